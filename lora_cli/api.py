@@ -48,12 +48,13 @@ def fetch(
     from lora_cli.core.adapter_request import AdapterRequest, Selection
     from lora_cli.core.reference import override, parse
     from lora_cli.fetching.batch import fetch_all
-    from lora_cli.sources.local import is_path
+    from lora_cli.sources.local import is_path, training_run
     from lora_cli.store import Store
 
     settings = _settings(cache_dir, offline=offline)
-    asked = override(parse(os.fspath(ref), is_path=is_path), revision=revision, subfolder=subfolder)
-    request = AdapterRequest(asked.name, asked, selection=Selection(allow_pickle=allow_pickle))
+    text, run = os.fspath(ref), training_run(os.fspath(ref))
+    asked = override(parse(run or text, is_path=is_path), revision=revision, subfolder=subfolder)
+    request = AdapterRequest(asked.name, asked, selection=Selection(allow_pickle=allow_pickle, latest=bool(run)))
     (outcome,) = fetch_all([request], Store(settings.cache_dir), settings)
     if outcome.error is not None:
         raise outcome.error
@@ -138,10 +139,12 @@ def validate(
 
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
-    from lora_cli.core.adapter_request import AdapterRequest
+    from lora_cli.core.adapter_request import AdapterRequest, Selection
+    from lora_cli.sources.local import training_run
     from lora_cli.validation import validate as validate_one
 
-    checked = validate_one(AdapterRequest("", ref), terms, settings)
+    run = training_run(ref)
+    checked = validate_one(AdapterRequest("", run or ref, selection=Selection(latest=bool(run))), terms, settings)
     if checked.error is not None:
         raise checked.error
     return checked

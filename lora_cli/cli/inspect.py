@@ -52,7 +52,6 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    checkpoint: options.Checkpoint = "",
     base: str = option("--base REF", "The base model: shows how many modules apply.", "", ADAPTERS),
     policy: options.PolicyFile = None,
     engine_args: str = for_engine(
@@ -77,7 +76,7 @@ def command(
     With --engine-args, also show how to start an engine that serves them.
     """
     check_writable(output)
-    inputs = read_inputs(manifest, refs or [], base, "inspect", checkpoint)
+    inputs = read_inputs(manifest, refs or [], base, "inspect")
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
@@ -90,7 +89,7 @@ def command(
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
-        names = [item.name for item in inputs.items]
+        names = [one.name for one in checked]
         deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
         args = smallest_args(zip(names, checked, strict=True), model, deployed)
     report = inspect_report(judged, model, args, partial(_provenance, settings=settings), partial(_diff, other))

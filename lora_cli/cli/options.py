@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from lora_cli.cli import completion
 from lora_cli.cli.output import Format
 from lora_cli.core.units import parse_duration, parse_size
 from lora_cli.errors import UsageError
@@ -138,14 +137,6 @@ Base = Annotated[
     ),
 ]
 PolicyFile = Annotated[Path | None, adapter_option("--policy FILE", "Policy that adapters must pass.")]
-Checkpoint = Annotated[
-    str,
-    adapter_option(
-        "--checkpoint N|latest",
-        "Use the folder checkpoint-N, or the one with the highest number.",
-        autocompletion=completion.choices("latest"),
-    ),
-]
 Shard = Annotated[str | None, adapter_option("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
 Ray = Annotated[
     str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)

@@ -44,7 +44,6 @@ def command(
         "",
         REPAIR,
     ),
-    checkpoint: options.Checkpoint = "",
     policy: options.PolicyFile = None,
     allow_pickle: options.AllowPickle = False,
     dtype: str = option("--dtype float32|float16|bfloat16", "Convert the tensors to this type.", "", REPAIR),
@@ -58,7 +57,7 @@ def command(
     if dtype and dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}")
     check_writable(output)
-    inputs = read_inputs(manifest, refs or [], base, "repair", checkpoint)
+    inputs = read_inputs(manifest, refs or [], base, "repair")
     if inputs.manifest is None and len(inputs.items) > 1:
         raise UsageError("several adapters need a manifest", hint="write one with lora-cli init REF…, then use -f")
     profiles = engine_options.named_engines([engine] if engine else None, inputs.manifest)

@@ -60,7 +60,6 @@ class ValidateOptions:
     ctx: typer.Context
     refs: options.Refs = None
     manifest: options.Manifest = None
-    checkpoint: options.Checkpoint = ""
     changed_files: bool = option(
         "--changed-files", "REFs are changed files: validate the adapters that contain them.", False, ADAPTERS
     )
@@ -116,12 +115,10 @@ def command(**given: Any) -> None:
         raise UsageError(f"--fail-on {safe(chosen.fail_on)}: must be error or warning", hint=hint)
     if chosen.base and chosen.no_base:
         raise UsageError("--base and --no-base cannot be used together", hint="remove one of them")
-    refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or []
+    refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or ([] if chosen.manifest else ["."])
     outputs = parse_outputs(chosen.formats or (), chosen.output, os.environ)
     known, where = known_findings(chosen.baseline, chosen.write_baseline)
-    whole = read_inputs(
-        chosen.manifest, refs, chosen.base, "validate", chosen.checkpoint, may_be_empty=chosen.changed_files
-    )
+    whole = read_inputs(chosen.manifest, refs, chosen.base, "validate", may_be_empty=chosen.changed_files)
     inputs = replace(whole, items=options.in_shard(whole.items, chosen.shard, lambda item: item.name))
     settings = apply_policies(chosen.ctx.obj, inputs.manifest, chosen.policy)
     rules = choose(chosen.select or (), chosen.ignore or (), pinned=settings.require_pinned)

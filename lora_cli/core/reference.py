@@ -30,6 +30,9 @@ WITH_REVISIONS = frozenset({"hf", "oci"})
 LATEST = "latest"
 """Selects the checkpoint with the highest number (``fetching.checkpoint`` finds it)."""
 
+LATEST_FOLDER = f"checkpoint-{LATEST}"
+"""The last folder in the text of a reference to the latest checkpoint of a training run."""
+
 _NUMBER = r"\d{1,18}"
 CHECKPOINT = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)
 """The folder name of a checkpoint that transformers' Trainer writes."""

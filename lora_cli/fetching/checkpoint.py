@@ -30,7 +30,7 @@ class LatestCheckpoint:
         if ref.scheme in {"https", "http"}:
             raise UsageError(
                 f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
-                hint="set it: --checkpoint N",
+                hint="use the folder of one: checkpoint-N",
             )
         return latest_checkpoint(self._source.resolve(ref))
 

@@ -13,11 +13,12 @@ from lora_cli.core.companions import Card, Companions
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.core.snapshot import Blob, Revision, snapshot_digest
-from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.errors import LoraCliError, MachineError, NoAdapter
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
+from lora_cli.fetching.file_selection import check_no_folder_of_adapters
 from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import Opened, call_in_threads, read_adapter
 from lora_cli.reading.companions import read_card
@@ -79,6 +80,7 @@ def validate(
         checked = replace(checked, source=str(item.source))
         source, revision, signers = resolve_allowed(item, settings, sources or Sources(settings))
         checked = replace(checked, source=str(revision.ref), revision=revision, signers=signers)
+        check_no_folder_of_adapters(revision)
         watch.lap("resolve")
         one, companions, card = _read(source, revision, checked.name, terms, settings, threads)
         checked = replace(checked, adapter=one.adapter)
@@ -168,11 +170,34 @@ def check_all(
 ) -> Iterator[Checked]:
     """Validate many adapters as ``validate`` does, in their order; at most ``settings.jobs`` are read at once.
 
-    Without ``contents`` only the verdicts are kept, so that memory does not grow with the adapters.
+    An item without a name may be a folder of adapters: each is validated. Without ``contents`` only the verdicts are
+    kept, so that memory does not grow with the adapters.
 
     Raises:
         MachineError: a process that validated some of them was killed.
     """
+    return (checked for _, checked in _check_pairs(items, terms, settings, contents=contents))
+
+
+def _check_pairs(
+    items: Sequence[AdapterRequest], terms: Terms, settings: Settings, *, contents: bool
+) -> Iterator[tuple[AdapterRequest, Checked]]:
+    """As ``check_all``, each adapter with its request."""
+    for item, checked in zip(items, _check_items(items, terms, settings, contents=contents), strict=True):
+        if isinstance(checked.error, NoAdapter) and checked.error.folders and not item.name:
+            ref = ref_of(item.source)
+            inside = [
+                AdapterRequest("", override(ref, subfolder=folder), selection=replace(item.selection, latest=is_run))
+                for folder, is_run in checked.error.folders.items()
+            ]
+            yield from _check_pairs(inside, terms, settings, contents=contents)
+        else:
+            yield item, checked
+
+
+def _check_items(
+    items: Sequence[AdapterRequest], terms: Terms, settings: Settings, *, contents: bool
+) -> Iterator[Checked]:
     sources = Sources(settings)
     threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 
@@ -216,6 +241,8 @@ def check_in_processes(
             yield from judged
 
 
-def read_all(items: Sequence[AdapterRequest], settings: Settings, *, weights: bool = True) -> Iterator[Checked]:
-    """Read many adapters by config and header, without rules; without ``weights`` only their configs."""
-    return check_all(items, Terms(values=False, rules=(), weights=weights), settings)
+def read_all(
+    items: Sequence[AdapterRequest], settings: Settings, *, weights: bool = True
+) -> Iterator[tuple[AdapterRequest, Checked]]:
+    """Read many adapters as ``check_all`` does, without rules; without ``weights`` only their configs."""
+    return _check_pairs(items, Terms(values=False, rules=(), weights=weights), settings, contents=True)

@@ -60,7 +60,6 @@ def test_quiet_says_nothing_but_errors(sql: Path, capsys: pytest.CaptureFixture[
         ["word"],
         ["./sql", "-f", "set.yaml"],
         ["./sql", "--revision", "v1"],
-        ["./sql", "--subfolder", "../x"],
         ["./sql", "--timeout", "soon"],
         ["./sql", "--timeout", "0"],
         ["./sql", "--to", ""],

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lora_cli.cli.main import main
+from tests.hub_server import Hub
 from tests.making import llama_modules, lora_tensors, raw, write_adapter, write_base_config
+from tests.object_servers import S3Server
 
 
 @pytest.fixture
@@ -74,30 +77,64 @@ def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
         return capsys.readouterr().err
 
     (tmp_path / "empty").mkdir()
-    write_adapter(tmp_path / "run" / "checkpoint-1")
     (tmp_path / "quantised").mkdir()
     (tmp_path / "quantised" / "adapter.gguf").write_bytes(b"GGUF" + bytes(20))
     assert "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n" in said("empty")
-    one = f"it has 1 adapter, in checkpoint-1: use {tmp_path}/run/checkpoint-1, the latest\n"
-    assert said("run").endswith(f"hint: {one}")
     assert "/quantised: this is a GGUF model for llama.cpp, not an adapter\n" in said("quantised")
 
 
-@pytest.mark.parametrize("command", [["validate"], ["warm"], ["fetch"], ["repair", "--engine", "vllm", "--check"]])
-def test_a_folder_of_adapters_says_how_to_name_them(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def team(tmp_path: Path) -> Path:
+    """A folder of two adapters and a training run, beside others that are not entered."""
+    for name in ("b", "in/a", "in/a/inner", "run/checkpoint-9", "run/checkpoint-10", ".git/c"):
+        write_adapter(tmp_path / "team" / name)
+    (tmp_path / "team/linked").symlink_to("b")
+    (tmp_path / "team/docs").mkdir()
+    return tmp_path / "team"
+
+
+def validated(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
+    assert main(["validate", *argv, "--no-base", "--format", "json"]) == 0
+    return [one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]]
+
+
+def test_a_folder_stands_for_the_adapters_below_it(
+    team: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("b", "a"):
-        write_adapter(tmp_path / "several" / name)
-    folder = str(tmp_path / "several")
-    assert main([*command, folder]) == 1
-    ways = f"use {folder}/a, {folder}/* for all, or the manifest of `lora-cli init {folder}`"
-    assert capsys.readouterr().err.endswith(f"hint: it has 2 adapters, in a, b: {ways}\n")
-    if command == ["validate"]:
-        assert main(["validate", folder, "--no-base"]) == 1
-        said = " ".join(capsys.readouterr().out.split())
-        assert "there is no adapter_model.safetensors, but there are 2 adapters in a, b" in said
-        assert "hint: name each: `lora-cli validate DIR/*`; `lora-cli init DIR` creates a manifest of them" in said
+    assert validated(capsys, str(team)) == [f"{team}/b", f"{team}/in/a", f"{team}/run"]
+    monkeypatch.chdir(team)
+    assert validated(capsys) == ["./b", "./in/a", "./run"]
+    assert main(["fetch", "."]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert validated(capsys, team.as_uri()) == [f"{team.as_uri()}/{name}" for name in ("b", "in/a", "run")]
+
+
+def test_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
+    team: Path, seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(team.parent)
+    files = [(folder, name) for folder, _, names in os.walk(team) if ".git" not in folder for name in names]
+    content = {
+        Path(folder, name).relative_to(team).as_posix(): Path(folder, name).read_bytes() for folder, name in files
+    }
+    bucket = seaweed_server.bucket()
+    seaweed_server.put(bucket, {f"team/{path}": data for path, data in content.items()})
+    with Hub() as hub:
+        hub.add("acme/team", content)
+        for name, value in {**seaweed_server.environ, "HF_ENDPOINT": hub.endpoint}.items():
+            monkeypatch.setenv(name, value)
+        for ref in (f"s3://{bucket}/team", "hf://acme/team"):
+            found = [f"{ref}/b", f"{ref}/in/a", f"{ref}/run"]
+            assert validated(capsys, ref)[:2] == found[:2]
+            assert main(["init", ref, "-o", "-"]) == 0
+            entries = yaml.safe_load(capsys.readouterr().out)["adapters"]
+            assert [(one["name"], one["source"]) for one in entries] == list(zip(["b", "a", "run"], found, strict=True))
+            assert entries[2]["checkpoint"] == "latest"
+        listings = hub.count("/tree/")
+        assert validated(capsys, "hf://acme/team/b") == ["hf://acme/team/b"]
+        assert hub.count("/tree/") == listings + 1
+        assert main(["fetch", "acme/team"]) == 1
+    assert "it has 3 adapters, in b, in/a, run: use hf://acme/team/b" in " ".join(capsys.readouterr().err.split())
 
 
 def test_names_choose_from_a_set(
@@ -154,7 +191,6 @@ def test_a_hostile_pickle_in_place_of_the_weights_is_reported_whatever_is_select
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["validate", "--base", "{base}"], "nothing to validate"),
         (["validate", "{good}", "--base", "{base}", "--no-base"], "cannot be used together"),
         (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "shards are counted from 0"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
