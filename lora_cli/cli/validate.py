@@ -28,7 +28,7 @@ from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Severity
 from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, UsageError
-from lora_cli.rules import choose
+from lora_cli.rules import choose, matching
 from lora_cli.settings import Settings
 from lora_cli.validation import Bases, Checked, Terms, check_all, check_tp
 from lora_cli.validation.report import Naming, Report, validate_report
@@ -132,7 +132,10 @@ def command(**given: Any) -> None:
     model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings)
     check_tp(model, chosen.tp)
     bases = None if model is not None or chosen.base == NO_BASE else Bases(settings, chosen.tp)
-    terms = Terms(model, bases, values=chosen.values, rules=rules, engines=engines, deployment=deployment)
+    terms = Terms(
+        model, bases, values=chosen.values, rules=rules, engines=engines, deployment=deployment,
+        ignored=tuple(matching(chosen.ignore or ())),
+    )  # fmt: skip
     naming, checked = _naming(inputs), []
     with count_progress(settings, len(inputs.items), "validated") as passed:
         for one in _judged(inputs.to_validate(settings, digests=True), terms, chosen.ray, settings):

@@ -54,11 +54,12 @@ def choose(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule
     Raises:
         UsageError: a selector matches no rule.
     """
-    chosen = _matching(select) | {rule for rule in RULES if rule.code in UNREAD} if select else set(RULES)
-    left_out = _matching(ignore)
+    chosen = matching(select) | {rule for rule in RULES if rule.code in UNREAD} if select else set(RULES)
+    left_out = matching(ignore)
     return tuple(rule for rule in RULES if rule in chosen and rule not in left_out)
 
 
-def _matching(selectors: Sequence[str]) -> set[Rule]:
+def matching(selectors: Sequence[str]) -> set[Rule]:
+    """The rules that any of these matches; raises as ``choose``."""
     words = [word.strip() for selector in selectors for word in selector.split(",")]
     return {rule for word in words if word for rule in find(word)}

@@ -104,5 +104,5 @@ def test_repositories_keep_their_scheme_and_revision(folder: Path, monkeypatch: 
 def test_a_folder_of_adapters_in_the_place_of_one_is_told_of_init(folder: Path, capsys: Capture) -> None:
     assert main(["fetch", "./all"]) == 1
     assert "or the manifest of `lora-cli init " in " ".join(capsys.readouterr().err.split())
-    assert main(["validate", "./all", "--no-base"]) == 1
+    assert main(["validate", "./all", "--base", "none"]) == 1
     assert "`lora-cli init DIR` creates a manifest" in " ".join(capsys.readouterr().out.split())

@@ -138,7 +138,7 @@ def test_a_digest_that_nobody_knows_yet_is_no_pass(
     assert main(words) == 0
 
 
-@pytest.mark.parametrize("command", [["validate", "--no-base"], ["inspect"], ["fetch"]])
+@pytest.mark.parametrize("command", [["validate", "--base", "none"], ["inspect"], ["fetch"]])
 @pytest.mark.parametrize("rule", ["deny_hosts: [127.0.0.1]", "allow_hosts: [huggingface.co]"])
 def test_a_host_that_a_policy_forbids_is_asked_by_no_command(
     command: list[str], rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -94,7 +94,7 @@ def test_a_folder_of_adapters_says_how_to_name_them(
     ways = f"use {folder}/a, {folder}/* for all, or the manifest of `lora-cli init {folder}`"
     assert capsys.readouterr().err.endswith(f"hint: it has 2 adapters, in a, b: {ways}\n")
     if command == ["validate"]:
-        assert main(["validate", folder, "--no-base"]) == 1
+        assert main(["validate", folder, "--base", "none"]) == 1
         said = " ".join(capsys.readouterr().out.split())
         assert "there is no adapter_model.safetensors, but there are 2 adapters in a, b" in said
         assert "hint: name each: `lora-cli validate DIR/*`; `lora-cli init DIR` creates a manifest of them" in said
@@ -155,7 +155,7 @@ def test_a_hostile_pickle_in_place_of_the_weights_is_reported_whatever_is_select
     ("argv", "said"),
     [
         (["validate", "--base", "{base}"], "nothing to validate"),
-        (["validate", "{good}", "--base", "{base}", "--no-base"], "cannot be used together"),
+        (["validate", "{good}", "--base", "{base}", "--base", "none"], "cannot be used together"),
         (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "shards are counted from 0"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
         (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "unknown rule"),
@@ -302,5 +302,5 @@ def test_validate_of_a_small_adapter_imports_nothing_heavy(good: str, base: str)
 
 def test_without_an_adapter_there_is_only_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").touch()
-    assert main(["validate", "--changed-files", "--no-base", str(tmp_path / "notes.txt")]) == 0
+    assert main(["validate", "--changed-files", "--base", "none", str(tmp_path / "notes.txt")]) == 0
     assert capsys.readouterr().out == "no adapters; no errors; no warnings; no skipped checks\n"
