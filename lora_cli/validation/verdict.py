@@ -194,7 +194,7 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
         bare = trained_bare(base, adapter.config)
         base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
     case = Case(adapter, apply(adapter, base), evidence, base, deployment=terms.deployment)
-    rules = tuple(rule for rule in RULES if rule in terms.rules or rule in terms.ignored)
+    rules = tuple(sorted((*terms.rules, *terms.ignored), key=lambda rule: rule.code))
     if terms.engines:
         case, results = _judge_on_engines(case, replace(terms, rules=rules))
     else:

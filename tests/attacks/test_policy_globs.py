@@ -82,7 +82,13 @@ def test_no_other_way_to_write_a_denied_repository_is_asked_for(
     policy.write_text(f"{HEAD}deny_sources: ['hf://acme/*']\n")
     for address in written(hub.endpoint):
         for command in ("fetch", "validate"):
-            arguments = [command, address, "--policy", str(policy), *(["--base", "none"] if command == "validate" else [])]
+            arguments = [
+                command,
+                address,
+                "--policy",
+                str(policy),
+                *(["--base", "none"] if command == "validate" else []),
+            ]
             assert main(arguments) in {1, 2}, address
     assert hub.count() == 0
     policy.write_text(f"{HEAD}deny_sources: ['hf://other/*']\n")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_a_folder_with_its_slash_is_told_once(good: str, base: str, capsys: pyte
     assert "file://" not in capsys.readouterr().out
 
 
-def test_the_base_is_the_one_that_the_configs_name(
+def test_each_adapter_is_judged_against_the_base_that_its_config_names(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def named(name: str, base: str | None) -> str:
@@ -50,19 +51,24 @@ def test_the_base_is_the_one_that_the_configs_name(
         return str(write_adapter(tmp_path / name, modules=llama_modules(), config=config))
 
     monkeypatch.chdir(tmp_path)
-    one, other, odd, silent = (named("one", "./base"), named("other", "./base"), named("odd", "x/y"), named("no", None))
-    assert main(["validate", one, other]) == 0
-    out, err = capsys.readouterr()
-    assert "14/14 modules apply" in " ".join(out.split())
-    assert err == "base: ./base (from the adapter's config)\n"
-    assert main(["validate", one, odd]) == 2
-    assert f"the adapters are for several bases: ./base ({one}) and x/y ({odd})" in capsys.readouterr().err
-    assert main(["validate", silent]) == 2
-    assert "validate needs a base model, but no config names one" in capsys.readouterr().err
-    assert main(["validate", named("away", "/nowhere/llama")]) == 2
-    assert "/nowhere/llama of the config is not on this machine" in capsys.readouterr().err
+    shutil.copytree(Path(base).parent, "other")
+    adapters = [named("one", "./base"), named("two", "./other"), named("away", "/nowhere/llama"), named("silent", None)]
+    assert main(["validate", *adapters, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["outcome"], one["base"]) for one in found["adapters"]] == [
+        ("ok", "./base"), ("ok", "./other"), ("unchecked", None), ("unchecked", None)
+    ]  # fmt: skip
+    reasons = [reason for one in found["adapters"] for reason in one["unchecked"]]
+    assert reasons == [
+        "base unchecked: /nowhere/llama is not on this machine; set --base",
+        "base unchecked: no base is set in adapter_config.json; set --base",
+    ]
+    assert found["summary"]["unchecked"] == 2
+    assert main(["validate", *adapters, "--strict"]) == 1
+    assert "4 adapters (2 ok, 2 unchecked)" in capsys.readouterr().out
+    assert main(["validate", *adapters, "--strict", "--base", base]) == 0
     assert main(["validate", str(tmp_path / "gone")]) == 3
-    assert "there is no folder" in capsys.readouterr().err
+    assert "there is no folder" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("command", ["validate", "warm"])
@@ -155,7 +161,6 @@ def test_a_hostile_pickle_in_place_of_the_weights_is_reported_whatever_is_select
     ("argv", "said"),
     [
         (["validate", "--base", "{base}"], "nothing to validate"),
-        (["validate", "{good}", "--base", "{base}", "--base", "none"], "cannot be used together"),
         (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "shards are counted from 0"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
         (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "unknown rule"),
@@ -221,8 +226,8 @@ def test_the_json_document_says_all_that_the_text_says(
     }
     assert document["adapters"][2]["error"]["exit_code"] == 3
     assert document["summary"] == {
-        "adapters": 3, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0, "suppressed": 0,
-        "skipped": 0, "engines": {}, "exit_code": 3,
+        "adapters": 3, "unchecked": 0, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0,
+        "suppressed": 0, "skipped": 0, "engines": {}, "exit_code": 3,
     }  # fmt: skip
 
 

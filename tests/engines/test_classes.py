@@ -178,7 +178,9 @@ def test_a_class_without_a_head_excuses_no_names_of_another_model(named: object,
 @pytest.mark.parametrize(
     ("named", "expected"), [("PeftModelForCausalLM", True), ("PeftModel", True), ("UNet2D", False)]
 )
-def test_without_a_base_a_wrapper_of_peft_tells_nothing_of_the_model(named: str, expected: bool, tmp_path: Path) -> None:
+def test_without_a_base_a_wrapper_of_peft_tells_nothing_of_the_model(
+    named: str, expected: bool, tmp_path: Path
+) -> None:
     adapter = write_adapter(tmp_path / "adapter", config={"auto_mapping": {"base_model_class": named}})
 
     terms = Terms(engines=(choose_engine("vllm"),))

@@ -115,7 +115,9 @@ CASES: dict[str, tuple[Callable[[str], object], int, str]] = {
 
 @pytest.mark.parametrize("how", ["key", "certificate"])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("command", [["fetch", "./sql"], ["validate", "./sql", "--base", "none"]], ids=["fetch", "validate"])
+@pytest.mark.parametrize(
+    "command", [["fetch", "./sql"], ["validate", "./sql", "--base", "none"]], ids=["fetch", "validate"]
+)
 def test_exactly_the_signed_files_by_the_right_signer(
     command: list[str], case: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
