@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
-from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
@@ -192,11 +192,7 @@ def _not_an_adapter(one: "Checked") -> LoraCliError | None:
     if adapter.foreign is not None:
         message, hint = f"this is {adapter.foreign.format.title}, not an adapter", adapter.foreign.format.advice
     else:
-        from lora_cli.fetching.file_selection import adapter_folders_hint
-
-        message = f"neither {CONFIG} nor adapter_model.safetensors was found"
-        assert one.revision is not None
-        hint = adapter_folders_hint(one.revision.ref, (file.path for file in adapter.files))
+        message, hint = f"neither {CONFIG} nor {WEIGHTS} was found", "it does not look like a PEFT adapter"
     return FormatError(message, where=one.name, hint=hint)
 
 

@@ -60,10 +60,11 @@ def choose(select: Sequence[str] = (), ignore: Sequence[str] = (), *, pinned: bo
         UsageError: a selector matches no rule.
     """
     usual = {rule for rule in RULES if (rule.code in UNREAD if select else pinned or rule.code not in ON_REQUEST)}
-    chosen = (_matching(select) | usual) - _matching(ignore)
+    chosen = (matching(select) | usual) - matching(ignore)
     return tuple(rule for rule in RULES if rule in chosen)
 
 
-def _matching(selectors: Sequence[str]) -> set[Rule]:
+def matching(selectors: Sequence[str]) -> set[Rule]:
+    """The rules that any of these matches; raises as ``choose``."""
     words = [word.strip() for selector in selectors for word in selector.split(",")]
     return {rule for word in words if word for rule in find(word)}

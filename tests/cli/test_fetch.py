@@ -107,7 +107,11 @@ def test_offline_needs_no_network_for_folders(sql: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     "words",
-    [["validate", "org/name", "--no-base"], ["inspect", "org/name"], ["warm", "org/name", "--once", "--base", "o/b"]],
+    [
+        ["validate", "org/name", "--base", "none"],
+        ["inspect", "org/name"],
+        ["warm", "org/name", "--once", "--base", "o/b"],
+    ],
     ids=lambda words: words[0],
 )
 def test_offline_is_an_option_of_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

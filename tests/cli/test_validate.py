@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_a_folder_with_its_slash_is_told_once(good: str, base: str, capsys: pyte
     assert "file://" not in capsys.readouterr().out
 
 
-def test_the_base_is_the_one_that_the_configs_name(
+def test_each_adapter_is_judged_against_the_base_that_its_config_names(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def named(name: str, base: str | None) -> str:
@@ -53,19 +54,24 @@ def test_the_base_is_the_one_that_the_configs_name(
         return str(write_adapter(tmp_path / name, modules=llama_modules(), config=config))
 
     monkeypatch.chdir(tmp_path)
-    one, other, odd, silent = (named("one", "./base"), named("other", "./base"), named("odd", "x/y"), named("no", None))
-    assert main(["validate", one, other]) == 0
-    out, err = capsys.readouterr()
-    assert "14/14 modules apply" in " ".join(out.split())
-    assert err == "base: ./base (from the adapter's config)\n"
-    assert main(["validate", one, odd]) == 2
-    assert f"the adapters are for several bases: ./base ({one}) and x/y ({odd})" in capsys.readouterr().err
-    assert main(["validate", silent]) == 2
-    assert "validate needs a base model, but no config names one" in capsys.readouterr().err
-    assert main(["validate", named("away", "/nowhere/llama")]) == 2
-    assert "/nowhere/llama of the config is not on this machine" in capsys.readouterr().err
+    shutil.copytree(Path(base).parent, "other")
+    adapters = [named("one", "./base"), named("two", "./other"), named("away", "/nowhere/llama"), named("silent", None)]
+    assert main(["validate", *adapters, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["outcome"], one["base"]) for one in found["adapters"]] == [
+        ("ok", "./base"), ("ok", "./other"), ("unchecked", None), ("unchecked", None)
+    ]  # fmt: skip
+    reasons = [reason for one in found["adapters"] for reason in one["unchecked"]]
+    assert reasons == [
+        "base unchecked: /nowhere/llama is not on this machine; set --base",
+        "base unchecked: no base is set in adapter_config.json; set --base",
+    ]
+    assert found["summary"]["unchecked"] == 2
+    assert main(["validate", *adapters, "--strict"]) == 1
+    assert "4 adapters (2 ok, 2 unchecked)" in capsys.readouterr().out
+    assert main(["validate", *adapters, "--strict", "--base", base]) == 0
     assert main(["validate", str(tmp_path / "gone")]) == 3
-    assert "there is no folder" in capsys.readouterr().err
+    assert "there is no folder" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("command", ["validate", "warm"])
@@ -94,7 +100,7 @@ def team(tmp_path: Path) -> Path:
 
 
 def validated(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
-    assert main(["validate", *argv, "--no-base", "--format", "json"]) == 0
+    assert main(["validate", *argv, "--base", "none", "--format", "json"]) == 0
     return [one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]]
 
 
@@ -113,10 +119,8 @@ def test_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
     team: Path, seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(team.parent)
-    files = [(folder, name) for folder, _, names in os.walk(team) if ".git" not in folder for name in names]
-    content = {
-        Path(folder, name).relative_to(team).as_posix(): Path(folder, name).read_bytes() for folder, name in files
-    }
+    paths = [Path(folder, name) for folder, _, names in os.walk("team") if ".git" not in folder for name in names]
+    content = {path.relative_to("team").as_posix(): path.read_bytes() for path in paths}
     bucket = seaweed_server.bucket()
     seaweed_server.put(bucket, {f"team/{path}": data for path, data in content.items()})
     with Hub() as hub:
@@ -191,7 +195,6 @@ def test_a_hostile_pickle_in_place_of_the_weights_is_reported_whatever_is_select
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["validate", "{good}", "--base", "{base}", "--no-base"], "cannot be used together"),
         (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "shards are counted from 0"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
         (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "unknown rule"),
@@ -257,8 +260,8 @@ def test_the_json_document_says_all_that_the_text_says(
     }
     assert document["adapters"][2]["error"]["exit_code"] == 3
     assert document["summary"] == {
-        "adapters": 3, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0, "suppressed": 0,
-        "skipped": 0, "engines": {}, "exit_code": 3,
+        "adapters": 3, "unchecked": 0, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0,
+        "suppressed": 0, "skipped": 0, "engines": {}, "exit_code": 3,
     }  # fmt: skip
 
 
@@ -338,5 +341,5 @@ def test_validate_of_a_small_adapter_imports_nothing_heavy(good: str, base: str)
 
 def test_without_an_adapter_there_is_only_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").touch()
-    assert main(["validate", "--changed-files", "--no-base", str(tmp_path / "notes.txt")]) == 0
+    assert main(["validate", "--changed-files", "--base", "none", str(tmp_path / "notes.txt")]) == 0
     assert capsys.readouterr().out == "no adapters; no errors; no warnings; no skipped checks\n"

@@ -117,7 +117,7 @@ def _from_yaml(kind: str) -> Iterator[Case]:
         if "ref" in case or "pinned" in deployment:
             continue
         argv = [] if case.get("values", True) else ["--no-values"]
-        argv += [] if case.get("base") != "none" else ["--no-base"]
+        argv += [] if case.get("base") != "none" else ["--base", "none"]
         for name, value in deployment.items():
             flag = "--lora-target-modules" if name == "lora_target_modules" else f"--{name.replace('_', '-')}"
             argv += [word for one in _several(value) for word in (flag, str(one))]
@@ -156,5 +156,5 @@ def real_adapters(folder: Path) -> Iterator[Case]:
     for digest, places in sorted(found.items()):
         for number, place in enumerate(places):
             base = bases.get(place.name)
-            argv = ["--base", str(folder.resolve() / "bases" / base)] if base else ["--no-base"]
+            argv = ["--base", str(folder.resolve() / "bases" / base)] if base else ["--base", "none"]
             yield Case(f"{digest}-{number}", partial(list, [str(place), *argv]))

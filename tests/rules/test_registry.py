@@ -77,7 +77,7 @@ def test_an_unpinned_base_is_told_to_those_who_ask(
     digest = lora_cli.fetch(folder, cache_dir=tmp_path / "cache").digest
     file.write_text(f"""{{apiVersion: lora-cli/v1, kind: AdapterSet, policy: {policy}, adapters: [
         {{name: a, source: ./a, sha256: {digest}}}]}}""")
-    main(["validate", "-f", str(file), "--no-base", "--format", "sarif", *words])
+    main(["validate", "-f", str(file), "--base", "none", "--format", "sarif", *words])
     log = json.loads(capsys.readouterr().out)["runs"][0]
     listed = [one["id"] for one in log["tool"]["driver"]["rules"] if one["id"].startswith("LC6")]
     assert [one["ruleId"] for one in log["results"] if one["ruleId"] == "LC605"] == listed == reported
