@@ -162,7 +162,7 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
-    for _, one in read_all(inputs.to_validate(settings), settings, weights=False):
+    for one in read_all(inputs.to_validate(settings), settings, weights=False):
         config = one.adapter.config if one.adapter is not None else None
         if config is not None and config.base_model_name_or_path:
             named.setdefault(config.base_model_name_or_path, one.name)

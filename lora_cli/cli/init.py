@@ -14,7 +14,6 @@ from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import MAX_LORAS, from_refs
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, write
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.reference import LATEST, AdapterRef
 from lora_cli.core.text import counted, cut, names, safe
@@ -55,33 +54,34 @@ def command(
     check_writable(output)
     if output.is_file():
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
-    found = dict[AdapterRef, tuple[AdapterRequest, Checked]]()
-    for item, one in read_all([replace(item, name="") for item in from_refs(refs)], settings):
+    found = dict[AdapterRef, Checked]()
+    for one in read_all([replace(item, name="") for item in from_refs(refs)], settings):
         if one.error is not None:
             raise one.error
         if one.adapter is None or not (one.adapter.config or one.adapter.weight_files):
             raise UsageError(f"there is no adapter in {one.source}", hint="add adapters, or a folder of adapters")
-        found.setdefault(ref_of(item.source), (item, one))
-    items, adapters = _named(found), [one for _, one in found.values()]
+        assert one.request is not None
+        found.setdefault(one.request.ref, one)
+    adapters = _named(found)
     profile = choose_engine(engine) if engine else None
     head = HEAD.format(
         file=output.name if output.name != "-" else "set.yaml",
-        base=_base_line(base, dict(zip(items, adapters, strict=True)), output.parent, settings),
-        engine=_engine_line(profile, adapters),
+        base=_base_line(base, adapters, output.parent, settings),
+        engine=_engine_line(profile, list(adapters.values())),
     )
-    entries = [_entry(name, item, output.parent) for name, item in items.items()]
+    entries = [_entry(name, one, output.parent) for name, one in adapters.items()]
     write(head + _yaml({"adapters": entries}), output)
     if output.name != "-":
         inform(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}", settings)
 
 
-def _named(refs: Mapping[AdapterRef, tuple[AdapterRequest, Checked]]) -> dict[str, AdapterRequest]:
+def _named(found: Mapping[AdapterRef, Checked]) -> dict[str, Checked]:
     """The adapters by unique names: the folder or repository name, with a number if it is taken."""
-    items = dict[str, AdapterRequest]()
-    for ref, (item, _) in refs.items():
+    items = dict[str, Checked]()
+    for ref, one in found.items():
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
         free = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
-        items[next(name for name in free if name not in items)] = replace(item, source=ref)
+        items[next(name for name in free if name not in items)] = one
     return items
 
 
@@ -89,17 +89,15 @@ def _base_line(given: str, adapters: Mapping[str, Checked], folder: Path, settin
     """The ``base`` line: the given base, or the repository that most configs name; else a comment."""
     if given:
         return _yaml({"base": _source(ref_of(given), folder)})
-    bases = {name: one.adapter.config.base_model_name_or_path or "" for name, one in adapters.items()
-             if one.adapter and one.adapter.config}  # fmt: skip
+    configs = {name: one.adapter.config for name, one in adapters.items() if one.adapter}
+    bases = {name: found for name, one in configs.items() if one and (found := one.base_model_name_or_path)}
     usual = Counter(filter(hub_words, bases.values())).most_common(1)
     if not usual:
         return "# base: ORG/NAME\n"
-    ((base, count),) = usual
-    if others := [f"{name} ({cut(one)})" for name, one in bases.items() if one not in {base, ""}]:
-        inform(
-            safe(f"base: {base}, as {count} of {counted(len(adapters), 'adapter')} say; others: {names(others)}"),
-            settings,
-        )
+    base, count = usual[0]
+    if others := [f"{name} ({cut(one)})" for name, one in bases.items() if one != base]:
+        share = f"{count} of {counted(len(adapters), 'adapter')}"
+        inform(safe(f"base: {base}, as {share} say; others: {names(others)}"), settings)
     return _yaml({"base": f"hf://{base}"})
 
 
@@ -115,10 +113,11 @@ def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
     return _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
 
 
-def _entry(name: str, item: AdapterRequest, folder: Path) -> dict[str, str]:
+def _entry(name: str, one: Checked, folder: Path) -> dict[str, str]:
     """The entry of the manifest; a path is relative to its ``folder``."""
-    entry = {"name": name, "source": _source(item.ref, folder)}
-    return entry | ({"checkpoint": LATEST} if item.selection.latest else {})
+    assert one.request is not None
+    entry = {"name": name, "source": _source(one.request.ref, folder)}
+    return entry | ({"checkpoint": LATEST} if one.request.selection.latest else {})
 
 
 def _source(ref: AdapterRef, folder: Path) -> str:

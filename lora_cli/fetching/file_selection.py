@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
 from lora_cli.core.adapter_request import Selection
-from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, AdapterRef, override
+from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
 from lora_cli.errors import FormatError, NoAdapter, Offline, Refused, UsageError
@@ -158,35 +158,21 @@ def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
 
 
 def check_no_folder_of_adapters(revision: Revision) -> None:
-    """Checks that there are not only adapters below.
-
-    Raises:
-        NoAdapter: there are, or these are the checkpoints of a training run.
-    """
+    """Checks that there are not only adapters below, or checkpoints; raises ``NoAdapter``."""
     folders = adapter_folders(file.path for file in revision.files)
     if folders.get("", bool(folders)):
         raise _no_adapter(revision)
 
 
 def _no_adapter(revision: Revision) -> NoAdapter:
-    paths = [file.path for file in revision.files]
-    message, hint = f"neither {CONFIG} nor {WEIGHTS} was found", adapter_folders_hint(revision.ref, paths)
-    return NoAdapter(message, adapter_folders(paths), where=str(revision.ref), hint=hint)
-
-
-def adapter_folders_hint(ref: AdapterRef, paths: Iterable[str]) -> str:
-    """A hint for a folder that is no adapter: how many of its subfolders are, and how to name one."""
-    folders = adapter_folders(paths)
-    if not any(folders) and not folders.get(""):
-        return "it does not look like a PEFT adapter"
-    first = next(iter(folders))
-    one = override(ref, subfolder=first or LATEST_FOLDER)
-    found = (
-        f"it has {counted(len(folders), 'adapter')}, in {names(list(folders), 5, width=1024)}"
-        if first
-        else "this is a training run"
-    )
-    return f"{found}: use {one.location if one.scheme == 'file' else one}"
+    """The error for a folder that is no adapter: how many of its subfolders are, and how to name one."""
+    folders, hint = adapter_folders(file.path for file in revision.files), "it does not look like a PEFT adapter"
+    if folders.get("", bool(folders)):
+        first = next(iter(folders))
+        one = override(revision.ref, subfolder=first or LATEST_FOLDER)
+        found = f"it has {counted(len(folders), 'adapter')}, in {names(list(folders))}: " if first else ""
+        hint = f"{found}use {one.location if one.scheme == 'file' else one}"
+    return NoAdapter(f"neither {CONFIG} nor {WEIGHTS} was found", folders, where=str(revision.ref), hint=hint)
 
 
 def _natural_order(folder: str) -> list[tuple[str, int]]:

@@ -81,7 +81,7 @@ def validate(
     checked = Checked(item.name or source_text, source_text, stage_ms=watch.stage_ms)
     try:
         item = replace(item, source=ref_of(item.source))
-        checked = replace(checked, source=str(item.source))
+        checked = replace(checked, source=str(item.source), request=item)
         source, revision = resolve(item, settings, context.sources if context is not None else Sources(settings))
         checked = replace(checked, source=str(revision.ref), revision=revision)
         check_no_folder_of_adapters(revision)
@@ -235,23 +235,14 @@ def check_all(
     Raises:
         MachineError: a process that validated some of them was killed.
     """
-    return (checked for _, checked in _check_pairs(items, terms, settings, contents=contents))
-
-
-def _check_pairs(
-    items: Sequence[AdapterRequest], terms: Terms, settings: Settings, *, contents: bool
-) -> Iterator[tuple[AdapterRequest, Checked]]:
-    """As ``check_all``, each adapter with its request."""
-    for item, checked in zip(items, _check_items(items, terms, settings, contents=contents), strict=True):
-        if isinstance(checked.error, NoAdapter) and checked.error.folders and not item.name:
-            ref = ref_of(item.source)
-            inside = [
-                AdapterRequest("", override(ref, subfolder=folder), selection=replace(item.selection, latest=is_run))
-                for folder, is_run in checked.error.folders.items()
-            ]
-            yield from _check_pairs(inside, terms, settings, contents=contents)
+    for checked in _check_items(items, terms, settings, contents=contents):
+        item, error = checked.request, checked.error
+        if item is not None and not item.name and isinstance(error, NoAdapter) and error.folders:
+            runs = [(override(item.ref, subfolder=folder), is_run) for folder, is_run in error.folders.items()]
+            inside = [replace(item, source=ref, selection=Selection(latest=is_run)) for ref, is_run in runs]
+            yield from check_all(inside, terms, settings, contents=contents)
         else:
-            yield item, checked
+            yield checked
 
 
 def _check_items(
@@ -300,8 +291,6 @@ def check_in_processes(
             yield from judged
 
 
-def read_all(
-    items: Sequence[AdapterRequest], settings: Settings, *, weights: bool = True
-) -> Iterator[tuple[AdapterRequest, Checked]]:
-    """Read many adapters as ``check_all`` does, without rules; without ``weights`` only their configs."""
-    return _check_pairs(items, Terms(values=False, rules=(), weights=weights), settings, contents=True)
+def read_all(items: Sequence[AdapterRequest], settings: Settings, *, weights: bool = True) -> Iterator[Checked]:
+    """Read many adapters by config and header, without rules; without ``weights`` only their configs."""
+    return check_all(items, Terms(values=False, rules=(), weights=weights), settings)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.finding import (
@@ -86,6 +87,7 @@ class Checked:
     digest: str | None = None
     card: Card | None = None
     signers: tuple[str, ...] = ()
+    request: AdapterRequest | None = None
 
     def without_contents(self) -> "Checked":
         """The verdict without the parsed contents, which need nearly all the memory."""

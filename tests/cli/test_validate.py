@@ -74,19 +74,15 @@ def test_each_adapter_is_judged_against_the_base_that_its_config_names(
     assert "there is no folder" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("command", ["validate", "warm"])
-def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def said(name: str) -> str:
-        assert main([command, str(tmp_path / name)]) == 1
-        return capsys.readouterr().err
-
+def test_a_folder_that_is_no_adapter_is_called_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "quantised").mkdir()
     (tmp_path / "quantised" / "adapter.gguf").write_bytes(b"GGUF" + bytes(20))
-    assert "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n" in said("empty")
-    assert "/quantised: this is a GGUF model for llama.cpp, not an adapter\n" in said("quantised")
+    neither = "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n"
+    for name, said in (("empty", neither), ("quantised", ": this is a GGUF model for llama.cpp, not an adapter\n")):
+        assert main(["warm", str(tmp_path / name)]) == 1
+        assert said in capsys.readouterr().err
+        assert main(["validate", str(tmp_path / name)]) == 1
 
 
 @pytest.fixture

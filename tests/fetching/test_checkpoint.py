@@ -64,15 +64,15 @@ def test_only_folders_of_that_name_right_there_are_checkpoints(caplog: pytest.Lo
 
 
 def test_where_there_is_nothing_the_error_says_what_there_is() -> None:
-    with pytest.raises(FormatError, match="there are no checkpoints here") as caught:
-        latest_checkpoint(listing(*complete("run/checkpoint-10", "run/checkpoint-9", "best")))
-    assert caught.value.hint == "it has 2 adapters, in best, run: use hf://org/run/best@main"
-
-
-def test_a_run_without_an_adapter_beside_its_checkpoints_says_how_to_ask() -> None:
+    folders = listing(*complete("run-10/checkpoint-10", "run-9/checkpoint-8", "run-9/checkpoint-9", "best"))
+    with pytest.raises(FormatError, match="there are no checkpoints here"):
+        latest_checkpoint(folders)
+    with pytest.raises(FormatError) as caught:
+        select_files(folders, Selection())
+    assert caught.value.hint == "it has 3 adapters, in best, run-9, run-10: use hf://org/run/best@main"
     with pytest.raises(FormatError) as caught:
         select_files(listing(*complete("checkpoint-10", "checkpoint-9")), Selection())
-    assert caught.value.hint == "this is a training run: use hf://org/run/checkpoint-latest@main"
+    assert caught.value.hint == "use hf://org/run/checkpoint-latest@main"
 
 
 class Run:
