@@ -123,8 +123,8 @@ Refs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="REF",
-        help="Path, Hub repository (ORG/NAME, ORG/NAME@REV) or URL (s3://, gs://, oci://, https://); with --manifest, "
-        "its names.",
+        help="Adapter, or folder of adapters: path, Hub repository (ORG/NAME, ORG/NAME@REV) or URL (s3://, gs://, "
+        "oci://, https://); with --manifest, its names.",
     ),
 ]
 adapter_option = partial(option, default=..., panel=ADAPTERS)

@@ -42,7 +42,7 @@ finding = partial(option, default=None, panel="Findings")
 EXAMPLES = (
     "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",
     "lora-cli validate -f set.yaml --format sarif=findings.sarif",
-    "lora-cli validate ./adapter --base none --fail-on warning",
+    "lora-cli validate ./adapters --base none --fail-on warning",
 )
 
 HUMAN, GITHUB, NO_BASE = "human", "github", "none"

@@ -120,12 +120,6 @@ def test_a_checkpoint_is_fetched_by_its_number_or_as_the_latest(run: Run) -> Non
     assert run.fetch("checkpoint-latest")[WEIGHTS] == b"weights 11"
 
 
-def test_a_number_that_is_not_there_is_not_found(run: Run) -> None:
-    run.save(9)
-    assert main(["fetch", run.at("checkpoint-8")]) == 3
-    assert "checkpoint-8" in run.capsys.readouterr().err
-
-
 def test_the_latest_of_a_commit_costs_no_request_once_it_is_here(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.ref = f"hf://org/run@{run.save(9, 10)}"
     first = run.fetch("checkpoint-latest")
