@@ -91,7 +91,6 @@ def team(tmp_path: Path) -> Path:
     for name in ("b", "in/a", "in/a/inner", "run/checkpoint-9", "run/checkpoint-10", ".git/c"):
         write_adapter(tmp_path / "team" / name)
     (tmp_path / "team/linked").symlink_to("b")
-    (tmp_path / "team/docs").mkdir()
     return tmp_path / "team"
 
 

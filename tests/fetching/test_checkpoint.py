@@ -117,7 +117,7 @@ def test_a_checkpoint_is_fetched_by_its_number_or_as_the_latest(run: Run) -> Non
     assert run.fetch("checkpoint-9") == {CONFIG: b'{"r": 9}', WEIGHTS: b"weights 9"}
     assert run.fetch("checkpoint-latest") == {CONFIG: b'{"r": 10}', WEIGHTS: b"weights 10"}
     run.save(11)
-    assert run.fetch("checkpoint-latest")[WEIGHTS] == b"weights 11"
+    assert run.fetch("checkpoint-latest/")[WEIGHTS] == b"weights 11"
 
 
 def test_the_latest_of_a_commit_costs_no_request_once_it_is_here(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,14 +130,6 @@ def test_the_latest_of_a_commit_costs_no_request_once_it_is_here(run: Run, monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert run.fetch("checkpoint-latest") == first
     assert run.hub.count() == asked
-
-
-def test_a_folder_and_a_checkpoint_in_it(run: Run) -> None:
-    run.folder = run.folder / "first"
-    run.save(1, 2)
-    run.hub.add("org/run", run.folder.parent)
-    for folder in ("first/checkpoint-2", "first//checkpoint-latest/"):
-        assert run.fetch(folder)[WEIGHTS] == b"weights 2"
 
 
 def manifest(tmp_path: Path, run: Run, checkpoint: str) -> Path:

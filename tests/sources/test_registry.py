@@ -114,10 +114,9 @@ def test_the_users_own_token_is_not_sent_to_an_endpoint_that_only_a_manifest_nam
 def test_a_host_that_dns_does_not_know_is_asked_for_once(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("AWS_ENDPOINT_URL", "AZURE_STORAGE_ENDPOINT"):
-        monkeypatch.setenv(name, "https://no.invalid")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_ACCOUNT_NAME"):
-        monkeypatch.setenv(name, "acme")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_ENDPOINT"):
+        monkeypatch.setenv(name, "https://no.invalid" if "END" in name else "acme")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "acme")
     monkeypatch.setenv("AZURE_SKIP_SIGNATURE", "true")
     ref = parse(text, is_path=lambda _: False)
     caplog.set_level(logging.INFO)
