@@ -65,7 +65,7 @@ def command(
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings: Settings = apply_policies(ctx.obj, inputs.manifest, policy)
-    deployment = engine_options.deployment_of(profiles, inputs, max_lora_rank=inputs.max_lora_rank)
+    deployment = engine_options.deployment_of(profiles, inputs, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
         profiles[0],

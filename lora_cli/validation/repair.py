@@ -65,7 +65,7 @@ from lora_cli.validation.repair_report import (
 from lora_cli.validation.validate import check_permitted, ref_of, resolve
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather_evidence, judge
 
-BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named-like-base", "tower"})
+BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "tower"})
 """Features that are fixed by the flags of the engine, not in the adapter."""
 
 OF_VALUES = "LC5"

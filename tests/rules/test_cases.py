@@ -96,7 +96,7 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
         engines=engines,
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )
-    checked = validate(AdapterRequest(case.get("name", ""), str(directory)), terms, settings)
+    checked = validate(AdapterRequest("", str(directory)), terms, settings)
     return asked_for(case["ref"], checked, terms) if "ref" in case else checked
 
 
