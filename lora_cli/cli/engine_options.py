@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
-from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.reference import AdapterRef
@@ -43,16 +42,8 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
         raise UsageError(f"{manifest.file}: engine: {error.message}", hint=error.hint) from error
 
 
-def deployment_of(
-    engines: "Sequence[Profile]",
-    inputs: Inputs,
-    *,
-    max_lora_rank: int | None,
-    lora_target_modules: Sequence[str] = (),
-    served_model_name: str = "",
-    max_loras: int | None = None,
-) -> Deployment:
-    """The launch options of the engines, from the flags and the manifest.
+def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: int | None) -> Deployment:
+    """The launch options of the engines, from ``--max-lora-rank`` and the manifest.
 
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
@@ -63,23 +54,9 @@ def deployment_of(
         check_max_lora_rank(engines, max_lora_rank)
     return Deployment(
         max_lora_rank=max_lora_rank,
-        lora_target_modules=tuple(words_of(lora_target_modules)) or None,
-        served_model_name=served_model_name or None,
-        max_loras=max_loras if max_loras is not None or inputs.engine is None else inputs.engine.max_loras,
+        max_loras=inputs.engine.max_loras if inputs.engine is not None else None,
         pinned=sum(item.pinned for item in inputs.items),
     )
-
-
-def check_tp(base: BaseModel | None, tp: int) -> None:
-    """Engines give each GPU whole attention heads.
-
-    Raises:
-        UsageError: ``tp`` does not divide the heads of ``base``.
-    """
-    if base is not None and base.heads is not None and base.heads % tp:
-        raise UsageError(
-            f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine would start"
-        )
 
 
 def engine_launch(

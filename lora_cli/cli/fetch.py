@@ -71,8 +71,6 @@ class FetchOptions:
     refs: options.Refs = None
     manifest: options.Manifest = None
     revision: str | None = option("--revision REV", "Branch, tag or commit of each REF; digest for oci://.", None, PIN)
-    subfolder: str = option("--subfolder PATH", "Folder of the adapter in each REF.", "", PIN)
-    checkpoint: options.Checkpoint = ""
     lock: Path | None = option("--lock FILE", "Lock file (default: next to the manifest).", None, LOCKING)
     locked: bool = option(
         "--locked", "Fetch exactly the locked versions or fail; never write the lock.", False, LOCKING
@@ -127,7 +125,7 @@ def command(**given: Any) -> None:
     check_lock_flags(flags, chosen.manifest, chosen=selection.chosen)
     if chosen.upgrade and settings.offline:
         inform("warning: offline mode is on: --upgrade takes the newest versions that are cached", settings)
-    requests = fetch_requests(refs, chosen.manifest, selection, chosen.revision, chosen.subfolder, chosen.checkpoint)
+    requests = fetch_requests(refs, chosen.manifest, selection, chosen.revision)
     settings = apply_policies(settings, requests.manifest, chosen.policy)
     file = None
     if chosen.manifest is not None:

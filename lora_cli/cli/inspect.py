@@ -11,7 +11,7 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
-from lora_cli.cli.engine_options import adapter_folders, check_tp, engine_launch
+from lora_cli.cli.engine_options import adapter_folders, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option
 from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
 from lora_cli.core.addresses import without_secrets
@@ -30,7 +30,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.resolution_records import read_record
-from lora_cli.validation import Checked, Terms, check_all, ref_of
+from lora_cli.validation import Checked, Terms, check_all, check_tp, ref_of
 from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
 from lora_cli.validation.validate import cached_or_origin
@@ -52,7 +52,6 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    checkpoint: options.Checkpoint = "",
     base: str = option("--base REF", "The base model: shows how many modules apply.", "", ADAPTERS),
     policy: options.PolicyFile = None,
     engine_args: str = for_engine(
@@ -77,20 +76,20 @@ def command(
     With --engine-args, also show how to start an engine that serves them.
     """
     check_writable(output)
-    inputs = read_inputs(manifest, refs or [], base, "inspect", checkpoint)
+    inputs = read_inputs(manifest, refs or [], base, "inspect")
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
     model = base_model(inputs.base, settings) if inputs.base else None
     check_tp(model, tp)
-    terms = _validation_terms(model, deployed)
+    terms = _validation_terms(model, deployed, settings)
     other = None if diff is None else _compared(diff, inputs, settings)
     checks = check_all(inputs.to_validate(settings), terms, settings)
     judged = [(one, _inspection(one, model, settings)) for one in checks]
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
-        names = [item.name for item in inputs.items]
+        names = [one.name for one in checked]
         deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
         args = smallest_args(zip(names, checked, strict=True), model, deployed)
     report = inspect_report(judged, model, args, partial(_provenance, settings=settings), partial(_diff, other))
@@ -99,9 +98,10 @@ def command(
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
 
-def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None) -> Terms:
+def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None, settings: Settings) -> Terms:
     """Validation by PEFT's rules, or by those of the engine in --engine-args at its highest rank."""
-    terms = Terms(base, values=False, rules=choose(ignore=[VALUE_RULES]), card=True)
+    rules = choose(ignore=[VALUE_RULES], pinned=settings.require_pinned)
+    terms = Terms(base, values=False, rules=rules, card=True)
     if deployed is None:
         return terms
     profile = deployed.profile

@@ -10,6 +10,7 @@ from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, i
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import check_writable, inform, write_result
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.finding import Outcome
 from lora_cli.core.json_schema import error_report
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
@@ -44,7 +45,6 @@ def command(
         "",
         REPAIR,
     ),
-    checkpoint: options.Checkpoint = "",
     policy: options.PolicyFile = None,
     allow_pickle: options.AllowPickle = False,
     dtype: str = option("--dtype float32|float16|bfloat16", "Convert the tensors to this type.", "", REPAIR),
@@ -58,14 +58,14 @@ def command(
     if dtype and dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}")
     check_writable(output)
-    inputs = read_inputs(manifest, refs or [], base, "repair", checkpoint)
+    inputs = read_inputs(manifest, refs or [], base, "repair")
     if inputs.manifest is None and len(inputs.items) > 1:
         raise UsageError("several adapters need a manifest", hint="write one with lora-cli init REF…, then use -f")
     profiles = engine_options.named_engines([engine] if engine else None, inputs.manifest)
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings: Settings = apply_policies(ctx.obj, inputs.manifest, policy)
-    deployment = engine_options.deployment_of(profiles, inputs, max_lora_rank=inputs.max_lora_rank)
+    deployment = engine_options.deployment_of(profiles, inputs, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
         profiles[0],
@@ -120,4 +120,4 @@ def _exit_code(found: RepairReport, *, check: bool) -> int:
     if found.refusals or (check and found.changes):
         return Refused.exit_code
     # Without the base the check is not conclusive.
-    return NotFound.exit_code if check and not found.after.judged.known else 0
+    return NotFound.exit_code if check and found.after.outcome is Outcome.UNKNOWN else 0

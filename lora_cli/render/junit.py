@@ -31,8 +31,9 @@ def render_report(report: Report) -> str:
 def _suite(report: Report, one: Validated) -> ET.Element:
     name = safe(report.naming.identity(one))
     suite = ET.Element("testsuite", name=name)
-    facts = {"source": one.source, "revision": one.revision, "modules applied": str(one.applied or "")}
-    facts |= {str(engine): engine.label for engine in one.engines}
+    facts = {"result": one.outcome, "source": one.source, "revision": one.revision, "base": one.base}
+    facts["modules applied"] = str(one.applied or "")
+    facts |= {str(engine): engine.outcome.label for engine in one.engines}
     properties = ET.SubElement(suite, "properties")
     for key, value in facts.items():
         if value:
@@ -41,8 +42,8 @@ def _suite(report: Report, one: Validated) -> ET.Element:
         case = ET.SubElement(suite, "testcase", classname=name, name="read the adapter")
         why = ET.SubElement(case, "error", type=type(error).__name__, message=safe(error.message))
         why.text = problem_lines(error.message, error.hint)
-    else:
-        found, skipped = findings_of(one), {check.code: check.reason for check in one.skipped}
+    found, skipped = findings_of(one), {check.code: check.reason for check in one.skipped}
+    if one.error is None or found or skipped:
         for rule in report.rules:
             case = ET.SubElement(suite, "testcase", classname=name, name=f"{rule.code} {rule.name}")
             _fill(case, report, [each for each in found if each.code == rule.code], skipped.get(rule.code))

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.finding import (
+    NO_BASE,
+    NO_VALUES,
     Accepted,
     Deployment,
     EngineOutcome,
@@ -28,7 +31,7 @@ from lora_cli.core.target_modules import for_task, trained_bare
 from lora_cli.errors import LoraCliError
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.companions import read_companions
-from lora_cli.rules import RULES
+from lora_cli.rules import RULES, choose
 from lora_cli.rules.base_model import fitting
 from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import Case, Evidence, Rule, run
@@ -38,6 +41,7 @@ from lora_cli.sources import Source, is_on_disk
 
 if TYPE_CHECKING:
     from lora_cli.engines import Profile
+    from lora_cli.validation.base_model import Bases
 
 ENGINE_RULES = "LC4"
 
@@ -46,19 +50,22 @@ ENGINE_RULES = "LC4"
 class Terms:
     """The terms of validation, the same for all adapters of one run.
 
-    ``base`` is the base model, None for no base. Without ``values`` the tensors' values are not read.
-    ``engines`` are the engines that will serve them, started as ``deployment`` says; without engines PEFT's behaviour
-    counts, and of the deployment ``max_lora_rank``. With ``card`` the model card is read. Without ``weights``
-    only the config is read.
+    ``base`` is the base model of all adapters; without it each is validated against its own by ``bases``, or none.
+    Without ``values`` the tensors' values are not read. ``engines`` are the engines that will serve them, started as
+    ``deployment`` says; without engines PEFT's behaviour counts, and of the deployment ``max_lora_rank``. With ``card``
+    the model card is read. Without ``weights`` only the config is read. What rules of ``ignored`` find is not reported,
+    nor what follows from it.
     """
 
     base: BaseModel | None = None
+    bases: "Bases | None" = None
     values: bool = True
-    rules: tuple[Rule, ...] = RULES
+    rules: tuple[Rule, ...] = choose()
     engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
     card: bool = False
     weights: bool = True
+    ignored: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,7 @@ class Checked:
     digest: str | None = None
     card: Card | None = None
     signers: tuple[str, ...] = ()
+    request: AdapterRequest | None = None
 
     def without_contents(self) -> "Checked":
         """The verdict without the parsed contents, which need nearly all the memory."""
@@ -96,11 +104,12 @@ class Checked:
         """The findings as they are reported: one for each cause."""
         return tuple(fold(self.findings, self.verdict.engines)) if self.verdict is not None else ()
 
-    def exit_code(self, fail_on: Severity = Severity.ERROR) -> int:
-        """The exit code of the command for this adapter alone."""
+    def exit_code(self, fail_on: Severity = Severity.ERROR, *, strict: bool = False) -> int:
+        """The exit code of the command for this adapter alone; ``strict``: 1 for what could not be checked."""
         if self.error is not None:
             return self.error.exit_code
-        return int(self.verdict is not None and self.verdict.refused(fail_on))
+        verdict = self.verdict
+        return int(verdict is not None and (verdict.refused(fail_on) or (strict and verdict.is_incomplete)))
 
     @property
     def read_code(self) -> int:
@@ -126,18 +135,22 @@ class Stopwatch:
         self._since = now
 
 
-def gather_evidence(one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | None = None) -> Evidence:
+def gather_evidence(
+    one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | None = None, unread: str = ""
+) -> Evidence:
     """Read what the rules need beyond config and header. ``ref`` is the requested reference.
 
-    ``companions`` are the files next to the weights, if they were already read.
+    ``companions`` are the files next to the weights, if they were already read. ``unread`` says why a remote adapter's
+    files could not be brought.
 
     Raises:
         LoraCliError: what the source raises.
     """
-    stats, reason = _stats(one, terms)
+    stats, reason = _stats(one, terms, unread)
     companions = companions or companions_of(one.source, one.revision, terms)
     commit = one.revision.id if one.revision.ref.scheme in WITH_REVISIONS else ""
-    return Evidence(stats, reason, companions, ref, commit)
+    base, base_reason = (terms.base, NO_BASE) if terms.bases is None else terms.bases.of(one.adapter.config)
+    return Evidence(stats, reason, companions, ref, commit, base, base_reason)
 
 
 def companions_of(source: Source, revision: Revision, terms: Terms, threads: int = 1) -> Companions | None:
@@ -151,11 +164,11 @@ def companions_of(source: Source, revision: Revision, terms: Terms, threads: int
     return read_companions(source, revision, local=is_on_disk(source, revision), threads=threads)
 
 
-def _stats(one: Opened, terms: Terms) -> tuple[Mapping[str, TensorStats], str]:
+def _stats(one: Opened, terms: Terms, unread: str) -> tuple[Mapping[str, TensorStats], str]:
     if not terms.values:
-        return {}, "--no-values was given"
+        return {}, NO_VALUES
     if not is_on_disk(one.source, one.revision):
-        return {}, "the values of a remote adapter are not read; fetch it first"
+        return {}, f"the values were not read: {unread}"
     from lora_cli.reading.tensor_values import scan_values
 
     return scan_values(one.source, one.revision, one.adapter), ""
@@ -178,22 +191,29 @@ def _with_timeout_finding(verdict: Verdict, budget: Budget) -> Verdict:
 
 
 def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
-    base = terms.base  # with the head that the adapter's task has
+    base = terms.base or evidence.base  # with the head that the adapter's task has
     if base is not None and adapter.config is not None:
         bare = trained_bare(base, adapter.config)
         base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
     case = Case(adapter, apply(adapter, base), evidence, base, deployment=terms.deployment)
+    rules = tuple(sorted((*terms.rules, *terms.ignored), key=lambda rule: rule.code))
     if terms.engines:
-        case, results = _judge_on_engines(case, terms)
+        case, results = _judge_on_engines(case, replace(terms, rules=rules))
     else:
-        results = [one for rule in terms.rules for one in run(rule, case)]
-    application, compared = case.application, terms.base is not None and case.has_weights
+        results = [one for rule in rules for one in run(rule, case)]
+    if ignored := {rule.code for rule in terms.ignored}:
+        causes = _causes(one for one in results if isinstance(one, Finding))
+        roots = ((_root(one, causes) if isinstance(one, Finding) else one, one) for one in results)
+        results = [one for root, one in roots if ignored.isdisjoint({root.code, one.code})]
+    application, compared = case.application, base is not None and case.has_weights
     return Verdict(
         adapter=adapter.name,
         findings=tuple(outcome for outcome in results if isinstance(outcome, Finding)),
         skipped=tuple(outcome for outcome in results if isinstance(outcome, Skipped)),
         applied=fitting(case, application.applied, application.matched) if compared else None,
         engines=case.outcomes,
+        base=None if base is None else base.name,
+        unchecked=tuple(filter(None, (*evidence.unchecked, adapter.unread))),
     )
 
 
@@ -211,9 +231,8 @@ def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Sk
     if case is not as_named:
         results = [one for one in results if one.code == not_lora.code]
         results += [one for rule in generic for one in run(rule, case)]
-    found = [one for one in results if isinstance(one, Finding)]
     outcomes = tuple(
-        engine_outcome(case if ignores_peft_type(profile) else as_named, profile, found) for profile in terms.engines
+        engine_outcome(case if ignores_peft_type(profile) else as_named, profile, results) for profile in terms.engines
     )
     case = replace(case, outcomes=outcomes)
     own = [one for rule in terms.rules if rule not in generic for one in run(rule, case)]
@@ -251,27 +270,28 @@ def today() -> str:
 
 
 def with_accepted(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
-    """``verdict`` with ``accepted`` applied to the findings that count; accepted ones no longer count."""
-    findings = tuple(
+    """``verdict`` with ``accepted`` applied to the findings that count; accepted ones no longer count.
+
+    What follows from an accepted finding is accepted with it.
+    """
+    findings = [
         finding
         if finding.accepted is not None or finding.severity is Severity.NOTE
         else replace(finding, accepted=accepted(finding))
         for finding in verdict.findings
-    )
-    return replace(verdict, findings=findings)
+    ]
+    causes = _causes(findings)
+    findings = [replace(one, accepted=one.accepted or _root(one, causes).accepted) for one in findings]
+    return replace(verdict, findings=tuple(findings))
 
 
 def fold(findings: Iterable[Finding], engines: Sequence[EngineOutcome]) -> Iterator[Finding]:
     """The findings in their order, without those that follow from another one that counts.
 
-    A cause has the highest severity of all, and what the engines do in its message. An
-    accepted finding is no cause: what follows from it is reported, since only the finding itself was accepted.
+    A cause has the highest severity of all, and what the engines do in its message.
     """
     findings = list(findings)
-    first: dict[str, Finding] = {}
-    for finding in findings:
-        if finding.accepted is None:
-            first.setdefault(finding.code, finding)
+    first = _causes(findings)
     following: dict[int, list[Finding]] = {}
     for finding in findings:
         if (cause := _root(finding, first)) is not finding:
@@ -281,11 +301,20 @@ def fold(findings: Iterable[Finding], engines: Sequence[EngineOutcome]) -> Itera
             yield _with(finding, following.get(id(finding), ()), engines)
 
 
+def _causes(findings: Iterable[Finding]) -> Mapping[str, Finding]:
+    """The first finding of each rule, one that counts where there is one: what other findings may follow from."""
+    first: dict[str, Finding] = {}
+    for finding in sorted(findings, key=lambda one: one.accepted is not None):
+        first.setdefault(finding.code, finding)
+    return first
+
+
 def _root(finding: Finding, first: Mapping[str, Finding]) -> Finding:
     """The cause of the finding that has no cause itself, which may be the finding."""
-    causes = finding.problem.causes if finding.accepted is None else ()
-    cause = next((first[code] for code in causes if code in first), None)
-    return finding if cause is None else _root(cause, first)
+    cause = next((first[code] for code in finding.problem.causes if code in first), None)
+    if cause is None or (finding.accepted is not None and cause.accepted is None):
+        return finding
+    return _root(cause, first)
 
 
 def _with(cause: Finding, consequences: Sequence[Finding], engines: Iterable[EngineOutcome]) -> Finding:

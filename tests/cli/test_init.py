@@ -44,17 +44,6 @@ def test_a_folder_of_adapters_becomes_a_set_that_validates(folder: Path, capsys:
     assert "set.yaml already exists" in capsys.readouterr().err
 
 
-def test_folders_that_are_no_adapters_are_named(folder: Path, capsys: Capture) -> None:
-    (folder / "all/gguf").mkdir()
-    write_adapter(folder / "all/\x1b[31mred", modules=llama_modules())
-    assert main(["init", "all"]) == 0
-    told = "left out 2 folders (no adapter_config.json, or control characters in the name): "
-    assert told in (said := capsys.readouterr().err)
-    assert "gguf" in said
-    assert "\x1b" not in said
-    assert len(read_manifest(Path("set.yaml")).adapters) == 3
-
-
 def test_paths_are_those_from_the_manifest_and_nothing_is_named_twice(folder: Path, capsys: Capture) -> None:
     (folder / "sets").mkdir()
     write_adapter(folder / "sql", config={"base_model_name_or_path": "acme/other"})

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lora_cli.cli.main import main
+from tests.hub_server import Hub
 from tests.making import llama_modules, lora_tensors, raw, write_adapter, write_base_config
+from tests.object_servers import S3Server
 
 
 @pytest.fixture
@@ -42,22 +45,66 @@ def test_a_folder_with_its_slash_is_told_once(good: str, base: str, capsys: pyte
     assert "file://" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["validate", "warm"])
-def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def said(name: str) -> str:
-        assert main([command, str(tmp_path / name)]) == 1
-        return capsys.readouterr().err
-
+def test_a_folder_that_is_no_adapter_is_called_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    write_adapter(tmp_path / "run" / "checkpoint-1")
     (tmp_path / "quantised").mkdir()
     (tmp_path / "quantised" / "adapter.gguf").write_bytes(b"GGUF" + bytes(20))
-    assert "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n" in said("empty")
-    one = f"it has 1 adapter, in checkpoint-1: use {tmp_path}/run/checkpoint-1, the latest\n"
-    assert said("run").endswith(f"hint: {one}")
-    assert "/quantised: this is a GGUF model for llama.cpp, not an adapter\n" in said("quantised")
+    neither = "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n"
+    for name, said in (("empty", neither), ("quantised", ": this is a GGUF model for llama.cpp, not an adapter\n")):
+        assert main(["warm", str(tmp_path / name)]) == 1
+        assert said in capsys.readouterr().err
+        assert main(["validate", str(tmp_path / name)]) == 1
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Path:
+    """A folder of two adapters and a training run, beside others that are not entered."""
+    for name in ("b", "in/a", "in/a/inner", "run/checkpoint-9", "run/checkpoint-10", ".git/c"):
+        write_adapter(tmp_path / "team" / name)
+    (tmp_path / "team/linked").symlink_to("b")
+    return tmp_path / "team"
+
+
+def validated(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
+    assert main(["validate", *argv, "--base", "none", "--format", "json"]) == 0
+    return [one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]]
+
+
+def test_a_folder_stands_for_the_adapters_below_it(
+    team: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert validated(capsys, str(team)) == [f"{team}/b", f"{team}/in/a", f"{team}/run"]
+    monkeypatch.chdir(team)
+    assert validated(capsys) == ["./b", "./in/a", "./run"]
+    assert main(["fetch", "."]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert validated(capsys, team.as_uri()) == [f"{team.as_uri()}/{name}" for name in ("b", "in/a", "run")]
+
+
+def test_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
+    team: Path, seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(team.parent)
+    paths = [Path(folder, name) for folder, _, names in os.walk("team") if ".git" not in folder for name in names]
+    content = {path.relative_to("team").as_posix(): path.read_bytes() for path in paths}
+    bucket = seaweed_server.bucket()
+    seaweed_server.put(bucket, {f"team/{path}": data for path, data in content.items()})
+    with Hub() as hub:
+        hub.add("acme/team", content)
+        for name, value in {**seaweed_server.environ, "HF_ENDPOINT": hub.endpoint}.items():
+            monkeypatch.setenv(name, value)
+        for ref in (f"s3://{bucket}/team", "hf://acme/team"):
+            found = [f"{ref}/b", f"{ref}/in/a", f"{ref}/run"]
+            assert validated(capsys, ref)[:2] == found[:2]
+            assert main(["init", ref, "-o", "-"]) == 0
+            entries = yaml.safe_load(capsys.readouterr().out)["adapters"]
+            assert [(one["name"], one["source"]) for one in entries] == list(zip(["b", "a", "run"], found, strict=True))
+            assert entries[2]["checkpoint"] == "latest"
+        listings = hub.count("/tree/")
+        assert validated(capsys, "hf://acme/team/b") == ["hf://acme/team/b"]
+        assert hub.count("/tree/") == listings + 1
+        assert main(["fetch", "acme/team"]) == 1
+    assert "it has 3 adapters, in b, in/a, run: use hf://acme/team/b" in " ".join(capsys.readouterr().err.split())
 
 
 def test_names_choose_from_a_set(
@@ -114,8 +161,6 @@ def test_a_hostile_pickle_in_place_of_the_weights_is_reported_whatever_is_select
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["validate", "--base", "{base}"], "nothing to validate"),
-        (["validate", "{good}", "--base", "{base}", "--no-base"], "cannot be used together"),
         (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "shards are counted from 0"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
         (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "unknown rule"),
@@ -181,16 +226,16 @@ def test_the_json_document_says_all_that_the_text_says(
     }
     assert document["adapters"][2]["error"]["exit_code"] == 3
     assert document["summary"] == {
-        "adapters": 3, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0, "suppressed": 0,
-        "skipped": 0, "engines": {}, "exit_code": 3,
+        "adapters": 3, "unchecked": 0, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0,
+        "suppressed": 0, "skipped": 0, "engines": {}, "exit_code": 3,
     }  # fmt: skip
 
 
 def test_the_result_goes_to_a_file_when_asked(
     good: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments, start in ((["--format", "json"], "{"), ([], good)):
-        assert main(["validate", good, "--base", base, "-o", str(tmp_path / "out"), *arguments]) == 0
+    for form, start in (("json", "{"), ("human", good)):
+        assert main(["validate", good, "--base", base, "--format", f"{form}={tmp_path / 'out'}"]) == 0
         assert (tmp_path / "out").read_text().startswith(start)
     assert capsys.readouterr().out == ""
 
@@ -262,5 +307,5 @@ def test_validate_of_a_small_adapter_imports_nothing_heavy(good: str, base: str)
 
 def test_without_an_adapter_there_is_only_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").touch()
-    assert main(["validate", "--changed-files", "--no-base", str(tmp_path / "notes.txt")]) == 0
+    assert main(["validate", "--changed-files", "--base", "none", str(tmp_path / "notes.txt")]) == 0
     assert capsys.readouterr().out == "no adapters; no errors; no warnings; no skipped checks\n"

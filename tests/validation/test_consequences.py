@@ -6,11 +6,11 @@ import pytest
 
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import base_from_config
-from lora_cli.core.finding import Finding, Severity
+from lora_cli.core.finding import Accepted, Finding, Severity
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation.validate import validate
-from lora_cli.validation.verdict import Checked, Terms
+from lora_cli.validation.verdict import Checked, Terms, fold, with_accepted
 from tests.making import base_config, llama_modules, write_adapter
 
 NARROWER = {path: (d_in // 2, d_out // 2) for path, (d_in, d_out) in llama_modules(["q_proj", "v_proj"]).items()}
@@ -121,3 +121,24 @@ def test_an_engine_applies_no_module_whose_width_is_wrong(tmp_path: Path) -> Non
 
     assert verdict is not None
     assert {str(verdict.applied), *(str(one.applied) for one in verdict.engines)} == {"0/4"}
+
+
+@pytest.mark.parametrize(
+    ("code", "left"),
+    [
+        ("LC314", {("LC314", Severity.ERROR, False)}),
+        ("LC404", {("LC314", Severity.WARNING, True), ("LC404", Severity.ERROR, False)}),
+    ],
+    ids=["the cause", "what follows from it"],
+)
+def test_what_follows_from_an_accepted_finding_is_accepted_with_it(
+    code: str, left: set[tuple[str, Severity, bool]], tmp_path: Path
+) -> None:
+    one = checked(tmp_path, NARROWER, "vllm")
+    assert one.verdict is not None
+    accepted = Accepted("policy", "policy.yaml:3")
+
+    verdict = with_accepted(one.verdict, lambda each: accepted if each.code == code else None)
+
+    found = counting(tuple(fold(verdict.findings, verdict.engines)))
+    assert {(each.code, each.severity, each.accepted is None) for each in found} == left
