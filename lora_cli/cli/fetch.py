@@ -33,7 +33,7 @@ from lora_cli.core.lock import THE_BASE
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, Refused, UsageError
+from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
@@ -73,7 +73,6 @@ class FetchOptions:
     revision: str | None = option("--revision REV", "Branch, tag or commit of each REF; digest for oci://.", None, PIN)
     subfolder: str = option("--subfolder PATH", "Folder of the adapter in each REF.", "", PIN)
     checkpoint: options.Checkpoint = ""
-    lock: Path | None = option("--lock FILE", "Lock file (default: next to the manifest).", None, LOCKING)
     locked: bool = option(
         "--locked", "Fetch exactly the locked versions or fail; never write the lock.", False, LOCKING
     )
@@ -94,7 +93,6 @@ class FetchOptions:
     )
     base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default="")
     include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated.")
-    exclude: list[str] | None = files("--exclude GLOB", "Do not fetch matching files; may be repeated.")
     allow_pickle: options.AllowPickle = False
     policy: options.PolicyFile = None
     max_bytes: str | None = setting("max_bytes", None, LIMITS)
@@ -122,8 +120,8 @@ def command(**given: Any) -> None:
     chosen, refs = FetchOptions(**given), given["refs"] or []
     # False means that a switch is not given.
     settings = with_flags(chosen.ctx.obj, {name: value for name, value in given.items() if value is not False})
-    flags = LockFlags(chosen.lock, chosen.locked, chosen.check, chosen.upgrade, some=bool(refs))
-    selection = Selection(tuple(chosen.include or ()), tuple(chosen.exclude or ()), chosen.allow_pickle)
+    flags = LockFlags(chosen.locked, chosen.check, chosen.upgrade, some=bool(refs))
+    selection = Selection(tuple(chosen.include or ()), chosen.allow_pickle)
     check_lock_flags(flags, chosen.manifest, chosen=selection.chosen)
     if chosen.upgrade and settings.offline:
         inform("warning: offline mode is on: --upgrade takes the newest versions that are cached", settings)
@@ -134,9 +132,13 @@ def command(**given: Any) -> None:
         from lora_cli.cli import lockfile
 
         assert requests.manifest is not None
-        if (file := lockfile.open_lock(chosen.manifest, requests.manifest, flags)) is not None:
+        if (file := lockfile.open_lock(chosen.manifest, requests.manifest, flags)) is None:
+            requests = replace(requests, base=None)
+        else:
             requests = lockfile.apply_lock(requests, file, flags)
     requests = replace(requests, adapters=options.in_shard(requests.adapters, chosen.shard, requests.key))
+    if file is not None:
+        lockfile.tell_endpoints(requests, file, settings)
     if chosen.check and file is not None:
         raise typer.Exit(lockfile.report_drift(requests, file, settings, chosen.output_format, some=flags.some))
     if chosen.prune and (chosen.publish is None or requests.manifest is None):
@@ -150,12 +152,11 @@ def command(**given: Any) -> None:
         inform(warning, settings)
     done = _fetch_all(requests, destination, chosen, settings)
     base_config = _base_config(requests, store, settings)
-    everything = [*done, base_config] if base_config is not None else done
-    failed = [(one.request.name, one.error.message, "") for one in everything if one.error is not None]
+    failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
     pruning = _prune(requests, chosen, settings, failed=bool(failed))
     changes = None
     if file is not None and not flags.locked:
-        changes = lockfile.write_lock(file, flags, everything, store, settings)
+        changes = lockfile.write_lock(file, flags, done, base_config, store, settings)
     _warn_of_denied(chosen.publish, settings)
     if chosen.output_format == "json":
         from lora_cli.render.json import to_json
@@ -164,14 +165,11 @@ def command(**given: Any) -> None:
         about_base = None if base_config is None else fetched_adapter(base_config)
         write(to_json(fetch_report(adapters, about_base, where, changes, pruning)))
     log_failures(failed)
-    raise typer.Exit(max((outcome.exit_code for outcome in everything), default=0))
+    raise typer.Exit(max((outcome.exit_code for outcome in done), default=0))
 
 
 def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> Outcome | None:
-    """Fetches the config of the manifest's base for the lock; None if it cannot be fetched.
-
-    That is only a warning, since adapters work without it. Content that differs from the lock is an error.
-    """
+    """Fetches the config of the manifest's base for the lock; None, with a warning, if it cannot be fetched."""
     if requests.base is None:
         return None
     within_s = min(settings.adapter_timeout_s or BASE_TIMEOUT_S, BASE_TIMEOUT_S)
@@ -179,11 +177,7 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
     outcome = next(fetch_all([requests.base], store, own))
     if outcome.error is None:
         return outcome
-    if isinstance(outcome.error, Corrupt | Refused):
-        to_stderr(render_line(fetched_adapter(outcome)))
-        return outcome
-    if requests.base.locked is not None or not settings.offline:
-        inform(f"warning: {THE_BASE} is not cached: {outcome.error.message}", settings)
+    inform(f"warning: {THE_BASE} is not locked: {outcome.error.message}", settings)
     return None
 
 

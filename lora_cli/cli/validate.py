@@ -134,7 +134,7 @@ def command(**given: Any) -> None:
     )  # fmt: skip
     no_base = chosen.no_base or not (inputs.items or chosen.base)
     named = None if no_base else infer_base(inputs, "validate", settings).base
-    model = None if named is None else base_model(named, settings)
+    model = None if named is None else base_model(named, settings, inputs.locked_base)
     engine_options.check_tp(model, chosen.tp)
     terms = Terms(model, values=chosen.values, rules=rules, engines=engines, deployment=deployment)
     naming, checked = _naming(inputs), []

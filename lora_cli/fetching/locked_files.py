@@ -65,7 +65,7 @@ def select_locked(
 ) -> tuple[tuple[RemoteFile, ...], Selection]:
     """The files to fetch, with size and digest of the lock, and the selection that they are.
 
-    These are the locked files; with ``--include`` or ``--exclude`` the ``planned`` ones.
+    These are the locked files; with ``--include`` the ``planned`` ones.
 
     Raises:
         Refused: the listing of the origin differs from the lock.

@@ -88,7 +88,7 @@ class FetchReport:
     version: Version = __version__
     adapters: Sequence[FetchedAdapter]
     base: FetchedAdapter | None
-    """The config of the manifest's base; null if that is a path, or could not be read."""
+    """The config of the manifest's base, where it was fetched to be locked; else null."""
     lock: LockChanges | None
     """Null where there is no lock."""
     pruned: Sequence[str]
@@ -108,7 +108,7 @@ def fetch_report(
     """The report of a whole run."""
     changes = changes or Changes()
     locked = None if lock is None else LockChanges(str(lock), changes.added, changes.changed, changes.removed)
-    code = max((one.exit_code for one in (*adapters, *((base,) if base is not None else ()))), default=0)
+    code = max((one.exit_code for one in adapters), default=0)
     pruned = tuple(pruning.removed)
     return FetchReport(
         adapters=adapters, base=base, lock=locked, pruned=pruned, not_pruned=pruning.kept, exit_code=code
@@ -154,7 +154,7 @@ class CheckReport:
     version: Version = __version__
     lock: str
     adapters: Sequence[CheckedAdapter]
-    """In the manifest's order; then ``the base``, where that is locked."""
+    """In the manifest's order; then ``the base``, where that is locked or is to be."""
     left_over: Sequence[str]
     """What is locked and not in the manifest."""
     exit_code: Count

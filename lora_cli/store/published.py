@@ -153,7 +153,7 @@ def publish(store: Store, snapshot: Snapshot, target: Path) -> None:
         MachineError: a disk error.
     """
     if MARK_FILE in snapshot.files:
-        raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint=f"--exclude {MARK_FILE}")
+        raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint="rename it")
     with on_disk("writing", target, "--publish"):
         if _is_published(snapshot, target):
             return

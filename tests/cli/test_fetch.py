@@ -159,10 +159,3 @@ def test_a_folder_that_cannot_be_written_is_the_fault_of_to(sql: Path, capsys: p
     err = capsys.readouterr().err
     assert "--to" in err
     assert "--cache-dir" not in err
-
-
-def test_a_selection_without_a_config_is_refused(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch", "./sql", "--exclude", CONFIG]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert f"--exclude {CONFIG!r} leaves no" in err
