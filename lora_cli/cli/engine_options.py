@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
-from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.reference import AdapterRef
@@ -68,18 +67,6 @@ def deployment_of(
         max_loras=max_loras if max_loras is not None or inputs.engine is None else inputs.engine.max_loras,
         pinned=sum(item.pinned for item in inputs.items),
     )
-
-
-def check_tp(base: BaseModel | None, tp: int) -> None:
-    """Engines give each GPU whole attention heads.
-
-    Raises:
-        UsageError: ``tp`` does not divide the heads of ``base``.
-    """
-    if base is not None and base.heads is not None and base.heads % tp:
-        raise UsageError(
-            f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine would start"
-        )
 
 
 def engine_launch(

@@ -11,7 +11,7 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
-from lora_cli.cli.engine_options import adapter_folders, check_tp, engine_launch
+from lora_cli.cli.engine_options import adapter_folders, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option
 from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
 from lora_cli.core.addresses import without_secrets
@@ -30,7 +30,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.resolution_records import read_record
-from lora_cli.validation import Checked, Terms, check_all, ref_of
+from lora_cli.validation import Checked, Terms, check_all, check_tp, ref_of
 from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
 from lora_cli.validation.validate import cached_or_origin

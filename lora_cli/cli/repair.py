@@ -10,6 +10,7 @@ from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, i
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import check_writable, inform, write_result
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.finding import Outcome
 from lora_cli.core.json_schema import error_report
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
@@ -120,4 +121,4 @@ def _exit_code(found: RepairReport, *, check: bool) -> int:
     if found.refusals or (check and found.changes):
         return Refused.exit_code
     # Without the base the check is not conclusive.
-    return NotFound.exit_code if check and not found.after.judged.known else 0
+    return NotFound.exit_code if check and found.after.outcome is Outcome.UNKNOWN else 0

@@ -16,7 +16,6 @@ from lora_cli.cli.adapter_selection import (
     apply_policies,
     base_model,
     changed_adapters,
-    infer_base,
     is_here,
     read_inputs,
     warn_of_unlocked,
@@ -31,7 +30,7 @@ from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, Terms, check_all
+from lora_cli.validation import Bases, Checked, Terms, check_all, check_tp
 from lora_cli.validation.report import Naming, Report, validate_report
 
 if TYPE_CHECKING:
@@ -43,10 +42,10 @@ finding = partial(option, default=None, panel="Findings")
 EXAMPLES = (
     "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",
     "lora-cli validate -f set.yaml --format sarif=findings.sarif",
-    "lora-cli validate ./adapter --no-base --fail-on warning",
+    "lora-cli validate ./adapter --base none --fail-on warning",
 )
 
-HUMAN, GITHUB = "human", "github"
+HUMAN, GITHUB, NO_BASE = "human", "github", "none"
 STDOUT = Path("-")
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -64,9 +63,8 @@ class ValidateOptions:
     changed_files: bool = option(
         "--changed-files", "REFs are changed files: validate the adapters that contain them.", False, ADAPTERS
     )
-    base: options.Base = ""
-    no_base: bool = option(
-        "--no-base", "Validate without a base model; rules that need one are skipped.", False, ADAPTERS
+    base: str = option(
+        "--base REF", "Base model, or none (default: the manifest's, else that of each adapter's config).", "", ADAPTERS
     )
     policy: options.PolicyFile = None
     fail_on: str = finding(
@@ -95,6 +93,7 @@ class ValidateOptions:
         "--write-baseline FILE",
         "Write all current findings to this file as the baseline, except of unreadable adapters.",
     )
+    strict: bool = finding("--strict", "Also exit with 1 for what could not be checked.", default=False)
     ray: options.Ray = None
     shard: options.Shard = None
     formats: list[str] | None = result(
@@ -114,8 +113,6 @@ def command(**given: Any) -> None:
     if fail_on is None:
         hint = did_you_mean(chosen.fail_on, FAIL_ON)
         raise UsageError(f"--fail-on {safe(chosen.fail_on)}: must be error or warning", hint=hint)
-    if chosen.base and chosen.no_base:
-        raise UsageError("--base and --no-base cannot be used together", hint="remove one of them")
     refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or []
     rules = choose(chosen.select or (), chosen.ignore or ())
     outputs = parse_outputs(chosen.formats or (), chosen.output, os.environ)
@@ -132,18 +129,20 @@ def command(**given: Any) -> None:
         lora_target_modules=chosen.lora_target_modules or (), served_model_name=chosen.served_model_name,
         max_loras=chosen.max_loras,
     )  # fmt: skip
-    no_base = chosen.no_base or not (inputs.items or chosen.base)
-    named = None if no_base else infer_base(inputs, "validate", settings).base
+    named = None if chosen.base == NO_BASE or not inputs.base else inputs.base
     model = None if named is None else base_model(named, settings, inputs.locked_base)
-    engine_options.check_tp(model, chosen.tp)
-    terms = Terms(model, values=chosen.values, rules=rules, engines=engines, deployment=deployment)
+    check_tp(model, chosen.tp)
+    bases = None if model is not None or chosen.base == NO_BASE else Bases(settings, chosen.tp)
+    terms = Terms(model, bases, values=chosen.values, rules=rules, engines=engines, deployment=deployment)
     naming, checked = _naming(inputs), []
     with count_progress(settings, len(inputs.items), "validated") as passed:
         for one in _judged(inputs.to_validate(settings, digests=True), terms, chosen.ray, settings):
             checked.append(accept_known(one, known, where, naming))
             passed(one.error is not None)
     notices = baseline_notices(checked, known, chosen.write_baseline, naming, rules, settings)
-    report = validate_report(checked, fail_on, base=model, rules=rules, naming=naming, baseline=where, notices=notices)
+    report = validate_report(
+        checked, fail_on, strict=chosen.strict, base=model, rules=rules, naming=naming, baseline=where, notices=notices
+    )
     write_outputs(report, outputs, quiet=settings.quiet)
     raise typer.Exit(report.summary.exit_code)
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from lora_cli.cli.adapter_selection import Inputs, base_model
-from lora_cli.cli.engine_options import check_tp, deployment_of
+from lora_cli.cli.engine_options import deployment_of
 from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
@@ -34,7 +34,7 @@ from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
-from lora_cli.validation import Terms
+from lora_cli.validation import Terms, check_tp
 from lora_cli.validation.fetch_and_validate import Admission
 
 PARALLEL_ADMISSIONS = 8

@@ -81,6 +81,10 @@ class Finding:
     """Code and engine (may be empty) of the findings that follow from this one, which are reported as a part of it."""
 
 
+NO_BASE, NO_VALUES = "no base model was given", "--no-values was given"
+"""Reasons for skipping a check that the user has given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """A rule that could not check, and why."""
@@ -105,9 +109,10 @@ class Outcome(IntEnum):
     """The engine's result for an adapter. Of several the largest counts: what is rejected is never served."""
 
     OK = 0
-    SERVES_WRONG = 1
-    CRASHES = 2
-    REJECTS = 3
+    UNKNOWN = 1
+    SERVES_WRONG = 2
+    CRASHES = 3
+    REJECTS = 4
 
     @property
     def label(self) -> str:
@@ -117,10 +122,11 @@ class Outcome(IntEnum):
     @property
     def phrase(self) -> str:
         """What an engine does with "it", to be put behind the engine's name."""
-        return ("serves it correctly", "serves it incorrectly", "crashes on it at first use", "rejects it")[self]
+        phrases = "serves it correctly", "may not serve it correctly", "serves it incorrectly"
+        return (*phrases, "crashes on it at first use", "rejects it")[self]
 
     def __str__(self) -> str:
-        """As machines read it: ``ok``, ``serves-wrong``, ``crashes``, ``rejects``."""
+        """As machines read it: ``ok``, ``unknown``, ``serves-wrong``, ``crashes``, ``rejects``."""
         return self.name.lower().replace("_", "-")
 
 
@@ -157,24 +163,19 @@ class EngineOutcome:
     """The version that was asked for, or null for the newest."""
     profile: str
     """The version whose profile was used."""
-    proven: bool
-    """Whether the source of a version as old as that was read."""
+    proven: bool = field(metadata=EXCLUDED)
+    """Whether it is established what the engine does with such an adapter, on such a base, at this version."""
     note: str
-    """Why the profile is that of another version; may be empty."""
+    """Why the profile is that of another version, or the outcome is unknown; may be empty."""
     outcome: Outcome
     applied: Applied | None
     """How many modules apply by the engine's own naming rules, or null."""
     reasons: tuple[Reason, ...]
 
     @property
-    def known(self) -> bool:
-        """Whether the outcome is sure: without a base, modules that exist nowhere look like any others."""
-        return self.outcome is not Outcome.OK or self.applied is not None
-
-    @property
-    def label(self) -> str:
-        """The outcome as people read it; what is not proven is not called ok."""
-        return self.outcome.label if self.outcome or self.proven else "unknown"
+    def fails(self) -> bool:
+        """Whether the engine is known not to serve the adapter as it was trained."""
+        return self.outcome > Outcome.UNKNOWN
 
     def __str__(self) -> str:
         return f"{self.title} {self.version or self.profile}"
@@ -198,9 +199,10 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All that was found about one adapter. ``applied`` is None when no base model was given.
+    """All that was found about one adapter. ``applied`` is None without a base model; ``base`` is the base's name.
 
-    ``engines`` has what each engine that was named does with it, in the order in which they were named.
+    ``engines`` has what each engine that was named does with it, in the order in which they were named. ``unchecked``
+    says why base or values could not be looked at, apart from what the user asked for.
     """
 
     adapter: str
@@ -208,6 +210,14 @@ class Verdict:
     skipped: tuple[Skipped, ...]
     applied: Applied | None = None
     engines: tuple[EngineOutcome, ...] = ()
+    base: str | None = None
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether anything could not be checked: what ``--strict`` refuses."""
+        skipped = any(one.reason not in {NO_BASE, NO_VALUES} for one in self.skipped)
+        return bool(skipped or self.unchecked or any(one.outcome is Outcome.UNKNOWN for one in self.engines))
 
     def worst(self) -> Severity | None:
         """The highest severity of what counts, or None for a clean adapter."""

@@ -65,8 +65,12 @@ class CacheFirstSource:
         revision = self._origin.resolve(ref)
         listed = [file for path in record.files if (file := revision.file(path)) is not None]
         if revision.id == record.revision and all(recorded_blob(record, revision, file) is not None for file in listed):
-            self._cached[revision.ref] = (snapshot, *snapshot_at(snapshot.directory))
+            self.take(revision, snapshot)
         return revision
+
+    def take(self, revision: Revision, snapshot: Snapshot) -> None:
+        """From now on reads the files of ``revision`` from ``snapshot`` where that has them."""
+        self._cached[revision.ref] = (snapshot, *snapshot_at(snapshot.directory))
 
     def _from_cache(self, ref: AdapterRef, snapshot: Snapshot, revision: str) -> Revision:
         _, _, folder = self._cached[ref] = (snapshot, *snapshot_at(snapshot.directory))

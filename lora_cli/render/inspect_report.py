@@ -53,7 +53,7 @@ def inspect_report(
     return InspectReport(
         base=base_summary(base),
         adapters=tuple(
-            InspectedAdapter(checked_adapter(one, one.read_code, one.reported), found, diff(one), provenance(one))
+            InspectedAdapter(checked_adapter(one, one.read_code), found, diff(one), provenance(one))
             for one, found in inspected
         ),
         engine_args=args,

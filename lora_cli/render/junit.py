@@ -31,8 +31,9 @@ def render_report(report: Report) -> str:
 def _suite(report: Report, one: Validated) -> ET.Element:
     name = safe(report.naming.identity(one))
     suite = ET.Element("testsuite", name=name)
-    facts = {"source": one.source, "revision": one.revision, "modules applied": str(one.applied or "")}
-    facts |= {str(engine): engine.label for engine in one.engines}
+    facts = {"result": one.outcome, "source": one.source, "revision": one.revision, "base": one.base}
+    facts["modules applied"] = str(one.applied or "")
+    facts |= {str(engine): engine.outcome.label for engine in one.engines}
     properties = ET.SubElement(suite, "properties")
     for key, value in facts.items():
         if value:

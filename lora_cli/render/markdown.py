@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from lora_cli.core.finding import Finding, Outcome
+from lora_cli.core.finding import Finding
 from lora_cli.core.text import counted, safe
 from lora_cli.render.text import summary
 from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, summarize
@@ -41,21 +41,22 @@ def _head(report: Report) -> str:
 
 
 def _row(report: Report, one: Validated, engines: Sequence[str]) -> Iterator[str]:
-    counts = summarize([one], report.fail_on)
-    yield "⚠️ not read" if counts.failed else "❌ refused" if counts.refused else "✅ ok"
+    counts = summarize([one])
+    yield {"failed": "⚠️ failed", "refused": "❌ refused", "unchecked": "⚠️ unchecked"}.get(one.outcome, "✅ ok")
     yield _code(report.naming.identity(one))
     yield str(one.applied) if one.applied is not None else "–"
     known = {str(engine): engine for engine in one.engines}
     for engine in map(known.get, engines):
-        is_counted = engine is None or engine.outcome is Outcome.OK or engine_counts(one, engine)
-        yield (engine.label if engine is not None else "–") + ("" if is_counted else " (does not count)")
+        is_counted = engine is None or not engine.fails or engine_counts(one, engine)
+        yield (engine.outcome.label if engine is not None else "–") + ("" if is_counted else " (does not count)")
     yield from map(str, (counts.errors, counts.warnings, counts.skipped))
 
 
 def _details(report: Report, one: Validated) -> str:
     body = [_item(finding) for finding in findings_of(one)]
+    body += [f"- **unchecked**: {_text(reason)}" for reason in one.unchecked]
     if one.error is not None:
-        body = [f"- **not read**: {_text(one.error.message)}{_hint(one.error.hint)}"]
+        body.insert(0, f"- **failed**: {_text(one.error.message)}{_hint(one.error.hint)}")
     if not body:
         return ""
     opened = " open" if one.exit_code else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.core.finding import EngineOutcome
+from lora_cli.core.finding import EngineOutcome, Outcome
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
@@ -55,15 +55,14 @@ def _outcome(found: RepairReport, check: bool) -> tuple[str, str]:
     if found.refusals:
         return "cannot be repaired", "red"
     if not found.changes:
-        return ("nothing to repair", "green") if found.after.judged.known else ("nothing found to repair", "yellow")
+        is_known = found.after.outcome is not Outcome.UNKNOWN
+        return ("nothing to repair", "green") if is_known else ("nothing found to repair", "yellow")
     if check:
         return "would be repaired", "yellow"
-    return "repaired", "green" if found.after.judged.known else "yellow"
+    return "repaired", "yellow" if found.after.outcome is Outcome.UNKNOWN else "green"
 
 
 def _outcome_text(one: EngineOutcome) -> str:
-    if not one.known:
-        return "unknown without a base"
     return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")
 
 

@@ -11,10 +11,10 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import FittedTable, Paragraph, hints
 from lora_cli.render.text import summary
-from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, outcome_of
+from lora_cli.validation.report import Report, Validated, engine_counts, findings_of
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
-OUTCOMES = {"ok": "green", "accepted": "yellow", "refused": "red", "failed": "red"}
+OUTCOMES = {"ok": "green", "accepted": "yellow", "unchecked": "yellow", "refused": "red", "failed": "red"}
 NOT_COUNTED = "not counted: all findings are ignored, baselined or suppressed"
 MAX_NAMES = 20
 """The most adapters that are listed for one finding."""
@@ -30,10 +30,10 @@ def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableT
         (one.name, finding) for one in shown for finding in findings_of(one) if not (quiet and _is_ignorable(finding))
     ]
     if len(report.adapters) > 1:
-        yield from _multiple_adapters(shown, found, report.fail_on)
+        yield from _multiple_adapters(shown, found)
     else:
         for one in shown:
-            yield from _outcome(one, report.fail_on)
+            yield from _outcome(one)
             if one.error is not None:
                 yield from (Paragraph(one.error.message, indent=2), *hints(one.error.hint, style="dim"))
         yield from _findings(finding for _, finding in found)
@@ -57,10 +57,10 @@ def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:
             yield from ("", _finding_header(finding), *_problem(problem))
 
 
-def _multiple_adapters(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Iterator[RenderableType]:
+def _multiple_adapters(shown: Sequence[Validated], found: Found) -> Iterator[RenderableType]:
     """A table, the errors, then by rule, the worst first, each problem and its adapters."""
     if shown:
-        yield _outcomes(shown, fail_on)
+        yield _outcomes(shown)
     for one in shown:
         if one.error is not None:
             yield from ("", Paragraph(one.error.message, Text.assemble(safe(one.name), ": ", ("failed", "red"), ": ")))
@@ -74,43 +74,43 @@ def _multiple_adapters(shown: Sequence[Validated], found: Found, fail_on: Severi
             yield from _problem(problem, names)
 
 
-def _outcomes(checked: Sequence[Validated], fail_on: Severity) -> RenderableType:
-    """Adapter by engine: the result, and how many of its modules apply by the engine's rules."""
+def _outcomes(checked: Sequence[Validated]) -> RenderableType:
+    """Adapter by engine: the result, and how many of its modules apply by the engine's rules; the bases, if several."""
     engines = list(dict.fromkeys(str(engine) for one in checked for engine in one.engines))
+    with_base = len({one.base for one in checked if one.error is None}) > 1
     rows = []
     for one in checked:
-        word = outcome_of(one, fail_on)
         on = {str(engine): _cell(one, engine) for engine in one.engines}
-        cells = (one.name, Text(word, OUTCOMES[word]), one.applied)
+        cells = (one.name, *([one.base] if with_base else []), Text(one.outcome, OUTCOMES[one.outcome]), one.applied)
         rows.append((*cells, *map(on.get, engines)))
-    blocks = [part for one in checked for part in _outcome(one, fail_on)]
-    return FittedTable(("adapter", "result", "modules", *engines), rows, blocks, left=3 + len(engines))
+    blocks = [part for one in checked for part in _outcome(one)]
+    columns = ("adapter", *(["base"] if with_base else []), "result", "modules", *engines)
+    return FittedTable(columns, rows, blocks, left=len(columns))
 
 
 def _cell(checked: Validated, engine: EngineOutcome) -> Text:
-    tail = "" if not engine.outcome or engine_counts(checked, engine) else " (not counted)"
-    return Text.assemble((engine.label, _style(engine)), f" {engine.applied or ''}".rstrip(), tail)
+    tail = "" if not engine.fails or engine_counts(checked, engine) else " (not counted)"
+    return Text.assemble((engine.outcome.label, _style(engine)), f" {engine.applied or ''}".rstrip(), tail)
 
 
 def _style(engine: EngineOutcome) -> str:
-    return "red" if engine.outcome else "green" if engine.proven else "yellow"
+    return "red" if engine.fails else "yellow" if engine.outcome else "green"
 
 
-def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
+def _outcome(checked: Validated) -> Iterator[RenderableType]:
     """The outcome of one adapter, its source if the name does not show it, and a line for each engine."""
-    word = outcome_of(checked, fail_on)
-    tail = f", {checked.applied} modules apply" if checked.applied is not None else ""
-    yield Paragraph(tail, Text.assemble(safe(checked.name), ": ", (word, OUTCOMES[word])))
+    tail = f", {checked.applied} modules apply to {checked.base}" if checked.applied is not None else ""
+    yield Paragraph(tail, Text.assemble(safe(checked.name), ": ", (checked.outcome, OUTCOMES[checked.outcome])))
     if not checked.source.endswith(checked.name.rstrip("/")):
         yield Paragraph(checked.source, indent=2)
     width = max((len(str(one)) for one in checked.engines), default=0)
-    wide = max((len(one.label) for one in checked.engines), default=0)
+    wide = max((len(one.outcome.label) for one in checked.engines), default=0)
     for one in checked.engines:
-        label = (f"{one.label:<{wide}}", _style(one))
+        label = (f"{one.outcome.label:<{wide}}", _style(one))
         yield Paragraph("", Text.assemble(f"{one!s:<{width}}  ", label, f"  {one.applied or '-'}"), indent=2)
         if one.note:
             yield Paragraph(one.note, indent=4)
-        if one.outcome and not engine_counts(checked, one):
+        if one.fails and not engine_counts(checked, one):
             yield Paragraph(NOT_COUNTED, indent=4)
 
 

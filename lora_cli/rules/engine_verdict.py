@@ -7,7 +7,7 @@ from itertools import islice
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import UNKNOWN_FAMILY
-from lora_cli.core.finding import EngineOutcome, Finding, Outcome, Reason, Severity
+from lora_cli.core.finding import EngineOutcome, Finding, Outcome, Reason, Severity, Skipped
 from lora_cli.core.tensor_keys import PAIR_PARTS, last_name
 from lora_cli.core.text import counted, cut
 from lora_cli.engines.name_resolution import HEADS, NameResolution, resolve_names, unparsed_names
@@ -54,10 +54,11 @@ def as_lora(case: Case, profiles: Iterable[Profile]) -> Case:
     return replace(case, adapter=adapter, application=apply(adapter, case.base))
 
 
-def engine_outcome(stored: Case, profile: Profile, findings: Sequence[Finding]) -> EngineOutcome:
+def engine_outcome(stored: Case, profile: Profile, results: Sequence[Finding | Skipped]) -> EngineOutcome:
     """The outcome for the adapter on the engine of a profile; pure.
 
-    ``findings`` are those of all rules that apply without an engine: the profile says which of them are harmless to it.
+    ``results`` are those of all rules that apply without an engine: the profile says which of them are harmless to it.
+    The outcome is unknown if a check that matters to the engine was skipped.
     """
     resolution, applied = NameResolution(), None
     if stored.base is None:
@@ -74,7 +75,7 @@ def engine_outcome(stored: Case, profile: Profile, findings: Sequence[Finding]) 
         resolution=resolution,
         other_keys=tuple(key for key in stored.adapter.keys.values() if key.part not in PAIR_PARTS),
     )
-    reasons = (*_row_reasons(case), *_rule_reasons(case, findings))
+    reasons = (*_row_reasons(case), *_rule_reasons(case, (one for one in results if isinstance(one, Finding))))
     unknown = [
         feature.title
         for name, feature in FEATURES.items()
@@ -84,14 +85,21 @@ def engine_outcome(stored: Case, profile: Profile, findings: Sequence[Finding]) 
     model_note = _why_base_unknown(case) if profile.engine.name != PEFT else ""
     if any(_is_final(reason) for reason in reasons):
         model_note = ""
+    proven = profile.proven and not unknown and not model_note
+    outcome = max((reason.outcome for reason in reasons), default=Outcome.OK)
+    skipped = ""
+    if outcome is Outcome.OK:
+        skipped = stored.why_missing("base") if applied is None else ""
+        matter = (one for one in results if isinstance(one, Skipped) and profile.engine.generic.get(one.code))
+        skipped = skipped or next((one.reason for one in matter), "")
     return EngineOutcome(
         engine=profile.engine.name,
         title=profile.engine.title,
         version=profile.requested or None,
         profile=profile.version,
-        proven=profile.proven and not unknown and not model_note,
-        note="; ".join(filter(None, (profile.note, feature_note, model_note))),
-        outcome=max((reason.outcome for reason in reasons), default=Outcome.OK),
+        proven=proven,
+        note="; ".join(filter(None, (profile.note, feature_note, model_note, skipped))),
+        outcome=Outcome.UNKNOWN if outcome is Outcome.OK and (skipped or not proven) else outcome,
         applied=applied,
         reasons=reasons,
     )

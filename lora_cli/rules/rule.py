@@ -13,7 +13,17 @@ from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.factors import divisors
-from lora_cli.core.finding import Deployment, EngineOutcome, Finding, Location, Problem, Severity, Skipped
+from lora_cli.core.finding import (
+    NO_BASE,
+    NO_VALUES,
+    Deployment,
+    EngineOutcome,
+    Finding,
+    Location,
+    Problem,
+    Severity,
+    Skipped,
+)
 from lora_cli.core.grouping import by_key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.reference import AdapterRef
@@ -24,7 +34,6 @@ from lora_cli.core.text import LONGEST_NAME, beginning, counted, cut, names
 from lora_cli.errors import FormatError
 from lora_cli.rules.target_module_matching import Application
 
-NO_BASE = "no base model was given"
 LONGEST_MESSAGE = 2000
 MOST_PROBLEMS = 20
 
@@ -37,14 +46,22 @@ class Evidence:
 
     ``stats`` maps tensor names to statistics of their values; ``stats_reason`` says why there are none, empty if the
     values were scanned. ``companions`` are the files next to the weights, None if no rule needs them. ``ref`` is the
-    requested reference, ``commit`` its revision if it is a Hub repository.
+    requested reference, ``commit`` its revision if it is a Hub repository. ``base`` is the base model of its own
+    config; ``base_reason`` says why there is none.
     """
 
     stats: Mapping[str, TensorStats] = field(default_factory=dict)
-    stats_reason: str = "the values were not read"
+    stats_reason: str = NO_VALUES
     companions: Companions | None = None
     ref: AdapterRef | None = None
     commit: str = ""
+    base: BaseModel | None = None
+    base_reason: str = NO_BASE
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Why its base or its values could not be looked at, apart from what the user asked for."""
+        return tuple(one for one in (self.base_reason, self.stats_reason) if one not in {"", NO_BASE, NO_VALUES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +88,7 @@ class Case:
         reasons = {
             "config": config,
             "weights": weights,
-            "base": "" if self.base is not None else NO_BASE,
+            "base": "" if self.base is not None else self.evidence.base_reason,
             "values": self.evidence.stats_reason,
             "companions": "" if self.evidence.companions is not None else "the files next to the weights were not read",
         }

@@ -3,14 +3,16 @@
 ``validation.fetch_and_validate`` validates adapters that are to be loaded.
 """
 
-from lora_cli.validation.base_model import open_base, open_config
+from lora_cli.validation.base_model import Bases, check_tp, open_base, open_config
 from lora_cli.validation.validate import check_all, read_all, ref_of, validate
 from lora_cli.validation.verdict import Checked, Terms, judge
 
 __all__ = [
+    "Bases",
     "Checked",
     "Terms",
     "check_all",
+    "check_tp",
     "judge",
     "open_base",
     "open_config",

@@ -1,16 +1,22 @@
 """The base model that adapters are validated against, and its weights if they are on this disk."""
 
+import os
+import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core.adapter_request import BASE
+from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_request import BASE, AdapterRequest
+from lora_cli.core.addresses import hub_words
 from lora_cli.core.architectures import UnknownArchitecture
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.lock import LockedAdapter
+from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.reference import AdapterRef, repository_of
-from lora_cli.errors import NotFound, Offline
+from lora_cli.core.text import cut, safe
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
@@ -19,6 +25,9 @@ from lora_cli.validation.validate import cached_or_origin, ref_of
 if TYPE_CHECKING:
     from lora_cli.reading.base_model import Fallback
     from lora_cli.reading.base_weights import Checkpoint
+
+_OPENING = threading.Lock()
+"""Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
 
 
 def open_base(
@@ -48,6 +57,56 @@ def open_base(
     except Offline as error:
         hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
         raise Offline(error.message, hint=hint) from error
+
+
+class Bases:
+    """Base models by the names in adapters' configs, each opened once; ``tp`` is the engine's tensor-parallel size."""
+
+    def __init__(self, settings: Settings, tp: int = 1) -> None:
+        self._settings, self._tp = settings, tp
+        self._known: dict[str, tuple[BaseModel | None, str]] = {}
+
+    def of(self, config: LoraConfig | None) -> tuple[BaseModel | None, str]:
+        """The base model that ``config`` names, or why it is unknown.
+
+        Raises:
+            UsageError: ``tp`` does not divide its attention heads.
+        """
+        name = config.base_model_name_or_path if config is not None else None
+        if not name:
+            return None, f"base unchecked: no base is set in {CONFIG}; set --base"
+        with _OPENING:
+            if name not in self._known:
+                self._known[name] = self._open(name)
+        model, why = self._known[name]
+        check_tp(model, self._tp)
+        return model, why
+
+    def _open(self, name: str) -> tuple[BaseModel | None, str]:
+        from lora_cli.fetching.requirements import check_reference
+        from lora_cli.runtime.module_tree import base_from_transformers
+
+        if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
+            return None, f"base unchecked: {safe(cut(name))} is not on this machine; set --base"
+        try:
+            # The author of the adapter chose it, not the user.
+            check_reference(AdapterRequest("", ref_of(name)), self._settings)
+            return open_base(name, self._settings, fallback=base_from_transformers), ""
+        except LoraCliError as error:
+            hint = "set --base DIR, a folder with its config.json" if isinstance(error, AccessDenied) else "set --base"
+            return None, f"base unchecked: {error.message}; {hint}"
+
+
+def check_tp(base: BaseModel | None, tp: int) -> None:
+    """Engines give each GPU whole attention heads.
+
+    Raises:
+        UsageError: ``tp`` does not divide the heads of ``base``.
+    """
+    if base is not None and base.heads is not None and base.heads % tp:
+        raise UsageError(
+            f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine would start"
+        )
 
 
 def _read(

@@ -14,12 +14,11 @@ from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.file_selection import select_files
-from lora_cli.fetching.locked_files import check_folder, select_locked, sha256_from
+from lora_cli.fetching.locked_files import check_folder, lock_mismatch, select_locked, sha256_from
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.fetching.requirements import (
     check_allowed,
     check_digest,
-    check_reference,
 )
 from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.reading.byte_ranges import read_beginning
@@ -30,25 +29,21 @@ from lora_cli.store import Store
 EVERYTHING = Selection(allow_pickle=True)
 
 
-def resolve_permitted(
-    item: AdapterRequest, source: Source, origin: Source, settings: Settings
-) -> tuple[Revision, tuple[str, ...]]:
-    """The revision of ``item`` in ``source``, if its digest and lock match and policies allow it.
+def check_contents(item: AdapterRequest, revision: Revision, source: Source, settings: Settings) -> tuple[str, ...]:
+    """The signers that policies require of ``item`` at ``revision``, whose digest and lock must match.
 
-    Also the signers that policies require. A lock is compared with the bytes of a folder, and with
-    the listing of any other origin. A digest that is unknown before a fetch is only an error if a policy needs it.
+    A lock is compared with the bytes that are on this disk, else with the listing. A digest that is unknown before a
+    fetch is only an error if a policy needs it.
 
     Raises:
         Refused: a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the lock.
         Corrupt: its digest differs from the manifest's.
         LoraCliError: what the source raises.
     """
-    check_reference(item, settings)
-    revision = source.resolve(item.ref)
     item = replace(item, source=revision.ref)
     signers: tuple[str, ...] = ()
     if settings.policies:
-        signers = _check_policies(item, revision, source, origin, settings)
+        signers = _check_policies(item, revision, source, settings)
     elif item.locked is None:
         files = _planned(revision)
         blobs = blobs_of(revision, files, source) if files is not None else None
@@ -58,12 +53,14 @@ def resolve_permitted(
         check_folder(Store(settings.cache_dir), revision, files_to_fetch(revision), item.locked, source)
     elif item.locked is not None:
         select_locked(revision, item.locked, USUAL, files_to_fetch(revision))
-    return revision, signers
+        cached = source.snapshot(revision) if isinstance(source, CacheFirstSource) else None
+        for path, blob in cached.files.items() if cached is not None else ():
+            if item.locked.files.get(path) != blob:
+                raise lock_mismatch(item.locked, f"{path} has different bytes from the locked ones")
+    return signers
 
 
-def _check_policies(
-    item: AdapterRequest, revision: Revision, source: Source, origin: Source, settings: Settings
-) -> tuple[str, ...]:
+def _check_policies(item: AdapterRequest, revision: Revision, source: Source, settings: Settings) -> tuple[str, ...]:
     """Checks what policies say of an adapter; gives the signers that they require."""
     ref, files = revision.ref, files_to_fetch(revision)
     check_allowed(item, settings, files=files)

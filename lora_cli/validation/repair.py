@@ -20,7 +20,7 @@ from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Deployment, EngineOutcome, Outcome, Severity, Verdict
+from lora_cli.core.finding import Deployment, EngineOutcome, Severity, Verdict
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.core.parse import json_object
 from lora_cli.core.patterns import one_budget
@@ -63,7 +63,7 @@ from lora_cli.validation.repair_report import (
     TargetEngine,
     outcome_report,
 )
-from lora_cli.validation.validate import ref_of, resolve_allowed
+from lora_cli.validation.validate import check_permitted, ref_of, resolve
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather_evidence, judge
 
 BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named-like-base", "tower"})
@@ -117,18 +117,18 @@ def repair_adapter(item: AdapterRequest, options: RepairOptions, settings: Setti
     evidence = gather_evidence(one, terms, item.ref)
     verdict = judge(one.adapter, terms, evidence)
     before = verdict.engines[0]
-    context, fixed = _context(one, options, {} if before.outcome is Outcome.OK else _copies(one, options, settings))
+    context, fixed = _context(one, options, {} if not before.fails else _copies(one, options, settings))
     draft = rewrite(context)
-    if draft.refusals and before.outcome is Outcome.OK:
+    if draft.refusals and not before.fails:
         draft = unchanged(context)
     changes = (*_file_changes(one.adapter), *fixed, *draft.changes)
     planned = verdict
     if changes or not draft.refusals:
         written = as_adapter(one.adapter.name, draft, one.adapter)
-        planned = judge(written, terms, replace(evidence, stats={}, stats_reason="they are unchanged"))
+        planned = judge(written, terms, replace(evidence, stats={}, stats_reason=""))
     after = planned.engines[0]
     refusals = draft.refusals or tuple(_remaining_problems(before, planned))
-    if refusals and after.outcome is not Outcome.OK:
+    if refusals and after.fails:
         refusals = (*refusals, *copy_refusals(context))
     report = RepairReport(
         name=text,
@@ -225,7 +225,9 @@ def _open(item: AdapterRequest, name: str, options: RepairOptions, settings: Set
 
 def _local_source(item: AdapterRequest, options: RepairOptions, settings: Settings) -> tuple[Source, Revision]:
     if item.ref.scheme == "file":
-        return resolve_allowed(item, settings, Sources(settings))[:2]
+        source, revision = resolve(item, settings, Sources(settings))
+        check_permitted(item, source, revision, settings)
+        return source, revision
     request = replace(item, selection=replace(item.selection, allow_pickle=options.allow_pickle))
     with FetchContext(Store(settings.cache_dir), settings) as context:
         return snapshot_at(fetch(request, context).snapshot.directory)

@@ -34,9 +34,7 @@ class OutcomeReport:
 
     outcome: Outcome
     applied: Applied | None
-    """How many modules apply by the engine's own naming rules; null if no base was given. Then "ok" only means that
-    nothing else is wrong.
-    """
+    """How many modules apply by the engine's own naming rules; null if no base was given."""
     reasons: tuple[OutcomeReason, ...]
     judged: EngineOutcome = field(metadata=EXCLUDED)
     """All that was found of the engine."""

@@ -75,7 +75,19 @@ class CheckedAdapter(Generic[F]):
     """Milliseconds by stage."""
 
 
-Validated = CheckedAdapter[FingerprintedFinding]
+Result = Literal["ok", "accepted", "unchecked", "refused", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated(CheckedAdapter[FingerprintedFinding]):
+    """One adapter that was validated."""
+
+    outcome: Result
+    """Unchecked: nothing refuses it, but something that matters could not be looked at."""
+    base: str | None
+    """The base model that it was validated against, or null."""
+    unchecked: tuple[str, ...]
+    """Why base or values could not be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,7 @@ class ValidateSummary:
     """Counts over all adapters. Errors, warnings and notes are those that count; known and suppressed do not."""
 
     adapters: Count
+    unchecked: Count
     refused: Count
     failed: Count
     errors: Count
@@ -99,8 +112,8 @@ class ValidateSummary:
 
     @property
     def ok(self) -> int:
-        """Adapters with nothing at or above ``fail_on``, accepted or not."""
-        return self.adapters - self.accepted - self.refused - self.failed
+        """Adapters with nothing at or above ``fail_on``, accepted or not, of which all was looked at."""
+        return self.adapters - self.accepted - self.unchecked - self.refused - self.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +222,7 @@ def validate_report(
     checked: Sequence[Checked],
     fail_on: Severity = Severity.ERROR,
     *,
+    strict: bool = False,
     base: BaseModel | None = None,
     rules: tuple[Rule, ...] = (),
     naming: Naming = Naming(),
@@ -220,10 +234,12 @@ def validate_report(
     ``notices`` are about the run itself, such as outdated entries of the baseline or a policy.
     """
     adapters = [
-        checked_adapter(
-            one,
-            one.exit_code(fail_on),
-            [FingerprintedFinding(found, naming.fingerprint(one, found)) for found in one.reported],
+        Validated(
+            **_facts(one, one.exit_code(fail_on, strict=strict)),
+            findings=tuple(FingerprintedFinding(found, naming.fingerprint(one, found)) for found in one.reported),
+            outcome=_outcome(one, fail_on, strict=strict),
+            base=one.verdict.base if one.verdict is not None else None,
+            unchecked=one.verdict.unchecked if one.verdict is not None else (),
         )
         for one in checked
     ]
@@ -232,7 +248,7 @@ def validate_report(
         fail_on=fail_on,
         adapters=tuple(adapters),
         notices=tuple(notices),
-        summary=summarize(adapters, fail_on),
+        summary=summarize(adapters),
         rules=rules,
         naming=naming,
         baseline=baseline,
@@ -244,36 +260,42 @@ def base_summary(base: BaseModel | None) -> BaseModelSummary | None:
     return None if base is None else BaseModelSummary(base.name, base.model_type, base.source)
 
 
-def checked_adapter(one: Checked, exit_code: int, findings: Sequence[F]) -> CheckedAdapter[F]:
-    """One adapter: its name and source, its ``findings``, and what could not be checked."""
+def checked_adapter(one: Checked, exit_code: int) -> CheckedAdapter[Finding]:
+    """One adapter: its name and source, its findings, and what could not be checked."""
+    return CheckedAdapter(**_facts(one, exit_code), findings=one.reported)
+
+
+def _facts(one: Checked, exit_code: int) -> dict[str, Any]:
     verdict = one.verdict
-    return CheckedAdapter(
-        name=one.name,
-        source=one.source,
-        revision=one.revision.id if one.revision is not None else None,
-        digest=one.digest,
-        exit_code=exit_code,
-        applied=verdict.applied if verdict is not None else None,
-        findings=tuple(findings),
-        skipped=verdict.skipped if verdict is not None else (),
-        engines=verdict.engines if verdict is not None else (),
-        error=one.error,
-        stage_ms=one.stage_ms,
-    )
+    return {
+        "name": one.name,
+        "source": one.source,
+        "revision": one.revision.id if one.revision is not None else None,
+        "digest": one.digest,
+        "exit_code": exit_code,
+        "applied": verdict.applied if verdict is not None else None,
+        "skipped": verdict.skipped if verdict is not None else (),
+        "engines": verdict.engines if verdict is not None else (),
+        "error": one.error,
+        "stage_ms": one.stage_ms,
+    }
+
+
+def _outcome(one: Checked, fail_on: Severity, *, strict: bool) -> Result:
+    """The outcome for one adapter; an ``accepted`` one would be refused without the baseline or a policy."""
+    verdict = one.verdict
+    if one.error is not None or verdict is None:
+        return "failed"
+    if verdict.refused(fail_on):
+        return "refused"
+    if verdict.unchecked or (strict and verdict.is_incomplete):
+        return "unchecked"
+    return "accepted" if any(found.accepted and found.severity >= fail_on for found in one.reported) else "ok"
 
 
 def findings_of(one: Validated) -> list[Finding]:
     """The findings, the worst first."""
     return sorted((found.finding for found in one.findings), key=lambda finding: -finding.severity)
-
-
-def outcome_of(one: Validated, fail_on: Severity) -> Literal["ok", "accepted", "refused", "failed"]:
-    """The outcome for one adapter; an ``accepted`` one would be refused without the baseline or a policy."""
-    if one.error is not None:
-        return "failed"
-    if one.exit_code != 0:
-        return "refused"
-    return "accepted" if any(found.accepted and found.severity >= fail_on for found in findings_of(one)) else "ok"
 
 
 def engine_counts(one: Validated, engine: EngineOutcome) -> bool:
@@ -284,15 +306,16 @@ def engine_counts(one: Validated, engine: EngineOutcome) -> bool:
     return not codes.isdisjoint(reason.code for reason in engine.reasons)
 
 
-def summarize(adapters: Sequence[Validated], fail_on: Severity) -> ValidateSummary:
+def summarize(adapters: Sequence[Validated]) -> ValidateSummary:
     """The summary of ``adapters``."""
     findings = [found.finding for one in adapters for found in one.findings]
     counting = [finding.severity for finding in findings if finding.accepted is None]
     accepted = [finding.accepted.by for finding in findings if finding.accepted is not None]
-    outcomes = [outcome_of(one, fail_on) for one in adapters]
-    labels = by_key((str(engine), engine.label) for one in adapters for engine in one.engines)
+    outcomes = [one.outcome for one in adapters]
+    labels = by_key((str(engine), engine.outcome.label) for one in adapters for engine in one.engines)
     return ValidateSummary(
         adapters=len(adapters),
+        unchecked=outcomes.count("unchecked"),
         refused=outcomes.count("refused"),
         failed=outcomes.count("failed"),
         errors=counting.count(Severity.ERROR),

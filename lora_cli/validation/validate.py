@@ -1,4 +1,4 @@
-"""Validate adapters without a copy: a local one in place, a remote one by its header. Nothing is written.
+"""Validate adapters: a local one in place, a remote one from the cache, into which its files are brought.
 
 Remote adapters are validated in threads, many local ones in processes; results come in the order of the items.
 """
@@ -6,6 +6,7 @@ Remote adapters are validated in threads, many local ones in processes; results 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.addresses import without_secrets
@@ -15,14 +16,14 @@ from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Blob, Revision, snapshot_digest
-from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.forks import forks, processors
-from lora_cli.reading.adapter import Opened, call_in_threads, read_adapter
+from lora_cli.reading.adapter import Opened, call_in_threads, read_adapter, weights_file
 from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, is_on_disk
+from lora_cli.sources import Source, is_on_disk, lend_methods
 from lora_cli.sources.local import is_path
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.verdict import (
@@ -34,6 +35,9 @@ from lora_cli.validation.verdict import (
     gather_evidence,
     judge,
 )
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.context import FetchContext
 
 log = logger(__name__)
 
@@ -60,13 +64,13 @@ def ref_of(source: str | AdapterRef) -> AdapterRef:
 
 
 def validate(
-    item: AdapterRequest, terms: Terms, settings: Settings, sources: Sources | None = None, threads: int = 1
+    item: AdapterRequest, terms: Terms, settings: Settings, context: "FetchContext | None" = None, threads: int = 1
 ) -> Checked:
-    """Validate one adapter: a local one in place, a remote one by its header. Nothing is written.
+    """Validate one adapter: a local one in place, a remote one from the cache, into which its files are brought first.
 
-    If the cache has the same revision of a remote adapter, it is read from there, values too. An item without a name
-    gets its source as its name. Its digest, its lock and ``settings.policies`` must hold. ``sources`` are shared with
-    other adapters. Up to ``threads`` files of a remote adapter are read at once: each is a round trip.
+    Without ``context`` a remote adapter that is not cached is read by its header, and nothing is written. An item
+    without a name gets its source as its name. Up to ``threads`` files of a remote adapter are read at once. What
+    digest, lock or policies refuse of files that can be read is validated all the same: the result has both.
 
     Never raises for what one adapter does wrong: a ``LoraCliError`` is part of the result, one with exit code 70 for
     a bug that shows with this adapter.
@@ -77,13 +81,20 @@ def validate(
     try:
         item = replace(item, source=ref_of(item.source))
         checked = replace(checked, source=str(item.source))
-        source, revision, signers = resolve_allowed(item, settings, sources or Sources(settings))
-        checked = replace(checked, source=str(revision.ref), revision=revision, signers=signers)
+        source, revision = resolve(item, settings, context.sources if context is not None else Sources(settings))
+        checked = replace(checked, source=str(revision.ref), revision=revision)
         watch.lap("resolve")
+        unread = ""
+        if terms.values and context is not None and not is_on_disk(source, revision):
+            source, unread = _bring(item, source, revision, context)
+        try:
+            checked = replace(checked, signers=check_permitted(item, source, revision, settings))
+        except (Refused, Corrupt) as error:
+            checked = replace(checked, error=error)
         one, companions, card = _read(source, revision, checked.name, terms, settings, threads)
         checked = replace(checked, adapter=one.adapter)
         watch.lap("read")
-        evidence = gather_evidence(one, terms, revision.ref, companions)
+        evidence = gather_evidence(one, terms, revision.ref, companions, unread)
         watch.lap("values")
         with one_budget():
             files = _known_files(item, one, hashed=bool(settings.suppressions))
@@ -101,21 +112,69 @@ def validate(
         return replace(checked, error=LoraCliError(unexpected, hint="this is a bug in lora-cli; please report it"))
 
 
-def resolve_allowed(
-    item: AdapterRequest, settings: Settings, sources: Sources
-) -> tuple[Source, Revision, tuple[str, ...]]:
-    """The source to read ``item`` from and its revision, if policies, digest and lock allow it; and its signers.
+def resolve(item: AdapterRequest, settings: Settings, sources: Sources) -> tuple[Source, Revision]:
+    """The source to read ``item`` from and its revision, if policies allow its reference.
 
-    Policies are checked before any request, and before a file is read. Only required signers are known.
+    Raises:
+        Refused: a policy denies it; no request was sent.
+        LoraCliError: what the source raises.
     """
     ref = item.ref
+    if settings.policies:
+        from lora_cli.fetching.requirements import check_reference
+
+        check_reference(item, settings)
     origin = LatestCheckpoint(sources.of(ref)) if item.selection.latest else sources.of(ref)
     source = cached_or_origin(ref, settings, origin, item.selection, item.locked)
-    if not settings.policies and item.sha256 is None and item.locked is None:
-        return source, source.resolve(ref), ()
-    from lora_cli.validation.policy_check import resolve_permitted
+    return source, source.resolve(ref)
 
-    return source, *resolve_permitted(item, source, origin, settings)
+
+def check_permitted(item: AdapterRequest, source: Source, revision: Revision, settings: Settings) -> tuple[str, ...]:
+    """The signers that policies require of ``item``; raises as ``policy_check.check_contents``."""
+    if not settings.policies and item.sha256 is None and item.locked is None:
+        return ()
+    from lora_cli.validation.policy_check import check_contents
+
+    return check_contents(item, revision, source, settings)
+
+
+class _Resolved:
+    """A source with the revision that it was asked for already."""
+
+    def __init__(self, source: Source, revision: Revision) -> None:
+        self.read, self._revision = source.read, revision
+        lend_methods(source, self)
+        vars(self).pop("pin", None)
+
+    def resolve(self, _ref: AdapterRef) -> Revision:
+        return self._revision
+
+
+def _bring(item: AdapterRequest, source: Source, revision: Revision, context: "FetchContext") -> tuple[Source, str]:
+    """A source that reads a remote adapter's files at ``revision`` from the cache, into which they are fetched.
+
+    Also why they were not: a limit, this machine, or what is there is no adapter; then the source is unchanged.
+
+    Raises:
+        Refused: a policy denies it.
+        LoraCliError: the origin does not give it.
+    """
+    from lora_cli.fetching.pipeline import fetch
+
+    settings = context.settings
+    first = weights_file(revision)
+    pickled = first is not None and not first.path.endswith(".safetensors")
+    selection = replace(item.selection, allow_pickle=pickled, latest=False)
+    wanted = replace(item, source=revision.ref, sha256=None, locked=None, selection=selection)
+    try:
+        snapshot = fetch(wanted, context, _Resolved(context.sources.of(revision.ref), revision)).snapshot
+    except (Refused, FormatError, MachineError) as error:
+        if isinstance(error, Refused) and settings.policies:
+            raise
+        return source, error.message
+    cached = source if isinstance(source, CacheFirstSource) else CacheFirstSource(source, settings, selection)
+    cached.take(revision, snapshot)
+    return cached, ""
 
 
 def cached_or_origin(
@@ -173,21 +232,21 @@ def check_all(
     Raises:
         MachineError: a process that validated some of them was killed.
     """
-    sources = Sources(settings)
+    context: FetchContext | None = None
     threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 
     def one(item: AdapterRequest) -> Checked:
-        checked = validate(item, terms, settings, sources, threads)
+        checked = validate(item, terms, settings, context, threads)
         return checked if contents else checked.without_contents()
 
     refs = [item.source for item in items]
-    if len(items) < 2:
-        yield from map(one, items)
-    elif not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
-        from concurrent.futures import ThreadPoolExecutor
+    if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
+        from lora_cli.fetching import context as shared
+        from lora_cli.fetching.batch import ordered_parallel_map
+        from lora_cli.store import Store
 
-        with ThreadPoolExecutor(min(settings.jobs, len(items))) as pool:
-            yield from pool.map(one, items)
+        with shared.FetchContext(Store(settings.cache_dir), settings) as context:
+            yield from ordered_parallel_map(one, items, settings.jobs)
     elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
         yield from check_in_processes(one, items, workers)
     else:

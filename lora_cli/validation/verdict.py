@@ -10,6 +10,8 @@ from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.finding import (
+    NO_BASE,
+    NO_VALUES,
     Accepted,
     Deployment,
     EngineOutcome,
@@ -38,6 +40,7 @@ from lora_cli.sources import Source, is_on_disk
 
 if TYPE_CHECKING:
     from lora_cli.engines import Profile
+    from lora_cli.validation.base_model import Bases
 
 ENGINE_RULES = "LC4"
 
@@ -46,13 +49,14 @@ ENGINE_RULES = "LC4"
 class Terms:
     """The terms of validation, the same for all adapters of one run.
 
-    ``base`` is the base model, None for no base. Without ``values`` the tensors' values are not read.
-    ``engines`` are the engines that will serve them, started as ``deployment`` says; without engines PEFT's behaviour
-    counts, and of the deployment ``max_lora_rank``. With ``card`` the model card is read. Without ``weights``
-    only the config is read.
+    ``base`` is the base model of all adapters; without it each is validated against its own by ``bases``, or none.
+    Without ``values`` the tensors' values are not read. ``engines`` are the engines that will serve them, started as
+    ``deployment`` says; without engines PEFT's behaviour counts, and of the deployment ``max_lora_rank``. With ``card``
+    the model card is read. Without ``weights`` only the config is read.
     """
 
     base: BaseModel | None = None
+    bases: "Bases | None" = None
     values: bool = True
     rules: tuple[Rule, ...] = RULES
     engines: "tuple[Profile, ...]" = ()
@@ -96,11 +100,12 @@ class Checked:
         """The findings as they are reported: one for each cause."""
         return tuple(fold(self.findings, self.verdict.engines)) if self.verdict is not None else ()
 
-    def exit_code(self, fail_on: Severity = Severity.ERROR) -> int:
-        """The exit code of the command for this adapter alone."""
+    def exit_code(self, fail_on: Severity = Severity.ERROR, *, strict: bool = False) -> int:
+        """The exit code of the command for this adapter alone; ``strict``: 1 for what could not be checked."""
         if self.error is not None:
             return self.error.exit_code
-        return int(self.verdict is not None and self.verdict.refused(fail_on))
+        verdict = self.verdict
+        return int(verdict is not None and (verdict.refused(fail_on) or (strict and verdict.is_incomplete)))
 
     @property
     def read_code(self) -> int:
@@ -126,18 +131,22 @@ class Stopwatch:
         self._since = now
 
 
-def gather_evidence(one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | None = None) -> Evidence:
+def gather_evidence(
+    one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | None = None, unread: str = ""
+) -> Evidence:
     """Read what the rules need beyond config and header. ``ref`` is the requested reference.
 
-    ``companions`` are the files next to the weights, if they were already read.
+    ``companions`` are the files next to the weights, if they were already read. ``unread`` says why a remote adapter's
+    files could not be brought.
 
     Raises:
         LoraCliError: what the source raises.
     """
-    stats, reason = _stats(one, terms)
+    stats, reason = _stats(one, terms, unread)
     companions = companions or companions_of(one.source, one.revision, terms)
     commit = one.revision.id if one.revision.ref.scheme in WITH_REVISIONS else ""
-    return Evidence(stats, reason, companions, ref, commit)
+    base, base_reason = (terms.base, NO_BASE) if terms.bases is None else terms.bases.of(one.adapter.config)
+    return Evidence(stats, reason, companions, ref, commit, base, base_reason)
 
 
 def companions_of(source: Source, revision: Revision, terms: Terms, threads: int = 1) -> Companions | None:
@@ -151,11 +160,11 @@ def companions_of(source: Source, revision: Revision, terms: Terms, threads: int
     return read_companions(source, revision, local=is_on_disk(source, revision), threads=threads)
 
 
-def _stats(one: Opened, terms: Terms) -> tuple[Mapping[str, TensorStats], str]:
+def _stats(one: Opened, terms: Terms, unread: str) -> tuple[Mapping[str, TensorStats], str]:
     if not terms.values:
-        return {}, "--no-values was given"
+        return {}, NO_VALUES
     if not is_on_disk(one.source, one.revision):
-        return {}, "the values of a remote adapter are not read; fetch it first"
+        return {}, f"the values were not read: {unread}"
     from lora_cli.reading.tensor_values import scan_values
 
     return scan_values(one.source, one.revision, one.adapter), ""
@@ -178,7 +187,7 @@ def _with_timeout_finding(verdict: Verdict, budget: Budget) -> Verdict:
 
 
 def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
-    base = terms.base  # with the head that the adapter's task has
+    base = terms.base or evidence.base  # with the head that the adapter's task has
     if base is not None and adapter.config is not None:
         bare = trained_bare(base, adapter.config)
         base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
@@ -187,13 +196,15 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
         case, results = _judge_on_engines(case, terms)
     else:
         results = [one for rule in terms.rules for one in run(rule, case)]
-    application, compared = case.application, terms.base is not None and case.has_weights
+    application, compared = case.application, base is not None and case.has_weights
     return Verdict(
         adapter=adapter.name,
         findings=tuple(outcome for outcome in results if isinstance(outcome, Finding)),
         skipped=tuple(outcome for outcome in results if isinstance(outcome, Skipped)),
         applied=fitting(case, application.applied, application.matched) if compared else None,
         engines=case.outcomes,
+        base=None if base is None else base.name,
+        unchecked=tuple(filter(None, (*evidence.unchecked, adapter.unread))),
     )
 
 
@@ -211,9 +222,8 @@ def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Sk
     if case is not as_named:
         results = [one for one in results if one.code == not_lora.code]
         results += [one for rule in generic for one in run(rule, case)]
-    found = [one for one in results if isinstance(one, Finding)]
     outcomes = tuple(
-        engine_outcome(case if ignores_peft_type(profile) else as_named, profile, found) for profile in terms.engines
+        engine_outcome(case if ignores_peft_type(profile) else as_named, profile, results) for profile in terms.engines
     )
     case = replace(case, outcomes=outcomes)
     own = [one for rule in terms.rules if rule not in generic for one in run(rule, case)]
