@@ -50,8 +50,6 @@ class FetchedSnapshot:
     directory: str | None
     """Where the adapter can be used; null if it could not be put there."""
     published: Published | None
-    problems: Sequence[str]
-    """What is plainly wrong with files written by --to or --publish: placeholders, and safetensors of another size."""
     files: tuple[SnapshotFile, ...]
 
 
@@ -104,11 +102,11 @@ def fetch_report(
     lock: Path | None,
     changes: Changes | None,
     pruning: Pruning,
+    code: int,
 ) -> FetchReport:
     """The report of a whole run."""
     changes = changes or Changes()
     locked = None if lock is None else LockChanges(str(lock), changes.added, changes.changed, changes.removed)
-    code = max((one.exit_code for one in adapters), default=0)
     pruned = tuple(pruning.removed)
     return FetchReport(
         adapters=adapters, base=base, lock=locked, pruned=pruned, not_pruned=pruning.kept, exit_code=code
@@ -141,7 +139,6 @@ def _snapshot(outcome: Outcome) -> FetchedSnapshot | None:
         left_out=fetched.left_out,
         directory=None if outcome.directory is None else str(outcome.directory),
         published=outcome.published,
-        problems=outcome.problems,
         files=tuple(SnapshotFile(path, blob.sha256, blob.size) for path, blob in snapshot.files.items()),
     )
 
