@@ -48,12 +48,13 @@ def fetch(
     from lora_cli.core.adapter_request import AdapterRequest, Selection
     from lora_cli.core.reference import override, parse
     from lora_cli.fetching.batch import fetch_all
-    from lora_cli.sources.local import is_path
+    from lora_cli.sources.local import is_path, training_run
     from lora_cli.store import Store
 
     settings = _settings(cache_dir, offline=offline)
-    asked = override(parse(os.fspath(ref), is_path=is_path), revision=revision, subfolder=subfolder)
-    request = AdapterRequest(asked.name, asked, selection=Selection(allow_pickle=allow_pickle))
+    text, run = os.fspath(ref), training_run(os.fspath(ref))
+    asked = override(parse(run or text, is_path=is_path), revision=revision, subfolder=subfolder)
+    request = AdapterRequest(asked.name, asked, selection=Selection(allow_pickle=allow_pickle, latest=bool(run)))
     (outcome,) = fetch_all([request], Store(settings.cache_dir), settings)
     if outcome.error is not None:
         raise outcome.error
@@ -103,7 +104,8 @@ def validate(
 
     Args:
         ref: a path, a Hub id or an address, as on the command line.
-        base: the base model: a directory, a ``config.json`` or a reference; without one, what needs it is skipped.
+        base: the base model: a directory, a ``config.json`` or a reference; without one, that of the adapter's config;
+            with ``"none"`` what needs it is skipped.
         engines: ``NAME`` or ``NAME@VERSION`` of each engine; a string may name several with commas between them.
         max_lora_rank: the engines' largest rank.
         values: read the tensors' values.
@@ -111,7 +113,7 @@ def validate(
         offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
 
     Returns:
-        The verdict; ``refused()`` of it is what exit code 1 says.
+        The verdict; ``refused()`` of it is what exit code 1 says, ``unchecked`` why base or values were not looked at.
 
     Raises:
         LoraCliError: the adapter or the base cannot be read, or there is no such engine.
@@ -119,14 +121,17 @@ def validate(
     from lora_cli.core.finding import Deployment
     from lora_cli.core.units import words_of
     from lora_cli.engines import check_max_lora_rank, choose_engine
-    from lora_cli.validation import Terms, open_base
+    from lora_cli.rules import choose
+    from lora_cli.validation import Bases, Terms, open_base
 
     settings = _settings(cache_dir, offline=offline)
     profiles = tuple(map(choose_engine, words_of([engines] if isinstance(engines, str) else engines)))
     check_max_lora_rank(profiles, max_lora_rank)
     terms = Terms(
-        open_base(os.fspath(base), settings, fallback=_from_transformers) if base is not None else None,
+        None if base in {None, "none"} else open_base(os.fspath(base), settings, fallback=_from_transformers),
+        Bases(settings) if base is None else None,
         values=values,
+        rules=choose(pinned=settings.require_pinned),
         engines=profiles,
         deployment=Deployment(max_lora_rank=max_lora_rank),
     )
@@ -136,10 +141,14 @@ def validate(
 
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
-    from lora_cli.core.adapter_request import AdapterRequest
-    from lora_cli.validation import validate as validate_one
+    from lora_cli.core.adapter_request import AdapterRequest, Selection
+    from lora_cli.core.addresses import without_secrets
+    from lora_cli.sources.local import training_run
+    from lora_cli.validation import check_all
 
-    checked = validate_one(AdapterRequest("", ref), terms, settings)
+    run = training_run(ref)
+    item = AdapterRequest(without_secrets(ref), run or ref, selection=Selection(latest=bool(run)))
+    (checked,) = check_all([item], terms, settings)
     if checked.error is not None:
         raise checked.error
     return checked

@@ -1,6 +1,6 @@
 """One exception tree: what happened, what to try, and the exit code that scripts branch on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from lora_cli.redaction import redact
@@ -52,6 +52,14 @@ class FormatError(LoraCliError):
             self.where, self.message = file, f"{file}: {self.reason}"
             self.args = (self.message,)
         return self
+
+
+class NoAdapter(FormatError):
+    """A folder without an adapter's config and weights: its ``folders`` may have some, and be training runs."""
+
+    def __init__(self, message: str, folders: Mapping[str, bool], *, where: str, hint: str) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.folders = folders
 
 
 class TooLarge(FormatError):

@@ -94,6 +94,11 @@ class Settings:
         """What the policies together let pass."""
         return [one for policy in self.policies for one in policy.suppressions]
 
+    @property
+    def require_pinned(self) -> bool:
+        """Whether a policy demands pinned versions."""
+        return any(policy.require_pinned for policy in self.policies)
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

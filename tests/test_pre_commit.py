@@ -116,5 +116,5 @@ def test_changed_files_stand_for_the_nearest_adapter_above_them(
     assert changed_adapters([*files, *none]) == ["a", "b/c", "linked"]
     assert changed_adapters(["b"]) == ["b/c"]  # git names a submodule so
     assert main(["validate", "--changed-files", "-f", "set.yaml"]) == 2
-    assert main(["validate", "--changed-files", "--no-base", *none]) == 0
+    assert main(["validate", "--changed-files", "--base", "none", *none]) == 0
     assert "--changed-files is for REFs" in capsys.readouterr().err

@@ -2,23 +2,24 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
-from lora_cli.core.adapter_files import CONFIG, WEIGHTS_STEM
+from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
-from lora_cli.core.reference import LATEST, AdapterRef, checked_checkpoint, folder_of, override, parse
+from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.core.text import counted, cut, names, safe
-from lora_cli.errors import AccessDenied, FormatError, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, FormatError, LoraCliError, MachineError, NotFound, Unreachable, UsageError
+from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
 from lora_cli.settings import Settings
-from lora_cli.sources.local import is_path
+from lora_cli.sources.local import is_path, training_run
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
@@ -90,9 +91,7 @@ def read_named_manifest(
     return manifest
 
 
-def read_inputs(
-    file: Path | None, refs: Sequence[str], base: str, verb: str, checkpoint: str = "", *, may_be_empty: bool = False
-) -> Inputs:
+def read_inputs(file: Path | None, refs: Sequence[str], base: str, verb: str, *, may_be_empty: bool = False) -> Inputs:
     """The adapters and the base on the command line; ``base`` overrides the manifest's, and may be empty.
 
     With a manifest ``refs`` are names in it. With ``may_be_empty`` there may be no adapters. A lock next to the
@@ -104,9 +103,7 @@ def read_inputs(
     manifest = read_named_manifest(file, refs, verb, may_be_empty=may_be_empty)
     named = base or (manifest.base if manifest is not None else None) or ""
     if manifest is None:
-        return Inputs(from_refs(refs, checkpoint), named)
-    if checkpoint:
-        raise UsageError("--checkpoint is for REFs", hint="write it into the manifest: checkpoint: latest")
+        return Inputs(from_refs(refs), named)
     from lora_cli.cli.lockfile import open_lock
     from lora_cli.reading.manifest import locked_adapters, locked_base, requests_of
 
@@ -197,49 +194,65 @@ def _not_an_adapter(one: "Checked") -> LoraCliError | None:
     if adapter.foreign is not None:
         message, hint = f"this is {adapter.foreign.format.title}, not an adapter", adapter.foreign.format.advice
     else:
-        from lora_cli.fetching.file_selection import adapter_folders_hint
-
-        message = f"neither {CONFIG} nor adapter_model.safetensors was found"
-        assert one.revision is not None
-        hint = adapter_folders_hint(one.revision.ref, (file.path for file in adapter.files))
+        message, hint = f"neither {CONFIG} nor {WEIGHTS} was found", "it does not look like a PEFT adapter"
     return FormatError(message, where=one.name, hint=hint)
 
 
-def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[AdapterRequest, ...]:
-    """Each REF once, or its ``checkpoint``; invalid references are kept, and reported when they are used.
+def from_refs(refs: Sequence[str]) -> tuple[AdapterRequest, ...]:
+    """Each adapter of the REFs once; invalid references are kept, and reported when they are used.
 
     A file of an adapter stands for its folder: pre-commit hooks and shell globs pass files.
 
     Raises:
-        UsageError: there is no such checkpoint.
+        MachineError: as ``adapters_in``.
     """
-    named = dict.fromkeys(map(_adapter_folder, refs))
-    if not checkpoint:
-        return tuple(AdapterRequest(without_secrets(ref), ref) for ref in named)
-    folder = checkpoint_folder(checkpoint)
-    selection = Selection(latest=not folder)
+    found = {path: is_run for ref in refs for path, is_run in adapters_in(_adapter_folder(ref)).items()}
     return tuple(
-        AdapterRequest(without_secrets(ref), _in_checkpoint(ref, folder), selection=selection) for ref in named
+        AdapterRequest(without_secrets(ref), ref, selection=Selection(latest=is_run)) for ref, is_run in found.items()
     )
+
+
+def adapters_in(text: str) -> dict[str, bool]:
+    """The adapters in a local folder, and whether each is a training run. Any other REF is one: its source lists it.
+
+    Hidden folders and links to folders are not entered.
+
+    Raises:
+        MachineError: a folder cannot be read.
+    """
+    if run := training_run(text):
+        return {run: True}
+    folders = adapter_folders(_adapter_files(text)) if os.path.isdir(text) else {}  # noqa: PTH112 - never raises
+    return {f"{text.rstrip('/')}/{one}" if one else text: is_run for one, is_run in folders.items()} or {text: False}
+
+
+def _adapter_files(top: str) -> Iterator[str]:
+    """The paths of configs and weights below a folder; what is inside of an adapter is not looked at."""
+
+    def fail(error: OSError) -> None:
+        raise MachineError(f"{error.filename} cannot be read: {error.strerror}", hint="check the permissions")
+
+    for folder, inside, files in os.walk(top, onerror=fail):
+        found = [name for name in files if is_adapter_file(name)]
+        yield from (Path(folder, name).relative_to(top).as_posix() for name in found)
+        inside[:] = [] if found else [name for name in inside if not name.startswith(".")]
 
 
 def changed_adapters(files: Sequence[str]) -> list[str]:
     """The folders of the adapters that these files belong to, each once; a file may be gone, or belong to none.
 
     A file's adapter is the nearest folder above it that has an adapter's config or weights. A folder (git names a
-    submodule and a link so) stands for all adapters in it.
+    submodule so) stands for all adapters in it.
     """
     folders = dict[str, None]()
     for file in map(Path, files):
-        above = [one for one in file.parents if one.is_dir()]
-        nearest = [one for one in above if _has_adapter(one)][:1]
+        above = [str(one) for one in file.parents if one.is_dir()]
+        nearest = [one for one in above if _has_adapter(Path(one))][:1]
         if _is_part(file) and (file.is_file() or file.is_symlink()):
             nearest = above[:1]
-        elif file.is_dir():
-            is_inside = file.resolve().is_relative_to(Path.cwd().resolve())
-            folders_in = (file, *sorted(file.rglob("*/"))) if is_inside else (file,)
-            nearest = [one for one in folders_in if one.is_dir() and _has_adapter(one)] or nearest
-        folders |= dict.fromkeys(map(str, nearest))
+        elif file.is_dir() and file.resolve().is_relative_to(Path.cwd().resolve()):
+            nearest = [one for one in adapters_in(str(file)) if _has_adapter(Path(one))] or nearest
+        folders |= dict.fromkeys(nearest)
     return list(folders)
 
 
@@ -250,8 +263,7 @@ def is_here(file: str) -> bool:
 
 
 def _has_adapter(folder: Path) -> bool:
-    parts = (folder / CONFIG, *folder.glob(f"{WEIGHTS_STEM}*"))
-    return any(one.is_file() or one.is_symlink() for one in parts)
+    return any(is_adapter_file(one.name) and (one.is_file() or one.is_symlink()) for one in folder.glob("adapter_*"))
 
 
 def _adapter_folder(text: str) -> str:
@@ -261,14 +273,7 @@ def _adapter_folder(text: str) -> str:
 
 def _is_part(path: Path) -> bool:
     """Whether a file has the name of an adapter's config or weights."""
-    return path.name == CONFIG or path.name.startswith(WEIGHTS_STEM) or path.suffix == ".safetensors"
-
-
-def _in_checkpoint(text: str, folder: str) -> str | AdapterRef:
-    try:
-        return override(parse(text, is_path=is_path), subfolder=folder)
-    except UsageError:
-        return text
+    return is_adapter_file(path.name) or path.suffix == ".safetensors"
 
 
 def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
@@ -393,27 +398,21 @@ def check_lock_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -
 
 
 def fetch_requests(
-    refs: Sequence[str],
-    manifest: Path | None,
-    selection: Selection,
-    revision: str | None,
-    subfolder: str,
-    checkpoint: str,
+    refs: Sequence[str], manifest: Path | None, selection: Selection, revision: str | None
 ) -> FetchRequests:
-    """The requests for REFs, or for a manifest's adapters, of which ``refs`` may name some.
-
-    A ``checkpoint`` by number is a folder in each REF; the latest one is found when the origin is listed.
+    """The requests for the adapters of REFs, or for a manifest's adapters, of which ``refs`` may name some.
 
     Raises:
         UsageError: there are no adapters, an option does not apply, or the manifest is invalid.
+        MachineError: as ``adapters_in``.
     """
-    if manifest is not None and (revision is not None or subfolder or checkpoint):
-        hint = "write them into the manifest: source: hf://ORG/NAME/FOLDER@REVISION, checkpoint: latest"
-        raise UsageError("--revision, --subfolder and --checkpoint are for REFs", hint=hint)
-    folder = f"{subfolder.rstrip('/')}/{checkpoint_folder(checkpoint)}".strip("/") if checkpoint else subfolder
+    if manifest is not None and revision is not None:
+        hint = "write it into the manifest: source: hf://ORG/NAME@REVISION"
+        raise UsageError("--revision is for REFs", hint=hint)
     if manifest is None and refs:
-        selection = replace(selection, latest=checkpoint == LATEST)
-        return FetchRequests(tuple(_request(text, revision, folder, selection) for text in refs), alone=len(refs) == 1)
+        texts = [one for ref in refs for one in adapters_in(ref).items()]
+        requests = tuple(_request(text, revision, replace(selection, latest=is_run)) for text, is_run in texts)
+        return FetchRequests(requests, alone=len(requests) == 1)
     adapter_set = read_named_manifest(manifest, refs, "fetch")
     assert adapter_set is not None
     from lora_cli.reading.manifest import requests_of
@@ -423,23 +422,11 @@ def fetch_requests(
     return FetchRequests(adapters, adapter_set, alone=len(adapter_set.adapters) == 1, base=request)
 
 
-def checkpoint_folder(checkpoint: str) -> str:
-    """The folder of ``--checkpoint N``; "" for the latest one and without the option.
-
-    Raises:
-        UsageError: it is neither a number nor ``latest``.
-    """
-    try:
-        return folder_of(checked_checkpoint(checkpoint)) if checkpoint else ""
-    except ValueError as error:
-        raise UsageError(f"--checkpoint {error}", hint="--checkpoint latest") from error
-
-
-def _request(text: str, revision: str | None, subfolder: str, selection: Selection) -> AdapterRequest:
+def _request(text: str, revision: str | None, selection: Selection) -> AdapterRequest:
     """The request for one REF; an invalid reference is reported as its outcome, and does not stop the others."""
     typed = without_secrets(text)
     try:
-        ref = override(parse(text, is_path=is_path), revision=revision, subfolder=subfolder)
+        ref = override(parse(text, is_path=is_path), revision=revision)
     except UsageError as error:
         return AdapterRequest(typed, typed, invalid=error)
     return AdapterRequest(ref.name, ref, selection=selection, typed=typed)

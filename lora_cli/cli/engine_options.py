@@ -42,16 +42,8 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
         raise UsageError(f"{manifest.file}: engine: {error.message}", hint=error.hint) from error
 
 
-def deployment_of(
-    engines: "Sequence[Profile]",
-    inputs: Inputs,
-    *,
-    max_lora_rank: int | None,
-    lora_target_modules: Sequence[str] = (),
-    served_model_name: str = "",
-    max_loras: int | None = None,
-) -> Deployment:
-    """The launch options of the engines, from the flags and the manifest.
+def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: int | None) -> Deployment:
+    """The launch options of the engines, from ``--max-lora-rank`` and the manifest.
 
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
@@ -62,9 +54,7 @@ def deployment_of(
         check_max_lora_rank(engines, max_lora_rank)
     return Deployment(
         max_lora_rank=max_lora_rank,
-        lora_target_modules=tuple(words_of(lora_target_modules)) or None,
-        served_model_name=served_model_name or None,
-        max_loras=max_loras if max_loras is not None or inputs.engine is None else inputs.engine.max_loras,
+        max_loras=inputs.engine.max_loras if inputs.engine is not None else None,
         pinned=sum(item.pinned for item in inputs.items),
     )
 

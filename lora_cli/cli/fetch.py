@@ -81,8 +81,6 @@ class FetchOptions:
     refs: options.Refs = None
     manifest: options.Manifest = None
     revision: str | None = option("--revision REV", "Branch, tag or commit of each REF; digest for oci://.", None, PIN)
-    subfolder: str = option("--subfolder PATH", "Folder of the adapter in each REF.", "", PIN)
-    checkpoint: options.Checkpoint = ""
     locked: bool = option(
         "--locked", "Fetch exactly the locked versions or fail; never write the lock.", False, LOCKING
     )
@@ -139,7 +137,7 @@ def command(**given: Any) -> None:
     check_lock_flags(flags, chosen.manifest, chosen=selection.chosen)
     if chosen.upgrade and settings.offline:
         inform("warning: offline mode is on: --upgrade takes the newest versions that are cached", settings)
-    requests = fetch_requests(refs, chosen.manifest, selection, chosen.revision, chosen.subfolder, chosen.checkpoint)
+    requests = fetch_requests(refs, chosen.manifest, selection, chosen.revision)
     settings = apply_policies(settings, requests.manifest, chosen.policy)
     file, whole = _with_lock(requests, chosen.manifest, flags)
     requests = replace(whole, adapters=options.in_shard(whole.adapters, chosen.shard, whole.key))
@@ -285,7 +283,7 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
     manifest, model = requests.manifest, None
     inputs = Inputs(requests.adapters, "", manifest)
     engines = named_engines((), manifest)
-    deployment = deployment_of(engines, inputs, max_lora_rank=inputs.max_lora_rank)
+    deployment = deployment_of(engines, inputs, inputs.max_lora_rank)
     if manifest is not None and manifest.base is not None:
         locked = None if chosen.upgrade and not chosen.refs else locked_base(manifest, lock)
         ref = manifest.base if locked is None else ref_at(manifest.base, locked)

@@ -2,21 +2,21 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 import yaml
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.adapter_selection import MAX_LORAS
+from lora_cli.cli.adapter_selection import MAX_LORAS, from_refs
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, write
-from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words
-from lora_cli.core.reference import CHECKPOINT, LATEST, AdapterRef
-from lora_cli.core.text import counted, names
+from lora_cli.core.reference import LATEST, AdapterRef
+from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
@@ -54,67 +54,51 @@ def command(
     check_writable(output)
     if output.is_file():
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
-    inside = [_adapters_in(word) for word in refs]
-    items = _items([text for adapters, _ in inside for text in adapters])
-    adapters = list(read_all(items, settings))
-    for one in adapters:
+    found = dict[AdapterRef, Checked]()
+    for one in read_all([replace(item, name="") for item in from_refs(refs)], settings):
         if one.error is not None:
             raise one.error
         if one.adapter is None or not (one.adapter.config or one.adapter.weight_files):
             raise UsageError(f"there is no adapter in {one.source}", hint="add adapters, or a folder of adapters")
+        assert one.request is not None
+        found.setdefault(one.request.ref, one)
+    adapters = _named(found)
     profile = choose_engine(engine) if engine else None
     head = HEAD.format(
         file=output.name if output.name != "-" else "set.yaml",
-        base=_base_line(base, adapters, output.parent),
-        engine=_engine_line(profile, adapters),
+        base=_base_line(base, adapters, output.parent, settings),
+        engine=_engine_line(profile, list(adapters.values())),
     )
-    entries = list(_manifest_entries(items, output.parent))
+    entries = [_entry(name, one, output.parent) for name, one in adapters.items()]
     write(head + _yaml({"adapters": entries}), output)
-    if left := [name for _, others in inside for name in others]:
-        why = f"no {CONFIG}, or control characters in the name"
-        inform(f"left out {counted(len(left), 'folder')} ({why}): {names(left)}", settings)
     if output.name != "-":
         inform(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}", settings)
 
 
-def _items(refs: Sequence[str]) -> list[AdapterRequest]:
-    """The adapters with unique names: the folder or repository name, with a number if it is taken."""
-    items = dict[str, AdapterRequest]()
-    for ref in dict.fromkeys(map(ref_of, refs)):
+def _named(found: Mapping[AdapterRef, Checked]) -> dict[str, Checked]:
+    """The adapters by unique names: the folder or repository name, with a number if it is taken."""
+    items = dict[str, Checked]()
+    for ref, one in found.items():
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
         free = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
-        name = next(name for name in free if name not in items)
-        items[name] = AdapterRequest(
-            name, ref, selection=Selection(latest=ref.scheme == "file" and _is_training_run(Path(ref.location)))
-        )
-    return list(items.values())
+        items[next(name for name in free if name not in items)] = one
+    return items
 
 
-def _adapters_in(text: str) -> tuple[list[str], list[str]]:
-    """The adapters in a folder of adapters, and the names of its other folders; anything else is one adapter."""
-    folder = Path(text)
-    children = sorted(folder.iterdir()) if folder.is_dir() and not (folder / CONFIG).exists() else []
-    found = [one for one in children if one.name.isprintable() and ((one / CONFIG).is_file() or _is_training_run(one))]
-    if not found or _is_training_run(folder):
-        return [text], []
-    return list(map(str, found)), [one.name for one in children if one.is_dir() and one not in found]
-
-
-def _is_training_run(folder: Path) -> bool:
-    """Whether this is the folder of a training run: it has checkpoints, and no adapter itself."""
-    if (folder / CONFIG).exists() or not folder.is_dir():
-        return False
-    return any(CHECKPOINT.fullmatch(child.name) and (child / CONFIG).is_file() for child in folder.iterdir())
-
-
-def _base_line(given: str, adapters: Sequence[Checked], folder: Path) -> str:
-    """The ``base`` line: the given base, or the repository in all configs; else a comment."""
-    named = {one.adapter.config.base_model_name_or_path or "" for one in adapters if one.adapter and one.adapter.config}
+def _base_line(given: str, adapters: Mapping[str, Checked], folder: Path, settings: Settings) -> str:
+    """The ``base`` line: the given base, or the repository that most configs name; else a comment."""
     if given:
         return _yaml({"base": _source(ref_of(given), folder)})
-    if len(named) == 1 and hub_words(name := named.pop()):
-        return _yaml({"base": f"hf://{name}"})
-    return "# base: ORG/NAME\n"
+    configs = {name: one.adapter.config for name, one in adapters.items() if one.adapter}
+    bases = {name: found for name, one in configs.items() if one and (found := one.base_model_name_or_path)}
+    usual = Counter(filter(hub_words, bases.values())).most_common(1)
+    if not usual:
+        return "# base: ORG/NAME\n"
+    base, count = usual[0]
+    if others := [f"{name} ({cut(one)})" for name, one in bases.items() if one != base]:
+        share = f"{count} of {counted(len(adapters), 'adapter')}"
+        inform(safe(f"base: {base}, as {share} say; others: {names(others)}"), settings)
+    return _yaml({"base": f"hf://{base}"})
 
 
 def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
@@ -129,12 +113,11 @@ def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
     return _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
 
 
-def _manifest_entries(items: Sequence[AdapterRequest], folder: Path) -> Iterator[dict[str, str]]:
-    """The entries of the manifest; paths are relative to its ``folder``."""
-    for item in items:
-        assert isinstance(item.source, AdapterRef)
-        entry = {"name": item.name, "source": _source(item.source, folder)}
-        yield entry | ({"checkpoint": LATEST} if item.selection.latest else {})
+def _entry(name: str, one: Checked, folder: Path) -> dict[str, str]:
+    """The entry of the manifest; a path is relative to its ``folder``."""
+    assert one.request is not None
+    entry = {"name": name, "source": _source(one.request.ref, folder)}
+    return entry | ({"checkpoint": LATEST} if one.request.selection.latest else {})
 
 
 def _source(ref: AdapterRef, folder: Path) -> str:

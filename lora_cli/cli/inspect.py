@@ -52,7 +52,6 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    checkpoint: options.Checkpoint = "",
     base: str = option("--base REF", "The base model: shows how many modules apply.", "", ADAPTERS),
     policy: options.PolicyFile = None,
     engine_args: str = for_engine(
@@ -77,20 +76,20 @@ def command(
     With --engine-args, also show how to start an engine that serves them.
     """
     check_writable(output)
-    inputs = read_inputs(manifest, refs or [], base, "inspect", checkpoint)
+    inputs = read_inputs(manifest, refs or [], base, "inspect")
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
     model = base_model(inputs.base, settings, inputs.locked_base) if inputs.base else None
     check_tp(model, tp)
-    terms = _validation_terms(model, deployed)
+    terms = _validation_terms(model, deployed, settings)
     other = None if diff is None else _compared(diff, inputs, settings)
     checks = check_all(inputs.to_validate(settings), terms, settings)
     judged = [(one, _inspection(one, model, settings)) for one in checks]
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
-        names = [item.name for item in inputs.items]
+        names = [one.name for one in checked]
         deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
         args = smallest_args(zip(names, checked, strict=True), model, deployed)
     report = inspect_report(judged, model, args, partial(_provenance, settings=settings), partial(_diff, other))
@@ -99,9 +98,10 @@ def command(
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
 
-def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None) -> Terms:
+def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None, settings: Settings) -> Terms:
     """Validation by PEFT's rules, or by those of the engine in --engine-args at its highest rank."""
-    terms = Terms(base, values=False, rules=choose(ignore=[VALUE_RULES]), card=True)
+    rules = choose(ignore=[VALUE_RULES], pinned=settings.require_pinned)
+    terms = Terms(base, values=False, rules=rules, card=True)
     if deployed is None:
         return terms
     profile = deployed.profile

@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from lora_cli.cli import completion
 from lora_cli.cli.output import Format
 from lora_cli.core.units import parse_duration, parse_size
 from lora_cli.errors import UsageError
@@ -124,8 +123,8 @@ Refs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="REF",
-        help="Path, Hub repository (ORG/NAME, ORG/NAME@REV) or URL (s3://, gs://, oci://, https://); with --manifest, "
-        "its names.",
+        help="Adapter, or folder of adapters: path, Hub repository (ORG/NAME, ORG/NAME@REV) or URL (s3://, gs://, "
+        "oci://, https://); with --manifest, its names.",
     ),
 ]
 adapter_option = partial(option, default=..., panel=ADAPTERS)
@@ -138,14 +137,6 @@ Base = Annotated[
     ),
 ]
 PolicyFile = Annotated[Path | None, adapter_option("--policy FILE", "Policy that adapters must pass.")]
-Checkpoint = Annotated[
-    str,
-    adapter_option(
-        "--checkpoint N|latest",
-        "Use the folder checkpoint-N, or the one with the highest number.",
-        autocompletion=completion.choices("latest"),
-    ),
-]
 Shard = Annotated[str | None, adapter_option("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
 Ray = Annotated[
     str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)

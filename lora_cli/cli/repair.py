@@ -45,7 +45,6 @@ def command(
         "",
         REPAIR,
     ),
-    checkpoint: options.Checkpoint = "",
     policy: options.PolicyFile = None,
     allow_pickle: options.AllowPickle = False,
     dtype: str = option("--dtype float32|float16|bfloat16", "Convert the tensors to this type.", "", REPAIR),
@@ -59,14 +58,14 @@ def command(
     if dtype and dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}")
     check_writable(output)
-    inputs = read_inputs(manifest, refs or [], base, "repair", checkpoint)
+    inputs = read_inputs(manifest, refs or [], base, "repair")
     if inputs.manifest is None and len(inputs.items) > 1:
         raise UsageError("several adapters need a manifest", hint="write one with lora-cli init REF…, then use -f")
     profiles = engine_options.named_engines([engine] if engine else None, inputs.manifest)
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings: Settings = apply_policies(ctx.obj, inputs.manifest, policy)
-    deployment = engine_options.deployment_of(profiles, inputs, max_lora_rank=inputs.max_lora_rank)
+    deployment = engine_options.deployment_of(profiles, inputs, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
         profiles[0],

@@ -28,7 +28,7 @@ from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Severity
 from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, UsageError
-from lora_cli.rules import choose
+from lora_cli.rules import choose, matching
 from lora_cli.settings import Settings
 from lora_cli.validation import Bases, Checked, Terms, check_all, check_tp
 from lora_cli.validation.report import Naming, Report, validate_report
@@ -42,7 +42,7 @@ finding = partial(option, default=None, panel="Findings")
 EXAMPLES = (
     "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",
     "lora-cli validate -f set.yaml --format sarif=findings.sarif",
-    "lora-cli validate ./adapter --base none --fail-on warning",
+    "lora-cli validate ./adapters --base none --fail-on warning",
 )
 
 HUMAN, GITHUB, NO_BASE = "human", "github", "none"
@@ -59,7 +59,6 @@ class ValidateOptions:
     ctx: typer.Context
     refs: options.Refs = None
     manifest: options.Manifest = None
-    checkpoint: options.Checkpoint = ""
     changed_files: bool = option(
         "--changed-files", "REFs are changed files: validate the adapters that contain them.", False, ADAPTERS
     )
@@ -83,11 +82,6 @@ class ValidateOptions:
     engine: list[str] | None = for_engine("--engine", "Validate for this engine; may be repeated.", **completion.ENGINE)
     max_lora_rank: int | None = for_engine("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1)
     tp: int = for_engine("--tp", "The engine's tensor-parallel size.", default=1, min=1, max=4096)
-    lora_target_modules: list[str] | None = for_engine(
-        "--lora-target-modules NAME", "The only modules that the engine applies LoRA to; may be repeated."
-    )
-    served_model_name: str = for_engine("--served-model-name NAME", "The engine's name for the base model.", default="")
-    max_loras: int | None = for_engine("--max-loras", "The engine's max_loras: adapters in one batch.", min=1)
     baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count.")
     write_baseline: Path | None = finding(
         "--write-baseline FILE",
@@ -102,7 +96,6 @@ class ValidateOptions:
         show_default="human",
         autocompletion=completion.choices(*VALIDATE_FORMATS),
     )
-    output: options.OutputFile = None
 
 
 @wraps(ValidateOptions, assigned=(), updated=())  # typer reads the options off its fields
@@ -113,27 +106,23 @@ def command(**given: Any) -> None:
     if fail_on is None:
         hint = did_you_mean(chosen.fail_on, FAIL_ON)
         raise UsageError(f"--fail-on {safe(chosen.fail_on)}: must be error or warning", hint=hint)
-    refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or []
-    rules = choose(chosen.select or (), chosen.ignore or ())
-    outputs = parse_outputs(chosen.formats or (), chosen.output, os.environ)
+    refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or ([] if chosen.manifest else ["."])
+    outputs = parse_outputs(chosen.formats or (), os.environ)
     known, where = known_findings(chosen.baseline, chosen.write_baseline)
-    whole = read_inputs(
-        chosen.manifest, refs, chosen.base, "validate", chosen.checkpoint, may_be_empty=chosen.changed_files
-    )
+    whole = read_inputs(chosen.manifest, refs, chosen.base, "validate", may_be_empty=chosen.changed_files)
     inputs = replace(whole, items=options.in_shard(whole.items, chosen.shard, lambda item: item.name))
     settings = apply_policies(chosen.ctx.obj, inputs.manifest, chosen.policy)
+    rules = choose(chosen.select or (), chosen.ignore or (), pinned=settings.require_pinned)
     warn_of_unlocked(inputs, settings)
     engines = engine_options.named_engines(chosen.engine, inputs.manifest)
-    deployment = engine_options.deployment_of(
-        engines, whole, max_lora_rank=chosen.max_lora_rank or inputs.max_lora_rank,
-        lora_target_modules=chosen.lora_target_modules or (), served_model_name=chosen.served_model_name,
-        max_loras=chosen.max_loras,
-    )  # fmt: skip
-    named = None if chosen.base == NO_BASE or not inputs.base else inputs.base
-    model = None if named is None else base_model(named, settings, inputs.locked_base)
+    deployment = engine_options.deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
+    model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings, inputs.locked_base)
     check_tp(model, chosen.tp)
     bases = None if model is not None or chosen.base == NO_BASE else Bases(settings, chosen.tp)
-    terms = Terms(model, bases, values=chosen.values, rules=rules, engines=engines, deployment=deployment)
+    terms = Terms(
+        model, bases, values=chosen.values, rules=rules, engines=engines, deployment=deployment,
+        ignored=tuple(matching(chosen.ignore or ())),
+    )  # fmt: skip
     naming, checked = _naming(inputs), []
     with count_progress(settings, len(inputs.items), "validated") as passed:
         for one in _judged(inputs.to_validate(settings, digests=True), terms, chosen.ray, settings):
@@ -240,22 +229,18 @@ class Output:
     appended: bool = False
 
 
-def parse_outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
-    """The outputs of ``--format FORMAT[=FILE]`` and ``-o FILE``.
+def parse_outputs(formats: Sequence[str], environ: Mapping[str, str]) -> tuple[Output, ...]:
+    """The outputs of ``--format FORMAT[=FILE]``.
 
     ``github`` also appends to the job summary of GitHub Actions, if there is one.
 
     Raises:
-        UsageError: a format is unknown, two have the same file, or ``-o`` is ambiguous.
+        UsageError: a format is unknown, or two have the same file.
         MachineError: a file cannot be written.
     """
     named = [_parse_format(word) for word in formats or [HUMAN]]
-    bare = [name for name, given in named if given is None]
-    if file is not None and len(bare) != 1:
-        hint = "set a file for each: --format sarif=FILE" if bare else "remove -o"
-        raise UsageError("-o needs exactly one format without a file", hint=hint)
     summary = environ.get(STEP_SUMMARY, "")
-    found = tuple(Output(name, given or file or STDOUT) for name, given in named)
+    found = tuple(Output(name, given or STDOUT) for name, given in named)
     if summary and any(output.format == GITHUB for output in found):
         found = (*found, Output(GITHUB, Path(summary), appended=True))
     for output in found:

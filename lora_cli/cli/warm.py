@@ -64,9 +64,7 @@ def command(**given: Any) -> None:
     known_warnings = [""]  # no warning, and the last one: they are not repeated
 
     def load_inputs() -> tuple[Inputs, Settings]:
-        inputs = read_inputs(
-            options.manifest, options.refs or [], options.base, "warm", options.checkpoint, may_be_empty=may_be_empty
-        )
+        inputs = read_inputs(options.manifest, options.refs or [], options.base, "warm", may_be_empty=may_be_empty)
         inputs = replace(inputs, items=in_shard(inputs.items, options.shard, lambda item: item.name))
         reached = apply_policies(settings, inputs.manifest, options.policy)
         warning = unlocked_warning(inputs, without_lock=True)

@@ -175,7 +175,7 @@ def warm_endpoints(
         versions = {server: server.version() for server in ready}
         profiles = _profiles(engine, kind, versions.values())
         rank = options.max_lora_rank or inputs.max_lora_rank
-        deployment = deployment_of(profiles, inputs, max_lora_rank=rank)
+        deployment = deployment_of(profiles, inputs, rank)
         base = base_model(inputs.base, settings, inputs.locked_base)
         check_tp(base, options.tp)
         terms = Terms(base, engines=profiles, deployment=deployment)

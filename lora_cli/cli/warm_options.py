@@ -27,7 +27,6 @@ class WarmOptions:
     ctx: typer.Context
     refs: options.Refs = None
     manifest: options.Manifest = None
-    checkpoint: options.Checkpoint = ""
     base: options.Base = ""
     policy: options.PolicyFile = None
     shard: options.Shard = None

@@ -268,7 +268,7 @@ def web_folder(folder: str) -> str:
     try:
         return canonical_path(quoted(folder))
     except ValueError as error:
-        raise UsageError(f"--subfolder {folder}: {error}", hint="use a folder below the address") from error
+        raise UsageError(f"folder {folder}: {error}", hint="use a folder below the address") from error
 
 
 def remote(rest: str, text: str) -> str:

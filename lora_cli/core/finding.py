@@ -185,14 +185,12 @@ class EngineOutcome:
 class Deployment:
     """The flags of the engine that will serve; None is the engine's default.
 
-    ``lora_target_modules`` are the only modules that the engine puts LoRA on. ``served_model_name`` is what requests
-    call the base, and ``max_loras`` how many adapters one batch may hold; ``pinned`` are those that are never to leave
-    it.
+    ``lora_target_modules`` are the only modules that the engine puts LoRA on. ``max_loras`` is how many adapters one
+    batch may hold, ``pinned`` those that are never to leave it.
     """
 
     max_lora_rank: int | None = None
     lora_target_modules: tuple[str, ...] | None = None
-    served_model_name: str | None = None
     max_loras: int | None = None
     pinned: int = 0
 

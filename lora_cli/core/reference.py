@@ -30,6 +30,9 @@ WITH_REVISIONS = frozenset({"hf", "oci"})
 LATEST = "latest"
 """Selects the checkpoint with the highest number (``fetching.checkpoint`` finds it)."""
 
+LATEST_FOLDER = f"checkpoint-{LATEST}"
+"""The last folder in the text of a reference to the latest checkpoint of a training run."""
+
 _NUMBER = r"\d{1,18}"
 CHECKPOINT = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)
 """The folder name of a checkpoint that transformers' Trainer writes."""
@@ -135,7 +138,7 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
 
 
 def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "") -> AdapterRef:
-    """``ref`` at another revision, or at a folder inside it, as ``--revision`` and ``--subfolder`` ask.
+    """``ref`` at another revision, or at a folder inside it, as ``--revision`` and the API ask.
 
     Raises:
         UsageError: it names another revision itself, its kind has none, or the folder leads out of it.
@@ -150,7 +153,7 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
         if ref.revision not in {None, revision}:
             raise UsageError(f"{ref} has a revision other than {revision}", hint="use only one of them")
         ref = replace(ref, revision=revision)
-    folder = addresses.subfolder(subfolder, f"--subfolder {subfolder}")
+    folder = addresses.subfolder(subfolder, f"folder {subfolder}")
     if not folder:
         return ref
     if ref.scheme in WITH_REVISIONS:

@@ -170,9 +170,6 @@ ENGINE = Engine(
     },
     slots=SLOTS,
     unknown=frozenset(
-        {
-            *("experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
-            *("named-like-base", "sharded"),
-        }
+        {"experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower", "sharded"}
     ),
 )

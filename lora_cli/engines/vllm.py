@@ -227,12 +227,6 @@ ROWS = (
         OTHER_SERVER,
         ran="0.32",
     ),
-    rejects(
-        "named-like-base",
-        "an adapter cannot have the name of the base that is served",
-        "vllm/entrypoints/openai/models/serving.py",
-        mend="give the adapter another name",
-    ),
 )
 
 INPUT = frozenset({"embed_tokens"})

@@ -6,7 +6,7 @@ from lora_cli.core.log import logger
 from lora_cli.core.reference import CHECKPOINT, AdapterRef, override
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.fetching.file_selection import adapter_folders_hint, is_adapter
+from lora_cli.fetching.file_selection import is_adapter
 from lora_cli.sources import Source, lend_methods
 
 log = logger(__name__)
@@ -30,7 +30,7 @@ class LatestCheckpoint:
         if ref.scheme in {"https", "http"}:
             raise UsageError(
                 f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
-                hint="set it: --checkpoint N",
+                hint="use the folder of one: checkpoint-N",
             )
         return latest_checkpoint(self._source.resolve(ref))
 
@@ -52,9 +52,8 @@ def latest_checkpoint(revision: Revision) -> Revision:
             log.warning("%s: the latest checkpoint is %s", revision.ref, folder)
             return inside
         log.warning("%s: %s is skipped: it has no config or weights", revision.ref, folder)
-    paths = [file.path for file in revision.files]
-    if not is_adapter(paths):
-        hint = adapter_folders_hint(revision.ref, paths)
+    if not is_adapter(file.path for file in revision.files):
+        hint = "use a folder with a folder checkpoint-N that has a config and weights"
         raise FormatError("there are no checkpoints here", where=str(revision.ref), hint=hint)
     log.warning("%s: there are no checkpoints, the adapter itself is used", revision.ref)
     return revision

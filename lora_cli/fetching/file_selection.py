@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 
-from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE
+from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
 from lora_cli.core.adapter_request import Selection
-from lora_cli.core.reference import CHECKPOINT, AdapterRef
+from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
-from lora_cli.errors import FormatError, Offline, Refused
+from lora_cli.errors import FormatError, NoAdapter, Offline, Refused
 from lora_cli.store.snapshots import check_paths
 
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
@@ -47,10 +48,7 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
     pickled = [path for path in paths if _PICKLED.fullmatch(path)]
     refuse_pickled(str(revision.ref), paths, selection)
     if not weights and not pickled and CONFIG not in paths:
-        hint = adapter_folders_hint(revision.ref, paths)
-        raise FormatError(
-            f"neither {CONFIG} nor adapter_model.safetensors was found", where=str(revision.ref), hint=hint
-        )
+        raise _no_adapter(revision)
     needed = {CONFIG, SIGNATURE, *weights, *(pickled if not weights else ()), *BESIDE}
     if not revision.whole:
         _check_complete(revision, paths, weights or pickled)
@@ -124,26 +122,44 @@ def is_adapter(paths: Iterable[str]) -> bool:
     return CONFIG in found and any(_is_weights(path) for path in found)
 
 
-def adapter_folders_hint(ref: AdapterRef, paths: Iterable[str]) -> str:
-    """A hint for a folder that is no adapter: how many of its subfolders are, and how to name them."""
-    folders = sorted({path.rpartition("/")[0] for path in paths if path.endswith(f"/{CONFIG}")}, key=_natural_order)
-    if not folders:
-        return "it does not look like a PEFT adapter"
-    found = f"it has {counted(len(folders), 'adapter')}, in {names(folders, 5, width=1024)}"
-    is_run = all(map(CHECKPOINT.fullmatch, folders))
-    folder, latest = folders[-1 if is_run else 0], ", the latest" if is_run else ""
-    if ref.scheme != "file":
-        return f"{found}: use {replace(ref, subfolder=f'{ref.subfolder}/{folder}'.strip('/'))}{latest}"
-    hint = f"{found}: use {ref.location}/{folder}{latest}"
-    if len(folders) > 1:
-        hint += f", {ref.location}/* for all" if not any("/" in name for name in folders) else ""
-        hint += f", or the manifest of `lora-cli init {ref.location}`"
-    return hint
+def is_adapter_file(name: str) -> bool:
+    """Whether a file has the name of an adapter's config or weights."""
+    return name == CONFIG or name.startswith(WEIGHTS_STEM)
 
 
-def _natural_order(folder: str) -> list[tuple[int, str]]:
-    """A sort key that puts checkpoint-9 before checkpoint-10."""
-    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", folder)]
+def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
+    """The folders of adapters among these files, and whether each is a training run; "" is the top.
+
+    A run has checkpoints, and is no adapter itself: it stands for the latest. What is inside of either is left out.
+    """
+    found = {path.parent: False for path in map(PurePosixPath, paths) if is_adapter_file(path.name)}
+    runs = [folder.parent for folder in found if CHECKPOINT.fullmatch(folder.name)]
+    found = dict.fromkeys(runs, True) | found
+    outer = {str(one) if one.name else "": found[one] for one in found if found.keys().isdisjoint(one.parents)}
+    return {folder: outer[folder] for folder in sorted(outer, key=_natural_order)}
+
+
+def check_no_folder_of_adapters(revision: Revision) -> None:
+    """Checks that there are not only adapters below, or checkpoints; raises ``NoAdapter``."""
+    folders = adapter_folders(file.path for file in revision.files)
+    if folders.get("", bool(folders)):
+        raise _no_adapter(revision)
+
+
+def _no_adapter(revision: Revision) -> NoAdapter:
+    """The error for a folder that is no adapter: how many of its subfolders are, and how to name one."""
+    folders, hint = adapter_folders(file.path for file in revision.files), "it does not look like a PEFT adapter"
+    if folders.get("", bool(folders)):
+        first = next(iter(folders))
+        one = override(revision.ref, subfolder=first or LATEST_FOLDER)
+        found = f"it has {counted(len(folders), 'adapter')}, in {names(list(folders))}: " if first else ""
+        hint = f"{found}use {one.location if one.scheme == 'file' else one}"
+    return NoAdapter(f"neither {CONFIG} nor {WEIGHTS} was found", folders, where=str(revision.ref), hint=hint)
+
+
+def _natural_order(folder: str) -> list[tuple[str, int]]:
+    """A sort key that puts sql-9 before sql-10."""
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", folder)]
 
 
 def identity(revision: Revision, file: RemoteFile) -> str:

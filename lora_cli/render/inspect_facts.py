@@ -53,6 +53,7 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
         ("targets", f"{targets} ({counted(one.modules, 'module')})" if targets else ""),
         ("layers", f"{ranges(one.layers)} ({len(one.layers)})" if one.layers else ""),
         ("dtype", _dtypes(one.dtypes)),
+        ("values", "not read: lora-cli validate reads them"),
         ("parameters", f"{one.parameters:,}" if one.modules else ""),
         ("size", f"{tensors}{size(one.total_bytes)} in {counted(one.files, 'file')}"),
         ("slot", slot),

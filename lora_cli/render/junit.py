@@ -42,8 +42,8 @@ def _suite(report: Report, one: Validated) -> ET.Element:
         case = ET.SubElement(suite, "testcase", classname=name, name="read the adapter")
         why = ET.SubElement(case, "error", type=type(error).__name__, message=safe(error.message))
         why.text = problem_lines(error.message, error.hint)
-    else:
-        found, skipped = findings_of(one), {check.code: check.reason for check in one.skipped}
+    found, skipped = findings_of(one), {check.code: check.reason for check in one.skipped}
+    if one.error is None or found or skipped:
         for rule in report.rules:
             case = ET.SubElement(suite, "testcase", classname=name, name=f"{rule.code} {rule.name}")
             _fill(case, report, [each for each in found if each.code == rule.code], skipped.get(rule.code))

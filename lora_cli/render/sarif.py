@@ -33,7 +33,7 @@ PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 
 def render_report(report: Report) -> str:
     """The log of one run, the worst results first."""
-    found = sorted(report.found_once(), key=lambda pair: -pair[1].finding.severity)
+    found = sorted(report.found(), key=lambda pair: -pair[1].finding.severity)
     reported = {one.finding.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
     rules = [rule for rule in report.rules if rule.code in reported]
     run = {

@@ -63,6 +63,8 @@ def _outcome(found: RepairReport, check: bool) -> tuple[str, str]:
 
 
 def _outcome_text(one: EngineOutcome) -> str:
+    if one.outcome is Outcome.UNKNOWN and one.applied is None:
+        return "unknown without a base"
     return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")
 
 

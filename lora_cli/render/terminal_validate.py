@@ -33,7 +33,7 @@ def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableT
         yield from _multiple_adapters(shown, found)
     else:
         for one in shown:
-            yield from _outcome(one)
+            yield from _outcome(one, with_base=report.base is None)
             if one.error is not None:
                 yield from (Paragraph(one.error.message, indent=2), *hints(one.error.hint, style="dim"))
         yield from _findings(finding for _, finding in found)
@@ -83,7 +83,7 @@ def _outcomes(checked: Sequence[Validated]) -> RenderableType:
         on = {str(engine): _cell(one, engine) for engine in one.engines}
         cells = (one.name, *([one.base] if with_base else []), Text(one.outcome, OUTCOMES[one.outcome]), one.applied)
         rows.append((*cells, *map(on.get, engines)))
-    blocks = [part for one in checked for part in _outcome(one)]
+    blocks = [part for one in checked for part in _outcome(one, with_base=with_base)]
     columns = ("adapter", *(["base"] if with_base else []), "result", "modules", *engines)
     return FittedTable(columns, rows, blocks, left=len(columns))
 
@@ -97,9 +97,10 @@ def _style(engine: EngineOutcome) -> str:
     return "red" if engine.fails else "yellow" if engine.outcome else "green"
 
 
-def _outcome(checked: Validated) -> Iterator[RenderableType]:
+def _outcome(checked: Validated, *, with_base: bool) -> Iterator[RenderableType]:
     """The outcome of one adapter, its source if the name does not show it, and a line for each engine."""
-    tail = f", {checked.applied} modules apply to {checked.base}" if checked.applied is not None else ""
+    to = f" to {checked.base}" if with_base else ""
+    tail = f", {checked.applied} modules apply{to}" if checked.applied is not None else ""
     yield Paragraph(tail, Text.assemble(safe(checked.name), ": ", (checked.outcome, OUTCOMES[checked.outcome])))
     if not checked.source.endswith(checked.name.rstrip("/")):
         yield Paragraph(checked.source, indent=2)

@@ -25,6 +25,10 @@ UNREAD = frozenset({"LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108
 """Rules that report why a config or weights were not read. They always run: others are skipped, which is not ok."""
 
 
+ON_REQUEST = frozenset({"LC605"})
+"""Rules that hold of nearly every adapter: they run where ``--select`` or a policy asks for them."""
+
+
 def find(selector: str) -> tuple[Rule, ...]:
     """The rules that a selector matches: a code, a prefix of codes (``LC3``), or a name.
 
@@ -46,19 +50,21 @@ def _selector_hint(selector: str) -> str:
     return f"did you mean {close}?" if close else "lora-cli rules lists them all"
 
 
-def choose(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule, ...]:
-    """The rules of ``select`` and ``UNREAD`` (all without ``select``) without those of ``ignore``, in order of code.
+def choose(select: Sequence[str] = (), ignore: Sequence[str] = (), *, pinned: bool = False) -> tuple[Rule, ...]:
+    """The rules of ``select`` and ``UNREAD`` without those of ``ignore``, in order of code.
 
-    Each entry may contain several selectors, separated by commas.
+    Without ``select`` all but those that are on request; also these if everything must be ``pinned``. Each entry may
+    contain several selectors, separated by commas.
 
     Raises:
         UsageError: a selector matches no rule.
     """
-    chosen = _matching(select) | {rule for rule in RULES if rule.code in UNREAD} if select else set(RULES)
-    left_out = _matching(ignore)
-    return tuple(rule for rule in RULES if rule in chosen and rule not in left_out)
+    usual = {rule for rule in RULES if (rule.code in UNREAD if select else pinned or rule.code not in ON_REQUEST)}
+    chosen = (matching(select) | usual) - matching(ignore)
+    return tuple(rule for rule in RULES if rule in chosen)
 
 
-def _matching(selectors: Sequence[str]) -> set[Rule]:
+def matching(selectors: Sequence[str]) -> set[Rule]:
+    """The rules that any of these matches; raises as ``choose``."""
     words = [word.strip() for selector in selectors for word in selector.split(",")]
     return {rule for word in words if word for rule in find(word)}

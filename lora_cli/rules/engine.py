@@ -92,24 +92,3 @@ def engine_unproven(case: Case) -> Iterator[Problem]:
                 case.in_weights(),
                 f"see `lora-cli engines {engine.engine}` for known behaviour; test the adapter on the engine itself",
             )
-
-
-@rule("LC406", "served-base-name", Severity.WARNING, needs=("config",))
-def served_base_name(case: Case) -> Iterator[Problem]:
-    """``base_model_name_or_path`` differs from the name under which vLLM serves the base.
-
-    *Why is this bad?* vLLM's filesystem resolver only accepts an adapter if the two are exactly equal, and
-    otherwise returns 404. An adapter that is loaded by its path is not affected.
-
-    *Fix*: ``lora-cli repair --base-name NAME --to DIR`` writes the name into a copy.
-    """
-    config, served = case.adapter.config, case.deployment.served_model_name
-    if config is None or served is None or all(engine.engine != "vllm" for engine in case.outcomes):
-        return
-    if config.base_model_name_or_path != served:
-        yield Problem(
-            f"base_model_name_or_path is {cut(str(config.base_model_name_or_path))}, but the base is served as "
-            f"{cut(served)}: vLLM's filesystem resolver does not accept the adapter",
-            case.in_config("base_model_name_or_path"),
-            "`lora-cli repair --base-name NAME --to DIR` writes the name into a copy",
-        )

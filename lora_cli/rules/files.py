@@ -47,9 +47,6 @@ def weights_missing(case: Case) -> Iterator[Problem]:
         nested = [path.rpartition("/")[0] for path in others if path.endswith("/" + WEIGHTS)]
         hint = f"rename the file to {WEIGHTS} if it contains the LoRA weights"
         hint = f"use the folder that contains them: {cut(nested[0])}" if nested else hint
-        if len(nested) > 1:
-            message = f"there is no {WEIGHTS}, but there are {len(nested)} adapters in {names(nested)}"
-            hint = "name each: `lora-cli validate DIR/*`; `lora-cli init DIR` creates a manifest of them"
     elif found:
         message = f"there is no {WEIGHTS}; {names(found)} are files of a trainer, not weights"
     else:

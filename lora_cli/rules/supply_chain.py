@@ -252,6 +252,8 @@ def unpinned_revision(case: Case) -> Iterator[Problem]:
 def unpinned_base(case: Case) -> Iterator[Problem]:
     """The config names a Hub repository as the base, but no revision.
 
+    PEFT never writes one, so this runs only with a policy's ``require_pinned`` or with ``--select LC605``.
+
     *Why is this bad?* A base that is updated under the same name silently gets the adapter of the old one.
 
     *Fix*: set ``revision`` to the commit that it was trained on.

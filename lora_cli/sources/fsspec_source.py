@@ -19,7 +19,7 @@ from lora_cli.settings import Settings, home_of
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed_paths import ListingBudget, check_listed
 from lora_cli.sources.operator_trust import check_profile, raise_unless_trusted, secret_in, trust_of
-from lora_cli.sources.retries import Retries, Transient, printable
+from lora_cli.sources.retries import Retries, Transient, is_unknown_host, printable
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -239,7 +239,8 @@ def _raise_transient(error: BaseException, scheme: str) -> None:
     broke = kinds or (type(error).__name__ == "SSHException" and "authentication" not in str(error))
     if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, answers)):
         hint = "check the network, and the host's name and port"
-        raise Transient(f"no response from the {scheme} server ({type(error).__name__})", hint=hint) from error
+        reason = f"no response from the {scheme} server ({type(error).__name__})"
+        raise Transient(reason, hint=hint, final=is_unknown_host(error)) from error
 
 
 def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:

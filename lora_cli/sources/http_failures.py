@@ -6,7 +6,7 @@ from http.client import HTTPException, IncompleteRead
 from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError, ReadTimeoutError, SSLError
 
 from lora_cli.sources.http import host
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, printable
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host, printable
 
 ADDRESS = "the address (HF_ENDPOINT for the Hub, AWS_ENDPOINT_URL for S3)"
 
@@ -33,7 +33,8 @@ def translate_no_connection(error: NoConnection, url: str, timeout_s: float) -> 
     if error.by_proxy:
         hint = "check HTTPS_PROXY and NO_PROXY"
         return Transient(f"the proxy did not forward the request to {server}", hint=hint)
-    return Transient(f"no connection to {server}: {detail}", hint=f"check {ADDRESS}, the network and HTTPS_PROXY")
+    hint = f"check {ADDRESS}, the network and HTTPS_PROXY"
+    return Transient(f"no connection to {server}: {detail}", hint=hint, final=is_unknown_host(cause))
 
 
 def translate_broken(error: Exception, url: str, timeout_s: float) -> Transient:

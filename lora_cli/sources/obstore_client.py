@@ -145,10 +145,12 @@ def _no_answer(summary: str, cause: str, server: str, timeout_s: float) -> Trans
     text = f"{summary}\n{cause}"
     for pattern, reason, hint in meanings:
         if re.search(pattern, text):
-            return Transient(reason, hint=hint or "try again later", final=hint is _TRUST)
+            final = hint is _TRUST or bool(_UNKNOWN_HOST.search(text))
+            return Transient(reason, hint=hint or "try again later", final=final)
     return Transient(f"communication with {server} failed: {printable(summary.splitlines()[0] if summary else '')}")
 
 
+_UNKNOWN_HOST = re.compile("Name or service not known|No address associated with hostname|nodename nor servname")
 _TRUST = "set SSL_CERT_FILE to the certificates to trust"
 
 

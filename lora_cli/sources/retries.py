@@ -3,6 +3,7 @@
 import logging
 import random
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,6 +104,13 @@ def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transie
     asks = f" and requests a wait of {wait_s:.0f} s" if wait_s else ""
     hint = "wait, or lower --jobs; requests with a token (HF_TOKEN for the Hub) have higher limits"
     return Transient(f"{server} limits the rate of requests (429){asks}", hint=hint, wait_s=wait_s)
+
+
+def is_unknown_host(error: BaseException | None) -> bool:
+    """Whether DNS does not know the host's name, which another try would not change; a DNS that is down may recover."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
 def printable(text: str) -> str:

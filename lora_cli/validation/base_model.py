@@ -71,10 +71,17 @@ class Bases:
 
         Raises:
             UsageError: ``tp`` does not divide its attention heads.
+            Refused: a policy denies it.
         """
         name = config.base_model_name_or_path if config is not None else None
         if not name:
             return None, f"base unchecked: no base is set in {CONFIG}; set --base"
+        if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
+            return None, f"base unchecked: {safe(cut(name))} is not on this machine; set --base"
+        if self._settings.policies:  # the author of the adapter chose the base, not the user
+            from lora_cli.fetching.requirements import check_reference
+
+            check_reference(AdapterRequest("", ref_of(name)), self._settings)
         with _OPENING:
             if name not in self._known:
                 self._known[name] = self._open(name)
@@ -83,14 +90,9 @@ class Bases:
         return model, why
 
     def _open(self, name: str) -> tuple[BaseModel | None, str]:
-        from lora_cli.fetching.requirements import check_reference
         from lora_cli.runtime.module_tree import base_from_transformers
 
-        if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
-            return None, f"base unchecked: {safe(cut(name))} is not on this machine; set --base"
         try:
-            # The author of the adapter chose it, not the user.
-            check_reference(AdapterRequest("", ref_of(name)), self._settings)
             return open_base(name, self._settings, fallback=base_from_transformers), ""
         except LoraCliError as error:
             hint = "set --base DIR, a folder with its config.json" if isinstance(error, AccessDenied) else "set --base"

@@ -34,7 +34,6 @@ from lora_cli.engines import Profile
 from lora_cli.engines.profile import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.file_selection import adapter_folders_hint
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.reading.adapter import SHARD, Opened, join_shards, read_adapter
 from lora_cli.reading.base_weights import base_copies
@@ -66,7 +65,7 @@ from lora_cli.validation.repair_report import (
 from lora_cli.validation.validate import check_permitted, ref_of, resolve
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather_evidence, judge
 
-BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named-like-base", "tower"})
+BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "tower"})
 """Features that are fixed by the flags of the engine, not in the adapter."""
 
 OF_VALUES = "LC5"
@@ -211,9 +210,7 @@ def _open(item: AdapterRequest, name: str, options: RepairOptions, settings: Set
     most = settings.max_header_bytes
     adapter = join_shards(source, revision, read_adapter(source, revision, name, most), most)
     if adapter.config is None and adapter.config_error is None:
-        paths = [file.path for file in adapter.files]
-        hint = "add the file that PEFT wrote" if adapter.weight_files else adapter_folders_hint(item.ref, paths)
-        raise FormatError("it is missing", where=f"{name}: {CONFIG}", hint=hint)
+        raise FormatError("it is missing", where=f"{name}: {CONFIG}", hint="add the file that PEFT wrote")
     if (error := adapter.config_error or adapter.weights_error) is not None:
         raise FormatError(error.message, where=name, hint=error.hint)
     if (found := adapter.foreign) is not None:

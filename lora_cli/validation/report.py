@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import unquote
@@ -17,14 +17,11 @@ from lora_cli.core.finding import Applied, EngineOutcome, Finding, Location, Sev
 from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256, Version
 from lora_cli.core.lora_config import CONFIG_CAP
-from lora_cli.core.text import counted, names
 from lora_cli.errors import LoraCliError
 from lora_cli.rules.rule import Rule
 from lora_cli.validation.verdict import Checked
 
 LOCAL = "file://"
-ONCE = frozenset({"LC605"})
-"""Notes that nearly every adapter has: in code scanning and annotations one for each adapter would hide the others."""
 
 F = TypeVar("F")
 """The type of the findings: with or without a fingerprint."""
@@ -197,25 +194,6 @@ class Report:
         for one in self.adapters:
             for found in sorted(one.findings, key=lambda found: -found.finding.severity):
                 yield one, found
-
-    def found_once(self) -> Iterator[tuple[Validated, FingerprintedFinding]]:
-        """As ``found``, but each rule of ``ONCE`` only for its first adapter, with the names of the others."""
-        whose = by_key((found.finding.code, self.naming.identity(one)) for one, found in self.found())
-        reported: set[str] = set()
-        for one, found in self.found():
-            finding = found.finding
-            if finding.code not in ONCE:
-                yield one, found
-            elif finding.code not in reported:
-                reported.add(finding.code)
-                others = [name for name in whose[finding.code] if name != self.naming.identity(one)]
-                if others:
-                    more = (
-                        f"{finding.problem.message}; also in {counted(len(others), 'other adapter')}: {names(others)}"
-                    )
-                    problem = replace(finding.problem, message=more)
-                    finding = replace(finding, problem=problem)
-                yield one, replace(found, finding=finding)
 
 
 def validate_report(

@@ -14,11 +14,12 @@ from lora_cli.core.companions import Card, Companions
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.core.snapshot import Blob, Revision, snapshot_digest
-from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
+from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
+from lora_cli.fetching.file_selection import check_no_folder_of_adapters
 from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import Opened, call_in_threads, read_adapter, weights_file
 from lora_cli.reading.companions import read_card
@@ -80,9 +81,10 @@ def validate(
     checked = Checked(item.name or source_text, source_text, stage_ms=watch.stage_ms)
     try:
         item = replace(item, source=ref_of(item.source))
-        checked = replace(checked, source=str(item.source))
+        checked = replace(checked, source=str(item.source), request=item)
         source, revision = resolve(item, settings, context.sources if context is not None else Sources(settings))
         checked = replace(checked, source=str(revision.ref), revision=revision)
+        check_no_folder_of_adapters(revision)
         watch.lap("resolve")
         unread = ""
         if terms.values and context is not None and not is_on_disk(source, revision):
@@ -227,11 +229,25 @@ def check_all(
 ) -> Iterator[Checked]:
     """Validate many adapters as ``validate`` does, in their order; at most ``settings.jobs`` are read at once.
 
-    Without ``contents`` only the verdicts are kept, so that memory does not grow with the adapters.
+    An item without a name may be a folder of adapters: each is validated. Without ``contents`` only the verdicts are
+    kept, so that memory does not grow with the adapters.
 
     Raises:
         MachineError: a process that validated some of them was killed.
     """
+    for checked in _check_items(items, terms, settings, contents=contents):
+        item, error = checked.request, checked.error
+        if item is not None and not item.name and isinstance(error, NoAdapter) and error.folders:
+            runs = [(override(item.ref, subfolder=folder), is_run) for folder, is_run in error.folders.items()]
+            inside = [replace(item, source=ref, selection=Selection(latest=is_run)) for ref, is_run in runs]
+            yield from check_all(inside, terms, settings, contents=contents)
+        else:
+            yield checked
+
+
+def _check_items(
+    items: Sequence[AdapterRequest], terms: Terms, settings: Settings, *, contents: bool
+) -> Iterator[Checked]:
     context: FetchContext | None = None
     threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.finding import (
@@ -30,7 +31,7 @@ from lora_cli.core.target_modules import for_task, trained_bare
 from lora_cli.errors import LoraCliError
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.companions import read_companions
-from lora_cli.rules import RULES
+from lora_cli.rules import RULES, choose
 from lora_cli.rules.base_model import fitting
 from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import Case, Evidence, Rule, run
@@ -52,17 +53,19 @@ class Terms:
     ``base`` is the base model of all adapters; without it each is validated against its own by ``bases``, or none.
     Without ``values`` the tensors' values are not read. ``engines`` are the engines that will serve them, started as
     ``deployment`` says; without engines PEFT's behaviour counts, and of the deployment ``max_lora_rank``. With ``card``
-    the model card is read. Without ``weights`` only the config is read.
+    the model card is read. Without ``weights`` only the config is read. What rules of ``ignored`` find is not reported,
+    nor what follows from it.
     """
 
     base: BaseModel | None = None
     bases: "Bases | None" = None
     values: bool = True
-    rules: tuple[Rule, ...] = RULES
+    rules: tuple[Rule, ...] = choose()
     engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
     card: bool = False
     weights: bool = True
+    ignored: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class Checked:
     digest: str | None = None
     card: Card | None = None
     signers: tuple[str, ...] = ()
+    request: AdapterRequest | None = None
 
     def without_contents(self) -> "Checked":
         """The verdict without the parsed contents, which need nearly all the memory."""
@@ -192,10 +196,15 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
         bare = trained_bare(base, adapter.config)
         base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
     case = Case(adapter, apply(adapter, base), evidence, base, deployment=terms.deployment)
+    rules = tuple(sorted((*terms.rules, *terms.ignored), key=lambda rule: rule.code))
     if terms.engines:
-        case, results = _judge_on_engines(case, terms)
+        case, results = _judge_on_engines(case, replace(terms, rules=rules))
     else:
-        results = [one for rule in terms.rules for one in run(rule, case)]
+        results = [one for rule in rules for one in run(rule, case)]
+    if ignored := {rule.code for rule in terms.ignored}:
+        causes = _causes(one for one in results if isinstance(one, Finding))
+        roots = ((_root(one, causes) if isinstance(one, Finding) else one, one) for one in results)
+        results = [one for root, one in roots if ignored.isdisjoint({root.code, one.code})]
     application, compared = case.application, base is not None and case.has_weights
     return Verdict(
         adapter=adapter.name,
@@ -261,27 +270,28 @@ def today() -> str:
 
 
 def with_accepted(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
-    """``verdict`` with ``accepted`` applied to the findings that count; accepted ones no longer count."""
-    findings = tuple(
+    """``verdict`` with ``accepted`` applied to the findings that count; accepted ones no longer count.
+
+    What follows from an accepted finding is accepted with it.
+    """
+    findings = [
         finding
         if finding.accepted is not None or finding.severity is Severity.NOTE
         else replace(finding, accepted=accepted(finding))
         for finding in verdict.findings
-    )
-    return replace(verdict, findings=findings)
+    ]
+    causes = _causes(findings)
+    findings = [replace(one, accepted=one.accepted or _root(one, causes).accepted) for one in findings]
+    return replace(verdict, findings=tuple(findings))
 
 
 def fold(findings: Iterable[Finding], engines: Sequence[EngineOutcome]) -> Iterator[Finding]:
     """The findings in their order, without those that follow from another one that counts.
 
-    A cause has the highest severity of all, and what the engines do in its message. An
-    accepted finding is no cause: what follows from it is reported, since only the finding itself was accepted.
+    A cause has the highest severity of all, and what the engines do in its message.
     """
     findings = list(findings)
-    first: dict[str, Finding] = {}
-    for finding in findings:
-        if finding.accepted is None:
-            first.setdefault(finding.code, finding)
+    first = _causes(findings)
     following: dict[int, list[Finding]] = {}
     for finding in findings:
         if (cause := _root(finding, first)) is not finding:
@@ -291,11 +301,20 @@ def fold(findings: Iterable[Finding], engines: Sequence[EngineOutcome]) -> Itera
             yield _with(finding, following.get(id(finding), ()), engines)
 
 
+def _causes(findings: Iterable[Finding]) -> Mapping[str, Finding]:
+    """The first finding of each rule, one that counts where there is one: what other findings may follow from."""
+    first: dict[str, Finding] = {}
+    for finding in sorted(findings, key=lambda one: one.accepted is not None):
+        first.setdefault(finding.code, finding)
+    return first
+
+
 def _root(finding: Finding, first: Mapping[str, Finding]) -> Finding:
     """The cause of the finding that has no cause itself, which may be the finding."""
-    causes = finding.problem.causes if finding.accepted is None else ()
-    cause = next((first[code] for code in causes if code in first), None)
-    return finding if cause is None else _root(cause, first)
+    cause = next((first[code] for code in finding.problem.causes if code in first), None)
+    if cause is None or (finding.accepted is not None and cause.accepted is None):
+        return finding
+    return _root(cause, first)
 
 
 def _with(cause: Finding, consequences: Sequence[Finding], engines: Iterable[EngineOutcome]) -> Finding:

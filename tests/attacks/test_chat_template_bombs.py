@@ -61,7 +61,7 @@ def test_a_megabyte_of_anything_is_searched_at_once(name: str) -> None:
 def test_validate_and_inspect_are_not_held_up(pump: str, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     (adapter / "chat_template.jinja").write_text("{{ range(" + pump * ((MIB - 10) // len(pump)))
-    within(2, 300, "validate", adapter, "--no-base")
+    within(2, 300, "validate", adapter, "--base", "none")
     within(2, 300, "inspect", adapter)
 
 
@@ -70,7 +70,7 @@ def test_what_of_all_templates_together_is_not_searched_is_an_error(tmp_path: Pa
     named = [{"name": str(number), "template": "{{ x }}" + "y" * 200_000} for number in range(5)]
     (adapter / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
     (adapter / "chat_template.jinja").write_text("{{ x }}" + "y" * 200_000)
-    run = within(2, 300, "validate", adapter, "--no-base")
+    run = within(2, 300, "validate", adapter, "--base", "none")
     assert run.code == 1
     assert "LC602" in run.out
     assert "the chat templates have over 1048576 characters" in " ".join(run.out.split())
@@ -80,7 +80,7 @@ def test_thousands_of_templates_are_no_way_around(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     named = [{"name": "x", "template": "{{ x }}"}] * 90_000 + [{"name": "y", "template": "{{ x.__class__ }}"}]
     (adapter / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
-    run = within(2, 300, "validate", adapter, "--no-base")
+    run = within(2, 300, "validate", adapter, "--base", "none")
     assert run.code == 1
     assert "LC602" in run.out
 
@@ -91,7 +91,7 @@ def test_a_decoy_keeps_no_template_from_being_looked_at_unsaid(decoy: str, tmp_p
     (adapter / decoy).parent.mkdir(exist_ok=True)
     (adapter / decoy).write_text('{"a": 1}' + " " * (8 * MIB - 20))
     (adapter / "chat_template.jinja").write_text("{{ x.__class__ }}")
-    run = within(2, 300, "validate", adapter, "--no-base")
+    run = within(2, 300, "validate", adapter, "--base", "none")
     assert run.code == 1
     assert "LC602" in run.out
 
@@ -101,7 +101,7 @@ def test_a_thousand_template_files_are_an_error(tmp_path: Path) -> None:
     (adapter / "additional_chat_templates").mkdir()
     for number in range(1000):
         (adapter / "additional_chat_templates" / f"{number}.jinja").write_text("{{ x }}" * 1000)
-    run = within(2, 300, "validate", adapter, "--no-base")
+    run = within(2, 300, "validate", adapter, "--base", "none")
     assert run.code == 1
     assert "the files next to the weights exceed the limit in bytes or number" in " ".join(run.out.split())
 
@@ -113,4 +113,4 @@ def test_a_thousand_template_files_are_an_error(tmp_path: Path) -> None:
 def test_json_of_millions_of_values_takes_no_memory(name: str, text: str, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     (adapter / name).write_text(text)
-    within(2, 300, "validate", adapter, "--no-base")
+    within(2, 300, "validate", adapter, "--base", "none")

@@ -56,7 +56,7 @@ def test_json_that_is_no_header_costs_no_more(
     name: str, size: int, cpu_s: float, peak_mb: float, tmp_path: Path
 ) -> None:
     adapter = write(tmp_path / "adapter", TEXTS[name](size))
-    is_clean(within(cpu_s, peak_mb, "validate", adapter, "--no-base"))
+    is_clean(within(cpu_s, peak_mb, "validate", adapter, "--base", "none"))
     is_clean(within(cpu_s, peak_mb, "inspect", adapter))
 
 
@@ -116,7 +116,7 @@ def test_the_limit_of_headers_is_32_mib_unless_an_operator_says_otherwise(tmp_pa
     assert load_settings({}, {"HOME": "/"}).max_header_bytes == 32 * MIB
     adapter = write(tmp_path / "adapter", "{" + " " * MOST_HEADER + "}")
     for command in ("validate", "inspect"):
-        run = lora_cli(command, adapter, *(["--no-base"] if command == "validate" else []))
+        run = lora_cli(command, adapter, *(["--base", "none"] if command == "validate" else []))
         assert run.code == 1
         assert "but 33554432 are allowed" in " ".join(run.out.split())
 
@@ -127,7 +127,7 @@ def test_other_weights_beside_none_are_read_no_further_than_2_mib(tmp_path: Path
         (tmp_path / f"other{number}.safetensors").hardlink_to(folder / "adapter_model.safetensors")
     (folder / "adapter_model.safetensors").unlink()
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
-    is_clean(within(2, 300, "validate", tmp_path, "--no-base"))
+    is_clean(within(2, 300, "validate", tmp_path, "--base", "none"))
 
 
 @pytest.mark.parametrize("length", [LONGEST_NAME, LONGEST_NAME + 1])

@@ -53,7 +53,6 @@ def test_no_parameter_leads_out_of_what_is_allowed(
     )
     asked = ["--cache-dir", str(tmp_path / "cache"), "fetch", "--policy", str(tmp_path / "policy.yaml")]
     assert main([*asked, f"{tomcat}/repo/team-a/{dots}/team-b/zubrowka"]) in {1, 2}
-    assert main([*asked, f"{tomcat}/repo/team-a", "--subfolder", f"{unquote(dots)}/team-b/zubrowka"]) in {1, 2}
     assert not (tmp_path / "cache" / "records").exists()
     capsys.readouterr()
     assert main([*asked[:3], f"{tomcat}/repo/team-b/zubrowka"]) == 0

@@ -80,7 +80,7 @@ def test_repair_and_inspect_have_the_same_bound(name: str, tmp_path: Path, base:
 
 def test_what_takes_too_long_is_an_error_and_never_ok(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", config={"rank_pattern": {"q_proj": 4, SLOW: 4}})
-    run = lora_cli("validate", adapter, "--no-base")
+    run = lora_cli("validate", adapter, "--base", "none")
     assert run.code == 1
     assert "LC208" in run.out
     assert "matching takes longer than 3 s" in " ".join(run.out.split())
@@ -139,4 +139,4 @@ def test_long_patterns_of_one_adapter_are_bounded_together(monkeypatch: pytest.M
 
 def test_a_config_without_targets_is_judged_as_before(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", config={"target_modules": REMOVE})
-    assert "LC205" in lora_cli("validate", adapter, "--no-base").out
+    assert "LC205" in lora_cli("validate", adapter, "--base", "none").out

@@ -23,7 +23,7 @@ GADGET = b"cos\nsystem\n(S'true'\ntR."
 
 
 def judge(adapter: Path) -> Run:
-    return within(SECONDS, MB, "validate", adapter, "--no-base")
+    return within(SECONDS, MB, "validate", adapter, "--base", "none")
 
 
 LONG: dict[str, Callable[[], bytes]] = {

@@ -82,7 +82,13 @@ def test_no_other_way_to_write_a_denied_repository_is_asked_for(
     policy.write_text(f"{HEAD}deny_sources: ['hf://acme/*']\n")
     for address in written(hub.endpoint):
         for command in ("fetch", "validate"):
-            arguments = [command, address, "--policy", str(policy), *(["--no-base"] if command == "validate" else [])]
+            arguments = [
+                command,
+                address,
+                "--policy",
+                str(policy),
+                *(["--base", "none"] if command == "validate" else []),
+            ]
             assert main(arguments) in {1, 2}, address
     assert hub.count() == 0
     policy.write_text(f"{HEAD}deny_sources: ['hf://other/*']\n")
@@ -190,6 +196,6 @@ def test_a_thousand_globs_are_quick_for_a_hundred_adapters(tmp_path: Path) -> No
         f"apiVersion: lora-cli/v1\nkind: AdapterSet\npolicy:\n  allow_sources: [{globs}, '{tmp_path}/*']\n"
         f"adapters:\n{adapters}"
     )
-    run = lora_cli("validate", "-f", names, "--no-base")
+    run = lora_cli("validate", "-f", names, "--base", "none")
     assert run.code == 0, run.out[-2000:]
     assert run.cpu_s < 7

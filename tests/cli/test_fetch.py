@@ -60,7 +60,6 @@ def test_quiet_says_nothing_but_errors(sql: Path, capsys: pytest.CaptureFixture[
         ["word"],
         ["./sql", "-f", "set.yaml"],
         ["./sql", "--revision", "v1"],
-        ["./sql", "--subfolder", "../x"],
         ["./sql", "--timeout", "soon"],
         ["./sql", "--timeout", "0"],
         ["./sql", "--to", ""],
@@ -108,7 +107,11 @@ def test_offline_needs_no_network_for_folders(sql: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     "words",
-    [["validate", "org/name", "--no-base"], ["inspect", "org/name"], ["warm", "org/name", "--once", "--base", "o/b"]],
+    [
+        ["validate", "org/name", "--base", "none"],
+        ["inspect", "org/name"],
+        ["warm", "org/name", "--once", "--base", "o/b"],
+    ],
     ids=lambda words: words[0],
 )
 def test_offline_is_an_option_of_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,17 +44,6 @@ def test_a_folder_of_adapters_becomes_a_set_that_validates(folder: Path, capsys:
     assert "set.yaml already exists" in capsys.readouterr().err
 
 
-def test_folders_that_are_no_adapters_are_named(folder: Path, capsys: Capture) -> None:
-    (folder / "all/gguf").mkdir()
-    write_adapter(folder / "all/\x1b[31mred", modules=llama_modules())
-    assert main(["init", "all"]) == 0
-    told = "left out 2 folders (no adapter_config.json, or control characters in the name): "
-    assert told in (said := capsys.readouterr().err)
-    assert "gguf" in said
-    assert "\x1b" not in said
-    assert len(read_manifest(Path("set.yaml")).adapters) == 3
-
-
 def test_paths_are_those_from_the_manifest_and_nothing_is_named_twice(folder: Path, capsys: Capture) -> None:
     (folder / "sets").mkdir()
     write_adapter(folder / "sql", config={"base_model_name_or_path": "acme/other"})
@@ -78,12 +67,15 @@ def test_a_rank_that_the_engine_never_takes_leaves_the_others_to_be_judged(folde
     assert "vLLM 0.33: ok 3, rejects 1" in " ".join(capsys.readouterr().out.split())
 
 
-def test_bases_that_differ_are_left_to_the_reader(folder: Path, capsys: Capture) -> None:
-    write_adapter(folder / "sql", config={"base_model_name_or_path": "acme/other"})
-    assert main(["init", "all/sql", "sql", "-o", "-"]) == 0
-    out = capsys.readouterr().out
-    assert "# base: ORG/NAME" in out
-    assert "# engine: {name: vllm, max_lora_rank: 4}" in out
+def test_of_several_bases_the_one_of_most_is_taken_and_told(folder: Path, capsys: Capture) -> None:
+    for name, base in (("odd", "acme/other"), ("own", "/srv/llama"), ("none", None)):
+        write_adapter(folder / "all" / name, modules=llama_modules(), config={"base_model_name_or_path": base})
+    assert main(["init", "all", "-o", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert "\nbase: hf://acme/tiny\n" in out
+    assert "\n# engine: {name: vllm, max_lora_rank: 12}\n" in out
+    said = "base: acme/tiny, as 3 of 6 adapters say; others: odd (acme/other), own (/srv/llama)"
+    assert said in " ".join(err.split())
 
 
 def test_what_is_no_adapter_is_told_and_nothing_is_written(folder: Path, capsys: Capture) -> None:
@@ -99,10 +91,3 @@ def test_repositories_keep_their_scheme_and_revision(folder: Path, monkeypatch: 
         set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint, HF_HOME=str(folder / "home"))
         assert main(["init", "acme/sql@main", "-o", "hub.yaml"]) == 0
     assert yaml.safe_load(Path("hub.yaml").read_text())["adapters"] == [{"name": "sql", "source": "hf://acme/sql@main"}]
-
-
-def test_a_folder_of_adapters_in_the_place_of_one_is_told_of_init(folder: Path, capsys: Capture) -> None:
-    assert main(["fetch", "./all"]) == 1
-    assert "or the manifest of `lora-cli init " in " ".join(capsys.readouterr().err.split())
-    assert main(["validate", "./all", "--no-base"]) == 1
-    assert "`lora-cli init DIR` creates a manifest" in " ".join(capsys.readouterr().out.split())

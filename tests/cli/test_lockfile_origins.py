@@ -116,7 +116,7 @@ def test_validate_judges_what_is_locked_and_here_and_not_what_is_there_now(
 
     def judged() -> dict[str, Any]:
         capsys.readouterr()
-        assert main(["validate", "-f", "set.yaml", "--no-base", "--format", "json"]) == 1  # they are no weights
+        assert main(["validate", "-f", "set.yaml", "--base", "none", "--format", "json"]) == 1  # they are no weights
         adapter: dict[str, Any] = json.loads(capsys.readouterr().out)["adapters"][0]
         return adapter
 

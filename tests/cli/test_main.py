@@ -16,6 +16,7 @@ from lora_cli.cli.main import main
 
 EXIT_TABLE = [
     (errors.FormatError("not JSON", where="adapter_config.json"), 1),
+    (errors.NoAdapter("neither was found", {}, where="a", hint=""), 1),
     (errors.TooLarge("over 400000 values", where="adapter_config.json"), 1),
     (errors.UnsafePickle("calls os.system", opcode="REDUCE", position=3, global_name="os.system"), 1),
     (errors.Refused("a policy says no"), 1),

@@ -140,7 +140,14 @@ def test_a_policy_speaks_of_the_folder_that_is_picked_whatever_is_cached(
     policy.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "Policy", "deny_sources": [f"{ref}//run"]}))
     head = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
     manifest.write_text(f"{head}adapters: [{{name: sql, source: '{ref}:v1'}}]\n")
-    more = ("--no-base",) if verb == "validate" else ()
+    more = (
+        (
+            "--base",
+            "none",
+        )
+        if verb == "validate"
+        else ()
+    )
 
     def denied(*argv: object) -> bool:
         code, out, err = ran(capsys, verb, *argv, *more, *cache, "--policy", policy)

@@ -2,15 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lora_cli.cli.main import main
+from tests.hub_server import Hub
 from tests.making import llama_modules, lora_tensors, raw, write_adapter, write_base_config
+from tests.object_servers import S3Server
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_a_folder_with_its_slash_is_told_once(good: str, base: str, capsys: pyte
     assert "file://" not in capsys.readouterr().out
 
 
-def test_the_base_is_the_one_that_the_configs_name(
+def test_each_adapter_is_judged_against_the_base_that_its_config_names(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def named(name: str, base: str | None) -> str:
@@ -50,54 +54,86 @@ def test_the_base_is_the_one_that_the_configs_name(
         return str(write_adapter(tmp_path / name, modules=llama_modules(), config=config))
 
     monkeypatch.chdir(tmp_path)
-    one, other, odd, silent = (named("one", "./base"), named("other", "./base"), named("odd", "x/y"), named("no", None))
-    assert main(["validate", one, other]) == 0
-    out, err = capsys.readouterr()
-    assert "14/14 modules apply" in " ".join(out.split())
-    assert err == "base: ./base (from the adapter's config)\n"
-    assert main(["validate", one, odd]) == 2
-    assert f"the adapters are for several bases: ./base ({one}) and x/y ({odd})" in capsys.readouterr().err
-    assert main(["validate", silent]) == 2
-    assert "validate needs a base model, but no config names one" in capsys.readouterr().err
-    assert main(["validate", named("away", "/nowhere/llama")]) == 2
-    assert "/nowhere/llama of the config is not on this machine" in capsys.readouterr().err
+    shutil.copytree(Path(base).parent, "other")
+    adapters = [named("one", "./base"), named("two", "./other"), named("away", "/nowhere/llama"), named("silent", None)]
+    assert main(["validate", *adapters, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["outcome"], one["base"]) for one in found["adapters"]] == [
+        ("ok", "./base"), ("ok", "./other"), ("unchecked", None), ("unchecked", None)
+    ]  # fmt: skip
+    reasons = [reason for one in found["adapters"] for reason in one["unchecked"]]
+    assert reasons == [
+        "base unchecked: /nowhere/llama is not on this machine; set --base",
+        "base unchecked: no base is set in adapter_config.json; set --base",
+    ]
+    assert found["summary"]["unchecked"] == 2
+    assert main(["validate", *adapters, "--strict"]) == 1
+    assert "4 adapters (2 ok, 2 unchecked)" in capsys.readouterr().out
+    assert main(["validate", *adapters, "--strict", "--base", base]) == 0
     assert main(["validate", str(tmp_path / "gone")]) == 3
-    assert "there is no folder" in capsys.readouterr().err
+    assert "there is no folder" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("command", ["validate", "warm"])
-def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def said(name: str) -> str:
-        assert main([command, str(tmp_path / name)]) == 1
-        return capsys.readouterr().err
-
+def test_a_folder_that_is_no_adapter_is_called_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    write_adapter(tmp_path / "run" / "checkpoint-1")
     (tmp_path / "quantised").mkdir()
     (tmp_path / "quantised" / "adapter.gguf").write_bytes(b"GGUF" + bytes(20))
-    assert "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n" in said("empty")
-    one = f"it has 1 adapter, in checkpoint-1: use {tmp_path}/run/checkpoint-1, the latest\n"
-    assert said("run").endswith(f"hint: {one}")
-    assert "/quantised: this is a GGUF model for llama.cpp, not an adapter\n" in said("quantised")
+    neither = "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n"
+    for name, said in (("empty", neither), ("quantised", ": this is a GGUF model for llama.cpp, not an adapter\n")):
+        assert main(["warm", str(tmp_path / name)]) == 1
+        assert said in capsys.readouterr().err
+        assert main(["validate", str(tmp_path / name)]) == 1
 
 
-@pytest.mark.parametrize("command", [["validate"], ["warm"], ["fetch"], ["repair", "--engine", "vllm", "--check"]])
-def test_a_folder_of_adapters_says_how_to_name_them(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def team(tmp_path: Path) -> Path:
+    """A folder of two adapters and a training run, beside others that are not entered."""
+    for name in ("b", "in/a", "in/a/inner", "run/checkpoint-9", "run/checkpoint-10", ".git/c"):
+        write_adapter(tmp_path / "team" / name)
+    (tmp_path / "team/linked").symlink_to("b")
+    return tmp_path / "team"
+
+
+def validated(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
+    assert main(["validate", *argv, "--base", "none", "--format", "json"]) == 0
+    return [one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]]
+
+
+def test_a_folder_stands_for_the_adapters_below_it(
+    team: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("b", "a"):
-        write_adapter(tmp_path / "several" / name)
-    folder = str(tmp_path / "several")
-    assert main([*command, folder]) == 1
-    ways = f"use {folder}/a, {folder}/* for all, or the manifest of `lora-cli init {folder}`"
-    assert capsys.readouterr().err.endswith(f"hint: it has 2 adapters, in a, b: {ways}\n")
-    if command == ["validate"]:
-        assert main(["validate", folder, "--no-base"]) == 1
-        said = " ".join(capsys.readouterr().out.split())
-        assert "there is no adapter_model.safetensors, but there are 2 adapters in a, b" in said
-        assert "hint: name each: `lora-cli validate DIR/*`; `lora-cli init DIR` creates a manifest of them" in said
+    assert validated(capsys, str(team)) == [f"{team}/b", f"{team}/in/a", f"{team}/run"]
+    monkeypatch.chdir(team)
+    assert validated(capsys) == ["./b", "./in/a", "./run"]
+    assert main(["fetch", "."]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert validated(capsys, team.as_uri()) == [f"{team.as_uri()}/{name}" for name in ("b", "in/a", "run")]
+
+
+def test_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
+    team: Path, seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(team.parent)
+    paths = [Path(folder, name) for folder, _, names in os.walk("team") if ".git" not in folder for name in names]
+    content = {path.relative_to("team").as_posix(): path.read_bytes() for path in paths}
+    bucket = seaweed_server.bucket()
+    seaweed_server.put(bucket, {f"team/{path}": data for path, data in content.items()})
+    with Hub() as hub:
+        hub.add("acme/team", content)
+        for name, value in {**seaweed_server.environ, "HF_ENDPOINT": hub.endpoint}.items():
+            monkeypatch.setenv(name, value)
+        for ref in (f"s3://{bucket}/team", "hf://acme/team"):
+            found = [f"{ref}/b", f"{ref}/in/a", f"{ref}/run"]
+            assert validated(capsys, ref)[:2] == found[:2]
+            assert main(["init", ref, "-o", "-"]) == 0
+            entries = yaml.safe_load(capsys.readouterr().out)["adapters"]
+            assert [(one["name"], one["source"]) for one in entries] == list(zip(["b", "a", "run"], found, strict=True))
+            assert entries[2]["checkpoint"] == "latest"
+        listings = hub.count("/tree/")
+        assert validated(capsys, "hf://acme/team/b") == ["hf://acme/team/b"]
+        assert hub.count("/tree/") == listings + 1
+        assert main(["fetch", "acme/team"]) == 1
+    assert "it has 3 adapters, in b, in/a, run: use hf://acme/team/b" in " ".join(capsys.readouterr().err.split())
 
 
 def test_names_choose_from_a_set(
@@ -154,8 +190,6 @@ def test_a_hostile_pickle_in_place_of_the_weights_is_reported_whatever_is_select
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["validate", "--base", "{base}"], "nothing to validate"),
-        (["validate", "{good}", "--base", "{base}", "--no-base"], "cannot be used together"),
         (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "shards are counted from 0"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
         (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "unknown rule"),
@@ -221,16 +255,16 @@ def test_the_json_document_says_all_that_the_text_says(
     }
     assert document["adapters"][2]["error"]["exit_code"] == 3
     assert document["summary"] == {
-        "adapters": 3, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0, "suppressed": 0,
-        "skipped": 0, "engines": {}, "exit_code": 3,
+        "adapters": 3, "unchecked": 0, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0,
+        "suppressed": 0, "skipped": 0, "engines": {}, "exit_code": 3,
     }  # fmt: skip
 
 
 def test_the_result_goes_to_a_file_when_asked(
     good: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments, start in ((["--format", "json"], "{"), ([], good)):
-        assert main(["validate", good, "--base", base, "-o", str(tmp_path / "out"), *arguments]) == 0
+    for form, start in (("json", "{"), ("human", good)):
+        assert main(["validate", good, "--base", base, "--format", f"{form}={tmp_path / 'out'}"]) == 0
         assert (tmp_path / "out").read_text().startswith(start)
     assert capsys.readouterr().out == ""
 
@@ -302,5 +336,5 @@ def test_validate_of_a_small_adapter_imports_nothing_heavy(good: str, base: str)
 
 def test_without_an_adapter_there_is_only_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").touch()
-    assert main(["validate", "--changed-files", "--no-base", str(tmp_path / "notes.txt")]) == 0
+    assert main(["validate", "--changed-files", "--base", "none", str(tmp_path / "notes.txt")]) == 0
     assert capsys.readouterr().out == "no adapters; no errors; no warnings; no skipped checks\n"

@@ -106,7 +106,7 @@ def test_a_broken_one_is_an_error_exactly_when_peft_does_not_answer_right(
 
     assert (said == []) == (outcome is Outcome.RIGHT) or name in EXCEPTIONS, f"PEFT: {outcome.value}; validate: {said}"
     served = verdict.engines[0].outcome
-    assert served is AS_ENGINE[outcome] or name in EXCEPTIONS, f"PEFT: {outcome.value}; --engine peft: {served.label}"
+    assert served is AS_ENGINE[outcome] or name in EXCEPTIONS, f"PEFT: {outcome.value}; --engine peft: {served}"
 
 
 def test_the_exceptions_are_few_and_of_breaks_that_there_are() -> None:

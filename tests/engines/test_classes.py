@@ -43,7 +43,7 @@ def said(tmp_path: Path, architecture: str, model_type: str, *, head: bool = Fal
     assert checked.verdict.applied is not None
     assert checked.verdict.applied.matched == checked.verdict.applied.total
     assert {one.code for one in checked.verdict.findings if one.code.startswith("LC3")} <= {"LC320"}
-    return tuple(one.label for one in checked.verdict.engines)
+    return tuple(one.outcome.label for one in checked.verdict.engines)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_the_ranks_of_modules_under_older_names_are_known(prefix: str, expected:
 
     assert checked.error is None
     assert checked.verdict is not None
-    assert [one.label for one in checked.verdict.engines] == expected
+    assert [one.outcome.label for one in checked.verdict.engines] == expected
 
 
 @pytest.mark.parametrize("named", [[], [7], "BertModel", None, ["LlamaModel"]])
@@ -176,16 +176,18 @@ def test_a_class_without_a_head_excuses_no_names_of_another_model(named: object,
 
 
 @pytest.mark.parametrize(
-    ("named", "expected"), [("PeftModelForCausalLM", "ok"), ("PeftModel", "ok"), ("UNet2D", "unknown")]
+    ("named", "expected"), [("PeftModelForCausalLM", True), ("PeftModel", True), ("UNet2D", False)]
 )
-def test_without_a_base_a_wrapper_of_peft_tells_nothing_of_the_model(named: str, expected: str, tmp_path: Path) -> None:
+def test_without_a_base_a_wrapper_of_peft_tells_nothing_of_the_model(
+    named: str, expected: bool, tmp_path: Path
+) -> None:
     adapter = write_adapter(tmp_path / "adapter", config={"auto_mapping": {"base_model_class": named}})
 
     terms = Terms(engines=(choose_engine("vllm"),))
     checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert checked.verdict is not None
-    assert [one.label for one in checked.verdict.engines] == [expected]
+    assert [one.proven for one in checked.verdict.engines] == [expected]
 
 
 @pytest.mark.parametrize(("version", "proof"), [("0.31", "read"), ("0.32", "run"), ("0.33", "read")])
@@ -223,7 +225,7 @@ def said_of(tmp_path: Path, family: str, architecture: str, module: str) -> tupl
     terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
     checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
     assert checked.verdict is not None
-    return tuple(one.label for one in checked.verdict.engines)
+    return tuple(one.outcome.label for one in checked.verdict.engines)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def said(tmp_path: Path, base: BaseModel, *engines: str, **modules: tuple[int, i
     terms = Terms(base, engines=tuple(map(choose_engine, engines)))
     checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
     assert checked.verdict is not None
-    return {one.engine: (one.label, one.note) for one in checked.verdict.engines}
+    return {one.engine: (one.outcome.label, one.note) for one in checked.verdict.engines}
 
 
 def queries(base: BaseModel) -> dict[str, tuple[int, int]]:

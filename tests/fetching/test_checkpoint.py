@@ -1,4 +1,4 @@
-"""``--checkpoint N|latest``: one folder of a training run, wherever it lies."""
+"""``RUN/checkpoint-N`` and ``RUN/checkpoint-latest``: one folder of a training run, wherever it lies."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import lora_cli
 from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.main import main
 from lora_cli.core.adapter_request import Selection
@@ -63,15 +64,15 @@ def test_only_folders_of_that_name_right_there_are_checkpoints(caplog: pytest.Lo
 
 
 def test_where_there_is_nothing_the_error_says_what_there_is() -> None:
-    with pytest.raises(FormatError, match="there are no checkpoints here") as caught:
-        latest_checkpoint(listing(*complete("run/checkpoint-10", "run/checkpoint-9", "best")))
-    assert caught.value.hint.startswith("it has 3 adapters, in best, run/checkpoint-9, run/checkpoint-10: ")
-
-
-def test_a_run_without_an_adapter_beside_its_checkpoints_says_how_to_ask() -> None:
+    folders = listing(*complete("run-10/checkpoint-10", "run-9/checkpoint-8", "run-9/checkpoint-9", "best"))
+    with pytest.raises(FormatError, match="there are no checkpoints here"):
+        latest_checkpoint(folders)
+    with pytest.raises(FormatError) as caught:
+        select_files(folders, Selection())
+    assert caught.value.hint == "it has 3 adapters, in best, run-9, run-10: use hf://org/run/best@main"
     with pytest.raises(FormatError) as caught:
         select_files(listing(*complete("checkpoint-10", "checkpoint-9")), Selection())
-    assert caught.value.hint.endswith("checkpoint-9, checkpoint-10: use hf://org/run/checkpoint-10@main, the latest")
+    assert caught.value.hint == "use hf://org/run/checkpoint-latest@main"
 
 
 class Run:
@@ -79,9 +80,7 @@ class Run:
 
     def __init__(self, place: str, folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.hub, self.capsys = folder, hub, capsys
-        self.ref = "org/run" if place == "hub" else str(folder)
-        # Beside a manifest there is a folder of that name.
-        self.source = "hf://org/run" if place == "hub" else str(folder)
+        self.ref = "hf://org/run" if place == "hub" else str(folder)
 
     def save(self, *numbers: int) -> str:
         for number in numbers:
@@ -92,8 +91,13 @@ class Run:
             (folder / "optimizer.pt").write_bytes(bytes(100))
         return self.hub.add("org/run", self.folder)
 
-    def fetch(self, *options: str, ref: str = "") -> dict[str, bytes]:
-        assert main(["fetch", ref or self.ref, *options]) == 0
+    def at(self, folder: str) -> str:
+        """The reference to a folder in the run."""
+        repository, at, revision = self.ref.partition("@")
+        return f"{repository}/{folder}{at}{revision}"
+
+    def fetch(self, folder: str) -> dict[str, bytes]:
+        assert main(["fetch", self.at(folder)]) == 0
         found = Path(self.capsys.readouterr().out.strip())
         return {path.name: path.read_bytes() for path in found.iterdir()}
 
@@ -110,56 +114,28 @@ def run(
 
 def test_a_checkpoint_is_fetched_by_its_number_or_as_the_latest(run: Run) -> None:
     run.save(9, 10)
-    assert run.fetch("--checkpoint", "9") == {CONFIG: b'{"r": 9}', WEIGHTS: b"weights 9"}
-    assert run.fetch("--checkpoint", "latest") == {CONFIG: b'{"r": 10}', WEIGHTS: b"weights 10"}
+    assert run.fetch("checkpoint-9") == {CONFIG: b'{"r": 9}', WEIGHTS: b"weights 9"}
+    assert run.fetch("checkpoint-latest") == {CONFIG: b'{"r": 10}', WEIGHTS: b"weights 10"}
     run.save(11)
-    assert run.fetch("--checkpoint", "latest")[WEIGHTS] == b"weights 11"
-
-
-def test_a_number_that_is_not_there_is_not_found(run: Run) -> None:
-    run.save(9)
-    assert main(["fetch", run.ref, "--checkpoint", "8"]) == 3
-    assert "checkpoint-8" in run.capsys.readouterr().err
+    assert run.fetch("checkpoint-latest/")[WEIGHTS] == b"weights 11"
 
 
 def test_the_latest_of_a_commit_costs_no_request_once_it_is_here(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    pinned = f"org/run@{run.save(9, 10)}"
-    first = run.fetch("--checkpoint", "latest", ref=pinned)
+    run.ref = f"hf://org/run@{run.save(9, 10)}"
+    first = run.fetch("checkpoint-latest")
     asked = run.hub.count()
     assert asked == 4
-    assert run.fetch("--checkpoint", "latest", ref=pinned) == first
-    assert run.fetch("--checkpoint", "10", ref=pinned) == first
+    assert run.fetch("checkpoint-latest") == first
+    assert run.fetch("checkpoint-10") == first
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert run.fetch("--checkpoint", "latest", ref=pinned) == first
+    assert run.fetch("checkpoint-latest") == first
     assert run.hub.count() == asked
-
-
-def test_a_folder_and_a_checkpoint_in_it(run: Run) -> None:
-    run.folder = run.folder / "first"
-    run.save(1, 2)
-    run.hub.add("org/run", run.folder.parent)
-    for options in (["--subfolder", "first", "--checkpoint", "2"], ["--subfolder", "first/", "--checkpoint", "latest"]):
-        assert run.fetch(*options)[WEIGHTS] == b"weights 2"
-
-
-@pytest.mark.parametrize("word", ["last", "-1", "1.5", "checkpoint-1", "", "9" * 19])
-def test_any_other_word_is_refused_before_anything_is_asked(run: Run, word: str) -> None:
-    run.save(1)
-    code = main(["fetch", run.ref, f"--checkpoint={word}"])
-    assert code == (1 if word == "" else 2)
-    assert word == "" or run.hub.count() == 0
-
-
-def test_a_manifest_says_it_itself(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "set.yaml").write_text("apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: []\n")
-    assert main(["fetch", "-f", str(tmp_path / "set.yaml"), "--checkpoint", "latest"]) == 2
-    assert "checkpoint: latest" in run.capsys.readouterr().err
 
 
 def manifest(tmp_path: Path, run: Run, checkpoint: str) -> Path:
     """An adapter set with one adapter: a checkpoint of the run."""
     file = tmp_path / "set.yaml"
-    entry = f"{{name: run, source: {json.dumps(run.source)}, checkpoint: {checkpoint}}}"
+    entry = f"{{name: run, source: {json.dumps(run.ref)}, checkpoint: {checkpoint}}}"
     file.write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {entry}\n")
     return file
 
@@ -189,7 +165,7 @@ def test_a_manifest_names_a_checkpoint_and_its_lock_holds_it(run: Run, tmp_path:
 
 
 def test_what_is_locked_stays_when_a_later_checkpoint_comes(run: Run, tmp_path: Path) -> None:
-    if run.ref != "org/run":
+    if run.ref != "hf://org/run":
         pytest.skip("a folder is no revision to stay at")
     run.save(9, 10)
     file = manifest(tmp_path, run, "latest")
@@ -219,24 +195,29 @@ def said(run: Run, *argv: str) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.mark.parametrize(("asked", "folder"), [("9", "checkpoint-9"), ("latest", "checkpoint-10")])
+@pytest.mark.parametrize(
+    ("asked", "folder"),
+    [("/checkpoint-9", "checkpoint-9"), ("/checkpoint-latest", "checkpoint-10"), ("", "checkpoint-10")],
+)
 def test_validate_and_inspect_look_at_the_checkpoint(run: Run, asked: str, folder: str) -> None:
-    base = adapters(run)
+    base, ref = adapters(run), run.ref + asked
     for words in (["validate", "--base", base], ["inspect"]):
-        assert said(run, *words, run.ref, "--checkpoint", asked)["source"].partition("@")[0].endswith(folder)
-    assert main(["fetch", run.ref, "--checkpoint", asked]) == 0
+        assert said(run, *words, ref)["source"].partition("@")[0].endswith(folder)
+    named = run.at(asked.strip("/") or "checkpoint-latest")
+    assert lora_cli.validate(named, base).applied
+    assert main(["fetch", named]) == 0
     run.capsys.readouterr()
-    found = said(run, "validate", "--base", base, run.ref, "--checkpoint", asked)
+    found = said(run, "validate", "--base", base, ref)
     assert not found["skipped"] or "fetch it first" not in json.dumps(found["skipped"])
 
 
-def test_warm_admits_the_checkpoint_of_a_flag_or_a_manifest(run: Run, tmp_path: Path) -> None:
+def test_warm_admits_the_checkpoint_of_a_reference_or_a_manifest(run: Run, tmp_path: Path) -> None:
     base = adapters(run)
-    (flagged,) = read_inputs(None, [run.ref], base, "warm", "latest").items
+    (asked,) = read_inputs(None, [run.at("checkpoint-latest")], base, "warm").items
     (named,) = read_inputs(manifest(tmp_path, run, "latest"), [], base, "warm").items
-    (numbered,) = read_inputs(None, [run.ref], base, "warm", "9").items
+    (numbered,) = read_inputs(None, [run.at("checkpoint-9")], base, "warm").items
     settings = load_settings({}, os.environ)
-    for item, rank in ((flagged, 10), (named, 10), (numbered, 9)):
+    for item, rank in ((asked, 10), (named, 10), (numbered, 9)):
         with FetchContext(Store(settings.cache_dir), settings) as context:
             fetched = fetch_adapter(item, context)
         admission = validate_fetched(fetched, Terms(), settings)
@@ -244,19 +225,17 @@ def test_warm_admits_the_checkpoint_of_a_flag_or_a_manifest(run: Run, tmp_path: 
         assert admission.adapter is not None
         assert admission.adapter.config is not None
         assert admission.adapter.config.r == rank
-    assert main(["warm", "-f", str(tmp_path / "set.yaml"), "--once", "--base", base, "--checkpoint", "9"]) == 2
-    assert "checkpoint: latest" in run.capsys.readouterr().err
 
 
 def test_a_policy_speaks_of_the_folder_that_the_latest_one_is(run: Run, tmp_path: Path) -> None:
-    if run.ref != "org/run":
+    if run.ref != "hf://org/run":
         pytest.skip("denied are repositories here")
     base, file = adapters(run), tmp_path / "policy.yaml"
-    pinned = f"org/run@{run.hub.commit('org/run').id}"
-    assert main(["fetch", pinned, "--checkpoint", "latest"]) == 0
+    run.ref = f"hf://org/run@{run.hub.commit('org/run').id}"
+    assert main(["fetch", run.at("checkpoint-latest")]) == 0
     file.write_text('{apiVersion: lora-cli/v1, kind: Policy, deny_sources: ["hf://org/run/checkpoint-10"]}')
     for words in (["fetch"], ["fetch", "--offline"], ["validate", "--base", base]):
-        code = main([*words, pinned, "--checkpoint", "latest", "--policy", str(file)])
+        code = main([*words, run.at("checkpoint-latest"), "--policy", str(file)])
         assert code == (3 if "--offline" in words else 1), words
 
 
@@ -270,5 +249,5 @@ def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(
 ) -> None:
     for number in (5, 10):
         write_adapter(tmp_path / f"run/checkpoint-{number}")
-    assert main(["fetch", str(tmp_path / "run"), "--checkpoint", "7"]) == 3
+    assert main(["fetch", str(tmp_path / "run/checkpoint-7")]) == 3
     assert "hint: there are checkpoint-10, checkpoint-5" in capsys.readouterr().err

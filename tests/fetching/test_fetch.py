@@ -112,9 +112,8 @@ def test_another_selection_is_another_snapshot(desk: Desk) -> None:
 def test_a_subfolder_is_an_adapter_of_its_own(desk: Desk) -> None:
     desk.hub.add("org/many", {f"a/{CONFIG}": {"r": 1}, f"a/{WEIGHTS}": b"a", f"b/c/{CONFIG}": {"r": 2}})
     assert tree(desk.bring("hf://org/many/a").snapshot.directory) == {CONFIG, WEIGHTS}
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(FormatError, match="neither"):
         desk.bring("org/many")
-    assert "a, b/c" in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["org/none", "org/sql@none"])

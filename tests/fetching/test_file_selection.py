@@ -51,14 +51,6 @@ def test_half_an_adapter_is_taken_because_judging_it_is_for_others() -> None:
     assert chosen("adapter_model.safetensors") == ["adapter_model.safetensors"]
 
 
-def test_no_adapter_is_an_error_that_says_where_there_are_some() -> None:
-    with pytest.raises(FormatError) as caught:
-        chosen("README.md", "a/adapter_config.json", "b/c/adapter_config.json")
-    assert "a, b/c" in caught.value.hint
-    with pytest.raises(FormatError):
-        chosen("model.safetensors", "config.json")
-
-
 def test_a_file_that_can_never_be_read_is_said_to_be_so() -> None:
     files = (RemoteFile("adapter_config.json", None, defect="is a FIFO, not a regular file"), RemoteFile(USUAL[1], 1))
     with pytest.raises(FormatError, match=r"adapter_config\.json: is a FIFO"):

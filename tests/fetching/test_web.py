@@ -136,7 +136,7 @@ def test_the_latest_checkpoint_of_a_web_server_is_nothing_that_can_be_told(desk:
     desk.server.site.files |= {path.replace("sql/", "sql/checkpoint-7/"): content for path, content in FILES.items()}
     with pytest.raises(UsageError, match="does not list its folders") as caught:
         desk.bring(selection=Selection(latest=True))
-    assert "--checkpoint N" in caught.value.hint
+    assert "checkpoint-N" in caught.value.hint
     assert not desk.server.asked
     assert desk.bring(folder="sql/checkpoint-7").snapshot.files.keys() == desk.bring().snapshot.files.keys()
 

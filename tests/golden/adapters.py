@@ -114,22 +114,16 @@ def _from_yaml(kind: str) -> Iterator[Case]:
     """The cases of rules or engines; none that is of another reference than its own, or of what stays loaded."""
     for case in all_cases(kind):
         deployment = {"max_lora_rank": case.get("max_lora_rank"), **case.get("deployment", {})}
-        if "ref" in case or "pinned" in deployment:
+        if "ref" in case or deployment.keys() != {"max_lora_rank"}:
             continue
         argv = [] if case.get("values", True) else ["--no-values"]
-        argv += [] if case.get("base") != "none" else ["--no-base"]
-        for name, value in deployment.items():
-            flag = "--lora-target-modules" if name == "lora_target_modules" else f"--{name.replace('_', '-')}"
-            argv += [word for one in _several(value) for word in (flag, str(one))]
+        argv += [] if case.get("base") != "none" else ["--base", "none"]
+        argv += ["--max-lora-rank", str(deployment["max_lora_rank"])] if deployment["max_lora_rank"] else []
         if {*case.get("engine", ()), *case.get("engines", ()), *case.get("counts", ())} & set(VERSIONS):
             argv += [word for name in VERSIONS for word in ("--engine", name)]
         of_experts = "target_parameters" in case.get("config", {})
         prepare = partial(_made, case)
         yield Case(f"{kind}: {case['case']}", prepare, argv, inspected=of_experts or bool(FILES & case.keys()))
-
-
-def _several(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _made(case: Mapping[str, Any]) -> Sequence[str]:
@@ -156,5 +150,5 @@ def real_adapters(folder: Path) -> Iterator[Case]:
     for digest, places in sorted(found.items()):
         for number, place in enumerate(places):
             base = bases.get(place.name)
-            argv = ["--base", str(folder.resolve() / "bases" / base)] if base else ["--no-base"]
+            argv = ["--base", str(folder.resolve() / "bases" / base)] if base else ["--base", "none"]
             yield Case(f"{digest}-{number}", partial(list, [str(place), *argv]))

@@ -69,7 +69,7 @@ def checked(
 ) -> Checked:
     """One adapter with what was found about it."""
     left = (Skipped("LC501", "nonfinite-values", skipped),) if skipped else ()
-    verdict = Verdict(name, findings, left, Applied(13, 14), engines)
+    verdict = Verdict(name, findings, left, Applied(13, 14), engines, "llama")
     return Checked(name, source, None, None, verdict, {"read": 1.25, "rules": 0.5})
 
 

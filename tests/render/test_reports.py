@@ -211,16 +211,3 @@ def test_no_machine_format_has_a_command_for_a_console() -> None:
     for render in (to_json, sarif.render_report, junit.render_report, markdown.render_report):
         assert "##[" not in render(hostile(HOSTILE))
         assert not any(line.lstrip().startswith("::") for line in render(hostile(HOSTILE)).splitlines())
-
-
-def test_an_unpinned_base_is_one_result_and_one_annotation_for_a_whole_run() -> None:
-    note = finding("LC605", "the base has no pinned revision", "adapter_config.json", "revision")
-    adapters = [checked(name, f"file:///srv/work/{name}", note) for name in ("sql", "tone", "chat")]
-
-    (result,) = json.loads(sarif.render_report(report(*adapters)))["runs"][0]["results"]
-    said = "sql: the base has no pinned revision; also in 2 other adapters: tone, chat"
-    assert result["message"]["text"].startswith(said)
-    notices = [line for line in github.render_report(report(*adapters)).splitlines() if "LC605" in line]
-    assert len(notices) == 1
-    assert "also in 2 other adapters" in notices[0]
-    assert len(json.loads(to_json(report(*adapters)))["adapters"]) == 3

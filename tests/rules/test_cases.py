@@ -92,10 +92,11 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
     terms = Terms(
         base,
         values=case.get("values", True),
+        rules=RULES,
         engines=engines,
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )
-    checked = validate(AdapterRequest(case.get("name", ""), str(directory)), terms, settings)
+    checked = validate(AdapterRequest("", str(directory)), terms, settings)
     return asked_for(case["ref"], checked, terms) if "ref" in case else checked
 
 

@@ -22,4 +22,4 @@ def test_an_alpha_next_to_nothing_is_as_bad_as_zero(config: dict[str, Any], tmp_
     assert checked.verdict is not None
     found = {finding.code: finding.problem.message for finding in checked.verdict.findings}
     assert "the adapter does nothing" in found["LC203"]
-    assert {one.label for one in checked.verdict.engines} == {"serves wrong"}
+    assert {one.outcome.label for one in checked.verdict.engines} == {"serves wrong"}

@@ -115,7 +115,9 @@ CASES: dict[str, tuple[Callable[[str], object], int, str]] = {
 
 @pytest.mark.parametrize("how", ["key", "certificate"])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("command", [["fetch", "./sql"], ["validate", "./sql", "--no-base"]], ids=["fetch", "validate"])
+@pytest.mark.parametrize(
+    "command", [["fetch", "./sql"], ["validate", "./sql", "--base", "none"]], ids=["fetch", "validate"]
+)
 def test_exactly_the_signed_files_by_the_right_signer(
     command: list[str], case: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,7 +228,7 @@ def test_other_hashes_than_sha256_are_checked_on_this_disk(
     config.set_hashing_config(how(hashing.Config())).sign("sql", "sql/model.sig")  # type: ignore[no-untyped-call]
     assert main(["fetch", "./sql", "--policy", "key.yaml"]) == 0
     change_a_byte("key")
-    assert main(["validate", "./sql", "--no-base", "--policy", "key.yaml"]) == 1
+    assert main(["validate", "./sql", "--base", "none", "--policy", "key.yaml"]) == 1
     assert f"changed since: {WEIGHTS}" in " ".join(capsys.readouterr().out.split())
 
 
@@ -276,11 +278,11 @@ def test_a_cached_adapter_is_checked_again_without_a_request(
         assert main(["fetch", f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
         asked = len(hub.requests)
         assert main(["fetch", f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
-        assert main(["validate", f"acme/sql@{commit}", "--no-base", "--policy", "key.yaml"]) == 0
+        assert main(["validate", f"acme/sql@{commit}", "--base", "none", "--policy", "key.yaml"]) == 0
         assert len(hub.requests) == asked
         Path("other.yaml").write_text(HEAD + "require_signature:\n  - keys: [pki/other.pub]\n")
         assert main(["fetch", f"acme/sql@{commit}", "--policy", "other.yaml"]) == 1
-        assert main(["validate", f"acme/sql@{commit}", "--no-base", "--policy", "other.yaml"]) == 1
+        assert main(["validate", f"acme/sql@{commit}", "--base", "none", "--policy", "other.yaml"]) == 1
         assert len(hub.requests) == asked
 
 
@@ -322,7 +324,7 @@ def test_the_weights_of_a_cached_adapter_are_not_hashed_again(monkeypatch: pytes
             return read(source, revision, file, start, stop)
 
         monkeypatch.setattr(LocalSource, "read", counted)
-        for command in (["validate", "--no-base", "--no-values"], ["inspect"]):
+        for command in (["validate", "--base", "none", "--no-values"], ["inspect"]):
             assert main([*command, f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
         assert all(stop is not None for path, _, stop in asked if path == WEIGHTS)
         assert any(path == SIGNATURE for path, _, _ in asked)
@@ -388,7 +390,7 @@ def test_a_manifest_names_a_signature_that_is_elsewhere(
         assert "it has no model.sig" in capsys.readouterr().err
         assert main([*fetch, "set.yaml"]) == 0
         assert main([*fetch, "set.yaml", "--locked"]) == 0
-        assert main(["validate", "-f", "set.yaml", "--no-base", "--policy", "key.yaml"]) == 0
+        assert main(["validate", "-f", "set.yaml", "--base", "none", "--policy", "key.yaml"]) == 0
         Path("other.yaml").write_text(HEAD + "require_signature:\n  - keys: [pki/other.pub]\n")
         capsys.readouterr()
         assert main(["fetch", "--policy", "other.yaml", "-f", "set.yaml"]) == 1
@@ -402,22 +404,23 @@ def test_what_a_server_lists_is_not_taken_for_what_it_sends(capsys: pytest.Captu
     sign("key")
     with WebServer(Site()) as web:
         web.site.files.update({f"sql/{path.name}": path.read_bytes() for path in Path("sql").iterdir()})
-        for command in ("validate", "inspect"):
-            argv = [command, f"http://{web.place}/sql", "--policy", "key.yaml"]
-            assert main([*argv, "--no-base"] if command == "validate" else argv) == 1
-            out, err = capsys.readouterr()
-            assert "fetch it first" in " ".join((out + err).split())
+        assert main(["inspect", f"http://{web.place}/sql", "--policy", "key.yaml"]) == 1
+        assert "fetch it first" in " ".join("".join(capsys.readouterr()).split())
 
 
-def test_a_remote_adapter_is_validated_after_its_fetch(
+def test_validate_verifies_the_signature_of_a_remote_adapter(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sign("key")
+    files = {path.name: path.read_bytes() for path in Path("sql").iterdir()}
     with Hub() as hub:
         set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
-        hub.add("acme/sql", {path.name: path.read_bytes() for path in Path("sql").iterdir()})
-        assert main(["validate", "acme/sql", "--no-base", "--policy", "key.yaml"]) == 1
-        assert "fetch it first" in " ".join(capsys.readouterr().out.split())
+        hub.add("acme/sql", files)
+        hub.add("acme/other", {**files, "adapter_config.json": files["adapter_config.json"] + b" "})
+        validate = ["validate", "--base", "none", "--policy", "key.yaml"]
+        assert main([*validate, "acme/sql"]) == 0
+        assert main([*validate, "acme/other"]) == 1
+        assert "signature" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -523,7 +526,7 @@ def run(code: str, *argv: str) -> str:
 @pytest.mark.slow
 def test_without_a_required_signature_nothing_of_it_is_imported() -> None:
     Path("policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_formats: [safetensors]\n")
-    for command in (["fetch", "./sql"], ["validate", "./sql", "--no-base"]):
+    for command in (["fetch", "./sql"], ["validate", "./sql", "--base", "none"]):
         assert run(LOADED, *command, "--policy", "policy.yaml") == "[] 0"
 
 

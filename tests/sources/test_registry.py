@@ -1,13 +1,15 @@
 """Which source a reference is read from, and how a manifest says that it is reached."""
 
+import logging
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.manifest import SourceRule
-from lora_cli.errors import UsageError
+from lora_cli.errors import Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoint_of, open_source
 from tests.hub_server import Hub
@@ -103,3 +105,25 @@ def test_the_users_own_token_is_not_sent_to_an_endpoint_that_only_a_manifest_nam
     Sources(Settings(settings.cache_dir, timeout_s=5, retries=0, sources=(rule,))).of(HF).resolve(HF)
     assert hub.requests
     assert not any(request.authorized for request in hub.requests)
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://acme/sql", "https://no.invalid/a", "s3://acme/a", "az://acme/a", "oci://no.invalid/a:1",
+             "fsspec+sftp://no.invalid/a"],
+)  # fmt: skip
+def test_a_host_that_dns_does_not_know_is_asked_for_once(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_ENDPOINT"):
+        monkeypatch.setenv(name, "https://no.invalid" if "END" in name else "acme")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "acme")
+    monkeypatch.setenv("AZURE_SKIP_SIGNATURE", "true")
+    ref = parse(text, is_path=lambda _: False)
+    caplog.set_level(logging.INFO)
+    try:
+        socket.getaddrinfo("no.invalid", 443)
+    except socket.gaierror as error:
+        tries = 2 if error.errno == socket.EAI_AGAIN else 1  # no DNS answers, and it may do so later
+    with pytest.raises(Unreachable):
+        open_source(ref.scheme, Settings(tmp_path, hub_endpoint="https://no.invalid", retries=1)).resolve(ref)
+    assert caplog.text.count("next try") == tries - 1

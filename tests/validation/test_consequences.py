@@ -1,6 +1,5 @@
 """One finding for one cause: what follows from it is a part of it, unless the cause is accepted."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from lora_cli.core.finding import Accepted, Finding, Severity
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation.validate import validate
-from lora_cli.validation.verdict import Checked, Terms, fold
+from lora_cli.validation.verdict import Checked, Terms, fold, with_accepted
 from tests.making import base_config, llama_modules, write_adapter
 
 NARROWER = {path: (d_in // 2, d_out // 2) for path, (d_in, d_out) in llama_modules(["q_proj", "v_proj"]).items()}
@@ -127,20 +126,19 @@ def test_an_engine_applies_no_module_whose_width_is_wrong(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("code", "left"),
     [
-        ("LC314", {("LC314", Severity.WARNING, False), ("LC404", Severity.ERROR, True)}),
+        ("LC314", {("LC314", Severity.ERROR, False)}),
         ("LC404", {("LC314", Severity.WARNING, True), ("LC404", Severity.ERROR, False)}),
     ],
     ids=["the cause", "what follows from it"],
 )
-def test_if_one_of_both_is_accepted_each_is_reported_as_it_is(
+def test_what_follows_from_an_accepted_finding_is_accepted_with_it(
     code: str, left: set[tuple[str, Severity, bool]], tmp_path: Path
 ) -> None:
     one = checked(tmp_path, NARROWER, "vllm")
     assert one.verdict is not None
     accepted = Accepted("policy", "policy.yaml:3")
 
-    findings = [replace(each, accepted=accepted) if each.code == code else each for each in one.findings]
+    verdict = with_accepted(one.verdict, lambda each: accepted if each.code == code else None)
 
-    found = counting(tuple(fold(findings, one.verdict.engines)))
+    found = counting(tuple(fold(verdict.findings, verdict.engines)))
     assert {(each.code, each.severity, each.accepted is None) for each in found} == left
-    assert not any(each.consequences for each in found)

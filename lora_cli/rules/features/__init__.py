@@ -109,6 +109,5 @@ FEATURES: Mapping[str, Feature] = {
     "pinned-beyond-slots": Feature("as many pinned adapters as max_loras", modules.pinned_beyond_slots),
     "base-without-lora": Feature("a base whose class has no LoRA", modules.base_without_lora),
     "other-model": Feature("another kind of model (diffusion, images, sound)", modules.other_model),
-    "named-like-base": Feature("an adapter named like the served base", modules.named_like_base),
 }
 """All features by the name in rows."""

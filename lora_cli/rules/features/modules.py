@@ -387,12 +387,6 @@ def other_model(case: EngineCase) -> Iterator[Found]:
     yield from _with_count(case, "a diffusion model has such modules", of_diffusion)
 
 
-def named_like_base(case: EngineCase) -> Iterator[Found]:
-    """The adapter's name is the one under which the base is served."""
-    if case.deployment.served_model_name and case.adapter.name == case.deployment.served_model_name:
-        yield Found(f"the adapter is called {cut(case.adapter.name)}, like the base", case.in_weights())
-
-
 def pinned_beyond_slots(case: EngineCase) -> Iterator[Found]:
     """At least as many adapters are pinned as there are slots."""
     pinned, slots = case.deployment.pinned, case.deployment.max_loras
