@@ -14,7 +14,7 @@ from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
-from lora_cli.core.reference import AdapterRef, override, parse
+from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.errors import AccessDenied, FormatError, LoraCliError, MachineError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
@@ -383,8 +383,8 @@ class LockFlags:
         return [name for name in ("locked", "check", "upgrade") if getattr(self, name)]
 
 
-def check_lock_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
-    """Checks that the flags are compatible; ``chosen``: --include is given.
+def check_lock_flags(flags: LockFlags, manifest: Path | None, selection: Selection) -> None:
+    """Checks that the flags are compatible.
 
     Raises:
         UsageError: they are not.
@@ -393,25 +393,20 @@ def check_lock_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -
         raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
     if len(flags.given) > 1:
         raise UsageError("--{} and --{} cannot be used together".format(*flags.given), hint="remove one of them")
-    if flags.locked and chosen:
+    if flags.locked and selection.include:
         raise UsageError("--locked uses the files of the lock", hint="remove --include")
 
 
-def fetch_requests(
-    refs: Sequence[str], manifest: Path | None, selection: Selection, revision: str | None
-) -> FetchRequests:
+def fetch_requests(refs: Sequence[str], manifest: Path | None, selection: Selection) -> FetchRequests:
     """The requests for the adapters of REFs, or for a manifest's adapters, of which ``refs`` may name some.
 
     Raises:
-        UsageError: there are no adapters, an option does not apply, or the manifest is invalid.
+        UsageError: there are no adapters, or the manifest is invalid.
         MachineError: as ``adapters_in``.
     """
-    if manifest is not None and revision is not None:
-        hint = "write it into the manifest: source: hf://ORG/NAME@REVISION"
-        raise UsageError("--revision is for REFs", hint=hint)
     if manifest is None and refs:
         texts = [one for ref in refs for one in adapters_in(ref).items()]
-        requests = tuple(_request(text, revision, replace(selection, latest=is_run)) for text, is_run in texts)
+        requests = tuple(_request(text, replace(selection, latest=is_run)) for text, is_run in texts)
         return FetchRequests(requests, alone=len(requests) == 1)
     adapter_set = read_named_manifest(manifest, refs, "fetch")
     assert adapter_set is not None
@@ -422,11 +417,11 @@ def fetch_requests(
     return FetchRequests(adapters, adapter_set, alone=len(adapter_set.adapters) == 1, base=request)
 
 
-def _request(text: str, revision: str | None, selection: Selection) -> AdapterRequest:
+def _request(text: str, selection: Selection) -> AdapterRequest:
     """The request for one REF; an invalid reference is reported as its outcome, and does not stop the others."""
     typed = without_secrets(text)
     try:
-        ref = override(parse(text, is_path=is_path), revision=revision)
+        ref = parse(text, is_path=is_path)
     except UsageError as error:
         return AdapterRequest(typed, typed, invalid=error)
     return AdapterRequest(ref.name, ref, selection=selection, typed=typed)

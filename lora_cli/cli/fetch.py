@@ -52,7 +52,6 @@ from lora_cli.store.published import (
     Pruning,
     prune_published,
     publish_adapter,
-    published_digests,
     to_prune,
 )
 
@@ -60,7 +59,6 @@ if TYPE_CHECKING:
     from lora_cli.cli.lockfile import LockFile
     from lora_cli.validation import Terms
 
-PIN = "Version"
 BASE_TIMEOUT_S = 10.0
 """Timeout of the base's config: the adapters are already fetched."""
 files = partial(option, default=None, panel=ADAPTERS)
@@ -80,7 +78,6 @@ class FetchOptions:
     ctx: typer.Context
     refs: options.Refs = None
     manifest: options.Manifest = None
-    revision: str | None = option("--revision REV", "Branch, tag or commit of each REF; digest for oci://.", None, PIN)
     locked: bool = option(
         "--locked", "Fetch exactly the locked versions or fail; never write the lock.", False, LOCKING
     )
@@ -134,10 +131,10 @@ def command(**given: Any) -> None:
     settings = with_flags(chosen.ctx.obj, {name: value for name, value in given.items() if value is not False})
     flags = LockFlags(chosen.locked, chosen.check, chosen.upgrade, some=bool(refs))
     selection = Selection(tuple(chosen.include or ()), chosen.allow_pickle)
-    check_lock_flags(flags, chosen.manifest, chosen=selection.chosen)
+    check_lock_flags(flags, chosen.manifest, selection)
     if chosen.upgrade and settings.offline:
         inform("warning: offline mode is on: --upgrade takes the newest versions that are cached", settings)
-    requests = fetch_requests(refs, chosen.manifest, selection, chosen.revision)
+    requests = fetch_requests(refs, chosen.manifest, selection)
     settings = apply_policies(settings, requests.manifest, chosen.policy)
     file, whole = _with_lock(requests, chosen.manifest, flags)
     requests = replace(whole, adapters=options.in_shard(whole.adapters, chosen.shard, whole.key))
@@ -163,15 +160,13 @@ def command(**given: Any) -> None:
     changes = None
     if file is not None and not flags.locked:
         changes = lockfile.write_lock(file, flags, done, base_config, store, settings)
-    _warn_of_denied(chosen.publish, settings)
     goes_on = chosen.keep_going and any(one.published is not None for one in done)
     code = 0 if goes_on else max((one.exit_code for one in done), default=0)
     if chosen.output_format == "json":
         from lora_cli.render.json import to_json
 
         adapters, where = list(map(fetched_adapter, done)), None if file is None else file.path
-        about_base = None if base_config is None else fetched_adapter(base_config)
-        write(to_json(fetch_report(adapters, about_base, where, changes, pruning, code)))
+        write(to_json(fetch_report(adapters, where, changes, pruning, code)))
     log_failures(failed)
     raise typer.Exit(code)
 
@@ -254,18 +249,6 @@ def _prune(requests: FetchRequests, chosen: FetchOptions, settings: Settings, *,
     for one in pruning.kept:
         inform(render_not_pruned(chosen.publish, one), settings)
     return pruning
-
-
-def _warn_of_denied(published: str | None, settings: Settings) -> None:
-    """Warns of published adapters that a policy denies by now: engines still find them."""
-    denied = {digest for policy in settings.policies for digest in policy.deny_sha256}
-    if not denied or published is None:
-        return
-    folder = Path(published).expanduser()
-    for name, sha256 in published_digests(folder).items():
-        if sha256 in denied:
-            where = folder / name
-            inform(f"warning: {where} is still there, but policy deny_sha256 denies {sha256}: remove it", settings)
 
 
 def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, settings: Settings) -> "Terms":

@@ -85,8 +85,7 @@ def apply_lock(requests: FetchRequests, file: LockFile, flags: LockFlags) -> Fet
         MachineError: the lock will have to be written, and its folder is not writable.
     """
     lock, manifest = file.lock or Lock(()), file.adapter_set.file
-    base_drift = (_base_drift(file.adapter_set, lock),) if flags.locked else ()
-    if flags.locked and (found := [*drift(file.adapter_set, lock), *filter(None, base_drift)]):
+    if flags.locked and (found := [*drift(file.adapter_set, lock), *_base_drift(file.adapter_set, lock)]):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         hint = f"lora-cli fetch -f {manifest} updates the lock"
         raise Refused(f"{file.path} does not match {manifest}: {found[0]}{more}", hint=hint)
@@ -125,22 +124,27 @@ def _locked_base(
     return replace(request, locked=locked) if flags.check and locked.revision else None
 
 
-def _base_drift(adapter_set: AdapterSet, lock: Lock) -> str:
-    """Why the locked base is not the manifest's, in one sentence; empty when it is, or has no config to lock.
+def _base_drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
+    """Why the locked base is not the manifest's, in one sentence; nothing when it is, or has no config to lock.
 
     Raises:
         FormatError, MachineError: the config of a local base cannot be read.
     """
-    base, locked, here = adapter_set.base, lock.base, None
-    if base is not None and base.scheme == "file":
-        path = Path(base.location)
-        here = local_config(path)
-        if here is None and locked is None and (path.exists() or path.suffix == ".safetensors"):
-            return ""
-    if said := base_mismatch(adapter_set, locked):
-        return said
-    same = here is None or locked is None or locked.files == _config_files(here)
-    return "" if same else f"{THE_BASE} has other bytes than the locked ones"
+    locked, said = lock.base, base_mismatch(adapter_set, lock.base)
+    path = _base_path(adapter_set)
+    here = local_config(path) if path is not None else None
+    if path is not None and here is None and locked is None and (path.exists() or path.suffix == ".safetensors"):
+        return
+    if said:
+        yield said
+    elif here is not None and locked is not None and locked.files != _config_files(here):
+        yield f"{THE_BASE} has other bytes than the locked ones"
+
+
+def _base_path(adapter_set: AdapterSet) -> Path | None:
+    """The path of the manifest's base, if it is one."""
+    base = adapter_set.base
+    return Path(base.location) if base is not None and base.scheme == "file" else None
 
 
 def _config_files(data: bytes) -> Mapping[str, Blob]:
@@ -247,16 +251,12 @@ def _locked_config(
     adapter_set: AdapterSet, outcome: Outcome | None, settings: Settings
 ) -> Iterator[tuple[str, LockedAdapter]]:
     """The lock entry of the base, by its fetched or local config; nothing, with a warning, if that cannot be read."""
-    base, revision, endpoint = adapter_set.base, "", ""
+    path, revision, endpoint = _base_path(adapter_set), "", ""
     if outcome is not None and outcome.fetched is not None:
         path, revision = outcome.fetched.snapshot.directory, outcome.fetched.revision
         endpoint = endpoint_of(outcome.request.ref, settings)
-    elif base is not None and base.scheme == "file":
-        path = Path(base.location)
-    else:
-        return
     try:
-        data = local_config(path)
+        data = local_config(path) if path is not None else None
     except LoraCliError as error:
         inform(f"warning: {THE_BASE} is not locked: {error.message}", settings)
         return
@@ -312,9 +312,7 @@ def _drifts(
         # Policies about adapters do not apply to the base.
         yield from find_drift([requests.base], replace(settings, policies=()))
     elif base and adapter_set.base is not None:
-        difference = _base_drift(adapter_set, lock).removeprefix(f"{THE_BASE} ")
-        request = AdapterRequest(THE_BASE, adapter_set.base, locked=lock.base)
-        if difference:
-            yield checked_adapter(request, (f"{difference}; lora-cli fetch -f {adapter_set.file} locks it",))
-        elif lock.base is not None:
-            yield checked_adapter(request)
+        found = [one.removeprefix(f"{THE_BASE} ") for one in _base_drift(adapter_set, lock)]
+        if found or lock.base is not None:
+            request = AdapterRequest(THE_BASE, adapter_set.base, locked=lock.base)
+            yield checked_adapter(request, [f"{one}; lora-cli fetch -f {adapter_set.file} locks it" for one in found])

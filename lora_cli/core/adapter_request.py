@@ -30,11 +30,6 @@ class Selection:
     latest: bool = False
     base: bool = False
 
-    @property
-    def chosen(self) -> bool:
-        """Whether globs change the selection."""
-        return bool(self.include)
-
     def __str__(self) -> str:
         """Empty for the usual files; else a text that is the same for equal selections only."""
         if self.locked:

@@ -85,8 +85,6 @@ class FetchReport:
     schema: Literal["lora_cli/fetch/1"] = "lora_cli/fetch/1"
     version: Version = __version__
     adapters: Sequence[FetchedAdapter]
-    base: FetchedAdapter | None
-    """The config of the manifest's base, where it was fetched to be locked; else null."""
     lock: LockChanges | None
     """Null where there is no lock."""
     pruned: Sequence[str]
@@ -98,7 +96,6 @@ class FetchReport:
 
 def fetch_report(
     adapters: Sequence[FetchedAdapter],
-    base: FetchedAdapter | None,
     lock: Path | None,
     changes: Changes | None,
     pruning: Pruning,
@@ -108,9 +105,7 @@ def fetch_report(
     changes = changes or Changes()
     locked = None if lock is None else LockChanges(str(lock), changes.added, changes.changed, changes.removed)
     pruned = tuple(pruning.removed)
-    return FetchReport(
-        adapters=adapters, base=base, lock=locked, pruned=pruned, not_pruned=pruning.kept, exit_code=code
-    )
+    return FetchReport(adapters=adapters, lock=locked, pruned=pruned, not_pruned=pruning.kept, exit_code=code)
 
 
 def fetched_adapter(outcome: Outcome) -> FetchedAdapter:

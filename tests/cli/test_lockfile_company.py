@@ -101,32 +101,6 @@ def test_a_lock_is_a_pin_and_a_digest_for_a_policy(rule: str, hub: Hub, capsys: 
     assert rule in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("rule", ["require_pinned", "require_sha256"])
-@pytest.mark.parametrize("way", ["the digest", "the lock"])
-def test_what_has_no_commit_is_pinned_in_either_way_that_the_hint_says(
-    rule: str, way: str, tmp_path: Path, capsys: Capture
-) -> None:
-    write_adapter(tmp_path / "mine", modules=llama_modules())
-    text = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - name: mine\n    source: ./mine\n"
-    policy = f"policy: {{{rule}: true}}\n"
-    Path("set.yaml").write_text(text + policy)
-    assert fetch() == 1
-    said = capsys.readouterr().err
-    command = f"fetch file://{tmp_path / 'mine'} --format json"
-    assert f"(lora-cli {command} prints it, without this policy)" in said
-    if way == "the digest":
-        assert main(command.split()) == 0
-        (fetched,) = json.loads(capsys.readouterr().out)["adapters"]
-        Path("set.yaml").write_text(f"{text}    sha256: {fetched['sha256']}\n{policy}")
-    else:
-        Path("set.yaml").write_text(text)
-        assert fetch() == 0
-        Path("set.yaml").write_text(text + policy)
-        assert fetch("--locked") == 0
-        return
-    assert fetch() == 0
-
-
 @pytest.mark.slow
 def test_what_a_lock_lacks_or_contradicts_is_warned_of_and_nothing_else(
     hub: Hub, tmp_path: Path, capsys: Capture

@@ -1,19 +1,14 @@
-import gc
-import time
-from collections.abc import Iterator
 from hashlib import sha256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.cli.main import OBJECTS_PER_COLLECTION
 from lora_cli.core.lock import Lock, LockedAdapter
 from lora_cli.core.snapshot import Blob
 from lora_cli.documents.lockfile import drift, dump_lock, load_lock
 from lora_cli.documents.manifest import load_manifest
 from lora_cli.errors import UsageError
-from tests.attacks.measured import KNOWN_WORK_S, known_work
 
 COMMIT = "9f2c" * 10
 SQL = LockedAdapter(
@@ -153,35 +148,10 @@ def many(count: int) -> str:
     return head + "".join("  - name" + one.replace('"sql"', f'"{digest}"') for digest in digests)
 
 
-@pytest.fixture
-def _as_in_the_command_line() -> Iterator[None]:
-    before = gc.get_threshold()
-    gc.set_threshold(OBJECTS_PER_COLLECTION)
-    yield
-    gc.set_threshold(*before)
-
-
-@pytest.mark.usefixtures("_as_in_the_command_line")
-def test_a_lock_of_5000_adapters_is_read_within_a_second() -> None:
-    """On a machine that does ``known_work`` in ``KNOWN_WORK_S``; as much later on one that is slower just then."""
-    text, least = many(5000), 9.0
-    for _ in range(5):  # the least counts: a neighbour on the same processor makes a run dearer, never cheaper
-        start = time.process_time()
-        assert len(load_lock(text, "l").adapters) == 5000
-        took_s = time.process_time() - start
-        least = min(least, took_s * min(1.0, KNOWN_WORK_S / known_work()) if took_s > 1 else took_s)
-        if least <= 1:
-            break
-    assert least <= 1
-
-
 @pytest.mark.slow
 def test_a_lock_of_130000_adapters_is_refused_before_it_is_read() -> None:
-    text = many(130_000)
-    start = time.process_time()
     with pytest.raises(UsageError, match="characters long"):
-        load_lock(text, "l")
-    assert time.process_time() - start < 1
+        load_lock(many(130_000), "l")
 
 
 def test_drift_is_said_adapter_by_adapter() -> None:
