@@ -215,7 +215,7 @@ def from_refs(refs: Sequence[str]) -> tuple[AdapterRequest, ...]:
 def adapters_in(text: str) -> dict[str, bool]:
     """The adapters in a local folder, and whether each is a training run. Any other REF is one: its source lists it.
 
-    Hidden folders and links to folders are not entered.
+    Hidden folders are not entered; a link to a folder is an adapter, or is not entered.
 
     Raises:
         MachineError: a folder cannot be read.
@@ -233,9 +233,11 @@ def _adapter_files(top: str) -> Iterator[str]:
         raise MachineError(f"{error.filename} cannot be read: {error.strerror}", hint="check the permissions")
 
     for folder, inside, files in os.walk(top, onerror=fail):
-        found = [name for name in files if is_adapter_file(name)]
-        yield from (Path(folder, name).relative_to(top).as_posix() for name in found)
+        here = Path(folder)
+        found = [here / name for name in files if is_adapter_file(name)]
         inside[:] = [] if found else [name for name in inside if not name.startswith(".")]
+        linked = [file for name in inside if (here / name).is_symlink() for file in (here / name).glob("adapter_*")]
+        yield from (file.relative_to(top).as_posix() for file in (*found, *linked))
 
 
 def changed_adapters(files: Sequence[str]) -> list[str]:
