@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.main import main
 from lora_cli.reading.manifest import read_lock
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, files, hub_of_two, locked, set_of
@@ -73,20 +72,6 @@ def test_validate_judges_what_is_locked_and_not_what_the_branch_is_now(
     assert found["revision"] == locked("sql").revision
     Path("set.lock.yaml").unlink()
     assert main(["validate", "-f", "set.yaml", "--base", base]) == 1
-
-
-def test_warm_and_serve_bench_work_on_what_is_locked(hub: Hub, tmp_path: Path) -> None:
-    write_adapter(tmp_path / "mine", seed=1)
-    set_of("sql=org/sql", "mine=./mine", "chat=org/chat@main")
-    assert fetch() == 0
-    hub.add("org/sql", files(3))
-    set_of("sql=org/sql", "mine=./mine", "chat=org/chat")
-    asked = read_inputs(Path("set.yaml"), [], "acme/base", "warm")
-    sql, mine, chat = asked.items
-    assert str(sql.source) == f"hf://org/sql@{locked('sql').revision}"
-    assert sql.locked == locked("sql")
-    assert mine.locked == locked("mine")
-    assert (chat.locked, str(chat.source)) == (None, "hf://org/chat")
 
 
 @pytest.mark.parametrize("rule", ["require_pinned", "require_sha256"])

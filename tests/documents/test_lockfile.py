@@ -127,14 +127,6 @@ def test_a_lock_that_was_cut_off_or_merged_is_to_be_written_anew_and_not_by_hand
     assert "recreate it with lora-cli fetch -f FILE --upgrade" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["garbage", "- 1", "{{{", "a: 1\n", "\x00\x01"])
-def test_what_is_no_lock_at_all_is_to_be_removed_because_upgrade_leaves_it(text: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        load_lock(text, "l.yaml")
-    assert "this is not a lock: if nothing needs this file, remove it" in caught.value.hint
-    assert "--upgrade" not in caught.value.hint
-
-
 def test_an_adapter_is_not_locked_twice() -> None:
     twice = dump_lock(Lock((SQL, TONE))).replace('"tone"', '"sql"')
     with pytest.raises(UsageError, match=r"l:16: adapters\[1\]: sql is locked twice"):
@@ -173,11 +165,6 @@ adapters:
         "tone is locked for ./tone, but the manifest has ./tone2",
         "old is locked but not in the manifest",
     ]
-
-
-def test_no_drift_is_nothing() -> None:
-    text = 'apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{name: sql, source: "hf://acme/sql@main"}]\n'
-    assert not list(drift(load_manifest(text, "/m.yaml", is_path=lambda _: False), Lock((SQL,))))
 
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
