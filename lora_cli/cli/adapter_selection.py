@@ -13,8 +13,8 @@ from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.core.lock import THE_BASE, ref_at
-from lora_cli.core.reference import AdapterRef, override, parse
+from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
+from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.errors import AccessDenied, FormatError, LoraCliError, MachineError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
@@ -34,6 +34,7 @@ MAX_LORAS, MAX_CPU_LORAS = 8, 32
 class Inputs:
     """The adapters of a command in the given order, their base, and their manifest, if any.
 
+    ``locked_base`` is that base as the lock has it, which is read from there; None if it is not locked.
     ``has_lock``: whether the manifest has a lock file; None without a manifest, or for one on standard input.
     """
 
@@ -41,6 +42,7 @@ class Inputs:
     base: str | AdapterRef
     manifest: "AdapterSet | None" = None
     has_lock: bool | None = None
+    locked_base: LockedAdapter | None = None
 
     @property
     def engine(self) -> "EngineSpec | None":
@@ -103,18 +105,18 @@ def read_inputs(file: Path | None, refs: Sequence[str], base: str, verb: str, *,
     if manifest is None:
         return Inputs(from_refs(refs), named)
     from lora_cli.cli.lockfile import open_lock
-    from lora_cli.documents.lockfile import base_mismatch
-    from lora_cli.reading.manifest import locked_adapters, requests_of
+    from lora_cli.reading.manifest import locked_adapters, locked_base, requests_of
 
     assert file is not None
     lock_file = open_lock(file, manifest, LockFlags())
     lock = lock_file.lock if lock_file is not None else None
     locked = locked_adapters(manifest, lock) if lock is not None else {}
-    if lock is not None and lock.base is not None and not base and not base_mismatch(manifest, lock.base):
+    model = None if base else locked_base(manifest, lock)
+    if model is not None:
         assert manifest.base is not None
-        named = ref_at(manifest.base, lock.base)
+        named = ref_at(manifest.base, model)
     has_lock = lock is not None if lock_file is not None else None
-    return Inputs(requests_of(_named_entries(manifest, refs), locked), named, manifest, has_lock)
+    return Inputs(requests_of(_named_entries(manifest, refs), locked), named, manifest, has_lock, model)
 
 
 def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
@@ -213,7 +215,7 @@ def from_refs(refs: Sequence[str]) -> tuple[AdapterRequest, ...]:
 def adapters_in(text: str) -> dict[str, bool]:
     """The adapters in a local folder, and whether each is a training run. Any other REF is one: its source lists it.
 
-    Hidden folders and links to folders are not entered.
+    Hidden folders are not entered; a link to a folder is an adapter, or is not entered.
 
     Raises:
         MachineError: a folder cannot be read.
@@ -231,9 +233,11 @@ def _adapter_files(top: str) -> Iterator[str]:
         raise MachineError(f"{error.filename} cannot be read: {error.strerror}", hint="check the permissions")
 
     for folder, inside, files in os.walk(top, onerror=fail):
-        found = [name for name in files if is_adapter_file(name)]
-        yield from (Path(folder, name).relative_to(top).as_posix() for name in found)
+        here = Path(folder)
+        found = [here / name for name in files if is_adapter_file(name)]
         inside[:] = [] if found else [name for name in inside if not name.startswith(".")]
+        linked = [file for name in inside if (here / name).is_symlink() for file in (here / name).glob("adapter_*")]
+        yield from (file.relative_to(top).as_posix() for file in (*found, *linked))
 
 
 def changed_adapters(files: Sequence[str]) -> list[str]:
@@ -291,13 +295,16 @@ def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Pa
     return settings
 
 
-def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
-    """The base model of a path or reference; an unknown family is read with transformers, if installed."""
+def base_model(named: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> BaseModel:
+    """The base model of a path or reference, by the ``locked`` config where there is one.
+
+    An unknown family is read with transformers, if installed.
+    """
     from lora_cli.runtime.module_tree import base_from_transformers
     from lora_cli.validation import open_base
 
     try:
-        return open_base(named, settings, fallback=base_from_transformers)
+        return open_base(named, settings, fallback=base_from_transformers, locked=locked)
     except (NotFound, AccessDenied, Unreachable) as error:
         hint = f"this is the base model: --base also takes a folder or a config.json; {error.hint}"
         raise type(error)(error.message, hint=hint) from error
@@ -347,8 +354,9 @@ def slot_limits(
 class FetchRequests:
     """The adapters to fetch in the given order, and their manifest, if any.
 
-    ``base`` is the manifest's base, whose config is fetched to be locked; None if it is a path. ``alone``: the command
-    line has a single adapter. A shard of one does not count: ``--to`` then writes a folder for each.
+    ``base`` is the manifest's base, whose config is to be locked; None if it is a path, or stays as it is locked.
+    ``alone``: the command line has a single adapter. A shard of one does not count: ``--to`` then writes a folder for
+    each.
     """
 
     adapters: tuple[AdapterRequest, ...]
@@ -366,7 +374,6 @@ class FetchRequests:
 class LockFlags:
     """The options for a manifest's lock. ``some``: only some of its adapters are named on the command line."""
 
-    lock: Path | None = None
     locked: bool = False
     check: bool = False
     upgrade: bool = False
@@ -375,39 +382,33 @@ class LockFlags:
     @property
     def given(self) -> list[str]:
         """The names of the given options."""
-        return [name for name in ("lock", "locked", "check", "upgrade") if getattr(self, name)]
+        return [name for name in ("locked", "check", "upgrade") if getattr(self, name)]
 
 
-def check_lock_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
-    """Checks that the flags are compatible; ``chosen``: --include or --exclude is given.
+def check_lock_flags(flags: LockFlags, manifest: Path | None, selection: Selection) -> None:
+    """Checks that the flags are compatible.
 
     Raises:
         UsageError: they are not.
     """
     if manifest is None and flags.given:
         raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
-    exclusive = [name for name in flags.given if name != "lock"]
-    if len(exclusive) > 1:
-        raise UsageError(f"--{exclusive[0]} and --{exclusive[1]} cannot be used together", hint="remove one of them")
-    if flags.locked and chosen:
-        raise UsageError("--locked uses the files of the lock", hint="remove --include and --exclude")
+    if len(flags.given) > 1:
+        raise UsageError("--{} and --{} cannot be used together".format(*flags.given), hint="remove one of them")
+    if flags.locked and selection.include:
+        raise UsageError("--locked uses the files of the lock", hint="remove --include")
 
 
-def fetch_requests(
-    refs: Sequence[str], manifest: Path | None, selection: Selection, revision: str | None
-) -> FetchRequests:
+def fetch_requests(refs: Sequence[str], manifest: Path | None, selection: Selection) -> FetchRequests:
     """The requests for the adapters of REFs, or for a manifest's adapters, of which ``refs`` may name some.
 
     Raises:
-        UsageError: there are no adapters, an option does not apply, or the manifest is invalid.
+        UsageError: there are no adapters, or the manifest is invalid.
         MachineError: as ``adapters_in``.
     """
-    if manifest is not None and revision is not None:
-        hint = "write it into the manifest: source: hf://ORG/NAME@REVISION"
-        raise UsageError("--revision is for REFs", hint=hint)
     if manifest is None and refs:
         texts = [one for ref in refs for one in adapters_in(ref).items()]
-        requests = tuple(_request(text, revision, replace(selection, latest=is_run)) for text, is_run in texts)
+        requests = tuple(_request(text, replace(selection, latest=is_run)) for text, is_run in texts)
         return FetchRequests(requests, alone=len(requests) == 1)
     adapter_set = read_named_manifest(manifest, refs, "fetch")
     assert adapter_set is not None
@@ -418,11 +419,11 @@ def fetch_requests(
     return FetchRequests(adapters, adapter_set, alone=len(adapter_set.adapters) == 1, base=request)
 
 
-def _request(text: str, revision: str | None, selection: Selection) -> AdapterRequest:
+def _request(text: str, selection: Selection) -> AdapterRequest:
     """The request for one REF; an invalid reference is reported as its outcome, and does not stop the others."""
     typed = without_secrets(text)
     try:
-        ref = override(parse(text, is_path=is_path), revision=revision)
+        ref = parse(text, is_path=is_path)
     except UsageError as error:
         return AdapterRequest(typed, typed, invalid=error)
     return AdapterRequest(ref.name, ref, selection=selection, typed=typed)

@@ -70,10 +70,10 @@ def measure_own_server(settings: Settings, options: BenchOptions) -> int:
             rank = max(rank for rank, _ in parse_ranks(options.ranks or RANKS).shares)
         most = slot_limits(inputs, options.max_loras, options.max_cpu_loras, rank)
         # A base without weights on this disk gets random ones: latencies do not depend on their values.
-        dummy = None if has_base_weights(inputs.base) else open_config(inputs.base, settings)
+        dummy = None if has_base_weights(inputs.base) else open_config(inputs.base, settings, inputs.locked_base)
         failures: Failures = {}
         hold = stack.enter_context(InUseMarker(Store(own.cache_dir)))
-        jobs = admit_adapters(inputs, base_model(inputs.base, own), most, own, hold, failures)
+        jobs = admit_adapters(inputs, base_model(inputs.base, own, inputs.locked_base), most, own, hold, failures)
         if not jobs:
             raise _no_adapter_error(failures)
         inputs = replace(inputs, items=tuple(item for item in inputs.items if item.name in jobs))

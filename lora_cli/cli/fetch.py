@@ -5,16 +5,23 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.adapter_selection import FetchRequests, LockFlags, apply_policies, check_lock_flags, fetch_requests
+from lora_cli.cli.adapter_selection import (
+    FetchRequests,
+    Inputs,
+    LockFlags,
+    apply_policies,
+    base_model,
+    check_lock_flags,
+    fetch_requests,
+)
 from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, OUTPUT, option, setting
 from lora_cli.cli.output import (
     inform,
@@ -28,17 +35,16 @@ from lora_cli.cli.output import (
 )
 from lora_cli.cli.progress import fetch_progress
 from lora_cli.core.adapter_files import BASE_CONFIG_CAP
-from lora_cli.core.adapter_request import NAME, Selection
-from lora_cli.core.lock import THE_BASE
+from lora_cli.core.adapter_request import NAME, AdapterRequest, Selection
+from lora_cli.core.lock import THE_BASE, Lock, ref_at
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, Refused, UsageError
+from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings, with_flags
-from lora_cli.sources.local import snapshot_at
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.export import export_snapshot
@@ -46,11 +52,13 @@ from lora_cli.store.published import (
     Pruning,
     prune_published,
     publish_adapter,
-    published_digests,
     to_prune,
 )
 
-PIN = "Version"
+if TYPE_CHECKING:
+    from lora_cli.cli.lockfile import LockFile
+    from lora_cli.validation import Terms
+
 BASE_TIMEOUT_S = 10.0
 """Timeout of the base's config: the adapters are already fetched."""
 files = partial(option, default=None, panel=ADAPTERS)
@@ -70,8 +78,6 @@ class FetchOptions:
     ctx: typer.Context
     refs: options.Refs = None
     manifest: options.Manifest = None
-    revision: str | None = option("--revision REV", "Branch, tag or commit of each REF; digest for oci://.", None, PIN)
-    lock: Path | None = option("--lock FILE", "Lock file (default: next to the manifest).", None, LOCKING)
     locked: bool = option(
         "--locked", "Fetch exactly the locked versions or fail; never write the lock.", False, LOCKING
     )
@@ -85,14 +91,17 @@ class FetchOptions:
         "Write the files here, one folder each if several. Weights are hard links into the cache: do not edit them.",
     )
     publish: str | None = into(
-        "--publish DIRECTORY", "Write each adapter to DIRECTORY/NAME, for vLLM's filesystem resolver."
+        "--publish DIRECTORY", "Write each adapter that passes to DIRECTORY/NAME, for vLLM's filesystem resolver."
+    )
+    no_validate: bool = into("--no-validate", "With --publish: publish without validating.", default=False)
+    keep_going: bool = into(
+        "--keep-going", "With --publish: exit 0 if any adapter is published, although others failed.", default=False
     )
     prune: bool = into(
         "--prune", "With --publish: remove published adapters that are not in the manifest.", default=False
     )
     base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default="")
     include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated.")
-    exclude: list[str] | None = files("--exclude GLOB", "Do not fetch matching files; may be repeated.")
     allow_pickle: options.AllowPickle = False
     policy: options.PolicyFile = None
     max_bytes: str | None = setting("max_bytes", None, LIMITS)
@@ -120,56 +129,80 @@ def command(**given: Any) -> None:
     chosen, refs = FetchOptions(**given), given["refs"] or []
     # False means that a switch is not given.
     settings = with_flags(chosen.ctx.obj, {name: value for name, value in given.items() if value is not False})
-    flags = LockFlags(chosen.lock, chosen.locked, chosen.check, chosen.upgrade, some=bool(refs))
-    selection = Selection(tuple(chosen.include or ()), tuple(chosen.exclude or ()), chosen.allow_pickle)
-    check_lock_flags(flags, chosen.manifest, chosen=selection.chosen)
+    flags = LockFlags(chosen.locked, chosen.check, chosen.upgrade, some=bool(refs))
+    selection = Selection(tuple(chosen.include or ()), chosen.allow_pickle)
+    check_lock_flags(flags, chosen.manifest, selection)
     if chosen.upgrade and settings.offline:
         inform("warning: offline mode is on: --upgrade takes the newest versions that are cached", settings)
-    requests = fetch_requests(refs, chosen.manifest, selection, chosen.revision)
+    requests = fetch_requests(refs, chosen.manifest, selection)
     settings = apply_policies(settings, requests.manifest, chosen.policy)
-    file = None
-    if chosen.manifest is not None:
+    file, whole = _with_lock(requests, chosen.manifest, flags)
+    requests = replace(whole, adapters=options.in_shard(whole.adapters, chosen.shard, whole.key))
+    if file is not None:
         from lora_cli.cli import lockfile
 
-        assert requests.manifest is not None
-        if (file := lockfile.open_lock(chosen.manifest, requests.manifest, flags)) is not None:
-            requests = lockfile.apply_lock(requests, file, flags)
-    requests = replace(requests, adapters=options.in_shard(requests.adapters, chosen.shard, requests.key))
-    if chosen.check and file is not None:
-        raise typer.Exit(lockfile.report_drift(requests, file, settings, chosen.output_format, some=flags.some))
-    if chosen.prune and (chosen.publish is None or requests.manifest is None):
-        hint = f"-f {chosen.manifest or 'MANIFEST'} --publish {chosen.publish or 'DIRECTORY'} --prune"
-        raise UsageError("--prune needs a manifest and --publish", hint=hint)
+        lockfile.tell_endpoints(requests, file, settings)
+        if chosen.check:
+            raise typer.Exit(lockfile.report_drift(requests, file, settings, chosen.output_format, some=flags.some))
+    _check_publishing(chosen, requests)
     store = Store(settings.cache_dir)
-    destination = destination_of(requests, store, chosen)
+    destination = destination_of(requests, store, chosen, settings)
     if chosen.dry_run:
         raise typer.Exit(_dry_run(requests, chosen, store, settings))
     if warning := unchecked_base_warning(requests, destination):
         inform(warning, settings)
+    if destination.published and not chosen.no_validate:
+        destination = replace(destination, terms=_terms(whole, None if file is None else file.lock, chosen, settings))
     done = _fetch_all(requests, destination, chosen, settings)
     base_config = _base_config(requests, store, settings)
-    everything = [*done, base_config] if base_config is not None else done
-    failed = [(one.request.name, one.error.message, "") for one in everything if one.error is not None]
+    failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
     pruning = _prune(requests, chosen, settings, failed=bool(failed))
     changes = None
     if file is not None and not flags.locked:
-        changes = lockfile.write_lock(file, flags, everything, store, settings)
-    _warn_of_denied(chosen.publish, settings)
+        changes = lockfile.write_lock(file, flags, done, base_config, store, settings)
+    goes_on = chosen.keep_going and any(one.published is not None for one in done)
+    code = 0 if goes_on else max((one.exit_code for one in done), default=0)
     if chosen.output_format == "json":
         from lora_cli.render.json import to_json
 
         adapters, where = list(map(fetched_adapter, done)), None if file is None else file.path
-        about_base = None if base_config is None else fetched_adapter(base_config)
-        write(to_json(fetch_report(adapters, about_base, where, changes, pruning)))
+        write(to_json(fetch_report(adapters, where, changes, pruning, code)))
     log_failures(failed)
-    raise typer.Exit(max((outcome.exit_code for outcome in everything), default=0))
+    raise typer.Exit(code)
+
+
+def _with_lock(
+    requests: FetchRequests, manifest: Path | None, flags: LockFlags
+) -> "tuple[LockFile | None, FetchRequests]":
+    """The lock of the manifest, if it can have one, and the requests with each adapter at its locked version.
+
+    Raises:
+        LoraCliError: see ``open_lock`` and ``apply_lock``.
+    """
+    if manifest is None or requests.manifest is None:
+        return None, requests
+    from lora_cli.cli.lockfile import apply_lock, open_lock
+
+    file = open_lock(manifest, requests.manifest, flags)
+    return file, replace(requests, base=None) if file is None else apply_lock(requests, file, flags)
+
+
+def _check_publishing(chosen: FetchOptions, requests: FetchRequests) -> None:
+    """Checks the options that only ``--publish`` has.
+
+    Raises:
+        UsageError: one is given without it, or --prune without a manifest.
+    """
+    for name in ("no_validate", "keep_going"):
+        if getattr(chosen, name) and chosen.publish is None:
+            raise UsageError(f"--{name.replace('_', '-')} needs --publish", hint="--publish DIRECTORY")
+    if chosen.prune and (chosen.publish is None or requests.manifest is None):
+        hint = f"-f {chosen.manifest or 'MANIFEST'} --publish {chosen.publish or 'DIRECTORY'} --prune"
+        raise UsageError("--prune needs a manifest and --publish", hint=hint)
 
 
 def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> Outcome | None:
-    """Fetches the config of the manifest's base for the lock; None if it cannot be fetched.
-
-    That is only a warning, since adapters work without it. Content that differs from the lock is an error.
-    """
+    """Fetches the config of the manifest's base for the lock; None, with a warning, if it cannot be fetched."""
     if requests.base is None:
         return None
     within_s = min(settings.adapter_timeout_s or BASE_TIMEOUT_S, BASE_TIMEOUT_S)
@@ -177,11 +210,7 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
     outcome = next(fetch_all([requests.base], store, own))
     if outcome.error is None:
         return outcome
-    if isinstance(outcome.error, Corrupt | Refused):
-        to_stderr(render_line(fetched_adapter(outcome)))
-        return outcome
-    if requests.base.locked is not None or not settings.offline:
-        inform(f"warning: {THE_BASE} is not cached: {outcome.error.message}", settings)
+    inform(f"warning: {THE_BASE} is not locked: {outcome.error.message}", settings)
     return None
 
 
@@ -222,29 +251,43 @@ def _prune(requests: FetchRequests, chosen: FetchOptions, settings: Settings, *,
     return pruning
 
 
-def _warn_of_denied(published: str | None, settings: Settings) -> None:
-    """Warns of published adapters that a policy denies by now: engines still find them."""
-    denied = {digest for policy in settings.policies for digest in policy.deny_sha256}
-    if not denied or published is None:
-        return
-    folder = Path(published).expanduser()
-    for name, sha256 in published_digests(folder).items():
-        if sha256 in denied:
-            where = folder / name
-            inform(f"warning: {where} is still there, but policy deny_sha256 denies {sha256}: remove it", settings)
+def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, settings: Settings) -> "Terms":
+    """How adapters are judged before they are published: on the manifest's engine, against its base as it is locked.
+
+    Without a manifest's base, each is judged against its own.
+
+    Raises:
+        NotFound, AccessDenied, Unreachable, FormatError: the manifest's base cannot be read.
+    """
+    from lora_cli.cli.engine_options import deployment_of, named_engines
+    from lora_cli.reading.manifest import locked_base
+    from lora_cli.validation import Bases, Terms
+
+    manifest, model = requests.manifest, None
+    inputs = Inputs(requests.adapters, "", manifest)
+    engines = named_engines((), manifest)
+    deployment = deployment_of(engines, inputs, inputs.max_lora_rank)
+    if manifest is not None and manifest.base is not None:
+        locked = None if chosen.upgrade and not chosen.refs else locked_base(manifest, lock)
+        ref = manifest.base if locked is None else ref_at(manifest.base, locked)
+        model = base_model(ref, settings, locked)
+    return Terms(model, None if model is not None else Bases(settings), engines=engines, deployment=deployment)
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
     """Where the adapters are written: the store, or the folder in ``targets`` for each adapter.
 
-    If they are ``published``, it is for the resolver of an engine that names the base ``served`` (None: unknown).
+    If they are ``published``, it is for the resolver of an engine that names the base ``served`` (None: unknown), and
+    only what passes ``terms`` (None: everything).
     """
 
     store: Store
     targets: Sequence[Path] | None
+    settings: Settings
     published: bool = False
     served: str | None = None
+    terms: "Terms | None" = None
 
     def deliver(self, outcome: Outcome, number: int) -> Outcome:
         """The outcome with its directory, or with the error of writing it."""
@@ -254,12 +297,12 @@ class Destination:
         try:
             if target is None:
                 return replace(outcome, directory=snapshot.directory.absolute())
-            published = None
             if not self.published:
                 export_snapshot(self.store, snapshot, target)
-            else:
-                published = publish_adapter(self.store, snapshot, target, self.served)
-            return replace(outcome, directory=target, published=published, problems=_problems(snapshot))
+                return replace(outcome, directory=target)
+            unchecked = self._judge(outcome.request, snapshot)
+            published = publish_adapter(self.store, snapshot, target, self.served)
+            return replace(outcome, directory=target, published=published, unchecked=unchecked)
         except LostBlob:
             error: LoraCliError = MachineError(
                 f"{self.store.root} is being cleaned up at the same time", hint="try again"
@@ -268,17 +311,24 @@ class Destination:
             error = refused
         return replace(outcome, error=error)
 
+    def _judge(self, request: AdapterRequest, snapshot: Snapshot) -> tuple[str, ...]:
+        """What could not be checked of an adapter that passes.
 
-def _problems(snapshot: Snapshot) -> tuple[str, ...]:
-    """What is plainly wrong with files of the snapshot; nothing if it was removed since."""
-    from lora_cli.reading.byte_ranges import broken_files
+        Raises:
+            LoraCliError: it does not pass, or cannot be read.
+        """
+        if self.terms is None:
+            return ()
+        from lora_cli.validation.fetch_and_validate import Admission, validate_fetched
 
-    with suppress(LoraCliError):
-        return tuple(error.message for error in broken_files(*snapshot_at(snapshot.directory)))
-    return ()
+        fetched = Admission(request.name, str(request.ref), snapshot=snapshot, ref=request.ref)
+        judged = validate_fetched(fetched, self.terms, self.settings)
+        if judged.refusal is not None:
+            raise judged.refusal
+        return judged.verdict.unchecked if judged.verdict is not None else ()
 
 
-def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions) -> Destination:
+def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions, settings: Settings) -> Destination:
     """The destination that ``--to``, or ``--publish`` with the name of the base, selects.
 
     Raises:
@@ -291,9 +341,9 @@ def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions) 
     if chosen.publish is not None:
         served = chosen.base or _repository(requests)
         published = folders("--publish", chosen.publish, requests, by_name=True)
-        return Destination(store, published, published=True, served=served)
+        return Destination(store, published, settings, published=True, served=served)
     targets = None if chosen.to is None else folders("--to", chosen.to, requests, by_name=not requests.alone)
-    return Destination(store, targets)
+    return Destination(store, targets, settings)
 
 
 def _repository(requests: FetchRequests) -> str | None:
@@ -331,20 +381,17 @@ def folders(option: str, folder: str, requests: FetchRequests, *, by_name: bool)
     return [root / name for name in names]
 
 
-def _warnings(outcome: Outcome) -> Iterator[str]:
-    """Warnings about an adapter that was written by --to or --publish."""
+def _warnings(outcome: Outcome, *, judged: bool) -> Iterator[str]:
+    """Warnings about an adapter that was published; ``judged``: after it was validated."""
     name = safe(outcome.request.name)
-    for problem in outcome.problems:
-        yield f"{name}: {safe(problem)}; lora-cli validate shows all problems"
+    yield from (f"{name}: {safe(reason)}" for reason in outcome.unchecked)
     if outcome.published is None or outcome.fetched is None:
         return
     if outcome.published.replaced:
         yield f"{name} replaces other content: an engine may mix both; publish under a new name"
-    if pickled := [path for path in outcome.fetched.snapshot.files if format_of(path) == "pickle"]:
-        yield (
-            f"{name} is published with pickled weights ({safe(names(pickled))}): unpickling can run code; "
-            "fetch does not check them, lora-cli validate does"
-        )
+    pickled = [path for path in outcome.fetched.snapshot.files if format_of(path) == "pickle"]
+    if pickled and not judged:
+        yield f"{name} is published with pickled weights ({safe(names(pickled))}) unchecked: unpickling can run code"
 
 
 def _fetch_all(
@@ -372,7 +419,7 @@ def _fetch_all(
                 # The table at the end has everything except errors.
                 if outcome.error is not None or not (settings.quiet or tabular):
                     to_stderr(render_line(fetched_adapter(outcome)))
-                for warning in _warnings(outcome):
+                for warning in _warnings(outcome, judged=destination.terms is not None):
                     inform(f"warning: {warning}", settings)
                 if chosen.output_format == "human" and outcome.directory is not None and not tabular:
                     write(f"{outcome.directory}\n")

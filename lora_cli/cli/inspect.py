@@ -80,7 +80,7 @@ def command(
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
-    model = base_model(inputs.base, settings) if inputs.base else None
+    model = base_model(inputs.base, settings, inputs.locked_base) if inputs.base else None
     check_tp(model, tp)
     terms = _validation_terms(model, deployed, settings)
     other = None if diff is None else _compared(diff, inputs, settings)

@@ -8,20 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.cli.adapter_selection import FetchRequests, LockFlags
-from lora_cli.cli.output import Format, render_parts, to_stderr, write
+from lora_cli.cli.output import Format, inform, render_parts, to_stderr, write
+from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.lock import THE_BASE, Changes, Lock, LockedAdapter, of_manifest, ref_at
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Blob
+from lora_cli.core.text import names
 from lora_cli.documents.lockfile import KIND, base_mismatch, drift, dump_lock, mismatch, relocked
 from lora_cli.documents.manifest import AdapterSet
-from lora_cli.errors import MachineError, NotFound, Refused, UsageError
+from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.lock_drift import CheckedAdapter, checked_adapter, find_drift
+from lora_cli.reading.base_model import local_config
 from lora_cli.reading.manifest import STDIN, lock_path, locked_adapters, read_lock, read_text
 from lora_cli.render.fetch_report import CheckReport
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
 from lora_cli.settings import Settings
+from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file
 from lora_cli.store.leases import lease
@@ -37,17 +42,17 @@ class LockFile:
 
 
 def open_lock(manifest: Path, adapter_set: AdapterSet, flags: LockFlags) -> LockFile | None:
-    """The lock of a manifest: ``--lock``, else the file next to it; None for a manifest that is not a regular file.
+    """The lock of a manifest, next to it; None for a manifest that is not a regular file.
 
     Raises:
         UsageError: an option of a lock for a manifest without a folder, or a lock that is wrong.
         NotFound: ``--locked``, and there is none.
     """
-    place = flags.lock or (lock_path(manifest) if str(manifest) != STDIN and manifest.is_file() else None)
-    if place is None:
+    if str(manifest) == STDIN or not manifest.is_file():
         if flags.given:
-            raise UsageError(f"{manifest} has no folder for its lock", hint="set a file with --lock")
+            raise UsageError(f"{manifest} has no folder for its lock", hint="write the manifest to a file")
         return None
+    place = lock_path(manifest)
     lock = _read(place, flags)
     if lock is None and flags.locked:
         raise NotFound(f"there is no lock {place}", hint=f"lora-cli fetch -f {manifest} writes it")
@@ -61,7 +66,7 @@ def _read(path: Path, flags: LockFlags) -> Lock | None:
     except NotFound:
         return None
     except UsageError:
-        # --lock may name another file by mistake, such as the manifest: it is not overwritten.
+        # A file of this name that is no lock is not overwritten.
         text = read_text(path, "lock")
         if not flags.upgrade or flags.some or (text.strip() and KIND not in text):
             raise
@@ -80,7 +85,7 @@ def apply_lock(requests: FetchRequests, file: LockFile, flags: LockFlags) -> Fet
         MachineError: the lock will have to be written, and its folder is not writable.
     """
     lock, manifest = file.lock or Lock(()), file.adapter_set.file
-    if flags.locked and (found := list(drift(file.adapter_set, lock))):
+    if flags.locked and (found := [*drift(file.adapter_set, lock), *_base_drift(file.adapter_set, lock)]):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         hint = f"lora-cli fetch -f {manifest} updates the lock"
         raise Refused(f"{file.path} does not match {manifest}: {found[0]}{more}", hint=hint)
@@ -105,18 +110,60 @@ def apply_lock(requests: FetchRequests, file: LockFile, flags: LockFlags) -> Fet
 def _locked_base(
     request: AdapterRequest | None, lock: Lock, adapter_set: AdapterSet, flags: LockFlags
 ) -> AdapterRequest | None:
-    """The base at its locked version; with ``--locked`` None for a base that is not locked.
+    """The base that is to be locked, or compared with its lock; None where it stays as it is locked.
 
     Raises:
         UsageError: the locked revision is invalid.
     """
     locked = lock.base
-    if request is None:
+    if request is None or flags.locked:
         return None
     if locked is None or base_mismatch(adapter_set, locked) or (flags.upgrade and not flags.some):
-        return None if flags.locked else request
+        return request
     ref_at(request.ref, locked)
-    return replace(request, locked=locked)
+    return replace(request, locked=locked) if flags.check and locked.revision else None
+
+
+def _base_drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
+    """Why the locked base is not the manifest's, in one sentence; nothing when it is, or has no config to lock.
+
+    Raises:
+        FormatError, MachineError: the config of a local base cannot be read.
+    """
+    locked, said = lock.base, base_mismatch(adapter_set, lock.base)
+    path = _base_path(adapter_set)
+    here = local_config(path) if path is not None else None
+    if path is not None and here is None and locked is None and (path.exists() or path.suffix == ".safetensors"):
+        return
+    if said:
+        yield said
+    elif here is not None and locked is not None and locked.files != _config_files(here):
+        yield f"{THE_BASE} has other bytes than the locked ones"
+
+
+def _base_path(adapter_set: AdapterSet) -> Path | None:
+    """The path of the manifest's base, if it is one."""
+    base = adapter_set.base
+    return Path(base.location) if base is not None and base.scheme == "file" else None
+
+
+def _config_files(data: bytes) -> Mapping[str, Blob]:
+    return {BASE_CONFIG: Blob(hashlib.sha256(data).hexdigest(), len(data))}
+
+
+def tell_endpoints(requests: FetchRequests, file: LockFile, settings: Settings) -> None:
+    """Says in one line which adapters come from another server than when they were locked; their digests decide."""
+    lock, moved = file.lock or Lock(()), dict[tuple[str, str], list[str]]()
+    known = {**locked_adapters(file.adapter_set, lock), THE_BASE: lock.base}
+    for request in (*requests.adapters, *((requests.base,) if requests.base is not None else ())):
+        locked = known.get(request.name)
+        if locked is None or request.ref.scheme == "file" or (request.name == THE_BASE and not request.locked):
+            continue
+        if (now := endpoint_of(request.ref, settings)) != locked.endpoint:
+            moved.setdefault((locked.endpoint, now), []).append(request.name)
+    if moved:
+        told = (f"{names(found)}: locked from {was}, now from {now}" for (was, now), found in moved.items())
+        inform(f"other endpoints than in {file.path}: {'; '.join(told)}", settings)
 
 
 def _locked_versions(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, LockedAdapter]:
@@ -140,35 +187,43 @@ def _check_writable(requests: FetchRequests, file: LockFile) -> None:
     Raises:
         MachineError: its folder is not writable.
     """
-    new = [request.source for request in requests.adapters if request.locked is None]
+    every = (*requests.adapters, *((requests.base,) if requests.base is not None else ()))
+    new = [request.source for request in every if request.locked is None]
     if file.lock is not None and all(isinstance(ref, AdapterRef) and ref.scheme == "file" for ref in new):
         return
     folder = Path(os.path.realpath(file.path)).parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise MachineError(
             f"{file.path}: the lock cannot be written there",
-            hint="--lock FILE writes it elsewhere; --locked uses an existing lock and writes nothing",
+            hint="--locked uses an existing lock and writes nothing",
         )
 
 
 def write_lock(
-    file: LockFile, flags: LockFlags, outcomes: Iterable[Outcome], store: Store, settings: Settings
+    file: LockFile,
+    flags: LockFlags,
+    outcomes: Iterable[Outcome],
+    base: Outcome | None,
+    store: Store,
+    settings: Settings,
 ) -> Changes:
     """Updates the lock with the fetched versions, and returns the changes; the file is replaced only if it changes.
 
-    Entries of adapters that failed, of other shards, and those that another process wrote meanwhile stay.
+    ``base`` is the outcome for the base's config, if that was fetched; a local one is read here. Entries of adapters
+    that failed, of other shards, and those that another process wrote meanwhile stay.
 
     Raises:
         MachineError: it cannot be written.
         UsageError: another process replaced it by something that is not a lock.
     """
-    new = dict(_newly_locked(file.adapter_set, outcomes))
+    new = dict(_newly_locked(file.adapter_set, outcomes, settings))
+    new |= dict(_locked_config(file.adapter_set, base, settings))
     path = Path(os.path.realpath(file.path))
     with lease(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
         now = _read(path, flags) or Lock(())
         after = relocked(file.adapter_set, now, new)
         if dump_lock(after) != dump_lock(now):
-            with on_disk("writing", file.path, "--lock"):
+            with on_disk("writing", file.path, "-f"):
                 replace_file(path, dump_lock(after).encode("ascii"))
     changes = Changes(now, after)
     if changes and not settings.quiet:
@@ -176,19 +231,38 @@ def write_lock(
     return changes
 
 
-def _newly_locked(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple[str, LockedAdapter]]:
+def _newly_locked(
+    adapter_set: AdapterSet, outcomes: Iterable[Outcome], settings: Settings
+) -> Iterator[tuple[str, LockedAdapter]]:
     """The lock entries of fetched adapters, by name, where they differ from the lock."""
     entries = {entry.name: entry for entry in adapter_set.adapters}
     for outcome in outcomes:
-        request, fetched = outcome.request, outcome.fetched
+        request, fetched, entry = outcome.request, outcome.fetched, entries[outcome.request.name]
         if fetched is not None:
             # A folder's revision is made of times, which another machine cannot check.
-            revision = "" if request.ref.scheme == "file" else fetched.revision
-            entry = entries.get(request.name)
-            source, checkpoint = (entry.written, entry.checkpoint) if entry is not None else (str(request.ref), "")
-            locked = LockedAdapter(request.name, source, revision, fetched.snapshot.files, checkpoint)
+            is_folder, files = request.ref.scheme == "file", fetched.snapshot.files
+            revision, endpoint = ("", "") if is_folder else (fetched.revision, endpoint_of(request.ref, settings))
+            locked = LockedAdapter(request.name, entry.written, revision, files, entry.checkpoint, endpoint)
             if locked != request.locked:
                 yield request.name, locked
+
+
+def _locked_config(
+    adapter_set: AdapterSet, outcome: Outcome | None, settings: Settings
+) -> Iterator[tuple[str, LockedAdapter]]:
+    """The lock entry of the base, by its fetched or local config; nothing, with a warning, if that cannot be read."""
+    path, revision, endpoint = _base_path(adapter_set), "", ""
+    if outcome is not None and outcome.fetched is not None:
+        path, revision = outcome.fetched.snapshot.directory, outcome.fetched.revision
+        endpoint = endpoint_of(outcome.request.ref, settings)
+    try:
+        data = local_config(path) if path is not None else None
+    except LoraCliError as error:
+        inform(f"warning: {THE_BASE} is not locked: {error.message}", settings)
+        return
+    if data is not None:
+        source, files, text = adapter_set.base_written, _config_files(data), data.decode()
+        yield THE_BASE, LockedAdapter(THE_BASE, source, revision, files, endpoint=endpoint, config=text)
 
 
 def report_drift(
@@ -208,9 +282,9 @@ def report_drift(
             to_stderr(render_drift_error(one))
         elif in_a_pipe and (one.drift or not settings.quiet):
             write(render_drift(one))
-    names = {entry.name for entry in file.adapter_set.adapters}
-    names |= {THE_BASE} if requests.base is not None else set()
-    removed = [] if some else [name for name in lock.by_name if name not in names]
+    known = {entry.name for entry in file.adapter_set.adapters}
+    known |= {THE_BASE} if file.adapter_set.base is not None else set()
+    removed = [] if some else [name for name in lock.by_name if name not in known]
     code = max([one.exit_code for one in done] + [int(bool(removed))])
     report = CheckReport(lock=str(file.path), adapters=done, left_over=removed, exit_code=code)
     if output_format == "json":
@@ -237,6 +311,8 @@ def _drifts(
     if base and requests.base is not None and requests.base.locked is not None:
         # Policies about adapters do not apply to the base.
         yield from find_drift([requests.base], replace(settings, policies=()))
-    elif base and requests.base is not None and lock.base is not None:
-        difference = base_mismatch(adapter_set, lock.base)
-        yield checked_adapter(requests.base, (difference.removeprefix(f"{THE_BASE} "),))
+    elif base and adapter_set.base is not None:
+        found = [one.removeprefix(f"{THE_BASE} ") for one in _base_drift(adapter_set, lock)]
+        if found or lock.base is not None:
+            request = AdapterRequest(THE_BASE, adapter_set.base, locked=lock.base)
+            yield checked_adapter(request, [f"{one}; lora-cli fetch -f {adapter_set.file} locks it" for one in found])

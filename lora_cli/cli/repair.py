@@ -91,7 +91,7 @@ def command(
 def _with_base(inputs: Inputs, settings: Settings) -> tuple[Inputs, BaseModel | None]:
     """The given base, else the one in the config if it is on this machine; most repairs work without a base."""
     if inputs.base:
-        return inputs, base_model(inputs.base, settings)
+        return inputs, base_model(inputs.base, settings, inputs.locked_base)
     offline = replace(settings, offline=True)
     try:
         found = infer_base(inputs, "repair", replace(offline, quiet=True))

@@ -116,7 +116,7 @@ def command(**given: Any) -> None:
     warn_of_unlocked(inputs, settings)
     engines = engine_options.named_engines(chosen.engine, inputs.manifest)
     deployment = engine_options.deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
-    model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings)
+    model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings, inputs.locked_base)
     check_tp(model, chosen.tp)
     bases = None if model is not None or chosen.base == NO_BASE else Bases(settings, chosen.tp)
     terms = Terms(

@@ -176,7 +176,7 @@ def warm_endpoints(
         profiles = _profiles(engine, kind, versions.values())
         rank = options.max_lora_rank or inputs.max_lora_rank
         deployment = deployment_of(profiles, inputs, rank)
-        base = base_model(inputs.base, settings)
+        base = base_model(inputs.base, settings, inputs.locked_base)
         check_tp(base, options.tp)
         terms = Terms(base, engines=profiles, deployment=deployment)
         admit = admission_function(terms, settings, hold)

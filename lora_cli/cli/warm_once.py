@@ -38,7 +38,7 @@ def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settin
         MachineError: a file cannot be written.
     """
     require_packages_for(run.forward)
-    base = base_model(inputs.base, settings)
+    base = base_model(inputs.base, settings, inputs.locked_base)
     reports, answers = warm_once(inputs, base, run, once, settings)
     parts = separated(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
     report = WarmReport(adapters=reports, answers=answers)

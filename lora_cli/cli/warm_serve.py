@@ -73,7 +73,7 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
     from lora_cli.serving.server import OutputFiles
     from lora_cli.serving.server import serve as listen
 
-    base = base_model(inputs.base, settings)
+    base = base_model(inputs.base, settings, inputs.locked_base)
     plan = process_plan(inputs, run, base)
     process = partial(
         WarmProcess,

@@ -16,31 +16,25 @@ NAME_HINT = "name: sql-v2; it is used as the folder, and as the model name in re
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which files to fetch: those that an adapter needs, plus those of ``include``, minus those of ``exclude``.
+    """Which files to fetch: those that an adapter needs, plus those of ``include``.
 
-    Both are globs over the path, in which ``*`` also matches slashes. Pickled weights are fetched only with
+    These are globs over the path, in which ``*`` also matches slashes. Pickled weights are fetched only with
     ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where these
     differ from this selection. ``latest`` selects from the latest checkpoint (``fetching.checkpoint``). ``base`` is
     the config of a base model, and nothing else.
     """
 
     include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
     allow_pickle: bool = False
     locked: str = ""
     latest: bool = False
     base: bool = False
 
-    @property
-    def chosen(self) -> bool:
-        """Whether globs change the selection."""
-        return bool(self.include or self.exclude)
-
     def __str__(self) -> str:
         """Empty for the usual files; else a text that is the same for equal selections only."""
         if self.locked:
             return f"locked {self.locked}"
-        parts = [f"+{glob}" for glob in sorted(self.include)] + [f"-{glob}" for glob in sorted(self.exclude)]
+        parts = [f"+{glob}" for glob in sorted(self.include)]
         flags = {"pickle": self.allow_pickle, "latest": self.latest, "base": self.base}
         return " ".join([*parts, *(name for name, given in flags.items() if given)])
 

@@ -138,7 +138,7 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
 
 
 def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "") -> AdapterRef:
-    """``ref`` at another revision, or at a folder inside it, as ``--revision`` and the API ask.
+    """``ref`` at another revision, or at a folder inside it, as the API asks.
 
     Raises:
         UsageError: it names another revision itself, its kind has none, or the folder leads out of it.
@@ -147,9 +147,9 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
         addresses.check_no_token(written, lambda _: False)
     if revision is not None:
         if ref.scheme not in WITH_REVISIONS:
-            raise UsageError(f"{ref} has no revisions", hint="remove --revision")
+            raise UsageError(f"{ref} has no revisions", hint="leave revision out")
         checked = addresses.revision if ref.scheme == "hf" else addresses.digest
-        revision = checked(revision, f"--revision {revision}")
+        revision = checked(revision, f"revision {revision}")
         if ref.revision not in {None, revision}:
             raise UsageError(f"{ref} has a revision other than {revision}", hint="use only one of them")
         ref = replace(ref, revision=revision)

@@ -16,7 +16,7 @@ from lora_cli.errors import DocumentError, UsageError
 
 API_VERSION = "lora-cli/v1"
 
-READ_WITH = {"AdapterSet": "-f", "AdapterSetLock": "--lock", "Policy": "--policy"}
+READ_WITH = {"AdapterSet": "-f", "AdapterSetLock": "the lock of -f", "Policy": "--policy"}
 """The option for each kind of document."""
 
 UNKNOWN_KEY = "unknown key"

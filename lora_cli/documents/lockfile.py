@@ -1,10 +1,14 @@
 """The lock file: what a manifest meant at one moment, file by file, in bytes that are the same on every machine."""
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.core.adapter_request import NAME, NAME_IN_WORDS
 from lora_cli.core.lock import THE_BASE, Lock, LockedAdapter
 from lora_cli.core.reference import LATEST
@@ -18,7 +22,7 @@ from lora_cli.errors import DocumentError, UsageError
 KIND = "AdapterSetLock"
 AGAIN = "recreate it with lora-cli fetch -f FILE --upgrade"
 BROKEN = f"it is truncated or badly merged: restore it from version control, or {AGAIN}"
-EDITED = f"the lock was edited: {AGAIN}"
+EDITED = f"the lock was edited, or is from an earlier version: {AGAIN}"
 NO_LOCK = "this is not a lock: if nothing needs this file, remove it; lora-cli fetch -f FILE then writes a new lock"
 LARGEST_FILE = 10**15
 _LINE = r"[^\x00-\x1f\x7f]{1,4096}"
@@ -48,11 +52,13 @@ class LockedFile(Model):
     """Of its bytes."""
 
 
-class LockedBase(Model):
-    """The base model's config, pinned."""
+class Locked(Model):
+    """What an adapter and the base have in common."""
 
     source: Annotated[str, text(_LINE, "a reference")]
-    """As the AdapterSet writes it; of the base, its canonical reference."""
+    """As the AdapterSet writes it."""
+    endpoint: Annotated[str, text(f"({_LINE})?", "an address")]
+    """The address that was asked when it was locked; empty for a local folder. Another one may be asked later."""
     revision: Annotated[str, text(f"({_LINE})?", "a revision")]
     """The origin's immutable id; empty for a local folder."""
     files: Annotated[Several[LockedFile], Field(min_length=1)]
@@ -71,7 +77,23 @@ class LockedBase(Model):
         return digest
 
 
-class LockEntry(LockedBase):
+class LockedBase(Locked):
+    """The base model's config, pinned."""
+
+    config: str
+    """The text of its config.json: nothing is asked for it any more."""
+
+    @field_validator("config")
+    @classmethod
+    def _as_listed(cls, config: str, info: ValidationInfo) -> str:
+        data = config.encode("utf-8", "surrogatepass")
+        blobs = {one.path: (one.sha256, one.size) for one in info.data.get("files", ())}
+        if blobs and blobs != {BASE_CONFIG: (hashlib.sha256(data).hexdigest(), len(data))}:
+            raise mistake(f"these are not the bytes of {BASE_CONFIG} in files")
+        return config
+
+
+class LockEntry(Locked):
     """One adapter, pinned."""
 
     name: Annotated[str, text(NAME, NAME_IN_WORDS)]
@@ -86,7 +108,7 @@ class LockFile(Head):
     kind: Literal["AdapterSetLock"]
     """The kind of this file."""
     base: Maybe[LockedBase] = None
-    """The AdapterSet's base, where that is not a path and could be read."""
+    """The AdapterSet's base, where that has a config.json."""
     adapters: Several[LockEntry]
     """Names are unique."""
 
@@ -95,7 +117,8 @@ def dump_lock(lock: Lock) -> str:
     """The lock as YAML: adapters by name, files by path, so that equal locks are equal bytes and diffs are readable."""
     lines = [f"apiVersion: {API_VERSION}", f"kind: {KIND}"]
     if lock.base is not None:
-        lines += ["base:", *(f"  {line}" for line in _dumped(lock.base))]
+        base = (*_dumped(lock.base), *_config(lock.base.config))
+        lines += ["base:", *(f"  {line}" if line else "" for line in base)]
     adapters = sorted(lock.adapters, key=lambda adapter: adapter.name)
     lines.append("adapters:" if adapters else "adapters: []")
     for adapter in adapters:
@@ -104,13 +127,23 @@ def dump_lock(lock: Lock) -> str:
 
 
 def _dumped(one: LockedAdapter) -> Iterator[str]:
-    """All of it but its name."""
+    """All of it but its name and config."""
     yield f"source: {_quoted(one.source)}"
     if one.checkpoint:
         yield f"checkpoint: {_quoted(one.checkpoint)}"
-    yield from (f"revision: {_quoted(one.revision)}", f"digest: {_quoted(one.digest)}", "files:")
+    yield from (f"endpoint: {_quoted(one.endpoint)}", f"revision: {_quoted(one.revision)}")
+    yield from (f"digest: {_quoted(one.digest)}", "files:")
     for path, blob in sorted(one.files.items()):
         yield from (f"  - path: {_quoted(path)}", f"    size: {blob.size}", f"    sha256: {_quoted(blob.sha256)}")
+
+
+def _config(text: str) -> Iterator[str]:
+    """The text of a config: as a block, so that differences are read line by line, where YAML keeps it as it is."""
+    if not re.fullmatch(r"[!-~][ -~]*(\n+[ -~]+)*\n?", text):
+        yield f"config: {_quoted(text)}"
+        return
+    yield "config: |" if text.endswith("\n") else "config: |-"
+    yield from (f"  {line}" if line else "" for line in text.removesuffix("\n").split("\n"))
 
 
 def load_lock(text: str, where: str) -> Lock:
@@ -131,8 +164,8 @@ def load_lock(text: str, where: str) -> Lock:
         found = document.read(LockFile, Context(), _repeated)
     except DocumentError as error:
         raise error.with_hint(_hint(text, EDITED)) from error
-    base = None if found.base is None else _locked(THE_BASE, found.base)
-    return Lock(tuple(_locked(one.name, one, one.checkpoint) for one in found.adapters), base)
+    base = None if found.base is None else replace(_locked(THE_BASE, found.base), config=found.base.config)
+    return Lock(tuple(replace(_locked(one.name, one), checkpoint=one.checkpoint) for one in found.adapters), base)
 
 
 def _hint(text: str, of_a_lock: str) -> str:
@@ -140,9 +173,9 @@ def _hint(text: str, of_a_lock: str) -> str:
     return of_a_lock if KIND in text or not text.strip() else NO_LOCK
 
 
-def _locked(name: str, one: LockedBase, checkpoint: str = "") -> LockedAdapter:
+def _locked(name: str, one: Locked) -> LockedAdapter:
     files = {file.path: Blob(file.sha256, file.size) for file in one.files}
-    return LockedAdapter(name, one.source, one.revision, files, checkpoint)
+    return LockedAdapter(name, one.source, one.revision, files, endpoint=one.endpoint)
 
 
 def _repeated(value: Any) -> Iterator[Mistake]:
@@ -160,12 +193,10 @@ def _repeated(value: Any) -> Iterator[Mistake]:
 
 
 def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
-    """Where a manifest and its lock disagree, one sentence each: missing, left over, another source, another digest."""
+    """Where the adapters of a manifest and its lock disagree, one sentence each: missing, left over, another source."""
     for entry in adapter_set.adapters:
         if said := mismatch(entry, lock.adapter(entry.name)):
             yield said
-    if lock.base is not None and (said := base_mismatch(adapter_set, lock.base)):
-        yield said
     names = {entry.name for entry in adapter_set.adapters}
     for locked in lock.adapters:
         if locked.name not in names:
@@ -186,18 +217,28 @@ def mismatch(entry: AdapterEntry, locked: LockedAdapter | None) -> str:
     return ""
 
 
-def base_mismatch(adapter_set: AdapterSet, locked: LockedAdapter) -> str:
+def base_mismatch(adapter_set: AdapterSet, locked: LockedAdapter | None) -> str:
     """Why what is locked is not the manifest's base, in one sentence; empty when it is."""
-    base = "none" if adapter_set.base is None else str(adapter_set.base)
-    return "" if locked.source == base else f"{THE_BASE} is locked for {locked.source}, but the manifest has {base}"
+    base = adapter_set.base_written
+    if locked is None:
+        return f"{THE_BASE} is not locked" if base else ""
+    said = f"{THE_BASE} is locked for {locked.source}, but the manifest has {base or 'none'}"
+    return "" if locked.source == base else said
 
 
 def relocked(adapter_set: AdapterSet, lock: Lock, new: Mapping[str, LockedAdapter]) -> Lock:
-    """``lock`` with what is ``new``, by name; what the manifest does not have any more is dropped."""
-    entries = (new.get(entry.name) or lock.adapter(entry.name) for entry in adapter_set.adapters)
-    base = new.get(THE_BASE) or lock.base
+    """``lock`` with what is ``new``, by name; what the manifest does not have any more is dropped.
+
+    The same bytes keep the endpoint that they were locked from.
+    """
+    known = lock.by_name
+    for name, one in new.items():
+        old = known.get(name)
+        same = old is not None and (old.source, old.digest) == (one.source, one.digest)
+        known[name] = replace(one, endpoint=old.endpoint) if old is not None and same else one
+    base = known.get(THE_BASE)
     kept = None if base is None or base_mismatch(adapter_set, base) else base
-    return Lock(tuple(locked for locked in entries if locked is not None), kept)
+    return Lock(tuple(known[entry.name] for entry in adapter_set.adapters if entry.name in known), kept)
 
 
 def _quoted(value: str) -> str:

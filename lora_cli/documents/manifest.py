@@ -197,10 +197,14 @@ class AdapterEntry:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSet:
-    """A manifest, parsed. ``base`` is None when it names none; ``file`` is what errors call it."""
+    """A manifest, parsed. ``base`` is None when it names none, ``base_written`` how the manifest has it.
+
+    ``file`` is what errors call it.
+    """
 
     file: str
     base: AdapterRef | None
+    base_written: str
     engine: EngineSpec | None
     policy: Policy | None
     sources: tuple[SourceRule, ...]
@@ -270,6 +274,7 @@ def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base
     return AdapterSet(
         file=where,
         base=reference_of(found.base, context) if found.base is not None else None,
+        base_written=found.base or "",
         engine=found.engine,
         policy=policy_of(found.policy, document, "policy") if found.policy is not None else None,
         sources=found.sources,

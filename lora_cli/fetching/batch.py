@@ -35,8 +35,8 @@ T = TypeVar("T")
 class Outcome:
     """The result for one request: ``fetched`` or ``error``, after ``ms`` milliseconds.
 
-    ``directory`` is where the caller has written it, ``published`` what was published there, and ``problems`` are
-    what is plainly wrong with the written files.
+    ``directory`` is where the caller has written it, ``published`` what was published there, and ``unchecked`` what
+    could not be checked before.
     """
 
     request: AdapterRequest
@@ -45,7 +45,7 @@ class Outcome:
     ms: float
     directory: Path | None = None
     published: "Published | None" = None
-    problems: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:

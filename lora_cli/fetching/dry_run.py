@@ -79,7 +79,7 @@ def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Set
     origin = LatestCheckpoint(sources.of(ref)) if selection.latest else sources.of(ref)
     cache_first = CacheFirstSource(origin, settings, Selection(latest=selection.latest), locked)
     # A cached snapshot does not show which other files the origin has.
-    source = origin if selection.chosen else cache_first
+    source = origin if selection.include else cache_first
     revision = source.resolve(request.locked_ref)
     files = select_files(revision, selection)
     missing: tuple[RemoteFile, ...] = ()

@@ -1,7 +1,7 @@
 """Which files of an origin are fetched: those that an adapter needs, and those that globs select."""
 
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -11,7 +11,7 @@ from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
-from lora_cli.errors import FormatError, NoAdapter, Offline, Refused, UsageError
+from lora_cli.errors import FormatError, NoAdapter, Offline, Refused
 from lora_cli.store.snapshots import check_paths
 
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
@@ -38,7 +38,6 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
 
     Raises:
         FormatError: there is no adapter, or a needed file can never be read.
-        UsageError: the selection excludes the config or the weights.
         Refused: the weights are pickled and that is not allowed, or a path would leave the snapshot.
         Offline: only some of the revision's files are known, and they are not a complete adapter.
     """
@@ -56,10 +55,8 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
     files = tuple(
         file
         for file in sorted(revision.files, key=lambda file: file.path)
-        if _is_selected(file.path, needed, selection)
+        if file.path in needed or any(fnmatchcase(file.path, glob) for glob in selection.include)
     )
-    _check_excluded({CONFIG} & set(paths), files, selection, CONFIG)
-    _check_excluded({path for path in needed & set(paths) if _is_weights(path)}, files, selection, "weights")
     check_readable(revision, files)
     return files
 
@@ -117,21 +114,6 @@ def _check_complete(revision: Revision, paths: Sequence[str], weights: Sequence[
 
 def _is_weights(path: str) -> bool:
     return bool(_WEIGHTS.fullmatch(path) or _PICKLED.fullmatch(path)) and not path.endswith(".json")
-
-
-def _check_excluded(paths: Set[str], files: Iterable[RemoteFile], selection: Selection, what: str) -> None:
-    """Checks that ``--exclude`` leaves one of the files that are there and that an adapter cannot do without."""
-    if paths and not paths & {file.path for file in files}:
-        globs = [glob for glob in selection.exclude if any(fnmatchcase(path, glob) for path in paths)]
-        raise UsageError(
-            f"--exclude {' '.join(map(repr, globs))} leaves no {what}", hint="an adapter needs its config and weights"
-        )
-
-
-def _is_selected(path: str, needed: set[str], selection: Selection) -> bool:
-    if any(fnmatchcase(path, glob) for glob in selection.exclude):
-        return False
-    return path in needed or any(fnmatchcase(path, glob) for glob in selection.include)
 
 
 def is_adapter(paths: Iterable[str]) -> bool:

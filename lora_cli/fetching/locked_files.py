@@ -65,7 +65,7 @@ def select_locked(
 ) -> tuple[tuple[RemoteFile, ...], Selection]:
     """The files to fetch, with size and digest of the lock, and the selection that they are.
 
-    These are the locked files; with ``--include`` or ``--exclude`` the ``planned`` ones.
+    These are the locked files; with ``--include`` the ``planned`` ones.
 
     Raises:
         Refused: the listing of the origin differs from the lock.
@@ -73,7 +73,7 @@ def select_locked(
         FormatError: a file can never be read.
     """
     usual = [file.path for file in planned]
-    paths = usual if selection.chosen else sorted(locked.files)
+    paths = usual if selection.include else sorted(locked.files)
     files = tuple(_locked_file(revision, path, locked) for path in paths)
     check_readable(revision, files)
     return files, selection if paths == usual else replace(selection, locked=locked.digest)
@@ -129,7 +129,7 @@ def check_folder(
     files, selection = select_locked(revision, locked, selection, planned)
     check_bytes(store, FetchPlan(revision.ref, revision, files, selection), locked, source, read_later=read_later)
     new = (file.path for file in planned if file.path not in locked.files and format_of(file.path))
-    if not selection.chosen and (path := next(new, None)) is not None:
+    if not selection.include and (path := next(new, None)) is not None:
         raise lock_mismatch(locked, f"{path} exists now but is not locked")
 
 

@@ -175,7 +175,7 @@ def _lookup(request: AdapterRequest, store: Store, settings: Settings, check: Ch
     """The cached snapshot of a locked or pinned reference; in offline mode, of any reference."""
     ref, selection, locked = request.locked_ref, request.selection, request.locked
     offline = settings.offline and ref.scheme != "file"
-    if locked is not None and not selection.chosen:
+    if locked is not None and not selection.include:
         # A local folder is compared with the lock. If it no longer exists, the cache may have the locked files.
         if ref.scheme == "file" and os.path.lexists(ref.location):
             return None

@@ -116,7 +116,7 @@ def cached_provenance(record: Record, store: Store, settings: Settings) -> Prove
 def _check_locked(locked: LockedAdapter, snapshot: Snapshot, selection: Selection) -> None:
     """Compares the files of a snapshot with the lock; with globs, only those that the lock has."""
     wrong = sorted(path for path, blob in snapshot.files.items() if locked.files.get(path, blob) != blob)
-    if wrong or (not selection.chosen and snapshot.digest != locked.digest):
+    if wrong or (not selection.include and snapshot.digest != locked.digest):
         what = f"{wrong[0]} is {snapshot.files[wrong[0]].sha256}" if wrong else f"the snapshot is {snapshot.digest}"
         raise Corrupt(
             f"{locked.name}: {what}, which differs from the lock",

@@ -10,6 +10,8 @@ from lora_cli.core import parse
 from lora_cli.core.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
 from lora_cli.core.architectures import UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.lock import LockedAdapter
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import shown
@@ -70,6 +72,39 @@ def _read_base(
     if config is not None and fallback is not None:
         return fallback(config)
     raise error or _nothing_to_read(revision, name)
+
+
+class LockedConfig:
+    """The source of a base of which a lock has the config: nothing is asked for it."""
+
+    def __init__(self, locked: LockedAdapter) -> None:
+        self._locked, self._data = locked, locked.config.encode("utf-8", "surrogatepass")
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """The locked revision, with the config alone."""
+        return Revision(ref, self._locked.revision, (RemoteFile(BASE_CONFIG, len(self._data)),), whole=False)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Bytes of the config."""
+        assert file.path == BASE_CONFIG, revision
+        yield self._data[start:stop]
+
+
+def local_config(path: Path) -> bytes | None:
+    """The bytes of a local base's config: ``path`` itself, or the ``config.json`` in it; None if it has none.
+
+    Raises:
+        FormatError: it is no regular file, no JSON object, or too large.
+        MachineError: it cannot be read.
+    """
+    file = path / BASE_CONFIG if path.is_dir() else path
+    if file.suffix == ".safetensors" or not file.exists():
+        return None
+    stream, _ = _open(file)
+    with stream:
+        data = stream.read(BASE_CONFIG_CAP + 1)
+    _config(data, str(file))
+    return data
 
 
 def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel:

@@ -1,6 +1,6 @@
 """Byte ranges of files, headers of safetensors files, and detection of placeholders such as Git LFS pointers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora_cli.core.foreign_formats import PICKLE, STAND_INS, Format, by_start
@@ -78,22 +78,6 @@ def check_stand_in(first: bytes, file: RemoteFile, formats: tuple[Format, ...] =
     found = by_start(first, formats)
     if found is not None:
         raise FormatError(f"is {found.title}, not the file itself", where=file.path, hint=found.advice)
-
-
-def broken_files(source: Source, revision: Revision) -> Iterator[FormatError]:
-    """What is plainly wrong with files, by their beginnings: a placeholder, or safetensors of another size.
-
-    Raises:
-        LoraCliError: what the source raises.
-    """
-    for file in revision.files:
-        try:
-            if file.path.endswith(".safetensors"):
-                read_header(source, revision, file)
-            elif file.path.endswith((".json", ".bin", ".pt")):
-                check_stand_in(read_beginning(source, revision, file, FIRST_READ), file)
-        except FormatError as error:
-            yield error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

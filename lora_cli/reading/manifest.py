@@ -1,5 +1,6 @@
 """Manifest, lock and policy files → their values, and the adapters of a manifest as its lock pins them."""
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.lock import Lock, LockedAdapter, ref_at
 from lora_cli.core.reference import LATEST
-from lora_cli.documents.lockfile import load_lock, mismatch
+from lora_cli.documents.lockfile import base_mismatch, load_lock, mismatch
 from lora_cli.documents.manifest import AdapterEntry, AdapterSet, load_manifest
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.yaml_nodes import SPLIT, TEXT_CAP
@@ -45,7 +46,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def lock_path(manifest: Path) -> Path:
-    """The default path of a manifest's lock: ``set.yaml`` → ``set.lock.yaml`` next to it."""
+    """The path of a manifest's lock: ``set.yaml`` → ``set.lock.yaml`` next to it."""
     stem = (
         manifest.name.removesuffix(manifest.suffix) if manifest.suffix in {".yaml", ".yml", ".json"} else manifest.name
     )
@@ -95,6 +96,20 @@ def locked_adapters(adapter_set: AdapterSet, lock: Lock) -> Mapping[str, LockedA
             ref_at(entry.source, locked)
             found[entry.name] = locked
     return found
+
+
+def locked_base(adapter_set: AdapterSet, lock: Lock | None) -> LockedAdapter | None:
+    """The lock's base, if it is the manifest's; None for a path that exists: it is read in place.
+
+    Raises:
+        UsageError: its revision is not a valid one.
+    """
+    base, locked = adapter_set.base, lock.base if lock is not None else None
+    if base is None or locked is None or base_mismatch(adapter_set, locked):
+        return None
+    is_here = base.scheme == "file" and os.path.lexists(base.location)
+    ref_at(base, locked)
+    return None if is_here else locked
 
 
 def requests_of(

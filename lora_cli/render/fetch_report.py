@@ -50,8 +50,6 @@ class FetchedSnapshot:
     directory: str | None
     """Where the adapter can be used; null if it could not be put there."""
     published: Published | None
-    problems: Sequence[str]
-    """What is plainly wrong with files written by --to or --publish: placeholders, and safetensors of another size."""
     files: tuple[SnapshotFile, ...]
 
 
@@ -87,8 +85,6 @@ class FetchReport:
     schema: Literal["lora_cli/fetch/1"] = "lora_cli/fetch/1"
     version: Version = __version__
     adapters: Sequence[FetchedAdapter]
-    base: FetchedAdapter | None
-    """The config of the manifest's base; null if that is a path, or could not be read."""
     lock: LockChanges | None
     """Null where there is no lock."""
     pruned: Sequence[str]
@@ -100,19 +96,16 @@ class FetchReport:
 
 def fetch_report(
     adapters: Sequence[FetchedAdapter],
-    base: FetchedAdapter | None,
     lock: Path | None,
     changes: Changes | None,
     pruning: Pruning,
+    code: int,
 ) -> FetchReport:
     """The report of a whole run."""
     changes = changes or Changes()
     locked = None if lock is None else LockChanges(str(lock), changes.added, changes.changed, changes.removed)
-    code = max((one.exit_code for one in (*adapters, *((base,) if base is not None else ()))), default=0)
     pruned = tuple(pruning.removed)
-    return FetchReport(
-        adapters=adapters, base=base, lock=locked, pruned=pruned, not_pruned=pruning.kept, exit_code=code
-    )
+    return FetchReport(adapters=adapters, lock=locked, pruned=pruned, not_pruned=pruning.kept, exit_code=code)
 
 
 def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
@@ -141,7 +134,6 @@ def _snapshot(outcome: Outcome) -> FetchedSnapshot | None:
         left_out=fetched.left_out,
         directory=None if outcome.directory is None else str(outcome.directory),
         published=outcome.published,
-        problems=outcome.problems,
         files=tuple(SnapshotFile(path, blob.sha256, blob.size) for path, blob in snapshot.files.items()),
     )
 
@@ -154,7 +146,7 @@ class CheckReport:
     version: Version = __version__
     lock: str
     adapters: Sequence[CheckedAdapter]
-    """In the manifest's order; then ``the base``, where that is locked."""
+    """In the manifest's order; then ``the base``, where that is locked or is to be."""
     left_over: Sequence[str]
     """What is locked and not in the manifest."""
     exit_code: Count

@@ -51,7 +51,7 @@ def names_code(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"the adapter contains code: {names(shipped)}",
             Location(cut(shipped[0])),
-            "LoRA serving does not need it: exclude it with --exclude, and never set trust_remote_code",
+            "LoRA serving does not need it: remove it, and never set trust_remote_code",
         )
     hint = "remove it: with trust_remote_code a loader would import these classes"
     for where, named in list(companions.code.items())[:MOST_PROBLEMS]:
@@ -204,7 +204,7 @@ def unsafe_name(case: Case) -> Iterator[Problem]:
         ((f"a file's name {reason}", path) for reason, path in reasons),
         "",
         "file",
-        "rename it, or exclude it with --exclude",
+        "rename it",
     )
 
 

@@ -98,18 +98,6 @@ class Pruning:
     kept: Sequence[NotPruned] = ()
 
 
-def published_digests(folder: Path) -> Mapping[str, str]:
-    """The adapters that are published in ``folder``: name → snapshot digest.
-
-    Raises:
-        MachineError: a disk error.
-    """
-    with on_disk("reading", folder, "--publish"):
-        paths = sorted(folder.iterdir()) if folder.is_dir() else ()
-        visible = (path for path in paths if not (path.name.startswith(".") or path.is_symlink()))
-        return {path.name: str(mark["snapshot"]) for path in visible if (mark := _read_mark(path))}
-
-
 def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
     """The published adapters in ``folder`` whose names are not ``staying``; nothing is removed.
 
@@ -118,13 +106,14 @@ def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
     """
     removed, kept = {}, []
     with on_disk("reading", folder, "--publish"):
-        for name, digest in published_digests(folder).items():
-            if name in staying:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            mark = {} if path.name.startswith(".") or path.is_symlink() else _read_mark(path)
+            if not mark or path.name in staying:
                 continue
-            if unlisted := _unlisted(folder / name):
-                kept.append(NotPruned(name, unlisted))
+            if unlisted := _unlisted(path):
+                kept.append(NotPruned(path.name, unlisted))
             else:
-                removed[name] = digest
+                removed[path.name] = str(mark["snapshot"])
     return Pruning(removed, kept)
 
 
@@ -153,7 +142,7 @@ def publish(store: Store, snapshot: Snapshot, target: Path) -> None:
         MachineError: a disk error.
     """
     if MARK_FILE in snapshot.files:
-        raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint=f"--exclude {MARK_FILE}")
+        raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint="rename it")
     with on_disk("writing", target, "--publish"):
         if _is_published(snapshot, target):
             return

@@ -12,11 +12,13 @@ from lora_cli.core.adapter_request import BASE, AdapterRequest
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.architectures import UnknownArchitecture
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.reference import AdapterRef, repository_of
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
 from lora_cli.settings import Settings
+from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.validate import cached_or_origin, ref_of
 
@@ -28,10 +30,17 @@ _OPENING = threading.Lock()
 """Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
 
 
-def open_base(base: str | AdapterRef, settings: Settings, *, fallback: "Fallback | None" = None) -> BaseModel:
+def open_base(
+    base: str | AdapterRef,
+    settings: Settings,
+    *,
+    fallback: "Fallback | None" = None,
+    locked: LockedAdapter | None = None,
+) -> BaseModel:
     """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
 
-    Only its config and header ranges are read, never weights. ``fallback`` builds a model of an unknown family.
+    Only its config and header ranges are read, never weights. ``fallback`` builds a model of an unknown family. The
+    config of a ``locked`` base is that of the lock, and nothing is asked.
 
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
@@ -44,9 +53,9 @@ def open_base(base: str | AdapterRef, settings: Settings, *, fallback: "Fallback
         return replace(model, repository=repository_of(ref))
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     try:
-        return replace(_read(ref, name, settings, fallback), repository=repository_of(ref))
+        return replace(_read(ref, name, settings, fallback, locked), repository=repository_of(ref))
     except Offline as error:
-        hint = "lora-cli fetch -f caches a manifest's base; or set --base to a folder or a config.json on this disk"
+        hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
         raise Offline(error.message, hint=hint) from error
 
 
@@ -102,23 +111,32 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
         )
 
 
-def _read(ref: AdapterRef, name: str, settings: Settings, fallback: "Fallback | None") -> BaseModel:
-    """The base by the config in the cache, if it is of the same revision, else from its origin."""
+def _read(
+    ref: AdapterRef, name: str, settings: Settings, fallback: "Fallback | None", locked: LockedAdapter | None
+) -> BaseModel:
+    """The base by the config in the lock, or in the cache, if it is of the same revision, else from its origin."""
     from lora_cli.reading.base_model import read_base
 
     origin = Sources(settings).of(ref)
-    source = cached_or_origin(ref, settings, origin, BASE)
+    source = _config_source(ref, settings, origin, locked)
     revision = source.resolve(ref)
-    if ref.pinned and source is not origin and not settings.offline:
-        # A family without a table is read from headers, which the cache does not have: they are read from the origin.
+    has_origin = not settings.offline and (locked is None or ref.scheme != "file")
+    if (ref.pinned or locked is not None) and source is not origin and has_origin:
+        # A family without a table is read from headers, which only the origin has.
         with suppress(UnknownArchitecture):
             return read_base(source, revision, name)
         revision = (source := origin).resolve(ref)
     return read_base(source, revision, name, fallback=fallback)
 
 
-def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
-    """The ``config.json`` of a base, as JSON.
+def _config_source(ref: AdapterRef, settings: Settings, origin: Source, locked: LockedAdapter | None) -> Source:
+    from lora_cli.reading.base_model import LockedConfig
+
+    return LockedConfig(locked) if locked is not None else cached_or_origin(ref, settings, origin, BASE)
+
+
+def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
+    """The ``config.json`` of a base, as JSON; that of the lock if it is ``locked``.
 
     Raises:
         NotFound: there is none, as next to a single checkpoint file.
@@ -130,7 +148,7 @@ def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
     if ref.scheme == "file" and Path(ref.location).is_file():
         config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
     else:
-        source = cached_or_origin(ref, settings, Sources(settings).of(ref), BASE)
+        source = _config_source(ref, settings, Sources(settings).of(ref), locked)
         config = read_config(source, source.resolve(ref))
     if config is None:
         raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")

@@ -16,7 +16,7 @@ from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, lend_methods
 from lora_cli.sources.local import snapshot_at
-from lora_cli.validation.validate import ref_of
+from lora_cli.validation.validate import bug_error, ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
 
 OnStage = Callable[[str], None]
@@ -115,5 +115,9 @@ def validate_fetched(
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")
     except LoraCliError as error:
         judged = replace(judged, error=error, stage="validate")
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
+        judged = replace(judged, error=bug_error(error), stage="validate")
     watch.lap("validate")
     return replace(judged, stage_ms={**fetched.stage_ms, **watch.stage_ms})

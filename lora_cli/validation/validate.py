@@ -109,9 +109,13 @@ def validate(
     except (MemoryError, OSError):
         raise
     except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
-        log_bug(log, error)
-        unexpected = f"{type(error).__name__}: {error}"
-        return replace(checked, error=LoraCliError(unexpected, hint="this is a bug in lora-cli; please report it"))
+        return replace(checked, error=bug_error(error))
+
+
+def bug_error(error: Exception) -> LoraCliError:
+    """The error of an adapter with which a bug shows, which is logged."""
+    log_bug(log, error)
+    return LoraCliError(f"{type(error).__name__}: {error}", hint="this is a bug in lora-cli; please report it")
 
 
 def resolve(item: AdapterRequest, settings: Settings, sources: Sources) -> tuple[Source, Revision]:

@@ -168,7 +168,6 @@ def test_a_password_in_an_address_is_repeated_nowhere(
     for words in (
         ["fetch", "-f", address],
         ["fetch", "./sql", "--policy", address],
-        ["fetch", "-f", "set.yaml", "--lock", address],
         ["fetch", address],
         ["validate", "-f", address],
         ["validate", "./sql", "--base", address],

@@ -46,7 +46,7 @@ def key(text: str) -> str:
 MANIFEST, POLICY, LOCK = (
     ["-f", "set.yaml"],
     ["./sql", "--policy", "set.yaml"],
-    ["-f", "good.yaml", "--lock", "set.yaml"],
+    ["-f", "good.yaml"],
 )
 OF_A_POLICY, OF_A_LOCK = (f"apiVersion: lora-cli/v1\nkind: {kind}\n" for kind in ("Policy", "AdapterSetLock"))
 FILES = {
@@ -72,6 +72,7 @@ def test_what_is_wrong_in_a_file_is_told_to_nobodys_terminal(
     write_adapter(tmp_path / "sql")
     (tmp_path / "set.yaml").write_text(text)
     (tmp_path / "good.yaml").write_text(HEAD + ONE)
+    (tmp_path / "good.lock.yaml").symlink_to("set.yaml")
     monkeypatch.chdir(tmp_path)
     code = main(["fetch", *argv, "--format", form])
     out, err = capsys.readouterr()

@@ -1,6 +1,7 @@
 """Adapters that are published, and what vLLM's resolver would make of what is there."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.store.published import MARK_FILE
-from tests.making import write_adapter
+from tests.making import llama_modules, write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "acme/base-7b"
 Capture = pytest.CaptureFixture[str]
 
 
-def adapter(folder: str, seed: int = 1) -> Path:
-    return write_adapter(Path(folder).absolute(), seed=seed, config={"base_model_name_or_path": BASE})
+def adapter(folder: str, seed: int = 1, r: int = 4, modules: Mapping[str, tuple[int, int]] | None = None) -> Path:
+    modules = modules or llama_modules(("q_proj", "v_proj"))
+    config = {"base_model_name_or_path": BASE}
+    return write_adapter(Path(folder).absolute(), modules=modules, r=r, seed=seed, config=config)
 
 
 def resolves(directory: Path, name: str, base: str) -> bool:

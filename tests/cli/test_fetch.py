@@ -59,13 +59,12 @@ def test_quiet_says_nothing_but_errors(sql: Path, capsys: pytest.CaptureFixture[
         [],
         ["word"],
         ["./sql", "-f", "set.yaml"],
-        ["./sql", "--revision", "v1"],
         ["./sql", "--timeout", "soon"],
         ["./sql", "--timeout", "0"],
         ["./sql", "--to", ""],
         ["./sql", "--max-bytes", "much"],
         ["./sql", "--jobs", "0"],
-        ["-f", "set.yaml", "--revision", "v1"],
+        ["./sql", "--revision", "v1"],
         ["./sql", "sub/../sql", "--to", "out"],
     ],
 )
@@ -162,10 +161,3 @@ def test_a_folder_that_cannot_be_written_is_the_fault_of_to(sql: Path, capsys: p
     err = capsys.readouterr().err
     assert "--to" in err
     assert "--cache-dir" not in err
-
-
-def test_a_selection_without_a_config_is_refused(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch", "./sql", "--exclude", CONFIG]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert f"--exclude {CONFIG!r} leaves no" in err

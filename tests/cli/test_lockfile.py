@@ -111,8 +111,8 @@ def test_other_files_than_usual_are_locked_and_come_again_without_being_named(
 ) -> None:
     hub.add("org/sql", {**files(1), "LICENSE": "free"})
     set_of("sql=org/sql")
-    assert fetch("--include", "LICENSE", "--exclude", "README.md") == 0
-    assert set(locked("sql").files) == {CONFIG, WEIGHTS, "LICENSE"}
+    assert fetch("--include", "LICENSE") == 0
+    assert set(locked("sql").files) == {CONFIG, WEIGHTS, "LICENSE", "README.md"}
     first = Path("set.lock.yaml").read_bytes()
     forget_the_cache(monkeypatch, tmp_path)
     assert fetch("--locked") == 0
@@ -125,18 +125,37 @@ def test_other_files_than_usual_are_locked_and_come_again_without_being_named(
     assert set(locked("sql").files) == {CONFIG, WEIGHTS, "README.md"}
 
 
-def test_a_lock_elsewhere_is_used_and_written_and_a_link_to_it_stays_one(tmp_path: Path) -> None:
+def test_a_link_to_a_lock_stays_one(tmp_path: Path) -> None:
     (tmp_path / "locks").mkdir()
-    Path("current").symlink_to("locks/a.yaml")
-    assert fetch("--lock", "current") == 0
-    assert Path("current").is_symlink()
+    Path("set.lock.yaml").symlink_to("locks/a.yaml")
+    assert fetch() == 0
+    assert Path("set.lock.yaml").is_symlink()
     assert read_lock(Path("locks/a.yaml")).adapter("sql") is not None
-    assert not Path("set.lock.yaml").exists()
-    assert fetch("--locked", "--lock", "current") == 0
+
+
+def test_another_server_than_when_it_was_locked_is_told_in_one_line_and_the_digests_decide(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    assert fetch() == 0
+    before = Path("set.lock.yaml").read_bytes()
+    assert (locked("sql").endpoint, "endpoints" in capsys.readouterr().err) == (hub.endpoint, False)
+    mirror = hub.endpoint.replace("127.0.0.1", "localhost")
+    monkeypatch.setenv("HF_ENDPOINT", mirror)
+    forget_the_cache(monkeypatch, tmp_path)
+    for argv in ([], ["--locked"], ["--upgrade"]):
+        assert fetch(*argv) == 0
+        told = [line for line in capsys.readouterr().err.splitlines() if "endpoints" in line]
+        assert told == [
+            f"other endpoints than in set.lock.yaml: sql, chat: locked from {hub.endpoint}, now from {mirror}"
+        ]
+        assert Path("set.lock.yaml").read_bytes() == before
+    hub.add("org/sql", files(9))
+    assert fetch("--upgrade") == 0
+    assert (locked("sql").endpoint, locked("chat").endpoint) == (mirror, hub.endpoint)
 
 
 @pytest.mark.slow
-def test_a_set_that_comes_through_a_pipe_has_a_lock_only_where_one_is_named(hub: Hub) -> None:
+def test_a_set_that_comes_through_a_pipe_has_no_lock(hub: Hub) -> None:
     def piped(*argv: str) -> int:
         command = [sys.executable, "-m", "lora_cli", "fetch", "-f", "-", *argv]
         return subprocess.run(command, input=Path("set.yaml").read_bytes(), capture_output=True, check=False).returncode
@@ -144,8 +163,6 @@ def test_a_set_that_comes_through_a_pipe_has_a_lock_only_where_one_is_named(hub:
     assert piped("--locked") == 2
     assert piped() == 0
     assert not list(Path().glob("*lock*"))
-    assert piped("--lock", "here.yaml") == 0
-    assert read_lock(Path("here.yaml")).adapter("sql") is not None
 
 
 NO_SOCKET = """

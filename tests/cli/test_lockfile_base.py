@@ -1,16 +1,15 @@
-"""The base of a manifest: its config is fetched with the adapters, locked, and read from the cache afterwards."""
+"""The base of a manifest: its config is fetched with the adapters, and read from the lock afterwards."""
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.core.lock import LockedAdapter
-from lora_cli.core.snapshot import Blob
-from lora_cli.documents.lockfile import dump_lock
 from lora_cli.reading.manifest import read_lock
 from tests.cli.locked_sets import Capture, fetch, forget_the_cache, hub_of_two, set_of
 from tests.hub_server import Hub
@@ -36,29 +35,24 @@ def base() -> LockedAdapter | None:
     return read_lock(LOCK).base
 
 
-def test_its_config_is_locked_and_cached_so_that_the_set_is_judged_offline(hub: Hub, capsys: Capture) -> None:
+def test_its_config_is_in_the_lock_so_that_no_cache_and_no_network_is_needed_for_it(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     assert fetch("--format", "json") == 0
     report = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in report["adapters"]] == ["real"]
-    assert report["base"]["ref"] == "hf://org/base"
-    assert [one["path"] for one in report["base"]["files"]] == ["config.json"]
     assert report["lock"]["added"] == ["real", "the base"]
     found = base()
     assert found is not None
-    assert (found.source, found.revision) == ("hf://org/base", hub.commit("org/base").id)
-    assert list(found.files) == ["config.json"]
+    assert (found.source, found.endpoint, found.revision) == ("org/base", hub.endpoint, hub.commit("org/base").id)
+    assert json.loads(found.config) == base_config()
+    del hub.repos["org/base"]
     hub.requests.clear()
-    assert fetch() == fetch("--locked") == 0
-    assert main(["validate", "-f", "set.yaml", "--offline"]) == 0
-    assert main(["validate", "real", "-f", "set.yaml", "--base", "org/base", "--offline"]) == 0
-    assert not hub.requests
-
-
-def test_it_is_read_from_a_cache_that_a_mirror_filled(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fetch() == 0
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert fetch("--locked", "--offline") == 0
-    assert main(["validate", "-f", "set.yaml", "--offline"]) == 0
+    assert fetch() == fetch("--locked") == fetch("--upgrade", "real") == 0
+    forget_the_cache(monkeypatch, tmp_path)
+    assert fetch("--locked") == main(["validate", "-f", "set.yaml"]) == main(["inspect", "-f", "set.yaml"]) == 0
+    assert not hub.count("org/base")
+    assert main(["validate", "-f", "set.yaml", "--base", "org/base"]) == 3
 
 
 def test_it_stays_at_the_locked_commit_until_an_upgrade(hub: Hub, capsys: Capture) -> None:
@@ -83,16 +77,17 @@ def test_it_stays_at_the_locked_commit_until_an_upgrade(hub: Hub, capsys: Captur
     assert fetch("--check") == 0
 
 
-def test_one_that_cannot_be_had_is_a_warning(hub: Hub, capsys: Capture) -> None:
+def test_one_that_cannot_be_had_is_a_warning_and_refused_with_locked(hub: Hub, capsys: Capture) -> None:
     set_of("real=org/real", base="org/nothing")
     assert fetch() == 0
-    assert (
-        "warning: the base is not cached: hf://org/nothing: there is no repository org/nothing"
-        in capsys.readouterr().err
-    )
+    said = "warning: the base is not locked: hf://org/nothing: there is no repository org/nothing"
+    assert said in capsys.readouterr().err
     assert base() is None
     hub.requests.clear()
-    assert fetch("--locked") == fetch("--check") == 0
+    assert fetch("--locked") == fetch("--check") == 1
+    out, err = capsys.readouterr()
+    assert "the base is not locked\nhint: lora-cli fetch -f set.yaml updates the lock" in err
+    assert "the base: is not locked; lora-cli fetch -f set.yaml locks it" in out
     assert not hub.count("org/nothing"), "what is not locked is not asked for"
 
 
@@ -108,33 +103,18 @@ def test_a_base_that_is_not_found_or_not_reached_is_called_the_base(
     assert "hint: this is the base model: --base also takes a folder" in capsys.readouterr().err
 
 
-def test_other_bytes_than_are_locked_are_an_error(
-    hub: Hub, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert fetch() == 0
-    lock = read_lock(LOCK)
-    assert lock.base is not None
-    other = replace(lock.base, files={"config.json": Blob("ab" * 32, lock.base.files["config.json"].size)})
-    LOCK.write_text(dump_lock(replace(lock, base=other)))
-    forget_the_cache(monkeypatch, tmp_path)
-    assert fetch("--locked") == 5
-    told = capsys.readouterr().err
-    assert "error: the base: " in told
-    assert "-f set.yaml --upgrade locks the current version" in told
-
-
 def test_another_base_is_locked_anew_and_refused_with_locked(hub: Hub, capsys: Capture) -> None:
     assert fetch() == 0
     hub.add("org/other", {"config.json": base_config()})
     set_of("real=org/real", base="org/other")
     assert fetch("--locked") == 1
-    assert "the base is locked for hf://org/base, but the manifest has hf://org/other" in capsys.readouterr().err
+    assert "the base is locked for org/base, but the manifest has org/other" in capsys.readouterr().err
     assert fetch("--check") == 1
-    assert "the base: is locked for hf://org/base, but" in capsys.readouterr().out
+    assert "the base: is locked for org/base, but" in capsys.readouterr().out
     assert fetch() == 0
     found = base()
     assert found is not None
-    assert found.source == "hf://org/other"
+    assert found.source == "org/other"
     set_of("real=org/real")
     assert fetch("--check") == 1
     assert "the base: is locked but not in the manifest" in capsys.readouterr().out
@@ -142,10 +122,32 @@ def test_another_base_is_locked_anew_and_refused_with_locked(hub: Hub, capsys: C
     assert base() is None
 
 
-def test_a_path_is_not_locked(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(base_config()))
-    set_of("real=org/real", base="./config.json")
+@pytest.mark.parametrize("path", ["./model", "model/config.json", "models/llama"])
+def test_a_path_is_locked_and_then_not_needed(path: str, hub: Hub, tmp_path: Path, capsys: Capture) -> None:
+    config = tmp_path / path.removesuffix("config.json") / "config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps(base_config()))
+    set_of("real=org/real", base=path)
     assert fetch() == 0
+    found = base()
+    assert found is not None
+    assert (found.source, found.endpoint, found.revision) == (path, "", "")
+    assert fetch("--locked") == fetch("--check") == 0
+    config.write_text(json.dumps(base_config(hidden_size=128)))
+    assert main(["validate", "-f", "set.yaml"]) == 1, "it is read in place"
+    assert fetch("--locked") == fetch("--check") == 1
+    assert "the base has other bytes than the locked ones" in capsys.readouterr().err
+    shutil.rmtree(config.parent)
+    hub.requests.clear()
+    assert fetch("--locked") == fetch("--check") == main(["validate", "-f", "set.yaml"]) == 0
+    assert not hub.count(re.escape(path))
+
+
+def test_a_path_without_a_config_is_not_locked(tmp_path: Path, hub: Hub) -> None:
+    write_base(tmp_path / "model")
+    (tmp_path / "model/config.json").unlink()
+    set_of("real=org/real", base="./model")
+    assert fetch() == fetch("--locked") == fetch("--check") == 0
     assert base() is None
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.main import main
 from lora_cli.reading.manifest import read_lock
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, files, hub_of_two, locked, set_of
@@ -75,20 +74,6 @@ def test_validate_judges_what_is_locked_and_not_what_the_branch_is_now(
     assert main(["validate", "-f", "set.yaml", "--base", base]) == 1
 
 
-def test_warm_and_serve_bench_work_on_what_is_locked(hub: Hub, tmp_path: Path) -> None:
-    write_adapter(tmp_path / "mine", seed=1)
-    set_of("sql=org/sql", "mine=./mine", "chat=org/chat@main")
-    assert fetch() == 0
-    hub.add("org/sql", files(3))
-    set_of("sql=org/sql", "mine=./mine", "chat=org/chat")
-    asked = read_inputs(Path("set.yaml"), [], "acme/base", "warm")
-    sql, mine, chat = asked.items
-    assert str(sql.source) == f"hf://org/sql@{locked('sql').revision}"
-    assert sql.locked == locked("sql")
-    assert mine.locked == locked("mine")
-    assert (chat.locked, str(chat.source)) == (None, "hf://org/chat")
-
-
 @pytest.mark.parametrize("rule", ["require_pinned", "require_sha256"])
 def test_a_lock_is_a_pin_and_a_digest_for_a_policy(rule: str, hub: Hub, capsys: Capture) -> None:
     assert fetch() == 0
@@ -99,32 +84,6 @@ def test_a_lock_is_a_pin_and_a_digest_for_a_policy(rule: str, hub: Hub, capsys: 
     Path("set.lock.yaml").unlink()
     assert fetch() == 1
     assert rule in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("rule", ["require_pinned", "require_sha256"])
-@pytest.mark.parametrize("way", ["the digest", "the lock"])
-def test_what_has_no_commit_is_pinned_in_either_way_that_the_hint_says(
-    rule: str, way: str, tmp_path: Path, capsys: Capture
-) -> None:
-    write_adapter(tmp_path / "mine", modules=llama_modules())
-    text = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - name: mine\n    source: ./mine\n"
-    policy = f"policy: {{{rule}: true}}\n"
-    Path("set.yaml").write_text(text + policy)
-    assert fetch() == 1
-    said = capsys.readouterr().err
-    command = f"fetch file://{tmp_path / 'mine'} --format json"
-    assert f"(lora-cli {command} prints it, without this policy)" in said
-    if way == "the digest":
-        assert main(command.split()) == 0
-        (fetched,) = json.loads(capsys.readouterr().out)["adapters"]
-        Path("set.yaml").write_text(f"{text}    sha256: {fetched['sha256']}\n{policy}")
-    else:
-        Path("set.yaml").write_text(text)
-        assert fetch() == 0
-        Path("set.yaml").write_text(text + policy)
-        assert fetch("--locked") == 0
-        return
-    assert fetch() == 0
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from lora_cli.cli.main import main
 from lora_cli.store.published import MARK_FILE
 from tests.cli.publishing import BASE, CONFIG, WEIGHTS, Capture, adapter, mark, publish, resolves
 from tests.hub_server import Hub
+from tests.making import base_config, write_base_config
 from tests.schemas import check_schema
 from tests.store.keeping import tree
 
@@ -20,7 +21,7 @@ from tests.store.keeping import tree
 def base_hub() -> Iterator[str]:
     """A Hub that has the base."""
     with Hub() as hub:
-        hub.add(BASE, {"config.json": {"model_type": "llama"}})
+        hub.add(BASE, {"config.json": base_config()})
         yield hub.endpoint
 
 
@@ -88,38 +89,88 @@ def test_prune_removes_what_the_manifest_does_not_have_and_nothing_of_others(cap
     assert "--prune needs a manifest and --publish" in capsys.readouterr().err
 
 
-def test_a_pickle_is_published_with_a_warning(capsys: Capture) -> None:
+def test_a_pickle_that_nobody_judged_is_published_with_a_warning(capsys: Capture) -> None:
     Path("sql", WEIGHTS).rename("sql/adapter_model.bin")
-    assert publish("./sql", "--allow-pickle") == 0
-    said = "warning: sql is published with pickled weights (adapter_model.bin): unpickling can run code"
+    assert publish("./sql", "--allow-pickle") == 1
+    assert "pickled weights" not in capsys.readouterr().err
+    assert publish("./sql", "--allow-pickle", "--no-validate") == 0
+    said = "warning: sql is published with pickled weights (adapter_model.bin) unchecked: unpickling can run code"
     assert said in capsys.readouterr().err
-    assert publish("./sql", "--allow-pickle", "--quiet") == 0
-    assert main(["fetch", "./sql", "--allow-pickle"]) == 0
-    assert "pickled" not in capsys.readouterr().err
 
 
-def test_what_a_policy_denies_later_is_said_to_be_still_there(capsys: Capture) -> None:
+def truncate(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[:-100])
+
+
+BAD = {
+    "truncated weights": (truncate, "LC10"),
+    "a rank that the engine does not take": (lambda folder: adapter(folder.name, r=16), "LC401"),
+    "widths of another base": (
+        lambda folder: adapter(folder.name, modules={"model.layers.0.mlp.up_proj": (8, 8)}),
+        "LC314",
+    ),
+}
+
+
+def broken_set(base: str = BASE) -> None:
+    """A set of two adapters, sql and chat, for vLLM with ``max_lora_rank`` 8."""
     adapter("chat", seed=2)
-    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
-    chat = "{name: chat, source: ./chat}"
-    Path("set.yaml").write_text(f"{head}[{chat}, {{name: sql, source: ./sql}}]")
-    assert publish("-f", "set.yaml") == 0
-    digest = mark()["snapshot"]
-    Path("policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\ndeny_sha256: [{digest}]\n")
+    entries = "[{name: sql, source: ./sql}, {name: chat, source: ./chat}]"
+    engine = "engine: {name: vllm, max_lora_rank: 8}"
+    Path("set.yaml").write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {base}\n{engine}\nadapters: {entries}\n"
+    )
+
+
+@pytest.mark.parametrize("harm", BAD)
+def test_what_does_not_pass_is_named_and_left_out_and_an_earlier_version_stays(
+    harm: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    spoil, says = BAD[harm]
+    noted: list[str] = []
+    monkeypatch.setattr("lora_cli.cli.output.write_termination_log", noted.append)
+    broken_set()
+    assert publish("-f", "set.yaml", "sql") == 0
+    before = mark()
+    spoil(Path("sql"))
     capsys.readouterr()
+    for argv, code in (([], 1), (["--keep-going"], 0), (["--keep-going", "sql"], 1)):
+        assert publish("-f", "set.yaml", "--format", "json", *argv) == code
+        out, err = capsys.readouterr()
+        document = json.loads(out)
+        check_schema(document)
+        assert (document["exit_code"], document["adapters"][0]["exit_code"]) == (code, 1)
+        assert f"error: sql: {says}" in err
+        assert noted.pop().startswith(f"sql: {says}")
+        assert mark() == before
+    assert tree(Path("served/chat")) == {CONFIG, WEIGHTS, MARK_FILE}
+    assert publish("-f", "set.yaml", "--no-validate") == 0
+    assert mark() != before
 
-    def still_there(*argv: str) -> list[str]:
-        """The folders that the warnings name."""
-        code = publish("-f", "set.yaml", "--policy", "policy.yaml", *argv)
-        err = capsys.readouterr().err
-        assert code == ("error: sql: policy deny_sha256" in err)
-        ending = f" is still there, but policy deny_sha256 denies {digest}: "
-        return [line.partition(ending)[0].removeprefix("warning: ") for line in err.splitlines() if ending in line]
 
-    assert still_there() == ["served/sql"]
-    Path("set.yaml").write_text(f"{head}[{chat}]")
-    assert still_there() == ["served/sql"]
-    assert still_there("--prune") == []
+def test_the_base_is_that_of_the_lock_and_one_that_cannot_be_read_publishes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken_set()
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
+    assert publish("-f", "set.yaml", "--locked") == 0
+    Path("set.lock.yaml").unlink()
+    assert publish("-f", "set.yaml", "--keep-going") == 4
+
+
+def test_one_whose_own_base_cannot_be_read_is_published_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert publish("./sql") == 0
+    assert "unchecked" not in capsys.readouterr().err
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", "empty")
+    assert publish("./sql") == 0
+    assert "warning: sql: base unchecked: " in capsys.readouterr().err
 
 
 def test_nothing_is_pruned_where_something_failed(capsys: Capture) -> None:
@@ -169,7 +220,6 @@ def test_a_dry_run_shows_what_would_be_pruned(capsys: Capture) -> None:
     assert document["pruned"] == ["sql", "tune"]
     assert document["not_pruned"] == [{"name": "chat", "unlisted": ["mine.txt"]}]
     assert "would prune served/sql: it is not in the manifest" in err
-    assert "warning: served/chat is not pruned" in err
     assert tree(Path()) == before
     Path("set.yaml").write_text(head + "[{name: new, source: ./gone}]")
     assert publish(*argv) == 3
@@ -190,11 +240,11 @@ def test_another_base_than_is_served_is_refused_because_no_resolver_would_take_i
 def test_the_base_of_a_manifest_is_the_one_that_is_served(capsys: Capture) -> None:
     text = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {}\nadapters: [{{name: sql-v2, source: ./sql}}]\n"
     Path("set.yaml").write_text(text.format("acme/other@" + "ab" * 20))
-    assert publish("-f", "set.yaml") == 1
+    assert publish("-f", "set.yaml", "--no-validate") == 1
     assert '"acme/other" is served' in capsys.readouterr().err
-    assert publish("-f", "set.yaml", "--base", BASE) == 0
+    assert publish("-f", "set.yaml", "--no-validate", "--base", BASE) == 0
     Path("set.yaml").write_text(text.format("./a/folder/that/the/engine/may/call/otherwise"))
-    assert publish("-f", "set.yaml") == 0
+    assert publish("-f", "set.yaml", "--no-validate") == 0
     assert resolves(Path("served"), "sql-v2", BASE)
 
 
@@ -209,7 +259,7 @@ def test_the_base_of_a_manifest_is_the_one_that_is_served(capsys: Capture) -> No
 def test_what_no_resolver_takes_is_not_published(config: dict[str, Any], said: str, capsys: Capture) -> None:
     path = Path("sql", CONFIG)
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
-    assert publish("./sql") == 1
+    assert publish("./sql", "--no-validate") == 1
     assert said in capsys.readouterr().err
     assert not Path("served").exists()
 
@@ -284,6 +334,8 @@ def test_what_was_edited_or_lost_is_published_again(harm: str) -> None:
         ["./sql", "--publish", ""],
         ["./sql", "--publish", "served", "--to", "out"],
         ["./sql", "./other/sql", "--publish", "served"],
+        ["./sql", "--no-validate"],
+        ["./sql", "--keep-going"],
     ],
 )
 def test_what_cannot_be_published_at_all_is_exit_2(argv: list[str], capsys: Capture) -> None:
@@ -297,7 +349,7 @@ def test_what_cannot_be_published_at_all_is_exit_2(argv: list[str], capsys: Capt
     ("manifest", "why"), [("base: ./base\n", "the manifest's base is a path"), ("", "no base is set")]
 )
 def test_a_base_that_has_no_name_is_said_not_to_be_checked(manifest: str, why: str, capsys: Capture) -> None:
-    Path("base").mkdir()
+    write_base_config(Path("base"))
     adapters = "adapters: [{name: sql, source: ./sql}]\n"
     Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{manifest}{adapters}")
     assert publish("-f", "set.yaml") == 0

@@ -58,7 +58,7 @@ def test_a_folder_that_is_no_adapter_is_called_that(tmp_path: Path, capsys: pyte
 
 @pytest.fixture
 def team(tmp_path: Path) -> Path:
-    """A folder of two adapters and a training run, beside others that are not entered."""
+    """A folder of two adapters, a link to one and a training run, beside others that are not entered."""
     for name in ("b", "in/a", "in/a/inner", "run/checkpoint-9", "run/checkpoint-10", ".git/c"):
         write_adapter(tmp_path / "team" / name)
     (tmp_path / "team/linked").symlink_to("b")
@@ -73,11 +73,11 @@ def validated(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
 def test_a_folder_stands_for_the_adapters_below_it(
     team: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert validated(capsys, str(team)) == [f"{team}/b", f"{team}/in/a", f"{team}/run"]
+    assert validated(capsys, str(team)) == [f"{team}/b", f"{team}/in/a", f"{team}/linked", f"{team}/run"]
     monkeypatch.chdir(team)
-    assert validated(capsys) == ["./b", "./in/a", "./run"]
+    assert validated(capsys) == ["./b", "./in/a", "./linked", "./run"]
     assert main(["fetch", "."]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(capsys.readouterr().out.splitlines()) == 4
     assert validated(capsys, team.as_uri()) == [f"{team.as_uri()}/{name}" for name in ("b", "in/a", "run")]
 
 

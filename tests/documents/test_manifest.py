@@ -74,7 +74,7 @@ def test_a_manifest_with_every_key_is_read() -> None:
 
 def test_a_smallest_manifest_is_read() -> None:
     assert load(minimal()) == AdapterSet(
-        "/etc/set.yaml", None, None, None, (),
+        "/etc/set.yaml", None, "", None, None, (),
         (AdapterEntry("a", AdapterRef("hf", "org/a"), "org/a", at="/etc/set.yaml:4"),),
     )  # fmt: skip
 

@@ -270,11 +270,12 @@ def test_the_lock_schema_and_the_parser_agree(data: Draw) -> None:
     pools: dict[str, list[Any]] = {
         "name": NAMES,
         "source": ["org/a", "", 1, "a\tb"],
+        "endpoint": ["", "https://hub.example", "a\tb", 1],
         "revision": ["", "abc", "a\tb", 1],
         "checkpoint": CHECKPOINTS,
         "other": [1],
     }
-    adapter = drawn(data, pools, ("name", "source", "revision")) | {"digest": digest, "files": [file]}
+    adapter = drawn(data, pools, ("name", "source", "endpoint", "revision")) | {"digest": digest, "files": [file]}
     document = {"apiVersion": "lora-cli/v1", "kind": "AdapterSetLock", "adapters": [adapter]}
     agree("adapter-set-lock", document, lambda: load_lock(json.dumps(document), "/f"))
 

@@ -102,9 +102,10 @@ def test_a_hub_that_is_down_is_an_error_that_points_at_the_cache(desk: Desk) -> 
 
 
 def test_another_selection_is_another_snapshot(desk: Desk) -> None:
+    desk.hub.add("org/sql", {**FILES, "train.log": b"x"})
     usual = desk.bring("org/sql")
-    without = desk.bring("org/sql", Selection(exclude=("README.md",)))
-    assert tree(without.snapshot.directory) == {CONFIG, WEIGHTS}
+    more = desk.bring("org/sql", Selection(include=("*.log",)))
+    assert tree(more.snapshot.directory) == {CONFIG, WEIGHTS, "README.md", "train.log"}
     assert desk.bring("org/sql").snapshot == usual.snapshot
 
 

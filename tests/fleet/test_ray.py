@@ -108,13 +108,13 @@ def test_what_a_worker_raises_is_raised_here(cluster: Any) -> None:
 def test_a_fleet_fetches_into_the_cache_that_its_nodes_share(
     cluster: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--cache-dir", tmp_path / "cache", "fetch", "-f", folder / "set.yaml", "--lock", tmp_path / "lock.yaml"]
+    words = ["--cache-dir", tmp_path / "cache", "fetch", "-f", folder / "set.yaml"]
     assert main([*map(str, words), "--ray", cluster.address, "--quiet"]) == 0
     # Ray prints there, too: that a node was lost, which an earlier test had killed.
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("/")]
     assert len(printed) == MANY
     assert all((Path(place) / "adapter_config.json").is_file() for place in printed)
-    assert "a119" in (tmp_path / "lock.yaml").read_text()
+    assert "a119" in (folder / "set.lock.yaml").read_text()
 
 
 @pytest.mark.slow
