@@ -247,4 +247,4 @@ def targets_nothing(case: EngineCase, _: LoraConfig) -> Iterator[Found]:
             yield Found(f"there is no target_modules, and PEFT has no default for {cut(base.model_type)}", at)
         return
     if not chosen:
-        yield Found(f"target_modules is {shown(config.target_modules)}", at)
+        yield Found(f"target_modules is {shown(config.target_modules)}", at, causes=("LC311",))
