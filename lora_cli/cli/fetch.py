@@ -46,7 +46,6 @@ from lora_cli.store.published import (
     Pruning,
     prune_published,
     publish_adapter,
-    published_digests,
     to_prune,
 )
 
@@ -156,7 +155,6 @@ def command(**given: Any) -> None:
     changes = None
     if file is not None and not flags.locked:
         changes = lockfile.write_lock(file, flags, everything, store, settings)
-    _warn_of_denied(chosen.publish, settings)
     if chosen.output_format == "json":
         from lora_cli.render.json import to_json
 
@@ -222,18 +220,6 @@ def _prune(requests: FetchRequests, chosen: FetchOptions, settings: Settings, *,
     for one in pruning.kept:
         inform(render_not_pruned(chosen.publish, one), settings)
     return pruning
-
-
-def _warn_of_denied(published: str | None, settings: Settings) -> None:
-    """Warns of published adapters that a policy denies by now: engines still find them."""
-    denied = {digest for policy in settings.policies for digest in policy.deny_sha256}
-    if not denied or published is None:
-        return
-    folder = Path(published).expanduser()
-    for name, sha256 in published_digests(folder).items():
-        if sha256 in denied:
-            where = folder / name
-            inform(f"warning: {where} is still there, but policy deny_sha256 denies {sha256}: remove it", settings)
 
 
 @dataclass(frozen=True, slots=True)

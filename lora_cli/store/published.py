@@ -98,18 +98,6 @@ class Pruning:
     kept: Sequence[NotPruned] = ()
 
 
-def published_digests(folder: Path) -> Mapping[str, str]:
-    """The adapters that are published in ``folder``: name → snapshot digest.
-
-    Raises:
-        MachineError: a disk error.
-    """
-    with on_disk("reading", folder, "--publish"):
-        paths = sorted(folder.iterdir()) if folder.is_dir() else ()
-        visible = (path for path in paths if not (path.name.startswith(".") or path.is_symlink()))
-        return {path.name: str(mark["snapshot"]) for path in visible if (mark := _read_mark(path))}
-
-
 def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
     """The published adapters in ``folder`` whose names are not ``staying``; nothing is removed.
 
@@ -118,13 +106,13 @@ def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
     """
     removed, kept = {}, []
     with on_disk("reading", folder, "--publish"):
-        for name, digest in published_digests(folder).items():
-            if name in staying:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name in staying or path.name.startswith(".") or path.is_symlink() or not (mark := _read_mark(path)):
                 continue
-            if unlisted := _unlisted(folder / name):
-                kept.append(NotPruned(name, unlisted))
+            if unlisted := _unlisted(path):
+                kept.append(NotPruned(path.name, unlisted))
             else:
-                removed[name] = digest
+                removed[path.name] = str(mark["snapshot"])
     return Pruning(removed, kept)
 
 

@@ -117,30 +117,6 @@ def test_broken_files_are_written_with_a_warning_of_each(option: str, capsys: Ca
     assert (json.loads(out)["adapters"][0]["problems"], "warning" in err) == ([], False)
 
 
-def test_what_a_policy_denies_later_is_said_to_be_still_there(capsys: Capture) -> None:
-    adapter("chat", seed=2)
-    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
-    chat = "{name: chat, source: ./chat}"
-    Path("set.yaml").write_text(f"{head}[{chat}, {{name: sql, source: ./sql}}]")
-    assert publish("-f", "set.yaml") == 0
-    digest = mark()["snapshot"]
-    Path("policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\ndeny_sha256: [{digest}]\n")
-    capsys.readouterr()
-
-    def still_there(*argv: str) -> list[str]:
-        """The folders that the warnings name."""
-        code = publish("-f", "set.yaml", "--policy", "policy.yaml", *argv)
-        err = capsys.readouterr().err
-        assert code == ("error: sql: policy deny_sha256" in err)
-        ending = f" is still there, but policy deny_sha256 denies {digest}: "
-        return [line.partition(ending)[0].removeprefix("warning: ") for line in err.splitlines() if ending in line]
-
-    assert still_there() == ["served/sql"]
-    Path("set.yaml").write_text(f"{head}[{chat}]")
-    assert still_there() == ["served/sql"]
-    assert still_there("--prune") == []
-
-
 def test_nothing_is_pruned_where_something_failed(capsys: Capture) -> None:
     head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
     Path("set.yaml").write_text(head + "[{name: sql-v1, source: ./sql}]")
