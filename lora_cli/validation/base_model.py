@@ -79,9 +79,9 @@ class Bases:
         if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
             return None, f"base unchecked: {safe(cut(name))} is not on this machine; set --base"
         if self._settings.policies:  # the author of the adapter chose the base, not the user
-            from lora_cli.fetching.requirements import check_reference
+            from lora_cli.fetching.requirements import check_allowed
 
-            check_reference(AdapterRequest("", ref_of(name)), self._settings)
+            check_allowed(AdapterRequest("", ref_of(name)), self._settings)
         with _OPENING:
             if name not in self._known:
                 self._known[name] = self._open(name)

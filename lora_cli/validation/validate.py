@@ -127,9 +127,9 @@ def resolve(item: AdapterRequest, settings: Settings, sources: Sources) -> tuple
     """
     ref = item.ref
     if settings.policies:
-        from lora_cli.fetching.requirements import check_reference
+        from lora_cli.fetching.requirements import check_allowed
 
-        check_reference(item, settings)
+        check_allowed(item, settings)
     origin = LatestCheckpoint(sources.of(ref)) if item.selection.latest else sources.of(ref)
     source = cached_or_origin(ref, settings, origin, item.selection, item.locked)
     return source, source.resolve(ref)
