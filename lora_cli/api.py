@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 def fetch(
     ref: str | os.PathLike[str],
     *,
-    revision: str | None = None,
-    subfolder: str = "",
     allow_pickle: bool = False,
     cache_dir: str | Path | None = None,
     offline: bool = False,
@@ -32,9 +30,7 @@ def fetch(
     """Downloads an adapter into the cache, complete and verified, unless it is there already.
 
     Args:
-        ref: a path, a Hub id (``org/name``) or an address (``s3://…``), as on the command line.
-        revision: a branch, tag or commit.
-        subfolder: the adapter's folder in the repository.
+        ref: a path, a Hub id (``org/name[/folder][@revision]``) or an address (``s3://…``), as on the command line.
         allow_pickle: accept ``.bin`` weights where there are no safetensors.
         cache_dir: the cache; without it that of the command line.
         offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
@@ -46,14 +42,14 @@ def fetch(
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
     from lora_cli.core.adapter_request import AdapterRequest, Selection
-    from lora_cli.core.reference import override, parse
+    from lora_cli.core.reference import parse
     from lora_cli.fetching.batch import fetch_all
     from lora_cli.sources.local import is_path, training_run
     from lora_cli.store import Store
 
     settings = _settings(cache_dir, offline=offline)
     text, run = os.fspath(ref), training_run(os.fspath(ref))
-    asked = override(parse(run or text, is_path=is_path), revision=revision, subfolder=subfolder)
+    asked = parse(run or text, is_path=is_path)
     request = AdapterRequest(asked.name, asked, selection=Selection(allow_pickle=allow_pickle, latest=bool(run)))
     (outcome,) = fetch_all([request], Store(settings.cache_dir), settings)
     if outcome.error is not None:
@@ -129,7 +125,7 @@ def validate(
     check_max_lora_rank(profiles, max_lora_rank)
     terms = Terms(
         None if base in {None, "none"} else open_base(os.fspath(base), settings, fallback=_from_transformers),
-        Bases(settings) if base is None else None,
+        Bases(settings, _from_transformers) if base is None else None,
         values=values,
         rules=choose(pinned=settings.require_pinned),
         engines=profiles,

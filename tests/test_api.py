@@ -33,8 +33,8 @@ def test_a_remote_adapter_is_fetched_and_then_needs_no_network(adapter: Path, tm
         with Hub() as hub:
             commit = hub.add("acme/sql", adapter)
             patch.setenv("HF_ENDPOINT", hub.endpoint)
-            snapshot = lora_cli.fetch("acme/sql", revision=commit, cache_dir=tmp_path / "cache")
-        again = lora_cli.fetch("acme/sql", revision=commit, cache_dir=tmp_path / "cache", offline=True)
+            snapshot = lora_cli.fetch(f"acme/sql@{commit}", cache_dir=tmp_path / "cache")
+        again = lora_cli.fetch(f"acme/sql@{commit}", cache_dir=tmp_path / "cache", offline=True)
 
     assert_type(snapshot, Snapshot)  # make check reads it
     assert again.directory == snapshot.directory

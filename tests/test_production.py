@@ -14,7 +14,7 @@ from lora_cli.documents.policy import load_policy
 from lora_cli.documents.policy_checks import violations
 from tests.conftest import ROOT
 from tests.hub_server import Hub
-from tests.making import write_adapter, write_base_config
+from tests.making import llama_modules, write_adapter, write_base_config
 from tests.object_servers import S3Server
 from tests.web_server import Site, WebServer
 
@@ -63,7 +63,8 @@ def test_the_policy_beside_it_allows_its_adapters() -> None:
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "adapter", config={"base_model_name_or_path": "meta-llama/Llama-3.1-8B-Instruct"})
+    config = {"base_model_name_or_path": "meta-llama/Llama-3.1-8B-Instruct"}
+    return write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj"]), config=config)
 
 
 @pytest.fixture

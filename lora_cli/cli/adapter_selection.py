@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
-from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
@@ -16,7 +15,7 @@ from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.text import counted, cut, names, safe
-from lora_cli.errors import AccessDenied, FormatError, LoraCliError, MachineError, NotFound, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
 from lora_cli.settings import Settings
 from lora_cli.sources.local import is_path, training_run
@@ -24,7 +23,7 @@ from lora_cli.sources.local import is_path, training_run
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
     from lora_cli.runtime.plan import TierLimits
-    from lora_cli.validation import Checked
+    from lora_cli.validation import Bases
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """Defaults: the most slots on the device, and the most adapters in memory."""
@@ -155,11 +154,11 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     Raises:
         UsageError: the configs have no base, several, or one that is neither a Hub repository nor a local folder.
         Refused: a policy does not allow the base.
-        LoraCliError: none of the adapters can be read, or none is an adapter.
+        LoraCliError: none of the adapters can be read.
     """
     if inputs.base:
         return inputs
-    from lora_cli.fetching.requirements import check_reference
+    from lora_cli.fetching.requirements import check_allowed
     from lora_cli.validation import read_all, ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
@@ -168,8 +167,8 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
         config = one.adapter.config if one.adapter is not None else None
         if config is not None and config.base_model_name_or_path:
             named.setdefault(config.base_model_name_or_path, one.name)
-        if (error := one.error or _not_an_adapter(one)) is not None:
-            errors.append(error)
+        if one.error is not None:
+            errors.append(one.error)
     if len(named) > 1:
         several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
         raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
@@ -181,21 +180,9 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
             f"{command} needs a base model: {safe(cut(base))} of the config is not on this machine", hint=hint
         )
     # The author of the adapter chose it, not the user.
-    check_reference(AdapterRequest("", ref_of(base)), settings)
+    check_allowed(AdapterRequest("", ref_of(base)), settings)
     inform(f"base: {base} (from the adapter's config)", settings)
     return replace(inputs, base=base)
-
-
-def _not_an_adapter(one: "Checked") -> LoraCliError | None:
-    """The error for a folder that is not a PEFT adapter: it has neither a config nor weights."""
-    adapter = one.adapter
-    if adapter is None or adapter.config is not None or adapter.config_error is not None or adapter.weight_files:
-        return None
-    if adapter.foreign is not None:
-        message, hint = f"this is {adapter.foreign.format.title}, not an adapter", adapter.foreign.format.advice
-    else:
-        message, hint = f"neither {CONFIG} nor {WEIGHTS} was found", "it does not look like a PEFT adapter"
-    return FormatError(message, where=one.name, hint=hint)
 
 
 def from_refs(refs: Sequence[str]) -> tuple[AdapterRequest, ...]:
@@ -308,6 +295,14 @@ def base_model(named: str | AdapterRef, settings: Settings, locked: LockedAdapte
     except (NotFound, AccessDenied, Unreachable) as error:
         hint = f"this is the base model: --base also takes a folder or a config.json; {error.hint}"
         raise type(error)(error.message, hint=hint) from error
+
+
+def own_bases(settings: Settings, *, tp: int = 1) -> "Bases":
+    """The base model of each adapter's own config; an unknown family is read with transformers, if installed."""
+    from lora_cli.runtime.module_tree import base_from_transformers
+    from lora_cli.validation import Bases
+
+    return Bases(settings, base_from_transformers, tp=tp)
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:

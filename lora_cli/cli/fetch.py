@@ -21,6 +21,7 @@ from lora_cli.cli.adapter_selection import (
     base_model,
     check_lock_flags,
     fetch_requests,
+    own_bases,
 )
 from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, OUTPUT, option, setting
 from lora_cli.cli.output import (
@@ -261,7 +262,7 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
     """
     from lora_cli.cli.engine_options import deployment_of, named_engines
     from lora_cli.reading.manifest import locked_base
-    from lora_cli.validation import Bases, Terms
+    from lora_cli.validation import Terms
 
     manifest, model = requests.manifest, None
     inputs = Inputs(requests.adapters, "", manifest)
@@ -271,7 +272,7 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
         locked = None if chosen.upgrade and not chosen.refs else locked_base(manifest, lock)
         ref = manifest.base if locked is None else ref_at(manifest.base, locked)
         model = base_model(ref, settings, locked)
-    return Terms(model, None if model is not None else Bases(settings), engines=engines, deployment=deployment)
+    return Terms(model, None if model is not None else own_bases(settings), engines=engines, deployment=deployment)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from lora_cli.cli.adapter_selection import (
     base_model,
     changed_adapters,
     is_here,
+    own_bases,
     read_inputs,
     warn_of_unlocked,
 )
@@ -30,7 +31,7 @@ from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.rules import choose, matching
 from lora_cli.settings import Settings
-from lora_cli.validation import Bases, Checked, Terms, check_all, check_tp
+from lora_cli.validation import Checked, Terms, check_all, check_tp
 from lora_cli.validation.report import Naming, Report, validate_report
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def command(**given: Any) -> None:
     deployment = engine_options.deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
     model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings, inputs.locked_base)
     check_tp(model, chosen.tp)
-    bases = None if model is not None or chosen.base == NO_BASE else Bases(settings, chosen.tp)
+    bases = None if model is not None or chosen.base == NO_BASE else own_bases(settings, tp=chosen.tp)
     terms = Terms(
         model, bases, values=chosen.values, rules=rules, engines=engines, deployment=deployment,
         ignored=tuple(matching(chosen.ignore or ())),

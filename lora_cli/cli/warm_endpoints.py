@@ -182,7 +182,7 @@ def warm_endpoints(
         admit = admission_function(terms, settings, hold)
         admissions = map_in_threads(admit, items, PARALLEL_ADMISSIONS) if ready else []
         wanted, refused = _admitted(items, admissions, mapped)
-        changes = _reconcile_options(inputs, items, refused, options, settings)
+        changes = _reconcile_options(inputs, items, refused, options)
         serve = partial(reconcile, wanted=wanted, options=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
     pinned = any(one.pinned for one in wanted)
@@ -213,11 +213,7 @@ def _note(server: Server, results: Sequence[AdapterOutcome], *, pinned: bool) ->
 
 
 def _reconcile_options(
-    inputs: Inputs,
-    items: Sequence[AdapterRequest],
-    refused: Sequence[AdapterOutcome],
-    options: WarmOptions,
-    settings: Settings,
+    inputs: Inputs, items: Sequence[AdapterRequest], refused: Sequence[AdapterOutcome], options: WarmOptions
 ) -> ReconcileOptions:
     """How servers may be changed: with --prune, what neither the manifest nor a REF names goes."""
     named = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else items))
@@ -226,7 +222,6 @@ def _reconcile_options(
         prove=options.prove,
         unload=options.allow_unload,
         refused=frozenset(one.name for one in refused),
-        denied=frozenset(digest for policy in settings.policies for digest in policy.deny_sha256),
     )
 
 

@@ -1,10 +1,8 @@
-"""Globs over canonical references and over hosts: written in any way, they mean one thing, as references do."""
+"""Globs over canonical references: written in any way, they mean one thing, as references do."""
 
-import ipaddress
 import posixpath
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from fnmatch import translate
 from functools import lru_cache
@@ -155,40 +153,3 @@ def _without_user(text: str) -> str:
     authority, slash, path = rest.partition("/")
     host = authority.rpartition("@")[2].lower()
     return f"{scheme.replace('+ssh', '+sftp')}://{host}{re.sub('//+', '/', slash + path)}"
-
-
-def host_in(ref: AdapterRef) -> str:
-    """The ``host[:port]`` that a reference itself names, "" where it names none."""
-    return ref.location.split("/")[2].rpartition("@")[2] if ref.prefix in WITH_HOST else ""
-
-
-def host_glob(glob: str) -> str:
-    """A glob over canonical host names: lower case, no dot at the end, an IPv6 address without brackets."""
-    name = glob.casefold().removesuffix(".")
-    if name.startswith("[") and name.endswith("]"):
-        name = name[1:-1]
-    try:
-        return ipaddress.ip_address(name).compressed
-    except ValueError:
-        return name
-
-
-def host_matches(glob: str, host: str) -> bool:
-    """Whether ``host`` (without a port) is one that the glob means, however its address is written."""
-    name = host_glob(_address(host))
-    return name == glob if ":" in glob and "*" not in glob else fits(name, glob)
-
-
-def _address(host: str) -> str:
-    """``host`` with an IPv4 address as four numbers: 0x7f.1 and 2130706433 are 127.0.0.1 to a resolver."""
-    from socket import inet_aton
-
-    name = host.removesuffix(".")
-    try:
-        if (address := ipaddress.ip_address(name.strip("[]"))).version == 6:
-            return str(address.ipv4_mapped or address)
-    except ValueError:
-        if name[:1].isdecimal() and re.fullmatch(r"(?:\d+|0x[0-9a-f]+)(?:\.(?:\d+|0x[0-9a-f]+)){0,3}", name, re.I):
-            with suppress(OSError):
-                return str(ipaddress.IPv4Address(inet_aton(name)))
-    return name

@@ -137,22 +137,13 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
     raise UsageError(f"{shown!r} is neither an existing path nor a repository on the Hub", hint=addresses.HINT)
 
 
-def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "") -> AdapterRef:
-    """``ref`` at another revision, or at a folder inside it, as the API asks.
+def below(ref: AdapterRef, subfolder: str) -> AdapterRef:
+    """``ref`` at a folder inside it; itself for an empty one.
 
     Raises:
-        UsageError: it names another revision itself, its kind has none, or the folder leads out of it.
+        UsageError: the folder leads out of it.
     """
-    for written in (revision or "", subfolder):
-        addresses.check_no_token(written, lambda _: False)
-    if revision is not None:
-        if ref.scheme not in WITH_REVISIONS:
-            raise UsageError(f"{ref} has no revisions", hint="leave revision out")
-        checked = addresses.revision if ref.scheme == "hf" else addresses.digest
-        revision = checked(revision, f"revision {revision}")
-        if ref.revision not in {None, revision}:
-            raise UsageError(f"{ref} has a revision other than {revision}", hint="use only one of them")
-        ref = replace(ref, revision=revision)
+    addresses.check_no_token(subfolder, lambda _: False)
     folder = addresses.subfolder(subfolder, f"folder {subfolder}")
     if not folder:
         return ref

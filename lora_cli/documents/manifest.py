@@ -11,7 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJson
 from lora_cli.core.finding import ENGINE_NAMES
 from lora_cli.core.globs import covers
 from lora_cli.core.manifest_trust import PROFILE, VARIABLE
-from lora_cli.core.reference import AdapterRef, folder_of, override
+from lora_cli.core.reference import AdapterRef, below, folder_of
 from lora_cli.documents.document import (
     Document,
     Head,
@@ -237,7 +237,7 @@ class ManifestAdapter(Model):
     def _in_the_source(cls, value: str, info: ValidationInfo) -> str:
         if "source" in info.data:
             try:
-                override(reference_of(info.data["source"], info.context or Context()), subfolder=folder_of(value))
+                below(reference_of(info.data["source"], info.context or Context()), folder_of(value))
             except UsageError as error:
                 raise mistake(error.message, "remove checkpoint") from error
         return value
@@ -290,7 +290,7 @@ def source_rule(rules: Iterable[SourceRule], ref: AdapterRef) -> SourceRule | No
 def _entry(one: ManifestAdapter, at: str, context: Context) -> AdapterEntry:
     return AdapterEntry(
         name=one.name,
-        source=override(reference_of(one.source, context), subfolder=folder_of(one.checkpoint)),
+        source=below(reference_of(one.source, context), folder_of(one.checkpoint)),
         written=one.source,
         sha256=one.sha256,
         pinned=one.pinned,

@@ -1,4 +1,4 @@
-"""``Policy``: what an operator allows of sources, hosts, formats, sizes, digests and pins."""
+"""``Policy``: what an operator allows of sources, formats, sizes, pins and signatures."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
-from lora_cli.core.globs import host_glob
 from lora_cli.core.manifest_trust import endpoint_glob, profile, variable
 from lora_cli.core.option_values import PROFILES, SERVERS, VARIABLES
 from lora_cli.documents.document import Document, Head, Mistake, Model, mistake, parse_document, repeats
@@ -18,15 +17,11 @@ from lora_cli.documents.field_types import (
     Glob,
     Maybe,
     Several,
-    Sha256,
     Size,
     choice,
     text,
 )
 from lora_cli.documents.policy_checks import FORMATS
-
-MOST_DIGESTS = 100_000
-"""Digests of one list."""
 
 MOST_SIGNERS = 100
 """Keys, certificates or identities of one required signature."""
@@ -86,13 +81,6 @@ class Suppression(Model):
 
 
 Globs = Annotated[Several[Glob], Field(max_length=MOST_GLOBS)]
-Digests = Annotated[Several[Sha256], Field(max_length=MOST_DIGESTS)]
-_HOST = text(
-    r"[A-Za-z0-9*?_.:\[\]-]{1,253}",
-    "a host name or a glob over host names, without scheme and port",
-    "write huggingface.co, or '*.acme.internal'",
-)
-Hosts = Annotated[Several[Annotated[str, _HOST, AfterValidator(host_glob)]], Field(max_length=MOST_GLOBS)]
 
 
 class SigstoreIdentity(Model):
@@ -142,26 +130,16 @@ class ManifestPolicy(Model):
     """
     deny_sources: Globs = ()
     """Like allow_sources, and takes precedence over it."""
-    allow_hosts: Maybe[Hosts] = None
-    """Globs for the names of hosts from which files may be downloaded."""
-    deny_hosts: Hosts = ()
-    """Like allow_hosts, and takes precedence over it."""
     allow_formats: Maybe[Several[Annotated[str, choice(FORMATS)]]] = None
     """Allowed formats of weights. Missing: all but pickle. A pickle also needs --allow-pickle; without a policy, only
     --allow-pickle.
     """
     max_bytes: Maybe[Size] = None
     """Largest size of one adapter. Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."""
-    max_file_bytes: Maybe[Size] = None
-    """Largest size of one file. Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."""
     require_pinned: bool = False
     """Allow only a commit, an OCI digest or a known sha256, and no branch."""
     require_sha256: bool = False
     """Allow only adapters whose snapshot digest is in a manifest or a lock."""
-    allow_sha256: Maybe[Digests] = None
-    """Allowed snapshot digests. Missing: all; empty: none."""
-    deny_sha256: Digests = ()
-    """Denied snapshot digests; takes precedence over allow_sha256."""
     require_signature: Annotated[Several[RequiredSignature], Field(max_length=MOST_GLOBS)] = ()
     """Allow only adapters with a valid model.sig (OpenSSF Model Signing), for all entries that are for their source."""
     allow_private_redirects: Annotated[Maybe[bool], AfterValidator(_operators), WithJsonSchema({"const": False})] = None

@@ -1,4 +1,4 @@
-"""Violations of a policy by an adapter: its source, hosts, formats, sizes, digest and pins."""
+"""Violations of a policy by an adapter: its source, formats, size and pins."""
 
 import posixpath
 import shlex
@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from lora_cli.core.addresses import DOCKER_HUB
-from lora_cli.core.globs import LOOPBACK, covers, host_matches, touches
+from lora_cli.core.globs import covers, touches
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
-from lora_cli.core.web_address import is_dots, is_loopback
+from lora_cli.core.web_address import is_dots
 
 if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy
@@ -45,23 +44,16 @@ def violations(
     ref: AdapterRef,
     *,
     sha256: str | None = None,
-    host: str | None = None,
     files: Iterable[RemoteFile] | None = None,
-    digest: str | None = None,
 ) -> tuple[Violation, ...]:
     """The violations of ``policy`` by one adapter, as far as is known; called again when more is known.
 
-    ``sha256`` is the snapshot digest that a manifest or lock demands, ``host`` the one that bytes come from (None: from
-    this machine), ``files`` what would be fetched, ``digest`` the snapshot digest that it turned out to have. What is
-    None is not checked, but a required ``sha256`` of None fails.
+    ``sha256`` is the snapshot digest that a manifest or lock demands (None fails where one is required), ``files`` what
+    would be fetched (None is not checked).
     """
     found = [*source_violations(policy, ref), *_pins(policy, ref, sha256)]
-    if host is not None:
-        found += host_violations(policy, host)
     if files is not None:
         found += _files(policy, tuple(files))
-    if digest is not None:
-        found += _digest(policy, digest)
     return tuple(found)
 
 
@@ -82,20 +74,6 @@ def denials(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
     for glob in policy.deny_sources:
         if touches(glob, ref):
             yield Violation("deny_sources", f"{ref} matches {_some((glob,))}")
-
-
-def host_violations(policy: "Policy", host: str) -> Iterator[Violation]:
-    """The violations of ``policy`` by a host (without a port) that bytes come from."""
-    names = {host}
-    if is_loopback(f"[{host}]" if ":" in host else host):
-        names |= {*LOOPBACK}
-    if host in DOCKER_HUB:
-        names |= DOCKER_HUB
-    for glob in policy.deny_hosts:
-        if any(host_matches(glob, name) for name in names):
-            yield Violation("deny_hosts", f"{host} matches {_some((glob,))}")
-    if policy.allow_hosts is not None and not any(host_matches(glob, host) for glob in policy.allow_hosts):
-        yield Violation("allow_hosts", f"{host} does not match {_some(policy.allow_hosts) or 'the empty list'}")
 
 
 def _some(globs: tuple[str, ...]) -> str:
@@ -130,18 +108,9 @@ def _files(policy: "Policy", files: tuple[RemoteFile, ...]) -> Iterator[Violatio
         if kind and kind not in allowed:
             names = ", ".join(allowed) or "no format"
             yield Violation("allow_formats", f"{file.path} is {kind}; allowed: {names}")
-        if policy.max_file_bytes is not None and (file.size or 0) > policy.max_file_bytes:
-            yield Violation("max_file_bytes", f"{file.path} has {file.size} bytes, over {policy.max_file_bytes}")
     total = sum(file.size or 0 for file in files)
     if policy.max_bytes is not None and total > policy.max_bytes:
         yield Violation("max_bytes", f"the adapter has {total} bytes, over {policy.max_bytes}")
-
-
-def _digest(policy: "Policy", digest: str) -> Iterator[Violation]:
-    if digest in policy.deny_sha256:
-        yield Violation("deny_sha256", f"the snapshot {digest} is denied")
-    if policy.allow_sha256 is not None and digest not in policy.allow_sha256:
-        yield Violation("allow_sha256", f"the snapshot {digest} is not allowed")
 
 
 def format_of(path: str) -> str | None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from lora_cli.daemon_threads import map_in_threads
@@ -46,8 +45,6 @@ class ReconcileOptions:
     unload: bool = False
     refused: frozenset[str] = frozenset()
     """Names whose version could not be fetched or was refused: what is served under them is reported."""
-    denied: frozenset[str] = frozenset()
-    """Snapshot digests that a policy denies: an adapter from a folder of that name is pruned, unless it is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +130,7 @@ def reconcile(
             lambda one: _reconcile_one(server, one, served.get(one.name), proof, options), wanted, AT_ONCE
         )
         if options.prune is not None:
-            denied = {name for name, one in served.items() if Path(one.root).name in options.denied}
-            kept = (options.prune - denied).union(one.name for one in wanted)
+            kept = options.prune.union(one.name for one in wanted)
             done.extend(_prune(server, served, kept, options))
         unloaded = {one.name for one in done if one.action == "pruned"}
         done.extend(_still_served(one) for name, one in served.items() if name in options.refused - unloaded)

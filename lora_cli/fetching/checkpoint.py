@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lora_cli.core.log import logger
-from lora_cli.core.reference import CHECKPOINT, AdapterRef, override
+from lora_cli.core.reference import CHECKPOINT, AdapterRef, below
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.file_selection import is_adapter
@@ -62,4 +62,4 @@ def latest_checkpoint(revision: Revision) -> Revision:
 def _inside(revision: Revision, folder: str) -> Revision:
     files = (file for file in revision.files if file.path.startswith(f"{folder}/"))
     inside = tuple(replace(file, path=file.path.removeprefix(f"{folder}/")) for file in files)
-    return replace(revision, ref=override(revision.ref, subfolder=folder), files=inside)
+    return replace(revision, ref=below(revision.ref, folder), files=inside)

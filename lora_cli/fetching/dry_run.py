@@ -17,7 +17,7 @@ from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import select_locked
-from lora_cli.fetching.requirements import check_allowed, check_count, check_reference, check_size
+from lora_cli.fetching.requirements import check_allowed, check_count, check_size
 from lora_cli.fetching.resolution_history import FetchPlan, known_blobs, read_records
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoints_of
@@ -75,7 +75,7 @@ def plan_all(requests: Sequence[AdapterRequest], store: Store, settings: Setting
 
 def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Settings) -> PlannedAdapter:
     ref, selection, locked = request.ref, request.selection, request.locked
-    check_reference(request, settings)
+    check_allowed(request, settings)
     origin = LatestCheckpoint(sources.of(ref)) if selection.latest else sources.of(ref)
     cache_first = CacheFirstSource(origin, settings, Selection(latest=selection.latest), locked)
     # A cached snapshot does not show which other files the origin has.

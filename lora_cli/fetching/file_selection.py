@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
 from lora_cli.core.adapter_request import Selection
-from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, override
+from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, below
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
 from lora_cli.errors import FormatError, NoAdapter, Offline, Refused
@@ -151,7 +151,7 @@ def _no_adapter(revision: Revision) -> NoAdapter:
     folders, hint = adapter_folders(file.path for file in revision.files), "it does not look like a PEFT adapter"
     if folders.get("", bool(folders)):
         first = next(iter(folders))
-        one = override(revision.ref, subfolder=first or LATEST_FOLDER)
+        one = below(revision.ref, first or LATEST_FOLDER)
         found = f"it has {counted(len(folders), 'adapter')}, in {names(list(folders))}: " if first else ""
         hint = f"{found}use {one.location if one.scheme == 'file' else one}"
     return NoAdapter(f"neither {CONFIG} nor {WEIGHTS} was found", folders, where=str(revision.ref), hint=hint)

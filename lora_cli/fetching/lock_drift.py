@@ -14,7 +14,7 @@ from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import sha256_from
-from lora_cli.fetching.requirements import check_reference
+from lora_cli.fetching.requirements import check_allowed
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
@@ -77,7 +77,7 @@ def find_drift(requests: Sequence[AdapterRequest], settings: Settings) -> Iterat
             return checked_adapter(request)
         try:
             ref = request.ref
-            check_reference(request, settings)
+            check_allowed(request, settings)
             conflicts = tuple(_cache_conflicts(ref, locked, cached))
             if ref.pinned and ref.revision == locked.revision:
                 return checked_adapter(request, conflicts, locked.revision)

@@ -34,7 +34,6 @@ from lora_cli.fetching.requirements import (
     check_count,
     check_denied,
     check_provenance,
-    check_reference,
     check_size,
     check_snapshot,
 )
@@ -129,7 +128,7 @@ def _from_cache(request: AdapterRequest, context: FetchContext, pinned: AdapterR
     """
     store, settings = context.store, context.settings
     cachedir_tag.check_folder(store)
-    check_reference(request, settings)
+    check_allowed(request, settings)
     ref = pinned or request.locked_ref
     folder = recorded_folder(store, ref, request.selection, request.locked, settings)
     if folder is None and request.locked:

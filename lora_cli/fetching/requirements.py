@@ -1,7 +1,6 @@
 """Checks of an adapter: the demanded digest, the lock, the limits and the policies."""
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
@@ -20,16 +19,6 @@ from lora_cli.store.resolution_records import Record
 if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy
     from lora_cli.documents.policy_checks import Violation
-
-
-def check_reference(request: AdapterRequest, settings: Settings) -> None:
-    """Checks the policies on the reference itself, before any request.
-
-    Raises:
-        Refused: a policy forbids it.
-    """
-    if settings.policies:
-        check_allowed(request, settings, host=_host_of(request.ref, settings))
 
 
 def check_size(name: str, total: int, most: int | None) -> None:
@@ -77,7 +66,7 @@ def check_snapshot(request: AdapterRequest, snapshot: Snapshot, settings: Settin
     _check_headers(request.ref, snapshot, settings.max_header_bytes)
     if settings.policies:
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
-        check_allowed(request, settings, files=files, digest=snapshot.digest)
+        check_allowed(request, settings, files=files)
         if not request.selection.base:
             return check_provenance(request, snapshot, settings)
     return Provenance()
@@ -153,18 +142,11 @@ def check_digest(request: AdapterRequest, digest: str) -> None:
         )
 
 
-def check_allowed(
-    request: AdapterRequest,
-    settings: Settings,
-    *,
-    host: str | None = None,
-    files: tuple[RemoteFile, ...] | None = None,
-    digest: str | None = None,
-) -> None:
-    """Checks every policy on the reference, under each of its names, and on its host, files and digest as given.
+def check_allowed(request: AdapterRequest, settings: Settings, *, files: tuple[RemoteFile, ...] | None = None) -> None:
+    """Checks every policy on the reference, under each of its names, and on its files if they are known.
 
     Raises:
-        Refused: a policy forbids one of them.
+        Refused: a policy forbids it.
     """
     if not settings.policies:
         return
@@ -175,7 +157,7 @@ def check_allowed(
     for policy in settings.policies:
         known = _with_resolved_links(policy) if ref.scheme == "file" else policy
         for name in aliases(ref, settings):
-            found += violations(known, name, sha256=request.known_sha256, host=host, files=files, digest=digest)
+            found += violations(known, name, sha256=request.known_sha256, files=files)
         for name in other_names(ref, settings) if policy.deny_sources else ():
             found += denials(known, name)
     _refuse(ref, found)
@@ -198,27 +180,6 @@ def _refuse(ref: AdapterRef, found: "list[Violation]") -> None:
     if distinct:
         more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""
         raise Refused(f"{ref}: {distinct[0]}{more}", hint=distinct[0].hint)
-
-
-def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
-    """The host that serves ``ref``; None for local paths, and where no policy has rules for hosts.
-
-    Raises:
-        Refused: it is ambiguous: a resolver and a reader of the policy could take it for two different hosts.
-    """
-    from lora_cli.core.globs import host_in
-    from lora_cli.core.web_address import canonical_host
-    from lora_cli.sources.registry import endpoint_of
-
-    keys = ((policy, key) for policy in settings.policies for key in ("allow_hosts", "deny_hosts"))
-    about = [key for policy, key in keys if getattr(policy, key) not in (None, ())]
-    if ref.scheme == "file" or not about:
-        return None
-    parts = urlsplit(endpoint_of(ref, settings) or f"//{host_in(ref)}")
-    try:
-        return urlsplit(f"//{canonical_host(parts.netloc, parts.scheme)}").hostname
-    except ValueError as error:
-        raise Refused(f"{ref}: policy {about[0]}: its host is unknown: {error}") from error
 
 
 def _with_resolved_links(policy: "Policy") -> "Policy":

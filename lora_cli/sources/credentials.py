@@ -23,7 +23,6 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _GOOGLE_HINT = (
     f"run `gcloud auth application-default login`, or set {GOOGLE_FILE}; GOOGLE_SKIP_SIGNATURE=true for a public bucket"
 )
-_PROVIDER = re.compile(r"https://(?:storage\.googleapis\.com|[a-z0-9]{3,24}\.blob\.core\.windows\.net)")
 
 # The first is obstore's and the SDK's name, the others are those of the az command and of blobfuse.
 _ACCOUNTS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
@@ -43,11 +42,6 @@ class CloudAccount:
     found_in: str
     endpoint: str
     provider: Callable[[], Any] | None = field(default=None, repr=False)
-
-    @property
-    def is_at_provider(self) -> bool:
-        """Whether Google or Microsoft answers there, over https."""
-        return _PROVIDER.fullmatch(self.endpoint) is not None
 
 
 def find_google_account(

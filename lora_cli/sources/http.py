@@ -13,7 +13,7 @@ from lora_cli.core.web_address import DEFAULT_PORTS
 from lora_cli.errors import Corrupt, Refused, Unreachable, UsageError
 from lora_cli.sources import NoRanges
 from lora_cli.sources.retries import Retries, Transient, from_status, printable
-from lora_cli.sources.ssrf_guard import Bounds, Guard, check_host, guard
+from lora_cli.sources.ssrf_guard import Guard, guard
 
 if TYPE_CHECKING:
     from lora_cli.sources.http_transport import Response
@@ -80,7 +80,7 @@ def redirect_target(url: str, location: str, what: str) -> str:
 LINK_LIFETIME_S = 300.0
 MAX_REDIRECTS, LINKS_CAP, REFUSAL_BYTES = 5, 4096, 16 * 1024
 FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
-BOUNDS, AGAIN = Bounds(), "it changed at the source: run the command again"
+AGAIN = "it changed at the source: run the command again"
 
 Headers = Mapping[str, str]
 Check = Callable[[Headers], None]
@@ -108,14 +108,14 @@ class Http:
     credentials. No answer may be silent for longer than ``timeout_s``; ``retries`` says how often an operation is tried
     again.
     ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges of one
-    file ask it once. ``bounds`` say where redirects may lead.
+    file ask it once. ``private`` lets redirects into private networks.
     """
 
     endpoint: str
     timeout_s: float
     retries: Retries
     token: str = field(default="", repr=False)
-    bounds: Bounds = BOUNDS
+    private: bool = False
     links: dict[str, tuple[str, float, str]] = field(default_factory=dict, repr=False, compare=False)
     basic: bool = False
 
@@ -276,14 +276,8 @@ def error_body(response: "Response") -> bytes:
 
 
 def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
-    """A guard that checks each address of ``target``, to which ``url`` at the address ``sender`` redirects.
-
-    Raises:
-        Refused: a policy denies its host.
-    """
-    prefix = f"{what}: {host(url)} redirects to {host(target)}"
-    check_host(http.bounds, urlsplit(target).hostname or "", prefix)
-    return guard(http.bounds, sender, prefix)
+    """A guard that checks each address of ``target``, to which ``url`` at the address ``sender`` redirects."""
+    return guard(http.private, sender, f"{what}: {host(url)} redirects to {host(target)}")
 
 
 def _ask(http: Http, url: str, headers: Headers, allowed: Guard | None) -> "Response":

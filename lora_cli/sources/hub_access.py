@@ -14,7 +14,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, StatusError, host
 from lora_cli.sources.operator_trust import token_of, trust_of
 from lora_cli.sources.retries import Retries
-from lora_cli.sources.ssrf_guard import bounds_of
+from lora_cli.sources.ssrf_guard import allows_private
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -159,7 +159,7 @@ class HubClient:
             self.settings.timeout_s,
             Retries(self.settings.retries),
             token=self._token.value,
-            bounds=bounds_of(self.settings),
+            private=allows_private(self.settings),
         )
 
     def translate_error(self, error: StatusError, ref: AdapterRef, path: str = "") -> LoraCliError:

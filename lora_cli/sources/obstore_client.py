@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from lora_cli import __version__
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Refused, UsageError
+from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.credentials import (
@@ -299,12 +299,6 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
 
         account, timeout_s = self._account(name), self._settings.timeout_s
         server = "Google Cloud Storage" if account.endpoint == GOOGLE else host(account.endpoint)
-        if not account.is_at_provider and any(policy.allow_hosts is not None for policy in self._settings.policies):
-            hint = f"unset {self.words.endpoint}, or remove the policy's allow_hosts"
-            raise Refused(
-                f"{self.scheme}://{name}: policy allow_hosts: {server} could redirect to any host, and obstore follows",
-                hint=hint,
-            )
         try:
             store = self._store(
                 name,

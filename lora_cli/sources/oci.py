@@ -20,7 +20,7 @@ from lora_cli.sources.oci_layers import Member, Unpacked, Unpacker, compression_
 from lora_cli.sources.oci_registry import Descriptor, Manifest, RegistryClient, registry_endpoint
 from lora_cli.sources.operator_trust import check_endpoint, token_of, trust_of
 from lora_cli.sources.retries import Retries
-from lora_cli.sources.ssrf_guard import bounds_of
+from lora_cli.sources.ssrf_guard import allows_private
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -120,7 +120,10 @@ class OciSource:
         with self._lock:
             if key not in self._clients:
                 http = Http(
-                    endpoint.rstrip("/"), settings.timeout_s, Retries(settings.retries), bounds=bounds_of(settings)
+                    endpoint.rstrip("/"),
+                    settings.timeout_s,
+                    Retries(settings.retries),
+                    private=allows_private(settings),
                 )
                 credentials = partial(self._credentials, ref.location, endpoint, repository)
                 self._clients[key] = RegistryClient(http, repository, credentials)

@@ -31,7 +31,7 @@ from lora_cli.sources.http import (
 )
 from lora_cli.sources.http_json import parse_json
 from lora_cli.sources.retries import Transient, from_status
-from lora_cli.sources.ssrf_guard import Guard, check_host, guard
+from lora_cli.sources.ssrf_guard import Guard, guard
 
 MANIFEST_CAP = 4 << 20
 """The largest manifest that the specification wants registries to accept."""
@@ -231,8 +231,7 @@ class RegistryClient:
             realm += ("&" if "?" in realm else "?") + urlencode(query, doseq=True)
             headers = {"Authorization": f"Basic {known.basic}"} if known.basic else {}
         prefix = f"{what}: {host(error.url)} asks for a token of {host(realm)}"
-        check_host(self._http.bounds, urlsplit(realm).hostname or "", prefix)
-        allowed = guard(self._http.bounds, error.peer, prefix)
+        allowed = guard(self._http.private, error.peer, prefix)
         try:
             token = self._http.retries.call(what, lambda: self._token_from(realm, headers, body, allowed, what))
         except StatusError as refused:

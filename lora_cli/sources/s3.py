@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -39,7 +38,6 @@ from lora_cli.sources.object_store import (
 )
 from lora_cli.sources.operator_trust import trust_of
 from lora_cli.sources.retries import Retries, Transient, from_status, printable
-from lora_cli.sources.ssrf_guard import bounds_of, check_host
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -375,11 +373,6 @@ class S3Source(ObjectSource[S3Bucket]):
         if self._client is None:
             account = find_account(os.environ, self._rule, trust_of(self._settings))
             self._client = S3Client(account, self._settings.timeout_s)
-        account = self._client.account
-        if account.endpoint:
-            # A profile may name another server than the environment does, by which the reference was judged.
-            server = urlsplit(account.endpoint).hostname or ""
-            check_host(bounds_of(self._settings), server, f"s3://{name}: {account.found_in} sets the server {server}")
         return S3Bucket(self._client, name)
 
 

@@ -5,16 +5,11 @@ credentials. What counts is the address that is connected to, not the name, whic
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING
 
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from lora_cli.documents.policy import Policy
 
 NAT64 = IPv6Network("64:ff9b::/96")
 METADATA = frozenset(
@@ -71,46 +66,23 @@ def _unwrapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else ip)
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Limits on redirects: ``private`` allows private networks, ``policies`` restrict the hosts."""
-
-    private: bool = False
-    policies: "tuple[Policy, ...]" = ()
-
-
-def bounds_of(settings: Settings) -> Bounds:
-    """The bounds that an operator set: a policy overrides the settings, and a policy that forbids overrides all."""
+def allows_private(settings: Settings) -> bool:
+    """Whether redirects may lead into private networks: a policy overrides the settings, and one that forbids wins."""
     decisions = {policy.allow_private_redirects for policy in settings.policies}
-    private = False not in decisions and (True in decisions or settings.allow_private_redirects)
-    return Bounds(private, settings.policies)
+    return False not in decisions and (True in decisions or settings.allow_private_redirects)
 
 
-def check_host(bounds: Bounds, host: str, prefix: str) -> None:
-    """Whether a redirect may lead to ``host`` (without a port); ``prefix`` begins the message of an error.
-
-    Raises:
-        Refused: a policy denies it, or allows others only.
-    """
-    if bounds.policies:
-        from lora_cli.documents.policy_checks import host_violations
-
-        for policy in bounds.policies:
-            for found in host_violations(policy, host):
-                raise Refused(f"{prefix}: {found}", hint=found.hint)
-
-
-def guard(bounds: Bounds, sender: str, prefix: str) -> Guard:
+def guard(private: bool, sender: str, prefix: str) -> Guard:
     """A guard that checks each address of a redirect before anything is sent there.
 
     ``sender`` is the address that sent the redirect ("": unknown: public), ``prefix`` begins the message of an error.
-    ``bounds`` may let redirects into private networks, but to no link-local address.
+    ``private`` lets redirects into private networks, but to no link-local address.
     """
     nearness = reach_of(sender)
 
     def judge(address: str) -> None:
         nearer = reach_of(address)
-        if address == sender or nearer <= nearness < Reach.LINK_LOCAL or (bounds.private and nearer < Reach.LINK_LOCAL):
+        if address == sender or nearer <= nearness < Reach.LINK_LOCAL or (private and nearer < Reach.LINK_LOCAL):
             return
         where = "" if address in prefix else f" at {address}"
         hint = "allow_private_redirects permits it: in a policy, the settings, or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1"

@@ -22,7 +22,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers, host, origin
 from lora_cli.sources.http_json import get_body
 from lora_cli.sources.retries import Retries
-from lora_cli.sources.ssrf_guard import bounds_of
+from lora_cli.sources.ssrf_guard import allows_private
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -293,7 +293,7 @@ class WebSource:
         site = "{}://{}:{}".format(*origin(base))
         if site not in self._sites:
             self._sites[site] = Http(
-                base, settings.timeout_s, Retries(settings.retries), token=self._token, bounds=bounds_of(settings)
+                base, settings.timeout_s, Retries(settings.retries), token=self._token, private=allows_private(settings)
             )
         return self._sites[site]
 

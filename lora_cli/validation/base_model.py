@@ -60,10 +60,13 @@ def open_base(
 
 
 class Bases:
-    """Base models by the names in adapters' configs, each opened once; ``tp`` is the engine's tensor-parallel size."""
+    """Base models by the names in adapters' configs, each opened once; ``tp`` is the engine's tensor-parallel size.
 
-    def __init__(self, settings: Settings, tp: int = 1) -> None:
-        self._settings, self._tp = settings, tp
+    ``fallback`` builds a model of an unknown family.
+    """
+
+    def __init__(self, settings: Settings, fallback: "Fallback | None" = None, *, tp: int = 1) -> None:
+        self._settings, self._fallback, self._tp = settings, fallback, tp
         self._known: dict[str, tuple[BaseModel | None, str]] = {}
 
     def of(self, config: LoraConfig | None) -> tuple[BaseModel | None, str]:
@@ -79,9 +82,9 @@ class Bases:
         if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
             return None, f"base unchecked: {safe(cut(name))} is not on this machine; set --base"
         if self._settings.policies:  # the author of the adapter chose the base, not the user
-            from lora_cli.fetching.requirements import check_reference
+            from lora_cli.fetching.requirements import check_allowed
 
-            check_reference(AdapterRequest("", ref_of(name)), self._settings)
+            check_allowed(AdapterRequest("", ref_of(name)), self._settings)
         with _OPENING:
             if name not in self._known:
                 self._known[name] = self._open(name)
@@ -90,10 +93,8 @@ class Bases:
         return model, why
 
     def _open(self, name: str) -> tuple[BaseModel | None, str]:
-        from lora_cli.runtime.module_tree import base_from_transformers
-
         try:
-            return open_base(name, self._settings, fallback=base_from_transformers), ""
+            return open_base(name, self._settings, fallback=self._fallback), ""
         except LoraCliError as error:
             hint = "set --base DIR, a folder with its config.json" if isinstance(error, AccessDenied) else "set --base"
             return None, f"base unchecked: {error.message}; {hint}"

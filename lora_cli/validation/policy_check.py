@@ -9,7 +9,6 @@ from pathlib import Path
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
-from lora_cli.documents.policy import Policy
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.cached_source import CacheFirstSource
@@ -64,33 +63,23 @@ def _check_policies(item: AdapterRequest, revision: Revision, source: Source, se
     """Checks what policies say of an adapter; gives the signers that they require."""
     ref, files = revision.ref, files_to_fetch(revision)
     check_allowed(item, settings, files=files)
-    rules = [key for policy in settings.policies for key in _digest_keys(policy)]
     must_be_signed = bool(entries_for(ref, settings))
-    rules += ["require_signature"] * must_be_signed
-    if not rules and item.sha256 is None:
+    if not must_be_signed and item.sha256 is None:
         return ()
     # What an origin lists may be the signed files, and what it sends others.
     is_known = is_on_disk(source, revision) or not must_be_signed
     blobs = blobs_of(revision, files, source) if is_known else None
     if blobs is None:
         hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
-        why = f"policy {rules[0]}: " if rules else ""
+        why = "policy require_signature: " if must_be_signed else ""
         raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
-    digest = snapshot_digest(blobs.items())
-    check_digest(item, digest)
-    check_allowed(item, settings, digest=digest)
+    check_digest(item, snapshot_digest(blobs.items()))
     file = revision.file(SIGNATURE)
     signature = read_beginning(source, revision, file, LARGEST_SIGNATURE) if file is not None else None
     cached = source.snapshot(revision) if isinstance(source, CacheFirstSource) else None
     folder = Path(ref.location) if ref.scheme == "file" else cached.directory if cached is not None else None
     contents = Contents(blobs, signature, folder, item.signature)
     return check_signatures(ref, contents, settings, EVERYTHING)
-
-
-def _digest_keys(policy: Policy) -> list[str]:
-    """The keys of the policy about snapshot digests; an empty ``allow_sha256`` allows none."""
-    allow, deny = policy.allow_sha256 is not None, bool(policy.deny_sha256)
-    return ["allow_sha256"] * allow + ["deny_sha256"] * deny
 
 
 def files_to_fetch(revision: Revision) -> tuple[RemoteFile, ...]:

@@ -14,7 +14,7 @@ from lora_cli.core.companions import Card, Companions
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
-from lora_cli.core.reference import AdapterRef, override, parse
+from lora_cli.core.reference import AdapterRef, below, parse
 from lora_cli.core.snapshot import Blob, Revision, snapshot_digest
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
 from lora_cli.fetching.cached_source import CacheFirstSource
@@ -127,9 +127,9 @@ def resolve(item: AdapterRequest, settings: Settings, sources: Sources) -> tuple
     """
     ref = item.ref
     if settings.policies:
-        from lora_cli.fetching.requirements import check_reference
+        from lora_cli.fetching.requirements import check_allowed
 
-        check_reference(item, settings)
+        check_allowed(item, settings)
     origin = LatestCheckpoint(sources.of(ref)) if item.selection.latest else sources.of(ref)
     source = cached_or_origin(ref, settings, origin, item.selection, item.locked)
     return source, source.resolve(ref)
@@ -242,7 +242,7 @@ def check_all(
     for checked in _check_items(items, terms, settings, contents=contents):
         item, error = checked.request, checked.error
         if item is not None and not item.name and isinstance(error, NoAdapter) and error.folders:
-            runs = [(override(item.ref, subfolder=folder), is_run) for folder, is_run in error.folders.items()]
+            runs = [(below(item.ref, folder), is_run) for folder, is_run in error.folders.items()]
             inside = [replace(item, source=ref, selection=Selection(latest=is_run)) for ref, is_run in runs]
             yield from check_all(inside, terms, settings, contents=contents)
         else:
@@ -265,7 +265,10 @@ def _check_items(
         from lora_cli.fetching.batch import ordered_parallel_map
         from lora_cli.store import Store
 
-        with shared.FetchContext(Store(settings.cache_dir), settings) as context:
+        # Pins and signatures are judged of what was brought.
+        off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
+        policies = tuple(policy.model_copy(update=off) for policy in settings.policies)
+        with shared.FetchContext(Store(settings.cache_dir), replace(settings, policies=policies)) as context:
             yield from ordered_parallel_map(one, items, settings.jobs)
     elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
         yield from check_in_processes(one, items, workers)

@@ -136,25 +136,10 @@ def test_a_registry_of_this_machine_is_denied_by_each_of_its_names(host: str, gl
     assert not violations(policy, AdapterRef("oci", "localhost:5001/x"))
 
 
-def test_docker_hub_is_a_denied_host_by_each_of_its_names() -> None:
-    for name in ("docker.io", "index.docker.io", "registry-1.docker.io"):
-        found = violations(Policy(deny_hosts=(name,)), AdapterRef("oci", "docker.io/a/b"), host="registry-1.docker.io")
-        assert [one.rule for one in found] == ["deny_hosts"]
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "127.9.9.9"])
-def test_a_denied_host_is_denied_by_each_of_its_names(host: str) -> None:
-    policy = Policy(deny_hosts=("localhost",))
-    assert [one.rule for one in violations(policy, AdapterRef("hf", "a/b"), host=host)] == ["deny_hosts"]
-
-
-@pytest.mark.parametrize(
-    "key", ["allow_sources", "deny_sources", "allow_hosts", "deny_hosts", "allow_sha256", "deny_sha256"]
-)
+@pytest.mark.parametrize("key", ["allow_sources", "deny_sources"])
 def test_a_list_of_too_many_is_refused(key: str) -> None:
-    one, many = ("a" * 64, 100_001) if key.endswith("sha256") else ("acme.example", MOST_GLOBS + 1)
-    with pytest.raises(UsageError, match=f"{key}: {many} entries are over the limit of {many - 1}"):
-        load_policy(f"{HEAD}{key}: [{', '.join([one] * many)}]\n", "p.yaml")
+    with pytest.raises(UsageError, match=f"{key}: {MOST_GLOBS + 1} entries are over the limit of {MOST_GLOBS}"):
+        load_policy(f"{HEAD}{key}: [{', '.join(['acme/x'] * (MOST_GLOBS + 1))}]\n", "p.yaml")
 
 
 def test_a_glob_of_any_length_is_refused() -> None:
@@ -177,13 +162,10 @@ def test_a_manifest_with_a_policy_of_190_000_globs_costs_nothing(tmp_path: Path)
 
 @pytest.mark.slow
 def test_an_error_names_a_few_globs_and_how_many_more_there_are() -> None:
-    policy = Policy(
-        allow_sources=tuple(f"hf://org{number}/{'x' * 900}*" for number in range(1000)),
-        allow_hosts=tuple(f"h{number}.example" for number in range(1000)),
-    )
-    found = violations(policy, AdapterRef("hf", "acme/x"), host="evil.example")
-    assert [one.rule for one in found] == ["allow_sources", "allow_hosts"]
-    assert all(len(str(one)) < 1500 and "and 995 more" in str(one) for one in found)
+    policy = Policy(allow_sources=tuple(f"hf://org{number}/{'x' * 900}*" for number in range(1000)))
+    (found,) = violations(policy, AdapterRef("hf", "acme/x"))
+    assert len(str(found)) < 1500
+    assert "and 995 more" in str(found)
 
 
 @pytest.mark.slow

@@ -9,13 +9,13 @@ from lora_cli.errors import Refused
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, redirect_guard
 from lora_cli.sources.retries import Retries
-from lora_cli.sources.ssrf_guard import bounds_of
+from lora_cli.sources.ssrf_guard import allows_private
 from tests.answering import Reply, answering
 from tests.planted import Machine
 
 
 def test_an_open_network_does_not_lead_into_a_private_one(tmp_path: Path) -> None:
-    open_network = Http("http://server.example:9870/x", 5, Retries(0), bounds=bounds_of(Settings(tmp_path)))
+    open_network = Http("http://server.example:9870/x", 5, Retries(0), private=allows_private(Settings(tmp_path)))
     elsewhere = "http://elsewhere.example/x"
     for address in ("10.0.0.1", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1"):
         with pytest.raises(Refused):
@@ -39,9 +39,6 @@ def test_a_bucket_of_google_that_only_a_manifest_names_sends_us_nowhere(tmp_path
             f"sources:\n  - {{match: 'gs://*', endpoint_url: '{here}'{more}}}\n"
             "adapters:\n  - {name: x, source: 'gs://bucket/x'}\n"
         )
-        policy = "apiVersion: lora-cli/v1\nkind: Policy\nallow_hosts: ['127.0.0.1']\n"
-        (tmp_path / "policy.yaml").write_text(policy)
-        for extra in ([], ["--policy", "policy.yaml"]):
-            assert machine.run("fetch", "-f", "set.yaml", *extra, GOOGLE_SKIP_SIGNATURE="true") == 1
-            assert "trusted_endpoints" in machine.said[-1]
+        assert machine.run("fetch", "-f", "set.yaml", GOOGLE_SKIP_SIGNATURE="true") == 1
+        assert "trusted_endpoints" in machine.said[-1]
     assert not heard

@@ -45,17 +45,6 @@ def test_a_folder_with_its_slash_is_told_once(good: str, base: str, capsys: pyte
     assert "file://" not in capsys.readouterr().out
 
 
-def test_a_folder_that_is_no_adapter_is_called_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "quantised").mkdir()
-    (tmp_path / "quantised" / "adapter.gguf").write_bytes(b"GGUF" + bytes(20))
-    neither = "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n"
-    for name, said in (("empty", neither), ("quantised", ": this is a GGUF model for llama.cpp, not an adapter\n")):
-        assert main(["warm", str(tmp_path / name)]) == 1
-        assert said in capsys.readouterr().err
-        assert main(["validate", str(tmp_path / name)]) == 1
-
-
 @pytest.fixture
 def team(tmp_path: Path) -> Path:
     """A folder of two adapters, a link to one and a training run, beside others that are not entered."""

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
+from lora_cli.core import addresses
 from lora_cli.core.addresses import without_secrets
-from lora_cli.core.reference import AdapterRef, override, parse
+from lora_cli.core.reference import AdapterRef, below, parse
 from lora_cli.errors import UsageError
 
 COMMIT = "9f2c" * 10
@@ -278,32 +279,22 @@ def test_the_name_is_the_last_part() -> None:
     assert reference("s3://bucket/a:b").name == "a:b"
 
 
-def test_flags_say_revision_and_subfolder_instead() -> None:
-    assert override(reference("org/name"), revision="v1", subfolder="a/") == AdapterRef("hf", "org/name", "a", "v1")
-    assert override(reference("hf://org/name/a@v1"), revision="v1", subfolder="b").subfolder == "a/b"
-    assert override(reference("oci://ghcr.io/acme/sql:v1//a"), subfolder="b/").subfolder == "a/b"
-    assert override(reference("/srv"), subfolder="a b").location == "/srv/a b"
-    assert override(reference("s3://bucket/k"), subfolder="a b").location == "bucket/k/a b"
-    assert override(reference("https://example.com/k"), subfolder="a b").location == "example.com/k/a%20b"
-    assert override(reference("org/name")) == reference("org/name")
+def test_a_folder_below_a_reference_is_one_of_it() -> None:
+    assert below(reference("hf://org/name/a@v1"), "b/") == AdapterRef("hf", "org/name", "a/b", "v1")
+    assert below(reference("oci://ghcr.io/acme/sql:v1//a"), "b/").subfolder == "a/b"
+    assert below(reference("/srv"), "a b").location == "/srv/a b"
+    assert below(reference("s3://bucket/k"), "a b").location == "bucket/k/a b"
+    assert below(reference("https://example.com/k"), "a b").location == "example.com/k/a%20b"
+    assert below(reference("org/name"), "") == reference("org/name")
 
 
 @pytest.mark.parametrize(
-    ("text", "revision", "subfolder"),
-    [
-        ("org/name@v1", "v2", ""),
-        ("/srv/sql", "v1", ""),
-        ("org/name", "a b", ""),
-        ("org/name", None, "../other"),
-        ("/srv/sql", None, "../other"),
-        ("hf://gpt2", None, "a"),
-        ("oci://ghcr.io/acme/sql", None, "../a"),
-        ("oci://ghcr.io/acme/sql", "v1", ""),
-    ],
+    ("text", "subfolder"),
+    [("org/name", "../other"), ("/srv/sql", "../other"), ("hf://gpt2", "a"), ("oci://ghcr.io/acme/sql", "../a")],
 )
-def test_flags_that_do_not_fit_the_reference_are_refused(text: str, revision: str | None, subfolder: str) -> None:
+def test_a_folder_that_leads_out_of_the_reference_is_refused(text: str, subfolder: str) -> None:
     with pytest.raises(UsageError):
-        override(reference(text), revision=revision, subfolder=subfolder)
+        below(reference(text), subfolder)
 
 
 FOLDER = st.lists(st.text(min_size=1, max_size=8).filter(lambda s: "/" not in s), max_size=3).map("/".join)
@@ -332,7 +323,8 @@ def test_any_folder_and_revision_of_a_repository_can_be_written(
 ) -> None:
     assume(repository.partition("/")[0] not in {"datasets", "spaces", "buckets", "kernels"})
     try:
-        ref = override(AdapterRef("hf", repository), revision=revision, subfolder=folder)
+        checked = None if revision is None else addresses.revision(revision, revision)
+        ref = below(AdapterRef("hf", repository, revision=checked), folder)
     except UsageError:
         reject()
     assert reference(str(ref)) == ref

@@ -6,8 +6,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.endpoint.engine import Engine
-from tests.endpoint.sets import NAMES, QUERIES, Warm, actions, write_set
-from tests.making import write_adapter
+from tests.endpoint.sets import NAMES, Warm, actions, write_set
 
 
 def test_prune_unloads_what_is_not_named_and_only_then(folder: Path, warm: Warm) -> None:
@@ -42,19 +41,6 @@ def test_prune_leaves_what_the_manifest_has_though_this_machine_cannot_have_it(
         assert set(engine.adapters) == {"sql", "chat"}
 
 
-def test_what_a_policy_calls_back_is_unloaded_with_prune_and_told_without(folder: Path, warm: Warm) -> None:
-    with Engine() as engine:
-        warm(engine)
-        digest = Path(engine.adapters["sql"][0]).name
-        (folder / "policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\ndeny_sha256: [{digest}]\n")
-        policy = ("--policy", folder / "policy.yaml")
-        code, document = warm(engine, *policy)
-        assert (code, actions(document)) == (1, {"chat": "kept", "sql": "kept"})
-        assert set(engine.adapters) == {"sql", "chat"}
-        assert actions(warm(engine, *policy, "--prune")[1]) == {"chat": "kept", "sql": "pruned"}
-        assert set(engine.adapters) == {"chat"}
-
-
 @pytest.mark.parametrize("argv", [("--shard", "0/2"), ("--shard", "1/2"), ("sql",)])
 def test_prune_is_by_the_whole_manifest_for_a_part_of_it_too(warm: Warm, argv: tuple[str, ...]) -> None:
     with Engine() as engine:
@@ -68,15 +54,3 @@ def test_prune_of_a_shard_of_refs_would_unload_the_others(folder: Path, capsys: 
     argv = ["warm", str(folder / "sql"), "--shard", "0/2", "--endpoint", "http://127.0.0.1:9", "--engine", "vllm"]
     assert main([*argv, "--prune"]) == 2
     assert "--prune would unload the adapters of other shards" in capsys.readouterr().err
-
-
-def test_the_replacement_of_what_a_policy_calls_back_stays(folder: Path, warm: Warm) -> None:
-    with Engine() as engine:
-        warm(engine)
-        digest = Path(engine.adapters["sql"][0]).name
-        write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
-        (folder / "policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\ndeny_sha256: [{digest}]\n")
-        code, document = warm(engine, "--policy", folder / "policy.yaml", "--prune")
-        assert (code, actions(document)) == (0, {"chat": "kept", "sql": "replaced"})
-        assert set(engine.adapters) == {"sql", "chat"}
-        assert Path(engine.adapters["sql"][0]).name != digest

@@ -64,9 +64,6 @@ def test_c1_a_pickled_adapter_is_judged_and_not_refused_unread(origins: Origins,
 def test_c1_a_digest_is_compared_with_an_empty_cache(capsys: Capture) -> None:
     Path("set.yaml").write_text(f"{HEAD}adapters: [{{name: sql, source: acme/a20, sha256: {'0' * 64}}}]\n")
     assert "the manifest has sha256" in text(capsys, 5, "validate", "-f", "set.yaml")
-    (one,) = judged(capsys, 0, "acme/a20").values()
-    Path("policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\ndeny_sha256: [{one['digest']}]\n")
-    assert "policy deny_sha256" in text(capsys, 1, "validate", "acme/a20", "--policy", "policy.yaml")
 
 
 def test_m1_each_adapter_is_judged_against_its_own_base(origins: Origins, capsys: Capture) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.manifest import SourceRule
-from lora_cli.documents.policy import Policy
 from lora_cli.errors import (
     AccessDenied,
     Corrupt,
@@ -181,7 +180,6 @@ def test_secrets_of_the_environment_are_for_its_own_account() -> None:
     account = find_azure_account("loras@other.dfs.core.windows.net/sql", environ)
     assert account.found_in == "Azure's default credentials"
     assert account.endpoint == "https://other.blob.core.windows.net"
-    assert account.is_at_provider
     assert azure_endpoint("loras/sql", {}) == ""
     error = error_of(lambda: find_azure_account("loras/sql", {}))
     assert isinstance(error, UsageError)
@@ -340,15 +338,6 @@ def test_a_connection_that_never_lasts_for_a_whole_piece_brings_the_file_all_the
         revision = source.resolve(at(container))
         proxy.fault("GET .*adapter", cut_at=200_000, times=-1)
         assert b"".join(source.read(revision, revision.files[0], 0, None)) == content
-
-
-def test_under_a_list_of_hosts_only_azure_itself_is_asked(
-    server: AzureServer, container: str, settings: Settings
-) -> None:
-    policies = (Policy(allow_hosts=("127.0.0.1", "*.blob.core.windows.net")),)
-    error = error_of(lambda: open_source("az", replace(settings, policies=policies)).resolve(at(container)))
-    assert isinstance(error, Refused)
-    assert "allow_hosts" in error.message
 
 
 def test_a_forked_process_is_refused(container: str, settings: Settings) -> None:

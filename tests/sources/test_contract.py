@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef, Scheme, override
+from lora_cli.core.reference import AdapterRef, Scheme, below
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, UsageError
@@ -338,7 +338,7 @@ def test_the_latest_checkpoint_of_a_listing_is_its_folder(origin: Origin) -> Non
     run = {f"checkpoint-{number}/{name}": b"%d" % number * 1000 for number in (9, 10) for name in names}
     origin.write({**origin.files, **run})
     found = latest_checkpoint(origin.source.resolve(origin.ref))
-    assert found.ref == override(origin.ref, subfolder="checkpoint-10")
+    assert found.ref == below(origin.ref, "checkpoint-10")
     read = {file.path: b"".join(origin.source.read(found, file, 0, None)) for file in found.files}
     assert read == dict.fromkeys(names, b"10" * 1000)
     asked = origin.source.resolve(found.ref)
