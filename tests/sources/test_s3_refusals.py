@@ -107,15 +107,16 @@ def test_a_public_bucket_is_read_without_credentials_when_that_is_asked(
     assert b"".join(source.read(revision, revision.files[0], 0, None)) == b"{}"
 
 
-@pytest.mark.parametrize(("endpoint", "says"), [("http://127.0.0.1:9", "refused"), ("http://no.invalid", "not known")])
-def test_an_endpoint_that_is_down_is_worth_another_try(
+@pytest.mark.parametrize(
+    ("endpoint", "says"), [("http://127.0.0.1:9", "refused (tried 2 times)"), ("http://no.invalid", "not known")]
+)
+def test_an_endpoint_that_is_down_is_worth_another_try_and_an_unknown_one_is_not(
     bucket: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, endpoint: str, says: str
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     error = error_of(lambda: open_source("s3", settings).resolve(at(bucket)))
     assert isinstance(error, Unreachable)
-    assert says in error.message
-    assert "tried 2 times" in error.message
+    assert error.message.endswith(says)
     assert "AWS_ENDPOINT_URL" in error.hint
 
 
