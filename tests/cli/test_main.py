@@ -255,10 +255,6 @@ def test_an_unknown_variable_is_an_error_that_names_the_one_that_was_meant(
             ["inspect", "x", "-o", "json"],
             "error: 'json' is a format, but a file is needed\nhint: --format json, or json.txt as the file\n",
         ),
-        (
-            ["validate", "x", "-o", "sarif"],
-            "error: 'sarif' is a format, but a file is needed\nhint: --format sarif, or sarif.txt as the file\n",
-        ),
         (["fetch", "--zzz"], "error: no such option: --zzz\nhint: lora-cli fetch --help\n"),
         (["init"], "error: missing argument 'REF'\nhint: lora-cli init --help\n"),
         (["fetch", "x", "--to"], "error: option '--to' requires an argument\nhint: lora-cli fetch --help\n"),
