@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ __all__ = [
     "load_settings",
     "parse_duration",
     "parse_size",
-    "with_flags",
 ]
 
 RESOLVE, RESOLVE_TIMEOUT = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT"
@@ -35,11 +34,11 @@ CONFIG_CAP = 1_000_000
 
 LARGEST_RESERVE = 1 << 30
 RESERVED_PART = 20
-"""Without ``--keep-free``, 1/20 of the disk stays free, at most 1 GiB: nodes with a full disk evict their pods."""
+"""Without ``keep_free``, 1/20 of the disk stays free, at most 1 GiB: nodes with a full disk evict their pods."""
 
 
 def bytes_kept_free(keep_free: int | None, disk_bytes: int) -> int:
-    """How much of a disk of ``disk_bytes`` stays free: ``--keep-free``, or without it a part."""
+    """How much of a disk of ``disk_bytes`` stays free: ``keep_free``, or without it a part."""
     return min(LARGEST_RESERVE, disk_bytes // RESERVED_PART) if keep_free is None else keep_free
 
 
@@ -102,7 +101,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting's one declaration: flag, variable, key of the settings file and line of docs/settings.md come of it.
+    """A setting's one declaration: variable, key of the settings file and line of docs/settings.md come of it.
 
     ``field`` is where ``Settings`` has it, ``default`` what a file would have to say for what is so without it.
     """
@@ -173,13 +172,13 @@ SETTINGS: Mapping[str, Setting] = {
         [],
     ),
 }
-"""By name: the flag without its dashes, the key in the file, and in capitals the variable behind ``LORA_CLI_``."""
+"""By name: the key in the file, and in capitals the variable behind ``LORA_CLI_``."""
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """The settings that four layers make: defaults < file < environment < flag.
 
-    ``flags`` holds option names with underscores (``cache_dir``, ``timeout``, ``config``, …), None for "not given";
+    ``flags`` holds option names with underscores (``cache_dir``, ``offline``, ``config``, …), None for "not given";
     names that are not global options are ignored. The file is ``config`` or ``LORA_CLI_CONFIG``, which then must
     be readable, else ``$XDG_CONFIG_HOME/lora-cli/config.toml`` if it is. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` (or
     ``TRANSFORMERS_OFFLINE``) count as environment, below our own names. An empty variable is as good as none.
@@ -202,15 +201,6 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         fields.update(layer)
     fields["cache_dir"] = _expand(fields["cache_dir"], environ)
     return Settings(**fields, config=None if text is None else file, config_error=unreadable)
-
-
-def with_flags(settings: Settings, flags: Mapping[str, Any]) -> Settings:
-    """``settings`` with what a command's own flags say: option names with underscores, None for "not given".
-
-    Raises:
-        UsageError: a value that is wrong, with its flag.
-    """
-    return replace(settings, **_flag_layer(flags))
 
 
 def _flag_layer(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ SESSION = "plantedSessionToken0123456789=="
 PASSWORD = "plantedPassword7"
 SIGNATURE = "plantedSignature0123456789abcdef"
 PLANTED = (TOKEN, SECRET, SESSION, PASSWORD, SIGNATURE)
-ALWAYS = ["--verbose", "--no-progress"]
+ALWAYS = ["--verbose"]
 
 
 class Machine:

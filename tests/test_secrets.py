@@ -149,7 +149,7 @@ def test_a_secret_in_a_reference_is_not_repeated(
     assert machine.leaks() == []
 
 
-@pytest.mark.parametrize("option", ["--include", "--shard", "--jobs"])
+@pytest.mark.parametrize("option", ["--include", "--shard"])
 def test_a_token_as_the_value_of_an_option_is_not_repeated(
     machine: Machine, option: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,9 +39,10 @@ def test_a_relative_xdg_directory_is_ignored(tmp_path: Path) -> None:
 
 def test_file_then_environment_then_flag_win(environ: dict[str, str]) -> None:
     file = write_config(environ, 'jobs = 2\nretries = 2\ntimeout = "2s"\nmax_bytes = "2GiB"\n')
-    environ |= {"LORA_CLI_RETRIES": "3", "LORA_CLI_TIMEOUT": "3"}
-    settings = load_settings({"timeout": "1m", "jobs": None}, environ)
-    assert (settings.jobs, settings.retries, settings.timeout_s, settings.max_bytes) == (2, 3, 60.0, 2 << 30)
+    environ |= {"LORA_CLI_RETRIES": "3", "LORA_CLI_CACHE_DIR": "/there"}
+    settings = load_settings({"cache_dir": "/here", "jobs": None}, environ)
+    assert (settings.jobs, settings.retries, settings.timeout_s, settings.max_bytes) == (2, 3, 2.0, 2 << 30)
+    assert settings.cache_dir == Path("/here")
     assert settings.config == file
 
 
@@ -152,8 +153,8 @@ def unreadable(environ: dict[str, str]) -> Path:
 
 
 def test_a_file_in_the_usual_place_that_cannot_be_read_is_left_out(environ: dict[str, str], unreadable: Path) -> None:
-    settings = load_settings({"jobs": 3}, environ)
-    assert (settings.jobs, settings.config) == (3, None)
+    settings = load_settings({}, environ)
+    assert settings.config is None
     assert settings.config_error.startswith(f"{unreadable}: the settings file cannot be read: ")
 
 
@@ -184,11 +185,11 @@ def test_a_huge_or_binary_file_is_refused(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [{"jobs": "many"}, {"timeout": "0s"}, {"lease": "12d"}, {"retries": -1}, {"max_bytes": "some"}]
+    ("name", "value"), [("JOBS", "0"), ("TIMEOUT", "0s"), ("LEASE", "12d"), ("RETRIES", "-1"), ("MAX_BYTES", "some")]
 )
-def test_a_wrong_flag_is_named(environ: dict[str, str], flags: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match=f"^--{next(iter(flags)).replace('_', '-')}: "):
-        load_settings(flags, environ)
+def test_a_wrong_variable_is_named(environ: dict[str, str], name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"^LORA_CLI_{name}: "):
+        load_settings({}, {**environ, f"LORA_CLI_{name}": value})
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "99999"])
@@ -268,7 +269,7 @@ def test_parts_of_a_duration_add_up(hours: int, minutes: int, ms: int) -> None:
 
 def test_loading_settings_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from lora_cli.settings import load_settings; load_settings({'jobs': 3}, {'HOME': '/nonexistent'});"
+        "import sys; from lora_cli.settings import load_settings; load_settings({}, {'HOME': '/nonexistent'});"
         "print(sorted({'tomllib', 'yaml', 'numpy', 'difflib', 'http.client'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lora_cli import __version__
-from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, setting, variable_of
+from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.log import log_to_stderr, logger
@@ -105,14 +105,13 @@ def _print_version(value: bool) -> None:
 
 
 def root(
-    cache_dir: str | None = setting("cache_dir", None, GLOBAL),
+    cache_dir: str | None = option("--cache-dir DIRECTORY", SETTINGS["cache_dir"].help, None, GLOBAL),
     config: str | None = option(
         "--config FILE", "TOML settings file (default: $XDG_CONFIG_HOME/lora-cli/config.toml).", None, GLOBAL
     ),
-    offline: bool = setting("offline", False, GLOBAL),
-    quiet: bool = setting("quiet", False, GLOBAL, "-q"),
-    verbose: bool = setting("verbose", False, GLOBAL, "-v"),
-    no_progress: bool = setting("no_progress", False, GLOBAL),
+    offline: bool = option("--offline", SETTINGS["offline"].help, False, GLOBAL),
+    quiet: bool = option("--quiet -q", SETTINGS["quiet"].help, False, GLOBAL),
+    verbose: bool = option("--verbose -v", SETTINGS["verbose"].help, False, GLOBAL),
     version: bool = typer.Option(
         False, *VERSION, callback=_print_version, is_eager=True, help="Print the version.", rich_help_panel=GLOBAL
     ),

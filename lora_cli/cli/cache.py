@@ -22,7 +22,7 @@ from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.cache_repair import repair_cache
 from lora_cli.fetching.requirements import cached_provenance
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
-from lora_cli.settings import with_flags
+from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk
@@ -156,7 +156,7 @@ def collect_garbage(
 
     Adapters in use stay: those with hard links (fetch --to, --publish), and those that are being fetched.
     """
-    settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
+    settings = load_settings({**ctx.meta, "cache_budget": cache_budget}, os.environ)
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
         raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"for days: --unused-for {unused_for}d")
     unused_for_s = None if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
+from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.reference import AdapterRef
@@ -59,15 +59,13 @@ def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: i
     )
 
 
-def engine_launch(
-    text: str, inputs: Inputs, max_loras: int | None, max_cpu_loras: int | None, tp: int
-) -> "LaunchConfig | None":
+def engine_launch(text: str, inputs: Inputs) -> "LaunchConfig | None":
     """The launch options of ``--engine-args`` that are known before the adapters are read; None without an engine.
 
-    Version and limits default to those of a manifest for the same engine.
+    The version defaults to that of a manifest for the same engine, whose limits hold.
 
     Raises:
-        UsageError: no such engine or version, or one whose flags are not known; fewer adapters in memory than slots.
+        UsageError: no such engine or version, or one whose flags are not known.
     """
     if not text:
         return None
@@ -81,17 +79,14 @@ def engine_launch(
     if profile.engine.slots is None:
         known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
         raise UsageError(f"the flags of {profile.engine.title} are unknown", hint=f"--engine-args {known}")
-    slots = max_loras or (spec.max_loras if spec is not None else None)
-    memory = max_cpu_loras or (spec.max_cpu_loras if spec is not None else None)
-    check_max_cpu_loras(max_cpu_loras, slots)
+    limits = (spec.max_loras, spec.max_cpu_loras) if spec is not None else (None, None)
     pinned = frozenset(item.name for item in inputs.items if item.pinned)
     model, revision = _model_argument(inputs.base)
     return LaunchConfig(
         profile,
         model,
         revision,
-        tp,
-        SlotLimits(slots, memory, len(pinned)),
+        SlotLimits(*limits, len(pinned)),
         named=inputs.manifest is not None,
         pinned=pinned,
         rank=spec.max_lora_rank if spec is not None else None,

@@ -23,7 +23,7 @@ from lora_cli.cli.adapter_selection import (
     fetch_requests,
     own_bases,
 )
-from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, OUTPUT, option, setting
+from lora_cli.cli.options import ADAPTERS, LOCKING, OUTPUT, option
 from lora_cli.cli.output import (
     inform,
     log_failures,
@@ -45,7 +45,7 @@ from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
-from lora_cli.settings import Settings, with_flags
+from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.export import export_snapshot
@@ -74,7 +74,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True, slots=True)
 class FetchOptions:
-    """The parsed options. Those that override settings have their names."""
+    """The parsed options."""
 
     ctx: typer.Context
     refs: options.Refs = None
@@ -105,18 +105,8 @@ class FetchOptions:
     include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated.")
     allow_pickle: options.AllowPickle = False
     policy: options.PolicyFile = None
-    max_bytes: str | None = setting("max_bytes", None, LIMITS)
-    max_total_bytes: str | None = setting("max_total_bytes", None, LIMITS)
-    max_files: str | None = setting("max_files", None, LIMITS)
-    max_header_bytes: str | None = setting("max_header_bytes", None, LIMITS)
-    keep_free: str | None = setting("keep_free", None, LIMITS)
-    cache_budget: str | None = setting("cache_budget", None, LIMITS)
     shard: options.Shard = None
     ray: options.Ray = None
-    jobs: str | None = setting("jobs", None, NETWORK)
-    timeout: str | None = setting("timeout", None, NETWORK)
-    adapter_timeout: str | None = setting("adapter_timeout", None, LIMITS)
-    retries: str | None = setting("retries", None, NETWORK)
     output_format: options.OutputFormat = "human"
 
 
@@ -128,8 +118,7 @@ def command(**given: Any) -> None:
     In a pipe, prints one absolute directory per adapter. With -f, writes a lock next to the manifest.
     """
     chosen, refs = FetchOptions(**given), given["refs"] or []
-    # False means that a switch is not given.
-    settings = with_flags(chosen.ctx.obj, {name: value for name, value in given.items() if value is not False})
+    settings: Settings = chosen.ctx.obj
     flags = LockFlags(chosen.locked, chosen.check, chosen.upgrade, some=bool(refs))
     selection = Selection(tuple(chosen.include or ()), chosen.allow_pickle)
     check_lock_flags(flags, chosen.manifest, selection)

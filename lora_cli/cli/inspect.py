@@ -30,7 +30,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.resolution_records import read_record
-from lora_cli.validation import Checked, Terms, check_all, check_tp, ref_of
+from lora_cli.validation import Checked, Terms, check_all, ref_of
 from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
 from lora_cli.validation.validate import cached_or_origin
@@ -60,11 +60,6 @@ def command(
         default="",
         **completion.ENGINE,
     ),
-    max_loras: int | None = for_engine("--max-loras", "With --engine-args: maximum number of slots on the GPU.", min=1),
-    max_cpu_loras: int | None = for_engine(
-        "--max-cpu-loras", "With --engine-args: maximum number of adapters in memory.", min=1
-    ),
-    tp: int = for_engine("--tp", "With --engine-args: the tensor-parallel size.", default=1, min=1, max=4096),
     diff: str | None = option(
         "--diff REF", "Show how the adapter's config and header differ from this one's.", None, ADAPTERS
     ),
@@ -79,9 +74,8 @@ def command(
     inputs = read_inputs(manifest, refs or [], base, "inspect")
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
-    deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
+    deployed = engine_launch(engine_args, inputs)
     model = base_model(inputs.base, settings, inputs.locked_base) if inputs.base else None
-    check_tp(model, tp)
     terms = _validation_terms(model, deployed, settings)
     other = None if diff is None else _compared(diff, inputs, settings)
     checks = check_all(inputs.to_validate(settings), terms, settings)

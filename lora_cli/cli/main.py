@@ -109,7 +109,7 @@ def _expected(error: Exception) -> LoraCliError | None:
     if isinstance(error, LoraCliError):
         return error
     if isinstance(error, MemoryError):
-        return MachineError("out of memory", hint="use fewer --jobs or fewer adapters at once")
+        return MachineError("out of memory", hint="lower jobs (LORA_CLI_JOBS), or use fewer adapters at once")
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
         hint = "check disk space, permissions and limits (df, ls -l, ulimit -a)"
         return MachineError(f"{error.filename or 'writing the output'}: {error.strerror}", hint=hint)

@@ -12,7 +12,6 @@ import typer
 from lora_cli.cli.output import Format
 from lora_cli.core.units import parse_duration, parse_size
 from lora_cli.errors import UsageError
-from lora_cli.settings import SETTINGS
 
 PREFIX = "LORA_CLI_"
 MOST_PARTS = 100_000
@@ -56,19 +55,6 @@ def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
 for_engine = partial(option, default=None, panel=ENGINE)
 result = partial(option, default=None, panel=OUTPUT)
 """``option`` for a panel; its default is None."""
-
-
-def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
-    """The option of a setting: its flag, help and default are those of ``SETTINGS``.
-
-    The value is text (a switch is a bool): ``with_flags`` parses it, so that a mistake reads the same in a flag, a
-    variable and a file.
-    """
-    declared = SETTINGS[name]
-    metavar = declared.kind.metavar
-    shown = str(declared.default) if metavar and declared.default is not None else False
-    spec = f"--{name.replace('_', '-')} {short} {metavar}"
-    return option(spec, declared.help, default, panel, show_default=shown)
 
 
 def parse_size_option(text: str | None, flag: str) -> int | None:
@@ -141,6 +127,6 @@ Shard = Annotated[str | None, adapter_option("--shard I/N", "Use only part I (co
 Ray = Annotated[
     str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
 ]
-AllowPickle = Annotated[bool, option("--allow-pickle", "Accept .bin weights if there are no safetensors.", ..., LIMITS)]
+AllowPickle = Annotated[bool, option("--allow-pickle", "Accept .bin weights without safetensors.", ..., ADAPTERS)]
 OutputFormat = Annotated[Format, option("--format", "The format of the result.", ..., OUTPUT)]
 OutputFile = Annotated[Path | None, option("--output -o FILE", "Write the result to this file.", ..., OUTPUT)]

@@ -36,10 +36,9 @@ class BaseModel:
 
     ``parameters`` are bare parameters that PEFT's ``target_parameters`` can name (fused experts), path to shape.
     ``source`` says where the facts are from: ``"config.json (llama)"`` or ``"checkpoint header"``. ``dtype`` is what
-    its config says it is served in (``"bfloat16"``), empty if it says nothing. ``heads`` and ``kv_heads`` are how
-    many heads for queries, and for keys and values, a layer has, None if that is not known. ``repository`` is its name
-    on the Hub (``org/name``), empty if that is not known. ``architecture`` is the class that its config names
-    (``BertModel``), empty if it names none.
+    its config says it is served in (``"bfloat16"``), empty if it says nothing. ``heads`` are the
+    heads for queries of a layer, None if that is not known. ``repository`` is its name on the Hub (``org/name``), empty
+    if that is not known. ``architecture`` is the class that its config names (``BertModel``), empty if it names none.
     """
 
     name: str
@@ -52,7 +51,6 @@ class BaseModel:
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     source: str = ""
     dtype: str = ""
-    kv_heads: int | None = None
     heads: int | None = None
     repository: str = ""
     architecture: str = ""

@@ -15,13 +15,9 @@ LONGEST_S = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """``parse`` reads a value and raises ``ValueError``; ``metavar`` stands for one in help ("" for a switch).
-
-    ``schema`` is the JSON Schema of a value in a settings file.
-    """
+    """``parse`` reads a value and raises ``ValueError``; ``schema`` is the JSON Schema of one in a settings file."""
 
     parse: Callable[[Any], Any]
-    metavar: str
     schema: Mapping[str, Any]
 
 
@@ -107,12 +103,11 @@ _SERVER = rf"^(?![Hh][Tt][Tt][Pp]://(?!({_PRIVATE_NAMES})\.?(:|/|$)))" + (
     r"([A-Za-z][A-Za-z0-9+.-]{0,15}://)([A-Za-z0-9*._-]{1,253}|\[[0-9A-Fa-f:.]+\])(:([0-9]{1,5}|\*))?/?$"
 )
 
-SWITCH = Kind(flag, "", {"type": "boolean"})
-DIRECTORY = Kind(path, "DIRECTORY", _text(r"^[^\x00]+$"))
-HUB = Kind(endpoint, "URL", _text(r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"))
+SWITCH = Kind(flag, {"type": "boolean"})
+DIRECTORY = Kind(path, _text(r"^[^\x00]+$"))
+HUB = Kind(endpoint, _text(r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"))
 SIZE = Kind(
     parse_size,
-    "SIZE",
     {
         "anyOf": [
             {"type": "integer", "minimum": 0, "maximum": LARGEST},
@@ -122,7 +117,6 @@ SIZE = Kind(
 )
 DURATION = Kind(
     positive_duration,
-    "TIME",
     {
         "anyOf": [
             {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_S},
@@ -130,13 +124,11 @@ DURATION = Kind(
         ]
     },
 )
-SERVERS = Kind(words(endpoint_glob), "URL,...", {"type": "array", "items": _text(_SERVER)})
-VARIABLES = Kind(
-    words(variable), "NAME,...", {"type": "array", "items": _text("^(?!LORA_CLI_(?!TOKEN_.))[A-Z_][A-Z0-9_]{0,63}$")}
-)
-PROFILES = Kind(words(profile), "NAME,...", {"type": "array", "items": _text("^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")})
+SERVERS = Kind(words(endpoint_glob), {"type": "array", "items": _text(_SERVER)})
+VARIABLES = Kind(words(variable), {"type": "array", "items": _text("^(?!LORA_CLI_(?!TOKEN_.))[A-Z_][A-Z0-9_]{0,63}$")})
+PROFILES = Kind(words(profile), {"type": "array", "items": _text("^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")})
 
 
 def whole(lowest: int, highest: int) -> Kind:
     """A whole number from ``lowest`` to ``highest``."""
-    return Kind(count(lowest, highest), "N", {"type": "integer", "minimum": lowest, "maximum": highest})
+    return Kind(count(lowest, highest), {"type": "integer", "minimum": lowest, "maximum": highest})

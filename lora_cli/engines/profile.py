@@ -132,7 +132,6 @@ class Flags:
     targets: str
     adapters: str
     keys: tuple[str, str]
-    tp: str
     revision: str
     pins: bool = False
     strict: str = ""
@@ -145,11 +144,10 @@ class SlotLayout:
     ``packed`` are modules whose buffers are allocated together, by the name of the packed module; ``stacked`` is how
     many A's it has, if that differs from its number of parts. ``experts`` maps the parameter of fused experts to the
     name that targets them. ``everywhere``: every layer has buffers for experts, and dense ones only next to shared
-    experts. ``routers``: routers have LoRA too. ``head_sharded``: tensor parallelism shards the head's B. ``twice`` are
-    names whose buffers are allocated twice if all of them are targeted. ``needs_targets``: the engine does not start
-    without a list of target modules; ``choices`` are the only names in it (empty: any). ``base_slots`` are the slots
-    that the base takes. ``compared`` are the families whose buffers were compared with the engine's, ``evidence`` is
-    the engine's source file.
+    experts. ``routers``: routers have LoRA too. ``twice``: names whose buffers are allocated twice if all of them are
+    targeted. ``needs_targets``: the engine does not start without a list of target modules; ``choices`` are the only
+    names in it (empty: any). ``base_slots`` are the slots that the base takes. ``compared`` are the families whose
+    buffers were compared with the engine's, ``evidence`` is the engine's source file.
     """
 
     flags: Flags
@@ -158,7 +156,6 @@ class SlotLayout:
     stacked: Mapping[str, int] = field(default_factory=dict)
     everywhere: bool = False
     routers: bool = False
-    head_sharded: bool = False
     twice: frozenset[str] = frozenset()
     needs_targets: bool = False
     choices: frozenset[str] = frozenset()

@@ -1,8 +1,8 @@
 """The smallest limits with which an engine serves a set of adapters: rank, modules and slots, and the bytes they take.
 
 Every engine allocates, for each module that can have LoRA, ``slots × rank × (d_in + d_out)`` elements when it starts,
-whatever adapters are loaded later. ``SlotLayout`` says which modules those are, and what is packed or sharded. The
-formulas were compared with the buffers of vLLM 0.32 (``lora/layers``) and SGLang 0.5.23 (``lora/mem_pool.py``).
+whatever adapters are loaded later. ``SlotLayout`` says which modules those are, and what is packed. The formulas were
+compared with the buffers of vLLM 0.32 (``lora/layers``) and SGLang 0.5.23 (``lora/mem_pool.py``).
 """
 
 from collections import Counter
@@ -14,18 +14,6 @@ from lora_cli.core.json_schema import Count, PositiveCount
 from lora_cli.core.tensor_keys import last_name
 from lora_cli.engines.name_resolution import FUSED, TOWERS
 from lora_cli.engines.profile import VOCABULARY, Profile, SlotLayout
-from lora_cli.errors import UsageError
-
-ROW_PARALLEL = frozenset({"o_proj", "out_proj", "dense", "down_proj", "fc2", "c_proj"})
-"""Modules whose input, and so A, is sharded by tensor parallelism; of the others the output, and so B, is."""
-
-REPLICATED = frozenset(
-    {"gate", "router", "shared_expert_gate", "q_a_proj", "kv_a_proj_with_mqa", "project_in", "project_out"}
-)
-"""Modules that every GPU has whole."""
-
-KV = ("k_proj", "v_proj")
-WHOLE_QKV = "qkv_proj"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +81,13 @@ class Slots:
 
     ``widths`` maps names of modules whose buffers are made together (targeting one of them makes all) to the elements
     that they have for each rank, in one slot on one GPU, in the order of the base's modules.
-
-    Raises:
-        UsageError: ``tp`` does not divide a width that is sharded.
     """
 
-    def __init__(self, profile: Profile, base: BaseModel | None, tp: int = 1) -> None:
+    def __init__(self, profile: Profile, base: BaseModel | None) -> None:
         layout = profile.engine.slots
         assert layout is not None
         self.profile, self.base, self.layout = profile, base, layout
-        self.widths = _widths(base, profile, layout, tp) if base is not None else {}
+        self.widths = _widths(base, profile, layout) if base is not None else {}
         paths = base.modules if base is not None else {}
         self._order = {leaf: i for i, leaf in enumerate(dict.fromkeys(map(last_name, paths)))}
 
@@ -170,7 +155,7 @@ def _own_width(needs: Iterable[Need]) -> int:
     return sum(widest.values())
 
 
-def _widths(base: BaseModel, profile: Profile, layout: SlotLayout, tp: int) -> Mapping[frozenset[str], int]:
+def _widths(base: BaseModel, profile: Profile, layout: SlotLayout) -> Mapping[frozenset[str], int]:
     """All that can have LoRA in the engine's model of ``base``, as ``Slots.widths``."""
     widths: Counter[frozenset[str]] = Counter()
     present = {last_name(path) for path in base.modules}
@@ -181,42 +166,12 @@ def _widths(base: BaseModel, profile: Profile, layout: SlotLayout, tp: int) -> M
         leaf = last_name(path)
         if module.kind == "embedding" or leaf in VOCABULARY:
             if leaf in profile.grammar.vocabulary(base):
-                # Whole on every GPU, but for a head whose B is sharded with the vocabulary.
-                shards = tp if layout.head_sharded and leaf == "lm_head" else 1
-                widths[frozenset({leaf})] += module.d_in + -(-module.d_out // shards)
+                widths[frozenset({leaf})] += module.d_in + module.d_out
         elif not TOWERS.search(path) and leaf not in dense:
-            widths[layout.group(leaf)] += _sharded(path, module, base, tp) + _unfilled(leaf, module, layout, present)
-    for names, width in _of_parameters(base, profile, layout, tp):
+            widths[layout.group(leaf)] += module.d_in + module.d_out + _unfilled(leaf, module, layout, present)
+    for names, width in _of_parameters(base, profile, layout):
         widths[names] += width
     return {names: width for names, width in widths.items() if width}
-
-
-def _sharded(path: str, module: BaseModule, base: BaseModel, tp: int) -> int:
-    """The elements for each rank that one GPU of ``tp`` has of a linear module."""
-    leaf = last_name(path)
-    if tp == 1 or leaf in REPLICATED:
-        return module.d_in + module.d_out
-    if leaf in ROW_PARALLEL:
-        return _divided(module.d_in, tp, path) + module.d_out
-    if leaf in KV:
-        return module.d_in + _heads(module.d_out, base, tp, path)
-    if leaf == WHOLE_QKV:
-        out = base.modules.get(path.removesuffix(WHOLE_QKV) + "o_proj")
-        queries = out.d_in if out is not None else module.d_out
-        rest = module.d_out - queries
-        return module.d_in + _divided(queries, tp, path) + (_heads(rest, base, tp, path) if rest else 0)
-    return module.d_in + _divided(module.d_out, tp, path)
-
-
-def _heads(width: int, base: BaseModel, tp: int, path: str) -> int:
-    """The width of keys or values on one GPU, which has at least one whole head."""
-    return _divided(width, min(tp, base.kv_heads or tp), path)
-
-
-def _divided(number: int, tp: int, path: str) -> int:
-    if number % tp:
-        raise UsageError(f"--tp {tp} does not divide {number}, the width of {path}", hint="the engine would not start")
-    return number // tp
 
 
 def _unfilled(leaf: str, module: BaseModule, layout: SlotLayout, present: Collection[str]) -> int:
@@ -227,9 +182,7 @@ def _unfilled(leaf: str, module: BaseModule, layout: SlotLayout, present: Collec
     return module.d_in * (layout.stacked[whole] - len(parts)) if whole is not None and parts[0] == leaf else 0
 
 
-def _of_parameters(
-    base: BaseModel, profile: Profile, layout: SlotLayout, tp: int
-) -> Iterable[tuple[frozenset[str], int]]:
+def _of_parameters(base: BaseModel, profile: Profile, layout: SlotLayout) -> Iterable[tuple[frozenset[str], int]]:
     """Fused experts and routers, which are bare parameters in transformers."""
     fused = base.model_type in profile.engine.fused_experts
     seen: set[str] = set()
@@ -241,7 +194,7 @@ def _of_parameters(
             if layout.everywhere and leaf in seen:
                 continue
             seen.add(leaf)
-            inner = _divided(shape[1] * shape[2] // base.hidden_size, tp, path)
+            inner = shape[1] * shape[2] // base.hidden_size
             factors = 1 if fused or leaf == "down_proj" else 2
             times = shape[0] * (base.num_layers if layout.everywhere else 1)
             yield layout.group(layout.experts[leaf]), times * (factors * base.hidden_size + inner)

@@ -390,7 +390,6 @@ SLOTS = SlotLayout(
         targets="--lora-target-modules",
         adapters="--lora-modules",
         keys=("name", "path"),
-        tp="--tensor-parallel-size",
         revision="--revision",
     ),
     packed={**PACKED, "fused_qkv_a_proj": ("q_a_proj", "kv_a_proj_with_mqa")},

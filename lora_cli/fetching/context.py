@@ -14,7 +14,7 @@ from lora_cli.store.in_use import InUseMarker
 
 
 class TotalBytesLimit:
-    """``--max-total-bytes``: the limit for the adapters of one run together, whether they are cached or not.
+    """``max_total_bytes``: the limit for the adapters of one run together, whether they are cached or not.
 
     It is applied in the order of the adapters, so that every run refuses the same ones: each waits until all before it
     are resolved or have failed.
@@ -42,7 +42,7 @@ class TotalBytesLimit:
         if not fits:
             raise Refused(
                 f"{name} has {size} bytes: with the {others} of the others over the limit of {self._limit} for a run",
-                hint="raise --max-total-bytes, or fetch fewer adapters at once",
+                hint="raise max_total_bytes (LORA_CLI_MAX_TOTAL_BYTES), or fetch fewer adapters at once",
             )
 
     def finish(self, turn: int) -> None:

@@ -88,7 +88,7 @@ class DiskSpace:
             others = f" and {size(reserved)} reserved for other adapters of this run" if reserved else ""
             raise MachineError(
                 f"{root}: {size(needed)} needed, {size(free)} free, with {size(reserve)} to be kept free{others}",
-                hint="free some space (lora-cli cache gc), lower --keep-free, or set --cache-dir to a larger disk",
+                hint="free some space (lora-cli cache gc), use a larger disk, or lower keep_free (LORA_CLI_KEEP_FREE)",
             ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _check_budget(self, name: str, needed: int, besides: _Reservation | None = None) -> None:
@@ -110,7 +110,7 @@ class DiskSpace:
             raise Refused(
                 f"{name}: {size(needed)} needed, the cache budget is {size(self._budget)}, "
                 f"with {size(self._in_cache)} in use{others}",
-                hint="raise --cache-budget, or remove unused adapters: lora-cli cache ls, lora-cli cache rm",
+                hint="raise cache_budget (LORA_CLI_CACHE_BUDGET), or remove adapters (lora-cli cache rm)",
             )
 
 

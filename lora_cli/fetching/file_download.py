@@ -190,7 +190,7 @@ class Transfer:
 
     def _write(self, chunk: bytes) -> None:
         if self.limit is not None and self.frontier + len(chunk) > self.limit:
-            raise Refused(f"{self.label} has more than {self.limit} bytes", hint="raise --max-bytes to allow it")
+            raise Refused(f"{self.label} has more than {self.limit} bytes", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
         with on_disk(*self._writing_to):
             write_all(self.partial.descriptor, chunk, self.frontier)
         self._hash(chunk)

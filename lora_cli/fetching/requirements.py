@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def check_size(name: str, total: int, most: int | None) -> None:
-    """Checks ``--max-bytes``, for cached adapters too.
+    """Checks ``max_bytes``, for cached adapters too.
 
     Raises:
         Refused: it is larger than ``most`` bytes (None: no limit).
     """
     if most is not None and total > most:
-        raise Refused(f"{name} has {total} bytes, but {most} are allowed", hint="raise --max-bytes to allow it")
+        raise Refused(f"{name} has {total} bytes, but {most} are allowed", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
 
 
 def check_count(name: str, count: int, most: int) -> None:
-    """Checks ``--max-files``.
+    """Checks ``max_files``.
 
     Raises:
         Refused: it has more than ``most`` files.
@@ -40,7 +40,7 @@ def check_count(name: str, count: int, most: int) -> None:
     if count > most:
         raise Refused(
             f"{name}: {count} files were selected, but {most} are allowed",
-            hint="use a narrower glob for --include, or raise --max-files to allow all of them",
+            hint="use a narrower glob for --include, or raise max_files (LORA_CLI_MAX_FILES)",
         )
 
 
@@ -125,7 +125,7 @@ def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
             if most < length <= blob.size - 8:
                 raise Refused(
                     f"{ref}: {path} claims a header of {length} bytes, but {most} are allowed",
-                    hint="a typical header has a few hundred kilobytes; raise --max-header-bytes to allow it",
+                    hint="typical are a few hundred kilobytes; raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)",
                 )
 
 

@@ -27,7 +27,7 @@ WAKE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """``--adapter-timeout``: when the adapter ``name`` must be complete, by the monotonic clock (None: no limit)."""
+    """``adapter_timeout``: when the adapter ``name`` must be complete, by the monotonic clock (None: no limit)."""
 
     name: str
     timeout_s: float | None
@@ -52,7 +52,7 @@ class Deadline:
         """The error for a passed deadline."""
         return Unreachable(
             f"{self.name} is not complete after {self.timeout_s:g} s",
-            hint="downloaded data is kept: run it again to continue, or raise --adapter-timeout",
+            hint="what was downloaded is kept: run it again, or raise adapter_timeout (LORA_CLI_ADAPTER_TIMEOUT)",
         )
 
 

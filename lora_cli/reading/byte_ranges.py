@@ -57,7 +57,7 @@ def read_header(source: Source, revision: Revision, file: RemoteFile, most: int 
         raise FormatError(
             f"its header has {length} bytes, but {most} are allowed",
             where=file.path,
-            hint="the limit is set by LORA_CLI_MAX_HEADER_BYTES or max_header_bytes in the settings",
+            hint="raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)",
         )
     header = first[8 : 8 + length]
     if len(header) < length:

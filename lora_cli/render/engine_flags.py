@@ -56,9 +56,8 @@ def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
         least, whose = "at least ", "the adapters' own modules"
     elif fit.lora_target_modules is not None:
         whose = "these modules, and those packed with them"
-    each = " on each GPU" if args.tp > 1 else " on the GPU"
     dtype = "half precision" if args.dtype is None else args.dtype
-    slot = f"{least}{size(fit.slot_bytes)}{each}: rank {fit.max_lora_rank} in {dtype} for {whose}"
+    slot = f"{least}{size(fit.slot_bytes)} on the GPU: rank {fit.max_lora_rank} in {dtype} for {whose}"
     if has_choice and fit.whole_slot_bytes > fit.slot_bytes:
         slot += f"; {size(fit.whole_slot_bytes)} without {layout.flags.targets}"
     rows: Rows = [("slot", slot), ("slots", _slots(args, fit, layout.flags.slots, least))]

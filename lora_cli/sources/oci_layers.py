@@ -42,7 +42,7 @@ FREE_BYTES, MOST_RATIO = 64 << 20, 20
 are all zero do."""
 
 MOST_SKIPPED = 16 << 30
-"""Bytes of all layers together that are read and not kept: what follows the end of a tar. Neither ``--max-bytes`` nor
+"""Bytes of all layers together that are read and not kept: what follows the end of a tar. Neither ``max_bytes`` nor
 the disk bounds them."""
 
 _REGULAR = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
@@ -250,8 +250,8 @@ class Unpacker:
         """The regular file that is next in the tar, copied to the end of the unpacked ones."""
         self.total += size
         if self.settings.max_bytes is not None and self.total > self.settings.max_bytes:
-            reason = f"{self.what}: its layers unpack to over {self.settings.max_bytes} bytes (--max-bytes)"
-            raise Refused(reason, hint="raise --max-bytes, or push less")
+            reason = f"{self.what}: its layers unpack to over {self.settings.max_bytes} bytes"
+            raise Refused(reason, hint="raise max_bytes (LORA_CLI_MAX_BYTES), or push less")
         tar.check(size)
         _check_space(self._folder, size, self.settings.keep_free)
         offset, digest = into.size, hashlib.sha256()
@@ -338,4 +338,4 @@ def _check_space(folder: Path, size: int, keep_free: int | None) -> None:
             f"{folder}: {in_units(size)} needed to unpack a layer, {in_units(usage.free)} free, "
             f"with {in_units(reserve)} to be kept free"
         )
-        raise MachineError(reason, hint="free some space, set --cache-dir to a larger disk, or lower --keep-free")
+        raise MachineError(reason, hint="free some space, use a larger disk, or lower keep_free (LORA_CLI_KEEP_FREE)")

@@ -102,7 +102,7 @@ def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transie
     if status != 429:
         return Transient(f"{server} answered {status}", wait_s=wait_s)
     asks = f" and requests a wait of {wait_s:.0f} s" if wait_s else ""
-    hint = "wait, or lower --jobs; requests with a token (HF_TOKEN for the Hub) have higher limits"
+    hint = "wait, or lower jobs (LORA_CLI_JOBS); requests with a token (HF_TOKEN for the Hub) have higher limits"
     return Transient(f"{server} limits the rate of requests (429){asks}", hint=hint, wait_s=wait_s)
 
 

@@ -9,7 +9,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.factors import EXPERTS
 from lora_cli.core.finding import Outcome
-from lora_cli.core.json_schema import EXCLUDED, Count, PositiveCount
+from lora_cli.core.json_schema import EXCLUDED, Count
 from lora_cli.core.tensor_keys import last_name, leaf_of
 from lora_cli.engines.name_resolution import TOWERS
 from lora_cli.engines.profile import Flags, Profile, SlotLayout
@@ -44,7 +44,6 @@ class LaunchConfig:
     profile: Profile
     model: str = ""
     revision: str = ""
-    tp: int = 1
     limits: SlotLimits = SlotLimits()
     folders: Mapping[str, str] = field(default_factory=dict)
     named: bool = False
@@ -81,7 +80,6 @@ class EngineArgs:
     """The words of the flags, each a separate argument; empty if no adapter is served."""
     command: str = ""
     """The whole command line for a shell; empty if no adapter is served."""
-    tp: PositiveCount
     served: tuple[str, ...]
     """The adapters that the flags serve."""
     left_out: tuple[Remark, ...]
@@ -116,10 +114,10 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, c
     """The smallest flags with which an engine serves the adapters, each validated for that engine.
 
     Raises:
-        UsageError: the limits are too small, or the tensor-parallel size does not divide the base's widths.
+        UsageError: the slots are too few for the pinned adapters.
     """
     profile = config.profile
-    slots = Slots(profile, base, config.tp)
+    slots = Slots(profile, base)
     found = [slot_need(checked, profile, name) for name, checked in judged]
     needs = [one for one in found if isinstance(one, Need)]
     remarks = [one for one in found if isinstance(one, Remark)]
@@ -128,7 +126,6 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, c
         version=profile.requested or None,
         profile=profile.version,
         proven=profile.proven,
-        tp=config.tp,
         served=tuple(need.name for need in needs),
         left_out=tuple(one for one in remarks if not one.is_served),
         served_wrong=tuple(one for one in remarks if one.is_served),
@@ -151,12 +148,12 @@ def _with_flags(args: EngineArgs, needs: Sequence[Need], slots: Slots, config: L
         base = ", and requests to the base use one slot" if slots.layout.base_slots else ""
         raise UsageError(
             f"{limit} slots are too few: {config.limits.pinned} adapters are pinned{base}",
-            hint=f"set --max-loras {least}, or pin fewer",
+            hint=f"set max_loras: {least} in the manifest, or pin fewer",
         )
     fit = slots.fit(needs, config.limits)
     located, absent = _located(needs, fit, slots, config)
     flags = slots.layout.flags
-    launch, options = launch_words(flags, config.model, config.revision), options_of(flags, fit, args.tp, located)
+    launch, options = launch_words(flags, config.model, config.revision), options_of(flags, fit, located)
     words = tuple(word for option in options for word in option)
     return replace(
         args,
@@ -256,7 +253,7 @@ def target_of(module: str, layout: SlotLayout) -> str:
     return leaf
 
 
-def options_of(flags: Flags, fit: Fit, tp: int, adapters: Sequence[Located]) -> tuple[tuple[str, ...], ...]:
+def options_of(flags: Flags, fit: Fit, adapters: Sequence[Located]) -> tuple[tuple[str, ...], ...]:
     """Each option with its values, in the order for the command line."""
     options: list[tuple[str, ...]] = [
         (flags.enable,),
@@ -268,8 +265,6 @@ def options_of(flags: Flags, fit: Fit, tp: int, adapters: Sequence[Located]) -> 
         options.append((flags.targets, *fit.lora_target_modules))
     if flags.strict:
         options.append((flags.strict,))
-    if tp > 1:
-        options.append((flags.tp, str(tp)))
     if adapters:
         options.append((flags.adapters, *(_adapter_word(flags, one) for one in adapters)))
     return tuple(options)

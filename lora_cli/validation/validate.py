@@ -293,7 +293,7 @@ def check_in_processes(
             try:
                 judged: list[Checked] = pipes[number % workers].recv()
             except EOFError as error:
-                hint = "free some memory, or lower --jobs"
+                hint = "free some memory, or lower jobs (LORA_CLI_JOBS)"
                 raise MachineError("a process that validated some of the adapters was killed", hint=hint) from error
             yield from judged
 

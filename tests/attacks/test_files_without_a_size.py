@@ -72,23 +72,13 @@ def a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_keep_free_holds_and_nothing_is_left(a_cache: Path, tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize(("name", "code"), [("KEEP_FREE", 6), ("CACHE_BUDGET", 1), ("MAX_BYTES", 1)])
+def test_a_limit_holds_and_nothing_is_left(
+    name: str, code: int, a_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    kept = shutil.disk_usage(a_cache.parent).free - 60 * MIB
+    monkeypatch.setenv(f"LORA_CLI_{name}", str(kept) if name == "KEEP_FREE" else "20MiB")
     with endless() as url:
-        keep = shutil.disk_usage(tmp_path).free - 60 * MIB
-        assert main(["fetch", url, "--keep-free", str(keep)]) == 6
-    assert "--keep-free" in capsys.readouterr().err
-    assert in_cache(a_cache) < MIB
-
-
-def test_the_budget_of_the_cache_holds(a_cache: Path, capsys: Capture) -> None:
-    with endless() as url:
-        assert main(["fetch", url, "--cache-budget", "20MiB"]) == 1
-    assert "--cache-budget" in capsys.readouterr().err
-    assert in_cache(a_cache) < MIB
-
-
-def test_max_bytes_leaves_nothing(a_cache: Path, capsys: Capture) -> None:
-    with endless() as url:
-        assert main(["fetch", url, "--max-bytes", "20MiB"]) == 1
-    assert "--max-bytes" in capsys.readouterr().err
+        assert main(["fetch", url]) == code
+    assert f"LORA_CLI_{name}" in capsys.readouterr().err
     assert in_cache(a_cache) < MIB

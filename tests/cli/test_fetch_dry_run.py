@@ -86,7 +86,8 @@ def test_a_set_is_planned_at_its_lock_and_the_lock_is_left_alone(hub: Hub, capsy
     assert capsys.readouterr().out.splitlines()[-1] == "2 adapters: no files, 0 B would be downloaded"
 
 
-def test_limits_and_policies_hold(hub: Hub, capsys: Capture) -> None:
-    assert "are allowed" in planned(capsys, "org/sql", "--max-bytes", "10", code=1)["sql"]["error"]["message"]
+def test_limits_and_policies_hold(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("LORA_CLI_MAX_BYTES", "10")
+    assert "are allowed" in planned(capsys, "org/sql", code=1)["sql"]["error"]["message"]
     Path("policy.yaml").write_text('apiVersion: lora-cli/v1\nkind: Policy\ndeny_sources: ["hf://org/*"]\n')
     assert planned(capsys, "org/sql", "--policy", "policy.yaml", code=1)["sql"]["revision"] is None

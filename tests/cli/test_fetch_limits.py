@@ -1,4 +1,4 @@
-"""The limits of ``lora-cli fetch``: for what comes and for what is here, from flags and from the environment."""
+"""The limits of ``lora-cli fetch``: for what comes and for what is here."""
 
 import json
 import re
@@ -31,10 +31,14 @@ def chat(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "chat", seed=2)
 
 
-def test_a_limit_holds_for_what_is_in_the_cache_too(sql: Path, chat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_holds_for_what_is_in_the_cache_too(
+    sql: Path, chat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["fetch", "./sql", "./chat"]) == 0
     capsys.readouterr()
-    assert main(["fetch", "./sql", "--max-bytes", "10"]) == 1
+    with monkeypatch.context() as limited:
+        limited.setenv("LORA_CLI_MAX_BYTES", "10")
+        assert main(["fetch", "./sql"]) == 1
     assert "but 10 are allowed" in capsys.readouterr().err
     Path("set.yaml").write_text(SET + "policy: {max_bytes: 10}\n")
     assert main(["fetch", "-f", "set.yaml"]) == 1
@@ -56,32 +60,27 @@ def test_the_bytes_that_an_adapter_does_not_need_are_told(sql: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "hint"),
-    [
-        (["--max-files", "1"], 1, "--max-files"),
-        (["--max-total-bytes", "10"], 1, "--max-total-bytes"),
-        (["--cache-budget", "10"], 1, "--cache-budget"),
-        (["--keep-free", "1000000TB"], 6, "--keep-free"),
-        (["--keep-free", "much"], 2, "is not a size"),
-        (["--adapter-timeout", "0s"], 2, "is not above 0"),
-    ],
+    ("name", "value", "code"),
+    [("MAX_FILES", "1", 1), ("MAX_TOTAL_BYTES", "10", 1), ("CACHE_BUDGET", "10", 1), ("KEEP_FREE", "1000000TB", 6)],
 )
-def test_a_limit_that_is_reached_names_the_option(
-    sql: Path, words: list[str], code: int, hint: str, capsys: pytest.CaptureFixture[str]
+def test_a_limit_that_is_reached_names_its_variable(
+    sql: Path, name: str, value: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["fetch", str(sql), *words]) == code
+    monkeypatch.setenv(f"LORA_CLI_{name}", value)
+    assert main(["fetch", str(sql)]) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert hint in err
+    assert f"{name.lower()} (LORA_CLI_{name})" in err
 
 
-def test_limits_come_from_the_environment_too(
+def test_gc_keeps_to_the_budget_of_the_environment(
     sql: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["fetch", str(sql)]) == 0
     monkeypatch.setenv("LORA_CLI_CACHE_BUDGET", "10")
-    assert main(["fetch", str(sql)]) == 1
-    assert main(["fetch", str(sql), "--cache-budget", "1GiB"]) == 0
     capsys.readouterr()
+    assert main(["cache", "gc", "--cache-budget", "1GiB", "--dry-run"]) == 0
+    assert "adapter" not in capsys.readouterr().out
     assert main(["cache", "gc"]) == 0
     out, err = capsys.readouterr()
     assert re.search(r"freed .*: 1 adapter, 2 blobs", out)

@@ -90,6 +90,7 @@ def test_a_quiet_terminal_gets_directories_alone(sql: Path, tmp_path: Path) -> N
     assert Path(line).parent == tmp_path / "cache" / "snapshots" / "sha256"
 
 
-def test_no_progress_shows_no_bars(sql: Path) -> None:
-    _, shown = on_a_terminal(["fetch", "./sql", "--no-progress"], stdout_too=False)
+def test_no_progress_shows_no_bars(sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_CLI_NO_PROGRESS", "1")
+    _, shown = on_a_terminal(["fetch", "./sql"], stdout_too=False)
     assert "\x1b" not in shown

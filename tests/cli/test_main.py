@@ -267,7 +267,6 @@ def test_an_unknown_variable_is_an_error_that_names_the_one_that_was_meant(
         (["fecth"], "error: no such command 'fecth'\nhint: did you mean 'fetch'?\n"),
         (["cache", "lss"], "error: no such command 'lss'\nhint: did you mean 'ls'?\n"),
         (["warm", "x", "--port", "0"], "error: invalid value for '--port': 0 is not in the range 1<=x<=65535\n"),
-        (["fetch", "x", "--jobs", "0"], "error: --jobs: '0' is not a whole number from 1 to 256\n"),
         (["rules", "--format", "yaml"], "error: invalid value for '--format': 'yaml' is not one of 'human', 'json'\n"),
     ],
 )

@@ -183,7 +183,8 @@ def test_a_narrow_terminal_shows_how_far_it_is_and_keeps_every_line_of_output(
             hub.add(f"org/{name}", {"adapter_config.json": {"r": number}, "adapter_model.safetensors": weights})
         hub.fault("cdn", times=-1, delay_s=0.4)
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        argv = ["fetch", "--cache-dir", str(tmp_path / "c"), "--jobs", "3", *(f"org/{name}" for name in names)]
+        monkeypatch.setenv("LORA_CLI_JOBS", "3")
+        argv = ["fetch", "--cache-dir", str(tmp_path / "c"), *(f"org/{name}" for name in names)]
         code, shown = on_a_terminal(argv, columns=60, rows=8)
     assert code == 0
     drawn = [line for line in drawn_in(shown) if " of " in line]

@@ -10,7 +10,6 @@ import pytest
 from lora_cli.core.architectures import base_from_config
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.slot_sizing import Need, SlotLimits, Slots
-from lora_cli.errors import UsageError
 from lora_cli.validation.engine_args import Located, for_shell, options_of
 from tests.making import base_config, llama_modules
 
@@ -25,8 +24,8 @@ def need(name: str, rank: int, leaves: Iterable[str] = ("q_proj", "v_proj")) -> 
     return Need(name, rank, frozenset(leaves), llama_modules(leaves))
 
 
-def slots(engine: str = "vllm", *, base: bool = True, tp: int = 1) -> Slots:
-    return Slots(choose_engine(engine), BASE if base else None, tp)
+def slots(engine: str = "vllm", *, base: bool = True) -> Slots:
+    return Slots(choose_engine(engine), BASE if base else None)
 
 
 @pytest.mark.parametrize(("needed", "allowed"), [(1, 1), (2, 8), (9, 16), (24, 32), (64, 64), (257, 320), (512, 512)])
@@ -98,7 +97,7 @@ def test_a_path_that_is_no_plain_word_reaches_the_engine_whole() -> None:
     fit = slots("sglang").fit([need("a", 8)], SlotLimits())
     located = [Located("a", "/srv/my adapters/a"), Located("b", "/srv/a,b"), Located("c", "/srv/c", pinned=True)]
 
-    *_, (flag, *words) = options_of(flags, fit, 1, located)
+    *_, (flag, *words) = options_of(flags, fit, located)
     assert flag == "--lora-paths"
     assert words == [
         "a=/srv/my adapters/a",
@@ -108,8 +107,8 @@ def test_a_path_that_is_no_plain_word_reaches_the_engine_whole() -> None:
     assert for_shell(words[:1]) == "'a=/srv/my adapters/a'"
 
 
-def bytes_of(config: dict[str, Any], engine: str, targets: list[str] | None, tp: int, rank: int = 16) -> int:
-    return Slots(choose_engine(engine), base_from_config(config, "tiny"), tp).bytes_of_one(rank, targets)
+def bytes_of(config: dict[str, Any], engine: str, targets: list[str] | None, rank: int = 16) -> int:
+    return Slots(choose_engine(engine), base_from_config(config, "tiny")).bytes_of_one(rank, targets)
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -117,9 +116,7 @@ def test_a_slot_takes_what_the_engines_own_buffers_take(name: str) -> None:
     recorded = RECORDED[name]
     ours = [
         recorded["slots"]
-        * bytes_of(
-            recorded["configs"][case["config"]], recorded["engine"], case["targets"], case["tp"], recorded["rank"]
-        )
+        * bytes_of(recorded["configs"][case["config"]], recorded["engine"], case["targets"], recorded["rank"])
         for case in recorded["cases"]
     ]
 
@@ -136,12 +133,7 @@ def test_a_family_is_said_to_be_compared_where_it_is_recorded(name: str) -> None
 
 def test_a_part_of_a_packed_module_costs_all_of_it() -> None:
     config = base_config("llama")
-    whole = bytes_of(config, "vllm", ["q_proj", "k_proj", "v_proj"], 1)
+    whole = bytes_of(config, "vllm", ["q_proj", "k_proj", "v_proj"])
 
-    assert bytes_of(config, "vllm", ["v_proj"], 1) == bytes_of(config, "vllm", ["qkv_proj"], 1) == whole
-    assert bytes_of(config, "sglang", ["v_proj"], 1) == whole
-
-
-def test_tensor_parallelism_that_does_not_divide_is_said() -> None:
-    with pytest.raises(UsageError, match="--tp 3 does not divide 64"):
-        bytes_of(base_config("llama"), "vllm", None, 3)
+    assert bytes_of(config, "vllm", ["v_proj"]) == bytes_of(config, "vllm", ["qkv_proj"]) == whole
+    assert bytes_of(config, "sglang", ["v_proj"]) == whole

@@ -33,10 +33,10 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def fetching(hub: Hub, cache: Path, *words: str) -> "subprocess.Popen[str]":
+def fetching(hub: Hub, cache: Path, *words: str, **variables: str) -> "subprocess.Popen[str]":
     """A ``lora-cli fetch`` that has just been started."""
     command = [sys.executable, "-m", "lora_cli", "fetch", "--cache-dir", str(cache), *words]
-    environment = os.environ | {"HF_ENDPOINT": hub.endpoint}
+    environment = os.environ | {"HF_ENDPOINT": hub.endpoint, **variables}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -93,7 +93,7 @@ def kill_at_random_moments(hub: Hub, cache: Path, kills: int, seed: int) -> None
             hub.add(name, {CONFIG: {"n": number}, WEIGHTS: promised[name]})
         before = partial_bytes(cache)
         asked = len(hub.requests)
-        process = fetching(hub, cache, name, "--jobs", "2")
+        process = fetching(hub, cache, name, LORA_CLI_JOBS="2")
         while len(hub.requests) == asked and process.poll() is None:
             time.sleep(0.01)
         try:

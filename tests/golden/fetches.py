@@ -32,7 +32,7 @@ not cached, and offline | sql | <sql> --offline
 published | set | -f set.yaml --publish out
 published, and changed | set publish sql=sql-v2 | -f set.yaml --publish out --upgrade
 to a folder | sql | <sql> --to out
-over the maximum | sql | <sql> --max-bytes 4000
+over the maximum | sql | <sql> LORA_CLI_MAX_BYTES=4000
 no weights | noweights | <noweights>
 """
 """A name; what happens before, ``=`` is an adapter with the files of another one; and what ``fetch`` is told."""
@@ -62,8 +62,11 @@ def fetches(data: Path) -> Iterator[Case]:
                 if way:
                     name, before, told = way.split(" | ")
                     place.mend()
-                    prepare = partial(_prepare, place, f"case{number}", before.split(), told.split())
-                    yield Case(f"{kind}: {name}", prepare, env=place.env)
+                    words = told.split()
+                    env = dict(word.split("=") for word in words if word.startswith("LORA_CLI_"))
+                    words = [word for word in words if not word.startswith("LORA_CLI_")]
+                    prepare = partial(_prepare, place, f"case{number}", before.split(), words)
+                    yield Case(f"{kind}: {name}", prepare, env={**place.env, **env})
 
 
 def _prepare(place: Place, where: str, steps: Sequence[str], told: Sequence[str]) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""No pod is evicted for what it is meant to write: sizes of volumes, limits and flags fit each other."""
+"""No pod is evicted for what it is meant to write: sizes of volumes, and limits fit each other."""
 
 import pytest
 import torch
@@ -12,9 +12,9 @@ from tests.kubernetes.pods import Fields, containers, documents, pods, reads_our
 
 STORAGE = "ephemeral-storage"
 CACHE = "LORA_CLI_CACHE_DIR"
-BOUNDS = {"--cache-budget": "LORA_CLI_CACHE_BUDGET", "--max-total-bytes": "LORA_CLI_MAX_TOTAL_BYTES",
-          "--max-bytes": "LORA_CLI_MAX_BYTES"}  # fmt: skip
-"""Flags that bound what is written to the cache, with their variables."""
+BUDGET = "LORA_CLI_CACHE_BUDGET"
+BOUNDS = (BUDGET, "LORA_CLI_MAX_TOTAL_BYTES", "LORA_CLI_MAX_BYTES")
+"""Variables that bound what is written to the cache."""
 
 PODS = list(pods())
 each_pod = pytest.mark.parametrize("pod", [pytest.param(pod, id=name) for name, pod in PODS])
@@ -122,14 +122,6 @@ def sizes_of_volumes(pod: Fields) -> dict[str, int]:
     return found
 
 
-def flags_of(container: Fields) -> dict[str, str]:
-    """The bounds that a container's arguments and variables give."""
-    words = [part for word in container.get("args", ()) for part in word.split("=", 1)]
-    variables = {one["name"]: one.get("value", "") for one in container["env"]}
-    given = {flag: variables[name] for flag, name in BOUNDS.items() if name in variables}
-    return given | {flag: words[words.index(flag) + 1] for flag in BOUNDS if flag in words}
-
-
 @each_pod
 def test_what_our_containers_may_cache_fits_the_volume_that_the_cache_lies_on(pod: Fields) -> None:
     sizes, temporary = sizes_of_volumes(pod), {one["name"] for one in pod["volumes"] if "emptyDir" in one}
@@ -137,8 +129,8 @@ def test_what_our_containers_may_cache_fits_the_volume_that_the_cache_lies_on(po
         cache = next(variable["value"] for variable in one["env"] if variable["name"] == CACHE)
         mounts = [mount for mount in one["volumeMounts"] if f"{cache}/".startswith(f"{mount['mountPath']}/")]
         mount = max(mounts, key=lambda found: len(found["mountPath"]))
-        given = flags_of(one)
-        for flag, value in given.items():
-            assert parse_size(value) < sizes.get(mount["name"], 1 << 62), (one["name"], flag)
+        given = {variable["name"]: variable["value"] for variable in one["env"] if variable["name"] in BOUNDS}
+        for name, value in given.items():
+            assert parse_size(value) < sizes.get(mount["name"], 1 << 62), (one["name"], name)
         if mount["name"] in temporary and not mount.get("readOnly"):
-            assert "--cache-budget" in given, f"{one['name']}: a cache that outgrows its emptyDir has the pod evicted"
+            assert BUDGET in given, f"{one['name']}: a cache that outgrows its emptyDir has the pod evicted"

@@ -53,7 +53,7 @@ def flags(word: str = "sql") -> EngineArgs:
     layout = ENGINES["vllm"].slots
     assert layout is not None
     located = (Located("tone", "/srv/tone"),)
-    launch, options = launch_words(layout.flags, "acme/base", "0e9e"), options_of(layout.flags, FIT, 2, located)
+    launch, options = launch_words(layout.flags, "acme/base", "0e9e"), options_of(layout.flags, FIT, located)
     return EngineArgs(
         engine="vllm",
         version="0.40",
@@ -61,7 +61,6 @@ def flags(word: str = "sql") -> EngineArgs:
         proven=True,
         flags=tuple(value for option in options for value in option),
         command=word,
-        tp=2,
         served=(word, "tone"),
         left_out=(Remark(word, word, word, 1),),
         served_wrong=(Remark(word, word),),

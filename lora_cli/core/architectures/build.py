@@ -101,7 +101,6 @@ def _build(family: Family, config: Mapping[str, Any], name: str, source: str) ->
         parameters={path: one for path, one in made if not isinstance(one, BaseModule)},
         source=source,
         dtype=dtype_of(config),
-        kv_heads=text.get("num_key_value_heads"),
         heads=heads_of(config, family.text.section),
         architecture=architecture_of(config),
     )
