@@ -36,9 +36,8 @@ from lora_cli.cli.output import (
 )
 from lora_cli.cli.progress import fetch_progress
 from lora_cli.core.adapter_files import BASE_CONFIG_CAP
-from lora_cli.core.adapter_request import NAME, AdapterRequest, Selection
+from lora_cli.core.adapter_request import NAME, Selection
 from lora_cli.core.lock import THE_BASE, Lock, ref_at
-from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, MachineError, UsageError
@@ -134,7 +133,6 @@ def command(**given: Any) -> None:
         lockfile.tell_endpoints(requests, file, settings)
         if chosen.check:
             raise typer.Exit(lockfile.report_drift(requests, file, settings, chosen.output_format, some=flags.some))
-    _check_publishing(chosen, requests)
     store = Store(settings.cache_dir)
     destination = destination_of(requests, store, chosen, settings)
     if chosen.dry_run:
@@ -175,20 +173,6 @@ def _with_lock(
 
     file = open_lock(manifest, requests.manifest, flags)
     return file, replace(requests, base=None) if file is None else apply_lock(requests, file, flags)
-
-
-def _check_publishing(chosen: FetchOptions, requests: FetchRequests) -> None:
-    """Checks the options that only ``--publish`` has.
-
-    Raises:
-        UsageError: one is given without it, or --prune without a manifest.
-    """
-    for name in ("no_validate", "keep_going"):
-        if getattr(chosen, name) and chosen.publish is None:
-            raise UsageError(f"--{name.replace('_', '-')} needs --publish", hint="--publish DIRECTORY")
-    if chosen.prune and (chosen.publish is None or requests.manifest is None):
-        hint = f"-f {chosen.manifest or 'MANIFEST'} --publish {chosen.publish or 'DIRECTORY'} --prune"
-        raise UsageError("--prune needs a manifest and --publish", hint=hint)
 
 
 def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> Outcome | None:
@@ -290,7 +274,16 @@ class Destination:
             if not self.published:
                 export_snapshot(self.store, snapshot, target)
                 return replace(outcome, directory=target)
-            unchecked = self._judge(outcome.request, snapshot)
+            unchecked: tuple[str, ...] = ()
+            if self.terms is not None:
+                from lora_cli.validation.fetch_and_validate import Admission, validate_fetched
+
+                request = outcome.request
+                fetched = Admission(request.name, str(request.ref), snapshot=snapshot, ref=request.ref)
+                judged = validate_fetched(fetched, self.terms, self.settings)
+                if judged.refusal is not None:
+                    raise judged.refusal
+                unchecked = judged.verdict.unchecked if judged.verdict is not None else ()
             published = publish_adapter(self.store, snapshot, target, self.served)
             return replace(outcome, directory=target, published=published, unchecked=unchecked)
         except LostBlob:
@@ -301,22 +294,6 @@ class Destination:
             error = refused
         return replace(outcome, error=error)
 
-    def _judge(self, request: AdapterRequest, snapshot: Snapshot) -> tuple[str, ...]:
-        """What could not be checked of an adapter that passes.
-
-        Raises:
-            LoraCliError: it does not pass, or cannot be read.
-        """
-        if self.terms is None:
-            return ()
-        from lora_cli.validation.fetch_and_validate import Admission, validate_fetched
-
-        fetched = Admission(request.name, str(request.ref), snapshot=snapshot, ref=request.ref)
-        judged = validate_fetched(fetched, self.terms, self.settings)
-        if judged.refusal is not None:
-            raise judged.refusal
-        return judged.verdict.unchecked if judged.verdict is not None else ()
-
 
 def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions, settings: Settings) -> Destination:
     """The destination that ``--to``, or ``--publish`` with the name of the base, selects.
@@ -324,6 +301,12 @@ def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions, 
     Raises:
         UsageError: options conflict, a folder is empty, or a name cannot be the folder of one adapter.
     """
+    for name in ("no_validate", "keep_going"):
+        if getattr(chosen, name) and chosen.publish is None:
+            raise UsageError(f"--{name.replace('_', '-')} needs --publish", hint="--publish DIRECTORY")
+    if chosen.prune and (chosen.publish is None or requests.manifest is None):
+        hint = f"-f {chosen.manifest or 'MANIFEST'} --publish {chosen.publish or 'DIRECTORY'} --prune"
+        raise UsageError("--prune needs a manifest and --publish", hint=hint)
     if chosen.to is not None and chosen.publish is not None:
         raise UsageError(
             "--to and --publish cannot be used together", hint="fetch twice: the second fetch uses the cache"

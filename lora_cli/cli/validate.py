@@ -1,7 +1,7 @@
 """``lora-cli validate``: validates adapters where they are, and writes the report in each format."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -24,7 +24,6 @@ from lora_cli.cli.adapter_selection import (
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Severity
 from lora_cli.core.text import safe
@@ -126,9 +125,20 @@ def command(**given: Any) -> None:
     )  # fmt: skip
     naming, checked = _naming(inputs), []
     with count_progress(settings, len(inputs.items), "validated") as passed:
-        for one in _judged(inputs.to_validate(settings, digests=True), terms, chosen.ray, settings):
-            checked.append(accept_known(one, known, where, naming))
+        items = inputs.to_validate(settings, digests=True)
+        if chosen.ray is None:
+            results = check_all(items, terms, settings, contents=False)
+        else:
+            from lora_cli.fleet.judging import check_fleet
+
+            results = check_fleet(chosen.ray, items, terms, settings)
+        for one in results:
+            checked.append(one)
             passed(one.error is not None)
+    if where:
+        from lora_cli.validation.baseline import apply_baseline
+
+        checked = [apply_baseline(one, naming.identity(one), known, where) for one in checked]
     notices = baseline_notices(checked, known, chosen.write_baseline, naming, rules, settings)
     report = validate_report(
         checked, fail_on, strict=chosen.strict, base=model, rules=rules, naming=naming, baseline=where, notices=notices
@@ -145,15 +155,6 @@ def _changed_adapters(chosen: ValidateOptions) -> list[str]:
     if files and not any(map(is_here, files)):
         inform("warning: no changed file was found; paths are relative to the working directory", chosen.ctx.obj)
     return changed_adapters(files)
-
-
-def _judged(items: Sequence[AdapterRequest], terms: Terms, ray: str | None, settings: Settings) -> Iterator[Checked]:
-    """Each adapter, validated here or on a Ray cluster."""
-    if ray is None:
-        return check_all(items, terms, settings, contents=False)
-    from lora_cli.fleet.judging import check_fleet
-
-    return check_fleet(ray, items, terms, settings)
 
 
 def _naming(inputs: Inputs) -> Naming:
@@ -179,15 +180,6 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
     from lora_cli.reading.manifest import read_text
 
     return load_baseline(read_text(baseline, "baseline"), str(baseline)), str(baseline)
-
-
-def accept_known(one: Checked, known: "Baseline | None", where: str, naming: Naming) -> Checked:
-    """An adapter with its known findings marked as accepted."""
-    if not where:
-        return one
-    from lora_cli.validation import baseline
-
-    return baseline.apply_baseline(one, naming.identity(one), known, where)
 
 
 def baseline_notices(

@@ -10,8 +10,6 @@ from lora_cli.core import parse
 from lora_cli.core.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
 from lora_cli.core.architectures import UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.lock import LockedAdapter
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import shown
@@ -72,22 +70,6 @@ def _read_base(
     if config is not None and fallback is not None:
         return fallback(config)
     raise error or _nothing_to_read(revision, name)
-
-
-class LockedConfig:
-    """The source of a base of which a lock has the config: nothing is asked for it."""
-
-    def __init__(self, locked: LockedAdapter) -> None:
-        self._locked, self._data = locked, locked.config.encode("utf-8", "surrogatepass")
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        """The locked revision, with the config alone."""
-        return Revision(ref, self._locked.revision, (RemoteFile(BASE_CONFIG, len(self._data)),), whole=False)
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes of the config."""
-        assert file.path == BASE_CONFIG, revision
-        yield self._data[start:stop]
 
 
 def local_config(path: Path) -> bytes | None:

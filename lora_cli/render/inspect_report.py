@@ -13,7 +13,7 @@ from lora_cli.core.json_schema import INLINE, Version
 from lora_cli.core.provenance import Provenance
 from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
-from lora_cli.validation.report import BaseModelSummary, CheckedAdapter, base_summary, checked_adapter
+from lora_cli.validation.report import BaseModelSummary, CheckedAdapter, base_summary, facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,9 @@ def inspect_report(
     return InspectReport(
         base=base_summary(base),
         adapters=tuple(
-            InspectedAdapter(checked_adapter(one, one.read_code), found, diff(one), provenance(one))
+            InspectedAdapter(
+                CheckedAdapter(**facts(one, one.read_code), findings=one.reported), found, diff(one), provenance(one)
+            )
             for one, found in inspected
         ),
         engine_args=args,

@@ -24,7 +24,6 @@ RULES: tuple[Rule, ...] = tuple(
 UNREAD = frozenset({"LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108", "LC109"})
 """Rules that report why a config or weights were not read. They always run: others are skipped, which is not ok."""
 
-
 ON_REQUEST = frozenset({"LC605"})
 """Rules that hold of nearly every adapter: they run where ``--select`` or a policy asks for them."""
 

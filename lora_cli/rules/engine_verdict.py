@@ -87,11 +87,10 @@ def engine_outcome(stored: Case, profile: Profile, results: Sequence[Finding | S
         model_note = ""
     proven = profile.proven and not unknown and not model_note
     outcome = max((reason.outcome for reason in reasons), default=Outcome.OK)
-    skipped = ""
-    if outcome is Outcome.OK:
-        skipped = stored.why_missing("base") if applied is None else ""
+    skipped = stored.why_missing("base") if applied is None and outcome is Outcome.OK else ""
+    if outcome is Outcome.OK and not skipped:
         matter = (one for one in results if isinstance(one, Skipped) and profile.engine.generic.get(one.code))
-        skipped = skipped or next((one.reason for one in matter), "")
+        skipped = next((one.reason for one in matter), "")
     return EngineOutcome(
         engine=profile.engine.name,
         title=profile.engine.title,

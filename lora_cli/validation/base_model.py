@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_files import BASE_CONFIG, CONFIG
 from lora_cli.core.adapter_request import BASE, AdapterRequest
 from lora_cli.core.addresses import hub_words
-from lora_cli.core.architectures import UnknownArchitecture
+from lora_cli.core.architectures import UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.parse import json_object
 from lora_cli.core.reference import AdapterRef, repository_of
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.validate import cached_or_origin, ref_of
 
@@ -118,22 +118,24 @@ def _read(
     """The base by the config in the lock, or in the cache, if it is of the same revision, else from its origin."""
     from lora_cli.reading.base_model import read_base
 
+    if locked is not None:
+        config = json_object(locked.config.encode(), BASE_CONFIG)
+        try:
+            return base_from_config(config, name)
+        except UnknownArchitecture:
+            if settings.offline or ref.scheme == "file":
+                if fallback is None:
+                    raise
+                return fallback(config)
     origin = Sources(settings).of(ref)
-    source = _config_source(ref, settings, origin, locked)
+    source = cached_or_origin(ref, settings, origin, BASE)
     revision = source.resolve(ref)
-    has_origin = not settings.offline and (locked is None or ref.scheme != "file")
-    if (ref.pinned or locked is not None) and source is not origin and has_origin:
+    if ref.pinned and source is not origin and not settings.offline:
         # A family without a table is read from headers, which only the origin has.
         with suppress(UnknownArchitecture):
             return read_base(source, revision, name)
         revision = (source := origin).resolve(ref)
     return read_base(source, revision, name, fallback=fallback)
-
-
-def _config_source(ref: AdapterRef, settings: Settings, origin: Source, locked: LockedAdapter | None) -> Source:
-    from lora_cli.reading.base_model import LockedConfig
-
-    return LockedConfig(locked) if locked is not None else cached_or_origin(ref, settings, origin, BASE)
 
 
 def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
@@ -146,10 +148,12 @@ def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapte
     from lora_cli.reading.base_model import read_config, read_config_file
 
     ref = ref_of(base)
-    if ref.scheme == "file" and Path(ref.location).is_file():
+    if locked is not None:
+        config: dict[str, Any] | None = json_object(locked.config.encode(), BASE_CONFIG)
+    elif ref.scheme == "file" and Path(ref.location).is_file():
         config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
     else:
-        source = _config_source(ref, settings, Sources(settings).of(ref), locked)
+        source = cached_or_origin(ref, settings, Sources(settings).of(ref), BASE)
         config = read_config(source, source.resolve(ref))
     if config is None:
         raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")

@@ -213,7 +213,7 @@ def validate_report(
     """
     adapters = [
         Validated(
-            **_facts(one, one.exit_code(fail_on, strict=strict)),
+            **facts(one, one.exit_code(fail_on, strict=strict)),
             findings=tuple(FingerprintedFinding(found, naming.fingerprint(one, found)) for found in one.reported),
             outcome=_outcome(one, fail_on, strict=strict),
             base=one.verdict.base if one.verdict is not None else None,
@@ -238,12 +238,8 @@ def base_summary(base: BaseModel | None) -> BaseModelSummary | None:
     return None if base is None else BaseModelSummary(base.name, base.model_type, base.source)
 
 
-def checked_adapter(one: Checked, exit_code: int) -> CheckedAdapter[Finding]:
-    """One adapter: its name and source, its findings, and what could not be checked."""
-    return CheckedAdapter(**_facts(one, exit_code), findings=one.reported)
-
-
-def _facts(one: Checked, exit_code: int) -> dict[str, Any]:
+def facts(one: Checked, exit_code: int) -> dict[str, Any]:
+    """The fields of one adapter's ``CheckedAdapter``, but its findings."""
     verdict = one.verdict
     return {
         "name": one.name,
