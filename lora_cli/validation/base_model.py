@@ -74,17 +74,12 @@ class Bases:
 
         Raises:
             UsageError: ``tp`` does not divide its attention heads.
-            Refused: a policy denies it.
         """
         name = config.base_model_name_or_path if config is not None else None
         if not name:
             return None, f"base unchecked: no base is set in {CONFIG}; set --base"
         if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
             return None, f"base unchecked: {safe(cut(name))} is not on this machine; set --base"
-        if self._settings.policies:  # the author of the adapter chose the base, not the user
-            from lora_cli.fetching.requirements import check_allowed
-
-            check_allowed(AdapterRequest("", ref_of(name)), self._settings)
         with _OPENING:
             if name not in self._known:
                 self._known[name] = self._open(name)
@@ -93,7 +88,11 @@ class Bases:
         return model, why
 
     def _open(self, name: str) -> tuple[BaseModel | None, str]:
+        from lora_cli.fetching.requirements import check_allowed
+
         try:
+            # The author of the adapter chose the base, not the user.
+            check_allowed(AdapterRequest("", ref_of(name)), self._settings)
             return open_base(name, self._settings, fallback=self._fallback), ""
         except LoraCliError as error:
             hint = "set --base DIR, a folder with its config.json" if isinstance(error, AccessDenied) else "set --base"

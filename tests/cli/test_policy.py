@@ -137,8 +137,8 @@ def test_a_base_that_only_an_adapter_names_must_be_allowed_too(
     with Hub() as hub:
         hub.add("org/base", {"config.json": (tmp_path / "base/config.json").read_bytes()})
         set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"))
-        assert main(["validate", "./sql", "--policy", policy("allow_sources: ['./*']")]) == 1
-        assert "policy allow_sources" in "".join(capsys.readouterr())
+        assert main(["validate", "./sql", "--policy", policy("allow_sources: ['./*']"), "--strict"]) == 1
+        assert "base unchecked: hf://org/base: policy allow_sources" in " ".join(capsys.readouterr().out.split())
         assert hub.count() == 0
         assert main(["validate", "./sql", "--policy", policy("allow_sources: ['./*', 'hf://org/*']")]) == 0
         assert hub.count() > 0
