@@ -40,7 +40,7 @@ from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import Device, TierLimits
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 from lora_cli.tiers.eviction import PolicyName
 from lora_cli.validation import Terms, open_config
 
@@ -72,7 +72,7 @@ def measure_own_server(settings: Settings, options: BenchOptions) -> int:
         # A base without weights on this disk gets random ones: latencies do not depend on their values.
         dummy = None if has_base_weights(inputs.base) else open_config(inputs.base, settings, inputs.locked_base)
         failures: Failures = {}
-        hold = stack.enter_context(InUseMarker(Store(own.cache_dir)))
+        hold = stack.enter_context(InUse(Store(own.cache_dir)))
         jobs = admit_adapters(inputs, base_model(inputs.base, own, inputs.locked_base), most, own, hold, failures)
         if not jobs:
             raise _no_adapter_error(failures)
@@ -147,7 +147,7 @@ def benchmark_adapters(
 
 
 def admit_adapters(
-    inputs: Inputs, base: BaseModel, most: TierLimits, settings: Settings, hold: InUseMarker, failures: Failures
+    inputs: Inputs, base: BaseModel, most: TierLimits, settings: Settings, hold: InUse, failures: Failures
 ) -> dict[str, LoraRequest]:
     """The adapters that can be served, by name; ``hold`` keeps them in the cache. Errors go into ``failures``."""
     terms = Terms(base, deployment=Deployment(max_lora_rank=most.max_lora_rank or None))

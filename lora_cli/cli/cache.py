@@ -26,7 +26,7 @@ from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk
-from lora_cli.store.garbage_collection import Retention, collect, remove
+from lora_cli.store.gc import Retention, cache_bytes, collect, remove
 from lora_cli.store.inventory import (
     StoredSnapshot,
     blob_files,
@@ -36,7 +36,6 @@ from lora_cli.store.inventory import (
 )
 from lora_cli.store.quarantine import is_linked_outside, quarantined, quarantined_items
 from lora_cli.store.resolution_records import Record
-from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
 
 REPAIR = "Repair"

@@ -29,7 +29,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file
-from lora_cli.store.leases import lease
+from lora_cli.store.locks import exclusive
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ def write_lock(
     new = dict(_newly_locked(file.adapter_set, outcomes, settings))
     new |= dict(_locked_config(file.adapter_set, base, settings))
     path = Path(os.path.realpath(file.path))
-    with lease(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
+    with exclusive(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
         now = _read(path, flags) or Lock(())
         after = relocked(file.adapter_set, now, new)
         if dump_lock(after) != dump_lock(now):

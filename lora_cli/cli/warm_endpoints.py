@@ -33,7 +33,7 @@ from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 from lora_cli.validation import Terms, check_tp
 from lora_cli.validation.fetch_and_validate import Admission
 
@@ -162,7 +162,7 @@ def warm_endpoints(
     kind = engine.partition("@")[0]
     mapped, patience_s = _path_mapping(options.engine_path or ()), parse_duration_option(options.wait, "--wait")
     items = uniquely_named(inputs.items)
-    with InUseMarker(Store(settings.cache_dir)) as hold:
+    with InUse(Store(settings.cache_dir)) as hold:
         addresses = dict.fromkeys(map(parse_address, options.endpoint or ()))
         endpoints = (Endpoint(one, options.api_key.strip(), LOAD_TIMEOUT_S) for one in addresses)
         servers = [open_server(kind, one) for one in endpoints]

@@ -24,7 +24,7 @@ from lora_cli.runtime.plan import Plan, plan_slots, slot_requirements
 from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 from lora_cli.validation import Terms
 
 Accepted = tuple[int, LoadReport, LoraRequest]
@@ -66,7 +66,7 @@ def warm_once(
     terms = Terms(base, deployment=Deployment(max_lora_rank=run.limits.max_lora_rank or None))
     undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
     reports, answers = [replace(undone, name=item.name) for item in inputs.items], list[Answers]()
-    with InUseMarker(store) as hold, stage_progress(settings, len(inputs.items)) as shown:
+    with InUse(store) as hold, stage_progress(settings, len(inputs.items)) as shown:
         admit = admission_function(terms, settings, hold, on_stage=shown.set_stage, progress=shown)
         with suppress(KeyboardInterrupt):
             accepted: list[Accepted] = []

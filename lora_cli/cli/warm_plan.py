@@ -21,7 +21,7 @@ from lora_cli.reading.base_model import has_weights
 from lora_cli.runtime.plan import Device, Forward, Plan, TierLimits
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 from lora_cli.tiers.eviction import PolicyName
 from lora_cli.validation import Terms, ref_of
 from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, ignore_stage, validate_fetched
@@ -46,7 +46,7 @@ OnStage = Callable[[str, str], None]
 
 
 def admission_function(
-    terms: Terms, settings: Settings, hold: InUseMarker, *, on_stage: OnStage | None = None, progress: Progress = SILENT
+    terms: Terms, settings: Settings, hold: InUse, *, on_stage: OnStage | None = None, progress: Progress = SILENT
 ) -> Callable[[AdapterRequest], Admission]:
     """The function that fetches one adapter into the cache and validates it there."""
     run, turns = FetchContext(Store(settings.cache_dir), settings, progress, in_use=hold), count()

@@ -23,7 +23,7 @@ from lora_cli.runtime.plan import Plan, SlotRequirements, plan_slots
 from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 
 STOP_S = 0.5
 """Time that the process that owns the device has to exit by itself, and again after SIGTERM."""
@@ -87,7 +87,7 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
     level = logging.getLogger("lora_cli").getEffectiveLevel()
     deployment = Deployment(max_lora_rank=run.limits.max_lora_rank or None)
     setup = AdmissionSettings(settings, base, tuple(roots), level, deployment=deployment)
-    with InUseMarker(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
+    with InUse(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
         admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
         host = AdapterManager(items, admissions, open_process, max_loras=slots, max_cpu_loras=memory)

@@ -10,7 +10,7 @@ from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 
 
 class TotalBytesLimit:
@@ -64,11 +64,11 @@ class FetchContext:
         settings: Settings,
         progress: Progress = SILENT,
         *,
-        in_use: InUseMarker | None = None,
+        in_use: InUse | None = None,
         sources: Sources | None = None,
     ) -> None:
         self.store, self.settings, self.progress = store, settings, progress
-        self.in_use, self._owns_marker = in_use or InUseMarker(store), in_use is None
+        self.in_use, self._owns_locks = in_use or InUse(store), in_use is None
         self.sources = sources or Sources(settings)
         self.scheduler = RangeScheduler(settings.jobs)
         self.disk_space = DiskSpace(store, settings.keep_free, settings.cache_budget)
@@ -86,5 +86,5 @@ class FetchContext:
 
     def __exit__(self, *exc: object) -> None:
         self.scheduler.close()
-        if self._owns_marker:
+        if self._owns_locks:
             self.in_use.close()

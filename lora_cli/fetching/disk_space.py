@@ -94,8 +94,7 @@ class DiskSpace:
     def _check_budget(self, name: str, needed: int, besides: _Reservation | None = None) -> None:
         if self._budget is None or not needed:
             return
-        from lora_cli.store.garbage_collection import Retention, collect
-        from lora_cli.store.usage import cache_bytes
+        from lora_cli.store.gc import Retention, cache_bytes, collect
 
         reserved = self._reserved_bytes(besides)
         most = self._budget - needed - reserved

@@ -20,7 +20,7 @@ from lora_cli.sources import DigestSource, Source
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, store_blob
 from lora_cli.store.disk import FULL
-from lora_cli.store.partial_downloads import leftover_bytes, open_partial, release_partial, remove_partial
+from lora_cli.store.partials import leftover_bytes, open_partial
 
 MAX_OPEN_FILES = 64
 """Files of one adapter that are downloaded at once."""
@@ -90,8 +90,6 @@ def download(job: DownloadJob) -> Mapping[str, Blob]:
 
 def _cached_blob(job: DownloadJob, file: RemoteFile) -> Blob | None:
     blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
-    if blob is not None:
-        job.context.in_use.add(blob.sha256)
     return blob if blob is not None and has_blob(job.store, blob) else None
 
 
@@ -116,7 +114,7 @@ def _download_batch(
             else:
                 wrong.append(transfer.file)
             transfers.pop()
-            remove_partial(transfer.partial)
+            transfer.partial.close()
             job.progress.ended(transfer.label)
     return blobs
 
@@ -132,7 +130,6 @@ def _verify_and_store(job: DownloadJob, transfer: Transfer, tries: int) -> Blob 
             raise
         job.progress.advanced(transfer.label, -transfer.frontier)
         return None
-    job.context.in_use.add(blob.sha256)
     store_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
     return blob
 
@@ -151,8 +148,8 @@ def _open_transfers(job: DownloadJob, files: Sequence[RemoteFile]) -> Iterator[l
     """The transfers of these files, each with its partial file; who takes one out of the list closes it.
 
     After an error the partial files of the rest stay, to be resumed; not when the disk is full, the bytes are wrong, or
-    the file exceeds the limit. After an interrupt a thread may still write: nothing is closed, and the next process
-    claims the files of this dead one.
+    the file exceeds the limit. After an interrupt a thread may still write: nothing is closed until this process ends,
+    and the next one goes on with the files.
     """
     transfers: list[Transfer] = []
     try:
@@ -165,8 +162,8 @@ def _open_transfers(job: DownloadJob, files: Sequence[RemoteFile]) -> Iterator[l
             if transfer.in_flight:
                 # A thread that hangs in a connection may still write to it.
                 continue
-            resumable = transfer.frontier and not full and not isinstance(error, (Corrupt, Refused))
-            (release_partial if resumable else remove_partial)(transfer.partial)
+            resumable = transfer.frontier > 0 and not full and not isinstance(error, (Corrupt, Refused))
+            transfer.partial.close(keep=resumable)
             job.progress.ended(transfer.label)
         raise
 

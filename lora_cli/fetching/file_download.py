@@ -15,7 +15,7 @@ from lora_cli.core.snapshot import Blob, RemoteFile
 from lora_cli.errors import Corrupt, MachineError, Refused, TooSlow, Unreachable
 from lora_cli.sources import NoRanges
 from lora_cli.store.disk import flush, on_disk, write_all
-from lora_cli.store.partial_downloads import Partial
+from lora_cli.store.partials import Partial
 
 CHUNK = 1 << 20
 FLUSHED_BYTES = 64 << 20
@@ -198,7 +198,7 @@ class Transfer:
     @cached_property
     def _writing_to(self) -> tuple[str, Path]:
         """For errors. The name of the partial file means nothing to users; that of the cache does."""
-        return f"writing {self.label} to", self.partial.path.parents[2]
+        return f"writing {self.label} to", self.partial.path.parents[1]
 
     def _hash(self, chunk: bytes) -> None:
         self._sha256.update(chunk)

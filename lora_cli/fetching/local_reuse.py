@@ -11,7 +11,7 @@ from lora_cli.core.snapshot import Revision
 from lora_cli.fetching.file_download import Transfer
 from lora_cli.sources import ClientCacheSource, LocalFileSource, Source
 from lora_cli.store.disk import on_disk, reflink, write_all
-from lora_cli.store.partial_downloads import Partial
+from lora_cli.store.partials import Partial
 
 CHUNK = 1 << 20
 

@@ -15,7 +15,7 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import logger
 from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Snapshot, snapshot_digest
+from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import FetchContext
@@ -53,7 +53,7 @@ from lora_cli.sources import PinSource, Source
 from lora_cli.sources.registry import endpoint_of, endpoints_of
 from lora_cli.store import Store, cachedir_tag
 from lora_cli.store.blobs import LostBlob, has_blob
-from lora_cli.store.leases import lease
+from lora_cli.store.locks import exclusive
 from lora_cli.store.resolution_records import mark_used
 from lora_cli.store.snapshots import publish_snapshot
 
@@ -84,9 +84,9 @@ class Fetched:
 def fetch(request: AdapterRequest, context: FetchContext, source: Source | None = None) -> Fetched:
     """The snapshot of what ``request.ref`` means now; what is not cached is downloaded from ``source``.
 
-    ``source`` defaults to the run's source for that reference. From then on ``context.in_use`` marks the snapshot as in
-    use. A cached pinned reference costs no request, and with ``settings.offline`` none does: files then come from the
-    cache of huggingface_hub, and are not downloaded. What ``request`` demands is checked as early as possible, and so
+    ``source`` defaults to the run's source for that reference. From then on ``context.in_use`` keeps the snapshot. A
+    cached pinned reference costs no request, and with ``settings.offline`` none does: files then come from the cache
+    of huggingface_hub, and are not downloaded. What ``request`` demands is checked as early as possible, and so
     are ``settings.policies``: before a request, before a download, and before the result is returned. A locked adapter
     is fetched at its locked revision, costs no request when it is cached, and must have the locked bytes.
 
@@ -103,7 +103,7 @@ def fetch(request: AdapterRequest, context: FetchContext, source: Source | None 
             fetched = _from_cache(request, context)
             if fetched is None:
                 fetched = _from_origin(request, source or context.sources.of(request.ref), context)
-            if context.in_use.add_snapshot(fetched.snapshot.digest):
+            if context.in_use.add(fetched.snapshot.digest):
                 return fetched
         except LostBlob:
             continue
@@ -245,7 +245,7 @@ def _lock_hints(locked: LockedAdapter | None, plan: FetchPlan, source: Source, s
 
 
 def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check: Check) -> Fetched:
-    """The cached snapshot, else downloaded by this process or, while it waits for the lease, by another one.
+    """The cached snapshot, else downloaded by this process or, while it waits for the lock, by another one.
 
     ``check`` is called before the snapshot is published: what it refuses, no other command can take.
     """
@@ -255,7 +255,7 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
     snapshot, cached = recorded_snapshot(store, plan, records), True
     if snapshot is None:
         wait_s = job.deadline.left_s(context.settings.lease_s)
-        with lease(store, plan.key, wait_s, lambda: context.progress.waiting(job.name)):
+        with exclusive(store, plan.key, wait_s, lambda: context.progress.waiting(job.name)):
             records = read_records(store, plan)
             snapshot = recorded_snapshot(store, plan, records)
             if snapshot is None and job.deadline.passed:
@@ -263,7 +263,6 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
             if snapshot is None:
                 with _lock_hints(locked, plan, job.source, store):
                     blobs = download(replace(job, known=known_blobs(plan, records)))
-                context.in_use.add(snapshot_digest(blobs.items()))
                 snapshot = publish_snapshot(store, blobs, lambda one: provenance.append(check(one)))
                 cached = False
                 write_records(store, plan, snapshot)

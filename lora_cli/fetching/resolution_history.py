@@ -42,7 +42,7 @@ class FetchPlan:
 
     @property
     def key(self) -> str:
-        """The lease key: the same for all who fetch the same files of the same revision at the same endpoint."""
+        """The key of the lock: the same for all who fetch the same files of the same revision at the same endpoint."""
         ref = self.revision.ref
         parts = (ref.scheme, ref.location, ref.subfolder, self.revision.id, str(self.selection), self.endpoint)
         text = "\n".join(parts)

@@ -30,7 +30,7 @@ from lora_cli.serving.adapter_state import STATUS, Backoff, shorten_name
 from lora_cli.serving.admissions import FETCH_AT_ONCE, VALIDATORS, Admissions, AdmissionSettings
 from lora_cli.settings import RESOLVE_TIMEOUT, Settings, parse_duration
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 from lora_cli.validation import open_base
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class Resolver:
         self._look: asyncio.Task[None] | None = None
         self._look_at = 0.0
         self._base: BaseModel | None = None
-        self._hold: InUseMarker | None = None
+        self._hold: InUse | None = None
         self._broken = ""
         self._waiting = 0
 
@@ -247,7 +247,7 @@ class Resolver:
         """The processes that fetch and validate adapters for the running engine."""
         settings = known.settings
         if self._hold is None:
-            self._hold = InUseMarker(Store(settings.cache_dir))
+            self._hold = InUse(Store(settings.cache_dir))
             self._base = _base_of(running.base, settings)
         deployment = running.deployment
         if deployment is None:

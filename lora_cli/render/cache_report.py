@@ -12,7 +12,7 @@ from lora_cli.core.provenance import Provenance
 from lora_cli.fetching.cache_repair import Repaired
 from lora_cli.render.fetch_report import SnapshotFile
 from lora_cli.store import Store
-from lora_cli.store.garbage_collection import Removed
+from lora_cli.store.gc import Removed
 from lora_cli.store.inventory import StoredSnapshot, tree_bytes
 from lora_cli.store.resolution_records import Record
 from lora_cli.store.verify import Verified

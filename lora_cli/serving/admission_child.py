@@ -31,7 +31,7 @@ from lora_cli.serving.admissions import AdmissionSettings, AdmissionStep, Admitt
 from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 from lora_cli.validation.fetch_and_validate import Admission, OnStage, fetch_adapter, validate_fetched
 from lora_cli.validation.verdict import Terms
 
@@ -47,7 +47,7 @@ log = logger(__name__)
 class AdmissionWorker:
     """Runs admission steps, in several threads. Any exception but ``LoraCliError`` is a bug."""
 
-    def __init__(self, setup: AdmissionSettings, store: Store, hold: InUseMarker) -> None:
+    def __init__(self, setup: AdmissionSettings, store: Store, hold: InUse) -> None:
         self._setup, self._store = setup, store
         engines = (choose_engine(setup.engine),) if setup.engine else ()
         self._terms = Terms(setup.base, engines=engines, deployment=setup.deployment)
@@ -111,7 +111,7 @@ def main(descriptor: int) -> None:
     logging.getLogger().handlers = [_LogToParent(partial(parent.send, 0))]
     logging.getLogger("lora_cli").setLevel(setup.log_level)
     store = Store(setup.settings.cache_dir)
-    with InUseMarker(store) as hold, ThreadPoolExecutor(setup.threads, "adapter") as threads:
+    with InUse(store) as hold, ThreadPoolExecutor(setup.threads, "adapter") as threads:
         worker = AdmissionWorker(setup, store, hold)
         send(True)
         threading.Thread(target=_send_heartbeats, args=(partial(parent.send, 0),), name="alive", daemon=True).start()

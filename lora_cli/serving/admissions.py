@@ -24,7 +24,7 @@ from lora_cli.runtime.child_process import (
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import SlotRequirements
 from lora_cli.settings import Settings
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 from lora_cli.validation.fetch_and_validate import Admission
 
 VALIDATORS = 2
@@ -110,7 +110,7 @@ class Admitted:
 class Admissions:
     """Admits adapters; thread-safe. ``limit_s`` limits the time of one validation."""
 
-    def __init__(self, setup: AdmissionSettings, hold: InUseMarker, limit_s: float) -> None:
+    def __init__(self, setup: AdmissionSettings, hold: InUse, limit_s: float) -> None:
         self._hold, self._limit_s = hold, limit_s
         self._fetching = _ProcessPool(replace(setup, threads=FETCH_AT_ONCE), FETCHER, 1, FETCH_BYTES)
         self._fetching_alone = _ProcessPool(setup, FETCHER, FETCH_AGAIN, kept_bytes=0)

@@ -31,13 +31,13 @@ class Store:
 
     @cached_property
     def partials(self) -> Path:
-        """Folder of unfinished files and folders: ``<key>/<writer>``."""
+        """Folder of unfinished files (``<key>.part``) and folders."""
         return self.root / "tmp"
 
     @cached_property
-    def leases(self) -> Path:
-        """Folder of the leases of running downloads, and of in-use markers."""
-        return self.root / "leases"
+    def locks(self) -> Path:
+        """Folder of the locks of running downloads, and of snapshots in use."""
+        return self.root / "locks"
 
     @cached_property
     def quarantine(self) -> Path:
@@ -48,7 +48,7 @@ class Store:
     def folders(self) -> tuple[Path, ...]:
         """All of these, and the folders that two of them are in."""
         own = (self.blobs, self.snapshots, self.refs)
-        return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.leases, self.quarantine
+        return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.locks, self.quarantine
 
     def blob(self, sha256: str) -> Path:
         """The path of the blob with that sha256, whether it exists or not."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from lora_cli.store import Store
 from lora_cli.store.disk import FORBIDDEN
-from lora_cli.store.writer_ids import new_writer
 
 TRIES = 5
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -40,7 +39,7 @@ def replace_folder(building: Path, target: Path, prefix: str = "") -> Path | Non
     """Renames the folder ``building`` to ``target``, in place of what is there; returns where that is now, if any.
 
     Where names cannot be swapped, there is nothing of that name for a moment, never a mixture; the old folder is then
-    next to ``building``, named by ``prefix`` and a new writer.
+    next to ``building``, named by ``prefix`` and at random.
 
     Raises:
         OSError: as it comes.
@@ -59,7 +58,7 @@ def replace_folder(building: Path, target: Path, prefix: str = "") -> Path | Non
 
 
 def _in_two_steps(building: Path, target: Path, prefix: str) -> Path:
-    old = building.with_name(f"{prefix}{new_writer()}")
+    old = building.with_name(f"{prefix}{os.urandom(6).hex()}")
     target.rename(old)
     try:
         building.rename(target)
@@ -81,13 +80,6 @@ def remove_path(path: Path) -> None:
             path.unlink()
 
 
-def remove_unfinished(building: Path) -> None:
-    """Removes an unfinished file or folder, and its parent if that is empty then."""
-    remove_path(building)
-    with suppress(OSError):
-        building.parent.rmdir()
-
-
 def trash_path(store: Store) -> Path:
     """A new path for what is to be removed, in an existing folder: a full disk has no space for another one.
 
@@ -95,16 +87,4 @@ def trash_path(store: Store) -> Path:
         OSError: as it comes.
     """
     store.snapshots.mkdir(parents=True, exist_ok=True)
-    return store.snapshots / str(new_writer())
-
-
-def remove_folder(store: Store, folder: Path) -> None:
-    """Removes ``folder`` in one step, if it exists.
-
-    Raises:
-        OSError: as it comes.
-    """
-    trash = trash_path(store)
-    with suppress(FileNotFoundError):
-        folder.rename(trash)
-    remove_path(trash)
+    return store.snapshots / os.urandom(6).hex()

@@ -15,7 +15,6 @@ from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.disk import EXHAUSTED, on_disk, opened
-from lora_cli.store.writer_ids import new_writer
 
 BLOB_MODE = 0o444
 BLOB_MTIME_NS = 946_684_800 * 10**9
@@ -53,8 +52,8 @@ def store_blob(store: Store, written: Path, descriptor: int, blob: Blob) -> None
             raise LostBlob(str(written))
         if has_blob(store, blob):
             return
-        seal(descriptor)
         os.fsync(descriptor)
+        seal(descriptor)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             written.replace(target)
@@ -115,7 +114,7 @@ def sha256_of(file: int | Path) -> str | None:
 
 def move_to_quarantine(store: Store, path: Path) -> Path | None:
     """Moves a corrupt file or folder to the quarantine and returns its path there; None when this user may not."""
-    target = store.quarantine / f"{path.name}.{new_writer().token}"
+    target = store.quarantine / f"{path.name}.{os.urandom(6).hex()}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)

@@ -3,10 +3,9 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 from lora_cli.errors import MachineError
 
@@ -20,17 +19,12 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
 """No hard links on this file system, another file system, too many links, or another user's file."""
 
-ATTEMPTS = 50
-"""Attempts to create something in a folder that other processes remove when it is empty."""
-
 WRITE_BYTES = 128 * 1024
 """Bytes of one write. For more the kernel takes larger pieces of memory, which it first has to find: a fetch of 1 GiB
 took 6.1 s of a processor instead of 4.3 (``benchmarks/fetch.py --only oci``)."""
 
 _FICLONE = 0x40049409
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-
-Made = TypeVar("Made")
 
 
 @contextmanager
@@ -79,32 +73,6 @@ def age_s(path: Path, now_s: float) -> float:
     return 0.0
 
 
-def make_folder(path: Path) -> Path:
-    """Creates a new folder and its missing parents.
-
-    Raises:
-        OSError: as it comes.
-    """
-    in_folder(path.parent, path.mkdir)
-    return path
-
-
-def in_folder(folder: Path, make: Callable[[], Made]) -> Made:
-    """Calls ``make`` after ``folder`` was created; again if another process removes the empty folder meanwhile.
-
-    Raises:
-        OSError: as it comes.
-    """
-    for _ in range(ATTEMPTS):
-        with suppress(FileNotFoundError):
-            return make()
-        # Either error can mean that a folder was removed between two checks.
-        with suppress(FileNotFoundError, FileExistsError):
-            folder.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return make()
-
-
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replaces a small file atomically: every reader sees all of the old or all of the new one.
 
@@ -113,7 +81,8 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     Raises:
         OSError: as it comes.
     """
-    in_folder(path.parent, lambda: _replace(path, data, 0o644, durable=durable))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, data, 0o644, durable=durable)
 
 
 def write_file(path: Path, data: str | bytes) -> None:

@@ -1,6 +1,7 @@
 """Exported folders (``fetch --to``): a snapshot's files, with the weights hard-linked and the rest copied."""
 
 import errno
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,6 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import is_sound, sha256_of
 from lora_cli.store.disk import on_disk
 from lora_cli.store.snapshots import build_directory
-from lora_cli.store.writer_ids import new_writer
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
@@ -26,7 +26,7 @@ def export_snapshot(store: Store, snapshot: Snapshot, target: Path) -> Path:
     """
     if _contains(store, target, snapshot.files):
         return target
-    building = target.with_name(f".{target.name[:100]}.{new_writer().token}")
+    building = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}")
     try:
         with on_disk("writing", target, "--to"):
             build_directory(store, snapshot.files, building, linked=is_weights)

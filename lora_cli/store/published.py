@@ -5,6 +5,7 @@ A resolver only accepts LoRA adapters for the base that it serves.
 
 import json
 import os
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ from lora_cli.store.blobs import is_sound, sha256_of
 from lora_cli.store.disk import age_s, on_disk, read_small, replace_file
 from lora_cli.store.export import is_weights
 from lora_cli.store.snapshots import build_directory, is_digest
-from lora_cli.store.writer_ids import new_writer, parse_writer, state
 
 MARK_FILE = ".lora-cli.json"
 """The file that marks a published folder, with its contents."""
@@ -31,8 +31,8 @@ MARK_FILE = ".lora-cli.json"
 SCHEMA = "lora_cli/published/1"
 LARGEST = 8_000_000
 BASE_FIELD = "base_model_name_or_path"
-LEFTOVER_S = 86_400.0
-"""How long an unfinished folder of another machine stays."""
+LEFTOVER_S = 3600.0
+"""How long an unfinished folder stays: its process may be alive, and no file takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def prune_published(folder: Path, pruning: Pruning) -> None:
     """
     with on_disk("cleaning", folder, "--publish"):
         for path in map(folder.joinpath, pruning.removed):
-            hidden = path.with_name(f".{path.name[:100]}.{new_writer()}")
+            hidden = path.with_name(f".{path.name[:100]}.{os.urandom(6).hex()}")
             path.rename(hidden)
             _remove_replaced(hidden, path)
 
@@ -134,7 +134,7 @@ def publish(store: Store, snapshot: Snapshot, target: Path) -> None:
     """Publishes the folder ``target`` in one step, replacing an earlier one; an identical one stays.
 
     Weights are hard links to the cache where the file system supports them, else copies; all other files are copies.
-    Leftovers of dead processes next to ``target`` are removed.
+    Old leftovers next to ``target`` are removed.
 
     Raises:
         UsageError: something is there that lora-cli did not publish; it stays. Or a file has the name of the mark.
@@ -149,7 +149,7 @@ def publish(store: Store, snapshot: Snapshot, target: Path) -> None:
         _check_replaceable(target)
         prefix = f".{target.name[:100]}."
         _remove_leftovers(target.parent, prefix)
-        building = target.with_name(f"{prefix}{new_writer()}")
+        building = target.with_name(f"{prefix}{os.urandom(6).hex()}")
         try:
             _build(store, snapshot, building)
             old = replace_folder(building, target, prefix)
@@ -245,12 +245,8 @@ def _is_unchanged(path: Path, blob: Blob) -> bool:
 
 
 def _remove_leftovers(folder: Path, prefix: str) -> None:
-    """Removes unfinished folders of this name: of dead processes of this machine, and old ones of other machines."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        writer = parse_writer(path.name.removeprefix(prefix)) if path.name.startswith(prefix) else None
-        if writer is not None and (
-            state(writer) == "dead" or (state(writer) == "elsewhere" and age_s(path, time.time()) > LEFTOVER_S)
-        ):
+    """Removes the old unfinished folders of this name."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        is_ours = path.name.startswith(prefix) and re.fullmatch("[0-9a-f]{12}", path.name.removeprefix(prefix))
+        if is_ours and age_s(path, time.time()) > LEFTOVER_S:
             remove_path(path)

@@ -12,9 +12,8 @@ from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob, is_sound, quarantine_if_corrupt, seal
-from lora_cli.store.disk import NO_LINK, in_folder, make_folder, on_disk
-from lora_cli.store.leases import STALE_S, lease
-from lora_cli.store.writer_ids import new_writer
+from lora_cli.store.disk import NO_LINK, on_disk
+from lora_cli.store.locks import exclusive, shared
 
 MOST_FILES = 10_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -72,9 +71,9 @@ def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
 def _quarantine_unless_sound(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
     """Moves a snapshot that seemed corrupt to the quarantine, unless it is intact or gone; whether it is intact.
 
-    Only the holder of its lease may remove it, so what is moved is what was checked.
+    While it is locked nobody removes it, so what is moved is what was checked.
     """
-    with lease(store, directory.name, STALE_S):
+    with shared(store, directory.name):
         return os.path.lexists(directory) and quarantine_if_corrupt(
             store, directory, lambda there: _is_sound_snapshot(there, files)
         )
@@ -107,16 +106,18 @@ def publish_snapshot(
         return present
     digest = snapshot_digest(files.items())
     target = store.snapshot(digest)
-    building = store.partials / str(new_writer())
+    building = store.partials / os.urandom(6).hex()
     snapshot = Snapshot(digest, target, dict(sorted(files.items())))
-    try:
-        with on_disk("writing", target):
-            build_directory(store, files, building)
-        check(replace(snapshot, directory=building))
-        with on_disk("writing", target):
-            renamed = in_folder(target.parent, lambda: _rename_into_place(building, target))
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    with exclusive(store, building.name):  # garbage collection leaves it alone
+        try:
+            with on_disk("writing", target):
+                build_directory(store, files, building)
+            check(replace(snapshot, directory=building))
+            with on_disk("writing", target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                renamed = _rename_into_place(building, target)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
     if not renamed and not _is_sound_snapshot(target, files):
         raise Corrupt(f"{target} is corrupt and cannot be replaced", hint="remove it by hand")
     return snapshot
@@ -136,7 +137,7 @@ def build_directory(
         LostBlob: a file is neither among the blobs nor in the snapshot.
         OSError: as it comes.
     """
-    make_folder(directory)
+    directory.mkdir(parents=True)
     for path in sorted(files):
         target = directory / path
         if "/" in path:

@@ -14,7 +14,7 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import move_to_quarantine, restore, sha256_of
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.inventory import Inode, blob_files, folder_digest, list_folder, tree_bytes
-from lora_cli.store.leases import STALE_S, lease
+from lora_cli.store.locks import shared
 from lora_cli.store.resolution_records import all_records, conflicts, record_path
 from lora_cli.store.snapshots import is_digest
 
@@ -71,13 +71,13 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
 
 
 def _verify_snapshot(store: Store, directory: Path, known: Mapping[Inode, str | None]) -> list[Verified]:
-    """Verifies one snapshot. One that seems corrupt is hashed again under its lease, so that nobody removes it.
+    """Verifies one snapshot. One that seems corrupt is hashed again while it is locked, so that nobody removes it.
 
     Since its blobs were hashed, an inode number may be another file's, or the folder may be a new one.
     """
     name, size = directory.name, tree_bytes(directory)
     if _snapshot_problem(name, known, directory):
-        with lease(store, name, STALE_S):
+        with shared(store, name):
             return list(_verify_one(store, "snapshot", directory, partial(_snapshot_problem, name, {})))
     return [Verified("snapshot", directory, size)] if os.path.lexists(directory) else []
 

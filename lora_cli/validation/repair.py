@@ -52,7 +52,6 @@ from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import remove_path
 from lora_cli.store.disk import on_disk
-from lora_cli.store.writer_ids import new_writer
 from lora_cli.validation.base_model import open_checkpoint
 from lora_cli.validation.repair_report import (
     ARITHMETIC,
@@ -275,7 +274,7 @@ def _write(report: RepairReport, new: Draft, one: Opened, to: Path) -> RepairRep
     Raises:
         UsageError: something else is there.
     """
-    building = to.with_name(f".{to.name[:100]}.{new_writer()}")
+    building = to.with_name(f".{to.name[:100]}.{os.urandom(6).hex()}")
     originals = tensor_reader(one)
     with on_disk("writing", to, "--to"):
         to.parent.mkdir(parents=True, exist_ok=True)

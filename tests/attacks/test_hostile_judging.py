@@ -16,7 +16,7 @@ from lora_cli.serving import admissions
 from lora_cli.serving.admissions import Admissions, AdmissionSettings, Admitted
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 from tests.attacks.besieged import alive, children_of, ends_s, probed
 from tests.attacks.hooked import hook, import_path
 from tests.making import llama_modules, write_adapter, write_base
@@ -44,7 +44,7 @@ class Admitting:
         self.source, self.limit_s = str(folder / "root" / "good"), limit_s
 
     def open(self) -> Iterator[Admissions]:
-        with InUseMarker(Store(self.settings.cache_dir)) as hold:
+        with InUse(Store(self.settings.cache_dir)) as hold:
             opened = Admissions(self.setup, hold, self.limit_s)
             yield opened
             opened.close()

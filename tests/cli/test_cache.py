@@ -242,7 +242,7 @@ def test_an_unfinished_download_is_shown_and_goes_with_rm_all(
     monkeypatch.setenv("COLUMNS", "200")
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom lora_cli.store import Store\n"
-        "from lora_cli.store.partial_downloads import open_partial\n"
+        "from lora_cli.store.partials import open_partial\n"
         "os.write(open_partial(Store(Path(sys.argv[1])), 'ab' * 32, 5000).descriptor, bytes(3000))\nos._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(store.root)], check=False).returncode == 9

@@ -230,7 +230,7 @@ def test_gc_keeps_what_is_in_the_quarantine_and_its_references_for_a_week(
     assert (directory / WEIGHTS).read_bytes() == BYTES
     rot(directory / WEIGHTS)
     assert main(["cache", "verify"]) == 5
-    monkeypatch.setattr("lora_cli.store.garbage_collection.QUARANTINE_S", -1.0)
+    monkeypatch.setattr("lora_cli.store.gc.QUARANTINE_S", -1.0)
     assert main(gc) == 0
     assert isolated(directory) == set()
 

@@ -9,7 +9,7 @@ from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, Refused, Unreachable
 from lora_cli.fetching.download import download, partial_key
 from lora_cli.store import Store
-from lora_cli.store.partial_downloads import open_partial, release_partial
+from lora_cli.store.partials import open_partial
 from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job_of, mend, partials
 from tests.fetching.scripted import REF, Scripted
 from tests.store.keeping import tree
@@ -42,7 +42,7 @@ def test_a_partial_with_wrong_bytes_is_thrown_away_and_costs_no_try(tmp_path: Pa
     file = source.resolve(REF).files[0]
     partial = open_partial(Store(tmp_path), partial_key(source.resolve(REF), file), 1 << 30)
     os.pwrite(partial.descriptor, b"PROM", 0)
-    release_partial(partial)
+    partial.close(keep=True)
     assert downloaded(source, tmp_path, retries=0) == {WEIGHTS: b"promised"}
     assert [start for _, start, _ in source.reads] == [4, 0]
 
@@ -51,7 +51,7 @@ def test_a_complete_partial_costs_no_read(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: b"promised"})
     partial = open_partial(Store(tmp_path), partial_key(source.resolve(REF), source.resolve(REF).files[0]), 1 << 30)
     os.pwrite(partial.descriptor, b"promised", 0)
-    release_partial(partial)
+    partial.close(keep=True)
     assert downloaded(source, tmp_path) == {WEIGHTS: b"promised"}
     assert source.reads == []
 

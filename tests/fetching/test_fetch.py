@@ -2,25 +2,18 @@
 
 import os
 import threading
-import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching import pipeline
 from lora_cli.fetching.batch import fetch_all
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import names_in_use
-from lora_cli.store.snapshots import publish_snapshot
 from lora_cli.store.verify import verify
 from tests.bringing import fetch
 from tests.fetching.desk import CONFIG, FILES, WEIGHTS, Desk
@@ -42,7 +35,7 @@ def test_a_hub_repository_becomes_a_snapshot_of_what_an_adapter_needs(desk: Desk
     assert (found.snapshot.directory / WEIGHTS).read_bytes() == FILES[WEIGHTS]
     assert not any(one.problem for one in verify(desk.store))
     assert list(desk.store.partials.iterdir()) == []
-    assert list(desk.store.leases.iterdir()) == []
+    assert list(desk.store.locks.iterdir()) == []
 
 
 def test_a_branch_that_is_here_costs_the_question_what_it_means(desk: Desk) -> None:
@@ -197,17 +190,6 @@ def test_somebody_who_cleans_meanwhile_only_costs_another_try(tmp_path: Path) ->
     assert tree(fetch(replace(REF, revision="main"), source, store, settings).directory) == {CONFIG, WEIGHTS}
 
 
-def test_a_snapshot_is_marked_as_in_use_before_it_is_there(
-    desk: Desk, adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def publish(store: Store, blobs: Mapping[str, Blob], check: Any) -> Snapshot:
-        assert snapshot_digest(blobs.items()) in names_in_use(store, time.time())
-        return publish_snapshot(store, blobs, check)
-
-    monkeypatch.setattr(pipeline, "publish_snapshot", publish)
-    assert not desk.bring(str(adapter)).cached
-
-
 def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, adapter: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -232,7 +214,7 @@ def test_the_same_adapter_many_times_in_one_process_is_fetched_once(desk: Desk) 
 def test_no_thread_is_left_after_many(desk: Desk) -> None:
     before = threading.active_count()
     list(fetch_all([AdapterRequest("a", AdapterRef("hf", "org/sql"))], desk.store, desk.settings))
-    ours = [thread for thread in threading.enumerate() if thread.name.startswith(("lane", "lease"))]
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
     for thread in ours:
         thread.join(2)
     assert not any(thread.is_alive() for thread in ours)

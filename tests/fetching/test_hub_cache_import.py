@@ -16,7 +16,7 @@ from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
-from lora_cli.store.partial_downloads import open_partial, release_partial
+from lora_cli.store.partials import open_partial
 from tests.bringing import bring
 from tests.hf_variables import set_variables
 from tests.hub_content import Content, git_blob_id
@@ -163,7 +163,7 @@ def test_what_a_killed_process_left_is_gone_on_with_from_there(desk: Desk) -> No
         shutil.rmtree(desk.settings.cache_dir, ignore_errors=True)
         partial = open_partial(Store(desk.settings.cache_dir), weights.sha256 or "", 1 << 30)
         os.write(partial.descriptor, begun)
-        release_partial(partial)
+        partial.close(keep=True)
         desk.hub.requests.clear()
         assert (desk.bring().snapshot.directory / WEIGHTS).read_bytes() == BYTES
         assert (desk.hub.count("GET cdn") == 0) == (begun == BYTES[:1_500_000])

@@ -18,11 +18,11 @@ from lora_cli.fetching.disk_space import AHEAD, DiskSpace
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RANGE
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
-from lora_cli.store import Store, garbage_collection, usage
+from lora_cli.store import Store, gc
 from lora_cli.store.export import export_snapshot
+from lora_cli.store.gc import cache_bytes
 from lora_cli.store.inventory import inventory
 from lora_cli.store.resolution_records import record_path
-from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
 from tests.hub_content import Content
 from tests.hub_server import Hub
@@ -150,8 +150,8 @@ def test_what_others_wrote_while_nothing_was_fetched_counts_in_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_cache = [0]
-    monkeypatch.setattr(garbage_collection, "collect", lambda *_args: None)
-    monkeypatch.setattr(usage, "cache_bytes", lambda *_args, **_named: in_cache[0])
+    monkeypatch.setattr(gc, "collect", lambda *_args: None)
+    monkeypatch.setattr(gc, "cache_bytes", lambda *_args, **_named: in_cache[0])
     room = DiskSpace(Store(tmp_path), keep_free=0, budget=1000)
     with room.reserve("a", 100, 0, Progress()):
         pass
@@ -271,7 +271,7 @@ def test_whoever_waits_for_another_process_waits_no_longer_than_an_adapter_may_t
 
     slow = threading.Thread(target=lambda: desk.codes("a"))
     slow.start()
-    while not list(desk.store.leases.glob("[0-9a-f]*")):
+    while not list(desk.store.locks.glob("*")):
         time.sleep(0.01)
     began = time.monotonic()
     assert desk.codes("a", adapter_timeout_s=0.5) == [4]

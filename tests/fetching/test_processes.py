@@ -138,7 +138,7 @@ def test_eight_processes_at_once_all_succeed_and_download_once(hub: Hub, tmp_pat
     assert sum(CONFIG in request.target for request in hub.requests) == 1
     assert not any(one.problem for one in verify(Store(tmp_path)))
     assert list((tmp_path / "tmp").iterdir()) == []
-    assert list((tmp_path / "leases").iterdir()) == []
+    assert list((tmp_path / "locks").iterdir()) == []
 
 
 def test_when_the_one_that_downloads_is_killed_another_goes_on(hub: Hub, tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def _tree(here: Path) -> dict[str, tuple[int, int, int]]:
     return {path.relative_to(here).as_posix(): (was.st_ino, was.st_size, was.st_mtime_ns) for path, was in files}
 
 
-INSIDE = re.compile(r"(?:cache|other)/(refs|leases|tmp|quarantine)/.*")
+INSIDE = re.compile(r"(?:cache|other)/(refs|locks|tmp|quarantine)/.*")
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any], here: Path, normaliser: Normaliser) -> list[str]:
@@ -279,7 +279,7 @@ def _changed(before: Mapping[str, Any], after: Mapping[str, Any], here: Path, no
             lines.append(f"- {normaliser.text(name)}")
         elif before.get(name) != after[name]:
             lines.append(f"{normaliser.text(name)} {_digest(here / name, normaliser)}")
-    quiet = {"leases"}
+    quiet = {"locks"}
     return lines + [f"{name}: {count}" for name, count in sorted(books.items()) if count and name not in quiet]
 
 

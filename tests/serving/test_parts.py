@@ -22,7 +22,7 @@ from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.serving.server import repeat
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.locks import InUse
 from tests.hub_faults import Fault
 from tests.hub_server import Hub
 
@@ -127,7 +127,7 @@ def test_adapters_that_are_fetched_at_once_share_the_budget_of_the_cache(
             hub.add(f"acme/{name}", files)
         hub.faults.append(Fault("/resolve/.*safetensors", times=-1, delay_s=0.5))
         settings = load_settings({"cache_dir": tmp_path / "cache"}, {**os.environ, "LORA_CLI_CACHE_BUDGET": "2500000"})
-        with InUseMarker(store := Store(settings.cache_dir)) as hold, ThreadPoolExecutor(3) as threads:
+        with InUse(store := Store(settings.cache_dir)) as hold, ThreadPoolExecutor(3) as threads:
             worker = AdmissionWorker(AdmissionSettings(settings, None, threads=3), store, hold)
             steps = [AdmissionStep("resolve", AdapterRequest(name, f"hf://acme/{name}")) for name in names]
             answers = list(threads.map(lambda step: worker.answer(step, lambda *_: None), steps))

@@ -8,7 +8,7 @@ from pathlib import Path
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.store import Store
 from lora_cli.store.blobs import store_blob
-from lora_cli.store.partial_downloads import open_partial, remove_partial
+from lora_cli.store.partials import open_partial
 from lora_cli.store.resolution_records import Record, record_path, write_record
 from lora_cli.store.snapshots import publish_snapshot
 
@@ -20,7 +20,7 @@ def put_blob(store: Store, data: bytes) -> Blob:
     os.ftruncate(partial.descriptor, 0)
     os.pwrite(partial.descriptor, data, 0)
     store_blob(store, partial.path, partial.descriptor, blob)
-    remove_partial(partial)
+    partial.close()
     return blob
 
 

@@ -12,7 +12,7 @@ from lora_cli.errors import MachineError
 from lora_cli.store import Store
 from lora_cli.store.blobs import BLOB_MTIME_NS, LostBlob, has_blob, store_blob
 from lora_cli.store.disk import on_disk, replace_file, write_file
-from lora_cli.store.partial_downloads import open_partial, remove_partial
+from lora_cli.store.partials import open_partial
 from tests.store.keeping import edit_in_place, put_blob, tree
 
 
@@ -70,7 +70,7 @@ def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:
     with pytest.raises(LostBlob):
         store_blob(store, partial.path, partial.descriptor, blob)
     assert not store.blobs.exists()
-    remove_partial(partial)
+    partial.close()
 
 
 def test_an_error_of_the_disk_says_what_to_do(tmp_path: Path) -> None:

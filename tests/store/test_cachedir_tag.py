@@ -8,7 +8,7 @@ import pytest
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import TAG, check_folder, is_cache
-from lora_cli.store.garbage_collection import Retention, collect, remove
+from lora_cli.store.gc import Retention, collect, remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.verify import verify
 from tests.store.keeping import put_blob, put_snapshot, tree
@@ -18,6 +18,7 @@ FOREIGN = (
     "blobs/sha256/README",
     "blobs/sha256/ab/README",
     "leases/notes.txt",
+    "locks/notes.txt",
     "quarantine/old/essay.txt",
     "refs/.draft",
     "snapshots/sha256/mine/essay.txt",

@@ -10,8 +10,7 @@ import pytest
 
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob
-from lora_cli.store.disk import make_folder
-from lora_cli.store.garbage_collection import remove
+from lora_cli.store.gc import remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.verify import verify
@@ -75,23 +74,6 @@ def test_a_snapshot_that_is_published_while_it_is_looked_for_is_not_taken_for_ro
     at_once(come_and_go, *[lambda: find_snapshot(store, snapshot.files)] * 3)
     assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
     assert find_snapshot(store, snapshot.files) == snapshot
-
-
-def test_a_folder_is_made_while_others_remove_those_above_it(tmp_path: Path) -> None:
-    parent = tmp_path / "tmp" / "key"
-
-    def make(name: str) -> Callable[[], None]:
-        def make_and_leave() -> None:
-            make_folder(parent / name).rmdir()
-            for folder in (parent, parent.parent):
-                try:
-                    folder.rmdir()
-                except OSError:
-                    break
-
-        return make_and_leave
-
-    at_once(*[make(name) for name in "abcd"])
 
 
 def test_verify_takes_nothing_for_rotten_that_is_published_or_cleaned_meanwhile(store: Store) -> None:

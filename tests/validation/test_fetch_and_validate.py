@@ -18,16 +18,15 @@ from lora_cli.fetching.context import FetchContext
 from lora_cli.settings import Settings
 from lora_cli.sources import OPTIONAL, Source
 from lora_cli.store import Store
-from lora_cli.store.garbage_collection import Retention, collect
-from lora_cli.store.in_use import InUseMarker, names_in_use
-from lora_cli.store.usage import file_system_time
+from lora_cli.store.gc import Retention, collect
+from lora_cli.store.locks import InUse
 from lora_cli.validation import Terms, fetch_and_validate
 from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, validate_fetched
 from tests.making import llama_modules, write_adapter
 
 
 def admit(
-    ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: InUseMarker | None = None
+    ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: InUse | None = None
 ) -> Admission:
     with FetchContext(store, settings, in_use=hold) as context:
         return validate_fetched(fetch_adapter(AdapterRequest(name, ref), context), terms, settings)
@@ -123,13 +122,10 @@ def test_an_adapter_that_cannot_be_copied_fails_at_fetch(tmp_path: Path, base: B
 def test_what_is_admitted_is_held_as_long_as_it_is_used(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     folder = write_adapter(tmp_path / "good", modules=llama_modules())
     store = Store(settings.cache_dir)
-    with InUseMarker(store) as hold:
+    with InUse(store) as hold:
         admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings, hold=hold)
         assert admission.snapshot is not None
-        blobs = {blob.sha256 for blob in admission.snapshot.files.values()}
-        assert names_in_use(store, file_system_time(store)) == {admission.snapshot.digest, *blobs}
         assert collect(store, Retention(unused_for_s=-1, max_bytes=0, grace_s=-1)) == []
-    assert names_in_use(store, file_system_time(store)) == frozenset()
     assert "snapshot" in [one.kind for one in collect(store, Retention(unused_for_s=-1, max_bytes=0, grace_s=-1))]
 
 
@@ -137,17 +133,17 @@ def test_what_was_cleaned_away_before_it_was_held_is_fetched_again(
     tmp_path: Path, base: BaseModel, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_adapter(tmp_path / "good", modules=llama_modules())
-    store, keeps = Store(settings.cache_dir), InUseMarker.add_snapshot
+    store, keeps = Store(settings.cache_dir), InUse.add
     cleanings = iter([True, True, False])
 
-    def late(hold: InUseMarker, digest: str) -> bool:
+    def late(hold: InUse, digest: str) -> bool:
         if next(cleanings):
             collect(store, Retention(unused_for_s=-1, grace_s=-1))
         return keeps(hold, digest)
 
     admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings)
-    monkeypatch.setattr(InUseMarker, "add_snapshot", late)
-    with InUseMarker(store) as hold:
+    monkeypatch.setattr(InUse, "add", late)
+    with InUse(store) as hold:
         admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings, hold=hold)
         assert admission.error is None
         assert admission.snapshot is not None

@@ -2,25 +2,25 @@
 
 import os
 import time
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from lora_cli.store import Store
 from lora_cli.store.blobs import BLOB_MTIME_NS
-from lora_cli.store.garbage_collection import Removed, Retention, collect, remove
+from lora_cli.store.gc import Removed, Retention, collect, remove
 from lora_cli.store.inventory import find_items, inventory
-from lora_cli.store.partial_downloads import open_partial
+from lora_cli.store.locks import exclusive
+from lora_cli.store.partials import open_partial
 from lora_cli.store.resolution_records import read_record, record_path
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.verify import verify
-from lora_cli.store.writer_ids import let_go, new_writer
 from tests.store.keeping import edit_in_place, put_blob, put_snapshot, tree
 
 NOW = Retention(grace_s=-1)
 SQL = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"sql weights"}
 KEY, YOUNG, OLD = "0" * 64, "1" * 64, "2" * 64
+CONFIG, LONG_AGO = "adapter_config.json", f"{'0' * 12}.1.1.{'0' * 12}"
 CHAT = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"chat weights"}
 
 
@@ -134,36 +134,21 @@ def test_a_size_keeps_the_last_used_and_counts_shared_bytes_once(store: Store) -
 
 def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store: Store) -> None:
     mine = open_partial(store, KEY, 1 << 30)
-    for age_s, key in ((100, YOUNG), (100_000, OLD)):
-        path = store.partials / key / str(let_go(new_writer()))
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"half")
-        os.utime(path, (time.time() - age_s, time.time() - age_s))
-    os.utime(mine.path, (1, 1))
-    building, abandoned = (store.partials / str(writer) for writer in (new_writer(), let_go(new_writer())))
-    for folder in (building, abandoned):
-        folder.mkdir()
-        (folder / "adapter_config.json").write_bytes(b"{}")
-        os.utime(folder, (1, 1))
-    assert [one.kind for one in collect(store, NOW)] == ["partial", "partial"]
-    assert {path.name for path in store.partials.iterdir()} == {KEY, YOUNG, building.name}
-    os.close(mine.descriptor)
-
-
-def test_the_leases_of_the_dead_go_and_those_of_the_living_stay(store: Store) -> None:
-    put_snapshot(store, SQL, ref="hf://org/sql")
-    dead = str(let_go(new_writer()))
-    leases = {"living": str(new_writer()), "dead": dead, "young": dead, "empty": "", "foreign": "no writer"}
-    paths = {name: store.leases / sha256(name.encode()).hexdigest() for name in leases}
-    store.leases.mkdir(exist_ok=True)
-    for name, owner in leases.items():
-        paths[name].write_text(owner)
-        if name != "young":
-            os.utime(paths[name], (1, 1))
-    assert sorted(names(collect(store, NOW))) == sorted(
-        ("lease", f"leases/{paths[name].name}") for name in ("dead", "empty")
-    )
-    assert {name for name, path in paths.items() if path.exists()} == {"living", "young", "foreign"}
+    for key in (YOUNG, OLD):
+        open_partial(store, key, 1 << 30).close(keep=True)
+    building, abandoned = (store.partials / (digit * 12) for digit in "ab")
+    earlier = [f"tmp/{OLD}/{LONG_AGO}", f"tmp/{LONG_AGO}", f"leases/run-{LONG_AGO}", f"leases/{KEY}"]
+    for path in (building / CONFIG, abandoned / CONFIG, *map(store.root.joinpath, earlier)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"{}")
+    for path in (store.root, *store.root.rglob("*")):
+        if path.name != f"{YOUNG}.part":
+            os.utime(path, (1, 1))
+    with exclusive(store, building.name):
+        assert {one.kind for one in collect(store, NOW)} == {"partial"}
+    left = {f"tmp/{KEY}.part", f"tmp/{YOUNG}.part", f"tmp/{building.name}/{CONFIG}"}
+    assert (tree(store.root), (store.root / "leases").exists()) == (left, False)
+    mine.close()
 
 
 def test_a_reference_to_what_is_lost_goes(store: Store) -> None:

@@ -1,0 +1,142 @@
+"""Locks of a cache, by flock(2): the kernel lets them go however a process ends.
+
+Correctness never depends on one: without it the same bytes are downloaded twice, or fetched again.
+"""
+
+import fcntl
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from lora_cli.store import Store
+from lora_cli.store.cachedir_tag import tag_cache
+from lora_cli.store.disk import FULL
+
+SHORTEST_S, LONGEST_S = 0.01, 0.2
+REMOVAL_S = 60.0
+"""How long to wait for another process that removes a snapshot, which takes one rename."""
+
+Held = bool | None
+"""True if a lock is held, False if another process has it, None if it cannot be taken here."""
+
+
+@contextmanager
+def exclusive(
+    store: Store, key: str, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[Held]:
+    """Holds the lock of ``key`` alone, after waiting at most ``wait_s``; the caller decides what to do without it.
+
+    ``on_wait`` is called once if another process has it. On a full disk a lock that does not exist counts as held:
+    nobody can have it.
+    """
+    with _locked(store, key, fcntl.LOCK_EX, wait_s, on_wait) as held:
+        yield held
+
+
+def shared(store: Store, key: str) -> AbstractContextManager[Held]:
+    """Holds the lock of ``key`` together with others, where this user may write."""
+    return _locked(store, key, fcntl.LOCK_SH, REMOVAL_S)
+
+
+class InUse:
+    """The snapshots that this process uses, which garbage collection leaves alone. Threads share it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._held, self._locks, self._lock = store, set[str](), ExitStack(), threading.Lock()
+        # The other half is for files and connections. Beyond it, a snapshot is protected by being the last used.
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def add(self, digest: str) -> bool:
+        """Holds the lock of a snapshot and returns whether it is there; if so, it stays."""
+        with self._lock:
+            if digest not in self._held and len(self._held) < self._most:
+                self._held.add(digest)
+                self._locks.enter_context(shared(self._store, digest))
+        with suppress(OSError):
+            os.utime(self._store.snapshot(digest))  # by which garbage collection sees a use since it began
+        return self._store.snapshot(digest).is_dir()
+
+    def close(self) -> None:
+        """Nothing is used any more."""
+        with self._lock:
+            self._locks.close()
+            self._held.clear()
+
+
+@contextmanager
+def _locked(
+    store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[Held]:
+    path, descriptor, held = store.locks / key, None, None
+    try:
+        descriptor = _take(store, path, how, wait_s, on_wait)
+        held = descriptor is not None
+    except OSError as error:
+        held = True if error.errno in FULL else None
+    try:
+        yield held
+    finally:
+        if descriptor is not None:
+            _release(path, descriptor)
+
+
+def _take(store: Store, path: Path, how: int, wait_s: float, on_wait: Callable[[], None]) -> int | None:
+    """The locked file, open; None if another process has it after ``wait_s``. Raises ``OSError``: it cannot be."""
+    until, pause = time.monotonic() + wait_s, 0.0
+    while True:
+        descriptor = _open(store, path)
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            if is_named(path, descriptor):
+                return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                return None
+            if not pause:
+                on_wait()
+            pause = min(max(pause * 1.5, SHORTEST_S), LONGEST_S)
+            time.sleep(pause)
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _open(store: Store, path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        tag_cache(store)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, 0o666)
+
+
+def _release(path: Path, descriptor: int) -> None:
+    """Removes the file if nobody else has its lock, and lets it go, for forks of this process, too."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_named(path, descriptor):
+            path.unlink()
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+def is_named(path: Path, descriptor: int) -> bool:
+    """Whether ``path`` is the open file: another process may have removed, renamed or replaced it."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+    return False

@@ -1,0 +1,95 @@
+"""Partial downloads: files that are written in order, so that their length is what has been received.
+
+Whoever has the lock of a file goes on with it; another process writes a file of its own.
+"""
+
+import fcntl
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_cli.store import Store
+from lora_cli.store.cachedir_tag import tag_cache
+from lora_cli.store.disk import on_disk, opened
+from lora_cli.store.locks import is_named
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A file that only this process writes, open for reading and writing; ``size`` is its length when it was opened."""
+
+    path: Path
+    descriptor: int
+    size: int
+
+    def close(self, *, keep: bool = False) -> None:
+        """Closes the file, and removes it unless the next process is to go on with it."""
+        if not keep:
+            with suppress(OSError):
+                self.path.unlink()
+        os.close(self.descriptor)
+
+
+def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = True) -> Partial:
+    """The file of ``key``, resumed if nobody writes it and it has at most ``longest`` bytes.
+
+    The caller verifies the bytes. Unless a digest is known (``digest_known``), a file from before this machine
+    started is not resumed: a power failure may have lost some of them.
+
+    Raises:
+        MachineError: a disk error.
+    """
+    path, flags = _path(store, key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with on_disk("writing", path):
+        tag_cache(store)
+        store.partials.mkdir(parents=True, exist_ok=True)
+        descriptor = _claim(path, flags)
+        if descriptor is None:
+            path = store.partials / f"{key}.{os.urandom(6).hex()}.part"
+            descriptor = os.open(path, flags | os.O_EXCL, 0o600)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        status = os.fstat(descriptor)
+        lost = not digest_known and status.st_mtime <= time.time() - time.monotonic()
+        if lost or status.st_size > longest:
+            os.ftruncate(descriptor, 0)
+        return Partial(path, descriptor, os.fstat(descriptor).st_size)
+
+
+def leftover_bytes(store: Store, key: str, longest: int) -> int:
+    """Length of the partial file of ``key`` that the next process resumes."""
+    path = _path(store, key)
+    with suppress(OSError):
+        size = path.stat().st_size
+        return size if size <= longest and not is_written(path) else 0
+    return 0
+
+
+def is_written(path: Path) -> bool:
+    """Whether a process writes this partial file; False where that cannot be told."""
+    with suppress(OSError), opened(path) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _path(store: Store, key: str) -> Path:
+    return store.partials / f"{key}.part"
+
+
+def _claim(path: Path, flags: int) -> int | None:
+    """The file with its lock; None if another process has it, or it cannot be known that none has."""
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_named(path, descriptor):
+            return descriptor
+    os.close(descriptor)
+    return None

@@ -1,0 +1,243 @@
+"""Locks and partial files: between processes, with those that are killed, and where there are none."""
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from lora_cli.errors import MachineError
+from lora_cli.store import Store
+from lora_cli.store.blobs import LostBlob
+from lora_cli.store.gc import Retention, collect, remove
+from lora_cli.store.inventory import inventory
+from lora_cli.store.locks import InUse, exclusive
+from lora_cli.store.partials import Partial, open_partial
+from tests.store.keeping import put_snapshot, tree
+
+KEY = "0" * 64
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+ALL = Retention(unused_for_s=-1, grace_s=-1)
+"""Everything is old."""
+
+DO = """
+import os, sys
+from pathlib import Path
+from lora_cli.store import Store
+from lora_cli.store.locks import InUse, exclusive
+from lora_cli.store.partials import open_partial
+store, key = Store(Path(sys.argv[1])), sys.argv[2]
+{}
+print("ready", flush=True)
+sys.stdin.read()
+"""
+EXCLUSIVE = "lock = exclusive(store, key); assert lock.__enter__()"
+WRITES = "partial = open_partial(store, key, 100); os.pwrite(partial.descriptor, b'half of it', 0)"
+USES = "used = InUse(store); assert used.add(key)"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+@contextmanager
+def another(store: Store, what: str, key: str = KEY) -> Iterator["subprocess.Popen[bytes]"]:
+    """Another process that does it, and then waits to be killed."""
+    command = [sys.executable, "-c", DO.format(what), str(store.root), key]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def content(partial: Partial) -> bytes:
+    return os.pread(partial.descriptor, 100, 0)
+
+
+def test_who_has_it_is_waited_for_until_it_is_killed_and_no_longer_than_allowed(store: Store) -> None:
+    told: list[int] = []
+    with another(store, EXCLUSIVE) as process:
+        with exclusive(store, KEY, 0.1, lambda: told.append(1)) as held:
+            assert held is False
+        process.send_signal(signal.SIGSTOP)
+        with exclusive(store, KEY) as held:
+            assert held is False
+        threading.Timer(0.2, process.kill).start()
+        with exclusive(store, KEY, 60, lambda: told.append(2)) as held:
+            assert held
+    assert told == [1, 2]
+    assert tree(store.root) == set()
+
+
+def test_one_at_a_time_has_it_however_often_its_file_goes(store: Store) -> None:
+    inside, most = [0], [0]
+
+    def work() -> None:
+        for _ in range(50):
+            with exclusive(store, KEY, 60) as held:
+                assert held
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.0001)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+
+
+def test_gc_leaves_what_is_used_until_its_last_user_is_gone(store: Store) -> None:
+    snapshot = put_snapshot(store, FILES, "hf://org/a")
+    with another(store, USES, snapshot.digest), InUse(store) as used:
+        assert used.add(snapshot.digest)
+        assert collect(store, ALL) == []
+        used.close()
+        assert collect(store, ALL, dry_run=True) == collect(store, ALL) == []
+        assert snapshot.directory.is_dir()
+    assert collect(store, ALL)
+    assert tree(store.root) == set()
+    with InUse(store) as used:
+        assert not used.add(snapshot.digest)
+
+
+def test_gc_leaves_what_was_used_since_it_began(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = put_snapshot(store, FILES, "hf://org/a")
+
+    def late(*words: object) -> object:
+        time.sleep(0.02)
+        with InUse(store) as used:
+            assert used.add(snapshot.digest)
+        return exclusive(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("lora_cli.store.gc.exclusive", late)
+    assert collect(store, ALL) == []
+    assert snapshot.directory.is_dir()
+
+
+def test_rm_takes_what_is_used(store: Store) -> None:
+    snapshot = put_snapshot(store, FILES, "hf://org/a")
+    with InUse(store) as used:
+        assert used.add(snapshot.digest)
+        remove(store, inventory(store))
+        assert not used.add(snapshot.digest)
+
+
+def test_more_are_used_than_files_may_be_open(store: Store) -> None:
+    digests = [put_snapshot(store, {"a": str(number).encode()}, f"hf://org/{number}").digest for number in range(40)]
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50)); used = InUse(store)"
+    with another(store, f"{limit}; assert all(used.add(one) for one in key.split())", " ".join(digests)):
+        kinds = [one.kind for one in collect(store, ALL)]
+    assert kinds.count("snapshot") == 15
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_gc_refuses_and_everything_else_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(*_words: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    snapshot = put_snapshot(store, FILES, "hf://org/a")
+    with exclusive(store, KEY) as held, InUse(store) as used:
+        assert held is None
+        assert used.add(snapshot.digest)
+    with pytest.raises(MachineError, match="no locks on this file system") as refused:
+        collect(store, ALL)
+    assert "cache rm" in refused.value.hint
+    assert snapshot.directory.is_dir()
+    one, other = (open_partial(store, KEY, 100) for _ in range(2))
+    assert one.path != other.path
+    for partial in (one, other):
+        partial.close()
+    remove(store, inventory(store), everything=True)
+    assert not any(store.blobs.rglob("*/*"))
+
+
+def test_where_nothing_can_be_written_it_goes_on_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with exclusive(Store(tmp_path / "file"), KEY, 60) as held, InUse(Store(tmp_path / "file")) as used:
+        assert held is None
+        assert not used.add(KEY)
+
+
+def test_what_a_killed_process_left_is_gone_on_with_in_place_and_what_a_living_one_writes_is_not(store: Store) -> None:
+    with another(store, WRITES):
+        (path,) = store.partials.iterdir()
+        os.utime(path, (1, 1))
+        partial = open_partial(store, KEY, 100)
+        assert content(partial) == b""
+        partial.close()
+        assert list(store.partials.iterdir()) == [path]
+    inode = path.stat().st_ino
+    partial = open_partial(store, KEY, 100)
+    assert (content(partial), partial.size, os.fstat(partial.descriptor).st_ino) == (b"half of it", 10, inode)
+    partial.close(keep=True)
+    again = open_partial(store, KEY, 10)
+    assert again.size == 10
+    again.close()
+    assert list(store.partials.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("longest", "digest_known", "age_s", "size"),
+    [(4, True, 1e9, 4), (3, True, 0, 0), (4, False, 0, 4), (4, False, 1e9, 0)],
+    ids=["fits", "too long", "of this boot", "a power failure may have lost bytes that no digest tells"],
+)
+def test_what_is_gone_on_with(store: Store, longest: int, digest_known: bool, age_s: float, size: int) -> None:
+    partial = open_partial(store, KEY, 4)
+    os.pwrite(partial.descriptor, b"half", 0)
+    partial.close(keep=True)
+    os.utime(partial.path, (time.time() - age_s, time.time() - age_s))
+    again = open_partial(store, KEY, longest, digest_known=digest_known)
+    assert (again.path, again.size, content(again)) == (partial.path, size, b"half"[:size])
+    again.close()
+
+
+def test_two_that_clean_and_one_that_publishes_do_not_disturb_each_other(store: Store) -> None:
+    errors: list[BaseException] = []
+    over = threading.Event()
+
+    def again(work: Callable[[], object]) -> None:
+        try:
+            while not over.is_set():
+                with suppress(LostBlob):  # of which a fetch tries again
+                    work()
+        except BaseException as error:
+            errors.append(error)
+
+    def publish() -> None:
+        with InUse(store) as used:
+            snapshot = put_snapshot(store, FILES, "hf://org/a")
+            if used.add(snapshot.digest):
+                for _ in range(20):
+                    assert {path: (snapshot.directory / path).read_bytes() for path in FILES} == FILES
+
+    works = [
+        lambda: collect(store, Retention(unused_for_s=-1)),
+        lambda: collect(store, Retention(max_bytes=0)),
+        publish,
+    ]
+    threads = [threading.Thread(target=again, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.7)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
