@@ -18,29 +18,33 @@ from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import FULL
 
 SHORTEST_S, LONGEST_S = 0.01, 0.2
-REMOVAL_S = 60.0
-"""How long to wait for another process that removes a snapshot, which takes one rename."""
+OTHERS_S = 60.0
+"""How long to wait for another process that removes a snapshot or publishes an adapter, which takes moments."""
 
 Held = bool | None
 """True if a lock is held, False if another process has it, None if it cannot be taken here."""
 
 
-@contextmanager
 def exclusive(
     store: Store, key: str, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
-) -> Iterator[Held]:
+) -> AbstractContextManager[Held]:
     """Holds the lock of ``key`` alone, after waiting at most ``wait_s``; the caller decides what to do without it.
 
     ``on_wait`` is called once if another process has it. On a full disk a lock that does not exist counts as held:
     nobody can have it.
     """
-    with _locked(store, key, fcntl.LOCK_EX, wait_s, on_wait) as held:
-        yield held
+    return locked(_path(store, key), fcntl.LOCK_EX, wait_s, on_wait)
 
 
 def shared(store: Store, key: str) -> AbstractContextManager[Held]:
     """Holds the lock of ``key`` together with others, where this user may write."""
-    return _locked(store, key, fcntl.LOCK_SH, REMOVAL_S)
+    return locked(_path(store, key), fcntl.LOCK_SH)
+
+
+def _path(store: Store, key: str) -> Path:
+    with suppress(OSError):
+        tag_cache(store)
+    return store.locks / key
 
 
 class InUse:
@@ -75,12 +79,13 @@ class InUse:
 
 
 @contextmanager
-def _locked(
-    store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None] = lambda: None
+def locked(
+    path: Path, how: int = fcntl.LOCK_EX, wait_s: float = OTHERS_S, on_wait: Callable[[], None] = lambda: None
 ) -> Iterator[Held]:
-    path, descriptor, held = store.locks / key, None, None
+    """Holds the lock of the file ``path``, as ``exclusive`` does; the file goes with its last holder."""
+    descriptor, held = None, None
     try:
-        descriptor = _take(store, path, how, wait_s, on_wait)
+        descriptor = _take(path, how, wait_s, on_wait)
         held = descriptor is not None
     except OSError as error:
         held = True if error.errno in FULL else None
@@ -91,11 +96,11 @@ def _locked(
             _release(path, descriptor)
 
 
-def _take(store: Store, path: Path, how: int, wait_s: float, on_wait: Callable[[], None]) -> int | None:
+def _take(path: Path, how: int, wait_s: float, on_wait: Callable[[], None]) -> int | None:
     """The locked file, open; None if another process has it after ``wait_s``. Raises ``OSError``: it cannot be."""
     until, pause = time.monotonic() + wait_s, 0.0
     while True:
-        descriptor = _open(store, path)
+        descriptor = _open(path)
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             if is_named(path, descriptor):
@@ -114,12 +119,11 @@ def _take(store: Store, path: Path, how: int, wait_s: float, on_wait: Callable[[
         os.close(descriptor)
 
 
-def _open(store: Store, path: Path) -> int:
+def _open(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(path, flags, 0o666)
     except FileNotFoundError:
-        tag_cache(store)
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, flags, 0o666)
 

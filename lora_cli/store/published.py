@@ -6,7 +6,6 @@ A resolver only accepts LoRA adapters for the base that it serves.
 import json
 import os
 import re
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,9 @@ from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import exchange, remove_path, replace_folder
 from lora_cli.store.blobs import is_sound, sha256_of
-from lora_cli.store.disk import age_s, on_disk, read_small, replace_file
+from lora_cli.store.disk import on_disk, read_small, replace_file
 from lora_cli.store.export import is_weights
+from lora_cli.store.locks import locked
 from lora_cli.store.snapshots import build_directory, is_digest
 
 MARK_FILE = ".lora-cli.json"
@@ -31,8 +31,7 @@ MARK_FILE = ".lora-cli.json"
 SCHEMA = "lora_cli/published/1"
 LARGEST = 8_000_000
 BASE_FIELD = "base_model_name_or_path"
-LEFTOVER_S = 3600.0
-"""How long an unfinished folder stays: its process may be alive, and no file takes longer."""
+_UNFINISHED = re.compile(r"[0-9a-f]{12}(\.\d+\.\d+\.[0-9a-f]{12})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ def publish(store: Store, snapshot: Snapshot, target: Path) -> None:
     """Publishes the folder ``target`` in one step, replacing an earlier one; an identical one stays.
 
     Weights are hard links to the cache where the file system supports them, else copies; all other files are copies.
-    Old leftovers next to ``target`` are removed.
+    Leftovers of dead processes next to ``target`` are removed.
 
     Raises:
         UsageError: something is there that lora-cli did not publish; it stays. Or a file has the name of the mark.
@@ -148,16 +147,18 @@ def publish(store: Store, snapshot: Snapshot, target: Path) -> None:
             return
         _check_replaceable(target)
         prefix = f".{target.name[:100]}."
-        _remove_leftovers(target.parent, prefix)
-        building = target.with_name(f"{prefix}{os.urandom(6).hex()}")
-        try:
-            _build(store, snapshot, building)
-            old = replace_folder(building, target, prefix)
-        except BaseException:
-            remove_path(building)
-            raise
-        if old is not None:
-            _remove_replaced(old, target)
+        with locked(target.with_name(f"{prefix}lock")) as held:
+            if held:
+                _remove_leftovers(target.parent, prefix)
+            building = target.with_name(f"{prefix}{os.urandom(6).hex()}")
+            try:
+                _build(store, snapshot, building)
+                old = replace_folder(building, target, prefix)
+            except BaseException:
+                remove_path(building)
+                raise
+            if old is not None:
+                _remove_replaced(old, target)
 
 
 def _mark(snapshot: Snapshot) -> bytes:
@@ -245,8 +246,7 @@ def _is_unchanged(path: Path, blob: Blob) -> bool:
 
 
 def _remove_leftovers(folder: Path, prefix: str) -> None:
-    """Removes the old unfinished folders of this name."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        is_ours = path.name.startswith(prefix) and re.fullmatch("[0-9a-f]{12}", path.name.removeprefix(prefix))
-        if is_ours and age_s(path, time.time()) > LEFTOVER_S:
+    """Removes unfinished folders of this name: who writes one has the lock of the name."""
+    for path in folder.iterdir():
+        if path.name.startswith(prefix) and _UNFINISHED.fullmatch(path.name.removeprefix(prefix)):
             remove_path(path)
