@@ -201,7 +201,7 @@ def _remove_unused(store: Store, item: StoredSnapshot, now_s: float, *, dry_run:
     with exclusive(store, item.digest) as held:
         if held is None:
             raise MachineError(
-                f"{store.root}: no locks on this file system, so nobody knows what is in use: no snapshot was removed",
+                f"{store.locks}: no lock can be taken (flock), so nobody knows what is in use: no snapshot was removed",
                 hint="lora-cli cache rm removes what you name",
             )
         if not held or age_s(item.directory, now_s) < 0:
@@ -230,7 +230,6 @@ def _remove_blobs(
     """
     freed = {_inode(status) for item in gone for status in found.files.get(item.digest, ())}
     names = set().union(*(item.blob_names for item in gone))
-    known = {_inode(status) for status in found.blobs.values()}
     blobs, staying = list[Removed](), dict[Inode, int]()
     for path, status in found.blobs.items():
         inode = _inode(status)
@@ -249,11 +248,9 @@ def _remove_blobs(
             path.unlink(missing_ok=True)
     removed = [Removed("reference", record.ref, 0) for item in gone for record in item.records]
     for item in sorted(gone, key=lambda item: item.digest):
-        files = found.files.get(item.digest, ())
-        kept = sum(staying.pop(_inode(status), 0) for status in files)
-        copied = sum(status.st_size for status in files if _inode(status) not in known)
+        kept = sum(staying.pop(_inode(status), 0) for status in found.files.get(item.digest, ()))
         refs = tuple(record.ref for record in item.records)
-        removed.append(Removed("snapshot", item.digest, copied, None, kept or None, refs, item.size))
+        removed.append(Removed("snapshot", item.digest, 0, None, kept or None, refs, item.size))
     return removed + blobs
 
 

@@ -6,6 +6,7 @@ Correctness never depends on one: without it the same bytes are downloaded twice
 import fcntl
 import os
 import resource
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,8 +53,9 @@ class InUse:
 
     def __init__(self, store: Store) -> None:
         self._store, self._held, self._locks, self._lock = store, set[str](), ExitStack(), threading.Lock()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # The other half is for files and connections. Beyond it, a snapshot is protected by being the last used.
-        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        self._most = sys.maxsize if files == resource.RLIM_INFINITY else files // 2
 
     def __enter__(self) -> Self:
         return self

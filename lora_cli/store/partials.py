@@ -26,8 +26,8 @@ class Partial:
 
     def close(self, *, keep: bool = False) -> None:
         """Closes the file, and removes it unless the next process is to go on with it."""
-        if not keep:
-            with suppress(OSError):
+        with suppress(OSError):
+            if not keep and is_named(self.path, self.descriptor):
                 self.path.unlink()
         os.close(self.descriptor)
 

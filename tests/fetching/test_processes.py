@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import Store
+from lora_cli.store.gc import Retention, collect
 from lora_cli.store.inventory import inventory
 from lora_cli.store.verify import verify
 from tests.hub_server import Hub
@@ -111,6 +112,10 @@ def kill_at_random_moments(hub: Hub, cache: Path, kills: int, seed: int) -> None
         assert (fetched(hub, cache, name) / WEIGHTS).read_bytes() == data
     assert not any(one.problem for one in verify(store))
     assert partial_bytes(cache) == 0
+    for path in store.partials.iterdir():
+        os.utime(path, (1, 1))
+    collect(store, Retention())
+    assert {path.partition("/")[0] for path in tree(cache)} == {"blobs", "refs", "snapshots"}
     assert gone_on or kills < 20
 
 
