@@ -244,8 +244,13 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
     if manifest is not None and manifest.base is not None:
         locked = None if chosen.upgrade and not chosen.refs else locked_base(manifest, lock)
         ref = manifest.base if locked is None else ref_at(manifest.base, locked)
-        model = base_model(ref, settings, locked)
-    return Terms(model, None if model is not None else own_bases(settings), engines=engines, deployment=deployment)
+        model = base_model(ref, settings, locked, "the manifest's base")
+    return Terms(
+        model,
+        None if model is not None else own_bases(settings, way="set base: in a manifest"),
+        engines=engines,
+        deployment=deployment,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ class FetchedAdapter:
     milliseconds: NonNegative
     exit_code: Count
     error: ErrorReport | None
+    unchecked: Sequence[str]
+    """With --publish: what could not be checked of it."""
     fetched: FetchedSnapshot | None = field(default=None, metadata=INLINE)
     typed: str = field(default="", metadata=EXCLUDED)
     """The reference as it was typed, where the adapter is known by that."""
@@ -116,6 +118,7 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
         milliseconds=outcome.ms,
         exit_code=outcome.exit_code,
         error=error_report(outcome.error),
+        unchecked=outcome.unchecked,
         fetched=_snapshot(outcome),
         typed=outcome.request.typed,
     )
