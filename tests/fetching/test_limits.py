@@ -107,25 +107,6 @@ def test_a_header_that_is_larger_than_allowed_is_refused_cached_or_not_and_not_r
     assert "its header has 100000 bytes" in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_bytes_of_one_run_are_spent_in_the_order_of_its_adapters(desk: Desk) -> None:
-    desk.hub.fault("GET api /api/models/org/a", delay_s=0.4, times=-1)
-    for _ in ("cold", "warm"):
-        outcomes = desk.ask("a", "b", "c", "d", max_total_bytes=3 * MIB)
-        assert [outcome.exit_code for outcome in outcomes] == [0, 0, 1, 1]
-        assert "LORA_CLI_MAX_TOTAL_BYTES" in error_of(outcomes[2])
-    assert desk.weights_requests == 2
-    # What fails before it has a size stands in nobody's way.
-    assert desk.codes("none", "b", "a", max_total_bytes=3 * MIB) == [3, 0, 0]
-
-
-def test_a_limit_of_all_holds_for_what_is_cached_too_and_a_smaller_one_may_follow(desk: Desk) -> None:
-    desk.hub.add("org/small", {CONFIG: {}, WEIGHTS: b"x"})
-    assert desk.codes("a", "b", "small", max_total_bytes=MIB + 1000) == [0, 1, 0]
-    exactly = sum(item.size for item in inventory(desk.store))
-    assert desk.codes("a", "b", "small", max_total_bytes=exactly) == [0, 1, 0]
-    assert desk.codes("a", "b", "small", max_total_bytes=exactly - 1) == [0, 1, 1]
-
-
 def test_the_reserve_stays_free(desk: Desk) -> None:
     status = os.statvfs(desk.settings.cache_dir.parent)
     (outcome,) = desk.ask("a", keep_free=status.f_blocks * status.f_frsize)
