@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import Corrupt, Refused, UsageError
-from lora_cli.store import Store, snapshots
+from lora_cli.store import Store, blobs, snapshots
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.export import export_snapshot
 from lora_cli.store.snapshots import check_paths, find_snapshot, publish_snapshot
@@ -60,7 +60,7 @@ def test_a_file_system_without_hard_links_gets_copies(store: Store, monkeypatch:
     assert find_snapshot(store, snapshot.files) == snapshot
 
 
-def test_an_edit_in_a_snapshot_is_noticed_and_both_it_and_its_blob_are_put_aside(store: Store) -> None:
+def test_an_edit_in_a_snapshot_is_noticed_and_both_it_and_its_blob_are_removed(store: Store) -> None:
     snapshot = put_snapshot(store, FILES)
     edit_in_place(snapshot.directory / "adapter_model.safetensors")
     assert find_snapshot(store, snapshot.files) is None
@@ -78,10 +78,10 @@ def test_a_snapshot_that_lost_a_file_is_none(store: Store) -> None:
 
 
 def test_a_blob_that_is_gone_is_said_so_and_nothing_half_is_left(store: Store) -> None:
-    blobs = {path: put_blob(store, data) for path, data in FILES.items()}
-    store.blob(blobs["adapter_config.json"].sha256).unlink()
+    files = {path: put_blob(store, data) for path, data in FILES.items()}
+    store.blob(files["adapter_config.json"].sha256).unlink()
     with pytest.raises(LostBlob):
-        publish_snapshot(store, blobs)
+        publish_snapshot(store, files)
     assert not store.snapshots.exists() or not list(store.snapshots.iterdir())
     assert not list(store.partials.iterdir())
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_moved_out_of_the_way_is_not_given_to_anybody(
 ) -> None:
     snapshot = put_snapshot(store, FILES)
     (snapshot.directory / "adapter_config.json").unlink()
-    store.quarantine.write_bytes(b"in the way")
+    monkeypatch.setattr(blobs, "trash_path", lambda _: store.root / "nowhere" / "trash")
     with pytest.raises(Corrupt, match="cannot be replaced"):
         publish_snapshot(store, snapshot.files)
 
