@@ -19,7 +19,7 @@ from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 
 if TYPE_CHECKING:
-    from lora_cli.store.published import Published
+    from lora_cli.store.materialize import Published
 
 MAX_THREADS = 32
 POLL_S = 0.1

@@ -13,8 +13,8 @@ from pathlib import Path
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_path, trash_path
-from lora_cli.store.disk import EXHAUSTED, on_disk, opened
+from lora_cli.store.disk import EXHAUSTED, on_disk, opened, remove_path
+from lora_cli.store.writer_ids import new_writer
 
 BLOB_MODE = 0o444
 BLOB_MTIME_NS = 946_684_800 * 10**9
@@ -110,6 +110,16 @@ def sha256_of(file: int | Path) -> str | None:
         stream.seek(0)
         return hashlib.file_digest(stream, "sha256").hexdigest()
     return None
+
+
+def trash_path(store: Store) -> Path:
+    """A new path for what is to be removed, in an existing folder: a full disk has no space for another one.
+
+    Raises:
+        OSError: as it comes.
+    """
+    store.snapshots.mkdir(parents=True, exist_ok=True)
+    return store.snapshots / str(new_writer())
 
 
 def remove_if_corrupt(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool | None:

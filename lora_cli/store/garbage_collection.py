@@ -12,9 +12,9 @@ from pathlib import Path
 
 from lora_cli.core.json_schema import Count
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_path, trash_path
+from lora_cli.store.blobs import trash_path
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.disk import age_s, on_disk, read_small
+from lora_cli.store.disk import age_s, on_disk, read_small, remove_path
 from lora_cli.store.in_use import MARKER_PREFIX, names_in_use
 from lora_cli.store.inventory import Inode, StoredSnapshot, list_folder, tree_bytes
 from lora_cli.store.leases import lease

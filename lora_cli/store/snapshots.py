@@ -111,10 +111,10 @@ def publish_snapshot(
     snapshot = Snapshot(digest, target, dict(sorted(files.items())))
     try:
         with on_disk("writing", target):
-            build_directory(store, files, building)
+            build_directory(store, files, make_folder(building))
         check(replace(snapshot, directory=building))
         with on_disk("writing", target):
-            renamed = in_folder(target.parent, lambda: _rename_into_place(building, target))
+            renamed = in_folder(target.parent, lambda: rename_into_place(building, target))
     finally:
         shutil.rmtree(building, ignore_errors=True)
     if not renamed and not _is_sound_snapshot(target, files):
@@ -128,7 +128,7 @@ def build_directory(
     directory: Path,
     linked: Callable[[str], bool] = lambda _: True,
 ) -> None:
-    """Fills a new directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
+    """Fills an empty directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
 
     Where a blob is missing or corrupt, the file of the cached snapshot is used.
 
@@ -136,7 +136,6 @@ def build_directory(
         LostBlob: a file is neither among the blobs nor in the snapshot.
         OSError: as it comes.
     """
-    make_folder(directory)
     for path in sorted(files):
         target = directory / path
         if "/" in path:
@@ -183,12 +182,16 @@ def _copy(blob: Path, target: Path, *, writable: bool) -> None:
         os.fsync(written.fileno())
 
 
-def _rename_into_place(building: Path, target: Path) -> bool:
-    """Renames a folder; False if the target exists already, which should then be the same snapshot."""
+def rename_into_place(building: Path, target: Path) -> bool:
+    """Renames a folder; False if something is there already that is no empty folder.
+
+    Raises:
+        OSError: as it comes.
+    """
     try:
         building.rename(target)
     except OSError as error:
-        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
             raise
         return False
     return True

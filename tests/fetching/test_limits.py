@@ -19,8 +19,8 @@ from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RANGE
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
 from lora_cli.store import Store, garbage_collection, usage
-from lora_cli.store.export import export_snapshot
 from lora_cli.store.inventory import inventory
+from lora_cli.store.materialize import materialize
 from lora_cli.store.resolution_records import record_path
 from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
@@ -194,7 +194,7 @@ def test_a_budget_takes_nothing_that_is_in_use(desk: Desk, tmp_path: Path) -> No
     outcomes = desk.ask("a", "b", "c")
     found = {outcome.request.name: outcome.fetched.snapshot for outcome in outcomes if outcome.fetched is not None}
     for name in ("a", "b"):
-        export_snapshot(desk.store, found[name], tmp_path / f"out-{name}")
+        materialize(desk.store, found[name], tmp_path / f"out-{name}")
     for number, name in enumerate("abc"):
         desk.used(name, 1000 + number)
     assert desk.codes("d", cache_budget=3 * MIB + MIB // 2) == [0]
