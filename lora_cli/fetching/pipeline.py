@@ -212,7 +212,6 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext)
     for one in others:
         check_denied(one, settings)
     check_count(name, len(plan.files), settings.max_files)
-    context.total.check(request.turn, name, sum(file.size or 0 for file in plan.files))
     job = DownloadJob(name, plan, source, context, deadline)
     return _cached_or_downloaded(job, request.locked, partial(_check, request, ref, settings))
 

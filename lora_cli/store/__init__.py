@@ -39,16 +39,11 @@ class Store:
         """Folder of the leases of running downloads, and of in-use markers."""
         return self.root / "leases"
 
-    @cached_property
-    def quarantine(self) -> Path:
-        """Folder of corrupt files and folders."""
-        return self.root / "quarantine"
-
     @property
     def folders(self) -> tuple[Path, ...]:
         """All of these, and the folders that two of them are in."""
         own = (self.blobs, self.snapshots, self.refs)
-        return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.leases, self.quarantine
+        return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.leases
 
     def blob(self, sha256: str) -> Path:
         """The path of the blob with that sha256, whether it exists or not."""

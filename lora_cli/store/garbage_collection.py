@@ -12,13 +12,12 @@ from pathlib import Path
 
 from lora_cli.core.json_schema import Count
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_path, trash_path
+from lora_cli.store.blobs import trash_path
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.disk import age_s, on_disk, read_small
+from lora_cli.store.disk import age_s, on_disk, read_small, remove_path
 from lora_cli.store.in_use import MARKER_PREFIX, names_in_use
 from lora_cli.store.inventory import Inode, StoredSnapshot, list_folder, tree_bytes
 from lora_cli.store.leases import lease
-from lora_cli.store.quarantine import moved_at_s, quarantined
 from lora_cli.store.resolution_records import all_records, forget_record, read_record
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.usage import BlobFile, Usage, cache_bytes, scan_usage
@@ -29,7 +28,6 @@ GRACE_S = 3600.0
 
 LEFTOVER_S = 86_400.0
 """How long leftovers of dead writers stay, to be resumed; those of other machines stay seven times as long."""
-QUARANTINE_S = 7 * 86_400.0
 LEASE_S = 1.0
 """How long to wait for the lease of a snapshot; if it is not free then, the snapshot stays for now."""
 
@@ -52,7 +50,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One removed thing; ``kind``: reference, snapshot, blob, partial, lease or quarantine."""
+    """One removed thing; ``kind``: reference, snapshot, blob, partial or lease."""
 
     kind: str
     name: str
@@ -85,10 +83,6 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
         total = cache_bytes(store) - sum(tree_bytes(path) for _, path in left)
         meant = set().union(*(record.blob_names for record in all_records(store)))
         total -= sum(blob.size for blob in _removable_blobs(usage, (), meant, usage.now_s - retention.grace_s))
-        if retention.max_bytes is not None and total > retention.max_bytes:
-            corrupt = [("quarantine", path) for _, path in quarantined(store) if ("quarantine", path) not in left]
-            total -= sum(tree_bytes(path) for _, path in corrupt)
-            left += corrupt
         items = _removable_snapshots(usage, retention, total)
         removed = _remove_dangling_references(store, usage, retention.grace_s, dry_run=dry_run)
         removed += _remove_snapshots(store, usage, items, usage.now_s - retention.grace_s, dry_run=dry_run)
@@ -101,10 +95,9 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
 def remove(
     store: Store, items: Sequence[StoredSnapshot], *, everything: bool = False, dry_run: bool = False
 ) -> list[Removed]:
-    """Removes these snapshots with their references, entries in the quarantine, and blobs of no other snapshot.
+    """Removes these snapshots with their references, and blobs of no other snapshot.
 
-    With ``everything`` also the whole quarantine, unreferenced files and the downloads of dead processes.
-    With ``dry_run`` only reports.
+    With ``everything`` also unreferenced files and the downloads of dead processes. With ``dry_run`` only reports.
 
     Raises:
         UsageError: this is no cache.
@@ -119,12 +112,9 @@ def remove(
         removed = _remove_snapshots(store, usage, items, before_s, dry_run=dry_run, forced=True)
         if everything:
             removed += _remove_dangling_references(store, usage, -1.0, dry_run=dry_run)
-        gone = set().union(*({item.digest} | item.blob_names for item in items))
-        left = [("quarantine", path) for name, path in quarantined(store) if everything or name in gone]
-        if everything:
             # Nobody knows whether a process of another machine lives, unless its files are old.
-            left += [(kind, path) for kind, path in _leftovers(store, usage.now_s + LEFTOVER_S) if kind == "partial"]
-        removed += _remove_leftovers(store, left, dry_run=dry_run)
+            left = [(kind, path) for kind, path in _leftovers(store, usage.now_s + LEFTOVER_S) if kind == "partial"]
+            removed += _remove_leftovers(store, left, dry_run=dry_run)
     return removed
 
 
@@ -228,11 +218,8 @@ def _remove_snapshot(store: Store, item: StoredSnapshot, now_s: float | None) ->
 
 
 def _remove_dangling_references(store: Store, usage: Usage, grace_s: float, *, dry_run: bool) -> list[Removed]:
-    """Removes references whose snapshot no longer exists and that were not used for longer than the grace.
-
-    Those of snapshots in the quarantine stay: they say where to fetch these again.
-    """
-    there = {item.digest for item in usage.items}.union(name for name, _ in quarantined(store))
+    """Removes references whose snapshot no longer exists and that were not used for longer than the grace."""
+    there = {item.digest for item in usage.items}
     found = [
         record
         for record in all_records(store)
@@ -270,9 +257,6 @@ def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
     for path in list_folder(store.leases):
         if path.name.startswith(MARKER_PREFIX) and _is_abandoned(path, path.name.removeprefix(MARKER_PREFIX), now):
             yield "lease", path
-    for _, path in quarantined(store):
-        if now - moved_at_s(path) > QUARANTINE_S:
-            yield "quarantine", path
     for path in list_folder(store.refs):
         if _HALF_RECORD.fullmatch(path.name) and age_s(path, now) > LEFTOVER_S:
             yield "partial", path

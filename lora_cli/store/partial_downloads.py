@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_unfinished
 from lora_cli.store.cachedir_tag import tag_cache
-from lora_cli.store.disk import in_folder, on_disk, opened, write_all
+from lora_cli.store.disk import in_folder, on_disk, opened, remove_unfinished, write_all
 from lora_cli.store.writer_ids import Writer, let_go, new_writer, parse_writer, state
 
 ELSEWHERE_S = 600.0

@@ -104,7 +104,7 @@ def cache_bytes(store: Store, *, partials: bool = True) -> int:
         OSError: as it comes.
     """
     sizes: dict[Inode, int] = {}
-    folders = [store.blobs, store.snapshots, store.quarantine]
+    folders = [store.blobs, store.snapshots]
     for folder in [*folders, store.partials] if partials else folders:
         _inodes(folder, sizes)
     return sum(sizes.values())

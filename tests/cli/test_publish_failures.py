@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.store.writer_ids import Writer, new_writer
 from tests.cli.publishing import WEIGHTS, Capture, adapter, publish
 
 
@@ -84,24 +83,6 @@ def test_an_empty_folder_that_was_there_stays_when_nothing_is_published() -> Non
     assert Path("served").is_dir()
     Path("served/sql").mkdir()
     assert publish("./sql") == 0
-
-
-def test_what_a_dead_process_left_is_swept_and_what_a_living_one_makes_is_not() -> None:
-    me = new_writer()
-    dead = Writer(me.place, 0, 0, "ab" * 6)
-    elsewhere, gone = Writer("0" * 12, 1, 1, "ab" * 6), Writer("0" * 12, 1, 1, "cd" * 6)
-    for writer in (me, dead, elsewhere, gone):
-        Path("served", f".sql.{writer}").mkdir(parents=True)
-        Path("served", f".sql.{writer}", "half").write_text("x")
-    os.utime(Path("served", f".sql.{gone}"), (0, 0))
-    Path("served/.sql.mine").mkdir()
-    assert publish("./sql") == 0
-    assert {path.name for path in Path("served").iterdir()} == {
-        "sql",
-        f".sql.{me}",
-        f".sql.{elsewhere}",
-        ".sql.mine",
-    }
 
 
 @pytest.mark.slow
