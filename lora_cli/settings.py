@@ -49,10 +49,10 @@ class Settings:
     ``cache_dir`` is absolute. ``jobs`` is how many transfers or adapters are in flight at once. ``timeout_s`` is how
     long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
-    ``max_bytes`` limits one adapter, ``max_total_bytes`` those of one run together (None: no limit), ``max_files`` the
-    files of one adapter, ``max_header_bytes`` the header of its weights. ``keep_free`` bytes of the cache's disk stay
-    free (None: a part of it), and the cache has at most ``cache_budget`` (None: what the disk has). One adapter takes
-    at most ``adapter_timeout_s`` (None: any time). ``allow_private_redirects`` follows a server that sends us into a
+    ``max_bytes`` limits one adapter (None: no limit), ``max_files`` its files, ``max_header_bytes`` the header of its
+    weights. ``keep_free`` bytes of the cache's disk stay free (None: a part of it), and the cache has at most
+    ``cache_budget`` (None: what the disk has). One adapter takes at most ``adapter_timeout_s`` (None: any time).
+    ``allow_private_redirects`` follows a server that sends us into a
     private network. ``config`` is the file that was read, if any; ``config_error`` says why the one in the usual place,
     which is the default, could not be. ``trusted_endpoints`` are servers that a manifest may have this user's
     credentials sent to, ``allow_token_env`` and ``allow_profiles`` what else it may name of them. ``sources`` are a
@@ -73,7 +73,6 @@ class Settings:
     hub_endpoint: str = HUB_ENDPOINT
     max_bytes: int | None = None
     allow_private_redirects: bool = False
-    max_total_bytes: int | None = None
     max_files: int = 1000
     max_header_bytes: int = MOST_HEADER
     keep_free: int | None = None
@@ -140,7 +139,6 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "hub_endpoint": Setting("hub_endpoint", HUB, "The address of the Hub; HF_ENDPOINT sets it too.", HUB_ENDPOINT),
     "max_bytes": Setting("max_bytes", SIZE, "Maximum size of one adapter."),
-    "max_total_bytes": Setting("max_total_bytes", SIZE, "Maximum total size of the adapters of one run."),
     "max_files": Setting("max_files", whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
     "max_header_bytes": Setting("max_header_bytes", SIZE, "Maximum size of a safetensors header.", "32MiB"),
     "keep_free": Setting(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
+from lora_cli.core.adapter_files import BASE_CONFIG, CONFIG
 from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
@@ -15,7 +16,7 @@ from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.text import counted, cut, names, safe
-from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
 from lora_cli.settings import Settings
 from lora_cli.sources.local import is_path, training_run
@@ -189,9 +190,6 @@ def from_refs(refs: Sequence[str]) -> tuple[AdapterRequest, ...]:
     """Each adapter of the REFs once; invalid references are kept, and reported when they are used.
 
     A file of an adapter stands for its folder: pre-commit hooks and shell globs pass files.
-
-    Raises:
-        MachineError: as ``adapters_in``.
     """
     found = {path: is_run for ref in refs for path, is_run in adapters_in(_adapter_folder(ref)).items()}
     return tuple(
@@ -203,9 +201,6 @@ def adapters_in(text: str) -> dict[str, bool]:
     """The adapters in a local folder, and whether each is a training run. Any other REF is one: its source lists it.
 
     Hidden folders are not entered; a link to a folder is an adapter, or is not entered.
-
-    Raises:
-        MachineError: a folder cannot be read.
     """
     if run := training_run(text):
         return {run: True}
@@ -214,17 +209,19 @@ def adapters_in(text: str) -> dict[str, bool]:
 
 
 def _adapter_files(top: str) -> Iterator[str]:
-    """The paths of configs and weights below a folder; what is inside of an adapter is not looked at."""
+    """The paths of configs and weights below a folder; what is inside of an adapter is not looked at.
 
-    def fail(error: OSError) -> None:
-        raise MachineError(f"{error.filename} cannot be read: {error.strerror}", hint="check the permissions")
-
-    for folder, inside, files in os.walk(top, onerror=fail):
-        here = Path(folder)
-        found = [here / name for name in files if is_adapter_file(name)]
-        inside[:] = [] if found else [name for name in inside if not name.startswith(".")]
+    A folder that cannot be read is taken for an adapter, which then says so.
+    """
+    unreadable: list[OSError] = []
+    for folder, inside, files in os.walk(top, onerror=unreadable.append):
+        here, found = Path(folder), [name for name in files if is_adapter_file(name)]
+        is_base = BASE_CONFIG in files and not any(name.startswith("adapter_") for name in found)
+        inside[:] = [] if found and not is_base else [name for name in inside if not name.startswith(".")]
         linked = [file for name in inside if (here / name).is_symlink() for file in (here / name).glob("adapter_*")]
-        yield from (file.relative_to(top).as_posix() for file in (*found, *linked))
+        named = (here / name for name in (*found, *([BASE_CONFIG] if is_base else ())))
+        yield from (file.relative_to(top).as_posix() for file in (*named, *linked))
+    yield from (Path(error.filename, CONFIG).relative_to(top).as_posix() for error in unreadable)
 
 
 def changed_adapters(files: Sequence[str]) -> list[str]:
@@ -237,7 +234,7 @@ def changed_adapters(files: Sequence[str]) -> list[str]:
     for file in map(Path, files):
         above = [str(one) for one in file.parents if one.is_dir()]
         nearest = [one for one in above if _has_adapter(Path(one))][:1]
-        if _is_part(file) and (file.is_file() or file.is_symlink()):
+        if is_adapter_file(file.name) and (file.is_file() or file.is_symlink()):
             nearest = above[:1]
         elif file.is_dir() and file.resolve().is_relative_to(Path.cwd().resolve()):
             nearest = [one for one in adapters_in(str(file)) if _has_adapter(Path(one))] or nearest
@@ -252,17 +249,12 @@ def is_here(file: str) -> bool:
 
 
 def _has_adapter(folder: Path) -> bool:
-    return any(is_adapter_file(one.name) and (one.is_file() or one.is_symlink()) for one in folder.glob("adapter_*"))
+    return any(is_adapter_file(one.name) and (one.is_file() or one.is_symlink()) for one in folder.iterdir())
 
 
 def _adapter_folder(text: str) -> str:
     path = Path(text)
-    return str(path.parent) if _is_part(path) and path.is_file() else text
-
-
-def _is_part(path: Path) -> bool:
-    """Whether a file has the name of an adapter's config or weights."""
-    return is_adapter_file(path.name) or path.suffix == ".safetensors"
+    return str(path.parent) if is_adapter_file(path.name) and path.is_file() else text
 
 
 def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
@@ -282,7 +274,9 @@ def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Pa
     return settings
 
 
-def base_model(named: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> BaseModel:
+def base_model(
+    named: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None, option: str = "--base"
+) -> BaseModel:
     """The base model of a path or reference, by the ``locked`` config where there is one.
 
     An unknown family is read with transformers, if installed.
@@ -293,16 +287,16 @@ def base_model(named: str | AdapterRef, settings: Settings, locked: LockedAdapte
     try:
         return open_base(named, settings, fallback=base_from_transformers, locked=locked)
     except (NotFound, AccessDenied, Unreachable) as error:
-        hint = f"this is the base model: --base also takes a folder or a config.json; {error.hint}"
+        hint = f"this is the base model: {option} also takes a folder or a config.json; {error.hint}"
         raise type(error)(error.message, hint=hint) from error
 
 
-def own_bases(settings: Settings, *, tp: int = 1) -> "Bases":
+def own_bases(settings: Settings, *, tp: int = 1, way: str = "set --base DIR") -> "Bases":
     """The base model of each adapter's own config; an unknown family is read with transformers, if installed."""
     from lora_cli.runtime.module_tree import base_from_transformers
     from lora_cli.validation import Bases
 
-    return Bases(settings, base_from_transformers, tp=tp)
+    return Bases(settings, base_from_transformers, tp=tp, way=way)
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:
@@ -399,7 +393,6 @@ def fetch_requests(refs: Sequence[str], manifest: Path | None, selection: Select
 
     Raises:
         UsageError: there are no adapters, or the manifest is invalid.
-        MachineError: as ``adapters_in``.
     """
     if manifest is None and refs:
         texts = [one for ref in refs for one in adapters_in(ref).items()]

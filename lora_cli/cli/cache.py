@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -32,9 +32,9 @@ from lora_cli.store.inventory import (
     blob_files,
     find_items,
     inventory,
+    lost_snapshots,
     tree_bytes,
 )
-from lora_cli.store.quarantine import is_linked_outside, quarantined, quarantined_items
 from lora_cli.store.resolution_records import Record
 from lora_cli.store.verify import verify
 
@@ -72,9 +72,7 @@ def show(
 def verify_all(
     ctx: typer.Context,
     names: AnyNames = None,
-    repair: bool = option(
-        "--repair", "Fetch corrupt and quarantined files again, with the same digest.", False, REPAIR
-    ),
+    repair: bool = option("--repair", "Fetch corrupt and lost adapters again, with the same digest.", False, REPAIR),
     manifest: Path | None = option(
         "--manifest -f FILE",
         "Verify the adapters of this manifest; with --repair, all, by its endpoints and credentials.",
@@ -85,7 +83,7 @@ def verify_all(
 ) -> None:
     """Hash all adapters again, or the named ones; exit with 5 if something is corrupt and not repaired.
 
-    Corrupt files are moved to the quarantine. --repair fetches them again, with the same digest.
+    Corrupt files are removed. --repair fetches them again, with the same digest, and what an earlier run removed.
     """
     store, settings = Store(ctx.obj.cache_dir), ctx.obj
     check_cache(store)
@@ -98,32 +96,25 @@ def verify_all(
             names = [entry.name for entry in adapter_set.adapters]
     from lora_cli.render.terminal_cache import verified_parts
 
-    only = _verified_names(store, names, manifest) if names else None
+    only = _verified_names(store, names, manifest, lost=repair) if names else None
     found = list(verify(store, only))
     corrupt = [one for one in found if one.problem]
-    outside = is_linked_outside(store)
-    repaired = list(repair_cache(store, settings, corrupt, only)) if repair else None
+    repaired = list(repair_cache(store, settings, only)) if repair else None
     broken = [one for one in repaired or () if one.error is not None]
-    in_quarantine = [item for item in quarantined_items(store) if only is None or item.digest in only]
-    report = verify_report(found, repaired, in_quarantine)
+    report = verify_report(found, repaired)
     write_result(report, output_format, verified_parts(report), columns=table_width())
     if manifest is None and broken and not settings.offline:
         inform("hint: --repair -f MANIFEST uses the endpoints and credentials of a manifest", settings)
-    if not repair and (in_quarantine or any(one.kind != "record" for one in corrupt)):
-        inform("hint: lora-cli cache verify --repair fetches corrupt and quarantined files again", settings)
-    if outside:
+    if not repair and any(one.kind != "record" for one in corrupt):
+        inform("hint: lora-cli cache verify --repair fetches them again", settings)
+    if any(one.linked for one in corrupt):
         inform("hint: hard links outside the cache are also corrupt: fetch --to or --publish replaces them", settings)
-    # Corrupt files that could not be moved stay in the cache; named adapters must not be in quarantine.
-    is_sound = (
-        not broken
-        and (not corrupt or (repair and all(one.moved_to for one in corrupt)))
-        and not (names and in_quarantine)
-    )
+    is_sound = not broken and (not corrupt or (repair and all(one.removed for one in corrupt)))
     raise typer.Exit(0 if is_sound else Corrupt.exit_code)
 
 
-def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -> set[str]:
-    """The names for ``verify``: digests of snapshots, sha256 of their blobs.
+def _verified_names(store: Store, names: Sequence[str], manifest: Path | None, *, lost: bool) -> set[str]:
+    """The names for ``verify``: digests of snapshots (with ``lost`` also of missing ones), sha256 of their blobs.
 
     With a ``manifest``, ``names`` may be those of its adapters, at their locked version.
     """
@@ -131,9 +122,8 @@ def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -
     if manifest is not None:
         items = read_inputs(manifest, (), "", "verify").items
         meant = {item.name: item.locked.digest if item.locked else str(item.source) for item in items}
-    known = {name for name, _ in quarantined(store)}.intersection(names)
-    found = _find_snapshots(store, [meant.get(name, name) for name in names], {meant.get(name, name) for name in known})
-    return known.union(*(item.blob_names.union((item.digest,)) for item in found))
+    found = _find_snapshots(store, [meant.get(name, name) for name in names], lost=lost)
+    return set().union(*(item.blob_names | {item.digest} for item in found))
 
 
 def collect_garbage(
@@ -176,7 +166,7 @@ def collect_garbage(
 def remove_snapshots(
     ctx: typer.Context,
     names: AnyNames = None,
-    everything: bool = option("--all", "Remove all snapshots and the quarantine.", False, ADAPTERS),
+    everything: bool = option("--all", "Remove all snapshots.", False, ADAPTERS),
     dry_run: bool = option("--dry-run", "Only show what would be removed.", False, OUTPUT),
     yes: bool = option("--yes -y", "With --all: do not ask.", False, ADAPTERS),
     output_format: options.OutputFormat = "human",
@@ -186,7 +176,7 @@ def remove_snapshots(
         raise UsageError("rm takes either adapters or --all", hint="see lora-cli cache ls")
     store = Store(ctx.obj.cache_dir)
     check_cache(store)  # before any other error
-    items = [*_inventory(store), *quarantined_items(store)] if everything else _find_snapshots(store, names or (), ())
+    items = _inventory(store) if everything else _find_snapshots(store, names or ())
     if everything and not (dry_run or yes):
         _confirm(f"Remove {counted(len(items), 'adapter')}, {size(cache_bytes(store))}, from {store.root}?")
     from lora_cli.render.terminal_cache import removed_parts
@@ -231,16 +221,15 @@ def _inventory(store: Store) -> list[StoredSnapshot]:
         return inventory(store)
 
 
-def _find_snapshots(store: Store, names: Sequence[str], known: Collection[str] | None = None) -> list[StoredSnapshot]:
-    """The snapshots of these names, each once.
-
-    With ``known``, snapshots in the quarantine count too, and a name in ``known`` may have no snapshot.
-    """
-    items = [*_inventory(store), *(quarantined_items(store) if known is not None else ())]
+def _find_snapshots(store: Store, names: Sequence[str], *, lost: bool = False) -> list[StoredSnapshot]:
+    """The snapshots of these names, each once; with ``lost`` also those that are recorded but missing."""
+    items = _inventory(store)
+    if lost:
+        items += lost_snapshots(store)
     found: dict[str, StoredSnapshot] = {}
     for name in names:
         matching = find_items(items, name, _reference(name))
-        if not matching and name not in (known or ()):
+        if not matching:
             raise NotFound(f"{name} is not in {store.root}", hint=_suggestion(name, items))
         found.update({item.digest: item for item in matching})
     return list(found.values())

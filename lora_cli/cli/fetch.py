@@ -46,14 +46,9 @@ from lora_cli.render.fetch_report import fetch_report, fetched_adapter
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings
 from lora_cli.store import Store
+from lora_cli.store.atomic_swap import remove_leftovers
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.export import export_snapshot
-from lora_cli.store.published import (
-    Pruning,
-    prune_published,
-    publish_adapter,
-    to_prune,
-)
+from lora_cli.store.materialize import NotPruned, materialize, prune, publish_adapter
 
 if TYPE_CHECKING:
     from lora_cli.cli.lockfile import LockFile
@@ -144,7 +139,7 @@ def command(**given: Any) -> None:
     done = _fetch_all(requests, destination, chosen, settings)
     base_config = _base_config(requests, store, settings)
     failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
-    pruning = _prune(requests, chosen, settings, failed=bool(failed))
+    pruned, not_pruned = _prune(requests, chosen, settings, failed=bool(failed))
     changes = None
     if file is not None and not flags.locked:
         changes = lockfile.write_lock(file, flags, done, base_config, store, settings)
@@ -154,7 +149,7 @@ def command(**given: Any) -> None:
         from lora_cli.render.json import to_json
 
         adapters, where = list(map(fetched_adapter, done)), None if file is None else file.path
-        write(to_json(fetch_report(adapters, where, changes, pruning, code)))
+        write(to_json(fetch_report(adapters, where, changes, pruned, not_pruned, code)))
     log_failures(failed)
     raise typer.Exit(code)
 
@@ -180,7 +175,7 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
     if requests.base is None:
         return None
     within_s = min(settings.adapter_timeout_s or BASE_TIMEOUT_S, BASE_TIMEOUT_S)
-    own = replace(settings, policies=(), max_bytes=BASE_CONFIG_CAP, max_total_bytes=None, adapter_timeout_s=within_s)
+    own = replace(settings, policies=(), max_bytes=BASE_CONFIG_CAP, adapter_timeout_s=within_s)
     outcome = next(fetch_all([requests.base], store, own))
     if outcome.error is None:
         return outcome
@@ -194,35 +189,35 @@ def _dry_run(requests: FetchRequests, chosen: FetchOptions, store: Store, settin
     from lora_cli.render.terminal_fetch import plan_parts
 
     planned = list(plan_all(requests.adapters, store, settings))
-    pruning = _prune(requests, chosen, settings, failed=any(one.error is not None for one in planned))
+    pruned, not_pruned = _prune(requests, chosen, settings, failed=any(one.error is not None for one in planned))
     code = max((one.exit_code for one in planned), default=0)
-    report = PlanReport(adapters=planned, pruned=tuple(pruning.removed), not_pruned=pruning.kept, exit_code=code)
+    report = PlanReport(adapters=planned, pruned=pruned, not_pruned=not_pruned, exit_code=code)
     write_result(report, chosen.output_format, plan_parts(report), columns=table_width())
     return code
 
 
-def _prune(requests: FetchRequests, chosen: FetchOptions, settings: Settings, *, failed: bool) -> Pruning:
+def _prune(
+    requests: FetchRequests, chosen: FetchOptions, settings: Settings, *, failed: bool
+) -> tuple[list[str], list[NotPruned]]:
     """Removes published adapters that are not in the manifest; with --dry-run only reports them.
 
     Nothing is removed if an adapter ``failed``: an older one may still be served in its place.
     """
     if not chosen.prune or chosen.publish is None or requests.manifest is None:
-        return Pruning()
+        return [], []
     if failed:
         can = "can be" if chosen.dry_run else "were"
         prunes = "nothing would be pruned" if chosen.dry_run else "nothing is pruned"
         to_stderr(f"{prunes}: not all adapters {can} fetched and published")
-        return Pruning()
+        return [], []
     folder, staying = Path(chosen.publish).expanduser(), {entry.name for entry in requests.manifest.adapters}
-    pruning = to_prune(folder, staying)
-    if not chosen.dry_run:
-        prune_published(folder, pruning)
-    for name in pruning.removed:
+    removed, kept = prune(folder, staying, dry_run=chosen.dry_run)
+    for name in removed:
         done = "would prune" if chosen.dry_run else "pruned"
         inform(f"{done} {chosen.publish}/{name}: it is not in the manifest", settings)
-    for one in pruning.kept:
+    for one in kept:
         inform(render_not_pruned(chosen.publish, one), settings)
-    return pruning
+    return removed, kept
 
 
 def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, settings: Settings) -> "Terms":
@@ -244,8 +239,13 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
     if manifest is not None and manifest.base is not None:
         locked = None if chosen.upgrade and not chosen.refs else locked_base(manifest, lock)
         ref = manifest.base if locked is None else ref_at(manifest.base, locked)
-        model = base_model(ref, settings, locked)
-    return Terms(model, None if model is not None else own_bases(settings), engines=engines, deployment=deployment)
+        model = base_model(ref, settings, locked, "the manifest's base")
+    return Terms(
+        model,
+        None if model is not None else own_bases(settings, way="set base: in a manifest"),
+        engines=engines,
+        deployment=deployment,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,7 @@ class Destination:
             if target is None:
                 return replace(outcome, directory=snapshot.directory.absolute())
             if not self.published:
-                export_snapshot(self.store, snapshot, target)
+                materialize(self.store, snapshot, target)
                 return replace(outcome, directory=target)
             unchecked: tuple[str, ...] = ()
             if self.terms is not None:
@@ -378,6 +378,8 @@ def _fetch_all(
     done: list[Outcome] = []
     tabular = chosen.output_format == "human" and sys.stdout.isatty() and not settings.quiet
     began_s = time.perf_counter()
+    for folder in {target.parent for target in destination.targets or ()}:
+        remove_leftovers(folder)
     try:
         with fetch_progress(settings, len(requests.adapters)) as progress:
             if chosen.ray is not None:

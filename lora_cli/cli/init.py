@@ -13,12 +13,13 @@ import yaml
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import MAX_LORAS, from_refs
 from lora_cli.cli.options import OUTPUT, for_engine, option
-from lora_cli.cli.output import check_writable, inform, write
+from lora_cli.cli.output import check_writable, inform, to_stderr, write
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.reference import LATEST, AdapterRef
 from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.engines import Profile, choose_engine
-from lora_cli.errors import UsageError
+from lora_cli.errors import FormatError, UsageError
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, read_all, ref_of
 
@@ -54,14 +55,16 @@ def command(
     check_writable(output)
     if output.is_file():
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
-    found = dict[AdapterRef, Checked]()
+    found, code = dict[AdapterRef, Checked](), 0
     for one in read_all([replace(item, name="") for item in from_refs(refs)], settings):
-        if one.error is not None:
-            raise one.error
-        if one.adapter is None or not (one.adapter.config or one.adapter.weight_files):
-            raise UsageError(f"there is no adapter in {one.source}", hint="add adapters, or a folder of adapters")
-        assert one.request is not None
-        found.setdefault(one.request.ref, one)
+        if one.error is not None or one.adapter is None or not one.adapter.config:
+            error = one.error or FormatError(f"there is no {CONFIG}", where=one.name)
+            code = max(code, error.exit_code)
+            to_stderr(safe(f"left out: {error.message}"))
+        elif one.request is not None:
+            found.setdefault(one.request.ref, one)
+    if not found:
+        raise typer.Exit(code)
     adapters = _named(found)
     profile = choose_engine(engine) if engine else None
     head = HEAD.format(
@@ -73,6 +76,7 @@ def command(
     write(head + _yaml({"adapters": entries}), output)
     if output.name != "-":
         inform(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}", settings)
+    raise typer.Exit(code)
 
 
 def _named(found: Mapping[AdapterRef, Checked]) -> dict[str, Checked]:

@@ -1,10 +1,9 @@
 """Shared by ``warm --once``, ``warm --serve`` and ``serve-bench``: admission and the plan of the process."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +48,10 @@ def admission_function(
     terms: Terms, settings: Settings, hold: InUse, *, on_stage: OnStage | None = None, progress: Progress = SILENT
 ) -> Callable[[AdapterRequest], Admission]:
     """The function that fetches one adapter into the cache and validates it there."""
-    run, turns = FetchContext(Store(settings.cache_dir), settings, progress, in_use=hold), count()
+    run = FetchContext(Store(settings.cache_dir), settings, progress, in_use=hold)
 
     def admit(item: AdapterRequest) -> Admission:
         hear = ignore_stage if on_stage is None else partial(on_stage, item.name)
-        item = replace(item, turn=next(turns))
         with run.with_own_threads() as context:
             fetched = fetch_adapter(item, context, on_stage=hear)
         return validate_fetched(fetched, terms, settings, on_stage=hear)

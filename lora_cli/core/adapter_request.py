@@ -51,8 +51,8 @@ class AdapterRequest:
     manifest demands (None: any), ``locked`` the entry in its lock, and ``signature`` a file with its signature, in
     place of the one among its files. A ``pinned`` adapter is not evicted by a server.
 
-    ``typed`` is the reference as the user typed it, where that identifies the adapter: two may have one name. ``turn``
-    is its number in the run. ``invalid`` is why ``source`` is no reference.
+    ``typed`` is the reference as the user typed it, where that identifies the adapter: two may have one name.
+    ``invalid`` is why ``source`` is no reference.
     """
 
     name: str
@@ -63,7 +63,6 @@ class AdapterRequest:
     selection: Selection = USUAL
     signature: Path | None = None
     typed: str = ""
-    turn: int = 0
     invalid: UsageError | None = None
 
     @property

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,7 +19,7 @@ from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 
 if TYPE_CHECKING:
-    from lora_cli.store.published import Published
+    from lora_cli.store.materialize import Published
 
 MAX_THREADS = 32
 POLL_S = 0.1
@@ -73,20 +73,15 @@ def fetch_all(
             failure: LoraCliError | None = None
             try:
                 fetched = fetch(request, context)
-                context.total.check(request.turn, request.name, fetched.snapshot.size)
             except LoraCliError as error:
                 failure = error
-            finally:
-                context.total.finish(request.turn)
             return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
 
         def timed_out(request: AdapterRequest) -> Outcome:
-            context.total.finish(request.turn)
             return Outcome(request, None, Deadline.of(request.name, settings).error(), (limit_s or 0.0) * 1000)
 
         limit_s = None if settings.adapter_timeout_s is None else settings.adapter_timeout_s + GRACE_S
-        turns = [replace(request, turn=turn) for turn, request in enumerate(requests)]
-        yield from ordered_parallel_map(one, turns, settings.jobs, limit_s, timed_out)
+        yield from ordered_parallel_map(one, requests, settings.jobs, limit_s, timed_out)
 
 
 def ordered_parallel_map(

@@ -22,7 +22,7 @@ from lora_cli.fetching.resolution_history import FetchPlan, known_blobs, read_re
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoints_of
 from lora_cli.store import Store
-from lora_cli.store.published import NotPruned
+from lora_cli.store.materialize import NotPruned
 
 
 @dataclass(frozen=True, slots=True)

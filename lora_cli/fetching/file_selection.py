@@ -11,6 +11,7 @@ from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, below
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
+from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import FormatError, NoAdapter, Offline, Refused
 from lora_cli.store.snapshots import check_paths
 
@@ -123,16 +124,22 @@ def is_adapter(paths: Iterable[str]) -> bool:
 
 
 def is_adapter_file(name: str) -> bool:
-    """Whether a file has the name of an adapter's config or weights."""
-    return name == CONFIG or name.startswith(WEIGHTS_STEM)
+    """Whether a file has the name of an adapter's config or weights, also of another format's."""
+    lora = "lora" in name and format_of(name) is not None
+    return name == CONFIG or name.startswith(WEIGHTS_STEM) or lora or format_of(name) in {"safetensors", "gguf"}
 
 
 def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
     """The folders of adapters among these files, and whether each is a training run; "" is the top.
 
-    A run has checkpoints, and is no adapter itself: it stands for the latest. What is inside of either is left out.
+    A run has checkpoints, and is no adapter itself: it stands for the latest. What is inside of either is left out, and
+    so is a base model: weights beside a ``config.json``.
     """
-    found = {path.parent: False for path in map(PurePosixPath, paths) if is_adapter_file(path.name)}
+    files = list(map(PurePosixPath, paths))
+    bases = {path.parent for path in files if path.name == BASE_CONFIG} - {
+        path.parent for path in files if path.name == CONFIG or path.name.startswith(WEIGHTS_STEM)
+    }
+    found = {path.parent: False for path in files if is_adapter_file(path.name) and path.parent not in bases}
     runs = [folder.parent for folder in found if CHECKPOINT.fullmatch(folder.name)]
     found = dict.fromkeys(runs, True) | found
     outer = {str(one) if one.name else "": found[one] for one in found if found.keys().isdisjoint(one.parents)}

@@ -212,7 +212,6 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext)
     for one in others:
         check_denied(one, settings)
     check_count(name, len(plan.files), settings.max_files)
-    context.total.check(request.turn, name, sum(file.size or 0 for file in plan.files))
     job = DownloadJob(name, plan, source, context, deadline)
     return _cached_or_downloaded(job, request.locked, partial(_check, request, ref, settings))
 
@@ -251,6 +250,14 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
     """
     store, plan, context = job.store, job.plan, job.context
     provenance: list[Provenance] = []
+    # The cache may have a lock's bytes where the origin has others by now: they are not those of its revision.
+    listed = (plan.revision.file(file.path) for file in plan.files)
+    is_its_own = (
+        locked is None
+        or plan.revision.ref.scheme == "file"
+        or plan.revision.id == locked.revision
+        or all(file is not None and file.sha256 for file in listed)
+    )
     records = read_records(store, plan)
     snapshot, cached = recorded_snapshot(store, plan, records), True
     if snapshot is None:
@@ -265,12 +272,12 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
                     blobs = download(replace(job, known=known_blobs(plan, records)))
                 snapshot = publish_snapshot(store, blobs, lambda one: provenance.append(check(one)))
                 cached = False
-                write_records(store, plan, snapshot)
     if cached:
         provenance.append(check(snapshot))
+    if is_its_own:
         write_records(store, plan, snapshot)
-    others = left_out(plan.revision, plan.files)
-    return Fetched(snapshot, plan.revision.id, cached, others, provenance=provenance[-1])
+    revision = plan.revision.id if locked is None or is_its_own else locked.revision
+    return Fetched(snapshot, revision, cached, left_out(plan.revision, plan.files), provenance=provenance[-1])
 
 
 @contextmanager

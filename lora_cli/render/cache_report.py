@@ -104,14 +104,6 @@ def _snapshot(item: StoredSnapshot, provenance: Callable[[Record], Provenance | 
     )
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantinedSnapshot:
-    """A snapshot that is only in the quarantine, and the references that mean it."""
-
-    sha256: Sha256
-    references: Sequence[str]
-
-
 def _time(used_s: float) -> str | None:
     """``2026-01-31T23:59:59Z``; None if it was never used."""
     return f"{datetime.fromtimestamp(used_s, UTC):%Y-%m-%dT%H:%M:%SZ}" if used_s else None
@@ -130,14 +122,10 @@ class VerifyReport:
     rotten: Sequence[Verified]
     repaired: Sequence[Repaired] | None
     """Null without --repair."""
-    quarantined: Sequence[QuarantinedSnapshot]
-    """What --repair can restore, or could not."""
 
 
-def verify_report(
-    found: Sequence[Verified], mended: Sequence[Repaired] | None, isolated: Sequence[StoredSnapshot] = ()
-) -> VerifyReport:
-    """The report of ``verify``; ``mended`` is None if nothing was repaired, ``isolated`` is in the quarantine."""
+def verify_report(found: Sequence[Verified], mended: Sequence[Repaired] | None) -> VerifyReport:
+    """The report of ``verify``; ``mended`` is None without ``--repair``."""
     kinds = Counter(one.kind for one in found)
     return VerifyReport(
         blobs=kinds["blob"],
@@ -145,7 +133,6 @@ def verify_report(
         bytes=sum(one.size for one in found if one.kind == "blob"),
         rotten=[one for one in found if one.problem],
         repaired=mended,
-        quarantined=[QuarantinedSnapshot(item.digest, [record.ref for record in item.records]) for item in isolated],
     )
 
 

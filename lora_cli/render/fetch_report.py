@@ -21,7 +21,7 @@ from lora_cli.core.lock import Changes
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.file_selection import LeftOut
 from lora_cli.fetching.lock_drift import CheckedAdapter
-from lora_cli.store.published import NotPruned, Pruning, Published
+from lora_cli.store.materialize import NotPruned, Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ class FetchedAdapter:
     milliseconds: NonNegative
     exit_code: Count
     error: ErrorReport | None
+    unchecked: Sequence[str]
+    """With --publish: what could not be checked of it."""
     fetched: FetchedSnapshot | None = field(default=None, metadata=INLINE)
     typed: str = field(default="", metadata=EXCLUDED)
     """The reference as it was typed, where the adapter is known by that."""
@@ -98,14 +100,14 @@ def fetch_report(
     adapters: Sequence[FetchedAdapter],
     lock: Path | None,
     changes: Changes | None,
-    pruning: Pruning,
+    pruned: Sequence[str],
+    not_pruned: Sequence[NotPruned],
     code: int,
 ) -> FetchReport:
     """The report of a whole run."""
     changes = changes or Changes()
     locked = None if lock is None else LockChanges(str(lock), changes.added, changes.changed, changes.removed)
-    pruned = tuple(pruning.removed)
-    return FetchReport(adapters=adapters, lock=locked, pruned=pruned, not_pruned=pruning.kept, exit_code=code)
+    return FetchReport(adapters=adapters, lock=locked, pruned=pruned, not_pruned=not_pruned, exit_code=code)
 
 
 def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
@@ -116,6 +118,7 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
         milliseconds=outcome.ms,
         exit_code=outcome.exit_code,
         error=error_report(outcome.error),
+        unchecked=outcome.unchecked,
         fetched=_snapshot(outcome),
         typed=outcome.request.typed,
     )

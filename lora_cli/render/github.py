@@ -24,6 +24,9 @@ def render_report(report: Report) -> str:
         if one.error is not None:
             text = problem_lines(one.error.message, one.error.hint)
             lines.append(_command("error", _properties(report, one, Location(), "not read"), text))
+        reasons = one.unchecked if one.outcome == "unchecked" else ()
+        where = _properties(report, one, Location(), "unchecked")
+        lines += [_command("warning", where, safe(reason)) for reason in reasons]
     for one, finding in _interleaved((one, found.finding) for one, found in report.found()):
         problem, title = finding.problem, f"{finding.code} {finding.name}"
         properties = _properties(report, one, problem.at, title)

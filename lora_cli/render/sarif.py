@@ -128,6 +128,9 @@ def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
             notification = _message_and_location(report, one, Problem(one.error.message, hint=one.error.hint))
             yield {"level": "error", "descriptor": {"id": "not-read"}, **notification}
     for one in report.adapters:
+        for reason in one.unchecked:
+            notification = _message_and_location(report, one, Problem(f"unchecked: {reason}"))
+            yield {"level": "warning", "descriptor": {"id": "unchecked"}, **notification}
         for skipped in one.skipped:
             notification = _message_and_location(report, one, Problem(f"not checked: {skipped.reason}"))
             rule = {"id": skipped.code}

@@ -81,7 +81,7 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
 
 
 def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
-    """Corrupt, repaired and quarantined files, and a summary."""
+    """Corrupt and repaired files, and a summary."""
     for one in report.rotten:
         yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_outcome(one)}", text("corrupt ", "red"))
     for again in report.repaired or ():
@@ -91,22 +91,19 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
         else:
             hint = f" (hint: {again.error.hint})" if again.error.hint else ""
             yield Paragraph(f"{what}: {again.error.message}{hint}", text("not repaired: ", "red"))
-    for lost in report.quarantined if report.repaired is None else ():
-        yield Paragraph(f"{_shortest(lost.references)}: snapshot {lost.sha256[:SHORT]}", text("in quarantine ", "red"))
     blobs = f"{counted(report.blobs, 'blob')} ({size(report.bytes)})"
     counts = [blobs, counted(report.snapshots, "snapshot")]
     result = f"{len(report.rotten)} corrupt" if report.rotten else "no corruption"
     failed = sum(one.error is not None for one in report.repaired or ())
     result += f", {failed} not repaired" if failed else ""
-    result += f"; {counted(len(report.quarantined), 'adapter')} in the quarantine" if report.quarantined else ""
     yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {result}"
 
 
 def _outcome(one: Verified) -> str:
-    """Where a corrupt file was moved, or what to do about it."""
+    """Whether a corrupt file was removed, or what to do about it."""
     if one.kind == "record":
         return "remove both with `lora-cli cache rm`, and fetch it again from a server that you trust"
-    return f"moved to {one.moved_to}" if one.moved_to is not None else "it could not be moved away"
+    return "removed" if one.removed else "it could not be removed"
 
 
 def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[RenderableType]:

@@ -9,7 +9,7 @@ from lora_cli.core.text import counted, duration, milliseconds, names, safe, siz
 from lora_cli.errors import Refused
 from lora_cli.fetching.lock_drift import CheckedAdapter
 from lora_cli.render.fetch_report import CheckReport, FetchedAdapter
-from lora_cli.store.published import NotPruned
+from lora_cli.store.materialize import NotPruned
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

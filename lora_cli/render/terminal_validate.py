@@ -106,6 +106,7 @@ def _outcome(checked: Validated, *, with_base: bool) -> Iterator[RenderableType]
         yield Paragraph(checked.source, indent=2)
     width = max((len(str(one)) for one in checked.engines), default=0)
     wide = max((len(one.outcome.label) for one in checked.engines), default=0)
+    yield from (Paragraph(reason, indent=2) for reason in checked.unchecked if checked.outcome == "unchecked")
     for one in checked.engines:
         label = (f"{one.outcome.label:<{wide}}", _style(one))
         yield Paragraph("", Text.assemble(f"{one!s:<{width}}  ", label, f"  {one.applied or '-'}"), indent=2)
@@ -148,7 +149,7 @@ def _group(label: str, noun: str, codes: Sequence[str], before: str, after: str 
 
 
 def _has_problems(checked: Validated) -> bool:
-    return checked.exit_code != 0 or not all(map(_is_ignorable, findings_of(checked)))
+    return checked.outcome not in {"ok", "accepted"} or not all(map(_is_ignorable, findings_of(checked)))
 
 
 def _is_ignorable(finding: Finding) -> bool:

@@ -58,11 +58,6 @@ class Evidence:
     base: BaseModel | None = None
     base_reason: str = NO_BASE
 
-    @property
-    def unchecked(self) -> tuple[str, ...]:
-        """Why its base or its values could not be looked at, apart from what the user asked for."""
-        return tuple(one for one in (self.base_reason, self.stats_reason) if one not in {"", NO_BASE, NO_VALUES})
-
 
 @dataclass(frozen=True, slots=True)
 class Case:

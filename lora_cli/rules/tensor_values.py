@@ -165,14 +165,18 @@ def huge_update(case: Case) -> Iterator[Problem]:
 
 
 @rule("LC505", "negligible-update", Severity.ERROR, needs=("config", "weights", "values"))
-def negligible_update(case: Case) -> Iterator[Problem]:
+def negligible_update(case: Case) -> Iterator[Problem | NotChecked]:
     """The update ``s * B @ A`` is too small in every module to change the model's output.
 
     *Why is this bad?* It loads and serves as the base model: it was hardly trained, or is scaled to nothing.
 
     *Fix*: check ``lora_alpha`` and the learning rate; save the adapter after training.
     """
-    updates = dict(_updates(case))
+    updates, stats = dict(_updates(case)), case.evidence.stats
+    factors = [factor for pair in case.adapter.pairs.values() for factor in pair.factors if factor.name in stats]
+    narrow = [one for one in factors if stats[one.name].magnitude is None and not stats[one.name].nonfinite]
+    if narrow and not updates:
+        yield NotChecked(f"the size of an update in {narrow[0].dtype} is unknown")
     if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _has_other_tensors(case):
         first = max(updates, key=lambda module: updates[module])
         yield Problem(

@@ -39,16 +39,11 @@ class Store:
         """Folder of the locks of running downloads, and of snapshots in use."""
         return self.root / "locks"
 
-    @cached_property
-    def quarantine(self) -> Path:
-        """Folder of corrupt files and folders."""
-        return self.root / "quarantine"
-
     @property
     def folders(self) -> tuple[Path, ...]:
         """All of these, and the folders that two of them are in."""
         own = (self.blobs, self.snapshots, self.refs)
-        return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.locks, self.quarantine
+        return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.locks
 
     def blob(self, sha256: str) -> Path:
         """The path of the blob with that sha256, whether it exists or not."""

@@ -5,7 +5,6 @@ All have the same modification time. A blob with another one was touched: it is 
 
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
-from lora_cli.store.disk import EXHAUSTED, on_disk, opened
+from lora_cli.store.disk import EXHAUSTED, on_disk, opened, remove_path
 
 BLOB_MODE = 0o444
 BLOB_MTIME_NS = 946_684_800 * 10**9
@@ -69,11 +68,11 @@ def _is_same_inode(path: Path, descriptor: int) -> bool:
 
 
 def has_blob(store: Store, blob: Blob) -> bool:
-    """Whether the blob is cached and intact. A corrupt one is moved to the quarantine."""
+    """Whether the blob is cached and intact. A corrupt one is removed."""
     path = store.blob(blob.sha256)
     if not os.path.lexists(path):
         return False
-    return is_sound(path, blob) or quarantine_if_corrupt(store, path, lambda there: is_sound(there, blob))
+    return is_intact(store, path, lambda there: is_sound(there, blob))
 
 
 def is_sound(path: Path, blob: Blob) -> bool:
@@ -112,39 +111,42 @@ def sha256_of(file: int | Path) -> str | None:
     return None
 
 
-def move_to_quarantine(store: Store, path: Path) -> Path | None:
-    """Moves a corrupt file or folder to the quarantine and returns its path there; None when this user may not."""
-    target = store.quarantine / f"{path.name}.{os.urandom(6).hex()}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
-    except OSError:
-        return None
-    return target
+def trash_path(store: Store) -> Path:
+    """A new path for what is to be removed, in an existing folder: a full disk has no space for another one.
+
+    Raises:
+        OSError: as it comes.
+    """
+    store.snapshots.mkdir(parents=True, exist_ok=True)
+    return store.snapshots / os.urandom(6).hex()
 
 
-def quarantine_if_corrupt(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool:
-    """Moves what seemed corrupt to the quarantine, unless it ``is_good`` after all; returns whether it is.
+def remove_if_corrupt(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool | None:
+    """Removes a file or folder unless it ``is_good``; whether it is, or None where it is gone or cannot be removed.
 
-    Another process may replace it by a good one at any moment: what was moved is checked again, and restored.
+    Another process may replace it by a good one at any moment: it is moved away, checked again there, and moved back.
     """
     if is_good(path):
         return True
-    taken = move_to_quarantine(store, path)
-    if taken is None or not is_good(taken):
-        if taken is not None:
-            log.warning("the cached file was corrupt and was moved to the quarantine: %s", taken)
-        return False
-    restore(taken, path)
-    return True
-
-
-def restore(taken: Path, path: Path) -> None:
-    """Moves an entry back from the quarantine, unless another process has created the same meanwhile."""
     try:
-        taken.rename(path)
+        taken = trash_path(store)
+        path.rename(taken)
     except OSError:
-        shutil.rmtree(taken) if taken.is_dir() else taken.unlink(missing_ok=True)
+        return None
+    good = is_good(taken)
+    if good:
+        with suppress(OSError):  # unless another process has created the same meanwhile
+            taken.rename(path)
+    remove_path(taken)
+    return good
+
+
+def is_intact(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool:
+    """Whether a file or folder ``is_good``; a corrupt one is removed, with a warning."""
+    found = remove_if_corrupt(store, path, is_good)
+    if found is False:
+        log.warning("the cached file was corrupt and was removed: %s", path)
+    return bool(found)
 
 
 @contextmanager

@@ -18,13 +18,12 @@ from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.core.json_schema import Count
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_path, trash_path
+from lora_cli.store.blobs import trash_path
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.disk import age_s, on_disk
+from lora_cli.store.disk import age_s, on_disk, remove_path
 from lora_cli.store.inventory import Inode, StoredSnapshot, blob_files, files_in, inventory, list_folder, tree_bytes
 from lora_cli.store.locks import exclusive
 from lora_cli.store.partials import is_written
-from lora_cli.store.quarantine import moved_at_s, quarantined
 from lora_cli.store.resolution_records import all_records, forget_record
 from lora_cli.store.snapshots import is_digest
 
@@ -33,8 +32,6 @@ GRACE_S = 3600.0
 
 LEFTOVER_S = 86_400.0
 """How long unfinished files stay, to be resumed."""
-
-QUARANTINE_S = 7 * 86_400.0
 
 # Only files and folders with these names are ours, or those of earlier versions; any others stay.
 _UNFINISHED = re.compile(r"[0-9a-f]{12}(\.\d+\.\d+\.[0-9a-f]{12})?|[0-9a-f]{64}(\.[0-9a-f]{12})?\.part")
@@ -57,7 +54,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One removed thing; ``kind``: reference, snapshot, blob, partial or quarantine."""
+    """One removed thing; ``kind``: reference, snapshot, blob or partial."""
 
     kind: str
     name: str
@@ -88,12 +85,8 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
         found = _Contents(store)
         before_s = found.now_s - retention.grace_s
         left = [*_leftovers(store, found.now_s, LEFTOVER_S)]
-        total = cache_bytes(store) - sum(tree_bytes(path) for _, path in left)
+        total = cache_bytes(store) - sum(tree_bytes(path) for path in left)
         total -= sum(one.st_size for one in found.blobs.values() if one.st_nlink == 1 and one.st_ctime < before_s)
-        if retention.max_bytes is not None and total > retention.max_bytes:
-            corrupt = [("quarantine", path) for _, path in quarantined(store) if ("quarantine", path) not in left]
-            total -= sum(tree_bytes(path) for _, path in corrupt)
-            left += corrupt
         gone = []
         for item in sorted(found.items, key=lambda item: (item.used_s, item.digest)):
             # Without a reference it may have been published this moment: it is not old, it was never used.
@@ -114,10 +107,9 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
 def remove(
     store: Store, items: Sequence[StoredSnapshot], *, everything: bool = False, dry_run: bool = False
 ) -> list[Removed]:
-    """Removes these snapshots with their references, entries in the quarantine, and blobs of no other snapshot.
+    """Removes these snapshots with their references, and blobs of no other snapshot.
 
-    With ``everything`` also the whole quarantine, unreferenced files and the downloads of dead processes.
-    With ``dry_run`` only reports.
+    With ``everything`` also unreferenced files and the downloads of dead processes. With ``dry_run`` only reports.
 
     Raises:
         UsageError: this is no cache.
@@ -135,11 +127,7 @@ def remove(
         removed = _remove_blobs(found, items, math.inf if everything else 0.0, dry_run=dry_run, forced=True)
         if everything:
             removed += _remove_dangling_references(store, found, -1.0, dry_run=dry_run)
-        names = set().union(*({item.digest} | item.blob_names for item in items))
-        left = [("quarantine", path) for name, path in quarantined(store) if everything or name in names]
-        if everything:
-            left += [one for one in _leftovers(store, found.now_s, -1.0) if one[0] == "partial"]
-        removed += _remove_leftovers(store, left, dry_run=dry_run)
+            removed += _remove_leftovers(store, [*_leftovers(store, found.now_s, -1.0)], dry_run=dry_run)
     return removed
 
 
@@ -151,7 +139,7 @@ def cache_bytes(store: Store, *, partials: bool = True) -> int:
     Raises:
         OSError: as it comes.
     """
-    folders = [store.blobs, store.snapshots, store.quarantine, *([store.partials] if partials else [])]
+    folders = [store.blobs, store.snapshots, *([store.partials] if partials else [])]
     return sum({_inode(status): status.st_size for folder in folders for _, status in files_in(folder)}.values())
 
 
@@ -255,11 +243,8 @@ def _remove_blobs(
 
 
 def _remove_dangling_references(store: Store, found: _Contents, grace_s: float, *, dry_run: bool) -> list[Removed]:
-    """Removes references whose snapshot no longer exists and that were not used for longer than the grace.
-
-    Those of snapshots in the quarantine stay: they say where to fetch these again.
-    """
-    there = {item.digest for item in found.items}.union(name for name, _ in quarantined(store))
+    """Removes references whose snapshot no longer exists and that were not used for longer than the grace."""
+    there = {item.digest for item in found.items}
     records = [
         record
         for record in all_records(store)
@@ -270,18 +255,15 @@ def _remove_dangling_references(store: Store, found: _Contents, grace_s: float, 
     return [Removed("reference", record.ref, 0) for record in records]
 
 
-def _leftovers(store: Store, now_s: float, unused_for_s: float) -> Iterator[tuple[str, Path]]:
-    """Unfinished files and folders that no process writes, and what has been in the quarantine for long."""
+def _leftovers(store: Store, now_s: float, unused_for_s: float) -> Iterator[Path]:
+    """Unfinished files and folders that no process writes."""
     earlier = (one for path in list_folder(store.partials) if is_digest(path.name) for one in list_folder(path))
     for path in (*list_folder(store.partials), *earlier, *list_folder(store.snapshots)):
         if _UNFINISHED.fullmatch(path.name) and age_s(path, now_s) > unused_for_s and not _is_written(store, path):
-            yield "partial", path
+            yield path
     for path in list_folder(store.refs):
         if _HALF_RECORD.fullmatch(path.name) and age_s(path, now_s) > LEFTOVER_S:
-            yield "partial", path
-    for _, path in quarantined(store):
-        if now_s - moved_at_s(path) > QUARANTINE_S:
-            yield "quarantine", path
+            yield path
 
 
 def _is_written(store: Store, path: Path) -> bool:
@@ -306,11 +288,11 @@ def _sweep(store: Store) -> None:
             folder.rmdir()
 
 
-def _remove_leftovers(store: Store, left: Collection[tuple[str, Path]], *, dry_run: bool) -> list[Removed]:
-    """Removes each of these paths, given with its kind."""
+def _remove_leftovers(store: Store, left: Collection[Path], *, dry_run: bool) -> list[Removed]:
+    """Removes each of these paths."""
     removed = []
-    for kind, path in left:
-        removed.append(Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path)))
+    for path in left:
+        removed.append(Removed("partial", path.relative_to(store.root).as_posix(), tree_bytes(path)))
         if not dry_run:
             _delete(path)
     return removed

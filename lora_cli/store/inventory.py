@@ -59,6 +59,16 @@ def inventory(store: Store) -> list[StoredSnapshot]:
     return sorted(items, key=lambda item: (-item.used_s, item.digest))
 
 
+def lost_snapshots(store: Store) -> list[StoredSnapshot]:
+    """The recorded snapshots that are missing."""
+    records = by_key((record.snapshot, record) for record in all_records(store))
+    return [
+        StoredSnapshot(digest, store.snapshot(digest), {}, tuple(known))
+        for digest, known in records.items()
+        if not os.path.lexists(store.snapshot(digest))
+    ]
+
+
 def find_items(items: Sequence[StoredSnapshot], text: str, ref: str) -> list[StoredSnapshot]:
     """The snapshots whose digest starts with ``text`` (8 digits or more), else of ``ref``."""
     if re.fullmatch(r"[0-9a-f]{8,64}", text) and (found := [item for item in items if item.digest.startswith(text)]):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.store import Store
-from lora_cli.store.blobs import LostBlob, has_blob, is_sound, quarantine_if_corrupt, seal
+from lora_cli.store.blobs import LostBlob, has_blob, is_intact, is_sound, seal
 from lora_cli.store.disk import NO_LINK, on_disk
 from lora_cli.store.locks import exclusive, shared
 
@@ -56,25 +56,25 @@ def is_digest(text: object) -> bool:
 
 
 def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
-    """The snapshot of exactly these files, if it is cached and intact. A corrupt one is moved to the quarantine."""
+    """The snapshot of exactly these files, if it is cached and intact. A corrupt one is removed."""
     digest = snapshot_digest(files.items())
     directory = store.snapshot(digest)
     if not files or not os.path.lexists(directory):
         return None
-    if not _is_sound_snapshot(directory, files) and not _quarantine_unless_sound(store, directory, files):
+    if not _is_sound_snapshot(directory, files) and not _remove_unless_sound(store, directory, files):
         for blob in files.values():
             has_blob(store, blob)
         return None
     return Snapshot(digest, directory, dict(sorted(files.items())))
 
 
-def _quarantine_unless_sound(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
-    """Moves a snapshot that seemed corrupt to the quarantine, unless it is intact or gone; whether it is intact.
+def _remove_unless_sound(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
+    """Removes a snapshot that seemed corrupt, unless it is intact or gone; whether it is intact.
 
-    While it is locked nobody removes it, so what is moved is what was checked.
+    While it is locked nobody else removes it, so what is removed is what was checked.
     """
     with shared(store, directory.name):
-        return os.path.lexists(directory) and quarantine_if_corrupt(
+        return os.path.lexists(directory) and is_intact(
             store, directory, lambda there: _is_sound_snapshot(there, files)
         )
 
@@ -111,11 +111,12 @@ def publish_snapshot(
     with exclusive(store, building.name):  # garbage collection leaves it alone
         try:
             with on_disk("writing", target):
+                building.mkdir(parents=True)
                 build_directory(store, files, building)
             check(replace(snapshot, directory=building))
             with on_disk("writing", target):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                renamed = _rename_into_place(building, target)
+                renamed = rename_into_place(building, target)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     if not renamed and not _is_sound_snapshot(target, files):
@@ -129,7 +130,7 @@ def build_directory(
     directory: Path,
     linked: Callable[[str], bool] = lambda _: True,
 ) -> None:
-    """Fills a new directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
+    """Fills an empty directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
 
     Where a blob is missing or corrupt, the file of the cached snapshot is used.
 
@@ -137,7 +138,6 @@ def build_directory(
         LostBlob: a file is neither among the blobs nor in the snapshot.
         OSError: as it comes.
     """
-    directory.mkdir(parents=True)
     for path in sorted(files):
         target = directory / path
         if "/" in path:
@@ -184,12 +184,16 @@ def _copy(blob: Path, target: Path, *, writable: bool) -> None:
         os.fsync(written.fileno())
 
 
-def _rename_into_place(building: Path, target: Path) -> bool:
-    """Renames a folder; False if the target exists already, which should then be the same snapshot."""
+def rename_into_place(building: Path, target: Path) -> bool:
+    """Renames a folder; False if something is there already that is no empty folder.
+
+    Raises:
+        OSError: as it comes.
+    """
     try:
         building.rename(target)
     except OSError as error:
-        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
             raise
         return False
     return True

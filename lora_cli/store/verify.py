@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import NoneType
 
 from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.store import Store
-from lora_cli.store.blobs import move_to_quarantine, restore, sha256_of
+from lora_cli.store.blobs import remove_if_corrupt, sha256_of
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.inventory import Inode, blob_files, folder_digest, list_folder, tree_bytes
+from lora_cli.store.inventory import Inode, blob_files, files_in, folder_digest, list_folder, tree_bytes
 from lora_cli.store.locks import shared
 from lora_cli.store.resolution_records import all_records, conflicts, record_path
 from lora_cli.store.snapshots import is_digest
@@ -25,22 +24,23 @@ THREADS = 4
 class Verified:
     """One blob, snapshot or record; ``problem`` is empty when it is intact.
 
-    ``moved_to`` is its path in the quarantine. Of records, only those that conflict with others are listed; they stay.
+    ``removed`` says that it is gone, ``linked`` that hard links outside the cache (``fetch --to``, ``--publish``) have
+    the same bytes. Of records, only those that conflict with others are listed; they stay.
     """
 
     kind: str
     path: FilePath
     size: int = field(metadata=EXCLUDED)
     problem: str = ""
-    moved_to: FilePath | None = field(default_factory=NoneType)
+    removed: bool = False
+    linked: bool = field(default=False, metadata=EXCLUDED)
 
 
 def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verified]:
     """Verifies each blob and snapshot, and the records that conflict with each other.
 
-    Corrupt files are moved to the quarantine, unless this user may not move them; the next fetch restores them. Files
-    with other names are ignored. ``only`` has the names of what is verified: sha256 of blobs and digests of snapshots
-    (None: all).
+    Corrupt ones are removed, if this user may; the next fetch restores them. Files with other names are ignored.
+    ``only`` has the names of what is verified: sha256 of blobs and digests of snapshots (None: all).
 
     Raises:
         UsageError: this is no cache.
@@ -85,18 +85,25 @@ def _verify_snapshot(store: Store, directory: Path, known: Mapping[Inode, str | 
 def _verify_one(store: Store, kind: str, path: Path, problem_of: Callable[[Path], str]) -> Iterator[Verified]:
     """The result for one path; none if it no longer exists.
 
-    Other processes may replace it meanwhile: what was moved to the quarantine is checked again, and restored if it is
-    intact.
+    Other processes may replace it by an intact one meanwhile.
     """
     if not os.path.lexists(path):
         return
     problem, size = problem_of(path), tree_bytes(path)
-    moved_to = move_to_quarantine(store, path) if problem else None
-    if moved_to is not None and not problem_of(moved_to):
-        restore(moved_to, path)
-        problem, moved_to = "", None
-    if moved_to is not None or os.path.lexists(path):
-        yield Verified(kind, path, size, problem, moved_to)
+    linked = bool(problem) and kind == "blob" and _is_linked_outside(store, path)
+    found = remove_if_corrupt(store, path, lambda there: not problem_of(there)) if problem else True
+    if found is False or os.path.lexists(path):
+        yield Verified(kind, path, size, "" if found else problem, found is False, linked)
+
+
+def _is_linked_outside(store: Store, blob: Path) -> bool:
+    """Whether a blob has a name outside of the cache."""
+    try:
+        status = blob.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    inside = sum(os.path.samestat(status, other) for _, other in files_in(store.snapshots))
+    return status.st_nlink > inside + 1
 
 
 def _stat_and_hash(path: Path) -> tuple[os.stat_result | None, str | None]:

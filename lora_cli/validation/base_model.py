@@ -62,11 +62,13 @@ def open_base(
 class Bases:
     """Base models by the names in adapters' configs, each opened once; ``tp`` is the engine's tensor-parallel size.
 
-    ``fallback`` builds a model of an unknown family.
+    ``fallback`` builds a model of an unknown family. ``way`` is how the user can name a base.
     """
 
-    def __init__(self, settings: Settings, fallback: "Fallback | None" = None, *, tp: int = 1) -> None:
-        self._settings, self._fallback, self._tp = settings, fallback, tp
+    def __init__(
+        self, settings: Settings, fallback: "Fallback | None" = None, *, tp: int = 1, way: str = "set --base DIR"
+    ) -> None:
+        self._settings, self._fallback, self._tp, self._way = settings, fallback, tp, way
         self._known: dict[str, tuple[BaseModel | None, str]] = {}
 
     def of(self, config: LoraConfig | None) -> tuple[BaseModel | None, str]:
@@ -77,9 +79,9 @@ class Bases:
         """
         name = config.base_model_name_or_path if config is not None else None
         if not name:
-            return None, f"base unchecked: no base is set in {CONFIG}; set --base"
+            return None, f"base unchecked: no base is set in {CONFIG}; {self._way}"
         if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
-            return None, f"base unchecked: {safe(cut(name))} is not on this machine; set --base"
+            return None, f"base unchecked: {safe(cut(name))} is not on this machine; {self._way}"
         with _OPENING:
             if name not in self._known:
                 self._known[name] = self._open(name)
@@ -95,8 +97,8 @@ class Bases:
             check_allowed(AdapterRequest("", ref_of(name)), self._settings)
             return open_base(name, self._settings, fallback=self._fallback), ""
         except LoraCliError as error:
-            hint = "set --base DIR, a folder with its config.json" if isinstance(error, AccessDenied) else "set --base"
-            return None, f"base unchecked: {error.message}; {hint}"
+            enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
+            return None, f"base unchecked: {error.message}; {self._way}{enough}"
 
 
 def check_tp(base: BaseModel | None, tp: int) -> None:

@@ -77,13 +77,10 @@ def fetch_adapter(item: AdapterRequest, context: FetchContext, *, on_stage: OnSt
         source_text = str(ref)
         source = _TimedSource(context.sources.of(ref), watch, on_stage)
         fetched = fetch(replace(item, source=ref), context, source)
-        context.total.check(item.turn, item.name, fetched.snapshot.size)
     except LoraCliError as error:
         stage = "fetch" if "resolve" in watch.stage_ms else "resolve"
         watch.lap(stage)
         return Admission(item.name, source_text, stage_ms=watch.stage_ms, error=error, stage=stage)
-    finally:
-        context.total.finish(item.turn)
     watch.lap("fetch")
     return Admission(
         item.name,

@@ -50,7 +50,7 @@ from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_path
+from lora_cli.store.atomic_swap import hidden_folder, remove_leftovers
 from lora_cli.store.disk import on_disk
 from lora_cli.validation.base_model import open_checkpoint
 from lora_cli.validation.repair_report import (
@@ -265,7 +265,6 @@ def _publish(building: Path, to: Path) -> None:
     names, there = (sorted(path.name for path in folder.iterdir()) for folder in (building, to))
     if names != there or filecmp.cmpfiles(building, to, names, shallow=False)[0] != names:
         raise _different_content(to)
-    remove_path(building)
 
 
 def _write(report: RepairReport, new: Draft, one: Opened, to: Path) -> RepairReport:
@@ -274,12 +273,10 @@ def _write(report: RepairReport, new: Draft, one: Opened, to: Path) -> RepairRep
     Raises:
         UsageError: something else is there.
     """
-    building = to.with_name(f".{to.name[:100]}.{os.urandom(6).hex()}")
     originals = tensor_reader(one)
     with on_disk("writing", to, "--to"):
-        to.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            building.mkdir()
+        remove_leftovers(to.parent)
+        with hidden_folder(to) as building:
             metadata = {**one.adapter.metadata, "format": "pt", "lora-cli": f"repaired for {report.after.judged}"}
             write_tensors(building / WEIGHTS, new.tensors, metadata, originals)
             (building / CONFIG).write_text(json.dumps(new.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -289,9 +286,6 @@ def _write(report: RepairReport, new: Draft, one: Opened, to: Path) -> RepairRep
                         stream.writelines(one.source.read(one.revision, file, 0, None))
             same = _prove(new, originals, building)
             _publish(building, to)
-        except BaseException:
-            remove_path(building)
-            raise
     return replace(report, proof=same, directory=str(to.absolute()))
 
 

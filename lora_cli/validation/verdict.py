@@ -213,8 +213,17 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
         applied=fitting(case, application.applied, application.matched) if compared else None,
         engines=case.outcomes,
         base=None if base is None else base.name,
-        unchecked=tuple(filter(None, (*evidence.unchecked, adapter.unread))),
+        unchecked=tuple(dict.fromkeys(_unchecked(case, terms))),
     )
+
+
+def _unchecked(case: Case, terms: Terms) -> Iterator[str]:
+    """Why what the rules need could not be looked at, apart from what the user asked for."""
+    needed = {need for rule in terms.rules for need in rule.needs} | ({"base", "values"} if terms.engines else set())
+    for need in ("config", "weights", "base", "values"):
+        reason = case.why_missing(need)
+        if need in needed and reason not in {"", NO_BASE, NO_VALUES}:
+            yield reason
 
 
 def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:

@@ -56,7 +56,7 @@ def test_a_bomb_is_not_unpacked_whatever_size_its_manifest_claims(liar: Liar, se
 
 def test_more_than_was_allowed_is_not_unpacked(liar: Liar, settings: Settings) -> None:
     liar.tars(tar_of(FILES))
-    assert "LORA_CLI_MAX_BYTES" in str(error_of(liar, replace(settings, max_bytes=50_000)))
+    assert "over 50000 bytes" in str(error_of(liar, replace(settings, max_bytes=50_000)))
     assert code(liar, replace(settings, keep_free=1 << 60)) == 6
 
 

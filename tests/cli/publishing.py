@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.store.published import MARK_FILE
+from lora_cli.store.materialize import MARK_FILE
 from tests.making import llama_modules, write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -20,7 +20,7 @@ from lora_cli.store import Store
 from lora_cli.store.inventory import StoredSnapshot
 from lora_cli.store.resolution_records import Record
 from tests.making import write_adapter
-from tests.store.keeping import edit_in_place, put_blob, tree
+from tests.store.keeping import put_blob, tree
 
 Captured = pytest.CaptureFixture[str]
 
@@ -75,7 +75,7 @@ def test_verify_says_what_is_corrupt(capsys: Captured) -> None:
     (directory(capsys, "./sql") / "extra").write_bytes(b"")
     text = said(capsys, "verify", code=5)
     assert "corrupt snapshot" in text
-    assert ", 1 corrupt; 1 adapter in the quarantine\n" in text
+    assert ", 1 corrupt\n" in text
 
 
 def test_gc_frees_what_was_not_used_for_long(store: Store, capsys: Captured) -> None:
@@ -255,17 +255,3 @@ def test_rm_takes_either_adapters_or_all(capsys: Captured) -> None:
     for words in ([], ["./sql", "--all"]):
         assert main(["cache", "rm", *words]) == 2
         assert "rm takes either adapters or --all" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", [["./sql"], ["--all", "--yes"]])
-def test_rm_removes_what_is_in_the_quarantine_too(words: list[str], store: Store, capsys: Captured) -> None:
-    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
-    Path("set.yaml").write_text(head + "  - {name: nightly, source: ./sql}\n")
-    assert main(["fetch", "-f", "set.yaml"]) == 0
-    capsys.readouterr()
-    edit_in_place(directory(capsys, "./sql") / "adapter_model.safetensors", at=500)
-    assert main(["cache", "verify"]) == 5
-    said(capsys, "rm", *words)
-    assert list(store.quarantine.iterdir()) == []
-    assert main(["cache", "verify", "--repair"]) == 0
-    assert main(["cache", "rm", "./sql"]) == 3

@@ -76,7 +76,12 @@ def test_one_adapter_is_handed_out_to_the_folder_itself(sql: Path, capsys: pytes
     assert main(["fetch", "./sql", "--to", "out"]) == 0
     assert capsys.readouterr().out == f"{Path.cwd() / 'out'}\n"
     assert tree(Path("out")) == {CONFIG, WEIGHTS}
+    killed = "import os, pathlib\nfrom lora_cli.store.atomic_swap import hidden_folder\n"
+    killed += "with hidden_folder(pathlib.Path('out')) as folder: os._exit((folder / 'half').write_bytes(b'x'))\n"
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 1
+    assert len(list(Path().glob(".out.*"))) == 2
     assert main(["fetch", "./sql", "--to", "out"]) == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["cache", "out", "sql"]
 
 
 def test_several_are_handed_out_to_folders_by_name(sql: Path, chat: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +96,7 @@ def test_a_folder_with_something_else_is_never_overwritten(
     assert main(["fetch", "./sql", "--to", "chat"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "exists and is not empty" in err
+    assert "chat exists, with other content" in err
     assert tree(Path("chat")) == {CONFIG, WEIGHTS}
 
 

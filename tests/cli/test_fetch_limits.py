@@ -61,7 +61,7 @@ def test_the_bytes_that_an_adapter_does_not_need_are_told(sql: Path, capsys: pyt
 
 @pytest.mark.parametrize(
     ("name", "value", "code"),
-    [("MAX_FILES", "1", 1), ("MAX_TOTAL_BYTES", "10", 1), ("CACHE_BUDGET", "10", 1), ("KEEP_FREE", "1000000TB", 6)],
+    [("MAX_FILES", "1", 1), ("CACHE_BUDGET", "10", 1), ("KEEP_FREE", "1000000TB", 6)],
 )
 def test_a_limit_that_is_reached_names_its_variable(
     sql: Path, name: str, value: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

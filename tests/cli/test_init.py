@@ -67,11 +67,13 @@ def test_a_rank_that_the_engine_never_takes_leaves_the_others_to_be_judged(folde
     assert "vLLM 0.33: ok 3, rejects 1" in " ".join(capsys.readouterr().out.split())
 
 
-def test_what_is_no_adapter_is_told_and_nothing_is_written(folder: Path, capsys: Capture) -> None:
-    assert main(["init", "base"]) == 2
-    assert "there is no adapter in" in capsys.readouterr().err
-    assert main(["init", "all", "./gone"]) == 3
+def test_what_is_no_adapter_is_told_and_left_out(folder: Path, capsys: Capture) -> None:
+    assert main(["init", "base"]) == 1
+    assert "base: there is no adapter_config.json" in capsys.readouterr().err
     assert not Path("set.yaml").exists()
+    assert main(["init", "all", "./gone"]) == 3
+    assert "left out: " in capsys.readouterr().err
+    assert yaml.safe_load(Path("set.yaml").read_text())["adapters"]
 
 
 def test_repositories_keep_their_scheme_and_revision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.store.published import MARK_FILE
+from lora_cli.store.materialize import MARK_FILE
 from tests.cli.publishing import BASE, CONFIG, WEIGHTS, Capture, adapter, mark, publish, resolves
 from tests.hub_server import Hub
 from tests.making import base_config, write_base_config
@@ -294,7 +294,7 @@ def test_what_is_not_ours_is_never_replaced(kind: str, capsys: Capture) -> None:
     assert publish("./sql") == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "was not published by lora-cli" in err
+    assert "sql exists, with other content: " in err
     assert tree(Path("served")) == before
     assert target.is_symlink() == (kind == "link")
 
@@ -306,8 +306,7 @@ def test_a_file_that_somebody_put_into_what_we_published_stays(capsys: Capture) 
     assert publish("./sql") == 2
     assert Path("served/sql/notes.txt").read_text() == "mine"
     err = capsys.readouterr().err
-    assert "sql was published by lora-cli, but has other files by now: notes.txt" in err
-    assert "move or remove these files, then try again" in err
+    assert "sql exists, with other content: notes.txt" in err
     Path("served/sql/notes.txt").unlink()
     assert publish("./sql") == 0
     assert Path("served/sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()

@@ -68,7 +68,7 @@ def test_what_a_tag_named_is_cached_by_its_digest_whatever_tag_is_beside_it(
     assert ran(capsys, "--offline", "fetch", f"{ref}:other", *cache)[0] == 3
 
 
-def test_a_plain_layer_is_validated_by_its_header(
+def test_a_plain_layer_is_inspected_by_its_header(
     oci_registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = files_of(write_adapter(tmp_path / "wide", modules=WIDE, r=16))
@@ -76,7 +76,7 @@ def test_a_plain_layer_is_validated_by_its_header(
     digest = oci_registry.push(f"{name}:v1", files)
     with counted(f"http://{oci_registry.place}") as passing:
         ref = f"oci://127.0.0.1:{passing.ports[0]}/{name}:v1"
-        _, out, _ = ran(capsys, "validate", ref, "--base", base, "--format", "json", "--cache-dir", tmp_path / "cache")
+        _, out, _ = ran(capsys, "inspect", ref, "--base", base, "--format", "json", "--cache-dir", tmp_path / "cache")
         assert 0 < passing.received < 200_000 < len(files["adapter_model.safetensors"])
     (found,) = [one for one in json.loads(out)["adapters"][0]["findings"] if one["code"] == "LC604"]
     assert found["message"] == "not pinned: the tag v1 can change"

@@ -294,17 +294,3 @@ def test_bytes_of_memory_that_no_place_fits_in_are_refused(tmp_path: Path, capsy
     assert "too few" in capsys.readouterr().err
     assert main([*map(str, words), "much"]) == 2
     assert "--max-cpu-bytes" in capsys.readouterr().err
-
-
-def test_a_limit_for_all_adapters_of_a_run_holds_for_warm_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = write_base_config(tmp_path / "base")
-    for seed, name in enumerate(("a", "b")):
-        write_adapter(tmp_path / name, seed=seed, config={"layers_to_transform": [0]})
-    size = sum(path.stat().st_size for path in (tmp_path / "a").iterdir())
-    monkeypatch.setenv("LORA_CLI_MAX_TOTAL_BYTES", str(size + 100))
-    refs = [str(tmp_path / "a"), str(tmp_path / "b")]
-    assert main(["--cache-dir", str(tmp_path / "cache"), "warm", *refs, "--base", str(base), "--once"]) == 1
-    written = capsys.readouterr()
-    assert "over the limit of" in written.out + written.err

@@ -19,9 +19,9 @@ from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RANGE
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
 from lora_cli.store import Store, gc
-from lora_cli.store.export import export_snapshot
 from lora_cli.store.gc import cache_bytes
 from lora_cli.store.inventory import inventory
+from lora_cli.store.materialize import materialize
 from lora_cli.store.resolution_records import record_path
 from lora_cli.store.verify import verify
 from tests.hub_content import Content
@@ -105,25 +105,6 @@ def test_a_header_that_is_larger_than_allowed_is_refused_cached_or_not_and_not_r
     capsys.readouterr()
     assert main(["inspect", "org/wide"]) == 1
     assert "its header has 100000 bytes" in " ".join(capsys.readouterr().out.split())
-
-
-def test_the_bytes_of_one_run_are_spent_in_the_order_of_its_adapters(desk: Desk) -> None:
-    desk.hub.fault("GET api /api/models/org/a", delay_s=0.4, times=-1)
-    for _ in ("cold", "warm"):
-        outcomes = desk.ask("a", "b", "c", "d", max_total_bytes=3 * MIB)
-        assert [outcome.exit_code for outcome in outcomes] == [0, 0, 1, 1]
-        assert "LORA_CLI_MAX_TOTAL_BYTES" in error_of(outcomes[2])
-    assert desk.weights_requests == 2
-    # What fails before it has a size stands in nobody's way.
-    assert desk.codes("none", "b", "a", max_total_bytes=3 * MIB) == [3, 0, 0]
-
-
-def test_a_limit_of_all_holds_for_what_is_cached_too_and_a_smaller_one_may_follow(desk: Desk) -> None:
-    desk.hub.add("org/small", {CONFIG: {}, WEIGHTS: b"x"})
-    assert desk.codes("a", "b", "small", max_total_bytes=MIB + 1000) == [0, 1, 0]
-    exactly = sum(item.size for item in inventory(desk.store))
-    assert desk.codes("a", "b", "small", max_total_bytes=exactly) == [0, 1, 0]
-    assert desk.codes("a", "b", "small", max_total_bytes=exactly - 1) == [0, 1, 1]
 
 
 def test_the_reserve_stays_free(desk: Desk) -> None:
@@ -213,7 +194,7 @@ def test_a_budget_takes_nothing_that_is_in_use(desk: Desk, tmp_path: Path) -> No
     outcomes = desk.ask("a", "b", "c")
     found = {outcome.request.name: outcome.fetched.snapshot for outcome in outcomes if outcome.fetched is not None}
     for name in ("a", "b"):
-        export_snapshot(desk.store, found[name], tmp_path / f"out-{name}")
+        materialize(desk.store, found[name], tmp_path / f"out-{name}")
     for number, name in enumerate("abc"):
         desk.used(name, 1000 + number)
     assert desk.codes("d", cache_budget=3 * MIB + MIB // 2) == [0]

@@ -1,7 +1,9 @@
 """A gate never says ok of what it did not look at: each case is one that a new user ran into."""
 
 import json
+import math
 import re
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from tests.gate.walk import (
     write_set,
 )
 from tests.hf_variables import set_variables
-from tests.making import base_config, llama_modules, lora_tensors, write_adapter, write_base_config
+from tests.making import Raw, base_config, llama_modules, lora_tensors, write_adapter, write_base_config
 from tests.object_servers import S3Server
 
 SOME = {"a24": "./adapters/a24"}
@@ -286,3 +288,60 @@ def test_what_an_engine_does_is_unknown_in_every_format(case: str, capsys: Captu
     assert main(["validate", "adapters/a24", *UNKNOWN[case], "--strict"]) == 1
     document = json.loads(text(capsys, 0, "validate", "adapters/a24", *UNKNOWN[case], "--format", "json"))
     assert [*document["summary"]["engines"].values()] == [{"unknown": 1}]
+
+
+def test_locked_bytes_are_not_those_of_another_revision(
+    origins: Origins, rclone_server: S3Server, capsys: Capture
+) -> None:
+    good, bad = contents(planted(Path("good"))), contents(planted(Path("bad"), "a19"))
+    bucket, argv = rclone_server.place(), ["fetch", "-f", "set.yaml", "--locked"]
+    for name, more in (("prod", b" "), ("staging", b"")):
+        files = {**good, "adapter_config.json": good["adapter_config.json"] + more}
+        rclone_server.put(bucket, {f"{name}/{path}": data for path, data in files.items()})
+    write_set({name: f"s3://{bucket}/{name}" for name in ("prod", "staging")})
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    rclone_server.put(bucket, {f"prod/{WEIGHTS}": bad[WEIGHTS]})
+    shutil.rmtree("cache")
+    assert (main([*argv, "staging"]), main([*argv, "prod"])) == (0, 0)
+    (one,) = judged(capsys, 1, f"s3://{bucket}/prod").values()
+    assert "LC501" in codes(one)
+
+
+FOREIGN = {
+    "gguf": ("adapter.gguf", b"GGUF" + bytes(60)),
+    "diffusers": ("pytorch_lora_weights.safetensors", b"\x02" + bytes(7) + b"{}"),
+    "pickle": ("pytorch_lora_weights.bin", b"cos\nsystem\n(S'id'\ntR."),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_weights_of_another_format_in_a_folder_are_refused_and_a_base_model_is_not_judged(
+    kind: str, capsys: Capture
+) -> None:
+    name, data = FOREIGN[kind]
+    write_base_config(Path("team/model"))
+    planted(Path("team/good"))
+    Path("team/model/model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    Path("team", kind).mkdir()
+    Path("team", kind, name).write_bytes(data)
+    none = ["--base", "none"]
+    assert outcomes(capsys, 1, "team", *none) == {f"team/{kind}": "refused", "team/good": "ok"}
+    assert outcomes(capsys, 1, "--changed-files", f"team/{kind}/{name}", *none) == {f"team/{kind}": "refused"}
+    assert main(["init", "team"]) == 1
+    assert Path("set.yaml").read_text().count("source:") == 1
+
+
+def test_what_was_not_read_is_unchecked_whatever_is_ignored(origins: Origins, capsys: Capture) -> None:
+    assert [*outcomes(capsys, 0, "adapters/a29", "--ignore", "LC102").values()] == ["unchecked"]
+    planted(Path("away"), base_model_name_or_path="acme/nothing")
+    assert [*outcomes(capsys, 0, "away", "--strict", "--select", "LC1").values()] == ["ok"]
+    capsys.readouterr()
+    assert main(["fetch", "./away", "--publish", "served", "--format", "json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["adapters"]
+    assert "base unchecked" in one["unchecked"][0]
+    ones = {
+        name: Raw("F8_E4M3", one.shape, b"\x38" * math.prod(one.shape)) for name, one in lora_tensors(MODULES).items()
+    }
+    write_adapter(Path("narrow"), modules=MODULES, r=4, tensors=ones)
+    (one,) = judged(capsys, 1, "narrow", "--base", "none", "--strict").values()
+    assert "LC505" in {skipped["code"] for skipped in one["skipped"]}

@@ -13,7 +13,7 @@ from tests.kubernetes.pods import Fields, containers, documents, pods, reads_our
 STORAGE = "ephemeral-storage"
 CACHE = "LORA_CLI_CACHE_DIR"
 BUDGET = "LORA_CLI_CACHE_BUDGET"
-BOUNDS = (BUDGET, "LORA_CLI_MAX_TOTAL_BYTES", "LORA_CLI_MAX_BYTES")
+BOUNDS = (BUDGET, "LORA_CLI_MAX_BYTES")
 """Variables that bound what is written to the cache."""
 
 PODS = list(pods())

@@ -264,7 +264,7 @@ def _tree(here: Path) -> dict[str, tuple[int, int, int]]:
     return {path.relative_to(here).as_posix(): (was.st_ino, was.st_size, was.st_mtime_ns) for path, was in files}
 
 
-INSIDE = re.compile(r"(?:cache|other)/(refs|locks|tmp|quarantine)/.*")
+INSIDE = re.compile(r"(?:cache|other)/(refs|locks|tmp)/.*")
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any], here: Path, normaliser: Normaliser) -> list[str]:

@@ -19,7 +19,6 @@ FOREIGN = (
     "blobs/sha256/ab/README",
     "leases/notes.txt",
     "locks/notes.txt",
-    "quarantine/old/essay.txt",
     "refs/.draft",
     "snapshots/sha256/mine/essay.txt",
     "tmp/mine/thesis.txt",

@@ -49,7 +49,7 @@ def test_an_edit_that_hides_its_time_is_found_and_fetched_anew(store: Store) -> 
     assert find_snapshot(store, snapshot.files) == snapshot
     rotten = [one for one in verify(store) if one.problem]
     assert [one.kind for one in rotten] == ["blob", "snapshot"]
-    assert all(one.moved_to is not None and one.moved_to.exists() for one in rotten)
+    assert all(one.removed and not one.path.exists() for one in rotten)
     assert find_snapshot(store, snapshot.files) is None
     assert find_snapshot(store, other.files) == other
     assert not any(one.problem for one in verify(store))

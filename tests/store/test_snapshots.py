@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.core.snapshot import Blob, snapshot_digest
-from lora_cli.errors import Corrupt, Refused, UsageError
-from lora_cli.store import Store, snapshots
+from lora_cli.errors import Corrupt, Refused
+from lora_cli.store import Store, blobs, snapshots
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.export import export_snapshot
 from lora_cli.store.snapshots import check_paths, find_snapshot, publish_snapshot
 from tests.store.keeping import edit_in_place, put_blob, put_snapshot, tree
 
@@ -60,7 +59,7 @@ def test_a_file_system_without_hard_links_gets_copies(store: Store, monkeypatch:
     assert find_snapshot(store, snapshot.files) == snapshot
 
 
-def test_an_edit_in_a_snapshot_is_noticed_and_both_it_and_its_blob_are_put_aside(store: Store) -> None:
+def test_an_edit_in_a_snapshot_is_noticed_and_both_it_and_its_blob_are_removed(store: Store) -> None:
     snapshot = put_snapshot(store, FILES)
     edit_in_place(snapshot.directory / "adapter_model.safetensors")
     assert find_snapshot(store, snapshot.files) is None
@@ -78,10 +77,10 @@ def test_a_snapshot_that_lost_a_file_is_none(store: Store) -> None:
 
 
 def test_a_blob_that_is_gone_is_said_so_and_nothing_half_is_left(store: Store) -> None:
-    blobs = {path: put_blob(store, data) for path, data in FILES.items()}
-    store.blob(blobs["adapter_config.json"].sha256).unlink()
+    files = {path: put_blob(store, data) for path, data in FILES.items()}
+    store.blob(files["adapter_config.json"].sha256).unlink()
     with pytest.raises(LostBlob):
-        publish_snapshot(store, blobs)
+        publish_snapshot(store, files)
     assert not store.snapshots.exists() or not list(store.snapshots.iterdir())
     assert not list(store.partials.iterdir())
 
@@ -91,7 +90,7 @@ def test_what_cannot_be_moved_out_of_the_way_is_not_given_to_anybody(
 ) -> None:
     snapshot = put_snapshot(store, FILES)
     (snapshot.directory / "adapter_config.json").unlink()
-    store.quarantine.write_bytes(b"in the way")
+    monkeypatch.setattr(blobs, "trash_path", lambda _: store.root / "nowhere" / "trash")
     with pytest.raises(Corrupt, match="cannot be replaced"):
         publish_snapshot(store, snapshot.files)
 
@@ -151,38 +150,6 @@ def test_the_digest_does_not_depend_on_the_order(files: dict[str, bytes]) -> Non
     assert snapshot_digest(pairs) == snapshot_digest(reversed(pairs))
 
 
-def test_what_is_handed_out_has_linked_weights_and_copied_json(store: Store, tmp_path: Path) -> None:
-    snapshot = put_snapshot(store, FILES)
-    target = export_snapshot(store, snapshot, tmp_path / "out" / "sql")
-    weights, config = target / "adapter_model.safetensors", target / "adapter_config.json"
-    assert weights.samefile(snapshot.directory / "adapter_model.safetensors")
-    assert not config.samefile(snapshot.directory / "adapter_config.json")
-    assert os.access(config, os.W_OK)
-    config.write_bytes(b"[]")
-    assert (snapshot.directory / "adapter_config.json").read_bytes() == b"{}"
-
-
-def test_handing_out_again_changes_nothing_and_never_overwrites(store: Store, tmp_path: Path) -> None:
-    snapshot = put_snapshot(store, FILES)
-    target = export_snapshot(store, snapshot, tmp_path / "sql")
-    inode = target.stat().st_ino
-    assert export_snapshot(store, snapshot, target).stat().st_ino == inode
-    (target / "mine").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="exists and is not empty"):
-        export_snapshot(store, snapshot, target)
-    assert (target / "mine").read_bytes() == b"mine"
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UsageError):
-        export_snapshot(store, snapshot, tmp_path / "file")
-    assert {path.name for path in tmp_path.iterdir()} == {"cache", "sql", "file"}
-
-
-def test_an_empty_folder_may_be_handed_out_to(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "sql").mkdir()
-    export_snapshot(store, put_snapshot(store, FILES), tmp_path / "sql")
-    assert tree(tmp_path / "sql") == FILES.keys()
-
-
 PUBLISH = """
 import sys
 from pathlib import Path
@@ -210,10 +177,3 @@ def test_processes_that_publish_the_same_at_once_all_succeed(store: Store) -> No
     assert len(list(store.snapshots.iterdir())) == 30
     assert all(tree(directory) >= {"a/b"} and len(tree(directory)) == 2 for directory in store.snapshots.iterdir())
     assert not list(store.partials.iterdir())
-
-
-def test_other_weights_of_the_same_size_are_something_else(store: Store, tmp_path: Path) -> None:
-    target = export_snapshot(store, put_snapshot(store, {"adapter_model.safetensors": b"one"}), tmp_path / "sql")
-    with pytest.raises(UsageError, match="exists and is not empty"):
-        export_snapshot(store, put_snapshot(store, {"adapter_model.safetensors": b"two"}), target)
-    assert (target / "adapter_model.safetensors").read_bytes() == b"one"

@@ -1,0 +1,184 @@
+"""Folders outside the cache: ``fetch --to``, and ``fetch --publish`` for an engine's resolver.
+
+Weights are hard links into the cache where the file system has them, everything else is a copy. A folder appears by one
+rename, and only a published one is ever replaced: ``MARK_FILE`` in it says what lora-cli wrote there.
+"""
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.json_schema import Sha256
+from lora_cli.core.parse import json_object
+from lora_cli.core.snapshot import Blob, Snapshot
+from lora_cli.core.text import names, shown
+from lora_cli.errors import Refused, UsageError
+from lora_cli.store import Store
+from lora_cli.store.atomic_swap import hidden_folder, swap_folders
+from lora_cli.store.blobs import is_sound, sha256_of
+from lora_cli.store.disk import on_disk, read_small, replace_file
+from lora_cli.store.snapshots import build_directory, is_digest, rename_into_place
+
+MARK_FILE = ".lora-cli.json"
+SCHEMA = "lora_cli/published/1"
+LARGEST = 8_000_000
+BASE_FIELD = "base_model_name_or_path"
+WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was published: the base that its config names.
+
+    ``replaced`` is the digest of other files that were published there before, None for none.
+    """
+
+    base: str
+    replaced: Sha256 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotPruned:
+    """A published folder that is no longer in the manifest and stays because of the ``unlisted`` files in it."""
+
+    name: str
+    unlisted: Sequence[str]
+    """The files that lora-cli did not publish."""
+
+
+def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: str | None) -> Published:
+    """Publishes a snapshot as ``target``; ``served`` is the engine's name for the base (None: unknown).
+
+    vLLM's filesystem resolver takes a LoRA adapter only, and only if its config names the base exactly as ``--model``.
+
+    Raises:
+        Refused: a resolver would not accept it.
+        FormatError: its config cannot be read.
+        UsageError, LostBlob, MachineError: see ``materialize``.
+    """
+    where = f"{target.name}: {CONFIG}"
+    config = json_object(read_small(snapshot.directory / CONFIG, LARGEST) or b"", where)
+    named = config.get(BASE_FIELD)
+    if config.get("peft_type") != "LORA":
+        hint = "a resolver only accepts LORA, and returns 404 for anything else"
+        raise Refused(f"{where}: peft_type is {shown(config.get('peft_type'))}", hint=hint)
+    if not isinstance(named, str) or served not in {None, named}:
+        but = "" if served is None else f", but {shown(served)} is served: a resolver compares them exactly"
+        hint = f"if it is the same model, lora-cli repair --base-name {served or 'NAME'} --to DIR writes it into a copy"
+        raise Refused(f"{where}: {BASE_FIELD} is {shown(named)}{but}", hint=hint)
+    before = _mark_of(target).get("snapshot")
+    materialize(store, snapshot, target, publish=True)
+    return Published(named, before if is_digest(before) and before != snapshot.digest else None)
+
+
+def materialize(store: Store, snapshot: Snapshot, target: Path, *, publish: bool = False) -> None:
+    """Creates the folder ``target`` with the files of a snapshot; one that has exactly these stays as it is.
+
+    With ``publish`` it also has ``MARK_FILE``, and replaces what was published there.
+
+    Raises:
+        UsageError: something else is there; it stays. Or a file to publish has the name of the mark.
+        LostBlob: a blob is no longer in the cache.
+        MachineError: a disk error.
+    """
+    if publish and MARK_FILE in snapshot.files:
+        raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint="rename it")
+    with on_disk("writing", target, "--publish" if publish else "--to"):
+        if _has(store, snapshot, target, publish):
+            return
+        _check_free(target, publish)
+        with hidden_folder(target) as building:
+            build_directory(store, snapshot.files, building, lambda path: path.endswith(WEIGHTS))
+            if publish:
+                replace_file(building / MARK_FILE, _mark(snapshot))
+            while not (rename_into_place(building, target) or _has(store, snapshot, target, publish)):
+                _check_free(target, publish)
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    swap_folders(building, target)
+                    if not _in_the_way(building, publish):
+                        break
+                    swap_folders(building, target)  # Another process has put it there since.
+
+
+def prune(folder: Path, staying: Collection[str], *, dry_run: bool) -> tuple[list[str], list[NotPruned]]:
+    """Removes the published adapters in ``folder`` whose names are not ``staying``; their names, and those that stay.
+
+    Raises:
+        MachineError: a disk error.
+    """
+    removed, kept = [], []
+    with on_disk("cleaning", folder, "--publish"):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name in staying or path.name.startswith(".") or path.is_symlink() or not _mark_of(path):
+                continue
+            if unlisted := _unlisted(path):
+                kept.append(NotPruned(path.name, unlisted))
+                continue
+            removed.append(path.name)
+            if not dry_run:
+                with hidden_folder(path) as hidden:
+                    path.rename(hidden)
+    return removed, kept
+
+
+def _mark(snapshot: Snapshot) -> bytes:
+    """The content of ``MARK_FILE``, the same for the same files."""
+    files = {path: {"sha256": blob.sha256, "bytes": blob.size} for path, blob in sorted(snapshot.files.items())}
+    value = {"schema": SCHEMA, "snapshot": snapshot.digest, "sha256": snapshot.digest, "files": files}
+    return json.dumps(value, indent=1).encode() + b"\n"
+
+
+def _mark_of(folder: Path) -> Mapping[str, Any]:
+    """The content of a folder's mark; empty if there is none."""
+    try:
+        value = json.loads(read_small(folder / MARK_FILE, LARGEST) or b"")
+        known = {"files": dict(value["files"]), "snapshot": value["snapshot"]}
+        return known if value["schema"] == SCHEMA else {}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+
+
+def _has(store: Store, snapshot: Snapshot, target: Path, publish: bool) -> bool:
+    """Whether ``target`` has exactly these files, and the mark if they are published."""
+    if target.is_symlink() or (publish and read_small(target / MARK_FILE, LARGEST) != _mark(snapshot)):
+        return False
+    return _paths(target) == snapshot.files.keys() | ({MARK_FILE} if publish else set()) and all(
+        _is_blob(store, target / path, blob, publish) for path, blob in snapshot.files.items()
+    )
+
+
+def _is_blob(store: Store, path: Path, blob: Blob, publish: bool) -> bool:
+    """Whether a file has these bytes; its time shows that it is unchanged, and a blob or a mark which one it is."""
+    with suppress(FileNotFoundError):
+        status, cached = path.stat(follow_symlinks=False), store.blob(blob.sha256).stat()
+        is_copy = publish and path.name.endswith(WEIGHTS) and status.st_dev != cached.st_dev
+        if is_copy or os.path.samestat(status, cached):
+            return is_sound(path, blob)
+    return sha256_of(path) == blob.sha256
+
+
+def _check_free(target: Path, publish: bool) -> None:
+    if others := _in_the_way(target, publish):
+        hint = "it was not changed: move it, or use another folder"
+        raise UsageError(f"{target} exists, with other content: {names(others)}", hint=hint)
+
+
+def _in_the_way(path: Path, publish: bool) -> list[str]:
+    """What is there and is not replaced: all but an empty folder, and what was published."""
+    if os.path.lexists(path) and (not path.is_dir() or path.is_symlink()):
+        return ["a file or link"]
+    return _unlisted(path) if publish else sorted(_paths(path))
+
+
+def _unlisted(folder: Path) -> list[str]:
+    """The files in a published folder that are not in its mark."""
+    return sorted(_paths(folder) - _mark_of(folder).get("files", {}).keys() - {MARK_FILE})
+
+
+def _paths(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
