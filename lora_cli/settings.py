@@ -51,7 +51,7 @@ class Settings:
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
     ``max_bytes`` limits one adapter (None: no limit), ``max_files`` its files, ``max_header_bytes`` the header of its
     weights. ``keep_free`` bytes of the cache's disk stay free (None: a part of it), and the cache has at most
-    ``cache_budget`` (None: what the disk has). One adapter takes at most ``adapter_timeout_s`` (None: any time).
+    ``cache_budget`` (None: what the disk has). One adapter takes at most ``adapter_timeout_s``.
     ``allow_private_redirects`` follows a server that sends us into a
     private network. ``config`` is the file that was read, if any; ``config_error`` says why the one in the usual place,
     which is the default, could not be. ``trusted_endpoints`` are servers that a manifest may have this user's
@@ -77,7 +77,7 @@ class Settings:
     max_header_bytes: int = MOST_HEADER
     keep_free: int | None = None
     cache_budget: int | None = None
-    adapter_timeout_s: float | None = None
+    adapter_timeout_s: float = 1800.0
     trusted_endpoints: tuple[str, ...] = ()
     allow_token_env: tuple[str, ...] = ()
     allow_profiles: tuple[str, ...] = ()
@@ -149,7 +149,9 @@ SETTINGS: Mapping[str, Setting] = {
         SIZE,
         "Maximum cache size: before a download the least recently used snapshots are removed.",
     ),
-    "adapter_timeout": Setting("adapter_timeout_s", DURATION, "Maximum time for fetching one adapter."),
+    "adapter_timeout": Setting(
+        "adapter_timeout_s", DURATION, "Maximum time for reading or fetching one adapter.", "30m"
+    ),
     "trusted_endpoints": Setting(
         "trusted_endpoints",
         option_values.SERVERS,

@@ -137,7 +137,6 @@ def collect_garbage(
     unused_for: str | None = option(
         "--unused-for TIME", "Remove snapshots not used for this time, for example 30d.", None, LIMITS
     ),
-    grace: str = option("--grace TIME", "Keep unreferenced files for this time.", "1h", LIMITS),
     dry_run: bool = option("--dry-run", "Only show what would be removed.", False, OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:
@@ -149,7 +148,7 @@ def collect_garbage(
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
         raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"for days: --unused-for {unused_for}d")
     unused_for_s = None if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
-    retention = Retention(unused_for_s, settings.cache_budget, parse_duration_option(grace, "--grace", ""))
+    retention = Retention(unused_for_s, settings.cache_budget)
     store = Store(ctx.obj.cache_dir)
     from lora_cli.render.terminal_cache import removed_parts
 

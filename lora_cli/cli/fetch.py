@@ -174,7 +174,7 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
     """Fetches the config of the manifest's base for the lock; None, with a warning, if it cannot be fetched."""
     if requests.base is None:
         return None
-    within_s = min(settings.adapter_timeout_s or BASE_TIMEOUT_S, BASE_TIMEOUT_S)
+    within_s = min(settings.adapter_timeout_s, BASE_TIMEOUT_S)
     own = replace(settings, policies=(), max_bytes=BASE_CONFIG_CAP, adapter_timeout_s=within_s)
     outcome = next(fetch_all([requests.base], store, own))
     if outcome.error is None:

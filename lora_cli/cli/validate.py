@@ -78,7 +78,7 @@ class ValidateOptions:
         **completion.RULE,
     )
     ignore: list[str] | None = finding("--ignore", "Skip these rules; may be repeated.", **completion.RULE)
-    values: bool = finding("--values/--no-values", "Read the tensors' values.", default=True)
+    no_values: bool = finding("--no-values", "Do not read the tensors' values.", default=False)
     engine: list[str] | None = for_engine("--engine", "Validate for this engine; may be repeated.", **completion.ENGINE)
     max_lora_rank: int | None = for_engine("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1)
     tp: int = for_engine("--tp", "The engine's tensor-parallel size.", default=1, min=1, max=4096)
@@ -120,7 +120,7 @@ def command(**given: Any) -> None:
     check_tp(model, chosen.tp)
     bases = None if model is not None or chosen.base == NO_BASE else own_bases(settings, tp=chosen.tp)
     terms = Terms(
-        model, bases, values=chosen.values, rules=rules, engines=engines, deployment=deployment,
+        model, bases, values=not chosen.no_values, rules=rules, engines=engines, deployment=deployment,
         ignored=tuple(matching(chosen.ignore or ())),
     )  # fmt: skip
     naming, checked = _naming(inputs), []

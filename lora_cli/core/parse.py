@@ -8,11 +8,10 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
-from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
 
@@ -138,19 +137,6 @@ def optional(item: Callable[[Any, str], T]) -> Callable[[Any, str], T | None]:
 
     def getter(value: Any, where: str) -> T | None:
         return None if value is None else item(value, where)
-
-    return getter
-
-
-def one_of(choices: Collection[str]) -> Callable[[Any, str], str]:
-    """A getter for a string out of ``choices``; the error names the nearest."""
-
-    def getter(value: Any, where: str) -> str:
-        chosen = text(value, where)
-        if chosen not in choices:
-            names = ", ".join(choices)
-            raise FormatError(f"{shown(chosen)} is not one of {names}", where=where, hint=did_you_mean(chosen, choices))
-        return chosen
 
     return getter
 

@@ -207,17 +207,6 @@ def _home(text: str) -> str:
         raise UsageError(f"{text}: the home folder does not exist", hint=f"write ./{text} for a file here") from error
 
 
-def checked_checkpoint(checkpoint: str) -> str:
-    """``checkpoint`` itself.
-
-    Raises:
-        ValueError: it is neither a number nor ``latest``.
-    """
-    if checkpoint != LATEST and not re.fullmatch(_NUMBER, checkpoint, re.ASCII):
-        raise ValueError(f"{checkpoint[:60]!r} is neither a number nor {LATEST!r}")
-    return checkpoint
-
-
 def folder_of(checkpoint: str) -> str:
     """The folder of a checkpoint by its number; "" for the latest, which only a listing shows, and for none."""
     return "" if checkpoint in {"", LATEST} else f"checkpoint-{checkpoint}"

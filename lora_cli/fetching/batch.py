@@ -78,28 +78,25 @@ def fetch_all(
             return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
 
         def timed_out(request: AdapterRequest) -> Outcome:
-            return Outcome(request, None, Deadline.of(request.name, settings).error(), (limit_s or 0.0) * 1000)
+            return Outcome(
+                request, None, Deadline.of(request.name, settings).error(), settings.adapter_timeout_s * 1000
+            )
 
-        limit_s = None if settings.adapter_timeout_s is None else settings.adapter_timeout_s + GRACE_S
-        yield from ordered_parallel_map(one, requests, settings.jobs, limit_s, timed_out)
+        yield from ordered_parallel_map(one, requests, settings, timed_out)
 
 
 def ordered_parallel_map(
     call: Callable[[S], T],
     items: Sequence[S],
-    jobs: int,
-    limit_s: float | None = None,
-    timed_out: Callable[[S], T] | None = None,
+    settings: Settings,
+    timed_out: Callable[[S], T],
 ) -> Iterator[T]:
-    """The results of ``call`` in the order of ``items``, each as soon as it is known; up to ``jobs`` run at once.
+    """The results of ``call`` in the order of ``items``, each as soon as it is known; ``settings.jobs`` run at once.
 
-    An exception of ``call`` is raised here. The result of a call that takes over ``limit_s`` seconds is that of
-    ``timed_out``; its daemon thread is abandoned.
+    An exception of ``call`` is raised here. The result of a call that takes over ``settings.adapter_timeout_s`` is that
+    of ``timed_out``; its daemon thread is abandoned.
     """
-    threads = min(jobs, MAX_THREADS, len(items))
-    if threads < 2 and limit_s is None:
-        yield from map(call, items)
-        return
+    threads, limit_s = min(settings.jobs, MAX_THREADS, len(items)), settings.adapter_timeout_s + GRACE_S
     done: dict[int, T | BaseException] = {}
     began_s: dict[int, float] = {}
     changed = threading.Condition()
@@ -126,7 +123,7 @@ def ordered_parallel_map(
     def replace_overdue() -> None:
         """Sets the results of the calls that are overdue, and starts another thread in place of each."""
         for index, since_s in list(began_s.items()):
-            if limit_s is not None and timed_out is not None and time.monotonic() - since_s > limit_s:
+            if time.monotonic() - since_s > limit_s:
                 del began_s[index]
                 done[index] = timed_out(items[index])
                 threading.Thread(target=work, name=f"replacement-{index}", daemon=True).start()

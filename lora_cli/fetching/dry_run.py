@@ -19,6 +19,7 @@ from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import select_locked
 from lora_cli.fetching.requirements import check_allowed, check_count, check_size
 from lora_cli.fetching.resolution_history import FetchPlan, known_blobs, read_records
+from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoints_of
 from lora_cli.store import Store
@@ -63,14 +64,19 @@ def plan_all(requests: Sequence[AdapterRequest], store: Store, settings: Setting
     """The plan for each request, in their order: origins are asked for listings, and no file is downloaded."""
     sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
 
+    def failed(request: AdapterRequest, error: LoraCliError) -> PlannedAdapter:
+        reported = error_report(error)
+        return PlannedAdapter(request.name, request.canonical, exit_code=error.exit_code, error=reported)
+
     def one(request: AdapterRequest) -> PlannedAdapter:
         try:
             return _plan(request, sources, store, settings)
         except LoraCliError as error:
-            reported = error_report(error)
-            return PlannedAdapter(request.name, request.canonical, exit_code=error.exit_code, error=reported)
+            return failed(request, error)
 
-    yield from ordered_parallel_map(one, requests, settings.jobs)
+    yield from ordered_parallel_map(
+        one, requests, settings, lambda request: failed(request, Deadline.of(request.name, settings).error())
+    )
 
 
 def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Settings) -> PlannedAdapter:

@@ -15,6 +15,7 @@ from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import sha256_from
 from lora_cli.fetching.requirements import check_allowed
+from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
@@ -91,7 +92,12 @@ def find_drift(requests: Sequence[AdapterRequest], settings: Settings) -> Iterat
         except LoraCliError as error:
             return checked_adapter(request, error=error)
 
-    yield from ordered_parallel_map(one, requests, settings.jobs)
+    yield from ordered_parallel_map(
+        one,
+        requests,
+        settings,
+        lambda request: checked_adapter(request, error=Deadline.of(request.name, settings).error()),
+    )
 
 
 def _cache_conflicts(ref: AdapterRef, locked: "LockedAdapter", cached: Mapping[str, Sequence[Record]]) -> Iterator[str]:

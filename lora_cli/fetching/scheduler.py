@@ -27,26 +27,26 @@ WAKE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """``adapter_timeout``: when the adapter ``name`` must be complete, by the monotonic clock (None: no limit)."""
+    """``adapter_timeout``: when the adapter ``name`` must be complete, by the monotonic clock."""
 
     name: str
-    timeout_s: float | None
-    at_s: float | None
+    timeout_s: float
+    at_s: float
 
     @classmethod
     def of(cls, name: str, settings: Settings) -> "Deadline":
         """The deadline of an adapter that starts now."""
         timeout_s = settings.adapter_timeout_s
-        return cls(name, timeout_s, None if timeout_s is None else time.monotonic() + timeout_s)
+        return cls(name, timeout_s, time.monotonic() + timeout_s)
 
     def left_s(self, most_s: float) -> float:
         """Seconds until the deadline, at most ``most_s``."""
-        return most_s if self.at_s is None else max(0.0, min(most_s, self.at_s - time.monotonic()))
+        return max(0.0, min(most_s, self.at_s - time.monotonic()))
 
     @property
     def passed(self) -> bool:
         """Whether the deadline has passed."""
-        return self.at_s is not None and time.monotonic() >= self.at_s
+        return time.monotonic() >= self.at_s
 
     def error(self) -> Unreachable:
         """The error for a passed deadline."""

@@ -259,17 +259,22 @@ def _check_items(
         checked = validate(item, terms, settings, context, threads)
         return checked if contents else checked.without_contents()
 
+    def late(item: AdapterRequest) -> Checked:
+        text = without_secrets(str(item.source))
+        return Checked(item.name or text, text, error=Deadline.of(text, settings).error(), request=item)
+
     refs = [item.source for item in items]
     if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
         from lora_cli.fetching import context as shared
         from lora_cli.fetching.batch import ordered_parallel_map
+        from lora_cli.fetching.scheduler import Deadline
         from lora_cli.store import Store
 
         # Pins and signatures are judged of what was brought.
         off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
         policies = tuple(policy.model_copy(update=off) for policy in settings.policies)
         with shared.FetchContext(Store(settings.cache_dir), replace(settings, policies=policies)) as context:
-            yield from ordered_parallel_map(one, items, settings.jobs)
+            yield from ordered_parallel_map(one, items, settings, late)
     elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
         yield from check_in_processes(one, items, workers)
     else:

@@ -307,6 +307,18 @@ def test_locked_bytes_are_not_those_of_another_revision(
     assert "LC501" in codes(one)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["validate"], ["inspect"], ["fetch", "--dry-run"]], ids=lambda one: one[0])
+def test_an_origin_that_never_answers_ends_one_adapter_and_not_the_others(
+    command: list[str], origins: Origins, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("LORA_CLI_ADAPTER_TIMEOUT", "3s")
+    origins.hub.fault("/api/models/acme/a21", delay_s=30, times=-1)
+    shown = text(capsys, 4, *command, "acme/a20", "acme/a21")
+    origins.hub.faults.clear()
+    assert ("a21 is not complete after 3 s" in shown, "a20 is not complete" in shown) == (True, False)
+
+
 FOREIGN = {
     "gguf": ("adapter.gguf", b"GGUF" + bytes(60)),
     "diffusers": ("pytorch_lora_weights.safetensors", b"\x02" + bytes(7) + b"{}"),
@@ -333,9 +345,8 @@ def test_weights_of_another_format_in_a_folder_are_refused_and_a_base_model_is_n
 
 def test_what_was_not_read_is_unchecked_whatever_is_ignored(origins: Origins, capsys: Capture) -> None:
     assert [*outcomes(capsys, 0, "adapters/a29", "--ignore", "LC102").values()] == ["unchecked"]
-    planted(Path("away"), base_model_name_or_path="acme/nothing")
-    assert [*outcomes(capsys, 0, "away", "--strict", "--select", "LC1").values()] == ["ok"]
-    capsys.readouterr()
+    away = str(planted(Path("away"), base_model_name_or_path="acme/nothing"))
+    assert [*outcomes(capsys, 0, away, "--strict", "--select", "LC1").values()] == ["ok"]
     assert main(["fetch", "./away", "--publish", "served", "--format", "json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)["adapters"]
     assert "base unchecked" in one["unchecked"][0]
