@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.adapter_selection import MAX_LORAS, from_refs
+from lora_cli.cli.adapter_selection import MAX_LORAS, apply_policies, from_refs
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.core.adapter_files import CONFIG
@@ -51,7 +51,8 @@ def command(
     output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),
 ) -> None:
     """Write a manifest of adapters from their configs, with comments on further settings."""
-    settings: Settings = ctx.obj
+    named = os.environ.get("LORA_CLI_POLICY")
+    settings = apply_policies(ctx.obj, None, Path(named) if named else None)
     check_writable(output)
     if output.is_file():
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")

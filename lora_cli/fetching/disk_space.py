@@ -51,8 +51,8 @@ class DiskSpace:
             Refused: the budget is too small, and everything in the cache is in use.
         """
         with self._lock:
+            self._check_budget(name, size)  # which may make room
             self._check_disk(max(0, size - resumed))
-            self._check_budget(name, size)
             reservation = _Reservation(size)
             self._reservations.append(reservation)
         try:
@@ -68,8 +68,8 @@ class DiskSpace:
     def _grow(self, name: str, reservation: _Reservation, count: int) -> None:
         """Reserves ``count`` more bytes for an adapter; raises as ``reserve``."""
         with self._lock:
-            self._check_disk(count)
             self._check_budget(name, reservation.size + count, besides=reservation)
+            self._check_disk(count)
             reservation.left += count
             reservation.size += count
 

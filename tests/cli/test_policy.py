@@ -81,6 +81,7 @@ def test_the_manifests_policy_and_the_file_hold_both(command: str, capsys: pytes
 def test_a_policy_file_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_CLI_POLICY", policy("deny_sources: ['./sql']"))
     assert [main(COMMANDS[command]) for command in ("fetch", "validate", "inspect", "repair")] == [1, 1, 1, 1]
+    assert main(["init", "./sql", "-o", "new.yaml"]) == 1
 
 
 def test_repair_holds_what_the_manifest_says_of_an_adapter(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,7 @@ def validated(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
     return [one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]]
 
 
-def test_a_folder_stands_for_the_adapters_below_it(
+def test_m4_a_folder_stands_for_the_adapters_below_it(
     team: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert validated(capsys, str(team)) == [f"{team}/b", f"{team}/in/a", f"{team}/linked", f"{team}/run"]
@@ -70,7 +70,7 @@ def test_a_folder_stands_for_the_adapters_below_it(
     assert validated(capsys, team.as_uri()) == [f"{team.as_uri()}/{name}" for name in ("b", "in/a", "run")]
 
 
-def test_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
+def test_m3_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
     team: Path, seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(team.parent)

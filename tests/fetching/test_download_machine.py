@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.cli.main import main
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, MachineError, Unreachable
 from lora_cli.fetching import file_download as transfer_module
@@ -50,6 +51,24 @@ def test_a_disk_that_fills_up_is_cleaned_and_ends_with_what_to_do(tmp_path: Path
         assert partials(small) == []
         others.unlink()
         assert downloaded(Scripted({WEIGHTS: os.urandom(MIB)}), small)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_the_cache_budget_makes_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    monkeypatch.setenv("LORA_CLI_KEEP_FREE", "1MiB")
+    try:
+        for number, budget in enumerate(("100MiB", "100MiB", "13MiB")):
+            adapter = tmp_path / f"a{number}"
+            adapter.mkdir()
+            (adapter / "adapter_config.json").write_bytes(b"{}")
+            (adapter / WEIGHTS).write_bytes(os.urandom(6 * MIB))
+            monkeypatch.setenv("LORA_CLI_CACHE_BUDGET", budget)
+            assert main(["--cache-dir", str(small), "fetch", str(adapter)]) == 0
     finally:
         subprocess.run(["umount", str(small)], check=True)
 

@@ -116,27 +116,6 @@ def test_m1_a_named_base_must_be_readable(base: str, capsys: Capture) -> None:
     assert main(["validate", "-f", "set.yaml"]) == UNREADABLE[base]
 
 
-@pytest.mark.parametrize("words", [["adapters"], []], ids=["named", "here"])
-def test_m4_a_folder_of_adapters_is_walked(
-    words: list[str], origins: Origins, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    planted(Path("adapters/team/deep/below"))
-    planted(Path("adapters/.git/hidden"))
-    if not words:
-        monkeypatch.chdir("adapters")
-    found = outcomes(capsys, 1, *words)
-    names = {Path(name).name: outcome for name, outcome in found.items()}
-    assert {*names} == {"below", *(path.name for path in origins.folder.iterdir())}
-    assert {name for name, outcome in names.items() if outcome != "ok"} == {"a29"}
-
-
-def test_m4_a_prefix_of_a_bucket_is_walked(origins: Origins, capsys: Capture) -> None:
-    found = judged(capsys, 1, f"s3://{origins.bucket}")
-    assert [one["source"] for one in found.values()] == [
-        source for source in origins.sources.values() if source.startswith("s3")
-    ]
-
-
 def test_m7_an_unpinned_base_is_no_finding_until_somebody_asks(
     origins: Origins, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
 ) -> None:
