@@ -249,7 +249,7 @@ def is_here(file: str) -> bool:
 
 
 def _has_adapter(folder: Path) -> bool:
-    return any(is_adapter_file(one.name) and (one.is_file() or one.is_symlink()) for one in folder.iterdir())
+    return any(is_adapter_file(one.name) and (one.is_file() or one.is_symlink()) for one in folder.glob("*"))
 
 
 def _adapter_folder(text: str) -> str:

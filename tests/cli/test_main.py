@@ -234,7 +234,7 @@ def test_an_unknown_variable_is_an_error_that_names_the_one_that_was_meant(
 ) -> None:
     for name in ("LORA_CLI_TIMOUT", "LORA_CLI_MAX_LORA", "LORA_CLI_ZZZ"):
         monkeypatch.setenv(name, "3")
-    for right in ("LORA_CLI_TIMEOUT", "LORA_CLI_MAX_LORAS", "LORA_CLI_GRACE", "LORA_CLI_RETRIES"):
+    for right in ("LORA_CLI_TIMEOUT", "LORA_CLI_MAX_LORAS", "LORA_CLI_UNUSED_FOR", "LORA_CLI_RETRIES"):
         monkeypatch.setenv(right, "3")
     for line in (["rules", "LC101"], ["-q", "rules", "LC101"], ["cache", "path"]):
         assert main(line) == 2
