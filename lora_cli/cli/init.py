@@ -20,6 +20,7 @@ from lora_cli.core.reference import LATEST, AdapterRef
 from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
+from lora_cli.render.text import problem_lines
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, read_all, ref_of
 
@@ -51,8 +52,7 @@ def command(
     output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),
 ) -> None:
     """Write a manifest of adapters from their configs, with comments on further settings."""
-    named = os.environ.get("LORA_CLI_POLICY")
-    settings = apply_policies(ctx.obj, None, Path(named) if named else None)
+    settings = apply_policies(ctx.obj, None, Path(file) if (file := os.environ.get("LORA_CLI_POLICY")) else None)
     check_writable(output)
     if output.is_file():
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
@@ -61,7 +61,7 @@ def command(
         if one.error is not None or one.adapter is None or not one.adapter.config:
             error = one.error or FormatError(f"there is no {CONFIG}", where=one.name)
             code = max(code, error.exit_code)
-            to_stderr(safe(f"left out: {error.message}"))
+            to_stderr(problem_lines(f"left out: {error.message}", error.hint))
         elif one.request is not None:
             found.setdefault(one.request.ref, one)
     if not found:
