@@ -41,8 +41,8 @@ def fetch(
     Raises:
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
-    from lora_cli.core.adapter_request import AdapterRequest, Selection
     from lora_cli.core.reference import parse
+    from lora_cli.core.request import Request, Selection
     from lora_cli.fetching.batch import fetch_all
     from lora_cli.sources.local import is_path, training_run
     from lora_cli.store import Store
@@ -50,7 +50,7 @@ def fetch(
     settings = _settings(cache_dir, offline=offline)
     text, run = os.fspath(ref), training_run(os.fspath(ref))
     asked = parse(run or text, is_path=is_path)
-    request = AdapterRequest(asked.name, asked, selection=Selection(allow_pickle=allow_pickle, latest=bool(run)))
+    request = Request(asked.name, asked, selection=Selection(allow_pickle=allow_pickle, latest=bool(run)))
     (outcome,) = fetch_all([request], Store(settings.cache_dir), settings)
     if outcome.error is not None:
         raise outcome.error
@@ -137,13 +137,13 @@ def validate(
 
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
-    from lora_cli.core.adapter_request import AdapterRequest, Selection
     from lora_cli.core.addresses import without_secrets
+    from lora_cli.core.request import Request, Selection
     from lora_cli.sources.local import training_run
     from lora_cli.validation import check_all
 
     run = training_run(ref)
-    item = AdapterRequest(without_secrets(ref), run or ref, selection=Selection(latest=bool(run)))
+    item = Request(without_secrets(ref), run or ref, selection=Selection(latest=bool(run)))
     (checked,) = check_all([item], terms, settings)
     if checked.error is not None:
         raise checked.error

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import Fetched
@@ -23,7 +23,7 @@ def bring(
     **demanded: Any,
 ) -> Fetched:
     with FetchContext(store, settings) as context:
-        return fetch_request(AdapterRequest("", ref, selection=selection, **demanded), context, source)
+        return fetch_request(Request("", ref, selection=selection, **demanded), context, source)
 
 
 def fetch(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import BASE_CONFIG, CONFIG
-from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.request import BASE, Request, Selection
 from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
@@ -38,7 +38,7 @@ class Inputs:
     ``has_lock``: whether the manifest has a lock file; None without a manifest, or for one on standard input.
     """
 
-    items: tuple[AdapterRequest, ...]
+    items: tuple[Request, ...]
     base: str | AdapterRef
     manifest: "AdapterSet | None" = None
     has_lock: bool | None = None
@@ -54,7 +54,7 @@ class Inputs:
         """The ``max_lora_rank`` of the engine in the manifest."""
         return self.engine.max_lora_rank if self.engine is not None else None
 
-    def to_validate(self, settings: Settings, *, digests: bool = False) -> list[AdapterRequest]:
+    def to_validate(self, settings: Settings, *, digests: bool = False) -> list[Request]:
         """The adapters as ``check_all`` takes them: named as in the manifest, with the digests to verify.
 
         Digests in the manifest are verified with a policy, a lock or ``digests`` only: that reads all bytes.
@@ -181,19 +181,19 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
             f"{command} needs a base model: {safe(cut(base))} of the config is not on this machine", hint=hint
         )
     # The author of the adapter chose it, not the user.
-    check_allowed(AdapterRequest("", ref_of(base)), settings)
+    check_allowed(Request("", ref_of(base)), settings)
     inform(f"base: {base} (from the adapter's config)", settings)
     return replace(inputs, base=base)
 
 
-def from_refs(refs: Sequence[str]) -> tuple[AdapterRequest, ...]:
+def from_refs(refs: Sequence[str]) -> tuple[Request, ...]:
     """Each adapter of the REFs once; invalid references are kept, and reported when they are used.
 
     A file of an adapter stands for its folder: pre-commit hooks and shell globs pass files.
     """
     found = {path: is_run for ref in refs for path, is_run in adapters_in(_adapter_folder(ref)).items()}
     return tuple(
-        AdapterRequest(without_secrets(ref), ref, selection=Selection(latest=is_run)) for ref, is_run in found.items()
+        Request(without_secrets(ref), ref, selection=Selection(latest=is_run)) for ref, is_run in found.items()
     )
 
 
@@ -348,12 +348,12 @@ class FetchRequests:
     each.
     """
 
-    adapters: tuple[AdapterRequest, ...]
+    adapters: tuple[Request, ...]
     manifest: "AdapterSet | None" = None
     alone: bool = False
-    base: AdapterRequest | None = None
+    base: Request | None = None
 
-    def key(self, request: AdapterRequest) -> str:
+    def key(self, request: Request) -> str:
         """The sort key for shards: the name in the manifest, else the reference."""
         named = self.manifest is not None or request.invalid is not None
         return request.name if named else str(request.source)
@@ -403,15 +403,15 @@ def fetch_requests(refs: Sequence[str], manifest: Path | None, selection: Select
     from lora_cli.reading.manifest import requests_of
 
     base, adapters = adapter_set.base, requests_of(_named_entries(adapter_set, refs), {}, selection)
-    request = None if base is None or base.scheme == "file" else AdapterRequest(THE_BASE, base, selection=BASE)
+    request = None if base is None or base.scheme == "file" else Request(THE_BASE, base, selection=BASE)
     return FetchRequests(adapters, adapter_set, alone=len(adapter_set.adapters) == 1, base=request)
 
 
-def _request(text: str, selection: Selection) -> AdapterRequest:
+def _request(text: str, selection: Selection) -> Request:
     """The request for one REF; an invalid reference is reported as its outcome, and does not stop the others."""
     typed = without_secrets(text)
     try:
         ref = parse(text, is_path=is_path)
     except UsageError as error:
-        return AdapterRequest(typed, typed, invalid=error)
-    return AdapterRequest(ref.name, ref, selection=selection, typed=typed)
+        return Request(typed, typed, invalid=error)
+    return Request(ref.name, ref, selection=selection, typed=typed)

@@ -26,10 +26,10 @@ from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_na
 from lora_cli.cli.bench_results import Failures, report_writer
 from lora_cli.cli.warm_plan import WarmRun, admission_function, has_base_weights, require_packages
 from lora_cli.cli.warm_serve import ServerOptions, warm_serve
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Deployment
+from lora_cli.core.request import Request
 from lora_cli.core.text import safe, size
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, UsageError
@@ -142,7 +142,7 @@ def benchmark_adapters(
             )
         for number, name in enumerate(names):
             write_synthetic(folder / str(number), base, by_name[name], name, options.seed)
-        items = tuple(AdapterRequest(name, str(folder / str(number))) for number, name in enumerate(names))
+        items = tuple(Request(name, str(folder / str(number))) for number, name in enumerate(names))
         yield Inputs(items, options.base), replace(settings, cache_dir=folder / "cache")
 
 

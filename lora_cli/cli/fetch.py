@@ -36,8 +36,8 @@ from lora_cli.cli.output import (
 )
 from lora_cli.cli.progress import fetch_progress
 from lora_cli.core.adapter_files import BASE_CONFIG_CAP
-from lora_cli.core.adapter_request import NAME, Selection
 from lora_cli.core.lock import THE_BASE, Lock, ref_at
+from lora_cli.core.request import NAME, Selection
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, MachineError, UsageError

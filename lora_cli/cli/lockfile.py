@@ -10,9 +10,9 @@ from pathlib import Path
 from lora_cli.cli.adapter_selection import FetchRequests, LockFlags
 from lora_cli.cli.output import Format, inform, render_parts, to_stderr, write
 from lora_cli.core.adapter_files import BASE_CONFIG
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.lock import THE_BASE, Changes, Lock, LockedAdapter, of_manifest, ref_at
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request
 from lora_cli.core.snapshot import Blob
 from lora_cli.core.text import names
 from lora_cli.documents.lockfile import KIND, base_mismatch, drift, dump_lock, mismatch, relocked
@@ -107,9 +107,7 @@ def apply_lock(requests: FetchRequests, file: LockFile, flags: LockFlags) -> Fet
     return requests
 
 
-def _locked_base(
-    request: AdapterRequest | None, lock: Lock, adapter_set: AdapterSet, flags: LockFlags
-) -> AdapterRequest | None:
+def _locked_base(request: Request | None, lock: Lock, adapter_set: AdapterSet, flags: LockFlags) -> Request | None:
     """The base that is to be locked, or compared with its lock; None where it stays as it is locked.
 
     Raises:
@@ -314,5 +312,5 @@ def _drifts(
     elif base and adapter_set.base is not None:
         found = [one.removeprefix(f"{THE_BASE} ") for one in _base_drift(adapter_set, lock)]
         if found or lock.base is not None:
-            request = AdapterRequest(THE_BASE, adapter_set.base, locked=lock.base)
+            request = Request(THE_BASE, adapter_set.base, locked=lock.base)
             yield checked_adapter(request, [f"{one}; lora-cli fetch -f {adapter_set.file} locks it" for one in found])

@@ -20,7 +20,7 @@ from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import admission_function
 from lora_cli.cli.warm_serve import uniquely_named
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
@@ -213,7 +213,7 @@ def _note(server: Server, results: Sequence[AdapterOutcome], *, pinned: bool) ->
 
 
 def _reconcile_options(
-    inputs: Inputs, items: Sequence[AdapterRequest], refused: Sequence[AdapterOutcome], options: WarmOptions
+    inputs: Inputs, items: Sequence[Request], refused: Sequence[AdapterOutcome], options: WarmOptions
 ) -> ReconcileOptions:
     """How servers may be changed: with --prune, what neither the manifest nor a REF names goes."""
     named = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else items))
@@ -249,7 +249,7 @@ def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile,
 
 
 def _admitted(
-    items: Sequence[AdapterRequest],
+    items: Sequence[Request],
     admissions: Iterable[Admission],
     mapped: Callable[[Path], str],
 ) -> tuple[list[DesiredAdapter], list[AdapterOutcome]]:

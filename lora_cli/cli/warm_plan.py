@@ -10,9 +10,9 @@ from typing import Any
 from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import BASE_CONFIG
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request
 from lora_cli.errors import MissingExtra
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
@@ -46,11 +46,11 @@ OnStage = Callable[[str, str], None]
 
 def admission_function(
     terms: Terms, settings: Settings, hold: InUse, *, on_stage: OnStage | None = None, progress: Progress = SILENT
-) -> Callable[[AdapterRequest], Admission]:
+) -> Callable[[Request], Admission]:
     """The function that fetches one adapter into the cache and validates it there."""
     run = FetchContext(Store(settings.cache_dir), settings, progress, in_use=hold)
 
-    def admit(item: AdapterRequest) -> Admission:
+    def admit(item: Request) -> Admission:
         hear = ignore_stage if on_stage is None else partial(on_stage, item.name)
         with run.with_own_threads() as context:
             fetched = fetch_adapter(item, context, on_stage=hear)

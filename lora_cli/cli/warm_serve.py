@@ -11,9 +11,9 @@ from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import inform
 from lora_cli.cli.warm_plan import WarmRun, has_base_weights, log_stage, process_plan, require_packages
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Deployment
 from lora_cli.core.log import logger
+from lora_cli.core.request import Request
 from lora_cli.core.target_modules import all_linear
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
@@ -121,13 +121,13 @@ def _base_name(inputs: Inputs) -> str:
     return Path(text.removeprefix("file://")).name if "://" in text or text.startswith((".", "/", "~")) else text
 
 
-def uniquely_named(items: Sequence[AdapterRequest]) -> list[AdapterRequest]:
+def uniquely_named(items: Sequence[Request]) -> list[Request]:
     """The adapters with the model names of the API: the name in the manifest, or the last part of the REF.
 
     Raises:
         UsageError: two have the same name.
     """
-    named: dict[str, AdapterRequest] = {}
+    named: dict[str, Request] = {}
     for item in items:
         name = item.name.rstrip("/").rpartition("/")[2] or item.name
         if name in named:

@@ -20,10 +20,10 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from lora_cli.core.adapter_request import NAME, NAME_HINT, NAME_IN_WORDS
 from lora_cli.core.globs import source_glob
 from lora_cli.core.option_values import SIZE
 from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.request import NAME, NAME_HINT, NAME_IN_WORDS
 from lora_cli.core.units import advised, parse_size
 from lora_cli.documents.document import MOST_MISTAKES, kind_of, mistake
 from lora_cli.documents.yaml_nodes import Number

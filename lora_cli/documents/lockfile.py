@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from lora_cli.core.adapter_files import BASE_CONFIG
-from lora_cli.core.adapter_request import NAME, NAME_IN_WORDS
 from lora_cli.core.lock import THE_BASE, Lock, LockedAdapter
 from lora_cli.core.reference import LATEST
+from lora_cli.core.request import NAME, NAME_IN_WORDS
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document, repeats
 from lora_cli.documents.field_types import SHA256, Context, Maybe, Several, text, whole

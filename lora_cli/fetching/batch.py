@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import Fetched, fetch
@@ -39,7 +39,7 @@ class Outcome:
     could not be checked before.
     """
 
-    request: AdapterRequest
+    request: Request
     fetched: Fetched | None
     error: LoraCliError | None
     ms: float
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def fetch_all(
-    requests: Sequence[AdapterRequest],
+    requests: Sequence[Request],
     store: Store,
     settings: Settings,
     *,
@@ -67,7 +67,7 @@ def fetch_all(
     sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
     with FetchContext(store, settings, progress, sources=sources) as context:
 
-        def one(request: AdapterRequest) -> Outcome:
+        def one(request: Request) -> Outcome:
             began = time.perf_counter()
             fetched: Fetched | None = None
             failure: LoraCliError | None = None
@@ -77,7 +77,7 @@ def fetch_all(
                 failure = error
             return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        def timed_out(request: AdapterRequest) -> Outcome:
+        def timed_out(request: Request) -> Outcome:
             return Outcome(
                 request, None, Deadline.of(request.name, settings).error(), settings.adapter_timeout_s * 1000
             )

@@ -5,11 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import NoneType
 
-from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import ErrorReport, error_report
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
+from lora_cli.core.request import Request, Selection
 from lora_cli.errors import LoraCliError, NotFound, Offline
 from lora_cli.fetching.batch import fetch_all
 from lora_cli.settings import Settings
@@ -50,7 +50,7 @@ def _fetch_again(store: Store, settings: Settings, digest: str, records: Sequenc
         with suppress(LoraCliError):
             # Pickles that were fetched before were allowed then.
             source, selection = parse(ref, is_path=lambda _: False), Selection(allow_pickle=True)
-            request = AdapterRequest(ref, source, digest, locked=locked, selection=selection)
+            request = Request(ref, source, digest, locked=locked, selection=selection)
             (outcome,) = fetch_all([request], store, settings)
             error = outcome.error
             if error is None:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline
 from lora_cli.fetching.resolution_history import (

@@ -7,9 +7,9 @@ from types import NoneType
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.json_schema import Count, ErrorReport, Version, error_report
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import ordered_parallel_map
@@ -60,15 +60,15 @@ class PlanReport:
     exit_code: Count
 
 
-def plan_all(requests: Sequence[AdapterRequest], store: Store, settings: Settings) -> Iterator[PlannedAdapter]:
+def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> Iterator[PlannedAdapter]:
     """The plan for each request, in their order: origins are asked for listings, and no file is downloaded."""
     sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
 
-    def failed(request: AdapterRequest, error: LoraCliError) -> PlannedAdapter:
+    def failed(request: Request, error: LoraCliError) -> PlannedAdapter:
         reported = error_report(error)
         return PlannedAdapter(request.name, request.canonical, exit_code=error.exit_code, error=reported)
 
-    def one(request: AdapterRequest) -> PlannedAdapter:
+    def one(request: Request) -> PlannedAdapter:
         try:
             return _plan(request, sources, store, settings)
         except LoraCliError as error:
@@ -79,7 +79,7 @@ def plan_all(requests: Sequence[AdapterRequest], store: Store, settings: Setting
     )
 
 
-def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Settings) -> PlannedAdapter:
+def _plan(request: Request, sources: Sources, store: Store, settings: Settings) -> PlannedAdapter:
     ref, selection, locked = request.ref, request.selection, request.locked
     check_allowed(request, settings)
     origin = LatestCheckpoint(sources.of(ref)) if selection.latest else sources.of(ref)

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
-from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, below
+from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
 from lora_cli.documents.policy_checks import format_of

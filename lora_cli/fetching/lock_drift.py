@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, error_report
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching.batch import ordered_parallel_map
@@ -48,7 +48,7 @@ class CheckedAdapter:
 
 
 def checked_adapter(
-    request: AdapterRequest, changes: Sequence[str] = (), now: str = "", error: LoraCliError | None = None
+    request: Request, changes: Sequence[str] = (), now: str = "", error: LoraCliError | None = None
 ) -> CheckedAdapter:
     """One adapter with its ``changes``, a sentence each; ``now`` is the origin's revision ("" if it was not asked)."""
     locked = request.locked
@@ -64,7 +64,7 @@ def checked_adapter(
     )
 
 
-def find_drift(requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[CheckedAdapter]:
+def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[CheckedAdapter]:
     """The changes at each origin since it was locked, in the order of ``requests``; those without a lock have none.
 
     Cached files of a locked commit are compared, too: a server that sent other bytes for it sent wrong ones.
@@ -72,7 +72,7 @@ def find_drift(requests: Sequence[AdapterRequest], settings: Settings) -> Iterat
     sources = Sources(settings)
     cached = by_key((commit_of(record), record) for record in all_records(Store(settings.cache_dir)))
 
-    def one(request: AdapterRequest) -> CheckedAdapter:
+    def one(request: Request) -> CheckedAdapter:
         locked = request.locked
         if locked is None:
             return checked_adapter(request)

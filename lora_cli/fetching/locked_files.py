@@ -9,9 +9,9 @@ from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from lora_cli.core.adapter_request import USUAL, Selection
 from lora_cli.core.lock import LockedAdapter, upgrade_of
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import USUAL, Selection
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline, Refused
 from lora_cli.fetching.file_selection import check_readable

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from lora_cli.core.adapter_files import SIGNATURE
-from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import logger
 from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching.checkpoint import LatestCheckpoint
@@ -81,7 +81,7 @@ class Fetched:
     provenance: Provenance = field(default_factory=Provenance)
 
 
-def fetch(request: AdapterRequest, context: FetchContext, source: Source | None = None) -> Fetched:
+def fetch(request: Request, context: FetchContext, source: Source | None = None) -> Fetched:
     """The snapshot of what ``request.ref`` means now; what is not cached is downloaded from ``source``.
 
     ``source`` defaults to the run's source for that reference. From then on ``context.in_use`` keeps the snapshot. A
@@ -117,7 +117,7 @@ def fetch(request: AdapterRequest, context: FetchContext, source: Source | None 
     )
 
 
-def _from_cache(request: AdapterRequest, context: FetchContext, pinned: AdapterRef | None = None) -> Fetched | None:
+def _from_cache(request: Request, context: FetchContext, pinned: AdapterRef | None = None) -> Fetched | None:
     """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked.
 
     ``pinned`` is the requested reference at the revision that its origin named now.
@@ -144,20 +144,20 @@ def _from_cache(request: AdapterRequest, context: FetchContext, pinned: AdapterR
     return fetched
 
 
-def _lacks_signature(request: AdapterRequest, ref: AdapterRef, snapshot: Snapshot, settings: Settings) -> bool:
+def _lacks_signature(request: Request, ref: AdapterRef, snapshot: Snapshot, settings: Settings) -> bool:
     """Whether a policy requires a signature that is not cached and may be at the origin."""
     if settings.offline or SIGNATURE in snapshot.files or request.signature or request.locked:
         return False
     return any(entries_for(name, settings) for name in _names(request, ref))
 
 
-def _names(request: AdapterRequest, ref: AdapterRef) -> tuple[AdapterRef, ...]:
+def _names(request: Request, ref: AdapterRef) -> tuple[AdapterRef, ...]:
     """``ref`` as it was requested, and at the revision of its lock or origin: a policy may be about either."""
     requested = replace(ref, revision=request.ref.revision) if ref.scheme == request.ref.scheme else ref
     return (requested,) if requested == ref else (requested, ref)
 
 
-def _check(request: AdapterRequest, ref: AdapterRef, settings: Settings, snapshot: Snapshot) -> Provenance:
+def _check(request: Request, ref: AdapterRef, settings: Settings, snapshot: Snapshot) -> Provenance:
     """Checks limits, digest, lock and policies of a complete snapshot of ``ref``, before or after it is published."""
     check_size(request.label, snapshot.size, settings.max_bytes)
     requested, *others = _names(request, ref)
@@ -170,7 +170,7 @@ def _check(request: AdapterRequest, ref: AdapterRef, settings: Settings, snapsho
     return provenance
 
 
-def _lookup(request: AdapterRequest, store: Store, settings: Settings, check: Check) -> Fetched | None:
+def _lookup(request: Request, store: Store, settings: Settings, check: Check) -> Fetched | None:
     """The cached snapshot of a locked or pinned reference; in offline mode, of any reference."""
     ref, selection, locked = request.locked_ref, request.selection, request.locked
     offline = settings.offline and ref.scheme != "file"
@@ -195,7 +195,7 @@ def _lookup(request: AdapterRequest, store: Store, settings: Settings, check: Ch
     return None
 
 
-def _from_origin(request: AdapterRequest, source: Source, context: FetchContext) -> Fetched:
+def _from_origin(request: Request, source: Source, context: FetchContext) -> Fetched:
     """The result of ``fetch`` when the origin must be asked."""
     ref, name, settings = request.locked_ref, request.label, context.settings
     deadline = Deadline.of(name, settings)
@@ -216,7 +216,7 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext)
     return _cached_or_downloaded(job, request.locked, partial(_check, request, ref, settings))
 
 
-def _plan_fetch(request: AdapterRequest, source: Source, context: FetchContext) -> FetchPlan:
+def _plan_fetch(request: Request, source: Source, context: FetchContext) -> FetchPlan:
     """The revision that the reference means now, and the files that are requested of it."""
     ref, selection, locked = request.locked_ref, request.selection, request.locked
     with _resolve_hints(ref, selection, context):

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
-from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.request import BASE, Request, Selection
 from lora_cli.core.snapshot import RemoteFile, Snapshot
 from lora_cli.errors import Corrupt, Offline, Refused, Unreachable
 from lora_cli.fetching.reference_names import aliases, entries_for, other_names, real_glob
@@ -50,7 +50,7 @@ def byte_limit(settings: Settings) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_snapshot(request: AdapterRequest, snapshot: Snapshot, settings: Settings) -> Provenance:
+def check_snapshot(request: Request, snapshot: Snapshot, settings: Settings) -> Provenance:
     """Checks a complete snapshot before it is used: digest, lock, size of headers, and policies.
 
     Gives the signers that policies require and accepted.
@@ -72,7 +72,7 @@ def check_snapshot(request: AdapterRequest, snapshot: Snapshot, settings: Settin
     return Provenance()
 
 
-def check_provenance(request: AdapterRequest, snapshot: Snapshot, settings: Settings) -> Provenance:
+def check_provenance(request: Request, snapshot: Snapshot, settings: Settings) -> Provenance:
     """The signers that policies require of a snapshot and accept.
 
     Raises:
@@ -94,7 +94,7 @@ def cached_provenance(record: Record, store: Store, settings: Settings) -> Prove
     ref = parse(record.ref, is_path=lambda _: False)
     if not entries_for(ref, settings):
         return None
-    request = AdapterRequest("", ref, selection=Selection(allow_pickle=True))
+    request = Request("", ref, selection=Selection(allow_pickle=True))
     snapshot = Snapshot(record.snapshot, store.snapshot(record.snapshot), record.files)
     try:
         return check_provenance(request, snapshot, settings)
@@ -129,7 +129,7 @@ def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
                 )
 
 
-def check_digest(request: AdapterRequest, digest: str) -> None:
+def check_digest(request: Request, digest: str) -> None:
     """Checks the snapshot digest that the manifest demands, if it demands one.
 
     Raises:
@@ -142,7 +142,7 @@ def check_digest(request: AdapterRequest, digest: str) -> None:
         )
 
 
-def check_allowed(request: AdapterRequest, settings: Settings, *, files: tuple[RemoteFile, ...] | None = None) -> None:
+def check_allowed(request: Request, settings: Settings, *, files: tuple[RemoteFile, ...] | None = None) -> None:
     """Checks every policy on the reference, under each of its names, and on its files if they are known.
 
     Raises:

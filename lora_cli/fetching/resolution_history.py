@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from lora_cli.core.adapter_request import Selection
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline
 from lora_cli.fetching.file_selection import identity

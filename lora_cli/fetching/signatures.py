@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
-from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import LoraCliError, MissingExtra, Refused

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.adapter_request import NAME, AdapterRequest
 from lora_cli.core.lock import of_manifest
 from lora_cli.core.reference import parse
+from lora_cli.core.request import NAME, Request
 from lora_cli.errors import LoraCliError, NotFound, UsageError
 from lora_cli.reading.manifest import lock_path, locked_adapters, read_lock, read_manifest, requests_of, with_policies
 from lora_cli.settings import RESOLVE, Settings, load_settings
@@ -31,11 +31,11 @@ class Known:
     """
 
     settings: Settings
-    items: Mapping[str, AdapterRequest]
+    items: Mapping[str, Request]
     patterns: tuple[str, ...] = ()
     max_lora_rank: int | None = None
 
-    def find(self, name: str) -> tuple[AdapterRequest, ...]:
+    def find(self, name: str) -> tuple[Request, ...]:
         """The adapters that the name may mean, in the order to try; empty for an unknown name."""
         if (item := self.items.get(name)) is not None:
             return (item,)
@@ -46,7 +46,7 @@ class Known:
             with suppress(UsageError):  # not every name can be one there
                 ref = parse(pattern.replace(PLACE, name), is_path=_never)
                 # The address of a file of an adapter is that of its folder, which is above what the pattern says.
-                found += [AdapterRequest(name, ref)] * (name in str(ref))
+                found += [Request(name, ref)] * (name in str(ref))
         return tuple(found)
 
 

@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
 from lora_cli.core.log import logger
+from lora_cli.core.request import Request
 from lora_cli.core.results import LoadReport
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
@@ -93,7 +93,7 @@ class Unresolved(Exception):
 class _Lookup(Backoff):
     """One name under one reading of the manifest: its possible adapters, and the last result."""
 
-    items: tuple[AdapterRequest, ...]
+    items: tuple[Request, ...]
     reading: "_Reading"
     resolved: Resolved | None = None
     task: "asyncio.Task[LoadReport] | None" = None
@@ -172,7 +172,7 @@ class Resolver:
             self._hold.close()
         self._threads.shutdown(wait=False)
 
-    def _remembered(self, name: str, items: tuple[AdapterRequest, ...], reading: _Reading) -> _Lookup:
+    def _remembered(self, name: str, items: tuple[Request, ...], reading: _Reading) -> _Lookup:
         """The state of a name; a new one if its adapters or the policies changed."""
         asked = self._asked.get(name)
         if asked is None or asked.items != items or asked.reading is not reading:

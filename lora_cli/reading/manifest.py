@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.lock import Lock, LockedAdapter, ref_at
 from lora_cli.core.reference import LATEST
+from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.documents.lockfile import base_mismatch, load_lock, mismatch
 from lora_cli.documents.manifest import AdapterEntry, AdapterSet, load_manifest
 from lora_cli.documents.policy import Policy, load_policy
@@ -114,16 +114,14 @@ def locked_base(adapter_set: AdapterSet, lock: Lock | None) -> LockedAdapter | N
 
 def requests_of(
     entries: Iterable[AdapterEntry], locked: Mapping[str, LockedAdapter], selection: Selection = USUAL
-) -> tuple[AdapterRequest, ...]:
+) -> tuple[Request, ...]:
     """Adapters at their locked revision; those without a lock at the revision of their source."""
     requests = []
     for entry in entries:
         at = locked.get(entry.name)
         source = entry.source if at is None else ref_at(entry.source, at)
         files = replace(selection, latest=entry.checkpoint == LATEST)
-        requests.append(
-            AdapterRequest(entry.name, source, entry.sha256, entry.pinned, at, files, signature=entry.signature)
-        )
+        requests.append(Request(entry.name, source, entry.sha256, entry.pinned, at, files, signature=entry.signature))
     return tuple(requests)
 
 

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.provenance import Provenance
+from lora_cli.core.request import Request
 from lora_cli.core.results import LoadReport
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.validation.fetch_and_validate import Admission
 
 
-def report_of_admission(item: AdapterRequest, admission: Admission) -> tuple[LoadReport, LoraRequest | None]:
+def report_of_admission(item: Request, admission: Admission) -> tuple[LoadReport, LoraRequest | None]:
     """One adapter's report as far as it came, and its job when nothing kept it out."""
     snapshot, verdict = admission.snapshot, admission.verdict
     report = LoadReport(

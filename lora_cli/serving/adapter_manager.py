@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, NotFound, Unreachable
 from lora_cli.runtime.child_process import ProcessDied
@@ -48,7 +48,7 @@ class AdapterManager:
 
     def __init__(
         self,
-        items: Iterable[AdapterRequest],
+        items: Iterable[Request],
         admissions: Admissions,
         open_process: OpenProcess,
         *,
@@ -145,7 +145,7 @@ class AdapterManager:
         """
         return _raise_if_failed(await self.wait(self._load_once(adapter)))
 
-    async def replace(self, item: AdapterRequest) -> None:
+    async def replace(self, item: Request) -> None:
         """Load an adapter for a client; it takes over its name once it is proved, not before, and is pinned as before.
 
         Raises:

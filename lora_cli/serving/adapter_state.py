@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.did_you_mean import nearest
+from lora_cli.core.request import Request
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.runtime.messages import LoraRequest
@@ -60,7 +60,7 @@ class AdapterState(Backoff):
     1970. ``loading`` is the last load for a request.
     """
 
-    item: AdapterRequest
+    item: Request
     by_client: bool = False
     lora: LoraRequest | None = None
     needs: SlotRequirements | None = None
@@ -90,7 +90,7 @@ def shorten_name(name: str) -> str:
 class AdapterRegistry:
     """The adapters by name, in the order of their registration."""
 
-    def __init__(self, items: Iterable[AdapterRequest]) -> None:
+    def __init__(self, items: Iterable[Request]) -> None:
         self._adapters = {item.name: AdapterState(item) for item in items}
 
     def __len__(self) -> int:
@@ -109,7 +109,7 @@ class AdapterRegistry:
             raise NotFound(f"there is no adapter {shorten_name(name)}", hint=f"did you mean {close}?" if close else "")
         return adapter
 
-    def add(self, item: AdapterRequest) -> AdapterState:
+    def add(self, item: Request) -> AdapterState:
         """Register an adapter for a client. One of the same name and source is kept.
 
         Raises:

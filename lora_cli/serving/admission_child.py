@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import cast
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.log import log_bug, logger
+from lora_cli.core.request import Request
 from lora_cli.core.results import LoadReport
 from lora_cli.engines import choose_engine
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
@@ -60,7 +60,7 @@ class AdmissionWorker:
             return self._fetch(step.item, on_stage, by_client=step.by_client)
         return self._validate(step.item, step.admission, on_stage)
 
-    def _fetch(self, item: AdapterRequest, on_stage: OnStage, *, by_client: bool) -> Admitted:
+    def _fetch(self, item: Request, on_stage: OnStage, *, by_client: bool) -> Admitted:
         """Fetch it into the cache. A source that a client named is checked at each fetch: a link may have changed."""
         settings, sources = self._setup.settings, self._run.sources
         if by_client:
@@ -76,7 +76,7 @@ class AdmissionWorker:
         kept = cast("Admission", OpaquePickle(pickle.dumps(admission), hops=2))
         return Admitted(report, size=admission.snapshot.size, cached=admission.cached, admission=kept)
 
-    def _validate(self, item: AdapterRequest, fetched: Admission, on_stage: OnStage) -> Admitted:
+    def _validate(self, item: Request, fetched: Admission, on_stage: OnStage) -> Admitted:
         """Validate the cached snapshot."""
         validated = validate_fetched(fetched, self._terms, self._setup.settings, on_stage=on_stage)
         report, lora = report_of_admission(item, validated)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
+from lora_cli.core.request import Request
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.runtime.child_process import (
@@ -86,7 +86,7 @@ class AdmissionStep:
     """
 
     stage: Literal["resolve", "validate"]
-    item: AdapterRequest
+    item: Request
     by_client: bool = False
     admission: Admission | None = None
 
@@ -122,7 +122,7 @@ class Admissions:
         self._fetching.start(1)
         self._validating.start(validators)
 
-    def admit(self, item: AdapterRequest, *, by_client: bool) -> Admitted:
+    def admit(self, item: Request, *, by_client: bool) -> Admitted:
         """Fetch and validate one adapter. Never raises: its error is in the report."""
         step, report = AdmissionStep("resolve", item, by_client), LoadReport(item.name)
         # If the shared process died, each of its adapters is fetched again alone: one of them killed it.

@@ -8,11 +8,11 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.runtime.messages import LoraRequest, Probe, ProbeResult
 from lora_cli.serving.adapter_manager import AdapterManager
@@ -69,16 +69,16 @@ class Api:
         app = Starlette(routes=routes, exception_handlers={HTTPException: http_error, LoraCliError: failed})
         return RequestGuard(app, self.token, self.hosts)
 
-    async def health(self, _request: Request) -> Response:
+    async def health(self, _request: HttpRequest) -> Response:
         """Whether this process lives."""
         return Json({"status": "ok"})
 
-    async def ready(self, _request: Request) -> Response:
+    async def ready(self, _request: HttpRequest) -> Response:
         """Whether what was to be loaded first is loaded, or was tried."""
         ready = self.manager.ready
         return Json({"ready": ready}, 200 if ready else 503)
 
-    async def metrics(self, _request: Request) -> Response:
+    async def metrics(self, _request: HttpRequest) -> Response:
         """Prometheus' text."""
         await self.manager.tier_status.refresh(or_last=True)
         return PlainTextResponse(self.metrics_text(), media_type="text/plain; version=0.0.4")
@@ -87,40 +87,40 @@ class Api:
         """All metrics, as the warm process reported them last."""
         return metrics_text(self.manager, self._scheduler.activity)
 
-    async def models(self, _request: Request) -> Response:
+    async def models(self, _request: HttpRequest) -> Response:
         """The base and each adapter that does not fail, as OpenAI and vLLM list them."""
         return streamed_list({"object": "list"}, "data", self._models())
 
-    async def adapters(self, _request: Request) -> Response:
+    async def adapters(self, _request: HttpRequest) -> Response:
         """Every adapter: its tier, bytes, rank, copy in memory, last use, proof or failure."""
         await self.manager.tier_status.refresh(or_last=True)
         return streamed_list({"schema": "lora_cli/adapters/1"}, "adapters", self._described())
 
-    async def status(self, _request: Request) -> Response:
+    async def status(self, _request: HttpRequest) -> Response:
         """All of it: the process, its tiers and its adapters."""
         await self.manager.tier_status.refresh(or_last=True)
         return streamed_list(asdict(self._status()), "adapters", self._described())
 
-    async def load(self, request: Request) -> Response:
+    async def load(self, request: HttpRequest) -> Response:
         """As vLLM does at ``/v1/load_lora_adapter``: load and prove, then answer."""
         asked = await parse_body(request, LoadRequest.read)
         if asked.lora_name == self.base:
             raise UsageError(f"{asked.lora_name} is the base's name", hint="use another name")
         source = await self.manager.in_thread(allowed_reference, asked.lora_path, self.roots, self.settings)
-        item = AdapterRequest(asked.lora_name, source)
+        item = Request(asked.lora_name, source)
         if asked.load_inplace:
             await self.manager.replace(item)
         else:
             await self.manager.ensure_loaded(self.manager.adapters.add(item))
         return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
 
-    async def unload(self, request: Request) -> Response:
+    async def unload(self, request: HttpRequest) -> Response:
         """As vLLM does at ``/v1/unload_lora_adapter``."""
         name = (await parse_body(request, UnloadRequest.read)).lora_name
         await self.manager.remove(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
-    async def probe(self, request: Request) -> Response:
+    async def probe(self, request: HttpRequest) -> Response:
         """One small request through an adapter: where it was found, and what it took."""
         name = (await parse_body(request, NameRequest.read)).lora_name
         adapter = self.manager.adapters.of(name)
@@ -137,14 +137,14 @@ class Api:
         body = {"lora_name": name, "tier": tier, "load_ms": load_ms, "forward_ms": served.forward_ms}
         return Json(body, headers=headers)
 
-    async def completions(self, request: Request) -> Response:
+    async def completions(self, request: HttpRequest) -> Response:
         """OpenAI's completions, by the base or by an adapter on it."""
         asked = await parse_body(request, CompletionRequest.read)
         if not self.has_model:
             raise UsageError("this server has no whole model to generate with", hint="start it with --forward model")
         return await complete(asked, self.base, self._scheduler)
 
-    async def stop(self, _request: Request) -> Response:
+    async def stop(self, _request: HttpRequest) -> Response:
         """End the server, as SIGTERM does."""
         self.manager.stop()
         return Json({"stopping": True}, 202)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.adapter_files import BASE_CONFIG, CONFIG
-from lora_cli.core.adapter_request import BASE, AdapterRequest
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.architectures import UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModel
@@ -16,6 +15,7 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.parse import json_object
 from lora_cli.core.reference import AdapterRef, repository_of
+from lora_cli.core.request import BASE, Request
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
 from lora_cli.settings import Settings
@@ -94,7 +94,7 @@ class Bases:
 
         try:
             # The author of the adapter chose the base, not the user.
-            check_allowed(AdapterRequest("", ref_of(name)), self._settings)
+            check_allowed(Request("", ref_of(name)), self._settings)
             return open_base(name, self._settings, fallback=self._fallback), ""
         except LoraCliError as error:
             enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity
 from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request
 from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.context import FetchContext
@@ -67,7 +67,7 @@ class _TimedSource:
         return revision
 
 
-def fetch_adapter(item: AdapterRequest, context: FetchContext, *, on_stage: OnStage = ignore_stage) -> Admission:
+def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = ignore_stage) -> Admission:
     """Resolve and fetch one adapter, with the time of each stage; an error is part of the result."""
     watch, ref = Stopwatch(), None
     source_text = without_secrets(str(item.source))

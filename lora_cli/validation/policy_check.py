@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
-from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
+from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
@@ -28,7 +28,7 @@ from lora_cli.store import Store
 EVERYTHING = Selection(allow_pickle=True)
 
 
-def check_contents(item: AdapterRequest, revision: Revision, source: Source, settings: Settings) -> tuple[str, ...]:
+def check_contents(item: Request, revision: Revision, source: Source, settings: Settings) -> tuple[str, ...]:
     """The signers that policies require of ``item`` at ``revision``, whose digest and lock must match.
 
     A lock is compared with the bytes that are on this disk, else with the listing. A digest that is unknown before a
@@ -59,7 +59,7 @@ def check_contents(item: AdapterRequest, revision: Revision, source: Source, set
     return signers
 
 
-def _check_policies(item: AdapterRequest, revision: Revision, source: Source, settings: Settings) -> tuple[str, ...]:
+def _check_policies(item: Request, revision: Revision, source: Source, settings: Settings) -> tuple[str, ...]:
     """Checks what policies say of an adapter; gives the signers that they require."""
     ref, files = revision.ref, files_to_fetch(revision)
     check_allowed(item, settings, files=files)

@@ -18,13 +18,13 @@ import numpy as np
 
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment, EngineOutcome, Severity, Verdict
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.core.parse import json_object
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request
 from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.target_modules import scales
@@ -99,7 +99,7 @@ class RepairOptions:
 
 
 @one_budget()
-def repair_adapter(item: AdapterRequest, options: RepairOptions, settings: Settings) -> RepairReport:
+def repair_adapter(item: Request, options: RepairOptions, settings: Settings) -> RepairReport:
     """Repair one adapter: a local one is read in place, a remote one is fetched first. Neither is changed.
 
     Its digest, its lock and ``settings.policies`` must hold.
@@ -198,7 +198,7 @@ def _beyond_repair(hint: str) -> str:
     return MERGE if "lora-cli repair" in hint else hint
 
 
-def _open(item: AdapterRequest, name: str, options: RepairOptions, settings: Settings) -> Opened:
+def _open(item: Request, name: str, options: RepairOptions, settings: Settings) -> Opened:
     """The adapter with all its tensors on this disk: in place, or fetched into the cache.
 
     Raises:
@@ -219,7 +219,7 @@ def _open(item: AdapterRequest, name: str, options: RepairOptions, settings: Set
     return Opened(source, revision, adapter)
 
 
-def _local_source(item: AdapterRequest, options: RepairOptions, settings: Settings) -> tuple[Source, Revision]:
+def _local_source(item: Request, options: RepairOptions, settings: Settings) -> tuple[Source, Revision]:
     if item.ref.scheme == "file":
         source, revision = resolve(item, settings, Sources(settings))
         check_permitted(item, source, revision, settings)

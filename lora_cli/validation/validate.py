@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, below, parse
+from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.core.snapshot import Blob, Revision, snapshot_digest
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
 from lora_cli.fetching.cached_source import CacheFirstSource
@@ -65,7 +65,7 @@ def ref_of(source: str | AdapterRef) -> AdapterRef:
 
 
 def validate(
-    item: AdapterRequest, terms: Terms, settings: Settings, context: "FetchContext | None" = None, threads: int = 1
+    item: Request, terms: Terms, settings: Settings, context: "FetchContext | None" = None, threads: int = 1
 ) -> Checked:
     """Validate one adapter: a local one in place, a remote one from the cache, into which its files are brought first.
 
@@ -118,7 +118,7 @@ def bug_error(error: Exception) -> LoraCliError:
     return LoraCliError(f"{type(error).__name__}: {error}", hint="this is a bug in lora-cli; please report it")
 
 
-def resolve(item: AdapterRequest, settings: Settings, sources: Sources) -> tuple[Source, Revision]:
+def resolve(item: Request, settings: Settings, sources: Sources) -> tuple[Source, Revision]:
     """The source to read ``item`` from and its revision, if policies allow its reference.
 
     Raises:
@@ -135,7 +135,7 @@ def resolve(item: AdapterRequest, settings: Settings, sources: Sources) -> tuple
     return source, source.resolve(ref)
 
 
-def check_permitted(item: AdapterRequest, source: Source, revision: Revision, settings: Settings) -> tuple[str, ...]:
+def check_permitted(item: Request, source: Source, revision: Revision, settings: Settings) -> tuple[str, ...]:
     """The signers that policies require of ``item``; raises as ``policy_check.check_contents``."""
     if not settings.policies and item.sha256 is None and item.locked is None:
         return ()
@@ -156,7 +156,7 @@ class _Resolved:
         return self._revision
 
 
-def _bring(item: AdapterRequest, source: Source, revision: Revision, context: "FetchContext") -> tuple[Source, str]:
+def _bring(item: Request, source: Source, revision: Revision, context: "FetchContext") -> tuple[Source, str]:
     """A source that reads a remote adapter's files at ``revision`` from the cache, into which they are fetched.
 
     Also why they were not: a limit, this machine, or what is there is no adapter; then the source is unchanged.
@@ -211,7 +211,7 @@ def _read(
     return Opened(source, revision, adapter), companions, card
 
 
-def _known_files(item: AdapterRequest, one: Opened, *, hashed: bool) -> Mapping[str, Blob] | None:
+def _known_files(item: Request, one: Opened, *, hashed: bool) -> Mapping[str, Blob] | None:
     """The files that a fetch would give, as the cache or the lock has them; None if neither does.
 
     With ``hashed``, those of the listing or this disk come first, if each file's digest is listed or can be read here.
@@ -229,7 +229,7 @@ def _known_files(item: AdapterRequest, one: Opened, *, hashed: bool) -> Mapping[
 
 
 def check_all(
-    items: Sequence[AdapterRequest], terms: Terms, settings: Settings, *, contents: bool = True
+    items: Sequence[Request], terms: Terms, settings: Settings, *, contents: bool = True
 ) -> Iterator[Checked]:
     """Validate many adapters as ``validate`` does, in their order; at most ``settings.jobs`` are read at once.
 
@@ -249,17 +249,15 @@ def check_all(
             yield checked
 
 
-def _check_items(
-    items: Sequence[AdapterRequest], terms: Terms, settings: Settings, *, contents: bool
-) -> Iterator[Checked]:
+def _check_items(items: Sequence[Request], terms: Terms, settings: Settings, *, contents: bool) -> Iterator[Checked]:
     context: FetchContext | None = None
     threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 
-    def one(item: AdapterRequest) -> Checked:
+    def one(item: Request) -> Checked:
         checked = validate(item, terms, settings, context, threads)
         return checked if contents else checked.without_contents()
 
-    def late(item: AdapterRequest) -> Checked:
+    def late(item: Request) -> Checked:
         text = without_secrets(str(item.source))
         return Checked(item.name or text, text, error=Deadline.of(text, settings).error(), request=item)
 
@@ -281,9 +279,7 @@ def _check_items(
         yield from map(one, items)
 
 
-def check_in_processes(
-    one: Callable[[AdapterRequest], Checked], items: Sequence[AdapterRequest], workers: int
-) -> Iterator[Checked]:
+def check_in_processes(one: Callable[[Request], Checked], items: Sequence[Request], workers: int) -> Iterator[Checked]:
     """Forks of this process, each of which validates every ``workers``-th batch and sends it through its own pipe."""
     together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
     batches = [items[first : first + together] for first in range(0, len(items), together)]
@@ -303,6 +299,6 @@ def check_in_processes(
             yield from judged
 
 
-def read_all(items: Sequence[AdapterRequest], settings: Settings, *, weights: bool = True) -> Iterator[Checked]:
+def read_all(items: Sequence[Request], settings: Settings, *, weights: bool = True) -> Iterator[Checked]:
     """Read many adapters by config and header, without rules; without ``weights`` only their configs."""
     return check_all(items, Terms(values=False, rules=(), weights=weights), settings)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.finding import (
@@ -25,6 +24,7 @@ from lora_cli.core.finding import (
 )
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.core.request import Request
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.target_modules import for_task, trained_bare
@@ -87,7 +87,7 @@ class Checked:
     digest: str | None = None
     card: Card | None = None
     signers: tuple[str, ...] = ()
-    request: AdapterRequest | None = None
+    request: Request | None = None
 
     def without_contents(self) -> "Checked":
         """The verdict without the parsed contents, which need nearly all the memory."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.adapter_selection import base_model
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.serving import admissions
 from lora_cli.serving.admissions import Admissions, AdmissionSettings, Admitted
 from lora_cli.settings import load_settings
@@ -50,7 +50,7 @@ class Admitting:
             opened.close()
 
     def admit(self, opened: Admissions, name: str) -> Admitted:
-        return opened.admit(AdapterRequest(name, self.source), by_client=False)
+        return opened.admit(Request(name, self.source), by_client=False)
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Finding, Skipped
+from lora_cli.core.request import Request
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
 from tests.making import write_adapter
@@ -121,7 +121,7 @@ WRAPPED: dict[str, Callable[[bytes], bytes]] = {
 
 
 def judged(folder: Path) -> tuple[list[Finding], list[Skipped]]:
-    verdict = validate(AdapterRequest("", str(folder)), Terms(values=False), Settings(folder.parent / "cache")).verdict
+    verdict = validate(Request("", str(folder)), Terms(values=False), Settings(folder.parent / "cache")).verdict
     assert verdict is not None
     findings = [one for one in verdict.findings if one.code == "LC108"]
     return findings, [one for one in verdict.skipped if one.code == "LC108"]

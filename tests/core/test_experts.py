@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import MIXTRAL, OLD_NAMES, QWEN2_MOE, as_loaded
 from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request
 from lora_cli.core.target_modules import scales, targeted_in, wrapped_parameters
 from lora_cli.errors import Refused
 from lora_cli.reading.adapter import read_adapter
@@ -129,7 +129,7 @@ def read(directory: Path) -> Adapter:
 
 
 def verdict_on(directory: Path, base: BaseModel) -> Verdict:
-    verdict = validate(AdapterRequest("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache")).verdict
+    verdict = validate(Request("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache")).verdict
     assert verdict is not None
     return verdict
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Outcome as EngineOutcome
 from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, open_base, validate
@@ -56,7 +56,7 @@ def judged(family: str, directory: Path, tmp_path: Path) -> Verdict:
     """The verdict, on the engine ``peft`` too."""
     settings = Settings(cache_dir=tmp_path / "cache")
     base = open_base(str(write_config(base_of(family), tmp_path / "base")), settings)
-    checked = validate(AdapterRequest("", str(directory)), Terms(base, engines=(choose_engine("peft"),)), settings)
+    checked = validate(Request("", str(directory)), Terms(base, engines=(choose_engine("peft"),)), settings)
     assert checked.error is None
     assert checked.verdict is not None
     return checked.verdict

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
@@ -38,7 +38,7 @@ def said(tmp_path: Path, architecture: str, model_type: str, *, head: bool = Fal
         tensors={f"base_model.model.{name}.weight": np.ones((2, HIDDEN), np.float32)} if head else {},
     )
     terms = Terms(base_from_config(config, "base"), engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
-    checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
     assert checked.verdict is not None
     assert checked.verdict.applied is not None
     assert checked.verdict.applied.matched == checked.verdict.applied.total
@@ -101,7 +101,7 @@ def test_a_class_that_rewrites_beginnings_of_names_takes_those_too(tmp_path: Pat
     adapter = write_adapter(tmp_path / "adapter", modules={path: (one.d_in, one.d_out)})
     terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
 
-    checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert checked.verdict is not None
     assert [str(one.applied) for one in checked.verdict.engines] == ["1/1"] * 3
@@ -131,7 +131,7 @@ def test_names_of_a_class_that_is_wrapped_may_begin_in_another_way(
     adapter = write_adapter(tmp_path / "adapter", modules={path: shape})
     terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
 
-    checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert checked.verdict is not None
     assert tuple(str(one.applied) == "1/1" for one in checked.verdict.engines) == versions
@@ -157,7 +157,7 @@ def test_the_ranks_of_modules_under_older_names_are_known(prefix: str, expected:
     )
     terms = Terms(base, engines=(choose_engine("vllm@0.32"), choose_engine("peft")))
 
-    checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert checked.error is None
     assert checked.verdict is not None
@@ -169,7 +169,7 @@ def test_a_class_without_a_head_excuses_no_names_of_another_model(named: object,
     base = base_from_config(base_config("llama", architectures=named), "base")
     adapter = write_adapter(tmp_path / "adapter", modules=QUERIES)
 
-    checked = validate(AdapterRequest("", str(adapter)), Terms(base), Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(Request("", str(adapter)), Terms(base), Settings(cache_dir=tmp_path / "cache"))
 
     assert checked.verdict is not None
     assert "LC311" in {one.code for one in checked.verdict.findings}
@@ -184,7 +184,7 @@ def test_without_a_base_a_wrapper_of_peft_tells_nothing_of_the_model(
     adapter = write_adapter(tmp_path / "adapter", config={"auto_mapping": {"base_model_class": named}})
 
     terms = Terms(engines=(choose_engine("vllm"),))
-    checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert checked.verdict is not None
     assert [one.proven for one in checked.verdict.engines] == [expected]
@@ -223,7 +223,7 @@ def said_of(tmp_path: Path, family: str, architecture: str, module: str) -> tupl
         shapes = {"lm_head": {"lm_head": (HIDDEN, VOCAB)}, "q_proj": llama_modules(["q_proj"])}
         adapter = write_adapter(tmp_path / "adapter", modules=shapes[module])
     terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
-    checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
     assert checked.verdict is not None
     return tuple(one.outcome.label for one in checked.verdict.engines)
 

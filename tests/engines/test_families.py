@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import FAMILIES
 from lora_cli.core.base_model import UNKNOWN_FAMILY, BaseModel
+from lora_cli.core.request import Request
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.vllm import LISTED, NO_LORA
 from lora_cli.runtime.module_tree import base_from_transformers
@@ -27,7 +27,7 @@ def said(tmp_path: Path, base: BaseModel, *engines: str, **modules: tuple[int, i
     """What each engine does with a good adapter on ``base``, in words, and the note on it."""
     adapter = write_adapter(tmp_path / "adapter", modules=modules or llama_modules(), r=8)
     terms = Terms(base, engines=tuple(map(choose_engine, engines)))
-    checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
     assert checked.verdict is not None
     return {one.engine: (one.outcome.label, one.note) for one in checked.verdict.engines}
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.finding import Location
 from lora_cli.core.lora_config import parse_config
+from lora_cli.core.request import Request
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.profile import MERGE
 from lora_cli.rules.features.config import required_field_missing
@@ -57,7 +57,7 @@ def test_no_hint_of_a_dora_adapter_promises_that_repair_helps(tmp_path: Path, sa
     adapter = write_adapter(tmp_path / "dora", config={"use_dora": said}, tensors=magnitude)
     terms = Terms(base_from_config(base_config(), "base"), engines=(choose_engine("vllm"),))
 
-    verdict = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache")).verdict
+    verdict = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache")).verdict
 
     assert verdict is not None
     mends = {one.feature: one.mend for one in verdict.engines[0].reasons if one.code == "LC402"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.engines.peft import BUILT, IA3_FAMILIES
 from lora_cli.settings import Settings
@@ -41,7 +41,7 @@ def test_what_each_engine_does_with_what_peft_wrote(option: str, tmp_path: Path)
     base = open_base(str(write_config(llama, tmp_path / "base")), settings)
 
     checked = validate(
-        AdapterRequest("", str(tmp_path / "adapter")), Terms(base, engines=tuple(map(choose_engine, ENGINES))), settings
+        Request("", str(tmp_path / "adapter")), Terms(base, engines=tuple(map(choose_engine, ENGINES))), settings
     )
 
     assert checked.verdict is not None

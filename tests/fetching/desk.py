@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import parse
+from lora_cli.core.request import Selection
 from lora_cli.documents.policy import Policy
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings

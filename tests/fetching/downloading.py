@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from lora_cli.core.adapter_request import USUAL
+from lora_cli.core.request import USUAL
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import DownloadJob, download

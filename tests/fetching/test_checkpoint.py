@@ -12,8 +12,8 @@ import pytest
 import lora_cli
 from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.main import main
-from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.fetching.checkpoint import latest_checkpoint

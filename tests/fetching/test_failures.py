@@ -146,7 +146,7 @@ USE = """
 import random, sys, time
 from pathlib import Path
 from lora_cli.core.reference import parse
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.fetching.batch import fetch_all
 from lora_cli.settings import Settings
 from lora_cli.fetching.scheduler import RANGE
@@ -158,7 +158,7 @@ began, rounds = time.monotonic(), 0
 while rounds < 12 or Path(removed).read_bytes().count(b"\\n") < 12:
     assert time.monotonic() < began + 60, "the cleaner was not at work"
     rounds += 1
-    wanted = [AdapterRequest(word, parse(word, is_path=lambda _: False)) for word in random.sample(words, 2)]
+    wanted = [Request(word, parse(word, is_path=lambda _: False)) for word in random.sample(words, 2)]
     for outcome in fetch_all(wanted, Store(Path(cache)), settings):
         assert outcome.fetched is not None, (outcome.error.message, outcome.error.hint)
         snapshot = outcome.fetched.snapshot

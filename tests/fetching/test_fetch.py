@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.request import Request, Selection
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
 from lora_cli.fetching.batch import fetch_all
@@ -194,7 +194,7 @@ def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, adapter: 
     broken = tmp_path / "broken"
     broken.mkdir()
     refs = ["org/sql", "org/none", str(adapter), str(broken), str(tmp_path / "nowhere"), "az://loras/sql"]
-    wanted = [AdapterRequest(text, parse(text, is_path=os.path.lexists)) for text in refs]
+    wanted = [Request(text, parse(text, is_path=os.path.lexists)) for text in refs]
     outcomes = list(fetch_all(wanted, desk.store, desk.settings))
     assert [outcome.request.name for outcome in outcomes] == refs
     assert [outcome.exit_code for outcome in outcomes] == [0, 3, 0, 1, 3, 2]
@@ -203,7 +203,7 @@ def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, adapter: 
 
 def test_the_same_adapter_many_times_in_one_process_is_fetched_once(desk: Desk) -> None:
     desk.hub.fault("GET cdn", delay_s=0.2, times=-1)
-    wanted = [AdapterRequest(f"sql-{number}", AdapterRef("hf", "org/sql")) for number in range(8)]
+    wanted = [Request(f"sql-{number}", AdapterRef("hf", "org/sql")) for number in range(8)]
     outcomes = list(fetch_all(wanted, desk.store, desk.settings))
     assert {outcome.exit_code for outcome in outcomes} == {0}
     assert len({outcome.fetched.snapshot.digest for outcome in outcomes if outcome.fetched}) == 1
@@ -213,7 +213,7 @@ def test_the_same_adapter_many_times_in_one_process_is_fetched_once(desk: Desk) 
 
 def test_no_thread_is_left_after_many(desk: Desk) -> None:
     before = threading.active_count()
-    list(fetch_all([AdapterRequest("a", AdapterRef("hf", "org/sql"))], desk.store, desk.settings))
+    list(fetch_all([Request("a", AdapterRef("hf", "org/sql"))], desk.store, desk.settings))
     ours = [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
     for thread in ours:
         thread.join(2)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, Refused
 from lora_cli.fetching.file_selection import identity, select_files

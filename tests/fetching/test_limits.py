@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import parse
+from lora_cli.core.request import Request
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.disk_space import AHEAD, DiskSpace
@@ -44,7 +44,7 @@ class Desk:
             hub.add(f"org/{name}", {CONFIG: {"name": name}, WEIGHTS: os.urandom(MIB)})
 
     def ask(self, *names: str, **settings: object) -> list[Outcome]:
-        wanted = [AdapterRequest(name, parse(f"org/{name}", is_path=lambda _: False)) for name in names]
+        wanted = [Request(name, parse(f"org/{name}", is_path=lambda _: False)) for name in names]
         return list(fetch_all(wanted, self.store, replace(self.settings, **settings)))  # type: ignore[arg-type]
 
     def codes(self, *names: str, **settings: object) -> list[int]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import Selection
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
+from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import Blob
 from lora_cli.fetching.resolution_history import picked_folder
 from lora_cli.settings import Settings

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import parse
+from lora_cli.core.request import Request
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetching.pipeline import Fetched
@@ -38,7 +38,7 @@ def allowed(text: str, *policies: str, settings: Settings | None = None) -> str:
     read = tuple(load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{one}\n", "p.yaml") for one in policies)
     settings = replace(settings or Settings(Path("/nowhere")), policies=read)
     try:
-        check_allowed(AdapterRequest("", parse(text, is_path=os.path.lexists)), settings)
+        check_allowed(Request("", parse(text, is_path=os.path.lexists)), settings)
     except Refused as error:
         return error.message.partition("policy ")[2].partition(":")[0] or error.message
     except UsageError:
@@ -168,7 +168,7 @@ def test_the_production_example_is_what_it_says() -> None:
 
     def rule(text: str, sha256: str | None = None) -> str:
         try:
-            check_allowed(AdapterRequest("", parse(text, is_path=os.path.lexists), sha256), settings)
+            check_allowed(Request("", parse(text, is_path=os.path.lexists), sha256), settings)
         except Refused as error:
             return error.message.partition("policy ")[2].partition(":")[0]
         return ""
@@ -184,7 +184,7 @@ def test_the_production_example_is_what_it_says() -> None:
 
 
 def test_pickled_weights_must_be_named_by_the_policy(tmp_path: Path) -> None:
-    from lora_cli.core.adapter_request import Selection
+    from lora_cli.core.request import Selection
 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "adapter_config.json").write_bytes(b"{}")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import USUAL, Selection
 from lora_cli.core.reference import parse
+from lora_cli.core.request import USUAL, Selection
 from lora_cli.errors import Changed, Corrupt, Offline, UsageError
 from lora_cli.fetching import scheduler
 from lora_cli.fetching.pipeline import Fetched

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import parse
+from lora_cli.core.request import Request
 from lora_cli.errors import MachineError
 from lora_cli.fleet import judging
 from lora_cli.settings import Settings
@@ -20,14 +20,12 @@ pytestmark = pytest.mark.slow
 def test_an_adapter_that_ends_every_worker_is_an_error_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spread(
-        _do: object, items: Sequence[AdapterRequest], *_: object, lost: Callable[[AdapterRequest, str], Any]
-    ) -> Iterator[Any]:
+    def spread(_do: object, items: Sequence[Request], *_: object, lost: Callable[[Request, str], Any]) -> Iterator[Any]:
         return (lost(item, "every worker that ran it died") for item in items)
 
     monkeypatch.setattr(judging, "joined", lambda *_: nullcontext(1))
     monkeypatch.setattr(judging, "spread", spread)
-    item = AdapterRequest("sql", parse("https://example.com/sql", is_path=lambda _: False))
+    item = Request("sql", parse("https://example.com/sql", is_path=lambda _: False))
     (checked,) = judging.check_fleet("auto", [item], Terms(), Settings(tmp_path))
     assert isinstance(checked.error, MachineError)
     assert checked.error.message == "sql: every worker that ran it died"

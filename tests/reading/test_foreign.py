@@ -13,9 +13,9 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.foreign_formats import DIALECTS, FORMATS, METHODS, STAND_INS, dialects
 from lora_cli.core.inspection import inspection_of
+from lora_cli.core.request import Request
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, validate
 from tests.making import (
@@ -29,7 +29,7 @@ from tests.reading.foreign_files import FOREIGN, kohya, merged, mlx
 
 
 def judged(directory: Path) -> Checked:
-    checked = validate(AdapterRequest("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
+    checked = validate(Request("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
     assert checked.error is None
     return checked
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Deployment
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
@@ -44,7 +44,7 @@ def repaired(family: str, base: Path, folder: Path) -> list[Case]:
             to = folder / "repaired" / engine / name
             try:
                 made = repair_adapter(
-                    AdapterRequest("", str(cases[name].directory)),
+                    Request("", str(cases[name].directory)),
                     RepairOptions(profile, model, deployment, to),
                     settings,
                 )

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
@@ -43,7 +43,7 @@ def trained(base: Path, to: Path, dtype: torch.dtype = torch.float32, **config: 
 def repaired(adapter: Path, base: Path, to: Path | None = None, engine: str = "vllm") -> RepairReport:
     settings = Settings(cache_dir=base.parent / "cache")
     wish = RepairOptions(choose_engine(engine), open_base(str(base), settings), to=to, base_ref=str(base))
-    return repair_adapter(AdapterRequest("", str(adapter)), wish, settings)
+    return repair_adapter(Request("", str(adapter)), wish, settings)
 
 
 def logits(base: Path, adapter: Path) -> torch.Tensor:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment, Outcome
+from lora_cli.core.request import Request
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
@@ -109,13 +109,13 @@ class Bench:
     def judged(self, directory: Path, engine: str) -> Checked:
         profile = choose_engine(engine)
         terms = Terms(self.base, engines=(profile,), deployment=self.deployment(profile))
-        return validate(AdapterRequest("", str(directory)), terms, self.settings)
+        return validate(Request("", str(directory)), terms, self.settings)
 
     def repaired(self, case: Case, engine: str) -> RepairReport | LoraCliError:
         profile, self.to = choose_engine(engine), self.folder / "repaired" / str(next(self.tries))
         wish = RepairOptions(profile, self.base, self.deployment(profile), self.to)
         try:
-            return repair_adapter(AdapterRequest("", str(case.directory)), wish, self.settings)
+            return repair_adapter(Request("", str(case.directory)), wish, self.settings)
         except LoraCliError as error:
             return error
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Deployment, Reason
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
@@ -36,7 +36,7 @@ def left(case: Mapping[str, Any], engine: str, folder: Path) -> set[str]:
     base = None if case.get("base") == "none" else open_base(str(base_directory(case, folder / "base")), settings)
     deployment = Deployment(max_lora_rank=case.get("deployment", {}).get("max_lora_rank"))
     found = repair_adapter(
-        AdapterRequest("", str(folder / "adapter")), RepairOptions(choose_engine(engine), base, deployment), settings
+        Request("", str(folder / "adapter")), RepairOptions(choose_engine(engine), base, deployment), settings
     )
     return {reason.feature for reason in found.after.reasons}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Deployment
 from lora_cli.core.reference import parse
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.reading.adapter import Opened
 from lora_cli.rules import RULES
@@ -96,7 +96,7 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
         engines=engines,
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )
-    checked = validate(AdapterRequest("", str(directory)), terms, settings)
+    checked = validate(Request("", str(directory)), terms, settings)
     return asked_for(case["ref"], checked, terms) if "ref" in case else checked
 
 
@@ -114,7 +114,7 @@ def test_an_adapter_like_the_last_one_is_told_the_same_and_one_that_differs_is_n
     texts = []
     for name, config in (("one", {"r": 8}), ("two", {"r": 8}), ("three", {}), ("four", {"r": 8})):
         made({"case": name, "config": config}, tmp_path / name)
-        verdict = validate(AdapterRequest("", str(tmp_path / name)), terms, settings).verdict
+        verdict = validate(Request("", str(tmp_path / name)), terms, settings).verdict
         assert verdict is not None
         texts.append([(one.code, one.problem) for one in verdict.findings])
     assert texts[0] == texts[1] == texts[3] != texts[2]

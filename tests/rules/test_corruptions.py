@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Severity
+from lora_cli.core.request import Request
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, open_base, validate
 from tests.making import llama_modules, lora_config, lora_tensors, safetensors_bytes, write_base_config
@@ -226,9 +226,7 @@ def errors(config: bytes, weights: bytes, folder: Path) -> list[str]:
     directory.mkdir(exist_ok=True)
     (directory / "adapter_config.json").write_bytes(config)
     (directory / "adapter_model.safetensors").write_bytes(weights)
-    checked = validate(
-        AdapterRequest("", str(directory)), Terms(base(folder / "base")), Settings(cache_dir=folder / "cache")
-    )
+    checked = validate(Request("", str(directory)), Terms(base(folder / "base")), Settings(cache_dir=folder / "cache"))
     assert checked.error is None
     assert checked.verdict is not None
     return [one.code for one in checked.verdict.findings if one.severity is Severity.ERROR]

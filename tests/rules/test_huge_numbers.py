@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, validate
@@ -18,7 +18,7 @@ BEYOND = 10**400
 
 def judged(adapter: Path, *engines: str) -> Checked:
     terms = Terms(engines=tuple(map(choose_engine, engines)))
-    return validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=adapter.parent / "cache"))
+    return validate(Request("", str(adapter)), terms, Settings(cache_dir=adapter.parent / "cache"))
 
 
 def edited(config: Path, **fields: Any) -> None:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Severity
 from lora_cli.core.lora_config import peft_fields
+from lora_cli.core.request import Request
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
 from tests.core.peft_cases import CASES
@@ -39,7 +39,7 @@ def test_an_adapter_that_peft_wrote_is_no_error(
         ours = replace(ours, source="config.json (llama, quantised: gptq)")
 
     for base in (replace(written.base, source=ours.source), ours):
-        verdict = validate(AdapterRequest("", str(written.directory)), Terms(base), settings).verdict
+        verdict = validate(Request("", str(written.directory)), Terms(base), settings).verdict
 
         assert verdict is not None
         errors = [found for found in verdict.findings if found.severity is Severity.ERROR]
@@ -62,7 +62,7 @@ def as_pickle(directory: Path, to: Path) -> Path:
 
 def said_of(directory: Path, base: BaseModel, settings: Settings) -> list[str]:
     """The rules that say something of an adapter; the scan of its values is among what they look at."""
-    verdict = validate(AdapterRequest("", str(directory)), Terms(base), settings).verdict
+    verdict = validate(Request("", str(directory)), Terms(base), settings).verdict
     assert verdict is not None
     assert "LC501" not in {one.code for one in verdict.skipped}
     return [found.code for found in verdict.findings]
@@ -79,7 +79,7 @@ def test_null_is_an_error_in_exactly_the_fields_in_which_peft_fails_on_it(field:
     config = tmp_path / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {field: None}))
     verdict = validate(
-        AdapterRequest("", str(tmp_path)), Terms(as_base(tiny_model("llama"))), Settings(tmp_path / "cache")
+        Request("", str(tmp_path)), Terms(as_base(tiny_model("llama"))), Settings(tmp_path / "cache")
     ).verdict
     assert verdict is not None
     errors = [found for found in verdict.findings if found.severity is Severity.ERROR]

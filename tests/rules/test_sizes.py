@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Verdict
+from lora_cli.core.request import Request
 from lora_cli.settings import load_settings
 from lora_cli.validation import Terms, validate
 from tests.making import lora_tensors, raw, write_adapter
@@ -52,6 +52,6 @@ def test_only_unusual_sizes_are_told(tmp_path: Path, name: str, dtype: str) -> N
 
 
 def verdict(directory: Path) -> Verdict:
-    checked = validate(AdapterRequest("", str(directory)), Terms(), SETTINGS)
+    checked = validate(Request("", str(directory)), Terms(), SETTINGS)
     assert checked.verdict is not None
     return checked.verdict

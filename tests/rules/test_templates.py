@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
 from tests.making import write_adapter
@@ -41,9 +41,7 @@ HOSTILE = {
 def codes(template: str, folder: Path) -> set[str]:
     write_adapter(folder / "adapter")
     (folder / "adapter" / "chat_template.jinja").write_text(template)
-    verdict = validate(
-        AdapterRequest("", str(folder / "adapter")), Terms(values=False), Settings(folder / "cache")
-    ).verdict
+    verdict = validate(Request("", str(folder / "adapter")), Terms(values=False), Settings(folder / "cache")).verdict
     assert verdict is not None
     return {found.code for found in verdict.findings}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
@@ -17,7 +17,7 @@ def test_an_alpha_next_to_nothing_is_as_bad_as_zero(config: dict[str, Any], tmp_
     adapter = write_adapter(tmp_path / "adapter", **config)
     terms = Terms(engines=tuple(map(choose_engine, ("vllm@0.32", "peft"))))
 
-    checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert checked.verdict is not None
     found = {finding.code: finding.problem.message for finding in checked.verdict.findings}

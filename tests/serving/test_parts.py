@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lora_cli.cli.output import termination_log, with_adapter_name, write_termination_log
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.request import Request
 from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
@@ -28,7 +28,7 @@ from tests.hub_server import Hub
 
 
 def test_a_failure_is_remembered_for_longer_each_time() -> None:
-    entry, waits = AdapterState(AdapterRequest("sql", "sql")), []
+    entry, waits = AdapterState(Request("sql", "sql")), []
     for _ in range(12):
         entry.record_result(LoadReport("sql", error="broken"))
         waits.append(round(entry.retry_in_s))
@@ -129,7 +129,7 @@ def test_adapters_that_are_fetched_at_once_share_the_budget_of_the_cache(
         settings = load_settings({"cache_dir": tmp_path / "cache"}, {**os.environ, "LORA_CLI_CACHE_BUDGET": "2500000"})
         with InUse(store := Store(settings.cache_dir)) as hold, ThreadPoolExecutor(3) as threads:
             worker = AdmissionWorker(AdmissionSettings(settings, None, threads=3), store, hold)
-            steps = [AdmissionStep("resolve", AdapterRequest(name, f"hf://acme/{name}")) for name in names]
+            steps = [AdmissionStep("resolve", Request(name, f"hf://acme/{name}")) for name in names]
             answers = list(threads.map(lambda step: worker.answer(step, lambda *_: None), steps))
     refused = [one.report.error for one in answers if one.report.error]
     assert len(refused) == 1

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.finding import Accepted, Finding, Severity
+from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation.validate import validate
@@ -22,7 +22,7 @@ def checked(tmp_path: Path, modules: dict[str, tuple[int, int]], *engines: str, 
     adapter = write_adapter(tmp_path / "adapter", modules=modules, config=config)
     base = base_from_config(base_config(), "base")
     return validate(
-        AdapterRequest("", str(adapter)),
+        Request("", str(adapter)),
         Terms(base, engines=tuple(map(choose_engine, engines))),
         Settings(cache_dir=tmp_path / "cache"),
     )
@@ -100,7 +100,7 @@ def test_a_folder_named_like_another_version_of_the_base_is_another_base(
     config = {"base_model_name_or_path": trained}
     adapter = write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj"]), config=config)
     terms = Terms(base_from_config(base_config("gemma2" if "gemma" in folder else "llama"), folder))
-    one = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    one = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert ("LC324" in {each.code for each in one.findings}) == differs
 

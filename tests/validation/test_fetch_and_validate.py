@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.request import Request
 from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound
 from lora_cli.fetching.checkpoint import LatestCheckpoint
@@ -29,7 +29,7 @@ def admit(
     ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: InUse | None = None
 ) -> Admission:
     with FetchContext(store, settings, in_use=hold) as context:
-        return validate_fetched(fetch_adapter(AdapterRequest(name, ref), context), terms, settings)
+        return validate_fetched(fetch_adapter(Request(name, ref), context), terms, settings)
 
 
 def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(
@@ -158,7 +158,7 @@ def test_sources_keep_their_optional_methods_when_they_are_wrapped(
     """From Python 3.12 on a protocol looks for attributes that are there, and does not call ``__getattr__``."""
     given: list[Source] = []
 
-    def capture(_request: AdapterRequest, _context: FetchContext, source: Source) -> None:
+    def capture(_request: Request, _context: FetchContext, source: Source) -> None:
         given.append(source)
         raise NotFound("none")
 
@@ -167,7 +167,7 @@ def test_sources_keep_their_optional_methods_when_they_are_wrapped(
         for scheme in ("file", "hf", "oci", "s3"):
             ref = AdapterRef(scheme, "acme/sql")
             origin = context.sources.of(ref)
-            fetch_adapter(AdapterRequest("sql", ref), context)
+            fetch_adapter(Request("sql", ref), context)
             for wrapper in (given[-1], LatestCheckpoint(origin)):
                 methods = {name for one in OPTIONAL for name in vars(one) if hasattr(origin, name) and name[0] != "_"}
                 assert methods

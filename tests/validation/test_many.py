@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import parse
+from lora_cli.core.request import Request
 from lora_cli.errors import MachineError
 from lora_cli.settings import Settings
 from lora_cli.sources.local import is_path
@@ -23,7 +23,7 @@ MANY = WORTH_PROCESSES + TOGETHER + 3
 
 
 @pytest.fixture
-def items(tmp_path: Path) -> list[AdapterRequest]:
+def items(tmp_path: Path) -> list[Request]:
     """Every seventh is broken, and the last is not there."""
     for number in range(MANY):
         directory = write_adapter(tmp_path / f"a{number}", modules=llama_modules())
@@ -31,8 +31,8 @@ def items(tmp_path: Path) -> list[AdapterRequest]:
             (directory / "adapter_config.json").unlink()
     (tmp_path / "gone").symlink_to("nowhere")
     return [
-        *(AdapterRequest("", str(tmp_path / f"a{number}")) for number in range(MANY)),
-        AdapterRequest("", str(tmp_path / "gone")),
+        *(Request("", str(tmp_path / f"a{number}")) for number in range(MANY)),
+        Request("", str(tmp_path / "gone")),
     ]
 
 
@@ -40,20 +40,20 @@ def told(checked: Checked) -> tuple[object, ...]:
     return checked.name, checked.source, checked.verdict, str(checked.error), checked.exit_code()
 
 
-def test_many_are_judged_as_each_one_alone_and_in_their_order(items: list[AdapterRequest], tmp_path: Path) -> None:
+def test_many_are_judged_as_each_one_alone_and_in_their_order(items: list[Request], tmp_path: Path) -> None:
     settings = Settings(cache_dir=tmp_path / "cache")
     terms = Terms(open_base(str(write_base_config(tmp_path / "base")), settings))
 
     together = list(check_all(items, terms, settings))
 
     assert [told(one) for one in together] == [
-        told(validate(AdapterRequest("", item.source), terms, settings)) for item in items
+        told(validate(Request("", item.source), terms, settings)) for item in items
     ]
     assert all(one.adapter is not None for one in together[:-1])
     assert not multiprocessing.active_children()
 
 
-def test_without_contents_the_verdicts_are_the_same(items: list[AdapterRequest], tmp_path: Path) -> None:
+def test_without_contents_the_verdicts_are_the_same(items: list[Request], tmp_path: Path) -> None:
     settings = Settings(cache_dir=tmp_path / "cache")
 
     whole, bare = (list(check_all(items, Terms(), settings, contents=contents)) for contents in (True, False))
@@ -63,7 +63,7 @@ def test_without_contents_the_verdicts_are_the_same(items: list[AdapterRequest],
 
 
 @pytest.mark.parametrize("parsed", [False, True], ids=["from the command line", "from a manifest"])
-def test_who_stops_listening_leaves_no_process(items: list[AdapterRequest], tmp_path: Path, *, parsed: bool) -> None:
+def test_who_stops_listening_leaves_no_process(items: list[Request], tmp_path: Path, *, parsed: bool) -> None:
     asked = [replace(one, source=parse(str(one.source), is_path=is_path) if parsed else one.source) for one in items]
     # So many that their pipes are full: a process that has sent everything may have ended by itself.
     verdicts = check_all(20 * asked, Terms(), Settings(cache_dir=tmp_path / "cache"))
@@ -75,21 +75,21 @@ def test_who_stops_listening_leaves_no_process(items: list[AdapterRequest], tmp_
     assert not multiprocessing.active_children()
 
 
-def checked(item: AdapterRequest) -> Checked:
+def checked(item: Request) -> Checked:
     return Checked(item.name, str(item.source))
 
 
 def killed_at(number: int) -> Sequence[Checked]:
     """What comes before a process is killed as the kernel kills processes that use too much memory."""
 
-    def one(item: AdapterRequest) -> Checked:
+    def one(item: Request) -> Checked:
         if item.name == str(number):
             os.kill(os.getpid(), signal.SIGKILL)
         return checked(item)
 
     got: list[Checked] = []
     with pytest.raises(MachineError, match="killed"):
-        got.extend(check_in_processes(one, [AdapterRequest(str(index), "x") for index in range(100)], 2))
+        got.extend(check_in_processes(one, [Request(str(index), "x") for index in range(100)], 2))
     return got
 
 
@@ -99,12 +99,12 @@ def test_a_process_that_is_killed_is_an_error_of_this_machine() -> None:
 
 
 def test_what_nobody_takes_yet_is_bounded(tmp_path: Path) -> None:
-    def one(item: AdapterRequest) -> Checked:
+    def one(item: Request) -> Checked:
         with (tmp_path / "begun").open("a") as log:
             log.write("x")
         return Checked(item.name, "y" * 100_000)
 
-    verdicts = check_in_processes(one, [AdapterRequest(str(index), "x") for index in range(400)], 2)
+    verdicts = check_in_processes(one, [Request(str(index), "x") for index in range(400)], 2)
     next(verdicts)
     time.sleep(0.5)
     begun = (tmp_path / "begun").stat().st_size
@@ -115,13 +115,13 @@ def test_what_nobody_takes_yet_is_bounded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_end_when_the_one_that_asked_is_killed(tmp_path: Path) -> None:
-    def one(item: AdapterRequest) -> Checked:
+    def one(item: Request) -> Checked:
         with (tmp_path / item.name).open("w") as log:
             log.write(str(os.getpid()))
         return Checked(item.name, "y" * 100_000)
 
     def ask() -> None:
-        for _ in check_in_processes(one, [AdapterRequest(str(index), "x") for index in range(400)], 2):
+        for _ in check_in_processes(one, [Request(str(index), "x") for index in range(400)], 2):
             os.kill(os.getpid(), signal.SIGKILL)
 
     asking = multiprocessing.get_context("fork").Process(target=ask)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied, Problem
 from lora_cli.core.lock import LockedAdapter
+from lora_cli.core.request import Request
 from lora_cli.core.snapshot import Blob
 from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound, UsageError
@@ -31,7 +31,7 @@ def codes(checked: Checked) -> set[str]:
 def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    checked = validate(AdapterRequest("", str(tmp_path / "good")), Terms(base), settings)
+    checked = validate(Request("", str(tmp_path / "good")), Terms(base), settings)
 
     assert checked.verdict is not None
     assert (checked.verdict.findings, checked.verdict.skipped) == ((), ())
@@ -44,7 +44,7 @@ def test_modules_that_the_base_lacks_count_among_all(tmp_path: Path, base: BaseM
     more = {"model.layers.0.self_attn.qkv_proj": (64, 64), "model.layers.7.self_attn.q_proj": (64, 64)}
     write_adapter(tmp_path / "more", modules={**llama_modules(["q_proj"]), **more})
 
-    checked = validate(AdapterRequest("", str(tmp_path / "more")), Terms(base), settings)
+    checked = validate(Request("", str(tmp_path / "more")), Terms(base), settings)
 
     assert checked.verdict is not None
     assert checked.verdict.applied == Applied(2, 4)
@@ -53,26 +53,26 @@ def test_modules_that_the_base_lacks_count_among_all(tmp_path: Path, base: BaseM
 def test_judging_in_place_writes_nothing(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    validate(AdapterRequest("", str(tmp_path / "good")), Terms(base), settings)
+    validate(Request("", str(tmp_path / "good")), Terms(base), settings)
 
     assert not settings.cache_dir.exists()
 
 
 def test_a_path_that_does_not_exist_is_an_error_of_its_own(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    checked = validate(AdapterRequest("", str(tmp_path / "gone")), Terms(base), settings)
+    checked = validate(Request("", str(tmp_path / "gone")), Terms(base), settings)
 
     assert isinstance(checked.error, NotFound)
     assert checked.exit_code() == 3
 
 
 def test_a_word_that_is_no_reference_is_kept_as_an_error(base: BaseModel, settings: Settings) -> None:
-    assert isinstance(validate(AdapterRequest("", "sql"), Terms(base), settings).error, UsageError)
+    assert isinstance(validate(Request("", "sql"), Terms(base), settings).error, UsageError)
 
 
 def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    verdict = validate(AdapterRequest("", str(tmp_path / "good")), Terms(), settings).verdict
+    verdict = validate(Request("", str(tmp_path / "good")), Terms(), settings).verdict
 
     assert verdict is not None
     assert verdict.applied is None
@@ -92,7 +92,7 @@ def test_a_bug_in_a_rule_fails_the_adapter_that_shows_it(
         yield from ()
 
     terms = Terms(base, rules=(replace(RULES[0], needs=(), check=broken),))
-    items = [AdapterRequest(folder.name, str(folder)) for folder in sorted(tmp_path.iterdir())]
+    items = [Request(folder.name, str(folder)) for folder in sorted(tmp_path.iterdir())]
     checked = list(check_all(items, terms, replace(settings, jobs=2)))
 
     assert [one.name for one in checked if one.exit_code()] == ["adapter-03"]
@@ -128,7 +128,7 @@ def test_a_suppression_of_what_is_not_here_holds_where_the_lock_knows_the_digest
         settings = replace(settings, policies=(suppressed,))
 
         def refused(source: str, locked: LockedAdapter | None) -> bool:
-            verdict = validate(AdapterRequest("", source, locked=locked), Terms(base), settings).verdict
+            verdict = validate(Request("", source, locked=locked), Terms(base), settings).verdict
             assert verdict is not None
             return verdict.refused()
 
@@ -150,7 +150,7 @@ def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Sett
     (folder / "checkpoint-20").mkdir()
     (folder / "adapter_model.safetensors").rename(folder / "checkpoint-20" / "adapter_model.safetensors")
 
-    checked = validate(AdapterRequest("", str(folder)), Terms(), settings)
+    checked = validate(Request("", str(folder)), Terms(), settings)
 
     assert checked.verdict is not None
     found = next(one for one in checked.verdict.findings if one.code == "LC101")

@@ -44,7 +44,7 @@ BASE = Selection(base=True)
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterRequest:
+class Request:
     """One adapter that was asked for, under its ``name`` in the manifest, or as the command line writes it.
 
     ``source`` is its reference, or a text that is still to be parsed. ``sha256`` is the snapshot digest that the
