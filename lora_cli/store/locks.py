@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import tag_cache
@@ -34,59 +33,43 @@ def exclusive(
     ``on_wait`` is called once if another process has it. On a full disk a lock that does not exist counts as held:
     nobody can have it.
     """
-    return locked(_path(store, key), fcntl.LOCK_EX, wait_s, on_wait)
+    return _locked(store, key, fcntl.LOCK_EX, wait_s, on_wait)
 
 
 def shared(store: Store, key: str) -> AbstractContextManager[Held]:
     """Holds the lock of ``key`` together with others, where this user may write."""
-    return locked(_path(store, key), fcntl.LOCK_SH)
+    return _locked(store, key, fcntl.LOCK_SH, OTHERS_S, lambda: None)
 
 
-def _path(store: Store, key: str) -> Path:
-    with suppress(OSError):
-        tag_cache(store)
-    return store.locks / key
-
-
-class InUse:
-    """The snapshots that this process uses, which garbage collection leaves alone. Threads share it."""
+class InUse(ExitStack):
+    """The snapshots that this process uses, which garbage collection leaves alone until ``close``. Threads share it."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._held, self._locks, self._lock = store, set[str](), ExitStack(), threading.Lock()
+        super().__init__()
+        self._store, self._held, self._lock = store, set[str](), threading.Lock()
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # The other half is for files and connections. Beyond it, a snapshot is protected by being the last used.
         self._most = sys.maxsize if files == resource.RLIM_INFINITY else files // 2
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def add(self, digest: str) -> bool:
         """Holds the lock of a snapshot and returns whether it is there; if so, it stays."""
         with self._lock:
             if digest not in self._held and len(self._held) < self._most:
                 self._held.add(digest)
-                self._locks.enter_context(shared(self._store, digest))
+                self.callback(self._held.discard, digest)
+                self.enter_context(shared(self._store, digest))
         with suppress(OSError):
             os.utime(self._store.snapshot(digest))  # by which garbage collection sees a use since it began
         return self._store.snapshot(digest).is_dir()
 
-    def close(self) -> None:
-        """Nothing is used any more."""
-        with self._lock:
-            self._locks.close()
-            self._held.clear()
-
 
 @contextmanager
-def locked(
-    path: Path, how: int = fcntl.LOCK_EX, wait_s: float = OTHERS_S, on_wait: Callable[[], None] = lambda: None
-) -> Iterator[Held]:
-    """Holds the lock of the file ``path``, as ``exclusive`` does; the file goes with its last holder."""
-    descriptor, held = None, None
+def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None]) -> Iterator[Held]:
+    """Holds a lock, whose file goes with its last holder."""
+    path, descriptor, held = store.locks / key, None, None
     try:
+        with suppress(OSError):
+            tag_cache(store)
         descriptor = _take(path, how, wait_s, on_wait)
         held = descriptor is not None
     except OSError as error:
@@ -95,50 +78,36 @@ def locked(
         yield held
     finally:
         if descriptor is not None:
-            _release(path, descriptor)
+            with suppress(OSError):  # unless somebody else shares it
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_named(path, descriptor):
+                    path.unlink()
+            with suppress(OSError):  # also for forks of this process
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
 
 
 def _take(path: Path, how: int, wait_s: float, on_wait: Callable[[], None]) -> int | None:
     """The locked file, open; None if another process has it after ``wait_s``. Raises ``OSError``: it cannot be."""
     until, pause = time.monotonic() + wait_s, 0.0
+    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = _open(path)
-        try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-            if is_named(path, descriptor):
-                return descriptor
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                os.close(descriptor)
-                return None
-            if not pause:
-                on_wait()
-            pause = min(max(pause * 1.5, SHORTEST_S), LONGEST_S)
-            time.sleep(pause)
-        except OSError:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _open(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        return os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, 0o666)
-
-
-def _release(path: Path, descriptor: int) -> None:
-    """Removes the file if nobody else has its lock, and lets it go, for forks of this process, too."""
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_named(path, descriptor):
-            path.unlink()
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+        with ExitStack() as stack:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    return None
+                if not pause:
+                    on_wait()
+                pause = min(max(pause * 1.5, SHORTEST_S), LONGEST_S)
+                time.sleep(pause)
+            else:
+                if is_named(path, descriptor):
+                    stack.pop_all()
+                    return descriptor
 
 
 def is_named(path: Path, descriptor: int) -> bool:

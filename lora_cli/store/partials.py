@@ -6,7 +6,7 @@ Whoever has the lock of a file goes on with it; another process writes a file of
 import fcntl
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +36,9 @@ def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = T
     """The file of ``key``, resumed if nobody writes it and it has at most ``longest`` bytes.
 
     The caller verifies the bytes. Unless a digest is known (``digest_known``), a file from before this machine
-    started is not resumed: a power failure may have lost some of them.
-
-    Raises:
-        MachineError: a disk error.
+    started is not resumed: a power failure may have lost some of them. Raises ``MachineError``.
     """
-    path, flags = _path(store, key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    path, flags = store.partials / f"{key}.part", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     with on_disk("writing", path):
         tag_cache(store)
         store.partials.mkdir(parents=True, exist_ok=True)
@@ -58,9 +55,21 @@ def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = T
         return Partial(path, descriptor, os.fstat(descriptor).st_size)
 
 
+def _claim(path: Path, flags: int) -> int | None:
+    """The file with its lock; None if another process has it, or it cannot be known that none has."""
+    with suppress(OSError), ExitStack() as stack:
+        descriptor = os.open(path, flags, 0o600)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_named(path, descriptor):
+            stack.pop_all()
+            return descriptor
+    return None
+
+
 def leftover_bytes(store: Store, key: str, longest: int) -> int:
     """Length of the partial file of ``key`` that the next process resumes."""
-    path = _path(store, key)
+    path = store.partials / f"{key}.part"
     with suppress(OSError):
         size = path.stat().st_size
         return size if size <= longest and not is_written(path) else 0
@@ -75,21 +84,3 @@ def is_written(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def _path(store: Store, key: str) -> Path:
-    return store.partials / f"{key}.part"
-
-
-def _claim(path: Path, flags: int) -> int | None:
-    """The file with its lock; None if another process has it, or it cannot be known that none has."""
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError:
-        return None
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_named(path, descriptor):
-            return descriptor
-    os.close(descriptor)
-    return None

@@ -50,8 +50,8 @@ from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import hidden_folder, remove_leftovers
 from lora_cli.store.disk import on_disk
+from lora_cli.store.materialize import hidden_folder, remove_leftovers
 from lora_cli.validation.base_model import open_checkpoint
 from lora_cli.validation.repair_report import (
     ARITHMETIC,

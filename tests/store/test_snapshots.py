@@ -90,7 +90,7 @@ def test_what_cannot_be_moved_out_of_the_way_is_not_given_to_anybody(
 ) -> None:
     snapshot = put_snapshot(store, FILES)
     (snapshot.directory / "adapter_config.json").unlink()
-    monkeypatch.setattr(blobs, "trash_path", lambda _: store.root / "nowhere" / "trash")
+    monkeypatch.setattr(blobs, "discard", lambda *_: (store.root / "nowhere").rename(store.root))
     with pytest.raises(Corrupt, match="cannot be replaced"):
         publish_snapshot(store, snapshot.files)
 
