@@ -27,7 +27,7 @@ from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk
 from lora_cli.store.gc import Retention, cache_bytes, collect, remove
-from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory, tree_bytes
+from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory
 from lora_cli.store.resolution_records import Record
 from lora_cli.store.verify import verify
 
@@ -278,7 +278,7 @@ def _show(
 ) -> None:
     """Writes the table of ``ls``, or with ``provenance`` all details."""
     details = provenance is not None
-    blob_bytes = sum(tree_bytes(path) for path in blob_files(store))
+    blob_bytes = sum(status.st_size for _, status in blob_files(store))
     report = cache_report(store, items, blob_bytes, provenance or (lambda _: None))
     from lora_cli.render.terminal_cache import snapshots_parts
 

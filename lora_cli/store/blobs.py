@@ -38,11 +38,8 @@ def seal(descriptor: int) -> None:
 def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None:
     """Renames files to their blobs, durably: all are synced together, then renamed. Each has its path and descriptor.
 
-    An existing blob stays; the caller removes the file then.
-
-    Raises:
-        LostBlob: a path is no longer that file.
-        MachineError: a disk error.
+    An existing blob stays; the caller removes the file then. Raises ``LostBlob`` if a path is no longer that file, and
+    ``MachineError``.
     """
     with on_disk("writing", store.blobs), ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
         new = [one for one in written if not has_blob(store, one[2])]

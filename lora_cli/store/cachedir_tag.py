@@ -42,11 +42,9 @@ def check_folder(store: Store) -> None:
 
 
 def check_cache(store: Store) -> None:
-    """Checks that files there may be moved or removed: the folder is tagged, empty or missing.
+    """Raises ``UsageError`` unless files there may be removed: the folder is tagged, empty or missing.
 
-    Raises:
-        UsageError: it is another program's folder.
-        MachineError: it is no folder, or cannot be read.
+    ``MachineError`` if it is no folder, or cannot be read.
     """
     check_folder(store)
     with on_disk("reading", store.root):

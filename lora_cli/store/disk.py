@@ -43,26 +43,14 @@ def on_disk(doing: str, path: Path, option: str = "--cache-dir") -> Iterator[Non
 
 def _who_may(path: Path) -> str:
     """The user of this process, and the owner of the nearest existing folder."""
-    runs = f"this process runs as uid {os.geteuid()}, gid {os.getegid()}"
-    for folder in (path, *path.parents):
-        with suppress(OSError):
-            status = folder.stat()
-            return f"{runs}; {folder} belongs to {status.st_uid}:{status.st_gid} with mode {status.st_mode & 0o7777:o}"
-    return runs
+    folder = nearest_folder(path)
+    status, runs = folder.stat(), f"this process runs as uid {os.geteuid()}, gid {os.getegid()}"
+    return f"{runs}; {folder} belongs to {status.st_uid}:{status.st_gid} with mode {status.st_mode & 0o7777:o}"
 
 
 def nearest_folder(path: Path) -> Path:
     """``path``, or the nearest folder above it that exists."""
-    return next((folder for folder in (path, *path.parents) if folder.exists()), path)
-
-
-def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replaces a small file atomically: every reader sees all of the old or all of the new one.
-
-    If it is not ``durable``, it may be empty after a power failure. Raises ``OSError``.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, data, durable=durable)
+    return next((one for one in (path, *path.parents) if os.path.exists(one)), Path("/"))  # noqa: PTH110 - never raises
 
 
 def write_file(path: Path, data: str | bytes) -> None:
@@ -74,10 +62,16 @@ def write_file(path: Path, data: str | bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
     else:
-        _replace(Path(os.path.realpath(path)), data, durable=False)
+        replace_file(Path(os.path.realpath(path)), data, durable=False, parents=False)
 
 
-def _replace(path: Path, data: bytes, *, durable: bool) -> None:
+def replace_file(path: Path, data: bytes, *, durable: bool = True, parents: bool = True) -> None:
+    """Replaces a small file atomically: every reader sees all of the old or all of the new one.
+
+    If it is not ``durable``, it may be empty after a power failure. Raises ``OSError``.
+    """
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{os.urandom(6).hex()}")
     try:
         with temporary.open("xb") as stream:
@@ -86,11 +80,11 @@ def _replace(path: Path, data: bytes, *, durable: bool) -> None:
             if durable:
                 os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        remove_path(temporary)
+    except OSError as error:
+        error.filename = str(path)
         raise
+    finally:
+        remove_path(temporary)
 
 
 def reflink(source: int, target: int) -> bool:

@@ -20,7 +20,16 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import discard
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk, remove_path
-from lora_cli.store.inventory import StoredSnapshot, blob_files, files_in, inode_of, inventory, list_folder, tree_bytes
+from lora_cli.store.inventory import (
+    Inode,
+    StoredSnapshot,
+    blob_files,
+    files_in,
+    inode_of,
+    inventory,
+    list_folder,
+    tree_bytes,
+)
 from lora_cli.store.locks import exclusive
 from lora_cli.store.partials import is_written
 from lora_cli.store.resolution_records import all_records, forget_record
@@ -33,9 +42,6 @@ LEFTOVER_S = 86_400.0
 
 _UNFINISHED = re.compile(r"[0-9a-f]{12}|[0-9a-f]{64}(\.[0-9a-f]{12})?\.part|\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
 """Only files and folders with these names are ours; any others stay."""
-
-Inode = tuple[int, int]
-"""Device and inode number of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +73,7 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
 
     Snapshots in use stay whatever the limits are: those that a process has locked or that have hard links outside the
     cache, and the config of a base, which is small. What is removed under a concurrent fetch, that fetches again.
-
-    Raises:
-        UsageError: this is no cache.
-        MachineError: a disk error, or the file system has no locks.
+    Raises ``UsageError`` if this is no cache, ``MachineError`` also if the file system has no locks.
     """
     check_cache(store)
     with on_disk("cleaning", store.root):
@@ -79,8 +82,8 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
         unused_s = -math.inf if retention.unused_for_s is None else cache.now_s - retention.unused_for_s
         most = math.inf if retention.max_bytes is None else retention.max_bytes
         total = cache_bytes(store) - sum(map(tree_bytes, left))
-        loose = (cache.files[inode] for inode in cache.blobs.values())
-        total -= sum(one.st_size for one in loose if one.st_nlink == 1 and one.st_ctime < before_s)
+        unlinked = (one for one in map(cache.files.__getitem__, cache.blobs.values()) if one.st_nlink == 1)
+        total -= sum(one.st_size for one in unlinked if one.st_ctime < before_s)
         for item in sorted(cache.items, key=lambda item: (item.used_s, item.digest)):
             # Without a reference it may have been published this moment: it is not old, it was never used.
             is_old = item.used_s < unused_s if item.records else _changed_s(item.directory) < before_s
@@ -103,10 +106,7 @@ def remove(
     """Removes these snapshots with their references, and blobs of no other snapshot.
 
     With ``everything`` also unreferenced files and the downloads of dead processes. With ``dry_run`` only reports.
-
-    Raises:
-        UsageError: this is no cache.
-        MachineError: a disk error.
+    Raises ``UsageError`` if this is no cache, and ``MachineError``.
     """
     check_cache(store)
     with on_disk("cleaning", store.root):
@@ -137,21 +137,19 @@ class _Contents:
             found = [(inode_of(status), status) for _, status in files_in(item.directory)]
             self.links[item.digest] = Counter(inode for inode, _ in found)
             self.files.update(found)
-        for path in blob_files(store):
-            with suppress(FileNotFoundError):
-                status = path.stat(follow_symlinks=False)
-                self.blobs[path] = inode_of(status)
-                self.files[inode_of(status)] = status
+        for path, status in blob_files(store):
+            self.blobs[path] = inode_of(status)
+            self.files[inode_of(status)] = status
         self.inside = sum(self.links.values(), Counter[Inode]())
         known = self.inside + Counter(self.blobs.values())
         self.outside = {inode for inode, status in self.files.items() if status.st_nlink > known[inode]}
 
     def remove(self, item: StoredSnapshot) -> int:
         """Removes a snapshot in one step, its references first; returns the bytes of files that only it had."""
-        for record in () if self.dry_run else item.records:
-            forget_record(self.store, record)
-        with suppress(FileNotFoundError):
-            if not self.dry_run:
+        if not self.dry_run:
+            for record in item.records:
+                forget_record(self.store, record)
+            with suppress(FileNotFoundError):
                 discard(self.store, item.directory)
         self.gone.append(item)
         links = self.links.setdefault(item.digest, Counter())
@@ -184,19 +182,18 @@ class _Contents:
             size = sum(self.files[inode].st_size for inode in freed)
             removed.append(Removed("snapshot", item.digest, size, tuple(record.ref for record in item.records)))
         removed += blobs
-        for record in all_records(self.store):
-            if record.used_s < before_s and record.snapshot not in self.links:
-                removed.append(Removed("reference", record.ref, 0))
-                if not self.dry_run:
-                    forget_record(self.store, record)
-        for path in left:
-            removed.append(Removed("partial", path.relative_to(self.store.root).as_posix(), tree_bytes(path)))
-            if not self.dry_run:
+        dangling = [one for one in all_records(self.store) if one.snapshot not in self.links and one.used_s < before_s]
+        removed += [Removed("reference", record.ref, 0) for record in dangling]
+        removed += [Removed("partial", path.relative_to(self.store.root).as_posix(), tree_bytes(path)) for path in left]
+        if not self.dry_run:
+            for record in dangling:
+                forget_record(self.store, record)
+            for path in left:
                 remove_path(path)
-        for path in () if self.dry_run else list_folder(self.store.locks):
-            if re.fullmatch(r"[0-9a-f]{12}|[0-9a-f]{64}", path.name):
-                with exclusive(self.store, path.name):
-                    pass  # The lock of a killed process goes with this one.
+            for path in list_folder(self.store.locks):
+                if re.fullmatch(r"[0-9a-f]{12}|[0-9a-f]{64}", path.name):
+                    with exclusive(self.store, path.name):
+                        pass  # The lock of a killed process goes with this one.
         return removed
 
 

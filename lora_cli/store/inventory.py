@@ -11,6 +11,8 @@ from lora_cli.store import Store
 from lora_cli.store.resolution_records import Record, all_records
 from lora_cli.store.snapshots import is_digest
 
+Inode = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
@@ -50,9 +52,12 @@ def list_folder(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.iterdir())
 
 
-def blob_files(store: Store) -> Iterator[Path]:
-    """Every blob, by its name."""
-    yield from (path for path in sorted(store.blobs.glob("??/*")) if is_digest(path.name))
+def blob_files(store: Store) -> Iterator[tuple[Path, os.stat_result]]:
+    """Path and status of every blob, by its name."""
+    for path in sorted(store.blobs.glob("??/*")):
+        with suppress(FileNotFoundError):
+            if is_digest(path.name):
+                yield path, path.stat(follow_symlinks=False)
 
 
 def files_in(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -64,8 +69,8 @@ def files_in(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
                 yield path.relative_to(directory).as_posix(), path.stat(follow_symlinks=False)
 
 
-def inode_of(status: os.stat_result) -> tuple[int, int]:
-    """Device and inode number of a file."""
+def inode_of(status: os.stat_result) -> Inode:
+    """The device and inode number of a file."""
     return status.st_dev, status.st_ino
 
 

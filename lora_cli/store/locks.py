@@ -17,26 +17,22 @@ from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import FULL
 
-SHORTEST_S, LONGEST_S = 0.01, 0.2
+PAUSE_S = 0.05
 OTHERS_S = 60.0
 """How long to wait for another process that removes a snapshot or publishes an adapter, which takes moments."""
-
-Held = bool | None
-"""True if a lock is held, False if another process has it, None if it cannot be taken here."""
 
 
 def exclusive(
     store: Store, key: str, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
-) -> AbstractContextManager[Held]:
-    """Holds the lock of ``key`` alone, after waiting at most ``wait_s``; the caller decides what to do without it.
+) -> AbstractContextManager[bool | None]:
+    """Holds the lock of ``key`` alone: True; False if another process has it after ``wait_s``, None if nobody can.
 
-    ``on_wait`` is called once if another process has it. On a full disk a lock that does not exist counts as held:
-    nobody can have it.
+    ``on_wait`` is called once if another process has it. On a full disk a lock that does not exist counts as held.
     """
     return _locked(store, key, fcntl.LOCK_EX, wait_s, on_wait)
 
 
-def shared(store: Store, key: str) -> AbstractContextManager[Held]:
+def shared(store: Store, key: str) -> AbstractContextManager[bool | None]:
     """Holds the lock of ``key`` together with others, where this user may write."""
     return _locked(store, key, fcntl.LOCK_SH, OTHERS_S, lambda: None)
 
@@ -64,7 +60,7 @@ class InUse(ExitStack):
 
 
 @contextmanager
-def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None]) -> Iterator[Held]:
+def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None]) -> Iterator[bool | None]:
     """Holds a lock, whose file goes with its last holder."""
     path, descriptor, held = store.locks / key, None, None
     try:
@@ -89,7 +85,7 @@ def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[
 
 def _take(path: Path, how: int, wait_s: float, on_wait: Callable[[], None]) -> int | None:
     """The locked file, open; None if another process has it after ``wait_s``. Raises ``OSError``: it cannot be."""
-    until, pause = time.monotonic() + wait_s, 0.0
+    until, told = time.monotonic() + wait_s, False
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with ExitStack() as stack:
@@ -100,10 +96,10 @@ def _take(path: Path, how: int, wait_s: float, on_wait: Callable[[], None]) -> i
             except BlockingIOError:
                 if time.monotonic() >= until:
                     return None
-                if not pause:
+                if not told:
                     on_wait()
-                pause = min(max(pause * 1.5, SHORTEST_S), LONGEST_S)
-                time.sleep(pause)
+                told = True
+                time.sleep(PAUSE_S)
             else:
                 if is_named(path, descriptor):
                     stack.pop_all()

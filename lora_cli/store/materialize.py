@@ -60,11 +60,7 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: str 
     """Publishes a snapshot as ``target``; ``served`` is the engine's name for the base (None: unknown).
 
     vLLM's filesystem resolver takes a LoRA adapter only, and only if its config names the base exactly as ``--model``.
-
-    Raises:
-        Refused: a resolver would not accept it.
-        FormatError: its config cannot be read.
-        UsageError, LostBlob, MachineError: see ``materialize``.
+    Raises ``Refused`` if it would not, ``FormatError`` if the config cannot be read; else as ``materialize``.
     """
     where = f"{target.name}: {CONFIG}"
     config = json_object(read_small(snapshot.directory / CONFIG, LARGEST) or b"", where)
@@ -84,12 +80,8 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: str 
 def materialize(store: Store, snapshot: Snapshot, target: Path, *, publish: bool = False) -> None:
     """Creates the folder ``target`` with the files of a snapshot; one that has exactly these stays as it is.
 
-    With ``publish`` it also has ``MARK_FILE``, and replaces what was published there.
-
-    Raises:
-        UsageError: something else is there; it stays. Or a file to publish has the name of the mark.
-        LostBlob: a blob is no longer in the cache.
-        MachineError: a disk error.
+    With ``publish`` it also has ``MARK_FILE``, and replaces what was published there. Raises ``UsageError`` if other
+    content is there, which stays, or a file has the name of the mark; ``LostBlob``, ``MachineError``.
     """
     if publish and MARK_FILE in snapshot.files:
         raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint="rename it")
@@ -112,7 +104,7 @@ def materialize(store: Store, snapshot: Snapshot, target: Path, *, publish: bool
 
 
 def prune(folder: Path, staying: Collection[str], *, dry_run: bool) -> tuple[list[str], list[NotPruned]]:
-    """Removes the published adapters in ``folder`` whose names are not ``staying``; their names, and those that stay.
+    """Removes the published adapters in ``folder`` that are not ``staying``; the names of these, and of what stays.
 
     Raises ``MachineError``.
     """

@@ -24,11 +24,10 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_paths(paths: Mapping[str, object]) -> None:
-    """Refuses paths that would leave a snapshot, or that cannot be in one directory.
+    """Raises ``Refused`` for paths that would leave a snapshot, or that cannot be in one directory.
 
-    Raises:
-        Refused: one is absolute or empty, has ``.``, ``..``, a control character or bytes that are not UTF-8, is too
-            long, or is a file where another one needs a folder; or there are over 10 000.
+    One is absolute or empty, has ``.``, ``..``, a control character or bytes that are not UTF-8, is too long, or is a
+    file where another one needs a folder; or there are over 10 000.
     """
     if len(paths) > MOST_FILES:
         raise Refused(f"{len(paths)} files are too many for an adapter", hint=f"the limit is {MOST_FILES} files")
@@ -52,14 +51,9 @@ def is_digest(text: object) -> bool:
 def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
     """The snapshot of exactly these files, if it is cached and intact. A corrupt one is removed."""
     digest = snapshot_digest(files.items())
-    directory = store.snapshot(digest)
-    if not files or not os.path.lexists(directory):
-        return None
-    if not is_intact(store, directory, lambda path: _is_sound_snapshot(path, files)):
-        for blob in files.values():
-            has_blob(store, blob)
-        return None
-    return Snapshot(digest, directory, dict(sorted(files.items())))
+    found = Snapshot(digest, store.snapshot(digest), dict(sorted(files.items())))
+    is_good = files and is_intact(store, found.directory, lambda path: _is_sound_snapshot(path, files))
+    return found if is_good else None
 
 
 def _is_sound_snapshot(directory: Path, files: Mapping[str, Blob]) -> bool:
@@ -71,13 +65,8 @@ def publish_snapshot(
 ) -> Snapshot:
     """Publishes the snapshot of these files by one rename; all of their blobs are in the store.
 
-    ``check`` gets it before that, in a temporary directory; if it raises, nothing is published.
-
-    Raises:
-        Refused: a path would leave it.
-        LostBlob: a blob is no longer in the store.
-        Corrupt: a corrupt directory is in its place and cannot be moved away.
-        MachineError: a disk error.
+    ``check`` gets it before that, in a temporary directory; if it raises, nothing is published. Raises ``Refused``
+    for a path that leaves it, ``LostBlob``, ``Corrupt`` if what is in its place cannot be removed, ``MachineError``.
     """
     check_paths(files)
     if (present := find_snapshot(store, files)) is not None:
@@ -107,10 +96,8 @@ def build_directory(
 ) -> None:
     """Fills an empty directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
 
-    Where a blob is missing or corrupt, the file of the cached snapshot is used. Raises ``OSError``.
-
-    Raises:
-        LostBlob: a file is neither among the blobs nor in the snapshot.
+    Where a blob is missing or corrupt, the file of the cached snapshot is used. Raises ``LostBlob`` if that is missing,
+    too, and ``OSError``.
     """
     snapshot = store.snapshot(snapshot_digest(files.items()))
     for path, blob in sorted(files.items()):

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +12,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import is_intact, sha256_of
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.inventory import blob_files, files_in, inode_of, list_folder, tree_bytes
+from lora_cli.store.inventory import Inode, blob_files, files_in, inode_of, list_folder, tree_bytes
 from lora_cli.store.snapshots import is_digest
 
 THREADS = 4
@@ -34,19 +33,15 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
     """Verifies each blob and snapshot.
 
     Corrupt ones are removed, if this user may; the next fetch restores them. Files with other names are ignored.
-    ``only`` has the names of what is verified: sha256 of blobs and digests of snapshots (None: all).
-
-    Raises:
-        UsageError: this is no cache.
-        MachineError: this is no folder.
+    ``only`` has the names of what is verified: sha256 of blobs and digests of snapshots (None: all). Raises
+    ``UsageError`` if this is no cache, ``MachineError`` if it is no folder.
     """
     check_cache(store)
-    known: dict[tuple[int, int], str | None] = {}
+    known: dict[Inode, str | None] = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        paths = [path for path in blob_files(store) if only is None or path.name in only]
-        for path, digest in zip(paths, pool.map(sha256_of, paths), strict=True):
-            with suppress(FileNotFoundError):
-                known[inode_of(path.stat(follow_symlinks=False))] = digest
+        blobs = {path: status for path, status in blob_files(store) if only is None or path.name in only}
+        for (path, status), digest in zip(blobs.items(), pool.map(sha256_of, blobs), strict=True):
+            known[inode_of(status)] = digest
             yield from _verified("blob", store, path, digest, sha256_of)
     for path in list_folder(store.snapshots):
         if is_digest(path.name) and (only is None or path.name in only):
@@ -73,7 +68,7 @@ def _verified(
         yield Verified(kind, path, size, problem, removed=not is_there)
 
 
-def _digest_of(directory: Path, known: Mapping[tuple[int, int], str | None] = MappingProxyType({})) -> str:
+def _digest_of(directory: Path, known: Mapping[Inode, str | None] = MappingProxyType({})) -> str:
     """The digest of what is in a snapshot; files with a ``known`` inode are not read."""
     files = []
     for path, status in files_in(directory):

@@ -210,7 +210,7 @@ def test_rm_does_not_count_what_hard_links_elsewhere_keep(capsys: Captured, tmp_
     weights = (tmp_path / "out" / "adapter_model.safetensors").stat()
     assert weights.st_nlink == 3
     taken = [json.loads(said(capsys, "rm", name, "--format", "json"))["bytes"] for name in ("./sql", "./chat")]
-    assert taken[1] == taken[0] + weights.st_size
+    assert taken[0] < weights.st_size <= taken[1]
 
 
 def test_rm_all_asks_on_a_terminal(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
