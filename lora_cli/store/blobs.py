@@ -20,8 +20,6 @@ from lora_cli.store.locks import OTHERS_S, exclusive, is_named, shared
 BLOB_MTIME_NS = 946_684_800 * 10**9
 """2000-01-01: valid in archives that start in 1980, and no real file has that time."""
 
-SYNCED_AT_ONCE = 16
-
 log = logger(__name__)
 
 
@@ -41,7 +39,7 @@ def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None
     An existing blob stays; the caller removes the file then. Raises ``LostBlob`` if a path is no longer that file, and
     ``MachineError``.
     """
-    with on_disk("writing", store.blobs), ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
+    with on_disk("writing", store.blobs), ThreadPoolExecutor(16) as pool:
         new = [one for one in written if not has_blob(store, one[2])]
         list(pool.map(os.fsync, [descriptor for _, descriptor, _ in new]))
         for path, descriptor, blob in new:

@@ -34,8 +34,7 @@ def tag_cache(store: Store) -> None:
 
 def check_folder(store: Store) -> None:
     """Checks that the cache is a folder, or missing. Raises ``MachineError``."""
-    # os.path.isdir raises nothing where this user has no access: who needs the folder reports that. lexists comes
-    # first, since another thread may create the folder meanwhile.
+    # lexists comes first: another thread may create it. isdir never raises: who needs the folder reports that.
     if os.path.lexists(store.root) and not os.path.isdir(store.root):  # noqa: PTH112
         what = "a file" if store.root.exists() else "a dangling link"
         raise MachineError(f"{store.root}: the cache is {what}", hint="set --cache-dir to a folder")
@@ -49,10 +48,8 @@ def check_cache(store: Store) -> None:
     check_folder(store)
     with on_disk("reading", store.root):
         if not (_is_empty(store) or is_cache(store)):
-            raise UsageError(
-                f"{store.root} is not a cache of lora-cli: its {TAG} is missing",
-                hint=f"check --cache-dir; if it is a cache, copy the {TAG} of another one into it",
-            )
+            hint = f"check --cache-dir; if it is a cache, copy the {TAG} of another one into it"
+            raise UsageError(f"{store.root} is not a cache of lora-cli: its {TAG} is missing", hint=hint)
 
 
 def _is_empty(store: Store) -> bool:

@@ -21,8 +21,6 @@ WRITE_BYTES = 128 * 1024
 """Bytes of one write. For more the kernel takes larger pieces of memory, which it first has to find: a fetch of 1 GiB
 took 6.1 s of a processor instead of 4.3 (``benchmarks/fetch.py --only oci``)."""
 
-_FICLONE = 0x40049409
-
 
 @contextmanager
 def on_disk(doing: str, path: Path, option: str = "--cache-dir") -> Iterator[None]:
@@ -93,7 +91,7 @@ def reflink(source: int, target: int) -> bool:
     False where that is not supported: not Linux, the file system has no reflinks, or there are two file systems.
     """
     try:
-        fcntl.ioctl(target, _FICLONE, source)
+        fcntl.ioctl(target, 0x40049409, source)  # FICLONE
     except OSError:
         return False
     return True

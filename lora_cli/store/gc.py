@@ -4,7 +4,6 @@ One link: it is in no snapshot. More links than the snapshots have: it was publi
 """
 
 import math
-import os
 import re
 import time
 from collections import Counter
@@ -20,16 +19,7 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import discard
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk, remove_path
-from lora_cli.store.inventory import (
-    Inode,
-    StoredSnapshot,
-    blob_files,
-    files_in,
-    inode_of,
-    inventory,
-    list_folder,
-    tree_bytes,
-)
+from lora_cli.store.inventory import StoredSnapshot, blob_files, files_in, inode_of, inventory, list_folder, tree_bytes
 from lora_cli.store.locks import exclusive
 from lora_cli.store.partials import is_written
 from lora_cli.store.resolution_records import all_records, forget_record
@@ -131,16 +121,12 @@ class _Contents:
 
     def __init__(self, store: Store, dry_run: bool) -> None:
         self.store, self.dry_run, self.now_s, self.items = store, dry_run, time.time(), inventory(store)
-        self.gone, self.links = list[StoredSnapshot](), dict[str, Counter[Inode]]()
-        self.files, self.blobs = dict[Inode, os.stat_result](), dict[Path, Inode]()
-        for item in self.items:
-            found = [(inode_of(status), status) for _, status in files_in(item.directory)]
-            self.links[item.digest] = Counter(inode for inode, _ in found)
-            self.files.update(found)
-        for path, status in blob_files(store):
-            self.blobs[path] = inode_of(status)
-            self.files[inode_of(status)] = status
-        self.inside = sum(self.links.values(), Counter[Inode]())
+        files = {item.digest: [status for _, status in files_in(item.directory)] for item in self.items}
+        blobs, self.gone = dict(blob_files(store)), list[StoredSnapshot]()
+        self.files = {inode_of(status): status for status in (*chain(*files.values()), *blobs.values())}
+        self.blobs = {path: inode_of(status) for path, status in blobs.items()}
+        self.links = {digest: Counter(map(inode_of, found)) for digest, found in files.items()}
+        self.inside = Counter(chain(*map(Counter.elements, self.links.values())))
         known = self.inside + Counter(self.blobs.values())
         self.outside = {inode for inode, status in self.files.items() if status.st_nlink > known[inode]}
 

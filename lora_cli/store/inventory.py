@@ -11,8 +11,6 @@ from lora_cli.store import Store
 from lora_cli.store.resolution_records import Record, all_records
 from lora_cli.store.snapshots import is_digest
 
-Inode = tuple[int, int]
-
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
@@ -69,7 +67,7 @@ def files_in(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
                 yield path.relative_to(directory).as_posix(), path.stat(follow_symlinks=False)
 
 
-def inode_of(status: os.stat_result) -> Inode:
+def inode_of(status: os.stat_result) -> tuple[int, int]:
     """The device and inode number of a file."""
     return status.st_dev, status.st_ino
 

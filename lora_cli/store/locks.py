@@ -62,11 +62,20 @@ class InUse(ExitStack):
 @contextmanager
 def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None]) -> Iterator[bool | None]:
     """Holds a lock, whose file goes with its last holder."""
-    path, descriptor, held = store.locks / key, None, None
+    path, descriptor, held, until = store.locks / key, None, None, time.monotonic() + wait_s
     try:
         with suppress(OSError):
             tag_cache(store)
-        descriptor = _take(path, how, wait_s, on_wait)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while descriptor is None:
+            try:
+                descriptor = claim(path, how)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    break
+                on_wait()
+                on_wait = lambda: None  # noqa: E731
+                time.sleep(PAUSE_S)
         held = descriptor is not None
     except OSError as error:
         held = True if error.errno in FULL else None
@@ -83,27 +92,16 @@ def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[
             os.close(descriptor)
 
 
-def _take(path: Path, how: int, wait_s: float, on_wait: Callable[[], None]) -> int | None:
-    """The locked file, open; None if another process has it after ``wait_s``. Raises ``OSError``: it cannot be."""
-    until, told = time.monotonic() + wait_s, False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with ExitStack() as stack:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            stack.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    return None
-                if not told:
-                    on_wait()
-                told = True
-                time.sleep(PAUSE_S)
-            else:
-                if is_named(path, descriptor):
-                    stack.pop_all()
-                    return descriptor
+def claim(path: Path, how: int = fcntl.LOCK_EX, mode: int = 0o666) -> int | None:
+    """The file, locked and open; None if it was replaced meanwhile. ``BlockingIOError`` if another process has it."""
+    with ExitStack() as stack:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        if is_named(path, descriptor):
+            stack.pop_all()
+            return descriptor
+    return None
 
 
 def is_named(path: Path, descriptor: int) -> bool:

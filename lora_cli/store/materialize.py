@@ -33,8 +33,6 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 LOCK = ".lora-cli-lock"
 """The suffix of the file beside a hidden folder that its process has locked."""
 
-_CANNOT_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM})
-
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -134,8 +132,7 @@ def _mark_of(folder: Path) -> Mapping[str, Any]:
     """The content of a folder's mark; empty if there is none."""
     try:
         value = json.loads(read_small(folder / MARK_FILE, LARGEST) or b"")
-        known = {"files": dict(value["files"]), "snapshot": value["snapshot"]}
-        return known if value["schema"] == SCHEMA else {}
+        return {**value, "files": dict(value["files"])} if value["schema"] == SCHEMA else {}
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}
 
@@ -208,7 +205,7 @@ def _swap_folders(one: Path, other: Path) -> None:
     if (rename := getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)) is not None:
         if rename(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0:  # AT_FDCWD, RENAME_EXCHANGE
             return
-        if (number := ctypes.get_errno()) not in _CANNOT_EXCHANGE:
+        if (number := ctypes.get_errno()) not in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}:
             raise OSError(number, os.strerror(number), str(other))
     with hidden_folder(other) as old:
         other.rename(old)

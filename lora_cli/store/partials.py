@@ -6,14 +6,14 @@ Whoever has the lock of a file goes on with it; another process writes a file of
 import fcntl
 import os
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import on_disk, opened
-from lora_cli.store.locks import is_named
+from lora_cli.store.locks import claim, is_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,15 @@ def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = T
     The caller verifies the bytes. Unless a digest is known (``digest_known``), a file from before this machine
     started is not resumed: a power failure may have lost some of them. Raises ``MachineError``.
     """
-    path, flags = store.partials / f"{key}.part", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    path, descriptor = store.partials / f"{key}.part", None
     with on_disk("writing", path):
         tag_cache(store)
         store.partials.mkdir(parents=True, exist_ok=True)
-        descriptor = _claim(path, flags)
+        with suppress(OSError):  # another process has it, or it cannot be known that none has
+            descriptor = claim(path, mode=0o600)
         if descriptor is None:
             path = store.partials / f"{key}.{os.urandom(6).hex()}.part"
-            descriptor = os.open(path, flags | os.O_EXCL, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         status = os.fstat(descriptor)
@@ -53,18 +54,6 @@ def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = T
         if lost or status.st_size > longest:
             os.ftruncate(descriptor, 0)
         return Partial(path, descriptor, os.fstat(descriptor).st_size)
-
-
-def _claim(path: Path, flags: int) -> int | None:
-    """The file with its lock; None if another process has it, or it cannot be known that none has."""
-    with suppress(OSError), ExitStack() as stack:
-        descriptor = os.open(path, flags, 0o600)
-        stack.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_named(path, descriptor):
-            stack.pop_all()
-            return descriptor
-    return None
 
 
 def leftover_bytes(store: Store, key: str, longest: int) -> int:

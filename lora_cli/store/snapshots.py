@@ -20,7 +20,6 @@ NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errn
 """No hard links on this file system, another file system, too many links, or another user's file."""
 
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_paths(paths: Mapping[str, object]) -> None:
@@ -31,21 +30,20 @@ def check_paths(paths: Mapping[str, object]) -> None:
     """
     if len(paths) > MOST_FILES:
         raise Refused(f"{len(paths)} files are too many for an adapter", hint=f"the limit is {MOST_FILES} files")
+    hint = "do not trust this source"
     for path in paths:
         parts = path.split("/")
         is_long = len(path) > 1024 or any(len(part.encode(errors="replace")) > 255 for part in parts)
         if is_long or _NO_NAME.search(path) or not {"", ".", ".."}.isdisjoint(parts):
-            raise Refused(
-                f"the file name {path!r} would leave its folder, or is not a name", hint="do not trust this source"
-            )
+            raise Refused(f"the file name {path!r} would leave its folder, or is not a name", hint=hint)
         for parent in PurePosixPath(path).parents:
             if str(parent) in paths:
-                raise Refused(f"{parent} is both a file and a folder of {path}", hint="do not trust this source")
+                raise Refused(f"{parent} is both a file and a folder of {path}", hint=hint)
 
 
 def is_digest(text: object) -> bool:
     """Whether ``text`` is a sha256 in lower-case hex."""
-    return isinstance(text, str) and bool(_DIGEST.fullmatch(text))
+    return isinstance(text, str) and bool(re.fullmatch(r"[0-9a-f]{64}", text))
 
 
 def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:

@@ -12,10 +12,8 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import is_intact, sha256_of
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.inventory import Inode, blob_files, files_in, inode_of, list_folder, tree_bytes
+from lora_cli.store.inventory import blob_files, files_in, inode_of, list_folder, tree_bytes
 from lora_cli.store.snapshots import is_digest
-
-THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +35,8 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
     ``UsageError`` if this is no cache, ``MachineError`` if it is no folder.
     """
     check_cache(store)
-    known: dict[Inode, str | None] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
+    known: dict[tuple[int, int], str | None] = {}
+    with ThreadPoolExecutor(4) as pool:
         blobs = {path: status for path, status in blob_files(store) if only is None or path.name in only}
         for (path, status), digest in zip(blobs.items(), pool.map(sha256_of, blobs), strict=True):
             known[inode_of(status)] = digest
@@ -68,7 +66,7 @@ def _verified(
         yield Verified(kind, path, size, problem, removed=not is_there)
 
 
-def _digest_of(directory: Path, known: Mapping[Inode, str | None] = MappingProxyType({})) -> str:
+def _digest_of(directory: Path, known: Mapping[tuple[int, int], str | None] = MappingProxyType({})) -> str:
     """The digest of what is in a snapshot; files with a ``known`` inode are not read."""
     files = []
     for path, status in files_in(directory):
