@@ -1,5 +1,6 @@
 """``lora-cli cache``: manage the disk cache."""
 
+import math
 import os
 import re
 import sys
@@ -146,18 +147,18 @@ def collect_garbage(
     settings = load_settings({**ctx.meta, "cache_budget": cache_budget}, os.environ)
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
         raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"for days: --unused-for {unused_for}d")
-    unused_for_s = None if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
-    retention = Retention(unused_for_s, settings.cache_budget)
+    unused_for_s = math.inf if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
+    most = math.inf if settings.cache_budget is None else settings.cache_budget
     store = Store(ctx.obj.cache_dir)
     from lora_cli.render.terminal_cache import removed_parts
 
-    removed = collect(store, retention, dry_run=dry_run)
+    removed = collect(store, Retention(unused_for_s, most), dry_run=dry_run)
     _tell_earlier_folders(store, settings)
-    if not removed and retention.unused_for_s is not None:
+    if not removed and unused_for is not None:
         inform("nothing to remove: all snapshots are in use (by hard link) or were used in this time", settings)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
-    if retention.max_bytes is not None and left > retention.max_bytes:
-        inform(f"{size(left)} are left, over {size(retention.max_bytes)}: the snapshots are in use or new", settings)
+    if settings.cache_budget is not None and left > most:
+        inform(f"{size(left)} are left, over {size(settings.cache_budget)}: the snapshots are in use or new", settings)
     report = removed_report(removed, dry_run=dry_run)
     write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 

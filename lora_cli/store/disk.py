@@ -90,11 +90,10 @@ def reflink(source: int, target: int) -> bool:
 
     False where that is not supported: not Linux, the file system has no reflinks, or there are two file systems.
     """
-    try:
+    with suppress(OSError):
         fcntl.ioctl(target, 0x40049409, source)  # FICLONE
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
@@ -102,8 +101,7 @@ def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view[:WRITE_BYTES], at)
-        at += written
-        view = view[written:]
+        view, at = view[written:], at + written
 
 
 def flush(descriptor: int) -> None:
@@ -132,9 +130,7 @@ def opened(path: Path) -> Iterator[int]:
 
 def read_small(path: Path, limit: int) -> bytes | None:
     """The bytes of a file; None if it is missing, cannot be read, or has more than ``limit`` bytes."""
-    try:
-        with opened(path) as descriptor:
-            data = os.read(descriptor, limit + 1)
-    except OSError:
-        return None
-    return data if len(data) <= limit else None
+    with suppress(OSError), opened(path) as descriptor:
+        data = os.read(descriptor, limit + 1)
+        return data if len(data) <= limit else None
+    return None

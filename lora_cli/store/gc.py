@@ -41,8 +41,8 @@ class Retention:
     ``grace_s`` is how long new files without a reference stay.
     """
 
-    unused_for_s: float | None = None
-    max_bytes: int | None = None
+    unused_for_s: float = math.inf
+    max_bytes: float = math.inf
     grace_s: float = GRACE_S
 
 
@@ -69,16 +69,16 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
     with on_disk("cleaning", store.root):
         cache = _Contents(store, dry_run)
         before_s, left = cache.now_s - retention.grace_s, _leftovers(store, cache.now_s - LEFTOVER_S)
-        unused_s = -math.inf if retention.unused_for_s is None else cache.now_s - retention.unused_for_s
-        most = math.inf if retention.max_bytes is None else retention.max_bytes
         total = cache_bytes(store) - sum(map(tree_bytes, left))
         unlinked = (one for one in map(cache.files.__getitem__, cache.blobs.values()) if one.st_nlink == 1)
         total -= sum(one.st_size for one in unlinked if one.st_ctime < before_s)
         for item in sorted(cache.items, key=lambda item: (item.used_s, item.digest)):
-            # Without a reference it may have been published this moment: it is not old, it was never used.
-            is_old = item.used_s < unused_s if item.records else _changed_s(item.directory) < before_s
+            if item.records:
+                exceeds = total > retention.max_bytes or item.used_s < cache.now_s - retention.unused_for_s
+            else:  # It was never used, and may have been published this moment.
+                exceeds = _changed_s(item.directory) < before_s
             is_in_use = item.files.keys() == {BASE_CONFIG} or not cache.outside.isdisjoint(cache.links[item.digest])
-            if is_in_use or not (is_old or (item.records and total > most)):
+            if is_in_use or not exceeds:
                 continue
             # Who uses it locks it, then looks whether it exists: it stays, or is found missing.
             with exclusive(store, item.digest) as held:
