@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.request import Request
 from lora_cli.documents.manifest import AdapterSet, EngineSpec, SourceRule, load_manifest, source_rule
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import DocumentError, LoraCliError, UsageError
