@@ -1,24 +1,17 @@
 """A source that reads files of a revision from the cache where it has them, and all others from the origin."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.request import Selection
+from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline
-from lora_cli.fetching.resolution_history import (
-    last_snapshot,
-    not_cached_error,
-    recorded_blob,
-    recorded_folder,
-)
+from lora_cli.fetching import cached
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource, snapshot_at
 from lora_cli.store import Store
-from lora_cli.store.snapshots import find_snapshot
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
@@ -36,9 +29,7 @@ class CacheFirstSource:
         self, origin: Source, settings: Settings, selection: Selection, locked: "LockedAdapter | None" = None
     ) -> None:
         self._origin, self._store, self._selection = origin, Store(settings.cache_dir), selection
-        # Policies are checked against the folder of the latest checkpoint, which only a listing shows.
-        self._must_list = selection.latest and bool(settings.policies)
-        self._settings, self._locked = settings, None if self._must_list else locked
+        self._settings, self._locked = settings, locked
         self._cached: dict[AdapterRef, tuple[Snapshot, LocalSource, Revision]] = {}
         """Reference of a resolved revision → the snapshot that it is read from, and its folder."""
 
@@ -48,24 +39,17 @@ class CacheFirstSource:
         Raises:
             LoraCliError: what the origin raises.
         """
-        folder = recorded_folder(self._store, ref, self._selection, self._locked, self._settings)
-        picked = replace(ref, subfolder=folder or "")
-        locked = self._locked if folder is not None else None
-        if locked is not None and (found := find_snapshot(self._store, locked.files)) is not None:
-            return self._from_cache(picked, found, locked.revision)
-        known = last_snapshot(self._store, ref, self._selection, self._settings)
-        if known is None:
-            try:
-                return self._origin.resolve(ref)
-            except Offline as error:
-                raise not_cached_error(self._store, ref, self._settings, error.hint) from error
-        record, snapshot = known
-        if (self._settings.offline or ref.pinned) and not self._must_list:
-            return self._from_cache(picked, snapshot, record.revision)
-        revision = self._origin.resolve(ref)
-        listed = [file for path in record.files if (file := revision.file(path)) is not None]
-        if revision.id == record.revision and all(recorded_blob(record, revision, file) is not None for file in listed):
-            self.take(revision, snapshot)
+        request = Request("", ref, selection=self._selection, locked=self._locked)
+        if (found := cached.lookup(request, self._store, self._settings)) is not None:
+            return self._from_cache(ref, found[1], found[0].revision)
+        try:
+            revision = self._origin.resolve(ref)
+        except Offline as error:
+            raise cached.not_cached(ref, self._store, self._settings, error.hint) from error
+        for record in cached.earlier(request, revision, self._selection, self._store, self._settings):
+            listed = [file for path in record.files if (file := revision.file(path)) is not None]
+            if (snapshot := cached.recorded([record], revision, listed, self._store)) is not None:
+                self.take(revision, snapshot)
         return revision
 
     def take(self, revision: Revision, snapshot: Snapshot) -> None:

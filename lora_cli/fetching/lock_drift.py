@@ -1,26 +1,22 @@
 """``fetch --check``: a lock compared with what the origins have now. Nothing is written, not even in the cache."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, error_report
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
+from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
-from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import sha256_from
-from lora_cli.fetching.requirements import check_allowed
+from lora_cli.fetching.pipeline import resolve
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
-from lora_cli.store import Store
-from lora_cli.store.resolution_records import Record, all_records, commit_of, conflicting
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
@@ -65,12 +61,8 @@ def checked_adapter(
 
 
 def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[CheckedAdapter]:
-    """The changes at each origin since it was locked, in the order of ``requests``; those without a lock have none.
-
-    Cached files of a locked commit are compared, too: a server that sent other bytes for it sent wrong ones.
-    """
+    """The changes at each origin since it was locked, in the order of ``requests``; those without a lock have none."""
     sources = Sources(settings)
-    cached = by_key((commit_of(record), record) for record in all_records(Store(settings.cache_dir)))
 
     def one(request: Request) -> CheckedAdapter:
         locked = request.locked
@@ -78,17 +70,14 @@ def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[Chec
             return checked_adapter(request)
         try:
             ref = request.ref
-            check_allowed(request, settings)
-            conflicts = tuple(_cache_conflicts(ref, locked, cached))
+            gate.refuse(request, settings)
             if ref.pinned and ref.revision == locked.revision:
-                return checked_adapter(request, conflicts, locked.revision)
+                return checked_adapter(request, now=locked.revision)
             if settings.offline and ref.scheme != "file":
                 raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
-            source = LatestCheckpoint(sources.of(ref)) if request.selection.latest else sources.of(ref)
-            revision = source.resolve(ref)
-            return checked_adapter(
-                request, (*conflicts, *_changes(locked, revision, source, request.selection)), revision.id
-            )
+            revision = resolve(replace(request, locked=None), sources)
+            changes = tuple(_changes(locked, revision, sources.of(ref), request.selection))
+            return checked_adapter(request, changes, revision.id)
         except LoraCliError as error:
             return checked_adapter(request, error=error)
 
@@ -98,13 +87,6 @@ def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[Chec
         settings,
         lambda request: checked_adapter(request, error=Deadline.of(request.name, settings).error()),
     )
-
-
-def _cache_conflicts(ref: AdapterRef, locked: "LockedAdapter", cached: Mapping[str, Sequence[Record]]) -> Iterator[str]:
-    """Cached files that were fetched as the locked commit and differ from the lock."""
-    commit = commit_of(Record(str(ref), "", locked.revision, locked.digest, locked.files))
-    for record, path in conflicting(locked.files, cached.get(commit, ()) if commit else ()):
-        yield f"{path} of the locked commit has other bytes in the cache, which {record.server} sent"
 
 
 def _changes(locked: "LockedAdapter", revision: Revision, source: Source, selection: Selection) -> Iterator[str]:

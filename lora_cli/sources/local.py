@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import re
 import stat
 import sys
 import time
@@ -14,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.reference import LATEST_FOLDER, AdapterRef
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
@@ -130,7 +129,7 @@ class LocalSource:
             except OSError as error:
                 if not _should_retry(error, tries):
                     raise _translated(error, root) from error
-        lines = "".join(f"{file.locator} {file.defect} {file.path}\n" for file in files)
+        lines = "".join(f"{file.version} {file.defect} {file.path}\n" for file in files)
         return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), files)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -220,7 +219,7 @@ def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: b
         status = os.fstat(descriptor)
     except OSError as error:
         raise _translated(error, path, listed=True) from error
-    found, listed = _fingerprint(status), file.locator
+    found, listed = _fingerprint(status), file.version
     if linked:
         found, listed = (fingerprint.rpartition(":")[0] for fingerprint in (found, listed))
     if not stat.S_ISREG(status.st_mode) or found != listed:
@@ -299,7 +298,7 @@ def _file(
         status, real = stat_and_real_path(root / path)
         if not is_below(real, allowed):
             raise _outside(root / path)
-    return RemoteFile(path, status.st_size, locator=_fingerprint(status))
+    return RemoteFile(path, status.st_size, version=_fingerprint(status))
 
 
 def _outside(path: Path) -> Refused:
@@ -314,12 +313,6 @@ def _kind(mode: int) -> str:
 def _fingerprint(status: os.stat_result) -> str:
     """Changes with every write and every replacement. The device does not count: it differs from mount to mount."""
     return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
-
-
-def training_run(text: str) -> str:
-    """The reference to the training run of whose latest checkpoint ``text`` speaks; "" if it speaks of none."""
-    found = None if os.path.lexists(text) else re.fullmatch(rf"(.+?)/+{LATEST_FOLDER}/?(@.*)?", text, re.DOTALL)
-    return f"{found[1]}{found[2] or ''}" if found else ""
 
 
 def is_path(text: str, base_dir: Path | None = None) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_cli.core.grouping import by_key
 from lora_cli.store import Store
-from lora_cli.store.resolution_records import Record, all_records
+from lora_cli.store.records import Record, all_records
 from lora_cli.store.snapshots import is_digest
 
 

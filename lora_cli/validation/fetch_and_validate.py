@@ -1,20 +1,18 @@
 """Fetch adapters into the cache and validate them there, before they are loaded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity
-from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
-from lora_cli.core.snapshot import Revision, Snapshot
+from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, lend_methods
 from lora_cli.sources.local import snapshot_at
 from lora_cli.validation.validate import bug_error, ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
@@ -32,14 +30,13 @@ class Admission(Checked):
     """One adapter, fetched into the cache and validated there. ``stage`` is the stage in which ``error`` happened.
 
     ``stage_ms`` maps the finished stages (resolve, fetch, validate) to milliseconds. ``cached`` says that all of it was
-    in the cache before. ``ref`` is the requested reference. ``provenance`` has its signers.
+    in the cache before. ``ref`` is the requested reference.
     """
 
     snapshot: Snapshot | None = None
     stage: str = ""
     cached: bool = False
     ref: AdapterRef | None = None
-    provenance: Provenance = field(default_factory=Provenance)
 
     @property
     def refusal(self) -> LoraCliError | None:
@@ -53,20 +50,6 @@ class Admission(Checked):
         return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
 
 
-class _TimedSource:
-    """A source that records the time of ``resolve`` separately from the time of the download."""
-
-    def __init__(self, source: Source, watch: Stopwatch, on_stage: OnStage) -> None:
-        self._source, self._watch, self._on_stage, self.read = source, watch, on_stage, source.read
-        lend_methods(source, self)
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        revision = self._source.resolve(ref)
-        self._watch.lap("resolve")
-        self._on_stage("fetch")
-        return revision
-
-
 def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = ignore_stage) -> Admission:
     """Resolve and fetch one adapter, with the time of each stage; an error is part of the result."""
     watch, ref = Stopwatch(), None
@@ -75,8 +58,12 @@ def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = i
     try:
         ref = ref_of(item.source)
         source_text = str(ref)
-        source = _TimedSource(context.sources.of(ref), watch, on_stage)
-        fetched = fetch(replace(item, source=ref), context, source)
+
+        def resolved() -> None:
+            watch.lap("resolve")
+            on_stage("fetch")
+
+        fetched = fetch(replace(item, source=ref), context, on_resolved=resolved)
     except LoraCliError as error:
         stage = "fetch" if "resolve" in watch.stage_ms else "resolve"
         watch.lap(stage)
@@ -89,7 +76,7 @@ def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = i
         snapshot=fetched.snapshot,
         cached=fetched.cached,
         ref=ref,
-        provenance=fetched.provenance,
+        signers=fetched.signers,
     )
 
 

@@ -3,27 +3,21 @@
 Its snapshot digest is the one that it would have after a fetch.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.request import USUAL, Request, Selection
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
+from lora_cli.fetching import gate
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.file_selection import select_files
-from lora_cli.fetching.locked_files import check_folder, lock_mismatch, select_locked, sha256_from
-from lora_cli.fetching.reference_names import entries_for
-from lora_cli.fetching.requirements import (
-    check_allowed,
-    check_digest,
-)
+from lora_cli.fetching.locked_files import select_locked, sha256_from
 from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.reading.byte_ranges import read_beginning
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
-from lora_cli.store import Store
 
 EVERYTHING = Selection(allow_pickle=True)
 
@@ -39,47 +33,29 @@ def check_contents(item: Request, revision: Revision, source: Source, settings: 
         Corrupt: its digest differs from the manifest's.
         LoraCliError: what the source raises.
     """
-    item = replace(item, source=revision.ref)
-    signers: tuple[str, ...] = ()
-    if settings.policies:
-        signers = _check_policies(item, revision, source, settings)
-    elif item.locked is None:
-        files = _planned(revision)
-        blobs = blobs_of(revision, files, source) if files is not None else None
-        if blobs is not None:
-            check_digest(item, snapshot_digest(blobs.items()))
-    if item.locked is not None and revision.ref.scheme == "file":
-        check_folder(Store(settings.cache_dir), revision, files_to_fetch(revision), item.locked, source)
-    elif item.locked is not None:
-        select_locked(revision, item.locked, USUAL, files_to_fetch(revision))
-        cached = source.snapshot(revision) if isinstance(source, CacheFirstSource) else None
-        for path, blob in cached.files.items() if cached is not None else ():
-            if item.locked.files.get(path) != blob:
-                raise lock_mismatch(item.locked, f"{path} has different bytes from the locked ones")
-    return signers
-
-
-def _check_policies(item: Request, revision: Revision, source: Source, settings: Settings) -> tuple[str, ...]:
-    """Checks what policies say of an adapter; gives the signers that they require."""
-    ref, files = revision.ref, files_to_fetch(revision)
-    check_allowed(item, settings, files=files)
-    must_be_signed = bool(entries_for(ref, settings))
-    if not must_be_signed and item.sha256 is None:
+    ref, files, required = revision.ref, files_to_fetch(revision), gate.signatures_for(revision.ref, settings)
+    gate.refuse(item, settings, ref, files)
+    if item.locked is not None:
+        select_locked(revision, item.locked, USUAL, files)
+    if item.sha256 is None and item.locked is None and not required:
         return ()
     # What an origin lists may be the signed files, and what it sends others.
-    is_known = is_on_disk(source, revision) or not must_be_signed
-    blobs = blobs_of(revision, files, source) if is_known else None
-    if blobs is None:
+    blobs = blobs_of(revision, files, source) if is_on_disk(source, revision) or not required else None
+    if blobs is None and (required or (item.sha256 is not None and settings.policies)):
         hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
-        why = "policy require_signature: " if must_be_signed else ""
+        why = "policy require_signature: " if required else ""
         raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
-    check_digest(item, snapshot_digest(blobs.items()))
+    if blobs is None:
+        return ()
+    gate.check_promised(item, blobs, ref)
+    if not required:
+        return ()
     file = revision.file(SIGNATURE)
     signature = read_beginning(source, revision, file, LARGEST_SIGNATURE) if file is not None else None
     cached = source.snapshot(revision) if isinstance(source, CacheFirstSource) else None
     folder = Path(ref.location) if ref.scheme == "file" else cached.directory if cached is not None else None
     contents = Contents(blobs, signature, folder, item.signature)
-    return check_signatures(ref, contents, settings, EVERYTHING)
+    return check_signatures(ref, required, contents, EVERYTHING, offline=settings.offline)
 
 
 def files_to_fetch(revision: Revision) -> tuple[RemoteFile, ...]:

@@ -24,7 +24,7 @@ from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import Opened, call_in_threads, read_adapter, weights_file
 from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, is_on_disk, lend_methods
+from lora_cli.sources import Source, is_on_disk
 from lora_cli.sources.local import is_path
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.verdict import (
@@ -127,9 +127,9 @@ def resolve(item: Request, settings: Settings, sources: Sources) -> tuple[Source
     """
     ref = item.ref
     if settings.policies:
-        from lora_cli.fetching.requirements import check_allowed
+        from lora_cli.fetching import gate
 
-        check_allowed(item, settings)
+        gate.refuse(item, settings)
     origin = LatestCheckpoint(sources.of(ref)) if item.selection.latest else sources.of(ref)
     source = cached_or_origin(ref, settings, origin, item.selection, item.locked)
     return source, source.resolve(ref)
@@ -142,18 +142,6 @@ def check_permitted(item: Request, source: Source, revision: Revision, settings:
     from lora_cli.validation.policy_check import check_contents
 
     return check_contents(item, revision, source, settings)
-
-
-class _Resolved:
-    """A source with the revision that it was asked for already."""
-
-    def __init__(self, source: Source, revision: Revision) -> None:
-        self.read, self._revision = source.read, revision
-        lend_methods(source, self)
-        vars(self).pop("pin", None)
-
-    def resolve(self, _ref: AdapterRef) -> Revision:
-        return self._revision
 
 
 def _bring(item: Request, source: Source, revision: Revision, context: "FetchContext") -> tuple[Source, str]:
@@ -173,7 +161,7 @@ def _bring(item: Request, source: Source, revision: Revision, context: "FetchCon
     selection = replace(item.selection, allow_pickle=pickled, latest=False)
     wanted = replace(item, source=revision.ref, sha256=None, locked=None, selection=selection)
     try:
-        snapshot = fetch(wanted, context, _Resolved(context.sources.of(revision.ref), revision)).snapshot
+        snapshot = fetch(wanted, context, revision=revision).snapshot
     except (Refused, FormatError, MachineError) as error:
         if isinstance(error, Refused) and settings.policies:
             raise
