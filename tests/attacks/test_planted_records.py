@@ -114,20 +114,6 @@ def test_what_is_looked_at_without_fetching_is_the_honest_one(victim: Victim, ca
     assert main(["inspect", victim.ref, "--offline"]) == 3
 
 
-def test_check_says_that_two_servers_contradict_each_other(victim: Victim, capsys: Capture) -> None:
-    victim.plant()
-    capsys.readouterr()
-    assert main(["fetch", "-f", "set.yaml", "--check"]) == 1
-    said = capsys.readouterr().out
-    assert WEIGHTS in said
-    assert victim.evil in said
-    assert main(["fetch", "-f", "set.yaml", "--locked"]) == 0
-    capsys.readouterr()
-    for ref in (victim.ref, victim.pinned):
-        main(["cache", "rm", ref])
-    assert main(["fetch", "-f", "set.yaml", "--check"]) == 0
-
-
 def test_a_mirror_of_the_same_bytes_costs_no_second_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Hub() as one, Hub() as mirror:
         one.add("acme/pirate", HONEST)
