@@ -77,8 +77,7 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
                 exceeds = total > retention.max_bytes or item.used_s < cache.now_s - retention.unused_for_s
             else:  # It was never used, and may have been published this moment.
                 exceeds = _changed_s(item.directory) < before_s
-            is_in_use = item.files.keys() == {BASE_CONFIG} or not cache.outside.isdisjoint(cache.links[item.digest])
-            if is_in_use or not exceeds:
+            if not exceeds or item.files.keys() == {BASE_CONFIG} or cache.outside & cache.links[item.digest].keys():
                 continue
             # Who uses it locks it, then looks whether it exists: it stays, or is found missing.
             with exclusive(store, item.digest) as held:

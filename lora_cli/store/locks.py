@@ -17,7 +17,7 @@ from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import FULL
 
-PAUSE_S = 0.05
+SHORTEST_S, LONGEST_S = 0.01, 0.2
 OTHERS_S = 60.0
 """How long to wait for another process that removes a snapshot or publishes an adapter, which takes moments."""
 
@@ -62,7 +62,7 @@ class InUse(ExitStack):
 @contextmanager
 def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None]) -> Iterator[bool | None]:
     """Holds a lock, whose file goes with its last holder."""
-    path, descriptor, held, until = store.locks / key, None, None, time.monotonic() + wait_s
+    path, descriptor, held, pause, until = store.locks / key, None, None, 0.0, time.monotonic() + wait_s
     try:
         with suppress(OSError):
             tag_cache(store)
@@ -73,9 +73,10 @@ def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[
             except BlockingIOError:
                 if time.monotonic() >= until:
                     break
-                on_wait()
-                on_wait = lambda: None  # noqa: E731
-                time.sleep(PAUSE_S)
+                if not pause:
+                    on_wait()
+                pause = min(max(pause * 1.5, SHORTEST_S), LONGEST_S)
+                time.sleep(pause)
         held = descriptor is not None
     except OSError as error:
         held = True if error.errno in FULL else None
