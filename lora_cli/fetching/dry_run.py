@@ -15,11 +15,11 @@ from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
+from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import select_locked
 from lora_cli.fetching.requirements import check_allowed, check_count, check_size
 from lora_cli.fetching.resolution_history import FetchPlan, known_blobs, read_records
-from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoints_of
 from lora_cli.store import Store

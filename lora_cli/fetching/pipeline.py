@@ -19,7 +19,8 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.download import DownloadJob, download
+from lora_cli.fetching.deadline import Deadline
+from lora_cli.fetching.download import Job, download
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, select_files
 from lora_cli.fetching.locked_files import (
     check_bytes,
@@ -47,7 +48,6 @@ from lora_cli.fetching.resolution_history import (
     recorded_snapshot,
     write_records,
 )
-from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources import PinSource, Source
 from lora_cli.sources.registry import endpoint_of, endpoints_of
@@ -212,8 +212,8 @@ def _from_origin(request: Request, source: Source, context: FetchContext) -> Fet
     for one in others:
         check_denied(one, settings)
     check_count(name, len(plan.files), settings.max_files)
-    job = DownloadJob(name, plan, source, context, deadline)
-    return _cached_or_downloaded(job, request.locked, partial(_check, request, ref, settings))
+    job = Job(name, plan.revision, plan.files, source, deadline, plan.endpoint)
+    return _cached_or_downloaded(plan, job, context, request.locked, partial(_check, request, ref, settings))
 
 
 def _plan_fetch(request: Request, source: Source, context: FetchContext) -> FetchPlan:
@@ -243,12 +243,14 @@ def _lock_hints(locked: LockedAdapter | None, plan: FetchPlan, source: Source, s
         raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
 
 
-def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check: Check) -> Fetched:
+def _cached_or_downloaded(
+    plan: FetchPlan, job: Job, context: FetchContext, locked: LockedAdapter | None, check: Check
+) -> Fetched:
     """The cached snapshot, else downloaded by this process or, while it waits for the lock, by another one.
 
     ``check`` is called before the snapshot is published: what it refuses, no other command can take.
     """
-    store, plan, context = job.store, job.plan, job.context
+    store = context.store
     provenance: list[Provenance] = []
     # The cache may have a lock's bytes where the origin has others by now: they are not those of its revision.
     listed = (plan.revision.file(file.path) for file in plan.files)
@@ -269,7 +271,7 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
                 raise job.deadline.error()
             if snapshot is None:
                 with _lock_hints(locked, plan, job.source, store):
-                    blobs = download(replace(job, known=known_blobs(plan, records)))
+                    blobs = download(replace(job, known=known_blobs(plan, records)), context)
                 snapshot = publish_snapshot(store, blobs, lambda one: provenance.append(check(one)))
                 cached = False
     if cached:

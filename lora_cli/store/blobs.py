@@ -6,7 +6,8 @@ All have the same modification time. A blob with another one was touched: it is 
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.disk import EXHAUSTED, on_disk, opened, remove_path
+from lora_cli.store.locks import is_named
 
 BLOB_MODE = 0o444
 BLOB_MTIME_NS = 946_684_800 * 10**9
 """2000-01-01: valid in archives that start in 1980, and no real file has that time."""
+
+SYNCED_AT_ONCE = 16
 
 log = logger(__name__)
 
@@ -36,35 +40,30 @@ def seal(descriptor: int) -> None:
     os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
 
 
-def store_blob(store: Store, written: Path, descriptor: int, blob: Blob) -> None:
-    """Renames the file ``written`` (open as ``descriptor``) to its blob, durably.
+def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None:
+    """Renames files to their blobs, durably: all are synced together, then renamed. Each has its path and descriptor.
 
-    An existing blob stays; the caller removes ``written`` then.
+    An existing blob stays; the caller removes the file then.
 
     Raises:
-        LostBlob: ``written`` is no longer that file.
+        LostBlob: a path is no longer that file.
         MachineError: a disk error.
     """
-    target = store.blob(blob.sha256)
-    with on_disk("writing", target):
-        if not _is_same_inode(written, descriptor):
-            raise LostBlob(str(written))
-        if has_blob(store, blob):
-            return
-        os.fsync(descriptor)
-        seal(descriptor)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            written.replace(target)
-        except FileNotFoundError as error:
-            raise LostBlob(str(written)) from error
-
-
-def _is_same_inode(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+    with on_disk("writing", store.blobs), ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
+        new = [one for one in written if not has_blob(store, one[2])]
+        list(pool.map(os.fsync, [descriptor for _, descriptor, _ in new]))
+        for path, descriptor, blob in new:
+            if not is_named(path, descriptor):
+                raise LostBlob(str(path))
+            if has_blob(store, blob):
+                continue  # the same bytes under another name, or from another process
+            seal(descriptor)
+            target = store.blob(blob.sha256)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.replace(target)
+            except FileNotFoundError as error:
+                raise LostBlob(str(path)) from error
 
 
 def has_blob(store: Store, blob: Blob) -> bool:

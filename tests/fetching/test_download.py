@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Unreachable
-from lora_cli.fetching import scheduler as scheduler_module
+from lora_cli.fetching import readers as readers_module
 from lora_cli.fetching.download import download
 from tests.fetching.downloading import MIB, WEIGHTS, Counting, context_of, downloaded, job_of, meet, mend, partials
 from tests.fetching.scripted import Scripted
@@ -33,7 +33,7 @@ def test_bytes_arrive_whole_in_whatever_pieces_they_come(
     sizes: dict[str, int], jobs: int, chunks: list[int], breaks: set[int], known: bool, digests: bool
 ) -> None:
     files = {path: os.urandom(size) for path, size in sizes.items()}
-    step, scheduler_module.RANGE = scheduler_module.RANGE, 50_000
+    step, readers_module.RANGE = readers_module.RANGE, 50_000
     try:
         source = Scripted(files, chunk=lambda at: chunks[at % len(chunks)], breaks=breaks, sizes=known, digests=digests)
         with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +45,7 @@ def test_bytes_arrive_whole_in_whatever_pieces_they_come(
             assert found == files
             assert partials(Path(folder)) == []
     finally:
-        scheduler_module.RANGE = step
+        readers_module.RANGE = step
 
 
 def test_ranges_of_one_file_are_in_flight_together(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
 
 
 def test_what_waits_for_a_slow_first_range_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "RANGE", MIB)
-    monkeypatch.setattr(scheduler_module, "WINDOW", 5 * MIB)
+    monkeypatch.setattr(readers_module, "RANGE", MIB)
+    monkeypatch.setattr(readers_module, "WINDOW", 5 * MIB)
     seen: list[int] = []
     source = Scripted({WEIGHTS: os.urandom(40 * MIB)})
 
@@ -152,7 +152,7 @@ def test_no_more_than_the_jobs_are_in_flight_for_all_adapters_together(tmp_path:
     def one(number: int) -> None:
         size = 3 * MIB if number % 4 == 0 else 1000
         source = Watched({WEIGHTS: os.urandom(size), "adapter_config.json": b"%d" % number})
-        done.append(len(download(job_of(source, context))))
+        done.append(len(download(job_of(source, context), context)))
 
     done: list[int] = []
     with context_of(tmp_path, jobs=2) as context:
@@ -171,9 +171,9 @@ def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
     known = {WEIGHTS: Blob("9e" * 32, 7)}
     with context_of(tmp_path, jobs=1) as context:
         job = job_of(source, context)
-        blobs = download(job)
-        again = download(replace(job, known=blobs))
-        other = download(replace(job, known=known))
+        blobs = download(job, context)
+        again = download(replace(job, known=blobs), context)
+        other = download(replace(job, known=known), context)
     assert again == blobs == other
     assert len(source.reads) == 3
     assert first == {WEIGHTS: b"weights"}
@@ -184,14 +184,14 @@ def test_progress_adds_up_also_after_wrong_bytes(tmp_path: Path) -> None:
     source.before = lambda path, start: mend(source)
     counting = Counting()
     with context_of(tmp_path, counting, jobs=2) as context:
-        download(job_of(source, context))
+        download(job_of(source, context), context)
     assert (counting.bytes, counting.open) == (3 * MIB, 0)
 
 
 def test_as_many_ranges_are_in_flight_as_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "RANGE", MIB)
+    monkeypatch.setattr(readers_module, "RANGE", MIB)
     meeting = threading.Barrier(8, timeout=10)
     source = Scripted({WEIGHTS: os.urandom(8 * MIB)}, before=lambda path, start: meet(meeting))
     with context_of(tmp_path, jobs=8) as context:
-        download(job_of(source, context))
+        download(job_of(source, context), context)
     assert len(source.reads) == 8

@@ -1,6 +1,5 @@
 """The downloader and its machine: disks that are too small, fill up or refuse, and few descriptors."""
 
-import errno
 import os
 import resource
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, MachineError, Unreachable
-from lora_cli.fetching import file_download as transfer_module
 from lora_cli.fetching.download import download
 from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job_of, partials
 from tests.fetching.scripted import Scripted
@@ -26,7 +24,7 @@ def test_a_disk_that_is_too_small_is_said_so_before_a_byte_is_read(tmp_path: Pat
         context_of(tmp_path / "cache", retries=0) as context,
         pytest.raises(MachineError, match=r"1048576\.0 TiB needed") as caught,
     ):
-        download(job_of(source, context, file))
+        download(job_of(source, context, file), context)
     assert "cache gc" in caught.value.hint
     assert source.reads == []
 
@@ -121,25 +119,3 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     with pytest.raises(Unreachable):
         downloaded(source, tmp_path)
     assert count() == before
-
-
-def test_what_is_written_is_given_to_the_disk_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flushed: list[int] = []
-    monkeypatch.setattr(transfer_module, "FLUSHED_BYTES", MIB)
-    monkeypatch.setattr(transfer_module, "flush", flushed.append)
-    source = Scripted({WEIGHTS: os.urandom(12 * MIB)})
-    assert downloaded(source, tmp_path) == dict(source.files)
-    assert flushed
-
-
-def test_a_disk_that_does_not_take_it_on_the_way_is_an_error_of_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(transfer_module, "FLUSHED_BYTES", 1000)
-    monkeypatch.setattr(transfer_module, "flush", full)
-    with pytest.raises(MachineError, match="Input/output error"):
-        downloaded(Scripted({WEIGHTS: os.urandom(2 * MIB)}), tmp_path)
-    assert not (tmp_path / "blobs").exists()

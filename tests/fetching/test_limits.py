@@ -16,7 +16,7 @@ from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.disk_space import AHEAD, DiskSpace
 from lora_cli.fetching.progress import Progress
-from lora_cli.fetching.scheduler import RANGE
+from lora_cli.fetching.readers import RANGE
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
 from lora_cli.store import Store, gc
 from lora_cli.store.gc import cache_bytes

@@ -10,7 +10,7 @@ import pytest
 from lora_cli.core.snapshot import Blob
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
-from lora_cli.store.blobs import BLOB_MTIME_NS, LostBlob, has_blob, store_blob
+from lora_cli.store.blobs import BLOB_MTIME_NS, LostBlob, has_blob, store_blobs
 from lora_cli.store.disk import on_disk, replace_file, write_file
 from lora_cli.store.partials import open_partial
 from tests.store.keeping import edit_in_place, put_blob, tree
@@ -64,10 +64,10 @@ def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:
     partial = open_partial(store, blob.sha256, 5)
     partial.path.rename(partial.path.with_name("taken"))
     with pytest.raises(LostBlob):
-        store_blob(store, partial.path, partial.descriptor, blob)
+        store_blobs(store, [(partial.path, partial.descriptor, blob)])
     partial.path.write_bytes(b"other")
     with pytest.raises(LostBlob):
-        store_blob(store, partial.path, partial.descriptor, blob)
+        store_blobs(store, [(partial.path, partial.descriptor, blob)])
     assert not store.blobs.exists()
     partial.close()
 
