@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from lora_cli.core.text import size as shown
@@ -23,14 +23,11 @@ class Reservation:
 
 
 class DiskSpace:
-    """The free space on the cache's disk, and in the cache budget, for the adapters of a run.
-
-    ``keep_free`` bytes are left (None: a part of the disk); ``budget`` limits the cache (None: it is not limited).
-    """
+    """The free space on the cache's disk without ``keep_free`` bytes (None: a part of it), and in the cache budget."""
 
     def __init__(self, store: Store, keep_free: int | None = None, budget: int | None = None) -> None:
         self._store, self._keep_free, self._budget = store, keep_free, budget
-        self._reserved: list[Reservation] = []
+        self._others: list[Reservation] = []
         self._lock = threading.Lock()
 
     @contextmanager
@@ -43,47 +40,38 @@ class DiskSpace:
             MachineError: the disk is too small.
             Refused: the budget is too small, and everything in the cache is in use.
         """
-        mine = Reservation(size, size - resumed)
+        mine, root = Reservation(size, size - resumed), self._store.root
         with self._lock:
-            self._check_budget(name, size)  # which may make room
-            self._check_disk(mine.left)
-            self._reserved.append(mine)
+            if self._budget is not None and size:
+                self._make_room(name, size, self._budget)
+            with suppress(OSError):
+                status = os.statvfs(nearest_folder(root))
+                free, others = status.f_bavail * status.f_frsize, sum(max(0, one.left) for one in self._others)
+                kept = bytes_kept_free(self._keep_free, status.f_blocks * status.f_frsize)
+                if mine.left and mine.left + others + kept > free:
+                    found = f"{shown(mine.left)} needed, {shown(free)} free, with {shown(kept)} to be kept free"
+                    hint = "run lora-cli cache gc, use a larger disk, or lower keep_free (LORA_CLI_KEEP_FREE)"
+                    raise MachineError(f"{root}: {found}{_reserved(others)}", hint=hint) from OSError(errno.ENOSPC, "")
+            self._others.append(mine)
         try:
             yield mine
         finally:
             with self._lock:
-                self._reserved.remove(mine)
+                self._others.remove(mine)
 
-    def _check_disk(self, needed: int) -> None:
-        root, others = self._store.root, sum(max(0, one.left) for one in self._reserved)
-        try:
-            status = os.statvfs(nearest_folder(root))
-        except OSError:
-            return
-        kept = bytes_kept_free(self._keep_free, status.f_blocks * status.f_frsize)
-        free = status.f_bavail * status.f_frsize
-        if needed and needed + others + kept > free:
-            raise MachineError(
-                f"{root}: {shown(needed)} needed, {shown(free)} free, with {shown(kept)} to be kept free"
-                + (f" and {shown(others)} reserved for other adapters of this run" if others else ""),
-                hint="free some space (lora-cli cache gc), use a larger disk, or lower keep_free (LORA_CLI_KEEP_FREE)",
-            ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def _check_budget(self, name: str, needed: int) -> None:
-        if self._budget is None or not needed:
-            return
+    def _make_room(self, name: str, size: int, budget: int) -> None:
         from lora_cli.store.gc import Retention, cache_bytes, collect
 
-        others = sum(one.size for one in self._reserved)
-        most, in_use = self._budget - needed - others, cache_bytes(self._store, partials=False)
-        if in_use > most >= 0:
+        others, in_use = sum(one.size for one in self._others), cache_bytes(self._store, partials=False)
+        if in_use > budget - size - others >= 0:
             partials = cache_bytes(self._store) - in_use
-            collect(self._store, Retention(max_bytes=most + partials))
+            collect(self._store, Retention(max_bytes=budget - size - others + partials))
             in_use = cache_bytes(self._store, partials=False)
-        if in_use > most:
-            raise Refused(
-                f"{name}: {shown(needed)} needed, the cache budget is {shown(self._budget)}, "
-                f"with {shown(in_use)} in use"
-                + (f", {shown(others)} reserved for other adapters of this run" if others else ""),
-                hint="raise cache_budget (LORA_CLI_CACHE_BUDGET), or remove adapters (lora-cli cache rm)",
-            )
+        if in_use > budget - size - others:
+            found = f"{shown(size)} needed, the cache budget is {shown(budget)}, with {shown(in_use)} in use"
+            hint = "raise cache_budget (LORA_CLI_CACHE_BUDGET), or remove adapters (lora-cli cache rm)"
+            raise Refused(f"{name}: {found}{_reserved(others)}", hint=hint)
+
+
+def _reserved(others: int) -> str:
+    return f", {shown(others)} reserved for other adapters of this run" if others else ""

@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial as bound
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused
@@ -25,8 +26,6 @@ MAX_OPEN_FILES = 64
 MISMATCH_RETRIES = 2
 """How often a file is downloaded again when its bytes are not the listed ones."""
 
-CHUNK = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -44,48 +43,28 @@ class Job:
     endpoint: str = ""
     known: Mapping[str, Blob] = field(default_factory=dict)
 
-    def key(self, file: RemoteFile) -> str:
-        """The key of a file's partials."""
-        return partial_key(self.revision, file, self.endpoint)
-
 
 @dataclass(eq=False, slots=True)
 class Transfer:
     """One file between its origin and its partial file, of which ``frontier`` bytes are written and hashed.
 
-    ``resumed``: the first of them are from an earlier writer.
+    ``resumed``: the first of them were here before. ``one_stream``: its origin serves no ranges.
     """
 
     label: str
     file: RemoteFile
     partial: Partial
-    job: Job
+    read: Callable[[int, int | None], Iterator[bytes]]
     frontier: int = 0
     resumed: bool = False
+    one_stream: bool = False
     sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
-    def read(self, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes of the file at its origin; raises as the source."""
-        return self.job.source.read(self.job.revision, self.file, start, stop)
-
-    def rehash(self) -> None:
-        """Hashes what an earlier writer left, so that the download can continue behind it.
-
-        Raises:
-            MachineError: it cannot be read.
-        """
-        for chunk in self.chunks():
-            self.sha256.update(chunk)
-            self.frontier += len(chunk)
-        self.resumed = self.frontier > 0
-
-    def chunks(self) -> Iterator[bytes]:
-        """The bytes of the partial file, in order."""
-        at = 0
-        with on_disk("reading", self.partial.path):
-            while chunk := os.pread(self.partial.descriptor, CHUNK, at):
-                yield chunk
-                at += len(chunk)
+    def digest(self, hasher: "hashlib._Hash") -> str:
+        """The digest of ``hasher`` and, after what it has, the bytes of the partial file; raises ``MachineError``."""
+        with on_disk("reading", self.partial.path), open(self.partial.descriptor, "rb", closefd=False) as stream:
+            stream.seek(0)
+            return hashlib.file_digest(stream, lambda: hasher).hexdigest()
 
     def write(self, chunk: bytes, limit: int | None) -> None:
         """Appends to the partial file.
@@ -102,28 +81,21 @@ class Transfer:
         self.sha256.update(chunk)
         self.frontier += len(chunk)
 
-    def verified(self) -> Blob:
-        """The blob, after all that the origin says of it was compared.
+    def verified(self, reported: Mapping[str, str]) -> Blob:
+        """The blob, compared with what its origin lists, and with each sha256 ``reported`` in its metadata.
 
         Raises:
-            Corrupt: its size, its sha256 (else its git blob id), or the digest in the origin's metadata differ.
+            Corrupt: the size, a sha256 or, where none is listed, the git blob id differs.
         """
-        file, job, blob = self.file, self.job, Blob(self.sha256.hexdigest(), self.frontier)
-        checks = [("{} bytes", file.size, blob.size), ("sha256 {}", file.sha256, blob.sha256)]
+        file, blob = self.file, Blob(self.sha256.hexdigest(), self.frontier)
+        checks = [("size", file.size, blob.size), ("sha256", file.sha256, blob.sha256)]
         if file.git_sha1 is not None and file.sha256 is None:
-            hasher = hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False)
-            for chunk in self.chunks():
-                hasher.update(chunk)
-            checks.append(("git blob {}", file.git_sha1, hasher.hexdigest()))
-        for text, listed, received in checks:
-            if listed is not None and listed != received:
+            git_id = self.digest(hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False))
+            checks.append(("git blob", file.git_sha1, git_id))
+        for name, listed, received in [*checks, *((name, sha256, blob.sha256) for name, sha256 in reported.items())]:
+            if listed not in {None, received}:
                 hint = "the source, or a proxy in between, serves different bytes than it lists"
-                raise Corrupt(f"{self.label}: expected {text.format(listed)}, received {received}", hint=hint)
-        if isinstance(job.source, DigestSource):
-            for place, sha256 in job.source.reported_digests(job.revision, file).items():
-                if sha256 != blob.sha256:
-                    hint = "the owner of the file must fix either the file or its metadata"
-                    raise Corrupt(f"{self.label}: its {place} is {sha256}, but {blob.sha256} was received", hint=hint)
+                raise Corrupt(f"{self.label}: expected {name} {listed}, received {received}", hint=hint)
         return blob
 
 
@@ -147,9 +119,11 @@ def download(job: Job, context: FetchContext) -> Mapping[str, Blob]:
         if blob is not None and has_blob(store, blob):
             blobs[file.path] = blob
     missing = [file for file in job.files if file.path not in blobs]
+    keys = [partial_key(job.revision, file, job.endpoint) for file in missing]
+    here = sum(leftover_bytes(store, key, file.size or 0) for key, file in zip(keys, missing, strict=True))
     size = sum(file.size or 0 for file in missing)
-    left = sum(leftover_bytes(store, job.key(file), file.size or 0) for file in missing)
-    with context.disk_space.reserve(job.name, size, left) as reserved:
+    with context.disk_space.reserve(job.name, size, here) as reserved:
+        context.progress.began(job.name, size)
         while missing:
             for first in range(0, len(missing), MAX_OPEN_FILES):
                 blobs |= _download_batch(job, context, reserved, missing[first : first + MAX_OPEN_FILES], tries)
@@ -165,25 +139,36 @@ def _download_batch(
     After an error the partial files stay, to be resumed; not when the disk is full, the bytes are wrong, or a file
     exceeds the limit.
     """
-    progress, limit = context.progress, byte_limit(context.settings)
-    transfers: list[Transfer] = []
-    resumable = False
+    source, progress, limit = job.source, context.progress, byte_limit(context.settings)
+    transfers, blobs, failure, resumable = list[Transfer](), dict[Transfer, Blob](), None, False
     try:
         for file in files:
             # Without a known size nothing is resumed: a partial may be longer than the file.
             digest_known = file.sha256 is not None or file.git_sha1 is not None
-            partial = open_partial(context.store, job.key(file), file.size or 0, digest_known=digest_known)
-            transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, job))
+            key, read = partial_key(job.revision, file, job.endpoint), bound(source.read, job.revision, file)
+            partial = open_partial(context.store, key, file.size or 0, digest_known=digest_known)
+            transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, read))
             if not tries:
-                reuse_local_bytes(job.source, job.revision, file, partial)
-            transfer.rehash()
-            progress.began(transfer.label, file.size, transfer.frontier)
+                reuse_local_bytes(source, job.revision, file, partial)
+            transfer.digest(transfer.sha256)
+            transfer.frontier = os.fstat(partial.descriptor).st_size
+            transfer.resumed = transfer.frontier > 0
+            progress.advanced(job.name, transfer.frontier)
         with closing(context.readers.receive(transfers, job.deadline)) as received:
             for transfer, chunk in received:
                 transfer.write(chunk, limit)
-                progress.advanced(transfer.label, len(chunk))
+                progress.advanced(job.name, len(chunk))
                 reserved.left -= len(chunk)
-        return _verify_and_store(transfers, context, tries)
+        for transfer in transfers:
+            known = isinstance(source, DigestSource) and source.reported_digests(job.revision, transfer.file)
+            try:
+                blobs[transfer] = transfer.verified(known or {})
+            except Corrupt as error:
+                # What was here before may be wrong although the origin is not: it gets one more try.
+                if tries >= min(MISMATCH_RETRIES, context.settings.retries) + transfer.resumed:
+                    failure = error
+                progress.advanced(job.name, -transfer.frontier)
+        store_blobs(context.store, [(one.partial.path, one.partial.descriptor, blob) for one, blob in blobs.items()])
     except BaseException as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
         resumable = not full and not isinstance(error, (Corrupt, Refused))
@@ -191,25 +176,9 @@ def _download_batch(
     finally:
         for transfer in transfers:
             transfer.partial.close(keep=resumable and transfer.frontier > 0)
-            progress.ended(transfer.label)
-
-
-def _verify_and_store(transfers: Sequence[Transfer], context: FetchContext, tries: int) -> dict[str, Blob]:
-    """The blobs of the files whose bytes are right; raises ``Corrupt`` if another one has no retries left."""
-    good: dict[Transfer, Blob] = {}
-    failure: Corrupt | None = None
-    for transfer in transfers:
-        try:
-            good[transfer] = transfer.verified()
-        except Corrupt as error:
-            # A resumed partial may be wrong although the origin is not: it gets one more try.
-            if tries >= min(MISMATCH_RETRIES, context.settings.retries) + transfer.resumed:
-                failure = error
-            context.progress.advanced(transfer.label, -transfer.frontier)
-    store_blobs(context.store, [(one.partial.path, one.partial.descriptor, blob) for one, blob in good.items()])
     if failure is not None:
         raise failure
-    return {transfer.file.path: blob for transfer, blob in good.items()}
+    return {transfer.file.path: blob for transfer, blob in blobs.items()}
 
 
 def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str:

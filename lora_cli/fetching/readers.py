@@ -4,9 +4,11 @@ Parallel connections hide the latency of each request, and get more of a network
 """
 
 import threading
+import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from lora_cli.errors import Corrupt, TooSlow, Unreachable
@@ -25,48 +27,62 @@ WINDOW = 80 << 20
 EMPTY_READS = 3
 """How often a stream may end early without a byte and without an error."""
 
+MAX_CHUNKS = 16
+"""Chunks of a stream of unknown length that wait to be taken."""
+
+POLL_S = 0.5
+
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """Bytes of a file from ``at`` to ``stop`` (None: its end) that are still to be read; ``held`` are to be taken."""
+    """Bytes ``start`` to ``stop`` (None: to the end) of a file: its ``chunks``, and then None or an error."""
 
     file: "Transfer"
-    at: int
+    start: int
     stop: int | None
-    size: int
-    chunks: deque[bytes] = field(default_factory=deque)
-    held: int = 0
-    started: bool = False
-    ended: bool = False
-    error: BaseException | None = None
+    chunks: SimpleQueue[bytes | BaseException | None] = field(default_factory=SimpleQueue)
+    dropped: bool = False
 
+    @property
+    def size(self) -> int:
+        return RANGE if self.stop is None else self.stop - self.start
 
-@dataclass(eq=False, slots=True)
-class _Feed:
-    """The parts of one adapter in order: the ``active`` ones are read or not taken yet, the ``waiting`` ones follow."""
-
-    waiting: deque[_Part]
-    changed: threading.Condition
-    active: deque[_Part] = field(default_factory=deque)
+    def read(self) -> Iterator[bytes]:
+        """Its bytes. A stream that breaks after some of them is continued; the source has waited."""
+        at, empty = self.start, 0
+        while not self.dropped and (self.stop is None or at < self.stop):
+            if self.file.one_stream and self.stop is not None:
+                raise NoRanges(self.file.label)
+            before = at
+            try:
+                for chunk in self.file.read(at, self.stop):
+                    at += len(chunk)
+                    if self.stop is not None and at > self.stop:
+                        raise Corrupt(f"{self.file.label}: the server sent more bytes than its size")
+                    yield chunk
+                if self.stop is None:
+                    return
+            except Unreachable as error:
+                if at == before or isinstance(error, TooSlow):
+                    raise
+            empty = empty + 1 if at == before else 0
+            if empty >= EMPTY_READS:
+                raise Unreachable(f"{self.file.label}: the stream ends at byte {at}", hint="try again later")
 
 
 class Readers:
     """At most ``jobs`` daemon threads, started as they are needed: an interrupt never waits for a silent network."""
 
     def __init__(self, jobs: int) -> None:
-        self._jobs, self._threads, self._closed = jobs, 0, False
-        self._feeds: list[_Feed] = []
+        self._jobs, self._threads, self._ahead, self._closed = jobs, 0, 0, False
+        self._parts = SimpleQueue[_Part | None]()
         self._lock = threading.Lock()
-        self._more = threading.Condition(self._lock)
 
     def close(self) -> None:
-        """Stops the threads, and whoever waits for bytes; a thread that hangs in a connection is not waited for."""
-        with self._lock:
-            self._closed = True
-            self._more.notify_all()
-            for feed in self._feeds:
-                feed.active.clear()
-                feed.changed.notify_all()
+        """Stops the threads, and whoever takes bytes; a thread that hangs in a connection ends with the process."""
+        self._closed = True
+        for _ in range(self._threads):
+            self._parts.put(None)
 
     def receive(
         self, files: "Sequence[Transfer]", deadline: Deadline
@@ -74,119 +90,76 @@ class Readers:
         """What is missing of the files, in order and as it arrives; small files first. Close it when it is left early.
 
         Raises:
-            LoraCliError: the error of the first range that failed, after the bytes before it; or the deadline passed.
+            LoraCliError: the first error in that order, after the bytes before it; or the deadline passed.
             KeyboardInterrupt: the readers were closed meanwhile.
         """
-        feed = _Feed(deque(_parts(files)), threading.Condition(self._lock))
+        waiting, active = deque(_parts(files)), deque[_Part]()
+        try:
+            while waiting or active:
+                if self._closed:
+                    raise KeyboardInterrupt
+                if deadline.passed:
+                    raise deadline.error()
+                while waiting and self._begin(waiting[0], beside=active):
+                    active.append(waiting.popleft())
+                part = active[0]
+                try:
+                    item = part.chunks.get(timeout=deadline.left_s(POLL_S))
+                except Empty:
+                    continue
+                if isinstance(item, bytes):
+                    yield part.file, item
+                elif item is None:
+                    self._end([active.popleft()])
+                elif isinstance(item, NoRanges) and part.stop is not None:
+                    self._end(one for one in active if one.file is part.file)
+                    active = deque(one for one in active if one.file is not part.file)
+                    waiting = deque(one for one in waiting if one.file is not part.file)
+                    waiting.appendleft(_Part(part.file, part.file.frontier, None))
+                else:
+                    raise item
+        finally:
+            self._end(active)
+
+    def _begin(self, part: _Part, *, beside: Sequence[_Part]) -> bool:
+        """Has a part read, if the window allows it; an adapter may always have one, so that none waits for others."""
         with self._lock:
-            self._feeds.append(feed)
-            while self._threads < min(self._jobs, sum(len(one.waiting) + len(one.active) for one in self._feeds)):
+            if beside and self._ahead + part.size > WINDOW:
+                return False
+            self._ahead += part.size
+            self._parts.put(part)
+            if self._threads < self._jobs:
                 threading.Thread(target=self._work, name=f"range-{self._threads}", daemon=True).start()
                 self._threads += 1
-            self._more.notify()
-        try:
-            while feed.active or feed.waiting:
-                with self._lock:
-                    arrived = feed.changed.wait_for(
-                        lambda: self._closed or (feed.active and (feed.active[0].chunks or feed.active[0].ended)),
-                        deadline.left_s(threading.TIMEOUT_MAX),
-                    )
-                    if self._closed:
-                        raise KeyboardInterrupt
-                    if not arrived or deadline.passed:
-                        raise deadline.error()
-                    part = feed.active[0]
-                    if not part.chunks:
-                        if part.error is not None:
-                            raise part.error
-                        feed.active.popleft()
-                        self._more.notify()
-                        continue
-                    chunk = part.chunks.popleft()
-                    part.held -= len(chunk)
-                    feed.changed.notify_all()
-                yield part.file, chunk
-        finally:
-            with self._lock:
-                self._feeds.remove(feed)
-                feed.active.clear()
-                feed.changed.notify_all()
-                self._more.notify()
+        return True
 
-    def _next(self) -> tuple[_Feed, _Part] | None:
-        """The next part to read, of the adapter with the fewest; waits for one. None when the readers are closed.
-
-        A stream is only read when all before it was taken, and the first part of an adapter always: none waits for
-        others, and no thread for an adapter that takes something else.
-        """
+    def _end(self, parts: Iterable[_Part]) -> None:
         with self._lock:
-            while not self._closed:
-                ahead = sum(part.size for feed in self._feeds for part in feed.active)
-                for feed in sorted(self._feeds, key=lambda feed: len(feed.active)):
-                    following = feed.waiting[0] if feed.waiting else None
-                    if feed.active and not feed.active[0].started:
-                        part = feed.active[0]
-                    elif following and (not feed.active or (following.stop and ahead + following.size <= WINDOW)):
-                        feed.active.append(part := feed.waiting.popleft())
-                    else:
-                        continue
-                    part.started = True
-                    self._more.notify()  # there may be another one for another thread
-                    return feed, part
-                self._more.wait()
-            return None
+            for part in parts:
+                part.dropped = True
+                self._ahead -= part.size
 
     def _work(self) -> None:
-        while (work := self._next()) is not None:
-            feed, part = work
-            error: BaseException | None = None
-            try:
-                self._read(feed, part)
-            except BaseException as failure:  # noqa: BLE001 - it is raised where the bytes are taken
-                error = failure
-            with self._lock:
-                if isinstance(error, NoRanges) and (stop := part.stop) is not None and part in feed.active:
-                    # The rest of the file comes as one stream.
-                    part.stop, part.started = None, False
-                    feed.active = deque(one for one in feed.active if one.file is not part.file or one.at < stop)
-                    feed.waiting = deque(one for one in feed.waiting if one.file is not part.file)
-                else:
-                    part.ended, part.error = True, error
-                feed.changed.notify_all()
-                self._more.notify()
+        for part in iter(self._parts.get, None):
+            self._read(part)
 
-    def _read(self, feed: _Feed, part: _Part) -> None:
-        """Reads a part to its end. A stream that breaks after some bytes is continued; the source has waited."""
-        empty = 0
-        while part.stop is None or part.at < part.stop:
-            before = part.at
-            try:
-                for chunk in part.file.read(part.at, part.stop):
-                    part.at += len(chunk)
-                    if part.stop is not None and part.at > part.stop:
-                        raise Corrupt(f"{part.file.label}: the server sent more bytes than its size")
-                    with self._lock:
-                        feed.changed.wait_for(lambda: part.held < RANGE or part not in feed.active)
-                        if part not in feed.active:
-                            return
-                        part.chunks.append(chunk)
-                        part.held += len(chunk)
-                        feed.changed.notify_all()
-                if part.stop is None:
+    def _read(self, part: _Part) -> None:
+        end: BaseException | None = None
+        try:
+            for chunk in part.read():
+                if part.dropped:
                     return
-            except Unreachable as error:
-                if part.at == before or isinstance(error, TooSlow):
-                    raise
-            empty = empty + 1 if part.at == before else 0
-            if empty >= EMPTY_READS:
-                raise Unreachable(f"{part.file.label}: the stream ends at byte {part.at}", hint="try again later")
+                part.chunks.put(chunk)
+                while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
+                    time.sleep(0.001)  # the disk is slower than the network
+        except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
+            end, part.file.one_stream = error, part.file.one_stream or isinstance(error, NoRanges)
+        part.chunks.put(end)
 
 
 def _parts(files: "Sequence[Transfer]") -> Iterator[_Part]:
     for file in sorted(files, key=lambda file: file.file.size or 0):
-        size = file.file.size
-        if size is None:
-            yield _Part(file, file.frontier, None, RANGE)
-        for start in range(file.frontier, size or 0, RANGE):
-            stop = min(size or 0, start + RANGE)
-            yield _Part(file, start, stop, stop - start)
+        if file.file.size is None:
+            yield _Part(file, file.frontier, None)
+        for start in range(file.frontier, file.file.size or 0, RANGE):
+            yield _Part(file, start, min(file.file.size or 0, start + RANGE))

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,11 +13,10 @@ from lora_cli.core.reference import parse
 from lora_cli.core.request import Request
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.disk_space import AHEAD, DiskSpace
-from lora_cli.fetching.progress import Progress
+from lora_cli.fetching.disk_space import DiskSpace
 from lora_cli.fetching.readers import RANGE
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
-from lora_cli.store import Store, gc
+from lora_cli.store import Store
 from lora_cli.store.gc import cache_bytes
 from lora_cli.store.inventory import inventory
 from lora_cli.store.materialize import materialize
@@ -119,63 +117,25 @@ def test_the_reserve_stays_free(desk: Desk) -> None:
 def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
-    free = status.f_bavail * status.f_frsize
-    room = DiskSpace(Store(tmp_path))
-    with pytest.raises(MachineError), room.reserve("a", free - reserve // 2, 0, Progress()):
+    free, room = status.f_bavail * status.f_frsize, DiskSpace(Store(tmp_path))
+    with pytest.raises(MachineError), room.reserve("a", free - reserve // 2):
         pass
-    with room.reserve("a", free - 2 * reserve, 0, Progress()):
+    with room.reserve("a", free - 2 * reserve):
         pass
-
-
-def test_what_others_wrote_while_nothing_was_fetched_counts_in_the_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_cache = [0]
-    monkeypatch.setattr(gc, "collect", lambda *_args: None)
-    monkeypatch.setattr(gc, "cache_bytes", lambda *_args, **_named: in_cache[0])
-    room = DiskSpace(Store(tmp_path), keep_free=0, budget=1000)
-    with room.reserve("a", 100, 0, Progress()):
-        pass
-    in_cache[0] = 950
-    with pytest.raises(Refused, match="b: 100 B needed, the cache budget is"), room.reserve("b", 100, 0, Progress()):
-        pass
-
-
-def test_a_file_of_unknown_size_has_some_room_ahead_that_is_seldom_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room = DiskSpace(Store(tmp_path), keep_free=0)
-    asked: list[Any] = []
-    real = os.statvfs
-
-    def statvfs(path: Any) -> os.statvfs_result:
-        asked.append(path)
-        return real(path)
-
-    monkeypatch.setattr(os, "statvfs", statvfs)
-    with room.reserve("a", 0, 0, Progress()) as progress:
-        progress.began("a: weights", None, 0)
-        before = len(asked)
-        for _ in range(64):
-            progress.advanced("a: weights", AHEAD // 32)
-        assert len(asked) - before == 3, "each time that less than half of it is left"
 
 
 def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_or_here_counts_no_more(tmp_path: Path) -> None:
-    status = os.statvfs(tmp_path)
-    free = status.f_bavail * status.f_frsize
-    most = free * 6 // 10
-    room = DiskSpace(Store(tmp_path), keep_free=0)
-    with room.reserve("a", most, 0, Progress()) as progress:
-        with pytest.raises(MachineError, match="for other adapters"), room.reserve("b", most, 0, Progress()):
+    status, room = os.statvfs(tmp_path), DiskSpace(Store(tmp_path), keep_free=0)
+    most = status.f_bavail * status.f_frsize * 6 // 10
+    with room.reserve("a", most) as reserved:
+        with pytest.raises(MachineError, match="for other adapters"), room.reserve("b", most):
             pass
-        with room.reserve("b", most, most, Progress()):
+        with room.reserve("b", most, most):
             pass
-        progress.began("a: weights", most, most // 2)
-        progress.advanced("a: weights", most - most // 2)
-        with room.reserve("b", most, 0, Progress()):
+        reserved.left -= most
+        with room.reserve("b", most):
             pass
-    with room.reserve("b", most, 0, Progress()):
+    with room.reserve("b", most):
         pass
 
 
@@ -260,11 +220,13 @@ def test_whoever_waits_for_another_process_waits_no_longer_than_an_adapter_may_t
     slow.join()
 
 
-def test_what_is_refused_leaves_nothing_reserved(desk: Desk) -> None:
+def test_a_budget_is_shared_and_what_is_refused_leaves_nothing_reserved(desk: Desk) -> None:
     room = DiskSpace(desk.store, keep_free=0, budget=10)
-    with pytest.raises(Refused), room.reserve("a", 11, 0, Progress()):
+    with pytest.raises(Refused, match="a: 11 B needed, the cache budget is 10 B"), room.reserve("a", 11):
         pass
-    with room.reserve("a", 10, 0, Progress()):
+    with room.reserve("a", 6), pytest.raises(Refused, match="6 B reserved for other adapters"), room.reserve("b", 6):
+        pass
+    with room.reserve("a", 10):
         pass
 
 
