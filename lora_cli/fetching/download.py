@@ -122,8 +122,8 @@ def download(job: Job, context: FetchContext) -> Mapping[str, Blob]:
     keys = [partial_key(job.revision, file, job.endpoint) for file in missing]
     here = sum(leftover_bytes(store, key, file.size or 0) for key, file in zip(keys, missing, strict=True))
     size = sum(file.size or 0 for file in missing)
-    with context.disk_space.reserve(job.name, size, here) as reserved:
-        context.progress.began(job.name, size)
+    context.progress.began(job.name, size)
+    with context.disk_space.reserve(job.name, size - here) as reserved:
         while missing:
             for first in range(0, len(missing), MAX_OPEN_FILES):
                 blobs |= _download_batch(job, context, reserved, missing[first : first + MAX_OPEN_FILES], tries)

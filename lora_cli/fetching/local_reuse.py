@@ -6,7 +6,7 @@ from contextlib import suppress
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.sources import ClientCacheSource, LocalFileSource, Source
-from lora_cli.store.disk import on_disk, reflink, write_all
+from lora_cli.store.disk import reflink, write_all
 from lora_cli.store.partials import Partial
 
 CHUNK = 1 << 20
@@ -17,13 +17,12 @@ log = logger(__name__)
 def reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, target: Partial) -> None:
     """Fills a partial file with bytes that are on this machine, shared with them where the file system can.
 
-    The caller hashes them as a leftover's. Of a local folder nothing is copied: its bytes are read as those of any
-    source. Of the cache of huggingface_hub only files with a known digest and size are taken, as far as they can be
-    read.
+    The caller hashes them as a leftover's. Files of a local folder are shared or read as those of any source. Of the
+    cache of huggingface_hub only files with a known digest and size are taken, as far as they can be copied.
 
     Raises:
         Corrupt: a local file changed meanwhile.
-        MachineError: this user may not read it, or the partial file cannot be written.
+        MachineError: this user may not read a local file.
     """
     size = file.size or 0
     if target.size >= size:
@@ -40,14 +39,7 @@ def reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, targ
             if not target.size and reflink(found, target.descriptor):
                 return
             at = target.size
-            while chunk := _read(found, min(CHUNK, size - at), at):
-                with on_disk("writing", target.path):
+            with suppress(OSError):  # the rest is fetched, and says what is wrong with the disk
+                while chunk := os.pread(found, min(CHUNK, size - at), at):
                     write_all(target.descriptor, chunk, at)
-                at += len(chunk)
-
-
-def _read(descriptor: int, count: int, at: int) -> bytes:
-    """Bytes of another tool's file; empty if it cannot be read."""
-    with suppress(OSError):
-        return os.pread(descriptor, count, at)
-    return b""
+                    at += len(chunk)

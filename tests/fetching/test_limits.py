@@ -124,13 +124,11 @@ def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
         pass
 
 
-def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_or_here_counts_no_more(tmp_path: Path) -> None:
+def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_counts_no_more(tmp_path: Path) -> None:
     status, room = os.statvfs(tmp_path), DiskSpace(Store(tmp_path), keep_free=0)
     most = status.f_bavail * status.f_frsize * 6 // 10
     with room.reserve("a", most) as reserved:
         with pytest.raises(MachineError, match="for other adapters"), room.reserve("b", most):
-            pass
-        with room.reserve("b", most, most):
             pass
         reserved.left -= most
         with room.reserve("b", most):
