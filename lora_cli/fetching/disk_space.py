@@ -13,6 +13,9 @@ from lora_cli.settings import bytes_kept_free
 from lora_cli.store import Store
 from lora_cli.store.disk import nearest_folder, on_disk
 
+AHEAD = 16 << 20
+"""Bytes that are reserved at a time for what has no known size."""
+
 
 @dataclass(eq=False, slots=True)
 class Reservation:
@@ -39,7 +42,16 @@ class DiskSpace:
             MachineError: the disk is too small.
             Refused: the budget is too small, and everything in the cache is in use.
         """
-        mine = Reservation(needed)
+        self._reservations.append(mine := Reservation(0))
+        try:
+            self.add(name, mine, needed)
+            yield mine
+        finally:
+            with self._lock:
+                self._reservations.remove(mine)
+
+    def add(self, name: str, mine: Reservation, needed: int = AHEAD) -> None:
+        """Reserves more, for a file of unknown size; raises as ``reserve``."""
         with self._lock, on_disk("reading", self._store.root):
             others = sum(max(0, one.left) for one in self._reservations)
             beside = f", {size(others)} reserved for other adapters of this run" if others else ""
@@ -52,12 +64,7 @@ class DiskSpace:
                 found = f"{size(needed)} needed, {size(free)} free, with {size(kept)} to be kept free{beside}"
                 hint = "run lora-cli cache gc, use a larger disk, or lower keep_free (LORA_CLI_KEEP_FREE)"
                 raise MachineError(f"{self._store.root}: {found}", hint=hint) from OSError(errno.ENOSPC, "")
-            self._reservations.append(mine)
-        try:
-            yield mine
-        finally:
-            with self._lock:
-                self._reservations.remove(mine)
+            mine.left += needed
 
     def _make_room(self, name: str, needed: int, budget: int, beside: str) -> None:
         from lora_cli.store.gc import Retention, cache_bytes, collect

@@ -48,7 +48,7 @@ class Job:
 class Transfer:
     """One file between its origin and its partial file, of which ``frontier`` bytes are written and hashed.
 
-    ``resumed``: the first of them were here before. ``one_stream``: its origin serves no ranges.
+    ``resumed``: the first of them were here before. After an ``error`` no further range of it is read.
     """
 
     label: str
@@ -57,7 +57,7 @@ class Transfer:
     read: Callable[[int, int | None], Iterator[bytes]]
     frontier: int = 0
     resumed: bool = False
-    one_stream: bool = False
+    error: BaseException | None = None
     sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def digest(self, hasher: "hashlib._Hash") -> str:
@@ -156,9 +156,11 @@ def _download_batch(
             progress.advanced(job.name, transfer.frontier)
         with closing(context.readers.receive(transfers, job.deadline)) as received:
             for transfer, chunk in received:
+                if reserved.left < len(chunk):
+                    context.disk_space.add(job.name, reserved)
+                reserved.left -= len(chunk)
                 transfer.write(chunk, limit)
                 progress.advanced(job.name, len(chunk))
-                reserved.left -= len(chunk)
         for transfer in transfers:
             known = isinstance(source, DigestSource) and source.reported_digests(job.revision, transfer.file)
             try:

@@ -50,9 +50,9 @@ class _Part:
     def read(self) -> Iterator[bytes]:
         """Its bytes. A stream that breaks after some of them is continued; the source has waited."""
         at, empty = self.start, 0
+        if self.file.error is not None and self.stop is not None:
+            raise self.file.error
         while not self.dropped and (self.stop is None or at < self.stop):
-            if self.file.one_stream and self.stop is not None:
-                raise NoRanges(self.file.label)
             before = at
             try:
                 for chunk in self.file.read(at, self.stop):
@@ -153,7 +153,7 @@ class Readers:
                 while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
                     time.sleep(0.001)  # the disk is slower than the network
         except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
-            end, part.file.one_stream = error, part.file.one_stream or isinstance(error, NoRanges)
+            end = part.file.error = error
         part.chunks.put(end)
 
 
