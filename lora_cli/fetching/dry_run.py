@@ -14,9 +14,9 @@ from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching import cached, gate
 from lora_cli.fetching.batch import ordered_parallel_map
+from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.file_selection import refuse_pickled
 from lora_cli.fetching.pipeline import hints, resolve, select
-from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store

@@ -10,10 +10,10 @@ from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
+from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import sha256_from
 from lora_cli.fetching.pipeline import resolve
-from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources

@@ -16,10 +16,10 @@ from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching import cached, gate
 from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.download import Job, download
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, select_files
 from lora_cli.fetching.locked_files import select_locked, upgrade_hint
-from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources import PinSource
 from lora_cli.sources.registry import Sources, endpoints_of

@@ -253,7 +253,7 @@ def _check_items(items: Sequence[Request], terms: Terms, settings: Settings, *, 
     if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
         from lora_cli.fetching import context as shared
         from lora_cli.fetching.batch import ordered_parallel_map
-        from lora_cli.fetching.scheduler import Deadline
+        from lora_cli.fetching.deadline import Deadline
         from lora_cli.store import Store
 
         # Pins and signatures are judged of what was brought.
