@@ -14,6 +14,7 @@ from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, r
 from lora_cli.cli.engine_options import adapter_folders, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option
 from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import Comparison, OtherAdapter, compare
@@ -21,9 +22,11 @@ from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.provenance import Provenance
+from lora_cli.core.request import Request
 from lora_cli.errors import Refused, UsageError
+from lora_cli.fetching.cached_files import open_files
 from lora_cli.fetching.reference_names import entries_for
-from lora_cli.reading.adapter import Opened, read_adapter
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
@@ -33,7 +36,6 @@ from lora_cli.store.resolution_records import read_record
 from lora_cli.validation import Checked, Terms, check_all, ref_of
 from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
-from lora_cli.validation.validate import cached_or_origin
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -103,7 +105,7 @@ def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None, set
     return replace(terms, engines=(profile,), deployment=widest)
 
 
-def _compared(text: str, inputs: Inputs, settings: Settings) -> Opened:
+def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, OtherAdapter]:
     """The adapter to compare with, by its config and header.
 
     Raises:
@@ -115,24 +117,21 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> Opened:
         raise UsageError(
             f"--diff compares one adapter with another, but there are {number} REFs", hint="lora-cli inspect A --diff B"
         )
-    ref = ref_of(text)
-    source = cached_or_origin(ref, settings, Sources(settings).of(ref))
-    revision = source.resolve(ref)
+    files = open_files(Request("", ref_of(text)), settings, Sources(settings))
     name = without_secrets(text)
-    adapter = read_adapter(source, revision, name, settings.max_header_bytes)
+    adapter = read_adapter(files, name, settings.max_header_bytes)
     for error in (adapter.config_error, adapter.weights_error):
         if error is not None:
             raise Refused(f"--diff {name}: {error.message}", hint=error.hint)
     if not adapter.weight_files and not adapter.unread:
         raise Refused(f"--diff {name} contains no adapter weights", hint="use the folder that contains them")
-    return Opened(source, revision, adapter)
+    return adapter, OtherAdapter(name, str(files.ref), files.revision.id)
 
 
-def _diff(other: Opened | None, checked: Checked) -> Comparison | None:
+def _diff(other: tuple[Adapter, OtherAdapter] | None, checked: Checked) -> Comparison | None:
     if other is None or checked.adapter is None:
         return None
-    named = OtherAdapter(other.adapter.name, str(other.revision.ref), other.revision.id)
-    return compare(checked.adapter, other.adapter, named)
+    return compare(checked.adapter, *other)
 
 
 def _write(report: InspectReport, form: Format, output: Path | None, settings: Settings) -> None:

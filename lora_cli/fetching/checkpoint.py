@@ -7,32 +7,26 @@ from lora_cli.core.reference import CHECKPOINT, AdapterRef, below
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.file_selection import is_adapter
-from lora_cli.sources import Source, lend_methods
+from lora_cli.sources import Source
 
 log = logger(__name__)
 
 
-class LatestCheckpoint:
-    """A source whose references mean the latest checkpoint in their folder."""
+def resolve(source: Source, ref: AdapterRef, *, latest: bool = False) -> Revision:
+    """The revision that ``ref`` means now at ``source``; with ``latest``, that of its latest checkpoint's folder.
 
-    def __init__(self, source: Source) -> None:
-        self._source, self.read = source, source.read
-        lend_methods(source, self)
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        """The revision of the latest checkpoint's folder.
-
-        Raises:
-            UsageError: it is on a web server, which does not list its folders.
-            FormatError: see ``latest_checkpoint``.
-            LoraCliError: what the source raises.
-        """
-        if ref.scheme in {"https", "http"}:
-            raise UsageError(
-                f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
-                hint="use the folder of one: checkpoint-N",
-            )
-        return latest_checkpoint(self._source.resolve(ref))
+    Raises:
+        UsageError: the latest checkpoint of a web server, which does not list its folders.
+        FormatError: see ``latest_checkpoint``.
+        LoraCliError: what the source raises.
+    """
+    if latest and ref.scheme in {"https", "http"}:
+        raise UsageError(
+            f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
+            hint="use the folder of one: checkpoint-N",
+        )
+    revision = source.resolve(ref)
+    return latest_checkpoint(revision) if latest else revision
 
 
 def latest_checkpoint(revision: Revision) -> Revision:

@@ -13,8 +13,8 @@ from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import ordered_parallel_map
-from lora_cli.fetching.cached_source import CacheFirstSource
-from lora_cli.fetching.checkpoint import LatestCheckpoint
+from lora_cli.fetching.cached_files import open_files
+from lora_cli.fetching.checkpoint import resolve
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import select_locked
 from lora_cli.fetching.requirements import check_allowed, check_count, check_size
@@ -82,14 +82,15 @@ def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> I
 def _plan(request: Request, sources: Sources, store: Store, settings: Settings) -> PlannedAdapter:
     ref, selection, locked = request.ref, request.selection, request.locked
     check_allowed(request, settings)
-    origin = LatestCheckpoint(sources.of(ref)) if selection.latest else sources.of(ref)
-    cache_first = CacheFirstSource(origin, settings, Selection(latest=selection.latest), locked)
-    # A cached snapshot does not show which other files the origin has.
-    source = origin if selection.include else cache_first
-    revision = source.resolve(request.locked_ref)
+    if selection.include:  # a cached snapshot does not show which other files the origin has
+        revision, cached = resolve(sources.of(ref), request.locked_ref, latest=selection.latest), False
+    else:
+        usual = replace(request, selection=Selection(latest=selection.latest))
+        opened = open_files(usual, settings, sources)
+        revision, cached = opened.revision, opened.snapshot is not None
     files = select_files(revision, selection)
     missing: tuple[RemoteFile, ...] = ()
-    if source is origin or not cache_first.holds(revision):
+    if not cached:
         if locked is not None:
             files, selection = select_locked(revision, locked, selection, files)
         plan = FetchPlan(ref, revision, files, selection, endpoints_of(ref, settings)[-1])

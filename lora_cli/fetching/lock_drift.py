@@ -11,7 +11,7 @@ from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching.batch import ordered_parallel_map
-from lora_cli.fetching.checkpoint import LatestCheckpoint
+from lora_cli.fetching.checkpoint import resolve
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import sha256_from
 from lora_cli.fetching.requirements import check_allowed
@@ -84,8 +84,8 @@ def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[Chec
                 return checked_adapter(request, conflicts, locked.revision)
             if settings.offline and ref.scheme != "file":
                 raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
-            source = LatestCheckpoint(sources.of(ref)) if request.selection.latest else sources.of(ref)
-            revision = source.resolve(ref)
+            source = sources.of(ref)
+            revision = resolve(source, ref, latest=request.selection.latest)
             return checked_adapter(
                 request, (*conflicts, *_changes(locked, revision, source, request.selection)), revision.id
             )

@@ -15,9 +15,9 @@ from lora_cli.core.log import logger
 from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request, Selection
-from lora_cli.core.snapshot import Snapshot
+from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
-from lora_cli.fetching.checkpoint import LatestCheckpoint
+from lora_cli.fetching.checkpoint import resolve
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import DownloadJob, download
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, select_files
@@ -81,14 +81,26 @@ class Fetched:
     provenance: Provenance = field(default_factory=Provenance)
 
 
-def fetch(request: Request, context: FetchContext, source: Source | None = None) -> Fetched:
+def ignore(_stage: str) -> None:
+    """Does nothing: the default."""
+
+
+def fetch(
+    request: Request,
+    context: FetchContext,
+    source: Source | None = None,
+    *,
+    revision: Revision | None = None,
+    on_stage: Callable[[str], None] = ignore,
+) -> Fetched:
     """The snapshot of what ``request.ref`` means now; what is not cached is downloaded from ``source``.
 
     ``source`` defaults to the run's source for that reference. From then on ``context.in_use`` keeps the snapshot. A
     cached pinned reference costs no request, and with ``settings.offline`` none does: files then come from the cache
     of huggingface_hub, and are not downloaded. What ``request`` demands is checked as early as possible, and so
     are ``settings.policies``: before a request, before a download, and before the result is returned. A locked adapter
-    is fetched at its locked revision, costs no request when it is cached, and must have the locked bytes.
+    is fetched at its locked revision, costs no request when it is cached, and must have the locked bytes. A
+    ``revision`` that was resolved before is not resolved again. ``on_stage`` is told when "fetch" begins.
 
     Raises:
         NotFound, AccessDenied, Unreachable, Offline: the origin does not give it.
@@ -102,7 +114,8 @@ def fetch(request: Request, context: FetchContext, source: Source | None = None)
         try:
             fetched = _from_cache(request, context)
             if fetched is None:
-                fetched = _from_origin(request, source or context.sources.of(request.ref), context)
+                source = source or context.sources.of(request.ref)
+                fetched = _from_origin(request, source, context, revision, on_stage)
             if context.in_use.add(fetched.snapshot.digest):
                 return fetched
         except LostBlob:
@@ -195,16 +208,22 @@ def _lookup(request: Request, store: Store, settings: Settings, check: Check) ->
     return None
 
 
-def _from_origin(request: Request, source: Source, context: FetchContext) -> Fetched:
+def _from_origin(
+    request: Request, source: Source, context: FetchContext, revision: Revision | None, on_stage: Callable[[str], None]
+) -> Fetched:
     """The result of ``fetch`` when the origin must be asked."""
     ref, name, settings = request.locked_ref, request.label, context.settings
     deadline = Deadline.of(name, settings)
-    if isinstance(source, PinSource) and not (ref.pinned or request.locked):
+    if isinstance(source, PinSource) and revision is None and not (ref.pinned or request.locked):
         with _resolve_hints(ref, request.selection, context):
             pinned = source.pin(ref)
         if (found := _from_cache(request, context, pinned)) is not None:
             return found
-    plan = _plan_fetch(request, source, context)
+    if revision is None:
+        with _resolve_hints(ref, request.selection, context):
+            revision = resolve(source, ref, latest=request.selection.latest)
+    on_stage("fetch")
+    plan = _plan_fetch(request, source, context, revision)
     # Policies may have rules for the folder of the checkpoint, or of the only adapter in an artifact.
     ref = plan.revision.ref
     requested, *others = _names(request, ref)
@@ -216,11 +235,9 @@ def _from_origin(request: Request, source: Source, context: FetchContext) -> Fet
     return _cached_or_downloaded(job, request.locked, partial(_check, request, ref, settings))
 
 
-def _plan_fetch(request: Request, source: Source, context: FetchContext) -> FetchPlan:
-    """The revision that the reference means now, and the files that are requested of it."""
+def _plan_fetch(request: Request, source: Source, context: FetchContext, revision: Revision) -> FetchPlan:
+    """The files that are requested of the revision."""
     ref, selection, locked = request.locked_ref, request.selection, request.locked
-    with _resolve_hints(ref, selection, context):
-        revision = (LatestCheckpoint(source) if selection.latest else source).resolve(ref)
     files = select_files(revision, selection)
     if locked is not None:
         if revision.ref.scheme == "file":

@@ -8,23 +8,18 @@ from lora_cli.core.finding import Severity
 from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
-from lora_cli.core.snapshot import Revision, Snapshot
+from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.pipeline import fetch
-from lora_cli.reading.adapter import Opened, read_adapter
+from lora_cli.fetching.pipeline import fetch, ignore
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, lend_methods
-from lora_cli.sources.local import snapshot_at
+from lora_cli.sources.files import files_at
 from lora_cli.validation.validate import bug_error, ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
 
 OnStage = Callable[[str], None]
 """Called as each stage begins."""
-
-
-def ignore_stage(_stage: str) -> None:
-    """Do nothing: the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +48,20 @@ class Admission(Checked):
         return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
 
 
-class _TimedSource:
-    """A source that records the time of ``resolve`` separately from the time of the download."""
-
-    def __init__(self, source: Source, watch: Stopwatch, on_stage: OnStage) -> None:
-        self._source, self._watch, self._on_stage, self.read = source, watch, on_stage, source.read
-        lend_methods(source, self)
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        revision = self._source.resolve(ref)
-        self._watch.lap("resolve")
-        self._on_stage("fetch")
-        return revision
-
-
-def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = ignore_stage) -> Admission:
+def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = ignore) -> Admission:
     """Resolve and fetch one adapter, with the time of each stage; an error is part of the result."""
     watch, ref = Stopwatch(), None
     source_text = without_secrets(str(item.source))
+
+    def resolved(stage: str) -> None:
+        watch.lap("resolve")
+        on_stage(stage)
+
     on_stage("resolve")
     try:
         ref = ref_of(item.source)
         source_text = str(ref)
-        source = _TimedSource(context.sources.of(ref), watch, on_stage)
-        fetched = fetch(replace(item, source=ref), context, source)
+        fetched = fetch(replace(item, source=ref), context, on_stage=resolved)
     except LoraCliError as error:
         stage = "fetch" if "resolve" in watch.stage_ms else "resolve"
         watch.lap(stage)
@@ -93,9 +78,7 @@ def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = i
     )
 
 
-def validate_fetched(
-    fetched: Admission, terms: Terms, settings: Settings, *, on_stage: OnStage = ignore_stage
-) -> Admission:
+def validate_fetched(fetched: Admission, terms: Terms, settings: Settings, *, on_stage: OnStage = ignore) -> Admission:
     """Validate an adapter that was fetched; one that could not be fetched is returned unchanged."""
     if fetched.error is not None:
         return fetched
@@ -104,10 +87,10 @@ def validate_fetched(
     watch, judged = Stopwatch(), fetched
     on_stage("validate")
     try:
-        local, revision = snapshot_at(fetched.snapshot.directory)
-        adapter = read_adapter(local, revision, fetched.name, settings.max_header_bytes)
+        files = files_at(fetched.snapshot.directory)
+        adapter = read_adapter(files, fetched.name, settings.max_header_bytes)
         judged = replace(judged, adapter=adapter)
-        evidence = gather_evidence(Opened(local, revision, adapter), terms, fetched.ref)
+        evidence = gather_evidence(adapter, files, terms, fetched.ref)
         verdict = apply_suppressions(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")
     except LoraCliError as error:

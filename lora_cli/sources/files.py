@@ -1,0 +1,82 @@
+"""The names and bytes of an adapter or a base, wherever they are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
+from lora_cli.sources import Source
+
+
+@dataclass(frozen=True)
+class Files:
+    """The names and bytes of a local folder, a remote revision or a snapshot of the cache.
+
+    Files that the cached ``snapshot`` has are read from there, all others from ``source``.
+    """
+
+    source: Source
+    revision: Revision
+    snapshot: Snapshot | None = None
+
+    @property
+    def ref(self) -> AdapterRef:
+        """The reference of the revision."""
+        return self.revision.ref
+
+    def __iter__(self) -> Iterator[RemoteFile]:
+        return iter(self.revision.files)
+
+    def file(self, path: str) -> RemoteFile | None:
+        """The file at ``path``, or None."""
+        return self.revision.file(path)
+
+    @property
+    def directory(self) -> Path | None:
+        """The folder on this disk that has them; None of what is only at its origin."""
+        if self.snapshot is not None:
+            return self.snapshot.directory
+        return Path(self.ref.location) if self.ref.scheme == "file" else None
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the bytes of an adapter are on this disk: in a local folder, or in the cache."""
+        return self.directory is not None
+
+    def read(self, file: RemoteFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Bytes ``start`` to ``stop`` (None: to the end) of ``file``; see ``Source.read``."""
+        if self._cached is not None and (cached := self._cached.file(file.path)) is not None:
+            return self._cached.read(cached, start, stop)
+        return self.source.read(self.revision, file, start, stop)
+
+    def blob(self, file: RemoteFile) -> Blob | None:
+        """Digest and size of ``file``, as listed, cached or read from this disk; None if they are not known."""
+        if file.sha256 is not None and file.size is not None:
+            return Blob(file.sha256, file.size)
+        if self.snapshot is not None and file.path in self.snapshot.files:
+            return self.snapshot.files[file.path]
+        if not self.on_disk or file.size is None:
+            return None
+        hasher = sha256()
+        for chunk in self.read(file):
+            hasher.update(chunk)
+        return Blob(hasher.hexdigest(), file.size)
+
+    @cached_property
+    def _cached(self) -> "Files | None":
+        return None if self.snapshot is None else files_at(self.snapshot.directory)
+
+
+def files_at(directory: Path) -> Files:
+    """The files of a folder on this disk, such as a snapshot: others may link to them while they are read.
+
+    Raises:
+        LoraCliError: as ``LocalSource.resolve``.
+    """
+    from lora_cli.sources.local import LocalSource
+
+    source = LocalSource(linked=True)
+    return Files(source, source.resolve(AdapterRef("file", str(directory))))
