@@ -15,18 +15,14 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Unreachable, UnsafePickle
 from lora_cli.reading.adapter import call_in_threads, read_adapter
 from lora_cli.reading.byte_ranges import FIRST_READ
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import Files, files_at
 from tests.making import Q_PROJ, llama_modules, safetensors_bytes, write_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def revision_of(directory: Path) -> Revision:
-    return LocalSource().resolve(AdapterRef("file", str(directory)))
-
-
 def read(directory: Path) -> Adapter:
-    return read_adapter(LocalSource(), revision_of(directory), "sql")
+    return read_adapter(files_at(directory), "sql")
 
 
 class RangeSource:
@@ -56,7 +52,7 @@ class RangeSource:
 
 
 def read_from(source: RangeSource) -> Adapter:
-    return read_adapter(source, source.resolve(AdapterRef("hf", "acme/sql")), "sql")
+    return read_adapter(Files(source, source.resolve(AdapterRef("hf", "acme/sql"))), "sql")
 
 
 def test_a_good_adapter_is_read_in_full(tmp_path: Path) -> None:
@@ -204,9 +200,9 @@ def test_what_the_source_raises_is_not_the_adapters_fault(tmp_path: Path) -> Non
 
 
 def test_a_defect_that_a_source_reports_is_the_error(tmp_path: Path) -> None:
-    revision = revision_of(write_adapter(tmp_path))
-    files = tuple(replace(file, defect="is a dangling link to x") for file in revision.files)
-    adapter = read_adapter(LocalSource(), replace(revision, files=files), "sql")
+    files = files_at(write_adapter(tmp_path))
+    listed = tuple(replace(file, defect="is a dangling link to x") for file in files)
+    adapter = read_adapter(replace(files, revision=replace(files.revision, files=listed)), "sql")
     assert str(adapter.config_error) == "adapter_config.json: is a dangling link to x"
     assert str(adapter.weights_error) == f"{WEIGHTS}: is a dangling link to x"
 

@@ -19,6 +19,7 @@ from lora_cli.reading import base_model as reading
 from lora_cli.reading.base_model import read_base, read_base_file
 from lora_cli.reading.byte_ranges import FIRST_READ
 from lora_cli.settings import load_settings
+from lora_cli.sources.files import Files
 from lora_cli.sources.hub import HubSource
 from lora_cli.sources.local import LocalSource
 from tests.hub_server import Hub
@@ -42,7 +43,7 @@ class CountingSource(LocalSource):
 
 def read(directory: Path, source: LocalSource | None = None, **how: Any) -> BaseModel:
     source = source or LocalSource()
-    return read_base(source, source.resolve(AdapterRef("file", str(directory))), "base", **how)
+    return read_base(Files(source, source.resolve(AdapterRef("file", str(directory)))), "base", **how)
 
 
 def without_config(directory: Path) -> Path:
@@ -267,11 +268,10 @@ def test_a_model_on_the_hub_is_read_by_its_config_else_by_header_ranges(tmp_path
         hub.add("acme/with", files)
         hub.add("acme/without", {name: data for name, data in files.items() if name != "config.json"})
         source = HubSource(load_settings({}, {"HF_ENDPOINT": hub.endpoint}))
-        ref = AdapterRef("hf", "acme/with")
-        assert read_base(source, source.resolve(ref), "base") == LLAMA
+        assert read_base(Files(source, source.resolve(AdapterRef("hf", "acme/with"))), "base") == LLAMA
         assert hub.count(r"/resolve/.*safetensors") == 0
-        without = source.resolve(AdapterRef("hf", "acme/without"))
-        assert same_model(read_base(source, without, "base"), LLAMA)
+        without = Files(source, source.resolve(AdapterRef("hf", "acme/without")))
+        assert same_model(read_base(without, "base"), LLAMA)
         assert hub.count(r"api .*/resolve/.*\.safetensors\b(?!\.index)") == shards
 
 

@@ -15,7 +15,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.reading import tensor_values as reading
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.reading.tensor_values import read_pieces, scan_values
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import Files, files_at
 from tests.making import Q_PROJ, lora_config
 
 A, B = f"base_model.model.{Q_PROJ}.lora_A.weight", f"base_model.model.{Q_PROJ}.lora_B.weight"
@@ -28,9 +28,8 @@ def write(directory: Path, a: torch.Tensor, b: torch.Tensor, *, legacy: bool = F
 
 
 def scan(directory: Path) -> dict[str, TensorStats]:
-    source = LocalSource()
-    revision = source.resolve(AdapterRef("file", str(directory)))
-    return scan_values(source, revision, read_adapter(source, revision, "sql"))
+    files = files_at(directory)
+    return scan_values(files, read_adapter(files, "sql"))
 
 
 def holed(rows: int, columns: int, *, every: int = 2) -> torch.Tensor:
@@ -100,9 +99,9 @@ def test_each_element_of_a_view_comes_once(data: st.DataObject) -> None:
     strides = () if view.is_contiguous() else view.stride()
     info = TensorInfo("x", "I32", tuple(view.shape), start, start + 4 * (1 + int(last)), "f", strides)
     source = Bytes(whole.numpy().tobytes())
-    revision = source.resolve(AdapterRef("file", "/x"))
+    files = Files(source, source.resolve(AdapterRef("file", "/x")))
 
-    found = b"".join(piece for _, piece in read_pieces(source, revision, revision.files[0], [info]))
+    found = b"".join(piece for _, piece in read_pieces(files, next(iter(files)), [info]))
 
     numbers = torch.frombuffer(bytearray(found), dtype=torch.int32)
     assert sorted(numbers.tolist()) == sorted(view.reshape(-1).tolist())

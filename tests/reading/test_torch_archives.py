@@ -23,6 +23,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.reading.pickle_contents import contains_pickle as look_at
 from lora_cli.reading.torch_pickle import open_ranges, read_pickled
+from lora_cli.sources.files import Files
 
 EVIL = b"cposix\nsystem\n(S'id'\ntR."
 
@@ -40,25 +41,25 @@ class Bytes:
         yield self.data[start:stop]
 
 
+def files_of(data: bytes, scheme: Literal["file", "hf"] = "file") -> Files:
+    source = Bytes(data)
+    return Files(source, source.resolve(AdapterRef(scheme, "/x" if scheme == "file" else "acme/sql")))
+
+
 def read(data: bytes, *, scheme: Literal["file", "hf"] = "file") -> None:
-    source = Bytes(data)
-    revision = source.resolve(AdapterRef(scheme, "/x" if scheme == "file" else "acme/sql"))
-    read_pickled(source, revision, revision.files[0])
+    files = files_of(data, scheme)
+    read_pickled(files, *files)
 
 
-def look(data: bytes) -> None:
-    source = Bytes(data)
-    revision = source.resolve(AdapterRef("file", "/x"))
-    with open_ranges(source, revision, revision.files[0], ReadBudget()) as readable:
-        look_at(readable, named=True)
+def look(data: bytes, *, named: bool = True) -> bool:
+    files = files_of(data)
+    with open_ranges(files, next(iter(files)), ReadBudget()) as readable:
+        return look_at(readable, named=named)
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_text_that_executes_nothing_is_a_pickle_only_by_its_name(named: bool) -> None:
-    source = Bytes(b"I1\n.")
-    revision = source.resolve(AdapterRef("file", "/x"))
-    with open_ranges(source, revision, revision.files[0], ReadBudget()) as readable:
-        assert look_at(readable, named=named) is named
+    assert look(b"I1\n.", named=named) is named
 
 
 def saved(*, legacy: bool = False) -> bytes:
@@ -256,7 +257,7 @@ def test_a_first_opcode_that_python_can_run_can_begin_a_pickle() -> None:
 MUTATED: Mapping[str, bytes] = {"zip": PLAIN, "legacy": LEGACY, "pickle": INNER["data.pkl"]}
 
 
-def survives(act: Callable[[bytes], None], data: bytes) -> None:
+def survives(act: Callable[[bytes], object], data: bytes) -> None:
     tracemalloc.start()
     with contextlib.suppress(FormatError):
         act(data)

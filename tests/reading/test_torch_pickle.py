@@ -19,7 +19,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.reading.pickle_files import scan_pickles
 from lora_cli.reading.torch_pickle import check_pickle, open_ranges, read_pickled
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import Files, files_at
 
 TYPED = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 COMPLEX = ("complex64", "complex128")
@@ -76,12 +76,11 @@ class Far:
         yield data
 
 
-def near(path: Path) -> tuple[LocalSource, Revision, RemoteFile]:
-    source = LocalSource()
-    revision = source.resolve(AdapterRef("file", str(path.parent)))
-    file = revision.file(path.name)
+def near(path: Path) -> tuple[Files, RemoteFile]:
+    files = files_at(path.parent)
+    file = files.file(path.name)
     assert file is not None
-    return source, revision, file
+    return files, file
 
 
 def values(data: bytes, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
@@ -122,9 +121,9 @@ def test_a_remote_file_is_known_from_its_directory_and_its_pickle(tmp_path: Path
     path = tmp_path / "adapter_model.bin"
     torch.save({f"layer.{i}.weight": torch.zeros(1 << 16) for i in range(64)} | tensors(), path)
     source = Far(tmp_path)
-    revision = source.resolve(AdapterRef("hf", "acme/sql"))
+    files = Files(source, source.resolve(AdapterRef("hf", "acme/sql")))
 
-    read = read_pickled(source, revision, revision.files[0])
+    read = read_pickled(files, *files)
 
     assert read == read_pickled(*near(path))
     assert source.given < 100_000 < path.stat().st_size
@@ -225,11 +224,10 @@ def test_what_a_trainer_leaves_is_no_alarm(tmp_path: Path) -> None:
     torch.save(states, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "nested.pt").write_bytes((tmp_path / "adamw.pt").read_bytes())
 
-    source = LocalSource()
-    revision = source.resolve(AdapterRef("file", str(tmp_path)))
-    assert len(revision.files) == 16
-    sound = dict.fromkeys([file.path for file in revision.files], "")
-    assert scan_pickles(source, revision, revision.files, local=True) == (sound, "")
+    files = files_at(tmp_path)
+    sound = dict.fromkeys([file.path for file in files], "")
+    assert len(sound) == 16
+    assert scan_pickles(files, files) == (sound, "")
 
 
 def _backward(model: torch.nn.Linear) -> float:

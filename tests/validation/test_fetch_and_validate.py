@@ -1,6 +1,5 @@
 """Adapters on their way into the cache: fetched, then judged there, and held as long as they are used."""
 
-import inspect
 import os
 import threading
 from dataclasses import replace
@@ -13,14 +12,12 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound
-from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import FetchContext
 from lora_cli.settings import Settings
-from lora_cli.sources import OPTIONAL, Source
 from lora_cli.store import Store
 from lora_cli.store.gc import Retention, collect
 from lora_cli.store.locks import InUse
-from lora_cli.validation import Terms, fetch_and_validate
+from lora_cli.validation import Terms
 from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, validate_fetched
 from tests.making import llama_modules, write_adapter
 
@@ -150,25 +147,3 @@ def test_what_was_cleaned_away_before_it_was_held_is_fetched_again(
         assert admission.snapshot.directory.is_dir()
     # It was taken away once; the second time it was held already.
     assert list(cleanings) == [False]
-
-
-def test_sources_keep_their_optional_methods_when_they_are_wrapped(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From Python 3.12 on a protocol looks for attributes that are there, and does not call ``__getattr__``."""
-    given: list[Source] = []
-
-    def capture(_request: Request, _context: FetchContext, source: Source) -> None:
-        given.append(source)
-        raise NotFound("none")
-
-    monkeypatch.setattr(fetch_and_validate, "fetch", capture)
-    with FetchContext(Store(settings.cache_dir), settings) as context:
-        for scheme in ("file", "hf", "oci", "s3"):
-            ref = AdapterRef(scheme, "acme/sql")
-            origin = context.sources.of(ref)
-            fetch_adapter(Request("sql", ref), context)
-            for wrapper in (given[-1], LatestCheckpoint(origin)):
-                methods = {name for one in OPTIONAL for name in vars(one) if hasattr(origin, name) and name[0] != "_"}
-                assert methods
-                assert all(inspect.getattr_static(wrapper, name, None) for name in methods), (scheme, methods)
