@@ -1,6 +1,7 @@
 """One adapter brought into a cache, as a run of its own does it."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import USUAL, Request, Selection
@@ -10,6 +11,7 @@ from lora_cli.fetching.pipeline import Fetched
 from lora_cli.fetching.pipeline import fetch as fetch_request
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
+from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 
 
@@ -22,8 +24,8 @@ def bring(
     selection: Selection = USUAL,
     **demanded: Any,
 ) -> Fetched:
-    with FetchContext(store, settings) as context:
-        return fetch_request(Request("", ref, selection=selection, **demanded), context, source)
+    with FetchContext(store, settings, sources=cast(Sources, SimpleNamespace(of=lambda _: source))) as context:
+        return fetch_request(Request("", ref, selection=selection, **demanded), context)
 
 
 def fetch(

@@ -50,7 +50,7 @@ def test_an_examples_own_policy_lets_its_first_fetch_lock_it(page: str) -> None:
     policy = parsed.policy
     assert policy is not None
     for entry in parsed.adapters:
-        assert violations(policy, entry.source, sha256=entry.sha256) == (), entry.name
+        assert violations(policy, [entry.source], sha256=entry.sha256) == (), entry.name
 
 
 def test_the_policy_beside_it_allows_its_adapters() -> None:
@@ -58,7 +58,7 @@ def test_the_policy_beside_it_allows_its_adapters() -> None:
     file = ROOT / "manifests" / "policy.yaml"
     policy = load_policy(file.read_text(), str(file))
     for entry in parsed.adapters:
-        assert violations(policy, entry.source, sha256=entry.sha256) == (), entry.name
+        assert violations(policy, [entry.source], sha256=entry.sha256) == (), entry.name
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     """
     if inputs.base:
         return inputs
-    from lora_cli.fetching.requirements import check_allowed
+    from lora_cli.fetching import gate
     from lora_cli.validation import read_all, ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
@@ -181,7 +181,7 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
             f"{command} needs a base model: {safe(cut(base))} of the config is not on this machine", hint=hint
         )
     # The author of the adapter chose it, not the user.
-    check_allowed(Request("", ref_of(base)), settings)
+    gate.refuse(Request("", ref_of(base)), settings)
     inform(f"base: {base} (from the adapter's config)", settings)
     return replace(inputs, base=base)
 

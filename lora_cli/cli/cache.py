@@ -15,12 +15,10 @@ from lora_cli.cli.adapter_selection import apply_policies, read_inputs
 from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
 from lora_cli.core.did_you_mean import nearest
-from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import parse
 from lora_cli.core.text import counted, safe, size
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.cache_repair import repair_cache
-from lora_cli.fetching.requirements import cached_provenance
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
@@ -35,7 +33,6 @@ from lora_cli.store.inventory import (
     lost_snapshots,
     tree_bytes,
 )
-from lora_cli.store.resolution_records import Record
 from lora_cli.store.verify import verify
 
 REPAIR = "Repair"
@@ -57,16 +54,11 @@ def list_snapshots(
     _show(store, _inventory(store), output_format)
 
 
-def show(
-    ctx: typer.Context, names: Names, policy: options.PolicyFile = None, output_format: options.OutputFormat = "human"
-) -> None:
-    """Show snapshots: their references and each file.
-
-    With a policy that requires signatures, also who signed them.
-    """
-    store, settings = Store(ctx.obj.cache_dir), apply_policies(ctx.obj, None, policy)
+def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
+    """Show snapshots: their references and each file."""
+    store = Store(ctx.obj.cache_dir)
     items = _find_snapshots(store, names)
-    _show(store, items, output_format, provenance=lambda one: cached_provenance(one, store, settings))
+    _show(store, items, output_format, details=True)
 
 
 def verify_all(
@@ -268,12 +260,11 @@ def _show(
     store: Store,
     items: Sequence[StoredSnapshot],
     output_format: Format,
-    provenance: Callable[[Record], Provenance | None] | None = None,
+    details: bool = False,
 ) -> None:
-    """Writes the table of ``ls``, or with ``provenance`` all details."""
-    details = provenance is not None
+    """Writes the table of ``ls``, or with ``details`` all of them."""
     blob_bytes = sum(tree_bytes(path) for path in blob_files(store))
-    report = cache_report(store, items, blob_bytes, provenance or (lambda _: None))
+    report = cache_report(store, items, blob_bytes)
     from lora_cli.render.terminal_cache import snapshots_parts
 
     columns = width() if details else table_width()

@@ -21,18 +21,16 @@ from lora_cli.core.comparison import Comparison, OtherAdapter, compare
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
-from lora_cli.core.provenance import Provenance
 from lora_cli.core.request import Request
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.cached_files import open_files
-from lora_cli.fetching.reference_names import entries_for
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
-from lora_cli.store.resolution_records import read_record
+from lora_cli.store.records import read_record
 from lora_cli.validation import Checked, Terms, check_all, ref_of
 from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
@@ -88,7 +86,7 @@ def command(
         names = [one.name for one in checked]
         deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
         args = smallest_args(zip(names, checked, strict=True), model, deployed)
-    report = inspect_report(judged, model, args, partial(_provenance, settings=settings), partial(_diff, other))
+    report = inspect_report(judged, model, args, partial(_diff, other))
     _write(report, output_format, output, settings)
     codes = [one.read_code for one in checked]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
@@ -161,13 +159,6 @@ def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) ->
         return None
     with one_budget():
         return inspection_of(checked.adapter, base, checked.card, _cached(checked, settings))
-
-
-def _provenance(checked: Checked, settings: Settings) -> Provenance | None:
-    """Who signed it, as policies require; None if none does, or it could not be read."""
-    if checked.error is not None or checked.revision is None:
-        return None
-    return Provenance(checked.signers) if entries_for(checked.revision.ref, settings) else None
 
 
 def _cached(checked: Checked, settings: Settings) -> str:

@@ -15,7 +15,6 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.errors import MissingExtra
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.pipeline import ignore
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.reading.base_model import has_weights
 from lora_cli.runtime.plan import Device, Forward, Plan, TierLimits
@@ -24,7 +23,7 @@ from lora_cli.store import Store
 from lora_cli.store.locks import InUse
 from lora_cli.tiers.eviction import PolicyName
 from lora_cli.validation import Terms, ref_of
-from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, validate_fetched
+from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, ignore_stage, validate_fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def admission_function(
     run = FetchContext(Store(settings.cache_dir), settings, progress, in_use=hold)
 
     def admit(item: Request) -> Admission:
-        hear = ignore if on_stage is None else partial(on_stage, item.name)
+        hear = ignore_stage if on_stage is None else partial(on_stage, item.name)
         with run.with_own_threads() as context:
             fetched = fetch_adapter(item, context, on_stage=hear)
         return validate_fetched(fetched, terms, settings, on_stage=hear)

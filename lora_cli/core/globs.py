@@ -7,20 +7,15 @@ from dataclasses import replace
 from fnmatch import translate
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
-from urllib.parse import unquote
 
 from lora_cli.core.addresses import DOCKER_HUB, HUB_HOSTS
-from lora_cli.core.reference import ALIASES, FSSPEC, WITH_REVISIONS, AdapterRef, Scheme
-from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
+from lora_cli.core.reference import ALIASES, WITH_REVISIONS, AdapterRef
+from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped
 
 WITH_HOST = frozenset({"fsspec+sftp://", "fsspec+ssh://", "fsspec+smb://", "fsspec+hdfs://"})
 """What is before the ``[user@]host`` in references to other machines' file systems."""
 
 _OFFICIAL = "docker.io/library/"
-
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-"""How this machine is mostly called."""
 
 _TAGGED_FOLDER = re.compile(r"(:[^:/@]*)/(?!/)")
 _HOST_GLOB = re.compile(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
@@ -69,61 +64,26 @@ def _with_folder(path: str) -> str:
     return _TAGGED_FOLDER.sub(r"\1//", path, count=1)
 
 
-def covers(glob: str, ref: AdapterRef) -> bool:
-    """Whether a glob covers a reference or a folder above it, however a server may read its address.
+def matches(glob: str, ref: AdapterRef) -> bool:
+    """Whether a glob matches a reference or a folder above it.
 
     What is behind its first ``@`` is a glob over revisions, where the reference can have one.
     """
-    return all(_matches(glob, ref))
-
-
-def touches(glob: str, ref: AdapterRef) -> bool:
-    """Whether some server may read the reference's address as one that the glob covers.
-
-    This machine is the same by each of its names.
-    """
-    return any(any(_matches(glob, one)) for one in (ref, *_also_here(ref)))
-
-
-def _also_here(ref: AdapterRef) -> Iterator[AdapterRef]:
-    """The addresses of this machine that mean what ``ref`` does; the bucket that is read through fsspec."""
-    if ref.scheme == FSSPEC:
-        protocol, _, location = ref.location.partition("://")
-        yield AdapterRef(ALIASES.get(protocol, cast(Scheme, protocol)), location)
-    if ref.scheme in DEFAULT_PORTS or ref.scheme == "oci":
-        host, slash, path = ref.location.partition("/")
-        if is_loopback(host):
-            port = host[host.rfind(":") :] if re.search(r":\d+$", host) else ""
-            yield from (replace(ref, location=f"{name}{port}{slash}{path}") for name in LOOPBACK)
-
-
-def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
-    name = str(replace(ref, revision=None))
+    names = [str(replace(ref, revision=None))]
     if ref.scheme == "file":
-        name = "file://" + posixpath.normpath(ref.location)
+        names = ["file://" + posixpath.normpath(ref.location)]
     elif ref.prefix in WITH_HOST:
-        name, glob = _without_user(name), _without_user(glob)
+        names, glob = [_without_user(names[0])], _without_user(glob)
     elif ref.scheme in WITH_REVISIONS:
         glob, at, revision = glob.partition("@")
         if at and (ref.revision is None or not fits(ref.revision, revision.lower() if ref.pinned else revision)):
-            yield False
-            return
-    globs = [glob, glob.rstrip("/") + "/*"]
+            return False
     if ref.scheme == "oci":
-        yield any(fits(one, glob) for one in _oci_names(ref) for glob in globs)
-        return
-    if ref.scheme == "hf":
+        names = [*_oci_names(ref)]
+    elif ref.scheme == "hf":
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
-        name, globs = name.casefold(), [one.casefold() for one in globs]
-    yield any(fits(name, one) for one in globs)
-    if ref.scheme in DEFAULT_PORTS:
-        # %2F is a slash to some servers and to others it is not, and some take \ for one.
-        read = re.sub(r"(?<!:)//+", "/", unquote(name).replace("\\", "/"))
-        globs = [unquote(one) for one in globs]
-        yield any(fits(read, one) for one in globs)
-        if ";" in read:
-            bare = without_parameters(read)
-            yield any(fits(bare, one) for glob in globs for one in (glob, without_parameters(glob)))
+        names, glob = [names[0].casefold()], glob.casefold()
+    return any(fits(name, each) for name in names for each in (glob, glob.rstrip("/") + "/*"))
 
 
 def _oci_names(ref: AdapterRef) -> Iterator[str]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import NoneType
 
-from lora_cli.core.provenance import Provenance
 from lora_cli.errors import LoraCliError
 
 
@@ -64,7 +63,7 @@ class LoadReport:
     ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof. ``tier`` is where
     the warm process found it: ``gpu``, ``cpu`` or ``disk``. ``moved`` is what it does to the whole model, None if that
     was not run. ``error`` is empty when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what
-    it ends with. ``provenance`` is there if a policy requires signatures.
+    it ends with. ``signers`` are those that a policy requires.
     """
 
     name: str
@@ -81,12 +80,7 @@ class LoadReport:
     error: str = ""
     hint: str = ""
     exit_code: int = 0
-    provenance: Provenance | None = None
-
-    @property
-    def origin(self) -> str:
-        """Who signed it, in words; empty if no policy requires it."""
-        return str(self.provenance or "")
+    signers: tuple[str, ...] = ()
 
     def failed(self, stage: str, error: LoraCliError) -> "LoadReport":
         """The same, ended at ``stage`` by ``error``."""

@@ -15,8 +15,9 @@ class RemoteFile:
 
     ``path`` is POSIX and relative to the adapter's root (a subfolder is already stripped). ``size`` (bytes),
     ``sha256`` and ``git_sha1`` (the git blob id) are None if the origin does not know them. ``locator`` is what the
-    source itself needs to read the file. ``version`` is what its origin calls this version of it (an ETag, a time), ""
-    where it says a digest or nothing. ``defect`` is non-empty when the entry can never be read as plain bytes ("is a
+    source itself needs to read the file. ``version`` is what its origin calls this version of it (an ETag, a time, the
+    state of a local file), "" where it says a digest or nothing.
+    ``defect`` is non-empty when the entry can never be read as plain bytes ("is a
     FIFO", "dangling link to …"): such a file is reported, never opened.
     """
 
@@ -27,6 +28,13 @@ class RemoteFile:
     locator: str = ""
     defect: str = ""
     version: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What the origin says of this version of the file: a digest, else its version with the size; "" for none."""
+        if self.sha256 or self.git_sha1:
+            return f"sha256:{self.sha256}" if self.sha256 else f"git:{self.git_sha1}"
+        return f"version:{self.size}:{self.version}" if self.version else ""
 
 
 @dataclass(frozen=True, slots=True)

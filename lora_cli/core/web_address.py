@@ -10,7 +10,6 @@ from urllib.parse import quote, unquote
 
 DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
-DEEPEST_ENCODING = 8
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]@:]*)(?::(\d{1,5}))?", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
@@ -64,33 +63,20 @@ def is_loopback(host: str) -> bool:
 
 
 def canonical_path(path: str) -> str:
-    """``path`` without empty parts and slashes at its ends; only what must be is percent-encoded, in capitals.
+    r"""``path`` without empty parts and slashes at its ends; only what must be is percent-encoded, in capitals.
 
     Raises:
-        ValueError: some server could read a part of it as ``.`` or ``..``, or it holds control characters.
+        ValueError: servers read it in several ways: it has ``.`` or ``..`` as a segment, ``;``, ``\`` or an encoded
+            slash; or it holds control characters.
     """
-    decoded = path
-    for _ in range(DEEPEST_ENCODING):
-        if any(is_dots(part) for part in decoded.replace("\\", "/").split("/")):
-            raise ValueError("an address must not contain . or .. as a segment")
-        if any(ord(character) < 32 or ord(character) == 127 for character in decoded):
-            raise ValueError("an address must not contain control characters")
-        before, decoded = decoded, unquote(decoded)
-        if before == decoded:
-            break
-    else:
-        raise ValueError(f"an address must not be percent-encoded more than {DEEPEST_ENCODING} times")
-    return quoted(unescaped("/".join(part for part in path.split("/") if part)), keep="%")
-
-
-def is_dots(part: str) -> bool:
-    """Whether some server reads a part of a path as ``.`` or ``..``: many cut off parameters (``..;x=1``) before."""
-    return part.partition(";")[0].strip() in {".", ".."}
-
-
-def without_parameters(path: str) -> str:
-    """``path`` as servers read it that take what follows a ``;`` in a part for parameters of it."""
-    return re.sub(r";[^/]*", "", path)
+    plain = unescaped("/".join(part for part in path.split("/") if part))
+    if {".", ".."} & set(plain.split("/")):
+        raise ValueError("an address must not contain . or .. as a segment")
+    if found := re.search(r";|\\|%(?:2F|5C|25|3B)", plain):
+        raise ValueError(f"an address must not contain {found[0]}, which servers read in several ways")
+    if any(ord(character) < 32 or ord(character) == 127 for character in unquote(plain)):
+        raise ValueError("an address must not contain control characters")
+    return quoted(plain, keep="%")
 
 
 def unescaped(path: str) -> str:

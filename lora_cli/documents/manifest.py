@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from lora_cli.core.finding import ENGINE_NAMES
-from lora_cli.core.globs import covers
+from lora_cli.core.globs import matches
 from lora_cli.core.manifest_trust import PROFILE, VARIABLE
 from lora_cli.core.reference import AdapterRef, below, folder_of
 from lora_cli.documents.document import (
@@ -283,8 +283,8 @@ def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base
 
 
 def source_rule(rules: Iterable[SourceRule], ref: AdapterRef) -> SourceRule | None:
-    """The first of a set's source rules that covers ``ref``, or None."""
-    return next((rule for rule in rules if covers(rule.match, ref)), None)
+    """The first of a set's source rules that matches ``ref``, or None."""
+    return next((rule for rule in rules if matches(rule.match, ref)), None)
 
 
 def _entry(one: ManifestAdapter, at: str, context: Context) -> AdapterEntry:

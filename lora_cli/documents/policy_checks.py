@@ -2,15 +2,13 @@
 
 import posixpath
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
-from lora_cli.core.globs import covers, touches
+from lora_cli.core.globs import matches
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
-from lora_cli.core.web_address import is_dots
 
 if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy
@@ -40,40 +38,26 @@ class Violation:
 
 
 def violations(
-    policy: "Policy",
-    ref: AdapterRef,
-    *,
-    sha256: str | None = None,
-    files: Iterable[RemoteFile] | None = None,
+    policy: "Policy", names: Sequence[AdapterRef], sha256: str | None = None, files: Sequence[RemoteFile] | None = None
 ) -> tuple[Violation, ...]:
     """The violations of ``policy`` by one adapter, as far as is known; called again when more is known.
 
-    ``sha256`` is the snapshot digest that a manifest or lock demands (None fails where one is required), ``files`` what
-    would be fetched (None is not checked).
+    ``names`` are its reference and, of a local one, where that leads to: all must be allowed. ``sha256`` is the
+    snapshot digest that a manifest or lock demands (None fails where one is required), ``files`` what would be fetched
+    (None is not checked).
     """
-    found = [*source_violations(policy, ref), *_pins(policy, ref, sha256)]
-    if files is not None:
-        found += _files(policy, tuple(files))
-    return tuple(found)
+    of_files = () if files is None else _files(policy, files)
+    return (*source_violations(policy, *names), *_pins(policy, names[0], sha256), *of_files)
 
 
-def source_violations(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
-    """The violations of ``policy`` by the source that ``ref`` names."""
-    yield from denials(policy, ref)
-    if policy.allow_sources is None:
-        return
-    if ref.scheme != "file" and any(is_dots(part) for part in unquote(ref.location).split("/")):
-        # Some servers would follow it out of the folder that a glob allows.
-        yield Violation("allow_sources", f"{ref} contains .. in its path", "write the path without it")
-    elif not any(covers(glob, ref) for glob in policy.allow_sources):
-        yield Violation("allow_sources", f"{ref} does not match {_some(policy.allow_sources) or 'the empty list'}")
-
-
-def denials(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
-    """Which of the policy's ``deny_sources`` mean ``ref``."""
-    for glob in policy.deny_sources:
-        if touches(glob, ref):
-            yield Violation("deny_sources", f"{ref} matches {_some((glob,))}")
+def source_violations(policy: "Policy", *names: AdapterRef) -> Iterator[Violation]:
+    """The violations of ``policy`` by the sources that ``names`` say."""
+    for ref in names:
+        for glob in policy.deny_sources:
+            if matches(glob, ref):
+                yield Violation("deny_sources", f"{ref} matches {_some((glob,))}")
+        if policy.allow_sources is not None and not any(matches(glob, ref) for glob in policy.allow_sources):
+            yield Violation("allow_sources", f"{ref} does not match {_some(policy.allow_sources) or 'the empty list'}")
 
 
 def _some(globs: tuple[str, ...]) -> str:
@@ -101,7 +85,7 @@ def _where_to_learn(ref: AdapterRef) -> str:
     return f"write its sha256 in the manifest ({fetch} prints it, without this policy), or lock it without this policy"
 
 
-def _files(policy: "Policy", files: tuple[RemoteFile, ...]) -> Iterator[Violation]:
+def _files(policy: "Policy", files: Sequence[RemoteFile]) -> Iterator[Violation]:
     allowed = UNNAMED_FORMATS if policy.allow_formats is None else policy.allow_formats
     for file in files:
         kind = format_of(file.path)

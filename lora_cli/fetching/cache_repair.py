@@ -14,7 +14,7 @@ from lora_cli.errors import LoraCliError, NotFound, Offline
 from lora_cli.fetching.batch import fetch_all
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.resolution_records import Record, all_records
+from lora_cli.store.records import Record, all_records
 from lora_cli.store.snapshots import find_snapshot
 
 

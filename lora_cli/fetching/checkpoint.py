@@ -3,30 +3,32 @@
 from dataclasses import replace
 
 from lora_cli.core.log import logger
-from lora_cli.core.reference import CHECKPOINT, AdapterRef, below
+from lora_cli.core.reference import CHECKPOINT, below
+from lora_cli.core.request import Request
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.file_selection import is_adapter
-from lora_cli.sources import Source
+from lora_cli.sources.registry import Sources
 
 log = logger(__name__)
 
 
-def resolve(source: Source, ref: AdapterRef, *, latest: bool = False) -> Revision:
-    """The revision that ``ref`` means now at ``source``; with ``latest``, that of its latest checkpoint's folder.
+def resolve(request: Request, sources: Sources) -> Revision:
+    """The revision that the reference means now, or the lock has for it; that of the latest checkpoint where asked.
 
     Raises:
         UsageError: the latest checkpoint of a web server, which does not list its folders.
         FormatError: see ``latest_checkpoint``.
         LoraCliError: what the source raises.
     """
-    if latest and ref.scheme in {"https", "http"}:
+    ref = request.locked_ref
+    if request.selection.latest and ref.scheme in {"https", "http"}:
         raise UsageError(
             f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
             hint="use the folder of one: checkpoint-N",
         )
-    revision = source.resolve(ref)
-    return latest_checkpoint(revision) if latest else revision
+    revision = sources.of(request.ref).resolve(ref)
+    return latest_checkpoint(revision) if request.selection.latest else revision
 
 
 def latest_checkpoint(revision: Revision) -> Revision:

@@ -5,16 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial as bound
+from typing import Any
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.file_download import Transfer
-from lora_cli.fetching.file_selection import identity
+from lora_cli.fetching.gate import byte_limit
 from lora_cli.fetching.local_reuse import copy_from_hub_cache, reflink_local_file
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.requirements import byte_limit, check_size
-from lora_cli.fetching.resolution_history import FetchPlan
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.sources import DigestSource, Source
 from lora_cli.store import Store
@@ -30,36 +29,40 @@ MISMATCH_RETRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class DownloadJob:
-    """The files of one adapter, to be downloaded from ``source`` by the ``deadline``, within the limits of the run.
+class Job:
+    """The files of one adapter, to be downloaded from ``source`` by the ``deadline``.
 
-    ``known`` maps paths to the blobs of files that are unchanged since an earlier fetch.
+    ``endpoint`` is the server that is asked. ``known`` maps paths to the blobs of files that are unchanged since an
+    earlier fetch.
     """
 
     name: str
-    plan: FetchPlan
+    revision: Revision
+    files: Sequence[RemoteFile]
     source: Source
-    context: FetchContext
     deadline: Deadline
+    endpoint: str = ""
     known: Mapping[str, Blob] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    job: Job
+    context: FetchContext
     progress: Progress = SILENT
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.job, name)
 
     @property
     def store(self) -> Store:
-        """The cache."""
         return self.context.store
 
-    @property
-    def revision(self) -> Revision:
-        """The revision that the files are of."""
-        return self.plan.revision
-
     def key(self, file: RemoteFile) -> str:
-        """The key of a file's partials; without a digest, bytes from another server are never resumed."""
-        return partial_key(self.revision, file, self.plan.endpoint)
+        return partial_key(self.revision, file, self.endpoint)
 
 
-def download(job: DownloadJob) -> Mapping[str, Blob]:
+def download(job: Job, context: FetchContext) -> Mapping[str, Blob]:
     """Path → blob of all files, each verified and in the store.
 
     A file whose blob is cached is not downloaded. After an error or a kill the next call resumes the partial files, in
@@ -72,8 +75,8 @@ def download(job: DownloadJob) -> Mapping[str, Blob]:
         MachineError: a disk error.
         LostBlob: another process cleaned up. Try again.
     """
-    files, context = job.plan.files, job.context
-    check_size(job.name, sum(file.size or 0 for file in files), byte_limit(context.settings))
+    files = job.files
+    job = _Run(job, context)
     blobs = {file.path: blob for file in files if (blob := _cached_blob(job, file)) is not None}
     missing = [file for file in files if file.path not in blobs]
     left = sum(leftover_bytes(job.store, job.key(file), file.size or 0) for file in missing)
@@ -88,14 +91,12 @@ def download(job: DownloadJob) -> Mapping[str, Blob]:
     return blobs
 
 
-def _cached_blob(job: DownloadJob, file: RemoteFile) -> Blob | None:
+def _cached_blob(job: _Run, file: RemoteFile) -> Blob | None:
     blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
     return blob if blob is not None and has_blob(job.store, blob) else None
 
 
-def _download_batch(
-    job: DownloadJob, files: Sequence[RemoteFile], wrong: list[RemoteFile], tries: int
-) -> dict[str, Blob]:
+def _download_batch(job: _Run, files: Sequence[RemoteFile], wrong: list[RemoteFile], tries: int) -> dict[str, Blob]:
     """Downloads some files combined. Those whose bytes are not the listed ones are added to ``wrong``."""
     blobs: dict[str, Blob] = {}
     with _open_transfers(job, files) as transfers:
@@ -119,7 +120,7 @@ def _download_batch(
     return blobs
 
 
-def _verify_and_store(job: DownloadJob, transfer: Transfer, tries: int) -> Blob | None:
+def _verify_and_store(job: _Run, transfer: Transfer, tries: int) -> Blob | None:
     """The file's blob, now in the store; None when its bytes are wrong and retries are left."""
     try:
         blob = transfer.verified()
@@ -134,7 +135,7 @@ def _verify_and_store(job: DownloadJob, transfer: Transfer, tries: int) -> Blob 
     return blob
 
 
-def _check_metadata_digests(job: DownloadJob, transfer: Transfer, blob: Blob) -> None:
+def _check_metadata_digests(job: _Run, transfer: Transfer, blob: Blob) -> None:
     """Compares with the digests in the origin's metadata; raises Corrupt when one differs."""
     if isinstance(job.source, DigestSource):
         for place, sha256 in job.source.reported_digests(job.revision, transfer.file).items():
@@ -144,7 +145,7 @@ def _check_metadata_digests(job: DownloadJob, transfer: Transfer, blob: Blob) ->
 
 
 @contextmanager
-def _open_transfers(job: DownloadJob, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
+def _open_transfers(job: _Run, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
     """The transfers of these files, each with its partial file; who takes one out of the list closes it.
 
     After an error the partial files of the rest stay, to be resumed; not when the disk is full, the bytes are wrong, or
@@ -168,7 +169,7 @@ def _open_transfers(job: DownloadJob, files: Sequence[RemoteFile]) -> Iterator[l
         raise
 
 
-def _open_transfer(job: DownloadJob, file: RemoteFile) -> Transfer:
+def _open_transfer(job: _Run, file: RemoteFile) -> Transfer:
     label = f"{job.name}: {file.path}"
     # Without a known size nothing is resumed: a partial may be longer than the file.
     digest_known = file.sha256 is not None or file.git_sha1 is not None
@@ -183,6 +184,6 @@ def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str
     if file.sha256 is not None:
         return file.sha256
     ref = revision.ref
-    version = identity(revision, file) or revision.id
+    version = file.identity or revision.id
     text = f"{ref.scheme}\n{ref.location}\n{ref.subfolder}\n{version}\n{file.path}\n{endpoint}"
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

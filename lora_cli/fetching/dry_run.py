@@ -2,26 +2,23 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import NoneType
 from typing import Literal
 
 from lora_cli import __version__
 from lora_cli.core.json_schema import Count, ErrorReport, Version, error_report
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.request import Request, Selection
+from lora_cli.core.request import Request
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
+from lora_cli.fetching import cached, gate
 from lora_cli.fetching.batch import ordered_parallel_map
-from lora_cli.fetching.cached_files import open_files
 from lora_cli.fetching.checkpoint import resolve
-from lora_cli.fetching.file_selection import select_files
-from lora_cli.fetching.locked_files import select_locked
-from lora_cli.fetching.requirements import check_allowed, check_count, check_size
-from lora_cli.fetching.resolution_history import FetchPlan, known_blobs, read_records
+from lora_cli.fetching.pipeline import select
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources, endpoints_of
+from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.materialize import NotPruned
 
@@ -80,28 +77,25 @@ def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> I
 
 
 def _plan(request: Request, sources: Sources, store: Store, settings: Settings) -> PlannedAdapter:
-    ref, selection, locked = request.ref, request.selection, request.locked
-    check_allowed(request, settings)
-    if selection.include:  # a cached snapshot does not show which other files the origin has
-        revision, cached = resolve(sources.of(ref), request.locked_ref, latest=selection.latest), False
+    gate.refuse(request, settings)
+    # A cached snapshot does not show which other files the origin has.
+    found = None if request.selection.include else cached.lookup(request, store, settings)
+    files: Sequence[RemoteFile]
+    missing: list[RemoteFile] = []
+    if found is not None:
+        ref, revision = request.ref, found[0].revision
+        files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in found[1].files.items()]
     else:
-        usual = replace(request, selection=Selection(latest=selection.latest))
-        opened = open_files(usual, settings, sources)
-        revision, cached = opened.revision, opened.snapshot is not None
-    files = select_files(revision, selection)
-    missing: tuple[RemoteFile, ...] = ()
-    if not cached:
-        if locked is not None:
-            files, selection = select_locked(revision, locked, selection, files)
-        plan = FetchPlan(ref, revision, files, selection, endpoints_of(ref, settings)[-1])
-        known = known_blobs(plan, read_records(store, plan))
-        digests = {file.path: known[file.path].sha256 if file.path in known else file.sha256 for file in files}
-        missing = tuple(
-            file for file in files if not ((sha256 := digests[file.path]) and os.path.lexists(store.blob(sha256)))
-        )
-    check_allowed(replace(request, source=revision.ref), settings, files=files)
-    check_count(request.label, len(files), settings.max_files)
+        with cached.hints(request, store, settings):
+            listed = resolve(request, sources)
+        ref, revision = listed.ref, listed.id
+        files, selection = select(request, listed)
+        records = cached.earlier(request, listed, selection, store, settings)
+        if cached.recorded(records, listed, files, store) is None:
+            known = cached.known_blobs(records, listed, files)
+            digests = ((file, known[file.path].sha256 if file.path in known else file.sha256) for file in files)
+            missing = [file for file, sha256 in digests if not (sha256 and os.path.lexists(store.blob(sha256)))]
+    gate.refuse(request, settings, ref, files)
     total, to_load = (sum(file.size or 0 for file in some) for some in (files, missing))
-    check_size(request.label, total, settings.max_bytes)
-    which = request.name, request.canonical, revision.id or None
+    which = request.name, request.canonical, revision or None
     return PlannedAdapter(*which, len(files), total, len(missing), to_load)

@@ -167,15 +167,3 @@ def _no_adapter(revision: Revision) -> NoAdapter:
 def _natural_order(folder: str) -> list[tuple[str, int]]:
     """A sort key that puts sql-9 before sql-10."""
     return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", folder)]
-
-
-def identity(revision: Revision, file: RemoteFile) -> str:
-    """The digest or fingerprint that the origin lists for this version of the file, "" for none."""
-    if file.sha256:
-        return f"sha256:{file.sha256}"
-    if file.git_sha1:
-        return f"git:{file.git_sha1}"
-    if file.version:
-        # With the size, since a version is no digest.
-        return f"version:{file.size}:{file.version}"
-    return f"stat:{file.locator}" if revision.ref.scheme == "file" and file.locator else ""

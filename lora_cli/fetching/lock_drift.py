@@ -1,26 +1,21 @@
 """``fetch --check``: a lock compared with what the origins have now. Nothing is written, not even in the cache."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, error_report
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request, Selection
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision
+from lora_cli.core.snapshot import Blob, RemoteFile
 from lora_cli.errors import LoraCliError, Offline
+from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.checkpoint import resolve
 from lora_cli.fetching.file_selection import select_files
-from lora_cli.fetching.locked_files import sha256_from
-from lora_cli.fetching.requirements import check_allowed
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
-from lora_cli.store import Store
-from lora_cli.store.resolution_records import Record, all_records, commit_of, conflicting
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
@@ -65,12 +60,8 @@ def checked_adapter(
 
 
 def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[CheckedAdapter]:
-    """The changes at each origin since it was locked, in the order of ``requests``; those without a lock have none.
-
-    Cached files of a locked commit are compared, too: a server that sent other bytes for it sent wrong ones.
-    """
+    """The changes at each origin since it was locked, in the order of ``requests``; those without a lock have none."""
     sources = Sources(settings)
-    cached = by_key((commit_of(record), record) for record in all_records(Store(settings.cache_dir)))
 
     def one(request: Request) -> CheckedAdapter:
         locked = request.locked
@@ -78,17 +69,14 @@ def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[Chec
             return checked_adapter(request)
         try:
             ref = request.ref
-            check_allowed(request, settings)
-            conflicts = tuple(_cache_conflicts(ref, locked, cached))
+            gate.refuse(request, settings)
             if ref.pinned and ref.revision == locked.revision:
-                return checked_adapter(request, conflicts, locked.revision)
+                return checked_adapter(request, now=locked.revision)
             if settings.offline and ref.scheme != "file":
                 raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
-            source = sources.of(ref)
-            revision = resolve(source, ref, latest=request.selection.latest)
-            return checked_adapter(
-                request, (*conflicts, *_changes(locked, revision, source, request.selection)), revision.id
-            )
+            revision = resolve(replace(request, locked=None), sources)
+            changes = tuple(_changes(locked, Files(sources.of(ref), revision), request.selection))
+            return checked_adapter(request, changes, revision.id)
         except LoraCliError as error:
             return checked_adapter(request, error=error)
 
@@ -100,14 +88,8 @@ def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[Chec
     )
 
 
-def _cache_conflicts(ref: AdapterRef, locked: "LockedAdapter", cached: Mapping[str, Sequence[Record]]) -> Iterator[str]:
-    """Cached files that were fetched as the locked commit and differ from the lock."""
-    commit = commit_of(Record(str(ref), "", locked.revision, locked.digest, locked.files))
-    for record, path in conflicting(locked.files, cached.get(commit, ()) if commit else ()):
-        yield f"{path} of the locked commit has other bytes in the cache, which {record.server} sent"
-
-
-def _changes(locked: "LockedAdapter", revision: Revision, source: Source, selection: Selection) -> Iterator[str]:
+def _changes(locked: "LockedAdapter", files: Files, selection: Selection) -> Iterator[str]:
+    revision = files.revision
     if revision.id == locked.revision:
         return
     if revision.ref.scheme == "hf":
@@ -122,15 +104,15 @@ def _changes(locked: "LockedAdapter", revision: Revision, source: Source, select
             yield f"{path} is missing"
         elif blob is None:
             yield f"{path} is new"
-        elif change := _change(file, blob, revision, source):
+        elif change := _change(file, blob, files):
             yield f"{path} {change}"
 
 
-def _change(file: RemoteFile, blob: Blob, revision: Revision, source: Source) -> str:
+def _change(file: RemoteFile, blob: Blob, files: Files) -> str:
     if file.size not in {None, blob.size}:
         return f"changed from {blob.size} to {file.size} bytes"
     if file.sha256 is not None:
         return "" if file.sha256 == blob.sha256 else "has different bytes"
-    if revision.ref.scheme != "file" and blob.size > MAX_HASHED_BYTES:
+    if not files.on_disk and blob.size > MAX_HASHED_BYTES:
         return f"may have changed: the source has no sha256, and {blob.size} bytes are too many to read and compare"
-    return "" if sha256_from(source, revision, file, blob.size) == blob.sha256 else "has different bytes"
+    return "" if files.sha256(file, blob.size) == blob.sha256 else "has different bytes"

@@ -1,6 +1,6 @@
 """Check the signatures that policies require: who signed, and that exactly the signed files are there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,9 @@ from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import LoraCliError, MissingExtra, Refused
 from lora_cli.fetching.file_selection import select_files
-from lora_cli.fetching.reference_names import entries_for
-from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from lora_cli.documents.policy import RequiredSignature
     from lora_cli.signing.verify import SignedFiles
 
 RULE = "policy require_signature"
@@ -37,8 +36,15 @@ class Contents:
     detached: Path | None = None
 
 
-def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, selection: Selection) -> tuple[str, ...]:
-    """Checks every signature that a policy requires of ``ref``, and gives their signers.
+def check_signatures(
+    ref: AdapterRef,
+    required: "Sequence[RequiredSignature]",
+    contents: Contents,
+    selection: Selection,
+    *,
+    offline: bool = False,
+) -> tuple[str, ...]:
+    """Checks every ``required`` signature of ``ref``, and gives their signers.
 
     ``selection`` is what was fetched of its files.
 
@@ -47,9 +53,6 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
         MissingExtra, UsageError: the extra ``signing`` is not installed, or a key cannot be read.
         Offline, Unreachable: the trust root of Sigstore is needed and cannot be downloaded.
     """
-    required = entries_for(ref, settings)
-    if not required:
-        return ()
     unsigned = contents.signature is None and contents.detached is None
     if unsigned and SIGNATURE in contents.files:
         raise Refused(f"{ref}: {RULE}: {SIGNATURE} has over {LARGEST_SIGNATURE} bytes", hint="it is no signature")
@@ -64,7 +67,7 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
     signers = []
     for entry in required:
         try:
-            signed = verify(data, entry, offline=settings.offline)
+            signed = verify(data, entry, offline=offline)
             _check_files(ref, signed, contents, selection)
         except Refused as error:
             hint = error.hint or "do not use these files: ask their publisher which ones were signed"

@@ -199,8 +199,8 @@ class Resolver:
             asked.record_result(report)
             if report.error:
                 log.warning("%s is not served: %s", report.name, _with_hint(report))
-            elif report.provenance is not None:
-                log.info("%s: %s", report.name, report.origin)
+            elif report.signers:
+                log.info("%s: signed by %s", report.name, ", ".join(report.signers))
             self._observe(report, 0 if admitted.cached else admitted.size)
             return report
         finally:

@@ -1,20 +1,18 @@
 """The reports of ``cache``, of which JSON is the fields."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from lora_cli import __version__
 from lora_cli.core.json_schema import EXCLUDED, Count, Keyword, NonNegative, Sha256, Version
-from lora_cli.core.provenance import Provenance
 from lora_cli.fetching.cache_repair import Repaired
 from lora_cli.render.fetch_report import SnapshotFile
 from lora_cli.store import Store
 from lora_cli.store.gc import Removed
 from lora_cli.store.inventory import StoredSnapshot, tree_bytes
-from lora_cli.store.resolution_records import Record
 from lora_cli.store.verify import Verified
 
 Time = Annotated[
@@ -35,8 +33,6 @@ class CachedReference:
     used_s: NonNegative
     """When it was last used, in seconds since 1970."""
     used_at: Time | None = None
-    provenance: Provenance | None = None
-    """Who signed and validated it; missing if no policy requires that of the reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +67,15 @@ def cache_report(
     store: Store,
     items: Sequence[StoredSnapshot],
     blob_bytes: int,
-    provenance: Callable[[Record], Provenance | None],
 ) -> CacheReport:
     """The report of ``ls`` and ``show``; ``blob_bytes`` are those of all blobs."""
-    snapshots = [_snapshot(item, provenance) for item in items]
+    snapshots = [_snapshot(item) for item in items]
     return CacheReport(
         cache=str(store.root), bytes=blob_bytes, snapshots=snapshots, partial_bytes=tree_bytes(store.partials)
     )
 
 
-def _snapshot(item: StoredSnapshot, provenance: Callable[[Record], Provenance | None]) -> CachedSnapshot:
+def _snapshot(item: StoredSnapshot) -> CachedSnapshot:
     digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
     return CachedSnapshot(
         sha256=item.digest,
@@ -96,7 +91,6 @@ def _snapshot(item: StoredSnapshot, provenance: Callable[[Record], Provenance | 
                 one.endpoint,
                 one.used_s,
                 _time(one.used_s),
-                provenance(one),
             )
             for one in item.records
         ],

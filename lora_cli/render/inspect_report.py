@@ -10,7 +10,6 @@ from lora_cli.core.comparison import Comparison
 from lora_cli.core.finding import Finding
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.json_schema import INLINE, Version
-from lora_cli.core.provenance import Provenance
 from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.report import BaseModelSummary, CheckedAdapter, base_summary, facts
@@ -25,7 +24,7 @@ class InspectedAdapter:
     """What the adapter is, or null if it could not be read."""
     diff: Comparison | None
     """The result of --diff; null if it was not asked for."""
-    provenance: Provenance | None = None
+    signers: tuple[str, ...] = ()
     """Who signed and validated it; missing if no policy requires that."""
 
 
@@ -46,7 +45,6 @@ def inspect_report(
     inspected: Iterable[tuple[Checked, Inspection | None]],
     base: BaseModel | None = None,
     args: EngineArgs | None = None,
-    provenance: Callable[[Checked], Provenance | None] = lambda _: None,
     diff: Callable[[Checked], Comparison | None] = lambda _: None,
 ) -> InspectReport:
     """The report of one run of ``inspect``: what each adapter is, or the error that kept it from being read."""
@@ -54,7 +52,7 @@ def inspect_report(
         base=base_summary(base),
         adapters=tuple(
             InspectedAdapter(
-                CheckedAdapter(**facts(one, one.read_code), findings=one.reported), found, diff(one), provenance(one)
+                CheckedAdapter(**facts(one, one.read_code), findings=one.reported), found, diff(one), one.signers
             )
             for one, found in inspected
         ),

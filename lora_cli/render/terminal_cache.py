@@ -75,7 +75,7 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
     for known in one.references:
         yield from ("", text(known.ref))
         about = [(name, getattr(known, name)) for name in ("revision", "selection", "origin")]
-        yield from facts(about + (known.provenance.rows if known.provenance is not None else []))
+        yield from facts(about)
     rows = [(file.path, file.sha256[:SHORT], size(file.bytes)) for file in one.files]
     yield from ("", table(("file", "sha256", "size"), rows, left=2))
 

@@ -78,7 +78,7 @@ def _facts(one: InspectedAdapter) -> Rows:
     if found is None:
         return []
     rows = inspect_facts.identity(checked, found) + inspect_facts.contents(checked, found) + inspect_facts.origin(found)
-    rows += one.provenance.rows if one.provenance is not None else []
+    rows.append(("signed by", safe(", ".join(one.signers))))
     return [row for row in rows if row[1]]
 
 

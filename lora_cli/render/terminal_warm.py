@@ -73,7 +73,11 @@ def _tables(reports: Sequence[LoadReport]) -> Iterator[tuple[Sequence[str], Sequ
         if (to := one.moved) is not None
     ]
     yield ("next token", "max |Δlogit|", "KL (nats)", "top token differs"), moved, 1
-    yield ("provenance", "as policies require"), [(one.name, one.origin) for one in reports if one.origin], 2
+    yield (
+        ("signed by", "as policies require"),
+        [(one.name, safe(", ".join(one.signers))) for one in reports if one.signers],
+        2,
+    )
 
 
 def _outcome_row(report: LoadReport) -> Sequence[object]:

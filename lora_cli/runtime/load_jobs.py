@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from lora_cli.core.provenance import Provenance
 from lora_cli.core.request import Request
 from lora_cli.core.results import LoadReport
 from lora_cli.runtime.messages import LoraRequest
@@ -17,7 +16,7 @@ def report_of_admission(item: Request, admission: Admission) -> tuple[LoadReport
         digest=snapshot.digest if snapshot is not None else "",
         applied=str(verdict.applied or "") if verdict is not None else "",
         stage_ms=admission.stage_ms,
-        provenance=admission.provenance if admission.provenance != Provenance() else None,
+        signers=admission.signers,
     )
     refusal = admission.refusal
     if refusal is not None:
@@ -33,5 +32,5 @@ def merge_reports(report: LoadReport, loaded: LoadReport) -> LoadReport:
         loaded,
         applied=report.applied,
         stage_ms={**report.stage_ms, **loaded.stage_ms},
-        provenance=report.provenance,
+        signers=report.signers,
     )

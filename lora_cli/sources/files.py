@@ -1,9 +1,9 @@
 """The names and bytes of an adapter or a base, wherever they are."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 from lora_cli.core.reference import AdapterRef
@@ -58,12 +58,14 @@ class Files:
             return Blob(file.sha256, file.size)
         if self.snapshot is not None and file.path in self.snapshot.files:
             return self.snapshot.files[file.path]
-        if not self.on_disk or file.size is None:
-            return None
-        hasher = sha256()
-        for chunk in self.read(file):
+        return Blob(self.sha256(file), file.size) if self.on_disk and file.size is not None else None
+
+    def sha256(self, file: RemoteFile, stop: int | None = None) -> str:
+        """The sha256 of the bytes that ``file`` has now, up to ``stop`` (None: all)."""
+        hasher = hashlib.sha256()
+        for chunk in self.read(file, 0, stop):
             hasher.update(chunk)
-        return Blob(hasher.hexdigest(), file.size)
+        return hasher.hexdigest()
 
     @cached_property
     def _cached(self) -> "Files | None":

@@ -130,7 +130,7 @@ class LocalSource:
             except OSError as error:
                 if not _should_retry(error, tries):
                     raise _translated(error, root) from error
-        lines = "".join(f"{file.locator} {file.defect} {file.path}\n" for file in files)
+        lines = "".join(f"{file.version} {file.defect} {file.path}\n" for file in files)
         return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), files)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -210,7 +210,7 @@ def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: b
         status = os.fstat(descriptor)
     except OSError as error:
         raise _translated(error, path, listed=True) from error
-    found, listed = _fingerprint(status), file.locator
+    found, listed = _fingerprint(status), file.version
     if linked:
         found, listed = (fingerprint.rpartition(":")[0] for fingerprint in (found, listed))
     if not stat.S_ISREG(status.st_mode) or found != listed:
@@ -289,7 +289,7 @@ def _file(
         status, real = stat_and_real_path(root / path)
         if not is_below(real, allowed):
             raise _outside(root / path)
-    return RemoteFile(path, status.st_size, locator=_fingerprint(status))
+    return RemoteFile(path, status.st_size, version=_fingerprint(status))
 
 
 def _outside(path: Path) -> Refused:

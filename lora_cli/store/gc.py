@@ -24,7 +24,7 @@ from lora_cli.store.disk import age_s, on_disk, remove_path
 from lora_cli.store.inventory import Inode, StoredSnapshot, blob_files, files_in, inventory, list_folder, tree_bytes
 from lora_cli.store.locks import exclusive
 from lora_cli.store.partials import is_written
-from lora_cli.store.resolution_records import all_records, forget_record
+from lora_cli.store.records import all_records, forget_record
 from lora_cli.store.snapshots import is_digest
 
 GRACE_S = 3600.0

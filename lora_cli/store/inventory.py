@@ -11,7 +11,7 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import sha256_of
-from lora_cli.store.resolution_records import Record, all_records
+from lora_cli.store.records import Record, all_records
 from lora_cli.store.snapshots import is_digest
 
 Inode = tuple[int, int]

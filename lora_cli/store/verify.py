@@ -14,7 +14,6 @@ from lora_cli.store.blobs import remove_if_corrupt, sha256_of
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.inventory import Inode, blob_files, files_in, folder_digest, list_folder, tree_bytes
 from lora_cli.store.locks import shared
-from lora_cli.store.resolution_records import all_records, conflicts, record_path
 from lora_cli.store.snapshots import is_digest
 
 THREADS = 4
@@ -63,11 +62,6 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
         for one in _verify_snapshot(store, directory, known):
             sound.update([] if one.problem else [directory.name])
             yield one
-    for earlier, record, file in conflicts(all_records(store)):
-        if only is None or not {earlier.snapshot, record.snapshot}.isdisjoint(only):
-            servers = f"{record.server} and {earlier.server}"
-            problem = f"{servers} sent different bytes of {file} in commit {record.revision} of {record.ref}"
-            yield Verified("record", record_path(store, *record.key), 0, problem)
 
 
 def _verify_snapshot(store: Store, directory: Path, known: Mapping[Inode, str | None]) -> list[Verified]:

@@ -92,11 +92,11 @@ class Bases:
         return model, why
 
     def _open(self, name: str) -> tuple[BaseModel | None, str]:
-        from lora_cli.fetching.requirements import check_allowed
+        from lora_cli.fetching import gate
 
         try:
             # The author of the adapter chose the base, not the user.
-            check_allowed(Request("", ref_of(name)), self._settings)
+            gate.refuse(Request("", ref_of(name)), self._settings)
             return open_base(name, self._settings, fallback=self._fallback), ""
         except LoraCliError as error:
             enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""

@@ -1,17 +1,16 @@
 """Fetch adapters into the cache and validate them there, before they are loaded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity
-from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.pipeline import fetch, ignore
+from lora_cli.fetching.pipeline import fetch
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources.files import files_at
@@ -22,19 +21,22 @@ OnStage = Callable[[str], None]
 """Called as each stage begins."""
 
 
+def ignore_stage(_stage: str) -> None:
+    """Do nothing: the default."""
+
+
 @dataclass(frozen=True, slots=True)
 class Admission(Checked):
     """One adapter, fetched into the cache and validated there. ``stage`` is the stage in which ``error`` happened.
 
     ``stage_ms`` maps the finished stages (resolve, fetch, validate) to milliseconds. ``cached`` says that all of it was
-    in the cache before. ``ref`` is the requested reference. ``provenance`` has its signers.
+    in the cache before. ``ref`` is the requested reference.
     """
 
     snapshot: Snapshot | None = None
     stage: str = ""
     cached: bool = False
     ref: AdapterRef | None = None
-    provenance: Provenance = field(default_factory=Provenance)
 
     @property
     def refusal(self) -> LoraCliError | None:
@@ -48,20 +50,20 @@ class Admission(Checked):
         return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
 
 
-def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = ignore) -> Admission:
+def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = ignore_stage) -> Admission:
     """Resolve and fetch one adapter, with the time of each stage; an error is part of the result."""
     watch, ref = Stopwatch(), None
     source_text = without_secrets(str(item.source))
-
-    def resolved(stage: str) -> None:
-        watch.lap("resolve")
-        on_stage(stage)
-
     on_stage("resolve")
     try:
         ref = ref_of(item.source)
         source_text = str(ref)
-        fetched = fetch(replace(item, source=ref), context, on_stage=resolved)
+
+        def resolved() -> None:
+            watch.lap("resolve")
+            on_stage("fetch")
+
+        fetched = fetch(replace(item, source=ref), context, on_resolved=resolved)
     except LoraCliError as error:
         stage = "fetch" if "resolve" in watch.stage_ms else "resolve"
         watch.lap(stage)
@@ -74,11 +76,13 @@ def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = i
         snapshot=fetched.snapshot,
         cached=fetched.cached,
         ref=ref,
-        provenance=fetched.provenance,
+        signers=fetched.signers,
     )
 
 
-def validate_fetched(fetched: Admission, terms: Terms, settings: Settings, *, on_stage: OnStage = ignore) -> Admission:
+def validate_fetched(
+    fetched: Admission, terms: Terms, settings: Settings, *, on_stage: OnStage = ignore_stage
+) -> Admission:
     """Validate an adapter that was fetched; one that could not be fetched is returned unchanged."""
     if fetched.error is not None:
         return fetched

@@ -125,9 +125,9 @@ def open_permitted(item: Request, settings: Settings, sources: Sources) -> Files
         LoraCliError: what the source raises.
     """
     if settings.policies:
-        from lora_cli.fetching.requirements import check_allowed
+        from lora_cli.fetching import gate
 
-        check_allowed(item, settings)
+        gate.refuse(item, settings)
     return open_files(item, settings, sources)
 
 
@@ -185,7 +185,7 @@ def _known_blobs(item: Request, files: Files, *, hashed: bool) -> Mapping[str, B
     if hashed:
         from lora_cli.validation.policy_check import blobs_of, files_to_fetch
 
-        if (blobs := blobs_of(files, files_to_fetch(files.revision))) is not None:
+        if (blobs := blobs_of(files, files_to_fetch(files))) is not None:
             return blobs
     if files.snapshot is not None:
         return files.snapshot.files

@@ -18,7 +18,7 @@ from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_cache import snapshots_parts
 from lora_cli.store import Store
 from lora_cli.store.inventory import StoredSnapshot
-from lora_cli.store.resolution_records import Record
+from lora_cli.store.records import Record
 from tests.making import write_adapter
 from tests.store.keeping import put_blob, tree
 
@@ -148,7 +148,7 @@ def test_ls_tells_how_long_ago_each_was_used(
     item = StoredSnapshot("ab" * 32, tmp_path, {}, (record,))
     monkeypatch.setattr("time.time", lambda: 1e9 + (seconds or 86400 * 400))
     for shown, expected in ((item, f" {told}\n"), (replace(item, records=()), " unreferenced ")):
-        report = cache_report(Store(tmp_path), [shown], 0, lambda _: None)
+        report = cache_report(Store(tmp_path), [shown], 0)
         assert expected in rendered(snapshots_parts(report, 100), 100)
 
 

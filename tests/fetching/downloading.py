@@ -3,12 +3,10 @@
 import threading
 from pathlib import Path
 
-from lora_cli.core.request import USUAL
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.download import DownloadJob, download
+from lora_cli.fetching.download import Job, download
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.resolution_history import FetchPlan
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -41,7 +39,7 @@ def downloaded(
 ) -> dict[str, bytes]:
     """Path → bytes that are in the store afterwards."""
     with context_of(root, jobs=jobs, retries=retries, max_bytes=max_bytes) as context:
-        blobs = download(job_of(source, context))
+        blobs = download(job_of(source, context), context)
     return {path: context.store.blob(blob.sha256).read_bytes() for path, blob in blobs.items()}
 
 
@@ -52,11 +50,10 @@ def context_of(
     return FetchContext(Store(root), Settings(root, jobs=jobs, retries=retries, max_bytes=max_bytes), progress)
 
 
-def job_of(source: Scripted, context: FetchContext, *files: RemoteFile) -> DownloadJob:
+def job_of(source: Scripted, context: FetchContext, *files: RemoteFile) -> Job:
     """All of ``source``, or what it is to have of ``files``."""
     revision = Revision(REF, "r", files) if files else source.resolve(REF)
-    plan = FetchPlan(REF, revision, revision.files, USUAL)
-    return DownloadJob("org/name", plan, source, context, Deadline.of("org/name", context.settings))
+    return Job("org/name", revision, revision.files, source, Deadline.of("org/name", context.settings))
 
 
 def partials(root: Path) -> list[Path]:

@@ -152,7 +152,7 @@ def test_no_more_than_the_jobs_are_in_flight_for_all_adapters_together(tmp_path:
     def one(number: int) -> None:
         size = 3 * MIB if number % 4 == 0 else 1000
         source = Watched({WEIGHTS: os.urandom(size), "adapter_config.json": b"%d" % number})
-        done.append(len(download(job_of(source, context))))
+        done.append(len(download(job_of(source, context), context)))
 
     done: list[int] = []
     with context_of(tmp_path, jobs=2) as context:
@@ -171,7 +171,7 @@ def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
     known = {WEIGHTS: Blob("9e" * 32, 7)}
     with context_of(tmp_path, jobs=1) as context:
         job = job_of(source, context)
-        blobs = download(job)
+        blobs = download(job, context)
         again = download(replace(job, known=blobs))
         other = download(replace(job, known=known))
     assert again == blobs == other
@@ -184,7 +184,7 @@ def test_progress_adds_up_also_after_wrong_bytes(tmp_path: Path) -> None:
     source.before = lambda path, start: mend(source)
     counting = Counting()
     with context_of(tmp_path, counting, jobs=2) as context:
-        download(job_of(source, context))
+        download(job_of(source, context), context)
     assert (counting.bytes, counting.open) == (3 * MIB, 0)
 
 
@@ -193,5 +193,5 @@ def test_as_many_ranges_are_in_flight_as_may_be(tmp_path: Path, monkeypatch: pyt
     meeting = threading.Barrier(8, timeout=10)
     source = Scripted({WEIGHTS: os.urandom(8 * MIB)}, before=lambda path, start: meet(meeting))
     with context_of(tmp_path, jobs=8) as context:
-        download(job_of(source, context))
+        download(job_of(source, context), context)
     assert len(source.reads) == 8

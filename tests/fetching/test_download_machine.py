@@ -26,7 +26,7 @@ def test_a_disk_that_is_too_small_is_said_so_before_a_byte_is_read(tmp_path: Pat
         context_of(tmp_path / "cache", retries=0) as context,
         pytest.raises(MachineError, match=r"1048576\.0 TiB needed") as caught,
     ):
-        download(job_of(source, context, file))
+        download(job_of(source, context, file), context)
     assert "cache gc" in caught.value.hint
     assert source.reads == []
 

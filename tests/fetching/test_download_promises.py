@@ -64,10 +64,10 @@ def test_a_git_blob_id_is_verified_where_no_sha256_is_known(tmp_path: Path) -> N
         file = RemoteFile("README.md", 6, git_sha1=right)
         with context_of(tmp_path, jobs=1, retries=0) as context:
             if fits:
-                assert download(job_of(source, context, file))["README.md"].size == 6
+                assert download(job_of(source, context, file), context)["README.md"].size == 6
             else:
                 with pytest.raises(Corrupt, match="git blob"):
-                    download(job_of(source, context, file))
+                    download(job_of(source, context, file), context)
 
 
 def test_more_bytes_than_promised_are_an_error(tmp_path: Path) -> None:

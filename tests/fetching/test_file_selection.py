@@ -6,7 +6,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, Refused
-from lora_cli.fetching.file_selection import identity, select_files
+from lora_cli.fetching.file_selection import select_files
 
 REF = AdapterRef("hf", "org/name")
 USUAL = ("adapter_config.json", "adapter_model.safetensors")
@@ -60,12 +60,3 @@ def test_a_file_that_can_never_be_read_is_said_to_be_so() -> None:
 def test_a_path_that_leads_out_is_refused_even_when_it_is_asked_for() -> None:
     with pytest.raises(Refused, match="leave its folder"):
         chosen(*USUAL, "../../evil.txt", selection=Selection(include=("*",)))
-
-
-def test_only_what_an_origin_says_tells_versions_apart() -> None:
-    revision = Revision(REF, "r1", ())
-    assert identity(revision, RemoteFile("a", 1, sha256="s", git_sha1="g")) == "sha256:s"
-    assert identity(revision, RemoteFile("a", 1, git_sha1="g")) == "git:g"
-    assert identity(revision, RemoteFile("a", 1, locator="org/name/resolve/main/a")) == ""
-    local = Revision(AdapterRef("file", "/a"), "r1", ())
-    assert identity(local, RemoteFile("a", 1, locator="1:2:3")) == "stat:1:2:3"

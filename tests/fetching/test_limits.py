@@ -22,7 +22,7 @@ from lora_cli.store import Store, gc
 from lora_cli.store.gc import cache_bytes
 from lora_cli.store.inventory import inventory
 from lora_cli.store.materialize import materialize
-from lora_cli.store.resolution_records import record_path
+from lora_cli.store.records import record_path
 from lora_cli.store.verify import verify
 from tests.hub_content import Content
 from tests.hub_server import Hub

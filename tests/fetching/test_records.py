@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_cli.store.resolution_records import read_record
+from lora_cli.store.records import read_record
 from tests.fetching.desk import Desk
 
 

@@ -9,7 +9,7 @@ from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.store import Store
 from lora_cli.store.blobs import store_blob
 from lora_cli.store.partials import open_partial
-from lora_cli.store.resolution_records import Record, record_path, write_record
+from lora_cli.store.records import Record, record_path, write_record
 from lora_cli.store.snapshots import publish_snapshot
 
 

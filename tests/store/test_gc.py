@@ -12,7 +12,7 @@ from lora_cli.store.gc import Removed, Retention, collect, remove
 from lora_cli.store.inventory import find_items, inventory
 from lora_cli.store.locks import exclusive
 from lora_cli.store.partials import open_partial
-from lora_cli.store.resolution_records import read_record, record_path
+from lora_cli.store.records import read_record, record_path
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.verify import verify
 from tests.store.keeping import edit_in_place, put_blob, put_snapshot, tree

@@ -1,17 +1,16 @@
-"""Records of resolved references: one small file each under ``refs/``, replaced atomically."""
+"""Records of what references meant: one small file each under ``refs/``, replaced atomically."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.reference import parse
-from lora_cli.core.snapshot import Blob
-from lora_cli.errors import MachineError, UsageError
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision
+from lora_cli.errors import MachineError
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import FORBIDDEN, on_disk, read_small, replace_file
@@ -28,8 +27,8 @@ class Record:
 
     ``endpoint`` is the address of the server, "" for this machine (a folder, the cache of huggingface_hub): the same
     reference may mean something else at another server. ``selection`` is that of the files, "" for the usual ones.
-    ``identities`` has for each path the digest or fingerprint that the origin listed, or "". ``used_s`` is when it
-    was last used, in seconds since 1970. ``folder`` is the one in an artifact that was picked, None if that is unknown.
+    ``identities`` has for each path what the origin said of its version. ``used_s`` is when it was last used, in
+    seconds since 1970.
     """
 
     ref: str
@@ -40,7 +39,6 @@ class Record:
     identities: Mapping[str, str] = field(default_factory=dict)
     endpoint: str = ""
     used_s: float = 0.0
-    folder: str | None = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -52,10 +50,20 @@ class Record:
         """The sha256 of its files."""
         return {blob.sha256 for blob in self.files.values()}
 
-    @property
-    def server(self) -> str:
-        """The origin, for messages."""
-        return self.endpoint or "the cache of the Hub's own client"
+    def blob(self, revision: Revision, file: RemoteFile) -> Blob | None:
+        """The blob of a file of ``revision`` that is unchanged since, else None.
+
+        It is unchanged if it has the sha256 of the listing or lock; else if the origin says the same of its version;
+        else, where the origin says nothing, if the revision is the same.
+        """
+        blob = self.files.get(file.path)
+        if blob is None or file.size not in {None, blob.size}:
+            return None
+        if file.sha256:
+            return blob if blob.sha256 == file.sha256 else None
+        if file.identity:
+            return blob if self.identities.get(file.path) == file.identity else None
+        return blob if self.revision == revision.id else None
 
 
 def record_path(store: Store, ref: str, selection: str = "", endpoint: str = "") -> Path:
@@ -92,8 +100,6 @@ def write_record(store: Store, record: Record) -> None:
         for name, blob in record.files.items()
     }
     value = {"schema": SCHEMA, "files": files, **{name: getattr(record, name) for name in TEXTS}}
-    if record.folder != "":
-        value["folder"] = record.folder
     data = json.dumps(value, sort_keys=True).encode()
     with on_disk("writing", path):
         try:
@@ -119,7 +125,7 @@ def forget_record(store: Store, record: Record) -> None:
 def mark_used(store: Store, record: Record) -> None:
     """Sets when a record was last used to now, by the clock of the file system, if this user may.
 
-    A record that was removed meanwhile is written again, since it is in use.
+    One that is not there is written: its snapshot is in use.
     """
     with suppress(MachineError, OSError):
         if not _touch(record_path(store, *record.key)):
@@ -152,48 +158,11 @@ def _read(path: Path) -> Record | None:
 def _parsed(value: Any, used_s: float) -> Record | None:
     files = {name: Blob(entry["sha256"], entry["size"]) for name, entry in value["files"].items()}
     identities = {name: entry["identity"] for name, entry in value["files"].items()}
-    texts, folder = {name: value[name] for name in TEXTS}, value.get("folder", "")
+    texts = {name: value[name] for name in TEXTS}
     sound = (
         value["schema"] == SCHEMA
-        and all(isinstance(text, str) for text in (*texts.values(), *identities.values(), folder or ""))
+        and all(isinstance(text, str) for text in (*texts.values(), *identities.values()))
         and is_digest(value["snapshot"])
         and all(is_digest(blob.sha256) and type(blob.size) is int for blob in files.values())
     )
-    return Record(**texts, files=files, identities=identities, used_s=used_s, folder=folder) if sound else None
-
-
-def commit_of(record: Record) -> str:
-    """Repository, folder and commit of a record; "" where there is no commit.
-
-    A record of locked files has none: their digests are from the lock, not from a server.
-    """
-    if not record.ref.startswith("hf://") or record.selection.startswith("locked "):
-        return ""
-    try:
-        ref = parse(record.ref, is_path=lambda _: False)
-    except UsageError:
-        return ""
-    return f"{ref.location}/{ref.subfolder}@{record.revision}"
-
-
-def conflicting(files: Mapping[str, Blob], records: Iterable[Record]) -> Iterator[tuple[Record, str]]:
-    """The ``records`` of a commit whose files differ from ``files`` of the same commit, each with the first such path.
-
-    A commit of the Hub determines its files: if two records differ, one of the servers sent wrong bytes.
-    """
-    for record in records:
-        path = next((path for path, blob in sorted(record.files.items()) if files.get(path, blob) != blob), None)
-        if path is not None:
-            yield record, path
-
-
-def conflicts(records: Iterable[Record]) -> Iterator[tuple[Record, Record, str]]:
-    """Each record that conflicts with an earlier one of its commit: the earlier one, the record, and the path."""
-    seen: dict[str, list[Record]] = {}
-    for record in records:
-        commit = commit_of(record)
-        earlier = seen.get(commit, []) if commit else []
-        found = next(((one, path) for one in earlier for _, path in conflicting(one.files, [record])), None)
-        if found is not None:
-            yield found[0], record, found[1]
-        seen.setdefault(commit, []).append(record)
+    return Record(**texts, files=files, identities=identities, used_s=used_s) if sound else None

@@ -1,0 +1,141 @@
+"""What the cache has of a reference: before its origin is asked, and once that has listed a revision."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.core.request import Request, Selection
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
+from lora_cli.errors import Offline, Unreachable
+from lora_cli.fetching.file_selection import refuse_pickled
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import endpoint_of, endpoints_of
+from lora_cli.store import Store
+from lora_cli.store.records import Record, all_records, read_record, write_record
+from lora_cli.store.snapshots import find_snapshot
+
+Found = tuple[Record, Snapshot]
+
+
+def lookup(request: Request, store: Store, settings: Settings) -> Found | None:
+    """The cached snapshot that needs no request: of a locked or pinned reference, in offline mode of any.
+
+    Nothing is written. None if the origin must be asked; a local folder is, as long as it exists.
+
+    Raises:
+        Offline: it must be asked, but offline mode is on.
+        Refused: the lock has pickled weights only, and that is not allowed.
+    """
+    ref, selection, locked = request.locked_ref, request.selection, request.locked
+    offline = settings.offline and ref.scheme != "file"
+    if ref.scheme == "file" and os.path.lexists(ref.location):
+        return None
+    if locked is not None and not selection.include:
+        refuse_pickled(locked.name, locked.files, selection)
+        if (snapshot := find_snapshot(store, locked.files)) is not None:
+            own, endpoint = str(selection), endpoint_of(ref, settings)
+            record = read_record(store, ref.in_records, own, endpoint)
+            if record is None or record.snapshot != snapshot.digest:
+                own = str(replace(selection, locked=locked.digest))
+                record = Record(ref.in_records, own, locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
+            return record, snapshot
+    # A policy may have rules for the folder of the latest checkpoint, which only a listing shows.
+    needs_listing = not (offline or ref.pinned) or (selection.latest and settings.policies)
+    if locked is None and not needs_listing and (found := last_fetched(request, store, settings)) is not None:
+        return found
+    if offline and ref.scheme != "hf":
+        raise not_cached(ref, store, settings)
+    return None
+
+
+def last_fetched(request: Request, store: Store, settings: Settings) -> Found | None:
+    """Record and snapshot of the last fetch of the reference from its endpoint, if it is still cached."""
+    for endpoint in endpoints_of(request.ref, settings):
+        record = read_record(store, request.locked_ref.in_records, str(request.selection), endpoint)
+        if record is not None and (snapshot := find_snapshot(store, record.files)) is not None:
+            return record, snapshot
+    return None
+
+
+def not_cached(ref: AdapterRef, store: Store, settings: Settings, hint: str = "fetch it online first") -> Offline:
+    """The error in offline mode for what is not cached; it names other servers from which ``ref`` was fetched.
+
+    Those snapshots are not used: two servers may mean different things by one reference.
+    """
+    endpoint = endpoint_of(ref, settings)
+    others = {record.endpoint for record in all_records(store) if record.ref == ref.in_records} - {"", endpoint}
+    where = f" from {endpoint}, only from {', '.join(sorted(others)[:3])}," if others else ""
+    return Offline(f"{ref} is not cached{where} and offline mode is on", hint=hint)
+
+
+@contextmanager
+def hints(request: Request, store: Store, settings: Settings) -> Iterator[None]:
+    """Adds to an origin that cannot be asked what is cached of it."""
+    try:
+        yield
+    except Offline as error:
+        raise not_cached(request.locked_ref, store, settings, error.hint) from error
+    except Unreachable as error:
+        if (found := last_fetched(request, store, settings)) is not None:
+            hint = f"--offline uses the version of the last fetch: revision {found[0].revision}"
+            raise Unreachable(error.message, hint=hint) from error
+        raise
+
+
+def earlier(
+    request: Request, revision: Revision, selection: Selection, store: Store, settings: Settings
+) -> list[Record]:
+    """The records of earlier fetches of the reference as it was asked for, and at ``revision``."""
+    endpoint = endpoints_of(request.ref, settings)[-1]
+    found = (read_record(store, name, str(selection), endpoint) for name in _names(request, revision))
+    return [record for record in found if record is not None]
+
+
+def recorded(
+    records: Sequence[Record], revision: Revision, files: Sequence[RemoteFile], store: Store
+) -> Snapshot | None:
+    """The cached snapshot of these files of a revision, by a record or by their digests.
+
+    A digest in the listing or the lock always takes precedence over a record.
+    """
+    for record in records:
+        blobs = {file.path: blob for file in files if (blob := record.blob(revision, file)) is not None}
+        if len(blobs) == len(files) == len(record.files) and (found := find_snapshot(store, blobs)) is not None:
+            return found
+    blobs = {file.path: Blob(file.sha256, file.size) for file in files if file.sha256 and file.size is not None}
+    return find_snapshot(store, blobs) if len(blobs) == len(files) else None
+
+
+def known_blobs(records: Sequence[Record], revision: Revision, files: Sequence[RemoteFile]) -> Mapping[str, Blob]:
+    """Path → blob of the files that are unchanged since an earlier fetch, whether they are cached or not."""
+    return {
+        file.path: blob
+        for record in records
+        for file in files
+        if file.identity and (blob := record.blob(revision, file)) is not None
+    }
+
+
+def remember(
+    request: Request, revision: Revision, selection: Selection, snapshot: Snapshot, store: Store, settings: Settings
+) -> None:
+    """Records that the reference, as it was asked for and at ``revision``, is this snapshot.
+
+    Raises:
+        MachineError: the disk is full, or another disk error.
+    """
+    endpoint = endpoints_of(request.ref, settings)[-1]
+    # As the origin lists them: a lock may have added digests.
+    identities = {path: file.identity for path in snapshot.files if (file := revision.file(path)) is not None}
+    for name in _names(request, revision):
+        one = Record(name, str(selection), revision.id, snapshot.digest, snapshot.files, identities, endpoint)
+        write_record(store, one)
+
+
+def _names(request: Request, revision: Revision) -> tuple[str, ...]:
+    """The reference as it was asked for, and at the commit or digest that it meant."""
+    ref = request.locked_ref
+    pinned = replace(ref, revision=revision.id) if ref.scheme in WITH_REVISIONS else ref
+    return tuple(dict.fromkeys((ref.in_records, pinned.in_records)))

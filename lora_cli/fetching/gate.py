@@ -1,0 +1,157 @@
+"""The gate of limits and policies: asked before a request, before a byte, and before a snapshot is published."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
+from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.core.request import Request
+from lora_cli.core.snapshot import Blob, RemoteFile, Snapshot, snapshot_digest
+from lora_cli.errors import Corrupt, Refused
+from lora_cli.fetching.locked_files import lock_mismatch
+from lora_cli.settings import Settings
+from lora_cli.store.disk import on_disk, read_small
+
+if TYPE_CHECKING:
+    from lora_cli.documents.policy import Policy, RequiredSignature
+
+
+def refuse(
+    request: Request, settings: Settings, ref: AdapterRef | None = None, files: Sequence[RemoteFile] | None = None
+) -> None:
+    """Checks limits and policies of what is known of an adapter.
+
+    ``ref`` is where it was found, if not where it was asked for: the folder of a checkpoint. ``files`` are those that
+    would be fetched; None before they are known.
+
+    Raises:
+        Refused: a limit or a policy forbids it.
+    """
+    if files is not None:
+        if len(files) > settings.max_files:
+            raise Refused(
+                f"{request.label}: {len(files)} files were selected, but {settings.max_files} are allowed",
+                hint="use a narrower glob for --include, or raise max_files (LORA_CLI_MAX_FILES)",
+            )
+        total, most = sum(file.size or 0 for file in files), settings.max_bytes
+        if most is not None and total > most:
+            hint = "raise max_bytes (LORA_CLI_MAX_BYTES)"
+            raise Refused(f"{request.label} has {total} bytes, but {most} are allowed", hint=hint)
+    if not settings.policies:
+        return
+    from lora_cli.documents.policy_checks import violations
+
+    ref = ref or request.ref
+    hub = settings.hub_endpoint.partition("://")[2].lower()
+    if ref.scheme in {"https", "http"} and f"{ref.location}/".startswith(f"{hub}/"):
+        # Rules name it in the other way.
+        raise Refused(f"{ref}: a policy applies, and this is an address of the Hub", hint="write hf://ORG/NAME")
+    policies = [_with_real_paths(policy) if ref.scheme == "file" else policy for policy in settings.policies]
+    found = [one for policy in policies for one in violations(policy, _names(ref), request.known_sha256, files)]
+    if distinct := list(dict.fromkeys(found)):
+        more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""
+        raise Refused(f"{ref}: {distinct[0]}{more}", hint=distinct[0].hint)
+
+
+def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: AdapterRef | None = None) -> tuple[str, ...]:
+    """The signers that policies require of a complete snapshot, whose bytes are what was promised.
+
+    Raises:
+        Refused: a limit or policy forbids it, its signature is missing or wrong, or a header is too large.
+        Corrupt: its digest differs from the manifest's, or its files from the lock's.
+        MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures``.
+    """
+    check_promised(request, snapshot.files, ref)
+    for path, blob in snapshot.files.items():
+        if path.endswith(".safetensors") and blob.size > settings.max_header_bytes:
+            with on_disk("reading", snapshot.directory / path), (snapshot.directory / path).open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+            # A header that is longer than its file is invalid and never read.
+            if settings.max_header_bytes < length <= blob.size - 8:
+                raise Refused(
+                    f"{request.ref}: {path} claims a header of {length} bytes, "
+                    f"but {settings.max_header_bytes} are allowed",
+                    hint="typical are a few hundred kilobytes; raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)",
+                )
+    refuse(request, settings, ref, [RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items()])
+    ref = ref or request.ref
+    if request.selection.base or not (required := signatures_for(ref, settings)):
+        return ()
+    from lora_cli.fetching.signatures import Contents, check_signatures
+
+    signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
+    contents = Contents(snapshot.files, signature, snapshot.directory, request.signature)
+    return check_signatures(ref, required, contents, request.selection, offline=settings.offline)
+
+
+def check_promised(request: Request, files: Mapping[str, Blob], ref: AdapterRef | None = None) -> None:
+    """Compares files with the digest of the manifest, and with the lock; with globs, only those that the lock has.
+
+    Raises:
+        Corrupt: they differ.
+        Refused: an origin without revisions differs from the lock.
+    """
+    digest, locked = snapshot_digest(files.items()), request.locked
+    if request.sha256 is not None and digest != request.sha256:
+        raise Corrupt(
+            f"{request.ref}: the manifest has sha256 {request.sha256}, but its files have {digest}",
+            hint="pin the intended revision, or write the new digest after you checked the changes",
+        )
+    if locked is None:
+        return
+    wrong = sorted(path for path, blob in files.items() if locked.files.get(path, blob) != blob)
+    if wrong and (ref or request.ref).scheme not in WITH_REVISIONS:
+        raise lock_mismatch(locked, f"{wrong[0]} has different bytes from the locked ones")
+    if wrong or (not request.selection.include and digest != locked.digest):
+        what = f"{wrong[0]} is {files[wrong[0]].sha256}" if wrong else f"the snapshot is {digest}"
+        raise Corrupt(
+            f"{locked.name}: {what}, which differs from the lock",
+            hint="the received files differ from the locked ones: check both before you run --upgrade",
+        )
+
+
+def byte_limit(settings: Settings) -> int | None:
+    """The lowest limit on the bytes of one adapter, of the settings and policies; None for no limit."""
+    limits = (settings.max_bytes, *(policy.max_bytes for policy in settings.policies))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def signatures_for(ref: AdapterRef, settings: Settings) -> "list[RequiredSignature]":
+    """The entries of ``require_signature`` in all policies that are for ``ref``."""
+    entries = [entry for policy in settings.policies for entry in policy.require_signature]
+    if not entries:
+        return []
+    from lora_cli.core.globs import matches
+
+    def applies(glob: str) -> bool:
+        return any(matches(one, name) for one in {glob, _real_glob(glob)} for name in _names(ref))
+
+    return [entry for entry in entries if entry.sources is None or any(map(applies, entry.sources))]
+
+
+def _names(ref: AdapterRef) -> tuple[AdapterRef, ...]:
+    """What a policy must allow: the reference, and where a local path leads to through its links."""
+    real = os.path.realpath(ref.location) if ref.scheme == "file" else ref.location
+    return (ref,) if real == ref.location else (ref, replace(ref, location=real))
+
+
+def _with_real_paths(policy: "Policy") -> "Policy":
+    """``policy`` with each local folder in its globs also given with links resolved."""
+
+    def both(globs: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for glob in globs for name in (glob, _real_glob(glob))))
+
+    allowed = None if policy.allow_sources is None else both(policy.allow_sources)
+    return policy.model_copy(update={"allow_sources": allowed, "deny_sources": both(policy.deny_sources)})
+
+
+def _real_glob(glob: str) -> str:
+    """A glob over local paths with the links before its first wildcard resolved."""
+    stem = re.split(r"[*?[]", glob.removeprefix("file://"), maxsplit=1)[0]
+    if not glob.startswith("file:///"):
+        return glob
+    folder = stem if f"file://{stem}" == glob else stem.rpartition("/")[0]
+    return "file://" + os.path.realpath(folder or "/").rstrip("/") + glob[len("file://") + len(folder) :]
