@@ -23,14 +23,12 @@ from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.request import Request
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.cached_files import open_files
+from lora_cli.fetching.cached import open_files
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources, endpoint_of
-from lora_cli.store import Store
-from lora_cli.store.records import read_record
+from lora_cli.sources.registry import Sources
 from lora_cli.validation import Checked, Terms, check_all, ref_of
 from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
@@ -79,7 +77,7 @@ def command(
     terms = _validation_terms(model, deployed, settings)
     other = None if diff is None else _compared(diff, inputs, settings)
     checks = check_all(inputs.to_validate(settings), terms, settings)
-    judged = [(one, _inspection(one, model, settings)) for one in checks]
+    judged = [(one, _inspection(one, model)) for one in checks]
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
@@ -154,17 +152,8 @@ def _write(report: InspectReport, form: Format, output: Path | None, settings: S
         inform(f"wrote {output}", settings)
 
 
-def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) -> Inspection | None:
+def _inspection(checked: Checked, base: BaseModel | None) -> Inspection | None:
     if checked.adapter is None:
         return None
     with one_budget():
-        return inspection_of(checked.adapter, base, checked.card, _cached(checked, settings))
-
-
-def _cached(checked: Checked, settings: Settings) -> str:
-    """The digest of the cached snapshot of this revision; "" if it is not cached."""
-    if checked.revision is None or not settings.cache_dir.is_dir():
-        return ""
-    endpoint = endpoint_of(checked.revision.ref, settings)
-    record = read_record(Store(settings.cache_dir), checked.revision.ref.in_records, endpoint=endpoint)
-    return record.snapshot if record is not None and record.revision == checked.revision.id else ""
+        return inspection_of(checked.adapter, base, checked.card, checked.snapshot.digest if checked.snapshot else "")

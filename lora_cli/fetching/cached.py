@@ -9,9 +9,11 @@ from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline, Unreachable
+from lora_cli.fetching.checkpoint import resolve
 from lora_cli.fetching.file_selection import refuse_pickled
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import endpoint_of, endpoints_of
+from lora_cli.sources.files import Files
+from lora_cli.sources.registry import Sources, endpoint_of, endpoints_of
 from lora_cli.store import Store
 from lora_cli.store.records import Record, all_records, read_record, write_record
 from lora_cli.store.snapshots import find_snapshot
@@ -82,6 +84,32 @@ def hints(request: Request, store: Store, settings: Settings) -> Iterator[None]:
             hint = f"--offline uses the version of the last fetch: revision {found[0].revision}"
             raise Unreachable(error.message, hint=hint) from error
         raise
+
+
+def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
+    """The files that ``request`` means, to read without a download, pickled ones too. Nothing is written.
+
+    Pinned and locked references that are cached cost no request, and with ``settings.offline`` none does. Of any other
+    reference the origin is asked for its revision, and what is cached of that is read from there.
+
+    Raises:
+        LoraCliError: as ``resolve``.
+    """
+    ref, store = request.locked_ref, Store(settings.cache_dir)
+    if ref.scheme == "file":
+        return Files(sources.of(ref), resolve(request, sources))
+    if request.locked is not None:
+        request = replace(request, selection=replace(request.selection, allow_pickle=True))
+    if (found := lookup(request, store, settings)) is not None:
+        files = (RemoteFile(path, blob.size, blob.sha256) for path, blob in sorted(found[1].files.items()))
+        return Files(sources.of(ref), Revision(ref, found[0].revision, tuple(files)), found[1])
+    with hints(request, store, settings):
+        revision = resolve(request, sources)
+    for record in earlier(request, revision, request.selection, store, settings):
+        listed = [file for file in revision.files if file.path in record.files]
+        if (snapshot := recorded([record], revision, listed, store)) is not None:
+            return Files(sources.of(ref), revision, snapshot)
+    return Files(sources.of(ref), revision)
 
 
 def earlier(

@@ -7,14 +7,13 @@ from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
-from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources.files import files_at
-from lora_cli.validation.validate import bug_error, ref_of
+from lora_cli.validation.validate import error_of, ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
 
 OnStage = Callable[[str], None]
@@ -33,7 +32,6 @@ class Admission(Checked):
     in the cache before. ``ref`` is the requested reference.
     """
 
-    snapshot: Snapshot | None = None
     stage: str = ""
     cached: bool = False
     ref: AdapterRef | None = None
@@ -97,11 +95,7 @@ def validate_fetched(
         evidence = gather_evidence(adapter, files, terms, fetched.ref)
         verdict = apply_suppressions(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")
-    except LoraCliError as error:
-        judged = replace(judged, error=error, stage="validate")
-    except (MemoryError, OSError):
-        raise
     except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
-        judged = replace(judged, error=bug_error(error), stage="validate")
+        judged = replace(judged, error=error_of(error), stage="validate")
     watch.lap("validate")
     return replace(judged, stage_ms={**fetched.stage_ms, **watch.stage_ms})

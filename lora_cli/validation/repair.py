@@ -33,6 +33,8 @@ from lora_cli.core.text import names
 from lora_cli.engines import Profile
 from lora_cli.engines.profile import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
+from lora_cli.fetching import gate
+from lora_cli.fetching.cached import open_files
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.reading.adapter import SHARD, join_shards, read_adapter
@@ -60,7 +62,7 @@ from lora_cli.validation.repair_report import (
     TargetEngine,
     outcome_report,
 )
-from lora_cli.validation.validate import check_permitted, open_permitted, ref_of
+from lora_cli.validation.validate import check_permitted, ref_of
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather_evidence, judge
 
 BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "tower"})
@@ -221,7 +223,8 @@ def _open(item: Request, name: str, options: RepairOptions, settings: Settings) 
 
 def _local_files(item: Request, options: RepairOptions, settings: Settings) -> Files:
     if item.ref.scheme == "file":
-        files = open_permitted(item, settings, Sources(settings))
+        gate.refuse(item, settings)
+        files = open_files(item, settings, Sources(settings))
         check_permitted(item, files, settings)
         return files
     request = replace(item, selection=replace(item.selection, allow_pickle=options.allow_pickle))

@@ -3,24 +3,28 @@
 Remote adapters are validated in threads, many local ones in processes; results come in the order of the items.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter import Adapter
+from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.addresses import without_secrets
-from lora_cli.core.companions import Card, Companions
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, below, parse
-from lora_cli.core.request import Request, Selection
-from lora_cli.core.snapshot import Blob, snapshot_digest
+from lora_cli.core.request import USUAL, Request, Selection
+from lora_cli.core.snapshot import Blob, RemoteFile, snapshot_digest
+from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
-from lora_cli.fetching.cached_files import open_files
-from lora_cli.fetching.file_selection import check_no_folder_of_adapters
+from lora_cli.fetching import gate
+from lora_cli.fetching.cached import open_files
+from lora_cli.fetching.file_selection import check_no_folder_of_adapters, select_files
+from lora_cli.fetching.locked_files import select_locked
+from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import call_in_threads, read_adapter, weights_file
+from lora_cli.reading.byte_ranges import read_beginning
 from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
@@ -54,6 +58,10 @@ MOST_TOGETHER = 64
 """The largest batch: what its verdicts share is sent and kept once per batch."""
 
 
+EVERYTHING = Selection(allow_pickle=True)
+"""What is validated of an adapter."""
+
+
 def ref_of(source: str | AdapterRef) -> AdapterRef:
     """The reference that ``source`` is, or that its text means in the working directory.
 
@@ -81,18 +89,26 @@ def validate(
     try:
         item = replace(item, source=ref_of(item.source))
         checked = replace(checked, source=str(item.source), request=item)
-        files = open_permitted(item, settings, context.sources if context is not None else Sources(settings))
-        checked = replace(checked, source=str(files.ref), revision=files.revision)
+        gate.refuse(item, settings)
+        files = open_files(item, settings, context.sources if context is not None else Sources(settings))
+        checked = replace(checked, source=str(files.ref), revision=files.revision, snapshot=files.snapshot)
         check_no_folder_of_adapters(files.revision)
         watch.lap("resolve")
         unread = ""
         if terms.values and context is not None and not files.on_disk:
             files, unread = _bring(item, files, context)
+            checked = replace(checked, snapshot=files.snapshot)
         try:
             checked = replace(checked, signers=check_permitted(item, files, settings))
         except (Refused, Corrupt) as error:
             checked = replace(checked, error=error)
-        adapter, companions, card = _read(files, checked.name, terms, settings, threads)
+        threads, most = 1 if files.on_disk else threads, settings.max_header_bytes
+        adapter, companions, card = call_in_threads(
+            threads,
+            lambda: read_adapter(files, checked.name, most, threads=threads, weights=terms.weights),
+            lambda: companions_of(files, terms, threads),
+            lambda: read_card(files) if terms.card else None,
+        )
         checked = replace(checked, adapter=adapter)
         watch.lap("read")
         evidence = gather_evidence(adapter, files, terms, files.ref, companions, unread)
@@ -103,41 +119,72 @@ def validate(
             verdict = apply_suppressions(judge(adapter, terms, evidence), digest, settings, blobs)
             watch.lap("rules")
             return replace(checked, verdict=verdict, digest=digest, card=card)
-    except LoraCliError as error:
-        return replace(checked, error=error)
-    except (MemoryError, OSError):
-        raise
     except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
-        return replace(checked, error=bug_error(error))
+        return replace(checked, error=error_of(error))
 
 
-def bug_error(error: Exception) -> LoraCliError:
-    """The error of an adapter with which a bug shows, which is logged."""
+def error_of(error: Exception) -> LoraCliError:
+    """What one adapter's result says of ``error``; one that is a bug is logged.
+
+    Raises:
+        MemoryError, OSError: as they are: they are no adapter's.
+    """
+    if isinstance(error, LoraCliError):
+        return error
+    if isinstance(error, MemoryError | OSError):
+        raise error
     log_bug(log, error)
     return LoraCliError(f"{type(error).__name__}: {error}", hint="this is a bug in lora-cli; please report it")
 
 
-def open_permitted(item: Request, settings: Settings, sources: Sources) -> Files:
-    """The files to read ``item`` from, if policies allow its reference.
+def check_permitted(item: Request, files: Files, settings: Settings) -> tuple[str, ...]:
+    """The signers that policies require of ``item``, whose digest and lock must match its ``files``.
+
+    A lock is compared with the bytes that are on this disk, else with the listing. A digest that is unknown before a
+    fetch is only an error if a policy needs it.
 
     Raises:
-        Refused: a policy denies it; no request was sent.
+        Refused: a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the lock.
+        Corrupt: its digest differs from the manifest's.
         LoraCliError: what the source raises.
     """
-    if settings.policies:
-        from lora_cli.fetching import gate
-
-        gate.refuse(item, settings)
-    return open_files(item, settings, sources)
-
-
-def check_permitted(item: Request, files: Files, settings: Settings) -> tuple[str, ...]:
-    """The signers that policies require of ``item``; raises as ``policy_check.check_contents``."""
     if not settings.policies and item.sha256 is None and item.locked is None:
         return ()
-    from lora_cli.validation.policy_check import check_contents
+    ref, planned, required = files.ref, _files_to_fetch(files), gate.signatures_for(files.ref, settings)
+    gate.refuse(item, settings, ref, planned)
+    if item.locked is not None:
+        select_locked(files.revision, item.locked, USUAL, planned)
+    if item.sha256 is None and item.locked is None and not required:
+        return ()
+    # What an origin lists may be the signed files, and what it sends others.
+    blobs = _blobs(files, planned) if files.on_disk or not required else None
+    if blobs is None and not required and (item.sha256 is None or not settings.policies):
+        return ()
+    if blobs is None:
+        hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
+        why = "policy require_signature: " if required else ""
+        raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
+    gate.check_promised(item, blobs, ref)
+    if not required:
+        return ()
+    file = files.file(SIGNATURE)
+    signature = read_beginning(files, file, LARGEST_SIGNATURE) if file is not None else None
+    contents = Contents(blobs, signature, files.directory, item.signature)
+    return check_signatures(ref, required, contents, EVERYTHING, offline=settings.offline)
 
-    return check_contents(item, files, settings)
+
+def _files_to_fetch(files: Files) -> tuple[RemoteFile, ...]:
+    """The files that a fetch would download; if it is not an adapter, all files with weights."""
+    try:
+        return select_files(files.revision, EVERYTHING)
+    except LoraCliError:
+        return tuple(file for file in files if format_of(file.path) and not file.defect)
+
+
+def _blobs(files: Files, some: Iterable[RemoteFile]) -> dict[str, Blob] | None:
+    """The digest and size of each of ``some`` files; None if one is not known."""
+    blobs = {file.path: files.blob(file) for file in some}
+    return {path: blob for path, blob in blobs.items() if blob is not None} if None not in blobs.values() else None
 
 
 def _bring(item: Request, files: Files, context: "FetchContext") -> tuple[Files, str]:
@@ -163,30 +210,13 @@ def _bring(item: Request, files: Files, context: "FetchContext") -> tuple[Files,
         return files, error.message
 
 
-def _read(
-    files: Files, name: str, terms: Terms, settings: Settings, threads: int
-) -> tuple[Adapter, Companions | None, Card | None]:
-    """The config and the header, the companion files, and the model card if the terms ask for it."""
-    threads = 1 if files.on_disk else threads
-    adapter, companions, card = call_in_threads(
-        threads,
-        lambda: read_adapter(files, name, settings.max_header_bytes, threads=threads, weights=terms.weights),
-        lambda: companions_of(files, terms, threads),
-        lambda: read_card(files) if terms.card else None,
-    )
-    return adapter, companions, card
-
-
 def _known_blobs(item: Request, files: Files, *, hashed: bool) -> Mapping[str, Blob] | None:
     """The files that a fetch would give, as the cache or the lock has them; None if neither does.
 
     With ``hashed``, those of the listing or this disk come first, if each file's digest is listed or can be read here.
     """
-    if hashed:
-        from lora_cli.validation.policy_check import blobs_of, files_to_fetch
-
-        if (blobs := blobs_of(files, files_to_fetch(files))) is not None:
-            return blobs
+    if hashed and (blobs := _blobs(files, _files_to_fetch(files))) is not None:
+        return blobs
     if files.snapshot is not None:
         return files.snapshot.files
     locked, ref = item.locked, files.ref

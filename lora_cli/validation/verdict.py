@@ -26,7 +26,7 @@ from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.core.safetensors import TensorStats
-from lora_cli.core.snapshot import Revision
+from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.core.target_modules import for_task, trained_bare
 from lora_cli.errors import LoraCliError
 from lora_cli.reading.companions import read_companions
@@ -74,6 +74,7 @@ class Checked:
     ``source`` is the canonical reference (or the text as given, if it is invalid); ``stage_ms`` maps resolve, read,
     values and rules to milliseconds. ``digest`` is the snapshot digest, if the cache, the lock or a policy has it.
     ``card`` (the model card) is None unless requested. ``signers`` are those whose signatures policies require.
+    ``snapshot`` is the cached one that it was read from, if it was.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Checked:
     card: Card | None = None
     signers: tuple[str, ...] = ()
     request: Request | None = None
+    snapshot: Snapshot | None = None
 
     def without_contents(self) -> "Checked":
         """The verdict without the parsed contents, which need nearly all the memory."""
