@@ -41,10 +41,10 @@ def fetch(
     Raises:
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
-    from lora_cli.core.reference import parse
+    from lora_cli.core.reference import parse, training_run
     from lora_cli.core.request import Request, Selection
     from lora_cli.fetching.batch import fetch_all
-    from lora_cli.sources.local import is_path, training_run
+    from lora_cli.sources.local import is_path
     from lora_cli.store import Store
 
     settings = _settings(cache_dir, offline=offline)
@@ -138,8 +138,8 @@ def validate(
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
     from lora_cli.core.addresses import without_secrets
+    from lora_cli.core.reference import training_run
     from lora_cli.core.request import Request, Selection
-    from lora_cli.sources.local import training_run
     from lora_cli.validation import check_all
 
     run = training_run(ref)

@@ -32,7 +32,7 @@ def test_the_example_is_valid_by_the_published_schema_and_shows_every_kind_of_ru
     jsonschema.validate(yaml.safe_load(TEXT), schema)
     parsed = load_manifest(TEXT, str(FILE), is_path=lambda _: False)
 
-    assert {entry.source.scheme for entry in parsed.adapters} == {"hf", "s3", "https"}
+    assert {entry.ref.scheme for entry in parsed.adapters} == {"hf", "s3", "https"}
     assert parsed.base is not None
     assert parsed.base.pinned
     assert parsed.policy is not None
@@ -50,7 +50,7 @@ def test_an_examples_own_policy_lets_its_first_fetch_lock_it(page: str) -> None:
     policy = parsed.policy
     assert policy is not None
     for entry in parsed.adapters:
-        assert violations(policy, [entry.source], sha256=entry.sha256) == (), entry.name
+        assert violations(policy, [entry.ref], sha256=entry.sha256) == (), entry.name
 
 
 def test_the_policy_beside_it_allows_its_adapters() -> None:
@@ -58,7 +58,7 @@ def test_the_policy_beside_it_allows_its_adapters() -> None:
     file = ROOT / "manifests" / "policy.yaml"
     policy = load_policy(file.read_text(), str(file))
     for entry in parsed.adapters:
-        assert violations(policy, [entry.source], sha256=entry.sha256) == (), entry.name
+        assert violations(policy, [entry.ref], sha256=entry.sha256) == (), entry.name
 
 
 @pytest.fixture

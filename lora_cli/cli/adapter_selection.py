@@ -13,16 +13,16 @@ from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef, parse, training_run
 from lora_cli.core.request import BASE, Request, Selection
 from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
 from lora_cli.settings import Settings
-from lora_cli.sources.local import is_path, training_run
+from lora_cli.sources.local import is_path
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
+    from lora_cli.documents.manifest import AdapterSet, EngineSpec
     from lora_cli.runtime.plan import TierLimits
     from lora_cli.validation import Bases
 
@@ -144,7 +144,7 @@ def warn_of_unlocked(inputs: Inputs, settings: Settings) -> None:
         inform(warning, settings)
 
 
-def _named_entries(manifest: "AdapterSet", names: Sequence[str]) -> "list[AdapterEntry]":
+def _named_entries(manifest: "AdapterSet", names: Sequence[str]) -> list[Request]:
     """The adapters of these names; all if there are no names."""
     return [entry for entry in manifest.adapters if not names or entry.name in names]
 
@@ -414,4 +414,4 @@ def _request(text: str, selection: Selection) -> Request:
         ref = parse(text, is_path=is_path)
     except UsageError as error:
         return Request(typed, typed, invalid=error)
-    return Request(ref.name, ref, selection=selection, typed=typed)
+    return Request(ref.name, ref, selection=selection, written=typed)

@@ -16,7 +16,7 @@ from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.addresses import hub_words
-from lora_cli.core.reference import LATEST, AdapterRef
+from lora_cli.core.reference import LATEST_FOLDER, AdapterRef, below
 from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
@@ -121,8 +121,8 @@ def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
 def _entry(name: str, one: Checked, folder: Path) -> dict[str, str]:
     """The entry of the manifest; a path is relative to its ``folder``."""
     assert one.request is not None
-    entry = {"name": name, "source": _source(one.request.ref, folder)}
-    return entry | ({"checkpoint": LATEST} if one.request.selection.latest else {})
+    ref = below(one.request.ref, LATEST_FOLDER) if one.request.selection.latest else one.request.ref
+    return {"name": name, "source": _source(ref, folder)}
 
 
 def _source(ref: AdapterRef, folder: Path) -> str:

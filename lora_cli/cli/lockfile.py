@@ -175,7 +175,7 @@ def _locked_versions(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> M
     locked = locked_adapters(adapter_set, lock)
     if flags.locked or flags.check:
         return locked
-    sources = {entry.name: entry.source for entry in adapter_set.adapters}
+    sources = {entry.name: entry.ref for entry in adapter_set.adapters}
     return {name: one for name, one in locked.items() if ref_at(sources[name], one).scheme != "file"}
 
 
@@ -240,7 +240,7 @@ def _newly_locked(
             # A folder's revision is made of times, which another machine cannot check.
             is_folder, files = request.ref.scheme == "file", fetched.snapshot.files
             revision, endpoint = ("", "") if is_folder else (fetched.revision, endpoint_of(request.ref, settings))
-            locked = LockedAdapter(request.name, entry.written, revision, files, entry.checkpoint, endpoint)
+            locked = LockedAdapter(request.name, entry.written, revision, files, endpoint)
             if locked != request.locked:
                 yield request.name, locked
 

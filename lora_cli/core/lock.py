@@ -20,7 +20,7 @@ class LockedAdapter:
     ``source`` is as the manifest writes it. ``revision`` is the origin's immutable id: a commit of the Hub, which can
     be asked for again, or what distinguishes one listing of a bucket or web folder from another; it is empty if the
     origin has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs.
-    ``checkpoint`` is as in the manifest, "" for none. ``endpoint`` is the address that was asked when it was locked, ""
+    ``endpoint`` is the address that was asked when it was locked, ""
     of a local folder: the same bytes of a mirror are what is locked. ``config`` is the text of a base's
     ``config.json``. ``manifest`` is the manifest's file, for hints; it is not in the lock.
     """
@@ -29,7 +29,6 @@ class LockedAdapter:
     source: str
     revision: str
     files: Mapping[str, Blob]
-    checkpoint: str = ""
     endpoint: str = field(default="", compare=False)
     config: str = ""
     manifest: str = field(default="", compare=False)

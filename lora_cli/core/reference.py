@@ -27,10 +27,7 @@ ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": 
 WITH_REVISIONS = frozenset({"hf", "oci"})
 """The schemes whose references may name a revision behind an ``@``, and a folder."""
 
-LATEST = "latest"
-"""Selects the checkpoint with the highest number (``fetching.checkpoint`` finds it)."""
-
-LATEST_FOLDER = f"checkpoint-{LATEST}"
+LATEST_FOLDER = "checkpoint-latest"
 """The last folder in the text of a reference to the latest checkpoint of a training run."""
 
 _NUMBER = r"\d{1,18}"
@@ -207,6 +204,7 @@ def _home(text: str) -> str:
         raise UsageError(f"{text}: the home folder does not exist", hint=f"write ./{text} for a file here") from error
 
 
-def folder_of(checkpoint: str) -> str:
-    """The folder of a checkpoint by its number; "" for the latest, which only a listing shows, and for none."""
-    return "" if checkpoint in {"", LATEST} else f"checkpoint-{checkpoint}"
+def training_run(text: str) -> str:
+    """The reference to the training run of whose latest checkpoint ``text`` speaks; "" if it speaks of none."""
+    found = re.fullmatch(rf"(.+?)/+{LATEST_FOLDER}/?(@.*)?", text, re.DOTALL)
+    return f"{found[1]}{found[2] or ''}" if found else ""

@@ -51,8 +51,8 @@ class Request:
     manifest demands (None: any), ``locked`` the entry in its lock, and ``signature`` a file with its signature, in
     place of the one among its files. A ``pinned`` adapter is not evicted by a server.
 
-    ``typed`` is the reference as the user typed it, where that identifies the adapter: two may have one name.
-    ``invalid`` is why ``source`` is no reference.
+    ``written`` is the reference as the user or the manifest writes it, and ``at`` is ``file:line`` of that manifest, ""
+    on a command line. ``invalid`` is why ``source`` is no reference.
     """
 
     name: str
@@ -62,7 +62,8 @@ class Request:
     locked: LockedAdapter | None = None
     selection: Selection = USUAL
     signature: Path | None = None
-    typed: str = ""
+    written: str = ""
+    at: str = ""
     invalid: UsageError | None = None
 
     @property

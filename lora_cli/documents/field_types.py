@@ -22,7 +22,7 @@ from pydantic_core import core_schema
 
 from lora_cli.core.globs import source_glob
 from lora_cli.core.option_values import SIZE
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef, parse, training_run
 from lora_cli.core.request import NAME, NAME_HINT, NAME_IN_WORDS
 from lora_cli.core.units import advised, parse_size
 from lora_cli.documents.document import MOST_MISTAKES, kind_of, mistake
@@ -110,7 +110,7 @@ Several = Annotated[tuple[Annotated[T, WrapValidator(_member)], ...], Strict(str
 def _reference(value: str, info: ValidationInfo) -> str:
     """``value`` itself, if it is a reference."""
     try:
-        reference_of(value, info.context or Context())
+        reference_of(training_run(value) or value, info.context or Context())
     except UsageError as error:
         raise mistake(error.message, error.hint or "source: hf://ORG/NAME@COMMIT") from error
     return value
@@ -178,19 +178,5 @@ Version = Annotated[
     BeforeValidator(_unquoted),
     WithJsonSchema(
         {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9][A-Za-z0-9_.+-]{0,63}$"}]}
-    ),
-]
-Checkpoint = Annotated[
-    str,
-    text("(latest|[0-9]{1,18})", "a number or 'latest'", "checkpoint: latest", "number"),
-    BeforeValidator(_unquoted),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"const": "latest"},
-                {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
-                {"type": "string", "pattern": "^[0-9]{1,18}$"},
-            ]
-        }
     ),
 ]

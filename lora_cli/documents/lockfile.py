@@ -10,12 +10,11 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.core.lock import THE_BASE, Lock, LockedAdapter
-from lora_cli.core.reference import LATEST
-from lora_cli.core.request import NAME, NAME_IN_WORDS
+from lora_cli.core.request import NAME, NAME_IN_WORDS, Request
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document, repeats
 from lora_cli.documents.field_types import SHA256, Context, Maybe, Several, text, whole
-from lora_cli.documents.manifest import AdapterEntry, AdapterSet
+from lora_cli.documents.manifest import AdapterSet
 from lora_cli.documents.yaml_nodes import SPLIT
 from lora_cli.errors import DocumentError, UsageError
 
@@ -98,8 +97,6 @@ class LockEntry(Locked):
 
     name: Annotated[str, text(NAME, NAME_IN_WORDS)]
     """As in the AdapterSet."""
-    checkpoint: Annotated[str, text(rf"({LATEST}|[0-9]{{1,18}})", f"a number or {LATEST}")] = ""
-    """As in the AdapterSet, when it says one."""
 
 
 class LockFile(Head):
@@ -129,8 +126,6 @@ def dump_lock(lock: Lock) -> str:
 def _dumped(one: LockedAdapter) -> Iterator[str]:
     """All of it but its name and config."""
     yield f"source: {_quoted(one.source)}"
-    if one.checkpoint:
-        yield f"checkpoint: {_quoted(one.checkpoint)}"
     yield from (f"endpoint: {_quoted(one.endpoint)}", f"revision: {_quoted(one.revision)}")
     yield from (f"digest: {_quoted(one.digest)}", "files:")
     for path, blob in sorted(one.files.items()):
@@ -165,7 +160,7 @@ def load_lock(text: str, where: str) -> Lock:
     except DocumentError as error:
         raise error.with_hint(_hint(text, EDITED)) from error
     base = None if found.base is None else replace(_locked(THE_BASE, found.base), config=found.base.config)
-    return Lock(tuple(replace(_locked(one.name, one), checkpoint=one.checkpoint) for one in found.adapters), base)
+    return Lock(tuple(_locked(one.name, one) for one in found.adapters), base)
 
 
 def _hint(text: str, of_a_lock: str) -> str:
@@ -203,15 +198,12 @@ def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
             yield f"{locked.name} is locked but not in the manifest"
 
 
-def mismatch(entry: AdapterEntry, locked: LockedAdapter | None) -> str:
+def mismatch(entry: Request, locked: LockedAdapter | None) -> str:
     """Why what is locked does not speak of this entry of the manifest, in one sentence; empty when it does."""
     if locked is None:
         return f"{entry.name} is not locked"
     if locked.source != entry.written:
         return f"{entry.name} is locked for {locked.source}, but the manifest has {entry.written}"
-    if locked.checkpoint != entry.checkpoint:
-        checkpoints = (f"checkpoint {one}" if one else "no checkpoint" for one in (locked.checkpoint, entry.checkpoint))
-        return f"{entry.name} is locked for {next(checkpoints)}, but the manifest has {next(checkpoints)}"
     if entry.sha256 is not None and locked.digest != entry.sha256:
         return f"{entry.name} is locked at {locked.digest}, but the manifest requires {entry.sha256}"
     return ""

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJson
 from lora_cli.core.finding import ENGINE_NAMES
 from lora_cli.core.globs import matches
 from lora_cli.core.manifest_trust import PROFILE, VARIABLE
-from lora_cli.core.reference import AdapterRef, below, folder_of
+from lora_cli.core.reference import LATEST_FOLDER, AdapterRef, training_run
+from lora_cli.core.request import Request, Selection
 from lora_cli.documents.document import (
     Document,
     Head,
@@ -25,7 +26,6 @@ from lora_cli.documents.document import (
 )
 from lora_cli.documents.field_types import (
     MOST_GLOBS,
-    Checkpoint,
     Context,
     File,
     Glob,
@@ -41,7 +41,6 @@ from lora_cli.documents.field_types import (
     whole,
 )
 from lora_cli.documents.policy import ManifestPolicy, Policy, policy_of, repeated
-from lora_cli.errors import UsageError
 
 Count = Annotated[int, whole(1, 100_000)]
 
@@ -176,26 +175,6 @@ class SourceRule(Model):
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterEntry:
-    """One adapter of the set.
-
-    ``name`` is unique and safe as a path component. ``source`` is parsed, relative paths from the manifest's folder;
-    ``written`` is how the manifest has it. ``checkpoint`` is one of a training run by its number, whose folder
-    ``source`` then has, or ``latest``. ``sha256`` is the snapshot digest that it must have, and ``signature`` a file
-    with its signature. ``pinned`` keeps it in the GPU tier. ``at`` is ``file:line``, for messages.
-    """
-
-    name: str
-    source: AdapterRef
-    written: str
-    sha256: str | None = None
-    pinned: bool = False
-    at: str = ""
-    checkpoint: str = ""
-    signature: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class AdapterSet:
     """A manifest, parsed. ``base`` is None when it names none, ``base_written`` how the manifest has it.
 
@@ -208,7 +187,7 @@ class AdapterSet:
     engine: EngineSpec | None
     policy: Policy | None
     sources: tuple[SourceRule, ...]
-    adapters: tuple[AdapterEntry, ...]
+    adapters: tuple[Request, ...]
 
 
 class ManifestAdapter(Model):
@@ -217,30 +196,20 @@ class ManifestAdapter(Model):
     instead: ClassVar = {
         "revision": "put it in the source: hf://ORG/NAME@REVISION",
         "subfolder": "put it in the source: hf://ORG/NAME/SUBFOLDER",
+        "checkpoint": f"put it in the source: hf://ORG/RUN/checkpoint-100, or {LATEST_FOLDER}",
         **dict.fromkeys(("path", "url", "repo", "repo_id", "lora_path"), "source: a path or a reference"),
     }
 
     name: Name
     """The name of the adapter, also in requests to an engine; valid as the name of a folder."""
     source: Reference
-    checkpoint: Checkpoint = ""
-    """The folder checkpoint-N in the source, or the one with the highest number."""
+    """A path or a reference. The last folder may be checkpoint-latest: the latest checkpoint of a training run."""
     sha256: Maybe[Sha256] = None
     """The required snapshot digest."""
     signature: Maybe[File] = None
     """A file with its signature, if the source has no model.sig of its own."""
     pinned: bool = False
     """Never evicted from the GPU tier."""
-
-    @field_validator("checkpoint")
-    @classmethod
-    def _in_the_source(cls, value: str, info: ValidationInfo) -> str:
-        if "source" in info.data:
-            try:
-                below(reference_of(info.data["source"], info.context or Context()), folder_of(value))
-            except UsageError as error:
-                raise mistake(error.message, "remove checkpoint") from error
-        return value
 
 
 class ManifestFile(Head):
@@ -278,26 +247,25 @@ def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base
         engine=found.engine,
         policy=policy_of(found.policy, document, "policy") if found.policy is not None else None,
         sources=found.sources,
-        adapters=tuple(_entry(one, document.at("adapters", i), context) for i, one in enumerate(found.adapters)),
+        adapters=tuple(
+            Request(
+                one.name,
+                reference_of(training_run(one.source) or one.source, context),
+                one.sha256,
+                one.pinned,
+                selection=Selection(latest=bool(training_run(one.source))),
+                signature=Path(one.signature) if one.signature is not None else None,
+                written=one.source,
+                at=document.at("adapters", number),
+            )
+            for number, one in enumerate(found.adapters)
+        ),
     )
 
 
 def source_rule(rules: Iterable[SourceRule], ref: AdapterRef) -> SourceRule | None:
     """The first of a set's source rules that matches ``ref``, or None."""
     return next((rule for rule in rules if matches(rule.match, ref)), None)
-
-
-def _entry(one: ManifestAdapter, at: str, context: Context) -> AdapterEntry:
-    return AdapterEntry(
-        name=one.name,
-        source=below(reference_of(one.source, context), folder_of(one.checkpoint)),
-        written=one.source,
-        sha256=one.sha256,
-        pinned=one.pinned,
-        at=at,
-        checkpoint=one.checkpoint,
-        signature=Path(one.signature) if one.signature is not None else None,
-    )
 
 
 def _across(document: Document, value: Any) -> Iterator[Mistake]:

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from lora_cli.core.lock import Lock, LockedAdapter, ref_at
-from lora_cli.core.reference import LATEST
 from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.documents.lockfile import base_mismatch, load_lock, mismatch
-from lora_cli.documents.manifest import AdapterEntry, AdapterSet, load_manifest
+from lora_cli.documents.manifest import AdapterSet, load_manifest
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.yaml_nodes import SPLIT, TEXT_CAP
 from lora_cli.errors import MachineError, NotFound, UsageError
@@ -93,7 +92,7 @@ def locked_adapters(adapter_set: AdapterSet, lock: Lock) -> Mapping[str, LockedA
     for entry in adapter_set.adapters:
         locked = lock.adapter(entry.name)
         if locked is not None and not mismatch(entry, locked):
-            ref_at(entry.source, locked)
+            ref_at(entry.ref, locked)
             found[entry.name] = locked
     return found
 
@@ -113,16 +112,18 @@ def locked_base(adapter_set: AdapterSet, lock: Lock | None) -> LockedAdapter | N
 
 
 def requests_of(
-    entries: Iterable[AdapterEntry], locked: Mapping[str, LockedAdapter], selection: Selection = USUAL
+    entries: Iterable[Request], locked: Mapping[str, LockedAdapter], selection: Selection = USUAL
 ) -> tuple[Request, ...]:
     """Adapters at their locked revision; those without a lock at the revision of their source."""
-    requests = []
-    for entry in entries:
-        at = locked.get(entry.name)
-        source = entry.source if at is None else ref_at(entry.source, at)
-        files = replace(selection, latest=entry.checkpoint == LATEST)
-        requests.append(Request(entry.name, source, entry.sha256, entry.pinned, at, files, signature=entry.signature))
-    return tuple(requests)
+    return tuple(
+        replace(
+            entry,
+            source=entry.ref if (at := locked.get(entry.name)) is None else ref_at(entry.ref, at),
+            locked=at,
+            selection=replace(selection, latest=entry.selection.latest),
+        )
+        for entry in entries
+    )
 
 
 def with_policies(settings: Settings, adapter_set: AdapterSet | None, policy: Path | None = None) -> Settings:

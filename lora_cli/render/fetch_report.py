@@ -120,7 +120,7 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
         error=error_report(outcome.error),
         unchecked=outcome.unchecked,
         fetched=_snapshot(outcome),
-        typed=outcome.request.typed,
+        typed="" if outcome.request.at else outcome.request.written,
     )
 
 

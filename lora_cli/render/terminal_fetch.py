@@ -148,9 +148,8 @@ def render_changes(lock: object, changes: Changes) -> str:
 
 
 def _moved(before: LockedAdapter, after: LockedAdapter) -> str:
-    if before.source != after.source or before.checkpoint != after.checkpoint:
-        old, new = (safe(" ".join(filter(None, (one.source, one.checkpoint)))) for one in (before, after))
-        return f"{old} -> {new}"
+    if before.source != after.source:
+        return f"{safe(before.source)} -> {safe(after.source)}"
     if before.revision != after.revision:
         return f"{_version(before, 7)} -> {_version(after, 7)}"
     why = "local folder changed" if not after.revision else "other files"

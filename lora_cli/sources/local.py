@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import re
 import stat
 import sys
 import time
@@ -14,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.reference import LATEST_FOLDER, AdapterRef
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
@@ -304,12 +303,6 @@ def _kind(mode: int) -> str:
 def _fingerprint(status: os.stat_result) -> str:
     """Changes with every write and every replacement. The device does not count: it differs from mount to mount."""
     return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
-
-
-def training_run(text: str) -> str:
-    """The reference to the training run of whose latest checkpoint ``text`` speaks; "" if it speaks of none."""
-    found = None if os.path.lexists(text) else re.fullmatch(rf"(.+?)/+{LATEST_FOLDER}/?(@.*)?", text, re.DOTALL)
-    return f"{found[1]}{found[2] or ''}" if found else ""
 
 
 def is_path(text: str, base_dir: Path | None = None) -> bool:

@@ -34,10 +34,10 @@ def test_a_folder_of_adapters_becomes_a_set_that_validates(folder: Path, capsys:
     assert str(manifest.base) == "hf://acme/tiny"
     assert manifest.engine is not None
     assert (manifest.engine.name, manifest.engine.max_lora_rank, manifest.engine.max_loras) == ("vllm", 16, 3)
-    assert [(entry.name, entry.written, entry.checkpoint) for entry in manifest.adapters] == [
-        ("chat-v2", "./all/chat v2", ""),
-        ("run", "./all/run", "latest"),
-        ("sql", "./all/sql", ""),
+    assert [(entry.name, entry.written) for entry in manifest.adapters] == [
+        ("chat-v2", "./all/chat v2"),
+        ("run", "./all/run/checkpoint-latest"),
+        ("sql", "./all/sql"),
     ]
     assert main(["validate", "-f", "set.yaml", "--base", "base"]) == 0
     assert main(["init", "all"]) == 2

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec, SourceRule, load_manifest, source_rule
+from lora_cli.core.request import Request
+from lora_cli.documents.manifest import AdapterSet, EngineSpec, SourceRule, load_manifest, source_rule
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import DocumentError, LoraCliError, UsageError
 
@@ -64,9 +65,9 @@ def test_a_manifest_with_every_key_is_read() -> None:
         ),
     )
     sql, tone, local = found.adapters
-    assert sql == AdapterEntry(
-        "sql", AdapterRef("hf", "acme/llama-31-sql-lora", revision=COMMIT), f"hf://acme/llama-31-sql-lora@{COMMIT}",
-        sha256=SHA256, pinned=True, at="/etc/set.yaml:9",
+    assert sql == Request(
+        "sql", AdapterRef("hf", "acme/llama-31-sql-lora", revision=COMMIT), SHA256, pinned=True,
+        written=f"hf://acme/llama-31-sql-lora@{COMMIT}", at="/etc/set.yaml:9",
     )  # fmt: skip
     assert (tone.name, tone.pinned, tone.sha256) == ("tone.v2", False, None)
     assert local.source == AdapterRef("file", "/etc/local/adapter")
@@ -75,7 +76,7 @@ def test_a_manifest_with_every_key_is_read() -> None:
 def test_a_smallest_manifest_is_read() -> None:
     assert load(minimal()) == AdapterSet(
         "/etc/set.yaml", None, "", None, None, (),
-        (AdapterEntry("a", AdapterRef("hf", "org/a"), "org/a", at="/etc/set.yaml:4"),),
+        (Request("a", AdapterRef("hf", "org/a"), written="org/a", at="/etc/set.yaml:4"),),
     )  # fmt: skip
 
 
@@ -192,9 +193,9 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         (minimal().replace("lora-cli/v1", "1.0"), ":1: apiVersion: 1.0 is a number here", "apiVersion: lora-cli/v1"),
         (minimal().replace("kind: AdapterSet", "kind:"), ":2: kind: this is empty, but must be AdapterSet", ""),
         (
-            minimal("  - {name: a, source: org/a, checkpoint: 1.5}"),
-            ":4: adapters[0].checkpoint: '1.5' is not a number or",
-            "",
+            minimal("  - {name: a, source: org/a, checkpoint: 5}"),
+            ":4: adapters[0].checkpoint: ",
+            "checkpoint-latest",
         ),
         (
             minimal(extra="policy: {max_bytes: 99999999999TiB}"),

@@ -49,7 +49,6 @@ Draw = st.DataObject
 SHA256S = ["ab" * 32, "AB" * 32, "ab" * 31, "", 7, None]
 NAMES = ["a", "a.b-c_d", "0", "x" * 128, "x" * 129, "", ".", "..", "a/b", "-a", "é", "a\nb", 1, True, None]
 SOURCES = ["org/a", "hf://org/a@main", "./a", "/a", "", 3, None, ["org/a"], "org\n/a"]
-CHECKPOINTS = ["latest", 500, "500", 0, 10**18, -1, 1.5, "last", "", "٣", "9" * 19, True, None, ["1"]]
 SIZES = [0, 5, 2**62, "2GiB", "1.5 MB", "7", -1, "x", "", 1.5, True, None, "1e9"]
 FLAGS = [True, False, 0, "true", None]
 COUNTS = [1, 8, 100_000, 100_001, 0, -1, "8", True, None, 1.5]
@@ -138,7 +137,6 @@ ADAPTER: dict[str, list[Any]] = {
     "source": SOURCES,
     "sha256": SHA256S,
     "pinned": [*FLAGS, 1],
-    "checkpoint": CHECKPOINTS,
     "nam": ["a"],
 }
 HEAD: dict[str, list[Any]] = {"apiVersion": ["lora-cli/v1", "lora-cli/v2", 1]}
@@ -265,7 +263,6 @@ def test_the_lock_schema_and_the_parser_agree(data: Draw) -> None:
         "source": ["org/a", "", 1, "a\tb"],
         "endpoint": ["", "https://hub.example", "a\tb", 1],
         "revision": ["", "abc", "a\tb", 1],
-        "checkpoint": CHECKPOINTS,
         "other": [1],
     }
     adapter = drawn(data, pools, ("name", "source", "endpoint", "revision")) | {"digest": digest, "files": [file]}

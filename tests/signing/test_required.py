@@ -358,22 +358,6 @@ def test_nothing_of_a_refused_adapter_is_published_and_its_weights_are_not_downl
         assert not any(WEIGHTS in str(one) for one in hub.requests[asked:])
 
 
-def test_a_locked_adapter_is_not_published_from_the_files_of_a_refused_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sign("key", key="other")
-    Path("set.yaml").write_text(
-        "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {name: sql, source: ./sql}\n"
-    )
-    assert main(["fetch", "-f", "set.yaml", "--cache-dir", "elsewhere"]) == 0
-    assert main(["fetch", "-f", "set.yaml", "--policy", "key.yaml"]) == 1
-    shutil.rmtree("sql")
-    for _ in range(2):
-        assert main(["fetch", "-f", "set.yaml", "--locked", "--policy", "key.yaml"]) == 1
-        assert "the key acme.pub did not make it" in capsys.readouterr().err
-        assert not snapshots()
-
-
 def test_a_manifest_names_a_signature_that_is_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
