@@ -81,9 +81,8 @@ def command(
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
-        names = [one.name for one in checked]
-        deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
-        args = smallest_args(zip(names, checked, strict=True), model, deployed)
+        deployed = replace(deployed, folders=adapter_folders(checked))
+        args = smallest_args(checked, model, deployed)
     report = inspect_report(judged, model, args, partial(_diff, other))
     _write(report, output_format, output, settings)
     codes = [one.read_code for one in checked]

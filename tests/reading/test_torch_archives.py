@@ -8,7 +8,7 @@ import tarfile
 import tracemalloc
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import pytest
@@ -18,41 +18,21 @@ from hypothesis import strategies as st
 
 from lora_cli.core.pickles.allowlist import WEIGHTS
 from lora_cli.core.pickles.machine import OPCODES, ReadBudget, can_begin, read_pickle
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.reading.pickle_contents import contains_pickle as look_at
 from lora_cli.reading.torch_pickle import open_ranges, read_pickled
-from lora_cli.sources.files import Files
+from tests.reading.remote import remote
 
 EVIL = b"cposix\nsystem\n(S'id'\ntR."
 
 
-class Bytes:
-    """A source of one file in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        return Revision(ref, "fixed", (RemoteFile("adapter_model.bin", len(self.data)),))
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        yield self.data[start:stop]
-
-
-def files_of(data: bytes, scheme: Literal["file", "hf"] = "file") -> Files:
-    source = Bytes(data)
-    return Files(source, source.resolve(AdapterRef(scheme, "/x" if scheme == "file" else "acme/sql")))
-
-
 def read(data: bytes, *, scheme: Literal["file", "hf"] = "file") -> None:
-    files = files_of(data, scheme)
+    _, files = remote({"adapter_model.bin": data}, scheme=scheme)
     read_pickled(files, *files)
 
 
 def look(data: bytes, *, named: bool = True) -> bool:
-    files = files_of(data)
+    _, files = remote({"adapter_model.bin": data}, scheme="file")
     with open_ranges(files, next(iter(files)), ReadBudget()) as readable:
         return look_at(readable, named=named)
 

@@ -4,7 +4,7 @@ import pickle
 import random
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from lora_cli.core.pickles.machine import ReadBudget
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.reading.pickle_files import scan_pickles
 from lora_cli.reading.torch_pickle import check_pickle, open_ranges, read_pickled
 from lora_cli.sources.files import Files, files_at
+from tests.reading.remote import remote
 
 TYPED = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 COMPLEX = ("complex64", "complex128")
@@ -58,22 +58,6 @@ def save(how: str, value: dict[str, Any], path: Path) -> None:
     """As torch does today, and as it did before it wrote zip files (and had storages without a type)."""
     value = OrderedDict(value) if how == "ordered" else value
     torch.save(value, path, _use_new_zipfile_serialization=how != "legacy")
-
-
-class Far:
-    """A folder as a remote source: it has no disk of ours, and counts what it gives."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.given, self.requests = directory, 0, 0
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        files = tuple(RemoteFile(path.name, path.stat().st_size) for path in sorted(self.directory.iterdir()))
-        return Revision(ref, "fixed", files)
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        data = (self.directory / file.path).read_bytes()[start:stop]
-        self.given, self.requests = self.given + len(data), self.requests + 1
-        yield data
 
 
 def near(path: Path) -> tuple[Files, RemoteFile]:
@@ -120,14 +104,13 @@ def test_names_dtypes_shapes_strides_and_bytes_are_those_that_torch_loads(how: s
 def test_a_remote_file_is_known_from_its_directory_and_its_pickle(tmp_path: Path) -> None:
     path = tmp_path / "adapter_model.bin"
     torch.save({f"layer.{i}.weight": torch.zeros(1 << 16) for i in range(64)} | tensors(), path)
-    source = Far(tmp_path)
-    files = Files(source, source.resolve(AdapterRef("hf", "acme/sql")))
+    source, files = remote(tmp_path)
 
     read = read_pickled(files, *files)
 
     assert read == read_pickled(*near(path))
     assert source.given < 100_000 < path.stat().st_size
-    assert source.requests == 3
+    assert len(source.ranges) == 3
 
 
 def test_a_file_without_checksums_is_read_as_torch_reads_it(tmp_path: Path) -> None:
