@@ -1,10 +1,14 @@
 """Many adapters at once. One that fails never stops the others."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.core.reference import AdapterRef
@@ -96,46 +100,36 @@ def ordered_parallel_map(
     An exception of ``call`` is raised here. The result of a call that takes over ``settings.adapter_timeout_s`` is that
     of ``timed_out``; its daemon thread is abandoned.
     """
-    threads, limit_s = min(settings.jobs, MAX_THREADS, len(items)), settings.adapter_timeout_s + GRACE_S
-    done: dict[int, T | BaseException] = {}
+    results: dict[int, Future[T]] = {number: Future() for number in range(len(items))}
     began_s: dict[int, float] = {}
-    changed = threading.Condition()
-    left = iter(range(len(items)))
+    left: SimpleQueue[int] = SimpleQueue()
+    for number in results:
+        left.put(number)
 
     def work() -> None:
-        while True:
-            with changed:
-                index = next(left, None)
-                if index is None:
-                    return
-                began_s[index] = time.monotonic()
-            outcome: T | BaseException
-            try:
-                outcome = call(items[index])
-            except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
-                outcome = error
-            with changed:
-                if began_s.pop(index, None) is None:
-                    return  # It timed out, and another thread has replaced this one.
-                done[index] = outcome
-                changed.notify_all()
+        # Until nothing is left, or its call timed out, when another thread has replaced this one.
+        with suppress(Empty, InvalidStateError):
+            while True:
+                index = left.get_nowait()
+                result, began_s[index] = results[index], time.monotonic()
+                try:
+                    found = call(items[index])
+                except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
+                    result.set_exception(error)
+                else:
+                    result.set_result(found)
 
-    def replace_overdue() -> None:
-        """Sets the results of the calls that are overdue, and starts another thread in place of each."""
-        for index, since_s in list(began_s.items()):
-            if time.monotonic() - since_s > limit_s:
-                del began_s[index]
-                done[index] = timed_out(items[index])
-                threading.Thread(target=work, name=f"replacement-{index}", daemon=True).start()
+    def start(count: int) -> None:
+        for _ in range(count):
+            threading.Thread(target=work, name="fetch", daemon=True).start()
 
-    for number in range(threads):
-        threading.Thread(target=work, name=f"fetch-{number}", daemon=True).start()
-    for index in range(len(items)):
-        with changed:
-            while index not in done:
-                changed.wait(POLL_S)
-                replace_overdue()
-            outcome = done.pop(index)
-        if isinstance(outcome, BaseException):
-            raise outcome
-        yield outcome
+    start(min(settings.jobs, MAX_THREADS, len(items)))
+    for number in range(len(items)):
+        while not wait([results[number]], POLL_S).done:
+            for index, result in results.items():
+                since_s = began_s.get(index, math.inf)
+                with suppress(InvalidStateError):  # it has just ended
+                    if time.monotonic() - since_s > settings.adapter_timeout_s + GRACE_S and not result.done():
+                        result.set_result(timed_out(items[index]))
+                        start(1)
+        yield results.pop(number).result()

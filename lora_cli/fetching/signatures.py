@@ -53,17 +53,20 @@ def check_signatures(
         MissingExtra, UsageError: the extra ``signing`` is not installed, or a key cannot be read.
         Offline, Unreachable: the trust root of Sigstore is needed and cannot be downloaded.
     """
-    unsigned = contents.signature is None and contents.detached is None
-    if unsigned and SIGNATURE in contents.files:
+    name, data = SIGNATURE, contents.signature
+    if contents.detached is not None:
+        from lora_cli.signing.trusted_files import read_trusted
+
+        name, data = contents.detached.name, read_trusted(contents.detached, LARGEST_SIGNATURE)
+    elif data is None and SIGNATURE in contents.files:
         raise Refused(f"{ref}: {RULE}: {SIGNATURE} has over {LARGEST_SIGNATURE} bytes", hint="it is no signature")
-    if unsigned:
+    if data is None:
         hint = f"ask its publisher for a {SIGNATURE}; if it has one now, fetch --upgrade locks it"
         raise Refused(f"{ref}: {RULE}: it has no {SIGNATURE}", hint=hint)
     try:
         from lora_cli.signing.verify import verify  # model-signing
     except ImportError as error:
         raise MissingExtra(RULE, "signing", error.name or "model-signing") from error
-    name, data = _signature(contents)
     signers = []
     for entry in required:
         try:
@@ -76,55 +79,36 @@ def check_signatures(
     return tuple(dict.fromkeys(signers))
 
 
-def _signature(contents: Contents) -> tuple[str, bytes]:
-    """The signature that counts, with its name; there is one."""
-    if contents.detached is not None:
-        from lora_cli.signing.trusted_files import read_trusted
-
-        return contents.detached.name, read_trusted(contents.detached, LARGEST_SIGNATURE)
-    assert contents.signature is not None
-    return SIGNATURE, contents.signature
-
-
 def _check_files(ref: AdapterRef, signed: "SignedFiles", contents: Contents, selection: Selection) -> None:
-    """Checks that the files are those that were signed.
+    """Checks that the files are those that were signed; raises ``Refused``.
 
-    Raises:
-        Refused: some are not.
+    What the signature has as sha256 of whole files needs no read.
     """
     paths = [path for path in contents.files if path != SIGNATURE]
-    found = _hashes(signed, contents, paths)
+    if signed.is_sha256_of_files:
+        found: Mapping[str, str] = {path: f"sha256:{contents.files[path].sha256}" for path in paths}
+    elif contents.folder is None:
+        how = f"{signed.serialization['hash_type']} of {signed.serialization['method']}"
+        raise Refused(f"its hashes are {how}, which need all bytes", hint="fetch the adapter first")
+    else:
+        from lora_cli.signing.verify import hash_again  # model-signing
+
+        found = hash_again(signed, contents.folder, paths)
     theirs = {signed.path_of(resource) for resource in signed.hashes}
     differing = {
         signed.path_of(resource)
         for resource in signed.hashes.keys() | found.keys()
         if signed.hashes.get(resource) != found.get(resource)
     }
+    listed = Revision(ref, "", tuple(RemoteFile(path, None) for path in sorted(theirs)))
+    try:
+        wanted = {file.path for file in select_files(listed, selection)} - {SIGNATURE}
+    except LoraCliError:
+        wanted = theirs
     differences = {
         "changed since": sorted(differing & theirs.intersection(paths)),
-        "signed, but missing": sorted(_selected(ref, theirs, selection) - set(paths)),
+        "signed, but missing": sorted(wanted - set(paths)),
         "not signed": [path for path in paths if path not in theirs | GIT_FILES and not path.startswith(GIT_FOLDERS)],
     }
     if any(differences.values()):
-        raise Refused("; ".join(f"{what}: {names(found)}" for what, found in differences.items() if found))
-
-
-def _hashes(signed: "SignedFiles", contents: Contents, paths: list[str]) -> Mapping[str, str]:
-    """The hashes of ``paths`` as the signature has them; only sha256 of whole files needs no read."""
-    if signed.is_sha256_of_files:
-        return {path: f"sha256:{contents.files[path].sha256}" for path in paths}
-    if contents.folder is None:
-        how = f"{signed.serialization['hash_type']} of {signed.serialization['method']}"
-        raise Refused(f"its hashes are {how}, which need all bytes", hint="fetch the adapter first")
-    from lora_cli.signing.verify import hash_again  # model-signing
-
-    return hash_again(signed, contents.folder, paths)
-
-
-def _selected(ref: AdapterRef, paths: set[str], selection: Selection) -> set[str]:
-    """Those of the signed paths that a fetch would download, so that they must be there."""
-    listed = Revision(ref, "", tuple(RemoteFile(path, None) for path in sorted(paths)))
-    try:
-        return {file.path for file in select_files(listed, selection)} - {SIGNATURE}
-    except LoraCliError:
-        return paths
+        raise Refused("; ".join(f"{what}: {names(some)}" for what, some in differences.items() if some))
