@@ -10,9 +10,8 @@ from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline, Unreachable
 from lora_cli.fetching.checkpoint import resolve
-from lora_cli.fetching.file_selection import refuse_pickled
 from lora_cli.settings import Settings
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, files_of
 from lora_cli.sources.registry import Sources, endpoint_of, endpoints_of
 from lora_cli.store import Store
 from lora_cli.store.records import Record, all_records, read_record, write_record
@@ -28,28 +27,27 @@ def lookup(request: Request, store: Store, settings: Settings) -> Found | None:
 
     Raises:
         Offline: it must be asked, but offline mode is on.
-        Refused: the lock has pickled weights only, and that is not allowed.
     """
     ref, selection, locked = request.locked_ref, request.selection, request.locked
     offline = settings.offline and ref.scheme != "file"
     if ref.scheme == "file" and os.path.lexists(ref.location):
         return None
-    if locked is not None and not selection.include:
-        refuse_pickled(locked.name, locked.files, selection)
-        if (snapshot := find_snapshot(store, locked.files)) is not None:
-            own, endpoint = str(selection), endpoint_of(ref, settings)
-            record = read_record(store, ref.in_records, own, endpoint)
-            if record is None or record.snapshot != snapshot.digest:
-                own = str(replace(selection, locked=locked.digest))
-                record = Record(ref.in_records, own, locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
-            return record, snapshot
     # A policy may have rules for the folder of the latest checkpoint, which only a listing shows.
-    needs_listing = not (offline or ref.pinned) or (selection.latest and settings.policies)
-    if locked is None and not needs_listing and (found := last_fetched(request, store, settings)) is not None:
-        return found
-    if offline and ref.scheme != "hf":
+    is_fixed = (offline or ref.pinned) and not (selection.latest and settings.policies)
+    if locked is None or selection.include:
+        found = last_fetched(request, store, settings) if is_fixed else None
+    elif (snapshot := find_snapshot(store, locked.files)) is None:
+        found = None
+    else:
+        own, endpoint = str(selection), endpoint_of(ref, settings)
+        record = read_record(store, ref.in_records, own, endpoint)
+        if record is None or record.snapshot != snapshot.digest:
+            own = str(replace(selection, locked=locked.digest))
+            record = Record(ref.in_records, own, locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
+        found = record, snapshot
+    if found is None and offline and ref.scheme != "hf":
         raise not_cached(ref, store, settings)
-    return None
+    return found
 
 
 def last_fetched(request: Request, store: Store, settings: Settings) -> Found | None:
@@ -98,11 +96,8 @@ def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
     ref, store = request.locked_ref, Store(settings.cache_dir)
     if ref.scheme == "file":
         return Files(sources.of(ref), resolve(request, sources))
-    if request.locked is not None:
-        request = replace(request, selection=replace(request.selection, allow_pickle=True))
     if (found := lookup(request, store, settings)) is not None:
-        files = (RemoteFile(path, blob.size, blob.sha256) for path, blob in sorted(found[1].files.items()))
-        return Files(sources.of(ref), Revision(ref, found[0].revision, tuple(files)), found[1])
+        return files_of(found[1], ref, found[0].revision)
     with hints(request, store, settings):
         revision = resolve(request, sources)
     for record in earlier(request, revision, request.selection, store, settings):

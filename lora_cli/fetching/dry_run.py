@@ -15,6 +15,7 @@ from lora_cli.errors import LoraCliError
 from lora_cli.fetching import cached, gate
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.checkpoint import resolve
+from lora_cli.fetching.file_selection import refuse_pickled
 from lora_cli.fetching.pipeline import select
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
@@ -83,6 +84,7 @@ def _plan(request: Request, sources: Sources, store: Store, settings: Settings) 
     files: Sequence[RemoteFile]
     missing: list[RemoteFile] = []
     if found is not None:
+        refuse_pickled(request.label, found[1].files, request.selection)
         ref, revision = request.ref, found[0].revision
         files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in found[1].files.items()]
     else:

@@ -17,7 +17,7 @@ from lora_cli.fetching import cached, gate
 from lora_cli.fetching.checkpoint import resolve
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.file_selection import LeftOut, left_out, select_files
+from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, select_files
 from lora_cli.fetching.locked_files import select_locked, upgrade_hint
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.sources import PinSource
@@ -100,6 +100,7 @@ def _from_cache(request: Request, context: FetchContext) -> Fetched | None:
     if (found := cached.lookup(request, store, settings)) is None:
         return None
     record, snapshot = found
+    refuse_pickled(request.label, snapshot.files, request.selection)
     unsigned = SIGNATURE not in snapshot.files and not (request.signature or request.locked or settings.offline)
     if unsigned and gate.signatures_for(request.ref, settings):
         return None  # it may have one by now, or had one before fetch took it

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
+from lora_cli.errors import Corrupt
 from lora_cli.sources import Source
 
 
@@ -47,10 +48,12 @@ class Files:
         return self.directory is not None
 
     def read(self, file: RemoteFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` (None: to the end) of ``file``; see ``Source.read``."""
-        if self._cached is not None and (cached := self._cached.file(file.path)) is not None:
-            return self._cached.read(cached, start, stop)
-        return self.source.read(self.revision, file, start, stop)
+        """Bytes ``start`` to ``stop`` (None: to the end) of ``file``; raises as ``Source.read``."""
+        if self.snapshot is None or file.path not in self.snapshot.files:
+            return self.source.read(self.revision, file, start, stop)
+        if (cached := self._folder.file(file.path)) is None:
+            raise Corrupt(f"{self.snapshot.directory / file.path} was removed while it was read", hint="try again")
+        return self._folder.read(cached, start, stop)
 
     def blob(self, file: RemoteFile) -> Blob | None:
         """Digest and size of ``file``, as listed, cached or read from this disk; None if they are not known."""
@@ -68,8 +71,10 @@ class Files:
         return hasher.hexdigest()
 
     @cached_property
-    def _cached(self) -> "Files | None":
-        return None if self.snapshot is None else files_at(self.snapshot.directory)
+    def _folder(self) -> "Files":
+        """The folder of the snapshot, as it is when it is first read."""
+        assert self.snapshot is not None
+        return files_at(self.snapshot.directory)
 
 
 def files_at(directory: Path) -> Files:
@@ -82,3 +87,11 @@ def files_at(directory: Path) -> Files:
 
     source = LocalSource(linked=True)
     return Files(source, source.resolve(AdapterRef("file", str(directory))))
+
+
+def files_of(snapshot: Snapshot, ref: AdapterRef, revision: str = "") -> Files:
+    """The files of a cached snapshot, as those of ``ref`` at its ``revision``: nothing is asked of an origin."""
+    from lora_cli.sources.local import LocalSource
+
+    listed = (RemoteFile(path, blob.size, blob.sha256) for path, blob in sorted(snapshot.files.items()))
+    return Files(LocalSource(), Revision(ref, revision, tuple(listed)), snapshot)

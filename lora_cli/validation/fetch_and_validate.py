@@ -11,7 +11,7 @@ from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.settings import Settings
-from lora_cli.sources.files import files_at
+from lora_cli.sources.files import files_of
 from lora_cli.validation.validate import error_of, ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
 
@@ -79,10 +79,10 @@ def validate_fetched(
     watch, judged = Stopwatch(), fetched
     on_stage("validate")
     try:
-        files = files_at(fetched.snapshot.directory)
+        files = files_of(fetched.snapshot, fetched.request.ref)
         adapter = read_adapter(files, fetched.name, settings.max_header_bytes)
         judged = replace(judged, adapter=adapter)
-        evidence = gather_evidence(adapter, files, terms, fetched.request.ref)
+        evidence = gather_evidence(adapter, files, terms)
         verdict = apply_suppressions(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")
     except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone

@@ -48,7 +48,7 @@ from lora_cli.repair.draft import as_matrix
 from lora_cli.repair.edits import copy_refusals, saved_weights
 from lora_cli.repair.initial_draft import fix_field_types
 from lora_cli.settings import Settings
-from lora_cli.sources.files import Files, files_at
+from lora_cli.sources.files import Files, files_at, files_of
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import hidden_folder, remove_leftovers
@@ -113,7 +113,7 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         _check_unused(options.to)
     files, adapter = _open(item, text, options, settings)
     terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    evidence = gather_evidence(adapter, files, terms, item.ref)
+    evidence = gather_evidence(adapter, files, terms)
     verdict = judge(adapter, terms, evidence)
     before = verdict.engines[0]
     context, fixed = _context(
@@ -229,7 +229,7 @@ def _local_files(item: Request, options: RepairOptions, settings: Settings) -> F
         return files
     request = replace(item, selection=replace(item.selection, allow_pickle=options.allow_pickle))
     with FetchContext(Store(settings.cache_dir), settings) as context:
-        return files_at(fetch(request, context).snapshot.directory)
+        return files_of(fetch(request, context).snapshot, item.ref)
 
 
 def _file_changes(adapter: Adapter) -> tuple[Change, ...]:

@@ -111,7 +111,7 @@ def validate(
         )
         checked = replace(checked, adapter=adapter)
         watch.lap("read")
-        evidence = gather_evidence(adapter, files, terms, files.ref, companions, unread)
+        evidence = gather_evidence(adapter, files, terms, companions, unread)
         watch.lap("values")
         with one_budget():
             blobs = _known_blobs(item, files, hashed=bool(settings.suppressions))

@@ -23,7 +23,7 @@ from lora_cli.core.finding import (
     Verdict,
 )
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
-from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.core.reference import WITH_REVISIONS
 from lora_cli.core.request import Request
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import Revision, Snapshot
@@ -137,14 +137,9 @@ class Stopwatch:
 
 
 def gather_evidence(
-    adapter: Adapter,
-    files: Files,
-    terms: Terms,
-    ref: AdapterRef,
-    companions: Companions | None = None,
-    unread: str = "",
+    adapter: Adapter, files: Files, terms: Terms, companions: Companions | None = None, unread: str = ""
 ) -> Evidence:
-    """Read what the rules need beyond config and header. ``ref`` is the requested reference.
+    """Read what the rules need beyond config and header.
 
     ``companions`` are the files next to the weights, if they were already read. ``unread`` says why a remote adapter's
     files could not be brought.
@@ -156,7 +151,7 @@ def gather_evidence(
     companions = companions or companions_of(files, terms)
     commit = files.revision.id if files.ref.scheme in WITH_REVISIONS else ""
     base, base_reason = (terms.base, NO_BASE) if terms.bases is None else terms.bases.of(adapter.config)
-    return Evidence(stats, reason, companions, ref, commit, base, base_reason)
+    return Evidence(stats, reason, companions, files.ref, commit, base, base_reason)
 
 
 def companions_of(files: Files, terms: Terms, threads: int = 1) -> Companions | None:

@@ -105,7 +105,8 @@ def asked_for(ref: str, checked: Checked, terms: Terms) -> Checked:
     assert checked.revision is not None
     assert checked.adapter is not None
     meant = parse(ref, is_path=lambda _: False)
-    evidence = gather_evidence(checked.adapter, Files(LocalSource(), checked.revision), terms, meant)
+    evidence = gather_evidence(checked.adapter, Files(LocalSource(), checked.revision), terms)
+    evidence = replace(evidence, ref=meant)
     return replace(checked, verdict=judge(checked.adapter, terms, evidence))
 
 
