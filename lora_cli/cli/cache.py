@@ -1,5 +1,6 @@
 """``lora-cli cache``: manage the disk cache."""
 
+import math
 import os
 import re
 import sys
@@ -20,22 +21,20 @@ from lora_cli.core.text import counted, safe, size
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.cache_repair import repair_cache
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
-from lora_cli.settings import load_settings
+from lora_cli.settings import Settings, load_settings
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk
 from lora_cli.store.gc import Retention, cache_bytes, collect, remove
-from lora_cli.store.inventory import (
-    StoredSnapshot,
-    blob_files,
-    find_items,
-    inventory,
-    lost_snapshots,
-    tree_bytes,
-)
+from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory
 from lora_cli.store.verify import verify
 
 REPAIR = "Repair"
+SHORTEST = 8
+"""Digits of a digest that may be given for all of it."""
+
+EARLIER = ("adapters", "attached", "history", "leases", "packed", "quarantine")
+"""Folders in the cache of an earlier version."""
 
 NAMES = typer.Argument(
     metavar="REF|DIGEST",
@@ -58,6 +57,7 @@ def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat =
     """Show snapshots: their references and each file."""
     store = Store(ctx.obj.cache_dir)
     items = _find_snapshots(store, names)
+    _tell_earlier_folders(store, ctx.obj)
     _show(store, items, output_format, details=True)
 
 
@@ -97,9 +97,9 @@ def verify_all(
     write_result(report, output_format, verified_parts(report), columns=table_width())
     if manifest is None and broken and not settings.offline:
         inform("hint: --repair -f MANIFEST uses the endpoints and credentials of a manifest", settings)
-    if not repair and any(one.kind != "record" for one in corrupt):
+    if corrupt and not repair:
         inform("hint: lora-cli cache verify --repair fetches them again", settings)
-    if any(one.linked for one in corrupt):
+    if any(one.kind == "blob" for one in corrupt):
         inform("hint: hard links outside the cache are also corrupt: fetch --to or --publish replaces them", settings)
     is_sound = not broken and (not corrupt or (repair and all(one.removed for one in corrupt)))
     raise typer.Exit(0 if is_sound else Corrupt.exit_code)
@@ -139,17 +139,18 @@ def collect_garbage(
     settings = load_settings({**ctx.meta, "cache_budget": cache_budget}, os.environ)
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
         raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"for days: --unused-for {unused_for}d")
-    unused_for_s = None if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
-    retention = Retention(unused_for_s, settings.cache_budget)
+    unused_for_s = math.inf if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
+    most = math.inf if settings.cache_budget is None else settings.cache_budget
     store = Store(ctx.obj.cache_dir)
     from lora_cli.render.terminal_cache import removed_parts
 
-    removed = collect(store, retention, dry_run=dry_run)
-    if not removed and retention.unused_for_s is not None:
+    removed = collect(store, Retention(unused_for_s, most), dry_run=dry_run)
+    _tell_earlier_folders(store, settings)
+    if not removed and unused_for is not None:
         inform("nothing to remove: all snapshots are in use (by hard link) or were used in this time", settings)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
-    if retention.max_bytes is not None and left > retention.max_bytes:
-        inform(f"{size(left)} are left, over {size(retention.max_bytes)}: the snapshots are in use or new", settings)
+    if settings.cache_budget is not None and left > most:
+        inform(f"{size(left)} are left, over {size(settings.cache_budget)}: the snapshots are in use or new", settings)
     report = removed_report(removed, dry_run=dry_run)
     write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 
@@ -207,19 +208,25 @@ def show_path(
     write(f"{_find_one(store, name).directory if name else store.root}\n")
 
 
-def _inventory(store: Store) -> list[StoredSnapshot]:
+def _tell_earlier_folders(store: Store, settings: Settings) -> None:
+    """Names the folders of an earlier version, which stay."""
+    if found := ", ".join(name for name in EARLIER if store.root.joinpath(name).is_dir()):
+        inform(f"folders of an earlier version in {store.root}, not used any more: {found}; remove them", settings)
+
+
+def _inventory(store: Store, *, lost: bool = False) -> list[StoredSnapshot]:
     with on_disk("reading", store.root):
-        return inventory(store)
+        return inventory(store, lost=lost)
 
 
 def _find_snapshots(store: Store, names: Sequence[str], *, lost: bool = False) -> list[StoredSnapshot]:
     """The snapshots of these names, each once; with ``lost`` also those that are recorded but missing."""
-    items = _inventory(store)
-    if lost:
-        items += lost_snapshots(store)
+    items = _inventory(store, lost=lost)
     found: dict[str, StoredSnapshot] = {}
     for name in names:
-        matching = find_items(items, name, _reference(name))
+        ref, is_beginning = _reference(name), len(name) >= SHORTEST
+        matching = [item for item in items if is_beginning and item.digest.startswith(name)]
+        matching = matching or [item for item in items if any(record.ref == ref for record in item.records)]
         if not matching:
             raise NotFound(f"{name} is not in {store.root}", hint=_suggestion(name, items))
         found.update({item.digest: item for item in matching})
@@ -263,7 +270,7 @@ def _show(
     details: bool = False,
 ) -> None:
     """Writes the table of ``ls``, or with ``details`` all of them."""
-    blob_bytes = sum(tree_bytes(path) for path in blob_files(store))
+    blob_bytes = sum(status.st_size for _, status in blob_files(store))
     report = cache_report(store, items, blob_bytes)
     from lora_cli.render.terminal_cache import snapshots_parts
 

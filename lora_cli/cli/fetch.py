@@ -46,9 +46,8 @@ from lora_cli.render.fetch_report import fetch_report, fetched_adapter
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_leftovers
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.materialize import NotPruned, materialize, prune, publish_adapter
+from lora_cli.store.materialize import NotPruned, materialize, prune, publish_adapter, remove_leftovers
 
 if TYPE_CHECKING:
     from lora_cli.cli.lockfile import LockFile

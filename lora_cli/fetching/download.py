@@ -17,7 +17,7 @@ from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.sources import DigestSource, Source
 from lora_cli.store import Store
-from lora_cli.store.blobs import has_blob, store_blob
+from lora_cli.store.blobs import has_blob, store_blobs
 from lora_cli.store.disk import FULL
 from lora_cli.store.partials import leftover_bytes, open_partial
 
@@ -131,7 +131,7 @@ def _verify_and_store(job: _Run, transfer: Transfer, tries: int) -> Blob | None:
             raise
         job.progress.advanced(transfer.label, -transfer.frontier)
         return None
-    store_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
+    store_blobs(job.store, [(transfer.partial.path, transfer.partial.descriptor, blob)])
     return blob
 
 

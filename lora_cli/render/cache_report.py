@@ -80,7 +80,7 @@ def _snapshot(item: StoredSnapshot) -> CachedSnapshot:
     return CachedSnapshot(
         sha256=item.digest,
         directory=str(item.directory),
-        bytes=item.size,
+        bytes=sum(item.files.values()),
         used_s=item.used_s,
         used_at=_time(item.used_s),
         references=[
@@ -139,12 +139,9 @@ class RemovedReport:
     dry_run: bool
     """True where nothing was removed."""
     bytes: Count
-    linked_bytes: Count
-    """What hard links outside of the cache (fetch --to, --publish) keep on the disk."""
     removed: Sequence[Removed]
 
 
 def removed_report(removed: Sequence[Removed], *, dry_run: bool = False) -> RemovedReport:
     """The report of ``gc`` and ``rm``."""
-    freed, linked = sum(one.bytes for one in removed), sum(one.linked_bytes or 0 for one in removed)
-    return RemovedReport(dry_run=dry_run, bytes=freed, linked_bytes=linked, removed=removed)
+    return RemovedReport(dry_run=dry_run, bytes=sum(one.bytes for one in removed), removed=removed)

@@ -12,7 +12,6 @@ from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedRep
 from lora_cli.render.terminal import FittedTable, Paragraph, facts, separated, table, table_or_blocks, text
 from lora_cli.store.gc import Removed
 from lora_cli.store.snapshots import is_digest
-from lora_cli.store.verify import Verified
 
 SHORT = 12
 MIN_REFERENCE_WIDTH = 14
@@ -83,7 +82,8 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
 def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
     """Corrupt and repaired files, and a summary."""
     for one in report.rotten:
-        yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_outcome(one)}", text("corrupt ", "red"))
+        outcome = "removed" if one.removed else "it could not be removed"
+        yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {outcome}", text("corrupt ", "red"))
     for again in report.repaired or ():
         what = f"{again.kind} {again.name}"
         if again.error is None:
@@ -97,13 +97,6 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
     failed = sum(one.error is not None for one in report.repaired or ())
     result += f", {failed} not repaired" if failed else ""
     yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {result}"
-
-
-def _outcome(one: Verified) -> str:
-    """Whether a corrupt file was removed, or what to do about it."""
-    if one.kind == "record":
-        return "remove both with `lora-cli cache rm`, and fetch it again from a server that you trust"
-    return "removed" if one.removed else "it could not be removed"
 
 
 def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[RenderableType]:
@@ -121,15 +114,12 @@ def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[R
     kinds = Counter("adapter" if one.kind == "snapshot" else one.kind for one in report.removed)
     counts = ", ".join(counted(kinds[kind], kind) for kind in ("adapter", "blob") if kind in kinds)
     yield f"{'would free' if report.dry_run else 'freed'} {size(report.bytes)}{counts and f': {counts}'}"
-    if report.linked_bytes:
-        yield f"{size(report.linked_bytes)} remain on the disk: hard links outside the cache (--to, --publish) use them"
-    if shared := sum(one.shared_bytes or 0 for one in report.removed):
-        yield f"{size(shared)} remain in the cache: other adapters or processes use the files"
 
 
 def _removed_row(one: Removed, *, verbose: bool) -> tuple[str, str, str]:
     """Kind, name and size; an adapter has its shortest reference, unless all are shown (``verbose``)."""
     name = one.name[:SHORT] if is_digest(one.name) else one.name
+    taken = size(one.bytes) if one.bytes else "-"
     if one.kind == "snapshot" and not verbose:
-        return "adapter", _shortest(one.references or ()) or name, size(one.snapshot_bytes or 0)
-    return one.kind, name, size(one.bytes) if one.bytes else "-"
+        return "adapter", _shortest(one.references or ()) or name, taken
+    return one.kind, name, taken

@@ -6,16 +6,17 @@ All have the same modification time. A blob with another one was touched: it is 
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.disk import EXHAUSTED, on_disk, opened, remove_path
+from lora_cli.store.locks import OTHERS_S, exclusive, is_named, shared
 
-BLOB_MODE = 0o444
 BLOB_MTIME_NS = 946_684_800 * 10**9
 """2000-01-01: valid in archives that start in 1980, and no real file has that time."""
 
@@ -27,59 +28,43 @@ class LostBlob(Exception):
 
 
 def seal(descriptor: int) -> None:
-    """Gives a file of the cache the mode and time by which it is known to be unchanged.
-
-    Raises:
-        OSError: as it comes.
-    """
-    os.fchmod(descriptor, BLOB_MODE)
+    """Gives a file of the cache the mode and time by which it is known to be unchanged. Raises ``OSError``."""
+    os.fchmod(descriptor, 0o444)
     os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
 
 
-def store_blob(store: Store, written: Path, descriptor: int, blob: Blob) -> None:
-    """Renames the file ``written`` (open as ``descriptor``) to its blob, durably.
+def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None:
+    """Renames files to their blobs, durably: all are synced together, then renamed. Each has its path and descriptor.
 
-    An existing blob stays; the caller removes ``written`` then.
-
-    Raises:
-        LostBlob: ``written`` is no longer that file.
-        MachineError: a disk error.
+    An existing blob stays; the caller removes the file then. Raises ``LostBlob`` if a path is no longer that file, and
+    ``MachineError``.
     """
-    target = store.blob(blob.sha256)
-    with on_disk("writing", target):
-        if not _is_same_inode(written, descriptor):
-            raise LostBlob(str(written))
-        if has_blob(store, blob):
-            return
-        os.fsync(descriptor)
-        seal(descriptor)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            written.replace(target)
-        except FileNotFoundError as error:
-            raise LostBlob(str(written)) from error
-
-
-def _is_same_inode(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+    with on_disk("writing", store.blobs), ThreadPoolExecutor(16) as pool:
+        new = [one for one in written if not has_blob(store, one[2])]
+        list(pool.map(os.fsync, [descriptor for _, descriptor, _ in new]))
+        for path, descriptor, blob in new:
+            if not is_named(path, descriptor):
+                raise LostBlob(str(path))
+            if has_blob(store, blob):
+                continue  # the same bytes under another name, or from another process
+            seal(descriptor)
+            target = store.blob(blob.sha256)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.replace(target)
+            except FileNotFoundError as error:
+                raise LostBlob(str(path)) from error
 
 
 def has_blob(store: Store, blob: Blob) -> bool:
     """Whether the blob is cached and intact. A corrupt one is removed."""
-    path = store.blob(blob.sha256)
-    if not os.path.lexists(path):
-        return False
-    return is_intact(store, path, lambda there: is_sound(there, blob))
+    return is_intact(store, store.blob(blob.sha256), lambda path: is_sound(path, blob))
 
 
 def is_sound(path: Path, blob: Blob) -> bool:
     """Whether ``path`` has the bytes of ``blob``. They are hashed only if its times show that it was touched.
 
-    Raises:
-        OSError: this process has no descriptor or memory left to check.
+    Raises ``OSError`` if this process has no descriptor or memory left to check.
     """
     try:
         status = path.stat(follow_symlinks=False)
@@ -87,75 +72,46 @@ def is_sound(path: Path, blob: Blob) -> bool:
         return False
     if not stat.S_ISREG(status.st_mode) or status.st_size != blob.size:
         return False
-    if status.st_mtime_ns == BLOB_MTIME_NS:
-        return True
-    with _opened(path) as descriptor:
-        if descriptor is None:
+    if status.st_mtime_ns != BLOB_MTIME_NS:
+        if sha256_of(path) != blob.sha256:
             return False
-        if sha256_of(descriptor) != blob.sha256:
-            return False
-        # A copied cache has new times. They are reset where this user may write.
-        with suppress(OSError):
-            os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
+        with suppress(OSError):  # A copied cache has new times. They are reset where this user may write.
+            os.utime(path, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS), follow_symlinks=False)
     return True
 
 
-def sha256_of(file: int | Path) -> str | None:
-    """The sha256 of a plain file, by path or descriptor; None when it cannot be read."""
-    if isinstance(file, Path):
-        with _opened(file) as descriptor:
-            return None if descriptor is None else sha256_of(descriptor)
-    with suppress(OSError), open(file, "rb", buffering=0, closefd=False) as stream:
-        stream.seek(0)
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-    return None
-
-
-def trash_path(store: Store) -> Path:
-    """A new path for what is to be removed, in an existing folder: a full disk has no space for another one.
-
-    Raises:
-        OSError: as it comes.
-    """
-    store.snapshots.mkdir(parents=True, exist_ok=True)
-    return store.snapshots / os.urandom(6).hex()
-
-
-def remove_if_corrupt(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool | None:
-    """Removes a file or folder unless it ``is_good``; whether it is, or None where it is gone or cannot be removed.
-
-    Another process may replace it by a good one at any moment: it is moved away, checked again there, and moved back.
-    """
-    if is_good(path):
-        return True
+def sha256_of(path: Path) -> str | None:
+    """The sha256 of a plain file; None when it is none or cannot be read. Raises as ``is_sound``."""
     try:
-        taken = trash_path(store)
-        path.rename(taken)
-    except OSError:
+        with opened(path) as descriptor, open(descriptor, "rb", buffering=0, closefd=False) as stream:
+            is_plain = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            return hashlib.file_digest(stream, "sha256").hexdigest() if is_plain else None
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         return None
-    good = is_good(taken)
-    if good:
-        with suppress(OSError):  # unless another process has created the same meanwhile
-            taken.rename(path)
-    remove_path(taken)
-    return good
 
 
-def is_intact(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool:
-    """Whether a file or folder ``is_good``; a corrupt one is removed, with a warning."""
-    found = remove_if_corrupt(store, path, is_good)
-    if found is False:
-        log.warning("the cached file was corrupt and was removed: %s", path)
-    return bool(found)
+def is_intact(store: Store, path: Path, is_good: Callable[[Path], bool], *, quiet: bool = False) -> bool:
+    """Whether a blob or snapshot is there and ``is_good``; a corrupt one is removed, with a warning unless ``quiet``.
+
+    Nobody else removes it meanwhile: not garbage collection, and not who takes it for corrupt, too.
+    """
+    if not os.path.lexists(path) or is_good(path):
+        return os.path.lexists(path)
+    with shared(store, path.name), exclusive(store, path.name[:12], OTHERS_S):
+        if not os.path.lexists(path) or is_good(path):
+            return os.path.lexists(path)
+        with suppress(OSError):  # where this user may not remove it
+            discard(store, path)
+            if not quiet:
+                log.warning("the cached file was corrupt and was removed: %s", path)
+    return False
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int | None]:
-    with ExitStack() as stack:
-        try:
-            descriptor: int | None = stack.enter_context(opened(path))
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                raise
-            descriptor = None
-        yield descriptor if descriptor is not None and stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+def discard(store: Store, path: Path) -> None:
+    """Removes a file or folder of the cache in one step. Raises ``OSError``."""
+    store.snapshots.mkdir(parents=True, exist_ok=True)
+    trash = store.snapshots / os.urandom(6).hex()  # which exists: a full disk has no space for another folder
+    path.rename(trash)
+    remove_path(trash)

@@ -10,64 +10,46 @@ from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, read_small, replace_file
 
 TAG = "CACHEDIR.TAG"
-TEXT = b"""Signature: 8a477f597d28d172789f06886806bc55
+SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+TEXT = b"""%s
 # This file is a cache directory tag created by lora-cli.
 # For information about cache directory tags, see https://bford.info/cachedir/
 """
-LARGEST = 4096
 
 
 def is_cache(store: Store) -> bool:
     """Whether the tag is lora-cli's: other programs tag their caches, too."""
-    data = read_small(store.root / TAG, LARGEST) or b""
-    return data.startswith(TEXT.split(b"\n", 1)[0]) and b"lora-cli" in data
+    data = read_small(store.root / TAG, 4096) or b""
+    return data.startswith(SIGNATURE) and b"lora-cli" in data
 
 
 def tag_cache(store: Store) -> None:
     """Tags a missing or empty folder before the first file is written to it.
 
-    A folder with other files stays untagged, since backups must not skip these.
-
-    Raises:
-        OSError: as it comes.
+    A folder with other files stays untagged, since backups must not skip these. Raises ``OSError``.
     """
     if not is_cache(store) and _is_empty(store):
-        replace_file(store.root / TAG, TEXT)
+        replace_file(store.root / TAG, TEXT % SIGNATURE)
 
 
 def check_folder(store: Store) -> None:
-    """Checks that the cache is a folder, or missing, and that none of its own folders is a link.
-
-    What is moved or removed through a link, which anyone can make who may write there, would be outside of the cache.
-
-    Raises:
-        MachineError: it is something else, or one of them is a link.
-    """
-    # os.path.isdir raises nothing where this user has no access: who needs the folder reports that. lexists comes
-    # first, since another thread may create the folder meanwhile.
+    """Checks that the cache is a folder, or missing. Raises ``MachineError``."""
+    # lexists comes first: another thread may create it. isdir never raises: who needs the folder reports that.
     if os.path.lexists(store.root) and not os.path.isdir(store.root):  # noqa: PTH112
         what = "a file" if store.root.exists() else "a dangling link"
         raise MachineError(f"{store.root}: the cache is {what}", hint="set --cache-dir to a folder")
-    for folder in store.folders:
-        if os.path.islink(folder):  # noqa: PTH114 - never raises
-            raise MachineError(f"{folder}: a folder of the cache is a link", hint="remove the link")
 
 
 def check_cache(store: Store) -> None:
-    """Checks that files there may be moved or removed: the folder is tagged, empty or missing.
+    """Raises ``UsageError`` unless files there may be removed: the folder is tagged, empty or missing.
 
-    Raises:
-        UsageError: it is another program's folder.
-        MachineError: it is no folder, or cannot be read.
+    ``MachineError`` if it is no folder, or cannot be read.
     """
     check_folder(store)
     with on_disk("reading", store.root):
-        empty = _is_empty(store)
-    if not empty and not is_cache(store):
-        raise UsageError(
-            f"{store.root} is not a cache of lora-cli: its {TAG} is missing",
-            hint=f"check --cache-dir; if it is a cache, copy the {TAG} of another one into it",
-        )
+        if not (_is_empty(store) or is_cache(store)):
+            hint = f"check --cache-dir; if it is a cache, copy the {TAG} of another one into it"
+            raise UsageError(f"{store.root} is not a cache of lora-cli: its {TAG} is missing", hint=hint)
 
 
 def _is_empty(store: Store) -> bool:

@@ -1,9 +1,9 @@
 """Atomic and durable writes to local disks, and their errors with hints."""
 
 import errno
+import fcntl
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,105 +17,72 @@ FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """The process or the machine has no more descriptors or memory: no error of the file itself."""
 
-NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
-"""No hard links on this file system, another file system, too many links, or another user's file."""
-
 WRITE_BYTES = 128 * 1024
 """Bytes of one write. For more the kernel takes larger pieces of memory, which it first has to find: a fetch of 1 GiB
 took 6.1 s of a processor instead of 4.3 (``benchmarks/fetch.py --only oci``)."""
-
-_FICLONE = 0x40049409
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 @contextmanager
 def on_disk(doing: str, path: Path, option: str = "--cache-dir") -> Iterator[None]:
     """Translates an ``OSError`` into one with a hint; its message names what it was ``doing`` (``"writing"``).
 
-    ``option`` is the command-line option of the path.
-
-    Raises:
-        MachineError: disk full, read-only, no permission, or another fault of this machine.
+    ``option`` is the command-line option of the path. Raises ``MachineError``.
     """
     try:
         yield
     except OSError as error:
-        raise _explained(error, doing, path, option) from error
-
-
-def _explained(error: OSError, doing: str, path: Path, option: str) -> MachineError:
-    message = f"{doing} {path}: {error.strerror or error}"
-    if error.errno in FULL:
-        return MachineError(message, hint=f"free some space (lora-cli cache gc), or set {option} to a larger disk")
-    if error.errno in FORBIDDEN:
-        return MachineError(message, hint=f"{_who_may(path)}; set {option} to a writable folder")
-    return MachineError(message, hint=f"check {option}")
+        hint = f"check {option}"
+        if error.errno in FULL:
+            hint = f"free some space (lora-cli cache gc), or set {option} to a larger disk"
+        elif error.errno in FORBIDDEN:
+            hint = f"{_who_may(path)}; set {option} to a writable folder"
+        raise MachineError(f"{doing} {path}: {error.strerror or error}", hint=hint) from error
 
 
 def _who_may(path: Path) -> str:
     """The user of this process, and the owner of the nearest existing folder."""
-    runs = f"this process runs as uid {os.geteuid()}, gid {os.getegid()}"
-    for folder in (path, *path.parents):
-        with suppress(OSError):
-            status = folder.stat()
-            return f"{runs}; {folder} belongs to {status.st_uid}:{status.st_gid} with mode {status.st_mode & 0o7777:o}"
-    return runs
+    folder = nearest_folder(path)
+    status, runs = folder.stat(), f"this process runs as uid {os.geteuid()}, gid {os.getegid()}"
+    return f"{runs}; {folder} belongs to {status.st_uid}:{status.st_gid} with mode {status.st_mode & 0o7777:o}"
 
 
 def nearest_folder(path: Path) -> Path:
     """``path``, or the nearest folder above it that exists."""
-    return next((folder for folder in (path, *path.parents) if folder.exists()), path)
-
-
-def age_s(path: Path, now_s: float) -> float:
-    """Seconds since the last change of a file or folder; 0 if it is missing."""
-    with suppress(OSError):
-        return now_s - path.stat(follow_symlinks=False).st_mtime
-    return 0.0
-
-
-def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replaces a small file atomically: every reader sees all of the old or all of the new one.
-
-    If it is not ``durable``, it may be empty after a power failure.
-
-    Raises:
-        OSError: as it comes.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, data, 0o644, durable=durable)
+    return next((one for one in (path, *path.parents) if os.path.exists(one)), Path("/"))  # noqa: PTH110 - never raises
 
 
 def write_file(path: Path, data: str | bytes) -> None:
     """Writes a file that the user named: regular files atomically, through links; devices and pipes in place.
 
-    Raises:
-        OSError: as it comes; its folder is not created.
+    Its folder is not created. Raises ``OSError``.
     """
     data = data.encode() if isinstance(data, str) else data
     if path.exists() and not path.is_file():
         path.write_bytes(data)
     else:
-        _replace(Path(os.path.realpath(path)), data, 0o666, durable=False)
+        replace_file(Path(os.path.realpath(path)), data, durable=False, parents=False)
 
 
-def _replace(path: Path, data: bytes, mode: int, *, durable: bool) -> None:
+def replace_file(path: Path, data: bytes, *, durable: bool = True, parents: bool = True) -> None:
+    """Replaces a small file atomically: every reader sees all of the old or all of the new one.
+
+    If it is not ``durable``, it may be empty after a power failure. Raises ``OSError``.
+    """
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{os.urandom(6).hex()}")
     try:
-        descriptor = os.open(temporary, _NEW, mode)
-        try:
-            write_all(descriptor, data, 0)
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
             if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+                os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        with suppress(OSError):
-            temporary.unlink()
+    except OSError as error:
+        error.filename = str(path)
         raise
+    finally:
+        remove_path(temporary)
 
 
 def reflink(source: int, target: int) -> bool:
@@ -123,36 +90,22 @@ def reflink(source: int, target: int) -> bool:
 
     False where that is not supported: not Linux, the file system has no reflinks, or there are two file systems.
     """
-    if sys.platform != "linux":
-        return False
-    import fcntl
-
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError:
-        return False
-    return True
+    with suppress(OSError):
+        fcntl.ioctl(target, 0x40049409, source)  # FICLONE
+        return True
+    return False
 
 
 def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
-    """Writes all of ``data`` at offset ``at``, however little the kernel takes at a time.
-
-    Raises:
-        OSError: as it comes.
-    """
+    """Writes all of ``data`` at offset ``at``, however little the kernel takes at a time. Raises ``OSError``."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view[:WRITE_BYTES], at)
-        at += written
-        view = view[written:]
+        view, at = view[written:], at + written
 
 
 def flush(descriptor: int) -> None:
-    """Waits until the written bytes are on the disk. Other threads may write meanwhile.
-
-    Raises:
-        OSError: as it comes.
-    """
+    """Waits until the written bytes are on the disk. Other threads may write meanwhile. Raises ``OSError``."""
     os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
 
 
@@ -167,11 +120,7 @@ def remove_path(path: Path) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A file, open for reading. Links are not followed, and opening a pipe does not block.
-
-    Raises:
-        OSError: as it comes.
-    """
+    """A file, open for reading. Links are not followed, and opening a pipe does not block. Raises ``OSError``."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -181,9 +130,7 @@ def opened(path: Path) -> Iterator[int]:
 
 def read_small(path: Path, limit: int) -> bytes | None:
     """The bytes of a file; None if it is missing, cannot be read, or has more than ``limit`` bytes."""
-    try:
-        with opened(path) as descriptor:
-            data = os.read(descriptor, limit + 1)
-    except OSError:
-        return None
-    return data if len(data) <= limit else None
+    with suppress(OSError), opened(path) as descriptor:
+        data = os.read(descriptor, limit + 1)
+        return data if len(data) <= limit else None
+    return None

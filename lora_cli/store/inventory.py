@@ -1,21 +1,15 @@
 """The contents of a cache: snapshots with their references."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.core.grouping import by_key
-from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
-from lora_cli.store.blobs import sha256_of
 from lora_cli.store.records import Record, all_records
 from lora_cli.store.snapshots import is_digest
-
-Inode = tuple[int, int]
-"""Device and inode number of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +22,6 @@ class StoredSnapshot:
     records: tuple[Record, ...]
 
     @property
-    def size(self) -> int:
-        """Bytes of all files, including those that are shared with other snapshots."""
-        return sum(self.files.values())
-
-    @property
     def blob_names(self) -> set[str]:
         """The sha256 of its files."""
         return set().union(*(record.blob_names for record in self.records))
@@ -43,74 +32,30 @@ class StoredSnapshot:
         return max((record.used_s for record in self.records), default=0.0)
 
 
-def inventory(store: Store) -> list[StoredSnapshot]:
-    """Every snapshot, the last used one first."""
+def inventory(store: Store, *, lost: bool = False) -> list[StoredSnapshot]:
+    """Every snapshot, the last used one first; with ``lost`` also those that are recorded but missing."""
     records = by_key((record.snapshot, record) for record in all_records(store))
-    items = [
-        StoredSnapshot(
-            path.name,
-            path,
-            {file: status.st_size for file, status in files_in(path)},
-            tuple(records.get(path.name, ())),
-        )
-        for path in list_folder(store.snapshots)
-        if is_digest(path.name)
-    ]
+    digests = {path.name for path in list_folder(store.snapshots) if is_digest(path.name)}
+    items = []
+    for digest in digests | (records.keys() if lost else set()):
+        directory = store.snapshot(digest)
+        files = {path: status.st_size for path, status in files_in(directory)}
+        items.append(StoredSnapshot(digest, directory, files, tuple(records.get(digest, ()))))
     return sorted(items, key=lambda item: (-item.used_s, item.digest))
-
-
-def lost_snapshots(store: Store) -> list[StoredSnapshot]:
-    """The recorded snapshots that are missing."""
-    records = by_key((record.snapshot, record) for record in all_records(store))
-    return [
-        StoredSnapshot(digest, store.snapshot(digest), {}, tuple(known))
-        for digest, known in records.items()
-        if not os.path.lexists(store.snapshot(digest))
-    ]
-
-
-def find_items(items: Sequence[StoredSnapshot], text: str, ref: str) -> list[StoredSnapshot]:
-    """The snapshots whose digest starts with ``text`` (8 digits or more), else of ``ref``."""
-    if re.fullmatch(r"[0-9a-f]{8,64}", text) and (found := [item for item in items if item.digest.startswith(text)]):
-        return found
-    return [item for item in items if any(record.ref == ref for record in item.records)]
-
-
-def folder_digest(directory: Path, known: Mapping[Inode, str | None]) -> str:
-    """The snapshot digest of the files below a directory; those whose device and inode are ``known`` are not read.
-
-    Raises:
-        ValueError: it is no directory, or one is no plain file, cannot be read or has a name that is not UTF-8.
-    """
-    if not directory.is_dir() or directory.is_symlink():
-        raise ValueError("is not a folder")
-    files = []
-    for path, status in files_in(directory):
-        key = status.st_dev, status.st_ino
-        digest = known[key] if key in known else sha256_of(directory / path)
-        if digest is None:
-            raise ValueError(f"{path} is not a readable file")
-        files.append((path, Blob(digest, status.st_size)))
-    try:
-        return snapshot_digest(files)
-    except UnicodeEncodeError as error:
-        raise ValueError("contains a file whose name is not UTF-8") from error
 
 
 def list_folder(folder: Path) -> Iterator[Path]:
     """The paths in a folder, sorted; none if it does not exist."""
-    try:
-        paths = sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    yield from paths
+    with suppress(FileNotFoundError, NotADirectoryError):
+        yield from sorted(folder.iterdir())
 
 
-def blob_files(store: Store) -> Iterator[Path]:
-    """Every blob, by its name."""
-    for folder in list_folder(store.blobs):
-        if re.fullmatch(r"[0-9a-f]{2}", folder.name) and not folder.is_symlink():
-            yield from (path for path in list_folder(folder) if is_digest(path.name))
+def blob_files(store: Store) -> Iterator[tuple[Path, os.stat_result]]:
+    """Path and status of every blob, by its name."""
+    for path in sorted(store.blobs.glob("??/*")):
+        with suppress(FileNotFoundError):
+            if is_digest(path.name):
+                yield path, path.stat(follow_symlinks=False)
 
 
 def files_in(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -120,6 +65,11 @@ def files_in(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
             path = Path(folder, name)
             with suppress(OSError):
                 yield path.relative_to(directory).as_posix(), path.stat(follow_symlinks=False)
+
+
+def inode_of(status: os.stat_result) -> tuple[int, int]:
+    """The device and inode number of a file."""
+    return status.st_dev, status.st_ino
 
 
 def tree_bytes(path: Path) -> int:

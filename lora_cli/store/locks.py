@@ -12,82 +12,70 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import FULL
 
-SHORTEST_S, LONGEST_S = 0.01, 0.2
+PAUSE_S = 0.05
 OTHERS_S = 60.0
 """How long to wait for another process that removes a snapshot or publishes an adapter, which takes moments."""
-
-Held = bool | None
-"""True if a lock is held, False if another process has it, None if it cannot be taken here."""
 
 
 def exclusive(
     store: Store, key: str, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
-) -> AbstractContextManager[Held]:
-    """Holds the lock of ``key`` alone, after waiting at most ``wait_s``; the caller decides what to do without it.
+) -> AbstractContextManager[bool | None]:
+    """Holds the lock of ``key`` alone: True; False if another process has it after ``wait_s``, None if nobody can.
 
-    ``on_wait`` is called once if another process has it. On a full disk a lock that does not exist counts as held:
-    nobody can have it.
+    ``on_wait`` is called once if another process has it. On a full disk a lock that does not exist counts as held.
     """
-    return locked(_path(store, key), fcntl.LOCK_EX, wait_s, on_wait)
+    return _locked(store, key, fcntl.LOCK_EX, wait_s, on_wait)
 
 
-def shared(store: Store, key: str) -> AbstractContextManager[Held]:
+def shared(store: Store, key: str) -> AbstractContextManager[bool | None]:
     """Holds the lock of ``key`` together with others, where this user may write."""
-    return locked(_path(store, key), fcntl.LOCK_SH)
+    return _locked(store, key, fcntl.LOCK_SH, OTHERS_S, lambda: None)
 
 
-def _path(store: Store, key: str) -> Path:
-    with suppress(OSError):
-        tag_cache(store)
-    return store.locks / key
-
-
-class InUse:
-    """The snapshots that this process uses, which garbage collection leaves alone. Threads share it."""
+class InUse(ExitStack):
+    """The snapshots that this process uses, which garbage collection leaves alone until ``close``. Threads share it."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._held, self._locks, self._lock = store, set[str](), ExitStack(), threading.Lock()
+        super().__init__()
+        self._store, self._held, self._lock = store, set[str](), threading.Lock()
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # The other half is for files and connections. Beyond it, a snapshot is protected by being the last used.
         self._most = sys.maxsize if files == resource.RLIM_INFINITY else files // 2
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def add(self, digest: str) -> bool:
         """Holds the lock of a snapshot and returns whether it is there; if so, it stays."""
         with self._lock:
             if digest not in self._held and len(self._held) < self._most:
                 self._held.add(digest)
-                self._locks.enter_context(shared(self._store, digest))
+                self.callback(self._held.discard, digest)
+                self.enter_context(shared(self._store, digest))
         with suppress(OSError):
             os.utime(self._store.snapshot(digest))  # by which garbage collection sees a use since it began
         return self._store.snapshot(digest).is_dir()
 
-    def close(self) -> None:
-        """Nothing is used any more."""
-        with self._lock:
-            self._locks.close()
-            self._held.clear()
-
 
 @contextmanager
-def locked(
-    path: Path, how: int = fcntl.LOCK_EX, wait_s: float = OTHERS_S, on_wait: Callable[[], None] = lambda: None
-) -> Iterator[Held]:
-    """Holds the lock of the file ``path``, as ``exclusive`` does; the file goes with its last holder."""
-    descriptor, held = None, None
+def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None]) -> Iterator[bool | None]:
+    """Holds a lock, whose file goes with its last holder."""
+    path, descriptor, held, until = store.locks / key, None, None, time.monotonic() + wait_s
     try:
-        descriptor = _take(path, how, wait_s, on_wait)
+        with suppress(OSError):
+            tag_cache(store)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while descriptor is None:
+            try:
+                descriptor = claim(path, how)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    break
+                on_wait()
+                on_wait = lambda: None  # noqa: E731
+                time.sleep(PAUSE_S)
         held = descriptor is not None
     except OSError as error:
         held = True if error.errno in FULL else None
@@ -95,50 +83,25 @@ def locked(
         yield held
     finally:
         if descriptor is not None:
-            _release(path, descriptor)
-
-
-def _take(path: Path, how: int, wait_s: float, on_wait: Callable[[], None]) -> int | None:
-    """The locked file, open; None if another process has it after ``wait_s``. Raises ``OSError``: it cannot be."""
-    until, pause = time.monotonic() + wait_s, 0.0
-    while True:
-        descriptor = _open(path)
-        try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-            if is_named(path, descriptor):
-                return descriptor
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                os.close(descriptor)
-                return None
-            if not pause:
-                on_wait()
-            pause = min(max(pause * 1.5, SHORTEST_S), LONGEST_S)
-            time.sleep(pause)
-        except OSError:
+            with suppress(OSError):  # unless somebody else shares it
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_named(path, descriptor):
+                    path.unlink()
+            with suppress(OSError):  # also for forks of this process
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
-            raise
-        os.close(descriptor)
 
 
-def _open(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        return os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, 0o666)
-
-
-def _release(path: Path, descriptor: int) -> None:
-    """Removes the file if nobody else has its lock, and lets it go, for forks of this process, too."""
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def claim(path: Path, how: int = fcntl.LOCK_EX, mode: int = 0o666) -> int | None:
+    """The file, locked and open; None if it was replaced meanwhile. ``BlockingIOError`` if another process has it."""
+    with ExitStack() as stack:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         if is_named(path, descriptor):
-            path.unlink()
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+            stack.pop_all()
+            return descriptor
+    return None
 
 
 def is_named(path: Path, descriptor: int) -> bool:

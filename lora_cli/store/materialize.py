@@ -4,10 +4,12 @@ Weights are hard links into the cache where the file system has them, everything
 rename, and only a published one is ever replaced: ``MARK_FILE`` in it says what lora-cli wrote there.
 """
 
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,8 @@ from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.core.text import names, shown
 from lora_cli.errors import Refused, UsageError
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import hidden_folder, swap_folders
 from lora_cli.store.blobs import is_sound, sha256_of
-from lora_cli.store.disk import on_disk, read_small, replace_file
+from lora_cli.store.disk import on_disk, read_small, remove_path, replace_file
 from lora_cli.store.snapshots import build_directory, is_digest, rename_into_place
 
 MARK_FILE = ".lora-cli.json"
@@ -29,6 +30,8 @@ SCHEMA = "lora_cli/published/1"
 LARGEST = 8_000_000
 BASE_FIELD = "base_model_name_or_path"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+LOCK = ".lora-cli-lock"
+"""The suffix of the file beside a hidden folder that its process has locked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,7 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: str 
     """Publishes a snapshot as ``target``; ``served`` is the engine's name for the base (None: unknown).
 
     vLLM's filesystem resolver takes a LoRA adapter only, and only if its config names the base exactly as ``--model``.
-
-    Raises:
-        Refused: a resolver would not accept it.
-        FormatError: its config cannot be read.
-        UsageError, LostBlob, MachineError: see ``materialize``.
+    Raises ``Refused`` if it would not, ``FormatError`` if the config cannot be read; else as ``materialize``.
     """
     where = f"{target.name}: {CONFIG}"
     config = json_object(read_small(snapshot.directory / CONFIG, LARGEST) or b"", where)
@@ -79,44 +78,40 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: str 
 def materialize(store: Store, snapshot: Snapshot, target: Path, *, publish: bool = False) -> None:
     """Creates the folder ``target`` with the files of a snapshot; one that has exactly these stays as it is.
 
-    With ``publish`` it also has ``MARK_FILE``, and replaces what was published there.
-
-    Raises:
-        UsageError: something else is there; it stays. Or a file to publish has the name of the mark.
-        LostBlob: a blob is no longer in the cache.
-        MachineError: a disk error.
+    With ``publish`` it also has ``MARK_FILE``, and replaces what was published there. Raises ``UsageError`` if other
+    content is there, which stays, or a file has the name of the mark; ``LostBlob``, ``MachineError``.
     """
     if publish and MARK_FILE in snapshot.files:
         raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint="rename it")
+    mark = _mark(snapshot) if publish else None
     with on_disk("writing", target, "--publish" if publish else "--to"):
-        if _has(store, snapshot, target, publish):
+        if _has(store, snapshot, target, mark):
             return
         _check_free(target, publish)
         with hidden_folder(target) as building:
             build_directory(store, snapshot.files, building, lambda path: path.endswith(WEIGHTS))
-            if publish:
-                replace_file(building / MARK_FILE, _mark(snapshot))
-            while not (rename_into_place(building, target) or _has(store, snapshot, target, publish)):
+            if mark is not None:
+                replace_file(building / MARK_FILE, mark)
+            while not (rename_into_place(building, target) or _has(store, snapshot, target, mark)):
                 _check_free(target, publish)
                 with suppress(FileNotFoundError):  # removed meanwhile
-                    swap_folders(building, target)
+                    _swap_folders(building, target)
                     if not _in_the_way(building, publish):
                         break
-                    swap_folders(building, target)  # Another process has put it there since.
+                    _swap_folders(building, target)  # Another process has put it there since.
 
 
 def prune(folder: Path, staying: Collection[str], *, dry_run: bool) -> tuple[list[str], list[NotPruned]]:
-    """Removes the published adapters in ``folder`` whose names are not ``staying``; their names, and those that stay.
+    """Removes the published adapters in ``folder`` that are not ``staying``; the names of these, and of what stays.
 
-    Raises:
-        MachineError: a disk error.
+    Raises ``MachineError``.
     """
     removed, kept = [], []
     with on_disk("cleaning", folder, "--publish"):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name in staying or path.name.startswith(".") or path.is_symlink() or not _mark_of(path):
                 continue
-            if unlisted := _unlisted(path):
+            if unlisted := _in_the_way(path, publish=True):
                 kept.append(NotPruned(path.name, unlisted))
                 continue
             removed.append(path.name)
@@ -137,26 +132,25 @@ def _mark_of(folder: Path) -> Mapping[str, Any]:
     """The content of a folder's mark; empty if there is none."""
     try:
         value = json.loads(read_small(folder / MARK_FILE, LARGEST) or b"")
-        known = {"files": dict(value["files"]), "snapshot": value["snapshot"]}
-        return known if value["schema"] == SCHEMA else {}
+        return {**value, "files": dict(value["files"])} if value["schema"] == SCHEMA else {}
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 
-def _has(store: Store, snapshot: Snapshot, target: Path, publish: bool) -> bool:
-    """Whether ``target`` has exactly these files, and the mark if they are published."""
-    if target.is_symlink() or (publish and read_small(target / MARK_FILE, LARGEST) != _mark(snapshot)):
+def _has(store: Store, snapshot: Snapshot, target: Path, mark: bytes | None) -> bool:
+    """Whether ``target`` has exactly these files, and the ``mark`` if they are published."""
+    if target.is_symlink() or (mark is not None and read_small(target / MARK_FILE, LARGEST) != mark):
         return False
-    return _paths(target) == snapshot.files.keys() | ({MARK_FILE} if publish else set()) and all(
-        _is_blob(store, target / path, blob, publish) for path, blob in snapshot.files.items()
+    return _paths(target) == snapshot.files.keys() | ({MARK_FILE} if mark else set()) and all(
+        _is_blob(store, target / path, blob, published=mark is not None) for path, blob in snapshot.files.items()
     )
 
 
-def _is_blob(store: Store, path: Path, blob: Blob, publish: bool) -> bool:
+def _is_blob(store: Store, path: Path, blob: Blob, *, published: bool) -> bool:
     """Whether a file has these bytes; its time shows that it is unchanged, and a blob or a mark which one it is."""
     with suppress(FileNotFoundError):
         status, cached = path.stat(follow_symlinks=False), store.blob(blob.sha256).stat()
-        is_copy = publish and path.name.endswith(WEIGHTS) and status.st_dev != cached.st_dev
+        is_copy = published and path.name.endswith(WEIGHTS) and status.st_dev != cached.st_dev
         if is_copy or os.path.samestat(status, cached):
             return is_sound(path, blob)
     return sha256_of(path) == blob.sha256
@@ -169,16 +163,55 @@ def _check_free(target: Path, publish: bool) -> None:
 
 
 def _in_the_way(path: Path, publish: bool) -> list[str]:
-    """What is there and is not replaced: all but an empty folder, and what was published."""
+    """What is there and is not replaced: all but an empty folder, and with ``publish`` the files in its mark."""
     if os.path.lexists(path) and (not path.is_dir() or path.is_symlink()):
         return ["a file or link"]
-    return _unlisted(path) if publish else sorted(_paths(path))
-
-
-def _unlisted(folder: Path) -> list[str]:
-    """The files in a published folder that are not in its mark."""
-    return sorted(_paths(folder) - _mark_of(folder).get("files", {}).keys() - {MARK_FILE})
+    return sorted(_paths(path) - ({*_mark_of(path).get("files", ()), MARK_FILE} if publish else set()))
 
 
 def _paths(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+
+
+@contextmanager
+def hidden_folder(target: Path) -> Iterator[Path]:
+    """A new empty hidden folder beside ``target``; what has its name at the end is removed. Raises ``OSError``."""
+    lock = target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}{LOCK}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("xb") as file:
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            lock.with_suffix("").mkdir()
+            yield lock.with_suffix("")
+        finally:
+            remove_path(lock.with_suffix(""))
+            remove_path(lock)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the hidden folders in ``folder`` whose processes were killed, as far as this user may."""
+    for lock in folder.glob(f".*{LOCK}"):
+        with suppress(OSError), lock.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_path(lock.with_suffix(""))
+            lock.unlink()
+
+
+def _swap_folders(one: Path, other: Path) -> None:
+    """Exchanges two folders in one step; where the system cannot, ``other`` is missing for a moment."""
+    import ctypes
+
+    if (rename := getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)) is not None:
+        if rename(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0:  # AT_FDCWD, RENAME_EXCHANGE
+            return
+        if (number := ctypes.get_errno()) not in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}:
+            raise OSError(number, os.strerror(number), str(other))
+    with hidden_folder(other) as old:
+        other.rename(old)
+        try:
+            one.rename(other)
+        except OSError:
+            old.rename(other)
+            raise
+        old.rename(one)

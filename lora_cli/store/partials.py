@@ -13,7 +13,7 @@ from pathlib import Path
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import on_disk, opened
-from lora_cli.store.locks import is_named
+from lora_cli.store.locks import claim, is_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,17 @@ def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = T
     """The file of ``key``, resumed if nobody writes it and it has at most ``longest`` bytes.
 
     The caller verifies the bytes. Unless a digest is known (``digest_known``), a file from before this machine
-    started is not resumed: a power failure may have lost some of them.
-
-    Raises:
-        MachineError: a disk error.
+    started is not resumed: a power failure may have lost some of them. Raises ``MachineError``.
     """
-    path, flags = _path(store, key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    path, descriptor = store.partials / f"{key}.part", None
     with on_disk("writing", path):
         tag_cache(store)
         store.partials.mkdir(parents=True, exist_ok=True)
-        descriptor = _claim(path, flags)
+        with suppress(OSError):  # another process has it, or it cannot be known that none has
+            descriptor = claim(path, mode=0o600)
         if descriptor is None:
             path = store.partials / f"{key}.{os.urandom(6).hex()}.part"
-            descriptor = os.open(path, flags | os.O_EXCL, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         status = os.fstat(descriptor)
@@ -60,7 +58,7 @@ def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = T
 
 def leftover_bytes(store: Store, key: str, longest: int) -> int:
     """Length of the partial file of ``key`` that the next process resumes."""
-    path = _path(store, key)
+    path = store.partials / f"{key}.part"
     with suppress(OSError):
         size = path.stat().st_size
         return size if size <= longest and not is_written(path) else 0
@@ -75,21 +73,3 @@ def is_written(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def _path(store: Store, key: str) -> Path:
-    return store.partials / f"{key}.part"
-
-
-def _claim(path: Path, flags: int) -> int | None:
-    """The file with its lock; None if another process has it, or it cannot be known that none has."""
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError:
-        return None
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_named(path, descriptor):
-            return descriptor
-    os.close(descriptor)
-    return None

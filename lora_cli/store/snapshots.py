@@ -12,101 +12,66 @@ from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob, is_intact, is_sound, seal
-from lora_cli.store.disk import NO_LINK, on_disk
-from lora_cli.store.locks import exclusive, shared
+from lora_cli.store.disk import on_disk
+from lora_cli.store.locks import exclusive
 
 MOST_FILES = 10_000
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
+"""No hard links on this file system, another file system, too many links, or another user's file."""
+
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def check_paths(paths: Mapping[str, object]) -> None:
-    """Refuses paths that would leave a snapshot, or that cannot be in one directory.
+    """Raises ``Refused`` for paths that would leave a snapshot, or that cannot be in one directory.
 
-    Raises:
-        Refused: one is absolute or empty, has ``.``, ``..``, a control character or bytes that are not UTF-8, is too
-            long, or is a file where another one needs a folder; or there are over 10 000.
+    One is absolute or empty, has ``.``, ``..``, a control character or bytes that are not UTF-8, is too long, or is a
+    file where another one needs a folder; or there are over 10 000.
     """
     if len(paths) > MOST_FILES:
         raise Refused(f"{len(paths)} files are too many for an adapter", hint=f"the limit is {MOST_FILES} files")
+    hint = "do not trust this source"
     for path in paths:
-        if not _is_inside(path):
-            raise Refused(
-                f"the file name {path!r} would leave its folder, or is not a name", hint="do not trust this source"
-            )
+        parts = path.split("/")
+        is_long = len(path) > 1024 or any(len(part.encode(errors="replace")) > 255 for part in parts)
+        if is_long or _NO_NAME.search(path) or not {"", ".", ".."}.isdisjoint(parts):
+            raise Refused(f"the file name {path!r} would leave its folder, or is not a name", hint=hint)
         for parent in PurePosixPath(path).parents:
             if str(parent) in paths:
-                raise Refused(f"{parent} is both a file and a folder of {path}", hint="do not trust this source")
-
-
-def _is_inside(path: str) -> bool:
-    parts = path.split("/")
-    if len(path) > 1024 or any(part in {"", ".", ".."} or len(part.encode(errors="replace")) > 255 for part in parts):
-        return False
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return _CONTROL.search(path) is None
+                raise Refused(f"{parent} is both a file and a folder of {path}", hint=hint)
 
 
 def is_digest(text: object) -> bool:
     """Whether ``text`` is a sha256 in lower-case hex."""
-    return isinstance(text, str) and bool(_DIGEST.fullmatch(text))
+    return isinstance(text, str) and bool(re.fullmatch(r"[0-9a-f]{64}", text))
 
 
 def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
     """The snapshot of exactly these files, if it is cached and intact. A corrupt one is removed."""
     digest = snapshot_digest(files.items())
-    directory = store.snapshot(digest)
-    if not files or not os.path.lexists(directory):
-        return None
-    if not _is_sound_snapshot(directory, files) and not _remove_unless_sound(store, directory, files):
-        for blob in files.values():
-            has_blob(store, blob)
-        return None
-    return Snapshot(digest, directory, dict(sorted(files.items())))
-
-
-def _remove_unless_sound(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
-    """Removes a snapshot that seemed corrupt, unless it is intact or gone; whether it is intact.
-
-    While it is locked nobody else removes it, so what is removed is what was checked.
-    """
-    with shared(store, directory.name):
-        return os.path.lexists(directory) and is_intact(
-            store, directory, lambda there: _is_sound_snapshot(there, files)
-        )
+    found = Snapshot(digest, store.snapshot(digest), dict(sorted(files.items())))
+    is_good = files and is_intact(store, found.directory, lambda path: _is_sound_snapshot(path, files))
+    return found if is_good else None
 
 
 def _is_sound_snapshot(directory: Path, files: Mapping[str, Blob]) -> bool:
     return all(is_sound(directory / path, blob) for path, blob in files.items())
 
 
-def _accept(_snapshot: Snapshot) -> None:
-    """The default: nothing is checked."""
-
-
 def publish_snapshot(
-    store: Store, files: Mapping[str, Blob], check: Callable[[Snapshot], object] = _accept
+    store: Store, files: Mapping[str, Blob], check: Callable[[Snapshot], object] = lambda _: None
 ) -> Snapshot:
     """Publishes the snapshot of these files by one rename; all of their blobs are in the store.
 
-    ``check`` gets it before that, in a temporary directory; if it raises, nothing is published.
-
-    Raises:
-        Refused: a path would leave it.
-        LostBlob: a blob is no longer in the store.
-        Corrupt: a corrupt directory is in its place and cannot be moved away.
-        MachineError: a disk error.
+    ``check`` gets it before that, in a temporary directory; if it raises, nothing is published. Raises ``Refused``
+    for a path that leaves it, ``LostBlob``, ``Corrupt`` if what is in its place cannot be removed, ``MachineError``.
     """
     check_paths(files)
     if (present := find_snapshot(store, files)) is not None:
         check(present)
         return present
     digest = snapshot_digest(files.items())
-    target = store.snapshot(digest)
-    building = store.partials / os.urandom(6).hex()
+    target, building = store.snapshot(digest), store.partials / os.urandom(6).hex()
     snapshot = Snapshot(digest, target, dict(sorted(files.items())))
     with exclusive(store, building.name):  # garbage collection leaves it alone
         try:
@@ -125,71 +90,41 @@ def publish_snapshot(
 
 
 def build_directory(
-    store: Store,
-    files: Mapping[str, Blob],
-    directory: Path,
-    linked: Callable[[str], bool] = lambda _: True,
+    store: Store, files: Mapping[str, Blob], directory: Path, linked: Callable[[str], bool] = lambda _: True
 ) -> None:
     """Fills an empty directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
 
-    Where a blob is missing or corrupt, the file of the cached snapshot is used.
-
-    Raises:
-        LostBlob: a file is neither among the blobs nor in the snapshot.
-        OSError: as it comes.
+    Where a blob is missing or corrupt, the file of the cached snapshot is used. Raises ``LostBlob`` if that is missing,
+    too, and ``OSError``.
     """
-    for path in sorted(files):
-        target = directory / path
-        if "/" in path:
-            target.parent.mkdir(parents=True, exist_ok=True)
+    snapshot = store.snapshot(snapshot_digest(files.items()))
+    for path, blob in sorted(files.items()):
+        target, is_linked = directory / path, linked(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = store.blob(blob.sha256)
+        if not has_blob(store, blob):
+            source = snapshot / path
+            if not is_sound(source, blob):
+                raise LostBlob(path)
         try:
-            source = _sound_file(store, files, path)
-            if not (linked(path) and _link(source, target)):
-                _copy(source, target, writable=not linked(path))
+            if is_linked:
+                try:
+                    target.hardlink_to(source)
+                    continue
+                except OSError as error:
+                    if error.errno not in NO_LINK:
+                        raise
+            with source.open("rb") as stream, target.open("xb") as written:
+                shutil.copyfileobj(stream, written, 1 << 20)
+                written.flush()
+                seal(written.fileno()) if is_linked else os.fchmod(written.fileno(), 0o644)
+                os.fsync(written.fileno())
         except FileNotFoundError as error:
             raise LostBlob(path) from error
 
 
-def _sound_file(store: Store, files: Mapping[str, Blob], path: str) -> Path:
-    """The path of an intact copy of a file: its blob, or the file in the snapshot of these files.
-
-    Raises:
-        FileNotFoundError: neither has them.
-    """
-    blob = files[path]
-    if has_blob(store, blob):
-        return store.blob(blob.sha256)
-    in_snapshot = store.snapshot(snapshot_digest(files.items())) / path
-    if is_sound(in_snapshot, blob):
-        return in_snapshot
-    raise FileNotFoundError(blob.sha256)
-
-
-def _link(blob: Path, target: Path) -> bool:
-    """Creates a hard link; False where it is not possible."""
-    try:
-        target.hardlink_to(blob)
-    except OSError as error:
-        if error.errno not in NO_LINK:
-            raise
-        return False
-    return True
-
-
-def _copy(blob: Path, target: Path, *, writable: bool) -> None:
-    with blob.open("rb") as source, target.open("xb") as written:
-        shutil.copyfileobj(source, written, 1 << 20)
-        written.flush()
-        os.fchmod(written.fileno(), 0o644) if writable else seal(written.fileno())
-        os.fsync(written.fileno())
-
-
 def rename_into_place(building: Path, target: Path) -> bool:
-    """Renames a folder; False if something is there already that is no empty folder.
-
-    Raises:
-        OSError: as it comes.
-    """
+    """Renames a folder; False if something is there already that is no empty folder. Raises ``OSError``."""
     try:
         building.rename(target)
     except OSError as error:

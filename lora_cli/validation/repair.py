@@ -51,8 +51,8 @@ from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_at, files_of
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import hidden_folder, remove_leftovers
 from lora_cli.store.disk import on_disk
+from lora_cli.store.materialize import hidden_folder, remove_leftovers
 from lora_cli.validation.base_model import open_checkpoint
 from lora_cli.validation.repair_report import (
     ARITHMETIC,

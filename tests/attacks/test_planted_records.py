@@ -114,26 +114,6 @@ def test_what_is_looked_at_without_fetching_is_the_honest_one(victim: Victim, ca
     assert main(["inspect", victim.ref, "--offline"]) == 3
 
 
-def test_check_and_verify_say_that_two_servers_contradict_each_other(victim: Victim, capsys: Capture) -> None:
-    victim.plant()
-    capsys.readouterr()
-    assert main(["fetch", "-f", "set.yaml", "--check"]) == 1
-    said = capsys.readouterr().out
-    assert WEIGHTS in said
-    assert victim.evil in said
-    assert main(["fetch", "-f", "set.yaml", "--locked"]) == 0
-    capsys.readouterr()
-    assert main(["cache", "verify"]) == 5
-    assert victim.evil in capsys.readouterr().out
-    assert main(["cache", "verify", "--format", "json"]) == 5
-    rotten = json.loads(capsys.readouterr().out)["rotten"]
-    assert {one["kind"] for one in rotten} == {"record"}
-    for ref in (victim.ref, victim.pinned):
-        main(["cache", "rm", ref])
-    assert main(["cache", "verify"]) == 0
-    assert main(["fetch", "-f", "set.yaml", "--check"]) == 0
-
-
 def test_a_mirror_of_the_same_bytes_costs_no_second_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Hub() as one, Hub() as mirror:
         one.add("acme/pirate", HONEST)

@@ -76,7 +76,7 @@ def test_one_adapter_is_handed_out_to_the_folder_itself(sql: Path, capsys: pytes
     assert main(["fetch", "./sql", "--to", "out"]) == 0
     assert capsys.readouterr().out == f"{Path.cwd() / 'out'}\n"
     assert tree(Path("out")) == {CONFIG, WEIGHTS}
-    killed = "import os, pathlib\nfrom lora_cli.store.atomic_swap import hidden_folder\n"
+    killed = "import os, pathlib\nfrom lora_cli.store.materialize import hidden_folder\n"
     killed += "with hidden_folder(pathlib.Path('out')) as folder: os._exit((folder / 'half').write_bytes(b'x'))\n"
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 1
     assert len(list(Path().glob(".out.*"))) == 2

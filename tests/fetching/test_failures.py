@@ -135,7 +135,7 @@ from lora_cli.store.gc import Retention, collect
 def slow(function):
     return lambda *words: time.sleep(0.005) or function(*words)
 # Time for the others after all was looked at, and before it goes.
-gc.trash_path, gc.exclusive = slow(gc.trash_path), slow(gc.exclusive)
+gc.discard, gc.exclusive = slow(gc.discard), slow(gc.exclusive)
 while True:
     for one in collect(Store(Path(sys.argv[1])), Retention(unused_for_s=0, grace_s=0)):
         if one.kind == "snapshot":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.store import Store
-from lora_cli.store.blobs import store_blob
+from lora_cli.store.blobs import store_blobs
 from lora_cli.store.partials import open_partial
 from lora_cli.store.records import Record, record_path, write_record
 from lora_cli.store.snapshots import publish_snapshot
@@ -19,7 +19,7 @@ def put_blob(store: Store, data: bytes) -> Blob:
     partial = open_partial(store, blob.sha256, blob.size)
     os.ftruncate(partial.descriptor, 0)
     os.pwrite(partial.descriptor, data, 0)
-    store_blob(store, partial.path, partial.descriptor, blob)
+    store_blobs(store, [(partial.path, partial.descriptor, blob)])
     partial.close()
     return blob
 

@@ -1,7 +1,7 @@
 """Blobs are what their names say, or they are not used."""
 
+import hashlib
 import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,31 +10,10 @@ import pytest
 from lora_cli.core.snapshot import Blob
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
-from lora_cli.store.blobs import BLOB_MTIME_NS, LostBlob, has_blob, store_blob
+from lora_cli.store.blobs import BLOB_MTIME_NS, LostBlob, has_blob, store_blobs
 from lora_cli.store.disk import on_disk, replace_file, write_file
 from lora_cli.store.partials import open_partial
 from tests.store.keeping import edit_in_place, put_blob, tree
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache")
-
-
-def test_a_blob_lies_under_its_sha256_read_only(store: Store) -> None:
-    blob = put_blob(store, b"hello")
-    path = store.root / "blobs" / "sha256" / blob.sha256[:2] / blob.sha256
-    assert path.read_bytes() == b"hello"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o444
-    assert has_blob(store, blob)
-
-
-def test_keeping_the_same_bytes_again_keeps_the_file_of_old(store: Store) -> None:
-    blob = put_blob(store, b"hello")
-    inode = store.blob(blob.sha256).stat().st_ino
-    put_blob(store, b"hello")
-    assert store.blob(blob.sha256).stat().st_ino == inode
-    assert tree(store.root) == {f"blobs/sha256/{blob.sha256[:2]}/{blob.sha256}"}
 
 
 def test_an_edit_in_place_is_noticed_and_the_blob_removed(store: Store) -> None:
@@ -44,14 +23,6 @@ def test_an_edit_in_place_is_noticed_and_the_blob_removed(store: Store) -> None:
     assert tree(store.root) == set()
 
 
-def test_a_blob_of_another_size_is_never_hashed_to_be_refused(store: Store) -> None:
-    blob = put_blob(store, b"hello")
-    store.blob(blob.sha256).chmod(0o644)
-    store.blob(blob.sha256).write_bytes(b"hell")
-    os.utime(store.blob(blob.sha256), ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
-    assert not has_blob(store, blob)
-
-
 def test_a_copied_cache_with_new_times_is_hashed_once_and_then_trusted(store: Store) -> None:
     blob = put_blob(store, b"hello")
     os.utime(store.blob(blob.sha256))
@@ -59,15 +30,40 @@ def test_a_copied_cache_with_new_times_is_hashed_once_and_then_trusted(store: St
     assert store.blob(blob.sha256).stat().st_mtime_ns == BLOB_MTIME_NS
 
 
+def test_all_files_are_on_the_disk_before_one_has_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    datas = [b"%d" % number for number in range(20)]
+    partials = [(open_partial(store, hashlib.sha256(data).hexdigest(), 2), data) for data in datas]
+    written = [(one.path, one.descriptor, Blob(one.path.stem, len(data))) for one, data in partials]
+    there = put_blob(store, b"old")
+    synced, real = list[set[str]](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(tree(store.blobs))
+        real(descriptor)
+
+    for one, data in partials:
+        os.write(one.descriptor, data)
+    old = open_partial(store, there.sha256, 3)
+    monkeypatch.setattr(os, "fsync", fsync)
+    inode = store.blob(there.sha256).stat().st_ino
+    store_blobs(store, [*written, (old.path, old.descriptor, there)])
+    assert synced == [{f"{there.sha256[:2]}/{there.sha256}"}] * len(datas)
+    assert [store.blob(blob.sha256).read_bytes() for _, _, blob in written] == datas
+    assert store.blob(there.sha256).stat().st_ino == inode
+    for one in (*(one for one, _ in partials), old):
+        one.close()
+    assert not any(store.partials.iterdir())
+
+
 def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:
     blob = Blob("a" * 64, 5)
     partial = open_partial(store, blob.sha256, 5)
     partial.path.rename(partial.path.with_name("taken"))
     with pytest.raises(LostBlob):
-        store_blob(store, partial.path, partial.descriptor, blob)
+        store_blobs(store, [(partial.path, partial.descriptor, blob)])
     partial.path.write_bytes(b"other")
     with pytest.raises(LostBlob):
-        store_blob(store, partial.path, partial.descriptor, blob)
+        store_blobs(store, [(partial.path, partial.descriptor, blob)])
     assert not store.blobs.exists()
     partial.close()
 

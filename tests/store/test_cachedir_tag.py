@@ -17,18 +17,13 @@ FOREIGN = (
     "blobs/README",
     "blobs/sha256/README",
     "blobs/sha256/ab/README",
-    "leases/notes.txt",
+    "leases/run-1",
     "locks/notes.txt",
     "refs/.draft",
     "snapshots/sha256/mine/essay.txt",
     "tmp/mine/thesis.txt",
     f"tmp/{'0' * 64}/thesis.txt",
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache")
 
 
 def lay(root: Path) -> None:
@@ -81,17 +76,6 @@ def test_in_a_cache_what_is_not_ours_stays(store: Store) -> None:
     assert not store.snapshot(snapshot.digest).exists()
 
 
-def test_a_cache_that_lost_its_tag_is_cleaned_again_with_another_ones(store: Store, tmp_path: Path) -> None:
-    put_blob(store, b"x")
-    (store.root / TAG).unlink()
-    with pytest.raises(UsageError) as refused:
-        collect(store, Retention())
-    assert TAG in refused.value.hint
-    put_blob(Store(tmp_path / "other"), b"x")
-    (tmp_path / "other" / TAG).rename(store.root / TAG)
-    assert collect(store, Retention()) == []
-
-
 def test_a_new_volume_is_empty_although_the_file_system_put_a_folder_there(store: Store) -> None:
     (store.root / "lost+found").mkdir(parents=True)
     put_blob(store, b"x")
@@ -102,19 +86,3 @@ def test_a_cache_is_no_file(store: Store) -> None:
     store.root.write_text("mine")
     with pytest.raises(MachineError, match="the cache is a file"):
         check_folder(store)
-
-
-@pytest.mark.parametrize("look", ["isdir", "lexists", "exists"])
-def test_a_cache_that_another_thread_makes_meanwhile_is_a_folder(
-    look: str, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whichever look at the disk comes before it is there."""
-    real = getattr(os.path, look)
-
-    def meanwhile(path: Path) -> bool:
-        said = real(path)
-        store.root.mkdir(exist_ok=True)
-        return bool(said)
-
-    monkeypatch.setattr(os.path, look, meanwhile)
-    check_folder(store)
