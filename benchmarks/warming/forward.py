@@ -10,14 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.reading.base_model import read_base
 from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.transformers_model import ComposedModel, load_model
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 
 from .pairs import Goal, Work, line, ratio, rounds
 
@@ -64,14 +63,13 @@ def write_adapters(directory: Path, folder: Path, ranks: Sequence[int], targets:
 
 def base_of(directory: Path) -> BaseModel:
     """The shapes of the model in a directory."""
-    source = LocalSource()
-    return read_base(source, source.resolve(AdapterRef("file", str(directory))), "model")
+    return read_base(files_at(directory), "model")
 
 
 def ours(directory: Path, adapters: Sequence[Path], dtype: torch.dtype) -> tuple[ComposedModel, list[int]]:
     """Our model with the adapters in its slots, and the slot of each."""
-    source, base = LocalSource(), base_of(directory)
-    read = [read_adapter(source, source.resolve(AdapterRef("file", str(path))), path.name) for path in adapters]
+    base = base_of(directory)
+    read = [read_adapter(files_at(path), path.name) for path in adapters]
     modules = {path: base.modules[path] for path in base.modules if any(path in one.pairs for one in read)}
     slots = Slots(modules, len(read), max(RANKS), dtype=dtype)
     taken = [load_into(slots, path, one, scalings(one, base)) for path, one in zip(adapters, read, strict=True)]

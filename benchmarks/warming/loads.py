@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.composable import scalings
@@ -20,7 +19,7 @@ from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.runtime.worker import Worker
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 
 from .pairs import Goal, Work, line, ratio, rounds
 
@@ -184,5 +183,4 @@ def _hits(loads: Loads, folder: Path, count: int) -> Iterator[str]:
 
 
 def _read(directory: Path) -> Adapter:
-    source = LocalSource()
-    return read_adapter(source, source.resolve(AdapterRef("file", str(directory))), directory.name)
+    return read_adapter(files_at(directory), directory.name)

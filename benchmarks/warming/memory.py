@@ -17,18 +17,16 @@ from pathlib import Path
 import torch, transformers, transformers.models.llama.modeling_llama, safetensors.torch
 from warming.memory import rss
 from warming.forward import base_of, hush
-from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import TierLimits, Plan, plan_slots, slot_requirements
 from lora_cli.runtime.worker import Worker
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 
 hush()
 model, cycles, folders = Path(sys.argv[1]), int(sys.argv[2]), [Path(one) for one in sys.argv[3:]]
-source, base = LocalSource(), base_of(model)
-refs = {one: source.resolve(AdapterRef("file", str(one))) for one in folders}
-jobs = [LoraRequest(one.name, one, read_adapter(source, ref, one.name)) for one, ref in refs.items()]
+base = base_of(model)
+jobs = [LoraRequest(one.name, one, read_adapter(files_at(one), one.name)) for one in folders]
 imported = rss()
 plan = Plan(base, (), TierLimits(2, 4), base_directory=model, device="cpu", forward="model")
 worker = Worker(plan_slots(plan, [slot_requirements(job.adapter, plan.base) for job in jobs]))

@@ -6,12 +6,9 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.core.finding import Deployment
-from lora_cli.core.inspection import Inspection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError
-from lora_cli.settings import Settings
-from lora_cli.store import Store
 from lora_cli.validation import Checked, ref_of
 
 if TYPE_CHECKING:
@@ -105,24 +102,16 @@ def _model_argument(base: str | AdapterRef) -> tuple[str, str]:
     return "", ""
 
 
-def adapter_folders(
-    judged: Iterable[tuple[str, tuple[Checked, Inspection | None]]], settings: Settings
-) -> Mapping[str, str]:
+def adapter_folders(checked: Iterable[Checked]) -> Mapping[str, str]:
     """The folder from which an engine on this machine can load each adapter: a local one, or one in the cache.
 
-    ``judged`` are adapters by name. One that could not be read has no folder.
+    One that could not be read has no folder.
     """
-    store = Store(settings.cache_dir.absolute())
     found = {}
-    for name, (checked, inspection) in judged:
-        if checked.revision is None or inspection is None:
+    for one in checked:
+        if one.revision is None or one.adapter is None or (one.snapshot is None and one.revision.ref.scheme != "file"):
             continue
-        if checked.revision.ref.scheme == "file":
-            folder = Path(checked.revision.ref.location)
-        elif digest := inspection.snapshot:
-            folder = store.snapshot(digest)
-        else:
-            continue
+        folder = Path(one.revision.ref.location) if one.snapshot is None else one.snapshot.directory.absolute()
         if folder.is_dir() and str(folder).isprintable():
-            found[name] = str(folder)
+            found[one.name] = str(folder)
     return found

@@ -278,7 +278,7 @@ class Destination:
                 from lora_cli.validation.fetch_and_validate import Admission, validate_fetched
 
                 request = outcome.request
-                fetched = Admission(request.name, str(request.ref), snapshot=snapshot, ref=request.ref)
+                fetched = Admission(request.name, str(request.ref), snapshot=snapshot, request=request)
                 judged = validate_fetched(fetched, self.terms, self.settings)
                 if judged.refusal is not None:
                     raise judged.refusal

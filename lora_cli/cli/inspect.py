@@ -14,24 +14,24 @@ from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, r
 from lora_cli.cli.engine_options import adapter_folders, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option
 from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import Comparison, OtherAdapter, compare
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
+from lora_cli.core.request import Request
 from lora_cli.errors import Refused, UsageError
-from lora_cli.reading.adapter import Opened, read_adapter
+from lora_cli.fetching.cached import open_files
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources, endpoint_of
-from lora_cli.store import Store
-from lora_cli.store.records import read_record
+from lora_cli.sources.registry import Sources
 from lora_cli.validation import Checked, Terms, check_all, ref_of
 from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
-from lora_cli.validation.validate import cached_or_origin
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -77,13 +77,12 @@ def command(
     terms = _validation_terms(model, deployed, settings)
     other = None if diff is None else _compared(diff, inputs, settings)
     checks = check_all(inputs.to_validate(settings), terms, settings)
-    judged = [(one, _inspection(one, model, settings)) for one in checks]
+    judged = [(one, _inspection(one, model)) for one in checks]
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
-        names = [one.name for one in checked]
-        deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
-        args = smallest_args(zip(names, checked, strict=True), model, deployed)
+        deployed = replace(deployed, folders=adapter_folders(checked))
+        args = smallest_args(checked, model, deployed)
     report = inspect_report(judged, model, args, partial(_diff, other))
     _write(report, output_format, output, settings)
     codes = [one.read_code for one in checked]
@@ -101,7 +100,7 @@ def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None, set
     return replace(terms, engines=(profile,), deployment=widest)
 
 
-def _compared(text: str, inputs: Inputs, settings: Settings) -> Opened:
+def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, OtherAdapter]:
     """The adapter to compare with, by its config and header.
 
     Raises:
@@ -113,24 +112,21 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> Opened:
         raise UsageError(
             f"--diff compares one adapter with another, but there are {number} REFs", hint="lora-cli inspect A --diff B"
         )
-    ref = ref_of(text)
-    source = cached_or_origin(ref, settings, Sources(settings).of(ref))
-    revision = source.resolve(ref)
+    files = open_files(Request("", ref_of(text)), settings, Sources(settings))
     name = without_secrets(text)
-    adapter = read_adapter(source, revision, name, settings.max_header_bytes)
+    adapter = read_adapter(files, name, settings.max_header_bytes)
     for error in (adapter.config_error, adapter.weights_error):
         if error is not None:
             raise Refused(f"--diff {name}: {error.message}", hint=error.hint)
     if not adapter.weight_files and not adapter.unread:
         raise Refused(f"--diff {name} contains no adapter weights", hint="use the folder that contains them")
-    return Opened(source, revision, adapter)
+    return adapter, OtherAdapter(name, str(files.ref), files.revision.id)
 
 
-def _diff(other: Opened | None, checked: Checked) -> Comparison | None:
+def _diff(other: tuple[Adapter, OtherAdapter] | None, checked: Checked) -> Comparison | None:
     if other is None or checked.adapter is None:
         return None
-    named = OtherAdapter(other.adapter.name, str(other.revision.ref), other.revision.id)
-    return compare(checked.adapter, other.adapter, named)
+    return compare(checked.adapter, *other)
 
 
 def _write(report: InspectReport, form: Format, output: Path | None, settings: Settings) -> None:
@@ -155,17 +151,8 @@ def _write(report: InspectReport, form: Format, output: Path | None, settings: S
         inform(f"wrote {output}", settings)
 
 
-def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) -> Inspection | None:
+def _inspection(checked: Checked, base: BaseModel | None) -> Inspection | None:
     if checked.adapter is None:
         return None
     with one_budget():
-        return inspection_of(checked.adapter, base, checked.card, _cached(checked, settings))
-
-
-def _cached(checked: Checked, settings: Settings) -> str:
-    """The digest of the cached snapshot of this revision; "" if it is not cached."""
-    if checked.revision is None or not settings.cache_dir.is_dir():
-        return ""
-    endpoint = endpoint_of(checked.revision.ref, settings)
-    record = read_record(Store(settings.cache_dir), checked.revision.ref.in_records, endpoint=endpoint)
-    return record.snapshot if record is not None and record.revision == checked.revision.id else ""
+        return inspection_of(checked.adapter, base, checked.card, checked.snapshot.digest if checked.snapshot else "")

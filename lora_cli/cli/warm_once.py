@@ -77,13 +77,13 @@ def warm_once(
                     reports[place] = report
                 else:
                     accepted.append((place, report, job))
-                shown.count_adapter(failed=job is None)
+                shown.adapter_ended(item.name, failed=job is None)
             if accepted:
                 needs = [slot_requirements(job.adapter, base) for _, _, job in accepted]
                 plan = plan_slots(process_plan(inputs, run, base), needs)
                 for place, report in _loaded(accepted, plan, once, answers, shown, settings):
                     reports[place] = report
-                    shown.count_adapter(failed=bool(report.error))
+                    shown.adapter_ended(report.name, failed=bool(report.error))
     return reports, answers
 
 

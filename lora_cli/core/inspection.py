@@ -111,7 +111,7 @@ class Inspection:
     sha256: Sha256OrEmpty
     """The digest of the weights, where the origin knows it; else empty."""
     snapshot: Sha256OrEmpty
-    """The digest of the same revision in the cache, where it is cached; else empty."""
+    """The digest of the cached snapshot that it was read from; empty of a local folder, and where it is not cached."""
     features: tuple[str, ...]
     """What goes beyond plain LoRA."""
     slot_bytes: Count | None
@@ -132,7 +132,7 @@ def inspection_of(
 ) -> Inspection:
     """Describe ``adapter``; pure, and total: unknown values are left empty.
 
-    ``base`` is what it is to be served on, ``card`` what is next to it, ``snapshot`` what it is in the cache.
+    ``base`` is what it is to be served on, ``card`` what is next to it, ``snapshot`` its digest in the cache.
     """
     config = adapter.config or LoraConfig()
     by_module = facts_of(adapter)

@@ -1,15 +1,18 @@
 """What the cache has of a reference: before its origin is asked, and once that has listed a revision."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
-from lora_cli.errors import Offline
+from lora_cli.errors import Offline, Unreachable
+from lora_cli.fetching.checkpoint import resolve
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import endpoint_of, endpoints_of
+from lora_cli.sources.files import Files, files_of
+from lora_cli.sources.registry import Sources, endpoint_of, endpoints_of
 from lora_cli.store import Store
 from lora_cli.store.records import Record, all_records, read_record, write_record
 from lora_cli.store.snapshots import find_snapshot
@@ -65,6 +68,43 @@ def not_cached(ref: AdapterRef, store: Store, settings: Settings, hint: str = "f
     others = {record.endpoint for record in all_records(store) if record.ref == ref.in_records} - {"", endpoint}
     where = f" from {endpoint}, only from {', '.join(sorted(others)[:3])}," if others else ""
     return Offline(f"{ref} is not cached{where} and offline mode is on", hint=hint)
+
+
+@contextmanager
+def hints(request: Request, store: Store, settings: Settings) -> Iterator[None]:
+    """Adds to an origin that cannot be asked what is cached of it."""
+    try:
+        yield
+    except Offline as error:
+        raise not_cached(request.locked_ref, store, settings, error.hint) from error
+    except Unreachable as error:
+        if (found := last_fetched(request, store, settings)) is not None:
+            hint = f"--offline uses the version of the last fetch: revision {found[0].revision}"
+            raise Unreachable(error.message, hint=hint) from error
+        raise
+
+
+def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
+    """The files that ``request`` means, to read without a download, pickled ones too. Nothing is written.
+
+    Pinned and locked references that are cached cost no request, and with ``settings.offline`` none does. Of any other
+    reference the origin is asked for its revision, and what is cached of that is read from there.
+
+    Raises:
+        LoraCliError: as ``resolve``.
+    """
+    ref, store = request.locked_ref, Store(settings.cache_dir)
+    if ref.scheme == "file":
+        return Files(sources.of(ref), resolve(request, sources))
+    if (found := lookup(request, store, settings)) is not None:
+        return files_of(found[1], ref, found[0].revision)
+    with hints(request, store, settings):
+        revision = resolve(request, sources)
+    for record in earlier(request, revision, request.selection, store, settings):
+        listed = [file for file in revision.files if file.path in record.files]
+        if (snapshot := recorded([record], revision, listed, store)) is not None:
+            return Files(sources.of(ref), revision, snapshot)
+    return Files(sources.of(ref), revision)
 
 
 def earlier(

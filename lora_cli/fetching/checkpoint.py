@@ -3,36 +3,32 @@
 from dataclasses import replace
 
 from lora_cli.core.log import logger
-from lora_cli.core.reference import CHECKPOINT, AdapterRef, below
+from lora_cli.core.reference import CHECKPOINT, below
+from lora_cli.core.request import Request
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.file_selection import is_adapter
-from lora_cli.sources import Source, lend_methods
+from lora_cli.sources.registry import Sources
 
 log = logger(__name__)
 
 
-class LatestCheckpoint:
-    """A source whose references mean the latest checkpoint in their folder."""
+def resolve(request: Request, sources: Sources) -> Revision:
+    """The revision that the reference means now, or the lock has for it; that of the latest checkpoint where asked.
 
-    def __init__(self, source: Source) -> None:
-        self._source, self.read = source, source.read
-        lend_methods(source, self)
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        """The revision of the latest checkpoint's folder.
-
-        Raises:
-            UsageError: it is on a web server, which does not list its folders.
-            FormatError: see ``latest_checkpoint``.
-            LoraCliError: what the source raises.
-        """
-        if ref.scheme in {"https", "http"}:
-            raise UsageError(
-                f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
-                hint="use the folder of one: checkpoint-N",
-            )
-        return latest_checkpoint(self._source.resolve(ref))
+    Raises:
+        UsageError: the latest checkpoint of a web server, which does not list its folders.
+        FormatError: see ``latest_checkpoint``.
+        LoraCliError: what the source raises.
+    """
+    ref = request.locked_ref
+    if request.selection.latest and ref.scheme in {"https", "http"}:
+        raise UsageError(
+            f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
+            hint="use the folder of one: checkpoint-N",
+        )
+    revision = sources.of(request.ref).resolve(ref)
+    return latest_checkpoint(revision) if request.selection.latest else revision
 
 
 def latest_checkpoint(revision: Revision) -> Revision:

@@ -4,7 +4,7 @@ from typing import Self
 
 from lora_cli.fetching.disk_space import DiskSpace
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.scheduler import RangeScheduler
+from lora_cli.fetching.readers import Readers
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -29,7 +29,7 @@ class FetchContext:
         self.store, self.settings, self.progress = store, settings, progress
         self.in_use, self._owns_locks = in_use or InUse(store), in_use is None
         self.sources = sources or Sources(settings)
-        self.scheduler = RangeScheduler(settings.jobs)
+        self.readers = Readers(settings.jobs)
         self.disk_space = DiskSpace(store, settings.keep_free, settings.cache_budget)
 
     def with_own_threads(self, sources: Sources | None = None) -> "FetchContext":
@@ -43,6 +43,6 @@ class FetchContext:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.scheduler.close()
+        self.readers.close()
         if self._owns_locks:
             self.in_use.close()

@@ -1,25 +1,23 @@
 """The one downloader: files of a revision → blobs in the store, whatever the source."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial as bound
-from typing import Any
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.file_download import Transfer
+from lora_cli.fetching.deadline import Deadline
+from lora_cli.fetching.disk_space import Reservation
 from lora_cli.fetching.gate import byte_limit
-from lora_cli.fetching.local_reuse import copy_from_hub_cache, reflink_local_file
-from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.scheduler import Deadline
+from lora_cli.fetching.local_reuse import reuse_local_bytes
 from lora_cli.sources import DigestSource, Source
-from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, store_blobs
-from lora_cli.store.disk import FULL
-from lora_cli.store.partials import leftover_bytes, open_partial
+from lora_cli.store.disk import FULL, on_disk, write_all
+from lora_cli.store.partials import Partial, leftover_bytes, open_partial
 
 MAX_OPEN_FILES = 64
 """Files of one adapter that are downloaded at once."""
@@ -30,9 +28,9 @@ MISMATCH_RETRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The files of one adapter, to be downloaded from ``source`` by the ``deadline``.
+    """The ``files`` of one adapter, to be downloaded from ``source`` by the ``deadline``.
 
-    ``endpoint`` is the server that is asked. ``known`` maps paths to the blobs of files that are unchanged since an
+    ``endpoint`` is the server, "" for none. ``known`` maps paths to the blobs of files that are unchanged since an
     earlier fetch.
     """
 
@@ -45,21 +43,59 @@ class Job:
     known: Mapping[str, Blob] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    job: Job
-    context: FetchContext
-    progress: Progress = SILENT
+@dataclass(eq=False, slots=True)
+class Transfer:
+    """One file between its origin and its partial file, of which ``frontier`` bytes are written and hashed.
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.job, name)
+    ``resumed``: the first of them were here before. After an ``error`` no further range of it is read.
+    """
 
-    @property
-    def store(self) -> Store:
-        return self.context.store
+    label: str
+    file: RemoteFile
+    partial: Partial
+    read: Callable[[int, int | None], Iterator[bytes]]
+    frontier: int = 0
+    resumed: bool = False
+    error: BaseException | None = None
+    sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
-    def key(self, file: RemoteFile) -> str:
-        return partial_key(self.revision, file, self.endpoint)
+    def digest(self, hasher: "hashlib._Hash") -> str:
+        """The digest of ``hasher`` and, after what it has, the bytes of the partial file; raises ``MachineError``."""
+        with on_disk("reading", self.partial.path), open(self.partial.descriptor, "rb", closefd=False) as stream:
+            stream.seek(0)
+            return hashlib.file_digest(stream, lambda: hasher).hexdigest()
+
+    def write(self, chunk: bytes, limit: int | None) -> None:
+        """Appends to the partial file.
+
+        Raises:
+            Refused: it has more than ``limit`` bytes then.
+            MachineError: a disk error.
+        """
+        if limit is not None and self.frontier + len(chunk) > limit:
+            raise Refused(f"{self.label} has more than {limit} bytes", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
+        # The name of the partial file means nothing to users; that of the cache does.
+        with on_disk(f"writing {self.label} to", self.partial.path.parents[1]):
+            write_all(self.partial.descriptor, chunk, self.frontier)
+        self.sha256.update(chunk)
+        self.frontier += len(chunk)
+
+    def verified(self, reported: Mapping[str, str]) -> Blob:
+        """The blob, compared with what its origin lists, and with each sha256 ``reported`` in its metadata.
+
+        Raises:
+            Corrupt: the size, a sha256 or, where none is listed, the git blob id differs.
+        """
+        file, blob = self.file, Blob(self.sha256.hexdigest(), self.frontier)
+        checks = [("size", file.size, blob.size), ("sha256", file.sha256, blob.sha256)]
+        if file.git_sha1 is not None and file.sha256 is None:
+            git_id = self.digest(hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False))
+            checks.append(("git blob", file.git_sha1, git_id))
+        for name, listed, received in [*checks, *((name, sha256, blob.sha256) for name, sha256 in reported.items())]:
+            if listed not in {None, received}:
+                hint = "the source, or a proxy in between, serves different bytes than it lists"
+                raise Corrupt(f"{self.label}: expected {name} {listed}, received {received}", hint=hint)
+        return blob
 
 
 def download(job: Job, context: FetchContext) -> Mapping[str, Blob]:
@@ -69,118 +105,87 @@ def download(job: Job, context: FetchContext) -> Mapping[str, Blob]:
     this process or another; when the disk is full they are removed.
 
     Raises:
-        Refused: the files are larger than the limit.
+        Refused: a file is larger than the limit.
         Corrupt: the bytes are not the listed ones, also after the retries; or they changed meanwhile.
         Unreachable: the origin does not answer any more, or not in time.
         MachineError: a disk error.
         LostBlob: another process cleaned up. Try again.
     """
-    files = job.files
-    job = _Run(job, context)
-    blobs = {file.path: blob for file in files if (blob := _cached_blob(job, file)) is not None}
-    missing = [file for file in files if file.path not in blobs]
-    left = sum(leftover_bytes(job.store, job.key(file), file.size or 0) for file in missing)
-    size, tries = sum(file.size or 0 for file in missing), 0
-    with context.disk_space.reserve(job.name, size, left, context.progress) as progress:
-        job = replace(job, progress=progress)
+    store, blobs, tries = context.store, dict[str, Blob](), 0
+    for file in job.files:
+        blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
+        if blob is not None and has_blob(store, blob):
+            blobs[file.path] = blob
+    missing = [file for file in job.files if file.path not in blobs]
+    keys = [partial_key(job.revision, file, job.endpoint) for file in missing]
+    here = sum(leftover_bytes(store, key, file.size or 0) for key, file in zip(keys, missing, strict=True))
+    size = sum(file.size or 0 for file in missing)
+    context.progress.began(job.name, size)
+    with context.disk_space.reserve(job.name, size - here) as reserved:
         while missing:
-            wrong: list[RemoteFile] = []
             for first in range(0, len(missing), MAX_OPEN_FILES):
-                blobs |= _download_batch(job, missing[first : first + MAX_OPEN_FILES], wrong, tries)
-            missing, tries = wrong, tries + 1
+                blobs |= _download_batch(job, context, reserved, missing[first : first + MAX_OPEN_FILES], tries)
+            missing, tries = [file for file in missing if file.path not in blobs], tries + 1
     return blobs
 
 
-def _cached_blob(job: _Run, file: RemoteFile) -> Blob | None:
-    blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
-    return blob if blob is not None and has_blob(job.store, blob) else None
+def _download_batch(
+    job: Job, context: FetchContext, reserved: Reservation, files: Sequence[RemoteFile], tries: int
+) -> dict[str, Blob]:
+    """The blobs of some files, without those that are to be downloaded again.
 
-
-def _download_batch(job: _Run, files: Sequence[RemoteFile], wrong: list[RemoteFile], tries: int) -> dict[str, Blob]:
-    """Downloads some files combined. Those whose bytes are not the listed ones are added to ``wrong``."""
-    blobs: dict[str, Blob] = {}
-    with _open_transfers(job, files) as transfers:
-        for transfer in transfers:
-            reflink_local_file(job.source, job.revision, transfer)
-            if tries == 0:
-                copy_from_hub_cache(job.source, job.revision, transfer)
-            transfer.rehash()
-            job.progress.began(transfer.label, transfer.file.size, transfer.frontier)
-        job.context.scheduler.run(transfers, job.deadline)
-        while transfers:
-            transfer = transfers[-1]
-            blob = _verify_and_store(job, transfer, tries)
-            if blob is not None:
-                blobs[transfer.file.path] = blob
-            else:
-                wrong.append(transfer.file)
-            transfers.pop()
-            transfer.partial.close()
-            job.progress.ended(transfer.label)
-    return blobs
-
-
-def _verify_and_store(job: _Run, transfer: Transfer, tries: int) -> Blob | None:
-    """The file's blob, now in the store; None when its bytes are wrong and retries are left."""
-    try:
-        blob = transfer.verified()
-        _check_metadata_digests(job, transfer, blob)
-    except Corrupt:
-        # A resumed partial may be wrong although the origin is not: it gets one more try.
-        if tries >= min(MISMATCH_RETRIES, job.context.settings.retries) + transfer.resumed:
-            raise
-        job.progress.advanced(transfer.label, -transfer.frontier)
-        return None
-    store_blobs(job.store, [(transfer.partial.path, transfer.partial.descriptor, blob)])
-    return blob
-
-
-def _check_metadata_digests(job: _Run, transfer: Transfer, blob: Blob) -> None:
-    """Compares with the digests in the origin's metadata; raises Corrupt when one differs."""
-    if isinstance(job.source, DigestSource):
-        for place, sha256 in job.source.reported_digests(job.revision, transfer.file).items():
-            if sha256 != blob.sha256:
-                hint = "the owner of the file must fix either the file or its metadata"
-                raise Corrupt(f"{transfer.label}: its {place} is {sha256}, but {blob.sha256} was received", hint=hint)
-
-
-@contextmanager
-def _open_transfers(job: _Run, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
-    """The transfers of these files, each with its partial file; who takes one out of the list closes it.
-
-    After an error the partial files of the rest stay, to be resumed; not when the disk is full, the bytes are wrong, or
-    the file exceeds the limit. After an interrupt a thread may still write: nothing is closed until this process ends,
-    and the next one goes on with the files.
+    After an error the partial files stay, to be resumed; not when the disk is full, the bytes are wrong, or a file
+    exceeds the limit.
     """
-    transfers: list[Transfer] = []
+    source, progress, limit = job.source, context.progress, byte_limit(context.settings)
+    transfers, blobs, failure, resumable = list[Transfer](), dict[Transfer, Blob](), None, False
     try:
         for file in files:
-            transfers.append(_open_transfer(job, file))  # noqa: PERF401 - after an error the earlier ones are closed
-        yield transfers
-    except Exception as error:
-        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
+            # Without a known size nothing is resumed: a partial may be longer than the file.
+            digest_known = file.sha256 is not None or file.git_sha1 is not None
+            key, read = partial_key(job.revision, file, job.endpoint), bound(source.read, job.revision, file)
+            partial = open_partial(context.store, key, file.size or 0, digest_known=digest_known)
+            transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, read))
+            if not tries:
+                reuse_local_bytes(source, job.revision, file, partial)
+            transfer.digest(transfer.sha256)
+            transfer.frontier = os.fstat(partial.descriptor).st_size
+            transfer.resumed = transfer.frontier > 0
+            progress.advanced(job.name, transfer.frontier)
+        with closing(context.readers.receive(transfers, job.deadline)) as received:
+            for transfer, chunk in received:
+                if reserved.left < len(chunk):
+                    context.disk_space.add(job.name, reserved)
+                reserved.left -= len(chunk)
+                transfer.write(chunk, limit)
+                progress.advanced(job.name, len(chunk))
         for transfer in transfers:
-            if transfer.in_flight:
-                # A thread that hangs in a connection may still write to it.
-                continue
-            resumable = transfer.frontier > 0 and not full and not isinstance(error, (Corrupt, Refused))
-            transfer.partial.close(keep=resumable)
-            job.progress.ended(transfer.label)
+            known = isinstance(source, DigestSource) and source.reported_digests(job.revision, transfer.file)
+            try:
+                blobs[transfer] = transfer.verified(known or {})
+            except Corrupt as error:
+                # What was here before may be wrong although the origin is not: it gets one more try.
+                if tries >= min(MISMATCH_RETRIES, context.settings.retries) + transfer.resumed:
+                    failure = error
+                progress.advanced(job.name, -transfer.frontier)
+        store_blobs(context.store, [(one.partial.path, one.partial.descriptor, blob) for one, blob in blobs.items()])
+    except BaseException as error:
+        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
+        resumable = not full and not isinstance(error, (Corrupt, Refused))
         raise
-
-
-def _open_transfer(job: _Run, file: RemoteFile) -> Transfer:
-    label = f"{job.name}: {file.path}"
-    # Without a known size nothing is resumed: a partial may be longer than the file.
-    digest_known = file.sha256 is not None or file.git_sha1 is not None
-    partial = open_partial(job.store, job.key(file), file.size or 0, digest_known=digest_known)
-    read = bound(job.source.read, job.revision, file)
-    advanced, limit = bound(job.progress.advanced, label), byte_limit(job.context.settings)
-    return Transfer(label, file, partial, read, advanced, limit)
+    finally:
+        for transfer in transfers:
+            transfer.partial.close(keep=resumable and transfer.frontier > 0)
+    if failure is not None:
+        raise failure
+    return {transfer.file.path: blob for transfer, blob in blobs.items()}
 
 
 def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str:
-    """The key of a file's partials: its sha256, else a hash of its origin, version and path."""
+    """The key of a file's partials: its sha256, else a hash of its origin, version and path.
+
+    Without a digest, bytes from another server are never resumed.
+    """
     if file.sha256 is not None:
         return file.sha256
     ref = revision.ref

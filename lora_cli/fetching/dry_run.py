@@ -14,9 +14,10 @@ from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching import cached, gate
 from lora_cli.fetching.batch import ordered_parallel_map
+from lora_cli.fetching.checkpoint import resolve
+from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.file_selection import refuse_pickled
-from lora_cli.fetching.pipeline import hints, resolve, select
-from lora_cli.fetching.scheduler import Deadline
+from lora_cli.fetching.pipeline import select
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -87,7 +88,7 @@ def _plan(request: Request, sources: Sources, store: Store, settings: Settings) 
         ref, revision = request.ref, found[0].revision
         files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in found[1].files.items()]
     else:
-        with hints(request, store, settings):
+        with cached.hints(request, store, settings):
             listed = resolve(request, sources)
         ref, revision = listed.ref, listed.id
         files, selection = select(request, listed)

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, error_report
 from lora_cli.core.request import Request, Selection
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision
+from lora_cli.core.snapshot import Blob, RemoteFile
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
+from lora_cli.fetching.checkpoint import resolve
+from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.file_selection import select_files
-from lora_cli.fetching.locked_files import sha256_from
-from lora_cli.fetching.pipeline import resolve
-from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[Chec
             if settings.offline and ref.scheme != "file":
                 raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
             revision = resolve(replace(request, locked=None), sources)
-            changes = tuple(_changes(locked, revision, sources.of(ref), request.selection))
+            changes = tuple(_changes(locked, Files(sources.of(ref), revision), request.selection))
             return checked_adapter(request, changes, revision.id)
         except LoraCliError as error:
             return checked_adapter(request, error=error)
@@ -89,7 +88,8 @@ def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[Chec
     )
 
 
-def _changes(locked: "LockedAdapter", revision: Revision, source: Source, selection: Selection) -> Iterator[str]:
+def _changes(locked: "LockedAdapter", files: Files, selection: Selection) -> Iterator[str]:
+    revision = files.revision
     if revision.id == locked.revision:
         return
     if revision.ref.scheme == "hf":
@@ -104,15 +104,15 @@ def _changes(locked: "LockedAdapter", revision: Revision, source: Source, select
             yield f"{path} is missing"
         elif blob is None:
             yield f"{path} is new"
-        elif change := _change(file, blob, revision, source):
+        elif change := _change(file, blob, files):
             yield f"{path} {change}"
 
 
-def _change(file: RemoteFile, blob: Blob, revision: Revision, source: Source) -> str:
+def _change(file: RemoteFile, blob: Blob, files: Files) -> str:
     if file.size not in {None, blob.size}:
         return f"changed from {blob.size} to {file.size} bytes"
     if file.sha256 is not None:
         return "" if file.sha256 == blob.sha256 else "has different bytes"
-    if revision.ref.scheme != "file" and blob.size > MAX_HASHED_BYTES:
+    if not files.on_disk and blob.size > MAX_HASHED_BYTES:
         return f"may have changed: the source has no sha256, and {blob.size} bytes are too many to read and compare"
-    return "" if sha256_from(source, revision, file, blob.size) == blob.sha256 else "has different bytes"
+    return "" if files.sha256(file, blob.size) == blob.sha256 else "has different bytes"

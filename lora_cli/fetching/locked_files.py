@@ -1,6 +1,5 @@
 """Locked adapters: the files of the lock are selected, with its sizes and digests."""
 
-import hashlib
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,6 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Offline, Refused
 from lora_cli.fetching.file_selection import check_readable
-from lora_cli.sources import Source
 
 
 def select_locked(
@@ -58,11 +56,3 @@ def upgrade_hint(locked: LockedAdapter) -> str:
     """How to lock the origin's current version."""
     file = shlex.quote(locked.manifest or "MANIFEST")
     return f"lora-cli fetch -f {file} {upgrade_of(locked)} locks the current version, after you checked the changes"
-
-
-def sha256_from(source: Source, revision: Revision, file: RemoteFile, stop: int | None = None) -> str:
-    """The sha256 of a file's bytes as its origin has them now, up to ``stop`` (None: all)."""
-    hasher = hashlib.sha256()
-    for chunk in source.read(revision, file, 0, stop):
-        hasher.update(chunk)
-    return hasher.hexdigest()

@@ -4,26 +4,25 @@ Bytes are checked here, never their meaning.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from lora_cli.core.adapter_files import SIGNATURE
 from lora_cli.core.log import logger
 from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
+from lora_cli.errors import Changed, Corrupt, MachineError
 from lora_cli.fetching import cached, gate
-from lora_cli.fetching.checkpoint import LatestCheckpoint
+from lora_cli.fetching.checkpoint import resolve
 from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.download import Job, download
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, select_files
 from lora_cli.fetching.locked_files import select_locked, upgrade_hint
-from lora_cli.fetching.scheduler import Deadline
-from lora_cli.settings import Settings
 from lora_cli.sources import PinSource
-from lora_cli.sources.registry import Sources, endpoints_of
-from lora_cli.store import Store, cachedir_tag
+from lora_cli.sources.registry import endpoints_of
+from lora_cli.store import cachedir_tag
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.locks import exclusive
 from lora_cli.store.records import Record, mark_used
@@ -120,7 +119,7 @@ def _from_origin(
     store, settings, locked = context.store, context.settings, request.locked
     deadline, source = Deadline.of(request.label, settings), context.sources.of(request.ref)
     if revision is None:
-        with hints(request, store, settings):
+        with cached.hints(request, store, settings):
             if isinstance(source, PinSource) and not (request.ref.pinned or locked):
                 pinned = replace(request, source=source.pin(request.ref))
                 if (found := _from_cache(pinned, context)) is not None:
@@ -171,33 +170,9 @@ def _from_origin(
     return Fetched(snapshot, meant.id, is_cached, left_out(revision, files), tuple(signers))
 
 
-def resolve(request: Request, sources: Sources) -> Revision:
-    """The revision that the reference means now, or the lock has for it.
-
-    Raises:
-        LoraCliError: what its source raises.
-    """
-    source = sources.of(request.ref)
-    return (LatestCheckpoint(source) if request.selection.latest else source).resolve(request.locked_ref)
-
-
 def select(request: Request, revision: Revision) -> tuple[tuple[RemoteFile, ...], Selection]:
     """The files of a revision that are requested, and the selection that they are; raises as ``select_locked``."""
     files = select_files(revision, request.selection)
     if request.locked is None:
         return files, request.selection
     return select_locked(revision, request.locked, request.selection, files)
-
-
-@contextmanager
-def hints(request: Request, store: Store, settings: Settings) -> Iterator[None]:
-    """Adds to an origin that cannot be asked what is cached of it."""
-    try:
-        yield
-    except Offline as error:
-        raise cached.not_cached(request.locked_ref, store, settings, error.hint) from error
-    except Unreachable as error:
-        if (found := cached.last_fetched(request, store, settings)) is not None:
-            hint = f"--offline uses the version of the last fetch: revision {found[0].revision}"
-            raise Unreachable(error.message, hint=hint) from error
-        raise

@@ -2,19 +2,13 @@
 
 
 class Progress:
-    """Shows nothing; progress bars override this. Called from many threads.
+    """Shows nothing; progress bars override this. Called from many threads, each with its ``adapter``'s name."""
 
-    ``file`` is the adapter's name and the path in it.
-    """
+    def began(self, adapter: str, size: int) -> None:
+        """A download begins; ``size`` bytes are missing, as far as their number is known."""
 
-    def began(self, file: str, size: int | None, have: int) -> None:
-        """The download of a file of ``size`` bytes begins, of which ``have`` are from an earlier attempt."""
-
-    def advanced(self, file: str, count: int) -> None:
-        """``count`` more bytes were received; a negative ``count`` takes wrong ones back."""
-
-    def ended(self, file: str) -> None:
-        """The file is complete, or was given up."""
+    def advanced(self, adapter: str, count: int) -> None:
+        """``count`` more bytes are here; a negative ``count`` takes wrong ones back."""
 
     def waiting(self, adapter: str) -> None:
         """This process waits for another one that downloads the same adapter."""

@@ -11,11 +11,11 @@ from lora_cli.core.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
 from lora_cli.core.architectures import UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, MachineError, NotFound
 from lora_cli.reading.byte_ranges import FIRST_READ, read_beginning, read_header
-from lora_cli.sources import Source
+from lora_cli.sources.files import Files
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -30,8 +30,8 @@ Fallback = Callable[[Mapping[str, Any]], BaseModel]
 """Builds a base model from a config whose family has no table here."""
 
 
-def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallback | None = None) -> BaseModel:
-    """The base model at ``revision``: from ``config.json``, else from the headers of ``model.safetensors``.
+def read_base(files: Files, name: str, *, fallback: Fallback | None = None) -> BaseModel:
+    """The base model in ``files``: from ``config.json``, else from the headers of ``model.safetensors``.
 
     Headers (of a single file, or of the shards in its index) are read only when there is no config or its family has no
     table. ``fallback`` is called with the config when the headers are not enough, either. Only the config, the index
@@ -43,16 +43,7 @@ def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallba
         FormatError: config, index or header is malformed, or does not show the dimensions (some quantised ones).
         LoraCliError: what the source raises.
     """
-    file = revision.file(BASE_CONFIG)
-    if file is None:
-        return _read_base(source, revision, name, None, fallback)
-    data = _read_small(source, revision, file, BASE_CONFIG_CAP)
-    return _read_base(source, revision, name, _config(data, file.path), fallback)
-
-
-def _read_base(
-    source: Source, revision: Revision, name: str, config: dict[str, Any] | None, fallback: Fallback | None
-) -> BaseModel:
+    config = read_config(files)
     error: FormatError | None = None
     if config is not None:
         try:
@@ -60,7 +51,7 @@ def _read_base(
         except UnknownArchitecture as unknown:
             error = _with_hint(unknown)
     try:
-        tensors = read_checkpoint(source, revision)
+        tensors = read_checkpoint(files)
         if tensors:
             from lora_cli.core.architectures.checkpoint import base_from_tensors
 
@@ -69,7 +60,7 @@ def _read_base(
         error = unreadable
     if config is not None and fallback is not None:
         return fallback(config)
-    raise error or _nothing_to_read(revision, name)
+    raise error or _nothing_to_read(files, name)
 
 
 def local_config(path: Path) -> bytes | None:
@@ -148,15 +139,15 @@ def _open(path: Path) -> tuple[BinaryIO, int]:
     return os.fdopen(opened, "rb"), status.st_size
 
 
-def read_config(source: Source, revision: Revision) -> dict[str, Any] | None:
-    """The fields of the ``config.json`` at ``revision``; None if there is none.
+def read_config(files: Files) -> dict[str, Any] | None:
+    """The fields of the ``config.json`` in ``files``; None if there is none.
 
     Raises:
         FormatError: it is no JSON object, or too large.
         LoraCliError: what the source raises.
     """
-    file = revision.file(BASE_CONFIG)
-    return None if file is None else _config(_read_small(source, revision, file, BASE_CONFIG_CAP), file.path)
+    file = files.file(BASE_CONFIG)
+    return None if file is None else _config(_read_small(files, file, BASE_CONFIG_CAP), file.path)
 
 
 def _config(data: bytes, where: str) -> dict[str, Any]:
@@ -165,9 +156,9 @@ def _config(data: bytes, where: str) -> dict[str, Any]:
     return parse.json_object(data, where)
 
 
-def _read_small(source: Source, revision: Revision, file: RemoteFile, cap: int) -> bytes:
+def _read_small(files: Files, file: RemoteFile, cap: int) -> bytes:
     """A whole JSON file of at most ``cap`` bytes."""
-    data = read_beginning(source, revision, file, cap + 1)
+    data = read_beginning(files, file, cap + 1)
     if len(data) > cap:
         raise FormatError(f"is longer than {cap} bytes", where=file.path)
     return data
@@ -178,23 +169,23 @@ def has_weights(directory: Path) -> bool:
     return (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file()
 
 
-def read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo]:
+def read_checkpoint(files: Files) -> dict[str, TensorInfo]:
     """Every tensor of the checkpoint, from its headers; empty without a safetensors checkpoint.
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
         LoraCliError: what the source raises.
     """
-    single = revision.file(WEIGHTS_FILE)
+    single = files.file(WEIGHTS_FILE)
     if single is not None:
-        return read_header(source, revision, single).tensors
-    index = revision.file(INDEX_FILE)
+        return read_header(files, single).tensors
+    index = files.file(INDEX_FILE)
     if index is None:
         return {}
-    shard_of = weight_map(_read_small(source, revision, index, INDEX_CAP))
-    shards = _shards(revision, shard_of)
+    shard_of = weight_map(_read_small(files, index, INDEX_CAP))
+    shards = _shards(files, shard_of)
     tensors: dict[str, TensorInfo] = {}
-    for header in _headers(source, revision, shards):
+    for header in _headers(files, shards):
         # If two shards have a tensor of the same name, that of the index counts, as in transformers.
         tensors |= {
             name: tensor for name, tensor in header.tensors.items() if shard_of.get(name, tensor.file) == tensor.file
@@ -222,24 +213,24 @@ def weight_map(data: bytes) -> dict[str, str]:
     return shard_of
 
 
-def _shards(revision: Revision, shard_of: Mapping[str, str]) -> list[RemoteFile]:
-    """The shards, each once. Names are only looked up among the revision's files, so no path leads outside."""
+def _shards(files: Files, shard_of: Mapping[str, str]) -> list[RemoteFile]:
+    """The shards, each once. Names are only looked up among the ``files``, so no path leads outside."""
     names = sorted(set(shard_of.values()))
-    files = {file.path: file for file in revision.files}
+    found = {file.path: file for file in files}
     for name in names:
-        if name not in files:
+        if name not in found:
             raise FormatError(f"the shard {shown(name)} is missing", where=INDEX_FILE)
-        if files[name].defect:
-            raise FormatError(files[name].defect, where=name)
-    return [files[name] for name in names]
+        if found[name].defect:
+            raise FormatError(found[name].defect, where=name)
+    return [found[name] for name in names]
 
 
-def _headers(source: Source, revision: Revision, shards: Sequence[RemoteFile]) -> Iterator[Header]:
+def _headers(files: Files, shards: Sequence[RemoteFile]) -> Iterator[Header]:
     """The shards' headers in order. Their first bytes are read concurrently; long headers one at a time."""
     from concurrent.futures import ThreadPoolExecutor
 
     def first_bytes(file: RemoteFile) -> bytes:
-        return read_beginning(source, revision, file, FIRST_READ)
+        return read_beginning(files, file, FIRST_READ)
 
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         for start in range(0, len(shards), HEADERS_AT_ONCE):
@@ -249,11 +240,11 @@ def _headers(source: Source, revision: Revision, shards: Sequence[RemoteFile]) -
                 if end <= len(first):
                     yield parse_header(first[8:end], file.size, file.path)
                 else:
-                    yield read_header(source, revision, file)
+                    yield read_header(files, file)
 
 
-def _nothing_to_read(revision: Revision, name: str) -> NotFound:
-    paths = {file.path for file in revision.files}
+def _nothing_to_read(files: Files, name: str) -> NotFound:
+    paths = {file.path for file in files}
     hint = f"a base model is a folder with {BASE_CONFIG} or {WEIGHTS_FILE}"
     if "adapter_config.json" in paths:
         hint = "this is an adapter: use the model that it was trained on"

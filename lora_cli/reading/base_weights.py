@@ -8,15 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from lora_cli.core.architectures.checkpoint import names_in_memory
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
-from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError
 from lora_cli.reading.base_model import read_checkpoint
 from lora_cli.reading.byte_ranges import read_header
 from lora_cli.reading.tensor_values import Bits, decode, encode, load
-from lora_cli.sources import Source
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import Files, files_at
 
 ELEMENTS_PER_READ = 1 << 18
 """Elements that are read at once."""
@@ -27,13 +24,12 @@ MOST_ELEMENTS = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The tensors of a base model by their names on disk, and their source.
+    """The tensors of a base model by their names on disk, and the files that they are in.
 
     ``tied`` maps parameters that are not stored to those that they are tied to.
     """
 
-    source: Source
-    revision: Revision
+    files: Files
     tensors: Mapping[str, TensorInfo]
     tied: Mapping[str, str] = field(default_factory=dict)
 
@@ -44,28 +40,27 @@ class Checkpoint:
         return {name: tuple(self.tensors[one] for one in made_of) for name, made_of in names.items()}
 
 
-def checkpoint_at(source: Source, revision: Revision) -> Checkpoint | None:
-    """The checkpoint at ``revision``, from its headers; None if there is no safetensors checkpoint.
+def checkpoint_at(files: Files) -> Checkpoint | None:
+    """The checkpoint in ``files``, from its headers; None if there is no safetensors checkpoint.
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
         LoraCliError: what the source raises.
     """
-    tensors = read_checkpoint(source, revision)
-    return Checkpoint(source, revision, tensors) if tensors else None
+    tensors = read_checkpoint(files)
+    return Checkpoint(files, tensors) if tensors else None
 
 
 def local_checkpoint(path: Path) -> Checkpoint | None:
     """The checkpoint of a local folder or safetensors file; raises as ``checkpoint_at``."""
-    source = LocalSource()
     if not path.is_file():
-        return checkpoint_at(source, source.resolve(AdapterRef("file", str(path))))
-    revision = source.resolve(AdapterRef("file", str(path.parent)))
-    file = revision.file(path.name) if path.suffix == ".safetensors" else None
-    return None if file is None else Checkpoint(source, revision, read_header(source, revision, file).tensors)
+        return checkpoint_at(files_at(path))
+    files = files_at(path.parent)
+    file = files.file(path.name) if path.suffix == ".safetensors" else None
+    return None if file is None else Checkpoint(files, read_header(files, file).tensors)
 
 
-def read_elements(source: Source, revision: Revision, tensor: TensorInfo) -> Iterator[Bits]:
+def read_elements(files: Files, tensor: TensorInfo) -> Iterator[Bits]:
     """The elements of ``tensor`` in order, ``ELEMENTS_PER_READ`` at a time.
 
     Raises:
@@ -76,19 +71,17 @@ def read_elements(source: Source, revision: Revision, tensor: TensorInfo) -> Ite
     if tensor.strides or bits % 8:
         if count > MOST_ELEMENTS:
             raise FormatError(f"its elements are not contiguous, and over {MOST_ELEMENTS}")
-        flat = load(source, revision, tensor).reshape(-1)
+        flat = load(files, tensor).reshape(-1)
         yield from (flat[start : start + ELEMENTS_PER_READ] for start in range(0, count, ELEMENTS_PER_READ))
         return
     for start in range(0, count, ELEMENTS_PER_READ):
         part = min(ELEMENTS_PER_READ, count - start)
         first = tensor.start + start * bits // 8
         piece = replace(tensor, shape=(part,), start=first, stop=first + part * bits // 8)
-        yield load(source, revision, piece)
+        yield load(files, piece)
 
 
-def base_copies(
-    source: Source, revision: Revision, weights: Mapping[str, TensorInfo], base: Checkpoint
-) -> dict[str, bool]:
+def base_copies(files: Files, weights: Mapping[str, TensorInfo], base: Checkpoint) -> dict[str, bool]:
     """Tensor name → whether it equals the base's weight, for the adapter's ``weights`` by parameter of the base.
 
     PEFT saves whole embeddings that are targeted (``save_embedding_layers="auto"``), in the dtype that the model had in
@@ -104,17 +97,17 @@ def base_copies(
         own = made_of.get(path, ())
         if len(own) == 1:
             try:
-                found[tensor.name] = _is_copy(source, revision, tensor, base, own[0])
+                found[tensor.name] = _is_copy(files, tensor, base, own[0])
             except FormatError:
                 continue
     return found
 
 
-def _is_copy(source: Source, revision: Revision, tensor: TensorInfo, base: Checkpoint, own: TensorInfo) -> bool:
+def _is_copy(files: Files, tensor: TensorInfo, base: Checkpoint, own: TensorInfo) -> bool:
     if tensor.shape != own.shape:
         return False
-    theirs = read_elements(base.source, base.revision, own)
-    for ours, one in zip(read_elements(source, revision, tensor), theirs, strict=True):
+    theirs = read_elements(base.files, own)
+    for ours, one in zip(read_elements(files, tensor), theirs, strict=True):
         same = one if own.dtype == tensor.dtype else encode(decode(one, own.dtype), tensor.dtype)
         if not np.array_equal(ours, same):
             return False

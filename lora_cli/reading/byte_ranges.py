@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from lora_cli.core.foreign_formats import PICKLE, STAND_INS, Format, by_start
 from lora_cli.core.pickles.machine import ReadBudget
 from lora_cli.core.safetensors import MOST_HEADER, Header, header_length, parse_header
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import FormatError
-from lora_cli.sources import Source
+from lora_cli.sources.files import Files
 
 FIRST_READ = 1 << 17
 """Bytes of the first range of a weights file: the whole header of nearly every adapter, in one request."""
@@ -17,12 +17,12 @@ HEAD = 1 << 12
 """Bytes at the start of a file that are read to recognise it."""
 
 
-def read_range(source: Source, revision: Revision, file: RemoteFile, start: int, stop: int) -> bytes:
+def read_range(files: Files, file: RemoteFile, start: int, stop: int) -> bytes:
     """Bytes ``start`` to ``stop``, fewer if the file is shorter."""
     read = bytearray()
     if stop <= start:
         return b""
-    for chunk in source.read(revision, file, start, stop):
+    for chunk in files.read(file, start, stop):
         if not read and len(chunk) == stop - start:
             return bytes(chunk)  # no copy if it is bytes already
         read += chunk
@@ -31,7 +31,7 @@ def read_range(source: Source, revision: Revision, file: RemoteFile, start: int,
     return bytes(read[: stop - start])
 
 
-def read_beginning(source: Source, revision: Revision, file: RemoteFile, most: int) -> bytes:
+def read_beginning(files: Files, file: RemoteFile, most: int) -> bytes:
     """The first ``most`` bytes, fewer if the file is shorter.
 
     Raises:
@@ -40,17 +40,17 @@ def read_beginning(source: Source, revision: Revision, file: RemoteFile, most: i
     """
     if file.defect:
         raise FormatError(file.defect, where=file.path)
-    return read_range(source, revision, file, 0, most if file.size is None else min(most, file.size))
+    return read_range(files, file, 0, most if file.size is None else min(most, file.size))
 
 
-def read_header(source: Source, revision: Revision, file: RemoteFile, most: int = MOST_HEADER) -> Header:
+def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> Header:
     """The header of a safetensors file, by one range, or two for a large one; at most ``most`` bytes.
 
     Raises:
         FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed or too large.
         LoraCliError: what the source raises.
     """
-    first = read_beginning(source, revision, file, FIRST_READ)
+    first = read_beginning(files, file, FIRST_READ)
     check_stand_in(first, file, (*STAND_INS, PICKLE))
     length = header_length(first[:8], file.size, file.path)
     if length > most:
@@ -61,7 +61,7 @@ def read_header(source: Source, revision: Revision, file: RemoteFile, most: int 
         )
     header = first[8 : 8 + length]
     if len(header) < length:
-        header += read_range(source, revision, file, 8 + len(header), 8 + length)
+        header += read_range(files, file, 8 + len(header), 8 + length)
     if len(header) < length:
         raise FormatError(
             f"truncated: the header has {length} bytes, but only {len(header)} are present", where=file.path

@@ -6,13 +6,13 @@ from typing import Any
 
 from lora_cli.core import parse
 from lora_cli.core.companions import CARD_FILE, Card, Companions
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.adapter import call_in_threads, weights_file
 from lora_cli.reading.byte_ranges import check_stand_in, read_beginning
 from lora_cli.reading.pickle_files import scan_pickles
-from lora_cli.sources import Source
+from lora_cli.sources.files import Files
 
 LOCAL_CAP = 8 << 20
 """Bytes of all such local files: the added tokens of large vocabularies have some megabytes."""
@@ -35,10 +35,10 @@ CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
 MORE_TEMPLATES = "additional_chat_templates/"
 
 
-def read_companions(source: Source, revision: Revision, *, local: bool, threads: int = 1) -> Companions:
-    """The files next to the weights of ``revision``; with ``local`` they are on this disk.
+def read_companions(files: Files, *, threads: int = 1) -> Companions:
+    """The files next to an adapter's weights.
 
-    Of a remote revision ``threads`` files are read at once. Errors in a file are not raised: they are in ``unread``.
+    Away from this disk ``threads`` are read at once. Errors in a file are not raised: they are in ``unread``.
 
     Raises:
         LoraCliError: what the source raises.
@@ -47,9 +47,9 @@ def read_companions(source: Source, revision: Revision, *, local: bool, threads:
     code: dict[str, str] = {}
     unread: dict[str, str] = {}
     added_tokens: Mapping[str, int] | None = None
-    files, beyond = _within(revision, local=local)
+    wanted, beyond = _within(files)
     unread |= dict.fromkeys(beyond, f"is over the limit of {LOCAL_CAP} bytes in {MOST_FILES} files")
-    for file, text in zip(files, _texts(source, revision, files, local=local, threads=threads), strict=True):
+    for file, text in zip(wanted, _texts(files, wanted, threads=threads), strict=True):
         try:
             if isinstance(text, FormatError):
                 raise text
@@ -68,39 +68,37 @@ def read_companions(source: Source, revision: Revision, *, local: bool, threads:
         except FormatError as error:
             unread[file.path] = error.reason
             beyond += [file.path] if isinstance(error, TooLarge) else []
-    weights = weights_file(revision)
-    others = (file for file in revision.files if file != weights and not file.defect)
-    pickles, left = scan_pickles(source, revision, others, local=local)
+    weights = weights_file(files)
+    others = (file for file in files if file != weights and not file.defect)
+    pickles, left = scan_pickles(files, others)
     return Companions(templates, code, added_tokens, unread, beyond, pickles, left)
 
 
-def _within(revision: Revision, *, local: bool) -> tuple[list[RemoteFile], list[str]]:
+def _within(files: Files) -> tuple[list[RemoteFile], list[str]]:
     """The files to read, and the paths of those beyond the limits of bytes and files."""
-    files: list[RemoteFile] = []
+    wanted: list[RemoteFile] = []
     beyond: list[str] = []
     left = LOCAL_CAP
-    for file in (file for file in revision.files if _wanted(file)):
-        size = file.size or 0 if local and not file.defect else 0
-        if len(files) == MOST_FILES or size > left:
+    for file in (file for file in files if _wanted(file)):
+        size = file.size or 0 if files.on_disk and not file.defect else 0
+        if len(wanted) == MOST_FILES or size > left:
             beyond.append(file.path)
         else:
-            files.append(file)
+            wanted.append(file)
             left -= size
-    return files, beyond
+    return wanted, beyond
 
 
-def _texts(
-    source: Source, revision: Revision, files: Sequence[RemoteFile], *, local: bool, threads: int
-) -> Iterable[bytes | FormatError]:
+def _texts(files: Files, wanted: Sequence[RemoteFile], *, threads: int) -> Iterable[bytes | FormatError]:
     """Each file's text or error; of local files, one at a time is in memory."""
 
     def text(file: RemoteFile) -> bytes | FormatError:
         try:
-            return _text(source, revision, file, LOCAL_CAP if local else REMOTE_CAP)
+            return _text(files, file, LOCAL_CAP if files.on_disk else REMOTE_CAP)
         except FormatError as error:
             return error
 
-    return map(text, files) if local else call_in_threads(threads, *(partial(text, file) for file in files))
+    return map(text, wanted) if files.on_disk else call_in_threads(threads, *(partial(text, file) for file in wanted))
 
 
 def _wanted(file: RemoteFile) -> bool:
@@ -109,10 +107,10 @@ def _wanted(file: RemoteFile) -> bool:
     return file.path in (TOKENIZER_CONFIG, ADDED_TOKENS, *TEMPLATE_FILES, *CODE_FILES)
 
 
-def _text(source: Source, revision: Revision, file: RemoteFile, most: int) -> bytes:
+def _text(files: Files, file: RemoteFile, most: int) -> bytes:
     if not file.defect and (file.size or 0) > most:
         raise FormatError(f"has {file.size} bytes, over the limit of {most}", where=file.path)
-    text = read_beginning(source, revision, file, most + 1)
+    text = read_beginning(files, file, most + 1)
     if len(text) > most:
         raise FormatError(f"is over the limit of {most} bytes", where=file.path)
     return text
@@ -132,8 +130,8 @@ def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
                 yield f"{where}.{name}", item
 
 
-def read_card(source: Source, revision: Revision, *, local: bool) -> Card | None:
-    """The model card at ``revision``, None if there is none; with ``local`` its files are on this disk.
+def read_card(files: Files) -> Card | None:
+    """The model card, None if there is none.
 
     Errors in it are not raised: they are in ``error``.
 
@@ -142,13 +140,13 @@ def read_card(source: Source, revision: Revision, *, local: bool) -> Card | None
     """
     from lora_cli.documents.model_card import parse_card
 
-    file = revision.file(CARD_FILE)
+    file = files.file(CARD_FILE)
     if file is None:
         return None
     if file.defect:
         return Card(error=f"{file.path}: {file.defect}")
-    cap = CARD_LOCAL_CAP if local else CARD_REMOTE_CAP
-    data = read_beginning(source, revision, file, cap)
+    cap = CARD_LOCAL_CAP if files.on_disk else CARD_REMOTE_CAP
+    data = read_beginning(files, file, cap)
     try:
         check_stand_in(data, file)
     except FormatError as error:

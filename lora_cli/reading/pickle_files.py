@@ -7,10 +7,10 @@ pickles that execute something are errors: an archive of photographs is ignored.
 from collections.abc import Iterable
 
 from lora_cli.core.pickles.machine import ReadBudget, can_begin
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 from lora_cli.reading.byte_ranges import read_range
-from lora_cli.sources import Source
+from lora_cli.sources.files import Files
 
 NAMES = frozenset(
     (
@@ -52,13 +52,11 @@ def has_pickle_name(path: str) -> bool:
     return bool(ends) and ends[-1] in NAMES
 
 
-def scan_pickles(
-    source: Source, revision: Revision, files: Iterable[RemoteFile], *, local: bool
-) -> tuple[dict[str, str], str]:
-    """Path → error, or "", of each pickle among ``files``; and what was not checked, in words.
+def scan_pickles(files: Files, some: Iterable[RemoteFile]) -> tuple[dict[str, str], str]:
+    """Path → error, or "", of each pickle among ``some`` of the ``files``; and what was not checked, in words.
 
-    ``local``: the files are on this disk, so that those with other names are checked, too. All files share one
-    ``ReadBudget``. Files beyond its limit are errors if they have a pickle's name, or start as one.
+    On this disk those with other names are checked, too. All files share one ``ReadBudget``. Files
+    beyond its limit are errors if they have a pickle's name, or start as one.
 
     Raises:
         LoraCliError: what the source raises.
@@ -67,10 +65,10 @@ def scan_pickles(
     found: dict[str, str] = {}
     left: list[str] = []
     pickles = others = 0
-    for file in files:
+    for file in some:
         named = has_pickle_name(file.path)
         pickles, others = pickles + named, others + (not named)
-        if not named and not local:
+        if not named and not files.on_disk:
             continue
         if named and pickles > MOST_PICKLES:
             found[file.path] = f"is not checked: the folder has over {MOST_PICKLES} files with a pickle's name"
@@ -78,14 +76,14 @@ def scan_pickles(
         if file.size is None or others > MOST_OTHERS:
             left.append(file.path)
             continue
-        start = read_range(source, revision, file, 0, START) if not named else b""
+        start = read_range(files, file, 0, START) if not named else b""
         if not named and not _is_suspect(start):
             continue
         from lora_cli.reading.pickle_contents import contains_pickle, is_container
         from lora_cli.reading.torch_pickle import open_ranges
 
         try:
-            with open_ranges(source, revision, file, budget) as readable:
+            with open_ranges(files, file, budget) as readable:
                 if contains_pickle(readable, named=named):
                     found[file.path] = ""
         except FormatError as error:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.safetensors import DTYPE_BITS, TORCH_NAMES, Magnitude, TensorInfo, TensorStats
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, FormatError
 from lora_cli.reading.byte_ranges import read_range
-from lora_cli.sources import Source
+from lora_cli.sources.files import Files
 
 Bits = NDArray[np.unsignedinteger[Any]]
 """A tensor's elements as they are stored: unsigned integers of their width."""
@@ -46,7 +46,7 @@ GATHERED = 1 << 22
 """Bytes that are read at once of a tensor whose elements are not contiguous."""
 
 
-def load(source: Source, revision: Revision, tensor: TensorInfo) -> Bits:
+def load(files: Files, tensor: TensorInfo) -> Bits:
     """The elements of ``tensor`` as they are stored, in its shape, contiguous by rows.
 
     Raises:
@@ -54,12 +54,12 @@ def load(source: Source, revision: Revision, tensor: TensorInfo) -> Bits:
         Corrupt: the file ends before the header says.
         LoraCliError: what the source raises.
     """
-    file, bits = file_of(revision, tensor), DTYPE_BITS.get(tensor.dtype, 0)
+    file, bits = file_of(files, tensor), DTYPE_BITS.get(tensor.dtype, 0)
     if bits not in {8, 16, 32, 64}:
         raise FormatError(
             f"{tensor.name} is stored as {tensor.dtype}, which cannot be read as numbers", where=file.path
         )
-    data = read_range(source, revision, file, tensor.start, tensor.stop)
+    data = read_range(files, file, tensor.start, tensor.stop)
     if len(data) < tensor.nbytes:
         raise _truncated(tensor, tensor.nbytes - len(data), file.path)
     elements = np.frombuffer(data, dtype=f"<u{bits // 8}")
@@ -69,13 +69,13 @@ def load(source: Source, revision: Revision, tensor: TensorInfo) -> Bits:
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False))
 
 
-def file_of(revision: Revision, tensor: TensorInfo) -> RemoteFile:
+def file_of(files: Files, tensor: TensorInfo) -> RemoteFile:
     """The file that ``tensor`` is in.
 
     Raises:
-        Corrupt: the revision no longer has this file.
+        Corrupt: this file is not there any more.
     """
-    file = revision.file(tensor.file)
+    file = files.file(tensor.file)
     if file is None:
         raise Corrupt(f"{tensor.file} was removed while it was read", hint="try again")
     return file
@@ -110,7 +110,7 @@ def _eight_bits(dtype: str) -> Floats:
     return values
 
 
-def scan_values(source: Source, revision: Revision, adapter: Adapter) -> dict[str, TensorStats]:
+def scan_values(files: Files, adapter: Adapter) -> dict[str, TensorStats]:
     """Statistics of every tensor of the adapter, by full tensor name; each is read once.
 
     Memory is that of a few chunks, whatever the size of the file.
@@ -121,13 +121,13 @@ def scan_values(source: Source, revision: Revision, adapter: Adapter) -> dict[st
     """
     stats: dict[str, TensorStats] = {}
     for path in adapter.weight_files:
-        file = revision.file(path)
+        file = files.file(path)
         tensors = [tensor for tensor in adapter.tensors.values() if tensor.file == path]
         if file is None:
             continue
         for tensor in tensors:
             stats[tensor.name] = stats_of(tensor.dtype, b"")
-        for tensor, piece in read_pieces(source, revision, file, tensors):
+        for tensor, piece in read_pieces(files, file, tensors):
             stats[tensor.name] = _merge_stats(stats[tensor.name], stats_of(tensor.dtype, piece))
     return stats
 
@@ -164,9 +164,7 @@ def measure(dtype: str, piece: bytes | memoryview) -> Magnitude:
     return Magnitude(largest, unit * math.sqrt(scaled @ scaled))
 
 
-def read_pieces(
-    source: Source, revision: Revision, file: RemoteFile, tensors: list[TensorInfo]
-) -> Iterator[tuple[TensorInfo, memoryview]]:
+def read_pieces(files: Files, file: RemoteFile, tensors: list[TensorInfo]) -> Iterator[tuple[TensorInfo, memoryview]]:
     """Every element of ``tensors`` (sorted by their first bytes), in pieces of whole elements, none of them empty.
 
     A piece has at most ``PIECE`` bytes, or ``GATHERED`` of a tensor that is not contiguous. Where strides make a tensor
@@ -179,10 +177,10 @@ def read_pieces(
     for run in _runs(tensors):
         first = run[0]
         if _scattered(first):
-            yield from ((first, piece) for piece in _read_strided(source, revision, file, first))
+            yield from ((first, piece) for piece in _read_strided(files, file, first))
             continue
         start, stop = first.start, run[-1].stop
-        chunks = source.read(revision, file, start, stop) if stop > start else iter(())
+        chunks = files.read(file, start, stop) if stop > start else iter(())
         yield from split_pieces(run, chunks, file.path)
 
 
@@ -209,7 +207,7 @@ def _item_bytes(tensor: TensorInfo) -> int:
     return tensor.nbytes // (1 + last)
 
 
-def _read_strided(source: Source, revision: Revision, file: RemoteFile, tensor: TensorInfo) -> Iterator[memoryview]:
+def _read_strided(files: Files, file: RemoteFile, tensor: TensorInfo) -> Iterator[memoryview]:
     item = _item_bytes(tensor)
     parts = [(tensor.start, tensor.shape)]
     while parts:
@@ -224,7 +222,7 @@ def _read_strided(source: Source, revision: Revision, file: RemoteFile, tensor: 
             parts.append((start + half * tensor.strides[axis] * item, upper))
             parts.append((start, (*shape[:axis], half, *shape[axis + 1 :])))
             continue
-        raw = read_range(source, revision, file, start, start + nbytes)
+        raw = read_range(files, file, start, start + nbytes)
         if len(raw) < nbytes:
             raise _truncated(tensor, nbytes - len(raw), file.path)
         lanes = np.frombuffer(raw, dtype=f"V{item}")

@@ -10,11 +10,11 @@ from lora_cli.core.pickles.allowlist import TRAINER, WEIGHTS, Allowed, Storage, 
 from lora_cli.core.pickles.machine import ReadBudget, Truncated, read_pickle
 from lora_cli.core.pickles.torch_archive import Entry, state_dict, storages_of, tensor_infos
 from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.byte_ranges import HEAD, RangeReader, check_stand_in, read_range
 from lora_cli.reading.pickle_files import is_tar
-from lora_cli.sources import Source, is_on_disk
+from lora_cli.sources.files import Files
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ APART = 1 << 16
 """Entries with at most so many bytes between them are read combined."""
 
 
-def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[str, TensorInfo]:
+def read_pickled(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
     """The tensors of pickled weights, by name, in the order of their bytes. Nothing is unpickled.
 
     Raises:
@@ -36,7 +36,7 @@ def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[s
         FormatError: it is malformed, a placeholder, or has a ``defect``.
         LoraCliError: what the source raises.
     """
-    with open_ranges(source, revision, file, ReadBudget()) as ranges:
+    with open_ranges(files, file, ReadBudget()) as ranges:
         check_stand_in(ranges.head, file)
         return _zip_tensors(ranges) if ranges.head.startswith(torch_archive.MAGIC) else _legacy_tensors(ranges)
 
@@ -58,16 +58,16 @@ def check_first_pickle(ranges: RangeReader, start: int) -> None:
 
 
 @contextmanager
-def open_ranges(source: Source, revision: Revision, file: RemoteFile, budget: ReadBudget) -> Iterator[RangeReader]:
+def open_ranges(files: Files, file: RemoteFile, budget: ReadBudget) -> Iterator[RangeReader]:
     """The file by ranges; a ``FormatError`` inside gets the path of the file."""
     if file.defect:
         raise FormatError(file.defect, where=file.path)
     if file.size is None:
         raise FormatError("its source does not report its size, so it cannot be read by ranges", where=file.path)
     try:
-        head = read_range(source, revision, file, 0, min(HEAD, file.size))
-        fetch = partial(read_range, source, revision, file)
-        yield RangeReader(file.path, file.size, head, fetch, budget, is_on_disk(source, revision))
+        head = read_range(files, file, 0, min(HEAD, file.size))
+        fetch = partial(read_range, files, file)
+        yield RangeReader(file.path, file.size, head, fetch, budget, files.on_disk)
     except FormatError as error:
         raise error.within(file.path) from error.__cause__
 

@@ -87,18 +87,3 @@ class BatchListingSource(Source, Protocol):
     def expect(self, refs: Iterable[AdapterRef]) -> None:
         """Announce references that will most likely be resolved. Sends no request."""
         ...
-
-
-OPTIONAL = (LocalFileSource, ClientCacheSource, DigestSource, PinSource, BatchListingSource)
-
-
-def lend_methods(source: Source, wrapper: object) -> None:
-    """Gives a wrapper of ``source`` its optional methods: from Python 3.12 on protocols do not ask ``__getattr__``."""
-    for name in (name for protocol in OPTIONAL for name in vars(protocol) if not name.startswith("_")):
-        if (method := getattr(source, name, None)) is not None:
-            setattr(wrapper, name, method)
-
-
-def is_on_disk(source: Source, revision: Revision) -> bool:
-    """Whether the bytes at ``revision`` are on this disk: in a local folder, or in the cache."""
-    return revision.ref.scheme == "file" or bool(getattr(source, "holds", lambda _: False)(revision))

@@ -169,16 +169,6 @@ class LocalSource:
             _check_unchanged(descriptor, path, file, linked=self._linked)
 
 
-def snapshot_at(directory: Path) -> tuple[LocalSource, Revision]:
-    """A snapshot of the cache as a source, and its revision: other snapshots share its files, and come and go.
-
-    Raises:
-        LoraCliError: as ``LocalSource.resolve``.
-    """
-    source = LocalSource(linked=True)
-    return source, source.resolve(AdapterRef("file", str(directory)))
-
-
 @contextmanager
 def _open(path: Path, file: RemoteFile) -> Iterator[int]:
     if file.defect:

@@ -18,9 +18,11 @@ from lora_cli.core.reference import AdapterRef, repository_of
 from lora_cli.core.request import BASE, Request
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
+from lora_cli.fetching.cached import open_files
 from lora_cli.settings import Settings
+from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
-from lora_cli.validation.validate import cached_or_origin, ref_of
+from lora_cli.validation.validate import ref_of
 
 if TYPE_CHECKING:
     from lora_cli.reading.base_model import Fallback
@@ -128,15 +130,17 @@ def _read(
                 if fallback is None:
                     raise
                 return fallback(config)
-    origin = Sources(settings).of(ref)
-    source = cached_or_origin(ref, settings, origin, BASE)
-    revision = source.resolve(ref)
-    if ref.pinned and source is not origin and not settings.offline:
+    files = _files(ref, settings)
+    if ref.pinned and files.snapshot is not None and not settings.offline:
         # A family without a table is read from headers, which only the origin has.
         with suppress(UnknownArchitecture):
-            return read_base(source, revision, name)
-        revision = (source := origin).resolve(ref)
-    return read_base(source, revision, name, fallback=fallback)
+            return read_base(files, name)
+        files = Files(files.source, files.source.resolve(ref))
+    return read_base(files, name, fallback=fallback)
+
+
+def _files(ref: AdapterRef, settings: Settings) -> Files:
+    return open_files(Request("", ref, selection=BASE), settings, Sources(settings))
 
 
 def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
@@ -154,8 +158,7 @@ def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapte
     elif ref.scheme == "file" and Path(ref.location).is_file():
         config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
     else:
-        source = cached_or_origin(ref, settings, Sources(settings).of(ref), BASE)
-        config = read_config(source, source.resolve(ref))
+        config = read_config(_files(ref, settings))
     if config is None:
         raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
     return config
@@ -177,5 +180,5 @@ def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "C
     elif ref.scheme == "hf":
         with suppress(Offline):  # offline, only the cache of huggingface_hub is read
             cache = Sources(replace(settings, offline=True)).of(ref)
-            found = checkpoint_at(cache, cache.resolve(ref))
+            found = checkpoint_at(Files(cache, cache.resolve(ref)))
     return None if found is None else replace(found, tied=model.tied_weights)

@@ -110,7 +110,7 @@ class EngineArgs:
         return max((remark.exit_code for remark in (*self.left_out, *self.served_wrong)), default=0)
 
 
-def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, config: LaunchConfig) -> EngineArgs:
+def engine_args(judged: Iterable[Checked], base: BaseModel | None, config: LaunchConfig) -> EngineArgs:
     """The smallest flags with which an engine serves the adapters, each validated for that engine.
 
     Raises:
@@ -118,7 +118,7 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, c
     """
     profile = config.profile
     slots = Slots(profile, base)
-    found = [slot_need(checked, profile, name) for name, checked in judged]
+    found = [slot_need(checked, profile) for checked in judged]
     needs = [one for one in found if isinstance(one, Need)]
     remarks = [one for one in found if isinstance(one, Remark)]
     args = EngineArgs(
@@ -198,8 +198,9 @@ def _notes(slots: Slots, fit: Fit, config: LaunchConfig) -> Iterable[str]:
         )
 
 
-def slot_need(checked: Checked, profile: Profile, name: str) -> Need | Remark:
-    """The slot that adapter ``name`` needs, or why the engine does not serve it as trained."""
+def slot_need(checked: Checked, profile: Profile) -> Need | Remark:
+    """The slot that an adapter needs, or why the engine does not serve it as trained."""
+    name = checked.name
     if checked.error is not None:
         return Remark(name, checked.error.message, checked.error.hint, checked.error.exit_code)
     adapter = checked.adapter

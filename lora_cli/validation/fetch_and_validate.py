@@ -5,16 +5,14 @@ from dataclasses import dataclass, replace
 
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
-from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
-from lora_cli.reading.adapter import Opened, read_adapter
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.settings import Settings
-from lora_cli.sources.local import snapshot_at
-from lora_cli.validation.validate import bug_error, ref_of
+from lora_cli.sources.files import files_of
+from lora_cli.validation.validate import error_of, ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
 
 OnStage = Callable[[str], None]
@@ -30,13 +28,11 @@ class Admission(Checked):
     """One adapter, fetched into the cache and validated there. ``stage`` is the stage in which ``error`` happened.
 
     ``stage_ms`` maps the finished stages (resolve, fetch, validate) to milliseconds. ``cached`` says that all of it was
-    in the cache before. ``ref`` is the requested reference.
+    in the cache before.
     """
 
-    snapshot: Snapshot | None = None
     stage: str = ""
     cached: bool = False
-    ref: AdapterRef | None = None
 
     @property
     def refusal(self) -> LoraCliError | None:
@@ -52,32 +48,24 @@ class Admission(Checked):
 
 def fetch_adapter(item: Request, context: FetchContext, *, on_stage: OnStage = ignore_stage) -> Admission:
     """Resolve and fetch one adapter, with the time of each stage; an error is part of the result."""
-    watch, ref = Stopwatch(), None
-    source_text = without_secrets(str(item.source))
+    watch = Stopwatch()
+    admission = Admission(item.name, without_secrets(str(item.source)), stage_ms=watch.stage_ms)
+
+    def resolved() -> None:
+        watch.lap("resolve")
+        on_stage("fetch")
+
     on_stage("resolve")
     try:
-        ref = ref_of(item.source)
-        source_text = str(ref)
-
-        def resolved() -> None:
-            watch.lap("resolve")
-            on_stage("fetch")
-
-        fetched = fetch(replace(item, source=ref), context, on_resolved=resolved)
+        item = replace(item, source=ref_of(item.source))
+        admission = replace(admission, source=str(item.source), request=item)
+        fetched = fetch(item, context, on_resolved=resolved)
     except LoraCliError as error:
         stage = "fetch" if "resolve" in watch.stage_ms else "resolve"
         watch.lap(stage)
-        return Admission(item.name, source_text, stage_ms=watch.stage_ms, error=error, stage=stage)
+        return replace(admission, error=error, stage=stage)
     watch.lap("fetch")
-    return Admission(
-        item.name,
-        source_text,
-        stage_ms=watch.stage_ms,
-        snapshot=fetched.snapshot,
-        cached=fetched.cached,
-        ref=ref,
-        signers=fetched.signers,
-    )
+    return replace(admission, snapshot=fetched.snapshot, cached=fetched.cached, signers=fetched.signers)
 
 
 def validate_fetched(
@@ -87,21 +75,17 @@ def validate_fetched(
     if fetched.error is not None:
         return fetched
     assert fetched.snapshot is not None
-    assert fetched.ref is not None
+    assert fetched.request is not None
     watch, judged = Stopwatch(), fetched
     on_stage("validate")
     try:
-        local, revision = snapshot_at(fetched.snapshot.directory)
-        adapter = read_adapter(local, revision, fetched.name, settings.max_header_bytes)
+        files = files_of(fetched.snapshot, fetched.request.ref)
+        adapter = read_adapter(files, fetched.name, settings.max_header_bytes)
         judged = replace(judged, adapter=adapter)
-        evidence = gather_evidence(Opened(local, revision, adapter), terms, fetched.ref)
+        evidence = gather_evidence(adapter, files, terms)
         verdict = apply_suppressions(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")
-    except LoraCliError as error:
-        judged = replace(judged, error=error, stage="validate")
-    except (MemoryError, OSError):
-        raise
     except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
-        judged = replace(judged, error=bug_error(error), stage="validate")
+        judged = replace(judged, error=error_of(error), stage="validate")
     watch.lap("validate")
     return replace(judged, stage_ms={**fetched.stage_ms, **watch.stage_ms})

@@ -26,16 +26,18 @@ from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.core.target_modules import scales
 from lora_cli.core.tensor_keys import parse_key
 from lora_cli.core.text import names
 from lora_cli.engines import Profile
 from lora_cli.engines.profile import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
+from lora_cli.fetching import gate
+from lora_cli.fetching.cached import open_files
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
-from lora_cli.reading.adapter import SHARD, Opened, join_shards, read_adapter
+from lora_cli.reading.adapter import SHARD, join_shards, read_adapter
 from lora_cli.reading.base_weights import base_copies
 from lora_cli.reading.byte_ranges import read_range
 from lora_cli.reading.deltas import Update, distance, norm
@@ -46,8 +48,7 @@ from lora_cli.repair.draft import as_matrix
 from lora_cli.repair.edits import copy_refusals, saved_weights
 from lora_cli.repair.initial_draft import fix_field_types
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
-from lora_cli.sources.local import snapshot_at
+from lora_cli.sources.files import Files, files_at, files_of
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
@@ -61,7 +62,7 @@ from lora_cli.validation.repair_report import (
     TargetEngine,
     outcome_report,
 )
-from lora_cli.validation.validate import check_permitted, ref_of, resolve
+from lora_cli.validation.validate import check_permitted, ref_of
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather_evidence, judge
 
 BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "tower"})
@@ -110,19 +111,21 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
     text, item = str(item.source), replace(item, source=ref_of(item.source))
     if options.to is not None:
         _check_unused(options.to)
-    one = _open(item, text, options, settings)
+    files, adapter = _open(item, text, options, settings)
     terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    evidence = gather_evidence(one, terms, item.ref)
-    verdict = judge(one.adapter, terms, evidence)
+    evidence = gather_evidence(adapter, files, terms)
+    verdict = judge(adapter, terms, evidence)
     before = verdict.engines[0]
-    context, fixed = _context(one, options, {} if not before.fails else _copies(one, options, settings))
+    context, fixed = _context(
+        files, adapter, options, {} if not before.fails else _copies(files, adapter, options, settings)
+    )
     draft = rewrite(context)
     if draft.refusals and not before.fails:
         draft = unchanged(context)
-    changes = (*_file_changes(one.adapter), *fixed, *draft.changes)
+    changes = (*_file_changes(adapter), *fixed, *draft.changes)
     planned = verdict
     if changes or not draft.refusals:
-        written = as_adapter(one.adapter.name, draft, one.adapter)
+        written = as_adapter(adapter.name, draft, adapter)
         planned = judge(written, terms, replace(evidence, stats={}, stats_reason=""))
     after = planned.engines[0]
     refusals = draft.refusals or tuple(_remaining_problems(before, planned))
@@ -142,20 +145,20 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         proof=None,
         directory=None,
     )
-    return report if refusals or options.to is None else _write(report, draft, one, options.to)
+    return report if refusals or options.to is None else _write(report, draft, files, adapter, options.to)
 
 
 def _context(
-    one: Opened, options: RepairOptions, copies: Mapping[str, bool]
+    files: Files, adapter: Adapter, options: RepairOptions, copies: Mapping[str, bool]
 ) -> tuple[RepairContext, tuple[Change, ...]]:
     """The context of the steps, and the changes to fields of the config that come before them."""
-    assert one.adapter.config is not None
-    file = one.revision.file(CONFIG)
+    assert adapter.config is not None
+    file = files.file(CONFIG)
     assert file is not None
-    as_read = json_object(read_range(one.source, one.revision, file, 0, CONFIG_CAP), CONFIG)
-    config, fixed = fix_field_types(as_read, one.adapter.config)
+    as_read = json_object(read_range(files, file, 0, CONFIG_CAP), CONFIG)
+    config, fixed = fix_field_types(as_read, adapter.config)
     context = RepairContext(
-        one.adapter,
+        adapter,
         config,
         parse_config(config),
         options.profile,
@@ -167,13 +170,13 @@ def _context(
     return context, fixed
 
 
-def _copies(one: Opened, options: RepairOptions, settings: Settings) -> Mapping[str, bool]:
+def _copies(files: Files, adapter: Adapter, options: RepairOptions, settings: Settings) -> Mapping[str, bool]:
     """Whether saved tensors equal the base's own weights; empty if these are not on this disk."""
-    saved = saved_weights(one.adapter)
+    saved = saved_weights(adapter)
     if options.base is None or options.base_ref is None or not saved:
         return {}
     checkpoint = open_checkpoint(ref_of(options.base_ref), options.base, settings)
-    return {} if checkpoint is None else base_copies(one.source, one.revision, saved, checkpoint)
+    return {} if checkpoint is None else base_copies(files, saved, checkpoint)
 
 
 def _remaining_problems(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
@@ -198,16 +201,15 @@ def _beyond_repair(hint: str) -> str:
     return MERGE if "lora-cli repair" in hint else hint
 
 
-def _open(item: Request, name: str, options: RepairOptions, settings: Settings) -> Opened:
+def _open(item: Request, name: str, options: RepairOptions, settings: Settings) -> tuple[Files, Adapter]:
     """The adapter with all its tensors on this disk: in place, or fetched into the cache.
 
     Raises:
         FormatError, Refused: it cannot be read, or is not a LoRA adapter.
         LoraCliError: it cannot be fetched.
     """
-    source, revision = _local_source(item, options, settings)
-    most = settings.max_header_bytes
-    adapter = join_shards(source, revision, read_adapter(source, revision, name, most), most)
+    files, most = _local_files(item, options, settings), settings.max_header_bytes
+    adapter = join_shards(files, read_adapter(files, name, most), most)
     if adapter.config is None and adapter.config_error is None:
         raise FormatError("it is missing", where=f"{name}: {CONFIG}", hint="add the file that PEFT wrote")
     if (error := adapter.config_error or adapter.weights_error) is not None:
@@ -216,17 +218,18 @@ def _open(item: Request, name: str, options: RepairOptions, settings: Settings) 
         raise Refused(f"{name}: {found.file} is {found.format.title}, not a PEFT LoRA", hint=found.format.advice)
     if not adapter.pairs:
         raise FormatError("there are no LoRA factors", where=name, hint="see lora-cli validate for its contents")
-    return Opened(source, revision, adapter)
+    return files, adapter
 
 
-def _local_source(item: Request, options: RepairOptions, settings: Settings) -> tuple[Source, Revision]:
+def _local_files(item: Request, options: RepairOptions, settings: Settings) -> Files:
     if item.ref.scheme == "file":
-        source, revision = resolve(item, settings, Sources(settings))
-        check_permitted(item, source, revision, settings)
-        return source, revision
+        gate.refuse(item, settings)
+        files = open_files(item, settings, Sources(settings))
+        check_permitted(item, files, settings)
+        return files
     request = replace(item, selection=replace(item.selection, allow_pickle=options.allow_pickle))
     with FetchContext(Store(settings.cache_dir), settings) as context:
-        return snapshot_at(fetch(request, context).snapshot.directory)
+        return files_of(fetch(request, context).snapshot, item.ref)
 
 
 def _file_changes(adapter: Adapter) -> tuple[Change, ...]:
@@ -267,23 +270,23 @@ def _publish(building: Path, to: Path) -> None:
         raise _different_content(to)
 
 
-def _write(report: RepairReport, new: Draft, one: Opened, to: Path) -> RepairReport:
+def _write(report: RepairReport, new: Draft, files: Files, adapter: Adapter, to: Path) -> RepairReport:
     """Write the adapter next to ``to``, verify it there, and rename it; an equal folder that is there already stays.
 
     Raises:
         UsageError: something else is there.
     """
-    originals = tensor_reader(one)
+    originals = tensor_reader(files, adapter)
     with on_disk("writing", to, "--to"):
         remove_leftovers(to.parent)
         with hidden_folder(to) as building:
-            metadata = {**one.adapter.metadata, "format": "pt", "lora-cli": f"repaired for {report.after.judged}"}
+            metadata = {**adapter.metadata, "format": "pt", "lora-cli": f"repaired for {report.after.judged}"}
             write_tensors(building / WEIGHTS, new.tensors, metadata, originals)
             (building / CONFIG).write_text(json.dumps(new.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            for file in one.revision.files:
+            for file in files:
                 if file.path in BESIDE and not file.defect:
                     with (building / file.path).open("wb") as stream:
-                        stream.writelines(one.source.read(one.revision, file, 0, None))
+                        stream.writelines(files.read(file))
             same = _prove(new, originals, building)
             _publish(building, to)
     return replace(report, proof=same, directory=str(to.absolute()))
@@ -295,10 +298,10 @@ def _prove(new: Draft, originals: Read, building: Path) -> Sameness:
     Raises:
         Refused: a value left the range of its dtype, or was rounded further than that explains.
     """
-    local, revision = snapshot_at(building)
-    written = read_adapter(local, revision, building.name)
+    files = files_at(building)
+    written = read_adapter(files, building.name)
     assert written.config is not None
-    same = sameness(new, written.config, originals, tensor_reader(Opened(local, revision, written)))
+    same = sameness(new, written.config, originals, tensor_reader(files, written))
     if not same.holds:
         raise Refused(
             f"{same.worst_module} would change by {same.worst_change:.2g} of its size, "
@@ -308,9 +311,9 @@ def _prove(new: Draft, originals: Read, building: Path) -> Sameness:
     return same
 
 
-def tensor_reader(one: Opened) -> Read:
+def tensor_reader(files: Files, adapter: Adapter) -> Read:
     """A function that reads a tensor of the adapter by name; the last two are cached."""
-    return lru_cache(maxsize=2)(lambda name: load(one.source, one.revision, one.adapter.tensors[name]))
+    return lru_cache(maxsize=2)(lambda name: load(files, adapter.tensors[name]))
 
 
 def tensor_bits(recipe: TensorRecipe, read: Read) -> Bits:

@@ -3,28 +3,31 @@
 Remote adapters are validated in threads, many local ones in processes; results come in the order of the items.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.addresses import without_secrets
-from lora_cli.core.companions import Card, Companions
-from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, below, parse
 from lora_cli.core.request import USUAL, Request, Selection
-from lora_cli.core.snapshot import Blob, Revision, snapshot_digest
+from lora_cli.core.snapshot import Blob, RemoteFile, snapshot_digest
+from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
-from lora_cli.fetching.cached_source import CacheFirstSource
-from lora_cli.fetching.checkpoint import LatestCheckpoint
-from lora_cli.fetching.file_selection import check_no_folder_of_adapters
+from lora_cli.fetching import gate
+from lora_cli.fetching.cached import open_files
+from lora_cli.fetching.file_selection import check_no_folder_of_adapters, select_files
+from lora_cli.fetching.locked_files import select_locked
+from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.forks import forks, processors
-from lora_cli.reading.adapter import Opened, call_in_threads, read_adapter, weights_file
+from lora_cli.reading.adapter import call_in_threads, read_adapter, weights_file
+from lora_cli.reading.byte_ranges import read_beginning
 from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, is_on_disk
+from lora_cli.sources.files import Files
 from lora_cli.sources.local import is_path
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.verdict import (
@@ -55,6 +58,10 @@ MOST_TOGETHER = 64
 """The largest batch: what its verdicts share is sent and kept once per batch."""
 
 
+EVERYTHING = Selection(allow_pickle=True)
+"""What is validated of an adapter."""
+
+
 def ref_of(source: str | AdapterRef) -> AdapterRef:
     """The reference that ``source`` is, or that its text means in the working directory.
 
@@ -82,72 +89,108 @@ def validate(
     try:
         item = replace(item, source=ref_of(item.source))
         checked = replace(checked, source=str(item.source), request=item)
-        source, revision = resolve(item, settings, context.sources if context is not None else Sources(settings))
-        checked = replace(checked, source=str(revision.ref), revision=revision)
-        check_no_folder_of_adapters(revision)
+        gate.refuse(item, settings)
+        files = open_files(item, settings, context.sources if context is not None else Sources(settings))
+        checked = replace(checked, source=str(files.ref), revision=files.revision, snapshot=files.snapshot)
+        check_no_folder_of_adapters(files.revision)
         watch.lap("resolve")
         unread = ""
-        if terms.values and context is not None and not is_on_disk(source, revision):
-            source, unread = _bring(item, source, revision, context)
+        if terms.values and context is not None and not files.on_disk:
+            files, unread = _bring(item, files, context)
+            checked = replace(checked, snapshot=files.snapshot)
         try:
-            checked = replace(checked, signers=check_permitted(item, source, revision, settings))
+            checked = replace(checked, signers=check_permitted(item, files, settings))
         except (Refused, Corrupt) as error:
             checked = replace(checked, error=error)
-        one, companions, card = _read(source, revision, checked.name, terms, settings, threads)
-        checked = replace(checked, adapter=one.adapter)
+        threads, most = 1 if files.on_disk else threads, settings.max_header_bytes
+        adapter, companions, card = call_in_threads(
+            threads,
+            lambda: read_adapter(files, checked.name, most, threads=threads, weights=terms.weights),
+            lambda: companions_of(files, terms, threads),
+            lambda: read_card(files) if terms.card else None,
+        )
+        checked = replace(checked, adapter=adapter)
         watch.lap("read")
-        evidence = gather_evidence(one, terms, revision.ref, companions, unread)
+        evidence = gather_evidence(adapter, files, terms, companions, unread)
         watch.lap("values")
         with one_budget():
-            files = _known_files(item, one, hashed=bool(settings.suppressions))
-            digest = snapshot_digest(files.items()) if files is not None else None
-            verdict = apply_suppressions(judge(one.adapter, terms, evidence), digest, settings, files)
+            blobs = _known_blobs(item, files, hashed=bool(settings.suppressions))
+            digest = snapshot_digest(blobs.items()) if blobs is not None else None
+            verdict = apply_suppressions(judge(adapter, terms, evidence), digest, settings, blobs)
             watch.lap("rules")
             return replace(checked, verdict=verdict, digest=digest, card=card)
-    except LoraCliError as error:
-        return replace(checked, error=error)
-    except (MemoryError, OSError):
-        raise
     except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
-        return replace(checked, error=bug_error(error))
+        return replace(checked, error=error_of(error))
 
 
-def bug_error(error: Exception) -> LoraCliError:
-    """The error of an adapter with which a bug shows, which is logged."""
+def error_of(error: Exception) -> LoraCliError:
+    """What one adapter's result says of ``error``; one that is a bug is logged.
+
+    Raises:
+        MemoryError, OSError: as they are: they are no adapter's.
+    """
+    if isinstance(error, LoraCliError):
+        return error
+    if isinstance(error, MemoryError | OSError):
+        raise error
     log_bug(log, error)
     return LoraCliError(f"{type(error).__name__}: {error}", hint="this is a bug in lora-cli; please report it")
 
 
-def resolve(item: Request, settings: Settings, sources: Sources) -> tuple[Source, Revision]:
-    """The source to read ``item`` from and its revision, if policies allow its reference.
+def check_permitted(item: Request, files: Files, settings: Settings) -> tuple[str, ...]:
+    """The signers that policies require of ``item``, whose digest and lock must match its ``files``.
+
+    A lock is compared with the bytes that are on this disk, else with the listing. A digest that is unknown before a
+    fetch is only an error if a policy needs it.
 
     Raises:
-        Refused: a policy denies it; no request was sent.
+        Refused: a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the lock.
+        Corrupt: its digest differs from the manifest's.
         LoraCliError: what the source raises.
     """
-    ref = item.ref
-    if settings.policies:
-        from lora_cli.fetching import gate
-
-        gate.refuse(item, settings)
-    origin = LatestCheckpoint(sources.of(ref)) if item.selection.latest else sources.of(ref)
-    source = cached_or_origin(ref, settings, origin, item.selection, item.locked)
-    return source, source.resolve(ref)
-
-
-def check_permitted(item: Request, source: Source, revision: Revision, settings: Settings) -> tuple[str, ...]:
-    """The signers that policies require of ``item``; raises as ``policy_check.check_contents``."""
     if not settings.policies and item.sha256 is None and item.locked is None:
         return ()
-    from lora_cli.validation.policy_check import check_contents
+    ref, planned, required = files.ref, _files_to_fetch(files), gate.signatures_for(files.ref, settings)
+    gate.refuse(item, settings, ref, planned)
+    if item.locked is not None:
+        select_locked(files.revision, item.locked, USUAL, planned)
+    if item.sha256 is None and item.locked is None and not required:
+        return ()
+    # What an origin lists may be the signed files, and what it sends others.
+    blobs = _blobs(files, planned) if files.on_disk or not required else None
+    if blobs is None and not required and (item.sha256 is None or not settings.policies):
+        return ()
+    if blobs is None:
+        hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
+        why = "policy require_signature: " if required else ""
+        raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
+    gate.check_promised(item, blobs, ref)
+    if not required:
+        return ()
+    file = files.file(SIGNATURE)
+    signature = read_beginning(files, file, LARGEST_SIGNATURE) if file is not None else None
+    contents = Contents(blobs, signature, files.directory, item.signature)
+    return check_signatures(ref, required, contents, EVERYTHING, offline=settings.offline)
 
-    return check_contents(item, revision, source, settings)
+
+def _files_to_fetch(files: Files) -> tuple[RemoteFile, ...]:
+    """The files that a fetch would download; if it is not an adapter, all files with weights."""
+    try:
+        return select_files(files.revision, EVERYTHING)
+    except LoraCliError:
+        return tuple(file for file in files if format_of(file.path) and not file.defect)
 
 
-def _bring(item: Request, source: Source, revision: Revision, context: "FetchContext") -> tuple[Source, str]:
-    """A source that reads a remote adapter's files at ``revision`` from the cache, into which they are fetched.
+def _blobs(files: Files, some: Iterable[RemoteFile]) -> dict[str, Blob] | None:
+    """The digest and size of each of ``some`` files; None if one is not known."""
+    blobs = {file.path: files.blob(file) for file in some}
+    return {path: blob for path, blob in blobs.items() if blob is not None} if None not in blobs.values() else None
 
-    Also why they were not: a limit, this machine, or what is there is no adapter; then the source is unchanged.
+
+def _bring(item: Request, files: Files, context: "FetchContext") -> tuple[Files, str]:
+    """The files of a remote adapter in the cache, into which they are fetched.
+
+    Also why they were not: a limit, this machine, or what is there is no adapter; then they are read at their origin.
 
     Raises:
         Refused: a policy denies it.
@@ -155,64 +198,29 @@ def _bring(item: Request, source: Source, revision: Revision, context: "FetchCon
     """
     from lora_cli.fetching.pipeline import fetch
 
-    settings = context.settings
-    first = weights_file(revision)
+    settings, first = context.settings, weights_file(files)
     pickled = first is not None and not first.path.endswith(".safetensors")
     selection = replace(item.selection, allow_pickle=pickled, latest=False)
-    wanted = replace(item, source=revision.ref, sha256=None, locked=None, selection=selection)
+    wanted = replace(item, source=files.ref, sha256=None, locked=None, selection=selection)
     try:
-        snapshot = fetch(wanted, context, revision=revision).snapshot
+        return replace(files, snapshot=fetch(wanted, context, revision=files.revision).snapshot), ""
     except (Refused, FormatError, MachineError) as error:
         if isinstance(error, Refused) and settings.policies:
             raise
-        return source, error.message
-    cached = source if isinstance(source, CacheFirstSource) else CacheFirstSource(source, settings, selection)
-    cached.take(revision, snapshot)
-    return cached, ""
+        return files, error.message
 
 
-def cached_or_origin(
-    ref: AdapterRef,
-    settings: Settings,
-    origin: Source,
-    selection: Selection = USUAL,
-    locked: LockedAdapter | None = None,
-) -> Source:
-    """The source to read ``ref`` from without a download: the cache for what it has of ``selection``, or the origin."""
-    if ref.scheme == "file" or not settings.cache_dir.is_dir():
-        return origin
-    return CacheFirstSource(origin, settings, selection, locked)
-
-
-def _read(
-    source: Source, revision: Revision, name: str, terms: Terms, settings: Settings, threads: int
-) -> tuple[Opened, Companions | None, Card | None]:
-    """The config and the header, the companion files, and the model card if the terms ask for it."""
-    here = is_on_disk(source, revision)
-    threads = 1 if here else threads
-    adapter, companions, card = call_in_threads(
-        threads,
-        lambda: read_adapter(source, revision, name, settings.max_header_bytes, threads=threads, weights=terms.weights),
-        lambda: companions_of(source, revision, terms, threads),
-        lambda: read_card(source, revision, local=here) if terms.card else None,
-    )
-    return Opened(source, revision, adapter), companions, card
-
-
-def _known_files(item: Request, one: Opened, *, hashed: bool) -> Mapping[str, Blob] | None:
+def _known_blobs(item: Request, files: Files, *, hashed: bool) -> Mapping[str, Blob] | None:
     """The files that a fetch would give, as the cache or the lock has them; None if neither does.
 
     With ``hashed``, those of the listing or this disk come first, if each file's digest is listed or can be read here.
     """
-    if hashed:
-        from lora_cli.validation.policy_check import blobs_of, files_to_fetch
-
-        if (files := blobs_of(one.revision, files_to_fetch(one.revision), one.source)) is not None:
-            return files
-    if isinstance(one.source, CacheFirstSource) and (snapshot := one.source.snapshot(one.revision)) is not None:
-        return snapshot.files
-    locked, ref = item.locked, one.revision.ref
-    compared = locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == one.revision.id))
+    if hashed and (blobs := _blobs(files, _files_to_fetch(files))) is not None:
+        return blobs
+    if files.snapshot is not None:
+        return files.snapshot.files
+    locked, ref = item.locked, files.ref
+    compared = locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == files.revision.id))
     return locked.files if locked is not None and compared else None
 
 
@@ -253,7 +261,7 @@ def _check_items(items: Sequence[Request], terms: Terms, settings: Settings, *, 
     if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
         from lora_cli.fetching import context as shared
         from lora_cli.fetching.batch import ordered_parallel_map
-        from lora_cli.fetching.scheduler import Deadline
+        from lora_cli.fetching.deadline import Deadline
         from lora_cli.store import Store
 
         # Pins and signatures are judged of what was brought.

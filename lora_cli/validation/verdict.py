@@ -23,13 +23,12 @@ from lora_cli.core.finding import (
     Verdict,
 )
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
-from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.core.reference import WITH_REVISIONS
 from lora_cli.core.request import Request
 from lora_cli.core.safetensors import TensorStats
-from lora_cli.core.snapshot import Revision
+from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.core.target_modules import for_task, trained_bare
 from lora_cli.errors import LoraCliError
-from lora_cli.reading.adapter import Opened
 from lora_cli.reading.companions import read_companions
 from lora_cli.rules import RULES, choose
 from lora_cli.rules.base_model import fitting
@@ -37,7 +36,7 @@ from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import Case, Evidence, Rule, run
 from lora_cli.rules.target_module_matching import apply
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, is_on_disk
+from lora_cli.sources.files import Files
 
 if TYPE_CHECKING:
     from lora_cli.engines import Profile
@@ -75,6 +74,7 @@ class Checked:
     ``source`` is the canonical reference (or the text as given, if it is invalid); ``stage_ms`` maps resolve, read,
     values and rules to milliseconds. ``digest`` is the snapshot digest, if the cache, the lock or a policy has it.
     ``card`` (the model card) is None unless requested. ``signers`` are those whose signatures policies require.
+    ``snapshot`` is the cached one that it was read from, if it was.
     """
 
     name: str
@@ -88,6 +88,7 @@ class Checked:
     card: Card | None = None
     signers: tuple[str, ...] = ()
     request: Request | None = None
+    snapshot: Snapshot | None = None
 
     def without_contents(self) -> "Checked":
         """The verdict without the parsed contents, which need nearly all the memory."""
@@ -136,9 +137,9 @@ class Stopwatch:
 
 
 def gather_evidence(
-    one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | None = None, unread: str = ""
+    adapter: Adapter, files: Files, terms: Terms, companions: Companions | None = None, unread: str = ""
 ) -> Evidence:
-    """Read what the rules need beyond config and header. ``ref`` is the requested reference.
+    """Read what the rules need beyond config and header.
 
     ``companions`` are the files next to the weights, if they were already read. ``unread`` says why a remote adapter's
     files could not be brought.
@@ -146,14 +147,14 @@ def gather_evidence(
     Raises:
         LoraCliError: what the source raises.
     """
-    stats, reason = _stats(one, terms, unread)
-    companions = companions or companions_of(one.source, one.revision, terms)
-    commit = one.revision.id if one.revision.ref.scheme in WITH_REVISIONS else ""
-    base, base_reason = (terms.base, NO_BASE) if terms.bases is None else terms.bases.of(one.adapter.config)
-    return Evidence(stats, reason, companions, ref, commit, base, base_reason)
+    stats, reason = _stats(adapter, files, terms, unread)
+    companions = companions or companions_of(files, terms)
+    commit = files.revision.id if files.ref.scheme in WITH_REVISIONS else ""
+    base, base_reason = (terms.base, NO_BASE) if terms.bases is None else terms.bases.of(adapter.config)
+    return Evidence(stats, reason, companions, files.ref, commit, base, base_reason)
 
 
-def companions_of(source: Source, revision: Revision, terms: Terms, threads: int = 1) -> Companions | None:
+def companions_of(files: Files, terms: Terms, threads: int = 1) -> Companions | None:
     """The files next to the weights, read by up to ``threads`` threads; None if no rule of ``terms`` needs them.
 
     Raises:
@@ -161,17 +162,17 @@ def companions_of(source: Source, revision: Revision, terms: Terms, threads: int
     """
     if not any("companions" in rule.needs for rule in terms.rules):
         return None
-    return read_companions(source, revision, local=is_on_disk(source, revision), threads=threads)
+    return read_companions(files, threads=threads)
 
 
-def _stats(one: Opened, terms: Terms, unread: str) -> tuple[Mapping[str, TensorStats], str]:
+def _stats(adapter: Adapter, files: Files, terms: Terms, unread: str) -> tuple[Mapping[str, TensorStats], str]:
     if not terms.values:
         return {}, NO_VALUES
-    if not is_on_disk(one.source, one.revision):
+    if not files.on_disk:
         return {}, f"the values were not read: {unread}"
     from lora_cli.reading.tensor_values import scan_values
 
-    return scan_values(one.source, one.revision, one.adapter), ""
+    return scan_values(files, adapter), ""
 
 
 def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:

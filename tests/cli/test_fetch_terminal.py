@@ -1,14 +1,12 @@
 """``lora-cli fetch`` on a terminal: bars on standard error, and directories alone on standard output."""
 
-import os
-import pty
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.test_progress import on_a_terminal
 from tests.making import write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -27,33 +25,17 @@ def chat(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "chat", seed=2)
 
 
-def on_a_terminal(argv: list[str], *, stdout_too: bool, code: int = 0) -> tuple[str, str]:
-    """What a whole process writes to standard output, and to the terminal that its standard error is."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "lora_cli", *argv]
-    with subprocess.Popen(
-        command, stdout=theirs if stdout_too else subprocess.PIPE, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(ours, 65536)
-            except OSError:
-                break
-            if not chunk:
-                break
-            shown += chunk
-        out = process.stdout.read().decode() if process.stdout else ""
-        os.close(ours)
-    assert process.returncode == code
-    return out, shown.decode()
+def fetched(*argv: str, code: int = 0, piped: bool = False) -> str:
+    """What a whole process writes to the terminal; with ``piped`` its standard output is the file ``out``."""
+    command = ["sh", "-c", 'exec "$0" "$@" > out' if piped else 'exec "$0" "$@"', sys.executable, "-m", "lora_cli"]
+    found, shown = on_a_terminal([], columns=100, rows=40, command=[*command, "fetch", *argv])
+    assert found == code
+    return shown
 
 
 def test_with_bars_on_a_terminal_standard_output_still_has_only_the_directory(sql: Path, tmp_path: Path) -> None:
-    out, shown = on_a_terminal(["fetch", "./sql"], stdout_too=False)
-    (line,) = out.splitlines()
+    shown = fetched("./sql", piped=True)
+    (line,) = Path("out").read_text().splitlines()
     assert Path(line).parent == tmp_path / "cache" / "snapshots" / "sha256"
     assert "\x1b" in shown
     assert line not in shown
@@ -66,8 +48,8 @@ def lines_of(shown: str) -> list[str]:
 
 
 def test_on_a_terminal_a_table_tells_what_came_of_each_and_where_it_is(sql: Path, chat: Path, tmp_path: Path) -> None:
-    on_a_terminal(["fetch", "./sql"], stdout_too=True)
-    _, shown = on_a_terminal(["fetch", "./sql", "./chat", "./none"], stdout_too=True, code=3)
+    fetched("./sql")
+    shown = fetched("./sql", "./chat", "./none", code=3)
     lines = lines_of(shown)
     at = next(number for number, line in enumerate(lines) if line.split()[:1] == ["adapter"])
     assert lines[at].split() == ["adapter", "status", "revision", "files", "size", "time"]
@@ -85,12 +67,11 @@ def test_on_a_terminal_a_table_tells_what_came_of_each_and_where_it_is(sql: Path
 
 
 def test_a_quiet_terminal_gets_directories_alone(sql: Path, tmp_path: Path) -> None:
-    _, shown = on_a_terminal(["fetch", "./sql", "--quiet"], stdout_too=True)
+    shown = fetched("./sql", "--quiet")
     (line,) = lines_of(shown)
     assert Path(line).parent == tmp_path / "cache" / "snapshots" / "sha256"
 
 
 def test_no_progress_shows_no_bars(sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_CLI_NO_PROGRESS", "1")
-    _, shown = on_a_terminal(["fetch", "./sql"], stdout_too=False)
-    assert "\x1b" not in shown
+    assert "\x1b" not in fetched("./sql", piped=True)

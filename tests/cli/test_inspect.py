@@ -49,16 +49,3 @@ def test_a_file_that_cannot_be_written_is_said_before_the_work(
         assert main(["inspect", "org/name", "-o", str(tmp_path / "no" / "such.txt")]) == 6
         assert hub.requests == []
     assert "such.txt cannot be written: the folder does not exist" in capsys.readouterr().err
-
-
-def test_an_adapter_in_the_cache_has_the_digest_of_its_snapshot(
-    mixed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cache = ["--cache-dir", str(tmp_path / "cache")]
-    assert main(["inspect", mixed, *cache]) == 0
-    assert "snapshot" not in capsys.readouterr().out
-
-    assert main(["fetch", mixed, *cache]) == 0
-    digest = Path(capsys.readouterr().out.strip()).name
-    assert main(["inspect", mixed, *cache]) == 0
-    assert f"snapshot    {digest}" in capsys.readouterr().out

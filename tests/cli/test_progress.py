@@ -18,98 +18,46 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from lora_cli.cli.progress import FetchProgress, RunProgress
+from lora_cli.cli.progress import MAX_ROWS, FetchProgress, RunProgress
 from tests.hub_server import Hub
 
-MIB = 1 << 20
-LONG = "a-name-that-is-rather-long-v2"
+
+def drawn(shown: FetchProgress, width: int) -> list[str]:
+    """The lines of a drawing, as the console of a terminal of that width writes them."""
+    console = Console(file=(file := io.StringIO()), width=width, soft_wrap=True, highlight=False)
+    console.print(shown.drawn(width))
+    return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
-class Clock:
-    """A clock that stands still until it is told to go on."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def fetching() -> FetchProgress:
-    """Twelve of 200 adapters are here, and three come; after a second."""
-    fetch = FetchProgress(200, clock := Clock())
+def test_a_fetch_shows_what_is_downloaded_and_how_many_are_here() -> None:
+    fetch = FetchProgress(200)
     for number in range(12):
-        fetch.adapter_ended(str(number))
-    fetch.began("sql: x", 84 * MIB, 0)
-    fetch.began("chat: x", None, 40 * MIB)
-    fetch.began(f"{LONG}: x", 84 * MIB, 82 * MIB)
-    for clock.now_s in (0, 1):
-        fetch.advanced("sql: x", 21 * MIB)
-        fetch.advanced(f"{LONG}: x", MIB)
-        fetch.drawn(80, 24)
-    return fetch
+        fetch.adapter_ended(str(number), failed=number > 9)
+    fetch.began("sql", 84_000_000)
+    fetch.began("chat", 1000)
+    fetch.advanced("sql", 41_000_000)
+    fetch.advanced("chat", 1000)
+    fetch.advanced("sql", 2_000_000)
+    fetch.advanced("sql", -1_000_000)  # wrong bytes come again
+    assert drawn(fetch, 48) == ["sql 42.0/84.0 MB", "10 of 200 fetched, 2 failed, 0 s"]
+    assert re.fullmatch(r"sql 42.0/84.0 MB ━{12} .* [kMG]B/s \d\d:\d\d", drawn(fetch, 100)[0])
+    fetch.adapter_ended("sql")
+    assert drawn(fetch, 48) == ["11 of 200 fetched, 2 failed, 0 s"]
 
 
-def drawn(shown: FetchProgress, width: int, height: int = 24, encoding: str = "utf-8") -> list[str]:
-    """The lines of a drawing, as the console of a terminal of that size writes them."""
-    file = io.TextIOWrapper(io.BytesIO(), encoding, newline="\n")
-    console = Console(file=file, width=width, height=height, soft_wrap=True, highlight=False)
-    console.print(shown.drawn(width, height))
-    file.seek(0)
-    return [line.rstrip() for line in file.read().splitlines()]
+DOWNLOADS = st.lists(st.tuples(st.text(max_size=200), st.integers(1, 2**50), st.integers(0, 2**50)), max_size=20)
 
 
-def test_a_fetch_shows_bars_bytes_rates_and_what_is_left() -> None:
-    assert drawn(fetching(), 100) == [
-        "sql                  ━━━━━━━━━━━━              42.0 MiB of 84.0 MiB 21.0 MiB/s         2 s left",
-        "chat                                                       40.0 MiB",
-        "a-name-tha…r-long-v2 ━━━━━━━━━━━━━━━━━━━━━━━━  84.0 MiB of 84.0 MiB  1.0 MiB/s",
-        "12 of 200 adapters   ━                        166.0 MiB of ~2.7 GiB 22.0 MiB/s ~1 min 59 s left",
-    ]
-
-
-BYTES = st.integers(0, 2**50)
-FILES = st.tuples(st.text(max_size=200), st.none() | BYTES, BYTES, BYTES)
-
-
-@given(st.lists(FILES, max_size=20), st.integers(0, 30), st.integers(20, 130), st.integers(1, 30))
-def test_nothing_is_ever_wider_or_higher_than_the_terminal(
-    files: list[tuple[str, int | None, int, int]], count: int, width: int, height: int
-) -> None:
-    fetch = FetchProgress(count, clock := Clock())
-    for name, size, have, more in files:
-        fetch.began(f"{name}: x", size, have)
-        fetch.advanced(f"{name}: x", more)
-        fetch.drawn(width, height)
-        clock.now_s += 0.1
-        fetch.advanced(f"{name}: x", more)
-    lines = drawn(fetch, width, height)
-    assert len(lines) <= height
+@given(DOWNLOADS, st.text(), st.integers(20, 130))
+def test_nothing_is_ever_wider_than_the_terminal(downloads: list[tuple[str, int, int]], stage: str, width: int) -> None:
+    run = RunProgress(30)
+    run.set_stage(stage, "proof")
+    for name, size, come in downloads:
+        run.began(name, size)
+        run.advanced(name, come)
+    lines = drawn(run, width)
+    assert len(lines) <= MAX_ROWS + 3
     assert all(cell_len(line) <= width and line.isprintable() for line in lines)
-
-
-def test_files_are_summed_to_adapters_and_what_is_not_known_yet_is_estimated() -> None:
-    fetch = FetchProgress(4)
-    fetch.began("a: adapter_config.json", 100, 0)
-    fetch.began("a: adapter_model.safetensors", 900, 300)
-    fetch.advanced("a: adapter_config.json", 100)
-    fetch.ended("a: adapter_config.json")
-    assert drawn(fetch, 48) == ["a                 400 B of 1000 B", "0 of 4 adapters 400 B of ~3.9 KiB"]
-    fetch.advanced("a: adapter_model.safetensors", 600)
-    fetch.ended("a: adapter_model.safetensors")
-    for name in "abcd":
-        fetch.adapter_ended(name)
-    assert drawn(fetch, 48) == ["4 of 4 adapters 1000 B of 1000 B"]
-
-
-def test_bytes_that_were_wrong_and_come_again_are_not_counted_twice() -> None:
-    fetch = FetchProgress(1)
-    fetch.began("a: x", 100, 0)
-    fetch.advanced("a: x", 100)
-    fetch.advanced("a: x", -100)
-    fetch.ended("a: x")
-    fetch.began("a: x", 100, 0)
-    fetch.advanced("a: x", 40)
-    assert drawn(fetch, 48) == ["a 40 B of 100 B"]
 
 
 def on_a_terminal(
@@ -187,41 +135,12 @@ def test_a_narrow_terminal_shows_how_far_it_is_and_keeps_every_line_of_output(
         argv = ["fetch", "--cache-dir", str(tmp_path / "c"), *(f"org/{name}" for name in names)]
         code, shown = on_a_terminal(argv, columns=60, rows=8)
     assert code == 0
-    drawn = [line for line in drawn_in(shown) if " of " in line]
-    assert any(" of 6 adapters " in line for line in drawn)
-    assert any(" B of 195.3 KiB" in line or "KiB of 195.3 KiB" in line for line in drawn)
+    drawn = [line for line in drawn_in(shown) if " of 6 fetched" in line or "/200.0 kB" in line]
+    assert any(line.startswith("adapter") for line in drawn)
     assert max(map(len, drawn)) <= 60
     kept = screen(shown)
-    assert [line[len(f"org/{name}") :].split()[0] for name in names for line in kept if line.startswith(f"org/{name} ")]
     assert sum(str(tmp_path) in line for line in kept) == 6
-    assert not any(" of 6 adapters" in line for line in kept)
-
-
-def staged(name: str, stage: str, passed: int, count: int, failed: int = 0) -> RunProgress:
-    """A warm run after 12.4 seconds."""
-    made = RunProgress(count, get_time=(clock := Clock()))
-    made.begin_part("proved", count)
-    made.set_stage(name, stage)
-    for number in range(passed + failed):
-        made.count_adapter(failed=number >= passed)
-    clock.now_s = 12.4
-    return made
-
-
-def test_a_warm_run_shows_the_stage_of_the_adapter_at_hand_and_how_many_are_done() -> None:
-    bar = f"{'━╸':24}"
-    assert drawn(staged("sql", "proof", 3, 40), 80) == ["sql  proof", f"{bar} 3 of 40 proved, 12 s"]
-    assert drawn(staged("sql", "proof", 3, 40, 2), 80)[1] == f"{bar} 3 of 40 proved, 2 failed, 12 s"
-    assert drawn(staged("", "", 1, 1), 80) == ["1 of 1 proved, 12 s"]
-
-
-@given(st.text(), st.sampled_from(["proof", "waiting for another process that fetches it"]), st.integers(12, 200))
-def test_no_line_of_a_warm_run_is_wider_than_the_terminal(name: str, stage: str, width: int) -> None:
-    warm = staged(name, stage, 3, 40, 7)
-    warm.began(f"{name}: x", 10, 5)
-    lines = drawn(warm, width)
-    assert len(lines) <= 2
-    assert all(cell_len(line) <= width and line.isprintable() for line in lines)
+    assert not any(" of 6 fetched" in line for line in kept)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
@@ -247,7 +166,7 @@ def test_what_is_written_to_standard_error_meanwhile_stands_above_the_drawing() 
         "from lora_cli.cli.progress import fetch_progress\n"
         "from lora_cli.settings import Settings\n"
         "with fetch_progress(Settings(Path()), 2) as shown:\n"
-        "    shown.began('sql: x', 100, 50)\n"
+        "    shown.began('sql', 100)\n"
         "    time.sleep(0.3)\n"
         "    shown.waiting('sql')\n"
         "    to_stderr('/a' * 60)\n"
@@ -256,7 +175,7 @@ def test_what_is_written_to_standard_error_meanwhile_stands_above_the_drawing() 
     )
     code, shown = on_a_terminal([], columns=70, rows=24, command=[sys.executable, "-c", script])
     assert code == 0
-    assert any(line.startswith("0 of 2 adapters") for line in drawn_in(shown))
+    assert any(line.startswith("0 of 2 fetched") for line in drawn_in(shown))
     assert [line for line in screen(shown) if line] == [
         "sql: waiting for another process that fetches it",
         "/a" * 60,

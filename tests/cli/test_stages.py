@@ -16,29 +16,18 @@ pytestmark = pytest.mark.slow
 QUERIES = llama_modules(["q_proj"])
 
 
-def test_stages_and_bytes_of_the_adapter_at_hand_and_how_many_are_through() -> None:
-    staged = RunProgress(3)
-    staged.set_stage("a", "resolve")
+def test_the_stage_of_the_adapter_at_hand_its_bytes_and_how_many_are_through() -> None:
+    staged = RunProgress(3, "accepted")
     staged.set_stage("a", "fetch")
-    staged.began("a: adapter_model.safetensors", 100, 0)
-    staged.advanced("a: adapter_model.safetensors", 40)
-    at_hand, run = drawn(staged, 60)
-    assert at_hand == "a  fetch 40 B of 100 B"
-    assert run.endswith(" 0 of 3 accepted, 0 s")
-    staged.advanced("a: adapter_model.safetensors", 60)
-    staged.ended("a: adapter_model.safetensors")
-    for failed in (False, True, False):
-        staged.count_adapter(failed=failed)
-    at_hand, run = drawn(staged, 60)
-    assert at_hand == "a  fetch"
-    assert run.endswith(" 2 of 3 accepted, 1 failed, 0 s")
+    staged.began("a", 100)
+    staged.advanced("a", 40)
+    assert drawn(staged, 60) == ["a  fetch", "a 40/100 bytes", "0 of 3 accepted, 0 s"]
+    for name in "abc":
+        staged.adapter_ended(name, failed=name == "b")
+    assert drawn(staged, 60) == ["a  fetch", "2 of 3 accepted, 1 failed, 0 s"]
     staged.begin_part("proved", 2)
-    staged.set_stage("a", "proof")
-    staged.count_adapter(failed=False)
     staged.waiting("b")
-    at_hand, run = drawn(staged, 60)
-    assert at_hand == "b  waiting for another process that fetches it"
-    assert run.endswith(" 1 of 2 proved, 1 failed, 0 s")
+    assert drawn(staged, 60) == ["b  waiting for another process that fetches it", "0 of 2 proved, 1 failed, 0 s"]
 
 
 @pytest.fixture
@@ -95,7 +84,7 @@ def test_bytes_that_come_slowly_are_shown_as_they_come(tmp_path: Path, monkeypat
         words = ["warm", "org/sql", "--base", str(tmp_path / "base"), "--once", "--device", "cpu"]
         code, shown = on_a_terminal(["--cache-dir", str(tmp_path / "cache"), *words], columns=80, rows=24)
     assert code == 1
-    assert any(re.search(r"org/sql  fetch .* of \d", line) for line in drawn_in(shown))
+    assert any(re.search(r"org/sql .*/\d.* (bytes|kB)", line) for line in drawn_in(shown))
     assert "0 of 1 accepted" in shown
 
 

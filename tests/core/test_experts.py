@@ -15,14 +15,13 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import MIXTRAL, OLD_NAMES, QWEN2_MOE, as_loaded
 from lora_cli.core.finding import Severity, Verdict
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.core.target_modules import scales, targeted_in, wrapped_parameters
 from lora_cli.errors import Refused
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.composable import scalings
 from lora_cli.settings import Settings
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 from lora_cli.validation import Terms, validate
 from tests.core.peft_models import Layer, as_base, layers_of, tiny_model
 from tests.making import lora_config, raw, write_safetensors
@@ -124,8 +123,7 @@ def lost(model: Any, directory: Path) -> int:
 
 
 def read(directory: Path) -> Adapter:
-    source = LocalSource()
-    return read_adapter(source, source.resolve(AdapterRef("file", str(directory))), "old")
+    return read_adapter(files_at(directory), "old")
 
 
 def verdict_on(directory: Path, base: BaseModel) -> Verdict:

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from lora_cli.core.inspection import facts_of, inspection_of
-from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 from tests.core.peft_models import Written
 
 
@@ -16,8 +15,7 @@ from tests.core.peft_models import Written
 )
 def test_rank_scaling_and_widths_are_those_of_peft(case: str, peft_wrote: "Callable[[str], Written]") -> None:
     written = peft_wrote(case)
-    source = LocalSource()
-    adapter = read_adapter(source, source.resolve(AdapterRef("file", str(written.directory))), "tiny")
+    adapter = read_adapter(files_at(written.directory), "tiny")
 
     facts = {one.module: one for one in facts_of(adapter)}
     assert facts.keys() == written.layers.keys()

@@ -20,19 +20,17 @@ from hypothesis import strategies as st
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.experts import rewrite_config
 from lora_cli.core.lora_config import LoraConfig, parse_config, peft_fields
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.target_modules import DEFAULT_TARGETS, replicated, scales, targeted, targeted_in, wrapped_parameters
 from lora_cli.core.tensor_keys import parse_key
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 from tests.core.peft_cases import CASES, Case
 from tests.core.peft_models import Written, write_with_peft
 
 
 def read(directory: Path) -> Adapter:
-    source = LocalSource()
-    return read_adapter(source, source.resolve(AdapterRef("file", str(directory))), "tiny")
+    return read_adapter(files_at(directory), "tiny")
 
 
 def check_file(adapter: Adapter, case: Case, written: Written) -> LoraConfig:

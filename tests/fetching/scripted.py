@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Unreachable
+from lora_cli.sources import NoRanges
 
 REF = AdapterRef("hf", "org/name", "", "c" * 40)
 
@@ -17,7 +18,7 @@ class Scripted:
     """``files`` are the bytes that are promised; ``served`` replaces some of them by what is sent instead.
 
     ``chunk`` gives the size of the chunk at an offset. ``breaks`` says after which offsets of a read the stream
-    breaks; each holds once. ``sizes`` and ``digests`` say whether the listing has them. ``reads`` is a log.
+    breaks; each holds once. ``sizes``, ``digests`` and ``ranges`` say what the origin has. ``reads`` is a log.
     """
 
     files: Mapping[str, bytes]
@@ -26,6 +27,7 @@ class Scripted:
     breaks: set[int] = field(default_factory=set)
     sizes: bool = True
     digests: bool = True
+    ranges: bool = True
     before: Callable[[str, int], None] = lambda path, start: None
     reads: list[tuple[str, int, int | None]] = field(default_factory=list)
     resolved: int = 0
@@ -34,13 +36,9 @@ class Scripted:
     def resolve(self, ref: AdapterRef) -> Revision:
         """The files, as promised."""
         self.resolved += 1
+        digests = {path: hashlib.sha256(data).hexdigest() for path, data in self.files.items() if self.digests}
         listed = [
-            RemoteFile(
-                path,
-                len(data) if self.sizes else None,
-                hashlib.sha256(data).hexdigest() if self.digests else None,
-            )
-            for path, data in self.files.items()
+            RemoteFile(path, len(data) if self.sizes else None, digests.get(path)) for path, data in self.files.items()
         ]
         return Revision(ref, "c" * 40, tuple(listed))
 
@@ -49,6 +47,8 @@ class Scripted:
         with self.lock:
             self.reads.append((file.path, start, stop))
         self.before(file.path, start)
+        if start and stop is not None and not self.ranges:
+            raise NoRanges(file.path)
         data = self.served.get(file.path, self.files[file.path])
         end = len(data) if stop is None else min(stop, len(data))
         while start < end:

@@ -7,95 +7,88 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
-from lora_cli.errors import Unreachable
-from lora_cli.fetching import scheduler as scheduler_module
-from lora_cli.fetching.download import download
-from tests.fetching.downloading import MIB, WEIGHTS, Counting, context_of, downloaded, job_of, meet, mend, partials
-from tests.fetching.scripted import Scripted
+from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
+from lora_cli.fetching import readers
+from lora_cli.fetching.download import download, partial_key
+from lora_cli.fetching.progress import Progress
+from lora_cli.store import Store
+from lora_cli.store.partials import open_partial
+from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job_of, partials
+from tests.fetching.scripted import REF, Scripted
+from tests.store.keeping import tree
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 300_000), min_size=1),
     st.integers(1, 6),
     st.lists(st.integers(1, 40_000), min_size=1, max_size=20),
     st.sets(st.integers(1, 300_000), max_size=3),
-    st.booleans(),
-    st.booleans(),
+    *[st.booleans()] * 3,
 )
 def test_bytes_arrive_whole_in_whatever_pieces_they_come(
-    sizes: dict[str, int], jobs: int, chunks: list[int], breaks: set[int], known: bool, digests: bool
+    sizes: dict[str, int], jobs: int, chunks: list[int], breaks: set[int], known: bool, digests: bool, ranges: bool
 ) -> None:
     files = {path: os.urandom(size) for path, size in sizes.items()}
-    step, scheduler_module.RANGE = scheduler_module.RANGE, 50_000
-    try:
-        source = Scripted(files, chunk=lambda at: chunks[at % len(chunks)], breaks=breaks, sizes=known, digests=digests)
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                found = downloaded(source, Path(folder), jobs)
-            except Unreachable:
-                # A stream that breaks before its first byte has been tried again by its source.
-                found = downloaded(source, Path(folder), jobs)
-            assert found == files
-            assert partials(Path(folder)) == []
-    finally:
-        scheduler_module.RANGE = step
+    source = Scripted(files, {}, lambda at: chunks[at % len(chunks)], breaks, known, digests, ranges)
+    with tempfile.TemporaryDirectory() as folder, patch.object(readers, "RANGE", 50_000):
+        try:
+            found = downloaded(source, Path(folder), jobs=jobs)
+        except Unreachable:
+            # A stream that breaks before its first byte has been tried again by its source.
+            found = downloaded(source, Path(folder), jobs=jobs)
+        assert found == files
+        assert partials(Path(folder)) == []
 
 
-def test_ranges_of_one_file_are_in_flight_together(tmp_path: Path) -> None:
-    meeting = threading.Barrier(4, timeout=10)
-    source = Scripted({WEIGHTS: os.urandom(16 * MIB)}, before=lambda path, start: meet(meeting))
-    assert downloaded(source, tmp_path, jobs=4) == dict(source.files)
-    assert len(source.reads) == 4
-
-
-def test_files_start_as_many_threads_as_they_have_ranges(tmp_path: Path) -> None:
-    others, most = {thread.ident for thread in threading.enumerate()}, 0
-
-    def count(_path: str, _start: int) -> None:
-        nonlocal most
-        new = [one for one in threading.enumerate() if one.name.startswith("range-") and one.ident not in others]
-        most = max(most, len(new))
-
-    source = Scripted({WEIGHTS: os.urandom(9 * MIB), "adapter_config.json": b"{}"}, before=count)
-    assert downloaded(source, tmp_path, jobs=32) == dict(source.files)
-    assert most == 4
-
-
-def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
-    small = {f"{number}.json": b"{}" for number in range(4)}
-    finished: list[str] = []
-
-    def slow(path: str, start: int) -> None:
-        if path == WEIGHTS:
-            time.sleep(0.3)
-        finished.append(path)
-
-    source = Scripted({WEIGHTS: os.urandom(40 * MIB), **small}, before=slow)
-    downloaded(source, tmp_path, jobs=2)
-    assert set(finished[:4]) == small.keys()
-
-
-def test_what_waits_for_a_slow_first_range_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "RANGE", MIB)
-    monkeypatch.setattr(scheduler_module, "WINDOW", 5 * MIB)
-    seen: list[int] = []
-    source = Scripted({WEIGHTS: os.urandom(40 * MIB)})
+def test_as_many_ranges_are_in_flight_as_may_be_and_what_waits_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "RANGE", MIB)
+    monkeypatch.setattr(readers, "WINDOW", 5 * MIB)
+    meeting, seen, source = threading.Barrier(5, timeout=10), list[int](), Scripted({WEIGHTS: os.urandom(40 * MIB)})
 
     def slow_first(path: str, start: int) -> None:
+        if start < 5 * MIB:
+            meeting.wait()
         if start == 0:
             time.sleep(0.5)
             seen.append(len(source.reads))
 
     source.before = slow_first
-    assert downloaded(source, tmp_path, jobs=3) == dict(source.files)
-    assert seen[0] == 5
+    assert downloaded(source, tmp_path, jobs=8) == dict(source.files)
+    assert seen == [5]
+
+
+def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
+    small = {f"{number}.json": b"{}" for number in range(4)}
+    source = Scripted({WEIGHTS: os.urandom(40 * MIB), **small})
+    downloaded(source, tmp_path, jobs=1)
+    assert {path for path, _, _ in source.reads[:4]} == small.keys()
+
+
+def test_a_stream_without_a_size_waits_for_a_slow_disk(tmp_path: Path) -> None:
+    sent, most = [0], [0]
+
+    class Slow(Progress):
+        def advanced(self, adapter: str, count: int) -> None:
+            most[0], sent[0] = max(most[0], sent[0]), sent[0] - 1
+            time.sleep(0.001)
+
+    def chunk(_: int) -> int:
+        sent[0] += 1
+        return 1000
+
+    source = Scripted({WEIGHTS: os.urandom(200_000)}, chunk=chunk, sizes=False)
+    assert downloaded(source, tmp_path, Slow()) == dict(source.files)
+    assert most[0] <= readers.MAX_CHUNKS + 3
 
 
 def test_a_stream_that_broke_after_it_gave_something_is_gone_on_with(tmp_path: Path) -> None:
@@ -104,42 +97,24 @@ def test_a_stream_that_broke_after_it_gave_something_is_gone_on_with(tmp_path: P
     assert [start for _, start, _ in source.reads] == [0, MIB, 2 * MIB]
 
 
-def test_a_stream_that_gives_nothing_is_an_error_and_what_came_is_kept(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: os.urandom(3 * MIB)})
-    source.before = lambda path, start: source.breaks.add(2 * MIB)
+@pytest.mark.parametrize("chunk", [MIB, 100_000])
+def test_a_stream_that_gives_nothing_is_an_error_and_the_next_try_asks_only_for_the_rest(
+    tmp_path: Path, chunk: int
+) -> None:
+    source, break_at = Scripted({WEIGHTS: os.urandom(3 * chunk)}, chunk=lambda _: chunk), 2 * chunk
+    source.before = lambda path, start: source.breaks.add(break_at)
     with pytest.raises(Unreachable, match="broke at"):
         downloaded(source, tmp_path)
     (partial,) = partials(tmp_path)
-    assert partial.read_bytes() == source.files[WEIGHTS][: 2 * MIB]
-
-
-def test_the_next_try_asks_only_for_the_rest(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: os.urandom(3 * MIB)})
-    source.before = lambda path, start: source.breaks.add(2 * MIB)
-    with pytest.raises(Unreachable):
-        downloaded(source, tmp_path)
+    assert partial.read_bytes() == source.files[WEIGHTS][:break_at]
     again = Scripted(source.files)
     assert downloaded(again, tmp_path) == dict(source.files)
-    assert again.reads == [(WEIGHTS, 2 * MIB, 3 * MIB)]
-    assert partials(tmp_path) == []
-
-
-def test_of_a_small_file_that_broke_only_the_rest_is_asked_for_too(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: os.urandom(300_000)}, chunk=lambda _: 100_000)
-    source.before = lambda path, start: source.breaks.add(200_000)
-    with pytest.raises(Unreachable, match="broke at"):
-        downloaded(source, tmp_path)
-    (partial,) = partials(tmp_path)
-    assert partial.read_bytes() == source.files[WEIGHTS][:200_000]
-    again = Scripted(source.files)
-    assert downloaded(again, tmp_path) == dict(source.files)
-    assert again.reads == [(WEIGHTS, 200_000, 300_000)]
+    assert again.reads == [(WEIGHTS, break_at, 3 * chunk)]
     assert partials(tmp_path) == []
 
 
 def test_no_more_than_the_jobs_are_in_flight_for_all_adapters_together(tmp_path: Path) -> None:
-    under_way: list[str] = []
-    most: list[int] = []
+    under_way, most, done = list[str](), list[int](), list[int]()
 
     class Watched(Scripted):
         def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -150,48 +125,98 @@ def test_no_more_than_the_jobs_are_in_flight_for_all_adapters_together(tmp_path:
             under_way.remove(file.path)
 
     def one(number: int) -> None:
-        size = 3 * MIB if number % 4 == 0 else 1000
-        source = Watched({WEIGHTS: os.urandom(size), "adapter_config.json": b"%d" % number})
+        source = Watched({WEIGHTS: os.urandom(1000 if number % 4 else 3 * MIB), "adapter_config.json": b"%d" % number})
         done.append(len(download(job_of(source, context), context)))
 
-    done: list[int] = []
     with context_of(tmp_path, jobs=2) as context:
         threads = [threading.Thread(target=one, args=(number,)) for number in range(16)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(30)
-    assert done == [2] * 16
-    assert max(most) == 2
+    assert (done, max(most)) == ([2] * 16, 2)
 
 
 def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: b"weights"}, digests=False)
-    first = downloaded(source, tmp_path)
-    known = {WEIGHTS: Blob("9e" * 32, 7)}
-    with context_of(tmp_path, jobs=1) as context:
+    with context_of(tmp_path) as context:
         job = job_of(source, context)
         blobs = download(job, context)
-        again = download(replace(job, known=blobs))
-        other = download(replace(job, known=known))
-    assert again == blobs == other
-    assert len(source.reads) == 3
-    assert first == {WEIGHTS: b"weights"}
+        assert download(replace(job, known=blobs), context) == blobs
+        assert len(source.reads) == 1
+        assert download(replace(job, known={WEIGHTS: Blob("9e" * 32, 7)}), context) == blobs
+    assert len(source.reads) == 2
 
 
-def test_progress_adds_up_also_after_wrong_bytes(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: os.urandom(3 * MIB)}, served={WEIGHTS: bytes(3 * MIB)})
-    source.before = lambda path, start: mend(source)
-    counting = Counting()
-    with context_of(tmp_path, counting, jobs=2) as context:
-        download(job_of(source, context), context)
-    assert (counting.bytes, counting.open) == (3 * MIB, 0)
+class Counting(Progress):
+    """Adds up what it is told."""
+
+    missing = come = 0
+
+    def began(self, adapter: str, size: int) -> None:
+        self.missing += size
+
+    def advanced(self, adapter: str, count: int) -> None:
+        self.come += count
 
 
-def test_as_many_ranges_are_in_flight_as_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "RANGE", MIB)
-    meeting = threading.Barrier(8, timeout=10)
-    source = Scripted({WEIGHTS: os.urandom(8 * MIB)}, before=lambda path, start: meet(meeting))
-    with context_of(tmp_path, jobs=8) as context:
-        download(job_of(source, context), context)
-    assert len(source.reads) == 8
+def test_wrong_bytes_are_fetched_again_and_counted_once(tmp_path: Path) -> None:
+    source, counting = Scripted({WEIGHTS: os.urandom(3 * MIB)}, served={WEIGHTS: bytes(3 * MIB)}), Counting()
+    source.before = lambda path, start: source.served.clear() if len(source.reads) > 1 else None
+    assert downloaded(source, tmp_path, counting) == dict(source.files)
+    assert (counting.missing, counting.come) == (3 * MIB, 3 * MIB)
+
+
+def test_bytes_that_stay_wrong_are_refused_and_the_other_files_kept(tmp_path: Path) -> None:
+    source = Scripted({WEIGHTS: b"promised", "adapter_config.json": b"{}"}, served={WEIGHTS: b"PROMISED"})
+    with pytest.raises(Corrupt, match=r"expected sha256 .*, received"):
+        downloaded(source, tmp_path, retries=5)
+    assert sorted(path for path, _, _ in source.reads) == ["adapter_config.json", *[WEIGHTS] * 3]
+    assert partials(tmp_path) == []
+    assert len([path for path in tree(tmp_path) if path.startswith("blobs")]) == 1
+
+
+@pytest.mark.parametrize(("left", "starts"), [(b"PROM", [4, 0]), (b"promised", [])])
+def test_what_an_earlier_run_left_costs_no_try_when_it_is_wrong_and_no_read_when_it_is_all(
+    tmp_path: Path, left: bytes, starts: list[int]
+) -> None:
+    source = Scripted({WEIGHTS: b"promised"})
+    revision = source.resolve(REF)
+    partial = open_partial(Store(tmp_path), partial_key(revision, revision.files[0]), 1 << 30)
+    os.pwrite(partial.descriptor, left, 0)
+    partial.close(keep=True)
+    assert downloaded(source, tmp_path, retries=0) == {WEIGHTS: b"promised"}
+    assert [start for _, start, _ in source.reads] == starts
+
+
+class Generous(Scripted):
+    """Sends more than it has."""
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        yield bytes(2000)
+
+
+HELLO = "ce013625030ba8dba906f756967f9e9ca394464a"  # printf 'hello\n' | git hash-object --stdin
+KEPT_WORD: dict[str, tuple[Scripted, RemoteFile, type[LoraCliError], str]] = {
+    "the git blob id": (Scripted({"a": b"jello\n"}), RemoteFile("a", 6, git_sha1=HELLO), Corrupt, "expected git blob"),
+    "the size": (Generous({"a": bytes(1000)}), RemoteFile("a", 1000), Corrupt, "more bytes"),
+    "the end": (Scripted({"a": bytes(900)}), RemoteFile("a", 1000), Unreachable, "ends at byte 900"),
+    "max_bytes of a stream": (Scripted({"a": bytes(1001)}), RemoteFile("a", None), Refused, "more than 1000 bytes"),
+}
+
+
+@pytest.mark.parametrize("what", KEPT_WORD)
+def test_an_origin_is_held_to_its_word(tmp_path: Path, what: str) -> None:
+    source, file, error, message = KEPT_WORD[what]
+    with context_of(tmp_path, retries=0, max_bytes=1000) as context, pytest.raises(error, match=message):
+        download(job_of(source, context, file), context)
+    assert not (tmp_path / "blobs").exists()
+
+
+def test_a_git_blob_id_that_fits_is_enough(tmp_path: Path) -> None:
+    source = Scripted({"README.md": b"hello\n"})
+    with context_of(tmp_path) as context:
+        assert (
+            download(job_of(source, context, RemoteFile("README.md", 6, git_sha1=HELLO)), context)["README.md"].size
+            == 6
+        )

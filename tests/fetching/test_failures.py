@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.fetching.scheduler import RANGE
+from lora_cli.fetching.readers import RANGE
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
 from tests.fetching.places import partial_bytes
@@ -149,7 +149,7 @@ from lora_cli.core.reference import parse
 from lora_cli.core.request import Request
 from lora_cli.fetching.batch import fetch_all
 from lora_cli.settings import Settings
-from lora_cli.fetching.scheduler import RANGE
+from lora_cli.fetching.readers import RANGE
 from lora_cli.store import Store
 cache, endpoint, removed, *words = sys.argv[1:]
 settings = Settings(Path(cache), hub_endpoint=endpoint, keep_free=0)

@@ -214,7 +214,7 @@ def test_the_same_adapter_many_times_in_one_process_is_fetched_once(desk: Desk) 
 def test_no_thread_is_left_after_many(desk: Desk) -> None:
     before = threading.active_count()
     list(fetch_all([Request("a", AdapterRef("hf", "org/sql"))], desk.store, desk.settings))
-    ours = [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("range-")]
     for thread in ours:
         thread.join(2)
     assert not any(thread.is_alive() for thread in ours)

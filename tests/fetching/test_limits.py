@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,17 +13,15 @@ from lora_cli.core.reference import parse
 from lora_cli.core.request import Request
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.disk_space import AHEAD, DiskSpace
-from lora_cli.fetching.progress import Progress
-from lora_cli.fetching.scheduler import RANGE
+from lora_cli.fetching.disk_space import DiskSpace
+from lora_cli.fetching.readers import RANGE
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
-from lora_cli.store import Store, gc
+from lora_cli.store import Store
 from lora_cli.store.gc import cache_bytes
 from lora_cli.store.inventory import inventory
 from lora_cli.store.materialize import materialize
 from lora_cli.store.records import record_path
 from lora_cli.store.verify import verify
-from tests.hub_content import Content
 from tests.hub_server import Hub
 
 pytestmark = pytest.mark.slow
@@ -77,17 +74,6 @@ def error_of(outcome: Outcome) -> str:
     return f"{outcome.error.message} {outcome.error.hint}"
 
 
-def test_more_files_than_allowed_are_refused_before_a_byte_is_read(desk: Desk) -> None:
-    files: dict[str, Content] = {f"adapter_model-{n:05}-of-00020.safetensors": b"x" for n in range(1, 21)}
-    desk.hub.add("org/many", {CONFIG: {}, **files})
-    (outcome,) = desk.ask("many", max_files=20)
-    assert outcome.exit_code == 1
-    assert "21 files were selected, but 20 are allowed" in error_of(outcome)
-    assert "LORA_CLI_MAX_FILES" in error_of(outcome)
-    assert desk.hub.count("/resolve/") == 0
-    assert desk.codes("many", max_files=21) == [0]
-
-
 def test_a_header_that_is_larger_than_allowed_is_refused_cached_or_not_and_not_read_by_validate(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -107,75 +93,26 @@ def test_a_header_that_is_larger_than_allowed_is_refused_cached_or_not_and_not_r
     assert "its header has 100000 bytes" in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_reserve_stays_free(desk: Desk) -> None:
-    status = os.statvfs(desk.settings.cache_dir.parent)
-    (outcome,) = desk.ask("a", keep_free=status.f_blocks * status.f_frsize)
-    assert outcome.exit_code == 6
-    assert "to be kept free" in error_of(outcome)
-    assert "LORA_CLI_KEEP_FREE" in error_of(outcome)
-    assert desk.weights_requests == 0
-
-
 def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
-    free = status.f_bavail * status.f_frsize
-    room = DiskSpace(Store(tmp_path))
-    with pytest.raises(MachineError), room.reserve("a", free - reserve // 2, 0, Progress()):
+    free, room = status.f_bavail * status.f_frsize, DiskSpace(Store(tmp_path))
+    with pytest.raises(MachineError), room.reserve("a", free - reserve // 2):
         pass
-    with room.reserve("a", free - 2 * reserve, 0, Progress()):
-        pass
-
-
-def test_what_others_wrote_while_nothing_was_fetched_counts_in_the_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_cache = [0]
-    monkeypatch.setattr(gc, "collect", lambda *_args: None)
-    monkeypatch.setattr(gc, "cache_bytes", lambda *_args, **_named: in_cache[0])
-    room = DiskSpace(Store(tmp_path), keep_free=0, budget=1000)
-    with room.reserve("a", 100, 0, Progress()):
-        pass
-    in_cache[0] = 950
-    with pytest.raises(Refused, match="b: 100 B needed, the cache budget is"), room.reserve("b", 100, 0, Progress()):
+    with room.reserve("a", free - 2 * reserve):
         pass
 
 
-def test_a_file_of_unknown_size_has_some_room_ahead_that_is_seldom_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room = DiskSpace(Store(tmp_path), keep_free=0)
-    asked: list[Any] = []
-    real = os.statvfs
-
-    def statvfs(path: Any) -> os.statvfs_result:
-        asked.append(path)
-        return real(path)
-
-    monkeypatch.setattr(os, "statvfs", statvfs)
-    with room.reserve("a", 0, 0, Progress()) as progress:
-        progress.began("a: weights", None, 0)
-        before = len(asked)
-        for _ in range(64):
-            progress.advanced("a: weights", AHEAD // 32)
-        assert len(asked) - before == 3, "each time that less than half of it is left"
-
-
-def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_or_here_counts_no_more(tmp_path: Path) -> None:
-    status = os.statvfs(tmp_path)
-    free = status.f_bavail * status.f_frsize
-    most = free * 6 // 10
-    room = DiskSpace(Store(tmp_path), keep_free=0)
-    with room.reserve("a", most, 0, Progress()) as progress:
-        with pytest.raises(MachineError, match="for other adapters"), room.reserve("b", most, 0, Progress()):
+def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_counts_no_more(tmp_path: Path) -> None:
+    status, room = os.statvfs(tmp_path), DiskSpace(Store(tmp_path), keep_free=0)
+    most = status.f_bavail * status.f_frsize * 6 // 10
+    with room.reserve("a", most) as reserved:
+        with pytest.raises(MachineError, match="for other adapters"), room.reserve("b", most):
             pass
-        with room.reserve("b", most, most, Progress()):
+        reserved.left -= most
+        with room.reserve("b", most):
             pass
-        progress.began("a: weights", most, most // 2)
-        progress.advanced("a: weights", most - most // 2)
-        with room.reserve("b", most, 0, Progress()):
-            pass
-    with room.reserve("b", most, 0, Progress()):
+    with room.reserve("b", most):
         pass
 
 
@@ -260,34 +197,26 @@ def test_whoever_waits_for_another_process_waits_no_longer_than_an_adapter_may_t
     slow.join()
 
 
-def test_what_is_refused_leaves_nothing_reserved(desk: Desk) -> None:
+def test_a_budget_is_shared_and_what_is_refused_leaves_nothing_reserved(desk: Desk) -> None:
     room = DiskSpace(desk.store, keep_free=0, budget=10)
-    with pytest.raises(Refused), room.reserve("a", 11, 0, Progress()):
+    with pytest.raises(Refused, match="a: 11 B needed, the cache budget is 10 B"), room.reserve("a", 11):
         pass
-    with room.reserve("a", 10, 0, Progress()):
+    with room.reserve("a", 6), pytest.raises(Refused, match="6 B reserved for other adapters"), room.reserve("b", 6):
+        pass
+    with room.reserve("a", 10):
         pass
 
 
-def test_a_server_that_knows_no_ranges_is_read_as_one_stream(desk: Desk) -> None:
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_server_that_knows_no_ranges_or_forgets_them_is_read_as_one_stream(desk: Desk, after: int) -> None:
     weights = os.urandom(30 * MIB)
     desk.hub.add("org/large", {CONFIG: {}, WEIGHTS: weights})
-    desk.hub.fault("GET cdn", ignore_range=True, times=-1)
-    (outcome,) = desk.ask("large", jobs=4)
-    assert outcome.fetched is not None, error_of(outcome)
-    assert (outcome.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
-    asked = [request.range for request in desk.hub.requests if request.origin == "cdn"]
-    # The first range, those beside it that gave nothing, and then the rest at once.
-    assert len(asked) <= 5
-    assert asked[-1] == f"bytes={RANGE}-"
-
-
-def test_a_server_that_forgets_ranges_is_gone_on_with_where_it_was(desk: Desk) -> None:
-    weights = os.urandom(30 * MIB)
-    desk.hub.add("org/large", {CONFIG: {}, WEIGHTS: weights})
-    desk.hub.fault("GET cdn", ignore_range=True, times=-1, after=2)
+    desk.hub.fault("GET cdn", ignore_range=True, times=-1, after=after)
     (outcome,) = desk.ask("large", jobs=2)
     assert outcome.fetched is not None, error_of(outcome)
     assert (outcome.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
+    # Not each of its ranges was asked for in vain.
+    assert desk.weights_requests < -(-len(weights) // RANGE)
 
 
 def test_only_tries_that_bring_nothing_count_and_a_cut_after_every_mebibyte_is_none(desk: Desk) -> None:

@@ -11,7 +11,7 @@ import pytest
 from lora_cli.core.reference import parse
 from lora_cli.core.request import USUAL, Selection
 from lora_cli.errors import Changed, Corrupt, Offline, UsageError
-from lora_cli.fetching import scheduler
+from lora_cli.fetching import readers
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -48,7 +48,7 @@ class Desk:
 
 @pytest.fixture(autouse=True)
 def _ranges_of_1_mib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "RANGE", 1 << 20)
+    monkeypatch.setattr(readers, "RANGE", 1 << 20)
 
 
 @pytest.fixture

@@ -3,60 +3,25 @@
 import json
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Unreachable, UnsafePickle
 from lora_cli.reading.adapter import call_in_threads, read_adapter
 from lora_cli.reading.byte_ranges import FIRST_READ
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 from tests.making import Q_PROJ, llama_modules, safetensors_bytes, write_adapter
+from tests.reading.remote import remote
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def revision_of(directory: Path) -> Revision:
-    return LocalSource().resolve(AdapterRef("file", str(directory)))
-
-
 def read(directory: Path) -> Adapter:
-    return read_adapter(LocalSource(), revision_of(directory), "sql")
-
-
-class RangeSource:
-    """A source that hands out ranges of a folder in chunks of 1000 bytes, and remembers them."""
-
-    def __init__(self, directory: Path, *, size_known: bool = True, broken: bool = False) -> None:
-        self.directory, self.size_known, self.broken = directory, size_known, broken
-        self.ranges: list[tuple[str, int, int]] = []
-        self.given = 0
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        files = tuple(
-            RemoteFile(path.name, path.stat().st_size if self.size_known else None) for path in self.directory.iterdir()
-        )
-        return Revision(ref, "fixed", files)
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        if self.broken:
-            raise Unreachable("the line is dead")
-        data = (self.directory / file.path).read_bytes()
-        assert stop is not None
-        self.ranges.append((file.path, start, stop))
-        for at in range(start, min(stop, len(data)), 1000):
-            chunk = data[at : min(at + 1000, stop)]
-            self.given += len(chunk)
-            yield chunk
-
-
-def read_from(source: RangeSource) -> Adapter:
-    return read_adapter(source, source.resolve(AdapterRef("hf", "acme/sql")), "sql")
+    return read_adapter(files_at(directory), "sql")
 
 
 def test_a_good_adapter_is_read_in_full(tmp_path: Path) -> None:
@@ -76,8 +41,8 @@ def test_a_good_adapter_is_read_in_full(tmp_path: Path) -> None:
 
 def test_a_small_adapter_takes_one_range_for_each_file_and_never_its_weights(tmp_path: Path) -> None:
     write_adapter(tmp_path, modules={"model.q": (1 << 16, 64)})
-    source = RangeSource(tmp_path)
-    adapter = read_from(source)
+    source, files = remote(tmp_path)
+    adapter = read_adapter(files, "sql")
     assert adapter.pairs.keys() == {"model.q"}
     assert sorted(path for path, _, _ in source.ranges) == ["adapter_config.json", WEIGHTS]
     assert source.given < FIRST_READ + 2000 < (tmp_path / WEIGHTS).stat().st_size
@@ -85,8 +50,8 @@ def test_a_small_adapter_takes_one_range_for_each_file_and_never_its_weights(tmp
 
 def test_a_large_header_takes_a_second_range_for_its_rest(tmp_path: Path) -> None:
     write_adapter(tmp_path, modules={f"model.layers.{i}.self_attn.q_proj": (1, 1) for i in range(1200)}, r=1)
-    source = RangeSource(tmp_path)
-    assert len(read_from(source).pairs) == 1200
+    source, files = remote(tmp_path)
+    assert len(read_adapter(files, "sql").pairs) == 1200
     ranges = [(start, stop) for path, start, stop in source.ranges if path == WEIGHTS]
     assert ranges[0] == (0, FIRST_READ)
     assert ranges[1][0] == FIRST_READ
@@ -95,7 +60,7 @@ def test_a_large_header_takes_a_second_range_for_its_rest(tmp_path: Path) -> Non
 
 def test_an_origin_that_knows_no_sizes_is_read_too(tmp_path: Path) -> None:
     write_adapter(tmp_path, modules=llama_modules())
-    adapter = read_from(RangeSource(tmp_path, size_known=False))
+    adapter = read_adapter(remote(tmp_path, sized=False)[1], "sql")
     assert (adapter.config_error, adapter.weights_error) == (None, None)
     assert len(adapter.pairs) == 14
 
@@ -116,12 +81,12 @@ def test_missing_files_are_no_errors_but_absent(tmp_path: Path) -> None:
         (b" " * (9 << 20), "adapter_config.json: 8388609 bytes are over the limit for a config"),
     ],
 )
-@pytest.mark.parametrize("size_known", [True, False])
+@pytest.mark.parametrize("sized", [True, False])
 def test_a_config_that_cannot_be_read_is_the_adapters_error_not_ours(
-    tmp_path: Path, config: bytes, reason: str, size_known: bool
+    tmp_path: Path, config: bytes, reason: str, sized: bool
 ) -> None:
     (write_adapter(tmp_path) / "adapter_config.json").write_bytes(config)
-    adapter = read_from(RangeSource(tmp_path, size_known=size_known))
+    adapter = read_adapter(remote(tmp_path, sized=sized)[1], "sql")
     assert adapter.config is None
     assert reason in str(adapter.config_error)
     assert adapter.pairs.keys() == {Q_PROJ}
@@ -153,7 +118,7 @@ def test_weights_that_cannot_be_read_are_the_adapters_error_not_ours(
 
 def test_a_header_that_ends_early_is_found_without_knowing_the_size(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).write_bytes((1000).to_bytes(8, "little") + b"{}")
-    adapter = read_from(RangeSource(tmp_path, size_known=False))
+    adapter = read_adapter(remote(tmp_path, sized=False)[1], "sql")
     assert "truncated: the header has 1000 bytes, but only 2 are present" in str(adapter.weights_error)
 
 
@@ -197,16 +162,18 @@ def test_what_can_never_be_read_as_bytes_is_not_opened(tmp_path: Path, name: str
     assert "FIFO" in str(error)
 
 
-def test_what_the_source_raises_is_not_the_adapters_fault(tmp_path: Path) -> None:
+def test_what_the_source_raises_is_not_the_adapters_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_adapter(tmp_path)
+    source, files = remote(tmp_path)
+    monkeypatch.setattr(source, "read", Mock(side_effect=Unreachable("the line is dead")))
     with pytest.raises(Unreachable):
-        read_from(RangeSource(tmp_path, broken=True))
+        read_adapter(files, "sql")
 
 
 def test_a_defect_that_a_source_reports_is_the_error(tmp_path: Path) -> None:
-    revision = revision_of(write_adapter(tmp_path))
-    files = tuple(replace(file, defect="is a dangling link to x") for file in revision.files)
-    adapter = read_adapter(LocalSource(), replace(revision, files=files), "sql")
+    files = files_at(write_adapter(tmp_path))
+    listed = tuple(replace(file, defect="is a dangling link to x") for file in files)
+    adapter = read_adapter(replace(files, revision=replace(files.revision, files=listed)), "sql")
     assert str(adapter.config_error) == "adapter_config.json: is a dangling link to x"
     assert str(adapter.weights_error) == f"{WEIGHTS}: is a dangling link to x"
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,23 @@ from lora_cli.core.adapter_files import BASE_CONFIG_CAP
 from lora_cli.core.architectures import UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, NotFound
 from lora_cli.reading import base_model as reading
 from lora_cli.reading.base_model import read_base, read_base_file
 from lora_cli.reading.byte_ranges import FIRST_READ
 from lora_cli.settings import load_settings
+from lora_cli.sources.files import Files, files_at
 from lora_cli.sources.hub import HubSource
-from lora_cli.sources.local import LocalSource
 from tests.hub_server import Hub
 from tests.making import base_config, raw, write_adapter, write_base, write_base_config, write_safetensors
+from tests.reading.remote import remote
 
 ONE = raw(np.zeros((1, 1)))
 LLAMA = base_from_config(base_config(), "base")
 
 
-class CountingSource(LocalSource):
-    """The local source, which also remembers each range that was read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ranges: list[tuple[str, int, int | None]] = []
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        self.ranges.append((file.path, start, stop))
-        return super().read(revision, file, start, stop)
-
-
-def read(directory: Path, source: LocalSource | None = None, **how: Any) -> BaseModel:
-    source = source or LocalSource()
-    return read_base(source, source.resolve(AdapterRef("file", str(directory))), "base", **how)
+def read(directory: Path, **how: Any) -> BaseModel:
+    return read_base(files_at(directory), "base", **how)
 
 
 def without_config(directory: Path) -> Path:
@@ -57,8 +44,8 @@ def same_model(one: BaseModel, other: BaseModel) -> bool:
 
 
 def test_a_config_of_a_known_family_is_all_that_is_read(tmp_path: Path) -> None:
-    source = CountingSource()
-    assert read(write_base(tmp_path), source) == LLAMA
+    source, files = remote(write_base(tmp_path))
+    assert read_base(files, "base") == LLAMA
     assert [path for path, _, _ in source.ranges] == ["config.json"]
 
 
@@ -107,8 +94,8 @@ def test_a_checkpoint_is_read_to_the_end_of_its_header_and_no_further(tmp_path: 
     with (tmp_path / "model.safetensors").open("r+b") as stream:
         stream.seek(0, os.SEEK_END)
         assert stream.tell() > FIRST_READ
-    source = CountingSource()
-    read(tmp_path, source)
+    source, files = remote(tmp_path)
+    read_base(files, "base")
     assert source.ranges == [("model.safetensors", 0, FIRST_READ)]
 
 
@@ -201,9 +188,9 @@ def test_a_config_that_is_none_is_a_format_error_whatever_else_is_there(tmp_path
 def test_a_config_is_not_read_beyond_its_cap(tmp_path: Path) -> None:
     with (tmp_path / "config.json").open("wb") as stream:
         stream.truncate(BASE_CONFIG_CAP + 1)
-    source = CountingSource()
+    source, files = remote(tmp_path)
     with pytest.raises(FormatError, match="longer than"):
-        read(tmp_path, source)
+        read_base(files, "base")
     assert source.ranges == [("config.json", 0, BASE_CONFIG_CAP + 1)]
     with pytest.raises(FormatError, match="longer than"):
         read_base_file(tmp_path / "config.json")
@@ -267,11 +254,10 @@ def test_a_model_on_the_hub_is_read_by_its_config_else_by_header_ranges(tmp_path
         hub.add("acme/with", files)
         hub.add("acme/without", {name: data for name, data in files.items() if name != "config.json"})
         source = HubSource(load_settings({}, {"HF_ENDPOINT": hub.endpoint}))
-        ref = AdapterRef("hf", "acme/with")
-        assert read_base(source, source.resolve(ref), "base") == LLAMA
+        assert read_base(Files(source, source.resolve(AdapterRef("hf", "acme/with"))), "base") == LLAMA
         assert hub.count(r"/resolve/.*safetensors") == 0
-        without = source.resolve(AdapterRef("hf", "acme/without"))
-        assert same_model(read_base(source, without, "base"), LLAMA)
+        without = Files(source, source.resolve(AdapterRef("hf", "acme/without")))
+        assert same_model(read_base(without, "base"), LLAMA)
         assert hub.count(r"api .*/resolve/.*\.safetensors\b(?!\.index)") == shards
 
 

@@ -1,7 +1,6 @@
 """The values of tensors that lie apart, in another order, or in bytes that others share."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorInfo, TensorStats
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.reading import tensor_values as reading
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.reading.tensor_values import read_pieces, scan_values
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 from tests.making import Q_PROJ, lora_config
+from tests.reading.remote import remote
 
 A, B = f"base_model.model.{Q_PROJ}.lora_A.weight", f"base_model.model.{Q_PROJ}.lora_B.weight"
 
@@ -28,9 +26,8 @@ def write(directory: Path, a: torch.Tensor, b: torch.Tensor, *, legacy: bool = F
 
 
 def scan(directory: Path) -> dict[str, TensorStats]:
-    source = LocalSource()
-    revision = source.resolve(AdapterRef("file", str(directory)))
-    return scan_values(source, revision, read_adapter(source, revision, "sql"))
+    files = files_at(directory)
+    return scan_values(files, read_adapter(files, "sql"))
 
 
 def holed(rows: int, columns: int, *, every: int = 2) -> torch.Tensor:
@@ -72,19 +69,6 @@ def test_a_large_tensor_that_lies_apart_is_read_part_by_part(tmp_path: Path, mon
     assert scan(write(tmp_path, a, holed(64, 4)))[A] == TensorStats(nonfinite=True, zero=False)
 
 
-class Bytes:
-    """A source of one file in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        return Revision(ref, "fixed", (RemoteFile("f", len(self.data)),))
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        yield self.data[start:stop]
-
-
 @given(st.data())
 def test_each_element_of_a_view_comes_once(data: st.DataObject) -> None:
     whole = torch.arange(1, 121, dtype=torch.int32).reshape(2, 3, 4, 5)
@@ -99,10 +83,9 @@ def test_each_element_of_a_view_comes_once(data: st.DataObject) -> None:
     last = sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
     strides = () if view.is_contiguous() else view.stride()
     info = TensorInfo("x", "I32", tuple(view.shape), start, start + 4 * (1 + int(last)), "f", strides)
-    source = Bytes(whole.numpy().tobytes())
-    revision = source.resolve(AdapterRef("file", "/x"))
+    _, files = remote({"f": whole.numpy().tobytes()})
 
-    found = b"".join(piece for _, piece in read_pieces(source, revision, revision.files[0], [info]))
+    found = b"".join(piece for _, piece in read_pieces(files, next(iter(files)), [info]))
 
     numbers = torch.frombuffer(bytearray(found), dtype=torch.int32)
     assert sorted(numbers.tolist()) == sorted(view.reshape(-1).tolist())

@@ -14,12 +14,13 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.reading import companions
 from lora_cli.reading.companions import REMOTE_CAP, read_companions
+from lora_cli.sources.files import Files
 from lora_cli.sources.local import LocalSource
 
 
 def read(directory: Path, *, here: bool = True) -> Companions:
     source = LocalSource()
-    return read_companions(source, source.resolve(AdapterRef("file", str(directory))), local=here)
+    return read_companions(Files(source, source.resolve(AdapterRef("file" if here else "hf", str(directory)))))
 
 
 def test_templates_classes_and_tokens_are_found_wherever_they_stand(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ class Endless:
 def test_a_file_without_an_end_is_left_where_the_bound_is() -> None:
     ref = AdapterRef("hf", "tiny/adapter")
 
-    found = read_companions(Endless(), Endless().resolve(ref), local=False)
+    found = read_companions(Files(Endless(), Endless().resolve(ref)))
 
     assert found.unread == {"chat_template.jinja": f"is over the limit of {REMOTE_CAP} bytes"}
 

@@ -37,6 +37,7 @@ from lora_cli.reading.tensor_values import (
     split_pieces,
     stats_of,
 )
+from lora_cli.sources.files import Files, files_at
 from lora_cli.sources.local import LocalSource
 from tests.making import NAMES, Q_PROJ, Raw, lora_config, raw, write_adapter
 
@@ -57,9 +58,8 @@ ZERO = TensorStats(nonfinite=False, zero=True)
 
 
 def scan(directory: Path) -> dict[str, TensorStats]:
-    source = LocalSource()
-    revision = source.resolve(AdapterRef("file", str(directory)))
-    return scan_values(source, revision, read_adapter(source, revision, "sql"))
+    files = files_at(directory)
+    return scan_values(files, read_adapter(files, "sql"))
 
 
 def as_torch(bits: npt.NDArray[Any], dtype: str) -> torch.Tensor:
@@ -68,11 +68,9 @@ def as_torch(bits: npt.NDArray[Any], dtype: str) -> torch.Tensor:
 
 
 def loaded(directory: Path) -> tuple[Any, str]:
-    source = LocalSource()
-    revision = source.resolve(AdapterRef("file", str(directory)))
-    adapter = read_adapter(source, revision, "sql")
-    tensor = adapter.tensors[A]
-    return load(source, revision, tensor), tensor.dtype
+    files = files_at(directory)
+    tensor = read_adapter(files, "sql").tensors[A]
+    return load(files, tensor), tensor.dtype
 
 
 def written(directory: Path, tensor: torch.Tensor) -> Path:
@@ -129,12 +127,11 @@ def test_what_is_no_float_of_whole_bytes_is_not_decoded(dtype: str) -> None:
 
 def test_a_short_file_is_corrupt(tmp_path: Path) -> None:
     written(tmp_path, torch.ones(2, 2, dtype=torch.int32))
-    source = LocalSource()
-    revision = source.resolve(AdapterRef("file", str(tmp_path)))
-    tensor = read_adapter(source, revision, "sql").tensors[A]
+    files = files_at(tmp_path)
+    tensor = read_adapter(files, "sql").tensors[A]
     beyond = type(tensor)(A, "F32", (100, 100), tensor.start, tensor.start + 40_000, tensor.file)
     with pytest.raises(Corrupt, match="end of"):
-        load(source, replace(revision, files=tuple(replace(file, size=None) for file in revision.files)), beyond)
+        load(files, beyond)
 
 
 class CutWhileItIsRead(LocalSource):
@@ -153,10 +150,10 @@ def test_a_file_that_is_cut_while_it_is_read_is_corrupt_where_the_librarys_mappi
     """Why values are not scanned through ``safetensors.safe_open``; its numpy reader has no 8-bit floats either."""
     write_adapter(tmp_path, modules={Q_PROJ: (4096, 4096)}, r=256)
     source = CutWhileItIsRead()
-    revision = source.resolve(AdapterRef("file", str(tmp_path)))
-    adapter = read_adapter(source, revision, "cut")
+    files = Files(source, source.resolve(AdapterRef("file", str(tmp_path))))
+    adapter = read_adapter(files, "cut")
     with pytest.raises(LoraCliError, match="adapter_model"):
-        scan_values(source, revision, adapter)
+        scan_values(files, adapter)
 
     write_adapter(tmp_path, modules={Q_PROJ: (4096, 4096)}, r=256)
     name = f"base_model.model.{Q_PROJ}.lora_A.weight"
@@ -323,14 +320,14 @@ class FillSource:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     directory = write_adapter(tmp_path)
-    adapter = read_adapter(LocalSource(), LocalSource().resolve(AdapterRef("file", str(directory))), "sql")
+    adapter = read_adapter(files_at(directory), "sql")
     nbytes = 64 << 20
     big = {"x": TensorInfo("x", "F32", (nbytes // 4,), 0, nbytes, "f")}
     source = FillSource()
-    revision = source.resolve(AdapterRef("hf", "a/b"))
+    files = Files(source, source.resolve(AdapterRef("hf", "a/b")))
     tracemalloc.start()
     try:
-        stats = scan_values(source, revision, replace(adapter, tensors=big, weight_files=("f",)))
+        stats = scan_values(files, replace(adapter, tensors=big, weight_files=("f",)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

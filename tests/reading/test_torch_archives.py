@@ -8,7 +8,7 @@ import tarfile
 import tracemalloc
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import pytest
@@ -18,47 +18,28 @@ from hypothesis import strategies as st
 
 from lora_cli.core.pickles.allowlist import WEIGHTS
 from lora_cli.core.pickles.machine import OPCODES, ReadBudget, can_begin, read_pickle
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.reading.pickle_contents import contains_pickle as look_at
 from lora_cli.reading.torch_pickle import open_ranges, read_pickled
+from tests.reading.remote import remote
 
 EVIL = b"cposix\nsystem\n(S'id'\ntR."
 
 
-class Bytes:
-    """A source of one file in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        return Revision(ref, "fixed", (RemoteFile("adapter_model.bin", len(self.data)),))
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        yield self.data[start:stop]
-
-
 def read(data: bytes, *, scheme: Literal["file", "hf"] = "file") -> None:
-    source = Bytes(data)
-    revision = source.resolve(AdapterRef(scheme, "/x" if scheme == "file" else "acme/sql"))
-    read_pickled(source, revision, revision.files[0])
+    _, files = remote({"adapter_model.bin": data}, scheme=scheme)
+    read_pickled(files, *files)
 
 
-def look(data: bytes) -> None:
-    source = Bytes(data)
-    revision = source.resolve(AdapterRef("file", "/x"))
-    with open_ranges(source, revision, revision.files[0], ReadBudget()) as readable:
-        look_at(readable, named=True)
+def look(data: bytes, *, named: bool = True) -> bool:
+    _, files = remote({"adapter_model.bin": data}, scheme="file")
+    with open_ranges(files, next(iter(files)), ReadBudget()) as readable:
+        return look_at(readable, named=named)
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_text_that_executes_nothing_is_a_pickle_only_by_its_name(named: bool) -> None:
-    source = Bytes(b"I1\n.")
-    revision = source.resolve(AdapterRef("file", "/x"))
-    with open_ranges(source, revision, revision.files[0], ReadBudget()) as readable:
-        assert look_at(readable, named=named) is named
+    assert look(b"I1\n.", named=named) is named
 
 
 def saved(*, legacy: bool = False) -> bytes:
@@ -256,7 +237,7 @@ def test_a_first_opcode_that_python_can_run_can_begin_a_pickle() -> None:
 MUTATED: Mapping[str, bytes] = {"zip": PLAIN, "legacy": LEGACY, "pickle": INNER["data.pkl"]}
 
 
-def survives(act: Callable[[bytes], None], data: bytes) -> None:
+def survives(act: Callable[[bytes], object], data: bytes) -> None:
     tracemalloc.start()
     with contextlib.suppress(FormatError):
         act(data)

@@ -4,7 +4,7 @@ import pickle
 import random
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from lora_cli.core.pickles.machine import ReadBudget
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.reading.pickle_files import scan_pickles
 from lora_cli.reading.torch_pickle import check_pickle, open_ranges, read_pickled
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import Files, files_at
+from tests.reading.remote import remote
 
 TYPED = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 COMPLEX = ("complex64", "complex128")
@@ -60,28 +60,11 @@ def save(how: str, value: dict[str, Any], path: Path) -> None:
     torch.save(value, path, _use_new_zipfile_serialization=how != "legacy")
 
 
-class Far:
-    """A folder as a remote source: it has no disk of ours, and counts what it gives."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.given, self.requests = directory, 0, 0
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        files = tuple(RemoteFile(path.name, path.stat().st_size) for path in sorted(self.directory.iterdir()))
-        return Revision(ref, "fixed", files)
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        data = (self.directory / file.path).read_bytes()[start:stop]
-        self.given, self.requests = self.given + len(data), self.requests + 1
-        yield data
-
-
-def near(path: Path) -> tuple[LocalSource, Revision, RemoteFile]:
-    source = LocalSource()
-    revision = source.resolve(AdapterRef("file", str(path.parent)))
-    file = revision.file(path.name)
+def near(path: Path) -> tuple[Files, RemoteFile]:
+    files = files_at(path.parent)
+    file = files.file(path.name)
     assert file is not None
-    return source, revision, file
+    return files, file
 
 
 def values(data: bytes, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
@@ -121,14 +104,13 @@ def test_names_dtypes_shapes_strides_and_bytes_are_those_that_torch_loads(how: s
 def test_a_remote_file_is_known_from_its_directory_and_its_pickle(tmp_path: Path) -> None:
     path = tmp_path / "adapter_model.bin"
     torch.save({f"layer.{i}.weight": torch.zeros(1 << 16) for i in range(64)} | tensors(), path)
-    source = Far(tmp_path)
-    revision = source.resolve(AdapterRef("hf", "acme/sql"))
+    source, files = remote(tmp_path)
 
-    read = read_pickled(source, revision, revision.files[0])
+    read = read_pickled(files, *files)
 
     assert read == read_pickled(*near(path))
     assert source.given < 100_000 < path.stat().st_size
-    assert source.requests == 3
+    assert len(source.ranges) == 3
 
 
 def test_a_file_without_checksums_is_read_as_torch_reads_it(tmp_path: Path) -> None:
@@ -225,11 +207,10 @@ def test_what_a_trainer_leaves_is_no_alarm(tmp_path: Path) -> None:
     torch.save(states, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "nested.pt").write_bytes((tmp_path / "adamw.pt").read_bytes())
 
-    source = LocalSource()
-    revision = source.resolve(AdapterRef("file", str(tmp_path)))
-    assert len(revision.files) == 16
-    sound = dict.fromkeys([file.path for file in revision.files], "")
-    assert scan_pickles(source, revision, revision.files, local=True) == (sound, "")
+    files = files_at(tmp_path)
+    sound = dict.fromkeys([file.path for file in files], "")
+    assert len(sound) == 16
+    assert scan_pickles(files, files) == (sound, "")
 
 
 def _backward(model: torch.nn.Linear) -> float:

@@ -11,9 +11,9 @@ from lora_cli.core.finding import Deployment
 from lora_cli.core.reference import parse
 from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
-from lora_cli.reading.adapter import Opened
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings
+from lora_cli.sources.files import Files
 from lora_cli.sources.local import LocalSource
 from lora_cli.validation import Checked, Terms, judge, open_base, validate
 from lora_cli.validation.verdict import gather_evidence
@@ -105,7 +105,8 @@ def asked_for(ref: str, checked: Checked, terms: Terms) -> Checked:
     assert checked.revision is not None
     assert checked.adapter is not None
     meant = parse(ref, is_path=lambda _: False)
-    evidence = gather_evidence(Opened(LocalSource(), checked.revision, checked.adapter), terms, meant)
+    evidence = gather_evidence(checked.adapter, Files(LocalSource(), checked.revision), terms)
+    evidence = replace(evidence, ref=meant)
     return replace(checked, verdict=judge(checked.adapter, terms, evidence))
 
 

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.composable import scalings
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 from tests.making import HIDDEN, LAYERS, VOCAB, llama_modules
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ LLAMA = BaseModel(
 
 
 def read(directory: Path, name: str = "adapter") -> Adapter:
-    source = LocalSource()
-    return read_adapter(source, source.resolve(AdapterRef("file", str(directory))), name)
+    return read_adapter(files_at(directory), name)
 
 
 def load(directory: Path, base: BaseModel = LLAMA) -> "LoraWeights":

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.base_model import read_base
 from lora_cli.runtime.generation_batch import greedy
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.numerical_proof import prove
 from lora_cli.runtime.transformers_model import ComposedModel, load_model
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 from tests.making import VOCAB
 from tests.runtime.families import deltas, save_model, with_peft
 from tests.runtime.reading import load
@@ -75,9 +74,7 @@ class Pair:
         family, base, config = CASES[case]
         self.base_directory = save_model(directory / "base", family, **base)
         self.peft, adapter = with_peft(directory / "adapter", self.base_directory, **config)
-        source = LocalSource()
-        revision = source.resolve(AdapterRef("file", str(self.base_directory)))
-        self.base: BaseModel = read_base(source, revision, family)
+        self.base: BaseModel = read_base(files_at(self.base_directory), family)
         self.weights = load(adapter, self.base)
         modules = {path: self.base.modules[path] for path in self.weights.modules}
         self.slots = Slots(modules, 2, 16)
@@ -161,8 +158,7 @@ def test_real_adapters_on_the_real_model_are_pefts(real_model: Path, real_adapte
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    source = LocalSource()
-    base = read_base(source, source.resolve(AdapterRef("file", str(real_model))), "smollm2")
+    base = read_base(files_at(real_model), "smollm2")
     loaded = {name: load(directory, base) for name, directory in real_adapters.items()}
     # In float64, since float32 differs by processor: by 3e-5 of the largest logit on some.
     slots = Slots({path: base.modules[path] for path in loaded["json"].modules}, 3, 8, dtype=torch.float64)

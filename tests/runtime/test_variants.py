@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.reading.base_model import read_base
 from lora_cli.runtime.adapter_loader import load_into
@@ -22,7 +21,7 @@ from lora_cli.runtime.plan import Plan, TierLimits, plan_slots, slot_requirement
 from lora_cli.runtime.transformers_model import ComposedModel, load_model
 from lora_cli.runtime.variants import extra_weight_bytes, read_extra_weights
 from lora_cli.runtime.worker import Worker
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 from tests.making import VOCAB
 from tests.runtime.families import save_model, with_peft
 from tests.runtime.reading import read
@@ -88,9 +87,7 @@ class Pair:
         family, overrides, config = CASES[case]
         self.base_directory = save_model(directory / "base", family, **overrides)
         self.peft, self.directory = with_peft(directory / "adapter", self.base_directory, r=4, lora_alpha=8, **config)
-        source = LocalSource()
-        revision = source.resolve(AdapterRef("file", str(self.base_directory)))
-        self.base: BaseModel = read_base(source, revision, family)
+        self.base: BaseModel = read_base(files_at(self.base_directory), family)
         self.adapter = read(self.directory)
         self.scaling = scalings(self.adapter, self.base, full_model=True)
         attention = "c_attn" if family == "gpt2" else "k_proj"
@@ -207,8 +204,7 @@ def test_a_saved_module_that_the_model_does_not_have_so_is_refused_by_name(tmp_p
 def test_the_warm_process_proves_it_over_the_whole_model_and_again_after_an_eviction(case: str, tmp_path: Path) -> None:
     family, overrides, config = CASES[case]
     base_directory = save_model(tmp_path / "base", family, **overrides)
-    source = LocalSource()
-    base = read_base(source, source.resolve(AdapterRef("file", str(base_directory))), family)
+    base = read_base(files_at(base_directory), family)
     jobs = []
     for seed in range(3):
         _, directory = with_peft(tmp_path / str(seed), base_directory, seed=seed, r=4, **config)

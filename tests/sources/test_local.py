@@ -10,7 +10,8 @@ import pytest
 from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import local
-from lora_cli.sources.local import LocalSource, is_path, snapshot_at
+from lora_cli.sources.files import files_at
+from lora_cli.sources.local import LocalSource, is_path
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.making import write_adapter
 from tests.sources.folders import content, defect, listed
@@ -35,18 +36,18 @@ def test_every_plain_file_is_listed_with_its_size(adapter: Path) -> None:
 
 
 def test_a_file_of_the_cache_may_get_and_lose_links_and_nothing_else(adapter: Path, tmp_path: Path) -> None:
-    source, revision = snapshot_at(adapter)
-    weights = adapter / "adapter_model.safetensors"
-    file = revision.file(weights.name)
+    files, weights = files_at(adapter), adapter / "adapter_model.safetensors"
+    file = files.file(weights.name)
     assert file is not None
     os.link(weights, tmp_path / "link")
-    assert b"".join(source.read(revision, file, 0, None)) == weights.read_bytes()
-    with source.open_file(revision, file) as descriptor:
-        (tmp_path / "link").unlink()
-        assert os.pread(descriptor, 4, 0) == weights.read_bytes()[:4]
+    assert b"".join(files.read(file)) == weights.read_bytes()
+    chunks = files.read(file)
+    first = next(chunks)
+    (tmp_path / "link").unlink()
+    assert b"".join((first, *chunks)) == weights.read_bytes()
     os.utime(weights)
     with pytest.raises(Corrupt, match="changed while it was read"):
-        list(source.read(revision, file, 0, None))
+        list(files.read(file))
 
 
 def test_hidden_folders_are_left_out(adapter: Path) -> None:

@@ -68,7 +68,11 @@ def test_the_digest_is_that_of_a_fetch(
             "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
             "adapters: [{name: nan, source: acme/nan}, {name: here, source: ./nan}]\n"
         )
+        assert main(["inspect", "acme/nan"]) == 0
+        assert "snapshot" not in capsys.readouterr().out
         validated = digest("acme/nan")
+        assert main(["inspect", "acme/nan"]) == 0
+        assert f"snapshot    {validated}" in capsys.readouterr().out
         assert main(["fetch", "-f", str(manifest), "--format", "json"]) == 0
         fetched, local = (one["sha256"] for one in json.loads(capsys.readouterr().out)["adapters"])
 

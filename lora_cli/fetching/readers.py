@@ -1,0 +1,165 @@
+"""Threads that read ranges of files ahead of the adapters' own threads, which take the bytes in order.
+
+Parallel connections hide the latency of each request, and get more of a network that limits each connection.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from lora_cli.errors import Corrupt, TooSlow, Unreachable
+from lora_cli.fetching.deadline import Deadline
+from lora_cli.sources import NoRanges
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.download import Transfer
+
+RANGE = 4 << 20
+"""Bytes of one range."""
+
+WINDOW = 80 << 20
+"""Bytes of all adapters that may be in flight, or in memory because they are not taken yet."""
+
+EMPTY_READS = 3
+"""How often a stream may end early without a byte and without an error."""
+
+MAX_CHUNKS = 16
+"""Chunks of a stream of unknown length that wait to be taken."""
+
+POLL_S = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class _Part:
+    """Bytes ``start`` to ``stop`` (None: to the end) of a file: its ``chunks``, and then None or an error."""
+
+    file: "Transfer"
+    start: int
+    stop: int | None
+    chunks: SimpleQueue[bytes | BaseException | None] = field(default_factory=SimpleQueue)
+    dropped: bool = False
+
+    @property
+    def size(self) -> int:
+        return RANGE if self.stop is None else self.stop - self.start
+
+    def read(self) -> Iterator[bytes]:
+        """Its bytes. A stream that breaks after some of them is continued; the source has waited."""
+        at, empty = self.start, 0
+        if self.file.error is not None and self.stop is not None:
+            raise self.file.error
+        while not self.dropped and (self.stop is None or at < self.stop):
+            before = at
+            try:
+                for chunk in self.file.read(at, self.stop):
+                    at += len(chunk)
+                    if self.stop is not None and at > self.stop:
+                        raise Corrupt(f"{self.file.label}: the server sent more bytes than its size")
+                    yield chunk
+                if self.stop is None:
+                    return
+            except Unreachable as error:
+                if at == before or isinstance(error, TooSlow):
+                    raise
+            empty = empty + 1 if at == before else 0
+            if empty >= EMPTY_READS:
+                raise Unreachable(f"{self.file.label}: the stream ends at byte {at}", hint="try again later")
+
+
+class Readers:
+    """At most ``jobs`` daemon threads, started as they are needed: an interrupt never waits for a silent network."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs, self._threads, self._ahead, self._closed = jobs, 0, 0, False
+        self._parts = SimpleQueue[_Part | None]()
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Stops the threads, and whoever takes bytes; a thread that hangs in a connection ends with the process."""
+        self._closed = True
+        for _ in range(self._threads):
+            self._parts.put(None)
+
+    def receive(
+        self, files: "Sequence[Transfer]", deadline: Deadline
+    ) -> "Generator[tuple[Transfer, bytes], None, None]":
+        """What is missing of the files, in order and as it arrives; small files first. Close it when it is left early.
+
+        Raises:
+            LoraCliError: the first error in that order, after the bytes before it; or the deadline passed.
+            KeyboardInterrupt: the readers were closed meanwhile.
+        """
+        waiting, active = deque(_parts(files)), deque[_Part]()
+        try:
+            while waiting or active:
+                if self._closed:
+                    raise KeyboardInterrupt
+                if deadline.passed:
+                    raise deadline.error()
+                while waiting and self._begin(waiting[0], beside=active):
+                    active.append(waiting.popleft())
+                part = active[0]
+                try:
+                    item = part.chunks.get(timeout=deadline.left_s(POLL_S))
+                except Empty:
+                    continue
+                if isinstance(item, bytes):
+                    yield part.file, item
+                elif item is None:
+                    self._end([active.popleft()])
+                elif isinstance(item, NoRanges) and part.stop is not None:
+                    self._end(one for one in active if one.file is part.file)
+                    active = deque(one for one in active if one.file is not part.file)
+                    waiting = deque(one for one in waiting if one.file is not part.file)
+                    waiting.appendleft(_Part(part.file, part.file.frontier, None))
+                else:
+                    raise item
+        finally:
+            self._end(active)
+
+    def _begin(self, part: _Part, *, beside: Sequence[_Part]) -> bool:
+        """Has a part read, if the window allows it; an adapter may always have one, so that none waits for others."""
+        with self._lock:
+            if beside and self._ahead + part.size > WINDOW:
+                return False
+            self._ahead += part.size
+            self._parts.put(part)
+            if self._threads < self._jobs:
+                threading.Thread(target=self._work, name=f"range-{self._threads}", daemon=True).start()
+                self._threads += 1
+        return True
+
+    def _end(self, parts: Iterable[_Part]) -> None:
+        with self._lock:
+            for part in parts:
+                part.dropped = True
+                self._ahead -= part.size
+
+    def _work(self) -> None:
+        for part in iter(self._parts.get, None):
+            self._read(part)
+
+    def _read(self, part: _Part) -> None:
+        end: BaseException | None = None
+        try:
+            for chunk in part.read():
+                if part.dropped:
+                    return
+                part.chunks.put(chunk)
+                while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
+                    time.sleep(0.001)  # the disk is slower than the network
+        except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
+            end = part.file.error = error
+        part.chunks.put(end)
+
+
+def _parts(files: "Sequence[Transfer]") -> Iterator[_Part]:
+    for file in sorted(files, key=lambda file: file.file.size or 0):
+        if file.file.size is None:
+            yield _Part(file, file.frontier, None)
+        for start in range(file.frontier, file.file.size or 0, RANGE):
+            yield _Part(file, start, min(file.file.size or 0, start + RANGE))
