@@ -104,11 +104,6 @@ def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
         view, at = view[written:], at + written
 
 
-def flush(descriptor: int) -> None:
-    """Waits until the written bytes are on the disk. Other threads may write meanwhile. Raises ``OSError``."""
-    os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
-
-
 def remove_path(path: Path) -> None:
     """Removes a folder, file or link as far as this user may."""
     if path.is_dir() and not path.is_symlink():
