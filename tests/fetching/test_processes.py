@@ -166,7 +166,8 @@ def test_a_cache_that_may_only_be_read_serves_what_it_has(hub: Hub, tmp_path: Pa
     hub.add("org/other", {CONFIG: {}, WEIGHTS: b"other weights"})
     adapter, manifest, cache = write_adapter(tmp_path / "adapter"), tmp_path / "set.yaml", tmp_path / "cache"
     manifest.write_text("apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{name: sql, source: org/sql}]\n")
-    forms = ["org/sql"], [f"org/sql@{commit}"], [adapter], ["-f", manifest], ["org/sql", "--offline"]
+    forms: list[list[object]]
+    forms = [["org/sql"], [f"org/sql@{commit}"], [adapter], ["-f", manifest], ["org/sql", "--offline"]]
     paths = [ended(started(cache, [*PROGRAM, "fetch", *words], HF_ENDPOINT=hub.endpoint))[1] for words in forms]
     assert all(paths)
     if is_mount:

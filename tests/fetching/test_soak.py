@@ -32,7 +32,12 @@ FETCHES = (
     "validate org/a1 PINNED",
 )
 CLEANS = ("cache gc --max-bytes 0", "cache gc --unused-for 0s", "cache verify")
-WORKS = {"first": (FETCHES, True), "second": (FETCHES, True), "third": (FETCHES, False), "cleaner": (CLEANS, False)}
+WORKS = {
+    "first": (FETCHES + CLEANS, True),
+    "second": (FETCHES, True),
+    "third": (FETCHES, False),
+    "cleaner": (CLEANS, False),
+}
 """Which command lines each worker runs, one after the other, and whether they are killed."""
 ADAPTERS = ("a0", "a1", "a2")
 MACHINE = ("unshare", "-rmpu", "--fork")
@@ -46,11 +51,12 @@ def work(who: str, pinned: str) -> None:
     assert run(["fetch", "org/a0", "--cache-dir", f"{who}.cache", "--publish", f"{who}.published"]) == 0
     while not Path("over").exists():
         words = chance.choice(commands).replace("PINNED", chance.choice(pinned.split())).split()
-        pid = os.fork()
-        if pid == 0:
-            for number, file in ((1, out), (2, err)):
-                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-            os._exit(run(words))
+        with out.open("w") as one, err.open("w") as two:
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(one.fileno(), 1)
+                os.dup2(two.fileno(), 2)
+                os._exit(run(words))
         if is_killed:
             time.sleep(chance.expovariate(4))
             os.kill(pid, signal.SIGKILL)
