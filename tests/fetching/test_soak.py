@@ -39,6 +39,8 @@ WORKS = {
     "cleaner": (CLEANS, False),
 }
 """Which command lines each worker runs, one after the other, and whether they are killed."""
+LONGEST_S = 60
+"""After so long a command line that has not ended is one that went wrong."""
 ADAPTERS = ("a0", "a1", "a2")
 MACHINE = ("unshare", "-rmpu", "--fork")
 """Before a command: as on a machine of its own, it sees neither the processes nor the host name of the others."""
@@ -54,6 +56,7 @@ def work(who: str, pinned: str) -> None:
         with out.open("w") as one, err.open("w") as two:
             pid = os.fork()
             if pid == 0:
+                signal.alarm(LONGEST_S)
                 os.dup2(one.fileno(), 1)
                 os.dup2(two.fileno(), 2)
                 os._exit(run(words))
