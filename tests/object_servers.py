@@ -100,9 +100,6 @@ class GcsServer:
         urlopen(Request(self.endpoint + path, data=body, headers={"Content-Type": kind})).close()
 
 
-HTTPS = 5
-
-
 @dataclass(frozen=True)
 class AzureServer:
     """A running Azurite. ``client`` is Azure's own; ``account`` and its key are those that Azurite always has."""
@@ -134,11 +131,8 @@ class AzureServer:
 
 
 @contextmanager
-def seaweed(folder: Path, certificate: Path | None = None) -> Iterator[S3Server]:
-    """SeaweedFS: keeps versions, checksums and conditions as AWS does. Everybody may read ``OPEN_BUCKET``.
-
-    With a ``certificate`` and its key it also listens over TLS, at ``HTTPS`` ports above.
-    """
+def seaweed(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS: keeps versions, checksums and conditions as AWS does. Everybody may read ``OPEN_BUCKET``."""
     identities = [
         {
             "name": "admin",
@@ -160,12 +154,10 @@ def seaweed(folder: Path, certificate: Path | None = None) -> Iterator[S3Server]
             str(_SCRIPTS / "weed"), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-s3.config={config}", *ports, "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
             "-admin.ui=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=5000",
-            *([f"-s3.port.https={port + HTTPS}", f"-s3.cert.file={certificate}", f"-s3.key.file={certificate}"]
-              if certificate else []),
         ]  # fmt: skip
 
     # Each of its five ports has a second one, 10 000 above, for gRPC.
-    with running(command, folder / "weed.log", [*range(HTTPS + 1), *range(10_000, 10_005)]) as endpoint:
+    with running(command, folder / "weed.log", [*range(5), *range(10_000, 10_005)]) as endpoint:
         client = _client(endpoint, ADMIN)
         wait(lambda: client.list_buckets() is not None, "SeaweedFS has no filer")
         client.create_bucket(Bucket=OPEN_BUCKET)

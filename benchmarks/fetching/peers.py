@@ -81,16 +81,6 @@ def oras_pull(place: Path, artifact: str) -> Command:
     )
 
 
-def verify(place: Path) -> Command:
-    """``lora-cli cache verify``: hashes all that is cached."""
-    return Command([str(BIN / "lora-cli"), "--cache-dir", str(place / "cache"), "cache", "verify"], _environ({}))
-
-
-def hf_verify(place: Path, repository: str, endpoint: str) -> Command:
-    """``hf cache verify``: the same, after it asked for the digests."""
-    return Command([str(BIN / "hf"), "cache", "verify", repository], hub_environ(place, endpoint))
-
-
 def hub_environ(place: Path, endpoint: str) -> dict[str, str]:
     """What the Hub's own client needs to talk to ``endpoint`` alone, with a cache in ``place``."""
     quiet = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK", "HF_HUB_DISABLE_PROGRESS_BARS")

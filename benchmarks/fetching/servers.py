@@ -81,11 +81,9 @@ def s3(folder: Path, adapters: Path) -> "Iterator[Any]":
     """SeaweedFS with the adapters of ``adapters`` under ``s3://loras/<name>/``, the many ones under ``many/``."""
     sys.path.insert(0, str(ROOT))
     from tests.object_servers import seaweed
-    from tests.sources.certificates import localhost_certificate
 
     folder.mkdir()
-    _, certificate = localhost_certificate(folder)
-    with seaweed(folder, certificate) as server:
+    with seaweed(folder) as server:
         server.client.create_bucket(Bucket="loras")
         for file in sorted(adapters.glob("acme/*/*")):
             name = file.parent.name
@@ -107,15 +105,6 @@ def oci(folder: Path, adapters: Path) -> Iterator[str]:
             push = ["oras", "push", "--plain-http", f"{server.place}/acme/{name}:v1", *files]
             subprocess.run(push, cwd=adapters / "acme" / name, check=True, capture_output=True)
         yield server.place
-
-
-def over_tls(server: Any, folder: Path) -> dict[str, str]:
-    """What a user of that SeaweedFS in ``folder`` has in the environment who speaks to it over TLS."""
-    from tests.object_servers import HTTPS
-
-    port = int(server.endpoint.rpartition(":")[2]) + HTTPS
-    trusted = dict.fromkeys(("SSL_CERT_FILE", "AWS_CA_BUNDLE"), str(folder / "authority.pem"))
-    return {**server.environ, "AWS_ENDPOINT_URL": f"https://localhost:{port}", **trusted}
 
 
 @contextmanager

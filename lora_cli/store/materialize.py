@@ -23,6 +23,7 @@ from lora_cli.errors import Refused, UsageError
 from lora_cli.store import Store
 from lora_cli.store.blobs import is_sound, sha256_of
 from lora_cli.store.disk import on_disk, read_small, remove_path, replace_file
+from lora_cli.store.locks import is_named
 from lora_cli.store.snapshots import build_directory, is_digest, rename_into_place
 
 MARK_FILE = ".lora-cli.json"
@@ -178,15 +179,19 @@ def hidden_folder(target: Path) -> Iterator[Path]:
     """A new empty hidden folder beside ``target``; what has its name at the end is removed. Raises ``OSError``."""
     lock = target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}{LOCK}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("xb") as file:
-        try:
+    while True:
+        with lock.open("ab") as file:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
-            lock.with_suffix("").mkdir()
-            yield lock.with_suffix("")
-        finally:
-            remove_path(lock.with_suffix(""))
-            remove_path(lock)
+            if not is_named(lock, file.fileno()):
+                continue  # ``remove_leftovers`` of another process had it before it was locked
+            try:
+                lock.with_suffix("").mkdir()
+                yield lock.with_suffix("")
+            finally:
+                remove_path(lock.with_suffix(""))
+                remove_path(lock)
+            return
 
 
 def remove_leftovers(folder: Path) -> None:

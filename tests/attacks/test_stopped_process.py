@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from tests.attacks.besieged import alive, children_of, ends_s, probed
+from tests.attacks.besieged import alive, all_end, children_of, ends_s, probed
 from tests.making import llama_modules, write_adapter, write_base
 from tests.runtime.test_process_ends import slow_import, wait_for
 from tests.serving.running import Running, error_of
@@ -125,7 +125,7 @@ def test_a_server_ends_at_any_moment_of_its_start(folder: Path, after_s: float) 
         running.process.send_signal(signal.SIGTERM)
         running.process.wait(10)
         assert time.monotonic() - began < 5
-        assert not [pid for pid in children if alive(pid)]
+        assert all_end(children)
         assert "Traceback" not in running.said()
 
 
@@ -140,10 +140,7 @@ def test_no_process_outlives_a_server_that_goes_while_it_starts(folder: Path, nu
         children = children_of(running.process.pid)
         running.process.send_signal(number)
         running.process.wait(10)
-        until = time.monotonic() + 1
-        while any(map(alive, children)) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert not any(map(alive, children)), "none of them has the interpreter to notice"
+        assert all_end(children), "none of them has the interpreter to notice"
 
 
 def test_a_second_start_is_ended_too(server: Running) -> None:
