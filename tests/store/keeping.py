@@ -12,6 +12,11 @@ from lora_cli.store.partials import open_partial
 from lora_cli.store.records import Record, record_path, write_record
 from lora_cli.store.snapshots import publish_snapshot
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SQL = {CONFIG: b"{}", WEIGHTS: b"sql weights"}
+CHAT = {CONFIG: b"{}", WEIGHTS: b"chat weights"}
+NESTED = {**SQL, "sub/README.md": b"read"}
+
 
 def put_blob(store: Store, data: bytes) -> Blob:
     """The bytes, kept as a download keeps them."""
