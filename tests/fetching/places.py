@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -97,10 +98,8 @@ def partial_bytes(cache: Path) -> int:
     """Bytes of the longest partial download there."""
     sizes = [0]
     for path in (cache / "tmp").rglob("*"):
-        try:
+        with suppress(FileNotFoundError):
             sizes.append(path.stat().st_size if path.is_file() else 0)
-        except FileNotFoundError:
-            continue
     return max(sizes)
 
 

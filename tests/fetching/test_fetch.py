@@ -127,15 +127,6 @@ def test_the_same_adapter_many_times_in_one_process_is_fetched_once_and_no_threa
     wait(lambda: not any(thread.name.startswith("range-") for thread in threading.enumerate()), "the last thread")
 
 
-def test_a_record_names_the_endpoint_and_never_a_token(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
-    desk.hub.token("hf_secretsecretsecret", "org/sql")
-    desk.bring()
-    written = b"".join(path.read_bytes() for path in desk.store.refs.iterdir())
-    assert desk.hub.endpoint.encode() in written
-    assert b"hf_secret" not in written
-
-
 def test_what_was_published_is_recorded_before_another_may_fetch_it(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

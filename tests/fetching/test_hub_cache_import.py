@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
+from lora_cli.errors import Corrupt, NotFound, Offline, Refused
 from lora_cli.store.partials import open_partial
 from tests.fetching.desk import BYTES, CONFIG, DATA, FILES, README, WEIGHTS, Desk, content
 from tests.hf_variables import set_variables
@@ -132,9 +132,14 @@ def test_what_a_killed_process_left_is_gone_on_with_from_there(client: Client, i
 BAD_LISTINGS = ["", "[", "{}", '{"format_version": 2, "files": {}}', '{"format_version": 1, "files": []}', "[" * 10**5]
 
 
-def test_offline_what_is_there_needs_no_socket_and_no_listing(client: Client) -> None:
+def test_offline_what_is_there_needs_no_socket_and_no_listing_and_while_the_hub_is_away_that_is_said(
+    client: Client,
+) -> None:
     client.download()
     client.share_blobs()
+    client.hub.fault("", times=-1, status=503)
+    said = f"--offline can use the revision cached by the Hub's own client: {client.commit}"
+    assert client.fails(retries=0).hint == said
     before, listing = client.hub.connections, client.repository / "trees" / f"{client.commit}.json"
     for text in (ID, f"{ID}@main", f"{ID}@{client.commit}"):
         fetched = client.bring(text, offline=True)
@@ -171,15 +176,6 @@ def test_offline_a_folder_of_a_repository_is_found(client: Client) -> None:
     error = client.fails(f"hf://{ID}/other", offline=True)
     assert isinstance(error, NotFound)
     assert "no folder other" in error.message
-
-
-def test_while_the_hub_is_away_the_way_to_what_is_there_is_said(client: Client) -> None:
-    client.download()
-    client.hub.fault("", times=-1, status=503)
-    error = client.fails(retries=0)
-    assert isinstance(error, Unreachable)
-    assert error.hint == f"--offline can use the revision cached by the Hub's own client: {client.commit}"
-    client.bring(offline=True)
 
 
 @pytest.mark.parametrize("text", [ID, f"{ID}@dev", f"{ID}@{'0' * 40}", "org/other"])

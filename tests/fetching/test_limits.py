@@ -93,27 +93,23 @@ def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
         pass
 
 
-def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_counts_no_more(tmp_path: Path) -> None:
-    status, room = os.statvfs(tmp_path), DiskSpace(Store(tmp_path), keep_free=0)
-    most = status.f_bavail * status.f_frsize * 6 // 10
-    with room.reserve("a", most) as reserved:
-        with pytest.raises(MachineError, match="for other adapters"), room.reserve("b", most):
-            pass
-        reserved.left -= most
+def test_the_adapters_of_a_run_share_disk_and_budget_and_what_is_refused_or_written_counts_no_more(
+    tmp_path: Path,
+) -> None:
+    store, status = Store(tmp_path), os.statvfs(tmp_path)
+    for budget, most, error in (
+        (None, status.f_bavail * status.f_frsize * 6 // 10, MachineError),
+        (10, 6, Refused),
+    ):
+        room = DiskSpace(store, 0, budget)
+        with room.reserve("a", most) as reserved:
+            with pytest.raises(error, match="reserved for other adapters"), room.reserve("b", most):
+                pass
+            reserved.left -= most
+            with room.reserve("b", most):
+                pass
         with room.reserve("b", most):
             pass
-    with room.reserve("b", most):
-        pass
-
-
-def test_a_budget_is_shared_and_what_is_refused_leaves_nothing_reserved(tmp_path: Path) -> None:
-    room = DiskSpace(Store(tmp_path), keep_free=0, budget=10)
-    with pytest.raises(Refused, match="a: 11 B needed, the cache budget is 10 B"), room.reserve("a", 11):
-        pass
-    with room.reserve("a", 6), pytest.raises(Refused, match="6 B reserved for other adapters"), room.reserve("b", 6):
-        pass
-    with room.reserve("a", 10):
-        pass
 
 
 def test_a_budget_makes_room_by_what_was_not_used_for_longest(desk: Desk) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests.fetching.places import Place, check_cache, partial_bytes
 from tests.fetching.test_soak import MACHINE
 from tests.hub_server import Hub
 from tests.making import write_adapter
+from tests.processes import wait
 
 pytestmark = pytest.mark.slow
 
@@ -41,13 +42,6 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def until(happens: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def own_disk(cache: Path, options: str, mount: str = 'mount -t tmpfs -o "$1" none "$0"') -> list[str]:
     """What stands before a command to give it a disk of its own at ``cache``, which goes with it."""
     command = ["unshare", "-rm", "sh", "-c", f'{mount} && shift && cd "$0" && exec "$@"', str(cache), options]
@@ -65,7 +59,7 @@ def test_another_goes_on_for_one_that_was(place: Place, how: signal.Signals) -> 
     """One that was killed is gone on for at once where it was; one that does nothing is waited for as long as said."""
     place.proxy.fault(place.weights, stall_at=MIB * 3 // 2, times=1)
     first = fetching(place, LORA_CLI_TIMEOUT="5s")
-    until(lambda: partial_bytes(place.cache) >= MIB)
+    wait(lambda: partial_bytes(place.cache) >= MIB, "the first bytes")
     first.send_signal(signal.SIGSTOP)
     second = fetching(place, LORA_CLI_LEASE="10m" if how == signal.SIGKILL else "1s")
     assert second.stderr is not None

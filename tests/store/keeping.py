@@ -42,11 +42,10 @@ def put_snapshot(store: Store, files: Mapping[str, bytes], ref: str = "", used_s
 def edit_in_place(path: Path, at: int = 0) -> None:
     """Changes one byte of a read-only file without making a new one."""
     path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
     with path.open("r+b") as stream:
-        stream.seek(at)
-        byte = stream.read(1)
-        stream.seek(at)
-        stream.write(bytes([byte[0] ^ 0xFF]))
+        stream.write(data)
     path.chmod(0o444)
 
 

@@ -9,14 +9,7 @@ from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.blobs import BLOB_MTIME_NS, LostBlob, has_blob, store_blobs
 from lora_cli.store.partials import open_partial
-from tests.store.keeping import edit_in_place, put_blob, tree
-
-
-def test_an_edit_in_place_is_noticed_and_the_blob_removed(store: Store) -> None:
-    blob = put_blob(store, b"hello")
-    edit_in_place(store.blob(blob.sha256))
-    assert not has_blob(store, blob)
-    assert tree(store.root) == set()
+from tests.store.keeping import put_blob, tree
 
 
 def test_a_copied_cache_with_new_times_is_hashed_once_and_then_trusted(store: Store) -> None:
