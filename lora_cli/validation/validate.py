@@ -90,7 +90,10 @@ def validate(
         item = replace(item, source=ref_of(item.source))
         checked = replace(checked, source=str(item.source), request=item)
         gate.refuse(item, settings)
-        files = open_files(item, settings, context.sources if context is not None else Sources(settings))
+        sources = context.sources if context is not None else Sources(settings)
+        files = open_files(item, settings, sources)
+        while context is not None and files.snapshot is not None and not context.in_use.add(files.snapshot.digest):
+            files = open_files(item, settings, sources)  # the cache was cleaned meanwhile
         checked = replace(checked, source=str(files.ref), revision=files.revision, snapshot=files.snapshot)
         check_no_folder_of_adapters(files.revision)
         watch.lap("resolve")
