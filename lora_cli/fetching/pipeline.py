@@ -21,7 +21,7 @@ from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, 
 from lora_cli.settings import Settings
 from lora_cli.sources import PinSource
 from lora_cli.sources.registry import Sources, endpoints_of
-from lora_cli.store import Store, cachedir_tag
+from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.locks import InUse, exclusive
 from lora_cli.store.records import Record, mark_used
@@ -163,12 +163,13 @@ def fetch(
 def _from_cache(request: Request, context: FetchContext) -> Fetched | None:
     """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked."""
     store, settings = context.store, context.settings
-    cachedir_tag.check_folder(store)
+    store.check_folder()
     gate.refuse(request, settings)
     if (found := cached.lookup(request, store, settings)) is None:
         return None
     record, snapshot = found
-    refuse_pickled(request.label, snapshot.files, request.selection)
+    if request.locked is not None:
+        refuse_pickled(request.label, snapshot.files, request.selection)
     unsigned = SIGNATURE not in snapshot.files and not (request.signature or request.locked or settings.offline)
     if unsigned and gate.signatures_for(request.ref, settings):
         return None  # it may have one by now, or had one before fetch took it

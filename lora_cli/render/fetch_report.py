@@ -118,7 +118,7 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
         ref=outcome.request.canonical,
         milliseconds=outcome.ms,
         exit_code=outcome.exit_code,
-        error=error_report(outcome.error),
+        error=None if outcome.error is None else error_report(outcome.error),
         unchecked=outcome.unchecked,
         fetched=_snapshot(outcome),
         typed="" if outcome.request.at else outcome.request.written,
