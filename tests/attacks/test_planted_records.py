@@ -101,7 +101,6 @@ def test_offline_another_servers_word_is_not_used_and_the_message_names_it(victi
         assert main(["fetch", ref, "--offline"]) == 3
         said = capsys.readouterr().err
         assert victim.evil in said
-        assert "HF_ENDPOINT" in said
 
 
 def test_what_is_looked_at_without_fetching_is_the_honest_one(victim: Victim, capsys: Capture) -> None:
