@@ -1,7 +1,7 @@
 """``cache verify --repair``: what is corrupt or lost is fetched again from the origin in its record, by its digest."""
 
 from collections.abc import Iterator, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import NoneType
 
 from lora_cli.core.grouping import by_key
@@ -33,7 +33,6 @@ def repair_cache(store: Store, settings: Settings, only: Set[str] | None = None)
     The records of a snapshot are tried until one origin still has the same bytes. Tokens and endpoints are those of
     this run, never from the cache.
     """
-    settings = replace(settings, from_manifest=True)
     for digest, records in sorted(by_key((record.snapshot, record) for record in all_records(store)).items()):
         if (only is not None and digest not in only) or find_snapshot(store, records[0].files) is not None:
             continue
