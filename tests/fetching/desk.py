@@ -14,11 +14,9 @@ from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Unreachable
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.pipeline import Fetched
-from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.pipeline import SILENT, FetchContext, Fetched, Progress
+from lora_cli.fetching.readers import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.registry import Sources

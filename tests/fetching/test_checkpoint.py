@@ -12,8 +12,7 @@ from lora_cli.cli.main import main
 from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.fetching.checkpoint import latest_checkpoint
-from lora_cli.fetching.file_selection import select_files
+from lora_cli.fetching.file_selection import latest_checkpoint, select_files
 from tests.fetching.desk import CONFIG, REF, WEIGHTS
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base

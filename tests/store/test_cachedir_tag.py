@@ -5,8 +5,7 @@ import os
 import pytest
 
 from lora_cli.errors import UsageError
-from lora_cli.store import Store
-from lora_cli.store.cachedir_tag import TAG, is_cache
+from lora_cli.store import TAG, Store
 from lora_cli.store.gc import Retention, collect, remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.verify import verify
@@ -36,7 +35,7 @@ def lay(store: Store) -> None:
 def test_the_first_thing_that_is_written_tags_the_cache_as_the_specification_says(store: Store) -> None:
     (store.root / "lost+found").mkdir(parents=True)  # a new volume
     put_blob(store, b"x")
-    assert is_cache(store)
+    assert store.is_cache()
     assert (store.root / TAG).read_bytes()[:43] == b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
@@ -54,7 +53,7 @@ def test_a_folder_that_holds_something_else_is_never_tagged_nor_cleaned(store: S
             clean()
     assert tree(store.root) == FOREIGN
     put_blob(store, b"x")
-    assert not is_cache(store)
+    assert not store.is_cache()
 
 
 def test_in_a_cache_what_is_not_ours_stays(store: Store) -> None:
