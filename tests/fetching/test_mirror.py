@@ -8,6 +8,7 @@ import pytest
 
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Unreachable
 from tests.fetching.desk import BYTES, CONFIG, FILES, README, WEIGHTS, Desk, content
+from tests.hub_server import Hub
 from tests.processes import running
 
 
@@ -20,6 +21,14 @@ def test_without_sizes_and_digests_everything_is_fetched_once(desk: Desk) -> Non
     assert desk.bring().snapshot == first.snapshot
     assert desk.bring(f"org/sql@{first.revision}").cached
     assert desk.hub.count("/resolve/") == 3
+
+
+def test_what_a_reference_means_is_remembered_for_each_server(desk: Desk) -> None:
+    with Hub() as mirror:
+        mirror.add("org/sql", {**FILES, CONFIG: {"r": 8}})
+        found = [content(desk.bring()), content(desk.bring(hub_endpoint=mirror.endpoint))]
+        for one, endpoint in zip(found, (desk.hub.endpoint, mirror.endpoint), strict=True):
+            assert content(desk.bring(offline=True, hub_endpoint=endpoint)) == one
 
 
 def test_without_a_size_a_body_that_is_cut_is_gone_on_with_and_never_taken_for_whole(desk: Desk) -> None:

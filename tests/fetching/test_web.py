@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from lora_cli.core.request import USUAL, Selection
-from lora_cli.errors import Changed, Corrupt, Offline, UsageError
+from lora_cli.errors import Changed, Offline, UsageError
 from lora_cli.fetching import readers
 from lora_cli.fetching.pipeline import Fetched
 from tests.fetching.desk import CONFIG, README, WEIGHTS, Desk, content
@@ -92,12 +92,6 @@ def test_what_changes_again_and_again_is_given_up(web: Web) -> None:
     with pytest.raises(Changed, match=WEIGHTS):
         web.bring()
     assert web.desk.is_sound
-
-
-def test_a_digest_that_the_server_says_and_does_not_keep_is_corrupt(web: Web) -> None:
-    web.site.more = lambda data: {"X-Checksum-Sha256": "ab" * 32} if len(data) > 1000 else {}
-    with pytest.raises(Corrupt, match="sha256"):
-        web.bring()
 
 
 def test_the_latest_checkpoint_of_a_web_server_is_nothing_that_can_be_told(web: Web) -> None:
