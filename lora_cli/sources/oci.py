@@ -1,66 +1,87 @@
-"""Artifacts in OCI registries: a file is a layer, or a member of a layer that is a tar."""
+"""Artifacts in OCI registries (distribution specification 1.1): a layer is a file, or a tar of files."""
 
+import gzip
+import hashlib
+import json
 import os
+import re
+import tarfile
+import tempfile
 import threading
-from collections import OrderedDict
-from collections.abc import Generator, Iterator
+import time
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
 
 from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.addresses import DOCKER_HUB, OCI_DIGEST
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
+from lora_cli.core.text import size as in_units
+from lora_cli.core.web_address import is_encrypted, is_loopback
+from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
+from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources.docker_config import NOBODY, Credentials, credentials_of, find_credentials
-from lora_cli.sources.http import Http, Piece, host
-from lora_cli.sources.listed_paths import ListingBudget, check_listed
-from lora_cli.sources.oci_layers import Member, Unpacked, Unpacker, compression_of
-from lora_cli.sources.oci_registry import Descriptor, Manifest, RegistryClient, registry_endpoint
-from lora_cli.sources.operator_trust import check_endpoint, token_of, trust_of
-from lora_cli.sources.retries import Retries
-from lora_cli.sources.ssrf_guard import allows_private
+from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes, host
+from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
+from lora_cli.sources.retries import Retries, Transient, from_status
+from lora_cli.sources.ssrf_guard import allows_private, guard
+from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
 
-MOST_INDEXES = 3
-"""How deep an index may be in others."""
+MOST_LAYERS = 200
+MANIFEST_CAP, TOKEN_CAP = 4 << 20, 64 << 10
+MOST_UNPACKED = 16 << 30
+"""Bytes in the tars of an artifact where ``max_bytes`` sets no limit."""
 
-MOST_KEPT = 64
-"""So many of the last manifests are kept for the reads that follow."""
+FREE_BYTES, MOST_RATIO = 64 << 20, 20
+"""A tar has at most 64 MiB and 20 times the size of its layer: weights hardly shrink."""
 
-FILEPATH, TITLE = "org.cncf.model.filepath", "org.opencontainers.image.title"
-ORAS_FOLDER = "io.deis.oras.content.unpack"
-_IMAGES = frozenset({"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"})
+PIECE = 64 << 10
+"""So much of a tar is read at once. No name or set of attributes in it is longer."""
+
+INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+_IMAGES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _MODELS = ("application/vnd.cncf.model.", "application/vnd.kitops.modelkit.")
 """Layouts whose media types say what is a tar: CNCF ModelPack, KitOps."""
 
-_UNPACKED = "unpacked:"
+_PATHS = ("org.cncf.model.filepath", "org.opencontainers.image.title")
+_ORAS_FOLDER = "io.deis.oras.content.unpack"
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_WRONG = "whoever pushed it must push it again"
 
 
-def split_location(location: str) -> tuple[str, str]:
-    """Repository and tag of the location of a reference; without a tag it is ``latest``."""
-    repository, _, tag = location.partition("/")[2].partition(":")
-    return repository, tag or "latest"
+def registry_endpoint(location: str) -> str:
+    """The address of the registry in the location of a reference: over https, unless it is this machine itself."""
+    server = location.partition("/")[0]
+    if server in DOCKER_HUB:
+        return "https://registry-1.docker.io"
+    return f"{'http' if is_loopback(server) else 'https'}://{server}"
 
 
 class OciSource:
     """OCI registries as a source. A revision is the digest of the manifest, or index, that the tag names.
 
-    A layer that is one file is read by range, and its digest is that of the file. Layers that are tars are unpacked
-    when they are first listed, and kept until they were read.
+    A layer that is one file is read by range, and its digest is that of the file. Layers that are tars are downloaded
+    when they are listed, and those of the last few artifacts are kept for the reads that follow.
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and reads no credentials yet; ``rule`` says where requests go, and with whose token."""
         self._settings, self._rule = settings, rule
         self._lock = threading.Lock()
-        self._clients: dict[tuple[str, str], RegistryClient] = {}
-        self._manifests: OrderedDict[tuple[str, str], Manifest] = OrderedDict()
-        self._unpacked: OrderedDict[str, Unpacked] = OrderedDict()
-        self._unpacking: dict[str, threading.Lock] = {}
+        self._repositories: dict[tuple[str, str], Repository] = {}
+        self._tars: dict[str, Tars] = {}
+        self._turns: dict[str, threading.Lock] = {}
 
     def pin(self, ref: AdapterRef) -> AdapterRef:
         """``ref`` at the digest that its tag names now: one request, which lists nothing."""
@@ -75,10 +96,18 @@ class OciSource:
             Refused: a path could not be written, a bound is passed, or it is malformed.
             UsageError: it is a container image, or an index of several artifacts.
             Corrupt: a manifest or layer is not what its digest says.
-            Unreachable: network or server, after the retries.
+            Unreachable: network or server, after the retries; or the tars take too long.
         """
-        what, top, client = str(ref), self._top(ref), self._client(ref)
-        folder, files = _below(ref.subfolder, self._files(client, self._picked(ref, top), what))
+        what, top = str(ref), self._top(ref)
+        artifact = self._artifact(ref, top)
+        files = [
+            RemoteFile(layer.path, layer.size, layer.digest.removeprefix("sha256:"), locator=layer.digest)
+            for layer in artifact.listed
+            if layer.path and layer.tar is None
+        ]
+        if any(layer.tar is not None for layer in artifact.listed):
+            files += self._unpacked(ref, artifact).files
+        folder, files = _below(ref.subfolder, files)
         if not files:
             where = f"in its folder {ref.subfolder}" if ref.subfolder else "in it"
             raise NotFound(f"{what}: there are no files {where}", hint="check what was pushed: oras manifest fetch")
@@ -97,153 +126,74 @@ class OciSource:
         """
         if not file.size:
             return
-        ref, what = revision.ref, f"{revision.ref}: {file.path}"
-        client = self._client(ref)
-        if not file.locator.startswith(_UNPACKED):
-            yield from client.read_blob(file.locator, Piece(start, stop, file.size), what)
+        ref, (digest, _, offset) = revision.ref, file.locator.partition("+")
+        if not offset:
+            piece = Piece(start, stop, file.size)
+            yield from self._repository(ref).read(f"blobs/{digest}", piece, f"{ref}: {file.path}")
             return
-        manifest = self._picked(ref, self._manifest(ref, revision.id))
-        offset = int(file.locator.removeprefix(_UNPACKED))
-        unpacked = self._unpack(client, manifest, what)
-        for piece in unpacked.read(offset, file.size, start, stop):
-            unpacked.unread -= len(piece)
-            yield piece
-        if unpacked.unread <= 0:
-            # As much as there is was read: a server that runs for long does not keep what it has fetched.
-            with self._lock:
-                self._unpacked.pop(manifest.digest, None)
-
-    def _client(self, ref: AdapterRef) -> RegistryClient:
-        mirror = self._rule.endpoint_url if self._rule is not None else None
-        endpoint, repository = mirror or registry_endpoint(ref.location), split_location(ref.location)[0]
-        settings, key = self._settings, (endpoint, repository)
         with self._lock:
-            if key not in self._clients:
-                http = Http(
-                    endpoint.rstrip("/"),
-                    settings.timeout_s,
-                    Retries(settings.retries),
-                    private=allows_private(settings),
-                )
-                credentials = partial(self._credentials, ref.location, endpoint, repository)
-                self._clients[key] = RegistryClient(http, repository, credentials)
-            return self._clients[key]
+            tars = self._tars.get(digest)
+        if tars is None:
+            tars = self._unpacked(ref, self._repository(ref).manifest(digest, str(ref)))
+        end = int(offset) + (file.size if stop is None else min(stop, file.size))
+        yield from tars.read(int(offset) + start, end)
 
-    def _credentials(self, location: str, endpoint: str, repository: str) -> Credentials:
-        """Those that the rule names, else Docker's for that server."""
-        rule, trust = self._rule, trust_of(self._settings)
-        if rule is not None and rule.token_env:
-            user, colon, password = token_of(rule, os.environ, trust).partition(":")
-            if colon:
-                return credentials_of(user, password, found_in=rule.token_env)
-            return credentials_of(registry_token=user, found_in=rule.token_env)
-        if rule is not None and rule.anonymous:
-            return NOBODY
-        found = find_credentials(host(endpoint), repository, os.environ)
-        if found is not NOBODY and rule is not None:
-            check_endpoint(rule, trust, (registry_endpoint(location),), "the credentials of Docker's config")
-        return found
+    def _repository(self, ref: AdapterRef) -> "Repository":
+        settings, rule = self._settings, self._rule
+        endpoint = (rule.endpoint_url if rule is not None else None) or registry_endpoint(ref.location)
+        name = ref.location.partition("/")[2].partition(":")[0]
 
-    def _top(self, ref: AdapterRef) -> Manifest:
-        """The manifest or index that the reference names now."""
-        client = self._client(ref)
-        found = client.manifest(ref.revision or split_location(ref.location)[1], str(ref))
-        with self._lock:
-            self._manifests[client.url, found.digest] = found
-            while len(self._manifests) > MOST_KEPT:
-                self._manifests.popitem(last=False)
-        return found
-
-    def _manifest(self, ref: AdapterRef, digest: str) -> Manifest:
-        """The manifest ``digest`` in the repository of the reference, of the last ones or from the registry."""
-        url = self._client(ref).url
-        with self._lock:
-            kept = self._manifests.get((url, digest))
-        return kept or self._top(replace(ref, revision=digest))
-
-    def _picked(self, ref: AdapterRef, manifest: Manifest) -> Manifest:
-        """The manifest itself, or the only one of an index."""
-        for _ in range(MOST_INDEXES + 1):
-            if not manifest.is_index:
-                return manifest
-            listed = manifest.manifests
-            if len(listed) != 1:
-                several = ", ".join(one.digest for one in listed[:5]) or "nothing"
-                registry, repository = ref.location.partition("/")[0], split_location(ref.location)[0]
-                hint = f"choose one by its digest: oci://{registry}/{repository}@sha256:…"
-                raise UsageError(f"{ref}: this is an index of {len(listed)} manifests ({several})", hint=hint)
-            manifest = self._manifest(ref, listed[0].digest)
-        raise Refused(f"{ref}: an index in over {MOST_INDEXES} others", hint="push the artifact itself")
-
-    def _files(self, client: RegistryClient, manifest: Manifest, what: str) -> list[RemoteFile]:
-        """The files of all layers: those that are one file each, and those of tars."""
-        if not manifest.artifact_type and manifest.config is not None and manifest.config.media_type in _IMAGES:
-            raise UsageError(f"{what}: this is a container image", hint="push the adapter's files alone: oras push")
-        files = list[RemoteFile]()
-        budget = ListingBudget(what, "push each adapter as an artifact of its own")
-        has_tars = False
-        for layer in manifest.layers:
-            if _is_tar(layer, what):
-                has_tars = True
-                continue
-            path = layer.annotations.get(FILEPATH) or layer.annotations.get(TITLE) or ""
-            budget.take(path)
-            if path:
-                files.append(_file(path, layer))
-        if has_tars:
-            files += map(_unpacked_file, self._unpack(client, manifest, what).members)
-        return files
-
-    def _unpack(self, client: RegistryClient, manifest: Manifest, what: str) -> Unpacked:
-        """The unpacked tars of an artifact: once for all that ask at the same time, and kept for a while."""
-        layers = [layer for layer in manifest.layers if _is_tar(layer, what)]
-
-        def blob(layer: Descriptor) -> Generator[bytes, None, None]:
-            yield from client.read_blob(layer.digest, Piece(0, layer.size, layer.size), what)
+        def credentials() -> Credentials:
+            if rule is not None and rule.anonymous:
+                return NOBODY
+            if rule is None or not rule.token_env:
+                return find_credentials(host(endpoint), name, os.environ)
+            user, colon, password = token_of(rule, os.environ).partition(":")
+            username, bearer = (user, "") if colon else ("", user)
+            return credentials_of(username, password, bearer=bearer, found_in=rule.token_env)
 
         with self._lock:
-            turn = self._unpacking.setdefault(manifest.digest, threading.Lock())
+            if (endpoint, name) not in self._repositories:
+                retries, private = Retries(settings.retries), allows_private(settings)
+                http = Http(endpoint.rstrip("/"), settings.timeout_s, retries, private=private)
+                self._repositories[endpoint, name] = Repository(http, name, credentials)
+            return self._repositories[endpoint, name]
+
+    def _top(self, ref: AdapterRef) -> "Manifest":
+        """The manifest or index that the reference names now; without a tag that is ``latest``."""
+        tag = ref.location.partition("/")[2].partition(":")[2]
+        return self._repository(ref).manifest(ref.revision or tag or "latest", str(ref))
+
+    def _artifact(self, ref: AdapterRef, top: "Manifest") -> "Manifest":
+        """The manifest itself; of an index its only one, or the only one for this machine's platform."""
+        artifact = top
+        if top.is_index:
+            machine = os.uname().machine
+            ours = [one for one in top.listed if one.platform == f"linux/{_MACHINES.get(machine, machine)}"]
+            if len(top.listed) != 1 and len(ours) != 1:
+                several = ", ".join(one.digest for one in top.listed[:5]) or "nothing"
+                server, _, name = ref.location.partition("/")
+                hint = f"choose one by its digest: oci://{server}/{name.partition(':')[0]}@sha256:…"
+                raise UsageError(f"{ref}: this is an index of {len(top.listed)} manifests ({several})", hint=hint)
+            artifact = self._repository(ref).manifest((ours if len(ours) == 1 else top.listed)[0].digest, str(ref))
+        if artifact.is_index:
+            raise Refused(f"{ref}: this is an index of indexes", hint="push the artifact itself")
+        return artifact
+
+    def _unpacked(self, ref: AdapterRef, artifact: "Manifest") -> "Tars":
+        """The tars of an artifact: downloaded once for all that ask at the same time, and kept for a while."""
+        with self._lock:
+            turn = self._turns.setdefault(artifact.digest, threading.Lock())
         with turn:
             with self._lock:
-                known = self._unpacked.get(manifest.digest)
-            if known is None:
-                try:
-                    known = Unpacker(self._settings, what).unpack(layers, blob)
-                except Corrupt:
-                    known = Unpacker(self._settings, what).unpack(layers, blob)
+                tars = self._tars.get(artifact.digest)
+            tars = tars or Tars(self._settings, self._repository(ref), artifact, str(ref))
             with self._lock:
-                self._unpacked[manifest.digest] = known
-                self._unpacked.move_to_end(manifest.digest)
+                self._tars[artifact.digest] = tars
                 # One for each adapter that may be in flight.
-                while len(self._unpacked) > self._settings.jobs:
-                    self._unpacked.popitem(last=False)
-            return known
-
-
-def _is_tar(layer: Descriptor, what: str) -> bool:
-    """Whether a layer is a tar of files. The media type of a plain file that ORAS pushes says so too, by default.
-
-    Raises:
-        Refused: it is one that is compressed in a way that is not read.
-    """
-    compression, annotations = compression_of(layer.media_type), layer.annotations
-    by_itself = layer.media_type.startswith(_MODELS) or not annotations.get(TITLE)
-    is_tar = compression is not None and (by_itself or annotations.get(ORAS_FOLDER) == "true")
-    if is_tar and compression not in {"", "gzip"}:
-        raise Refused(f"{what}: a layer is compressed with {compression}", hint="push it as a tar, plain or with gzip")
-    return is_tar
-
-
-def _file(path: str, layer: Descriptor) -> RemoteFile:
-    """A layer that is one file; ``./`` in its path means nothing."""
-    path = "/".join(part for part in path.split("/") if part != ".")
-    return RemoteFile(path, layer.size, layer.digest.removeprefix("sha256:"), locator=layer.digest)
-
-
-def _unpacked_file(member: Member) -> RemoteFile:
-    if member.defect:
-        return RemoteFile(member.path, None, defect=member.defect)
-    return RemoteFile(member.path, member.size, member.sha256, locator=f"{_UNPACKED}{member.offset}")
+                while len(self._tars) > self._settings.jobs:
+                    del self._tars[next(iter(self._tars))]
+            return tars
 
 
 def _below(folder: str, files: list[RemoteFile]) -> tuple[str, list[RemoteFile]]:
@@ -252,6 +202,333 @@ def _below(folder: str, files: list[RemoteFile]) -> tuple[str, list[RemoteFile]]
         found = [file.path for file in files if file.path.rpartition("/")[2] == CONFIG]
         folder = found[0].rpartition("/")[0] if len(found) == 1 else ""
     inside = f"{folder}/" if folder else ""
-    return folder, [
-        replace(file, path=file.path.removeprefix(inside)) for file in files if file.path.startswith(inside)
-    ]
+    below = [file for file in files if file.path.startswith(inside)]
+    return folder, [replace(file, path=file.path.removeprefix(inside)) for file in below]
+
+
+class Descriptor(NamedTuple):
+    """What a manifest says of a layer, or an index of a manifest. ``tar``: how it is packed (``tar``, ``tar+gzip``)."""
+
+    digest: str
+    size: int
+    path: str
+    tar: str | None
+    platform: str
+
+
+class Manifest(NamedTuple):
+    """The layers of an artifact, or the manifests of an index."""
+
+    digest: str
+    is_index: bool
+    listed: tuple[Descriptor, ...]
+
+
+class Repository:
+    """One repository of a registry. Threads share it, and the token that it was given.
+
+    ``http`` is how the registry at its ``endpoint`` is reached; the path of that is a prefix of each repository. The
+    ``credentials`` are looked up when the registry first asks for some.
+    """
+
+    def __init__(self, http: Http, name: str, credentials: Callable[[], Credentials]) -> None:
+        parts = urlsplit(http.endpoint)
+        self._name = f"{parts.path.strip('/')}/{name}".lstrip("/")
+        self._url = f"{parts.scheme}://{parts.netloc}/v2/{quote(self._name)}"
+        self._http, self._credentials, self._found_in = http, credentials, ""
+        self._lock = threading.Lock()
+
+    def manifest(self, reference: str, what: str) -> Manifest:
+        """The manifest or index with a tag or digest, which is verified.
+
+        Raises:
+            NotFound, AccessDenied, Unreachable: the registry does not give it.
+            Corrupt: it is not what the digest names.
+            Refused: it is larger than 4 MiB, malformed, or has over 200 layers.
+            UsageError: it is a container image.
+        """
+        data, accepted = b"", {"Accept": ", ".join((*MANIFESTS, *INDEXES))}
+        for chunk in self.read(f"manifests/{reference}", Piece(0, None, None), what, accepted):
+            data += chunk
+            if len(data) > MANIFEST_CAP:
+                raise Refused(f"{what}: its manifest is larger than {MANIFEST_CAP} bytes", hint=_WRONG)
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        if OCI_DIGEST.fullmatch(reference) and digest != reference:
+            raise Corrupt(f"{what}: {host(self._url)} was asked for the manifest {reference}, and sent {digest}")
+        return _parsed(data, digest, what)
+
+    def read(self, path: str, piece: Piece, what: str, headers: Headers | None = None) -> Iterator[bytes]:
+        """The bytes of ``piece`` of what is at ``path``, in chunks of at most 1 MiB.
+
+        With a new token when the registry asks for one: it may end in the midst of a file.
+
+        Raises:
+            NotFound, AccessDenied, Unreachable: the registry does not give it.
+            Corrupt: it has another size.
+        """
+        position, refused_at = piece.start, -1
+        while True:
+            http, rest = self._http, replace(piece, start=position)
+            try:
+                for chunk in get_bytes(http, f"{self._url}/{path}", rest, what, conditions=headers):
+                    position += len(chunk)
+                    yield chunk
+            except StatusError as error:
+                if error.status != 401 or not error.url.startswith(self._url) or refused_at == position:
+                    raise self._translated(error, what) from error
+                refused_at = position
+                with self._lock:
+                    if self._http is http:
+                        self._http = self._authorized(error, what)
+            else:
+                return
+
+    def _authorized(self, refusal: StatusError, what: str) -> Http:
+        """How requests are made with the token that an answer of 401 asks for."""
+        known = self._credentials()
+        if known is not NOBODY and not is_encrypted(self._url):
+            reason = f"{what}: {host(self._url)} asks for credentials, which are not sent without encryption"
+            raise AccessDenied(reason, hint="use its https:// address")
+        self._found_in = known.found_in
+        challenge = refusal.headers.get("WWW-Authenticate", "")[:8192]
+        if known.bearer:
+            return replace(self._http, token=known.bearer, basic=False)
+        if found := re.search(r"(?:^|,)\s*Bearer\s+(.*)", challenge, re.IGNORECASE):
+            # The first of each name: those of another scheme may follow.
+            asked = dict(reversed(re.findall(r'(\w{1,32})="([^"]{0,4096})"', found[1], re.ASCII)))
+            return replace(self._http, token=self._new_token(asked, known, refusal.peer, what), basic=False)
+        if known.basic and re.search(r"(?:^|,)\s*Basic\b", challenge, re.IGNORECASE):
+            return replace(self._http, token=known.basic, basic=True)
+        raise self._translated(refusal, what) from refusal
+
+    def _new_token(self, asked: Mapping[str, str], known: Credentials, peer: str, what: str) -> str:
+        """A bearer token of the service that the registry names (the distribution project's token specification)."""
+        from lora_cli.sources.http_transport import send
+
+        url, server = asked.get("realm", ""), host(self._url)
+        if not self._may_ask(url):
+            reason = f"{what}: {server} asks for a token at an address without encryption, or that is none"
+            raise Refused(reason, hint="use a registry that stays on https")
+        query = {name: asked[name] for name in ("service",) if name in asked}
+        query["scope"] = asked.get("scope") or f"repository:{self._name}:pull"
+        body, headers = None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
+        if known.identity_token:
+            form = {"grant_type": "refresh_token", "client_id": "lora-cli", "refresh_token": known.identity_token}
+            body, headers = urlencode({**form, **query}).encode(), {"Content-Type": "application/x-www-form-urlencoded"}
+        else:
+            url += ("&" if "?" in url else "?") + urlencode(query)
+        allowed = guard(self._http.private, peer, f"{what}: {server} asks for a token of {host(url)}")
+
+        def ask() -> str:
+            method = "GET" if body is None else "POST"
+            # No redirect is followed, with credentials or without.
+            with closing(send(url, headers, self._http.timeout_s, allowed, method=method, body=body)) as response:
+                if response.status in (408, 429) or response.status >= 500:
+                    raise from_status(host(url), response.status, response.headers)
+                if response.status != 200:
+                    raise StatusError(403, url, response.headers)
+                return _token_in(next(response.chunks(), b"")[:TOKEN_CAP])
+
+        try:
+            token = self._http.retries.call(what, ask)
+        except StatusError as error:
+            raise self._translated(error, what) from error
+        remember(token)
+        return token
+
+    def _may_ask(self, realm: str) -> bool:
+        """Whether a token may be asked for there: over https, or at a registry of this machine on it."""
+        try:
+            usable = re.fullmatch(r"https?://[^\s@#]{1,8000}", realm) and urlsplit(realm).port != 0
+            return bool(usable) and (
+                realm.startswith("https://") or (self._url.startswith("http://") and is_encrypted(realm))
+            )
+        except ValueError:
+            return False
+
+    def _translated(self, error: StatusError, what: str) -> LoraCliError:
+        """The registry's refusal in words, with a hint."""
+        if error.status in {401, 403, 407, 451}:
+            hint = f"log in: docker login {host(self._url)} (or podman, oras)"
+            if self._found_in:
+                hint = f"check what the account in {self._found_in} may read; if its token is old, log in again"
+            return AccessDenied(f"{what}: {host(error.url)} denies access ({error.status})", hint=hint)
+        if error.status in {404, 410}:
+            hint = "check the name and the tag; some registries also answer so to those who are not logged in"
+            return NotFound(f"{what}: not found on {host(error.url)} ({error.status})", hint=hint)
+        if error.status == 416:
+            return Corrupt(f"{what}: it ends earlier than its manifest says", hint=_WRONG)
+        reason = f"{what}: {host(error.url)} answered {error.status}"
+        return Unreachable(reason, hint="check that it is an OCI registry")
+
+
+def _token_in(body: bytes) -> str:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        answer = None
+    token = (answer.get("token") or answer.get("access_token")) if isinstance(answer, dict) else None
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]{1,16000}", token):
+        raise Transient("the response contains no token", hint="check that it is an OCI registry")
+    return token
+
+
+def _parsed(data: bytes, digest: str, what: str) -> Manifest:
+    """The manifest in ``data``; raises as ``Repository.manifest``."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        hint = "check the address, and for a login page"
+        raise Unreachable(f"{what}: the response is not a manifest", hint=hint) from error
+    layers, manifests = (value.get("layers"), value.get("manifests")) if isinstance(value, dict) else (None, None)
+    listed = layers if manifests is None else manifests
+    kinds = MANIFESTS if manifests is None else INDEXES
+    # One that is both means different things to different readers (CVE-2021-41190).
+    if not isinstance(listed, list) or None not in (layers, manifests) or value.get("mediaType", kinds[0]) not in kinds:
+        raise Refused(f"{what}: it is no manifest or index that can be read", hint=_WRONG)
+    if len(listed) > MOST_LAYERS:
+        raise Refused(f"{what}: its manifest has over {MOST_LAYERS} layers", hint="an adapter has only a few files")
+    if not value.get("artifactType") and _mapping(value.get("config")).get("mediaType") in _IMAGES:
+        raise UsageError(f"{what}: this is a container image", hint="push the adapter's files alone: oras push")
+    return Manifest(digest, manifests is not None, tuple(_descriptor(_mapping(one), what) for one in listed))
+
+
+def _descriptor(value: Mapping[str, Any], what: str) -> Descriptor:
+    size, digest, kind = value.get("size"), value.get("digest"), str(value.get("mediaType"))
+    if type(size) is not int or not 0 <= size < 1 << 63 or not OCI_DIGEST.fullmatch(str(digest)):
+        raise Refused(f"{what}: its manifest lists a blob without size or sha256", hint=_WRONG)
+    annotations, platform = _mapping(value.get("annotations")), _mapping(value.get("platform"))
+    path = next((str(annotations[name]) for name in _PATHS if annotations.get(name)), "")
+    # The media type of a plain file that ORAS pushes says that it is a tar, too.
+    is_tar = not path or kind.startswith(_MODELS) or annotations.get(_ORAS_FOLDER) == "true"
+    found = re.search(r"[./](tar(?:[.+][a-z0-9]+)?)$", kind) if is_tar else None
+    tar = found[1].replace(".", "+") if found else None
+    if tar not in {None, "tar", "tar+gzip"}:
+        raise Refused(f"{what}: a layer is a {tar}", hint="push it as a tar, plain or with gzip")
+    path = "/".join(part for part in path.split("/") if part != ".")
+    return Descriptor(str(digest), size, path, tar, f"{platform.get('os')}/{platform.get('architecture')}")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+class Tars:
+    """The ``files`` in the tars of an artifact, within bounds of bytes and time: all in one file without a name."""
+
+    def __init__(self, settings: Settings, repository: Repository, artifact: Manifest, what: str) -> None:
+        """Downloads, verifies and unpacks them.
+
+        Raises:
+            Refused: a bound is passed, or a layer is malformed.
+            Corrupt: a layer is not what its digest says.
+            MachineError: the disk is full.
+            Unreachable: it takes too long.
+        """
+        self._settings, self._what, self._digest = settings, what, artifact.digest
+        self._until = time.monotonic() + settings.adapter_timeout_s
+        self._left = MOST_UNPACKED if settings.max_bytes is None else settings.max_bytes
+        self._budget = ListingBudget(what, "push the files of one adapter only")
+        self.files = list[RemoteFile]()
+        layers = [layer for layer in artifact.listed if layer.tar]
+        if sum(layer.size for layer in layers) > self._left:
+            raise self._too_large(self._left)
+        # Where the cache is or will be there is room for adapters.
+        near = next(folder for folder in (settings.cache_dir, *settings.cache_dir.parents) if folder.is_dir())
+        folder = near if os.access(near, os.W_OK) else Path(tempfile.gettempdir())
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with this
+            weakref.finalize(self, self._file.close)
+            for layer in layers:
+                with tempfile.TemporaryFile(dir=folder) as packed:
+                    self._download(repository, layer, packed)
+                    self._unpack(layer, packed)
+            self._file.flush()
+        except OSError as error:
+            hint = "free some space, or set --cache-dir to a larger disk"
+            raise MachineError(f"writing a temporary file in {folder}: {error.strerror}", hint=hint) from error
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes ``start`` to ``stop`` of all files together."""
+        while start < stop and (piece := os.pread(self._file.fileno(), min(1 << 20, stop - start), start)):
+            start += len(piece)
+            yield piece
+
+    def _download(self, repository: Repository, layer: Descriptor, into: IO[bytes]) -> None:
+        for _ in range(2):
+            hasher = hashlib.sha256()
+            into.seek(0)
+            for chunk in repository.read(f"blobs/{layer.digest}", Piece(0, layer.size, layer.size), self._what):
+                self._check()
+                hasher.update(chunk)
+                into.write(chunk)
+            if f"sha256:{hasher.hexdigest()}" == layer.digest:
+                into.seek(0)
+                return
+        reason = f"{self._what}: the layer {layer.digest} was sent as sha256:{hasher.hexdigest()}"
+        raise Corrupt(reason, hint="run the command again")
+
+    def _unpack(self, layer: Descriptor, packed: IO[bytes]) -> None:
+        """The regular files of a tar. None of its names is used as a path."""
+        stream: Any = gzip.GzipFile(fileobj=packed) if layer.tar == "tar+gzip" else packed
+        most = min(self._left, FREE_BYTES + MOST_RATIO * layer.size)
+
+        def check(position: int) -> None:
+            self._check()
+            if position > most:
+                raise self._too_large(most)
+
+        reader = _Reader(stream, check)
+        try:
+            tar = tarfile.open(fileobj=reader, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # it would keep them all
+                if not member.isdir():
+                    self.files.append(self._member(tar, member))
+        except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, ValueError, RecursionError) as error:
+            reason = f"{self._what}: the layer {layer.digest} is malformed: {error!s:.200}"
+            raise Refused(reason, hint=_WRONG) from error
+        self._left -= reader.tell()
+
+    def _member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> RemoteFile:
+        path = "/".join(part for part in member.name.split("/") if part not in {"", "."})
+        path = f"/{path}" if member.name.startswith("/") else path
+        check_path(path, self._what)
+        self._budget.take(path)
+        data = None if member.issparse() or not member.isreg() else tar.extractfile(member)
+        if data is None:
+            defect = "is a link" if member.issym() or member.islnk() else "is not a regular file"
+            return RemoteFile(path, None, defect=defect)
+        hasher, offset = hashlib.sha256(), self._file.tell()
+        while piece := data.read(PIECE):
+            hasher.update(piece)
+            self._file.write(piece)
+        return RemoteFile(path, member.size, hasher.hexdigest(), locator=f"{self._digest}+{offset}")
+
+    def _check(self) -> None:
+        if time.monotonic() > self._until:
+            reason = f"{self._what}: its layers are not unpacked after {self._settings.adapter_timeout_s:g} s"
+            raise Unreachable(reason, hint="raise adapter_timeout (LORA_CLI_ADAPTER_TIMEOUT)")
+
+    def _too_large(self, most: int) -> Refused:
+        reason = f"{self._what}: its layers unpack to over {in_units(most)}"
+        return Refused(reason, hint="raise max_bytes (LORA_CLI_MAX_BYTES), or push less")
+
+
+class _Reader:
+    """A tar as tarfile reads it; ``check`` sees where each read ends."""
+
+    def __init__(self, stream: IO[bytes], check: Callable[[int], None]) -> None:
+        self._stream, self._check, self.tell = stream, check, stream.tell
+
+    def read(self, size: int) -> bytes:
+        """As a file: tarfile reads names and attributes whole, whatever their size."""
+        if size > PIECE:
+            raise tarfile.ReadError(f"a name or attribute has {size} bytes")
+        self._check(self.tell() + size)
+        return self._stream.read(size)
+
+    def seek(self, position: int) -> int:
+        """As a file."""
+        self._check(position)
+        return self._stream.seek(position)
