@@ -21,7 +21,6 @@ from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.log import log_to_stderr, logger
-from lora_cli.core.manifest_trust import is_for_manifests
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
@@ -237,7 +236,7 @@ def refuse_unknown_variables(root_command: Any) -> None:
     Raises:
         UsageError: it names each, with the nearest known one.
     """
-    given = {name for name in os.environ if name.startswith(PREFIX) and not is_for_manifests(name)}
+    given = {name for name in os.environ if name.startswith(PREFIX)}
     known = variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
     if not given - known:
         return

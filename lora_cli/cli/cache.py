@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.adapter_selection import apply_policies, read_inputs
+from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
 from lora_cli.core.did_you_mean import nearest
@@ -67,7 +67,7 @@ def verify_all(
     repair: bool = option("--repair", "Fetch corrupt and lost adapters again, with the same digest.", False, REPAIR),
     manifest: Path | None = option(
         "--manifest -f FILE",
-        "Verify the adapters of this manifest; with --repair, all, by its endpoints and credentials.",
+        "Verify only the adapters of this manifest, at their locked versions.",
         None,
         REPAIR,
     ),
@@ -82,10 +82,7 @@ def verify_all(
     if manifest is not None:
         from lora_cli.reading.manifest import read_manifest
 
-        adapter_set = read_manifest(manifest)
-        settings = apply_policies(settings, adapter_set)
-        if not (names or repair):
-            names = [entry.name for entry in adapter_set.adapters]
+        names = names or [entry.name for entry in read_manifest(manifest).adapters]
     from lora_cli.render.terminal_cache import verified_parts
 
     only = _verified_names(store, names, manifest, lost=repair) if names else None
@@ -95,8 +92,6 @@ def verify_all(
     broken = [one for one in repaired or () if one.error is not None]
     report = verify_report(found, repaired)
     write_result(report, output_format, verified_parts(report), columns=table_width())
-    if manifest is None and broken and not settings.offline:
-        inform("hint: --repair -f MANIFEST uses the endpoints and credentials of a manifest", settings)
     if corrupt and not repair:
         inform("hint: lora-cli cache verify --repair fetches them again", settings)
     if any(one.kind == "blob" for one in corrupt):

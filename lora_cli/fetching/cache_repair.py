@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import NoneType
 
 from lora_cli.core.grouping import by_key
@@ -32,9 +32,8 @@ def repair_cache(store: Store, settings: Settings, only: Set[str] | None = None)
     """Fetches again every recorded snapshot that is missing or corrupt, or those with a digest in ``only``.
 
     The records of a snapshot are tried until one origin still has the same bytes. Tokens and endpoints are those of
-    this run, never from the cache; references are from the cache, and may use what those of a manifest may.
+    this run, never from the cache.
     """
-    settings = replace(settings, from_manifest=True)
     for digest, records in sorted(by_key((record.snapshot, record) for record in all_records(store)).items()):
         if (only is None or digest in only) and find_snapshot(store, records[0].files) is None:
             yield _fetch_again(store, settings, digest, records)

@@ -24,7 +24,16 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import size as in_units
 from lora_cli.core.web_address import is_encrypted, is_loopback
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
+from lora_cli.errors import (
+    AccessDenied,
+    Corrupt,
+    LoraCliError,
+    MachineError,
+    NotFound,
+    Refused,
+    Unreachable,
+    UsageError,
+)
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources.docker_config import NOBODY, Credentials, credentials_of, find_credentials
@@ -35,7 +44,7 @@ from lora_cli.sources.ssrf_guard import allows_private, guard
 from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 MOST_LAYERS = 200
 MANIFEST_CAP, TOKEN_CAP = 4 << 20, 64 << 10

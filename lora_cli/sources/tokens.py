@@ -8,7 +8,7 @@ from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 
 def token_of(rule: "SourceRule | None", environ: Mapping[str, str]) -> str:
