@@ -11,9 +11,10 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -36,7 +37,7 @@ from lora_cli.errors import (
 )
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
-from lora_cli.sources.docker_config import NOBODY, Credentials, credentials_of, find_credentials
+from lora_cli.sources.docker_config import NOBODY, Credentials, find_credentials
 from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes, host
 from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
 from lora_cli.sources.retries import Retries, Transient, from_status
@@ -46,8 +47,7 @@ from lora_cli.sources.tokens import token_of
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
 
-MOST_LAYERS = 200
-MANIFEST_CAP, TOKEN_CAP = 4 << 20, 64 << 10
+MOST_LAYERS, MANIFEST_CAP = 200, 4 << 20
 MOST_UNPACKED = 16 << 30
 """Bytes in the tars of an artifact where ``max_bytes`` sets no limit."""
 
@@ -65,8 +65,9 @@ _MODELS = ("application/vnd.cncf.model.", "application/vnd.kitops.modelkit.")
 
 _PATHS = ("org.cncf.model.filepath", "org.opencontainers.image.title")
 _ORAS_FOLDER = "io.deis.oras.content.unpack"
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 _WRONG = "whoever pushed it must push it again"
+_SMALLER = f"{_WRONG}; if it is too large, raise max_bytes (LORA_CLI_MAX_BYTES)"
 
 
 def registry_endpoint(location: str) -> str:
@@ -87,10 +88,9 @@ class OciSource:
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and reads no credentials yet; ``rule`` says where requests go, and with whose token."""
         self._settings, self._rule = settings, rule
-        self._lock = threading.Lock()
-        self._repositories: dict[tuple[str, str], Repository] = {}
+        self._repositories: dict[str, Repository] = {}
         self._tars: dict[str, Tars] = {}
-        self._turns: dict[str, threading.Lock] = {}
+        self._turn = threading.Lock()
 
     def pin(self, ref: AdapterRef) -> AdapterRef:
         """``ref`` at the digest that its tag names now: one request, which lists nothing."""
@@ -107,20 +107,20 @@ class OciSource:
             Corrupt: a manifest or layer is not what its digest says.
             Unreachable: network or server, after the retries; or the tars take too long.
         """
-        what, top = str(ref), self._top(ref)
-        artifact = self._artifact(ref, top)
+        top = self._top(ref)
+        artifact = self._only(ref, top) if top.is_index else top
         files = [
             RemoteFile(layer.path, layer.size, layer.digest.removeprefix("sha256:"), locator=layer.digest)
             for layer in artifact.listed
-            if layer.path and layer.tar is None
+            if layer.path and not layer.tar
         ]
-        if any(layer.tar is not None for layer in artifact.listed):
-            files += self._unpacked(ref, artifact).files
+        if any(layer.tar for layer in artifact.listed):
+            files += self._unpacked(ref, artifact.digest).files
         folder, files = _below(ref.subfolder, files)
         if not files:
             where = f"in its folder {ref.subfolder}" if ref.subfolder else "in it"
-            raise NotFound(f"{what}: there are no files {where}", hint="check what was pushed: oras manifest fetch")
-        check_listed((file.path for file in files), what)
+            raise NotFound(f"{ref}: there are no files {where}", hint="check what was pushed: oras manifest fetch")
+        check_listed((file.path for file in files), str(ref))
         # Policies may have rules for the folder.
         return Revision(replace(ref, subfolder=folder), top.digest, tuple(sorted(files, key=lambda file: file.path)))
 
@@ -128,81 +128,49 @@ class OciSource:
         """Bytes ``start`` to ``stop`` of a file, in chunks of at most 1 MiB.
 
         Raises:
-            NotFound: the registry has deleted it.
-            AccessDenied: the registry does not give it to this user.
+            NotFound, AccessDenied, Unreachable: the registry does not give it.
             Corrupt: it has another size.
-            Unreachable: network or server, after the retries.
         """
-        if not file.size:
-            return
         ref, (digest, _, offset) = revision.ref, file.locator.partition("+")
-        if not offset:
+        if offset and file.size:
+            end = file.size if stop is None else min(stop, file.size)
+            yield from self._unpacked(ref, digest).read(int(offset) + start, int(offset) + end)
+        elif file.size:
             piece = Piece(start, stop, file.size)
             yield from self._repository(ref).read(f"blobs/{digest}", piece, f"{ref}: {file.path}")
-            return
-        with self._lock:
-            tars = self._tars.get(digest)
-        if tars is None:
-            tars = self._unpacked(ref, self._repository(ref).manifest(digest, str(ref)))
-        end = int(offset) + (file.size if stop is None else min(stop, file.size))
-        yield from tars.read(int(offset) + start, end)
 
     def _repository(self, ref: AdapterRef) -> "Repository":
-        settings, rule = self._settings, self._rule
-        endpoint = (rule.endpoint_url if rule is not None else None) or registry_endpoint(ref.location)
-        name = ref.location.partition("/")[2].partition(":")[0]
-
-        def credentials() -> Credentials:
-            if rule is not None and rule.anonymous:
-                return NOBODY
-            if rule is None or not rule.token_env:
-                return find_credentials(host(endpoint), name, os.environ)
-            user, colon, password = token_of(rule, os.environ).partition(":")
-            username, bearer = (user, "") if colon else ("", user)
-            return credentials_of(username, password, bearer=bearer, found_in=rule.token_env)
-
-        with self._lock:
-            if (endpoint, name) not in self._repositories:
-                retries, private = Retries(settings.retries), allows_private(settings)
-                http = Http(endpoint.rstrip("/"), settings.timeout_s, retries, private=private)
-                self._repositories[endpoint, name] = Repository(http, name, credentials)
-            return self._repositories[endpoint, name]
+        place = ref.location.partition(":v")[0]
+        return self._repositories.setdefault(place, Repository(ref, self._settings, self._rule))
 
     def _top(self, ref: AdapterRef) -> "Manifest":
         """The manifest or index that the reference names now; without a tag that is ``latest``."""
         tag = ref.location.partition("/")[2].partition(":")[2]
         return self._repository(ref).manifest(ref.revision or tag or "latest", str(ref))
 
-    def _artifact(self, ref: AdapterRef, top: "Manifest") -> "Manifest":
-        """The manifest itself; of an index its only one, or the only one for this machine's platform."""
-        artifact = top
-        if top.is_index:
-            machine = os.uname().machine
-            ours = [one for one in top.listed if one.platform == f"linux/{_MACHINES.get(machine, machine)}"]
-            if len(top.listed) != 1 and len(ours) != 1:
-                several = ", ".join(one.digest for one in top.listed[:5]) or "nothing"
-                server, _, name = ref.location.partition("/")
-                hint = f"choose one by its digest: oci://{server}/{name.partition(':')[0]}@sha256:…"
-                raise UsageError(f"{ref}: this is an index of {len(top.listed)} manifests ({several})", hint=hint)
-            artifact = self._repository(ref).manifest((ours if len(ours) == 1 else top.listed)[0].digest, str(ref))
-        if artifact.is_index:
+    def _only(self, ref: AdapterRef, index: "Manifest") -> "Manifest":
+        """The only manifest of an index, or its only one for this machine's platform."""
+        ours = [one for one in index.listed if one.platform == f"linux/{_MACHINE}"]
+        if len(chosen := ours if len(ours) == 1 else index.listed) != 1:
+            several = ", ".join(one.digest for one in index.listed[:5]) or "nothing"
+            place = re.sub(r":[^/]*$", "", ref.location) if "/" in ref.location else ref.location
+            hint = f"choose one by its digest: oci://{place}@sha256:…"
+            raise UsageError(f"{ref}: this is an index of {len(index.listed)} manifests ({several})", hint=hint)
+        if (found := self._repository(ref).manifest(chosen[0].digest, str(ref))).is_index:
             raise Refused(f"{ref}: this is an index of indexes", hint="push the artifact itself")
-        return artifact
+        return found
 
-    def _unpacked(self, ref: AdapterRef, artifact: "Manifest") -> "Tars":
-        """The tars of an artifact: downloaded once for all that ask at the same time, and kept for a while."""
-        with self._lock:
-            turn = self._turns.setdefault(artifact.digest, threading.Lock())
-        with turn:
-            with self._lock:
-                tars = self._tars.get(artifact.digest)
-            tars = tars or Tars(self._settings, self._repository(ref), artifact, str(ref))
-            with self._lock:
-                self._tars[artifact.digest] = tars
+    def _unpacked(self, ref: AdapterRef, digest: str) -> "Tars":
+        """The tars of an artifact: downloaded once for all that ask, and kept for a while."""
+        with self._turn:
+            if digest not in self._tars:
+                repository = self._repository(ref)
+                layers = repository.manifest(digest, str(ref)).listed
+                self._tars[digest] = Tars(self._settings, repository, digest, layers, str(ref))
                 # One for each adapter that may be in flight.
                 while len(self._tars) > self._settings.jobs:
                     del self._tars[next(iter(self._tars))]
-            return tars
+            return self._tars[digest]
 
 
 def _below(folder: str, files: list[RemoteFile]) -> tuple[str, list[RemoteFile]]:
@@ -216,12 +184,12 @@ def _below(folder: str, files: list[RemoteFile]) -> tuple[str, list[RemoteFile]]
 
 
 class Descriptor(NamedTuple):
-    """What a manifest says of a layer, or an index of a manifest. ``tar``: how it is packed (``tar``, ``tar+gzip``)."""
+    """What a manifest says of a layer, or an index of a manifest. ``tar`` is ``tar``, ``tar+gzip`` or ""."""
 
     digest: str
     size: int
     path: str
-    tar: str | None
+    tar: str
     platform: str
 
 
@@ -236,16 +204,18 @@ class Manifest(NamedTuple):
 class Repository:
     """One repository of a registry. Threads share it, and the token that it was given.
 
-    ``http`` is how the registry at its ``endpoint`` is reached; the path of that is a prefix of each repository. The
-    ``credentials`` are looked up when the registry first asks for some.
+    The path of a rule's ``endpoint_url`` is a prefix of each repository. Credentials are looked up when the registry
+    first asks for some.
     """
 
-    def __init__(self, http: Http, name: str, credentials: Callable[[], Credentials]) -> None:
-        parts = urlsplit(http.endpoint)
+    def __init__(self, ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> None:
+        endpoint = ((rule.endpoint_url if rule is not None else None) or registry_endpoint(ref.location)).rstrip("/")
+        parts, name = urlsplit(endpoint), ref.location.partition("/")[2].partition(":")[0]
+        self._rule, self._found_in, self._lock = rule, "", threading.Lock()
         self._name = f"{parts.path.strip('/')}/{name}".lstrip("/")
         self._url = f"{parts.scheme}://{parts.netloc}/v2/{quote(self._name)}"
-        self._http, self._credentials, self._found_in = http, credentials, ""
-        self._lock = threading.Lock()
+        retries, private = Retries(settings.retries), allows_private(settings)
+        self._http = Http(endpoint, settings.timeout_s, retries, private=private)
 
     def manifest(self, reference: str, what: str) -> Manifest:
         """The manifest or index with a tag or digest, which is verified.
@@ -292,9 +262,19 @@ class Repository:
             else:
                 return
 
+    def _known(self) -> Credentials:
+        """Those that the rule names, else Docker's for that server."""
+        if self._rule is not None and self._rule.anonymous:
+            return NOBODY
+        if self._rule is None or not self._rule.token_env:
+            return find_credentials(host(self._url), self._name, os.environ)
+        user, colon, password = token_of(self._rule, os.environ).partition(":")
+        username, bearer = (user, "") if colon else ("", user)
+        return Credentials(username, password, bearer=bearer, found_in=self._rule.token_env)
+
     def _authorized(self, refusal: StatusError, what: str) -> Http:
         """How requests are made with the token that an answer of 401 asks for."""
-        known = self._credentials()
+        known = self._known()
         if known is not NOBODY and not is_encrypted(self._url):
             reason = f"{what}: {host(self._url)} asks for credentials, which are not sent without encryption"
             raise AccessDenied(reason, hint="use its https:// address")
@@ -314,12 +294,12 @@ class Repository:
         """A bearer token of the service that the registry names (the distribution project's token specification)."""
         from lora_cli.sources.http_transport import send
 
-        url, server = asked.get("realm", ""), host(self._url)
-        if not self._may_ask(url):
+        url, server, plain = asked.get("realm", ""), host(self._url), self._url.startswith("http://")
+        # Over https, or at a registry of this machine on it.
+        if not _is_address(url) or not (url.startswith("https://") or (plain and is_encrypted(url))):
             reason = f"{what}: {server} asks for a token at an address without encryption, or that is none"
             raise Refused(reason, hint="use a registry that stays on https")
-        query = {name: asked[name] for name in ("service",) if name in asked}
-        query["scope"] = asked.get("scope") or f"repository:{self._name}:pull"
+        query = {"scope": asked.get("scope") or f"repository:{self._name}:pull", "service": asked.get("service", "")}
         body, headers = None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
         if known.identity_token:
             form = {"grant_type": "refresh_token", "client_id": "lora-cli", "refresh_token": known.identity_token}
@@ -336,7 +316,7 @@ class Repository:
                     raise from_status(host(url), response.status, response.headers)
                 if response.status != 200:
                     raise StatusError(403, url, response.headers)
-                return _token_in(next(response.chunks(), b"")[:TOKEN_CAP])
+                return _token_in(b"".join(islice(response.chunks(), 64)))
 
         try:
             token = self._http.retries.call(what, ask)
@@ -345,30 +325,27 @@ class Repository:
         remember(token)
         return token
 
-    def _may_ask(self, realm: str) -> bool:
-        """Whether a token may be asked for there: over https, or at a registry of this machine on it."""
-        try:
-            usable = re.fullmatch(r"https?://[^\s@#]{1,8000}", realm) and urlsplit(realm).port != 0
-            return bool(usable) and (
-                realm.startswith("https://") or (self._url.startswith("http://") and is_encrypted(realm))
-            )
-        except ValueError:
-            return False
-
     def _translated(self, error: StatusError, what: str) -> LoraCliError:
         """The registry's refusal in words, with a hint."""
-        if error.status in {401, 403, 407, 451}:
+        server, status = host(error.url), error.status
+        if status in {401, 403, 407, 451}:
             hint = f"log in: docker login {host(self._url)} (or podman, oras)"
             if self._found_in:
                 hint = f"check what the account in {self._found_in} may read; if its token is old, log in again"
-            return AccessDenied(f"{what}: {host(error.url)} denies access ({error.status})", hint=hint)
-        if error.status in {404, 410}:
+            return AccessDenied(f"{what}: {server} denies access ({status})", hint=hint)
+        if status in {404, 410}:
             hint = "check the name and the tag; some registries also answer so to those who are not logged in"
-            return NotFound(f"{what}: not found on {host(error.url)} ({error.status})", hint=hint)
-        if error.status == 416:
+            return NotFound(f"{what}: not found on {server} ({status})", hint=hint)
+        if status == 416:
             return Corrupt(f"{what}: it ends earlier than its manifest says", hint=_WRONG)
-        reason = f"{what}: {host(error.url)} answered {error.status}"
-        return Unreachable(reason, hint="check that it is an OCI registry")
+        return Unreachable(f"{what}: {server} answered {status}", hint="check that it is an OCI registry")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return bool(re.fullmatch(r"https?://[^\s@#]{1,8000}", url)) and urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def _token_in(body: bytes) -> str:
@@ -385,21 +362,22 @@ def _token_in(body: bytes) -> str:
 def _parsed(data: bytes, digest: str, what: str) -> Manifest:
     """The manifest in ``data``; raises as ``Repository.manifest``."""
     try:
-        value = json.loads(data)
+        value = _mapping(json.loads(data))
     except (ValueError, RecursionError) as error:
         hint = "check the address, and for a login page"
         raise Unreachable(f"{what}: the response is not a manifest", hint=hint) from error
-    layers, manifests = (value.get("layers"), value.get("manifests")) if isinstance(value, dict) else (None, None)
-    listed = layers if manifests is None else manifests
-    kinds = MANIFESTS if manifests is None else INDEXES
+    is_index = value.get("mediaType") in INDEXES or "manifests" in value
+    listed = value.get("manifests" if is_index else "layers")
     # One that is both means different things to different readers (CVE-2021-41190).
-    if not isinstance(listed, list) or None not in (layers, manifests) or value.get("mediaType", kinds[0]) not in kinds:
+    both = "layers" in value and "manifests" in value
+    kinds = INDEXES if is_index else MANIFESTS
+    if both or not isinstance(listed, list) or value.get("mediaType", kinds[0]) not in kinds:
         raise Refused(f"{what}: it is no manifest or index that can be read", hint=_WRONG)
     if len(listed) > MOST_LAYERS:
         raise Refused(f"{what}: its manifest has over {MOST_LAYERS} layers", hint="an adapter has only a few files")
     if not value.get("artifactType") and _mapping(value.get("config")).get("mediaType") in _IMAGES:
         raise UsageError(f"{what}: this is a container image", hint="push the adapter's files alone: oras push")
-    return Manifest(digest, manifests is not None, tuple(_descriptor(_mapping(one), what) for one in listed))
+    return Manifest(digest, is_index, tuple(_descriptor(_mapping(one), what) for one in listed))
 
 
 def _descriptor(value: Mapping[str, Any], what: str) -> Descriptor:
@@ -411,8 +389,8 @@ def _descriptor(value: Mapping[str, Any], what: str) -> Descriptor:
     # The media type of a plain file that ORAS pushes says that it is a tar, too.
     is_tar = not path or kind.startswith(_MODELS) or annotations.get(_ORAS_FOLDER) == "true"
     found = re.search(r"[./](tar(?:[.+][a-z0-9]+)?)$", kind) if is_tar else None
-    tar = found[1].replace(".", "+") if found else None
-    if tar not in {None, "tar", "tar+gzip"}:
+    tar = found[1].replace(".", "+") if found else ""
+    if tar not in {"", "tar", "tar+gzip"}:
         raise Refused(f"{what}: a layer is a {tar}", hint="push it as a tar, plain or with gzip")
     path = "/".join(part for part in path.split("/") if part != ".")
     return Descriptor(str(digest), size, path, tar, f"{platform.get('os')}/{platform.get('architecture')}")
@@ -425,7 +403,9 @@ def _mapping(value: object) -> Mapping[str, Any]:
 class Tars:
     """The ``files`` in the tars of an artifact, within bounds of bytes and time: all in one file without a name."""
 
-    def __init__(self, settings: Settings, repository: Repository, artifact: Manifest, what: str) -> None:
+    def __init__(
+        self, settings: Settings, repository: Repository, digest: str, layers: Iterable[Descriptor], what: str
+    ) -> None:
         """Downloads, verifies and unpacks them.
 
         Raises:
@@ -434,25 +414,29 @@ class Tars:
             MachineError: the disk is full.
             Unreachable: it takes too long.
         """
-        self._settings, self._what, self._digest = settings, what, artifact.digest
+        self._what, self._digest, tars = what, digest, [layer for layer in layers if layer.tar]
         self._until = time.monotonic() + settings.adapter_timeout_s
         self._left = MOST_UNPACKED if settings.max_bytes is None else settings.max_bytes
         self._budget = ListingBudget(what, "push the files of one adapter only")
         self.files = list[RemoteFile]()
-        layers = [layer for layer in artifact.listed if layer.tar]
-        if sum(layer.size for layer in layers) > self._left:
-            raise self._too_large(self._left)
         # Where the cache is or will be there is room for adapters.
         near = next(folder for folder in (settings.cache_dir, *settings.cache_dir.parents) if folder.is_dir())
         folder = near if os.access(near, os.W_OK) else Path(tempfile.gettempdir())
+        if sum(layer.size for layer in tars) > self._left:
+            raise Refused(f"{what}: its layers have over {in_units(self._left)}", hint=_SMALLER)
         try:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with this
             weakref.finalize(self, self._file.close)
-            for layer in layers:
+            for layer in tars:
                 with tempfile.TemporaryFile(dir=folder) as packed:
                     self._download(repository, layer, packed)
                     self._unpack(layer, packed)
             self._file.flush()
+        except TimeoutError as error:
+            reason = f"{what}: its layers are not unpacked after {settings.adapter_timeout_s:g} s"
+            raise Unreachable(reason, hint="raise adapter_timeout (LORA_CLI_ADAPTER_TIMEOUT)") from error
+        except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, ValueError, RecursionError) as error:
+            raise Refused(f"{what}: a layer cannot be unpacked: {error!s:.200}", hint=_SMALLER) from error
         except OSError as error:
             hint = "free some space, or set --cache-dir to a larger disk"
             raise MachineError(f"writing a temporary file in {folder}: {error.strerror}", hint=hint) from error
@@ -464,71 +448,47 @@ class Tars:
             yield piece
 
     def _download(self, repository: Repository, layer: Descriptor, into: IO[bytes]) -> None:
-        for _ in range(2):
-            hasher = hashlib.sha256()
-            into.seek(0)
-            for chunk in repository.read(f"blobs/{layer.digest}", Piece(0, layer.size, layer.size), self._what):
-                self._check()
-                hasher.update(chunk)
-                into.write(chunk)
-            if f"sha256:{hasher.hexdigest()}" == layer.digest:
-                into.seek(0)
-                return
-        reason = f"{self._what}: the layer {layer.digest} was sent as sha256:{hasher.hexdigest()}"
-        raise Corrupt(reason, hint="run the command again")
+        hasher = hashlib.sha256()
+        for chunk in repository.read(f"blobs/{layer.digest}", Piece(0, layer.size, layer.size), self._what):
+            _check_time(self._until)
+            hasher.update(chunk)
+            into.write(chunk)
+        if (digest := f"sha256:{hasher.hexdigest()}") != layer.digest:
+            reason = f"{self._what}: the layer {layer.digest} was sent as {digest}"
+            raise Corrupt(reason, hint="run the command again")
+        into.seek(0)
 
     def _unpack(self, layer: Descriptor, packed: IO[bytes]) -> None:
         """The regular files of a tar. None of its names is used as a path."""
         stream: Any = gzip.GzipFile(fileobj=packed) if layer.tar == "tar+gzip" else packed
-        most = min(self._left, FREE_BYTES + MOST_RATIO * layer.size)
-
-        def check(position: int) -> None:
-            self._check()
-            if position > most:
-                raise self._too_large(most)
-
-        reader = _Reader(stream, check)
-        try:
-            tar = tarfile.open(fileobj=reader, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep them all
-                if not member.isdir():
-                    self.files.append(self._member(tar, member))
-        except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, ValueError, RecursionError) as error:
-            reason = f"{self._what}: the layer {layer.digest} is malformed: {error!s:.200}"
-            raise Refused(reason, hint=_WRONG) from error
-        self._left -= reader.tell()
-
-    def _member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> RemoteFile:
-        path = "/".join(part for part in member.name.split("/") if part not in {"", "."})
-        path = f"/{path}" if member.name.startswith("/") else path
-        check_path(path, self._what)
-        self._budget.take(path)
-        data = None if member.issparse() or not member.isreg() else tar.extractfile(member)
-        if data is None:
-            defect = "is a link" if member.issym() or member.islnk() else "is not a regular file"
-            return RemoteFile(path, None, defect=defect)
-        hasher, offset = hashlib.sha256(), self._file.tell()
-        while piece := data.read(PIECE):
-            hasher.update(piece)
-            self._file.write(piece)
-        return RemoteFile(path, member.size, hasher.hexdigest(), locator=f"{self._digest}+{offset}")
-
-    def _check(self) -> None:
-        if time.monotonic() > self._until:
-            reason = f"{self._what}: its layers are not unpacked after {self._settings.adapter_timeout_s:g} s"
-            raise Unreachable(reason, hint="raise adapter_timeout (LORA_CLI_ADAPTER_TIMEOUT)")
-
-    def _too_large(self, most: int) -> Refused:
-        reason = f"{self._what}: its layers unpack to over {in_units(most)}"
-        return Refused(reason, hint="raise max_bytes (LORA_CLI_MAX_BYTES), or push less")
+        reader = _Reader(stream, min(self._left, FREE_BYTES + MOST_RATIO * layer.size), self._until)
+        tar = tarfile.open(fileobj=reader, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # it would keep them all
+            path = "/".join(part for part in member.name.split("/") if part not in {"", "."})
+            path = f"/{path}" if member.name.startswith("/") else path
+            self._budget.take(path)
+            if member.isdir():
+                continue
+            check_path(path, self._what)
+            if member.issparse() or not member.isreg():
+                defect = "is a link" if member.issym() or member.islnk() else "is not a regular file"
+                self.files.append(RemoteFile(path, None, defect=defect))
+                continue
+            data, hasher, offset = tar.extractfile(member), hashlib.sha256(), self._file.tell()
+            while data is not None and (piece := data.read(PIECE)):
+                hasher.update(piece)
+                self._file.write(piece)
+            locator = f"{self._digest}+{offset}"
+            self.files.append(RemoteFile(path, member.size, hasher.hexdigest(), locator=locator))
+        self._left -= stream.tell()
 
 
 class _Reader:
-    """A tar as tarfile reads it; ``check`` sees where each read ends."""
+    """A tar as tarfile reads it: at most ``most`` bytes, until a time."""
 
-    def __init__(self, stream: IO[bytes], check: Callable[[int], None]) -> None:
-        self._stream, self._check, self.tell = stream, check, stream.tell
+    def __init__(self, stream: IO[bytes], most: int, until: float) -> None:
+        self._stream, self._most, self._until, self.tell = stream, most, until, stream.tell
 
     def read(self, size: int) -> bytes:
         """As a file: tarfile reads names and attributes whole, whatever their size."""
@@ -541,3 +501,13 @@ class _Reader:
         """As a file."""
         self._check(position)
         return self._stream.seek(position)
+
+    def _check(self, position: int) -> None:
+        _check_time(self._until)
+        if position > self._most:
+            raise tarfile.ReadError(f"it has over {in_units(self._most)}")
+
+
+def _check_time(until: float) -> None:
+    if time.monotonic() > until:
+        raise TimeoutError
