@@ -30,7 +30,7 @@ def read_toml(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, strings in quotes") from error
     fields: dict[str, Any] = {
-        key: (Annotated[Any, BeforeValidator(partial(_parsed, key, kind))], None) for key, kind in kinds.items()
+        key: (Annotated[Any, BeforeValidator(partial(_parsed, kind))], None) for key, kind in kinds.items()
     }
     model = create_model("SettingsFile", __base__=Model, sources=(Several[SourceRule], ()), **fields)
     read = Document(file, values, lambda: TomlPlaces(text)).read(model, Context(FilePath(file).parent))
@@ -61,13 +61,11 @@ class TomlPlaces:
         return ""
 
 
-def _parsed(key: str, kind: Kind, value: Any) -> Any:
-    """The value of ``key``. A number or a list in quotes is a mistake, though a variable would have it so."""
+def _parsed(kind: Kind, value: Any) -> Any:
+    """The value of a setting. A number in quotes is a mistake, though a variable would have it so."""
     wanted = kind.schema.get("type")
     if not isinstance(value, bool | int | float | str | list | dict):
         raise mistake("this is a date or a time", "write it in quotes" if wanted == "string" else "")
     if wanted in {"boolean", "integer"} and isinstance(value, str):
         raise mistake(f"{quoted(value)} is a string", "write it without quotes")
-    if wanted == "array" and isinstance(value, str):
-        raise mistake("this is a string", f'write a list: {key} = ["…"]')
     return kind.parse(value)

@@ -12,7 +12,7 @@ import pytest
 
 from lora_cli.core.reference import AdapterRef, Scheme, below
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, NotFound
 from lora_cli.fetching.checkpoint import latest_checkpoint
 from lora_cli.settings import Settings

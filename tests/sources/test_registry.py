@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoint_of, open_source
@@ -46,8 +46,7 @@ def test_one_run_reads_from_servers_that_have_nothing_in_common(
         rules.append(
             SourceRule(match=f"s3://{bucket}/*", endpoint_url=server.endpoint, region="eu-west-1", profile=profile)
         )
-    trusting = replace(settings, trusted_endpoints=tuple(buckets), allow_profiles=("one", "two"))
-    reached = Sources(replace(trusting, sources=tuple(rules)))
+    reached = Sources(replace(settings, sources=tuple(rules)))
     for endpoint, bucket in buckets.items():
         ref = AdapterRef("s3", f"{bucket}/sql")
         revision = reached.of(ref).resolve(ref)
@@ -96,7 +95,7 @@ def test_a_rule_names_the_endpoint_and_whose_token_goes_there(
     assert Sources(elsewhere).of(HF).resolve(HF).files
 
 
-def test_the_users_own_token_is_not_sent_to_an_endpoint_that_only_a_manifest_names(
+def test_the_users_own_token_is_not_sent_to_the_endpoint_of_a_rule(
     hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add("acme/sql", {CONFIG: b"{}"})
