@@ -11,13 +11,15 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
+
+from pydantic import BaseModel, Field, ValidationError
 
 from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.addresses import DOCKER_HUB, OCI_DIGEST
@@ -38,10 +40,10 @@ from lora_cli.errors import (
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources.docker_config import NOBODY, Credentials, find_credentials
-from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes, host
+from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes, host, redirect_guard, redirect_target
 from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
 from lora_cli.sources.retries import Retries, Transient, from_status
-from lora_cli.sources.ssrf_guard import allows_private, guard
+from lora_cli.sources.ssrf_guard import allows_private
 from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ _MODELS = ("application/vnd.cncf.model.", "application/vnd.kitops.modelkit.")
 
 _PATHS = ("org.cncf.model.filepath", "org.opencontainers.image.title")
 _ORAS_FOLDER = "io.deis.oras.content.unpack"
-_MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+_MACHINE = ("linux", {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine))
 _WRONG = "whoever pushed it must push it again"
 _SMALLER = f"{_WRONG}; if it is too large, raise max_bytes (LORA_CLI_MAX_BYTES)"
 
@@ -78,6 +80,47 @@ def registry_endpoint(location: str) -> str:
     return f"{'http' if is_loopback(server) else 'https'}://{server}"
 
 
+class _Descriptor(BaseModel):
+    """What a manifest says of a layer, or an index of a manifest."""
+
+    kind: str = Field("", alias="mediaType")
+    digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+    size: int = Field(strict=True, ge=0, lt=1 << 63)
+    annotations: dict[str, str] = {}
+    platform: dict[str, Any] = {}
+
+    @property
+    def path(self) -> str:
+        """The path of the file that the layer is."""
+        named = next((self.annotations[name] for name in _PATHS if self.annotations.get(name)), "")
+        return "/".join(part for part in named.split("/") if part != ".")
+
+    @property
+    def tar(self) -> str:
+        """``tar``, ``tar+gzip`` and so on; "" for a file. The type of a plain file that ORAS pushes is a tar's, too."""
+        if self.path and not self.kind.startswith(_MODELS) and self.annotations.get(_ORAS_FOLDER) != "true":
+            return ""
+        found = re.search(r"[./](tar(?:[.+][a-z0-9]+)?)$", self.kind)
+        return found[1].replace(".", "+") if found else ""
+
+
+class _Manifest(BaseModel):
+    """The layers of an artifact, or the manifests of an index; ``digest`` is its own."""
+
+    digest: str = ""
+    kind: str = Field("", alias="mediaType")
+    artifact: str = Field("", alias="artifactType")
+    config: dict[str, Any] = {}
+    layers: list[_Descriptor] | None = Field(None, max_length=MOST_LAYERS)
+    manifests: list[_Descriptor] | None = Field(None, max_length=MOST_LAYERS)
+
+    @property
+    def is_valid(self) -> bool:
+        """One that is both means different things to different readers (CVE-2021-41190)."""
+        kinds = MANIFESTS if self.manifests is None else INDEXES
+        return (self.layers is None) != (self.manifests is None) and self.kind in {"", *kinds}
+
+
 class OciSource:
     """OCI registries as a source. A revision is the digest of the manifest, or index, that the tag names.
 
@@ -88,8 +131,8 @@ class OciSource:
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and reads no credentials yet; ``rule`` says where requests go, and with whose token."""
         self._settings, self._rule = settings, rule
-        self._repositories: dict[str, Repository] = {}
-        self._tars: dict[str, Tars] = {}
+        self._repositories: dict[str, _Repository] = {}
+        self._tars: dict[str, _Tars] = {}
         self._turn = threading.Lock()
 
     def pin(self, ref: AdapterRef) -> AdapterRef:
@@ -108,13 +151,13 @@ class OciSource:
             Unreachable: network or server, after the retries; or the tars take too long.
         """
         top = self._top(ref)
-        artifact = self._only(ref, top) if top.is_index else top
+        artifact = top if top.manifests is None else self._only(ref, top.manifests)
         files = [
             RemoteFile(layer.path, layer.size, layer.digest.removeprefix("sha256:"), locator=layer.digest)
-            for layer in artifact.listed
+            for layer in artifact.layers or ()
             if layer.path and not layer.tar
         ]
-        if any(layer.tar for layer in artifact.listed):
+        if any(layer.tar for layer in artifact.layers or ()):
             files += self._unpacked(ref, artifact.digest).files
         folder, files = _below(ref.subfolder, files)
         if not files:
@@ -139,34 +182,31 @@ class OciSource:
             piece = Piece(start, stop, file.size)
             yield from self._repository(ref).read(f"blobs/{digest}", piece, f"{ref}: {file.path}")
 
-    def _repository(self, ref: AdapterRef) -> "Repository":
-        place = ref.location.partition(":v")[0]
-        return self._repositories.setdefault(place, Repository(ref, self._settings, self._rule))
+    def _repository(self, ref: AdapterRef) -> "_Repository":
+        place = re.sub(":[^/]*$", "", ref.location)
+        return self._repositories.setdefault(place, _Repository(ref, self._settings, self._rule))
 
-    def _top(self, ref: AdapterRef) -> "Manifest":
+    def _top(self, ref: AdapterRef) -> _Manifest:
         """The manifest or index that the reference names now; without a tag that is ``latest``."""
         tag = ref.location.partition("/")[2].partition(":")[2]
         return self._repository(ref).manifest(ref.revision or tag or "latest", str(ref))
 
-    def _only(self, ref: AdapterRef, index: "Manifest") -> "Manifest":
+    def _only(self, ref: AdapterRef, listed: list[_Descriptor]) -> _Manifest:
         """The only manifest of an index, or its only one for this machine's platform."""
-        ours = [one for one in index.listed if one.platform == f"linux/{_MACHINE}"]
-        if len(chosen := ours if len(ours) == 1 else index.listed) != 1:
-            several = ", ".join(one.digest for one in index.listed[:5]) or "nothing"
-            place = re.sub(r":[^/]*$", "", ref.location) if "/" in ref.location else ref.location
-            hint = f"choose one by its digest: oci://{place}@sha256:…"
-            raise UsageError(f"{ref}: this is an index of {len(index.listed)} manifests ({several})", hint=hint)
-        if (found := self._repository(ref).manifest(chosen[0].digest, str(ref))).is_index:
-            raise Refused(f"{ref}: this is an index of indexes", hint="push the artifact itself")
-        return found
+        ours = [one for one in listed if (one.platform.get("os"), one.platform.get("architecture")) == _MACHINE]
+        if len(chosen := ours if len(ours) == 1 else listed) != 1:
+            several = ", ".join(one.digest for one in listed[:5]) or "nothing"
+            hint = f"choose one by its digest: oci://{re.sub(':[^/]*$', '', ref.location)}@sha256:…"
+            raise UsageError(f"{ref}: this is an index of {len(listed)} manifests ({several})", hint=hint)
+        return self._repository(ref).manifest(chosen[0].digest, str(ref))
 
-    def _unpacked(self, ref: AdapterRef, digest: str) -> "Tars":
+    def _unpacked(self, ref: AdapterRef, digest: str) -> "_Tars":
         """The tars of an artifact: downloaded once for all that ask, and kept for a while."""
         with self._turn:
             if digest not in self._tars:
                 repository = self._repository(ref)
-                layers = repository.manifest(digest, str(ref)).listed
-                self._tars[digest] = Tars(self._settings, repository, digest, layers, str(ref))
+                layers = repository.manifest(digest, str(ref)).layers or []
+                self._tars[digest] = _Tars(self._settings, repository, digest, layers, str(ref))
                 # One for each adapter that may be in flight.
                 while len(self._tars) > self._settings.jobs:
                     del self._tars[next(iter(self._tars))]
@@ -183,49 +223,21 @@ def _below(folder: str, files: list[RemoteFile]) -> tuple[str, list[RemoteFile]]
     return folder, [replace(file, path=file.path.removeprefix(inside)) for file in below]
 
 
-class Descriptor(NamedTuple):
-    """What a manifest says of a layer, or an index of a manifest. ``tar`` is ``tar``, ``tar+gzip`` or ""."""
-
-    digest: str
-    size: int
-    path: str
-    tar: str
-    platform: str
-
-
-class Manifest(NamedTuple):
-    """The layers of an artifact, or the manifests of an index."""
-
-    digest: str
-    is_index: bool
-    listed: tuple[Descriptor, ...]
-
-
-class Repository:
-    """One repository of a registry. Threads share it, and the token that it was given.
-
-    The path of a rule's ``endpoint_url`` is a prefix of each repository. Credentials are looked up when the registry
-    first asks for some.
-    """
+class _Repository:
+    """One repository of a registry. Threads share it, and the token that it was given when it first asked for one."""
 
     def __init__(self, ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> None:
         endpoint = ((rule.endpoint_url if rule is not None else None) or registry_endpoint(ref.location)).rstrip("/")
         parts, name = urlsplit(endpoint), ref.location.partition("/")[2].partition(":")[0]
         self._rule, self._found_in, self._lock = rule, "", threading.Lock()
+        # The path of a mirror is a prefix of each repository.
         self._name = f"{parts.path.strip('/')}/{name}".lstrip("/")
         self._url = f"{parts.scheme}://{parts.netloc}/v2/{quote(self._name)}"
         retries, private = Retries(settings.retries), allows_private(settings)
         self._http = Http(endpoint, settings.timeout_s, retries, private=private)
 
-    def manifest(self, reference: str, what: str) -> Manifest:
-        """The manifest or index with a tag or digest, which is verified.
-
-        Raises:
-            NotFound, AccessDenied, Unreachable: the registry does not give it.
-            Corrupt: it is not what the digest names.
-            Refused: it is larger than 4 MiB, malformed, or has over 200 layers.
-            UsageError: it is a container image.
-        """
+    def manifest(self, reference: str, what: str) -> _Manifest:
+        """The manifest or index with a tag or digest, which is verified."""
         data, accepted = b"", {"Accept": ", ".join((*MANIFESTS, *INDEXES))}
         for chunk in self.read(f"manifests/{reference}", Piece(0, None, None), what, accepted):
             data += chunk
@@ -234,17 +246,23 @@ class Repository:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if OCI_DIGEST.fullmatch(reference) and digest != reference:
             raise Corrupt(f"{what}: {host(self._url)} was asked for the manifest {reference}, and sent {digest}")
-        return _parsed(data, digest, what)
+        if not data.lstrip().startswith(b"{"):
+            hint = "check the address, and for a login page"
+            raise Unreachable(f"{what}: the response is not a manifest", hint=hint)
+        try:
+            found = _Manifest.model_validate_json(data)
+        except ValidationError as error:
+            raise Refused(f"{what}: its manifest is malformed: {error.errors()[0]['msg']}", hint=_WRONG) from error
+        if not found.is_valid:
+            raise Refused(f"{what}: {found.kind!r:.100} is not a manifest or index that can be read", hint=_WRONG)
+        if not found.artifact and found.config.get("mediaType") in _IMAGES:
+            raise UsageError(f"{what}: this is a container image", hint="push the adapter's files alone: oras push")
+        if other := {layer.tar for layer in found.layers or ()} - {"", "tar", "tar+gzip"}:
+            raise Refused(f"{what}: a layer is a {other.pop():.50}", hint="push it as a tar, plain or with gzip")
+        return found.model_copy(update={"digest": digest})
 
     def read(self, path: str, piece: Piece, what: str, headers: Headers | None = None) -> Iterator[bytes]:
-        """The bytes of ``piece`` of what is at ``path``, in chunks of at most 1 MiB.
-
-        With a new token when the registry asks for one: it may end in the midst of a file.
-
-        Raises:
-            NotFound, AccessDenied, Unreachable: the registry does not give it.
-            Corrupt: it has another size.
-        """
+        """The bytes at ``path``, with a new token when the registry asks for one: it may end in the midst of a file."""
         position, refused_at = piece.start, -1
         while True:
             http, rest = self._http, replace(piece, start=position)
@@ -275,9 +293,7 @@ class Repository:
     def _authorized(self, refusal: StatusError, what: str) -> Http:
         """How requests are made with the token that an answer of 401 asks for."""
         known = self._known()
-        if known is not NOBODY and not is_encrypted(self._url):
-            reason = f"{what}: {host(self._url)} asks for credentials, which are not sent without encryption"
-            raise AccessDenied(reason, hint="use its https:// address")
+        self._check_encrypted(self._url, known, what)
         self._found_in = known.found_in
         challenge = refusal.headers.get("WWW-Authenticate", "")[:8192]
         if known.bearer:
@@ -294,19 +310,18 @@ class Repository:
         """A bearer token of the service that the registry names (the distribution project's token specification)."""
         from lora_cli.sources.http_transport import send
 
-        url, server, plain = asked.get("realm", ""), host(self._url), self._url.startswith("http://")
-        # Over https, or at a registry of this machine on it.
-        if not _is_address(url) or not (url.startswith("https://") or (plain and is_encrypted(url))):
-            reason = f"{what}: {server} asks for a token at an address without encryption, or that is none"
-            raise Refused(reason, hint="use a registry that stays on https")
-        query = {"scope": asked.get("scope") or f"repository:{self._name}:pull", "service": asked.get("service", "")}
+        # A registry sends us to its token service as a redirect does, and the same rules hold.
+        url = redirect_target(self._url, asked.get("realm", ""), what)
+        self._check_encrypted(url, known, what)
+        allowed = redirect_guard(self._http, peer, self._url, url, what)
+        query = {"service": asked["service"]} if "service" in asked else {}
+        query["scope"] = asked.get("scope") or f"repository:{self._name}:pull"
         body, headers = None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
         if known.identity_token:
             form = {"grant_type": "refresh_token", "client_id": "lora-cli", "refresh_token": known.identity_token}
             body, headers = urlencode({**form, **query}).encode(), {"Content-Type": "application/x-www-form-urlencoded"}
         else:
             url += ("&" if "?" in url else "?") + urlencode(query)
-        allowed = guard(self._http.private, peer, f"{what}: {server} asks for a token of {host(url)}")
 
         def ask() -> str:
             method = "GET" if body is None else "POST"
@@ -325,6 +340,11 @@ class Repository:
         remember(token)
         return token
 
+    def _check_encrypted(self, url: str, known: Credentials, what: str) -> None:
+        if known is not NOBODY and not is_encrypted(url):
+            reason = f"{what}: {host(url)} asks for credentials, which are not sent without encryption"
+            raise AccessDenied(reason, hint="use its https:// address")
+
     def _translated(self, error: StatusError, what: str) -> LoraCliError:
         """The registry's refusal in words, with a hint."""
         server, status = host(error.url), error.status
@@ -341,79 +361,23 @@ class Repository:
         return Unreachable(f"{what}: {server} answered {status}", hint="check that it is an OCI registry")
 
 
-def _is_address(url: str) -> bool:
-    try:
-        return bool(re.fullmatch(r"https?://[^\s@#]{1,8000}", url)) and urlsplit(url).port != 0
-    except ValueError:
-        return False
-
-
 def _token_in(body: bytes) -> str:
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        answer = None
-    token = (answer.get("token") or answer.get("access_token")) if isinstance(answer, dict) else None
+        answer = dict(json.loads(body))
+    except (ValueError, TypeError, RecursionError):
+        answer = {}
+    token = answer.get("token") or answer.get("access_token")
     if not isinstance(token, str) or not re.fullmatch(r"[!-~]{1,16000}", token):
         raise Transient("the response contains no token", hint="check that it is an OCI registry")
     return token
 
 
-def _parsed(data: bytes, digest: str, what: str) -> Manifest:
-    """The manifest in ``data``; raises as ``Repository.manifest``."""
-    try:
-        value = _mapping(json.loads(data))
-    except (ValueError, RecursionError) as error:
-        hint = "check the address, and for a login page"
-        raise Unreachable(f"{what}: the response is not a manifest", hint=hint) from error
-    is_index = value.get("mediaType") in INDEXES or "manifests" in value
-    listed = value.get("manifests" if is_index else "layers")
-    # One that is both means different things to different readers (CVE-2021-41190).
-    both = "layers" in value and "manifests" in value
-    kinds = INDEXES if is_index else MANIFESTS
-    if both or not isinstance(listed, list) or value.get("mediaType", kinds[0]) not in kinds:
-        raise Refused(f"{what}: it is no manifest or index that can be read", hint=_WRONG)
-    if len(listed) > MOST_LAYERS:
-        raise Refused(f"{what}: its manifest has over {MOST_LAYERS} layers", hint="an adapter has only a few files")
-    if not value.get("artifactType") and _mapping(value.get("config")).get("mediaType") in _IMAGES:
-        raise UsageError(f"{what}: this is a container image", hint="push the adapter's files alone: oras push")
-    return Manifest(digest, is_index, tuple(_descriptor(_mapping(one), what) for one in listed))
-
-
-def _descriptor(value: Mapping[str, Any], what: str) -> Descriptor:
-    size, digest, kind = value.get("size"), value.get("digest"), str(value.get("mediaType"))
-    if type(size) is not int or not 0 <= size < 1 << 63 or not OCI_DIGEST.fullmatch(str(digest)):
-        raise Refused(f"{what}: its manifest lists a blob without size or sha256", hint=_WRONG)
-    annotations, platform = _mapping(value.get("annotations")), _mapping(value.get("platform"))
-    path = next((str(annotations[name]) for name in _PATHS if annotations.get(name)), "")
-    # The media type of a plain file that ORAS pushes says that it is a tar, too.
-    is_tar = not path or kind.startswith(_MODELS) or annotations.get(_ORAS_FOLDER) == "true"
-    found = re.search(r"[./](tar(?:[.+][a-z0-9]+)?)$", kind) if is_tar else None
-    tar = found[1].replace(".", "+") if found else ""
-    if tar not in {"", "tar", "tar+gzip"}:
-        raise Refused(f"{what}: a layer is a {tar}", hint="push it as a tar, plain or with gzip")
-    path = "/".join(part for part in path.split("/") if part != ".")
-    return Descriptor(str(digest), size, path, tar, f"{platform.get('os')}/{platform.get('architecture')}")
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-class Tars:
+class _Tars:
     """The ``files`` in the tars of an artifact, within bounds of bytes and time: all in one file without a name."""
 
     def __init__(
-        self, settings: Settings, repository: Repository, digest: str, layers: Iterable[Descriptor], what: str
+        self, settings: Settings, repository: _Repository, digest: str, layers: list[_Descriptor], what: str
     ) -> None:
-        """Downloads, verifies and unpacks them.
-
-        Raises:
-            Refused: a bound is passed, or a layer is malformed.
-            Corrupt: a layer is not what its digest says.
-            MachineError: the disk is full.
-            Unreachable: it takes too long.
-        """
         self._what, self._digest, tars = what, digest, [layer for layer in layers if layer.tar]
         self._until = time.monotonic() + settings.adapter_timeout_s
         self._left = MOST_UNPACKED if settings.max_bytes is None else settings.max_bytes
@@ -447,7 +411,7 @@ class Tars:
             start += len(piece)
             yield piece
 
-    def _download(self, repository: Repository, layer: Descriptor, into: IO[bytes]) -> None:
+    def _download(self, repository: _Repository, layer: _Descriptor, into: IO[bytes]) -> None:
         hasher = hashlib.sha256()
         for chunk in repository.read(f"blobs/{layer.digest}", Piece(0, layer.size, layer.size), self._what):
             _check_time(self._until)
@@ -458,7 +422,7 @@ class Tars:
             raise Corrupt(reason, hint="run the command again")
         into.seek(0)
 
-    def _unpack(self, layer: Descriptor, packed: IO[bytes]) -> None:
+    def _unpack(self, layer: _Descriptor, packed: IO[bytes]) -> None:
         """The regular files of a tar. None of its names is used as a path."""
         stream: Any = gzip.GzipFile(fileobj=packed) if layer.tar == "tar+gzip" else packed
         reader = _Reader(stream, min(self._left, FREE_BYTES + MOST_RATIO * layer.size), self._until)
@@ -472,8 +436,7 @@ class Tars:
                 continue
             check_path(path, self._what)
             if member.issparse() or not member.isreg():
-                defect = "is a link" if member.issym() or member.islnk() else "is not a regular file"
-                self.files.append(RemoteFile(path, None, defect=defect))
+                self.files.append(RemoteFile(path, None, defect="is not a regular file"))
                 continue
             data, hasher, offset = tar.extractfile(member), hashlib.sha256(), self._file.tell()
             while data is not None and (piece := data.read(PIECE)):
@@ -488,24 +451,15 @@ class _Reader:
     """A tar as tarfile reads it: at most ``most`` bytes, until a time."""
 
     def __init__(self, stream: IO[bytes], most: int, until: float) -> None:
-        self._stream, self._most, self._until, self.tell = stream, most, until, stream.tell
+        self._stream, self._most, self._until = stream, most, until
+        self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int) -> bytes:
         """As a file: tarfile reads names and attributes whole, whatever their size."""
-        if size > PIECE:
-            raise tarfile.ReadError(f"a name or attribute has {size} bytes")
-        self._check(self.tell() + size)
-        return self._stream.read(size)
-
-    def seek(self, position: int) -> int:
-        """As a file."""
-        self._check(position)
-        return self._stream.seek(position)
-
-    def _check(self, position: int) -> None:
         _check_time(self._until)
-        if position > self._most:
-            raise tarfile.ReadError(f"it has over {in_units(self._most)}")
+        if size > PIECE or self.tell() + size > self._most:
+            raise tarfile.ReadError("it has too many bytes, or a name that is too long")
+        return self._stream.read(size)
 
 
 def _check_time(until: float) -> None:

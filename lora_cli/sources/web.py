@@ -6,17 +6,17 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, SIGNATURE, WEIGHTS
+from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, PICKLED, SIGNATURE, WEIGHTS
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import map_in_threads
-from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Refused, Unreachable
+from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, host, open_response, origin
 from lora_cli.sources.retries import Retries
@@ -24,39 +24,23 @@ from lora_cli.sources.ssrf_guard import allows_private
 from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lora_cli.documents.source_rules import SourceRule
 
 SETTLED_S = 2.0
 """A time of change has whole seconds: a file younger than that could change again and keep it."""
 
 AT_ONCE = 8
-MOST_SHARDS = 1000
-INDEX_CAP = 16 << 20
-FEW = "an adapter has only a few files"
 NOWHERE = "no-such-file.lora-cli"
 """A name that no adapter has: what a server says to it is what it says when there is nothing."""
 
-WITH_INDEX = tuple(name + suffix for name in (WEIGHTS, *PICKLED) for suffix in ("", INDEX_SUFFIX))
-NAMES = (CONFIG, *WITH_INDEX, *sorted(BESIDE), SIGNATURE, BASE_CONFIG, NOWHERE)
-FORBIDDEN, GONE = frozenset({401, 403}), frozenset({404, 410})
-_SHARD = re.compile(rb'"(adapter_model-[0-9]{5}-of-[0-9]{5}\.(?:safetensors|bin))"')
+NAMES = (CONFIG, WEIGHTS, *PICKLED, *sorted(BESIDE), SIGNATURE, BASE_CONFIG, NOWHERE)
+FORBIDDEN, GONE, PAGE = frozenset({401, 403}), frozenset({404, 410}), 200
 _DATE = re.compile(r"[A-Za-z]{3}, \d{2} [A-Za-z]{3} \d{4} \d{2}:\d{2}:\d{2} GMT", re.ASCII)
 # Artifactory and Nexus; an object's own metadata behind a web address.
 _DIGEST_HEADERS = ("X-Checksum-Sha256", "x-amz-meta-sha256", "x-goog-meta-sha256")
 _CONDITIONS = {"etag": "If-Match", "date": "If-Unmodified-Since"}
 
 log = logger(__name__)
-
-
-class Probe(NamedTuple):
-    """The answer to one name: its status, whether it was a web page, and the file, if it is one."""
-
-    name: str
-    status: int
-    is_page: bool = False
-    file: RemoteFile | None = None
 
 
 class WebSource:
@@ -82,28 +66,22 @@ class WebSource:
         Raises:
             NotFound: there is neither config nor weights, or the server has something for every name.
             AccessDenied: the server wants to know who asks, or forbids a file.
-            Refused: an index names over 1000 shards.
             UsageError: the variable of the token is not set.
             Unreachable: network or server, after the retries.
         """
-        seen = self._probes(ref, NAMES)
-        _check_server(seen, str(ref), host(self._folder(ref)), self._rule)
-        found = {name: one.file for name, one in seen.items() if one.file is not None}
-        safe = [name for name in WITH_INDEX[:2] if name in found]
-        weights = safe or [name for name in WITH_INDEX[2:] if name in found]
-        if CONFIG not in found and not weights:
-            files = {BASE_CONFIG: found[BASE_CONFIG]}
-        else:
-            files = {name: file for name, file in found.items() if name not in {*WITH_INDEX, BASE_CONFIG}}
-            files |= {name: found[name] for name in weights}
-            indexes = [found[name] for name in weights if name.endswith(INDEX_SUFFIX)]
-            shards = sorted({shard for index in indexes for shard in self._shards(ref, index)})
-            for name, one in self._probes(ref, shards).items():
-                files[name] = one.file or RemoteFile(name, None, defect="is listed in the index but missing")
-        listed = tuple(file for _, file in sorted(files.items()))
-        return Revision(ref, _id(listed, str(ref)), listed)
+        site, folder = self._site(ref), self._folder(ref)
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> "Iterator[bytes]":
+        def ask(name: str) -> RemoteFile | int:
+            # Nobody asked for the last name: what fails with it is said of the adapter.
+            what = str(ref) if name == NOWHERE else f"{ref}: {name}"
+            with self._turn:
+                return _probe(site, f"{folder}/{name}", name, what, self._rule)
+
+        answers = map_in_threads(ask, NAMES, min(AT_ONCE, self._settings.jobs))
+        files = _files(dict(zip(NAMES, answers, strict=True)), str(ref), host(folder), self._rule)
+        return Revision(ref, _id(files, str(ref)), files)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of the file as it was seen, in chunks of at most 1 MiB.
 
         Raises:
@@ -128,31 +106,7 @@ class WebSource:
         except StatusError as error:
             if error.status in GONE | {412, 416}:
                 raise Changed(f"{what}: it changed after it was listed ({error.status})", hint=AGAIN) from error
-            raise _translated(error, what) from error
-
-    def _probes(self, ref: AdapterRef, names: Iterable[str]) -> dict[str, Probe]:
-        def ask(name: str) -> Probe:
-            with self._turn:
-                # Nobody asked for the last name: what fails with it is said of the adapter.
-                return _probe(
-                    self._site(ref),
-                    f"{self._folder(ref)}/{name}",
-                    name,
-                    str(ref) if name == NOWHERE else f"{ref}: {name}",
-                )
-
-        return {one.name: one for one in map_in_threads(ask, names, min(AT_ONCE, self._settings.jobs))}
-
-    def _shards(self, ref: AdapterRef, file: RemoteFile) -> set[str]:
-        """The shards that an index names; whatever else it names is no file of an adapter."""
-        index = bytearray()
-        for chunk in self.read(Revision(ref, "", ()), file, 0, None):
-            index += chunk
-            if len(index) > INDEX_CAP:
-                raise Refused(f"{ref}: {file.path} has over {INDEX_CAP} bytes", hint=FEW)
-        if len(found := {shard.decode() for shard in _SHARD.findall(index)}) > MOST_SHARDS:
-            raise Refused(f"{ref}: {file.path} lists over {MOST_SHARDS} shards", hint=FEW)
-        return found
+            raise _refusal(error.status, f"{what}: refused by {host(error.url)}", self._rule) from error
 
     def _site(self, ref: AdapterRef) -> Http:
         settings, base = self._settings, self._folder(ref)
@@ -169,7 +123,9 @@ class WebSource:
         return f"{self._rule.endpoint_url.rstrip('/')}/{ref.location.partition('/')[2]}".rstrip("/")
 
 
-def _probe(http: Http, url: str, name: str, what: str) -> Probe:
+def _probe(http: Http, url: str, name: str, what: str, rule: "SourceRule | None") -> RemoteFile | int:
+    """The file; the status of an answer that is none, ``PAGE`` for a web page."""
+
     def ask() -> tuple[int, Headers]:
         # It is no HEAD: some servers know none, and links that are signed for GET refuse it.
         with closing(open_response(http, url, {"Range": "bytes=0-0"}, what)) as response:
@@ -179,17 +135,17 @@ def _probe(http: Http, url: str, name: str, what: str) -> Probe:
         status, headers = http.retries.call(what, ask)
     except StatusError as error:
         if error.status == 416:
-            return Probe(name, 200, file=RemoteFile(name, 0, sha256=hashlib.sha256().hexdigest()))
+            return RemoteFile(name, 0, sha256=hashlib.sha256().hexdigest())
         if error.status in GONE | FORBIDDEN:
-            return Probe(name, error.status)
-        raise _translated(error, what) from error
+            return error.status
+        raise _refusal(error.status, f"{what}: refused by {host(url)}", rule) from error
     if headers.get("Content-Type", "").partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}:
-        return Probe(name, status, is_page=True)
+        return PAGE
     total = headers.get("Content-Range", "").rpartition("/")[2] if status == 206 else headers.get("Content-Length", "")
     size = int(total) if re.fullmatch(r"\d{1,18}", total.strip(), re.ASCII) else None
     pin = pin_of(headers)
     version = pin if _is_settled(pin, headers) else ""
-    return Probe(name, status, file=RemoteFile(name, size, sha256_in(headers), locator=pin, version=version))
+    return RemoteFile(name, size, sha256_in(headers), locator=pin, version=version)
 
 
 def pin_of(headers: Headers) -> str:
@@ -234,41 +190,44 @@ def _id(files: tuple[RemoteFile, ...], what: str) -> str:
     return f"{promise}-{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
-def _check_server(seen: dict[str, Probe], what: str, server: str, rule: "SourceRule | None") -> None:
-    """Whether the answers say what is there at all; raises as ``WebSource.resolve``."""
-    config, nowhere = seen[CONFIG], seen[NOWHERE]
-    if nowhere.file is not None:
+def _files(
+    seen: Mapping[str, RemoteFile | int], what: str, server: str, rule: "SourceRule | None"
+) -> tuple[RemoteFile, ...]:
+    """The files of an adapter, or the config of a base, of what was answered; raises as ``WebSource.resolve``."""
+    if isinstance(seen[NOWHERE], RemoteFile):
         reason = f"{what}: {server} returns a file for every name, so the existing files are unknown"
         raise NotFound(reason, hint="use the address of a file server")
-    has_weights = any(seen[name].file for name in WITH_INDEX)
-    for one in seen.values():
+    found = {name: file for name, file in seen.items() if isinstance(file, RemoteFile)}
+    weights = [name for name in (WEIGHTS, *PICKLED) if name in found]
+    for name, status in seen.items():
         # Object stores forbid what is not there to those who may not list.
-        needed = one.name == CONFIG or (one.name == WEIGHTS and not has_weights)
-        if one.status in FORBIDDEN and (needed or one.status != nowhere.status):
-            hint = "check the path and its permissions; some servers also respond like this for missing files"
-            if one.status == 401:
-                hint = "name the variable with a token in the settings file: [[sources]], match and token_env"
-            if rule is not None and rule.token_env:
-                hint = f"the token in {rule.token_env} is invalid or has no read access"
-            wants = "requires authentication at" if one.status == 401 else "denies access to"
-            raise AccessDenied(f"{what}: {server} {wants} {one.name} ({one.status})", hint=hint)
-    if not config.file and not has_weights and not seen[BASE_CONFIG].file:
-        if config.is_page:
-            hint = "it may be a login page or an application: use the address of the files themselves"
-            raise NotFound(f"{what}: {server} returns a web page instead of {CONFIG}", hint=hint)
+        needed = name == CONFIG or (name == WEIGHTS and not weights)
+        if status in FORBIDDEN and (needed or status != seen[NOWHERE]):
+            raise _refusal(int(status), f"{what}: {server} denies access to {name}", rule)
+    if CONFIG in found or weights:
+        # Pickled weights only where there are no others.
+        found = {
+            name: file for name, file in found.items() if name not in {BASE_CONFIG, *PICKLED} or name in weights[:1]
+        }
+    elif BASE_CONFIG not in found and seen[CONFIG] == PAGE:
+        hint = "it may be a login page or an application: use the address of the files themselves"
+        raise NotFound(f"{what}: {server} returns a web page instead of {CONFIG}", hint=hint)
+    elif BASE_CONFIG not in found:
         hint = f"use the folder that contains {CONFIG}; archives are not unpacked"
-        raise NotFound(
-            f"{what}: there is neither {CONFIG} nor {WEIGHTS} ({server} answered {config.status})", hint=hint
-        )
+        raise NotFound(f"{what}: there is neither {CONFIG} nor {WEIGHTS} ({server} answered {seen[CONFIG]})", hint=hint)
+    else:
+        found = {BASE_CONFIG: found[BASE_CONFIG]}
+    return tuple(file for _, file in sorted(found.items()))
 
 
-def _translated(error: StatusError, what: str) -> LoraCliError:
-    server, status = host(error.url), error.status
-    if status in {401, 403, 407, 451}:
-        return AccessDenied(f"{what}: {server} denies access ({status})", hint="check its permissions")
-    if status in GONE:
-        return NotFound(f"{what}: not found on {server} ({status})", hint="check the address")
+def _refusal(status: int, reason: str, rule: "SourceRule | None") -> LoraCliError:
     if status in {400, 405, 406}:
-        hint = "use the address of a file server"
-        return NotFound(f"{what}: {server} does not serve files there ({status})", hint=hint)
-    return Unreachable(f"{what}: {server} answered {status}", hint="check the address, or try again later")
+        return NotFound(f"{reason} ({status})", hint="use the address of a file server")
+    if status not in {401, 403, 407, 451}:
+        return Unreachable(f"{reason} ({status})", hint="check the address, or try again later")
+    hint = "check the path and its permissions; some servers also respond like this for missing files"
+    if rule is not None and rule.token_env:
+        hint = f"the token in {rule.token_env} is invalid or has no read access"
+    elif status == 401:
+        hint = "name the variable with a token in the settings file: [[sources]], match and token_env"
+    return AccessDenied(f"{reason} ({status})", hint=hint)
