@@ -75,7 +75,7 @@ def find_credentials(server: str, repository: str, environ: Mapping[str, str]) -
             helper = config.get("credHelpers", {}).get(server) or config.get("credsStore")
             found = _ask_helper(str(helper), server) if helper else NOBODY
             found = found if found is not NOBODY else _in_file(config.get("auths") or {}, server, repository, file)
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             hint = "log in again: docker login REGISTRY"
             raise UsageError(f"{file} is not a file of registry credentials", hint=hint) from error
         if found is not NOBODY:

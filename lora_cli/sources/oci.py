@@ -432,6 +432,8 @@ class _Tars:
             path = "/".join(part for part in member.name.split("/") if part not in {"", "."})
             path = f"/{path}" if member.name.startswith("/") else path
             self._budget.take(path)
+            if member.size < 0:
+                raise tarfile.ReadError("a size is negative")
             if member.isdir():
                 continue
             check_path(path, self._what)
