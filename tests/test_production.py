@@ -114,7 +114,7 @@ def test_its_commands_fetch_from_each_origin_with_the_credentials_that_it_names(
         monkeypatch.setenv("AWS_ENDPOINT_URL", seaweed_server.endpoint)  # where the partner's bucket is, instead of AWS
         fetch = ["--cache-dir", str(tmp_path / "cache"), "fetch", "-f", str(set_yaml)]
 
-        assert main(fetch) == 2  # nobody said who we are
+        assert main(fetch) == 3  # nobody said who we are
         monkeypatch.setenv("ACME_HUB_TOKEN", "hub")
         monkeypatch.setenv("ACME_ARTIFACTS_TOKEN", "artifacts")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)

@@ -25,7 +25,6 @@ from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
 from lora_cli.store import Store
-from lora_cli.store.cachedir_tag import check_folder
 
 Command = TyperCommand | TyperGroup
 
@@ -131,7 +130,7 @@ def open_settings(ctx: Any) -> Settings:
     refuse_unknown_variables(ctx.find_root().command)
     # load_settings reads the variables: flags override them, and they override the file.
     settings = load_settings(ctx.meta, os.environ)
-    check_folder(Store(settings.cache_dir))
+    Store(settings.cache_dir).check_folder()
     if settings.quiet or settings.verbose:  # log messages of lower layers go to stderr
         log_to_stderr("ERROR" if settings.quiet else "INFO")
     if settings.verbose and settings.config_error:

@@ -23,7 +23,6 @@ from lora_cli.fetching.cache_repair import repair_cache
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
 from lora_cli.settings import Settings, load_settings
 from lora_cli.store import Store
-from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk
 from lora_cli.store.gc import Retention, cache_bytes, collect, remove
 from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory
@@ -78,7 +77,7 @@ def verify_all(
     Corrupt files are removed. --repair fetches them again, with the same digest, and what an earlier run removed.
     """
     store, settings = Store(ctx.obj.cache_dir), ctx.obj
-    check_cache(store)
+    store.check_cache()
     if manifest is not None:
         from lora_cli.reading.manifest import read_manifest
 
@@ -162,7 +161,7 @@ def remove_snapshots(
     if everything == bool(names):
         raise UsageError("rm takes either adapters or --all", hint="see lora-cli cache ls")
     store = Store(ctx.obj.cache_dir)
-    check_cache(store)  # before any other error
+    store.check_cache()  # before any other error
     items = _inventory(store) if everything else _find_snapshots(store, names or ())
     if everything and not (dry_run or yes):
         _confirm(f"Remove {counted(len(items), 'adapter')}, {size(cache_bytes(store))}, from {store.root}?")

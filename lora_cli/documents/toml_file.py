@@ -32,7 +32,12 @@ def read_toml(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]
     fields: dict[str, Any] = {
         key: (Annotated[Any, BeforeValidator(partial(_parsed, kind))], None) for key, kind in kinds.items()
     }
-    model = create_model("SettingsFile", __base__=Model, sources=(Several[SourceRule], ()), **fields)
+    model = create_model(
+        "SettingsFile",
+        __base__=Model,
+        sources=(Annotated[Several[SourceRule], BeforeValidator(_several)], ()),
+        **fields,
+    )
     read = Document(file, values, lambda: TomlPlaces(text)).read(model, Context(FilePath(file).parent))
     return {key: getattr(read, key) for key in read.model_fields_set}
 
@@ -59,6 +64,13 @@ class TomlPlaces:
     def written(self, path: Path) -> str:
         """Nothing: values are shown as they were parsed."""
         return ""
+
+
+def _several(value: Any) -> Any:
+    """The rules, and not the one that ``[sources]`` makes."""
+    if isinstance(value, dict):
+        raise mistake("this is a mapping, but must be a list", "write [[sources]] above each rule")
+    return value
 
 
 def _parsed(kind: Kind, value: Any) -> Any:
