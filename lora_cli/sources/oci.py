@@ -67,7 +67,8 @@ _MODELS = ("application/vnd.cncf.model.", "application/vnd.kitops.modelkit.")
 
 _PATHS = ("org.cncf.model.filepath", "org.opencontainers.image.title")
 _ORAS_FOLDER = "io.deis.oras.content.unpack"
-_MACHINE = ("linux", {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine))
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_MACHINE = {"os": "linux", "architecture": _ARCHITECTURES.get(os.uname().machine, os.uname().machine)}
 _WRONG = "whoever pushed it must push it again"
 _SMALLER = f"{_WRONG}; if it is too large, raise max_bytes (LORA_CLI_MAX_BYTES)"
 
@@ -86,19 +87,20 @@ class _Descriptor(BaseModel):
     kind: str = Field("", alias="mediaType")
     digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
     size: int = Field(strict=True, ge=0, lt=1 << 63)
-    annotations: dict[str, str] = {}
-    platform: dict[str, Any] = {}
+    annotations: dict[str, str] | None = None
+    platform: dict[str, Any] | None = None
 
     @property
     def path(self) -> str:
         """The path of the file that the layer is."""
-        named = next((self.annotations[name] for name in _PATHS if self.annotations.get(name)), "")
+        named = next((path for name in _PATHS if (path := (self.annotations or {}).get(name))), "")
         return "/".join(part for part in named.split("/") if part != ".")
 
     @property
     def tar(self) -> str:
         """``tar``, ``tar+gzip`` and so on; "" for a file. The type of a plain file that ORAS pushes is a tar's, too."""
-        if self.path and not self.kind.startswith(_MODELS) and self.annotations.get(_ORAS_FOLDER) != "true":
+        is_folder = (self.annotations or {}).get(_ORAS_FOLDER) == "true"
+        if self.path and not is_folder and not self.kind.startswith(_MODELS):
             return ""
         found = re.search(r"[./](tar(?:[.+][a-z0-9]+)?)$", self.kind)
         return found[1].replace(".", "+") if found else ""
@@ -110,7 +112,7 @@ class _Manifest(BaseModel):
     digest: str = ""
     kind: str = Field("", alias="mediaType")
     artifact: str = Field("", alias="artifactType")
-    config: dict[str, Any] = {}
+    config: dict[str, Any] | None = None
     layers: list[_Descriptor] | None = Field(None, max_length=MOST_LAYERS)
     manifests: list[_Descriptor] | None = Field(None, max_length=MOST_LAYERS)
 
@@ -193,7 +195,7 @@ class OciSource:
 
     def _only(self, ref: AdapterRef, listed: list[_Descriptor]) -> _Manifest:
         """The only manifest of an index, or its only one for this machine's platform."""
-        ours = [one for one in listed if (one.platform.get("os"), one.platform.get("architecture")) == _MACHINE]
+        ours = [one for one in listed if _MACHINE.items() <= (one.platform or {}).items()]
         if len(chosen := ours if len(ours) == 1 else listed) != 1:
             several = ", ".join(one.digest for one in listed[:5]) or "nothing"
             hint = f"choose one by its digest: oci://{re.sub(':[^/]*$', '', ref.location)}@sha256:…"
@@ -202,15 +204,18 @@ class OciSource:
 
     def _unpacked(self, ref: AdapterRef, digest: str) -> "_Tars":
         """The tars of an artifact: downloaded once for all that ask, and kept for a while."""
+        if tars := self._tars.get(digest):
+            return tars
         with self._turn:
             if digest not in self._tars:
                 repository = self._repository(ref)
                 layers = repository.manifest(digest, str(ref)).layers or []
                 self._tars[digest] = _Tars(self._settings, repository, digest, layers, str(ref))
-                # One for each adapter that may be in flight.
-                while len(self._tars) > self._settings.jobs:
-                    del self._tars[next(iter(self._tars))]
-            return self._tars[digest]
+            tars = self._tars[digest]
+            # One for each adapter that may be in flight.
+            while len(self._tars) > self._settings.jobs:
+                del self._tars[next(iter(self._tars))]
+            return tars
 
 
 def _below(folder: str, files: list[RemoteFile]) -> tuple[str, list[RemoteFile]]:
@@ -255,7 +260,7 @@ class _Repository:
             raise Refused(f"{what}: its manifest is malformed: {error.errors()[0]['msg']}", hint=_WRONG) from error
         if not found.is_valid:
             raise Refused(f"{what}: {found.kind!r:.100} is not a manifest or index that can be read", hint=_WRONG)
-        if not found.artifact and found.config.get("mediaType") in _IMAGES:
+        if not found.artifact and (found.config or {}).get("mediaType") in _IMAGES:
             raise UsageError(f"{what}: this is a container image", hint="push the adapter's files alone: oras push")
         if other := {layer.tar for layer in found.layers or ()} - {"", "tar", "tar+gzip"}:
             raise Refused(f"{what}: a layer is a {other.pop():.50}", hint="push it as a tar, plain or with gzip")

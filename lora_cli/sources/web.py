@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
+import math
 import os
 import re
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from email.utils import mktime_tz, parsedate_tz
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, host, open_response, origin
+from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers, host, origin
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import allows_private
 from lora_cli.sources.tokens import token_of
@@ -35,6 +36,7 @@ NOWHERE = "no-such-file.lora-cli"
 
 NAMES = (CONFIG, WEIGHTS, *PICKLED, *sorted(BESIDE), SIGNATURE, BASE_CONFIG, NOWHERE)
 FORBIDDEN, GONE, PAGE = frozenset({401, 403}), frozenset({404, 410}), 200
+PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _DATE = re.compile(r"[A-Za-z]{3}, \d{2} [A-Za-z]{3} \d{4} \d{2}:\d{2}:\d{2} GMT", re.ASCII)
 # Artifactory and Nexus; an object's own metadata behind a web address.
 _DIGEST_HEADERS = ("X-Checksum-Sha256", "x-amz-meta-sha256", "x-goog-meta-sha256")
@@ -69,16 +71,8 @@ class WebSource:
             UsageError: the variable of the token is not set.
             Unreachable: network or server, after the retries.
         """
-        site, folder = self._site(ref), self._folder(ref)
-
-        def ask(name: str) -> RemoteFile | int:
-            # Nobody asked for the last name: what fails with it is said of the adapter.
-            what = str(ref) if name == NOWHERE else f"{ref}: {name}"
-            with self._turn:
-                return _probe(site, f"{folder}/{name}", name, what, self._rule)
-
-        answers = map_in_threads(ask, NAMES, min(AT_ONCE, self._settings.jobs))
-        files = _files(dict(zip(NAMES, answers, strict=True)), str(ref), host(folder), self._rule)
+        answers = map_in_threads(lambda name: self._probe(ref, name), NAMES, min(AT_ONCE, self._settings.jobs))
+        files = _files(dict(zip(NAMES, answers, strict=True)), str(ref), host(self._folder(ref)), self._rule)
         return Revision(ref, _id(files, str(ref)), files)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -108,6 +102,27 @@ class WebSource:
                 raise Changed(f"{what}: it changed after it was listed ({error.status})", hint=AGAIN) from error
             raise _refusal(error.status, f"{what}: refused by {host(error.url)}", self._rule) from error
 
+    def _probe(self, ref: AdapterRef, name: str) -> RemoteFile | int:
+        """The file; the status of an answer that is none, ``PAGE`` for a web page."""
+        # Nobody asked for the last name: what fails with it is said of the adapter.
+        url, what = f"{self._folder(ref)}/{name}", str(ref) if name == NOWHERE else f"{ref}: {name}"
+        try:
+            with self._turn:
+                status, headers = get_headers(self._site(ref), url, what)
+        except StatusError as error:
+            if error.status == 416:
+                return RemoteFile(name, 0, sha256=hashlib.sha256().hexdigest())
+            if error.status in GONE | FORBIDDEN:
+                return error.status
+            raise _refusal(error.status, f"{what}: refused by {host(url)}", self._rule) from error
+        if headers.get("Content-Type", "").partition(";")[0].strip().lower() in PAGES:
+            return PAGE
+        total = headers.get("Content-Length" if status == 200 else "Content-Range", "").rpartition("/")[2].strip()
+        size = int(total) if re.fullmatch(r"\d{1,18}", total, re.ASCII) else None
+        pin = pin_of(headers)
+        version = pin if _is_settled(pin, headers) else ""
+        return RemoteFile(name, size, sha256_in(headers), locator=pin, version=version)
+
     def _site(self, ref: AdapterRef) -> Http:
         settings, base = self._settings, self._folder(ref)
         site = "{}://{}:{}".format(*origin(base))
@@ -121,31 +136,6 @@ class WebSource:
         if self._rule is None or self._rule.endpoint_url is None:
             return f"{ref.scheme}://{ref.location}"
         return f"{self._rule.endpoint_url.rstrip('/')}/{ref.location.partition('/')[2]}".rstrip("/")
-
-
-def _probe(http: Http, url: str, name: str, what: str, rule: "SourceRule | None") -> RemoteFile | int:
-    """The file; the status of an answer that is none, ``PAGE`` for a web page."""
-
-    def ask() -> tuple[int, Headers]:
-        # It is no HEAD: some servers know none, and links that are signed for GET refuse it.
-        with closing(open_response(http, url, {"Range": "bytes=0-0"}, what)) as response:
-            return response.status, response.headers
-
-    try:
-        status, headers = http.retries.call(what, ask)
-    except StatusError as error:
-        if error.status == 416:
-            return RemoteFile(name, 0, sha256=hashlib.sha256().hexdigest())
-        if error.status in GONE | FORBIDDEN:
-            return error.status
-        raise _refusal(error.status, f"{what}: refused by {host(url)}", rule) from error
-    if headers.get("Content-Type", "").partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}:
-        return PAGE
-    total = headers.get("Content-Range", "").rpartition("/")[2] if status == 206 else headers.get("Content-Length", "")
-    size = int(total) if re.fullmatch(r"\d{1,18}", total.strip(), re.ASCII) else None
-    pin = pin_of(headers)
-    version = pin if _is_settled(pin, headers) else ""
-    return RemoteFile(name, size, sha256_in(headers), locator=pin, version=version)
 
 
 def pin_of(headers: Headers) -> str:
@@ -162,13 +152,10 @@ def pin_of(headers: Headers) -> str:
 
 def _is_settled(pin: str, headers: Headers) -> bool:
     """Whether the pin will have changed when the file has: it is an ETag, or a time that is past for good."""
-    from email.utils import parsedate_to_datetime
-
-    try:
-        now, then = (parsedate_to_datetime(text) for text in (headers.get("Date", ""), pin.removeprefix("date ")))
-        return (now - then).total_seconds() >= SETTLED_S
-    except (ValueError, TypeError, OverflowError):
-        return pin.startswith("etag ")
+    dates = headers.get("Date", ""), pin.removeprefix("date ")
+    times = [parsedate_tz(date) if _DATE.fullmatch(date) else None for date in dates]
+    now, then = (mktime_tz(one) if one is not None else math.nan for one in times)
+    return pin.startswith("etag ") or now - then >= SETTLED_S
 
 
 def sha256_in(headers: Headers) -> str | None:
@@ -181,12 +168,12 @@ def sha256_in(headers: Headers) -> str | None:
 
 def _id(files: tuple[RemoteFile, ...], what: str) -> str:
     """A fingerprint of names, sizes and versions, after the weakest promise that holds them."""
-    versions = [file.sha256 or file.version for file in files if not file.defect]
+    versions = [file.sha256 or file.version for file in files]
     if not all(versions):
         log.info("%s: versions cannot be distinguished by size alone, or by a time that is not in the past", what)
         return f"none-{secrets.token_hex(16)}"
     promise = "date" if any(version.startswith("date ") for version in versions) else "etag"
-    lines = "".join(f"{file.size} {file.sha256 or file.version} {file.path}\n" for file in files)
+    lines = "".join(f"{file.size} {version} {file.path}\n" for file, version in zip(files, versions, strict=True))
     return f"{promise}-{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
@@ -205,19 +192,16 @@ def _files(
         if status in FORBIDDEN and (needed or status != seen[NOWHERE]):
             raise _refusal(int(status), f"{what}: {server} denies access to {name}", rule)
     if CONFIG in found or weights:
-        # Pickled weights only where there are no others.
-        found = {
-            name: file for name, file in found.items() if name not in {BASE_CONFIG, *PICKLED} or name in weights[:1]
-        }
-    elif BASE_CONFIG not in found and seen[CONFIG] == PAGE:
+        unwanted = {BASE_CONFIG, *PICKLED} - {*weights[:1]}  # pickled weights only where there are no others
+    elif BASE_CONFIG in found:
+        unwanted = {*NAMES} - {BASE_CONFIG}
+    elif seen[CONFIG] == PAGE:
         hint = "it may be a login page or an application: use the address of the files themselves"
         raise NotFound(f"{what}: {server} returns a web page instead of {CONFIG}", hint=hint)
-    elif BASE_CONFIG not in found:
+    else:
         hint = f"use the folder that contains {CONFIG}; archives are not unpacked"
         raise NotFound(f"{what}: there is neither {CONFIG} nor {WEIGHTS} ({server} answered {seen[CONFIG]})", hint=hint)
-    else:
-        found = {BASE_CONFIG: found[BASE_CONFIG]}
-    return tuple(file for _, file in sorted(found.items()))
+    return tuple(file for name, file in sorted(found.items()) if name not in unwanted)
 
 
 def _refusal(status: int, reason: str, rule: "SourceRule | None") -> LoraCliError:

@@ -47,7 +47,7 @@ def test_the_longest_place_of_a_repository_counts(tmp_path: Path) -> None:
 
 def test_files_are_looked_at_in_their_order(tmp_path: Path) -> None:
     run, docker, named = str(tmp_path / "run"), str(tmp_path / "docker"), str(tmp_path / "auth.json")
-    order = (
+    order: tuple[tuple[str, dict[str, str]], ...] = (
         (".config/containers/auth.json", {}),
         ("run/containers/auth.json", {"XDG_RUNTIME_DIR": run}),
         ("docker/config.json", {"DOCKER_CONFIG": docker, "XDG_RUNTIME_DIR": run}),
