@@ -28,8 +28,8 @@ from lora_cli.sources.http import (
     get_bytes,
     host,
     open_response,
+    parse_json,
 )
-from lora_cli.sources.http_json import parse_json
 from lora_cli.sources.retries import Transient, from_status
 from lora_cli.sources.ssrf_guard import Guard, guard
 
@@ -244,7 +244,7 @@ class RegistryClient:
 
     def _token_from(self, url: str, headers: Headers, body: bytes | None, allowed: Guard, what: str) -> str:
         """The answer of a token service. No redirect is followed, with credentials or without."""
-        from lora_cli.sources.http_transport import send
+        from lora_cli.sources.transport import send
 
         timeout_s, method = self._http.timeout_s, "GET" if body is None else "POST"
         with closing(send(url, headers, timeout_s, allowed, method=method, body=body)) as response:

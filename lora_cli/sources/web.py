@@ -19,8 +19,18 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Refused, Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers, host, origin
-from lora_cli.sources.http_json import get_body
+from lora_cli.sources.http import (
+    AGAIN,
+    Headers,
+    Http,
+    Piece,
+    StatusError,
+    get_body,
+    get_bytes,
+    get_headers,
+    host,
+    origin,
+)
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import allows_private
 
