@@ -13,8 +13,7 @@ from lora_cli.redaction import remember
 from lora_cli.sources.http import checked_endpoint
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
-    from lora_cli.sources.operator_trust import Trust
+    from lora_cli.documents.source_rules import SourceRule
 
 TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
 NOBODY = "nobody"
@@ -39,14 +38,13 @@ class Account:
     requester_pays: bool = False
 
 
-def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None, trust: "Trust | None" = None) -> Account:
+def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None) -> Account:
     """The account for a source: that of ``rule``, else the environment's keys, else botocore's whole chain.
 
-    ``trust`` is what the operator lets a rule use of all this (None: nothing). The chain has profiles, SSO, processes,
-    web identities, containers and instances; botocore waits for an instance's metadata for two seconds at most.
+    The chain has profiles, SSO, processes, web identities, containers and instances; botocore waits for an instance's
+    metadata for two seconds at most.
 
     Raises:
-        Refused: the rule may not name that profile, or have credentials sent to that server.
         AccessDenied: there are no credentials, or they have expired.
         UsageError: there is no such profile, or what AWS_CONFIG_FILE says is wrong.
         Unreachable: who gives out credentials does not answer.
@@ -58,8 +56,6 @@ def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None, t
     skips = (rule and rule.anonymous) or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
     anonymous = bool(skips) and profile is None
     named = (rule and rule.endpoint_url) or endpoint_in(environ)
-    if rule is not None and not anonymous:
-        _check(rule, environ, trust)
     try:
         session = _session(profile)
         found_in = NOBODY if anonymous else _found_in(session, environ, profile)
@@ -68,16 +64,6 @@ def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None, t
         raise translate_error(error, profile) from error
     pays = (rule and rule.requester_pays) or environ.get("AWS_REQUEST_PAYER", "").lower() in TRUE
     return Account(client, found_in, named or _elsewhere(client), bool(pays))
-
-
-def _check(rule: "SourceRule", environ: Mapping[str, str], trust: "Trust | None") -> None:
-    """Checks that a manifest may use these credentials, and its endpoint with them; raises as ``find_account``."""
-    from lora_cli.sources.operator_trust import NO_TRUST, check_endpoint, check_profile
-
-    if rule.profile is not None:
-        check_profile(rule.profile, rule.match, trust or NO_TRUST)
-    if not _AMAZON.fullmatch(rule.endpoint_url or ""):
-        check_endpoint(rule, trust or NO_TRUST, [endpoint_in(environ)], "AWS credentials")
 
 
 def endpoint_in(environ: Mapping[str, str]) -> str:

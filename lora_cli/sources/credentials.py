@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, MissingExtra, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import home_of
 from lora_cli.sources.http import checked_endpoint
-from lora_cli.sources.operator_trust import NO_TRUST, Trust, check_endpoint, token_of
+from lora_cli.sources.tokens import token_of
 
 PROBE_S = 2.0
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
@@ -44,25 +44,21 @@ class CloudAccount:
     provider: Callable[[], Any] | None = field(default=None, repr=False)
 
 
-def find_google_account(
-    environ: Mapping[str, str], rule: SourceRule | None = None, trust: Trust = NO_TRUST
-) -> CloudAccount:
+def find_google_account(environ: Mapping[str, str], rule: SourceRule | None = None) -> CloudAccount:
     """The account for Google Cloud Storage: that of ``rule``, else the application default credentials.
 
     Those are a file (``GOOGLE_APPLICATION_CREDENTIALS``, or gcloud's own), else the metadata server of a machine of
     Google's, which is given two seconds to accept a connection. An emulator (``STORAGE_EMULATOR_HOST``) needs no
-    credentials. ``trust`` is what the operator lets a rule use of all this. obstore follows any redirect, and cannot be
-    told not to: a server that only the rule names is not asked at all.
+    credentials. obstore follows any redirect, and cannot be told not to.
 
     Raises:
-        Refused: the rule may not name that server, or read that variable.
         AccessDenied: there are no credentials.
         UsageError: the file cannot be read, or the rule's variable is not set.
         MissingExtra: google-auth is not installed.
     """
     asked = environ.get("GOOGLE_SKIP_SIGNATURE", "").lower() in _TRUE or bool(environ.get("STORAGE_EMULATOR_HOST"))
-    endpoint = _endpoint(rule, trust, (google_endpoint(environ), GOOGLE), "gs")
-    if named := _from_rule(rule, environ, trust, endpoint, anonymous=asked):
+    endpoint = _endpoint(rule, google_endpoint(environ))
+    if named := _from_rule(rule, environ, endpoint, anonymous=asked):
         return named
     file, found_in = _google_file(environ)
     if file is None:
@@ -82,16 +78,13 @@ def google_endpoint(environ: Mapping[str, str]) -> str:
     return checked_endpoint(emulator if "://" in emulator else f"http://{emulator}", "STORAGE_EMULATOR_HOST")
 
 
-def find_azure_account(
-    location: str, environ: Mapping[str, str], rule: SourceRule | None = None, trust: Trust = NO_TRUST
-) -> CloudAccount:
+def find_azure_account(location: str, environ: Mapping[str, str], rule: SourceRule | None = None) -> CloudAccount:
     """The account for a container of Azure: that of ``rule``, else the environment's, else Azure's default chain.
 
     ``location`` is that of a reference. A key and a shared access signature of the environment are for the account that
     it names, and for no other. The chain is azure-identity's ``DefaultAzureCredential``.
 
     Raises:
-        Refused: the rule may not name that server, or read that variable.
         UsageError: the account is not given, or the rule's variable is not set.
         MissingExtra: azure-identity is not installed.
     """
@@ -100,8 +93,8 @@ def find_azure_account(
         hint = f"set {_ACCOUNTS[0]}, or write abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
         raise UsageError(f"az://{location}: its storage account is unknown", hint=hint)
     asked = environ.get("AZURE_SKIP_SIGNATURE", "").lower() in _TRUE
-    endpoint = _endpoint(rule, trust, (azure_endpoint(location, environ),), "az")
-    if named := _from_rule(rule, environ, trust, endpoint, anonymous=asked):
+    endpoint = _endpoint(rule, azure_endpoint(location, environ))
+    if named := _from_rule(rule, environ, endpoint, anonymous=asked):
         return named
     if account == azure_account("", environ):
         for kind, names in (("access_key", _KEYS), ("sas_token", _SIGNATURES)):
@@ -139,28 +132,21 @@ def azure_endpoint(location: str, environ: Mapping[str, str]) -> str:
     return f"https://{account}.blob.core.windows.net" if account else ""
 
 
-def _endpoint(rule: SourceRule | None, trust: Trust, own: tuple[str, ...], scheme: str) -> str:
-    """The address that ``rule`` names, else the first of ``own``, which may be named by anybody.
-
-    Raises:
-        Refused: no operator trusts what the rule names.
-    """
-    if rule is None:
-        return own[0]
-    check_endpoint(rule, trust, own, f"requests for {scheme}://")
-    return (rule.endpoint_url or own[0]).rstrip("/")
+def _endpoint(rule: SourceRule | None, own: str) -> str:
+    """The address that ``rule`` names, else ``own``."""
+    return ((rule and rule.endpoint_url) or own).rstrip("/")
 
 
 def _from_rule(
-    rule: SourceRule | None, environ: Mapping[str, str], trust: Trust, endpoint: str, *, anonymous: bool
+    rule: SourceRule | None, environ: Mapping[str, str], endpoint: str, *, anonymous: bool
 ) -> CloudAccount | None:
     """The account that ``rule`` names, or none; None if credentials are to be looked for.
 
     Raises:
-        Refused, UsageError: as ``token_of``.
+        UsageError: as ``token_of``.
     """
     if rule is not None and rule.token_env:
-        return CloudAccount(rule.token_env, endpoint, _constant("token", token_of(rule, environ, trust)))
+        return CloudAccount(rule.token_env, endpoint, _constant("token", token_of(rule, environ)))
     if anonymous or (rule is not None and rule.anonymous):
         return CloudAccount("nobody", endpoint)
     return None

@@ -32,9 +32,10 @@ from lora_cli.sources.http import Headers, Http, Piece, StatusError, TooLarge, g
 from lora_cli.sources.listed_paths import MOST_ENTRIES, ListingBudget, check_listed
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import allows_private
+from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -70,19 +71,9 @@ class HubSource:
     @cached_property
     def _token(self) -> tuple[str, str]:
         """The token, "" for none, and where it was found."""
-        if self._rule is None or not (self._rule.endpoint_url or self._rule.token_env):
-            token, found_in = _users_token()
-        else:
-            found_in = self._rule.token_env or ""
-            token = os.environ.get(found_in, "").strip()
-            if found_in and not token:
-                raise UsageError(f"sources: {self._rule.match}: {found_in} is not set", hint="set it to a token")
-        # The value is not repeated, and never reaches a library that would repeat it in its own error.
-        if token and not re.fullmatch(r"[!-~]{1,4000}", token):
-            hint = "a token is printable ASCII without spaces: hf_…"
-            raise UsageError(f"the value in {found_in} is not a valid token", hint=hint)
-        remember(token)
-        return token, found_in
+        if self._rule is not None and (self._rule.endpoint_url or self._rule.token_env):
+            return token_of(self._rule, os.environ), self._rule.token_env or ""
+        return _users_token()
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The commit that ``ref`` means now, and its files: one request, or one a page for a very large repository.
@@ -291,10 +282,16 @@ def _users_token() -> tuple[str, str]:
     from huggingface_hub import get_token
 
     try:
-        return get_token() or "", found_in
+        token = get_token() or ""
     except Exception as error:  # whatever its HTTP client raises while it exchanges an OIDC token
         hint = "check HF_OIDC_RESOURCE and HF_OIDC_ID_TOKEN, or set HF_TOKEN"
         raise AccessDenied(f"cannot get a Hub token ({type(error).__name__})", hint=hint) from error
+    # The value is not repeated, and never reaches a library that would repeat it in its own error.
+    if token and not re.fullmatch(r"[!-~]{1,4000}", token):
+        hint = "a token is printable ASCII without spaces: hf_…"
+        raise UsageError(f"the value in {found_in} is not a valid token", hint=hint)
+    remember(token)
+    return token, found_in
 
 
 def _path_hint(ref: AdapterRef) -> str:

@@ -41,7 +41,6 @@ from lora_cli.sources.object_store import (
     object_key,
     version_of,
 )
-from lora_cli.sources.operator_trust import trust_of
 from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, enforce_min_throughput, from_status, printable
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
     from lora_cli.core.reference import AdapterRef
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 BUSY = (408, 429, 503)
 """The answers that may say when to come back."""
@@ -349,7 +348,7 @@ class GoogleStorage(ObjectStoreSource):
 
     def _account(self, name: str) -> CloudAccount:
         if not self._accounts:
-            self._accounts[""] = find_google_account(os.environ, self._rule, trust_of(self._settings))
+            self._accounts[""] = find_google_account(os.environ, self._rule)
         return self._accounts[""]
 
     def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
@@ -389,7 +388,7 @@ class AzureStorage(ObjectStoreSource):
     def _account(self, name: str) -> CloudAccount:
         account = azure_account(name, os.environ)
         if account not in self._accounts:
-            self._accounts[account] = find_azure_account(name, os.environ, self._rule, trust_of(self._settings))
+            self._accounts[account] = find_azure_account(name, os.environ, self._rule)
         return self._accounts[account]
 
     def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":

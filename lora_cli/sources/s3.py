@@ -36,11 +36,10 @@ from lora_cli.sources.object_store import (
     version_key,
     version_of,
 )
-from lora_cli.sources.operator_trust import trust_of
 from lora_cli.sources.retries import Retries, Transient, from_status, printable
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
     from lora_cli.sources.transport import Response
 
 MOST_CHECKSUM_REQUESTS = 16
@@ -371,7 +370,7 @@ class S3Source(ObjectSource[S3Bucket]):
 
     def _open(self, name: str) -> S3Bucket:
         if self._client is None:
-            account = find_account(os.environ, self._rule, trust_of(self._settings))
+            account = find_account(os.environ, self._rule)
             self._client = S3Client(account, self._settings.timeout_s)
         return S3Bucket(self._client, name)
 

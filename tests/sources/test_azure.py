@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import (
     AccessDenied,
     Corrupt,
@@ -271,8 +271,7 @@ def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
 
     with answering(reply) as endpoint:
         rule = SourceRule(match="az://a/*", endpoint_url=endpoint, token_env="LORA_CLI_TOKEN_TEAM")
-        trusting = replace(settings, trusted_endpoints=(endpoint,))
-        error = error_of(lambda: open_source("az", trusting, rule).resolve(at("abc")))
+        error = error_of(lambda: open_source("az", settings, rule).resolve(at("abc")))
     assert seen == ["Bearer tokenOfTheTeam"]
     assert isinstance(error, AccessDenied)
     assert "LORA_CLI_TOKEN_TEAM" in error.message

@@ -6,14 +6,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
@@ -72,8 +71,7 @@ def test_what_is_not_there_is_named(server: GcsServer, settings: Settings) -> No
 def test_a_bucket_that_is_not_there_is_named(settings: Settings) -> None:
     with answering(lambda _: (404, b"<Error><Code>NoSuchBucket</Code></Error>", {})) as endpoint:
         rule = SourceRule(match="gs://a/*", endpoint_url=endpoint, anonymous=True)
-        trusting = replace(settings, trusted_endpoints=(endpoint,))
-        error = error_of(lambda: open_source("gs", trusting, rule).resolve(at("no-such-bucket")))
+        error = error_of(lambda: open_source("gs", settings, rule).resolve(at("no-such-bucket")))
     assert isinstance(error, NotFound)
     assert "no bucket no-such-bucket" in error.message
 
@@ -164,9 +162,8 @@ def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
 
     with answering(reply) as endpoint:
         rule = SourceRule(match="gs://a/*", endpoint_url=endpoint, token_env="LORA_CLI_TOKEN_TEAM")
-        trusting = replace(settings, trusted_endpoints=(endpoint,))
-        assert [file.path for file in open_source("gs", trusting, rule).resolve(at("abc")).files] == ["a"]
-        error = error_of(lambda: open_source("gs", trusting, rule).resolve(at("abc")))
+        assert [file.path for file in open_source("gs", settings, rule).resolve(at("abc")).files] == ["a"]
+        error = error_of(lambda: open_source("gs", settings, rule).resolve(at("abc")))
     assert seen == ["Bearer ya29.secret"] * 2
     assert isinstance(error, AccessDenied)
     assert "LORA_CLI_TOKEN_TEAM" in error.message
@@ -193,6 +190,5 @@ def test_a_federated_identity_is_asked_of_googles_own_library(
         }
         (tmp_path / "federated.json").write_text(json.dumps(document))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "federated.json"))
-        trusting = replace(settings, trusted_endpoints=(endpoint,))
-        source = open_source("gs", trusting, SourceRule(match="gs://a/*", endpoint_url=endpoint))
+        source = open_source("gs", settings, SourceRule(match="gs://a/*", endpoint_url=endpoint))
         assert [file.path for file in source.resolve(at("abc")).files] == ["a"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
@@ -66,7 +66,7 @@ def test_a_bucket_of_another_region_is_asked_there_from_then_on(
         return piece_of(request) if regions[-1] == "eu-west-1" else elsewhere
 
     with answering(reply) as endpoint:
-        settings = Settings(tmp_path / "cache", timeout_s=5, retries=0, trusted_endpoints=(endpoint,))
+        settings = Settings(tmp_path / "cache", timeout_s=5, retries=0)
         rule = SourceRule(match="s3://abc/*", endpoint_url=endpoint, region="us-east-1")
         assert read(open_source("s3", settings, rule)) == CONTENT
     assert regions == ["us-east-1", "eu-west-1", "eu-west-1"]

@@ -13,7 +13,7 @@ import pytest
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources import DigestSource

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import DigestSource
@@ -44,10 +44,8 @@ def test_a_certificate_that_is_not_trusted_is_refused_and_trusted_by_name(
         forget_environment()
 
 
-def trusting(tmp_path: Path, endpoint: str) -> Settings:
-    """Settings of somebody who lets a manifest name this server, and the profile of the team."""
-    cache = tmp_path / "cache"
-    return Settings(cache, timeout_s=5, retries=0, trusted_endpoints=(endpoint,), allow_profiles=("team",))
+def patient(tmp_path: Path) -> Settings:
+    return Settings(tmp_path / "cache", timeout_s=5, retries=0)
 
 
 def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +60,7 @@ def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("AWS_SESSION_TOKEN", "session")
     with answering(reply) as endpoint:
         rule = SourceRule(match="s3://abc/*", endpoint_url=endpoint, region="eu-west-7", requester_pays=True)
-        source = open_source("s3", trusting(tmp_path, endpoint), rule)
+        source = open_source("s3", patient(tmp_path), rule)
         assert isinstance(source, DigestSource)
         revision = source.resolve(REF)
         # It may have a checksum, which is asked for while a part of it is read, and comes along with all of it.
@@ -105,7 +103,7 @@ def test_a_profile_that_gives_nothing_says_why_without_what_its_process_printed(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     rule = SourceRule(match="s3://abc/*", endpoint_url="http://127.0.0.1:9", profile="team")
-    source = open_source("s3", trusting(tmp_path, "http://127.0.0.1:9"), rule)
+    source = open_source("s3", patient(tmp_path), rule)
     error = error_of(lambda: source.resolve(REF))
     assert isinstance(error, UsageError if "is invalid" in says else AccessDenied)
     assert says in error.message + error.hint
@@ -125,7 +123,7 @@ def test_what_a_credential_process_prints_is_used(tmp_path: Path, monkeypatch: p
 
     with answering(reply) as endpoint:
         rule = SourceRule(match="s3://abc/*", endpoint_url=endpoint, profile="team")
-        assert read(open_source("s3", trusting(tmp_path, endpoint), rule)) == CONTENT
+        assert read(open_source("s3", patient(tmp_path), rule)) == CONTENT
     assert all("AKIAPROCESS" in authorization for authorization in seen)
 
 
