@@ -313,7 +313,7 @@ class _Repository:
 
     def _new_token(self, asked: Mapping[str, str], known: Credentials, peer: str, what: str) -> str:
         """A bearer token of the service that the registry names (the distribution project's token specification)."""
-        from lora_cli.sources.http_transport import send
+        from lora_cli.sources.transport import send
 
         # A registry sends us to its token service as a redirect does, and the same rules hold.
         url = redirect_target(self._url, asked.get("realm", ""), what)

@@ -150,10 +150,6 @@ def at_hub(patient: Settings) -> Iterator[Place]:
         proxy = stack.enter_context(FaultyProxy(hub.cdn))
         hub.cdn = proxy.url
 
-        def more(answer: Answer) -> Answer:
-            headers = {**answer.headers, "Link": f'<{front.url}/again?cursor=x>; rel="next"'}
-            return Answer(answer.status, headers, answer.body)
-
         def write(files: Mapping[str, bytes]) -> None:
             hub.add("acme/sql", dict(files))
 
@@ -163,9 +159,8 @@ def at_hub(patient: Settings) -> Iterator[Place]:
             proxy,
             front,
             write,
-            listing="/tree/",
+            listing="/revision/",
             weights="/lfs/",
-            endless=more,
             environ={"HF_ENDPOINT": front.url},
         )
 

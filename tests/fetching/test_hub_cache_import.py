@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import hf_hub_download, snapshot_download
 
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
+from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Unreachable
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
@@ -86,7 +86,7 @@ def test_only_the_listing_is_asked_for_and_the_other_cache_stays_as_it_is(desk: 
     desk.download()
     before = looks(desk.theirs)
     fetched = desk.bring()
-    assert desk.asked == ["main", desk.commit]
+    assert desk.asked == ["main"]
     assert not fetched.cached
     assert fetched.revision == desk.commit
     assert (fetched.snapshot.directory / WEIGHTS).read_bytes() == BYTES
@@ -98,7 +98,7 @@ def test_only_the_listing_is_asked_for_and_the_other_cache_stays_as_it_is(desk: 
 def test_what_is_not_there_is_downloaded_beside_what_is(desk: Desk) -> None:
     desk.download(WEIGHTS)
     desk.bring()
-    assert sorted(desk.asked[2:]) == ["README.md", CONFIG]
+    assert sorted(desk.asked[1:]) == ["README.md", CONFIG]
 
 
 def test_the_place_of_the_cache_is_the_one_that_its_owner_reads(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_the_place_of_the_cache_is_the_one_that_its_owner_reads(desk: Desk, monk
     desk.theirs.rename(moved)
     set_variables(monkeypatch, HF_HUB_CACHE=str(moved))
     desk.bring()
-    assert len(desk.asked) == 2
+    assert len(desk.asked) == 1
 
 
 def test_what_rotted_there_is_downloaded(desk: Desk) -> None:
@@ -138,11 +138,11 @@ def test_what_could_not_be_read_is_downloaded(desk: Desk, monkeypatch: pytest.Mo
     assert (found.directory / WEIGHTS).read_bytes() == BYTES
 
 
-@pytest.mark.parametrize("what", ["fifo", "secret", "folder", "dangling", "loop", "short", "long"])
-def test_what_is_no_plain_file_of_that_size_is_never_opened_for_long(desk: Desk, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["fifo", "folder", "dangling", "loop", "short", "long"])
+def test_what_is_no_plain_file_of_that_size_is_never_opened_for_long(desk: Desk, what: str) -> None:
     desk.download()
     blob = desk.blob(WEIGHTS)
-    blob.rename(tmp_path / "secret")
+    blob.unlink()
     if what == "fifo":
         os.mkfifo(blob)
     elif what == "folder":
@@ -150,7 +150,7 @@ def test_what_is_no_plain_file_of_that_size_is_never_opened_for_long(desk: Desk,
     elif what in ("short", "long"):
         blob.write_bytes(BYTES[:-1] if what == "short" else BYTES + b"x")
     else:
-        blob.symlink_to({"secret": str(tmp_path / "secret"), "dangling": "nowhere", "loop": blob.name}[what])
+        blob.symlink_to({"dangling": "nowhere", "loop": blob.name}[what])
     found = desk.bring().snapshot
     assert (found.directory / WEIGHTS).read_bytes() == BYTES
     assert desk.hub.count("GET cdn") > 0
@@ -182,7 +182,7 @@ def test_a_blob_that_repositories_share_is_taken(desk: Desk) -> None:
     desk.download()
     share_blobs(desk)
     assert (desk.bring().snapshot.directory / WEIGHTS).read_bytes() == BYTES
-    assert len(desk.asked) == 2
+    assert len(desk.asked) == 1
 
 
 def test_where_the_file_system_can_the_bytes_are_shared(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,21 +279,3 @@ def test_offline_what_rotted_is_never_taken(desk: Desk) -> None:
     desk.download()
     desk.blob(WEIGHTS).write_bytes(bytes(len(BYTES)))
     assert isinstance(desk.fails(), Corrupt)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "[", "{}", '{"format_version": 2, "files": {}}', '{"format_version": 1, "files": []}', "[" * 100_000],
-    ids=["empty", "cut", "none", "newer", "list", "deep"],
-)
-def test_offline_a_listing_that_cannot_be_read_is_none(desk: Desk, text: str) -> None:
-    desk.download()
-    (desk.repository / "trees" / f"{desk.commit}.json").write_text(text)
-    assert sorted(desk.bring(offline=True).snapshot.files) == ["README.md", CONFIG, WEIGHTS]
-
-
-def test_offline_a_listing_leads_nowhere_else(desk: Desk) -> None:
-    desk.download()
-    listing = desk.repository / "trees" / f"{desk.commit}.json"
-    listing.write_text(listing.read_text().replace("README.md", "../../README.md"))
-    assert isinstance(desk.fails(), Refused)

@@ -86,6 +86,7 @@ def test_without_a_size_a_body_that_is_always_cut_is_never_taken_for_whole(hub: 
 def test_a_git_blob_id_is_held_to_also_where_no_size_is_listed(hub: Hub, settings: Settings) -> None:
     commit = hub.commit("org/sql").files
     lines = [f'{{"type": "file", "path": "{path}", "oid": "{commit[path].oid}"}}' for path in (CONFIG, "README.md")]
+    hub.bare = True
     hub.fault("/tree/", times=-1, status=200, body=f"[{', '.join(lines)}]")
     assert content(fetched(settings)) == {name: EXPECTED[name] for name in (CONFIG, "README.md")}
     hub.fault("README.md", times=-1, flip_at=1)
