@@ -40,10 +40,10 @@ from lora_cli.errors import (
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources.docker_config import NOBODY, Credentials, find_credentials
-from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes, host, redirect_guard, redirect_target
+from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes, host, redirect_target
 from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
 from lora_cli.sources.retries import Retries, Transient, from_status
-from lora_cli.sources.ssrf_guard import allows_private
+from lora_cli.sources.ssrf_guard import allows_private, guard
 from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ class _Repository:
         # A registry sends us to its token service as a redirect does, and the same rules hold.
         url = redirect_target(self._url, asked.get("realm", ""), what)
         self._check_encrypted(url, known, what)
-        allowed = redirect_guard(self._http, peer, self._url, url, what)
+        allowed = guard(self._http.private, peer, f"{what}: {host(self._url)} asks for a token of {host(url)}")
         query = {"service": asked["service"]} if "service" in asked else {}
         query["scope"] = asked.get("scope") or f"repository:{self._name}:pull"
         body, headers = None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
