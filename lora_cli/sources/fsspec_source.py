@@ -71,20 +71,16 @@ class FsspecSource:
         if file.defect:
             raise Corrupt(f"{what} {file.defect}")
 
-        def info(fs: Any, root: str) -> tuple[int | None, str]:
-            entry = dict(fs.info(f"{root}/{file.path}"))
-            return _size(entry), _version(entry)
+        def check(fs: Any, root: str) -> None:
+            if _facts(fs.info(f"{root}/{file.path}")) != (file.size, file.version):
+                raise Changed(f"{what} changed after it was listed", hint=AGAIN)
 
         def chunk(fs: Any, root: str) -> bytes:
             return bytes(fs.cat_file(f"{root}/{file.path}", start=start, end=upto))
 
-        def check() -> None:
-            if self._ask(ref, what, info) != (file.size, file.version):
-                raise Changed(f"{what} changed after it was listed", hint=AGAIN)
-
         end = file.size if stop is None or file.size is None else min(stop, file.size)
         try:
-            check()
+            self._ask(ref, what, check)
             while end is None or start < end:
                 upto = start + CHUNK if end is None else min(end, start + CHUNK)
                 data = self._ask(ref, what, chunk)
@@ -92,11 +88,10 @@ class FsspecSource:
                     raise Changed(f"{what}: the server sent {len(data)} bytes from {start} to {upto}", hint=AGAIN)
                 start += len(data)
                 if not data or start == end:
-                    check()
-                if data:
-                    yield data
-                else:
+                    self._ask(ref, what, check)
+                if not data:
                     return
+                yield data
         except NotFound as error:
             raise Changed(f"{what} was removed after it was listed", hint=AGAIN) from error
 
@@ -213,12 +208,8 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     """Every file below ``root``, folder after folder, with a bound."""
     if dict(fs.info(root or "/")).get("type") == "file":
         raise UsageError(f"{what} is a file, not a folder", hint=f"write {what.rpartition('/')[0]}")
-    files: dict[str, RemoteFile] = {}
-    folders, inside, budget = (
-        [root],
-        f"{root.strip('/')}/".lstrip("/"),
-        ListingBudget(what, "use the folder of one adapter"),
-    )
+    files, folders, inside = dict[str, RemoteFile](), [root], f"{root.strip('/')}/".lstrip("/")
+    budget = ListingBudget(what, "use the folder of one adapter")
     while folders:
         for entry in fs.ls(folders.pop() or "/", detail=True):
             path, kind = str(entry["name"]).strip("/").removeprefix(inside), entry.get("type", "file")
@@ -227,16 +218,14 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
                 folders.append(f"{root}/{path}")
             elif kind != "directory":
                 defect = "" if kind == "file" else "is a link" if kind == "link" else "is not a regular file"
-                files[path] = RemoteFile(path, _size(entry), version=_version(entry), defect=defect)
+                size, version = _facts(entry)
+                files[path] = RemoteFile(path, size, version=version, defect=defect)
     check_listed(files, what)
     return tuple(file for _, file in sorted(files.items()))
 
 
-def _size(entry: Mapping[str, Any]) -> int | None:
-    size = entry.get("size")
-    return int(size) if size is not None and int(size) >= 0 else None
-
-
-def _version(entry: Mapping[str, Any]) -> str:
-    name = next((name for name in _VERSIONS if entry.get(name)), "")
-    return f"{name}:{printable(str(entry[name]))}" if name else ""
+def _facts(entry: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Size and version of a file, as far as they are known."""
+    size, name = entry.get("size"), next((name for name in _VERSIONS if entry.get(name)), "")
+    version = f"{name}:{printable(str(entry[name]))}" if name else ""
+    return int(size) if size is not None and int(size) >= 0 else None, version
