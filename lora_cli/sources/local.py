@@ -29,11 +29,9 @@ TICK_S = 0.02
 FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".pt")
 """A folder of such a name stands where a file is expected."""
 
-_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
-_AWAY = frozenset(
-    {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN}
-)
-"""The errors of a mount whose server is unreachable, or has forgotten the file."""
+_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+# Of a mount whose server is unreachable, or has forgotten the file.
+_AWAY = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN}
 
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
@@ -72,12 +70,10 @@ class LocalSource:
             Unreachable: it is on a file server that does not answer.
         """
         root = Path(ref.location)
-        try:
+        with _translating(root, listed=False):
             allowed = _allowed(root, self._roots)
             # All are counted before the first is looked at, which may take a tick.
             found = [_file(root, path, entry, allowed, bool(self._roots)) for path, entry in list(_entries(root))]
-        except OSError as error:
-            raise _translated(error, root) from error
         files = tuple(sorted((file for file in found if file is not None), key=lambda file: file.path))
         lines = "".join(f"{file.version} {file.defect} {file.path}\n" for file in files)
         return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), files)
@@ -94,10 +90,8 @@ class LocalSource:
         end = size if stop is None else min(stop, size)
         with self.open_file(revision, file) as descriptor:
             while start < end:
-                try:
+                with _translating(path):
                     chunk = os.pread(descriptor, min(CHUNK, end - start), start)
-                except OSError as error:
-                    raise _translated(error, path, listed=True) from error
                 start += len(chunk)
                 if start >= end or not chunk:
                     self._check_unchanged(descriptor, path, file)
@@ -115,11 +109,9 @@ class LocalSource:
         path = Path(revision.ref.location, file.path)
         if file.defect:
             raise Corrupt(f"{path} {file.defect}")
-        try:
+        with _translating(path):
             # Without O_NONBLOCK opening a FIFO would block.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise _translated(error, path, listed=True) from error
         try:
             self._check_unchanged(descriptor, path, file)
             yield descriptor
@@ -128,10 +120,8 @@ class LocalSource:
             os.close(descriptor)
 
     def _check_unchanged(self, descriptor: int, path: Path, file: RemoteFile) -> None:
-        try:
+        with _translating(path):
             status = os.fstat(descriptor)
-        except OSError as error:
-            raise _translated(error, path, listed=True) from error
         found, listed = _fingerprint(status), file.version
         if self._linked:
             found, listed = (fingerprint.rpartition(":")[0] for fingerprint in (found, listed))
@@ -259,7 +249,15 @@ def _outside(path: Path) -> Refused:
     return Refused(f"{path} is a link, or below one, to a folder that may not be read", hint="--root DIRECTORY")
 
 
-def _translated(error: OSError, path: Path, *, listed: bool = False) -> LoraCliError:
+@contextmanager
+def _translating(path: Path, *, listed: bool = True) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _translated(error, path, listed) from error
+
+
+def _translated(error: OSError, path: Path, listed: bool) -> LoraCliError:
     if isinstance(error, PermissionError):
         return MachineError(f"{path}: no permission to read it", hint=f"this process runs as uid {os.geteuid()}")
     if error.errno in _AWAY:
