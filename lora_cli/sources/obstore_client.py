@@ -85,7 +85,7 @@ class RetryAfterProbe:
             return from_status(self._server, failure.status, self._headers)
 
     def _ask(self) -> Headers:
-        from lora_cli.sources.http_transport import send
+        from lora_cli.sources.transport import send
 
         try:
             with closing(send(self._url, {}, self._timeout_s, method="HEAD")) as response:

@@ -116,7 +116,7 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
 def _known_endpoint(ref: AdapterRef) -> str:
     """The address of a provider or registry that ``ref`` itself names, or this user's environment."""
     if ref.scheme == "oci":
-        from lora_cli.sources.oci_registry import registry_endpoint
+        from lora_cli.sources.oci import registry_endpoint
 
         return registry_endpoint(ref.location)
     if ref.scheme in {"gs", "az"}:

@@ -21,7 +21,7 @@ from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.aws import Account, botocore_errors, find_account, translate_error
-from lora_cli.sources.http import AGAIN, FAR, body_offset, bounded_body, error_body, host, trim
+from lora_cli.sources.http import AGAIN, FAR, body_offset, bounded_body, host, trim
 from lora_cli.sources.listed_paths import ListingBudget
 from lora_cli.sources.object_store import (
     NETWORK,
@@ -40,7 +40,7 @@ from lora_cli.sources.retries import Retries, Transient, from_status, printable
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
-    from lora_cli.sources.http_transport import Response
+    from lora_cli.sources.transport import Response
 
 MOST_CHECKSUM_REQUESTS = 16
 """How many checksums are asked for at once, next to the bytes."""
@@ -129,7 +129,7 @@ class S3Client:
         """Botocore's request as our transport sends it, and the answer as botocore reads it."""
         from botocore.awsrequest import AWSResponse
 
-        from lora_cli.sources.http_transport import send
+        from lora_cli.sources.transport import send
 
         if event_name.endswith(".HeadBucket"):
             # botocore asks for the region that a redirect does not name: for ever, where that is redirected too.
@@ -150,7 +150,7 @@ class S3Client:
         if response.status in (408, 429) or response.status >= 500:
             raise from_status(host(response.url), response.status, response.headers)
         if response.status != 200 or is_head:
-            return error_body(response)
+            return b"".join(bounded_body(response, self.timeout_s, ""))
         body, is_large = bytearray(), False
         try:
             for chunk in bounded_body(response, self.timeout_s, "", MOST_BYTES):
@@ -344,7 +344,7 @@ class S3Source(ObjectSource[S3Bucket]):
             if (start, end) == (0, file.size) and _may_have_checksum(file):
                 checksum = self._checksums[version_key(revision, file)] = Future()
                 checksum.set_result(_hexadecimal(response.headers))
-            yield from trim(response.encoded_chunks(), skip, end - start, what, exact=response.status == 206)
+            yield from trim(response.chunks(), skip, end - start, what, exact=response.status == 206)
 
     def reported_digests(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 in the object's metadata, and the checksum that S3 keeps, if it has one of all the bytes."""

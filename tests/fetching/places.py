@@ -120,15 +120,11 @@ def at_hub(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place
     with FaultyProxy(hub.endpoint) as front, FaultyProxy(hub.cdn) as proxy:
         hub.cdn = proxy.url
 
-        def more(answer: Answer) -> Answer:
-            headers = {**answer.headers, "Link": f'<{front.url}/again?cursor=x>; rel="next"'}
-            return replace(answer, headers=headers)
-
         def write(files: Mapping[str, bytes]) -> None:
             hub.add("acme/sql", dict(files))
 
         ref, found = AdapterRef("hf", "acme/sql"), replace(settings, hub_endpoint=front.url)
-        yield Place(ref, found, proxy, front, write, "/tree/", "/lfs/", more, {"HF_ENDPOINT": front.url})
+        yield Place(ref, found, proxy, front, write, "/revision/", "/lfs/", None, {"HF_ENDPOINT": front.url})
 
 
 def _more_xml(answer: Answer) -> Answer:

@@ -170,7 +170,7 @@ def test_a_listing_that_is_cut_in_the_midst_is_none(place: Place) -> None:
     place.recovers()
 
 
-@at("hub", "s3", "gs")
+@at("s3", "gs")
 def test_a_listing_that_never_ends_is_left(place: Place) -> None:
     # Nor does it end when nobody waits for it any more: let it not take all of the processor.
     place.front.fault(place.listing, change=place.endless, before=lambda: time.sleep(0.05), times=-1)

@@ -44,6 +44,7 @@ def test_without_a_size_a_body_that_is_cut_is_gone_on_with_and_never_taken_for_w
 def test_a_git_blob_id_is_held_to_also_where_no_size_is_listed(desk: Desk) -> None:
     listed = desk.hub.commit("org/sql").files
     lines = [f'{{"type": "file", "path": "{path}", "oid": "{listed[path].oid}"}}' for path in (CONFIG, README)]
+    desk.hub.bare = True
     desk.hub.fault("/tree/", times=-1, status=200, body=f"[{', '.join(lines)}]")
     assert content(desk.bring()) == {name: BYTES[name] for name in (CONFIG, README)}
     desk.hub.fault(README, times=-1, flip_at=1)
