@@ -8,7 +8,6 @@ from typing import Literal
 
 from lora_cli import __version__
 from lora_cli.core.json_schema import Count, ErrorReport, Version, error_report
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
@@ -60,7 +59,7 @@ class PlanReport:
 
 def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> Iterator[PlannedAdapter]:
     """The plan for each request, in their order: origins are asked for listings, and no file is downloaded."""
-    sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
+    sources = Sources(settings)
 
     def failed(request: Request, error: LoraCliError) -> PlannedAdapter:
         reported = error_report(error)
