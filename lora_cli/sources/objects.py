@@ -144,7 +144,8 @@ class ObjectSource:
             for piece in answer.stream(min_chunk_size=self._piece):
                 wanted = bytes(memoryview(piece)[skip : skip + left])
                 skip, left = max(0, skip - len(piece)), left - len(wanted)
-                yield wanted
+                if wanted:
+                    yield wanted
                 if not left:
                     return
         except Exception as error:
