@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import socket
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -193,7 +194,8 @@ def _google(rule: "SourceRule | None") -> tuple[str, Provider]:
         raise MissingExtra("gs:// with Google's default credentials", "gcs", "google-auth") from error
     try:
         # With a scope it would ask another service for the name of the project, which nobody needs.
-        token = google.auth.load_credentials_from_file(file)[0] if file else compute_engine.Credentials()
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # the file is the user's own
+            token = google.auth.load_credentials_from_file(file)[0] if file else compute_engine.Credentials()
         provider = GoogleCredentialProvider(with_scopes_if_required(token, [_GOOGLE_SCOPE]))
     except (google.auth.exceptions.GoogleAuthError, AttributeError, OSError, RecursionError, ValueError) as error:
         raise UsageError(f"{file} contains no usable Google credentials", hint=_GOOGLE_HINT) from error
@@ -233,9 +235,8 @@ def _remembered(provider: Provider) -> Provider:
 
     def provide() -> Any:
         credential = provider()
-        for value in map(str, credential.values()):
-            for part in (value, *re.findall(r"(?:^|&)sig=([^&]+)", value)):
-                remember(part)
+        for value in credential.values():
+            remember(str(value))
         return credential
 
     return provide

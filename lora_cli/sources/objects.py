@@ -205,7 +205,7 @@ class ObjectSource:
         """An error of obstore in our words; only few of its own, which may hold a signed address, are shown."""
         (_, account, region), text = self._bucket(ref), str(error).partition("\n\nDebug source:")[0]
         status, code = _answer(error)
-        message = printable("".join(re.findall(r"<Message>([^<\n]{1,200})", text)[:1]))
+        message = printable(re.sub(r"\w{20,}", "***", "".join(re.findall(r"<Message>([^<\n]{1,2000})", text)[:1])))
         words: dict[str, Any] = {
             **{"server": account.server, "user": account.found_in, "summary": printable(text.rpartition(" - ")[2])},
             **{"detail": f": {message}" if message else "", "answer": f"{status} {code} {message}".strip()},

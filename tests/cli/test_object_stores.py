@@ -14,8 +14,8 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.sources.registry import open_source
 from lora_cli.sources.objects import ObjectSource
+from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.bringing import fetch
 from tests.faulty_proxy import FaultyProxy
