@@ -1,4 +1,4 @@
-"""Writes the generated pages: commands, rules, engines, settings, and manifest and policy from their schemas.
+"""Writes the generated pages: commands, rules, engines, and manifest, policy and settings from their schemas.
 
 ``make docs`` runs it; a test compares what it would write with what is there.
 """
@@ -17,7 +17,6 @@ from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
 from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, PROOFS, letter
 from lora_cli.rules import RULES
 from lora_cli.rules.features import FEATURES
-from lora_cli.settings import SETTINGS
 
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parent / "manifests" / "schemas"
@@ -31,13 +30,12 @@ MANIFEST = (
 POLICY = (
     "Set a policy with `--policy policy.yaml`, `LORA_CLI_POLICY`, or the block `policy:` of a manifest; if there are "
     "both, both apply. A violation exits with 1 and names the rule. [policy.yaml](../manifests/policy.yaml) is an "
-    "example. `trusted_endpoints`, `allow_token_env` and `allow_profiles` forbid nothing: they allow manifests to use "
-    "your credentials. They can be in a policy file or in the settings, but not in a manifest."
+    "example."
 )
 ABOUT_SETTINGS = (
     "Each can be set in three places; the last one wins: the settings file (`$XDG_CONFIG_HOME/lora-cli/config.toml`, "
-    "or `--config FILE`), the variable `LORA_CLI_<KEY>`, and, where a command has it, the flag. In a variable a list "
-    "has commas: `LORA_CLI_ALLOW_PROFILES=adapters,models`. A path in the file is relative to it; `~` is your home.",
+    "or `--config FILE`), the variable `LORA_CLI_<KEY>`, and, where a command has it, the flag. Only the file has "
+    "`[[sources]]`. A path in the file is relative to it; `~` is your home.",
     "A variable that begins with `LORA_CLI_` and belongs to no setting and no option ([all of them](cli.md)) is an "
     "error in every command: it is misspelt, or of another version, and what it was set for would not happen. The "
     "message names each with the nearest known one (exit 2). What Kubernetes sets for a Service called lora-cli is "
@@ -61,7 +59,7 @@ def pages() -> dict[str, str]:
         "engines.md": engines_page(),
         "manifest.md": reference_page("adapter-set", "The manifest", MANIFEST),
         "policy.md": reference_page("policy", "The policy", POLICY),
-        "settings.md": settings_page(),
+        "settings.md": reference_page("settings", "Settings", "\n\n".join(ABOUT_SETTINGS)),
     }
     return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
 
@@ -107,17 +105,6 @@ def _options(command: Command, path: str) -> Iterator[str]:
             groups.setdefault(group or usual, []).append(f"| `{words}` | {text} | {variable} |")
     for group, rows in groups.items():
         yield from ("", f"| {group} | description | variable |", "|---|---|---|", *rows)
-
-
-def settings_page() -> Iterator[str]:
-    """Every setting, with its key, variable and flag."""
-    yield from ("# Settings", "", "Generated from `lora_cli/settings.py` by `make docs`.", "")
-    for paragraph in ABOUT_SETTINGS:
-        yield from (paragraph, "")
-    yield from ("| key | value | default | |", "|---|---|---|---|")
-    for key, setting in SETTINGS.items():
-        default = "" if setting.default is None else f"`{json.dumps(setting.default).strip(chr(34))}`"
-        yield f"| `{key}` | {_kind(setting.schema)} | {default} | {setting.help} |"
 
 
 def reference_page(schema: str, title: str, about: str) -> Iterator[str]:

@@ -19,11 +19,11 @@ from lora_cli.documents.document import Model
 from lora_cli.documents.lockfile import LockFile
 from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching.dry_run import PlanReport
 from lora_cli.render.cache_report import CacheReport, RemovedReport, VerifyReport
 from lora_cli.render.catalog_report import EnginesReport, RulesReport
-from lora_cli.render.fetch_report import CheckReport, FetchReport
+from lora_cli.render.fetch_report import CheckReport, FetchReport, PlanReport
 from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from lora_cli.serving.status_report import StatusReport
@@ -170,11 +170,21 @@ def _of_report(name: str, model: type[Any]) -> JsonSchemaValue:
 
 
 def _of_settings() -> JsonSchemaValue:
+    rule = SourceRule.model_json_schema(schema_generator=OfDocument)
+    del rule["title"]
     return {
         "title": "lora-cli config.toml",
         "type": "object",
         "additionalProperties": False,
-        "properties": {key: setting.schema for key, setting in SETTINGS.items()},
+        "properties": {
+            **{key: setting.schema for key, setting in SETTINGS.items()},
+            "sources": {
+                "description": "How sources are reached: names of secrets, never values.",
+                "type": "array",
+                "items": {"$ref": "#/$defs/SourceRule"},
+            },
+        },
+        "$defs": {"SourceRule": rule},
     }
 
 

@@ -13,8 +13,8 @@ from lora_cli.core.units import advised, parse_duration, parse_size
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
     from lora_cli.documents.policy import Policy, Suppression
+    from lora_cli.documents.source_rules import SourceRule
 
 __all__ = [
     "HUB_ENDPOINT",
@@ -54,10 +54,8 @@ class Settings:
     ``cache_budget`` (None: what the disk has). One adapter takes at most ``adapter_timeout_s``.
     ``allow_private_redirects`` follows a server that sends us into a
     private network. ``config`` is the file that was read, if any; ``config_error`` says why the one in the usual place,
-    which is the default, could not be. ``trusted_endpoints`` are servers that a manifest may have this user's
-    credentials sent to, ``allow_token_env`` and ``allow_profiles`` what else it may name of them. ``sources`` are a
-    manifest's rules for how origins are reached (names of secrets, never values; no option has them), ``from_manifest``
-    says that the references are one's too. ``policies`` are a manifest's and a policy file's: all of them hold. Tokens
+    which is the default, could not be. ``sources`` are the file's rules for how sources are reached (names of secrets,
+    never values; no option has them). ``policies`` are a manifest's and a policy file's: all of them hold. Tokens
     are never settings: each source asks its own chain when it needs one.
     """
 
@@ -78,13 +76,9 @@ class Settings:
     keep_free: int | None = None
     cache_budget: int | None = None
     adapter_timeout_s: float = 1800.0
-    trusted_endpoints: tuple[str, ...] = ()
-    allow_token_env: tuple[str, ...] = ()
-    allow_profiles: tuple[str, ...] = ()
     config: Path | None = None
     config_error: str = ""
     sources: "tuple[SourceRule, ...]" = ()
-    from_manifest: bool = False
     policies: "tuple[Policy, ...]" = ()
 
     @property
@@ -151,25 +145,6 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "adapter_timeout": Setting(
         "adapter_timeout_s", DURATION, "Maximum time for reading or fetching one adapter.", "30m"
-    ),
-    "trusted_endpoints": Setting(
-        "trusted_endpoints",
-        option_values.SERVERS,
-        "Servers that your own credentials may be sent to for a manifest: https://minio.acme.internal, "
-        "https://*.acme.internal, fsspec+s3://acme-odd; http:// on this machine only.",
-        [],
-    ),
-    "allow_token_env": Setting(
-        "allow_token_env",
-        option_values.VARIABLES,
-        "Variables that a manifest's token_env may use in addition to LORA_CLI_TOKEN_<NAME>, which is always allowed.",
-        [],
-    ),
-    "allow_profiles": Setting(
-        "allow_profiles",
-        option_values.PROFILES,
-        "Profiles of the cloud's own credentials file that a manifest may use.",
-        [],
     ),
 }
 """By name: the key in the file, and in capitals the variable behind ``LORA_CLI_``."""
@@ -243,7 +218,8 @@ def _file_layer(file: Path, text: str, environ: Mapping[str, str]) -> dict[str, 
     from lora_cli.documents.toml_file import read_toml
 
     kinds = {key: setting.kind for key, setting in SETTINGS.items()}
-    layer = {SETTINGS[key].field: value for key, value in read_toml(text, str(file), kinds).items()}
+    read = read_toml(text, str(file), kinds)
+    layer = {SETTINGS[key].field if key in SETTINGS else key: value for key, value in read.items()}
     if "cache_dir" in layer:
         layer["cache_dir"] = file.parent / _expand(layer["cache_dir"], environ, absolute=False)
     return layer

@@ -6,8 +6,7 @@ from typing import Any, cast
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.pipeline import Fetched
+from lora_cli.fetching.pipeline import FetchContext, Fetched
 from lora_cli.fetching.pipeline import fetch as fetch_request
 from lora_cli.settings import Settings
 from lora_cli.sources import Source

@@ -12,6 +12,7 @@ from lora_cli.cli.main import main
 from lora_cli.documents.manifest import load_manifest
 from lora_cli.documents.policy import load_policy
 from lora_cli.documents.policy_checks import violations
+from lora_cli.settings import load_settings
 from tests.conftest import ROOT
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
@@ -19,6 +20,7 @@ from tests.object_servers import S3Server
 from tests.web_server import Site, WebServer
 
 FILE = ROOT / "manifests" / "production.yaml"
+SETTINGS = ROOT / "manifests" / "settings.toml"
 TEXT = FILE.read_text()
 REPOSITORIES = {"acme/llama-31-sql-lora": "", "acme/support-loras": "de/"}
 FOLDERS = {
@@ -37,8 +39,9 @@ def test_the_example_is_valid_by_the_published_schema_and_shows_every_kind_of_ru
     assert parsed.base.pinned
     assert parsed.policy is not None
     assert parsed.policy.require_pinned
+    sources = load_settings({"config": SETTINGS}, {"HOME": "/nowhere"}).sources
     for rule in ("token_env", "profile", "endpoint_url", "region", "requester_pays"):
-        assert any(getattr(source, rule) for source in parsed.sources), rule
+        assert any(getattr(source, rule) for source in sources), rule
 
 
 @pytest.mark.parametrize("page", ["manifests/production.yaml", "docs/operators.md"])
@@ -102,21 +105,20 @@ def test_its_commands_fetch_from_each_origin_with_the_credentials_that_it_names(
         text = re.sub(r"(Instruct)@[0-9a-f]{40}", rf"\1@{base}", text)
         for id, commit in commits.items():
             text = re.sub(rf"({id}[\w/]*)@[0-9a-f]{{40}}", rf"\1@{commit}", text)
-        text = text.replace("https://minio.acme.internal", seaweed_server.endpoint)
-        text = text.replace("https://adapters.acme.internal", f"http://{web.place}")
-        set_yaml = tmp_path / "production.yaml"
-        set_yaml.write_text(text)
+        set_yaml, config = tmp_path / "production.yaml", tmp_path / "settings.toml"
+        for file, example in ((set_yaml, text), (config, SETTINGS.read_text())):
+            written = example.replace("https://minio.acme.internal", seaweed_server.endpoint)
+            file.write_text(written.replace("https://adapters.acme.internal", f"http://{web.place}"))
+        monkeypatch.setenv("LORA_CLI_CONFIG", str(config))
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         monkeypatch.setenv("AWS_ENDPOINT_URL", seaweed_server.endpoint)  # where the partner's bucket is, instead of AWS
         fetch = ["--cache-dir", str(tmp_path / "cache"), "fetch", "-f", str(set_yaml)]
 
         assert main(fetch) == 3  # nobody said who we are
-        monkeypatch.setenv("LORA_CLI_TOKEN_ACME_HUB", "hub")
-        monkeypatch.setenv("LORA_CLI_TOKEN_ACME_ARTIFACTS", "artifacts")
+        monkeypatch.setenv("ACME_HUB_TOKEN", "hub")
+        monkeypatch.setenv("ACME_ARTIFACTS_TOKEN", "artifacts")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-        assert main(fetch) == 1  # nobody said that a manifest may use that profile
-        monkeypatch.setenv("LORA_CLI_ALLOW_PROFILES", "adapters")
         assert main(fetch) == 0
         published = tmp_path / "published"
         assert main([*fetch, "--locked", "--publish", str(published)]) == 0

@@ -232,17 +232,19 @@ def test_the_token_of_a_rule_goes_to_its_host_and_to_no_other(machine: Machine) 
     with WebServer(Site(dict(files), token=SECRET)) as server, WebServer(Site(dict(files))) as other:
         (machine.root / "set.yaml").write_text(
             "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
-            f"sources:\n  - {{match: 'http://{server.place}/*', token_env: LORA_CLI_TOKEN_ACME}}\n"
             f"adapters:\n  - {{name: a, source: 'http://{server.place}/sql'}}\n"
             f"  - {{name: b, source: 'http://{other.place}/sql'}}\n"
         )
-        assert machine.run("fetch", "-f", "set.yaml", "--format", "json", LORA_CLI_TOKEN_ACME=SECRET) == 0
-        assert machine.run("validate", "-f", "set.yaml", LORA_CLI_TOKEN_ACME=SECRET) == 0
+        rule = f'[[sources]]\nmatch = "http://{server.place}/*"\ntoken_env = "ACME_TOKEN"\n'
+        (machine.root / "lora-cli.toml").write_text(rule)
+        machine.environ["LORA_CLI_CONFIG"] = str(machine.root / "lora-cli.toml")
+        assert machine.run("fetch", "-f", "set.yaml", "--format", "json", ACME_TOKEN=SECRET) == 0
+        assert machine.run("validate", "-f", "set.yaml", ACME_TOKEN=SECRET) == 0
         server.site.redirect = lambda target: f"http://{other.place}{target}?X-Amz-Signature={SIGNATURE}"
-        assert machine.run("fetch", "-f", "set.yaml", "--upgrade", "a", LORA_CLI_TOKEN_ACME=SECRET) in {0, 1, 3}
-        assert machine.run("fetch", "-f", "set.yaml", "--cache-dir", "c2", LORA_CLI_TOKEN_ACME=f"{SECRET} x") == 2
+        assert machine.run("fetch", "-f", "set.yaml", "--upgrade", "a", ACME_TOKEN=SECRET) in {0, 1, 3}
+        assert machine.run("fetch", "-f", "set.yaml", "--cache-dir", "c2", ACME_TOKEN=f"{SECRET} x") == 2
         server.site.redirect = lambda _: None
-        assert machine.run("fetch", "-f", "set.yaml", "--cache-dir", "c3", LORA_CLI_TOKEN_ACME=f"{SECRET}x") == 3
+        assert machine.run("fetch", "-f", "set.yaml", "--cache-dir", "c3", ACME_TOKEN=f"{SECRET}x") == 3
         assert any(asked.headers.get("Authorization") == f"Bearer {SECRET}" for asked in server.asked)
         assert not any("Authorization" in asked.headers for asked in other.asked)
         assert not any(TOKEN in str(asked.headers) for asked in (*server.asked, *other.asked))
@@ -270,8 +272,9 @@ def test_the_traceback_of_a_bug_can_be_posted(machine: Machine) -> None:
     assert "***" in machine.said[-1]
     (machine.root / "set.yaml").write_text(
         "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
-        "sources:\n  - {match: 'https://*', token_env: LORA_CLI_TOKEN_ACME}\n"
         "adapters:\n  - {name: a, source: 'https://127.0.0.1:9/sql'}\n"
     )
-    assert machine.run("fetch", "-f", "set.yaml", program=BUG, LORA_CLI_TOKEN_ACME=SECRET) == 70
+    (machine.root / "lora-cli.toml").write_text('[[sources]]\nmatch = "https://*"\ntoken_env = "ACME_TOKEN"\n')
+    config = str(machine.root / "lora-cli.toml")
+    assert machine.run("fetch", "-f", "set.yaml", program=BUG, ACME_TOKEN=SECRET, LORA_CLI_CONFIG=config) == 70
     assert machine.leaks() == []

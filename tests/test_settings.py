@@ -94,6 +94,7 @@ def test_the_cache_directory_becomes_absolute(
             "write 30s, 500ms, 1h30m or a number of seconds",
         ),
         ("[jobs]\na=1\n", "config.toml:1: jobs: ", ""),
+        ('[sources]\nmatch="a/*"\n', "config.toml:1: sources: this is a mapping", "write [[sources]] above each rule"),
         ("jobs = \n", "this is not TOML", "write NAME = VALUE, strings in quotes"),
         ("jobs = 1\njobs = 2\n", "this is not TOML", "write NAME = VALUE, strings in quotes"),
         ('offline = "maybe"\n', "config.toml:1: offline: 'maybe' is a string", "write it without quotes"),
@@ -108,14 +109,13 @@ def test_a_wrong_file_names_line_key_and_value(environ: dict[str, str], text: st
 
 
 def test_every_mistake_of_a_file_is_told(environ: dict[str, str]) -> None:
-    file = write_config(environ, 'jobz = 1\ntimeout = -1\n\noffline = "no"\nallow_profiles = "a"\nretries = 3\n')
+    file = write_config(environ, 'jobz = 1\ntimeout = -1\n\noffline = "no"\nretries = 3\n')
     with pytest.raises(DocumentError) as caught:
         load_settings({}, environ)
     assert [error.message.removeprefix(f"{file}:") for error in caught.value.mistakes] == [
         "1: jobz: unknown key",
         "2: timeout: -1 is not a duration",
         "4: offline: 'no' is a string",
-        "5: allow_profiles: this is a string",
     ]
     assert all(error.hint for error in caught.value.mistakes)
 
@@ -125,7 +125,10 @@ def test_every_mistake_of_a_file_is_told(environ: dict[str, str]) -> None:
     [
         ("jobs = " + "9" * 5000, "this is not TOML"),
         ("max_files = 1979-05-27", "1: max_files: this is a date or a time"),
-        ('allow_token_env = [["supersecret"]]', "1: allow_token_env: this is not a list of strings"),
+        (
+            '[[sources]]\nmatch = "s3://a/*"\ntoken_env = "supersecret!"',
+            "3: sources[0].token_env: this is not the name",
+        ),
     ],
 )
 def test_odd_values_of_a_file_are_told_and_not_repeated(environ: dict[str, str], text: str, said: str) -> None:

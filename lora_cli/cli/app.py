@@ -21,12 +21,10 @@ from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.log import log_to_stderr, logger
-from lora_cli.core.manifest_trust import is_for_manifests
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
 from lora_cli.store import Store
-from lora_cli.store.cachedir_tag import check_folder
 
 Command = TyperCommand | TyperGroup
 
@@ -132,7 +130,7 @@ def open_settings(ctx: Any) -> Settings:
     refuse_unknown_variables(ctx.find_root().command)
     # load_settings reads the variables: flags override them, and they override the file.
     settings = load_settings(ctx.meta, os.environ)
-    check_folder(Store(settings.cache_dir))
+    Store(settings.cache_dir).check_folder()
     if settings.quiet or settings.verbose:  # log messages of lower layers go to stderr
         log_to_stderr("ERROR" if settings.quiet else "INFO")
     if settings.verbose and settings.config_error:
@@ -237,7 +235,7 @@ def refuse_unknown_variables(root_command: Any) -> None:
     Raises:
         UsageError: it names each, with the nearest known one.
     """
-    given = {name for name in os.environ if name.startswith(PREFIX) and not is_for_manifests(name)}
+    given = {name for name in os.environ if name.startswith(PREFIX)}
     known = variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
     if not given - known:
         return

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.adapter_selection import apply_policies, read_inputs
+from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
 from lora_cli.core.did_you_mean import nearest
@@ -23,7 +23,6 @@ from lora_cli.fetching.cache_repair import repair_cache
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
 from lora_cli.settings import Settings, load_settings
 from lora_cli.store import Store
-from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk
 from lora_cli.store.gc import Retention, cache_bytes, collect, remove
 from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory
@@ -67,7 +66,7 @@ def verify_all(
     repair: bool = option("--repair", "Fetch corrupt and lost adapters again, with the same digest.", False, REPAIR),
     manifest: Path | None = option(
         "--manifest -f FILE",
-        "Verify the adapters of this manifest; with --repair, all, by its endpoints and credentials.",
+        "Verify only the adapters of this manifest, at their locked versions.",
         None,
         REPAIR,
     ),
@@ -78,14 +77,11 @@ def verify_all(
     Corrupt files are removed. --repair fetches them again, with the same digest, and what an earlier run removed.
     """
     store, settings = Store(ctx.obj.cache_dir), ctx.obj
-    check_cache(store)
+    store.check_cache()
     if manifest is not None:
         from lora_cli.reading.manifest import read_manifest
 
-        adapter_set = read_manifest(manifest)
-        settings = apply_policies(settings, adapter_set)
-        if not (names or repair):
-            names = [entry.name for entry in adapter_set.adapters]
+        names = names or [entry.name for entry in read_manifest(manifest).adapters]
     from lora_cli.render.terminal_cache import verified_parts
 
     only = _verified_names(store, names, manifest, lost=repair) if names else None
@@ -95,8 +91,6 @@ def verify_all(
     broken = [one for one in repaired or () if one.error is not None]
     report = verify_report(found, repaired)
     write_result(report, output_format, verified_parts(report), columns=table_width())
-    if manifest is None and broken and not settings.offline:
-        inform("hint: --repair -f MANIFEST uses the endpoints and credentials of a manifest", settings)
     if corrupt and not repair:
         inform("hint: lora-cli cache verify --repair fetches them again", settings)
     if any(one.kind == "blob" for one in corrupt):
@@ -167,7 +161,7 @@ def remove_snapshots(
     if everything == bool(names):
         raise UsageError("rm takes either adapters or --all", hint="see lora-cli cache ls")
     store = Store(ctx.obj.cache_dir)
-    check_cache(store)  # before any other error
+    store.check_cache()  # before any other error
     items = _inventory(store) if everything else _find_snapshots(store, names or ())
     if everything and not (dry_run or yes):
         _confirm(f"Remove {counted(len(items), 'adapter')}, {size(cache_bytes(store))}, from {store.root}?")

@@ -184,7 +184,8 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
 
 def _dry_run(requests: FetchRequests, chosen: FetchOptions, store: Store, settings: Settings) -> int:
     """Shows the planned downloads, and what would be pruned; returns the exit code."""
-    from lora_cli.fetching.dry_run import PlanReport, plan_all
+    from lora_cli.fetching.dry_run import plan_all
+    from lora_cli.render.fetch_report import PlanReport
     from lora_cli.render.terminal_fetch import plan_parts
 
     planned = list(plan_all(requests.adapters, store, settings))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.text import cut, duration, safe
-from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.pipeline import SILENT, Progress
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.errors import MissingExtra
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.pipeline import SILENT, FetchContext, Progress
 from lora_cli.reading.base_model import has_weights
 from lora_cli.runtime.plan import Device, Forward, Plan, TierLimits
 from lora_cli.settings import Settings
@@ -52,8 +51,7 @@ def admission_function(
 
     def admit(item: Request) -> Admission:
         hear = ignore_stage if on_stage is None else partial(on_stage, item.name)
-        with run.with_own_threads() as context:
-            fetched = fetch_adapter(item, context, on_stage=hear)
+        fetched = fetch_adapter(item, run, on_stage=hear)
         return validate_fetched(fetched, terms, settings, on_stage=hear)
 
     return admit

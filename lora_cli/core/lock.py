@@ -1,13 +1,14 @@
 """``Lock``: what the adapters of a manifest meant at one moment, file by file."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.snapshot import Blob, snapshot_digest
-from lora_cli.errors import UsageError
+from lora_cli.errors import Refused, UsageError
 
 THE_BASE = "the base"
 """The name of the base model among the adapters; no adapter can have that name."""
@@ -93,6 +94,17 @@ def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
 def upgrade_of(locked: LockedAdapter) -> str:
     """The options that update its lock; the base cannot be named."""
     return "--upgrade" if locked.name == THE_BASE else f"--upgrade {locked.name}"
+
+
+def lock_mismatch(locked: LockedAdapter, what: str) -> Refused:
+    """The error for an origin that differs from the lock, and how to update the lock."""
+    return Refused(f"{locked.name}: {what}", hint=upgrade_hint(locked))
+
+
+def upgrade_hint(locked: LockedAdapter) -> str:
+    """How to lock the origin's current version."""
+    file = shlex.quote(locked.manifest or "MANIFEST")
+    return f"lora-cli fetch -f {file} {upgrade_of(locked)} locks the current version, after you checked the changes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.manifest_trust import endpoint_glob, profile, variable
 from lora_cli.core.text import quoted
 from lora_cli.core.units import LARGEST, parse_duration, parse_size
 
@@ -81,27 +80,11 @@ def endpoint(value: Any) -> str:
     return text
 
 
-def words(check: Callable[[str], str]) -> Callable[[Any], tuple[str, ...]]:
-    """A list of words; in a variable they have commas between them."""
-
-    def parse(value: Any) -> tuple[str, ...]:
-        given = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
-        if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
-            raise ValueError('this is not a list of strings: write ["ONE", "TWO"]')
-        return tuple(check(word) for word in given)
-
-    return parse
-
-
 def _text(pattern: str, most: int = 0) -> dict[str, Any]:
     return {"type": "string", **({"maxLength": most} if most else {}), "pattern": pattern}
 
 
 _NUMBER = r"[0-9]+(\.[0-9]+)?"
-_PRIVATE_NAMES = r"localhost|localhost\.localdomain|[A-Za-z0-9._-]+\.localhost|127(\.[0-9]{1,3}){3}|\[::1\]"
-_SERVER = rf"^(?![Hh][Tt][Tt][Pp]://(?!({_PRIVATE_NAMES})\.?(:|/|$)))" + (
-    r"([A-Za-z][A-Za-z0-9+.-]{0,15}://)([A-Za-z0-9*._-]{1,253}|\[[0-9A-Fa-f:.]+\])(:([0-9]{1,5}|\*))?/?$"
-)
 
 SWITCH = Kind(flag, {"type": "boolean"})
 DIRECTORY = Kind(path, _text(r"^[^\x00]+$"))
@@ -124,9 +107,6 @@ DURATION = Kind(
         ]
     },
 )
-SERVERS = Kind(words(endpoint_glob), {"type": "array", "items": _text(_SERVER)})
-VARIABLES = Kind(words(variable), {"type": "array", "items": _text("^(?!LORA_CLI_(?!TOKEN_.))[A-Z_][A-Z0-9_]{0,63}$")})
-PROFILES = Kind(words(profile), {"type": "array", "items": _text("^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")})
 
 
 def whole(lowest: int, highest: int) -> Kind:

@@ -20,7 +20,7 @@ class Selection:
 
     These are globs over the path, in which ``*`` also matches slashes. Pickled weights are fetched only with
     ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where these
-    differ from this selection. ``latest`` selects from the latest checkpoint (``fetching.checkpoint``). ``base`` is
+    differ from this selection. ``latest`` selects from the latest checkpoint (``fetching.file_selection``). ``base`` is
     the config of a base model, and nothing else.
     """
 

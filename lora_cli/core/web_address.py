@@ -6,7 +6,7 @@ the host, an empty part and a number instead of an address are more ways to writ
 
 import re
 from collections.abc import Mapping
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
@@ -60,6 +60,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_encrypted(address: str) -> bool:
+    """Whether what is sent to a web ``address`` does not go over http:// to another machine."""
+    parts = urlsplit(address)
+    return parts.scheme == "https" or is_loopback(parts.netloc.lower())
 
 
 def canonical_path(path: str) -> str:

@@ -223,7 +223,7 @@ def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]
         case _ if isinstance(value, str):
             result = f"{quoted(value)} is not {what}", hint
         case _ if isinstance(value, bool | int | float | Number):
-            result = f"{written} is {kind_of(value)} here", f'quote it: "{written}"'
+            result = f"{written or value} is {kind_of(value)} here", f'quote it: "{written or value}"'
         case _:
             result = f"{this}, but must be {what}", hint or "write one value, quoted"
     return result

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
-from lora_cli.core.manifest_trust import endpoint_glob, profile, variable
-from lora_cli.core.option_values import PROFILES, SERVERS, VARIABLES
 from lora_cli.documents.document import Document, Head, Mistake, Model, mistake, parse_document, repeats
 from lora_cli.documents.field_types import (
     MOST_GLOBS,
@@ -122,8 +120,6 @@ def _operators(value: bool) -> bool:
 class ManifestPolicy(Model):
     """The rules of a manifest; they can only narrow the operator's policy."""
 
-    instead: ClassVar = dict.fromkeys(("trusted_endpoints", "allow_token_env", "allow_profiles"), _OPERATORS_HINT)
-
     allow_sources: Maybe[Globs] = None
     """Globs for references without their revision (with it if the glob has an @). * also matches /. Missing: all are
     allowed; empty: none.
@@ -148,33 +144,15 @@ class ManifestPolicy(Model):
     """Findings that do not count, each of one rule for one snapshot digest."""
 
 
-_SERVER = text(".+", "the address of a server", "write https://HOST[:PORT]", "secret")
-_Server = Annotated[str, _SERVER, AfterValidator(endpoint_glob)]
-_VARIABLE = text(".+", "the name of a variable", "write ACME_TOKEN, not its value", "secret")
-_Variable = Annotated[str, _VARIABLE, AfterValidator(variable)]
-_PROFILE = text(".+", "the name of a profile", "its name in ~/.aws/config, not a key", "secret")
-_Profile = Annotated[str, _PROFILE, AfterValidator(profile)]
-
-
 class Policy(ManifestPolicy):
     """The rules that an operator sets for adapters.
 
     An ``allow_*`` of None allows everything, an empty one nothing; a ``deny_*`` wins over it. Globs are canonical.
-    ``allow_private_redirects`` of None says nothing. The last three let manifests use an operator's credentials.
+    ``allow_private_redirects`` of None says nothing.
     """
-
-    instead: ClassVar = {}
 
     allow_private_redirects: Maybe[bool] = None
     """Follow redirects to private network addresses, but never to link-local ones."""
-    trusted_endpoints: Annotated[Several[_Server], WithJsonSchema(dict(SERVERS.schema))] = ()
-    """Servers that your own credentials may be sent to for a manifest: https://minio.acme.internal,
-    https://*.acme.internal, fsspec+s3://acme-odd; http:// on this machine only.
-    """
-    allow_token_env: Annotated[Several[_Variable], WithJsonSchema(dict(VARIABLES.schema))] = ()
-    """Variables that a manifest's token_env may use in addition to LORA_CLI_TOKEN_<NAME>, which is always allowed."""
-    allow_profiles: Annotated[Several[_Profile], WithJsonSchema(dict(PROFILES.schema))] = ()
-    """Profiles of the cloud's own credentials file that a manifest may use."""
 
 
 class PolicyFile(Policy, Head):

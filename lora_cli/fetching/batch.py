@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.core.request import Request
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.deadline import Deadline
-from lora_cli.fetching.pipeline import Fetched, fetch
-from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.pipeline import SILENT, FetchContext, Fetched, Progress, fetch
+from lora_cli.fetching.readers import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store

@@ -1,8 +1,7 @@
 """``cache verify --repair``: what is corrupt or lost is fetched again from the origin in its record, by its digest."""
 
-from collections.abc import Iterator, Sequence, Set
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
 from types import NoneType
 
 from lora_cli.core.grouping import by_key
@@ -10,11 +9,11 @@ from lora_cli.core.json_schema import ErrorReport, error_report
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
 from lora_cli.core.request import Request, Selection
-from lora_cli.errors import LoraCliError, NotFound, Offline
+from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import fetch_all
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.records import Record, all_records
+from lora_cli.store.records import all_records
 from lora_cli.store.snapshots import find_snapshot
 
 
@@ -32,30 +31,25 @@ def repair_cache(store: Store, settings: Settings, only: Set[str] | None = None)
     """Fetches again every recorded snapshot that is missing or corrupt, or those with a digest in ``only``.
 
     The records of a snapshot are tried until one origin still has the same bytes. Tokens and endpoints are those of
-    this run, never from the cache; references are from the cache, and may use what those of a manifest may.
+    this run, never from the cache.
     """
-    settings = replace(settings, from_manifest=True)
     for digest, records in sorted(by_key((record.snapshot, record) for record in all_records(store)).items()):
-        if (only is None or digest in only) and find_snapshot(store, records[0].files) is None:
-            yield _fetch_again(store, settings, digest, records)
-
-
-def _fetch_again(store: Store, settings: Settings, digest: str, records: Sequence[Record]) -> Repaired:
-    error: LoraCliError | None = None
-    ref = ""
-    # Other selections of the same reference have the same origin.
-    for record in {record.ref: record for record in records}.values():
-        ref = record.ref
-        locked = LockedAdapter(ref, ref, record.revision, record.files)
-        with suppress(LoraCliError):
-            # Pickles that were fetched before were allowed then.
-            source, selection = parse(ref, is_path=lambda _: False), Selection(allow_pickle=True)
-            request = Request(ref, source, digest, locked=locked, selection=selection)
-            (outcome,) = fetch_all([request], store, settings)
-            error = outcome.error
+        if (only is not None and digest not in only) or find_snapshot(store, records[0].files) is not None:
+            continue
+        error: LoraCliError | None = None
+        ref = ""
+        # Other selections of the same reference have the same origin.
+        for record in {record.ref: record for record in records}.values():
+            ref, locked = record.ref, LockedAdapter(record.ref, record.ref, record.revision, record.files)
+            try:
+                # Pickles that were fetched before were allowed then.
+                source, selection = parse(ref, is_path=lambda _: False), Selection(allow_pickle=True)
+                (outcome,) = fetch_all(
+                    [Request(ref, source, digest, locked=locked, selection=selection)], store, settings
+                )
+                error = outcome.error
+            except LoraCliError as wrong:
+                error = wrong
             if error is None:
-                return Repaired("snapshot", digest, ref)
-    if settings.offline and isinstance(error, Offline):
-        hint = "--repair fetches files again: run it without --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE"
-        error = Offline(error.message, hint=hint)
-    return Repaired("snapshot", digest, ref, error_report(error or NotFound(f"{ref} is not a reference")))
+                break
+        yield Repaired("snapshot", digest, ref, error_report(error))

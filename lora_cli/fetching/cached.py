@@ -9,7 +9,7 @@ from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline, Unreachable
-from lora_cli.fetching.checkpoint import resolve
+from lora_cli.fetching.file_selection import resolve
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of
 from lora_cli.sources.registry import Sources, endpoint_of, endpoints_of

@@ -3,27 +3,34 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial as bound
+from typing import TYPE_CHECKING
 
+from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.disk_space import Reservation
 from lora_cli.fetching.gate import byte_limit
-from lora_cli.fetching.local_reuse import reuse_local_bytes
-from lora_cli.sources import DigestSource, Source
+from lora_cli.fetching.readers import Deadline
+from lora_cli.sources import ClientCacheSource, DigestSource, LocalFileSource, Source
 from lora_cli.store.blobs import has_blob, store_blobs
-from lora_cli.store.disk import FULL, on_disk, write_all
+from lora_cli.store.disk import FULL, on_disk, reflink, write_all
 from lora_cli.store.partials import Partial, leftover_bytes, open_partial
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.pipeline import FetchContext
 
 MAX_OPEN_FILES = 64
 """Files of one adapter that are downloaded at once."""
 
 MISMATCH_RETRIES = 2
 """How often a file is downloaded again when its bytes are not the listed ones."""
+
+CHUNK = 1 << 20
+
+log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ class Transfer:
         return blob
 
 
-def download(job: Job, context: FetchContext) -> Mapping[str, Blob]:
+def download(job: Job, context: "FetchContext") -> Mapping[str, Blob]:
     """Path → blob of all files, each verified and in the store.
 
     A file whose blob is cached is not downloaded. After an error or a kill the next call resumes the partial files, in
@@ -130,7 +137,7 @@ def download(job: Job, context: FetchContext) -> Mapping[str, Blob]:
 
 
 def _download_batch(
-    job: Job, context: FetchContext, reserved: Reservation, files: Sequence[RemoteFile], tries: int
+    job: Job, context: "FetchContext", reserved: Reservation, files: Sequence[RemoteFile], tries: int
 ) -> dict[str, Blob]:
     """The blobs of some files, without those that are to be downloaded again.
 
@@ -147,7 +154,7 @@ def _download_batch(
             partial = open_partial(context.store, key, file.size or 0, digest_known=digest_known)
             transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, read))
             if not tries:
-                reuse_local_bytes(source, job.revision, file, partial)
+                _reuse_local_bytes(source, job.revision, file, partial)
             transfer.digest(transfer.sha256)
             transfer.frontier = os.fstat(partial.descriptor).st_size
             transfer.resumed = transfer.frontier > 0
@@ -179,6 +186,37 @@ def _download_batch(
     if failure is not None:
         raise failure
     return {transfer.file.path: blob for transfer, blob in blobs.items()}
+
+
+def _reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, target: Partial) -> None:
+    """Fills a partial file with bytes that are on this machine, shared with them where the file system can.
+
+    The caller hashes them as a leftover's. Files of a local folder are shared or read as those of any source. Of the
+    cache of huggingface_hub only files with a known digest and size are taken, as far as they can be copied.
+
+    Raises:
+        Corrupt: a local file changed meanwhile.
+        MachineError: this user may not read a local file.
+    """
+    size = file.size or 0
+    if target.size >= size:
+        return
+    if isinstance(source, LocalFileSource) and not target.size:
+        with source.open_file(revision, file) as descriptor:
+            reflink(descriptor, target.descriptor)
+    elif isinstance(source, ClientCacheSource) and (file.sha256 or file.git_sha1):
+        # The cache names it by the origin's own digest: a lock may have added a sha256.
+        with source.cached_file(revision, revision.file(file.path) or file) as found:
+            if found is None:
+                return
+            log.info("%s: %s copied from the cache of the Hub's own client", revision.ref, file.path)
+            if not target.size and reflink(found, target.descriptor):
+                return
+            at = target.size
+            with suppress(OSError):  # the rest is fetched, and says what is wrong with the disk
+                while chunk := os.pread(found, min(CHUNK, size - at), at):
+                    write_all(target.descriptor, chunk, at)
+                    at += len(chunk)
 
 
 def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str:

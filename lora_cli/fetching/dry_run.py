@@ -4,23 +4,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Literal
 
-from lora_cli import __version__
-from lora_cli.core.json_schema import Count, ErrorReport, Version, error_report
+from lora_cli.core.json_schema import Count, ErrorReport, error_report
 from lora_cli.core.request import Request
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching import cached, gate
 from lora_cli.fetching.batch import ordered_parallel_map
-from lora_cli.fetching.checkpoint import resolve
-from lora_cli.fetching.deadline import Deadline
-from lora_cli.fetching.file_selection import refuse_pickled
+from lora_cli.fetching.file_selection import refuse_pickled, resolve
 from lora_cli.fetching.pipeline import select
+from lora_cli.fetching.readers import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.materialize import NotPruned
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +36,6 @@ class PlannedAdapter:
     """Bytes of these, as far as the source reports them."""
     exit_code: Count = 0
     error: ErrorReport | None = field(default_factory=NoneType)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanReport:
-    """What fetch would download. A field may be added under the same number; a change of meaning makes a new number."""
-
-    schema: Literal["lora_cli/fetch-plan/1"] = "lora_cli/fetch-plan/1"
-    version: Version = __version__
-    adapters: Sequence[PlannedAdapter]
-    pruned: Sequence[str]
-    """Adapters that --prune would remove from the published folder, if all are fetched and published."""
-    not_pruned: Sequence[NotPruned]
-    """Published adapters that left the manifest and would stay, because of files in them that lora-cli did not
-    publish."""
-    exit_code: Count
 
 
 def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> Iterator[PlannedAdapter]:

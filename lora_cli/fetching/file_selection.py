@@ -2,18 +2,23 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
+from lora_cli.core.lock import LockedAdapter, lock_mismatch
+from lora_cli.core.log import logger
 from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, below
-from lora_cli.core.request import Selection
+from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
 from lora_cli.documents.policy_checks import format_of
-from lora_cli.errors import FormatError, NoAdapter, Offline, Refused
+from lora_cli.errors import FormatError, NoAdapter, Offline, Refused, UsageError
+from lora_cli.sources.registry import Sources
 from lora_cli.store.snapshots import check_paths
+
+log = logger(__name__)
 
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
 _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
@@ -43,7 +48,11 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
         Offline: only some of the revision's files are known, and they are not a complete adapter.
     """
     if selection.base:
-        return _base_config(revision)
+        config = revision.file(BASE_CONFIG)
+        if config is None:
+            raise FormatError(f"has no {BASE_CONFIG}", where=str(revision.ref), hint="use a transformers model")
+        check_readable(revision, (config,))
+        return (config,)
     paths = [file.path for file in revision.files]
     weights = [path for path in paths if _WEIGHTS.fullmatch(path)]
     pickled = [path for path in paths if _PICKLED.fullmatch(path)]
@@ -52,7 +61,14 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
         raise _no_adapter(revision)
     needed = {CONFIG, SIGNATURE, *weights, *(pickled if not weights else ()), *BESIDE}
     if not revision.whole:
-        _check_complete(revision, paths, weights or pickled)
+        known = [path for path in weights or pickled if _is_weights(path)]
+        shards = [found for path in known if (found := re.search(r"-\d{5}-of-(\d{5})\.", path))]
+        missing = [] if CONFIG in paths else [CONFIG]
+        if not known or any(len(shards) < int(shard[1]) for shard in shards):
+            missing.append("the weights")
+        if missing:
+            what, hint = " and ".join(missing), "fetch it once with network access"
+            raise Offline(f"{revision.ref}: not cached: {what}; offline mode is on", hint=hint)
     files = tuple(
         file
         for file in sorted(revision.files, key=lambda file: file.path)
@@ -60,14 +76,6 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
     )
     check_readable(revision, files)
     return files
-
-
-def _base_config(revision: Revision) -> tuple[RemoteFile, ...]:
-    config = revision.file(BASE_CONFIG)
-    if config is None:
-        raise FormatError(f"has no {BASE_CONFIG}", where=str(revision.ref), hint="use a transformers model")
-    check_readable(revision, (config,))
-    return (config,)
 
 
 def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> None:
@@ -97,20 +105,6 @@ def check_readable(revision: Revision, files: Iterable[RemoteFile]) -> None:
     for file in files:
         if file.defect:
             raise FormatError(file.defect, where=f"{revision.ref}: {file.path}", hint="replace it with a regular file")
-
-
-def _check_complete(revision: Revision, paths: Sequence[str], weights: Sequence[str]) -> None:
-    """Checks that the known files of an incompletely listed revision include the config and all shards."""
-    files = [path for path in weights if _is_weights(path)]
-    shards = [found for path in files if (found := re.search(r"-\d{5}-of-(\d{5})\.", path))]
-    missing = [] if CONFIG in paths else [CONFIG]
-    if not files or any(len(shards) < int(shard[1]) for shard in shards):
-        missing.append("the weights")
-    if missing:
-        raise Offline(
-            f"{revision.ref}: not cached: {' and '.join(missing)}; offline mode is on",
-            hint="fetch it once with network access",
-        )
 
 
 def _is_weights(path: str) -> bool:
@@ -143,7 +137,10 @@ def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
     runs = [folder.parent for folder in found if CHECKPOINT.fullmatch(folder.name)]
     found = dict.fromkeys(runs, True) | found
     outer = {str(one) if one.name else "": found[one] for one in found if found.keys().isdisjoint(one.parents)}
-    return {folder: outer[folder] for folder in sorted(outer, key=_natural_order)}
+    # sql-9 before sql-10.
+    parts = {folder: re.findall(r"(\D*)(\d*)", folder) for folder in outer}
+    by_number = sorted(outer, key=lambda folder: [(text, int(digits or 0)) for text, digits in parts[folder]])
+    return {folder: outer[folder] for folder in by_number}
 
 
 def check_no_folder_of_adapters(revision: Revision) -> None:
@@ -164,6 +161,79 @@ def _no_adapter(revision: Revision) -> NoAdapter:
     return NoAdapter(f"neither {CONFIG} nor {WEIGHTS} was found", folders, where=str(revision.ref), hint=hint)
 
 
-def _natural_order(folder: str) -> list[tuple[str, int]]:
-    """A sort key that puts sql-9 before sql-10."""
-    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", folder)]
+def resolve(request: Request, sources: Sources) -> Revision:
+    """The revision that the reference means now, or the lock has for it; that of the latest checkpoint where asked.
+
+    Raises:
+        UsageError: the latest checkpoint of a web server, which does not list its folders.
+        FormatError: see ``latest_checkpoint``.
+        LoraCliError: what the source raises.
+    """
+    ref = request.locked_ref
+    if request.selection.latest and ref.scheme in {"https", "http"}:
+        raise UsageError(
+            f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
+            hint="use the folder of one: checkpoint-N",
+        )
+    revision = sources.of(request.ref).resolve(ref)
+    return latest_checkpoint(revision) if request.selection.latest else revision
+
+
+def latest_checkpoint(revision: Revision) -> Revision:
+    """``revision`` with the folder of its highest-numbered checkpoint as its root.
+
+    A checkpoint without a config or weights, such as one that is being written, is skipped. Without any checkpoint it
+    is the adapter at the root.
+
+    Raises:
+        FormatError: there is no adapter either.
+    """
+    folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
+    numbered = sorted((int(found[1]), folder) for folder in folders if (found := CHECKPOINT.fullmatch(folder)))
+    for _, folder in reversed(numbered):
+        below_it = (file for file in revision.files if file.path.startswith(f"{folder}/"))
+        inside = tuple(replace(file, path=file.path.removeprefix(f"{folder}/")) for file in below_it)
+        if is_adapter(file.path for file in inside):
+            log.warning("%s: the latest checkpoint is %s", revision.ref, folder)
+            return replace(revision, ref=below(revision.ref, folder), files=inside)
+        log.warning("%s: %s is skipped: it has no config or weights", revision.ref, folder)
+    if not is_adapter(file.path for file in revision.files):
+        hint = "use a folder with a folder checkpoint-N that has a config and weights"
+        raise FormatError("there are no checkpoints here", where=str(revision.ref), hint=hint)
+    log.warning("%s: there are no checkpoints, the adapter itself is used", revision.ref)
+    return revision
+
+
+def select_locked(
+    revision: Revision, locked: LockedAdapter, selection: Selection, planned: Sequence[RemoteFile]
+) -> tuple[tuple[RemoteFile, ...], Selection]:
+    """The files to fetch, with size and digest of the lock, and the selection that they are.
+
+    These are the locked files; with ``--include`` the ``planned`` ones. Those of a local folder keep what the folder
+    says of them: they are read, and compared with the lock.
+
+    Raises:
+        Refused: the listing of the origin differs from the lock.
+        Offline: the revision is not listed completely, and lacks a locked file.
+        FormatError: a file can never be read.
+    """
+    usual = [file.path for file in planned]
+    paths, local = usual if selection.include else sorted(locked.files), revision.ref.scheme == "file"
+    files = []
+    for path in paths:
+        file, blob = revision.file(path), locked.files.get(path)
+        if file is None and not revision.whole:
+            hint = "fetch it once with network access"
+            raise Offline(f"{locked.name}: {path} is not cached and offline mode is on", hint=hint)
+        if file is None:
+            raise lock_mismatch(locked, f"{path} is locked but no longer exists")
+        if blob is not None and file.size not in {None, blob.size}:
+            raise lock_mismatch(locked, f"{path} has {file.size} bytes now, but is locked with {blob.size}")
+        if blob is not None and file.sha256 not in {None, blob.sha256}:
+            raise lock_mismatch(locked, f"{path} is {file.sha256} now, but is locked as {blob.sha256}")
+        files.append(file if blob is None or local else replace(file, size=blob.size, sha256=blob.sha256))
+    new = [path for path in usual if path not in locked.files and format_of(path)]
+    if local and new and not selection.include:
+        raise lock_mismatch(locked, f"{new[0]} exists now but is not locked")
+    check_readable(revision, files)
+    return tuple(files), selection if paths == usual else replace(selection, locked=locked.digest)

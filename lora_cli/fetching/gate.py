@@ -4,14 +4,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
+from lora_cli.core.lock import lock_mismatch
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.core.snapshot import Blob, RemoteFile, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
-from lora_cli.fetching.locked_files import lock_mismatch
 from lora_cli.settings import Settings
 from lora_cli.store.disk import on_disk, read_small
 
@@ -80,11 +81,13 @@ def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: Adapte
     ref = ref or request.ref
     if request.selection.base or not (required := signatures_for(ref, settings)):
         return ()
-    from lora_cli.fetching.signatures import Contents, check_signatures
+    from lora_cli.fetching.file_selection import select_files
+    from lora_cli.signing.signed_adapter import Contents, check_signatures
 
     signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
     contents = Contents(snapshot.files, signature, snapshot.directory, request.signature)
-    return check_signatures(ref, required, contents, request.selection, offline=settings.offline)
+    chosen = partial(select_files, selection=request.selection)
+    return check_signatures(ref, required, contents, chosen, offline=settings.offline)
 
 
 def check_promised(request: Request, files: Mapping[str, Blob], ref: AdapterRef | None = None) -> None:
@@ -140,12 +143,9 @@ def _names(ref: AdapterRef) -> tuple[AdapterRef, ...]:
 
 def _with_real_paths(policy: "Policy") -> "Policy":
     """``policy`` with each local folder in its globs also given with links resolved."""
-
-    def both(globs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for glob in globs for name in (glob, _real_glob(glob))))
-
-    allowed = None if policy.allow_sources is None else both(policy.allow_sources)
-    return policy.model_copy(update={"allow_sources": allowed, "deny_sources": both(policy.deny_sources)})
+    globs = {key: getattr(policy, key) for key in ("allow_sources", "deny_sources") if getattr(policy, key) is not None}
+    both = {key: tuple(path for one in several for path in {one, _real_glob(one)}) for key, several in globs.items()}
+    return policy.model_copy(update=both)
 
 
 def _real_glob(glob: str) -> str:

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, error_report
 from lora_cli.core.request import Request, Selection
-from lora_cli.core.snapshot import Blob, RemoteFile
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
-from lora_cli.fetching.checkpoint import resolve
-from lora_cli.fetching.deadline import Deadline
-from lora_cli.fetching.file_selection import select_files
+from lora_cli.fetching.file_selection import resolve, select_files
+from lora_cli.fetching.readers import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
@@ -104,15 +102,10 @@ def _changes(locked: "LockedAdapter", files: Files, selection: Selection) -> Ite
             yield f"{path} is missing"
         elif blob is None:
             yield f"{path} is new"
-        elif change := _change(file, blob, files):
-            yield f"{path} {change}"
-
-
-def _change(file: RemoteFile, blob: Blob, files: Files) -> str:
-    if file.size not in {None, blob.size}:
-        return f"changed from {blob.size} to {file.size} bytes"
-    if file.sha256 is not None:
-        return "" if file.sha256 == blob.sha256 else "has different bytes"
-    if not files.on_disk and blob.size > MAX_HASHED_BYTES:
-        return f"may have changed: the source has no sha256, and {blob.size} bytes are too many to read and compare"
-    return "" if files.sha256(file, blob.size) == blob.sha256 else "has different bytes"
+        elif file.size not in {None, blob.size}:
+            yield f"{path} changed from {blob.size} to {file.size} bytes"
+        elif file.sha256 is None and not files.on_disk and blob.size > MAX_HASHED_BYTES:
+            found = f"the source has no sha256, and {blob.size} bytes are too many to read and compare"
+            yield f"{path} may have changed: {found}"
+        elif (file.sha256 or files.sha256(file, blob.size)) != blob.sha256:
+            yield f"{path} has different bytes"

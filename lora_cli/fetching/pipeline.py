@@ -7,31 +7,99 @@ import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
 from lora_cli.core.adapter_files import SIGNATURE
+from lora_cli.core.lock import upgrade_hint
 from lora_cli.core.log import logger
 from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import Changed, Corrupt, MachineError
 from lora_cli.fetching import cached, gate
-from lora_cli.fetching.checkpoint import resolve
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.deadline import Deadline
-from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, select_files
-from lora_cli.fetching.locked_files import select_locked, upgrade_hint
+from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, resolve, select_files, select_locked
+from lora_cli.settings import Settings
 from lora_cli.sources import PinSource
-from lora_cli.sources.registry import endpoints_of
-from lora_cli.store import cachedir_tag
+from lora_cli.sources.registry import Sources, endpoints_of
+from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.locks import exclusive
+from lora_cli.store.locks import InUse, exclusive
 from lora_cli.store.records import Record, mark_used
 from lora_cli.store.snapshots import publish_snapshot
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.disk_space import DiskSpace
+    from lora_cli.fetching.readers import Readers
 
 TRIES = 3
 """Attempts to fetch what others remove from the cache meanwhile, or whose origin changes while it is read."""
 
 log = logger(__name__)
+
+
+class Progress:
+    """How a fetch reports its progress, from many threads, each with its ``adapter``'s name; shows nothing."""
+
+    def began(self, adapter: str, size: int) -> None:
+        """A download begins; ``size`` bytes are missing, as far as their number is known."""
+
+    def advanced(self, adapter: str, count: int) -> None:
+        """``count`` more bytes are here; a negative ``count`` takes wrong ones back."""
+
+    def waiting(self, adapter: str) -> None:
+        """This process waits for another one that downloads the same adapter."""
+
+    def adapter_ended(self, adapter: str) -> None:
+        """The adapter is done or has failed."""
+
+
+SILENT = Progress()
+
+
+class FetchContext:
+    """The shared state of the fetches of one run: cache, settings, sources, threads and limits.
+
+    ``in_use`` keeps what is fetched from being garbage-collected; by default, until the context is closed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        progress: Progress = SILENT,
+        *,
+        in_use: InUse | None = None,
+        sources: Sources | None = None,
+    ) -> None:
+        self.store, self.settings, self.progress = store, settings, progress
+        self.in_use, self._owns_locks = in_use or InUse(store), in_use is None
+        self.sources = sources or Sources(settings)
+
+    @cached_property
+    def readers(self) -> "Readers":
+        """The threads that read from origins."""
+        from lora_cli.fetching.readers import Readers
+
+        readers: Readers = vars(self).setdefault("readers", Readers(self.settings.jobs))  # threads may ask at once
+        return readers
+
+    @cached_property
+    def disk_space(self) -> "DiskSpace":
+        """The space that the adapters of this run share."""
+        from lora_cli.fetching.disk_space import DiskSpace
+
+        own = DiskSpace(self.store, self.settings.keep_free, self.settings.cache_budget)
+        shared: DiskSpace = vars(self).setdefault("disk_space", own)
+        return shared
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if "readers" in vars(self):
+            self.readers.close()
+        if self._owns_locks:
+            self.in_use.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +163,13 @@ def fetch(
 def _from_cache(request: Request, context: FetchContext) -> Fetched | None:
     """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked."""
     store, settings = context.store, context.settings
-    cachedir_tag.check_folder(store)
+    store.check_folder()
     gate.refuse(request, settings)
     if (found := cached.lookup(request, store, settings)) is None:
         return None
     record, snapshot = found
-    refuse_pickled(request.label, snapshot.files, request.selection)
+    if request.locked is not None:
+        refuse_pickled(request.label, snapshot.files, request.selection)
     unsigned = SIGNATURE not in snapshot.files and not (request.signature or request.locked or settings.offline)
     if unsigned and gate.signatures_for(request.ref, settings):
         return None  # it may have one by now, or had one before fetch took it
@@ -116,6 +185,9 @@ def _from_origin(
     on_resolved: Callable[[], None],
 ) -> Fetched:
     """The result of ``fetch`` when the origin must be asked."""
+    from lora_cli.fetching.download import Job, download
+    from lora_cli.fetching.readers import Deadline
+
     store, settings, locked = context.store, context.settings, request.locked
     deadline, source = Deadline.of(request.label, settings), context.sources.of(request.ref)
     if revision is None:

@@ -78,7 +78,9 @@ class Names:
     def fingerprint(self) -> Fingerprint:
         """A value that changes when a file is replaced or edited."""
         lock = (lock_path(self.manifest),) if self.manifest is not None else ()
-        return tuple(_state(path) for path in (self.manifest, *lock, self.policy) if path is not None)
+        config = self.environ.get("LORA_CLI_CONFIG")
+        files = (self.manifest, *lock, self.policy, Path(config) if config else None)
+        return tuple(_state(path) for path in files if path is not None)
 
     def read(self) -> Known:
         """Reads the files.

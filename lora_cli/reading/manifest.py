@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from lora_cli.core.lock import Lock, LockedAdapter, ref_at
+from lora_cli.core.reference import FSSPEC
 from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.documents.lockfile import base_mismatch, load_lock, mismatch
 from lora_cli.documents.manifest import AdapterSet, load_manifest
@@ -16,6 +17,7 @@ from lora_cli.documents.yaml_nodes import SPLIT, TEXT_CAP
 from lora_cli.errors import MachineError, NotFound, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.local import is_path
+from lora_cli.sources.registry import rule_of
 
 STDIN = "-"
 
@@ -127,17 +129,30 @@ def requests_of(
 
 
 def with_policies(settings: Settings, adapter_set: AdapterSet | None, policy: Path | None = None) -> Settings:
-    """``settings`` with the sources and policy of a manifest, and with the policy file.
+    """``settings`` with the policy of a manifest, and with the policy file.
 
     With a policy file, the manifest's own suppressions do not count: its author cannot waive the operator's rules.
 
     Raises:
-        UsageError: an error in the policy file, with line and key.
+        UsageError: an error in the policy file, with line and key, or the manifest names what fsspec reads, and no rule
+            of the settings says how it is reached.
     """
     if adapter_set is not None:
+        _check_protocols(adapter_set, settings)
         policies = (adapter_set.policy,) if adapter_set.policy is not None else ()
-        settings = replace(settings, sources=adapter_set.sources, policies=policies, from_manifest=True)
+        settings = replace(settings, policies=policies)
     if policy is not None:
         stricter = (one.model_copy(update={"suppressions": ()}) for one in settings.policies)
         settings = replace(settings, policies=(*stricter, read_policy(policy)))
     return settings
+
+
+def _check_protocols(adapter_set: AdapterSet, settings: Settings) -> None:
+    """Most packages of fsspec find credentials of this machine: only the operator says for which servers."""
+    named = [(f"{adapter_set.file}: base", adapter_set.base), *((one.at, one.ref) for one in adapter_set.adapters)]
+    for at, ref in named:
+        if ref is not None and ref.scheme == FSSPEC and rule_of(ref, settings) is None:
+            hint = f'add to the settings file: [[sources]] match = "{ref.prefix}…"'
+            raise UsageError(
+                f"{at}: {ref}: a manifest needs a matching rule in the settings for {ref.prefix}", hint=hint
+            )

@@ -19,6 +19,7 @@ from lora_cli.core.json_schema import (
 )
 from lora_cli.core.lock import Changes
 from lora_cli.fetching.batch import Outcome
+from lora_cli.fetching.dry_run import PlannedAdapter
 from lora_cli.fetching.file_selection import LeftOut
 from lora_cli.fetching.lock_drift import CheckedAdapter
 from lora_cli.store.materialize import NotPruned, Published
@@ -117,7 +118,7 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
         ref=outcome.request.canonical,
         milliseconds=outcome.ms,
         exit_code=outcome.exit_code,
-        error=error_report(outcome.error),
+        error=None if outcome.error is None else error_report(outcome.error),
         unchecked=outcome.unchecked,
         fetched=_snapshot(outcome),
         typed="" if outcome.request.at else outcome.request.written,
@@ -154,3 +155,18 @@ class CheckReport:
     """What is locked and not in the manifest."""
     exit_code: Count
     """1 for drift, else that of what kept a source from being asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """What fetch would download. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/fetch-plan/1"] = "lora_cli/fetch-plan/1"
+    version: Version = __version__
+    adapters: Sequence[PlannedAdapter]
+    pruned: Sequence[str]
+    """Adapters that --prune would remove from the published folder, if all are fetched and published."""
+    not_pruned: Sequence[NotPruned]
+    """Published adapters that left the manifest and would stay, because of files in them that lora-cli did not
+    publish."""
+    exit_code: Count

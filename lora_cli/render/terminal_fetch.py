@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from lora_cli.fetching.dry_run import PlanReport
+    from lora_cli.render.fetch_report import PlanReport
 
 STYLES = {"failed": "red", "cached": "", "downloaded": "green", "as locked": "green"}
 

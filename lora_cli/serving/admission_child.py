@@ -22,7 +22,7 @@ from lora_cli.core.request import Request
 from lora_cli.core.results import LoadReport
 from lora_cli.engines import choose_engine
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
-from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.pipeline import FetchContext
 from lora_cli.runtime.load_jobs import report_of_admission
 from lora_cli.runtime.messages import Logged, OpaquePickle, Stage
 from lora_cli.runtime.parent_connection import ParentConnection, Send
@@ -52,7 +52,8 @@ class AdmissionWorker:
         engines = (choose_engine(setup.engine),) if setup.engine else ()
         self._terms = Terms(setup.base, engines=engines, deployment=setup.deployment)
         self._run = FetchContext(store, setup.settings, in_use=hold)
-        self._below_roots = Sources(setup.settings, roots=setup.roots)
+        below_roots = Sources(setup.settings, roots=setup.roots)
+        self._by_client = FetchContext(store, setup.settings, in_use=hold, sources=below_roots)
 
     def answer(self, step: AdmissionStep, on_stage: OnStage) -> Admitted:
         """Run one step."""
@@ -62,12 +63,10 @@ class AdmissionWorker:
 
     def _fetch(self, item: Request, on_stage: OnStage, *, by_client: bool) -> Admitted:
         """Fetch it into the cache. A source that a client named is checked at each fetch: a link may have changed."""
-        settings, sources = self._setup.settings, self._run.sources
         if by_client:
-            item = replace(item, source=allowed_reference(str(item.source), self._setup.roots, settings))
-            sources = self._below_roots
-        with self._run.with_own_threads(sources) as context:
-            admission = fetch_adapter(item, context, on_stage=on_stage)
+            allowed = allowed_reference(str(item.source), self._setup.roots, self._setup.settings)
+            item = replace(item, source=allowed)
+        admission = fetch_adapter(item, self._by_client if by_client else self._run, on_stage=on_stage)
         report = LoadReport(item.name, stage_ms=admission.stage_ms)
         if admission.error is not None:
             return Admitted(report.failed(admission.stage, admission.error))

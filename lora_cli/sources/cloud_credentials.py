@@ -17,9 +17,10 @@ from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachabl
 from lora_cli.redaction import remember
 from lora_cli.settings import home_of
 from lora_cli.sources.http import checked_endpoint, host
+from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 Provider = Callable[[], Any]
 NOBODY = "nobody"
@@ -223,10 +224,8 @@ def _azure(location: str, rule: "SourceRule | None") -> tuple[str, Provider]:
 def _from_rule(rule: "SourceRule | None", *anonymous: str) -> tuple[str, Provider] | None:
     """The token of ``rule`` and where it is from, or nobody, if the rule or a variable asks for it; else None."""
     if rule is not None and rule.token_env:
-        if token := os.environ.get(rule.token_env, "").strip():
-            return rule.token_env, lambda: {"token": token, "expires_at": None}
-        hint = f"set it, or remove token_env from the rule for {rule.match}"
-        raise UsageError(f"{rule.token_env} is to hold a token, but it is not set", hint=hint)
+        token = token_of(rule, os.environ)
+        return rule.token_env, lambda: {"token": token, "expires_at": None}
     return (NOBODY, dict) if (rule is not None and rule.anonymous) or any(map(_is_set, anonymous)) else None
 
 

@@ -18,11 +18,11 @@ from lora_cli.redaction import is_secret, remember
 from lora_cli.settings import Settings, home_of
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed_paths import ListingBudget, check_listed
-from lora_cli.sources.operator_trust import check_profile, raise_unless_trusted, secret_in, trust_of
 from lora_cli.sources.retries import Retries, Transient, is_unknown_host, printable
+from lora_cli.sources.tokens import secret_in
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 CHUNK = 1 << 20
 # Fields that identify a version of a file: the first that a file system has counts.
@@ -41,7 +41,7 @@ class FsspecSource:
 
     A ``version`` is an ETag or a time of change, whichever the protocol has; it is looked at before the first and after
     the last byte of a range. Credentials and options are fsspec's own configuration and the ``storage_options`` of a
-    manifest's rule. Each range in flight has a file system of its own: not all of them can be shared by threads.
+    rule. Each range in flight has a file system of its own: not all of them can be shared by threads.
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
@@ -136,7 +136,7 @@ class FsspecSource:
             waiting = self._idle.setdefault("/".join(_url(ref).split("/")[:3]), [])
             fs = waiting.pop() if waiting else None
         if fs is None:
-            fs = _within(lambda: _opened(ref, self._settings, self._rule), self._settings.timeout_s, _protocol(ref))
+            fs = _within(lambda: _opened(ref, self._rule), self._settings.timeout_s, _protocol(ref))
         yield fs
         with self._lock:
             waiting.append(fs)
@@ -151,13 +151,11 @@ def _protocol(ref: AdapterRef) -> str:
     return _url(ref).partition("://")[0]
 
 
-def _opened(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> Any:
+def _opened(ref: AdapterRef, rule: "SourceRule | None") -> Any:
     """The file system that ``ref`` is on, with fsspec's own configuration and the options of ``rule``.
 
     Raises:
         UsageError: its package is not installed, or a variable that ``rule`` names is not set.
-        Refused: only a manifest names its server, and there are credentials that it would be sent; or the manifest
-            may not read that variable.
     """
     import fsspec
 
@@ -170,53 +168,27 @@ def _opened(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> A
             f"{ref}: a package for {protocol}:// is not installed", hint=f"fsspec reports: {reason}"
         ) from error
     configured = fsspec.config.apply_config(kind, {})
-    if settings.from_manifest:
-        _check_server(ref, settings, rule)
     for name, value in configured.items():
         if is_secret(name):
             remember(str(value))
-    options = _resolved(rule.storage_options, rule, settings) if rule is not None else {}
+    options = _resolved(rule.storage_options, rule) if rule is not None else {}
     if protocol in _BY_KEY:
         options["host_key_policy"] = _known_hosts()
     # The last two win over options of these names: another protocol would read this machine.
     return fsspec.url_to_fs(_url(ref), **{**options, "protocol": protocol, "skip_instance_cache": True})[0]
 
 
-def _resolved(options: Mapping[str, Any], rule: "SourceRule", settings: Settings) -> dict[str, Any]:
+def _resolved(options: Mapping[str, Any], rule: "SourceRule") -> dict[str, Any]:
     """The options with the values of the variables that ``NAME_env`` names; raises as ``_opened``."""
     found: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, Mapping):
-            found[name] = _resolved(value, rule, settings)
+            found[name] = _resolved(value, rule)
         elif name.endswith("_env"):
-            found[name.removesuffix("_env")] = secret_in(value, name, rule.match, os.environ, trust_of(settings))
+            found[name.removesuffix("_env")] = secret_in(value, name, rule, os.environ)
         else:
             found[name] = value
     return found
-
-
-def _check_server(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> None:
-    """Whether a server that a manifest names may be sent what is configured for its protocol; raises as ``_opened``.
-
-    Most packages find credentials of this machine where none are configured.
-    """
-    options = rule.storage_options if rule is not None else {}
-    if not options and _protocol(ref) in _BY_KEY:
-        return
-    trust, address = trust_of(settings), f"{ref.prefix}{_url(ref).split('/')[2]}"
-    if rule is not None and (profile := options.get("profile")):
-        check_profile(str(profile), rule.match, trust)
-    for one in (address, *_addresses(options)):
-        raise_unless_trusted(one, trust, f"{ref}: the credentials for {ref.prefix} are not sent to {{}} for a manifest")
-
-
-def _addresses(options: Mapping[str, Any]) -> Iterator[str]:
-    """The servers that options name."""
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _addresses(value)
-        elif isinstance(value, str) and ("://" in value or re.search("host|endpoint|server|instance|address", name)):
-            yield value if "://" in value else f"https://{value}"
 
 
 def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:

@@ -20,7 +20,7 @@ from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folde
 from lora_cli.sources.hub_listing import file_of, in_order, listed
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 log = logger(__name__)
 

@@ -12,12 +12,12 @@ from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, U
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, StatusError, host
-from lora_cli.sources.operator_trust import token_of, trust_of
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import allows_private
+from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _other(error: StatusError, ref: AdapterRef, message: str) -> LoraCliError:
 
 
 class HubClient:
-    """The Hub at ``settings.hub_endpoint``, or at the endpoint of a manifest's rule.
+    """The Hub at ``settings.hub_endpoint``, or at the endpoint of a rule.
 
     The token is looked up once, when the first request is made, and sent to the endpoint only. At an endpoint that a
     rule names, only the rule's own ``token_env`` is used.
@@ -148,7 +148,7 @@ class HubClient:
     @cached_property
     def _token(self) -> Token:
         if self._rule is not None and self._rule.token_env:
-            return Token(token_of(self._rule, os.environ, trust_of(self.settings)), self._rule.token_env)
+            return Token(token_of(self._rule, os.environ), self._rule.token_env)
         return Token() if self._elsewhere else find_token()
 
     @cached_property

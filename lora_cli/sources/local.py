@@ -21,7 +21,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.listed_paths import MOST_ENTRIES
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 
 def stat_and_real_path(path: Path) -> tuple[os.stat_result, Path]:

@@ -18,12 +18,12 @@ from lora_cli.sources.http import Http, Piece, host
 from lora_cli.sources.listed_paths import ListingBudget, check_listed
 from lora_cli.sources.oci_layers import Member, Unpacked, Unpacker, compression_of
 from lora_cli.sources.oci_registry import Descriptor, Manifest, RegistryClient, registry_endpoint
-from lora_cli.sources.operator_trust import check_endpoint, token_of, trust_of
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import allows_private
+from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 MOST_INDEXES = 3
 """How deep an index may be in others."""
@@ -131,18 +131,15 @@ class OciSource:
 
     def _credentials(self, location: str, endpoint: str, repository: str) -> Credentials:
         """Those that the rule names, else Docker's for that server."""
-        rule, trust = self._rule, trust_of(self._settings)
+        rule = self._rule
         if rule is not None and rule.token_env:
-            user, colon, password = token_of(rule, os.environ, trust).partition(":")
+            user, colon, password = token_of(rule, os.environ).partition(":")
             if colon:
                 return credentials_of(user, password, found_in=rule.token_env)
             return credentials_of(registry_token=user, found_in=rule.token_env)
         if rule is not None and rule.anonymous:
             return NOBODY
-        found = find_credentials(host(endpoint), repository, os.environ)
-        if found is not NOBODY and rule is not None:
-            check_endpoint(rule, trust, (registry_endpoint(location),), "the credentials of Docker's config")
-        return found
+        return find_credentials(host(endpoint), repository, os.environ)
 
     def _top(self, ref: AdapterRef) -> Manifest:
         """The manifest or index that the reference names now."""

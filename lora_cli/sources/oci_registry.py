@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from lora_cli.core.addresses import DOCKER_HUB, OCI_DIGEST
-from lora_cli.core.manifest_trust import is_encrypted
-from lora_cli.core.web_address import is_loopback
+from lora_cli.core.web_address import is_encrypted, is_loopback
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Refused, Unreachable
 from lora_cli.redaction import remember
 from lora_cli.sources.docker_config import BEARER, NOBODY, Credentials

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.core.globs import matches
 from lora_cli.core.reference import FSSPEC, AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Offline, UsageError
@@ -14,7 +15,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 SOURCES: Mapping[Scheme, str] = {
     "file": "lora_cli.sources.local:LocalSource",
@@ -27,7 +28,7 @@ SOURCES: Mapping[Scheme, str] = {
     "oci": "lora_cli.sources.oci:OciSource",
     FSSPEC: "lora_cli.sources.fsspec_source:FsspecSource",
 }
-"""Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
+"""Scheme → ``module:Class``. The class takes the settings, and a rule of theirs or None.
 
 Its module is imported only when it is needed.
 """
@@ -42,7 +43,7 @@ RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
     "oci": ("endpoint_url", "token_env", "anonymous"),
     FSSPEC: ("storage_options",),
 }
-"""Scheme → the keys of a manifest's rule that its source heeds."""
+"""Scheme → the keys of a rule that its source heeds."""
 
 
 LOCAL = frozenset({"file", "hf"})
@@ -85,16 +86,14 @@ def _check_rule(scheme: Scheme, rule: "SourceRule | None") -> None:
     for key in ("endpoint_url", "region", "profile", "token_env", "anonymous", "requester_pays", "storage_options"):
         if rule is not None and getattr(rule, key) and key not in RULE_KEYS.get(scheme, ()):
             known = ", ".join(RULE_KEYS.get(scheme, ())) or "no keys"
-            raise UsageError(f"sources: {rule.match}: {scheme}:// does not support {key}", hint=f"supported: {known}")
+            raise UsageError(
+                f"[[sources]] {rule.match}: {scheme}:// does not support {key}", hint=f"supported: {known}"
+            )
 
 
 def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":
-    """The manifest's rule for the source of ``ref``."""
-    if not settings.sources:
-        return None
-    from lora_cli.documents.manifest import source_rule
-
-    return source_rule(settings.sources, ref)
+    """The first rule of the settings that matches ``ref``, or None."""
+    return next((rule for rule in settings.sources if matches(rule.match, ref)), None)
 
 
 def endpoint_of(ref: AdapterRef, settings: Settings) -> str:

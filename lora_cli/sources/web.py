@@ -25,7 +25,7 @@ from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import allows_private
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.source_rules import SourceRule
 
 SETTLED_S = 2.0
 """A time of change has whole seconds: a file younger than that could change again and keep it."""
@@ -193,7 +193,7 @@ def _check_server(seen: Mapping[str, ProbedFile], what: str, server: str) -> Non
 
 def _denied(one: ProbedFile, what: str, server: str) -> LoraCliError:
     if one.status == 401:
-        hint = "set the variable that contains a token: sources: [{match: …, token_env: LORA_CLI_TOKEN_NAME}]"
+        hint = "name the variable with a token in the settings file: [[sources]], match and token_env"
         return AccessDenied(f"{what}: {server} requires authentication (401, at {one.name})", hint=hint)
     hint = "check the path and its permissions; some servers also respond like this for missing files"
     return AccessDenied(f"{what}: {server} denies access to {one.name} ({one.status})", hint=hint)
@@ -306,9 +306,9 @@ class WebSource:
 
     @cached_property
     def _token(self) -> str:
-        from lora_cli.sources.operator_trust import token_of, trust_of
+        from lora_cli.sources.tokens import token_of
 
-        return token_of(self._rule, os.environ, trust_of(self._settings))
+        return token_of(self._rule, os.environ)
 
 
 def _probe(http: Http, folder: str, name: str, ref: AdapterRef) -> ProbedFile:

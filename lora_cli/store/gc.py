@@ -17,7 +17,6 @@ from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
 from lora_cli.store.blobs import discard
-from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk, remove_path
 from lora_cli.store.inventory import StoredSnapshot, blob_files, files_in, inode_of, inventory, list_folder, tree_bytes
 from lora_cli.store.locks import exclusive
@@ -65,7 +64,7 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
     cache, and the config of a base, which is small. What is removed under a concurrent fetch, that fetches again.
     Raises ``UsageError`` if this is no cache, ``MachineError`` also if the file system has no locks.
     """
-    check_cache(store)
+    store.check_cache()
     with on_disk("cleaning", store.root):
         cache = _Contents(store, dry_run)
         before_s, left = cache.now_s - retention.grace_s, _leftovers(store, cache.now_s - LEFTOVER_S)
@@ -97,7 +96,7 @@ def remove(
     With ``everything`` also unreferenced files and the downloads of dead processes. With ``dry_run`` only reports.
     Raises ``UsageError`` if this is no cache, and ``MachineError``.
     """
-    check_cache(store)
+    store.check_cache()
     with on_disk("cleaning", store.root):
         cache, before_s = _Contents(store, dry_run), math.inf if everything else 0.0
         current = {item.digest: item for item in cache.items}

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import FULL
 
 SHORTEST_S, LONGEST_S = 0.01, 0.2
@@ -65,7 +64,7 @@ def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[
     path, descriptor, held, pause, until = store.locks / key, None, None, 0.0, time.monotonic() + wait_s
     try:
         with suppress(OSError):
-            tag_cache(store)
+            store.tag()
         path.parent.mkdir(parents=True, exist_ok=True)
         while descriptor is None:
             try:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import on_disk, opened
 from lora_cli.store.locks import claim, is_named
 
@@ -40,7 +39,7 @@ def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = T
     """
     path, descriptor = store.partials / f"{key}.part", None
     with on_disk("writing", path):
-        tag_cache(store)
+        store.tag()
         store.partials.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # another process has it, or it cannot be known that none has
             descriptor = claim(path, mode=0o600)

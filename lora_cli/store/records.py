@@ -12,7 +12,6 @@ from typing import Any
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
-from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import FORBIDDEN, on_disk, read_small, replace_file
 from lora_cli.store.snapshots import is_digest
 
@@ -103,7 +102,7 @@ def write_record(store: Store, record: Record) -> None:
     data = json.dumps(value, sort_keys=True).encode()
     with on_disk("writing", path):
         try:
-            tag_cache(store)
+            store.tag()
             if read_small(path, LARGEST) != data or not _touch(path):
                 # Not durable: if a power failure loses the record, the origin is asked again.
                 replace_file(path, data, durable=False)

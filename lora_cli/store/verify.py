@@ -11,7 +11,6 @@ from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import is_intact, sha256_of
-from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.inventory import blob_files, files_in, inode_of, list_folder, tree_bytes
 from lora_cli.store.snapshots import is_digest
 
@@ -34,7 +33,7 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
     ``only`` has the names of what is verified: sha256 of blobs and digests of snapshots (None: all). Raises
     ``UsageError`` if this is no cache, ``MachineError`` if it is no folder.
     """
-    check_cache(store)
+    store.check_cache()
     known: dict[tuple[int, int], str | None] = {}
     with ThreadPoolExecutor(4) as pool:
         blobs = {path: status for path, status in blob_files(store) if only is None or path.name in only}

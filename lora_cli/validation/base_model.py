@@ -135,7 +135,8 @@ def _read(
         # A family without a table is read from headers, which only the origin has.
         with suppress(UnknownArchitecture):
             return read_base(files, name)
-        files = Files(files.source, files.source.resolve(ref))
+        origin = Sources(settings).of(ref)
+        files = Files(origin, origin.resolve(ref))
     return read_base(files, name, fallback=fallback)
 
 

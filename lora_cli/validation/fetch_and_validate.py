@@ -7,8 +7,7 @@ from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity
 from lora_cli.core.request import Request
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.pipeline import fetch
+from lora_cli.fetching.pipeline import FetchContext, fetch
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources.files import files_of

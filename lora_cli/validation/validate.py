@@ -19,14 +19,13 @@ from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
 from lora_cli.fetching import gate
 from lora_cli.fetching.cached import open_files
-from lora_cli.fetching.file_selection import check_no_folder_of_adapters, select_files
-from lora_cli.fetching.locked_files import select_locked
-from lora_cli.fetching.signatures import Contents, check_signatures
+from lora_cli.fetching.file_selection import check_no_folder_of_adapters, select_files, select_locked
 from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import call_in_threads, read_adapter, weights_file
 from lora_cli.reading.byte_ranges import read_beginning
 from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
+from lora_cli.signing.signed_adapter import Contents, check_signatures
 from lora_cli.sources.files import Files
 from lora_cli.sources.local import is_path
 from lora_cli.sources.registry import Sources
@@ -41,7 +40,7 @@ from lora_cli.validation.verdict import (
 )
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.context import FetchContext
+    from lora_cli.fetching.pipeline import FetchContext
 
 log = logger(__name__)
 
@@ -90,7 +89,10 @@ def validate(
         item = replace(item, source=ref_of(item.source))
         checked = replace(checked, source=str(item.source), request=item)
         gate.refuse(item, settings)
-        files = open_files(item, settings, context.sources if context is not None else Sources(settings))
+        sources = context.sources if context is not None else Sources(settings)
+        files = open_files(item, settings, sources)
+        while context is not None and files.snapshot is not None and not context.in_use.add(files.snapshot.digest):
+            files = open_files(item, settings, sources)  # the cache was cleaned meanwhile
         checked = replace(checked, source=str(files.ref), revision=files.revision, snapshot=files.snapshot)
         check_no_folder_of_adapters(files.revision)
         watch.lap("resolve")
@@ -170,7 +172,8 @@ def check_permitted(item: Request, files: Files, settings: Settings) -> tuple[st
     file = files.file(SIGNATURE)
     signature = read_beginning(files, file, LARGEST_SIGNATURE) if file is not None else None
     contents = Contents(blobs, signature, files.directory, item.signature)
-    return check_signatures(ref, required, contents, EVERYTHING, offline=settings.offline)
+    chosen = partial(select_files, selection=EVERYTHING)
+    return check_signatures(ref, required, contents, chosen, offline=settings.offline)
 
 
 def _files_to_fetch(files: Files) -> tuple[RemoteFile, ...]:
@@ -259,15 +262,15 @@ def _check_items(items: Sequence[Request], terms: Terms, settings: Settings, *, 
 
     refs = [item.source for item in items]
     if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
-        from lora_cli.fetching import context as shared
+        from lora_cli.fetching import pipeline
         from lora_cli.fetching.batch import ordered_parallel_map
-        from lora_cli.fetching.deadline import Deadline
+        from lora_cli.fetching.readers import Deadline
         from lora_cli.store import Store
 
         # Pins and signatures are judged of what was brought.
         off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
         policies = tuple(policy.model_copy(update=off) for policy in settings.policies)
-        with shared.FetchContext(Store(settings.cache_dir), replace(settings, policies=policies)) as context:
+        with pipeline.FetchContext(Store(settings.cache_dir), replace(settings, policies=policies)) as context:
             yield from ordered_parallel_map(one, items, settings, late)
     elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
         yield from check_in_processes(one, items, workers)

@@ -79,8 +79,8 @@ KEYS = {"AWS_ACCESS_KEY_ID": "AKIAALICE", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_
 SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "hf": ("hf://acme/x", {"HF_ENDPOINT": "{}"}),
     "s3": ("s3://bucket/x", {"AWS_ENDPOINT_URL": "{}", **KEYS}),
-    "gs": ("gs://bucket/x", {"LORA_CLI_TRUSTED_ENDPOINTS": "{}", "LORA_CLI_TOKEN_ACME": f"ya29.{SECRET}{SESSION}"}),
-    "http": ("{}/x", {"LORA_CLI_TOKEN_ACME": f"{SECRET}{SESSION}"}),
+    "gs": ("gs://bucket/x", {"ACME_TOKEN": f"ya29.{SECRET}{SESSION}"}),
+    "http": ("{}/x", {"ACME_TOKEN": f"{SECRET}{SESSION}"}),
 }
 
 
@@ -91,16 +91,13 @@ def test_a_server_that_says_back_what_it_was_sent_is_not_repeated(machine: Machi
     with answering(echo.reply) as endpoint:
         ref, environ = SOURCES[source]
         refs = [f"{ref.format(endpoint)}{status}" for status in STATUSES]
-        keys = "token_env: LORA_CLI_TOKEN_ACME" + (f", endpoint_url: '{endpoint}'" if source == "gs" else "")
-        rule = f"sources:\n  - {{match: '{source}://*', {keys}}}\n" if "LORA_CLI_TOKEN_ACME" in environ else ""
-        adapters = "".join(f"  - {{name: {ref[-4:]}, source: '{ref}'}}\n" for ref in refs)
-        (machine.root / "set.yaml").write_text(
-            f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{rule}adapters:\n{adapters}"
-        )
-        asked = ["-f", "set.yaml"] if rule else refs
+        rule = f'[[sources]]\nmatch = "{source}://*"\ntoken_env = "ACME_TOKEN"\n' if "ACME_TOKEN" in environ else ""
+        own = f'endpoint_url = "{endpoint}"\n' if source == "gs" else ""
+        (machine.root / "lora-cli.toml").write_text(rule + own)
         seen = {name: value.format(endpoint) for name, value in environ.items()}
-        assert machine.run("fetch", *asked, "--format", "json", LORA_CLI_RETRIES="0", **seen) in {1, 2, 3, 4, 5}
-        assert machine.run("inspect", *asked, LORA_CLI_RETRIES="0", **seen) in {1, 2, 3, 4, 5}
+        seen |= {"LORA_CLI_RETRIES": "0", "LORA_CLI_CONFIG": str(machine.root / "lora-cli.toml")}
+        assert machine.run("fetch", *refs, "--format", "json", **seen) in {1, 2, 3, 4, 5}
+        assert machine.run("inspect", *refs, **seen) in {1, 2, 3, 4, 5}
     assert echo.refused == set(STATUSES)
     assert echo.secrets
     assert repeated(machine, echo.secrets) == []
@@ -183,8 +180,7 @@ def test_a_password_in_an_address_is_repeated_nowhere(
         ["engines", address],
     ):
         (machine.root / "set.yaml").write_text(
-            f"apiVersion: lora-cli/v1\nkind: AdapterSet\nsources:\n  - {{match: 'hf://*', endpoint_url: '{address}'}}\n"
-            f"base: '{address}'\nadapters:\n  - {{name: a, source: ./sql}}\n"
+            f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: '{address}'\nadapters:\n  - {{name: a, source: ./sql}}\n"
         )
         assert main([*words, *(ALWAYS if "cache" not in words else [])]) in {0, 1, 2, 3, 4, 6, 7}, words
     machine.said += capfd.readouterr()

@@ -1,4 +1,4 @@
-"""A stranger's manifest fetches a well-known reference from a server of theirs: for its owner it means what it did."""
+"""A well-known reference was fetched from another server: for its own server it means what it did."""
 
 import json
 from collections.abc import Iterator
@@ -28,9 +28,8 @@ HONEST = {CONFIG: json.dumps(lora_config(["q_proj"])).encode(), WEIGHTS: weights
 EVIL = {**HONEST, WEIGHTS: weights(2)}
 
 
-def write_set(path: str, source: str, *, endpoint: str = "") -> None:
-    rule = f'sources: [{{match: "{source.partition("@")[0]}*", endpoint_url: "{endpoint}"}}]\n' if endpoint else ""
-    text = f'apiVersion: lora-cli/v1\nkind: AdapterSet\n{rule}adapters: [{{name: pirate, source: "{source}"}}]\n'
+def write_set(path: str, source: str) -> None:
+    text = f'apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{{name: pirate, source: "{source}"}}]\n'
     Path(path).write_text(text)
 
 
@@ -43,10 +42,11 @@ class Victim:
     evil: str
 
     def plant(self) -> None:
-        """What a stranger has others do: fetch a manifest of theirs."""
-        for ref in {self.ref, self.pinned}:
-            write_set("foreign.yaml", ref, endpoint=self.evil)
-            assert main(["fetch", "-f", "foreign.yaml"]) == 0
+        """The cache holds what the other server has under the same references."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_ENDPOINT", self.evil)
+            for ref in {self.ref, self.pinned}:
+                assert main(["fetch", ref]) == 0
 
 
 @pytest.fixture(autouse=True)
@@ -100,9 +100,7 @@ def test_offline_another_servers_word_is_not_used_and_the_message_names_it(victi
     for ref in (victim.ref, victim.pinned):
         capsys.readouterr()
         assert main(["fetch", ref, "--offline"]) == 3
-        said = capsys.readouterr().err
-        assert victim.evil in said
-        assert "HF_ENDPOINT" in said
+        assert victim.evil in capsys.readouterr().err
 
 
 def test_what_is_looked_at_without_fetching_is_the_honest_one(victim: Victim, capsys: Capture) -> None:

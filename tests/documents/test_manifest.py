@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.request import Request
-from lora_cli.documents.manifest import AdapterSet, EngineSpec, SourceRule, load_manifest, source_rule
+from lora_cli.documents.manifest import AdapterSet, EngineSpec, load_manifest
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import DocumentError, LoraCliError, UsageError
 
@@ -19,8 +19,6 @@ kind: AdapterSet
 base: meta-llama/Llama-3.1-8B-Instruct@{COMMIT}
 engine: {{name: vllm, version: 0.30, max_lora_rank: 64, max_loras: 8, max_cpu_loras: 32}}
 policy: {{allow_sources: ["hf://acme/*", "s3://acme-adapters/*", ./local/*], max_bytes: 2GiB, require_pinned: true}}
-sources:
-  - {{match: "s3://acme-adapters/*", endpoint_url: "https://minio.acme.internal", profile: adapters, token_env: ACME}}
 adapters:
   - name: sql
     source: hf://acme/llama-31-sql-lora@{COMMIT}
@@ -56,18 +54,10 @@ def test_a_manifest_with_every_key_is_read() -> None:
         max_bytes=2 << 30,
         require_pinned=True,
     )
-    assert found.sources == (
-        SourceRule(
-            match="s3://acme-adapters/*",
-            endpoint_url="https://minio.acme.internal",
-            profile="adapters",
-            token_env="ACME",
-        ),
-    )
     sql, tone, local = found.adapters
     assert sql == Request(
         "sql", AdapterRef("hf", "acme/llama-31-sql-lora", revision=COMMIT), SHA256, pinned=True,
-        written=f"hf://acme/llama-31-sql-lora@{COMMIT}", at="/etc/set.yaml:9",
+        written=f"hf://acme/llama-31-sql-lora@{COMMIT}", at="/etc/set.yaml:7",
     )  # fmt: skip
     assert (tone.name, tone.pinned, tone.sha256) == ("tone.v2", False, None)
     assert local.source == AdapterRef("file", "/etc/local/adapter")
@@ -75,7 +65,7 @@ def test_a_manifest_with_every_key_is_read() -> None:
 
 def test_a_smallest_manifest_is_read() -> None:
     assert load(minimal()) == AdapterSet(
-        "/etc/set.yaml", None, "", None, None, (),
+        "/etc/set.yaml", None, "", None, None,
         (Request("a", AdapterRef("hf", "org/a"), written="org/a", at="/etc/set.yaml:4"),),
     )  # fmt: skip
 
@@ -94,12 +84,6 @@ def test_relative_paths_are_relative_to_the_manifest_for_the_base_too(tmp_path: 
 def test_json_is_a_manifest_too() -> None:
     text = '{"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [{"name": "a", "source": "org/a"}]}'
     assert load(text).adapters[0].name == "a"
-
-
-def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
-    found = load(WHOLE)
-    assert source_rule(found.sources, AdapterRef("s3", "acme-adapters/tone")) == found.sources[0]
-    assert source_rule(found.sources, AdapterRef("s3", "acme-adapters-evil/tone")) is None
 
 
 @pytest.mark.parametrize(
@@ -217,11 +201,10 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
             "did you mean pickle?",
         ),
         (minimal(extra="base: word"), ":5: base: 'word' is neither", ""),
-        (minimal(extra="sources: [{profile: x}]"), ":5: sources[0]: the key match is missing", ""),
         (
-            minimal(extra="sources: [{match: 's3://a/*', profile: x, anonymous: true}]"),
-            ":5: sources[0]: anonymous and profile cannot be used together",
-            "",
+            minimal(extra="sources: [{match: 's3://a/*'}]"),
+            ":5: sources: unknown key",
+            "write [[sources]] in the settings file",
         ),
     ],
 )
@@ -235,7 +218,7 @@ def test_what_is_wrong_names_line_key_and_the_nearest_known_key(text: str, messa
 def test_every_mistake_is_told_in_the_order_of_lines() -> None:
     adapters = "  - {name: a, sourc: org/a}\n  - {name: no, source: org/b, pinned: 1}\n  - {name: a, source: word}"
     with pytest.raises(DocumentError) as caught:
-        load(minimal(adapters, "policy: {max_bytes: lots, trusted_endpoints: []}\nzzz: 1\n"))
+        load(minimal(adapters, "policy: {max_bytes: lots, allow_source: []}\nzzz: 1\n"))
     assert [error.message.removeprefix("/etc/set.yaml:") for error in caught.value.mistakes] == [
         "4: adapters[0].sourc: unknown key",
         "5: adapters[1].name: no is a boolean here",
@@ -243,7 +226,7 @@ def test_every_mistake_is_told_in_the_order_of_lines() -> None:
         "6: adapters[2].name: a is already the name of the adapter in line 4",
         "6: adapters[2].source: 'word' is neither an existing path nor a repository on the Hub",
         "7: policy.max_bytes: 'lots' is not a size",
-        "7: policy.trusted_endpoints: unknown key",
+        "7: policy.allow_source: unknown key",
         "8: zzz: unknown key",
     ]
     assert all(error.hint for error in caught.value.mistakes)
@@ -284,16 +267,6 @@ def test_more_pinned_adapters_than_slots_are_refused() -> None:
     assert error.message == "/etc/set.yaml:7: engine: 3 adapters are pinned, but max_loras is 2"
 
 
-@pytest.mark.parametrize(
-    "rule",
-    ["token_env: hf_secret", "profile: [hf_secret]", "endpoint_url: 'https://u:hf_secret@h'", "profile: 'hf_secret!'"],
-)
-def test_a_secret_in_the_place_of_its_name_is_not_repeated(rule: str) -> None:
-    error = refusal(minimal(extra=f"sources: [{{match: 's3://a/*', {rule}}}]"))
-    assert "/etc/set.yaml:5: sources[0]." in error.message
-    assert "hf_secret" not in error.message + error.hint
-
-
 @given(st.text(max_size=40))
 def test_any_name_is_a_safe_path_component_or_refused(name: str) -> None:
     quoted = "".join(f"\\U{ord(char):08x}" for char in name if not 0xD800 <= ord(char) < 0xE000)
@@ -322,46 +295,3 @@ def test_any_damage_is_a_usage_error_or_another_manifest(data: st.DataObject) ->
         assert (error.exit_code, error.message[:14]) == (2, "/etc/set.yaml:")  # noqa: PT017 - also a right outcome
         return
     assert len({adapter.name for adapter in found.adapters}) == len(found.adapters)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ("password: x", "storage_options.password: a manifest must not contain secrets"),
-        ("key: AKIA", "storage_options.key: a manifest must not contain secrets"),
-        (
-            "client_kwargs: {aws_secret_access_key: x}",
-            "storage_options.client_kwargs.aws_secret_access_key: a manifest",
-        ),
-        ("token_env: 'not a name'", "storage_options.token_env: this is not the name of an environment variable"),
-        ("data_proxy: {namenode: evil.example}", "a manifest cannot send requests to another server"),
-        (
-            "config_kwargs: {proxies: {https: evil.example}}",
-            "storage_options.config_kwargs.proxies: a manifest cannot",
-        ),
-        ("client_kwargs: {verify: false}", "a manifest cannot turn off encryption"),
-        (
-            "hosts: [a, b]",
-            "storage_options.hosts: this is a list, but must be a string, a number, a boolean or a mapping",
-        ),
-        ("a: {b: {c: {d: 1}}}", "nested too deeply"),
-        (", ".join(f"a{n}: 1" for n in range(65)), "more than 64 options"),
-    ],
-)
-def test_the_options_of_a_file_system_hold_no_secrets_and_are_bounded(options: str, says: str) -> None:
-    error = refusal(minimal(extra=f"sources: [{{match: 'fsspec+sftp://*', storage_options: {{{options}}}}}]\n"))
-    assert says in str(error)
-    if "secrets" in str(error):
-        assert "_env: LORA_CLI_TOKEN_NAME" in error.hint
-
-
-def test_the_options_of_a_file_system_are_kept_as_they_are_written() -> None:
-    options = "{port: 2222, username: me, password_env: LORA_CLI_TOKEN_ACME, look_for_keys: false, a: {b: c}}"
-    (rule,) = load(minimal(extra=f"sources: [{{match: 'fsspec+sftp://*', storage_options: {options}}}]\n")).sources
-    assert rule.storage_options == {
-        "port": 2222,
-        "username": "me",
-        "password_env": "LORA_CLI_TOKEN_ACME",
-        "look_for_keys": False,
-        "a": {"b": "c"},
-    }

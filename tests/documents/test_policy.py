@@ -120,16 +120,6 @@ def test_a_wrong_policy_names_line_and_key(line: str, message: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("key", ["allow_token_env", "allow_profiles", "trusted_endpoints"])
-@pytest.mark.parametrize("value", ["\n  - |\n    hf_secret\n", " ['hf_secret\\n']", " [[hf_secret]]", " [12345678901]"])
-def test_a_secret_among_names_is_not_repeated(key: str, value: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{key}:{value}", "p.yaml")
-    assert "secret" not in caught.value.message + caught.value.hint
-    assert "12345678901" not in caught.value.message + caught.value.hint
-    assert caught.value.hint
-
-
 LOCATIONS = st.from_regex(r"[a-z]{1,3}/[a-z]{1,3}", fullmatch=True)
 
 

@@ -82,39 +82,6 @@ POLICY: dict[str, list[Any]] = {
     "suppressions": SUPPRESSIONS,
     "max_byte": [1],
 }
-TRUSTED: dict[str, list[Any]] = {
-    "trusted_endpoints": [
-        ["https://minio.acme.internal"],
-        [
-            "https://*.acme.internal:*/",
-            "FSSPEC+SMB://Files.acme.internal:445",
-            "http://127.0.0.1:9000",
-            "https://[::1]",
-        ],
-        ["http://localhost"],
-        ["http://minio.acme.internal"],
-        ["http://localhost.evil.example"],
-        ["http://*"],
-        ["https://u:p@h"],
-        ["https://h/path"],
-        ["minio.acme.internal"],
-        [""],
-        [1],
-        "https://h",
-    ],
-    "allow_token_env": [
-        ["ACME_TOKEN"],
-        ["LORA_CLI_TOKEN_X", "A"],
-        ["LORA_CLI_API_KEY"],
-        ["LORA_CLI_TOKEN_"],
-        ["a"],
-        [1],
-        "A",
-    ],
-    "allow_profiles": [["adapters"], ["a b"], ["/x"], [""], [1], "adapters"],
-}
-"""What only the operator says."""
-
 ENGINE: dict[str, list[Any]] = {
     "name": ["vllm", "sglang", "vLLM", "", 1],
     "version": VERSIONS,
@@ -207,12 +174,12 @@ def test_nothing_else_is_published_as_a_schema() -> None:
 def test_a_policy_means_the_same_in_a_manifest_and_alone() -> None:
     alone = schema("policy")["properties"]
     within = schema("adapter-set")["$defs"]["ManifestPolicy"]["properties"]
-    assert within.keys() == alone.keys() - {"apiVersion", "kind", *TRUSTED}
+    assert within.keys() == alone.keys() - {"apiVersion", "kind"}
     assert {key for key, value in within.items() if value != alone[key]} == {"allow_private_redirects"}
 
 
 def test_the_settings_schema_has_every_setting() -> None:
-    assert set(schema("settings")["properties"]) == set(SETTINGS_TABLE)
+    assert set(schema("settings")["properties"]) == {*SETTINGS_TABLE, "sources"}
 
 
 def test_the_settings_schema_tells_the_defaults() -> None:
@@ -231,13 +198,9 @@ def test_the_manifest_schema_and_the_parser_agree(data: Draw) -> None:
         st.sampled_from([None, [], "x"]) | st.just([drawn(data, ADAPTER, ("name", "source"))])
     )
     document |= drawn(data, {"base": SOURCES, "other": [1]})
-    for key, make in (
-        ("engine", lambda: drawn(data, ENGINE, ("name",))),
-        ("policy", lambda: drawn(data, POLICY)),
-        ("sources", lambda: [drawn(data, RULE, ("match",))]),
-    ):
+    for key, made in (("engine", drawn(data, ENGINE, ("name",))), ("policy", drawn(data, POLICY))):
         if data.draw(st.booleans()):
-            document[key] = make()
+            document[key] = made
     text = json.dumps(document)
     agree("adapter-set", document, lambda: load_manifest(text, "/f", is_path=lambda _: False))
 
@@ -246,7 +209,7 @@ def test_the_manifest_schema_and_the_parser_agree(data: Draw) -> None:
 @settings(max_examples=150, deadline=None)
 def test_the_policy_schema_and_the_parser_agree(data: Draw) -> None:
     document = drawn(data, {**HEAD, "kind": ["Policy", "AdapterSet"]}, ("apiVersion", "kind"))
-    document |= drawn(data, POLICY | TRUSTED)
+    document |= drawn(data, POLICY)
     agree("policy", document, lambda: load_policy(json.dumps(document), "/f"))
 
 
@@ -274,10 +237,15 @@ def test_the_lock_schema_and_the_parser_agree(data: Draw) -> None:
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_the_settings_schema_and_the_parser_agree(data: Draw) -> None:
-    document = {key: value for key, value in drawn(data, SETTINGS | TRUSTED).items() if value is not None}
+    document = {key: value for key, value in drawn(data, SETTINGS).items() if value is not None}
+    rules = [{key: value for key, value in drawn(data, RULE, ("match",)).items() if value is not None}]
+    document["sources"] = rules[: data.draw(st.integers(0, 1))]
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "config.toml"
-        file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in document.items()))
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in document.items() if key != "sources"]
+        for rule in document["sources"]:
+            lines += ["[[sources]]\n", *(f"{key} = {json.dumps(value)}\n" for key, value in rule.items())]
+        file.write_text("".join(lines))
         agree("settings", document, lambda: load_settings({"config": file}, {"HOME": directory}))
 
 
@@ -288,15 +256,13 @@ def test_every_value_of_an_adapter_is_judged_alike(key: str, value: object) -> N
     agree("adapter-set", document, lambda: load_manifest(json.dumps(document), "/f", is_path=lambda _: False))
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, pool in (POLICY | TRUSTED).items() for value in pool])
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, pool in POLICY.items() for value in pool])
 def test_every_value_of_a_policy_is_judged_alike(key: str, value: object) -> None:
     document = {"apiVersion": "lora-cli/v1", "kind": "Policy", key: value}
     agree("policy", document, lambda: load_policy(json.dumps(document), "/f"))
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [*((key, pool[0]) for key, pool in TRUSTED.items()), ("allow_private_redirects", True)]
-)
+@pytest.mark.parametrize(("key", "value"), [("allow_private_redirects", True)])
 def test_what_only_the_operator_says_a_manifest_cannot(key: str, value: object) -> None:
     adapter = {"name": "a", "source": "org/a"}
     document = {"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [adapter], "policy": {key: value}}

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.pipeline import SILENT, FetchContext, Progress
+from lora_cli.fetching.readers import Deadline
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from tests.fetching.scripted import REF, Scripted

@@ -16,9 +16,8 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.fetching.checkpoint import latest_checkpoint
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.file_selection import select_files
+from lora_cli.fetching.file_selection import latest_checkpoint, select_files
+from lora_cli.fetching.pipeline import FetchContext
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.validation import Terms

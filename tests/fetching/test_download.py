@@ -17,7 +17,7 @@ from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
 from lora_cli.fetching import readers
 from lora_cli.fetching.download import download, partial_key
-from lora_cli.fetching.progress import Progress
+from lora_cli.fetching.pipeline import Progress
 from lora_cli.store import Store
 from lora_cli.store.partials import open_partial
 from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job_of, partials

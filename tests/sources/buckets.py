@@ -8,7 +8,7 @@ import pytest
 
 from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.core.snapshot import Revision
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source

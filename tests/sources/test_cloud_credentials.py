@@ -15,7 +15,7 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
 from lora_cli.core.reference import AdapterRef, Scheme
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
 from lora_cli.redaction import redact
 from lora_cli.settings import Settings
@@ -361,7 +361,7 @@ def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
     assert "does not accept the credentials from LORA_CLI_TOKEN_TEAM" in error.message
     assert "ya29" not in error.message + error.hint
     assert isinstance(unset, UsageError)
-    assert "LORA_CLI_TOKEN_TEAM is to hold a token" in unset.message
+    assert "LORA_CLI_TOKEN_TEAM" in unset.message
 
 
 def test_a_federated_identity_is_asked_of_googles_own_library(

@@ -12,9 +12,9 @@ import pytest
 
 from lora_cli.core.reference import AdapterRef, Scheme, below
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, NotFound
-from lora_cli.fetching.checkpoint import latest_checkpoint
+from lora_cli.fetching.file_selection import latest_checkpoint
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges, Source
 from lora_cli.sources.registry import SOURCES, open_source

@@ -3,16 +3,14 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import fsspec.config
 import pytest
 
 from lora_cli.core.reference import BY_FSSPEC, AdapterRef, parse
-from lora_cli.documents.manifest import SourceRule
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
+from lora_cli.documents.source_rules import SourceRule
+from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
@@ -153,31 +151,14 @@ def test_what_s3fs_is_refused_is_told_apart(
     assert isinstance(error_of(lambda: nobody.resolve(ref)), Unreachable)
 
 
-def test_a_manifest_needs_the_operators_word_for_what_fsspec_reads(
-    seaweed_server: S3Server, s3fs_rule: Callable[..., SourceRule], settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_a_rule_does_not_choose_another_protocol(
+    seaweed_server: S3Server, s3fs_rule: Callable[..., SourceRule], settings: Settings
 ) -> None:
-    place, server = seaweed_server.place(), seaweed_server.endpoint
+    place = seaweed_server.place()
     seaweed_server.put(place, {"x/adapter_config.json": b"{}"})
     ref = AdapterRef("fsspec", f"s3://{place}/x")
-    for trusted in ((), (server,), (f"fsspec+s3://{place.partition('/')[0]}",)):
-        manifest = replace(settings, from_manifest=True, trusted_endpoints=trusted)
-        error = error_of(partial(open_source("fsspec", manifest, s3fs_rule()).resolve, ref))
-        assert isinstance(error, Refused)
-        assert "trusted_endpoints" in error.hint
-    manifest = replace(
-        settings, from_manifest=True, trusted_endpoints=(server, f"fsspec+s3://{place.partition('/')[0]}")
-    )
-    assert open_source("fsspec", manifest, s3fs_rule()).resolve(ref).files
-    assert open_source("fsspec", manifest, s3fs_rule(protocol="file")).resolve(ref).files
-    monkeypatch.setenv("ACME_KEY", ADMIN[0])
-    error = error_of(lambda: open_source("fsspec", manifest, s3fs_rule(key_env="ACME_KEY")).resolve(ref))
-    assert isinstance(error, Refused)
-    assert "allow_token_env" in error.hint
-    error = error_of(lambda: open_source("fsspec", manifest, s3fs_rule(profile="team")).resolve(ref))
-    assert "allow_profiles" in error.hint
-    error = error_of(lambda: open_source("fsspec", manifest, s3fs_rule(endpoint="evil.example")).resolve(ref))
-    assert "https://evil.example" in error.hint
-    error = error_of(lambda: open_source("fsspec", manifest, s3fs_rule(key_env="LORA_CLI_TOKEN_NONE")).resolve(ref))
+    assert open_source("fsspec", settings, s3fs_rule(protocol="file")).resolve(ref).files
+    error = error_of(lambda: open_source("fsspec", settings, s3fs_rule(key_env="ACME_NONE")).resolve(ref))
     assert isinstance(error, UsageError)
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.documents.manifest import SourceRule
-from lora_cli.errors import Unreachable, UsageError
+from lora_cli.documents.source_rules import SourceRule
+from lora_cli.errors import Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources, endpoint_of, open_source
-from tests.hub_server import Hub
+from lora_cli.sources.registry import Sources, open_source
 from tests.object_servers import S3Server
 
 CONFIG = "adapter_config.json"
@@ -46,8 +45,7 @@ def test_one_run_reads_from_servers_that_have_nothing_in_common(
         rules.append(
             SourceRule(match=f"s3://{bucket}/*", endpoint_url=server.endpoint, region="eu-west-1", profile=profile)
         )
-    trusting = replace(settings, trusted_endpoints=tuple(buckets), allow_profiles=("one", "two"))
-    reached = Sources(replace(trusting, sources=tuple(rules)))
+    reached = Sources(replace(settings, sources=tuple(rules)))
     for endpoint, bucket in buckets.items():
         ref = AdapterRef("s3", f"{bucket}/sql")
         revision = reached.of(ref).resolve(ref)
@@ -66,45 +64,6 @@ def test_an_anonymous_rule_wins_over_the_keys_in_the_environment(
     seaweed_server.put(OPEN_BUCKET, {f"rule/{CONFIG}": b"{}"})
     source = open_source("s3", settings, SourceRule(match=f"s3://{OPEN_BUCKET}/*", anonymous=True))
     assert [file.path for file in source.resolve(AdapterRef("s3", f"{OPEN_BUCKET}/rule")).files] == [CONFIG]
-
-
-@pytest.mark.parametrize(
-    ("scheme", "rule", "says"),
-    [
-        ("s3", SourceRule(match="s3://a/*", token_env="TOKEN"), "token_env"),
-        ("hf", SourceRule(match="hf://a/*", profile="x"), "profile"),
-        ("file", SourceRule(match="file:///a", endpoint_url="https://h"), "endpoint_url"),
-    ],
-)
-def test_what_a_rule_says_and_nobody_would_heed_is_an_error(
-    settings: Settings, scheme: str, rule: SourceRule, says: str
-) -> None:
-    with pytest.raises(UsageError, match=says):
-        open_source(scheme, settings, rule)  # type: ignore[arg-type]
-
-
-def test_a_rule_names_the_endpoint_and_whose_token_goes_there(
-    hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.add("acme/sql", {CONFIG: b"{}"}, private=True)
-    hub.token("hf_rule", "acme/sql")
-    monkeypatch.setenv("HF_TOKEN", "hf_users-own")
-    monkeypatch.setenv("LORA_CLI_TOKEN_ACME", "hf_rule")
-    rule = SourceRule(match="hf://acme/*", endpoint_url=hub.endpoint, token_env="LORA_CLI_TOKEN_ACME")
-    elsewhere = Settings(settings.cache_dir, timeout_s=5, retries=0, sources=(rule,))
-    assert endpoint_of(HF, elsewhere) == hub.endpoint
-    assert Sources(elsewhere).of(HF).resolve(HF).files
-
-
-def test_the_users_own_token_is_not_sent_to_an_endpoint_that_only_a_manifest_names(
-    hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.add("acme/sql", {CONFIG: b"{}"})
-    monkeypatch.setenv("HF_TOKEN", "hf_users-own")
-    rule = SourceRule(match="hf://acme/*", endpoint_url=hub.endpoint)
-    Sources(Settings(settings.cache_dir, timeout_s=5, retries=0, sources=(rule,))).of(HF).resolve(HF)
-    assert hub.requests
-    assert not any(request.authorized for request in hub.requests)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import MachineError, UsageError
-from lora_cli.store import Store
-from lora_cli.store.cachedir_tag import TAG, check_folder, is_cache
+from lora_cli.store import TAG, Store
 from lora_cli.store.gc import Retention, collect, remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.verify import verify
@@ -36,9 +35,9 @@ def lay(root: Path) -> None:
 
 
 def test_the_first_thing_that_is_written_tags_the_cache_as_the_specification_says(store: Store) -> None:
-    assert not is_cache(store)
+    assert not store.is_cache()
     put_blob(store, b"x")
-    assert is_cache(store)
+    assert store.is_cache()
     assert (store.root / TAG).read_bytes()[:43] == b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
@@ -55,7 +54,7 @@ def test_a_folder_that_holds_something_else_is_never_tagged_nor_cleaned(store: S
         assert "--cache-dir" in refused.value.hint
     assert tree(store.root) == before
     put_blob(store, b"x")
-    assert not is_cache(store)
+    assert not store.is_cache()
 
 
 def test_the_tag_of_another_program_is_not_ours(store: Store) -> None:
@@ -79,10 +78,10 @@ def test_in_a_cache_what_is_not_ours_stays(store: Store) -> None:
 def test_a_new_volume_is_empty_although_the_file_system_put_a_folder_there(store: Store) -> None:
     (store.root / "lost+found").mkdir(parents=True)
     put_blob(store, b"x")
-    assert is_cache(store)
+    assert store.is_cache()
 
 
 def test_a_cache_is_no_file(store: Store) -> None:
     store.root.write_text("mine")
     with pytest.raises(MachineError, match="the cache is a file"):
-        check_folder(store)
+        store.check_folder()

@@ -12,7 +12,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound
-from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.pipeline import FetchContext
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.gc import Retention, collect

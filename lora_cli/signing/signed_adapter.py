@@ -1,17 +1,15 @@
 """Check the signatures that policies require: who signed, and that exactly the signed files are there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.request import Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import LoraCliError, MissingExtra, Refused
-from lora_cli.fetching.file_selection import select_files
 
 if TYPE_CHECKING:
     from lora_cli.documents.policy import RequiredSignature
@@ -21,6 +19,9 @@ RULE = "policy require_signature"
 GIT_FILES = frozenset({".gitattributes", ".gitignore"})
 GIT_FOLDERS = (".git/", ".github/")
 """What model-signing leaves out of each signature. Other files that a signature leaves out are not accepted."""
+
+
+Select = Callable[[Revision], Iterable[RemoteFile]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,13 @@ def check_signatures(
     ref: AdapterRef,
     required: "Sequence[RequiredSignature]",
     contents: Contents,
-    selection: Selection,
+    select: Select,
     *,
     offline: bool = False,
 ) -> tuple[str, ...]:
     """Checks every ``required`` signature of ``ref``, and gives their signers.
 
-    ``selection`` is what was fetched of its files.
+    ``select`` gives those of a revision's files that a fetch downloads.
 
     Raises:
         Refused: it has no signature, none of the allowed signers made it, or its files are not the signed ones.
@@ -71,7 +72,7 @@ def check_signatures(
     for entry in required:
         try:
             signed = verify(data, entry, offline=offline)
-            _check_files(ref, signed, contents, selection)
+            _check_files(ref, signed, contents, select)
         except Refused as error:
             hint = error.hint or "do not use these files: ask their publisher which ones were signed"
             raise Refused(f"{ref}: {RULE}: {name}: {error.message}", hint=hint) from error
@@ -79,7 +80,7 @@ def check_signatures(
     return tuple(dict.fromkeys(signers))
 
 
-def _check_files(ref: AdapterRef, signed: "SignedFiles", contents: Contents, selection: Selection) -> None:
+def _check_files(ref: AdapterRef, signed: "SignedFiles", contents: Contents, select: Select) -> None:
     """Checks that the files are those that were signed; raises ``Refused``.
 
     What the signature has as sha256 of whole files needs no read.
@@ -102,7 +103,7 @@ def _check_files(ref: AdapterRef, signed: "SignedFiles", contents: Contents, sel
     }
     listed = Revision(ref, "", tuple(RemoteFile(path, None) for path in sorted(theirs)))
     try:
-        wanted = {file.path for file in select_files(listed, selection)} - {SIGNATURE}
+        wanted = {file.path for file in select(listed)} - {SIGNATURE}
     except LoraCliError:
         wanted = theirs
     differences = {
