@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from lora_cli.core.log import logger
@@ -115,6 +114,8 @@ def requested_wait_s(headers: Mapping[str, str]) -> float | None:
 
     ``RateLimit`` is draft-ietf-httpapi-ratelimit-headers-09; ``Retry-After`` holds seconds or an HTTP date (RFC 9110).
     """
+    from email.utils import parsedate_to_datetime
+
     after = headers.get("Retry-After", "").strip()[:100]
     asked = re.findall(r";\s*t\s*=\s*(\d{1,9})\b", headers.get("RateLimit", "")[:1000], re.ASCII)[:1]
     waits = [float(text) for text in [*asked, after] if re.fullmatch(r"\d{1,9}", text, re.ASCII)]
