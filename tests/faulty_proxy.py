@@ -46,7 +46,7 @@ class Fault:
     ``times`` of them are hit (-1: all). ``status`` answers in the server's place, with ``headers``; ``change`` makes
     another answer of the server's; ``before`` runs before the server is asked. Offsets count the bytes of the body:
     ``reset_at`` resets the connection there, ``cut_at`` closes it, ``stall_at`` says nothing more and leaves it open,
-    ``flip_at`` turns one bit over. ``drip_s`` sends one byte at a time with that pause, the head too.
+    ``flip_at`` turns one bit over. ``drip_s`` sends one byte at a time with that pause.
     """
 
     match: str = ""
