@@ -124,16 +124,15 @@ def test_a_storm_is_waited_out_and_one_without_end_is_exit_4(place: Place, what:
 
 @pytest.mark.parametrize(
     ("place", "status"),
-    [("hub", 429), ("s3", 503), ("gs", 429), ("https", 429), ("hub", 503)],
+    [("hub", 429), ("hub", 503), ("https", 429)],
     indirect=["place"],
 )
 def test_a_wish_to_wait_is_obeyed_and_one_that_is_too_long_ends_it(place: Place, status: int) -> None:
-    # Who is busy says so to a HEAD of the bucket, too.
-    place.front.fault(f"{place.listing}|HEAD", status=status, headers={"Retry-After": "3600"}, times=-1)
+    place.front.fault(place.listing, status=status, headers={"Retry-After": "3600"}, times=-1)
     assert place.code() == 4
     assert len(place.asked(place.listing)) == 1
     place.mend()
-    place.proxy.fault(f"{place.weights}|HEAD /[^/]*/?$", status=status, headers={"Retry-After": "1"}, times=2)
+    place.proxy.fault(place.weights, status=status, headers={"Retry-After": "1"}, times=2)
     assert place.code() == 0
     first, *_, second = [asked.at for asked in place.proxy.asked if re.search(place.weights, asked.line)]
     assert second - first >= 1.0

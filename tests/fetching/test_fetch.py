@@ -27,7 +27,7 @@ def test_a_branch_costs_the_question_what_it_means_and_a_commit_that_is_here_not
     assert content(found) == BYTES
     assert desk.is_sound
     assert {path.partition("/")[0] for path in tree(desk.store.root)} == {"blobs", "refs", "snapshots"}
-    for text, requests in (("org/sql", 2), (f"org/sql@{desk.commit}", 0)):
+    for text, requests in (("org/sql", 1), (f"org/sql@{desk.commit}", 0)):
         desk.hub.requests.clear()
         assert desk.bring(text).cached
         assert desk.hub.count() == requests
