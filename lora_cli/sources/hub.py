@@ -175,11 +175,11 @@ class HubSource:
         """The repository's name, which a redirect may have changed, the commit, and what is listed of it."""
         url = f"{self._endpoint}/api/models/{quote(ref.location)}/revision/{quote(ref.revision or 'main', safe='')}"
         try:
-            answer = get_json(self._http, f"{url}?blobs=true", str(ref))
+            info, answered, _ = get_json(self._http, f"{url}?blobs=true", str(ref))
         except TooLarge:
-            answer = get_json(self._http, f"{url}?expand=sha", str(ref))
-        info = answer.value if isinstance(answer.value, dict) else {}
-        name, commit, entries = _name_in(answer.url, ref.location), info.get("sha"), info.get("siblings")
+            info, answered, _ = get_json(self._http, f"{url}?expand=sha", str(ref))
+        info = info if isinstance(info, dict) else {}
+        name, commit, entries = _name_in(answered, ref.location), info.get("sha"), info.get("siblings")
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             reason = f"{ref}: the server returned no commit: it does not respond like a Hub"
             raise Unreachable(reason, hint="check HF_ENDPOINT")
@@ -202,11 +202,11 @@ class HubSource:
         query, until = "recursive=true&expand=false", time.monotonic() + LISTING_S
         budget = ListingBudget(str(ref), hint)
         for _ in range(MOST_PAGES):
-            answer = get_json(self._http, f"{url}?{query}", str(ref))
-            for entry in answer.value if isinstance(answer.value, list) else [None]:
+            listed, _, headers = get_json(self._http, f"{url}?{query}", str(ref))
+            for entry in listed if isinstance(listed, list) else [None]:
                 budget.take()
                 yield entry
-            query = next_query(answer.headers)
+            query = next_query(headers)
             if not query:
                 return
             if time.monotonic() > until:
