@@ -14,7 +14,6 @@ from lora_cli.core.log import logger
 from lora_cli.errors import TooSlow, Unreachable
 
 CONNECT_TIMEOUT_S = 10.0
-SLOWEST_BYTES_PER_S = 1024
 LONGEST_WAIT_S = 330.0
 LONGEST_BACKOFF_S = 8.0
 
@@ -81,22 +80,6 @@ class Retries:
         level = logging.WARNING if wait_s > 5 else logging.INFO
         log.log(level, "%s: %s; next try in %.1f s", what, failure.reason, wait_s)
         self.pause(wait_s)
-
-
-def enforce_min_throughput(body: Iterator[bytes], server: str, timeout_s: float) -> Iterator[bytes]:
-    """``body`` as it comes from ``server``. Raises ``Transient``: it brought less than 1 KiB/s over ``timeout_s``."""
-    waited_s, received = 0.0, 0
-    while True:
-        began = time.monotonic()
-        if (chunk := next(body, None)) is None:
-            return
-        # Only time spent waiting for the server counts: the reader may take as long as it likes.
-        waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
-        if waited_s >= timeout_s:
-            if received < SLOWEST_BYTES_PER_S * waited_s:
-                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s", slow=True)
-            waited_s, received = 0.0, 0
-        yield chunk
 
 
 def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transient:

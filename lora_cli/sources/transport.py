@@ -25,13 +25,14 @@ from lora_cli.core.web_address import DEFAULT_PORTS
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 from lora_cli.sources.http import host, origin
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, enforce_min_throughput, is_unknown_host, printable
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host, printable
 
 if TYPE_CHECKING:
     from lora_cli.sources.ssrf_guard import Guard
 
 CHUNK = 256 * 1024
 MOST_IDLE = 64
+SLOWEST_BYTES_PER_S = 1024
 DRAINED = 16 * 1024
 RESOLVED_S = 30.0
 """How long the addresses of a name are used before it is resolved again."""
@@ -63,13 +64,26 @@ class Response:
         if self.headers.get("Content-Encoding", "identity") != "identity":
             reason = f"{host(self.url)} sent a compressed body that was not requested"
             raise Transient(reason, hint="check for a proxy")
-        return enforce_min_throughput(iter(self._read, b""), host(self.url), self.timeout_s)
+        return self._paced()
 
-    def _read(self) -> bytes:
-        try:
-            return self.raw.read1(CHUNK, decode_content=False)
-        except (HTTPError, HTTPException, OSError, ValueError) as error:
-            raise translate_error(error, self.url, self.timeout_s) from error
+    def _paced(self) -> Iterator[bytes]:
+        waited_s, received = 0.0, 0
+        while True:
+            began = time.monotonic()
+            try:
+                chunk = self.raw.read1(CHUNK, decode_content=False)
+            except (HTTPError, HTTPException, OSError, ValueError) as error:
+                raise translate_error(error, self.url, self.timeout_s) from error
+            if not chunk:
+                return
+            # Only time spent waiting for the server counts: the reader may take as long as it likes.
+            waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
+            if waited_s >= self.timeout_s:
+                if received < SLOWEST_BYTES_PER_S * waited_s:
+                    reason = f"{host(self.url)} sent only {received} bytes in {waited_s:.0f} s"
+                    raise Transient(reason, slow=True)
+                waited_s, received = 0.0, 0
+            yield chunk
 
     def close(self) -> None:
         """Keeps the connection for the next request when little is left of the body; else closes it."""
