@@ -64,9 +64,8 @@ class HubSource:
 
     @cached_property
     def _http(self) -> Http:
-        settings, retries = self._settings, Retries(self._settings.retries)
-        private = allows_private(settings)
-        return Http(self._endpoint, settings.timeout_s, retries, token=self._token[0], private=private)
+        retries, private = Retries(self._settings.retries), allows_private(self._settings)
+        return Http(self._endpoint, self._settings.timeout_s, retries, token=self._token[0], private=private)
 
     @cached_property
     def _token(self) -> tuple[str, str]:
@@ -88,10 +87,9 @@ class HubSource:
             Offline: the network is switched off, and the cache of the Hub's client does not know it.
         """
         if self._settings.offline:
-            known = _cached_revision(ref)
-            if known is None:
-                raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
-            return known
+            if known := _cached_revision(ref):
+                return known
+            raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
         try:
             name, commit, entries = self._listed(ref)
         except StatusError as error:
@@ -128,12 +126,9 @@ class HubSource:
             return
         path = quote(f"{ref.subfolder}/{file.path}".lstrip("/"))
         url = f"{self._endpoint}/{quote(ref.location)}/resolve/{revision.id}/{path}"
-
-        def check(headers: Headers) -> None:
-            _check_version(headers, revision, file, what)
-
+        piece = Piece(start, stop, file.size)
         try:
-            yield from get_bytes(self._http, url, Piece(start, stop, file.size), what, check)
+            yield from get_bytes(self._http, url, piece, what, lambda sent: _check_version(sent, revision, file, what))
         except StatusError as error:
             if error.status == 416:
                 reason = f"{what}: it ends before byte {start}"
