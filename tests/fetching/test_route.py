@@ -12,7 +12,7 @@ import pytest
 from tests.hub_server import Hub
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
-MODULES = {"cached": 38, "cold": 52}
+MODULES = {"cached": 38, "cold": 41}
 """The most modules that a pinned adapter which is cached goes through, and one of the Hub into an empty cache."""
 
 COUNTED = """
