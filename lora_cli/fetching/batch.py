@@ -11,7 +11,6 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.pipeline import SILENT, FetchContext, Fetched, Progress, fetch
@@ -66,7 +65,7 @@ def fetch_all(
 
     ``settings.jobs`` ranges are in flight over all of them. Errors other than ``LoraCliError`` are raised here.
     """
-    sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
+    sources = Sources(settings)
     with FetchContext(store, settings, progress, sources=sources) as context:
 
         def one(request: Request) -> Outcome:

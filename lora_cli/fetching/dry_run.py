@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from types import NoneType
 
 from lora_cli.core.json_schema import Count, ErrorReport, error_report
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.request import Request
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
@@ -41,7 +40,7 @@ class PlannedAdapter:
 
 def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> Iterator[PlannedAdapter]:
     """The plan for each request, in their order: origins are asked for listings, and no file is downloaded."""
-    sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
+    sources = Sources(settings)
 
     def failed(request: Request, error: LoraCliError) -> PlannedAdapter:
         reported = error_report(error)

@@ -1,6 +1,6 @@
 """Sources of adapters. A source only reads: it never writes, caches or parses."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
@@ -77,13 +77,4 @@ class PinSource(Source, Protocol):
 
     def pin(self, ref: AdapterRef) -> AdapterRef:
         """The reference at its revision of this moment; raises as ``resolve``. Who may ask that may read its files."""
-        ...
-
-
-@runtime_checkable
-class BatchListingSource(Source, Protocol):
-    """A source that can list many folders with one request, when it knows which."""
-
-    def expect(self, refs: Iterable[AdapterRef]) -> None:
-        """Announce references that will most likely be resolved. Sends no request."""
         ...

@@ -1,9 +1,8 @@
 """The class that reads each scheme. A source is listed here, in one line, and nowhere else."""
 
 import json
-import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from lora_cli.core.reference import FSSPEC, AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import BatchListingSource, Source
+from lora_cli.sources import Source
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
 SOURCES: Mapping[Scheme, str] = {
     "file": "lora_cli.sources.local:LocalSource",
     "hf": "lora_cli.sources.hub:HubSource",
-    "s3": "lora_cli.sources.s3:S3Source",
+    "s3": "lora_cli.sources.objects:ObjectSource",
     "https": "lora_cli.sources.web:WebSource",
     "http": "lora_cli.sources.web:WebSource",
-    "gs": "lora_cli.sources.obstore_client:GoogleStorage",
-    "az": "lora_cli.sources.obstore_client:AzureStorage",
+    "gs": "lora_cli.sources.objects:ObjectSource",
+    "az": "lora_cli.sources.objects:ObjectSource",
     "oci": "lora_cli.sources.oci:OciSource",
     FSSPEC: "lora_cli.sources.fsspec_source:FsspecSource",
 }
@@ -100,29 +99,22 @@ def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":
 def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
     """The address that is asked for ``ref``, "" where none is: a rule's, else the one that this user has set."""
     rule = rule_of(ref, settings)
-    if ref.scheme == "s3":
-        from lora_cli.sources.aws import endpoint_for
+    if ref.scheme in {"s3", "gs", "az"}:
+        from lora_cli.sources.cloud_credentials import endpoint_of_account
 
-        return endpoint_for(os.environ, rule).rstrip("/") or "https://s3.amazonaws.com"
+        return endpoint_of_account(ref.scheme, ref.location, rule) or (
+            "https://s3.amazonaws.com" * (ref.scheme == "s3")
+        )
     if rule is not None and (rule.endpoint_url or ref.scheme == FSSPEC):
         return (rule.endpoint_url or json.dumps(rule.storage_options, sort_keys=True)).rstrip("/")
     if ref.scheme == "hf":
         return settings.hub_endpoint
     if ref.scheme in {"https", "http"}:
         return f"{ref.scheme}://{ref.location.partition('/')[0]}"
-    return _known_endpoint(ref)
-
-
-def _known_endpoint(ref: AdapterRef) -> str:
-    """The address of a provider or registry that ``ref`` itself names, or this user's environment."""
     if ref.scheme == "oci":
         from lora_cli.sources.oci import registry_endpoint
 
         return registry_endpoint(ref.location)
-    if ref.scheme in {"gs", "az"}:
-        from lora_cli.sources.credentials import azure_endpoint, google_endpoint
-
-        return google_endpoint(os.environ) if ref.scheme == "gs" else azure_endpoint(ref.location, os.environ)
     return ""
 
 
@@ -138,15 +130,12 @@ def endpoints_of(ref: AdapterRef, settings: Settings) -> tuple[str, ...]:
 class Sources:
     """The sources of one run: one for each scheme and rule of ``settings.sources``, so that connections are kept.
 
-    Threads share them; so do all references that the same rule covers. ``expected`` are references that will most
-    likely be resolved: a ``BatchListingSource`` lists many at once. With ``roots`` local folders are read only below
+    Threads share them; so do all references that the same rule covers. With ``roots`` local folders are read only below
     these.
     """
 
-    def __init__(
-        self, settings: Settings, expected: Iterable[AdapterRef] = (), *, roots: tuple[Path, ...] = ()
-    ) -> None:
-        self._settings, self._expected, self._roots = settings, tuple(expected), roots
+    def __init__(self, settings: Settings, *, roots: tuple[Path, ...] = ()) -> None:
+        self._settings, self._roots = settings, roots
         self._opened: dict[tuple[Scheme, str], Source] = {}
         self._lock = threading.Lock()
 
@@ -160,8 +149,5 @@ class Sources:
         key = ref.scheme, rule.match if rule is not None else ""
         with self._lock:
             if key not in self._opened:
-                source = self._opened[key] = open_source(ref.scheme, self._settings, rule)
-                if isinstance(source, BatchListingSource):
-                    expected = (one for one in self._expected if one.scheme == ref.scheme)
-                    source.expect(one for one in expected if rule_of(one, self._settings) == rule)
+                self._opened[key] = open_source(ref.scheme, self._settings, rule)
             return self._opened[key]

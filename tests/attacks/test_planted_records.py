@@ -13,6 +13,7 @@ from tests.answering import Asked, Reply, answering
 from tests.hub_content import Commit, entry
 from tests.hub_server import Hub
 from tests.making import lora_config, lora_tensors, safetensors_bytes
+from tests.sources.buckets import LISTED
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Capture = pytest.CaptureFixture[str]
@@ -152,7 +153,7 @@ def test_half_a_download_of_another_server_is_not_gone_on_with(
     def bucket(fill: bytes, sent: int, request: Asked) -> Reply:
         content = {CONFIG: HONEST[CONFIG], WEIGHTS: fill * size}
         if "list-type" in request.path:
-            entry = "<Contents><Key>pirate/{}</Key><ETag>e</ETag><Size>{}</Size></Contents>"
+            entry = f"<Contents><Key>pirate/{{}}</Key>{LISTED}<Size>{{}}</Size></Contents>"
             entries = "".join(entry.format(path, len(data)) for path, data in content.items())
             return 200, f"<ListBucketResult>{entries}</ListBucketResult>".encode(), {}
         data = content[request.path.rpartition("/")[2]]

@@ -14,8 +14,8 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
+from lora_cli.sources.objects import ObjectSource
 from lora_cli.sources.registry import open_source
-from lora_cli.sources.s3 import S3Source
 from lora_cli.store import Store
 from tests.bringing import fetch
 from tests.faulty_proxy import FaultyProxy
@@ -92,13 +92,13 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ranges: list[tuple[str, int, int]] = []
-        real = S3Source.read
+        real = ObjectSource.read
 
-        def read(source: S3Source, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> object:
+        def read(source: ObjectSource, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> object:
             self.ranges.append((file.path, start, 1 << 60 if stop is None else stop))
             return real(source, revision, file, start, stop)
 
-        monkeypatch.setattr(S3Source, "read", read)
+        monkeypatch.setattr(ObjectSource, "read", read)
 
 
 def test_a_lock_keeps_what_was_fetched_when_the_bucket_moves_on(

@@ -1,30 +1,75 @@
-"""A bucket of SeaweedFS, and what is said when it cannot be read."""
+"""Buckets as a source: one of SeaweedFS, and a server of a few lines that answers as S3 would."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import AdapterRef, Scheme
+from lora_cli.core.snapshot import Revision
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import open_source
+from tests.answering import Reply
 from tests.making import write_adapter
-from tests.object_servers import S3Server
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+REF = AdapterRef("s3", "abc/sql")
+HEADERS = {"ETag": '"e"', "Last-Modified": "Tue, 24 Nov 2026 12:00:00 GMT"}
+CONTENT = bytes(range(256)) * 1000
+LISTED = "<LastModified>2026-11-24T12:00:00Z</LastModified><ETag>e</ETag>"
 
 
-def at(bucket: str, key: str = "sql") -> AdapterRef:
-    return AdapterRef("s3", f"{bucket}/{key}" if key else bucket)
+def at(bucket: str, key: str = "sql", scheme: Scheme = "s3") -> AdapterRef:
+    return AdapterRef(scheme, f"{bucket}/{key}" if key else bucket)
 
 
-def put_adapter(server: S3Server, bucket: str, folder: Path, key: str = "sql", **how: object) -> dict[str, bytes]:
-    write_adapter(folder)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    server.put(bucket, {f"{key}/{name}": content for name, content in files.items()}, **how)
-    return files
+def adapter(folder: Path, key: str = "sql") -> dict[str, bytes]:
+    """The objects of an adapter."""
+    write_adapter(folder, config={"layers_to_transform": [0]})
+    return {f"{key}/{path.name}": path.read_bytes() for path in folder.iterdir()}
 
 
 def error_of(call: Callable[[], object]) -> LoraCliError:
     with pytest.raises(LoraCliError) as caught:
         call()
     return caught.value
+
+
+def content(source: Source, revision: Revision, path: str, start: int = 0, stop: int | None = None) -> bytes:
+    file = revision.file(path)
+    assert file is not None
+    return b"".join(source.read(revision, file, start, stop))
+
+
+def listing(keys: Sequence[str], size: int = len(CONTENT), more: str = "") -> bytes:
+    entries = "".join(f"<Contents><Key>{key}</Key>{LISTED}<Size>{size}</Size></Contents>" for key in keys)
+    return f"<ListBucketResult>{entries}{more}</ListBucketResult>".encode()
+
+
+def refusal(status: int, code: str, rest: str = "") -> Reply:
+    return status, f"<Error><Code>{code}</Code><Message>it says</Message>{rest}</Error>".encode(), {}
+
+
+def source_at(endpoint: str, tmp_path: Path, *, retries: int = 0, timeout_s: float = 5) -> Source:
+    settings = Settings(tmp_path / "cache", timeout_s=timeout_s, retries=retries)
+    return open_source("s3", settings, SourceRule(match="s3://abc/*", endpoint_url=endpoint, anonymous=True))
+
+
+def piece_of(request: BaseHTTPRequestHandler) -> Reply:
+    """The one object of ``CONTENT``, whole or the range that was asked for."""
+    if "list-type" in request.path:
+        return 200, listing(["sql/a"]), {}
+    asked = request.headers.get("Range", "")
+    if not asked:
+        return 200, CONTENT, HEADERS
+    start, stop = (int(number) for number in asked.removeprefix("bytes=").split("-"))
+    span = {"Content-Range": f"bytes {start}-{stop}/{len(CONTENT)}"}
+    return 206, CONTENT[start : stop + 1], {**HEADERS, **span}
+
+
+def read(source: Source, start: int = 0, stop: int | None = None) -> bytes:
+    return content(source, source.resolve(REF), "a", start, stop)
