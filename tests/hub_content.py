@@ -35,6 +35,14 @@ class Entry:
             shown["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": len(pointer(self.sha256, self.size))}
         return shown
 
+    def sibling(self) -> dict[str, Any]:
+        """The file as the description of a repository shows it with ``blobs``."""
+        shown: dict[str, Any] = {"rfilename": self.path, "size": self.size, "blobId": self.oid}
+        if self.lfs:
+            shown["lfs"] = {"sha256": self.sha256, **self.listed()["lfs"]}
+            del shown["lfs"]["oid"]
+        return shown
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:

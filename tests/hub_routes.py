@@ -112,7 +112,7 @@ def _api(hub: "Hub", request: Request, id: str, what: str, revision: str, folder
         return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
     if what == "paths-info":
         return _json(_shown(hub, [entry for entry in commit.listing() if entry["path"] in _paths(request.body)]))
-    return _info(repo, commit) if what == "revision" else _tree(hub, request, commit, folder)
+    return _info(hub, request, repo, commit) if what == "revision" else _tree(hub, request, commit, folder)
 
 
 def _paths(body: bytes) -> list[str]:
@@ -133,8 +133,13 @@ def _shown(hub: "Hub", listing: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return listing
 
 
-def _info(repo: Repo, commit: Commit) -> Reply:
-    siblings = [{"rfilename": path} for path in sorted(commit.files)]
+def _info(hub: "Hub", request: Request, repo: Repo, commit: Commit) -> Reply:
+    """The description of a repository: with sizes and digests of its files, as names alone, or only its commit."""
+    if request.query.get("expand") == "sha":
+        return _json({"_id": commit.id[:24], "id": repo.id, "sha": commit.id})
+    has_blobs = request.query.get("blobs", "").lower() in ("true", "1") and not hub.bare
+    files = [file for _, file in sorted(commit.files.items())]
+    siblings = [file.sibling() if has_blobs else {"rfilename": file.path} for file in files]
     gated = "auto" if repo.gated else False
     return _json(
         {"id": repo.id, "modelId": repo.id, "sha": commit.id, "private": repo.private, "gated": gated, "tags": [],

@@ -93,10 +93,15 @@ class Registry:
         return self.manifest(name, {"config": self.config(repository), "layers": layers})
 
 
-def tar_of(files: Mapping[str, bytes], kind: str = "tar", members: Sequence[tarfile.TarInfo] = ()) -> bytes:
+def tar_of(
+    files: Mapping[str, bytes],
+    kind: str = "tar",
+    members: Sequence[tarfile.TarInfo] = (),
+    form: int = tarfile.DEFAULT_FORMAT,
+) -> bytes:
     """A tar of files, and of other members without data; compressed as the end of a media type says."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
+    with tarfile.open(fileobj=stream, mode="w", format=form) as tar:
         for path, data in files.items():
             info = tarfile.TarInfo(path)
             info.size = len(data)

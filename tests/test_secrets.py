@@ -253,12 +253,12 @@ def test_the_token_of_a_rule_goes_to_its_host_and_to_no_other(machine: Machine) 
 
 BUG = """
 import sys
-import lora_cli.sources.http_transport as http_transport
+import lora_cli.sources.transport as transport
 
 def send(url, headers, *more, **options):
     raise RuntimeError(f"no one foresaw {url} with {headers} and {sys.argv}")
 
-http_transport.send = send
+transport.send = send
 from lora_cli.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

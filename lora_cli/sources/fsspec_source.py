@@ -6,8 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_cli.core.reference import FSSPEC, AdapterRef
@@ -30,9 +29,6 @@ _VERSIONS = (
     *("ETag", "etag", "e_tag", "content_md5", "md5", "mtime", "modified", "last_modified", "LastModified"),
     *("updated", "modify", "last_write_time"),
 )
-_SETTINGS = "set it in ~/.config/fsspec/conf.json or as FSSPEC_{}_…: see fsspec's documentation of this protocol"
-_BY_KEY = frozenset({"sftp", "ssh"})
-"""The protocols whose hosts the user vouches for in ``~/.ssh/known_hosts``."""
 T = TypeVar("T")
 
 
@@ -60,7 +56,7 @@ class FsspecSource:
             Refused: there are over 10 000 entries, or a path that could not be written.
             Unreachable: network or server, after the retries.
         """
-        files = self._tried(ref, str(ref), lambda fs, root: _files(fs, root, str(ref)))
+        files = self._ask(ref, str(ref), lambda fs, root: _files(fs, root, str(ref)))
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
 
@@ -71,119 +67,98 @@ class FsspecSource:
             Corrupt: it has changed, or is gone.
             Unreachable: network or server, after the retries without progress.
         """
-        what = f"{revision.ref}: {file.path}"
+        ref, what = revision.ref, f"{revision.ref}: {file.path}"
         if file.defect:
             raise Corrupt(f"{what} {file.defect}")
+
+        def check(fs: Any, root: str) -> None:
+            if _facts(fs.info(f"{root}/{file.path}")) != (file.size, file.version):
+                raise Changed(f"{what} changed after it was listed", hint=AGAIN)
+
+        def chunk(fs: Any, root: str) -> bytes:
+            return bytes(fs.cat_file(f"{root}/{file.path}", start=start, end=upto))
+
         end = file.size if stop is None or file.size is None else min(stop, file.size)
-        self._check(revision, file, what)
-        while end is None or start < end:
-            upto = start + CHUNK if end is None else min(end, start + CHUNK)
-            chunk = self._chunk(revision, file, start, upto)
-            start += len(chunk)
-            if end is not None and start >= end:
-                self._check(revision, file, what)
-            if chunk:
-                yield chunk
-            elif end is not None:
-                raise Changed(f"{what}: it ends at byte {start}, and {end} were listed", hint=AGAIN)
-            else:
-                return
-
-    def _chunk(self, revision: Revision, file: RemoteFile, start: int, stop: int) -> bytes:
-        what = f"{revision.ref}: {file.path}"
-
-        def ask(fs: Any, root: str) -> bytes:
-            return bytes(fs.cat_file(f"{root}/{file.path}", start=start, end=stop))
-
         try:
-            chunk = self._tried(revision.ref, what, ask)
+            self._ask(ref, what, check)
+            while end is None or start < end:
+                upto = start + CHUNK if end is None else min(end, start + CHUNK)
+                data = self._ask(ref, what, chunk)
+                if len(data) > upto - start or (end is not None and not data):
+                    raise Changed(f"{what}: the server sent {len(data)} bytes from {start} to {upto}", hint=AGAIN)
+                start += len(data)
+                if not data or start == end:
+                    self._ask(ref, what, check)
+                if not data:
+                    return
+                yield data
         except NotFound as error:
             raise Changed(f"{what} was removed after it was listed", hint=AGAIN) from error
-        if len(chunk) > stop - start:
-            raise Changed(f"{what}: the server sent more bytes than requested", hint=AGAIN)
-        return chunk
 
-    def _check(self, revision: Revision, file: RemoteFile, what: str) -> None:
-        try:
-            info = self._tried(revision.ref, what, lambda fs, root: dict(fs.info(f"{root}/{file.path}")))
-        except NotFound as error:
-            raise Changed(f"{what} was removed after it was listed", hint=AGAIN) from error
-        if (_size(info), _version(info)) != (file.size, file.version):
-            raise Changed(f"{what} changed after it was listed", hint=AGAIN)
-
-    def _tried(self, ref: AdapterRef, what: str, ask: Callable[[Any, str], T]) -> T:
+    def _ask(self, ref: AdapterRef, what: str, ask: Callable[[Any, str], T]) -> T:
         """The result of ``ask`` for a file system and the folder's path in it, with retries."""
+        url = str(ref).removeprefix(f"{FSSPEC}+")
+        protocol = url.partition("://")[0]
+        with self._lock:
+            idle = self._idle.setdefault("/".join(url.split("/")[:3]), [])
 
         def attempt() -> T:
-            try:
-                with self._borrowed(ref) as fs:
-                    from fsspec.core import strip_protocol
+            from fsspec.core import strip_protocol
 
-                    fs.invalidate_cache()
-                    answer = partial(ask, fs, str(strip_protocol(_url(ref))).rstrip("/"))
-                    return _within(answer, self._settings.timeout_s, _protocol(ref))
-            except (Transient, LoraCliError):
+            # No other thread uses it at the same time; one that failed is not used again.
+            with self._lock:
+                fs = idle.pop() if idle else None
+            fs = fs or _opened(ref, url, protocol, self._rule)
+            fs.invalidate_cache()
+            answer = ask(fs, str(strip_protocol(url)).rstrip("/"))
+            idle.append(fs)
+            return answer
+
+        def bounded() -> T:
+            """Not every file system has a timeout of its own."""
+            asked = run_in_thread(attempt, protocol)
+            wait([asked], self._settings.timeout_s)
+            if not asked.done():
+                raise Transient(f"the {protocol} server sent no data for {self._settings.timeout_s:g} s")
+            try:
+                return asked.result()
+            except LoraCliError:
                 raise
             except Exception as error:
-                raise _refusal(error, ref, what) from error
+                raise _translated(error, what, protocol) from error
 
-        return Retries(self._settings.retries).call(what, attempt)
-
-    @contextmanager
-    def _borrowed(self, ref: AdapterRef) -> Iterator[Any]:
-        """A file system that no other thread uses at the same time; one that failed is not used again."""
-        with self._lock:
-            waiting = self._idle.setdefault("/".join(_url(ref).split("/")[:3]), [])
-            fs = waiting.pop() if waiting else None
-        if fs is None:
-            fs = _within(lambda: _opened(ref, self._rule), self._settings.timeout_s, _protocol(ref))
-        yield fs
-        with self._lock:
-            waiting.append(fs)
+        return Retries(self._settings.retries).call(what, bounded)
 
 
-def _url(ref: AdapterRef) -> str:
-    """The reference as fsspec has it."""
-    return str(ref).removeprefix(f"{FSSPEC}+")
-
-
-def _protocol(ref: AdapterRef) -> str:
-    return _url(ref).partition("://")[0]
-
-
-def _opened(ref: AdapterRef, rule: "SourceRule | None") -> Any:
-    """The file system that ``ref`` is on, with fsspec's own configuration and the options of ``rule``.
+def _opened(ref: AdapterRef, url: str, protocol: str, rule: "SourceRule | None") -> Any:
+    """The file system that ``url`` is on, with fsspec's own configuration and the options of ``rule``.
 
     Raises:
         UsageError: its package is not installed, or a variable that ``rule`` names is not set.
     """
     import fsspec
 
-    protocol = _protocol(ref)
     try:
         kind = fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
-        reason = printable(str(error).splitlines()[0] if str(error) else "")
-        raise UsageError(
-            f"{ref}: a package for {protocol}:// is not installed", hint=f"fsspec reports: {reason}"
-        ) from error
-    configured = fsspec.config.apply_config(kind, {})
-    for name, value in configured.items():
+        hint = f"fsspec reports: {printable(str(error).partition(chr(10))[0])}"
+        raise UsageError(f"{ref}: a package for {protocol}:// is not installed", hint=hint) from error
+    for name, value in fsspec.config.apply_config(kind, {}).items():
         if is_secret(name):
             remember(str(value))
-    options = _resolved(rule.storage_options, rule) if rule is not None else {}
-    if protocol in _BY_KEY:
+    options = _with_secrets(rule.storage_options, rule) if rule is not None else {}
+    if protocol in {"sftp", "ssh"}:
         options["host_key_policy"] = _known_hosts()
     # The last two win over options of these names: another protocol would read this machine.
-    return fsspec.url_to_fs(_url(ref), **{**options, "protocol": protocol, "skip_instance_cache": True})[0]
+    return fsspec.url_to_fs(url, **{**options, "protocol": protocol, "skip_instance_cache": True})[0]
 
 
-def _resolved(options: Mapping[str, Any], rule: "SourceRule") -> dict[str, Any]:
+def _with_secrets(options: Mapping[str, Any], rule: "SourceRule") -> dict[str, Any]:
     """The options with the values of the variables that ``NAME_env`` names; raises as ``_opened``."""
     found: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, Mapping):
-            found[name] = _resolved(value, rule)
+            found[name] = _with_secrets(value, rule)
         elif name.endswith("_env"):
             found[name.removesuffix("_env")] = secret_in(value, name, rule, os.environ)
         else:
@@ -191,40 +166,22 @@ def _resolved(options: Mapping[str, Any], rule: "SourceRule") -> dict[str, Any]:
     return found
 
 
-def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
-    """The result of ``call`` within ``timeout_s``: not every file system has a timeout of its own."""
-    asked = run_in_thread(call, scheme)
-    wait([asked], timeout_s)
-    if not asked.done():
-        raise Transient(f"the {scheme} server sent no data for {timeout_s:g} s")
-    if (error := asked.exception()) is not None:
-        _raise_transient(error, scheme)
-        raise error
-    return asked.result()
-
-
-def _raise_transient(error: BaseException, scheme: str) -> None:
-    """Raises ``Transient`` for errors that may be gone at the next try; others are an answer of the server."""
-    answers = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | LoraCliError
-    # What paramiko and botocore say of a connection that broke is no OSError; of who is let in paramiko says so.
-    kinds = {kind.__name__ for kind in type(error).__mro__} & {"HTTPClientError", "ConnectionError"}
-    broke = kinds or (type(error).__name__ == "SSHException" and "authentication" not in str(error))
-    if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, answers)):
-        hint = "check the network, and the host's name and port"
-        reason = f"no response from the {scheme} server ({type(error).__name__})"
-        raise Transient(reason, hint=hint, final=is_unknown_host(error)) from error
-
-
-def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:
-    """Translates an error of the server or the library. Its message may contain options: it is not shown."""
-    kind, hint = type(error).__name__, _SETTINGS.format(_protocol(ref).upper())
+def _translated(error: Exception, what: str, protocol: str) -> LoraCliError | Transient:
+    """An error of the server or the library. Its message may contain options: it is not shown."""
+    kind, kinds = type(error).__name__, {one.__name__ for one in type(error).__mro__}
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{what}: not found", hint="check the spelling and the permissions")
     if kind == "UnknownHost":
         return AccessDenied(f"{what}: {error}", hint="compare its key, and add it to ~/.ssh/known_hosts (ssh-keyscan)")
+    # What paramiko and botocore say of a connection that broke is no OSError; of who is let in paramiko says so.
+    broke = kinds & {"HTTPClientError", "ConnectionError"} or (kind == "SSHException" and "authentic" not in str(error))
+    if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, PermissionError | IsADirectoryError)):
+        reason = f"no response from the {protocol} server ({kind})"
+        return Transient(reason, hint="check the network, and the host's name and port", final=is_unknown_host(error))
+    hint = f"set it in ~/.config/fsspec/conf.json or as FSSPEC_{protocol.upper()}_…: see fsspec's documentation"
     if isinstance(error, PermissionError) or re.search("Auth|Credentials", kind):
         return AccessDenied(f"{what}: the server denies access to this user ({kind})", hint=hint)
-    return UsageError(f"{what}: it cannot be read over {ref.prefix} ({kind})", hint=hint)
+    return UsageError(f"{what}: it cannot be read over {FSSPEC}+{protocol}:// ({kind})", hint=hint)
 
 
 def _known_hosts() -> Any:
@@ -251,36 +208,24 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     """Every file below ``root``, folder after folder, with a bound."""
     if dict(fs.info(root or "/")).get("type") == "file":
         raise UsageError(f"{what} is a file, not a folder", hint=f"write {what.rpartition('/')[0]}")
-    files: dict[str, RemoteFile] = {}
-    folders, inside, budget = [root], f"{root.strip('/')}/", ListingBudget(what, "use the folder of one adapter")
+    files, folders, inside = dict[str, RemoteFile](), [root], f"{root.strip('/')}/".lstrip("/")
+    budget = ListingBudget(what, "use the folder of one adapter")
     while folders:
         for entry in fs.ls(folders.pop() or "/", detail=True):
-            name = str(entry["name"]).strip("/")
-            path = name.removeprefix(inside if inside != "/" else "")
+            path, kind = str(entry["name"]).strip("/").removeprefix(inside), entry.get("type", "file")
             budget.take(path)
-            if path in {"", root.strip("/")}:
-                continue
-            if entry.get("type") == "directory":
+            if kind == "directory" and path not in {"", root.strip("/")}:
                 folders.append(f"{root}/{path}")
-            else:
-                files[path] = _file(path, entry)
+            elif kind != "directory":
+                defect = "" if kind == "file" else "is a link" if kind == "link" else "is not a regular file"
+                size, version = _facts(entry)
+                files[path] = RemoteFile(path, size, version=version, defect=defect)
     check_listed(files, what)
     return tuple(file for _, file in sorted(files.items()))
 
 
-def _file(path: str, entry: Mapping[str, Any]) -> RemoteFile:
-    kind = entry.get("type", "file")
-    defect = "" if kind == "file" else "is a link" if kind == "link" else "is not a regular file"
-    return RemoteFile(path, _size(entry), version=_version(entry), defect=defect)
-
-
-def _size(entry: Mapping[str, Any]) -> int | None:
-    size = entry.get("size")
-    with suppress(TypeError, ValueError):
-        return int(size) if size is not None and int(size) >= 0 else None
-    return None
-
-
-def _version(entry: Mapping[str, Any]) -> str:
-    name = next((name for name in _VERSIONS if entry.get(name)), "")
-    return f"{name}:{printable(str(entry[name]))}" if name else ""
+def _facts(entry: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Size and version of a file, as far as they are known."""
+    size, name = entry.get("size"), next((name for name in _VERSIONS if entry.get(name)), "")
+    version = f"{name}:{printable(str(entry[name]))}" if name else ""
+    return int(size) if size is not None and int(size) >= 0 else None, version

@@ -1,12 +1,13 @@
 """The one HTTP client: pooled, bounded in time and bytes, with retries, and strict about where tokens are sent."""
 
 import functools
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from lora_cli.core.web_address import DEFAULT_PORTS
@@ -16,10 +17,22 @@ from lora_cli.sources.retries import Retries, Transient, from_status, printable
 from lora_cli.sources.ssrf_guard import Guard, guard
 
 if TYPE_CHECKING:
-    from lora_cli.sources.http_transport import Response
+    from lora_cli.sources.transport import Response
+
+ANSWER_CAP = 16 << 20
+"""How many bytes an answer that is not the file has at most."""
 
 LONGEST_LINK = 8192
 """A signed link has some two thousand characters; many are remembered."""
+
+LINK_LIFETIME_S = 300.0
+MAX_REDIRECTS, LINKS_CAP = 5, 4096
+FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
+AGAIN = "it changed at the source: run the command again"
+
+Headers = Mapping[str, str]
+Check = Callable[[Headers], None]
+T = TypeVar("T")
 
 
 @functools.lru_cache(1024)
@@ -33,8 +46,7 @@ def origin(url: str) -> tuple[str, str, int]:
 def host(url: str) -> str:
     """The host, with its port if there is one, for messages. The rest of a URL may be a signature."""
     parts = urlsplit(url)
-    name = parts.hostname or "?"
-    return f"{name}:{parts.port}" if parts.port else name
+    return f"{parts.hostname or '?'}:{parts.port}" if parts.port else parts.hostname or "?"
 
 
 def checked_endpoint(endpoint: str, variable: str) -> str:
@@ -53,39 +65,6 @@ def checked_endpoint(endpoint: str, variable: str) -> str:
     return endpoint.rstrip("/")
 
 
-def redirect_target(url: str, location: str, what: str) -> str:
-    """The target of a redirect from ``url``; ``what`` begins the message of an error.
-
-    Raises:
-        Unreachable: to something that is no web address, or that carries a user or password.
-        Refused: from https to http.
-    """
-    try:
-        target = urljoin(url, location)
-        parts = urlsplit(target)
-        usable = parts.scheme in DEFAULT_PORTS and parts.hostname and "@" not in parts.netloc and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or " " in target or not target.isprintable() or len(target) > LONGEST_LINK:
-        reason = f"{what}: {host(url)} redirects to an invalid web address"
-        raise Unreachable(reason, hint="check the address (HF_ENDPOINT for the Hub)")
-    if urlsplit(url).scheme == "https" and parts.scheme == "http":
-        raise Refused(
-            f"{what}: {host(url)} redirects from https to http, at {host(target)}, which is not followed",
-            hint="use the address of an endpoint that stays on https",
-        )
-    return target
-
-
-LINK_LIFETIME_S = 300.0
-MAX_REDIRECTS, LINKS_CAP, REFUSAL_BYTES = 5, 4096, 16 * 1024
-FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
-AGAIN = "it changed at the source: run the command again"
-
-Headers = Mapping[str, str]
-Check = Callable[[Headers], None]
-
-
 class StatusError(Exception):
     """An answer of 300 or more that another try would not change.
 
@@ -100,15 +79,18 @@ class StatusError(Exception):
         self.message = printable(headers.get("X-Error-Message", ""))
 
 
+class TooLarge(Refused):
+    """An answer that is not a file and has more bytes than any that is meant to be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Http:
     """The requests to one endpoint: token, timeout, retries.
 
     ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else, as a bearer token or as ``basic``
     credentials. No answer may be silent for longer than ``timeout_s``; ``retries`` says how often an operation is tried
-    again.
-    ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges of one
-    file ask it once. ``private`` lets redirects into private networks.
+    again. ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges
+    of one file ask it once. ``private`` lets redirects into private networks.
     """
 
     endpoint: str
@@ -118,24 +100,6 @@ class Http:
     private: bool = False
     links: dict[str, tuple[str, float, str]] = field(default_factory=dict, repr=False, compare=False)
     basic: bool = False
-
-
-def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
-    """Status (200 or 206) and headers of the answer to a GET for the first byte of ``url``.
-
-    It is no HEAD: some servers know none, and links that are signed for GET refuse it. The body is not waited for.
-
-    Raises:
-        StatusError: an answer that another try would not change.
-        Unreachable: network or server, after the retries.
-        Refused: a redirect gives up encryption.
-    """
-
-    def ask() -> tuple[int, Headers]:
-        with closing(open_response(http, url, {"Range": "bytes=0-0"}, what, None)) as response:
-            return response.status, response.headers
-
-    return http.retries.call(what, ask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +113,95 @@ class Piece:
     @property
     def end(self) -> int | None:
         """Its end; None if it is unknown."""
-        if self.stop is None or self.size is None:
-            return self.size if self.stop is None else self.stop
-        return min(self.stop, self.size)
+        return min((one for one in (self.stop, self.size) if one is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What was read of an answer, the URL that sent it after all redirects, and its headers."""
+
+    value: T
+    url: str
+    headers: Headers
+
+
+def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
+    """Status (200 or 206) and headers of the answer to a GET for the first byte of ``url``; raises as ``get_body``.
+
+    It is no HEAD: some servers know none, and links that are signed for GET refuse it. The body is not waited for.
+    """
+
+    def ask() -> tuple[int, Headers]:
+        with closing(open_response(http, url, {"Range": "bytes=0-0"}, what)) as response:
+            return response.status, response.headers
+
+    return http.retries.call(what, ask)
+
+
+def get_json(http: Http, url: str, what: str) -> Answer[Any]:
+    """The JSON at ``url``; else as ``get_body``."""
+    return get_body(http, url, what, lambda body, _: parse_json(body, lambda value: value))
+
+
+def get_body(
+    http: Http, url: str, what: str, read: Callable[[Iterator[bytes], str], T], most: int = ANSWER_CAP
+) -> Answer[T]:
+    """The result of ``read`` for the body at ``url``, streamed, and the URL that sent it.
+
+    The body has at most ``most`` bytes, and comes within ``timeout_s``. ``read`` is called again for each try, and
+    raises ``ValueError`` for what is no JSON; ``what`` begins the message of an error.
+
+    Raises:
+        StatusError: an answer that another try would not change.
+        Unreachable: network, server, or something that is not JSON, after the retries.
+        TooLarge: the answer is too large.
+        Refused: a redirect gives up encryption, or leads into a private network.
+    """
+
+    def ask() -> Answer[T]:
+        with closing(open_response(http, url, {}, what)) as response:
+            try:
+                value = read(bounded_body(response, http.timeout_s, what, most), response.url)
+            except ValueError as error:
+                hint = "check the address, and whether a proxy or a login page responds instead"
+                raise Transient("the response is not JSON", hint=hint) from error
+            return Answer(value, response.url, response.headers)
+
+    return http.retries.call(what, ask)
+
+
+def parse_json(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
+    """The result of ``pick`` for the JSON in ``body``. Raises ``ValueError``: it is none."""
+    try:
+        return pick(json.loads(b"".join(body)))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def bounded_body(
+    response: "Response", timeout_s: float, what: str, most: int = ANSWER_CAP, hint: str = "use a subfolder of it"
+) -> Iterator[bytes]:
+    """The body, of at most ``most`` bytes, which comes within ``timeout_s``.
+
+    Raises:
+        TooLarge: it is larger.
+        Transient: it takes longer, is compressed, or broke.
+    """
+    deadline, left = time.monotonic() + timeout_s, most
+    for chunk in response.chunks():
+        left -= len(chunk)
+        if left < 0:
+            raise TooLarge(f"{what}: the response is larger than {most} bytes", hint=hint)
+        if time.monotonic() > deadline:
+            raise Transient(f"{host(response.url)} did not finish its response in {timeout_s:g} s")
+        yield chunk
+
+
+def next_query(headers: Headers) -> str:
+    """The query of the next page, or nothing. The link's host and path are not used: a mirror may send its origin's."""
+    found = re.search(r"<([^<>]{1,8192})>\s*;[^,<]*\brel=\"?next\"?", headers.get("Link", "")[:16_384])
+    query = urlsplit(found[1]).query if found else ""
+    return query if re.fullmatch(r"[!-~]*", query) else ""
 
 
 def get_bytes(
@@ -178,8 +228,9 @@ def get_bytes(
     """
 
     def read(position: int) -> Iterator[bytes]:
-        asked = {**(conditions or {}), **_range_header(position, piece)}
-        with closing(open_response(http, url, asked, what, check)) as response:
+        last = "" if piece.stop is None else piece.stop - 1
+        asked = {} if position == 0 and piece.stop is None else {"Range": f"bytes={position}-{last}"}
+        with closing(open_response(http, url, {**(conditions or {}), **asked}, what, check)) as response:
             if accept is not None:
                 accept(response.headers)
             if response.status == 200 and position >= FAR and piece.stop is not None:
@@ -189,6 +240,50 @@ def get_bytes(
     return http.retries.stream(what, host(url), piece.start, piece.end, read)
 
 
+def _wanted(response: "Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
+    """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
+    body = response.chunks()
+    skip, total = body_offset(response, position, what)
+    if piece.size is not None and total not in (None, piece.size):
+        raise Corrupt(f"{what}: it has {total} bytes now, but {piece.size} were listed", hint=AGAIN)
+    # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
+    surplus_is_normal = response.status == 200 and piece.end not in (total, piece.size)
+    left = None if piece.end is None else piece.end - position
+    yield from trim(body, skip, left, what, exact=not surplus_is_normal)
+
+
+def body_offset(response: "Response", position: int, what: str) -> tuple[int, int | None]:
+    """The bytes of the body before ``position``, and the size of the whole file (None: unknown)."""
+    if response.status == 200:
+        length = response.headers.get("Content-Length", "")
+        return position, int(length) if length.isdecimal() and len(length) < 20 else None
+    shown = response.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", shown.strip(), re.ASCII)
+    if found is None or int(found[1]) != position:
+        raise Corrupt(f"{what}: bytes from {position} were requested, but the server sent others")
+    return 0, None if found[3] == "*" else int(found[3])
+
+
+def trim(chunks: Iterable[bytes], skip: int, left: int | None, what: str, *, exact: bool) -> Iterator[bytes]:
+    """``left`` bytes (None: all) of ``chunks`` after the first ``skip``; unless ``exact``, what follows is left there.
+
+    Raises:
+        Corrupt: more come than ``left``, and they are to be ``exact``.
+    """
+    for chunk in chunks:
+        kept = chunk[skip:]
+        skip = max(0, skip - len(chunk))
+        if left is not None:
+            if len(kept) > left and exact:
+                raise Corrupt(f"{what}: the server sent more bytes than requested", hint=AGAIN)
+            kept = kept[:left]
+            left -= len(kept)
+        if kept:
+            yield kept
+        if left == 0 and not exact:
+            return
+
+
 def open_response(http: Http, url: str, headers: Headers, what: str, check: Check | None = None) -> "Response":
     """An answer of 200 or 206 whose body is still to be read, after at most five redirects.
 
@@ -196,7 +291,7 @@ def open_response(http: Http, url: str, headers: Headers, what: str, check: Chec
     """
     known, until, sender = http.links.get(url, ("", 0.0, ""))
     if known and time.monotonic() < until:
-        response = _ask(http, known, headers, redirect_guard(http, sender, url, known, what))
+        response = _ask(http, known, headers, _redirects(http, sender, url, known, what))
         if response.status in (200, 206):
             return response
         # A link that was handed out may expire at any time: the endpoint gives a fresh one.
@@ -211,16 +306,17 @@ def open_response(http: Http, url: str, headers: Headers, what: str, check: Chec
             response.close()
             raise
         if not location:
-            _remember(http, url, target, sender)
+            if origin(target) != origin(http.endpoint):
+                if len(http.links) >= LINKS_CAP:
+                    http.links.clear()
+                http.links[url] = (target, time.monotonic() + LINK_LIFETIME_S, sender)
             return response
         sender, before = response.peer, target
         response.close()
         target = redirect_target(before, location, what)
-        allowed = redirect_guard(http, sender, before, target, what)
-    raise Unreachable(
-        f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times",
-        hint="check the address (HF_ENDPOINT for the Hub)",
-    )
+        allowed = _redirects(http, sender, before, target, what)
+    reason = f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times"
+    raise Unreachable(reason, hint="check the address (HF_ENDPOINT for the Hub)")
 
 
 def _redirect_of(http: Http, url: str, response: "Response", check: Check | None) -> str:
@@ -239,112 +335,37 @@ def _redirect_of(http: Http, url: str, response: "Response", check: Check | None
     raise StatusError(status, url, response.headers, response.peer)
 
 
-def next_query(headers: Headers) -> str:
-    """The query of the next page, or nothing. The link's host and path are not used: a mirror may send its origin's."""
-    found = re.search(r"<([^<>]{1,8192})>\s*;[^,<]*\brel=\"?next\"?", headers.get("Link", "")[:16_384])
-    query = found[1].partition("?")[2].partition("#")[0] if found else ""
-    return query if re.fullmatch(r"[!-~]*", query) else ""
-
-
-def bounded_body(
-    response: "Response", timeout_s: float, what: str, most: int, hint: str = "use a subfolder of it"
-) -> Iterator[bytes]:
-    """The body, of at most ``most`` bytes, which comes within ``timeout_s``.
+def redirect_target(url: str, location: str, what: str) -> str:
+    """The target of a redirect from ``url``; ``what`` begins the message of an error.
 
     Raises:
-        Refused: it is larger.
-        Transient: it takes longer, is compressed, or broke.
+        Unreachable: to something that is no web address, or that carries a user or password.
+        Refused: from https to http.
     """
-    deadline, left = time.monotonic() + timeout_s, most
-    for chunk in response.chunks():
-        left -= len(chunk)
-        if left < 0:
-            raise Refused(f"{what}: the response is larger than {most} bytes", hint=hint)
-        if time.monotonic() > deadline:
-            raise Transient(f"{host(response.url)} did not finish its response in {timeout_s:g} s")
-        yield chunk
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        usable = parts.scheme in DEFAULT_PORTS and parts.hostname and "@" not in parts.netloc and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or " " in target or not target.isprintable() or len(target) > LONGEST_LINK:
+        reason = f"{what}: {host(url)} redirects to an invalid web address"
+        raise Unreachable(reason, hint="check the address (HF_ENDPOINT for the Hub)")
+    if urlsplit(url).scheme == "https" and parts.scheme == "http":
+        reason = f"{what}: {host(url)} redirects from https to http, at {host(target)}, which is not followed"
+        raise Refused(reason, hint="use the address of an endpoint that stays on https")
+    return target
 
 
-def error_body(response: "Response") -> bytes:
-    """The first 16 KiB of a refusal's body."""
-    text = b""
-    for chunk in response.encoded_chunks():
-        text += chunk
-        if len(text) >= REFUSAL_BYTES:
-            break
-    return text[:REFUSAL_BYTES]
-
-
-def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
-    """A guard that checks each address of ``target``, to which ``url`` at the address ``sender`` redirects."""
+def _redirects(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
+    """Checks each address of ``target``, to which ``url`` at the address ``sender`` redirects."""
     return guard(http.private, sender, f"{what}: {host(url)} redirects to {host(target)}")
 
 
 def _ask(http: Http, url: str, headers: Headers, allowed: Guard | None) -> "Response":
-    from lora_cli.sources.http_transport import send
+    """The answer to one request; the token is only for the origin of the endpoint."""
+    from lora_cli.sources.transport import send
 
-    return send(url, {**headers, **authorization(http, url)}, http.timeout_s, allowed)
-
-
-def authorization(http: Http, url: str) -> Headers:
-    """The header with the token for a request to ``url``; none for another origin than that of the endpoint."""
-    if not http.token or origin(url) != origin(http.endpoint):
-        return {}
-    return {"Authorization": f"{'Basic' if http.basic else 'Bearer'} {http.token}"}
-
-
-def _remember(http: Http, url: str, target: str, sender: str) -> None:
-    if origin(target) == origin(http.endpoint):
-        return
-    if len(http.links) >= LINKS_CAP:
-        http.links.clear()
-    http.links[url] = (target, time.monotonic() + LINK_LIFETIME_S, sender)
-
-
-def _range_header(position: int, piece: Piece) -> Headers:
-    if position == 0 and piece.stop is None:
-        return {}
-    return {"Range": f"bytes={position}-" + (str(piece.stop - 1) if piece.stop is not None else "")}
-
-
-def _wanted(response: "Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
-    """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
-    body = response.chunks()
-    skip, total = body_offset(response, position, what)
-    if piece.size is not None and total not in (None, piece.size):
-        raise Corrupt(f"{what}: it has {total} bytes now, but {piece.size} were listed", hint=AGAIN)
-    # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
-    surplus_is_normal = response.status == 200 and piece.end not in (total, piece.size)
-    yield from trim(body, skip, None if piece.end is None else piece.end - position, what, exact=not surplus_is_normal)
-
-
-def trim(chunks: Iterable[bytes], skip: int, left: int | None, what: str, *, exact: bool) -> Iterator[bytes]:
-    """``left`` bytes (None: all) of ``chunks`` after the first ``skip``; unless ``exact``, what follows is left there.
-
-    Raises:
-        Corrupt: more come than ``left``, and they are to be ``exact``.
-    """
-    for chunk in chunks:
-        kept = chunk[skip:] if skip else chunk
-        skip = max(0, skip - len(chunk))
-        if left is not None:
-            if len(kept) > left and exact:
-                raise Corrupt(f"{what}: the server sent more bytes than requested", hint=AGAIN)
-            kept = kept[:left]
-            left -= len(kept)
-        if kept:
-            yield kept
-        if left == 0 and not exact:
-            return
-
-
-def body_offset(response: "Response", position: int, what: str) -> tuple[int, int | None]:
-    """The bytes of the body before ``position``, and the size of the whole file (None: unknown)."""
-    if response.status == 200:
-        length = response.headers.get("Content-Length", "")
-        return position, int(length) if length.isdecimal() and len(length) < 20 else None
-    shown = response.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", shown.strip(), re.ASCII)
-    if found is None or int(found[1]) != position:
-        raise Corrupt(f"{what}: bytes from {position} were requested, but the server sent others")
-    return 0, None if found[3] == "*" else int(found[3])
+    if http.token and origin(url) == origin(http.endpoint):
+        headers = {**headers, "Authorization": f"{'Basic' if http.basic else 'Bearer'} {http.token}"}
+    return send(url, headers, http.timeout_s, allowed)

@@ -8,8 +8,6 @@ from lora_cli.errors import Refused
 
 MOST_ENTRIES = 10_000
 MOST_TEXT = 2 << 20
-"""How many bytes of memory the names of one listing take at most: of 10 000 files each may have some 160 characters."""
-
 LONGEST_PATH = 1024
 LONGEST_NAME = 255
 # Control characters, surrogates, separators of lines and paragraphs; and what makes a text run the other way.
@@ -18,31 +16,19 @@ _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class ListingBudget:
-    """The entries and bytes that one listing may still have; it is read entry by entry, never as a whole."""
+    """The entries, and bytes of memory for their names, that one listing may still have."""
 
     def __init__(self, what: str, hint: str) -> None:
         """``what`` begins the message of an error, and ``hint`` says what to name instead."""
-        self._what, self._hint = what, hint
-        self._entries, self._text = MOST_ENTRIES, MOST_TEXT
-
-    def copy(self) -> "ListingBudget":
-        """A copy, for a page that may be requested again."""
-        budget = ListingBudget(self._what, self._hint)
-        budget._entries, budget._text = self._entries, self._text
-        return budget
+        self._what, self._hint, self._entries, self._text = what, hint, MOST_ENTRIES, MOST_TEXT
 
     def take(self, *names: str) -> None:
-        """Count one more entry, and the text that is kept of it.
-
-        Raises:
-            Refused: the listing is too long.
-        """
+        """Count one more entry, and the text that is kept of it. Raises ``Refused`` if the listing is too long."""
         self._entries -= 1
         self._text -= sum(map(sys.getsizeof, names))
-        if self._entries < 0:
-            raise Refused(f"{self._what}: its listing has over {MOST_ENTRIES} entries", hint=self._hint)
-        if self._text < 0:
-            raise Refused(f"{self._what}: its listing is over {MOST_TEXT} bytes long", hint=self._hint)
+        if self._entries < 0 or self._text < 0:
+            limit = f"has over {MOST_ENTRIES} entries" if self._entries < 0 else f"is over {MOST_TEXT} bytes long"
+            raise Refused(f"{self._what}: its listing {limit}", hint=self._hint)
 
 
 def check_listed(paths: Iterable[str], what: str) -> None:
@@ -68,7 +54,17 @@ def check_listed(paths: Iterable[str], what: str) -> None:
 
 def check_path(path: str, what: str) -> None:
     """Refuses one path that could not be written below a folder; raises as ``check_listed``."""
-    if wrong := _wrong_with(path):
+    parts = path.split("/")
+    sizes = [len(part.encode(errors="surrogatepass")) for part in parts]
+    faults = (
+        (path.startswith("/"), "is absolute"),
+        (".." in parts, "leads outside the adapter"),
+        (not {"", "."}.isdisjoint(parts), "has an empty segment"),
+        ("\\" in path, "contains a backslash"),
+        (sum(sizes) + len(parts) - 1 > LONGEST_PATH or max(sizes) > LONGEST_NAME, "is too long"),
+        (any(letter in _BIDI or category(letter) in _UNFIT for letter in path), "contains control characters"),
+    )
+    if wrong := next((fault for there, fault in faults if there), ""):
         raise _refused(what, path, wrong)
 
 
@@ -76,25 +72,3 @@ def _refused(what: str, path: str, wrong: str) -> Refused:
     shown = ascii(path) if len(path) <= 200 else ascii(path[:200]) + "…"
     hint = "nothing was read; the owner of the repository, bucket or mirror must fix it"
     return Refused(f"{what}: the listed path {shown} {wrong}", hint=hint)
-
-
-def _wrong_with(path: str) -> str:
-    """Why a path cannot be written below a folder; empty if it can."""
-    parts = path.split("/")
-    size = len(path.encode(errors="surrogatepass"))
-    longest = max(len(part.encode(errors="surrogatepass")) for part in parts)
-    faults = (
-        (path.startswith("/"), "is absolute"),
-        (".." in parts, "leads outside the adapter"),
-        (not {"", "."}.isdisjoint(parts), "has an empty segment"),
-        ("\\" in path, "contains a backslash"),
-        (size > LONGEST_PATH or longest > LONGEST_NAME, "is too long"),
-        (_has_unfit(path), "contains control characters"),
-    )
-    return next((fault for there, fault in faults if there), "")
-
-
-def _has_unfit(path: str) -> bool:
-    if path.isascii():
-        return not path.isprintable()
-    return any(character in _BIDI or category(character) in _UNFIT for character in path)

@@ -112,7 +112,7 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
     if ref.scheme in {"https", "http"}:
         return f"{ref.scheme}://{ref.location.partition('/')[0]}"
     if ref.scheme == "oci":
-        from lora_cli.sources.oci_registry import registry_endpoint
+        from lora_cli.sources.oci import registry_endpoint
 
         return registry_endpoint(ref.location)
     return ""

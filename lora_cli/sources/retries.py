@@ -6,7 +6,9 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from lora_cli.core.log import logger
@@ -21,24 +23,19 @@ T = TypeVar("T")
 log = logger(__name__)
 
 
+@dataclass(eq=False)
 class Transient(Exception):
-    """A failure that may be gone at the next try: ``wait_s`` is how long the server asks to wait (None: unknown).
+    """A failure that may be gone at the next try. ``wait_s`` is how long the server asks to wait (None: unknown).
 
-    ``final`` failures are of the network too, but no second try will fix them. ``slow`` ones brought bytes, and so few
-    that this is no progress.
+    A ``final`` one is not tried again. A ``slow`` one brought bytes, and so few that this is no progress.
     """
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        hint: str = "try again later",
-        wait_s: float | None = None,
-        final: bool = False,
-        slow: bool = False,
-    ) -> None:
-        super().__init__(reason)
-        self.reason, self.hint, self.wait_s, self.final, self.slow = reason, hint, wait_s, final, slow
+    reason: str
+    _: KW_ONLY
+    hint: str = "try again later"
+    wait_s: float | None = None
+    final: bool = False
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +46,7 @@ class Retries:
     pause: Callable[[float], None] = time.sleep
 
     def call(self, what: str, attempt: Callable[[], T]) -> T:
-        """The result of ``attempt``, which is called again after a ``Transient``. ``what`` begins the error message.
-
-        Raises:
-            Unreachable: the retries are used up, or no other try would help.
-        """
+        """The result of ``attempt``, called again after a ``Transient``. Raises ``Unreachable``: ``what`` begins it."""
         failures = 0
         while True:
             try:
@@ -65,11 +58,7 @@ class Retries:
     def stream(
         self, what: str, server: str, start: int, end: int | None, read: Callable[[int], Iterator[bytes]]
     ) -> Iterator[bytes]:
-        """Bytes ``start`` to ``end`` (None: to the end), resumed where a stream broke: ``read`` begins at a position.
-
-        Raises:
-            Unreachable: the retries are used up without progress, or no other try would help.
-        """
+        """Bytes ``start`` to ``end`` (None: all), resumed by ``read`` where they broke off; raises as ``call``."""
         failures, slow = 0, 0
         while end is None or start < end:
             try:
@@ -85,15 +74,30 @@ class Retries:
             self._wait(what, failure, failures)
 
     def _wait(self, what: str, failure: Transient, failures: int) -> None:
-        """Waits before the next try. Raises ``Unreachable`` if there is none."""
         wait_s = backoff_s(failures, failure.wait_s)
-        if failures > self.count or failure.final or wait_s is None:
+        if failures > self.count or failure.final or wait_s > LONGEST_WAIT_S:
             tries = f" (tried {failures} times)" if failures > 1 else ""
             kind = TooSlow if failure.slow else Unreachable
             raise kind(f"{what}: {failure.reason}{tries}", hint=failure.hint) from failure
         level = logging.WARNING if wait_s > 5 else logging.INFO
         log.log(level, "%s: %s; next try in %.1f s", what, failure.reason, wait_s)
         self.pause(wait_s)
+
+
+def enforce_min_throughput(body: Iterator[bytes], server: str, timeout_s: float) -> Iterator[bytes]:
+    """``body`` as it comes from ``server``. Raises ``Transient``: it brought less than 1 KiB/s over ``timeout_s``."""
+    waited_s, received = 0.0, 0
+    while True:
+        began = time.monotonic()
+        if (chunk := next(body, None)) is None:
+            return
+        # Only time spent waiting for the server counts: the reader may take as long as it likes.
+        waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
+        if waited_s >= timeout_s:
+            if received < SLOWEST_BYTES_PER_S * waited_s:
+                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s", slow=True)
+            waited_s, received = 0.0, 0
+        yield chunk
 
 
 def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transient:
@@ -106,6 +110,30 @@ def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transie
     return Transient(f"{server} limits the rate of requests (429){asks}", hint=hint, wait_s=wait_s)
 
 
+def requested_wait_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait: the longer of ``RateLimit: …;t=`` and ``Retry-After``; None if neither.
+
+    ``RateLimit`` is draft-ietf-httpapi-ratelimit-headers-09; ``Retry-After`` holds seconds or an HTTP date (RFC 9110).
+    """
+    after = headers.get("Retry-After", "").strip()[:100]
+    asked = re.findall(r";\s*t\s*=\s*(\d{1,9})\b", headers.get("RateLimit", "")[:1000], re.ASCII)[:1]
+    waits = [float(text) for text in [*asked, after] if re.fullmatch(r"\d{1,9}", text, re.ASCII)]
+    with suppress(ValueError, OverflowError):
+        waits.append(max(0.0, parsedate_to_datetime(after).timestamp() - time.time()))
+    return max(waits, default=None)
+
+
+def backoff_s(failures: int, asked_s: float | None) -> float:
+    """Seconds to wait after so many failures in a row: 0.5, doubled up to 8, halved by chance; or what a server asks.
+
+    Up to a tenth is added to that, so that forty waiting processes do not come back in the same instant.
+    """
+    chance = random.random()  # noqa: S311 - spreads load, keeps no secret
+    if asked_s:
+        return asked_s + chance * (0.2 + 0.1 * asked_s)
+    return float(min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * chance))
+
+
 def is_unknown_host(error: BaseException | None) -> bool:
     """Whether DNS does not know the host's name, which another try would not change; a DNS that is down may recover."""
     while error is not None and not isinstance(error, socket.gaierror):
@@ -116,67 +144,3 @@ def is_unknown_host(error: BaseException | None) -> bool:
 def printable(text: str) -> str:
     """At most 200 characters of what a server wrote, without anything that a terminal would obey."""
     return "".join(character if character.isprintable() else " " for character in text[:200]).strip()
-
-
-def requested_wait_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait: the longer of ``RateLimit: …;t=`` and ``Retry-After``; None if neither.
-
-    ``RateLimit`` is draft-ietf-httpapi-ratelimit-headers-09; ``Retry-After`` holds seconds or an HTTP date (RFC 9110).
-    """
-    asked = []
-    if found := re.search(r";\s*t\s*=\s*(\d{1,9})\b", headers.get("RateLimit", "")[:1000], re.ASCII):
-        asked.append(float(found[1]))
-    after = headers.get("Retry-After", "").strip()[:100]
-    if re.fullmatch(r"\d{1,9}", after, re.ASCII):
-        asked.append(float(after))
-    elif after:
-        asked.extend(_until(after))
-    return max(asked, default=None)
-
-
-def _until(date: str) -> list[float]:
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return [max(0.0, parsedate_to_datetime(date).timestamp() - time.time())]
-    except (ValueError, OverflowError):
-        return []
-
-
-def backoff_s(failures: int, asked_s: float | None) -> float | None:
-    """Seconds to wait after so many failures in a row; None when the server asks for longer than is sensible.
-
-    Without a wish of the server: 0.5 s, doubled up to 8 s, halved by chance. With one: all of it and up to a tenth
-    more, so that forty waiting processes do not come back in the same instant.
-    """
-    chance = random.random()  # noqa: S311 - spreads load, keeps no secret
-    if asked_s is not None and asked_s > LONGEST_WAIT_S:
-        return None
-    if asked_s:
-        return asked_s + chance * (0.2 + 0.1 * asked_s)
-    return float(min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * chance))
-
-
-def enforce_min_throughput(
-    body: Iterator[bytes], server: str, timeout_s: float, broken: Callable[[], bool] = lambda: False
-) -> Iterator[bytes]:
-    """``body`` as it comes from ``server``, as long as it does not trickle.
-
-    A chunk that came late because the body is ``broken`` after it says nothing of the server's pace.
-
-    Raises:
-        Transient: it brought less than 1 KiB/s over ``timeout_s``.
-    """
-    waited_s, received = 0.0, 0
-    while True:
-        began = time.monotonic()
-        chunk = next(body, None)
-        if chunk is None:
-            return
-        # Only time spent waiting for the server counts: the reader may take as long as it likes.
-        waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
-        if waited_s >= timeout_s and not broken():
-            if received < SLOWEST_BYTES_PER_S * waited_s:
-                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s", slow=True)
-            waited_s, received = 0.0, 0
-        yield chunk

@@ -85,6 +85,8 @@ def publish_snapshot(
         finally:
             shutil.rmtree(building, ignore_errors=True)
     if not renamed and not _is_sound_snapshot(target, files):
+        if not target.exists():
+            raise LostBlob(digest)  # removed meanwhile
         raise Corrupt(f"{target} is corrupt and cannot be replaced", hint="remove it by hand")
     return snapshot
 

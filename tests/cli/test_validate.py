@@ -89,9 +89,9 @@ def test_m3_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
             entries = yaml.safe_load(capsys.readouterr().out)["adapters"]
             found[2] += "/checkpoint-latest"
             assert [(one["name"], one["source"]) for one in entries] == list(zip(["b", "a", "run"], found, strict=True))
-        listings = hub.count("/tree/")
+        listings = hub.count("/api/models/")
         assert validated(capsys, "hf://acme/team/b") == ["hf://acme/team/b"]
-        assert hub.count("/tree/") == listings + 1
+        assert hub.count("/api/models/") == listings + 1
         assert main(["fetch", "acme/team"]) == 1
     assert "it has 3 adapters, in b, in/a, run: use hf://acme/team/b" in " ".join(capsys.readouterr().err.split())
 

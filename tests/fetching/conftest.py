@@ -1,18 +1,39 @@
-"""The places that the tests of faults are run at, and where others fetch."""
+"""A desk to ask at, and the places that the tests of faults are run at."""
 
-from tests.fetching.desk import desk
-from tests.fetching.places import at_az, at_gs, at_https, at_hub, at_oci, at_rclone, at_s3, at_sftp, patience, patient
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = [
-    "at_az",
-    "at_gs",
-    "at_https",
-    "at_hub",
-    "at_oci",
-    "at_rclone",
-    "at_s3",
-    "at_sftp",
-    "desk",
-    "patience",
-    "patient",
-]
+import pytest
+
+from lora_cli.settings import Settings
+from lora_cli.sources import retries
+from tests.fetching.desk import Desk
+from tests.fetching.places import FILES, PLACES, Place
+from tests.hub_server import Hub
+from tests.sources.raw_servers import forget_environment
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as running:
+        yield running
+
+
+@pytest.fixture
+def desk(tmp_path: Path, hub: Hub) -> Desk:
+    return Desk(tmp_path, hub)
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """Each remote source, or those that a test names, with ``FILES`` there; pauses between tries are short."""
+    monkeypatch.setattr(retries, "LONGEST_BACKOFF_S", 0.02)
+    settings = Settings(tmp_path / "cache", timeout_s=5, retries=2, keep_free=0)
+    with contextmanager(PLACES[request.param])(request, settings) as place:
+        for name, value in place.environ.items():
+            monkeypatch.setenv(name, value)
+        forget_environment()
+        place.write(FILES)
+        yield place
+    forget_environment()

@@ -1,11 +1,11 @@
 """The downloader: whatever order and shape bytes come in, what is kept is what was promised."""
 
 import os
+import resource
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,15 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
 from lora_cli.fetching import readers
 from lora_cli.fetching.download import download, partial_key
 from lora_cli.fetching.pipeline import Progress
 from lora_cli.store import Store
 from lora_cli.store.partials import open_partial
-from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job_of, partials
-from tests.fetching.scripted import REF, Scripted
+from tests.fetching.desk import CONFIG, MIB, REF, WEIGHTS, Scripted, context_of, downloaded, job_of, partials
 from tests.store.keeping import tree
 
 
@@ -125,7 +124,7 @@ def test_no_more_than_the_jobs_are_in_flight_for_all_adapters_together(tmp_path:
             under_way.remove(file.path)
 
     def one(number: int) -> None:
-        source = Watched({WEIGHTS: os.urandom(1000 if number % 4 else 3 * MIB), "adapter_config.json": b"%d" % number})
+        source = Watched({WEIGHTS: os.urandom(1000 if number % 4 else 3 * MIB), CONFIG: b"%d" % number})
         done.append(len(download(job_of(source, context), context)))
 
     with context_of(tmp_path, jobs=2) as context:
@@ -135,17 +134,6 @@ def test_no_more_than_the_jobs_are_in_flight_for_all_adapters_together(tmp_path:
         for thread in threads:
             thread.join(30)
     assert (done, max(most)) == ([2] * 16, 2)
-
-
-def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: b"weights"}, digests=False)
-    with context_of(tmp_path) as context:
-        job = job_of(source, context)
-        blobs = download(job, context)
-        assert download(replace(job, known=blobs), context) == blobs
-        assert len(source.reads) == 1
-        assert download(replace(job, known={WEIGHTS: Blob("9e" * 32, 7)}), context) == blobs
-    assert len(source.reads) == 2
 
 
 class Counting(Progress):
@@ -168,10 +156,10 @@ def test_wrong_bytes_are_fetched_again_and_counted_once(tmp_path: Path) -> None:
 
 
 def test_bytes_that_stay_wrong_are_refused_and_the_other_files_kept(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: b"promised", "adapter_config.json": b"{}"}, served={WEIGHTS: b"PROMISED"})
+    source = Scripted({WEIGHTS: b"promised", CONFIG: b"{}"}, served={WEIGHTS: b"PROMISED"})
     with pytest.raises(Corrupt, match=r"expected sha256 .*, received"):
         downloaded(source, tmp_path, retries=5)
-    assert sorted(path for path, _, _ in source.reads) == ["adapter_config.json", *[WEIGHTS] * 3]
+    assert sorted(path for path, _, _ in source.reads) == [CONFIG, *[WEIGHTS] * 3]
     assert partials(tmp_path) == []
     assert len([path for path in tree(tmp_path) if path.startswith("blobs")]) == 1
 
@@ -197,7 +185,7 @@ class Generous(Scripted):
 
 
 HELLO = "ce013625030ba8dba906f756967f9e9ca394464a"  # printf 'hello\n' | git hash-object --stdin
-KEPT_WORD: dict[str, tuple[Scripted, RemoteFile, type[LoraCliError], str]] = {
+HELD: dict[str, tuple[Scripted, RemoteFile, type[LoraCliError], str]] = {
     "the git blob id": (Scripted({"a": b"jello\n"}), RemoteFile("a", 6, git_sha1=HELLO), Corrupt, "expected git blob"),
     "the size": (Generous({"a": bytes(1000)}), RemoteFile("a", 1000), Corrupt, "more bytes"),
     "the end": (Scripted({"a": bytes(900)}), RemoteFile("a", 1000), Unreachable, "ends at byte 900"),
@@ -205,18 +193,26 @@ KEPT_WORD: dict[str, tuple[Scripted, RemoteFile, type[LoraCliError], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", KEPT_WORD)
+@pytest.mark.parametrize("what", HELD)
 def test_an_origin_is_held_to_its_word(tmp_path: Path, what: str) -> None:
-    source, file, error, message = KEPT_WORD[what]
+    source, file, error, message = HELD[what]
     with context_of(tmp_path, retries=0, max_bytes=1000) as context, pytest.raises(error, match=message):
         download(job_of(source, context, file), context)
     assert not (tmp_path / "blobs").exists()
 
 
-def test_a_git_blob_id_that_fits_is_enough(tmp_path: Path) -> None:
-    source = Scripted({"README.md": b"hello\n"})
-    with context_of(tmp_path) as context:
-        assert (
-            download(job_of(source, context, RemoteFile("README.md", 6, git_sha1=HELLO)), context)["README.md"].size
-            == 6
-        )
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_two_hundred_files_need_few_descriptors_and_none_is_left_open(tmp_path: Path) -> None:
+    source = Scripted({f"{number}.json": b"%d" % number for number in range(200)})
+    before, (soft, hard) = descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, before + 100), hard))
+    try:
+        assert downloaded(source, tmp_path) == dict(source.files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with pytest.raises(Corrupt):
+        downloaded(Scripted({"a": b"one", "b": b"two"}, served={"a": b"eno"}), tmp_path)
+    assert descriptors() == before

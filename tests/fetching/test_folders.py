@@ -1,15 +1,31 @@
-"""Folders in the cache: copied once, and an edit in place, of theirs or ours, is noticed."""
+"""Folders on this machine: shared with the cache or copied, never linked; an edit, there or here, is noticed."""
 
+import errno
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from lora_cli.errors import FormatError
-from lora_cli.store.verify import verify
-from tests.fetching.desk import FILES, WEIGHTS, Desk
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Corrupt
+from lora_cli.settings import Settings
+from lora_cli.sources.local import LocalSource
+from lora_cli.store import Store
+from tests.bringing import fetch
+from tests.fetching.desk import BYTES, CONFIG, WEIGHTS, Desk, content
 from tests.making import write_adapter
 from tests.store.keeping import edit_in_place
+
+
+class Unread(LocalSource):
+    """A folder whose bytes nobody may ask for."""
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        raise AssertionError(file.path)
 
 
 @pytest.fixture
@@ -17,43 +33,64 @@ def adapter(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "adapter")
 
 
-def test_a_folder_is_copied_in_and_read_no_second_time(desk: Desk, adapter: Path) -> None:
-    found = desk.bring(str(adapter))
-    assert not found.cached
-    assert (found.snapshot.directory / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
-    assert not (found.snapshot.directory / WEIGHTS).samefile(adapter / WEIGHTS)
-    assert desk.bring(str(adapter)).cached
+def copied(adapter: Path, source: LocalSource) -> None:
+    """A fetch of it has its bytes in files of its own."""
+    settings = Settings(adapter.parent / "cache", retries=0)
+    found = fetch(AdapterRef("file", str(adapter)), source, Store(settings.cache_dir), settings)
+    for path in (CONFIG, WEIGHTS):
+        assert (found.directory / path).read_bytes() == (adapter / path).read_bytes()
+        assert not (found.directory / path).samefile(adapter / path)
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_what_can_be_shared_is_never_read_through_the_source_and_hashed_all_the_same(
+    desk: Desk, adapter: Path, changes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(target: int, request: int, source: int) -> int:
+        assert request == 0x40049409
+        if changes and os.fstat(source).st_ino == (adapter / WEIGHTS).stat().st_ino:
+            (adapter / WEIGHTS).write_bytes(b"other")
+        os.copy_file_range(source, target, os.fstat(source).st_size, 0, 0)
+        return 0
+
+    monkeypatch.setattr(fcntl, "ioctl", share)
+    if changes:
+        with pytest.raises(Corrupt, match="changed while it was read"):
+            copied(adapter, Unread())
+        assert not desk.store.snapshots.exists()
+    else:
+        copied(adapter, Unread())
+    assert desk.is_sound
+
+
+@pytest.mark.parametrize("number", [0, errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY])
+def test_what_cannot_be_shared_is_copied_never_linked_and_the_folder_is_listed_once(
+    adapter: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if number:
+        monkeypatch.setattr(fcntl, "ioctl", Mock(side_effect=OSError(number, os.strerror(number))))
+    resolve = Mock(side_effect=(source := LocalSource()).resolve)
+    monkeypatch.setattr(source, "resolve", resolve)
+    copied(adapter, source)
+    resolve.assert_called_once()
 
 
 def test_an_edit_in_place_of_a_folder_makes_a_new_snapshot_and_leaves_the_old_one(desk: Desk, adapter: Path) -> None:
     first = desk.bring(str(adapter))
+    assert desk.bring(str(adapter)).cached
     weights = (adapter / WEIGHTS).read_bytes()
     edit_in_place(adapter / WEIGHTS, at=len(weights) - 1)
     second = desk.bring(str(adapter))
     assert second.snapshot.digest != first.snapshot.digest
-    assert (first.snapshot.directory / WEIGHTS).read_bytes() == weights
-    assert (second.snapshot.directory / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
+    assert content(first)[WEIGHTS] == weights
+    assert content(second)[WEIGHTS] == (adapter / WEIGHTS).read_bytes()
 
 
-def test_an_edit_in_place_of_the_cache_is_noticed_and_mended(desk: Desk) -> None:
-    found = desk.bring("org/sql")
+def test_an_edit_in_place_of_the_cache_is_told_and_mended(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    found = desk.bring()
     edit_in_place(found.snapshot.directory / WEIGHTS)
     again = desk.bring(f"org/sql@{found.revision}")
+    assert "the cached file was corrupt and was removed" in caplog.text
     assert not again.cached
-    assert (again.snapshot.directory / WEIGHTS).read_bytes() == FILES[WEIGHTS]
-    assert not any(one.problem for one in verify(desk.store))
-
-
-def test_a_folder_with_a_fifo_for_weights_is_refused_at_once(desk: Desk, adapter: Path) -> None:
-    (adapter / WEIGHTS).unlink()
-    os.mkfifo(adapter / WEIGHTS)
-    with pytest.raises(FormatError, match="is a FIFO"):
-        desk.bring(str(adapter))
-
-
-def test_a_link_that_leads_out_of_a_folder_is_refused(desk: Desk, adapter: Path, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(b"secret")
-    (adapter / "README.md").symlink_to(tmp_path / "secret")
-    with pytest.raises(FormatError, match="outside its folder"):
-        desk.bring(str(adapter))
-    assert not desk.store.snapshots.exists()
+    assert content(again) == BYTES
+    assert desk.is_sound

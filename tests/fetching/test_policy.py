@@ -11,34 +11,26 @@ import pytest
 import yaml
 
 from lora_cli.core.reference import parse
-from lora_cli.core.request import Request
+from lora_cli.core.request import Request, Selection
 from lora_cli.documents.policy import Policy, load_policy
-from lora_cli.errors import LoraCliError, Refused, UsageError
+from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching import gate
-from lora_cli.fetching.pipeline import Fetched
 from lora_cli.reading.manifest import read_policy
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources
-from lora_cli.store import Store
-from tests.bringing import bring
-from tests.conftest import ROOT
+from tests.fetching.desk import Desk
 from tests.making import write_adapter
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 COMMIT = "0e9e" * 10
-FILES = {
-    "adapter_config.json": b'{"peft_type": "LORA"}',
-    "adapter_model.safetensors": bytes(range(256)) * 500,
-    "README.md": b"# SQL\n",
-}
+SETTINGS = Settings(Path("/nowhere"))
 
 
-def allowed(text: str, *policies: str, settings: Settings | None = None) -> str:
+def allowed(text: str, *policies: str, settings: Settings = SETTINGS, sha256: str | None = None) -> str:
     """The rule that forbids ``text``, or "" when all ``policies`` allow it; "usage" when it is no reference at all."""
     read = tuple(load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{one}\n", "p.yaml") for one in policies)
-    settings = replace(settings or Settings(Path("/nowhere")), policies=read)
     try:
-        gate.refuse(Request("", parse(text, is_path=os.path.lexists)), settings)
+        ref = parse(text, is_path=os.path.lexists)
+        gate.refuse(Request("", ref, sha256), replace(settings, policies=settings.policies + read))
     except Refused as error:
         return error.message.partition("policy ")[2].partition(":")[0] or error.message
     except UsageError:
@@ -96,14 +88,10 @@ def test_what_is_not_allowed_is_not_made_to_look_so(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "fsspec+sftp://files.example/evil/x",
-        "fsspec+sftp://me@FILES.example/evil/x",
-        "fsspec+ssh://files.example//evil/x",
-    ],
+    "text", ["sftp://files.example/evil/x", "sftp://me@FILES.example/evil/x", "ssh://files.example//evil/x"]
 )
 def test_another_machine_is_the_same_whoever_logs_in(text: str) -> None:
+    text = f"fsspec+{text}"
     assert allowed(text, "deny_sources: ['fsspec+sftp://files.example/evil/*']") == "deny_sources"
     assert allowed(text, "deny_sources: ['fsspec+ssh://you@files.example/evil/*']") == "deny_sources"
     assert allowed(text, "allow_sources: ['fsspec+sftp://files.example/evil/*']") == ""
@@ -111,7 +99,7 @@ def test_another_machine_is_the_same_whoever_logs_in(text: str) -> None:
 
 
 def test_a_page_of_the_hubs_own_endpoint_is_its_repository() -> None:
-    settings = Settings(Path("/nowhere"), hub_endpoint="https://mirror.acme.internal/hub")
+    settings = replace(SETTINGS, hub_endpoint="https://mirror.acme.internal/hub")
     for path in ("evil/sql", "evil/sql/resolve/main/adapter_config.json"):
         text = f"https://Mirror.acme.internal/hub/{path}"
         assert "address of the Hub" in allowed(text, "deny_sources: ['hf://evil/*']", settings=settings)
@@ -138,60 +126,46 @@ def test_a_link_is_judged_by_its_name_and_by_where_it_leads(tmp_path: Path) -> N
     assert allowed(str(good / "sql"), f"deny_sources: ['{tmp_path}/mount/*']") == "deny_sources"
 
 
-def test_two_policies_hold_both() -> None:
-    wide, narrow = "allow_sources: ['hf://*']\nmax_bytes: 5GiB", "allow_sources: ['hf://acme/*']\nmax_bytes: 1GiB"
-    assert allowed("acme/sql", wide, narrow) == ""
-    assert allowed("other/sql", wide, narrow) == "allow_sources"
-    assert allowed("other/sql", narrow, wide) == "allow_sources"
-    assert allowed("other/sql", wide) == ""
-
-
 def test_the_production_example_is_what_it_says() -> None:
     policy = read_policy(MANIFESTS / "policy.yaml")
     schema = json.loads((MANIFESTS / "schemas" / "policy.schema.json").read_text())
     jsonschema.validate(yaml.safe_load((MANIFESTS / "policy.yaml").read_text()), schema)
-    settings = Settings(Path("/nowhere"), policies=(policy,))
-
-    def rule(text: str, sha256: str | None = None) -> str:
-        try:
-            gate.refuse(Request("", parse(text, is_path=os.path.lexists), sha256), settings)
-        except Refused as error:
-            return error.message.partition("policy ")[2].partition(":")[0]
-        return ""
-
-    assert rule(f"hf://acme/sql@{COMMIT}") == ""
-    assert rule("hf://acme/sql") == "require_pinned"
-    assert rule("hf://acme/sql", "a" * 64) == ""
-    assert rule(f"hf://acme/playground-x@{COMMIT}") == "deny_sources"
-    assert rule(f"hf://other/sql@{COMMIT}") == "allow_sources"
-    assert rule("/srv/adapters/sql", "a" * 64) == ""
+    production = replace(SETTINGS, policies=(policy,))
+    for text, sha256, rule in (
+        (f"hf://acme/sql@{COMMIT}", None, ""),
+        ("hf://acme/sql", None, "require_pinned"),
+        ("hf://acme/sql", "a" * 64, ""),
+        (f"hf://acme/playground-x@{COMMIT}", None, "deny_sources"),
+        (f"hf://other/sql@{COMMIT}", None, "allow_sources"),
+        ("/srv/adapters/sql", "a" * 64, ""),
+    ):
+        assert allowed(text, settings=production, sha256=sha256) == rule
     assert policy.allow_private_redirects is False
     assert policy.max_bytes == 2 << 30
 
 
-def test_pickled_weights_must_be_named_by_the_policy(tmp_path: Path) -> None:
-    from lora_cli.core.request import Selection
-
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "adapter_config.json").write_bytes(b"{}")
-    (tmp_path / "a" / "adapter_model.bin").write_bytes(b"pickled")
-    ref = parse(str(tmp_path / "a"), is_path=os.path.lexists)
-
-    def fetched(*policies: Policy, allow: bool = True) -> Fetched | LoraCliError:
-        settings = Settings(tmp_path / "cache", policies=policies)
-        selection = Selection(allow_pickle=allow)
-        try:
-            return bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings, selection=selection)
-        except LoraCliError as error:
-            return error
-
-    assert isinstance(fetched(), Fetched)
-    assert isinstance(fetched(Policy(allow_formats=("pickle",))), Fetched)
-    for refused in (fetched(Policy(max_bytes=10**9)), fetched(Policy(allow_formats=("safetensors",)))):
-        assert isinstance(refused, Refused)
-        assert "policy allow_formats" in refused.message
-    for few in (fetched(Policy(allow_formats=("pickle",)), allow=False), fetched(allow=False)):
-        assert isinstance(few, Refused)
-        assert "--allow-pickle" in few.hint
-    said = "Missing: all but pickle. A pickle also needs --allow-pickle; without a policy, only --allow-pickle."
-    assert said in (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("policies", "allow_pickle", "said"),
+    [
+        ((), True, ""),
+        ((Policy(allow_formats=("pickle",)),), True, ""),
+        ((Policy(max_bytes=10**9),), True, "policy allow_formats"),
+        ((Policy(allow_formats=("safetensors",)),), True, "policy allow_formats"),
+        ((Policy(allow_formats=("pickle",)),), False, "--allow-pickle"),
+        ((), False, "--allow-pickle"),
+    ],
+)
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_pickled_weights_must_be_allowed_and_named_by_the_policy(
+    desk: Desk, policies: tuple[Policy, ...], allow_pickle: bool, said: str, is_cached: bool
+) -> None:
+    commit = desk.hub.add("org/old", {"adapter_config.json": b"{}", "adapter_model.bin": b"pickled"})
+    ref, selection = f"org/old@{commit}", Selection(allow_pickle=allow_pickle)
+    if is_cached:
+        desk.bring(ref, Selection(allow_pickle=True))
+    if not said:
+        assert desk.bring(ref, selection, policies=policies).cached == is_cached
+        return
+    with pytest.raises(Refused) as caught:
+        desk.bring(ref, selection, policies=policies)
+    assert said in f"{caught.value.message} {caught.value.hint}"

@@ -1,33 +1,27 @@
 """How many modules of ours a fetch goes through: those of which a function is called, beyond what an import calls."""
 
-import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hub_server import Hub
+from tests.fetching.desk import Desk
 
-FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
-MODULES = {"cached": 38, "cold": 52}
-"""The most modules that a pinned adapter which is cached goes through, and one of the Hub into an empty cache."""
+MODULES = {"org/sql": 52, "org/sql@{}": 38}
+"""The most modules that an adapter of the Hub into an empty cache goes through, and a pinned one that is cached."""
 
 COUNTED = """
-import inspect, json, sys, threading
+import inspect, sys, threading
 from pathlib import Path
 
-called = {}
+called = set()
 
 def note(frame, event, _):
     code, module = frame.f_code, frame.f_globals.get("__name__", "")
-    if event != "call" or not module.startswith("lora_cli") or code.co_filename == "<string>":
-        return
-    is_function = code.co_flags & inspect.CO_NEWLOCALS
-    if is_function and code.co_qualname not in called.get(module, ()) and not is_imported(frame):
-        called.setdefault(module, []).append(code.co_qualname)
+    is_function = event == "call" and code.co_flags & inspect.CO_NEWLOCALS and code.co_filename != "<string>"
+    if module.startswith("lora_cli") and module not in called and is_function and not is_imported(frame):
+        called.add(module)
 
 def is_imported(frame):
     while frame := frame.f_back:
@@ -42,28 +36,14 @@ try:
     run()
 finally:
     sys.setprofile(None)
-    Path("called.json").write_text(json.dumps(called))
+    Path("called").write_text("\\n".join(sorted(called)))
 """
 
 
-@pytest.fixture
-def pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A reference with its commit."""
+def test_a_fetch_goes_through_few_modules(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with Hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("LORA_CLI_CACHE_DIR", "cache")
-        yield f"org/sql@{hub.add('org/sql', FILES)}"
-
-
-def called(*words: str) -> dict[str, list[str]]:
-    """The functions that a command line calls, by module."""
-    subprocess.run([sys.executable, "-c", COUNTED, *words], env={**os.environ}, check=True)
-    found: dict[str, list[str]] = json.loads(Path("called.json").read_text())
-    return found
-
-
-def test_a_fetch_goes_through_few_modules(pinned: str) -> None:
-    for name, ref in (("cold", "org/sql"), ("cached", pinned)):
-        found = called("fetch", ref)
-        assert len(found) <= MODULES[name], "\n".join(sorted(found))
+    monkeypatch.setenv("HF_ENDPOINT", desk.hub.endpoint)
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", "cache")
+    for ref, most in MODULES.items():
+        subprocess.run([sys.executable, "-c", COUNTED, "fetch", ref.format(desk.commit)], check=True)
+        assert len((called := Path("called").read_text()).split()) <= most, called

@@ -17,7 +17,6 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.store.materialize import MARK_FILE
-from tests.hub_content import Content
 from tests.hub_server import Hub
 from tests.making import REMOVE, base_config, llama_modules, write_adapter
 from tests.store.keeping import tree
@@ -48,11 +47,11 @@ MACHINE = ("unshare", "-rmpu", "--fork")
 
 def work(who: str, pinned: str) -> None:
     """Runs command lines until it is over, each in a copy of this process; the first that goes wrong ends it."""
-    (commands, is_killed), chance = WORKS[who], random.Random()
+    commands, is_killed = WORKS[who]
     out, err, printed, done = (Path(f"{who}.{name}") for name in ("out", "err", "printed", "done"))
     assert run(["fetch", "org/a0", "--cache-dir", f"{who}.cache", "--publish", f"{who}.published"]) == 0
     while not Path("over").exists():
-        words = chance.choice(commands).replace("PINNED", chance.choice(pinned.split())).split()
+        words = random.choice(commands).replace("PINNED", random.choice(pinned.split())).split()
         with out.open("w") as one, err.open("w") as two:
             pid = os.fork()
             if pid == 0:
@@ -61,7 +60,7 @@ def work(who: str, pinned: str) -> None:
                 os.dup2(two.fileno(), 2)
                 os._exit(run(words))
         if is_killed:
-            time.sleep(chance.expovariate(4))
+            time.sleep(random.expovariate(4))
             os.kill(pid, signal.SIGKILL)
         code, said = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), err.read_text()
         if code not in {0, -signal.SIGKILL} or "Traceback" in said:
@@ -109,17 +108,13 @@ def test_what_is_read_is_whole_whoever_fetches_publishes_cleans_and_is_killed(
         for seed, name in enumerate(ADAPTERS * 2):
             made = write_adapter(Path("made"), modules=llama_modules(), r=64, seed=seed, config={"revision": REMOVE})
             files = {path.name: path.read_bytes() for path in made.iterdir()} | {"README.md": b"the same in all"}
-            content: dict[str, Content] = {**files}
-            whole[f"org/{name}@{hub.add(f'org/{name}', content)}"] = files
+            whole[f"org/{name}@{hub.add(f'org/{name}', dict(files))}"] = files
         hub.fault("GET cdn", stall_at=100_000, stall_s=0.05, times=-1)
-        command = [sys.executable, "-m", "tests.fetching.test_soak"]
-        environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        running = [
-            workers.enter_context(
-                subprocess.Popen([*MACHINE * (is_apart and number % 2), *command, who, " ".join(whole)], env=environ)
-            )
-            for number, who in enumerate(WORKS)
-        ]
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        running = list[subprocess.Popen[bytes]]()
+        for number, who in enumerate(WORKS):
+            command = [sys.executable, "-m", "tests.fetching.test_soak", who, " ".join(whole)]
+            running.append(workers.enter_context(subprocess.Popen([*MACHINE * (is_apart and number % 2), *command])))
         workers.callback(Path("over").touch)
         while any(sum(1 for _ in read(f"{who}.done")) < ROUNDS for who, (_, is_killed) in WORKS.items() if is_killed):
             assert not any(worker.poll() for worker in running), capfd.readouterr().err

@@ -3,8 +3,7 @@
 import pytest
 
 from lora_cli.errors import LoraCliError
-from lora_cli.sources.http import Http, Piece, get_bytes
-from lora_cli.sources.http_json import get_json
+from lora_cli.sources.http import Http, Piece, get_bytes, get_json
 from lora_cli.sources.retries import Retries
 from tests.hub_server import Hub
 

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.sources import http_transport
-from lora_cli.sources.http import Http
-from lora_cli.sources.http_json import get_json
+from lora_cli.sources import transport
+from lora_cli.sources.http import Http, get_json
 from lora_cli.sources.retries import Retries
 
 CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
@@ -54,10 +53,10 @@ def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
 
 def close_idle() -> None:
     """Closes the connections of this process that wait for their next request."""
-    pools = http_transport.manager(None, os.getpid()).pools
+    pools = transport.manager(None, os.getpid()).pools
     for key in pools.keys():  # noqa: SIM118 - it is no mapping that could be iterated
         pools[key].close()
-    http_transport.manager.cache_clear()
+    transport.manager.cache_clear()
     gc.collect()
 
 
@@ -118,6 +117,6 @@ def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def forget_environment() -> None:
     """The proxies and certificates of the environment are looked for anew."""
-    http_transport.manager.cache_clear()
-    http_transport.proxy_for.cache_clear()
-    http_transport.tls.cache_clear()
+    transport.manager.cache_clear()
+    transport.proxy_for.cache_clear()
+    transport.tls.cache_clear()

@@ -1,5 +1,6 @@
 """A folder as a source: what is listed, what is refused, and that a change is noticed."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -7,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
-from lora_cli.settings import Settings
+from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.sources import local
 from lora_cli.sources.files import files_at
 from lora_cli.sources.local import LocalSource, is_path
-from lora_cli.sources.registry import SOURCES, open_source
 from tests.making import write_adapter
 from tests.sources.folders import content, defect, listed
 
@@ -56,39 +55,6 @@ def test_hidden_folders_are_left_out(adapter: Path) -> None:
     assert listed(adapter).file(".git/HEAD") is None
 
 
-def test_ranges_are_read_as_they_stand_in_the_file(adapter: Path) -> None:
-    data = os.urandom(3_000_000)
-    (adapter / "big.bin").write_bytes(data)
-    revision = listed(adapter)
-    assert content(revision, "big.bin") == data
-    assert content(revision, "big.bin", 1_000_000, 2_500_000) == data[1_000_000:2_500_000]
-    assert content(revision, "big.bin", 2_999_999, 9_000_000) == data[-1:]
-    assert content(revision, "big.bin", 3_000_000, None) == b""
-    file = revision.file("big.bin")
-    assert file is not None
-    assert max(len(chunk) for chunk in LocalSource().read(revision, file, 0, None)) <= 1 << 20
-
-
-def test_the_same_folder_has_the_same_revision_until_it_changes(adapter: Path) -> None:
-    before = listed(adapter).id
-    assert listed(adapter).id == before
-    config = adapter / "adapter_config.json"
-    text = config.read_bytes()
-    times = config.stat()
-    config.write_bytes(text.replace(b"q_proj", b"v_proj"))
-    os.utime(config, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert listed(adapter).id != before
-
-
-def test_an_edit_in_place_is_noticed_before_the_first_byte(adapter: Path) -> None:
-    revision = listed(adapter)
-    config = adapter / "adapter_config.json"
-    with config.open("r+b") as stream:
-        stream.write(b"[")
-    with pytest.raises(Corrupt, match="changed while it was read"):
-        content(revision, "adapter_config.json")
-
-
 def test_a_rewrite_of_the_same_size_is_noticed_though_its_time_is_set_back(adapter: Path) -> None:
     weights = adapter / "adapter_model.safetensors"
     revision = listed(adapter)
@@ -111,14 +77,6 @@ def test_a_link_to_a_folder_is_not_walked_and_a_ring_of_folders_ends(adapter: Pa
     (adapter / "sub" / "up").symlink_to("..")
     (adapter / "self").symlink_to(".")
     assert [file.path for file in listed(adapter).files] == ["adapter_config.json", "adapter_model.safetensors"]
-
-
-def test_a_root_that_is_a_ring_of_links_or_too_long_is_not_found(tmp_path: Path) -> None:
-    (tmp_path / "a").symlink_to("b")
-    (tmp_path / "b").symlink_to("a")
-    for path in (tmp_path / "a", tmp_path / ("n" * 300)):
-        with pytest.raises(NotFound):
-            listed(path)
 
 
 def test_an_edit_while_reading_is_noticed_before_the_last_chunk_is_given(adapter: Path) -> None:
@@ -211,17 +169,47 @@ def test_a_snapshot_of_the_hubs_own_cache_is_read_through_its_links(tmp_path: Pa
     assert defect(snapshot, "other")
 
 
-def test_only_a_path_that_does_not_exist_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="there is no folder"):
-        listed(tmp_path / "nowhere")
+ROOTS = (
+    ("nowhere", NotFound, "there is no folder"),
+    ("file/below", NotFound, "there is no folder"),
+    ("n" * 300, NotFound, "there is no folder"),
+    ("link", NotFound, "dangling link"),
+    ("ring", NotFound, "dangling link"),
+    ("file", UsageError, "is not a folder"),
+)
+
+
+@pytest.mark.parametrize(("name", "kind", "message"), ROOTS)
+def test_what_is_no_folder_is_named(tmp_path: Path, name: str, kind: type[LoraCliError], message: str) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(NotFound):
-        listed(tmp_path / "file" / "below")
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(NotFound, match="dangling link"):
-        listed(tmp_path / "link")
-    with pytest.raises(UsageError, match="is not a folder"):
-        listed(tmp_path / "file")
+    (tmp_path / "ring").symlink_to("ring")
+    with pytest.raises(kind, match=message):
+        listed(tmp_path / name)
+
+
+MOUNTS = (
+    (errno.ESTALE, Unreachable, "its file server does not respond"),
+    (errno.ENOTCONN, Unreachable, "its file server does not respond"),
+    (errno.EIO, MachineError, "Input/output error"),
+    (errno.EACCES, MachineError, "no permission to read it"),
+)
+
+
+@pytest.mark.parametrize("name", ["open", "pread", "fstat", "scandir"])
+@pytest.mark.parametrize(("number", "kind", "said"), MOUNTS)
+def test_what_a_mount_says_has_its_own_words_and_exit_code(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int, kind: type[LoraCliError], said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, fail)
+        with pytest.raises(kind, match=said) as caught:
+            content(listed(adapter), "adapter_config.json")
+    assert str(adapter) in str(caught.value)
+    assert caught.value.hint
 
 
 def test_a_folder_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,22 +226,14 @@ def test_a_name_that_is_no_utf_8_is_listed(tmp_path: Path) -> None:
     assert [os.fsencode(file.path) for file in listed(tmp_path).files] == [b"\xff"]
 
 
-def test_a_dangling_link_is_a_path(tmp_path: Path) -> None:
+def test_a_path_is_what_exists_or_would_be_in_a_folder_that_does(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
-    assert is_path("link", tmp_path)
-    assert not is_path("other", tmp_path)
-
-
-def test_a_missing_folder_beside_others_is_a_path_and_a_repository_with_its_revision_is_none(tmp_path: Path) -> None:
     (tmp_path / "acme").mkdir()
-    assert is_path("acme/sql", tmp_path)
-    assert not is_path("acme/sql@main", tmp_path)
-    assert not is_path("other/sql", tmp_path)
-
-
-def test_sources_are_found_by_scheme(tmp_path: Path) -> None:
-    settings = Settings(tmp_path)
-    for scheme in SOURCES:
-        source = open_source(scheme, settings)
-        assert callable(source.resolve)
-        assert callable(source.read)
+    for text, expected in {
+        "link": True,
+        "other": False,
+        "acme/sql": True,
+        "acme/sql@main": False,
+        "other/sql": False,
+    }.items():
+        assert is_path(text, tmp_path) is expected, text

@@ -35,20 +35,15 @@ def adapter(sftp_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return AdapterRef("fsspec", f"sftp://{place}/{tmp_path.name}/sql")
 
 
-def folder_of(server: Server, ref: AdapterRef) -> Path:
-    """Where the server has the folder."""
-    return server[1] / ref.location.removeprefix("sftp://").partition("/")[2]
-
-
 def error_of(call: Callable[[], object]) -> LoraCliError:
     with pytest.raises(LoraCliError) as caught:
         call()
     return caught.value
 
 
-def test_an_adapter_is_fetched(adapter: AdapterRef, settings: Settings, sftp_server: Server) -> None:
+def test_an_adapter_is_fetched(adapter: AdapterRef, settings: Settings, sftp_server: Server, tmp_path: Path) -> None:
     snapshot = fetch(adapter, open_source("fsspec", settings), Store(settings.cache_dir), settings)
-    there = folder_of(sftp_server, adapter)
+    there = sftp_server[1] / tmp_path.name / "sql"
     assert {path.name: path.read_bytes() for path in snapshot.directory.iterdir()} == {
         path.name: path.read_bytes() for path in there.iterdir()
     }
@@ -72,43 +67,41 @@ def test_a_wrong_password_is_said_and_not_repeated(
     assert "FSSPEC_SFTP" in error.hint
 
 
-def test_what_is_not_there_is_named(adapter: AdapterRef, settings: Settings) -> None:
-    source = open_source("fsspec", settings)
-    missing = AdapterRef("fsspec", f"{adapter.location}-10")
-    assert isinstance(error_of(lambda: source.resolve(missing)), NotFound)
-    file = AdapterRef("fsspec", f"{adapter.location}/adapter_config.json")
-    error = error_of(lambda: source.resolve(file))
-    assert isinstance(error, UsageError)
-    assert error.hint == f"write {adapter}"
-    revision = source.resolve(adapter)
-    assert not any(entry.defect for entry in revision.files)
+@pytest.mark.parametrize(
+    ("location", "kind", "said"),
+    [
+        ("{}-10", NotFound, "check the spelling"),
+        ("{}/adapter_config.json", UsageError, "write fsspec+sftp://"),
+        ("sftp://127.0.0.1:9/a", Unreachable, "check the network"),
+        ("oss://bucket/sql", UsageError, "ossfs"),
+    ],
+)
+def test_what_cannot_be_read_is_named(
+    adapter: AdapterRef,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    location: str,
+    kind: type[LoraCliError],
+    said: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ossfs", None)
+    missing = AdapterRef("fsspec", location.format(adapter.location))
+    error = error_of(lambda: open_source("fsspec", settings).resolve(missing))
+    assert isinstance(error, kind)
+    assert str(missing) in error.message
+    assert said in error.hint
 
 
 def test_a_file_that_changes_between_two_ranges_is_corrupt(
-    adapter: AdapterRef, settings: Settings, sftp_server: Server
+    adapter: AdapterRef, settings: Settings, sftp_server: Server, tmp_path: Path
 ) -> None:
     source = open_source("fsspec", settings)
     revision = source.resolve(adapter)
     file = revision.file("adapter_model.safetensors")
     assert file is not None
-    assert file.size
-    first = b"".join(source.read(revision, file, 0, 100))
-    os.utime(folder_of(sftp_server, adapter) / file.path, (1, 1))
-    assert len(first) == 100
+    assert len(b"".join(source.read(revision, file, 0, 100))) == 100
+    os.utime(sftp_server[1] / tmp_path.name / "sql" / file.path, (1, 1))
     assert isinstance(error_of(lambda: list(source.read(revision, file, 100, 200))), Corrupt)
-
-
-def test_a_server_that_is_not_there_is_worth_another_try(adapter: AdapterRef, settings: Settings) -> None:
-    error = error_of(lambda: open_source("fsspec", settings).resolve(AdapterRef("fsspec", "sftp://127.0.0.1:9/a")))
-    assert isinstance(error, Unreachable)
-    assert "sftp" in error.message
-
-
-def test_a_package_that_is_missing_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ossfs", None)
-    error = error_of(lambda: open_source("fsspec", settings).resolve(AdapterRef("fsspec", "oss://bucket/sql")))
-    assert isinstance(error, UsageError)
-    assert "ossfs" in error.hint
 
 
 def test_offline_nothing_is_opened(adapter: AdapterRef, settings: Settings) -> None:
@@ -130,10 +123,10 @@ def test_what_is_asked_of_fsspec_has_its_protocol_in_the_reference(scheme: str) 
 @pytest.fixture
 def s3fs_rule(seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SourceRule]:
     """The rule of a manifest for ``fsspec+s3://``, with other variables for the keys where a test gives some."""
-    monkeypatch.setenv("LORA_CLI_TOKEN_KEY", ADMIN[0])
-    monkeypatch.setenv("LORA_CLI_TOKEN_SECRET", ADMIN[1])
+    monkeypatch.setenv("ACME_KEY", ADMIN[0])
+    monkeypatch.setenv("ACME_SECRET", ADMIN[1])
     client = {"endpoint_url": seaweed_server.endpoint, "region_name": "us-east-1"}
-    options = {"key_env": "LORA_CLI_TOKEN_KEY", "secret_env": "LORA_CLI_TOKEN_SECRET", "client_kwargs": client}
+    options = {"key_env": "ACME_KEY", "secret_env": "ACME_SECRET", "client_kwargs": client}
     return lambda **other: SourceRule(match="fsspec+s3://*", storage_options={**options, **other})
 
 
@@ -142,8 +135,8 @@ def test_what_s3fs_is_refused_is_told_apart(
 ) -> None:
     ref = AdapterRef("fsspec", f"s3://{seaweed_server.place()}/x")
     assert isinstance(error_of(lambda: open_source("fsspec", settings, s3fs_rule()).resolve(ref)), NotFound)
-    monkeypatch.setenv("LORA_CLI_TOKEN_WRONG", "hunter2hunter2")
-    wrong = open_source("fsspec", settings, s3fs_rule(secret_env="LORA_CLI_TOKEN_WRONG"))
+    monkeypatch.setenv("ACME_WRONG", "hunter2hunter2")
+    wrong = open_source("fsspec", settings, s3fs_rule(secret_env="ACME_WRONG"))
     error = error_of(lambda: wrong.resolve(ref))
     assert isinstance(error, AccessDenied)
     assert "hunter2" not in error.message + error.hint

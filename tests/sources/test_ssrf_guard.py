@@ -15,9 +15,9 @@ from lora_cli.documents.policy import Policy
 from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources import ssrf_guard
-from lora_cli.sources.http_transport import send
 from lora_cli.sources.hub import HubSource
 from lora_cli.sources.ssrf_guard import Reach, allows_private, guard, reach_of
+from lora_cli.sources.transport import send
 from tests.hub_content import Content
 from tests.hub_server import Hub
 from tests.sources.raw_servers import forget_environment
@@ -92,21 +92,6 @@ def test_a_policy_that_says_no_wins(
     assert allows_private(settings) is allowed
 
 
-@pytest.mark.parametrize(
-    "policy", [Policy(allow_sources=("hf://acme/*",)), Policy(deny_sources=("hf://other/*",))], ids=["allow", "deny"]
-)
-def test_a_policy_holds_for_the_new_name_of_a_repository(hub: Hub, settings: Settings, policy: Policy) -> None:
-    hub.add("acme/sql-lora", FILES)
-    hub.add("acme/mine", FILES)
-    hub.rename("acme/sql-lora", "other/sql")
-    hub.rename("acme/mine", "acme/ours")
-    error = fails(replace(settings, policies=(policy,)))
-    assert isinstance(error, Refused)
-    assert "was renamed to other/sql: policy" in str(error)
-    assert hub.count("/resolve/") == 0
-    assert read_all(HubSource(replace(settings, policies=(policy,))), replace(ACME, location="acme/mine"))
-
-
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> None:
     """What listens at 127.0.0.1 is on the open network, as far as anybody is concerned."""
@@ -126,7 +111,7 @@ def read_all(source: HubSource, ref: AdapterRef) -> list[int]:
 
 
 @pytest.mark.usefixtures("far")
-@pytest.mark.parametrize("place", ["/revision/", "/tree/", "/resolve/"])
+@pytest.mark.parametrize("place", ["/revision/", "/resolve/"])
 @pytest.mark.parametrize(
     ("host", "said"),
     [
@@ -159,7 +144,7 @@ def test_nothing_is_sent_there_and_a_setting_allows_it(hub: Hub, settings: Setti
     with socket.create_server(("127.0.0.2", 0)) as inside:
         inside.settimeout(0.2)
         where = f"http://127.0.0.2:{inside.getsockname()[1]}/"
-        hub.fault("/tree/", times=-1, status=302, headers={"Location": where})
+        hub.fault("/revision/", times=-1, status=302, headers={"Location": where})
         assert isinstance(fails(settings), Refused)
         with pytest.raises(TimeoutError):
             inside.accept()
@@ -188,7 +173,7 @@ def test_only_addresses_that_were_judged_are_connected_to(
     with socket.create_server(("127.0.0.2", 0)) as inside:
         inside.settimeout(0.2)
         where = f"http://cdn.example:{inside.getsockname()[1]}/"
-        hub.fault("/tree/", times=-1, status=302, headers={"Location": where})
+        hub.fault("/revision/", times=-1, status=302, headers={"Location": where})
         error = fails(replace(settings, retries=0))
         assert "cdn.example" in str(error)
         assert isinstance(error, Unreachable if len(addresses) == 1 else Refused)
@@ -217,7 +202,7 @@ def test_a_proxy_is_told_a_name_and_never_an_address_inside(
     hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add("acme/sql-lora", FILES)
-    hub.fault("/tree/", times=-1, status=302, headers={"Location": "http://169.254.169.254/latest"})
+    hub.fault("/revision/", times=-1, status=302, headers={"Location": "http://169.254.169.254/latest"})
     monkeypatch.setenv("http_proxy", hub.endpoint)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     forget_environment()
@@ -236,7 +221,7 @@ from lora_cli.documents.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
-from lora_cli.sources.http_transport import send
+from lora_cli.sources.transport import send
 from lora_cli.sources.hub import HubSource
 from tests import hub_server
 real = hub_server.ThreadingHTTPServer.__init__

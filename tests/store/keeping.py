@@ -12,6 +12,11 @@ from lora_cli.store.partials import open_partial
 from lora_cli.store.records import Record, record_path, write_record
 from lora_cli.store.snapshots import publish_snapshot
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SQL = {CONFIG: b"{}", WEIGHTS: b"sql weights"}
+CHAT = {CONFIG: b"{}", WEIGHTS: b"chat weights"}
+NESTED = {**SQL, "sub/README.md": b"read"}
+
 
 def put_blob(store: Store, data: bytes) -> Blob:
     """The bytes, kept as a download keeps them."""
@@ -37,11 +42,10 @@ def put_snapshot(store: Store, files: Mapping[str, bytes], ref: str = "", used_s
 def edit_in_place(path: Path, at: int = 0) -> None:
     """Changes one byte of a read-only file without making a new one."""
     path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
     with path.open("r+b") as stream:
-        stream.seek(at)
-        byte = stream.read(1)
-        stream.seek(at)
-        stream.write(bytes([byte[0] ^ 0xFF]))
+        stream.write(data)
     path.chmod(0o444)
 
 

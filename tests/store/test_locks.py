@@ -20,10 +20,9 @@ from lora_cli.store.gc import Retention, collect, remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.locks import InUse, exclusive
 from lora_cli.store.partials import open_partial
-from tests.store.keeping import put_snapshot, tree
+from tests.store.keeping import SQL, put_snapshot, tree
 
 KEY = "0" * 64
-FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
 ALL = Retention(unused_for_s=-1, grace_s=-1)
 """Everything is old."""
 
@@ -71,28 +70,8 @@ def test_who_has_it_is_waited_for_until_it_is_killed_and_no_longer_than_allowed(
     assert tree(store.root) == set()
 
 
-def test_one_at_a_time_has_it_however_often_its_file_goes(store: Store) -> None:
-    inside, most = [0], [0]
-
-    def work() -> None:
-        for _ in range(50):
-            with exclusive(store, KEY, 60) as held:
-                assert held
-                inside[0] += 1
-                most[0] = max(most[0], inside[0])
-                time.sleep(0.0001)
-                inside[0] -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1]
-
-
-def test_gc_leaves_what_is_used_until_its_last_user_is_gone(store: Store) -> None:
-    snapshot = put_snapshot(store, FILES, "hf://org/a")
+def test_gc_leaves_what_is_used_until_its_last_user_is_gone_and_rm_does_not(store: Store) -> None:
+    snapshot = put_snapshot(store, SQL, "hf://org/a")
     with another(store, USES, snapshot.digest), InUse(store) as used:
         assert used.add(snapshot.digest)
         assert collect(store, ALL) == []
@@ -103,12 +82,7 @@ def test_gc_leaves_what_is_used_until_its_last_user_is_gone(store: Store) -> Non
     assert tree(store.root) == set()
     with InUse(store) as used:
         assert not used.add(snapshot.digest)
-
-
-def test_rm_takes_what_is_used(store: Store) -> None:
-    snapshot = put_snapshot(store, FILES, "hf://org/a")
-    with InUse(store) as used:
-        assert used.add(snapshot.digest)
+        assert used.add(put_snapshot(store, SQL, "hf://org/a").digest)
         remove(store, inventory(store))
         assert not used.add(snapshot.digest)
 
@@ -129,7 +103,7 @@ def test_where_there_are_no_locks_gc_refuses_and_everything_else_goes_on(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    snapshot = put_snapshot(store, FILES, "hf://org/a")
+    snapshot = put_snapshot(store, SQL, "hf://org/a")
     with exclusive(store, KEY) as held, InUse(store) as used:
         assert held is None
         assert used.add(snapshot.digest)

@@ -11,12 +11,11 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob
 from lora_cli.store.gc import Retention, collect, remove
 from lora_cli.store.inventory import inventory
-from lora_cli.store.locks import InUse
+from lora_cli.store.locks import InUse, exclusive
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.verify import verify
-from tests.store.keeping import put_snapshot
+from tests.store.keeping import SQL, put_snapshot
 
-SQL = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"sql weights"}
 LONG_S = 0.7
 
 
@@ -62,7 +61,7 @@ def test_what_is_put_there_anew_while_it_is_looked_for_is_not_taken_for_corrupt(
     assert put_snapshot(store, SQL) == snapshot
 
 
-def test_two_that_clean_and_one_that_publishes_do_not_disturb_each_other(store: Store) -> None:
+def test_two_that_clean_and_two_that_publish_do_not_disturb_each_other(store: Store) -> None:
     def publish() -> None:
         with InUse(store) as used:
             snapshot = put_snapshot(store, SQL, "hf://org/a")
@@ -70,4 +69,17 @@ def test_two_that_clean_and_one_that_publishes_do_not_disturb_each_other(store: 
                 for _ in range(20):
                     assert {path: (snapshot.directory / path).read_bytes() for path in SQL} == SQL
 
-    at_once(lambda: collect(store, Retention(unused_for_s=-1)), lambda: collect(store, Retention(max_bytes=0)), publish)
+    cleans = [Retention(unused_for_s=-1), Retention(max_bytes=0)]
+    at_once(*(lambda one=one: collect(store, one) for one in cleans), publish, publish)
+
+
+def test_one_at_a_time_has_a_lock_however_often_its_file_goes(store: Store) -> None:
+    inside = list[int]()
+
+    def work() -> None:
+        with exclusive(store, "0" * 64, 60) as held:
+            inside.append(1)
+            time.sleep(0.0001)
+            assert (held, inside.pop(), inside) == (True, 1, [])
+
+    at_once(work, work, work, work)
