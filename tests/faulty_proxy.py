@@ -46,7 +46,7 @@ class Fault:
     ``times`` of them are hit (-1: all). ``status`` answers in the server's place, with ``headers``; ``change`` makes
     another answer of the server's; ``before`` runs before the server is asked. Offsets count the bytes of the body:
     ``reset_at`` resets the connection there, ``cut_at`` closes it, ``stall_at`` says nothing more and leaves it open,
-    ``flip_at`` turns one bit over. ``drip_s`` sends one byte at a time with that pause, the head too.
+    ``flip_at`` turns one bit over. ``drip_s`` sends one byte at a time with that pause.
     """
 
     match: str = ""
@@ -60,7 +60,6 @@ class Fault:
     stall_at: int | None = None
     flip_at: int | None = None
     drip_s: float = 0
-    drips_head: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,7 @@ class FaultyProxy:
         fields = {**answer.headers, "Content-Length": str(length)}
         told = f"HTTP/1.1 {answer.status} .\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         start = f"{told}\r\n".encode("latin-1")
-        if not self._sent(connection, start, 0, Fault(drip_s=fault.drip_s if fault.drips_head else 0)):
+        if not self._sent(connection, start, 0, Fault()):
             return False
         if method == "HEAD":
             return True

@@ -4,10 +4,10 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from lora_cli.core.web_address import DEFAULT_PORTS
@@ -32,7 +32,6 @@ AGAIN = "it changed at the source: run the command again"
 
 Headers = Mapping[str, str]
 Check = Callable[[Headers], None]
-T = TypeVar("T")
 
 
 @functools.lru_cache(1024)
@@ -116,17 +115,8 @@ class Piece:
         return min((one for one in (self.stop, self.size) if one is not None), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[T]):
-    """What was read of an answer, the URL that sent it after all redirects, and its headers."""
-
-    value: T
-    url: str
-    headers: Headers
-
-
 def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
-    """Status (200 or 206) and headers of the answer to a GET for the first byte of ``url``; raises as ``get_body``.
+    """Status (200 or 206) and headers of the answer to a GET for the first byte of ``url``; raises as ``get_json``.
 
     It is no HEAD: some servers know none, and links that are signed for GET refuse it. The body is not waited for.
     """
@@ -138,18 +128,8 @@ def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
     return http.retries.call(what, ask)
 
 
-def get_json(http: Http, url: str, what: str) -> Answer[Any]:
-    """The JSON at ``url``; else as ``get_body``."""
-    return get_body(http, url, what, lambda body, _: parse_json(body, lambda value: value))
-
-
-def get_body(
-    http: Http, url: str, what: str, read: Callable[[Iterator[bytes], str], T], most: int = ANSWER_CAP
-) -> Answer[T]:
-    """The result of ``read`` for the body at ``url``, streamed, and the URL that sent it.
-
-    The body has at most ``most`` bytes, and comes within ``timeout_s``. ``read`` is called again for each try, and
-    raises ``ValueError`` for what is no JSON; ``what`` begins the message of an error.
+def get_json(http: Http, url: str, what: str) -> tuple[Any, str, Headers]:
+    """The JSON at ``url``, of at most 16 MiB and within ``timeout_s``, the URL that sent it at last, and its headers.
 
     Raises:
         StatusError: an answer that another try would not change.
@@ -158,43 +138,23 @@ def get_body(
         Refused: a redirect gives up encryption, or leads into a private network.
     """
 
-    def ask() -> Answer[T]:
+    def ask() -> tuple[Any, str, Headers]:
+        deadline, data = time.monotonic() + http.timeout_s, bytearray()
         with closing(open_response(http, url, {}, what)) as response:
-            try:
-                value = read(bounded_body(response, http.timeout_s, what, most), response.url)
-            except ValueError as error:
-                hint = "check the address, and whether a proxy or a login page responds instead"
-                raise Transient("the response is not JSON", hint=hint) from error
-            return Answer(value, response.url, response.headers)
+            for chunk in response.chunks():
+                data += chunk
+                if len(data) > ANSWER_CAP:
+                    reason = f"{what}: the response is larger than {ANSWER_CAP} bytes"
+                    raise TooLarge(reason, hint="use a subfolder of it")
+                if time.monotonic() > deadline:
+                    raise Transient(f"{host(response.url)} did not finish its response in {http.timeout_s:g} s")
+        try:
+            return json.loads(data), response.url, response.headers
+        except (ValueError, RecursionError) as error:
+            hint = "check the address, and whether a proxy or a login page responds instead"
+            raise Transient("the response is not JSON", hint=hint) from error
 
     return http.retries.call(what, ask)
-
-
-def parse_json(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
-    """The result of ``pick`` for the JSON in ``body``. Raises ``ValueError``: it is none."""
-    try:
-        return pick(json.loads(b"".join(body)))
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def bounded_body(
-    response: "Response", timeout_s: float, what: str, most: int = ANSWER_CAP, hint: str = "use a subfolder of it"
-) -> Iterator[bytes]:
-    """The body, of at most ``most`` bytes, which comes within ``timeout_s``.
-
-    Raises:
-        TooLarge: it is larger.
-        Transient: it takes longer, is compressed, or broke.
-    """
-    deadline, left = time.monotonic() + timeout_s, most
-    for chunk in response.chunks():
-        left -= len(chunk)
-        if left < 0:
-            raise TooLarge(f"{what}: the response is larger than {most} bytes", hint=hint)
-        if time.monotonic() > deadline:
-            raise Transient(f"{host(response.url)} did not finish its response in {timeout_s:g} s")
-        yield chunk
 
 
 def next_query(headers: Headers) -> str:
@@ -243,34 +203,21 @@ def get_bytes(
 def _wanted(response: "Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
     """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
     body = response.chunks()
-    skip, total = body_offset(response, position, what)
+    if response.status == 200:
+        length = response.headers.get("Content-Length", "")
+        skip, total = position, int(length) if length.isdecimal() and len(length) < 20 else None
+    else:
+        shown = response.headers.get("Content-Range", "").strip()
+        found = re.fullmatch(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)", shown, re.ASCII)
+        if found is None or int(found[1]) != position:
+            raise Corrupt(f"{what}: bytes from {position} were requested, but the server sent others")
+        skip, total = 0, None if found[2] == "*" else int(found[2])
     if piece.size is not None and total not in (None, piece.size):
         raise Corrupt(f"{what}: it has {total} bytes now, but {piece.size} were listed", hint=AGAIN)
     # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
-    surplus_is_normal = response.status == 200 and piece.end not in (total, piece.size)
+    exact = response.status != 200 or piece.end in (total, piece.size)
     left = None if piece.end is None else piece.end - position
-    yield from trim(body, skip, left, what, exact=not surplus_is_normal)
-
-
-def body_offset(response: "Response", position: int, what: str) -> tuple[int, int | None]:
-    """The bytes of the body before ``position``, and the size of the whole file (None: unknown)."""
-    if response.status == 200:
-        length = response.headers.get("Content-Length", "")
-        return position, int(length) if length.isdecimal() and len(length) < 20 else None
-    shown = response.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", shown.strip(), re.ASCII)
-    if found is None or int(found[1]) != position:
-        raise Corrupt(f"{what}: bytes from {position} were requested, but the server sent others")
-    return 0, None if found[3] == "*" else int(found[3])
-
-
-def trim(chunks: Iterable[bytes], skip: int, left: int | None, what: str, *, exact: bool) -> Iterator[bytes]:
-    """``left`` bytes (None: all) of ``chunks`` after the first ``skip``; unless ``exact``, what follows is left there.
-
-    Raises:
-        Corrupt: more come than ``left``, and they are to be ``exact``.
-    """
-    for chunk in chunks:
+    for chunk in body:
         kept = chunk[skip:]
         skip = max(0, skip - len(chunk))
         if left is not None:

@@ -64,9 +64,8 @@ class HubSource:
 
     @cached_property
     def _http(self) -> Http:
-        settings, (token, _) = self._settings, self._token
-        retries, private = Retries(settings.retries), allows_private(settings)
-        return Http(self._endpoint, settings.timeout_s, retries, token=token, private=private)
+        retries, private = Retries(self._settings.retries), allows_private(self._settings)
+        return Http(self._endpoint, self._settings.timeout_s, retries, token=self._token[0], private=private)
 
     @cached_property
     def _token(self) -> tuple[str, str]:
@@ -88,10 +87,9 @@ class HubSource:
             Offline: the network is switched off, and the cache of the Hub's client does not know it.
         """
         if self._settings.offline:
-            known = _cached_revision(ref)
-            if known is None:
-                raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
-            return known
+            if known := _cached_revision(ref):
+                return known
+            raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
         try:
             name, commit, entries = self._listed(ref)
         except StatusError as error:
@@ -104,7 +102,11 @@ class HubSource:
             raise Unreachable(error.message, hint=hint) from error
         if name != ref.location:
             log.warning("%s was renamed to %s; use hf://%s", ref, name, name)
-            self._check_name(ref, name)
+            for policy in self._settings.policies:
+                from lora_cli.documents.policy_checks import source_violations
+
+                for found in source_violations(policy, replace(ref, location=name)):
+                    raise Refused(f"{ref} was renamed to {name}: {found}", hint=found.hint)
         return Revision(ref, commit, _files(entries, ref, commit))
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -124,12 +126,9 @@ class HubSource:
             return
         path = quote(f"{ref.subfolder}/{file.path}".lstrip("/"))
         url = f"{self._endpoint}/{quote(ref.location)}/resolve/{revision.id}/{path}"
-
-        def check(headers: Headers) -> None:
-            _check_version(headers, revision, file, what)
-
+        piece = Piece(start, stop, file.size)
         try:
-            yield from get_bytes(self._http, url, Piece(start, stop, file.size), what, check)
+            yield from get_bytes(self._http, url, piece, what, lambda sent: _check_version(sent, revision, file, what))
         except StatusError as error:
             if error.status == 416:
                 reason = f"{what}: it ends before byte {start}"
@@ -139,12 +138,11 @@ class HubSource:
     @contextmanager
     def cached_file(self, revision: Revision, file: RemoteFile) -> Iterator[int | None]:
         """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""
-        digest, descriptor = file.sha256 or file.git_sha1, -1
-        with suppress(OSError):
+        blob = _cache_folder(revision.ref) / "blobs" / str(file.sha256 or file.git_sha1)
+        try:
             # Without O_NONBLOCK opening a FIFO would block.
-            blob = _cache_folder(revision.ref) / "blobs" / (digest or "none")
             descriptor = os.open(blob, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if descriptor < 0:
+        except OSError:
             yield None
             return
         try:
@@ -172,14 +170,14 @@ class HubSource:
         """The repository's name, which a redirect may have changed, the commit, and what is listed of it."""
         url = f"{self._endpoint}/api/models/{quote(ref.location)}/revision/{quote(ref.revision or 'main', safe='')}"
         try:
-            answer = get_json(self._http, f"{url}?blobs=true", str(ref))
+            info, answered, _ = get_json(self._http, f"{url}?blobs=true", str(ref))
         except TooLarge:
-            answer = get_json(self._http, f"{url}?expand=sha", str(ref))
-        info = answer.value if isinstance(answer.value, dict) else {}
-        name, commit, entries = _name_in(answer.url, ref.location), info.get("sha"), info.get("siblings")
+            info, answered, _ = get_json(self._http, f"{url}?expand=sha", str(ref))
+        info = info if isinstance(info, dict) else {}
+        name, commit, entries = _name_in(answered, ref.location), info.get("sha"), info.get("siblings")
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
-            message = f"{ref}: the server returned no commit: it does not respond like a Hub"
-            raise Unreachable(message, hint="check HF_ENDPOINT")
+            reason = f"{ref}: the server returned no commit: it does not respond like a Hub"
+            raise Unreachable(reason, hint="check HF_ENDPOINT")
         if COMMIT.fullmatch(ref.revision or "") and commit != ref.revision:
             raise Corrupt(f"{ref}: the server returned commit {commit}", hint="check HF_ENDPOINT")
         entries = entries if isinstance(entries, list) and len(entries) <= MOST_ENTRIES else []
@@ -196,17 +194,14 @@ class HubSource:
         url = f"{self._endpoint}/api/models/{quote(name)}/tree/{commit}"
         url += f"/{quote(ref.subfolder)}" if ref.subfolder else ""
         hint = "use the adapter's folder: hf://ORG/NAME/FOLDER"
-        query, budget, until = (
-            "recursive=true&expand=false",
-            ListingBudget(str(ref), hint),
-            time.monotonic() + LISTING_S,
-        )
+        query, until = "recursive=true&expand=false", time.monotonic() + LISTING_S
+        budget = ListingBudget(str(ref), hint)
         for _ in range(MOST_PAGES):
-            answer = get_json(self._http, f"{url}?{query}", str(ref))
-            for entry in answer.value if isinstance(answer.value, list) else [None]:
+            listed, _, headers = get_json(self._http, f"{url}?{query}", str(ref))
+            for entry in listed if isinstance(listed, list) else [None]:
                 budget.take()
                 yield entry
-            query = next_query(answer.headers)
+            query = next_query(headers)
             if not query:
                 return
             if time.monotonic() > until:
@@ -214,21 +209,13 @@ class HubSource:
         reason = f"{ref}: its listing has over {MOST_PAGES} pages, or takes over {LISTING_S:.0f} s"
         raise Refused(reason, hint=hint)
 
-    def _check_name(self, ref: AdapterRef, name: str) -> None:
-        """Ask the policies for the new name of a renamed repository."""
-        for policy in self._settings.policies:
-            from lora_cli.documents.policy_checks import source_violations
-
-            for found in source_violations(policy, replace(ref, location=name)):
-                raise Refused(f"{ref} was renamed to {name}: {found}", hint=found.hint)
-
     def _refusal(self, error: StatusError, ref: AdapterRef, path: str = "") -> LoraCliError:
         """The Hub's refusal in words, with a hint; ``path`` is the file that was read, if any.
 
         The Hub's headers decide; their meaning is that of ``huggingface_hub.utils.hf_raise_for_status``.
         """
         (token, found_in), status, server = self._token, error.status, host(error.url)
-        message, page = error.message.replace(token or "\0", "***"), f"{self._endpoint}/{ref.location}"
+        message, page = error.message, f"{self._endpoint}/{ref.location}"
         detail = f": {message}" if message else ""
         kind: type[LoraCliError] = AccessDenied
         if error.code == "GatedRepo" and not token:
@@ -316,10 +303,9 @@ def _cached_revision(ref: AdapterRef) -> Revision | None:
     for path in sorted(snapshot.rglob("*")) if COMMIT.fullmatch(commit) else ():
         if path.is_symlink():
             digest, inside = path.readlink().name, path.relative_to(snapshot).as_posix()
+            size = path.stat().st_size if path.exists() else None
             lfs = {"sha256": digest} if SHA256.fullmatch(digest) else None
-            entries.append(
-                {"path": inside, "size": path.stat().st_size if path.exists() else None, "oid": digest, "lfs": lfs}
-            )
+            entries.append({"path": inside, "size": size, "oid": digest, "lfs": lfs})
     return Revision(ref, commit, _files(entries, ref, commit), whole=False) if entries else None
 
 
@@ -362,9 +348,9 @@ def _files(entries: Iterable[Any], ref: AdapterRef, commit: str) -> tuple[Remote
 
 def _name_in(url: str, name: str) -> str:
     """The repository's name in the URL that answered in the end; ``name`` if it holds none."""
-    found = re.search(r"/api/models/([^/]+(?:/[^/]+)?)/revision/", urlsplit(url).path)
-    new = unquote(found[1]) if found else name
-    return new if re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", new, re.ASCII) and ".." not in new else name
+    pattern = r"/api/models/([\w.-]{1,96}(?:/[\w.-]{1,96})?)/revision/"
+    found = re.search(pattern, unquote(urlsplit(url).path), re.ASCII)
+    return found[1] if found and ".." not in found[1] else name
 
 
 def _check_version(headers: Headers, revision: Revision, file: RemoteFile, what: str) -> None:

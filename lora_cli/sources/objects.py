@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from lora_cli.documents.source_rules import SourceRule
 
+SMALL = 1 << 20
+"""What has no more bytes is taken as it comes: a stream that breaks off loses none."""
+
 _ROLE = "storage.objects.list and storage.objects.get on {name}: the role Storage Object Viewer"
 _LOGIN = "run `az login`, or check AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"
 TERMS = {
@@ -141,7 +144,7 @@ class ObjectSource:
         self._reported[ref.location, file.path, file.version] = str(answer.attributes.get("sha256", "")).lower()
         skip, left = start - answer.range[0], end - start
         try:
-            for piece in answer.stream(min_chunk_size=self._piece):
+            for piece in answer.stream(min_chunk_size=self._piece if left > SMALL else 1):
                 wanted = bytes(memoryview(piece)[skip : skip + left])
                 skip, left = max(0, skip - len(piece)), left - len(wanted)
                 if wanted:

@@ -8,14 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from lora_cli.core.log import logger
 from lora_cli.errors import TooSlow, Unreachable
 
 CONNECT_TIMEOUT_S = 10.0
-SLOWEST_BYTES_PER_S = 1024
 LONGEST_WAIT_S = 330.0
 LONGEST_BACKOFF_S = 8.0
 
@@ -84,22 +82,6 @@ class Retries:
         self.pause(wait_s)
 
 
-def enforce_min_throughput(body: Iterator[bytes], server: str, timeout_s: float) -> Iterator[bytes]:
-    """``body`` as it comes from ``server``. Raises ``Transient``: it brought less than 1 KiB/s over ``timeout_s``."""
-    waited_s, received = 0.0, 0
-    while True:
-        began = time.monotonic()
-        if (chunk := next(body, None)) is None:
-            return
-        # Only time spent waiting for the server counts: the reader may take as long as it likes.
-        waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
-        if waited_s >= timeout_s:
-            if received < SLOWEST_BYTES_PER_S * waited_s:
-                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s", slow=True)
-            waited_s, received = 0.0, 0
-        yield chunk
-
-
 def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transient:
     """Translates a response of 408, 429 or 5xx from ``server``."""
     wait_s = requested_wait_s(headers) if status in (408, 429, 503) else None
@@ -115,6 +97,8 @@ def requested_wait_s(headers: Mapping[str, str]) -> float | None:
 
     ``RateLimit`` is draft-ietf-httpapi-ratelimit-headers-09; ``Retry-After`` holds seconds or an HTTP date (RFC 9110).
     """
+    from email.utils import parsedate_to_datetime
+
     after = headers.get("Retry-After", "").strip()[:100]
     asked = re.findall(r";\s*t\s*=\s*(\d{1,9})\b", headers.get("RateLimit", "")[:1000], re.ASCII)[:1]
     waits = [float(text) for text in [*asked, after] if re.fullmatch(r"\d{1,9}", text, re.ASCII)]

@@ -12,16 +12,9 @@ from lora_cli.errors import Refused
 from lora_cli.settings import Settings
 
 NAT64 = IPv6Network("64:ff9b::/96")
-METADATA = frozenset(
-    {
-        ip_address("100.100.100.200"),  # Alibaba
-        ip_address("168.63.129.16"),  # Azure
-        ip_address("192.0.0.192"),  # Oracle
-        ip_address("fd00:ec2::254"),  # AWS
-        ip_address("fd20:ce::254"),  # Google
-    }
-)
-"""Where clouds answer their own machines, beside 169.254.169.254, which is link-local."""
+CLOUDS = ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
+METADATA = frozenset(map(ip_address, CLOUDS))
+"""Where Alibaba, Azure, Oracle, AWS and Google answer their own machines, beside 169.254.169.254 (link-local)."""
 
 Guard = Callable[[str], None]
 
@@ -45,9 +38,12 @@ _WORDS = {
 def reach_of(address: str) -> Reach:
     """The reach of ``address``, also of an IPv4 address wrapped in IPv6; a name counts as public."""
     try:
-        ip = _unwrapped(ip_address(address.partition("%")[0]))
+        ip = ip_address(address.partition("%")[0])
     except ValueError:
         return Reach.LOOPBACK if address.lower().rstrip(".") == "localhost" else Reach.PUBLIC
+    if isinstance(ip, IPv6Address):
+        inner = IPv4Address(ip.packed[-4:]) if ip in NAT64 else ip.ipv4_mapped or ip.sixtofour
+        ip = inner or (ip.teredo[1] if ip.teredo else ip)
     if ip.is_loopback:
         return Reach.LOOPBACK
     first_byte_is_zero = ip.version == 4 and ip.packed[0] == 0
@@ -56,14 +52,6 @@ def reach_of(address: str) -> Reach:
         return Reach.LINK_LOCAL
     site_local = isinstance(ip, IPv6Address) and ip.is_site_local
     return Reach.PUBLIC if ip.is_global and not ip.is_reserved and not site_local else Reach.PRIVATE
-
-
-def _unwrapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    if isinstance(ip, IPv4Address):
-        return ip
-    if ip in NAT64:
-        return IPv4Address(ip.packed[-4:])
-    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else ip)
 
 
 def allows_private(settings: Settings) -> bool:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException, IncompleteRead
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -26,13 +25,14 @@ from lora_cli.core.web_address import DEFAULT_PORTS
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 from lora_cli.sources.http import host, origin
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, enforce_min_throughput, is_unknown_host, printable
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host, printable
 
 if TYPE_CHECKING:
     from lora_cli.sources.ssrf_guard import Guard
 
 CHUNK = 256 * 1024
 MOST_IDLE = 64
+SLOWEST_BYTES_PER_S = 1024
 DRAINED = 16 * 1024
 RESOLVED_S = 30.0
 """How long the addresses of a name are used before it is resolved again."""
@@ -64,13 +64,26 @@ class Response:
         if self.headers.get("Content-Encoding", "identity") != "identity":
             reason = f"{host(self.url)} sent a compressed body that was not requested"
             raise Transient(reason, hint="check for a proxy")
-        return enforce_min_throughput(iter(self._read, b""), host(self.url), self.timeout_s)
+        return self._paced()
 
-    def _read(self) -> bytes:
-        try:
-            return self.raw.read1(CHUNK, decode_content=False)
-        except (HTTPError, HTTPException, OSError, ValueError) as error:
-            raise translate_error(error, self.url, self.timeout_s) from error
+    def _paced(self) -> Iterator[bytes]:
+        waited_s, received = 0.0, 0
+        while True:
+            began = time.monotonic()
+            try:
+                chunk = self.raw.read1(CHUNK, decode_content=False)
+            except (HTTPError, HTTPException, OSError, ValueError) as error:
+                raise translate_error(error, self.url, self.timeout_s) from error
+            if not chunk:
+                return
+            # Only time spent waiting for the server counts: the reader may take as long as it likes.
+            waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
+            if waited_s >= self.timeout_s:
+                if received < SLOWEST_BYTES_PER_S * waited_s:
+                    reason = f"{host(self.url)} sent only {received} bytes in {waited_s:.0f} s"
+                    raise Transient(reason, slow=True)
+                waited_s, received = 0.0, 0
+            yield chunk
 
     def close(self) -> None:
         """Keeps the connection for the next request when little is left of the body; else closes it."""
@@ -102,7 +115,8 @@ def send(
     scheme, name, port = origin(url)
     proxy = proxy_for(scheme, name, port)
     try:
-        addresses = [name] if proxy else _addresses(name, port, int(time.monotonic() / RESOLVED_S))
+        found = [name] if proxy else _addresses(name, port, int(time.monotonic() / RESOLVED_S))
+        addresses = tuple(found)
         for address in addresses:
             if allowed is not None:
                 allowed(address)
@@ -114,7 +128,7 @@ def send(
         if proxy and scheme == "http":
             target = f"http://{sent['Host']}{target}"
         timeout = urllib3.Timeout(connect=min(timeout_s, CONNECT_TIMEOUT_S), read=timeout_s)
-        for address in tuple(addresses):
+        for address in addresses:
             pool = manager(proxy, os.getpid()).connection_from_host(address, port, scheme, options)
             try:
                 raw = pool.urlopen(
@@ -126,7 +140,7 @@ def send(
                 if address == addresses[-1]:
                     raise
         # The one that was connected to is tried first from now on: another would cost each request its time.
-        addresses[:] = sorted(addresses, key=lambda one: one != address)
+        found[:] = sorted(found, key=lambda one: one != address)
     except (HTTPError, HTTPException, OSError, ValueError) as error:
         raise translate_error(error, url, timeout_s) from error
     assert isinstance(raw, urllib3.HTTPResponse)
@@ -146,10 +160,9 @@ def manager(proxy: str, _process: int) -> urllib3.PoolManager:
     parts = urlsplit(proxy)
     login = {}
     if parts.username is not None:
-        password = unquote(parts.password or "")
-        login = make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{password}")
-        remember(password)
-        remember(login["proxy-authorization"].rpartition(" ")[2])
+        login = make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")
+        for secret in (unquote(parts.password or ""), *login.values()):
+            remember(secret.removeprefix("Basic "))
     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     context = tls() if parts.scheme == "https" else None
     return urllib3.ProxyManager(address, MOST_IDLE, proxy_headers=login, proxy_ssl_context=context, maxsize=MOST_IDLE)
@@ -189,8 +202,6 @@ def tls() -> ssl.SSLContext:
     """
     file, folder = os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
     try:
-        if file and not Path(file).is_file():
-            raise FileNotFoundError
         context = ssl.create_default_context(cafile=file, capath=folder)
     except (OSError, ValueError) as error:
         hint = "check SSL_CERT_FILE and SSL_CERT_DIR"

@@ -124,7 +124,7 @@ def at_hub(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place
             hub.add("acme/sql", dict(files))
 
         ref, found = AdapterRef("hf", "acme/sql"), replace(settings, hub_endpoint=front.url)
-        yield Place(ref, found, proxy, front, write, "/revision/", "/lfs/", None, {"HF_ENDPOINT": front.url})
+        yield Place(ref, found, proxy, front, write, "/revision/", "/lfs/", environ={"HF_ENDPOINT": front.url})
 
 
 def _more_xml(answer: Answer) -> Answer:

@@ -128,9 +128,7 @@ def test_what_a_killed_process_left_is_gone_on_with_from_there(client: Client, i
     assert (client.hub.count("GET cdn") == 0) == is_right
 
 
-def test_offline_what_is_there_needs_no_socket_and_while_the_hub_is_away_that_is_said(
-    client: Client,
-) -> None:
+def test_offline_what_is_there_needs_no_socket_and_while_the_hub_is_away_that_is_said(client: Client) -> None:
     client.download()
     client.share_blobs()
     client.hub.fault("", times=-1, status=503)

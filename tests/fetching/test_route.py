@@ -8,7 +8,7 @@ import pytest
 
 from tests.fetching.desk import Desk
 
-MODULES = {"org/sql": 52, "org/sql@{}": 38}
+MODULES = {"org/sql": 41, "org/sql@{}": 30}
 """The most modules that an adapter of the Hub into an empty cache goes through, and a pinned one that is cached."""
 
 COUNTED = """

@@ -111,7 +111,9 @@ def ssh(data: Path) -> Iterator[Place]:
         key = paramiko.ECDSAKey(filename=str(data / "host_key"))
         host, _, port = proxy.place.partition(":")
         (home / ".ssh/known_hosts").write_text(f"[{host}]:{port} {key.get_name()} {key.get_base64()}\n")
-        yield _behind(proxy, f"fsspec+sftp://{proxy.place}", partial(write, served), {"HOME": str(home)}, "")
+        (home / "config.toml").write_text('[[sources]]\nmatch = "fsspec+sftp://*"\n')
+        environ = {"HOME": str(home), "LORA_CLI_CONFIG": str(home / "config.toml")}
+        yield _behind(proxy, f"fsspec+sftp://{proxy.place}", partial(write, served), environ, "")
 
 
 @contextmanager

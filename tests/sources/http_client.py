@@ -22,7 +22,7 @@ class Client:
         return b"".join(get_bytes(self.http, f"{self.hub.endpoint}/{NAME}", Piece(start, stop, size), "weights"))
 
     def json(self) -> object:
-        return get_json(self.http, f"{self.hub.endpoint}/api/models/acme/sql-lora/revision/main", "info").value
+        return get_json(self.http, f"{self.hub.endpoint}/api/models/acme/sql-lora/revision/main", "info")[0]
 
     def fails(self) -> LoraCliError:
         with pytest.raises(LoraCliError) as caught:
