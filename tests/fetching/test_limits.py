@@ -154,11 +154,14 @@ def test_an_adapter_that_takes_too_long_is_given_up_and_gone_on_with(desk: Desk)
     assert content(desk.bring("org/slow"))[WEIGHTS] == weights
 
 
-def test_many_that_hang_are_given_up_at_once(desk: Desk) -> None:
+def test_one_that_hangs_and_many_that_do_are_given_up_at_once(desk: Desk) -> None:
     names = [f"org/slow-{number}" for number in range(8)]
-    for name in names:
+    for name in ("org/alone", *names):
         add(desk.hub, name, 3 * MIB)
     desk.hub.fault("GET cdn .*", stall_at=2 * MIB, stall_s=30, times=-1)
+    began = time.monotonic()
+    assert desk.fails("org/alone", adapter_timeout_s=1.0, timeout_s=20).exit_code == 4
+    assert time.monotonic() - began < 4
     began = time.monotonic()
     assert codes(desk, *names, adapter_timeout_s=1.0, timeout_s=20, jobs=8) == [4] * 8
     assert time.monotonic() - began < 5
