@@ -52,12 +52,18 @@ def violations(
 
 def source_violations(policy: "Policy", *names: AdapterRef) -> Iterator[Violation]:
     """The violations of ``policy`` by the sources that ``names`` say."""
+    yield from denials(policy, *names)
+    for ref in names:
+        if policy.allow_sources is not None and not any(matches(glob, ref) for glob in policy.allow_sources):
+            yield Violation("allow_sources", f"{ref} does not match {_some(policy.allow_sources) or 'the empty list'}")
+
+
+def denials(policy: "Policy", *names: AdapterRef) -> Iterator[Violation]:
+    """The violations of ``deny_sources`` by the sources that ``names`` say."""
     for ref in names:
         for glob in policy.deny_sources:
             if matches(glob, ref):
                 yield Violation("deny_sources", f"{ref} matches {_some((glob,))}")
-        if policy.allow_sources is not None and not any(matches(glob, ref) for glob in policy.allow_sources):
-            yield Violation("allow_sources", f"{ref} does not match {_some(policy.allow_sources) or 'the empty list'}")
 
 
 def _some(globs: tuple[str, ...]) -> str:

@@ -79,9 +79,8 @@ def fetch_all(
             return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
 
         def timed_out(request: Request) -> Outcome:
-            return Outcome(
-                request, None, Deadline.of(request.name, settings).error(), settings.adapter_timeout_s * 1000
-            )
+            error = Deadline.of(request.name, settings).error()
+            return Outcome(request, None, error, settings.adapter_timeout_s * 1000)
 
         yield from ordered_parallel_map(one, requests, settings, timed_out)
 

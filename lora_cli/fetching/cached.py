@@ -32,10 +32,13 @@ def lookup(request: Request, store: Store, settings: Settings) -> Found | None:
     offline = settings.offline and ref.scheme != "file"
     if ref.scheme == "file" and os.path.lexists(ref.location):
         return None
-    # A policy may have rules for the folder of the latest checkpoint, which only a listing shows.
-    is_fixed = (offline or ref.pinned) and not (selection.latest and settings.policies)
-    if locked is None or selection.include:
-        found = last_fetched(request, store, settings) if is_fixed else None
+    # A policy may have rules for the folder that is meant, a checkpoint or in an artifact, which only a listing shows.
+    globs = [one for policy in settings.policies for one in (*policy.deny_sources, *(policy.allow_sources or ()))]
+    in_artifact = ref.scheme == "oci" and not ref.subfolder and any(one.count("//") > 1 for one in globs)
+    if (selection.latest and settings.policies) or in_artifact:
+        found = None
+    elif locked is None or selection.include:
+        found = last_fetched(request, store, settings) if offline or ref.pinned else None
     elif (snapshot := find_snapshot(store, locked.files)) is None:
         found = None
     else:
@@ -144,11 +147,7 @@ def known_blobs(records: Sequence[Record], revision: Revision, files: Sequence[R
 def remember(
     request: Request, revision: Revision, selection: Selection, snapshot: Snapshot, store: Store, settings: Settings
 ) -> None:
-    """Records that the reference, as it was asked for and at ``revision``, is this snapshot.
-
-    Raises:
-        MachineError: the disk is full, or another disk error.
-    """
+    """Records that the reference, as asked for and at ``revision``, is this snapshot. Raises ``MachineError``."""
     endpoint = endpoints_of(request.ref, settings)[-1]
     # As the origin lists them: a lock may have added digests.
     identities = {path: file.identity for path in snapshot.files if (file := revision.file(path)) is not None}

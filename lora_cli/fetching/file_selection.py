@@ -79,11 +79,7 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
 
 
 def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> None:
-    """Checks that pickled weights are allowed where there are no others.
-
-    Raises:
-        Refused: all weights are pickled, and that is not allowed.
-    """
+    """Raises ``Refused`` where all weights are pickled, and that is not allowed."""
     paths = list(paths)
     pickled = next((path for path in paths if _PICKLED.fullmatch(path)), None)
     if pickled is not None and not selection.allow_pickle and not any(_WEIGHTS.fullmatch(path) for path in paths):

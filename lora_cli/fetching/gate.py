@@ -43,15 +43,16 @@ def refuse(
             raise Refused(f"{request.label} has {total} bytes, but {most} are allowed", hint=hint)
     if not settings.policies:
         return
-    from lora_cli.documents.policy_checks import violations
+    from lora_cli.documents.policy_checks import denials, violations
 
-    ref = ref or request.ref
+    ref, means = _asked(request, ref)
     hub = settings.hub_endpoint.partition("://")[2].lower()
     if ref.scheme in {"https", "http"} and f"{ref.location}/".startswith(f"{hub}/"):
         # Rules name it in the other way.
         raise Refused(f"{ref}: a policy applies, and this is an address of the Hub", hint="write hf://ORG/NAME")
     policies = [_with_real_paths(policy) if ref.scheme == "file" else policy for policy in settings.policies]
     found = [one for policy in policies for one in violations(policy, _names(ref), request.known_sha256, files)]
+    found += [one for policy in policies for one in denials(policy, means)]
     if distinct := list(dict.fromkeys(found)):
         more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""
         raise Refused(f"{ref}: {distinct[0]}{more}", hint=distinct[0].hint)
@@ -78,8 +79,7 @@ def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: Adapte
                     hint="typical are a few hundred kilobytes; raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)",
                 )
     refuse(request, settings, ref, [RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items()])
-    ref = ref or request.ref
-    if request.selection.base or not (required := signatures_for(ref, settings)):
+    if request.selection.base or not (required := signatures_for(request, settings, ref)):
         return ()
     from lora_cli.fetching.file_selection import select_files
     from lora_cli.signing.signed_adapter import Contents, check_signatures
@@ -87,7 +87,7 @@ def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: Adapte
     signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
     contents = Contents(snapshot.files, signature, snapshot.directory, request.signature)
     chosen = partial(select_files, selection=request.selection)
-    return check_signatures(ref, required, contents, chosen, offline=settings.offline)
+    return check_signatures(ref or request.ref, required, contents, chosen, offline=settings.offline)
 
 
 def check_promised(request: Request, files: Mapping[str, Blob], ref: AdapterRef | None = None) -> None:
@@ -122,17 +122,25 @@ def byte_limit(settings: Settings) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def signatures_for(ref: AdapterRef, settings: Settings) -> "list[RequiredSignature]":
-    """The entries of ``require_signature`` in all policies that are for ``ref``."""
+def signatures_for(request: Request, settings: Settings, ref: AdapterRef | None = None) -> "list[RequiredSignature]":
+    """The entries of ``require_signature`` in all policies that are for an adapter, found at ``ref``."""
     entries = [entry for policy in settings.policies for entry in policy.require_signature]
     if not entries:
         return []
     from lora_cli.core.globs import matches
 
+    names = [name for one in _asked(request, ref) for name in _names(one)]
+
     def applies(glob: str) -> bool:
-        return any(matches(one, name) for one in {glob, _real_glob(glob)} for name in _names(ref))
+        return any(matches(one, name) for one in {glob, _real_glob(glob)} for name in names)
 
     return [entry for entry in entries if entry.sources is None or any(map(applies, entry.sources))]
+
+
+def _asked(request: Request, ref: AdapterRef | None) -> tuple[AdapterRef, AdapterRef]:
+    """The reference with its revision as it was asked for, a tag, and what that means: a rule may be about either."""
+    means = ref or request.locked_ref
+    return replace(means, revision=request.ref.revision) if means.scheme == request.ref.scheme else means, means
 
 
 def _names(ref: AdapterRef) -> tuple[AdapterRef, ...]:

@@ -160,18 +160,18 @@ def fetch(
     )
 
 
-def _from_cache(request: Request, context: FetchContext) -> Fetched | None:
+def _from_cache(request: Request, context: FetchContext, pinned: Request | None = None) -> Fetched | None:
     """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked."""
     store, settings = context.store, context.settings
     store.check_folder()
     gate.refuse(request, settings)
-    if (found := cached.lookup(request, store, settings)) is None:
+    if (found := cached.lookup(pinned or request, store, settings)) is None:
         return None
     record, snapshot = found
     if request.locked is not None:
         refuse_pickled(request.label, snapshot.files, request.selection)
     unsigned = SIGNATURE not in snapshot.files and not (request.signature or request.locked or settings.offline)
-    if unsigned and gate.signatures_for(request.ref, settings):
+    if unsigned and gate.signatures_for(request, settings):
         return None  # it may have one by now, or had one before fetch took it
     signers = gate.accept(request, snapshot, settings)
     mark_used(store, record)
@@ -194,7 +194,7 @@ def _from_origin(
         with cached.hints(request, store, settings):
             if isinstance(source, PinSource) and not (request.ref.pinned or locked):
                 pinned = replace(request, source=source.pin(request.ref))
-                if (found := _from_cache(pinned, context)) is not None:
+                if (found := _from_cache(request, context, pinned)) is not None:
                     return found
             revision = resolve(request, context.sources)
     on_resolved()

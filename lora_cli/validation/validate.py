@@ -152,7 +152,7 @@ def check_permitted(item: Request, files: Files, settings: Settings) -> tuple[st
     """
     if not settings.policies and item.sha256 is None and item.locked is None:
         return ()
-    ref, planned, required = files.ref, _files_to_fetch(files), gate.signatures_for(files.ref, settings)
+    ref, planned, required = files.ref, _files_to_fetch(files), gate.signatures_for(item, settings, files.ref)
     gate.refuse(item, settings, ref, planned)
     if item.locked is not None:
         select_locked(files.revision, item.locked, USUAL, planned)
