@@ -37,17 +37,14 @@ def repair_cache(store: Store, settings: Settings, only: Set[str] | None = None)
         if (only is not None and digest not in only) or find_snapshot(store, records[0].files) is not None:
             continue
         error: LoraCliError | None = None
-        ref = ""
         # Other selections of the same reference have the same origin.
         for record in {record.ref: record for record in records}.values():
-            ref, locked = record.ref, LockedAdapter(record.ref, record.ref, record.revision, record.files)
+            ref, pickles = record.ref, Selection(allow_pickle=True)  # that were fetched before were allowed then
+            locked = LockedAdapter(ref, ref, record.revision, record.files)
             try:
-                # Pickles that were fetched before were allowed then.
-                source, selection = parse(ref, is_path=lambda _: False), Selection(allow_pickle=True)
-                (outcome,) = fetch_all(
-                    [Request(ref, source, digest, locked=locked, selection=selection)], store, settings
-                )
-                error = outcome.error
+                source = parse(ref, is_path=lambda _: False)
+                request = Request(ref, source, digest, locked=locked, selection=pickles)
+                error = next(fetch_all([request], store, settings)).error
             except LoraCliError as wrong:
                 error = wrong
             if error is None:

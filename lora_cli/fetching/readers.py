@@ -66,11 +66,15 @@ class Deadline:
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """Bytes ``start`` to ``stop`` (None: to the end) of a file: its ``chunks``, and then None or an error."""
+    """Bytes ``start`` to ``stop`` (None: to the end) of a file: its ``chunks``, and then None or an error.
+
+    Once one of the ``failures`` of its adapter is there, it is not begun.
+    """
 
     file: "Transfer"
     start: int
     stop: int | None
+    failures: list[BaseException]
     chunks: SimpleQueue[bytes | BaseException | None] = field(default_factory=SimpleQueue)
     dropped: bool = False
 
@@ -81,6 +85,8 @@ class _Part:
     def read(self) -> Iterator[bytes]:
         """Its bytes. A stream that breaks after some of them is continued; the source has waited."""
         at, empty = self.start, 0
+        if self.failures:
+            raise self.failures[0]
         if self.file.error is not None and self.stop is not None:
             raise self.file.error
         while not self.dropped and (self.stop is None or at < self.stop):
@@ -124,7 +130,8 @@ class Readers:
             LoraCliError: the first error in that order, after the bytes before it; or the deadline passed.
             KeyboardInterrupt: the readers were closed meanwhile.
         """
-        waiting, active = deque(_parts(files)), deque[_Part]()
+        failures = list[BaseException]()
+        waiting, active = deque(_parts(files, failures)), deque[_Part]()
         try:
             while waiting or active:
                 if self._closed:
@@ -146,7 +153,7 @@ class Readers:
                     self._end(one for one in active if one.file is part.file)
                     active = deque(one for one in active if one.file is not part.file)
                     waiting = deque(one for one in waiting if one.file is not part.file)
-                    waiting.appendleft(_Part(part.file, part.file.frontier, None))
+                    waiting.appendleft(_Part(part.file, part.file.frontier, None, failures))
                 else:
                     raise item
         finally:
@@ -185,12 +192,13 @@ class Readers:
                     time.sleep(0.001)  # the disk is slower than the network
         except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
             end = part.file.error = error
+            part.failures += [] if isinstance(error, NoRanges) else [error]
         part.chunks.put(end)
 
 
-def _parts(files: "Sequence[Transfer]") -> Iterator[_Part]:
+def _parts(files: "Sequence[Transfer]", failures: list[BaseException]) -> Iterator[_Part]:
     for file in sorted(files, key=lambda file: file.file.size or 0):
         if file.file.size is None:
-            yield _Part(file, file.frontier, None)
+            yield _Part(file, file.frontier, None, failures)
         for start in range(file.frontier, file.file.size or 0, RANGE):
-            yield _Part(file, start, min(file.file.size or 0, start + RANGE))
+            yield _Part(file, start, min(file.file.size or 0, start + RANGE), failures)
