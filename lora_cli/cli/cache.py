@@ -32,7 +32,7 @@ REPAIR = "Repair"
 SHORTEST = 8
 """Digits of a digest that may be given for all of it."""
 
-EARLIER = ("adapters", "attached", "history", "leases", "packed", "quarantine")
+EARLIER = ("adapters", "attached", "history", "leases", "packed")
 """Folders in the cache of an earlier version."""
 
 NAMES = typer.Argument(
