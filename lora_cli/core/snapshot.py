@@ -1,7 +1,7 @@
 """The files at an origin (``Revision``) and on this disk (``Snapshot``)."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,13 @@ class Revision:
     id: str
     files: tuple[RemoteFile, ...]
     whole: bool = True
+
+    @property
+    def pinned(self) -> "AdapterRef":
+        """Its reference at its id, where references can name one."""
+        from lora_cli.core.reference import WITH_REVISIONS
+
+        return replace(self.ref, revision=self.id) if self.ref.scheme in WITH_REVISIONS else self.ref
 
     def file(self, path: str) -> RemoteFile | None:
         """The file at ``path``, or None."""

@@ -27,7 +27,6 @@ POLL_S = 0.1
 GRACE_S = 2.0
 """How long after its deadline an adapter is waited for, to leave its files in order; then it is given up."""
 
-
 S = TypeVar("S")
 T = TypeVar("T")
 

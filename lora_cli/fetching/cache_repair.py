@@ -8,7 +8,7 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import ErrorReport, error_report
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
-from lora_cli.core.request import Request, Selection
+from lora_cli.core.request import BASE, Request, Selection
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import fetch_all
 from lora_cli.settings import Settings
@@ -39,11 +39,13 @@ def repair_cache(store: Store, settings: Settings, only: Set[str] | None = None)
         error: LoraCliError | None = None
         # Other selections of the same reference have the same origin.
         for record in {record.ref: record for record in records}.values():
-            ref, pickles = record.ref, Selection(allow_pickle=True)  # that were fetched before were allowed then
+            ref, is_base = record.ref, record.selection == str(BASE)
+            # Pickles that were fetched before were allowed then.
+            selection = BASE if is_base else Selection(allow_pickle=True)
             locked = LockedAdapter(ref, ref, record.revision, record.files)
             try:
                 source = parse(ref, is_path=lambda _: False)
-                request = Request(ref, source, digest, locked=locked, selection=pickles)
+                request = Request(ref, source, digest, locked=locked, selection=selection)
                 error = next(fetch_all([request], store, settings)).error
             except LoraCliError as wrong:
                 error = wrong

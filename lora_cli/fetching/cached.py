@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.core.reference import WITH_REVISIONS, AdapterRef, parse
 from lora_cli.core.request import Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline, Unreachable
@@ -32,25 +32,26 @@ def lookup(request: Request, store: Store, settings: Settings) -> Found | None:
     offline = settings.offline and ref.scheme != "file"
     if ref.scheme == "file" and os.path.lexists(ref.location):
         return None
-    # A policy may have rules for the folder that is meant, a checkpoint or in an artifact, which only a listing shows.
-    globs = [one for policy in settings.policies for one in (*policy.deny_sources, *(policy.allow_sources or ()))]
-    in_artifact = ref.scheme == "oci" and not ref.subfolder and any(one.count("//") > 1 for one in globs)
-    if (selection.latest and settings.policies) or in_artifact:
-        found = None
-    elif locked is None or selection.include:
+    if locked is None or selection.include:
         found = last_fetched(request, store, settings) if offline or ref.pinned else None
     elif (snapshot := find_snapshot(store, locked.files)) is None:
         found = None
     else:
-        own, endpoint = str(selection), endpoint_of(ref, settings)
-        record = read_record(store, ref.in_records, own, endpoint)
-        if record is None or record.snapshot != snapshot.digest:
-            own = str(replace(selection, locked=locked.digest))
-            record = Record(ref.in_records, own, locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
-        found = record, snapshot
+        endpoint, keys = endpoint_of(ref, settings), (str(selection), str(replace(selection, locked=locked.digest)))
+        known = (read_record(store, ref.in_records, key, endpoint) for key in keys)
+        new = Record(ref.in_records, keys[1], locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
+        record = next((one for one in known if one is not None and one.snapshot == snapshot.digest), new)
+        # From elsewhere: a policy may have rules for the folder that is meant, which a listing shows.
+        is_open = not record.at and settings.policies and (selection.latest or ref.scheme == "oci")
+        found = None if is_open else (record, snapshot)
     if found is None and offline and ref.scheme != "hf":
         raise not_cached(ref, store, settings)
     return found
+
+
+def found_at(record: Record, request: Request) -> AdapterRef:
+    """Where a record's snapshot was found, as far as it is known."""
+    return parse(record.at, is_path=lambda _: False) if record.at else request.locked_ref
 
 
 def last_fetched(request: Request, store: Store, settings: Settings) -> Found | None:
@@ -100,7 +101,8 @@ def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
     if ref.scheme == "file":
         return Files(sources.of(ref), resolve(request, sources))
     if (found := lookup(request, store, settings)) is not None:
-        return files_of(found[1], ref, found[0].revision)
+        at = replace(found_at(found[0], request), revision=ref.revision)
+        return files_of(found[1], at, found[0].revision)
     with hints(request, store, settings):
         revision = resolve(request, sources)
     for record in earlier(request, revision, request.selection, store, settings):
@@ -152,8 +154,8 @@ def remember(
     # As the origin lists them: a lock may have added digests.
     identities = {path: file.identity for path in snapshot.files if (file := revision.file(path)) is not None}
     for name in _names(request, revision):
-        one = Record(name, str(selection), revision.id, snapshot.digest, snapshot.files, identities, endpoint)
-        write_record(store, one)
+        key, at = (name, str(selection), revision.id), str(revision.pinned)
+        write_record(store, Record(*key, snapshot.digest, snapshot.files, identities, endpoint, at))
 
 
 def _names(request: Request, revision: Revision) -> tuple[str, ...]:

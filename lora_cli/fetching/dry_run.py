@@ -65,12 +65,12 @@ def _plan(request: Request, sources: Sources, store: Store, settings: Settings) 
     missing: list[RemoteFile] = []
     if found is not None:
         refuse_pickled(request.label, found[1].files, request.selection)
-        ref, revision = request.ref, found[0].revision
+        ref, revision = cached.found_at(found[0], request), found[0].revision
         files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in found[1].files.items()]
     else:
         with cached.hints(request, store, settings):
             listed = resolve(request, sources)
-        ref, revision = listed.ref, listed.id
+        ref, revision = listed.pinned, listed.id
         files, selection = select(request, listed)
         records = cached.earlier(request, listed, selection, store, settings)
         if cached.recorded(records, listed, files, store) is None:

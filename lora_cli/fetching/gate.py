@@ -82,7 +82,7 @@ def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: Adapte
     signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
     contents = Contents(snapshot.files, signature, snapshot.directory, request.signature)
     chosen = partial(select_files, selection=request.selection)
-    return check_signatures(ref or request.ref, required, contents, chosen, offline=settings.offline)
+    return check_signatures(_asked(request, ref)[0], required, contents, chosen, offline=settings.offline)
 
 
 def check_promised(request: Request, files: Mapping[str, Blob], ref: AdapterRef | None = None) -> None:

@@ -78,12 +78,10 @@ def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[Chec
         except LoraCliError as error:
             return checked_adapter(request, error=error)
 
-    yield from ordered_parallel_map(
-        one,
-        requests,
-        settings,
-        lambda request: checked_adapter(request, error=Deadline.of(request.name, settings).error()),
-    )
+    def late(request: Request) -> CheckedAdapter:
+        return checked_adapter(request, error=Deadline.of(request.name, settings).error())
+
+    yield from ordered_parallel_map(one, requests, settings, late)
 
 
 def _changes(locked: "LockedAdapter", files: Files, selection: Selection) -> Iterator[str]:

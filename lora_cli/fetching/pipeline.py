@@ -154,10 +154,8 @@ def fetch(
                 raise
             log.info("%s; retrying", error.message)
             revision = None
-    raise MachineError(
-        f"{context.store.root} is being cleaned up while {request.label} is fetched",
-        hint="stop the process that removes files there",
-    )
+    said = f"{context.store.root} is being cleaned up while {request.label} is fetched"
+    raise MachineError(said, hint="stop the process that removes files there")
 
 
 def _from_cache(request: Request, context: FetchContext, pinned: Request | None = None) -> Fetched | None:
@@ -171,9 +169,10 @@ def _from_cache(request: Request, context: FetchContext, pinned: Request | None 
     if request.locked is not None:
         refuse_pickled(request.label, snapshot.files, request.selection)
     unsigned = SIGNATURE not in snapshot.files and not (request.signature or request.locked or settings.offline)
-    if unsigned and gate.signatures_for(request, settings):
+    ref = cached.found_at(record, pinned or request)
+    if unsigned and gate.signatures_for(request, settings, ref):
         return None  # it may have one by now, or had one before fetch took it
-    signers = gate.accept(request, snapshot, settings)
+    signers = gate.accept(request, snapshot, settings, ref)
     mark_used(store, record)
     return Fetched(snapshot, record.revision, cached=True, signers=signers)
 
@@ -199,7 +198,7 @@ def _from_origin(
             revision = resolve(request, context.sources)
     on_resolved()
     files, selection = select(request, revision)
-    gate.refuse(request, settings, revision.ref, files)
+    gate.refuse(request, settings, revision.pinned, files)
 
     endpoint = endpoints_of(request.ref, settings)[-1]
     key = "\n".join((str(replace(revision.ref, revision=None)), revision.id, str(selection), endpoint))
@@ -212,7 +211,7 @@ def _from_origin(
         return cached.recorded(records, revision, files, store)
 
     def check(complete: Snapshot) -> None:
-        signers.extend(gate.accept(request, complete, settings, revision.ref))
+        signers.extend(gate.accept(request, complete, settings, revision.pinned))
 
     with ExitStack() as locks:
         if (snapshot := recorded()) is None:

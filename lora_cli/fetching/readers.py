@@ -68,7 +68,7 @@ class Deadline:
 class _Part:
     """Bytes ``start`` to ``stop`` (None: to the end) of a file: its ``chunks``, and then None or an error.
 
-    Once one of the ``failures`` of its adapter is there, it is not begun.
+    After one of the ``failures`` of its adapter it is not begun.
     """
 
     file: "Transfer"
@@ -85,10 +85,9 @@ class _Part:
     def read(self) -> Iterator[bytes]:
         """Its bytes. A stream that breaks after some of them is continued; the source has waited."""
         at, empty = self.start, 0
-        if self.failures:
-            raise self.failures[0]
-        if self.file.error is not None and self.stop is not None:
-            raise self.file.error
+        error = self.failures[0] if self.failures else self.file.error
+        if error is not None and (self.failures or self.stop is not None):
+            raise error
         while not self.dropped and (self.stop is None or at < self.stop):
             before = at
             try:

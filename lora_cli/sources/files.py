@@ -56,11 +56,11 @@ class Files:
         return self._folder.read(cached, start, stop)
 
     def blob(self, file: RemoteFile) -> Blob | None:
-        """Digest and size of ``file``, as listed, cached or read from this disk; None if they are not known."""
-        if file.sha256 is not None and file.size is not None:
-            return Blob(file.sha256, file.size)
+        """Digest and size of ``file``, as cached, listed or read from this disk; None if they are not known."""
         if self.snapshot is not None and file.path in self.snapshot.files:
             return self.snapshot.files[file.path]
+        if file.sha256 is not None and file.size is not None:
+            return Blob(file.sha256, file.size)
         return Blob(self.sha256(file), file.size) if self.on_disk and file.size is not None else None
 
     def sha256(self, file: RemoteFile, stop: int | None = None) -> str:

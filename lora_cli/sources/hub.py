@@ -82,7 +82,7 @@ class HubSource:
         Raises:
             NotFound: there is no such repository, revision or folder.
             AccessDenied: it is private or gated, or the token is bad.
-            Refused: the listing holds a path that leads out of the adapter, or too many, or the new name is forbidden.
+            Refused: the listing holds a path that leads out of the adapter, or too many.
             Unreachable: network or server, after the retries.
             Offline: the network is switched off, and the cache of the Hub's client does not know it.
         """
@@ -102,12 +102,7 @@ class HubSource:
             raise Unreachable(error.message, hint=hint) from error
         if name != ref.location:
             log.warning("%s was renamed to %s; use hf://%s", ref, name, name)
-            for policy in self._settings.policies:
-                from lora_cli.documents.policy_checks import source_violations
-
-                for found in source_violations(policy, replace(ref, location=name)):
-                    raise Refused(f"{ref} was renamed to {name}: {found}", hint=found.hint)
-        return Revision(ref, commit, _files(entries, ref, commit))
+        return Revision(replace(ref, location=name), commit, _files(entries, ref, commit))
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of the file in exactly that commit, in chunks of at most 1 MiB.

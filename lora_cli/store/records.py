@@ -15,9 +15,9 @@ from lora_cli.store import Store
 from lora_cli.store.disk import FORBIDDEN, on_disk, read_small, replace_file
 from lora_cli.store.snapshots import is_digest
 
-SCHEMA = "lora_cli/ref/2"
+SCHEMA = "lora_cli/ref/3"
 LARGEST = 8_000_000
-TEXTS = ("ref", "selection", "revision", "snapshot", "endpoint")
+TEXTS = ("ref", "selection", "revision", "snapshot", "endpoint", "at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,9 @@ class Record:
 
     ``endpoint`` is the address of the server, "" for this machine (a folder, the cache of huggingface_hub): the same
     reference may mean something else at another server. ``selection`` is that of the files, "" for the usual ones.
-    ``identities`` has for each path what the origin said of its version. ``used_s`` is when it was last used, in
-    seconds since 1970.
+    ``at`` is where it was found, with the folder of a checkpoint or in an artifact and the new name of a repository; ""
+    if that is unknown. ``identities`` has for each path what the origin said of its version. ``used_s`` is when it was
+    last used, in seconds since 1970.
     """
 
     ref: str
@@ -37,6 +38,7 @@ class Record:
     files: Mapping[str, Blob]
     identities: Mapping[str, str] = field(default_factory=dict)
     endpoint: str = ""
+    at: str = ""
     used_s: float = 0.0
 
     @property

@@ -93,6 +93,8 @@ def validate(
         files = open_files(item, settings, sources)
         while context is not None and files.snapshot is not None and not context.in_use.add(files.snapshot.digest):
             files = open_files(item, settings, sources)  # the cache was cleaned meanwhile
+        if files.snapshot is not None and any(one.path not in files.snapshot.files for one in _files_to_fetch(files)):
+            files = replace(files, snapshot=None)  # the cache has some of them, from an earlier revision
         checked = replace(checked, source=str(files.ref), revision=files.revision, snapshot=files.snapshot)
         check_no_folder_of_adapters(files.revision)
         watch.lap("resolve")
@@ -152,8 +154,9 @@ def check_permitted(item: Request, files: Files, settings: Settings) -> tuple[st
     """
     if not settings.policies and item.sha256 is None and item.locked is None:
         return ()
-    ref, planned, required = files.ref, _files_to_fetch(files), gate.signatures_for(item, settings, files.ref)
-    gate.refuse(item, settings, ref, planned)
+    ref, at, planned = files.ref, files.revision.pinned, _files_to_fetch(files)
+    required = gate.signatures_for(item, settings, at)
+    gate.refuse(item, settings, at, planned)
     if item.locked is not None:
         select_locked(files.revision, item.locked, USUAL, planned)
     if item.sha256 is None and item.locked is None and not required:

@@ -13,7 +13,7 @@ import yaml
 from lora_cli.core.reference import parse
 from lora_cli.core.request import Request, Selection
 from lora_cli.documents.policy import Policy, load_policy
-from lora_cli.errors import Refused, UsageError
+from lora_cli.errors import Offline, Refused, UsageError
 from lora_cli.fetching import gate
 from lora_cli.reading.manifest import read_policy
 from lora_cli.settings import Settings
@@ -169,3 +169,20 @@ def test_pickled_weights_must_be_allowed_and_named_by_the_policy(
     with pytest.raises(Refused) as caught:
         desk.bring(ref, selection, policies=policies)
     assert said in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_what_a_name_means_is_held_to_the_rules_too_also_when_it_is_cached(desk: Desk, tmp_path: Path) -> None:
+    key = tmp_path / "a.pub"
+    key.write_text("a key")
+    desk.hub.rename("org/sql", "org/renamed")
+    desk.bring("org/sql")
+    for rule in (
+        f"deny_sources: ['hf://org/renamed@{desk.commit}']",
+        "deny_sources: ['hf://org/renamed']",
+        f"require_signature: [{{sources: ['hf://org/renamed'], keys: ['{key}']}}]",
+    ):
+        policy = load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{rule}\n", "p.yaml")
+        for text in ("org/sql", f"org/sql@{desk.commit}", "org/renamed"):
+            for offline in (False, True):
+                error = desk.fails(text, policies=(policy,), offline=offline)
+                assert isinstance(error, Refused | Offline), (rule, text)

@@ -28,6 +28,7 @@ from tests.gate.walk import (
     write_set,
 )
 from tests.hf_variables import set_variables
+from tests.hub_server import Hub
 from tests.making import Raw, base_config, llama_modules, lora_tensors, write_adapter, write_base_config
 from tests.object_servers import S3Server
 
@@ -335,3 +336,14 @@ def test_what_was_not_read_is_unchecked_whatever_is_ignored(origins: Origins, ca
     write_adapter(Path("narrow"), modules=MODULES, r=4, tensors=ones)
     (one,) = judged(capsys, 1, "narrow", "--base", "none", "--strict").values()
     assert "LC505" in {skipped["code"] for skipped in one["skipped"]}
+
+
+def test_what_the_cache_has_of_an_earlier_revision_is_not_all_that_is_judged(tmp_path: Path, capsys: Capture) -> None:
+    files = contents(write_adapter(tmp_path / "sql"))
+    with Hub() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.endpoint)
+        hub.add("acme/grows", {"adapter_config.json": files["adapter_config.json"]})
+        assert main(["fetch", "acme/grows"]) == 0
+        hub.add("acme/grows", files)
+        hub.fault("GET cdn", flip_at=7, times=-1)
+        assert "sha256" in text(capsys, 5, "validate", "acme/grows", "--base", "none")

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.documents.policy import Policy
 from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.hub import HubSource
@@ -285,21 +284,6 @@ def test_a_renamed_repository_is_read_and_its_new_name_is_said(
         assert read(source, source.resolve(ref), "adapter_model.safetensors") == WEIGHTS
         assert [record.levelno for record in caplog.records if "hf://acme/sql" in record.message] == [logging.WARNING]
         assert "was renamed to acme/sql" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "policy", [Policy(allow_sources=("hf://acme/*",)), Policy(deny_sources=("hf://other/*",))], ids=["allow", "deny"]
-)
-def test_a_policy_holds_for_the_new_name_of_a_repository(
-    hub: Hub, settings: Settings, commit: str, policy: Policy
-) -> None:
-    hub.add("acme/mine", FILES)
-    hub.rename("acme/sql-lora", "other/sql")
-    hub.rename("acme/mine", "acme/ours")
-    source = HubSource(replace(settings, policies=(policy,)))
-    with pytest.raises(Refused, match="was renamed to other/sql: policy"):
-        source.resolve(ACME)
-    assert source.resolve(replace(ACME, location="acme/mine")).files
 
 
 def test_ranges_of_one_file_ask_the_hub_once_and_share_connections(hub: Hub, settings: Settings, commit: str) -> None:
