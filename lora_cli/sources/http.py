@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -115,14 +115,15 @@ class Piece:
         return min((one for one in (self.stop, self.size) if one is not None), default=None)
 
 
-def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
+def get_headers(http: Http, url: str, what: str, turn: AbstractContextManager[object]) -> tuple[int, Headers]:
     """Status (200 or 206) and headers of the answer to a GET for the first byte of ``url``; raises as ``get_json``.
 
     It is no HEAD: some servers know none, and links that are signed for GET refuse it. The body is not waited for.
+    ``turn`` is held by each try, and not between them.
     """
 
     def ask() -> tuple[int, Headers]:
-        with closing(open_response(http, url, {"Range": "bytes=0-0"}, what)) as response:
+        with turn, closing(open_response(http, url, {"Range": "bytes=0-0"}, what)) as response:
             return response.status, response.headers
 
     return http.retries.call(what, ask)

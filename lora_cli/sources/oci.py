@@ -135,7 +135,7 @@ class OciSource:
         self._settings, self._rule = settings, rule
         self._repositories: dict[str, _Repository] = {}
         self._tars: dict[str, _Tars] = {}
-        self._turn = threading.Lock()
+        self._turn, self._turns = threading.Lock(), weakref.WeakValueDictionary[str, threading.Lock]()
 
     def pin(self, ref: AdapterRef) -> AdapterRef:
         """``ref`` at the digest that its tag names now: one request, which lists nothing."""
@@ -204,17 +204,19 @@ class OciSource:
 
     def _unpacked(self, ref: AdapterRef, digest: str) -> "_Tars":
         """The tars of an artifact: downloaded once for all that ask, and kept for a while."""
-        if tars := self._tars.get(digest):
-            return tars
         with self._turn:
-            if digest not in self._tars:
-                repository = self._repository(ref)
-                layers = repository.manifest(digest, str(ref)).layers or []
-                self._tars[digest] = _Tars(self._settings, repository, digest, layers, str(ref))
-            tars = self._tars[digest]
-            # One for each adapter that may be in flight.
-            while len(self._tars) > self._settings.jobs:
-                del self._tars[next(iter(self._tars))]
+            turn = self._turns.setdefault(digest, threading.Lock())
+        with turn:  # a slow registry holds up nobody who asks for something else
+            if tars := self._tars.get(digest):
+                return tars
+            repository = self._repository(ref)
+            layers = repository.manifest(digest, str(ref)).layers or []
+            tars = _Tars(self._settings, repository, digest, layers, str(ref))
+            with self._turn:
+                self._tars[digest] = tars
+                # One for each adapter that may be in flight.
+                while len(self._tars) > self._settings.jobs:
+                    del self._tars[next(iter(self._tars))]
             return tars
 
 
@@ -429,7 +431,7 @@ class _Tars:
 
     def _unpack(self, layer: _Descriptor, packed: IO[bytes]) -> None:
         """The regular files of a tar. None of its names is used as a path."""
-        stream: Any = gzip.GzipFile(fileobj=packed) if layer.tar == "tar+gzip" else packed
+        stream = gzip.GzipFile(fileobj=packed) if layer.tar == "tar+gzip" else packed
         reader = _Reader(stream, min(self._left, FREE_BYTES + MOST_RATIO * layer.size), self._until)
         tar = tarfile.open(fileobj=reader, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
         while (member := tar.next()) is not None:
@@ -457,9 +459,19 @@ class _Tars:
 class _Reader:
     """A tar as tarfile reads it: at most ``most`` bytes, until a time."""
 
-    def __init__(self, stream: IO[bytes], most: int, until: float) -> None:
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, most: int, until: float) -> None:
         self._stream, self._most, self._until = stream, most, until
-        self.seek, self.tell = stream.seek, stream.tell
+        self.tell = stream.tell
+
+    def seek(self, position: int) -> None:
+        """In pieces: what is skipped is decompressed, too."""
+        if position > self._most:
+            raise tarfile.ReadError("it has too many bytes")
+        at = self.tell()
+        for place in range(at if at <= position else 0, position, PIECE):
+            _check_time(self._until)
+            self._stream.seek(place)
+        self._stream.seek(position)
 
     def read(self, size: int) -> bytes:
         """As a file: tarfile reads names and attributes whole, whatever their size."""

@@ -107,8 +107,7 @@ class WebSource:
         # Nobody asked for the last name: what fails with it is said of the adapter.
         url, what = f"{self._folder(ref)}/{name}", str(ref) if name == NOWHERE else f"{ref}: {name}"
         try:
-            with self._turn:
-                status, headers = get_headers(self._site(ref), url, what)
+            status, headers = get_headers(self._site(ref), url, what, self._turn)
         except StatusError as error:
             if error.status == 416:
                 return RemoteFile(name, 0, sha256=hashlib.sha256().hexdigest())

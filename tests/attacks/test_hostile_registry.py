@@ -1,10 +1,14 @@
 """Artifacts that somebody else pushed or named: wrong bytes, too much of them, ways out, and where secrets go."""
 
 import gzip
+import io
 import json
+import math
 import os
 import tarfile
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,9 @@ import pytest
 
 from lora_cli.core.reference import parse
 from lora_cli.settings import Settings
-from lora_cli.sources.oci import OciSource
+from lora_cli.sources.oci import OciSource, _Reader
 from lora_cli.store import Store
-from tests.answering import answering
+from tests.answering import Asked, Reply, answering
 from tests.attacks.lying_registry import FILES, NOWHERE, TAR, Liar, code
 from tests.bringing import bring
 from tests.oci_server import OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
@@ -194,3 +198,39 @@ def test_a_tar_has_the_bytes_and_the_time_of_an_adapter(liar: Liar, settings: Se
     liar.manifest({"layers": [{**liar.layer(tar_of(FILES), TAR), "size": 1 << 40}]})
     assert code(liar, settings) == 1
     assert not [path for path, _ in liar.asked if "/blobs/" in path]
+
+
+def test_what_is_skipped_in_a_tar_takes_its_time() -> None:
+    skipping = _Reader(gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(bytes(1 << 20)))), 1 << 30, math.inf)
+    for place in (900_000, 5, 2 << 20):
+        skipping.seek(place)
+        assert skipping.tell() == min(place, 1 << 20)
+    with pytest.raises(tarfile.ReadError):
+        skipping.seek((1 << 30) + 1)
+    with pytest.raises(TimeoutError):
+        _Reader(io.BytesIO(), 1 << 30, 0).seek(1)
+
+
+def test_a_registry_that_is_slow_holds_up_no_other(liar: Liar, settings: Settings) -> None:
+    slow, reached, goes_on = Liar(), threading.Event(), threading.Event()
+
+    def reply(asked: Asked) -> Reply:
+        if "/blobs/" in asked.path:
+            reached.set()
+            goes_on.wait(30)
+        return slow.reply(asked)
+
+    def listed(place: str) -> int:
+        return len(source.resolve(parse(f"oci://{place}/acme/sql:v1", is_path=lambda _: False)).files)
+
+    source = OciSource(replace(settings, timeout_s=60))
+    slow.tars(tar_of({**FILES, "README.md": b""}))
+    liar.tars(tar_of(FILES))
+    with answering(reply) as url, ThreadPoolExecutor(2) as pool:
+        late = pool.submit(listed, url.removeprefix("http://"))
+        try:
+            assert reached.wait(10)
+            assert pool.submit(listed, liar.place).result(10) == 2
+        finally:
+            goes_on.set()
+        assert late.result() == 3

@@ -1,5 +1,6 @@
 """The HTTP client on a bad day: what it tries again, how long it waits, what it never follows or reads."""
 
+import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
-from lora_cli.sources.http import ANSWER_CAP, Http, Piece, StatusError, get_bytes, redirect_target
+from lora_cli.sources.http import ANSWER_CAP, Http, Piece, StatusError, get_bytes, get_headers, redirect_target
 from lora_cli.sources.retries import Retries, requested_wait_s
 from tests.hub_server import Hub
 from tests.sources.http_client import NAME, WEIGHTS, Client
@@ -55,6 +56,14 @@ def test_what_the_server_asks_is_what_is_waited(client: Client, headers: dict[st
     client.hub.fault("/revision/", status=429, headers=headers)
     assert client.json()
     assert least <= client.waits[0] <= max(0.5, least * 1.1 + 0.2)
+
+
+def test_what_is_waited_between_tries_is_nobodys_turn(hub: Hub, client: Client) -> None:
+    hub.fault("", status=503, headers={"Retry-After": "60"}, times=2)
+    turn, held = threading.Lock(), list[bool]()
+    http = Http(hub.endpoint, 5, Retries(2, lambda _: held.append(turn.locked())))
+    assert get_headers(http, f"{hub.endpoint}/{NAME}", "weights", turn)[0] == 206
+    assert held == [False, False]
 
 
 def test_a_date_that_is_too_far_away_is_not_waited_for(client: Client) -> None:
