@@ -235,7 +235,7 @@ def plain_web(rest: str, text: str) -> str:
     """As ``web``, for ``http://``: only this machine is read without encryption."""
     location = web(rest, text, "http")
     if not is_loopback(location.partition("/")[0]):
-        hint = "use https://; for your own server without TLS set endpoint_url in a manifest's sources"
+        hint = "use https://; for your own server without TLS set endpoint_url in [[sources]] of the settings file"
         raise UsageError(f"{text}: http:// is only allowed for this machine", hint=hint)
     return location
 

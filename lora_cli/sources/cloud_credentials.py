@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from lora_cli.core.web_address import is_encrypted
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import home_of
@@ -44,6 +46,8 @@ _AZURE_HINT = "set AZURE_STORAGE_ACCOUNT_NAME, or write abfs://CONTAINER@ACCOUNT
 # The first is obstore's and the SDK's name, the other that of the az command.
 _AZURE_ACCOUNTS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
 _AZURE_KEYS = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY")
+_OWN = {"gs": r".+\.googleapis\.com", "az": r".+\.core\.(windows\.net|chinacloudapi\.cn|usgovcloudapi\.net)"}
+"""Where a token of the provider's own chain may be sent although a rule names the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,10 @@ def find_account(scheme: str, location: str, rule: "SourceRule | None" = None) -
     else:
         options = {"account_name": azure_account(location), "endpoint": endpoint, "use_emulator": False}
         found_in, provider = _azure(location, rule)
+    # A key only signs; a token or a shared access signature is sent as it is.
+    if found_in not in {NOBODY, *_AZURE_KEYS} and not is_encrypted(endpoint):
+        reason = f"{host(endpoint)}: the credentials from {found_in} are not sent without encryption"
+        raise AccessDenied(reason, hint="use its https:// address, or set anonymous = true in its [[sources]]")
     return Account(found_in, endpoint, _remembered(provider), lambda _bucket, _region: options)
 
 
@@ -177,6 +185,8 @@ def _google(rule: "SourceRule | None") -> tuple[str, Provider]:
     """As Google's libraries find it: a file, gcloud's own, else the metadata server. An emulator needs none."""
     if found := _from_rule(rule, "GOOGLE_SKIP_SIGNATURE", "STORAGE_EMULATOR_HOST"):
         return found
+    if _is_foreign("gs", rule):
+        return NOBODY, dict
     home, named = os.environ.get("CLOUDSDK_CONFIG"), os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     own = Path(home or home_of(os.environ) / ".config" / "gcloud", "application_default_credentials.json")
     file = named or (str(own) if own.is_file() else "")
@@ -213,6 +223,8 @@ def _azure(location: str, rule: "SourceRule | None") -> tuple[str, Provider]:
     if (key or signature) and account == azure_account(""):
         secret = {"access_key": key} if key else {"sas_token": signature.removeprefix("?")}
         return key_in or signed_in, lambda: {**secret, "expires_at": None}
+    if _is_foreign("az", rule):
+        return NOBODY, dict
     try:
         from obstore.auth.azure import AzureCredentialProvider
     except ImportError as error:
@@ -227,6 +239,12 @@ def _from_rule(rule: "SourceRule | None", *anonymous: str) -> tuple[str, Provide
         token = token_of(rule, os.environ)
         return rule.token_env, lambda: {"token": token, "expires_at": None}
     return (NOBODY, dict) if (rule is not None and rule.anonymous) or any(map(_is_set, anonymous)) else None
+
+
+def _is_foreign(scheme: str, rule: "SourceRule | None") -> bool:
+    """Whether ``rule`` names a server that is not the provider's, and so gets none of the provider's tokens."""
+    server = (rule is not None and rule.endpoint_url) or ""
+    return server != "" and not re.fullmatch(_OWN[scheme], (urlsplit(server).hostname or "").rstrip("."))
 
 
 def _remembered(provider: Provider) -> Provider:

@@ -89,7 +89,8 @@ class Http:
     ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else, as a bearer token or as ``basic``
     credentials. No answer may be silent for longer than ``timeout_s``; ``retries`` says how often an operation is tried
     again. ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges
-    of one file ask it once. ``private`` lets redirects into private networks.
+    of one file ask it once. ``private`` lets redirects into private networks. ``named`` is an endpoint that a reference
+    names, and no setting: it may be nearby, but not link-local.
     """
 
     endpoint: str
@@ -99,6 +100,7 @@ class Http:
     private: bool = False
     links: dict[str, tuple[str, float, str]] = field(default_factory=dict, repr=False, compare=False)
     basic: bool = False
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,13 +241,17 @@ def open_response(http: Http, url: str, headers: Headers, what: str, check: Chec
     """
     known, until, sender = http.links.get(url, ("", 0.0, ""))
     if known and time.monotonic() < until:
-        response = _ask(http, known, headers, _redirects(http, sender, url, known, what))
+        try:
+            response = _ask(http, known, headers, _redirects(http, sender, url, known, what))
+        except Transient:
+            http.links.pop(url, None)  # it may be gone for good: the next try asks the endpoint again
+            raise
         if response.status in (200, 206):
             return response
         # A link that was handed out may expire at any time: the endpoint gives a fresh one.
         response.close()
         http.links.pop(url, None)
-    target, allowed = url, None
+    target, allowed = url, guard(True, "127.0.0.1", f"{what}: it leads to {host(url)}") if http.named else None
     for _ in range(MAX_REDIRECTS + 1):
         response = _ask(http, target, headers, allowed)
         try:

@@ -50,7 +50,7 @@ _WRONG = "{server} does not accept the credentials from {user}"
 _REFUSED = "{server} denies access without credentials{detail}"
 _FORBIDDEN = "{server} denies access with the credentials from {user}{detail}"
 _UNUSABLE = "{server} was not asked: the credentials from {user} cannot be used"
-_PRIVATE = "it is not public: set credentials, and unset {prefix}_SKIP_SIGNATURE"
+_PRIVATE = "it is not public: set credentials (at a server of [[sources]] {own}), and unset {prefix}_SKIP_SIGNATURE"
 _MOVED = r"redirect without LOCATION|^\w+ 30[1278]|AuthorizationHeaderMalformed|Redirect"
 _ANSWERS: tuple[tuple[str, type[LoraCliError], str, str], ...] = (
     ("NoSuchBucket|ContainerNotFound", NotFound, "there is no bucket {name} at {server}", _NO_BUCKET),
@@ -90,6 +90,9 @@ _NO_ANSWER = (
 
 _STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>|(credential provider|redirect without LOCATION|invalid path)")
+_NO_TOKENS = re.compile(
+    r"credential provider: (?:\w*(?:Transport|ServiceRe\w+|Connect\w*|Timeout)|Refresh(?=.*Caused by ))Error: "
+)
 _processes: set[int] = set()  # where obstore's threads run: they do not follow into a fork, which would wait for ever
 
 
@@ -117,7 +120,8 @@ class ObjectSource:
                 files.append(RemoteFile(key.removeprefix(prefix), size, version=version))
         check_listed((file.path for file in files), str(ref))
         if not files:
-            hint = "check the spelling: write the whole folder of the adapter, no file and no revision"
+            check = f"check the spelling, and the endpoint ({TERMS[ref.scheme][1]})"
+            hint = f"{check}: write the whole folder of the adapter, no file and no revision"
             raise NotFound(f"{ref}: there is nothing below {prefix or 'it'}", hint=hint)
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), tuple(files))
@@ -214,15 +218,19 @@ class ObjectSource:
             **{"detail": f": {message}" if message else "", "answer": f"{status} {code} {message}".strip()},
             **{"name": re.split("[@/]", ref.location)[0], "region": region or "REGION, the region of the bucket"},
             **dict(zip(("prefix", "endpoint", "login", "rights"), TERMS[ref.scheme], strict=True)),
-            "timeout_s": self._settings.timeout_s,
+            **{"timeout_s": self._settings.timeout_s, "own": "those of profile" if ref.scheme == "s3" else "token_env"},
         }
         if not status and not code:
             row = next(row for row in _NO_ANSWER if re.search(row[0], str(error)))
             return Transient(row[1].format(**words), hint=row[2].format(**words), final=row in _NO_ANSWER[:2])
+        if code == "credential provider" and _NO_TOKENS.search(text):
+            reason = f"no connection to the service that renews the credentials from {account.found_in}"
+            return Transient(reason, hint="check the network and HTTPS_PROXY, or try again later")
         if status in {"408", "429"} or status >= "500":
             return from_status(account.server, int(status), {})  # obstore does not show its Retry-After
         answer = f"{verb} {status} {code} {'' if account.found_in != NOBODY else NOBODY}"
-        _, kind, says, hint = next(row for row in _ANSWERS if re.search(row[0], answer))
+        rows = (row for row in _ANSWERS if ref.scheme == "s3" or row[0] is not _MOVED)
+        _, kind, says, hint = next(row for row in rows if re.search(row[0], answer))
         return kind(f"{ref}{path and f': {path}'}: {says.format(**words)}", hint=hint.format(**words).format(**words))
 
 

@@ -241,7 +241,8 @@ class _Repository:
         self._name = f"{parts.path.strip('/')}/{name}".lstrip("/")
         self._url = f"{parts.scheme}://{parts.netloc}/v2/{quote(self._name)}"
         retries, private = Retries(settings.retries), allows_private(settings)
-        self._http = Http(endpoint, settings.timeout_s, retries, private=private)
+        named = rule is None or rule.endpoint_url is None
+        self._http = Http(endpoint, settings.timeout_s, retries, private=private, named=named)
 
     def manifest(self, reference: str, what: str) -> _Manifest:
         """The manifest or index with a tag or digest, which is verified."""

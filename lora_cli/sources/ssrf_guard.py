@@ -4,10 +4,12 @@ A server may send us where we can reach and it cannot: to this machine, its netw
 credentials. What counts is the address that is connected to, not the name, which can be given another one at any time.
 """
 
+import socket
 from collections.abc import Callable
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
+from lora_cli.core.web_address import is_loopback
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
 
@@ -36,11 +38,14 @@ _WORDS = {
 
 
 def reach_of(address: str) -> Reach:
-    """The reach of ``address``, also of an IPv4 address wrapped in IPv6; a name counts as public."""
+    """The reach of ``address``, also of an IPv4 address wrapped in IPv6 or oddly written; a name counts as public."""
     try:
-        ip = ip_address(address.partition("%")[0])
+        name = address if address.isascii() else address.encode("idna").decode()
+        ip = _ip(name.partition("%")[0].rstrip("."))
     except ValueError:
-        return Reach.LOOPBACK if address.lower().rstrip(".") == "localhost" else Reach.PUBLIC
+        return Reach.PUBLIC
+    if ip is None:
+        return Reach.LOOPBACK if is_loopback(name.lower().rstrip(".")) else Reach.PUBLIC
     if isinstance(ip, IPv6Address):
         inner = IPv4Address(ip.packed[-4:]) if ip in NAT64 else ip.ipv4_mapped or ip.sixtofour
         ip = inner or (ip.teredo[1] if ip.teredo else ip)
@@ -52,6 +57,17 @@ def reach_of(address: str) -> Reach:
         return Reach.LINK_LOCAL
     site_local = isinstance(ip, IPv6Address) and ip.is_site_local
     return Reach.PUBLIC if ip.is_global and not ip.is_reserved and not site_local else Reach.PRIVATE
+
+
+def _ip(name: str) -> IPv4Address | IPv6Address | None:
+    """The address that a resolver takes ``name`` for, which may be a number (``0x7f.1``); None: it is a name."""
+    try:
+        return ip_address(name)
+    except ValueError:
+        try:
+            return IPv4Address(socket.inet_aton(name))
+        except OSError:
+            return None
 
 
 def allows_private(settings: Settings) -> bool:

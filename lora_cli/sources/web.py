@@ -127,7 +127,8 @@ class WebSource:
         site = "{}://{}:{}".format(*origin(base))
         if site not in self._sites:
             token, retries = token_of(self._rule, os.environ), Retries(settings.retries)
-            self._sites[site] = Http(base, settings.timeout_s, retries, token=token, private=allows_private(settings))
+            private, named = allows_private(settings), self._rule is None or self._rule.endpoint_url is None
+            self._sites[site] = Http(base, settings.timeout_s, retries, token=token, private=private, named=named)
         return self._sites[site]
 
     def _folder(self, ref: AdapterRef) -> str:

@@ -19,8 +19,8 @@ from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
 from lora_cli.redaction import redact
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
-from lora_cli.sources.cloud_credentials import find_account
+from lora_cli.sources import Source, cloud_credentials
+from lora_cli.sources.cloud_credentials import NOBODY, find_account
 from lora_cli.sources.registry import endpoint_of, open_source
 from tests.answering import Reply, answering
 from tests.object_servers import AZURITE_KEY, AzureServer, GcsServer
@@ -364,6 +364,32 @@ def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
     assert "LORA_CLI_TOKEN_TEAM" in unset.message
 
 
+@pytest.mark.parametrize(
+    ("ref", "server", "rule", "found_in"),
+    [
+        (GOOGLE, "http://127.0.0.1:9", {}, NOBODY),
+        (GOOGLE, "https://mirror.acme", {}, NOBODY),
+        (GOOGLE, "https://googleapis.com.acme", {}, NOBODY),
+        (GOOGLE, "https://storage-x.p.googleapis.com", {}, "key.json contains no usable"),
+        (GOOGLE, "http://mirror.acme", {"token_env": "LORA_CLI_TOKEN"}, "are not sent without encryption"),
+        (AZURE, "https://mirror.acme", {}, NOBODY),
+        (AZURE, "https://acme.blob.core.windows.net", {}, "Azure's default credentials"),
+        (AZURE, "http://acme.blob.core.windows.net", {}, "are not sent without encryption"),
+    ],
+)
+def test_a_token_is_sent_to_its_own_provider_and_encrypted(
+    monkeypatch: pytest.MonkeyPatch, ref: AdapterRef, server: str, rule: dict[str, str], found_in: str
+) -> None:
+    google = {"GOOGLE_APPLICATION_CREDENTIALS": "key.json", "LORA_CLI_TOKEN": "ya29.secret"}
+    set_all(monkeypatch, {**google, "AZURE_STORAGE_ACCOUNT_NAME": "acme"})
+    named = SourceRule.model_validate({"match": "*", "endpoint_url": server, **rule})
+    try:
+        found = find_account(ref.scheme, ref.location, named).found_in
+    except LoraCliError as error:
+        found = error.message
+    assert found_in in found
+
+
 def test_a_federated_identity_is_asked_of_googles_own_library(
     home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,8 +411,11 @@ def test_a_federated_identity_is_asked_of_googles_own_library(
         }
         (home / "federated.json").write_text(json.dumps(document))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(home / "federated.json"))
-        source = open_source("gs", settings, SourceRule(match="gs://a/*", endpoint_url=endpoint))
-        assert [file.path for file in source.resolve(GOOGLE).files] == ["a"]
+        monkeypatch.setattr(cloud_credentials, "GOOGLE", endpoint)
+        assert [file.path for file in open_source("gs", settings).resolve(GOOGLE).files] == ["a"]
+    error = error_of(lambda: open_source("gs", settings).resolve(GOOGLE))
+    assert isinstance(error, Unreachable)
+    assert "no connection to the service that renews the credentials from" in error.message
 
 
 def test_the_identity_of_a_machine_of_azure_gives_the_token(

@@ -179,6 +179,13 @@ def test_a_link_that_is_stale_when_it_is_handed_out_is_asked_for_again(client: C
     assert client.hub.count("/resolve/") == 2
 
 
+def test_a_remembered_link_to_a_server_that_is_gone_is_asked_for_again(client: Client) -> None:
+    gone = "http://127.0.0.1:9/gone", time.monotonic() + 300, "127.0.0.1"
+    client.http.links[f"{client.hub.endpoint}/{NAME}"] = gone
+    assert client.read() == WEIGHTS
+    assert (len(client.waits), client.hub.count("/resolve/")) == (1, 1)
+
+
 def test_a_redirect_loop_ends(client: Client) -> None:
     client.hub.fault("", status=302, headers={"Location": f"/{NAME}"}, times=-1)
     with pytest.raises(Unreachable, match="more than 5 times"):

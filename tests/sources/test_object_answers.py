@@ -43,6 +43,7 @@ def ours(endpoint: str, **rule: object) -> SourceRule:
         (refusal(404, "NoSuchBucket"), NotFound, "no bucket abc"),
         (refusal(404, "NoSuchWebsiteConfiguration"), NotFound, "NoSuchWebsiteConfiguration"),
         ((404, b"<html>login</html>", {}), NotFound, "AWS_ENDPOINT_URL"),
+        ((200, b"<html>console</html>", {}), NotFound, "AWS_ENDPOINT_URL"),
         (refusal(400, "InvalidArgument"), Unreachable, "InvalidArgument"),
         (refusal(503, "SlowDown"), Unreachable, "503"),
         (refusal(500, "InternalError"), Unreachable, "500"),
@@ -61,6 +62,15 @@ def test_each_answer_has_its_own_words(tmp_path: Path, reply: Reply, kind: type[
     assert says in error.message + error.hint
     assert str(REF) in error.message
     assert "\n" not in error.message
+
+
+@pytest.mark.parametrize("ref", [AdapterRef("gs", "abc/sql"), AdapterRef("az", "abc@acme.dfs.core.windows.net/sql")])
+def test_only_buckets_of_s3_are_in_another_region(tmp_path: Path, ref: AdapterRef) -> None:
+    with answering(lambda _: (302, b"", {})) as endpoint:
+        rule = SourceRule(match="*", endpoint_url=endpoint, anonymous=True)
+        error = error_of(lambda: open_source(ref.scheme, Settings(tmp_path, retries=0), rule).resolve(ref))
+    assert isinstance(error, Unreachable)
+    assert "region" not in f"{error.message} {error.hint}".lower()
 
 
 def test_what_does_not_speak_http_is_told_from_a_server_that_is_down(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources import ssrf_guard
 from lora_cli.sources.hub import HubSource
+from lora_cli.sources.registry import open_source
 from lora_cli.sources.ssrf_guard import Reach, allows_private, guard, reach_of
 from lora_cli.sources.transport import send
 from tests.hub_content import Content
@@ -30,10 +31,11 @@ NEARNESS = {
     Reach.PRIVATE: ["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "fc00::1", "fd12:3456::1",
                     "fec0::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "198.18.0.1"],
     Reach.LOOPBACK: ["127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
-                     "localhost", "LOCALHOST."],
+                     "localhost", "LOCALHOST.", "127.1", "2130706433", "\uff11\uff127.0.0.1"],
     Reach.LINK_LOCAL: ["169.254.169.254", "169.254.170.2", "fe80::1", "fe80::1%eth0", "fd00:ec2::254",
                        "100.100.100.200", "168.63.129.16", "0.0.0.0", "0.1.2.3", "::", "::ffff:169.254.169.254",
-                       "2002:a9fe:a9fe::", "224.0.0.1", "ff02::1", "255.255.255.255", "240.0.0.1"],
+                       "2002:a9fe:a9fe::", "224.0.0.1", "ff02::1", "255.255.255.255", "240.0.0.1",
+                       "2852039166", "0xa9fea9fe", "0251.0376.0xa9fe", "169.254.169.254."],
 }  # fmt: skip
 
 
@@ -129,6 +131,12 @@ def test_the_open_network_does_not_lead_into_a_private_one(
     assert "127.0.0.1" in str(error)
     assert "(allow_private_redirects)" in str(error)
     assert "key=1" not in str(error)
+
+
+@pytest.mark.parametrize(("scheme", "place"), [("https", "169.254.169.254/x"), ("oci", "169.254.169.254/x/y:1")])
+def test_a_reference_leads_to_no_link_local_address(settings: Settings, scheme: Scheme, place: str) -> None:
+    with pytest.raises(Refused, match=r"it leads to 169\.254\.169\.254, a link-local address"):
+        open_source(scheme, settings).resolve(AdapterRef(scheme, place))
 
 
 @pytest.mark.usefixtures("far")
