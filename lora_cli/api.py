@@ -44,7 +44,7 @@ def fetch(
     from lora_cli.core.reference import parse, training_run
     from lora_cli.core.request import Request, Selection
     from lora_cli.fetching.batch import fetch_all
-    from lora_cli.sources.local import is_path
+    from lora_cli.sources.registry import is_path
     from lora_cli.store import Store
 
     settings = _settings(cache_dir, offline=offline)

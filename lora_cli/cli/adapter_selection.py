@@ -19,7 +19,7 @@ from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
 from lora_cli.settings import Settings
-from lora_cli.sources.local import is_path
+from lora_cli.sources.registry import is_path
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet, EngineSpec

@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -26,6 +27,7 @@ from lora_cli.cli.adapter_selection import (
 from lora_cli.cli.options import ADAPTERS, LOCKING, OUTPUT, option
 from lora_cli.cli.output import (
     inform,
+    is_interactive,
     log_failures,
     render_parts,
     table_width,
@@ -34,7 +36,6 @@ from lora_cli.cli.output import (
     write,
     write_result,
 )
-from lora_cli.cli.progress import fetch_progress
 from lora_cli.core.adapter_files import BASE_CONFIG_CAP
 from lora_cli.core.lock import THE_BASE, Lock, ref_at
 from lora_cli.core.request import NAME, Selection
@@ -42,12 +43,13 @@ from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.render.fetch_report import fetch_report, fetched_adapter
-from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
+from lora_cli.fetching.pipeline import SILENT, Progress
+from lora_cli.render.fetch_report import fetch_report, fetched_adapter, render_line
+from lora_cli.render.terminal_fetch import fetched_parts, render_not_pruned
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.blobs import LostBlob
 from lora_cli.store.materialize import NotPruned, materialize, prune, publish_adapter, remove_leftovers
+from lora_cli.store.snapshots import LostBlob
 
 if TYPE_CHECKING:
     from lora_cli.cli.lockfile import LockFile
@@ -367,6 +369,15 @@ def _warnings(outcome: Outcome, *, judged: bool) -> Iterator[str]:
         yield f"{name} is published with pickled weights ({safe(names(pickled))}) unchecked: unpickling can run code"
 
 
+def progress_of(settings: Settings, count: int) -> AbstractContextManager[Progress]:
+    """Bars for ``count`` adapters on a terminal; else only waits are told."""
+    if not is_interactive(settings):
+        return nullcontext(SILENT)
+    from lora_cli.cli.progress import fetch_progress
+
+    return fetch_progress(count)
+
+
 def _fetch_all(
     requests: FetchRequests, destination: Destination, chosen: FetchOptions, settings: Settings
 ) -> list[Outcome]:
@@ -381,7 +392,7 @@ def _fetch_all(
     for folder in {target.parent for target in destination.targets or ()}:
         remove_leftovers(folder)
     try:
-        with fetch_progress(settings, len(requests.adapters)) as progress:
+        with progress_of(settings, len(requests.adapters)) as progress:
             if chosen.ray is not None:
                 from lora_cli.fleet.fetching import bring_fleet
 

@@ -23,7 +23,7 @@ from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.request import Request
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.cached import open_files
+from lora_cli.fetching.pipeline import open_files
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose

@@ -226,3 +226,10 @@ def write_termination_log(reason: str, file: str = TERMINATION_LOG) -> None:
             )
         finally:
             os.close(descriptor)
+
+
+def is_interactive(settings: Settings) -> bool:
+    """Whether progress is drawn: standard error is a terminal, and no option forbids it."""
+    if settings.quiet or settings.no_progress or settings.verbose or not sys.stderr.isatty():
+        return False
+    return os.environ.get("TERM") != "dumb" and os.environ.get("TTY_INTERACTIVE") != "0"

@@ -1,15 +1,13 @@
 """Progress on standard error: drawn by rich on a terminal, and removed at the end; single lines elsewhere."""
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from lora_cli.cli.output import to_stderr
+from lora_cli.cli.output import is_interactive
 from lora_cli.core.text import cut, duration, safe
-from lora_cli.fetching.pipeline import SILENT, Progress
+from lora_cli.fetching.pipeline import Progress
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,15 +22,7 @@ WIDE = 80
 """Columns of a terminal with room for bars and rates."""
 
 
-class LineProgress(Progress):
-    """Writes a line when it waits for another process; shows nothing else."""
-
-    def waiting(self, adapter: str) -> None:
-        """Writes the line."""
-        to_stderr(f"{safe(adapter)}: waiting for another process that fetches it")
-
-
-class FetchProgress(LineProgress):
+class FetchProgress(Progress):
     """A fetch of ``count`` adapters: a bar for each that is downloaded, and how many are ``done``."""
 
     def __init__(self, count: int, done: str = "fetched") -> None:
@@ -99,11 +89,8 @@ class RunProgress(FetchProgress):
 
 
 @contextmanager
-def fetch_progress(settings: Settings, count: int) -> Iterator[Progress]:
+def fetch_progress(count: int) -> Iterator[Progress]:
     """Shows the progress while ``count`` adapters are fetched."""
-    if not is_interactive(settings):
-        yield SILENT if settings.quiet else LineProgress()
-        return
     progress = FetchProgress(count)
     with _live(progress):
         yield progress
@@ -134,13 +121,6 @@ def count_progress(settings: Settings, count: int, done: str) -> Iterator[Callab
             live.refresh()
 
         yield passed
-
-
-def is_interactive(settings: Settings) -> bool:
-    """Whether progress is drawn: standard error is a terminal, and no option forbids it."""
-    if settings.quiet or settings.no_progress or settings.verbose or not sys.stderr.isatty():
-        return False
-    return os.environ.get("TERM") != "dumb" and os.environ.get("TTY_INTERACTIVE") != "0"
 
 
 @contextmanager

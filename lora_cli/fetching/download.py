@@ -15,9 +15,9 @@ from lora_cli.fetching.disk_space import Reservation
 from lora_cli.fetching.gate import byte_limit
 from lora_cli.fetching.readers import Deadline
 from lora_cli.sources import ClientCacheSource, DigestSource, LocalFileSource, Source
-from lora_cli.store.blobs import has_blob, store_blobs
 from lora_cli.store.disk import FULL, on_disk, reflink, write_all
 from lora_cli.store.partials import Partial, leftover_bytes, open_partial
+from lora_cli.store.snapshots import has_blob, store_blobs
 
 if TYPE_CHECKING:
     from lora_cli.fetching.pipeline import FetchContext

@@ -9,10 +9,10 @@ from lora_cli.core.json_schema import Count, ErrorReport, error_report
 from lora_cli.core.request import Request
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching import cached, gate
+from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.file_selection import refuse_pickled, resolve
-from lora_cli.fetching.pipeline import select
+from lora_cli.fetching.pipeline import earlier, found_at, hints, known_blobs, lookup, recorded, select
 from lora_cli.fetching.readers import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -60,21 +60,21 @@ def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> I
 def _plan(request: Request, sources: Sources, store: Store, settings: Settings) -> PlannedAdapter:
     gate.refuse(request, settings)
     # A cached snapshot does not show which other files the origin has.
-    found = None if request.selection.include else cached.lookup(request, store, settings)
+    found = None if request.selection.include else lookup(request, store, settings)
     files: Sequence[RemoteFile]
     missing: list[RemoteFile] = []
     if found is not None:
         refuse_pickled(request.label, found[1].files, request.selection)
-        ref, revision = cached.found_at(found[0], request), found[0].revision
+        ref, revision = found_at(found[0], request), found[0].revision
         files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in found[1].files.items()]
     else:
-        with cached.hints(request, store, settings):
+        with hints(request, store, settings):
             listed = resolve(request, sources)
         ref, revision = listed.pinned, listed.id
         files, selection = select(request, listed)
-        records = cached.earlier(request, listed, selection, store, settings)
-        if cached.recorded(records, listed, files, store) is None:
-            known = cached.known_blobs(records, listed, files)
+        records = earlier(request, listed, selection, store, settings)
+        if recorded(records, listed, files, store) is None:
+            known = known_blobs(records, listed, files)
             digests = ((file, known[file.path].sha256 if file.path in known else file.sha256) for file in files)
             missing = [file for file, sha256 in digests if not (sha256 and os.path.lexists(store.blob(sha256)))]
     gate.refuse(request, settings, ref, files)

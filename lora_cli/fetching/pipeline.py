@@ -4,8 +4,9 @@ Bytes are checked here, never their meaning.
 """
 
 import hashlib
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -13,23 +14,26 @@ from typing import TYPE_CHECKING, Self
 from lora_cli.core.adapter_files import SIGNATURE
 from lora_cli.core.lock import upgrade_hint
 from lora_cli.core.log import logger
+from lora_cli.core.reference import WITH_REVISIONS, AdapterRef, parse
 from lora_cli.core.request import Request, Selection
-from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.errors import Changed, Corrupt, MachineError
-from lora_cli.fetching import cached, gate
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
+from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
+from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, resolve, select_files, select_locked
 from lora_cli.settings import Settings
 from lora_cli.sources import PinSource
-from lora_cli.sources.registry import Sources, endpoints_of
+from lora_cli.sources.files import Files, files_of
+from lora_cli.sources.registry import Sources, endpoint_of, endpoints_of
 from lora_cli.store import Store
-from lora_cli.store.blobs import LostBlob
 from lora_cli.store.locks import InUse, exclusive
-from lora_cli.store.records import Record, mark_used
-from lora_cli.store.snapshots import publish_snapshot
+from lora_cli.store.records import Record, all_records, mark_used, read_record, write_record
+from lora_cli.store.snapshots import LostBlob, find_snapshot, publish_snapshot
 
 if TYPE_CHECKING:
     from lora_cli.fetching.disk_space import DiskSpace
     from lora_cli.fetching.readers import Readers
+
+Found = tuple[Record, Snapshot]
 
 TRIES = 3
 """Attempts to fetch what others remove from the cache meanwhile, or whose origin changes while it is read."""
@@ -38,7 +42,7 @@ log = logger(__name__)
 
 
 class Progress:
-    """How a fetch reports its progress, from many threads, each with its ``adapter``'s name; shows nothing."""
+    """How a fetch reports its progress, from many threads, each with its ``adapter``'s name; logs waits alone."""
 
     def began(self, adapter: str, size: int) -> None:
         """A download begins; ``size`` bytes are missing, as far as their number is known."""
@@ -48,6 +52,7 @@ class Progress:
 
     def waiting(self, adapter: str) -> None:
         """This process waits for another one that downloads the same adapter."""
+        log.warning("%s: waiting for another process that fetches it", adapter)
 
     def adapter_ended(self, adapter: str) -> None:
         """The adapter is done or has failed."""
@@ -163,13 +168,13 @@ def _from_cache(request: Request, context: FetchContext, pinned: Request | None 
     store, settings = context.store, context.settings
     store.check_folder()
     gate.refuse(request, settings)
-    if (found := cached.lookup(pinned or request, store, settings)) is None:
+    if (found := lookup(pinned or request, store, settings)) is None:
         return None
     record, snapshot = found
     if request.locked is not None:
         refuse_pickled(request.label, snapshot.files, request.selection)
     unsigned = SIGNATURE not in snapshot.files and not (request.signature or request.locked or settings.offline)
-    ref = cached.found_at(record, pinned or request)
+    ref = found_at(record, pinned or request)
     if unsigned and gate.signatures_for(request, settings, ref):
         return None  # it may have one by now, or had one before fetch took it
     signers = gate.accept(request, snapshot, settings, ref)
@@ -190,7 +195,7 @@ def _from_origin(
     store, settings, locked = context.store, context.settings, request.locked
     deadline, source = Deadline.of(request.label, settings), context.sources.of(request.ref)
     if revision is None:
-        with cached.hints(request, store, settings):
+        with hints(request, store, settings):
             if isinstance(source, PinSource) and not (request.ref.pinned or locked):
                 pinned = replace(request, source=source.pin(request.ref))
                 if (found := _from_cache(request, context, pinned)) is not None:
@@ -205,27 +210,27 @@ def _from_origin(
     signers: list[str] = []
     records: list[Record] = []
 
-    def recorded() -> Snapshot | None:
+    def look() -> Snapshot | None:
         nonlocal records
-        records = cached.earlier(request, revision, selection, store, settings)
-        return cached.recorded(records, revision, files, store)
+        records = earlier(request, revision, selection, store, settings)
+        return recorded(records, revision, files, store)
 
     def check(complete: Snapshot) -> None:
         signers.extend(gate.accept(request, complete, settings, revision.pinned))
 
     with ExitStack() as locks:
-        if (snapshot := recorded()) is None:
+        if (snapshot := look()) is None:
             name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
             wait_s = deadline.left_s(settings.lease_s)
             locks.enter_context(exclusive(store, name, wait_s, lambda: context.progress.waiting(request.label)))
-            snapshot = recorded()  # another process may have fetched it meanwhile
+            snapshot = look()  # another process may have fetched it meanwhile
         is_cached = snapshot is not None
         if snapshot is not None:
             check(snapshot)
         elif deadline.passed:
             raise deadline.error()
         else:
-            known = cached.known_blobs(records, revision, files)
+            known = known_blobs(records, revision, files)
             job = Job(request.label, revision, files, source, deadline, endpoint, known)
             try:
                 blobs = download(job, context)
@@ -237,7 +242,7 @@ def _from_origin(
             # The origin has other bytes by now: what it lists says nothing about those of the lock.
             meant, asked = replace(revision, id=locked.revision, files=()), replace(selection, locked=locked.digest)
         # Within the lock: who waits for it finds the record.
-        cached.remember(request, meant, asked, snapshot, store, settings)
+        remember(request, meant, asked, snapshot, store, settings)
     return Fetched(snapshot, meant.id, is_cached, left_out(revision, files), tuple(signers))
 
 
@@ -247,3 +252,148 @@ def select(request: Request, revision: Revision) -> tuple[tuple[RemoteFile, ...]
     if request.locked is None:
         return files, request.selection
     return select_locked(revision, request.locked, request.selection, files)
+
+
+def lookup(request: Request, store: Store, settings: Settings) -> Found | None:
+    """The cached snapshot that needs no request: of a locked or pinned reference, in offline mode of any.
+
+    Nothing is written. None if the origin must be asked; a local folder is, as long as it exists.
+
+    Raises:
+        Offline: it must be asked, but offline mode is on.
+    """
+    ref, selection, locked = request.locked_ref, request.selection, request.locked
+    offline = settings.offline and ref.scheme != "file"
+    if ref.scheme == "file" and os.path.lexists(ref.location):
+        return None
+    if locked is None or selection.include:
+        found = last_fetched(request, store, settings) if offline or ref.pinned else None
+    elif (snapshot := find_snapshot(store, locked.files)) is None:
+        found = None
+    else:
+        endpoint, keys = endpoint_of(ref, settings), (str(selection), str(replace(selection, locked=locked.digest)))
+        known = (read_record(store, ref.in_records, key, endpoint) for key in keys)
+        new = Record(ref.in_records, keys[1], locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
+        record = next((one for one in known if one is not None and one.snapshot == snapshot.digest), new)
+        # From elsewhere: a policy may have rules for the folder that is meant, which a listing shows.
+        is_open = not record.at and settings.policies and (selection.latest or ref.scheme == "oci")
+        found = None if is_open else (record, snapshot)
+    if found is None and offline and ref.scheme != "hf":
+        raise not_cached(ref, store, settings)
+    return found
+
+
+def found_at(record: Record, request: Request) -> AdapterRef:
+    """Where a record's snapshot was found, as far as it is known."""
+    return parse(record.at, is_path=lambda _: False) if record.at else request.locked_ref
+
+
+def last_fetched(request: Request, store: Store, settings: Settings) -> Found | None:
+    """Record and snapshot of the last fetch of the reference from its endpoint, if it is still cached."""
+    for endpoint in endpoints_of(request.ref, settings):
+        record = read_record(store, request.locked_ref.in_records, str(request.selection), endpoint)
+        if record is not None and (snapshot := find_snapshot(store, record.files)) is not None:
+            return record, snapshot
+    return None
+
+
+def not_cached(ref: AdapterRef, store: Store, settings: Settings, hint: str = "fetch it online first") -> Offline:
+    """The error in offline mode for what is not cached; it names other servers from which ``ref`` was fetched.
+
+    Those snapshots are not used: two servers may mean different things by one reference.
+    """
+    endpoint = endpoint_of(ref, settings)
+    others = {record.endpoint for record in all_records(store) if record.ref == ref.in_records} - {"", endpoint}
+    where = f" from {endpoint}, only from {', '.join(sorted(others)[:3])}," if others else ""
+    return Offline(f"{ref} is not cached{where} and offline mode is on", hint=hint)
+
+
+@contextmanager
+def hints(request: Request, store: Store, settings: Settings) -> Iterator[None]:
+    """Adds to an origin that cannot be asked what is cached of it."""
+    try:
+        yield
+    except Offline as error:
+        raise not_cached(request.locked_ref, store, settings, error.hint) from error
+    except Unreachable as error:
+        if (found := last_fetched(request, store, settings)) is not None:
+            hint = f"--offline uses the version of the last fetch: revision {found[0].revision}"
+            raise Unreachable(error.message, hint=hint) from error
+        raise
+
+
+def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
+    """The files that ``request`` means, to read without a download, pickled ones too. Nothing is written.
+
+    Pinned and locked references that are cached cost no request, and with ``settings.offline`` none does. Of any other
+    reference the origin is asked for its revision, and what is cached of that is read from there.
+
+    Raises:
+        LoraCliError: as ``resolve``.
+    """
+    ref, store = request.locked_ref, Store(settings.cache_dir)
+    if ref.scheme == "file":
+        return Files(sources.of(ref), resolve(request, sources))
+    if (found := lookup(request, store, settings)) is not None:
+        at = replace(found_at(found[0], request), revision=ref.revision)
+        return files_of(found[1], at, found[0].revision)
+    with hints(request, store, settings):
+        revision = resolve(request, sources)
+    for record in earlier(request, revision, request.selection, store, settings):
+        listed = [file for file in revision.files if file.path in record.files]
+        if (snapshot := recorded([record], revision, listed, store)) is not None:
+            return Files(sources.of(ref), revision, snapshot)
+    return Files(sources.of(ref), revision)
+
+
+def earlier(
+    request: Request, revision: Revision, selection: Selection, store: Store, settings: Settings
+) -> list[Record]:
+    """The records of earlier fetches of the reference as it was asked for, and at ``revision``."""
+    endpoint = endpoints_of(request.ref, settings)[-1]
+    found = (read_record(store, name, str(selection), endpoint) for name in _names(request, revision))
+    return [record for record in found if record is not None]
+
+
+def recorded(
+    records: Sequence[Record], revision: Revision, files: Sequence[RemoteFile], store: Store
+) -> Snapshot | None:
+    """The cached snapshot of these files of a revision, by a record or by their digests.
+
+    A digest in the listing or the lock always takes precedence over a record.
+    """
+    for record in records:
+        blobs = {file.path: blob for file in files if (blob := record.blob(revision, file)) is not None}
+        if len(blobs) == len(files) == len(record.files) and (found := find_snapshot(store, blobs)) is not None:
+            return found
+    blobs = {file.path: Blob(file.sha256, file.size) for file in files if file.sha256 and file.size is not None}
+    return find_snapshot(store, blobs) if len(blobs) == len(files) else None
+
+
+def known_blobs(records: Sequence[Record], revision: Revision, files: Sequence[RemoteFile]) -> Mapping[str, Blob]:
+    """Path → blob of the files that are unchanged since an earlier fetch, whether they are cached or not."""
+    return {
+        file.path: blob
+        for record in records
+        for file in files
+        if file.identity and (blob := record.blob(revision, file)) is not None
+    }
+
+
+def remember(
+    request: Request, revision: Revision, selection: Selection, snapshot: Snapshot, store: Store, settings: Settings
+) -> None:
+    """Records that the reference, as asked for and at ``revision``, is this snapshot. Raises ``MachineError``."""
+    endpoint = endpoints_of(request.ref, settings)[-1]
+    # As the origin lists them: a lock may have added digests.
+    identities = {path: file.identity for path in snapshot.files if (file := revision.file(path)) is not None}
+    for name in _names(request, revision):
+        key, at = (name, str(selection), revision.id), str(revision.pinned)
+        write_record(store, Record(*key, snapshot.digest, snapshot.files, identities, endpoint, at))
+
+
+def _names(request: Request, revision: Revision) -> tuple[str, ...]:
+    """The reference as it was asked for, and at the commit or digest that it meant."""
+    ref = request.locked_ref
+    pinned = replace(ref, revision=revision.id) if ref.scheme in WITH_REVISIONS else ref
+    return tuple(dict.fromkeys((ref.in_records, pinned.in_records)))

@@ -16,8 +16,7 @@ from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.yaml_nodes import SPLIT, TEXT_CAP
 from lora_cli.errors import MachineError, NotFound, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources.local import is_path
-from lora_cli.sources.registry import rule_of
+from lora_cli.sources.registry import is_path, rule_of
 
 STDIN = "-"
 

@@ -18,6 +18,8 @@ from lora_cli.core.json_schema import (
     error_report,
 )
 from lora_cli.core.lock import Changes
+from lora_cli.core.text import counted, milliseconds, safe, size
+from lora_cli.errors import Refused
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.dry_run import PlannedAdapter
 from lora_cli.fetching.file_selection import LeftOut
@@ -170,3 +172,46 @@ class PlanReport:
     """Published adapters that left the manifest and would stay, because of files in them that lora-cli did not
     publish."""
     exit_code: Count
+
+
+def render_line(one: FetchedAdapter) -> str:
+    """One adapter for standard error: a line about its fetch, or its error and the hint on a second line."""
+    if one.error is not None:
+        # The message of an invalid reference has its name.
+        return error_line("" if one.ref is None else shown_name(one), _message(one, one.error), one.error.hint)
+    fetched = one.fetched
+    assert fetched is not None
+    how = "in the cache" if fetched.cached else f"fetched in {milliseconds(one.milliseconds)} ms"
+    which = f"revision {fetched.revision[:12]}" if fetched.revision else f"sha256 {fetched.sha256[:12]}"
+    parts = [counted(len(fetched.files), "file"), size(fetched.bytes), how, which, *notes_of(one)]
+    return f"{shown_name(one)}: {', '.join(parts)}"
+
+
+def shown_name(one: FetchedAdapter) -> str:
+    """The name of an adapter, or the reference as it was typed."""
+    return safe(one.typed or one.name)
+
+
+def error_line(name: str, message: str, hint: str) -> str:
+    """An error, and its hint on a second line."""
+    line = f"error: {name}: {safe(message)}" if name else f"error: {safe(message)}"
+    return f"{line}\nhint: {safe(hint)}" if hint else line
+
+
+def _message(one: FetchedAdapter, error: ErrorReport) -> str:
+    """The error message without the adapter's name, which precedes it."""
+    message = error.message.removeprefix(f"{one.ref}: ").removeprefix(f"{one.name}: ")
+    if one.typed:
+        message = message.removeprefix(f"{one.ref} ")
+    return message.removeprefix(f"{one.name} ") if one.exit_code == Refused.exit_code else message
+
+
+def notes_of(one: FetchedAdapter) -> list[str]:
+    """The files that were left out, and the base that the adapter was published for."""
+    left_out, published = one.fetched and one.fetched.left_out, one.fetched and one.fetched.published
+    notes: list[str] = []
+    if left_out and left_out.files:
+        notes.append(f"{size(left_out.bytes)} in {counted(left_out.files, 'file')} left out")
+    if published:
+        notes.append(f"published for {safe(published.base)}")
+    return notes

@@ -1,64 +1,19 @@
-"""The text output of ``fetch``: a line for each adapter in a pipe, tables on a terminal."""
+"""The text output of ``fetch`` on a terminal: tables."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lora_cli.core.json_schema import ErrorReport
 from lora_cli.core.lock import THE_BASE, Changes, LockedAdapter
-from lora_cli.core.text import counted, duration, milliseconds, names, safe, size
-from lora_cli.errors import Refused
+from lora_cli.core.text import counted, duration, names, safe, size
 from lora_cli.fetching.lock_drift import CheckedAdapter
-from lora_cli.render.fetch_report import CheckReport, FetchedAdapter
+from lora_cli.render.fetch_report import CheckReport, FetchedAdapter, PlanReport, error_line, notes_of, shown_name
 from lora_cli.store.materialize import NotPruned
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from lora_cli.render.fetch_report import PlanReport
-
 STYLES = {"failed": "red", "cached": "", "downloaded": "green", "as locked": "green"}
-
-
-def render_line(one: FetchedAdapter) -> str:
-    """One adapter for standard error: a line about its fetch, or its error and the hint on a second line."""
-    if one.error is not None:
-        # The message of an invalid reference has its name.
-        return _error("" if one.ref is None else _name(one), _message(one, one.error), one.error.hint)
-    fetched = one.fetched
-    assert fetched is not None
-    how = "in the cache" if fetched.cached else f"fetched in {milliseconds(one.milliseconds)} ms"
-    which = f"revision {fetched.revision[:12]}" if fetched.revision else f"sha256 {fetched.sha256[:12]}"
-    parts = [counted(len(fetched.files), "file"), size(fetched.bytes), how, which, *_notes(one)]
-    return f"{_name(one)}: {', '.join(parts)}"
-
-
-def _name(one: FetchedAdapter) -> str:
-    return safe(one.typed or one.name)
-
-
-def _error(name: str, message: str, hint: str) -> str:
-    line = f"error: {name}: {safe(message)}" if name else f"error: {safe(message)}"
-    return f"{line}\nhint: {safe(hint)}" if hint else line
-
-
-def _message(one: FetchedAdapter, error: ErrorReport) -> str:
-    """The error message without the adapter's name, which precedes it."""
-    message = error.message.removeprefix(f"{one.ref}: ").removeprefix(f"{one.name}: ")
-    if one.typed:
-        message = message.removeprefix(f"{one.ref} ")
-    return message.removeprefix(f"{one.name} ") if one.exit_code == Refused.exit_code else message
-
-
-def _notes(one: FetchedAdapter) -> list[str]:
-    """The files that were left out, and the base that the adapter was published for."""
-    left_out, published = one.fetched and one.fetched.left_out, one.fetched and one.fetched.published
-    notes: list[str] = []
-    if left_out and left_out.files:
-        notes.append(f"{size(left_out.bytes)} in {counted(left_out.files, 'file')} left out")
-    if published:
-        notes.append(f"published for {safe(published.base)}")
-    return notes
 
 
 def fetched_parts(done: Sequence[FetchedAdapter], seconds: float) -> "Iterator[RenderableType]":
@@ -66,13 +21,13 @@ def fetched_parts(done: Sequence[FetchedAdapter], seconds: float) -> "Iterator[R
     from lora_cli.render.terminal import Paragraph, facts, separated, table_or_blocks
 
     header = ("adapter", "status", "revision", "files", "size", "time")
-    places = [(_name(one), one.fetched.directory) for one in done if one.fetched and one.fetched.directory]
-    notes = [Paragraph(", ".join(notes), f"{_name(one)}: ") for one in done if (notes := _notes(one))]
+    places = [(shown_name(one), one.fetched.directory) for one in done if one.fetched and one.fetched.directory]
+    notes = [Paragraph(", ".join(notes), f"{shown_name(one)}: ") for one in done if (notes := notes_of(one))]
     table = table_or_blocks(header, map(_row, done), left=3, names=True)
     return separated([table], facts(places, 0), notes, [_summary(done, seconds)])
 
 
-def plan_parts(report: "PlanReport") -> "Iterator[RenderableType]":
+def plan_parts(report: PlanReport) -> "Iterator[RenderableType]":
     """The table of ``fetch --dry-run``, the errors, and a summary."""
     from lora_cli.render.terminal import Paragraph, hints, table_or_blocks
 
@@ -100,7 +55,7 @@ def render_not_pruned(folder: str, one: NotPruned) -> str:
 
 
 def _row(one: FetchedAdapter) -> Sequence[object]:
-    label, took = (_name(one), _styled(_status(one))), _seconds(one.milliseconds / 1000)
+    label, took = (shown_name(one), _styled(_status(one))), _seconds(one.milliseconds / 1000)
     if one.fetched is None or one.error is not None:
         return (*label, None, None, None, took)
     which = _short(one.fetched.revision or one.fetched.sha256, 12)
@@ -168,7 +123,7 @@ def render_drift(one: CheckedAdapter) -> str:
 def render_drift_error(one: CheckedAdapter) -> str:
     """The error of an adapter of ``--check`` that could not be compared with its lock, for standard error."""
     assert one.error is not None
-    return _error(safe(one.name), one.error.message.removeprefix(f"{one.ref}: "), one.error.hint)
+    return error_line(safe(one.name), one.error.message.removeprefix(f"{one.ref}: "), one.error.hint)
 
 
 def drift_parts(report: CheckReport) -> "Iterator[RenderableType]":

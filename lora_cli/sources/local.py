@@ -134,19 +134,6 @@ def is_below(place: Path, tops: Iterable[Path]) -> bool:
     return any(place != top and place.is_relative_to(top) for top in tops)
 
 
-def is_path(text: str, base_dir: Path | None = None) -> bool:
-    """Whether ``text`` is a path, and not ORG/NAME of the Hub, seen from ``base_dir`` (None: the working directory).
-
-    It is one if it exists (a dangling link does, too), and if the folder exists that it would be in: a folder that was
-    removed or misspelt is not looked for on the Hub, where somebody else may have a repository of that name.
-    """
-    if "\0" in text:
-        return False
-    path = (base_dir or Path()) / text
-    in_folder = text.count("/") == 1 and "@" not in text and os.path.isdir(path.parent)  # noqa: PTH112 - never raises
-    return os.path.lexists(path) or in_folder
-
-
 def _allowed(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
     """The folders that links in the folder ``root`` may lead to; with ``roots`` only those below one of them."""
     status, real = _opened(root) if roots else (root.stat(), root.resolve())

@@ -1,6 +1,7 @@
 """The class that reads each scheme. A source is listed here, in one line, and nowhere else."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -45,7 +46,6 @@ RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
 }
 """Scheme → the keys of a rule that its source heeds."""
 
-
 LOCAL = frozenset({"file", "hf"})
 """Schemes that are read on this machine too: files, and what the Hub's own client has cached."""
 
@@ -62,6 +62,19 @@ class OfflineSource:
         """Raises ``Offline``."""
         self.resolve(revision.ref)
         return iter(())
+
+
+def is_path(text: str, base_dir: Path | None = None) -> bool:
+    """Whether ``text`` is a path, and not ORG/NAME of the Hub, seen from ``base_dir`` (None: the working directory).
+
+    It is one if it exists (a dangling link does, too), and if the folder exists that it would be in: a folder that was
+    removed or misspelt is not looked for on the Hub, where somebody else may have a repository of that name.
+    """
+    if "\0" in text:
+        return False
+    path = (base_dir or Path()) / text
+    in_folder = text.count("/") == 1 and "@" not in text and os.path.isdir(path.parent)  # noqa: PTH112 - never raises
+    return os.path.lexists(path) or in_folder
 
 
 def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = None) -> Source:

@@ -21,10 +21,9 @@ from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.core.text import names, shown
 from lora_cli.errors import Refused, UsageError
 from lora_cli.store import Store
-from lora_cli.store.blobs import is_sound, sha256_of
 from lora_cli.store.disk import on_disk, read_small, remove_path, replace_file
 from lora_cli.store.locks import is_named
-from lora_cli.store.snapshots import build_directory, is_digest, rename_into_place
+from lora_cli.store.snapshots import build_directory, is_digest, is_sound, rename_into_place, sha256_of
 
 MARK_FILE = ".lora-cli.json"
 SCHEMA = "lora_cli/published/1"

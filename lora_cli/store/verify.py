@@ -10,9 +10,8 @@ from types import MappingProxyType
 from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
-from lora_cli.store.blobs import is_intact, sha256_of
 from lora_cli.store.inventory import blob_files, files_in, inode_of, list_folder, tree_bytes
-from lora_cli.store.snapshots import is_digest
+from lora_cli.store.snapshots import is_digest, is_intact, sha256_of
 
 
 @dataclass(frozen=True, slots=True)

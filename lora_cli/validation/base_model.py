@@ -18,7 +18,7 @@ from lora_cli.core.reference import AdapterRef, repository_of
 from lora_cli.core.request import BASE, Request
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
-from lora_cli.fetching.cached import open_files
+from lora_cli.fetching.pipeline import open_files
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources

@@ -34,8 +34,7 @@ from lora_cli.engines import Profile
 from lora_cli.engines.profile import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching import gate
-from lora_cli.fetching.cached import open_files
-from lora_cli.fetching.pipeline import FetchContext, fetch
+from lora_cli.fetching.pipeline import FetchContext, fetch, open_files
 from lora_cli.reading.adapter import SHARD, join_shards, read_adapter
 from lora_cli.reading.base_weights import base_copies
 from lora_cli.reading.byte_ranges import read_range

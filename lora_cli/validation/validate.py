@@ -18,8 +18,8 @@ from lora_cli.core.snapshot import Blob, RemoteFile, snapshot_digest
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
 from lora_cli.fetching import gate
-from lora_cli.fetching.cached import open_files
 from lora_cli.fetching.file_selection import check_no_folder_of_adapters, select_files, select_locked
+from lora_cli.fetching.pipeline import open_files
 from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import call_in_threads, read_adapter, weights_file
 from lora_cli.reading.byte_ranges import read_beginning
@@ -27,8 +27,7 @@ from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
 from lora_cli.signing.signed_adapter import Contents, check_signatures
 from lora_cli.sources.files import Files
-from lora_cli.sources.local import is_path
-from lora_cli.sources.registry import Sources
+from lora_cli.sources.registry import Sources, is_path
 from lora_cli.validation.verdict import (
     Checked,
     Stopwatch,

@@ -161,11 +161,9 @@ def test_a_kill_leaves_a_terminal_that_shows_its_cursor(
 def test_what_is_written_to_standard_error_meanwhile_stands_above_the_drawing() -> None:
     script = (
         "import time\n"
-        "from pathlib import Path\n"
         "from lora_cli.cli.output import to_stderr\n"
         "from lora_cli.cli.progress import fetch_progress\n"
-        "from lora_cli.settings import Settings\n"
-        "with fetch_progress(Settings(Path()), 2) as shown:\n"
+        "with fetch_progress(2) as shown:\n"
         "    shown.began('sql', 100)\n"
         "    time.sleep(0.3)\n"
         "    shown.waiting('sql')\n"

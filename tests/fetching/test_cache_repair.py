@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.store.blobs import BLOB_MTIME_NS
+from lora_cli.store.snapshots import BLOB_MTIME_NS
 from tests.fetching.desk import BYTES, CONFIG, WEIGHTS, Desk
 from tests.making import write_adapter
 from tests.processes import wait

@@ -11,7 +11,8 @@ import pytest
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.sources import local
 from lora_cli.sources.files import files_at
-from lora_cli.sources.local import LocalSource, is_path
+from lora_cli.sources.local import LocalSource
+from lora_cli.sources.registry import is_path
 from tests.making import write_adapter
 from tests.sources.folders import content, defect, listed
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.store import Store
-from lora_cli.store.blobs import store_blobs
 from lora_cli.store.partials import open_partial
 from lora_cli.store.records import Record, record_path, write_record
-from lora_cli.store.snapshots import publish_snapshot
+from lora_cli.store.snapshots import publish_snapshot, store_blobs
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SQL = {CONFIG: b"{}", WEIGHTS: b"sql weights"}

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import Store
-from lora_cli.store.blobs import BLOB_MTIME_NS
 from lora_cli.store.gc import Removed, Retention, collect, remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.locks import exclusive
 from lora_cli.store.partials import open_partial
-from lora_cli.store.snapshots import find_snapshot
+from lora_cli.store.snapshots import BLOB_MTIME_NS, find_snapshot
 from lora_cli.store.verify import verify
 from tests.store.keeping import CHAT, CONFIG, SQL, WEIGHTS, edit_in_place, put_blob, put_snapshot, tree
 

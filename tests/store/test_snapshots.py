@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from lora_cli.errors import Refused
 from lora_cli.store import Store
-from lora_cli.store.blobs import LostBlob, has_blob
-from lora_cli.store.snapshots import check_paths, find_snapshot, publish_snapshot
+from lora_cli.store.snapshots import LostBlob, check_paths, find_snapshot, has_blob, publish_snapshot
 from tests.store.keeping import CONFIG, NESTED, WEIGHTS, edit_in_place, put_blob, put_snapshot, tree
 
 
