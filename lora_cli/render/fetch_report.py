@@ -177,8 +177,8 @@ class PlanReport:
 def render_line(one: FetchedAdapter) -> str:
     """One adapter for standard error: a line about its fetch, or its error and the hint on a second line."""
     if one.error is not None:
-        # The message of an invalid reference has its name.
-        return error_line("" if one.ref is None else shown_name(one), _message(one, one.error), one.error.hint)
+        told = ("", one.error.message) if one.ref is None else (shown_name(one), _message(one, one.error))
+        return error_line(*told, one.error.hint)
     fetched = one.fetched
     assert fetched is not None
     how = "in the cache" if fetched.cached else f"fetched in {milliseconds(one.milliseconds)} ms"
