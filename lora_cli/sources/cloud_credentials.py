@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -41,11 +41,8 @@ _AZURE_HINT = "set AZURE_STORAGE_ACCOUNT_NAME, or write abfs://CONTAINER@ACCOUNT
 # The first is obstore's and the SDK's name, the other that of the az command.
 _AZURE_ACCOUNTS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
 _AZURE_KEYS = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY")
-_CHAINS = {
-    "gs": ("Google's default chain", "gcs", "google-auth"),
-    "az": ("Azure's default chain", "azure", "azure-identity"),
-}
-"""What finds the credentials of a machine or its user, the extra that it needs, and that one's package."""
+_CHAINS = {"gs": ("Google", "gcs", "google-auth"), "az": ("Azure", "azure", "azure-identity")}
+"""Whose default chain finds credentials, the extra that it needs, and that one's package."""
 
 _ANONYMOUS = {"gs": ("GOOGLE_SKIP_SIGNATURE", "STORAGE_EMULATOR_HOST"), "az": ("AZURE_SKIP_SIGNATURE",)}
 _OWN = {"gs": r".+\.googleapis\.com", "az": r".+\.core\.(windows\.net|chinacloudapi\.cn|usgovcloudapi\.net)"}
@@ -125,12 +122,12 @@ def _aws(endpoint: str, rule: "SourceRule | None") -> Account:
     with _session(profile) as session:
         credentials = None if anonymous else session.get_credentials()
         method = credentials and credentials.get_frozen_credentials() and credentials.method
-        region = (rule and rule.region) or _first(("AWS_REGION",))[1] or session.get_config_variable("region")
-        region = region or "us-east-1"
+        region = (rule and rule.region) or os.environ.get("AWS_REGION") or session.get_config_variable("region")
         style = (session.get_config_variable("s3") or {}).get("addressing_style")
         fips = "-fips" if session.get_config_variable("use_fips_endpoint") else ""
         stack = ".dualstack" if session.get_config_variable("use_dualstack_endpoint") else ""
         certificates = session.get_config_variable("ca_bundle") or ""
+    region = region or "us-east-1"
     if not re.fullmatch("[a-z0-9-]+", region):
         raise UsageError("AWS_REGION: this is not the name of a region", hint="write one such as eu-west-1")
     if not method and not anonymous:
@@ -156,18 +153,18 @@ def _aws(endpoint: str, rule: "SourceRule | None") -> Account:
 
         config = Config(signature_version=UNSIGNED, retries={"total_max_attempts": 1}, connect_timeout=10)
         trusted = certificates or os.environ.get("SSL_CERT_FILE")
-        with suppress(BotoCoreError):
-            client = session.create_client("s3", region, endpoint_url=endpoint or None, verify=trusted, config=config)
-            try:
-                said = client.head_bucket(Bucket=bucket)
-            except ClientError as error:
-                said = error.response
-            return str(said["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", ""))
-        return ""
+        client = session.create_client("s3", region, endpoint_url=endpoint or None, verify=trusted, config=config)
+        try:
+            said = client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            said = error.response
+        except BotoCoreError:
+            return ""
+        return str(said["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", ""))
 
     name = profile or _first(_AWS_PROFILES)[1]
     owner = f"the profile {name}" if name else f"the {method} credentials"
-    found_in = NOBODY if anonymous else "AWS_ACCESS_KEY_ID" if method in {"env", "explicit"} else owner
+    found_in = NOBODY if anonymous else "AWS_ACCESS_KEY_ID" if method == "env" else owner
     return Account(found_in, endpoint, _remembered(provide), place, region_of, certificates)
 
 
@@ -210,13 +207,13 @@ def _token(scheme: str, location: str, rule: "SourceRule | None") -> tuple[str, 
     server = (rule is not None and rule.endpoint_url) or ""
     if server and not re.fullmatch(_OWN[scheme], (urlsplit(server).hostname or "").rstrip(".")):
         return NOBODY, dict
-    return _CHAINS[scheme][0], _default_chain(scheme)
+    return f"{_CHAINS[scheme][0]}'s default chain", _default_chain(scheme)
 
 
 def _default_chain(scheme: str) -> Provider:
     """As the provider's own library finds it: an application's or a workload's identity, the machine's, a login."""
-    chain, extra, package = _CHAINS[scheme]
-    logging.getLogger("google" if scheme == "gs" else "azure").addHandler(logging.NullHandler())  # else on stderr
+    provider, extra, package = _CHAINS[scheme]
+    logging.getLogger(provider.lower()).addHandler(logging.NullHandler())  # else its warnings would go to stderr
     try:
         if scheme == "az":
             from obstore.auth.azure import AzureCredentialProvider
@@ -226,7 +223,7 @@ def _default_chain(scheme: str) -> Provider:
         from google.auth.credentials import with_scopes_if_required
         from obstore.auth.google import GoogleCredentialProvider
     except ImportError as error:
-        raise MissingExtra(f"{scheme}:// with {chain}", extra, package) from error
+        raise MissingExtra(f"{scheme}:// with {provider}'s default credentials", extra, package) from error
     try:
         # With a scope it would ask another service for the name of the project, which nobody needs.
         return GoogleCredentialProvider(with_scopes_if_required(google.auth.default()[0], [_GOOGLE_SCOPE]))

@@ -41,23 +41,20 @@ PIECE = 1 << 16
 """How many bytes of a stream come at once; so many are lost, and asked for again, where it breaks off."""
 
 _AWS_LOGIN = "try `aws sts get-caller-identity`; `aws sso login` renews a session"
+_GOOGLE_LOGIN = "run `gcloud auth application-default login`"
 _AZURE_LOGIN = "run `az login`, or check AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"
-_ROLE = "storage.objects.list and storage.objects.get on {name}: the role Storage Object Viewer"
 TERMS = {
-    "s3": ("AWS", "AWS_ENDPOINT_URL", _AWS_LOGIN, "s3:ListBucket and s3:GetObject on {name}"),
-    "gs": ("GOOGLE", "STORAGE_EMULATOR_HOST", "run `gcloud auth application-default login`", _ROLE),
-    "az": ("AZURE", "AZURE_STORAGE_ENDPOINT", _AZURE_LOGIN, "the role Storage Blob Data Reader on {name}"),
+    "s3": ("AWS", "AWS_ENDPOINT_URL", _AWS_LOGIN, "it needs s3:ListBucket and s3:GetObject"),
+    "gs": ("GOOGLE", "STORAGE_EMULATOR_HOST", _GOOGLE_LOGIN, "it needs the role Storage Object Viewer"),
+    "az": ("AZURE", "AZURE_STORAGE_ENDPOINT", _AZURE_LOGIN, "it needs the role Storage Blob Data Reader"),
 }
 """How the variables of each kind of store begin, which names its server, what to try, and which rights are needed."""
 
 _ENDPOINT = "check the spelling, and the endpoint ({endpoint})"
 _PRIVATE = "it is not public: set credentials, and unset {prefix}_SKIP_SIGNATURE, or anonymous in [[sources]]"
-_RIGHTS = "it needs {rights}"
 _NETWORK = "check the network, HTTPS_PROXY and the endpoint ({endpoint})"
 _TRUST = "set SSL_CERT_FILE to the certificates to trust (for s3:// also AWS_CA_BUNDLE)"
-_WRONG_KEYS = (
-    r"^\w+ \d+ (InvalidA(ccess|uth)|SignatureDoesNot|(Expired|Invalid)Token|TokenRef|Authentication(Required|Failed))"
-)
+_WRONG_KEYS = r"^\w+ \d+ (InvalidA(ccess|uth)|Signature|(Expired|Invalid)Token|TokenRef|Authentication[RF])"
 _MOVED = r"^\w+ (30[1278]|\d+ AuthorizationHeaderMalformed)|redirect without LOCATION"
 _NO_TOKENS = "credential provider: .*(Transport|ServiceRe|Connect|Timeout|Caused by)"
 _UNKNOWN = "Name or service not known|No address associated with hostname|nodename nor servname"
@@ -74,7 +71,7 @@ _ERRORS: tuple[tuple[str, type[LoraCliError | Transient], str, str], ...] = (
     (r"^\w+ \d+ \w*TimeTooSkewed", MachineError, "this machine's clock differs from {server}'s", "set the clock"),
     (_WRONG_KEYS, AccessDenied, "{server} does not accept the credentials from {user} ({answer})", "{login}"),
     (r"^\w+ 40[13].* nobody$", AccessDenied, "{server} denies access without credentials ({answer})", _PRIVATE),
-    (r"^\w+ 40[13]", AccessDenied, "{server} denies access with the credentials from {user} ({answer})", _RIGHTS),
+    (r"^\w+ 40[13]", AccessDenied, "{server} denies access with the credentials from {user} ({answer})", "{rights}"),
     (r"^\w+ \d", Unreachable, "{server} answered {answer}", _NETWORK),
     (_NO_TOKENS, Transient, "no connection to the service that renews the credentials from {user}", _NETWORK),
     ("credential provider", AccessDenied, "the credentials from {user} cannot be used", "{login}"),
@@ -85,9 +82,10 @@ _ERRORS: tuple[tuple[str, type[LoraCliError | Transient], str, str], ...] = (
     ("ConnectionRefused|kind: Connect|dns error", Transient, "no connection to {server}", _NETWORK),
     ("", Transient, "communication with {server} failed: it sent no whole answer", _NETWORK),
 )
-"""What obstore's error says, what is raised (a ``Transient`` is tried again), what that says, and what to try.
+"""A pattern, what is raised (a ``Transient`` is tried again), what that says, and what to try.
 
-What it says is "list" or "read", the status, the code and "nobody", or else the chain of its causes.
+The pattern is looked for in "VERB STATUS CODE" of an answer, with " nobody" if no credentials were sent, such as "list
+403 AccessDenied nobody"; where there was no answer, in what obstore says of the causes. The first row counts.
 """
 
 _STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (\d{3})")
@@ -116,16 +114,17 @@ class ObjectSource(Source):
                 files.append(RemoteFile(key.removeprefix(prefix), size, version=version))
         check_listed((file.path for file in files), str(ref))
         if not files:
-            check = f"check the spelling, and the endpoint ({TERMS[ref.scheme][1]})"
-            hint = f"{check}: write the whole folder of the adapter, no file and no revision"
+            hint = (
+                f"check the endpoint ({TERMS[ref.scheme][1]}), and write the adapter's folder, no file and no revision"
+            )
             raise NotFound(f"{ref}: there is nothing below {prefix or 'it'}", hint=hint)
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), tuple(files))
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref = revision.ref
-        ask = partial(_get, ref=ref, file=file, start=start, stop=stop)
-        answer: GetResult = self._ask(ref, "read", file.path, ask)
+        get = partial(_get, ref=ref, file=file, start=start, stop=stop)
+        answer: GetResult = self._ask(ref, "read", file.path, get)
         if (answer.meta["size"], _version(answer.meta)) != (file.size, file.version):
             raise Changed(f"{ref}: {file.path}: it was overwritten after it was listed", hint=AGAIN)
         self._reported[ref.location, file.path, file.version] = str(answer.attributes.get("sha256", "")).lower()
@@ -155,9 +154,8 @@ class ObjectSource(Source):
             raise
         except Exception as error:
             failure = self._translated(error, ref, verb, path)
-            if not isinstance(failure, OtherRegion) or region:
-                raise failure from error
-            if not (region := account.region_of(ref.location.partition("/")[0])):
+            moved = isinstance(failure, OtherRegion) and not region
+            if not (moved and (region := account.region_of(ref.location.partition("/")[0]))):
                 raise failure from error
         self._bucket(ref, region)
         return self._ask(ref, verb, path, ask)
@@ -192,7 +190,7 @@ class ObjectSource(Source):
             **{"name": re.split("[@/]", ref.location)[0], "timeout_s": self._settings.timeout_s},
             **dict(zip(("prefix", "endpoint", "login", "rights"), TERMS[ref.scheme], strict=True)),
         }
-        says, hint = says.format(**words), hint.format(**words).format(**words)
+        says, hint = says.format(**words), hint.format(**words)
         if issubclass(kind, Transient):
             return kind(says, hint=hint)
         return kind(f"{ref}{path and f': {path}'}: {says}", hint=hint)

@@ -15,7 +15,7 @@ from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 REF = AdapterRef("s3", "abc/sql")
 HEADERS = {"ETag": '"e"', "Last-Modified": "Tue, 24 Nov 2026 12:00:00 GMT"}
 CONTENT = bytes(range(256)) * 1000

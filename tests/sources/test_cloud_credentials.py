@@ -228,30 +228,6 @@ def test_without_its_library_the_extra_is_named(
 
 
 @pytest.mark.parametrize(
-    ("ref", "answer", "code"), [(GOOGLE, listing(["sql/a"]), "AuthenticationRequired"), (AZURE, BLOBS, "InvalidAuth")]
-)
-def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, ref: AdapterRef, answer: bytes, code: str
-) -> None:
-    set_all(monkeypatch, {"LORA_CLI_TOKEN_TEAM": "ya29.secretOfTheTeam", "AZURE_STORAGE_ACCOUNT_NAME": "acme"})
-    denied = f"<Error><Code>{code}</Code><Message>Bearer ya29.secretOfTheTeam\nis bad</Message></Error>"
-    seen: list[str] = []
-
-    def reply(request: Asked) -> Reply:
-        seen.append(request.headers.get("Authorization", ""))
-        return (200, answer, {}) if len(seen) == 1 else (401, denied.encode(), {})
-
-    with answering(reply) as endpoint:
-        rule = SourceRule(match=f"{ref.scheme}://a/*", endpoint_url=endpoint, token_env="LORA_CLI_TOKEN_TEAM")
-        assert [file.path for file in open_source(ref.scheme, settings, rule).resolve(ref).files] == ["a"]
-        error = error_of(lambda: open_source(ref.scheme, settings, rule).resolve(ref))
-    assert seen == ["Bearer ya29.secretOfTheTeam"] * 2
-    assert isinstance(error, AccessDenied)
-    assert "does not accept the credentials from LORA_CLI_TOKEN_TEAM" in error.message
-    assert "ya29" not in error.message + error.hint
-
-
-@pytest.mark.parametrize(
     ("ref", "server", "rule", "says"),
     [
         (GOOGLE, "https://googleapis.com.acme", {}, "no connection to googleapis.com.acme"),
