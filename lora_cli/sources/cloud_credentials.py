@@ -118,7 +118,7 @@ def _aws(endpoint: str, rule: "SourceRule | None") -> Account:
     """As botocore's session finds it: variables, profiles, SSO, processes, web identities, containers, instances."""
     profile = rule.profile if rule else None
     anonymous = (rule and rule.anonymous) or (profile is None and _is_set("AWS_SKIP_SIGNATURE"))
-    pays = {"request_payer": True} if (rule and rule.requester_pays) or _is_set("AWS_REQUEST_PAYER") else {}
+    pays = {"request_payer": True} if rule and rule.requester_pays else {}  # obstore reads AWS_REQUEST_PAYER
     with _session(profile) as session:
         credentials = None if anonymous else session.get_credentials()
         method = credentials and credentials.get_frozen_credentials() and credentials.method

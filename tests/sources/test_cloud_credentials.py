@@ -259,6 +259,7 @@ def test_a_federated_identity_is_asked_of_googles_own_library(
 ) -> None:
     def reply(request: Asked) -> Reply:
         if request.path == "/token":
+            assert b"devstorage.read_only" in request.body
             token = {"access_token": "federated", "issued_token_type": "t", "token_type": "Bearer", "expires_in": 3600}
             return 200, json.dumps(token).encode(), {}
         known = request.headers["Authorization"] == "Bearer federated"
