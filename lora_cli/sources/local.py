@@ -15,8 +15,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
-from lora_cli.sources.listed_paths import MOST_ENTRIES
+from lora_cli.sources import Source, at_most_10_000
 from lora_cli.sources.retries import Retries
 
 if TYPE_CHECKING:
@@ -54,13 +53,13 @@ class LocalSource(Source):
         self._retries, self._linked = Retries(0), linked
         self._roots = [Path(os.path.realpath(root)) for root in roots]
 
-    def resolve(self, ref: AdapterRef) -> Revision:
+    def _resolve(self, ref: AdapterRef) -> Revision:
         """The files below the folder that ``ref`` names, at this moment.
 
         Raises:
             NotFound: there is no such path.
             UsageError: it is a file.
-            Refused: there are over 10 000 entries, or it is outside of the ``roots``.
+            Refused: there are over 10,000 files, or it is outside of the ``roots``.
             MachineError: this user may not look.
             Unreachable: it is on a file server that does not answer.
         """
@@ -78,8 +77,8 @@ class LocalSource(Source):
                     reason = f"{root} is a link, or below one, to a folder that may not be read"
                     raise Refused(reason, hint="--root DIRECTORY")
                 allowed = [folder for folder in allowed if self._is_below_a_root(folder)]
-            paths = list(_paths(root))
-            files = [file for path in sorted(paths) if (file := _file(root, path, allowed))]
+            paths = sorted(at_most_10_000(_paths(root), str(root)))
+            files = [file for path in paths if (file := _file(root, path, allowed))]
         lines = "".join(f"{file.version} {file.defect} {file.path}\n" for file in files)
         return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), tuple(files))
 
@@ -128,17 +127,12 @@ class LocalSource(Source):
 
 
 def _paths(root: Path) -> Iterator[str]:
-    """The paths of whatever is no folder below ``root``, and leads to none, with a bound."""
+    """The paths of whatever is no folder below ``root``, and leads to none."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    seen = 0
     for folder, folders, found in os.walk(root, onerror=fail):
-        seen += len(folders) + len(found)
-        if seen > MOST_ENTRIES:
-            hint = "use the folder of one adapter, not of many"
-            raise Refused(f"{root} contains over {MOST_ENTRIES} entries", hint=hint)
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.relpath(os.path.join(folder, name), root) for name in found)  # noqa: PTH118 - faster
 

@@ -53,7 +53,7 @@ LOCAL = frozenset({"file", "hf"})
 class OfflineSource(Source):
     """Stands for a source that needs the network while that is switched off."""
 
-    def resolve(self, ref: AdapterRef) -> Revision:
+    def _resolve(self, ref: AdapterRef) -> Revision:
         """Raises ``Offline``."""
         hint = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it with network access"
         raise Offline(f"{ref} is not cached and offline mode is on", hint=hint)
