@@ -12,7 +12,7 @@ from lora_cli.core.reference import BY_FSSPEC, AdapterRef, parse
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import open_source
+from lora_cli.sources.registry import Sources, open_source
 from lora_cli.store import Store
 from tests.bringing import fetch
 from tests.making import write_adapter
@@ -105,8 +105,8 @@ def test_a_file_that_changes_between_two_ranges_is_corrupt(
 
 
 def test_offline_nothing_is_opened(adapter: AdapterRef, settings: Settings) -> None:
-    source = open_source("fsspec", Settings(settings.cache_dir, offline=True))
-    assert isinstance(error_of(lambda: source.resolve(adapter)), Offline)
+    sources = Sources(Settings(settings.cache_dir, offline=True))
+    assert isinstance(error_of(lambda: sources.of(adapter)), Offline)
 
 
 @pytest.mark.parametrize("scheme", sorted(BY_FSSPEC))
