@@ -1,6 +1,5 @@
 """``s3://``, ``gs://`` and ``az://``: buckets over obstore. A prefix is a folder, and its ETags pin what is read."""
 
-import hashlib
 import os
 import re
 import threading
@@ -25,10 +24,9 @@ from lora_cli.errors import (
     UsageError,
 )
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges, Source
+from lora_cli.sources import NoRanges, Source, at_most_10_000
 from lora_cli.sources.cloud_credentials import NOBODY, Account, find_account
 from lora_cli.sources.http import AGAIN, FAR
-from lora_cli.sources.listed_paths import ListingBudget, check_listed
 from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable
 
 if TYPE_CHECKING:
@@ -102,24 +100,23 @@ class ObjectSource(Source):
         self._reported: dict[tuple[str, str, str], str] = {}
         self._lock = threading.Lock()
 
-    def resolve(self, ref: AdapterRef) -> Revision:
-        """The objects below the prefix that ``ref`` names, at most 10 000, at this moment; raises as ``Source``."""
-        ask = partial(_list, ref=ref, until=time.monotonic() + self._settings.adapter_timeout_s)
-        found = self._retries.call(str(ref), lambda: self._ask(ref, "list", "", ask))
-        prefix, files = _prefix(ref), list[RemoteFile]()
+    def _resolve(self, ref: AdapterRef) -> Revision:
+        until, prefix = time.monotonic() + self._settings.adapter_timeout_s, _prefix(ref)
+        found: list[ObjectMeta] = self._ask(ref, "list", "", partial(_list, ref=ref, until=until))
         # Empty objects that stand for a folder are no files.
-        folders = {prefix.rstrip("/"), *(key[: slash.start()] for key in found for slash in re.finditer("/", key))}
-        for key, (size, version) in sorted(found.items()):
-            if size or key.rstrip("/") not in folders:
-                files.append(RemoteFile(key.removeprefix(prefix), size, version=version))
-        check_listed((file.path for file in files), str(ref))
+        keys = [meta["path"] for meta in found]
+        folders = {prefix.rstrip("/"), *(key[: slash.start()] for key in keys for slash in re.finditer("/", key))}
+        files = [
+            RemoteFile(meta["path"].removeprefix(prefix), meta["size"], version=_version(meta))
+            for meta in found
+            if meta["size"] or meta["path"].rstrip("/") not in folders
+        ]
         if not files:
             hint = (
                 f"check the endpoint ({TERMS[ref.scheme][1]}), and write the adapter's folder, no file and no revision"
             )
             raise NotFound(f"{ref}: there is nothing below {prefix or 'it'}", hint=hint)
-        lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
-        return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), tuple(files))
+        return Revision.of_listing(ref, files)
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref = revision.ref
@@ -221,19 +218,17 @@ def _open(scheme: str, name: str, account: Account, timeout_s: float, region: st
     return found
 
 
-def _list(store: "ObjectStore", ref: AdapterRef, until: float) -> dict[str, tuple[int, str]]:
-    """All objects below ``ref``: key → size and version."""
+def _list(store: "ObjectStore", ref: AdapterRef, until: float) -> "list[ObjectMeta]":
+    """All objects below ``ref``."""
     import obstore
 
-    found, budget = dict[str, tuple[int, str]](), ListingBudget(str(ref), "use the folder of one adapter")
-    for page in obstore.list(store, _prefix(ref) or None, chunk_size=100):
-        for one in page:
-            version = _version(one)
-            budget.take(one["path"], version)
-            found[one["path"]] = one["size"], version
-        if time.monotonic() > until:
-            raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
-    return found
+    def listed() -> "Iterator[ObjectMeta]":
+        for page in obstore.list(store, _prefix(ref) or None, chunk_size=100):
+            yield from page
+            if time.monotonic() > until:
+                raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
+
+    return list(at_most_10_000(listed(), str(ref)))
 
 
 def _get(store: "ObjectStore", ref: AdapterRef, file: RemoteFile, start: int, stop: int | None) -> "GetResult":

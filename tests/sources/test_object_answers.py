@@ -41,7 +41,6 @@ def refusal(status: int, code: str) -> Reply:
         ((429, b"", {}), Unreachable, "limits the rate"),
         ((200, listing(["sql/a"])[:-30], {}), Unreachable, "sent no whole answer"),
         ((200, listing(["sql/b//c"]), {}), Refused, "not a valid file path"),
-        ((200, listing(["sql/a", "sql/a/b"]), {}), Refused, "both a file and a folder"),
     ],
     ids=lambda value: str(value)[:40],
 )
