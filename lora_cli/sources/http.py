@@ -177,7 +177,7 @@ def get_bytes(
     conditions: Headers | None = None,
     accept: Check | None = None,
 ) -> Iterator[bytes]:
-    """The bytes of ``piece``, resumed where a stream broke; ``retries`` counts tries that brought nothing.
+    """The bytes of ``piece``, in one attempt.
 
     A server that sends everything is read from the right offset, when that is near. ``check`` sees the headers of each
     answer of the endpoint itself, ``accept`` of each whose body is read, of any server; both raise when they belong to
@@ -187,39 +187,35 @@ def get_bytes(
         StatusError: an answer that another try would not change.
         Corrupt: the file is not as large as ``piece.size`` says, or the server sends another range than was asked for.
         NoRanges: it sends everything, and over 1 MiB of that comes before a piece that ends.
-        Unreachable: network or server, after the retries.
+        Transient: network or server.
     """
-
-    def read(position: int) -> Iterator[bytes]:
-        last = "" if piece.stop is None else piece.stop - 1
-        asked = {} if position == 0 and piece.stop is None else {"Range": f"bytes={position}-{last}"}
-        with closing(open_response(http, url, {**(conditions or {}), **asked}, what, check)) as response:
-            if accept is not None:
-                accept(response.headers)
-            if response.status == 200 and position >= FAR and piece.stop is not None:
-                raise NoRanges(f"{what}: {host(url)} only sends whole files")
-            yield from _wanted(response, position, piece, what)
-
-    return http.retries.stream(what, host(url), piece.start, piece.end, read)
+    last = "" if piece.stop is None else piece.stop - 1
+    asked = {} if piece.start == 0 and piece.stop is None else {"Range": f"bytes={piece.start}-{last}"}
+    with closing(open_response(http, url, {**(conditions or {}), **asked}, what, check)) as response:
+        if accept is not None:
+            accept(response.headers)
+        if response.status == 200 and piece.start >= FAR and piece.stop is not None:
+            raise NoRanges(f"{what}: {host(url)} only sends whole files")
+        yield from _wanted(response, piece, what)
 
 
-def _wanted(response: "Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
-    """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
+def _wanted(response: "Response", piece: Piece, what: str) -> Iterator[bytes]:
+    """The piece of the body, whether the server honoured the range or not."""
     body = response.chunks()
     if response.status == 200:
         length = response.headers.get("Content-Length", "")
-        skip, total = position, int(length) if length.isdecimal() and len(length) < 20 else None
+        skip, total = piece.start, int(length) if length.isdecimal() and len(length) < 20 else None
     else:
         shown = response.headers.get("Content-Range", "").strip()
         found = re.fullmatch(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)", shown, re.ASCII)
-        if found is None or int(found[1]) != position:
-            raise Corrupt(f"{what}: bytes from {position} were requested, but the server sent others")
+        if found is None or int(found[1]) != piece.start:
+            raise Corrupt(f"{what}: bytes from {piece.start} were requested, but the server sent others")
         skip, total = 0, None if found[2] == "*" else int(found[2])
     if piece.size is not None and total not in (None, piece.size):
         raise Corrupt(f"{what}: it has {total} bytes now, but {piece.size} were listed", hint=AGAIN)
     # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
     exact = response.status != 200 or piece.end in (total, piece.size)
-    left = None if piece.end is None else piece.end - position
+    left = None if piece.end is None else piece.end - piece.start
     for chunk in body:
         kept = chunk[skip:]
         skip = max(0, skip - len(chunk))

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
 
 from lora_cli.core.log import logger
-from lora_cli.errors import TooSlow, Unreachable
+from lora_cli.errors import Unreachable
 
 CONNECT_TIMEOUT_S = 10.0
 LONGEST_WAIT_S = 330.0
@@ -53,9 +53,7 @@ class Retries:
                 failures += 1
                 self._wait(what, failure, failures)
 
-    def stream(
-        self, what: str, server: str, start: int, end: int | None, read: Callable[[int], Iterator[bytes]]
-    ) -> Iterator[bytes]:
+    def stream(self, what: str, start: int, end: int | None, read: Callable[[int], Iterator[bytes]]) -> Iterator[bytes]:
         """Bytes ``start`` to ``end`` (None: all), resumed by ``read`` where they broke off; raises as ``call``."""
         failures, slow = 0, 0
         while end is None or start < end:
@@ -65,7 +63,7 @@ class Retries:
                     yield chunk
                 if end is None or start >= end:
                     return
-                failure = Transient(f"{server} ended the file early, at byte {start} of {end}")
+                failure = Transient(f"it ended early, at byte {start} of {end}")
             except Transient as broken:
                 failure = broken
             failures, slow = max(failures, slow) + 1, slow + 1 if failure.slow else 0
@@ -75,8 +73,7 @@ class Retries:
         wait_s = backoff_s(failures, failure.wait_s)
         if failures > self.count or failure.final or wait_s > LONGEST_WAIT_S:
             tries = f" (tried {failures} times)" if failures > 1 else ""
-            kind = TooSlow if failure.slow else Unreachable
-            raise kind(f"{what}: {failure.reason}{tries}", hint=failure.hint) from failure
+            raise Unreachable(f"{what}: {failure.reason}{tries}", hint=failure.hint) from failure
         level = logging.WARNING if wait_s > 5 else logging.INFO
         log.log(level, "%s: %s; next try in %.1f s", what, failure.reason, wait_s)
         self.pause(wait_s)

@@ -19,8 +19,8 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Unreachable
 from lora_cli.settings import Settings
+from lora_cli.sources import Source
 from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers, host, origin
-from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import allows_private
 from lora_cli.sources.tokens import token_of
 
@@ -45,7 +45,7 @@ _CONDITIONS = {"etag": "If-Match", "date": "If-Unmodified-Since"}
 log = logger(__name__)
 
 
-class WebSource:
+class WebSource(Source):
     """A folder on a web server as a source: a ranged GET for each name that an adapter's files can have.
 
     A revision's id begins with what holds its files to one version: ``etag-`` (strong ETags, asked for by If-Match),
@@ -55,7 +55,7 @@ class WebSource:
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and reads no token yet; ``rule`` says where requests go, and with whose token."""
-        self._settings, self._rule = settings, rule
+        super().__init__(settings, rule)
         self._sites: dict[str, Http] = {}
         # Of all adapters together: twenty names each would be a storm.
         self._turn = threading.BoundedSemaphore(settings.jobs)
@@ -75,15 +75,7 @@ class WebSource:
         files = _files(dict(zip(NAMES, answers, strict=True)), str(ref), host(self._folder(ref)), self._rule)
         return Revision(ref, _id(files, str(ref)), files)
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` of the file as it was seen, in chunks of at most 1 MiB.
-
-        Raises:
-            Changed: it is another version by now, or gone.
-            Corrupt: it has another size.
-            AccessDenied: the server forbids it.
-            Unreachable: network or server, after the retries.
-        """
+    def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, what, pin = revision.ref, f"{revision.ref}: {file.path}", file.locator
 
         def check(headers: Headers) -> None:
@@ -126,7 +118,7 @@ class WebSource:
         settings, base = self._settings, self._folder(ref)
         site = "{}://{}:{}".format(*origin(base))
         if site not in self._sites:
-            token, retries = token_of(self._rule, os.environ), Retries(settings.retries)
+            token, retries = token_of(self._rule, os.environ), self._retries
             private, named = allows_private(settings), self._rule is None or self._rule.endpoint_url is None
             self._sites[site] = Http(base, settings.timeout_s, retries, token=token, private=private, named=named)
         return self._sites[site]
