@@ -36,12 +36,7 @@ _SPELLING = "check the spelling (a folder on this machine is ./NAME)"
 _LOGIN = "set HF_TOKEN or run `hf auth login`"
 _RENEW = "renew it with `hf auth login`, or unset it: a public repository needs no token"
 _ANSWERS: tuple[tuple[str, type[LoraCliError], str, str], ...] = (
-    (
-        "Gated.* nobody",
-        AccessDenied,
-        "it is gated: request access first",
-        f"accept its terms at {{page}}, then {_LOGIN}",
-    ),
+    ("Gated.* nobody", AccessDenied, "it is gated: request access first", f"accept its terms at {{page}}; {_LOGIN}"),
     ("Gated", AccessDenied, _NO_ACCESS, "request access at {page}, or use a token that can read gated repositories"),
     ("RevisionNotFound", NotFound, "{name} has no branch, tag or commit {revision!r}", "see {page}/tree/main"),
     ("EntryNotFound", NotFound, "there is no {path}", "see {page} for its contents"),
@@ -52,7 +47,7 @@ _ANSWERS: tuple[tuple[str, type[LoraCliError], str, str], ...] = (
         "403|451",
         AccessDenied,
         "{server} denies access ({status}){detail}",
-        "check the token's permissions, or the proxy",
+        "check what the token may read, or the proxy",
     ),
     ("404|410", NotFound, "not found on {server} ({status}){detail}", "check the spelling, and HF_ENDPOINT"),
     ("416", Corrupt, "it is shorter than its listed size", "run the command again"),
@@ -163,12 +158,16 @@ class HubSource(Source):
     def local_copy(self, revision: Revision, file: RemoteFile) -> Iterator[int | None]:
         """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""
         blob = _cache_folder(revision.ref) / "blobs" / str(file.sha256 or file.git_sha1)
-        if not blob.is_file() or file.size not in (None, blob.stat().st_size):
+        try:
+            cached = blob.open("rb", buffering=0)
+        except OSError:
             yield None
             return
-        log.info("%s: %s read from the cache of the Hub's own client", revision.ref, file.path)
-        with blob.open("rb", buffering=0) as opened:
-            yield opened.fileno()
+        with cached:
+            fits = file.size in (None, os.fstat(cached.fileno()).st_size)
+            if fits:
+                log.info("%s: %s read from the cache of the Hub's own client", revision.ref, file.path)
+            yield cached.fileno() if fits else None
 
     def _tree(self, ref: AdapterRef, name: str, commit: str) -> Iterator[Any]:
         """The entries below the folder of ``ref``, page by page.

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,7 @@ def source(settings: Settings) -> Source:
 
 
 def read(source: Source, revision: Revision, path: str, start: int = 0, stop: int | None = None) -> bytes:
-    file = revision.file(path)
-    assert file is not None
-    return b"".join(source.read(revision, file, start, stop))
+    return b"".join(source.read(revision, next(one for one in revision.files if one.path == path), start, stop))
 
 
 def describe(*siblings: Any, sha: Any = "0" * 40) -> str:
@@ -62,16 +59,18 @@ def listed(hub: Hub, source: Source, *siblings: Any) -> tuple[RemoteFile, ...]:
     return source.resolve(ACME).files
 
 
-@pytest.mark.parametrize("of", [lambda commit: None, lambda commit: commit], ids=["branch", "commit"])
-def test_a_revision_costs_one_request_and_a_file_no_head(
-    hub: Hub, source: Source, commit: str, of: Callable[[str], str | None]
+@pytest.mark.parametrize("asked", ["main", "commit"])
+def test_a_commit_costs_one_request_and_is_what_is_read_when_its_branch_moves(
+    hub: Hub, source: Source, commit: str, asked: str
 ) -> None:
-    revision = source.resolve(replace(ACME, revision=of(commit)))
+    asked = commit if asked == "commit" else asked
+    revision = source.resolve(replace(ACME, revision=asked))
     assert revision.id == commit
-    asked = of(commit) or "main"
     assert [request.target for request in hub.requests] == [f"/api/models/acme/sql-lora/revision/{asked}?blobs=true"]
+    hub.add("acme/sql-lora", {"adapter_config.json": "new", "adapter_model.safetensors": "new"})
     assert read(source, revision, "adapter_config.json") == CONFIG
-    assert [request.method for request in hub.requests] == ["GET", "GET"]
+    assert read(source, revision, "adapter_model.safetensors") == WEIGHTS
+    assert [request.method for request in hub.requests] == ["GET"] * 4
 
 
 def test_sizes_and_digests_are_those_that_the_hubs_own_client_reads(hub: Hub, source: Source, commit: str) -> None:
@@ -86,32 +85,23 @@ def test_sizes_and_digests_are_those_that_the_hubs_own_client_reads(hub: Hub, so
     assert ours[0].git_sha1 == git_blob_id(CONFIG)
 
 
-@pytest.mark.parametrize("body", ["", " " * ((16 << 20) + 1)], ids=["names alone", "large"])
-@pytest.mark.parametrize(
-    ("subfolder", "pages", "paths"),
-    [("", 6, sorted(FILES)), ("checkpoint-1", 1, ["adapter_config.json"])],
-    ids=["all", "folder"],
-)
-def test_what_one_answer_does_not_hold_is_listed_by_folder_page_by_page(
-    hub: Hub, source: Source, commit: str, body: str, subfolder: str, pages: int, paths: list[str]
+LARGE = {"match": "blobs=true", "body": " " * ((16 << 20) + 1)}
+LINK = {"Link": '<https://huggingface.co/api?recursive=true&cursor=0>; rel="next"'}
+NAMES = {"match": "/tree/", "body": "[]", "headers": LINK}
+
+
+@pytest.mark.parametrize("fault", [LARGE, NAMES], ids=["large", "names alone"])
+@pytest.mark.parametrize("subfolder", ["", "checkpoint-1"])
+def test_what_one_answer_does_not_hold_is_listed_by_folder_page_by_page_at_the_same_server(
+    hub: Hub, source: Source, commit: str, fault: dict[str, Any], subfolder: str
 ) -> None:
-    hub.page_size = 1
-    hub.bare = not body
-    if body:
-        hub.fault("blobs=true", status=200, body=body)
+    hub.page_size, hub.bare = 1, fault is NAMES
+    hub.fault(**fault, status=200)
     revision = source.resolve(replace(ACME, subfolder=subfolder))
     assert revision.id == commit
-    assert [file.path for file in revision.files] == paths
-    assert hub.count(f"/tree/{commit}") == pages
+    assert [file.path for file in revision.files] == (["adapter_config.json"] if subfolder else sorted(FILES))
+    assert hub.count(f"/tree/{commit}") == (1 if subfolder else 6) + hub.bare
     assert hub.bare or all(file.sha256 or file.git_sha1 for file in revision.files)
-
-
-def test_the_next_page_is_asked_for_at_the_same_server(hub: Hub, source: Source, commit: str) -> None:
-    hub.bare = True
-    link = '<https://huggingface.co/api?recursive=true&cursor=0>; rel="next"'
-    hub.fault("/tree/", status=200, headers={"Link": link}, body="[]")
-    assert len(source.resolve(ACME).files) == len(FILES)
-    assert hub.count("/tree/") == 2
 
 
 def test_of_many_files_a_folder_is_read_and_all_are_refused(hub: Hub, source: Source) -> None:
@@ -123,22 +113,14 @@ def test_of_many_files_a_folder_is_read_and_all_are_refused(hub: Hub, source: So
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["hub", "mirror"])
-def test_a_subfolder_is_listed_by_paths_relative_to_it(hub: Hub, source: Source, commit: str, bare: bool) -> None:
-    hub.bare = bare
-    revision = source.resolve(replace(ACME, subfolder="checkpoint-1"))
-    assert [file.path for file in revision.files] == ["adapter_config.json"]
-    assert read(source, revision, "adapter_config.json") == CONFIG
-    with pytest.raises(NotFound, match="there is no folder checkpoint-2"):
-        source.resolve(replace(ACME, subfolder="checkpoint-2"))
-
-
-@pytest.mark.parametrize("bare", [False, True], ids=["hub", "mirror"])
-def test_names_that_need_quoting_are_quoted(hub: Hub, source: Source, bare: bool) -> None:
+def test_paths_are_relative_to_the_folder_and_quoted_where_needed(hub: Hub, source: Source, bare: bool) -> None:
     commit = hub.add("acme/sql-lora", {"a folder/#1/100% ünï#code?.json": CONFIG}, branch="refs/pr/1")
     hub.bare = bare
     revision = source.resolve(replace(ACME, revision="refs/pr/1", subfolder="a folder/#1"))
     assert revision.id == commit
     assert read(source, revision, "100% ünï#code?.json") == CONFIG
+    with pytest.raises(NotFound, match="there is no folder a folder/#2"):
+        source.resolve(replace(ACME, revision="refs/pr/1", subfolder="a folder/#2"))
 
 
 UNFIT = {
@@ -184,13 +166,6 @@ def test_a_server_that_answers_something_else_is_not_a_hub(
         source.resolve(replace(ACME, revision=commit))
 
 
-def test_a_branch_that_moves_does_not_move_what_is_read(hub: Hub, source: Source, commit: str) -> None:
-    revision = source.resolve(ACME)
-    hub.add("acme/sql-lora", {"adapter_config.json": "new", "adapter_model.safetensors": "new"})
-    assert read(source, revision, "adapter_config.json") == CONFIG
-    assert read(source, revision, "adapter_model.safetensors") == WEIGHTS
-
-
 @pytest.mark.parametrize("bare", [False, True], ids=["hub", "mirror"])
 def test_a_renamed_repository_is_read_and_its_new_name_is_said(
     hub: Hub, source: Source, commit: str, caplog: pytest.LogCaptureFixture, bare: bool
@@ -218,9 +193,7 @@ def test_ranges_of_one_file_ask_the_hub_once_and_share_connections(hub: Hub, sou
     assert hub.count("GET api /acme/sql-lora/resolve/.*/adapter_model") == 2
 
 
-def test_offline_the_cache_of_the_hubs_client_is_read(
-    hub: Hub, source: Source, settings: Settings, commit: str
-) -> None:
+def test_offline_the_hubs_own_cache_is_read(hub: Hub, source: Source, settings: Settings, commit: str) -> None:
     listed, offline = source.resolve(ACME), open_source("hf", replace(settings, offline=True))
     hf_hub_download("acme/sql-lora", "adapter_model.safetensors", endpoint=hub.endpoint, token=False)
     before = hub.connections
