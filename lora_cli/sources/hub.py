@@ -15,9 +15,8 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import Source, at_most_10_000
 from lora_cli.sources.http import Http, Piece, StatusError, TooLarge, get_bytes, get_json, host, next_query
-from lora_cli.sources.listed_paths import ListingBudget, check_listed
 from lora_cli.sources.ssrf_guard import allows_private
 from lora_cli.sources.tokens import checked_token, token_of
 
@@ -78,7 +77,7 @@ class HubSource(Source):
     @cached_property
     def _http(self) -> Http:
         private = allows_private(self._settings)
-        return Http(self._endpoint, self._settings.timeout_s, self._retries, token=self._token[0], private=private)
+        return Http(self._endpoint, self._settings.timeout_s, token=self._token[0], private=private)
 
     @cached_property
     def _token(self) -> tuple[str, str]:
@@ -100,18 +99,8 @@ class HubSource(Source):
             raise AccessDenied(f"cannot get a Hub token ({type(error).__name__})", hint=hint) from error
         return token and checked_token(token, found_in), found_in
 
-    def resolve(self, ref: AdapterRef) -> Revision:
-        """The commit that ``ref`` means now, and its files: one request, or one a page for a very large repository.
-
-        A repository that was renamed is read, and the log says its new name.
-
-        Raises:
-            NotFound: there is no such repository, revision or folder.
-            AccessDenied: it is private or gated, or the token is bad.
-            Refused: the listing holds a path that leads out of the adapter, or too many.
-            Unreachable: network or server, after the retries.
-            Offline: the network is switched off, and the cache of the Hub's client does not know it.
-        """
+    def _resolve(self, ref: AdapterRef) -> Revision:
+        """One request, or one a page for a very large repository. One that was renamed is read under its new name."""
         if self._settings.offline:
             return _cached_revision(ref)
         url = f"{self._endpoint}/api/models/{quote(ref.location)}/revision/{quote(ref.revision or 'main', safe='')}"
@@ -227,16 +216,13 @@ def _files(entries: Iterable[Any], ref: AdapterRef, commit: str) -> tuple[Remote
     """The listed files below the folder of ``ref``, as they come of ``?blobs=true`` or of the tree.
 
     Raises:
-        Refused: there are too many, or a path leads out of the adapter, or appears twice.
+        Refused: there are over 10,000.
         NotFound: there is no such folder.
     """
     files, inside = list[RemoteFile](), f"{ref.subfolder}/" if ref.subfolder else ""
-    budget = ListingBudget(str(ref), "use the adapter's folder: hf://ORG/NAME/FOLDER")
-    for entry in entries:
-        path = str(entry["rfilename"] if "rfilename" in entry else entry["path"])
-        if entry.get("type") == "directory" or not path.startswith(inside):
-            continue
-        budget.take(path)
+    paths = ((str(entry["rfilename"] if "rfilename" in entry else entry["path"]), entry) for entry in entries)
+    below = ((path, entry) for path, entry in paths if path.startswith(inside) and entry.get("type") != "directory")
+    for path, entry in at_most_10_000(below, str(ref)):
         # An LFS file has a sha256; its git blob is the pointer to it.
         lfs = entry.get("lfs") or {}
         sha256, git_sha1 = lfs.get("sha256", lfs.get("oid")), entry.get("blobId", entry.get("oid"))
@@ -248,7 +234,6 @@ def _files(entries: Iterable[Any], ref: AdapterRef, commit: str) -> tuple[Remote
                 git_sha1=git_sha1 if not lfs and COMMIT.fullmatch(git_sha1 or "") else None,
             )
         )
-    check_listed((file.path for file in files), str(ref))
     if ref.subfolder and not files:
         raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check the spelling")
     return tuple(sorted(files, key=lambda file: file.path))

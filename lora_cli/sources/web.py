@@ -60,7 +60,7 @@ class WebSource(Source):
         # Of all adapters together: twenty names each would be a storm.
         self._turn = threading.BoundedSemaphore(settings.jobs)
 
-    def resolve(self, ref: AdapterRef) -> Revision:
+    def _resolve(self, ref: AdapterRef) -> Revision:
         """The files below the address that ``ref`` names, at this moment: some twenty requests of a byte each.
 
         There is no listing to ask for. A page about a folder is not read as one: servers write it for people.
@@ -69,7 +69,7 @@ class WebSource(Source):
             NotFound: there is neither config nor weights, or the server has something for every name.
             AccessDenied: the server wants to know who asks, or forbids a file.
             UsageError: the variable of the token is not set.
-            Unreachable: network or server, after the retries.
+            Transient: network or server.
         """
         answers = map_in_threads(lambda name: self._probe(ref, name), NAMES, min(AT_ONCE, self._settings.jobs))
         files = _files(dict(zip(NAMES, answers, strict=True)), str(ref), host(self._folder(ref)), self._rule)
@@ -118,9 +118,9 @@ class WebSource(Source):
         settings, base = self._settings, self._folder(ref)
         site = "{}://{}:{}".format(*origin(base))
         if site not in self._sites:
-            token, retries = token_of(self._rule, os.environ), self._retries
+            token = token_of(self._rule, os.environ)
             private, named = allows_private(settings), self._rule is None or self._rule.endpoint_url is None
-            self._sites[site] = Http(base, settings.timeout_s, retries, token=token, private=private, named=named)
+            self._sites[site] = Http(base, settings.timeout_s, token=token, private=private, named=named)
         return self._sites[site]
 
     def _folder(self, ref: AdapterRef) -> str:

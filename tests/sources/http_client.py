@@ -14,9 +14,12 @@ WEIGHTS = bytes(range(256)) * 4000
 NAME = "acme/sql-lora/resolve/main/adapter_model.safetensors"
 
 
-def resumed(http: Http, url: str, piece: Piece) -> Iterator[bytes]:
+RETRIES = Retries(1, lambda _: None)
+
+
+def resumed(http: Http, url: str, piece: Piece, retries: Retries = RETRIES) -> Iterator[bytes]:
     """The bytes of ``piece`` as a source reads them: by one attempt after the other."""
-    return http.retries.stream(
+    return retries.stream(
         "weights", piece.start, piece.end, lambda at: get_bytes(http, url, replace(piece, start=at), "weights")
     )
 
@@ -26,13 +29,14 @@ class Client:
 
     def __init__(self, hub: Hub, *, retries: int = 5, timeout_s: float = 5) -> None:
         self.hub, self.waits = hub, list[float]()
-        self.http = Http(hub.endpoint, timeout_s, Retries(retries, self.waits.append))
+        self.http, self.retries = Http(hub.endpoint, timeout_s), Retries(retries, self.waits.append)
 
     def read(self, start: int = 0, stop: int | None = None, size: int | None = len(WEIGHTS)) -> bytes:
-        return b"".join(resumed(self.http, f"{self.hub.endpoint}/{NAME}", Piece(start, stop, size)))
+        return b"".join(resumed(self.http, f"{self.hub.endpoint}/{NAME}", Piece(start, stop, size), self.retries))
 
     def json(self) -> object:
-        return get_json(self.http, f"{self.hub.endpoint}/api/models/acme/sql-lora/revision/main", "info")[0]
+        url = f"{self.hub.endpoint}/api/models/acme/sql-lora/revision/main"
+        return self.retries.call("info", lambda: get_json(self.http, url, "info")[0])
 
     def fails(self) -> LoraCliError:
         with pytest.raises(LoraCliError) as caught:

@@ -79,7 +79,7 @@ def serve_tls(connection: socket.socket) -> None:
 
 
 def ask(endpoint: str, token: str = "") -> object:
-    return get_json(Http(endpoint, 5, Retries(0), token=token), endpoint, "info")[0]
+    return Retries(0).call("info", lambda: get_json(Http(endpoint, 5, token=token), endpoint, "info")[0])
 
 
 @contextmanager

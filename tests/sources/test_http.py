@@ -1,6 +1,5 @@
 """The HTTP client on a bad day: what it tries again, how long it waits, what it never follows or reads."""
 
-import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
-from lora_cli.sources.http import ANSWER_CAP, Http, Piece, StatusError, get_headers, redirect_target
+from lora_cli.sources.http import ANSWER_CAP, Http, Piece, StatusError, redirect_target
 from lora_cli.sources.retries import Retries, requested_wait_s
 from tests.hub_server import Hub
 from tests.sources.http_client import NAME, WEIGHTS, Client, resumed
@@ -56,14 +55,6 @@ def test_what_the_server_asks_is_what_is_waited(client: Client, headers: dict[st
     client.hub.fault("/revision/", status=429, headers=headers)
     assert client.json()
     assert least <= client.waits[0] <= max(0.5, least * 1.1 + 0.2)
-
-
-def test_what_is_waited_between_tries_is_nobodys_turn(hub: Hub, client: Client) -> None:
-    hub.fault("", status=503, headers={"Retry-After": "60"}, times=2)
-    turn, held = threading.Lock(), list[bool]()
-    http = Http(hub.endpoint, 5, Retries(2, lambda _: held.append(turn.locked())))
-    assert get_headers(http, f"{hub.endpoint}/{NAME}", "weights", turn)[0] == 206
-    assert held == [False, False]
 
 
 def test_a_date_that_is_too_far_away_is_not_waited_for(client: Client) -> None:
@@ -253,7 +244,7 @@ def test_an_answer_that_is_not_the_range_is_not_taken_for_it(
     answer: bytes, kind: type[LoraCliError], said: str
 ) -> None:
     with raw_server(answer) as endpoint, pytest.raises(kind, match=said):
-        list(resumed(Http(endpoint, 2, Retries(0)), f"{endpoint}/x", Piece(2, 7, 100)))
+        list(resumed(Http(endpoint, 2), f"{endpoint}/x", Piece(2, 7, 100), Retries(0)))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +258,7 @@ def test_an_answer_that_is_not_the_range_is_not_taken_for_it(
 )
 def test_a_body_without_a_length_is_read_to_the_listed_one(answers: tuple[bytes, ...], read: object) -> None:
     with raw_server(*answers) as endpoint:
-        http = Http(endpoint, 2, Retries(1, lambda _: None))
+        http = Http(endpoint, 2)
         pieces = resumed(http, f"{endpoint}/x", Piece(0, None, 5))
         if read is Corrupt:
             with pytest.raises(Corrupt, match="more bytes than requested"):

@@ -14,7 +14,6 @@ import pytest
 
 from lora_cli.errors import Unreachable, UsageError
 from lora_cli.sources.http import Http, Piece
-from lora_cli.sources.retries import Retries
 from tests.hub_server import Hub
 from tests.sources.http_client import resumed
 from tests.sources.raw_servers import (
@@ -141,7 +140,7 @@ def test_what_came_before_a_connection_broke_is_kept(reset: bool) -> None:
 
     with server(serve) as address:
         url = f"http://{address}/x"
-        read = resumed(Http(url, 5, Retries(1, lambda _: None)), url, Piece(0, len(weights), len(weights)))
+        read = resumed(Http(url, 5), url, Piece(0, len(weights), len(weights)))
         assert b"".join(read) == weights
 
 
