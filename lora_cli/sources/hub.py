@@ -42,17 +42,12 @@ _ANSWERS: tuple[tuple[str, type[LoraCliError], str, str], ...] = (
     ("(RepoNotFound|401).* nobody", AccessDenied, _MISSING, f"{_SPELLING}; if it is private, {_LOGIN}"),
     ("RepoNotFound", NotFound, _MISSING + " and the token in {found_in} cannot read it", _SPELLING),
     ("401", AccessDenied, _BAD_TOKEN, _RENEW),
-    (
-        "403|451",
-        AccessDenied,
-        "{server} denies access ({status}){detail}",
-        "check what the token may read, or the proxy",
-    ),
+    ("403|451", AccessDenied, "{server} denies access ({status}){detail}", "check the token's rights, and the proxy"),
     ("404|410", NotFound, "not found on {server} ({status}){detail}", "check the spelling, and HF_ENDPOINT"),
-    ("416", Corrupt, "it is shorter than its listed size", "run the command again"),
+    ("416 file", Corrupt, "it is shorter than its listed size", "run the command again"),
     ("", Unreachable, "{server} answered {status}{detail}", "check HF_ENDPOINT, or try again later"),
 )
-"""What is in the Hub's code, the status and "nobody" (no token was sent); what is raised, what it says, what to try.
+"""What is in the Hub's code, status, "file" or "folder" and "nobody" (no token); what is raised, says, and is to try.
 
 The codes and what they mean are those of ``huggingface_hub.utils.hf_raise_for_status``.
 """
@@ -173,7 +168,7 @@ class HubSource(Source):
     def _refusal(self, error: StatusError, ref: AdapterRef, path: str) -> LoraCliError:
         """The Hub's refusal in words, with a hint; ``path`` is the file or folder that was asked for."""
         token, found_in = self._token
-        answer = f"{error.code} {error.status} {'token' if token else 'nobody'}"
+        answer = f"{error.code} {error.status} {path.partition(' ')[0]} of {'a user' if token else 'nobody'}"
         kind, said, hint = next(row[1:] for row in _ANSWERS if re.search(row[0], answer))
         words = {
             "name": ref.location,

@@ -71,6 +71,9 @@ def test_a_commit_costs_one_request_and_is_what_is_read_when_its_branch_moves(
     assert read(source, revision, "adapter_config.json") == CONFIG
     assert read(source, revision, "adapter_model.safetensors") == WEIGHTS
     assert [request.method for request in hub.requests] == ["GET"] * 4
+    hub.fault("GET cdn", times=2, status=416)
+    with pytest.raises(Corrupt, match="shorter than its listed size"):
+        read(source, revision, "adapter_model.safetensors", 9)
 
 
 def test_sizes_and_digests_are_those_that_the_hubs_own_client_reads(hub: Hub, source: Source, commit: str) -> None:

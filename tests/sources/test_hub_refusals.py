@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from tests.hf_variables import set_variables
@@ -72,7 +72,7 @@ def test_each_refusal_has_words_and_a_hint_of_its_own(
         (403, "Access to this resource is disabled.", AccessDenied, "(403): Access to this resource is disabled."),
         (403, "no\x1b[31m way", AccessDenied, "denies access (403): no [31m way"),
         (404, "", NotFound, "not found on"),
-        (416, "", Corrupt, "shorter than its listed size"),
+        (416, "", Unreachable, "answered 416"),
         (400, "what?", Unreachable, "answered 400: what?"),
     ],
 )
