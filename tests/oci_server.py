@@ -90,10 +90,10 @@ class Registry:
         return self.manifest(name, {"config": self.config(repository), "layers": layers})
 
 
-def tar_of(files: Mapping[str, bytes], kind: str = "tar", form: int = tarfile.DEFAULT_FORMAT) -> bytes:
+def tar_of(files: Mapping[str, bytes], kind: str = "tar") -> bytes:
     """A tar of files, compressed as the end of a media type says."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=form) as tar:
+    with tarfile.open(fileobj=stream, mode="w") as tar:
         for path, data in files.items():
             info = tarfile.TarInfo(path)
             info.size = len(data)
@@ -200,8 +200,8 @@ def token_server(certificate: Path) -> Iterator[TokenServer]:
         yield server
 
 
-def log_in(entries: Mapping[str, Mapping[str, str]]) -> None:
-    """The ``config.json`` of Docker, with these entries."""
+def log_in(place: str, **entry: str) -> None:
+    """A ``config.json`` of Docker with one entry, by default that of ``USER``."""
     file = Path(os.environ["DOCKER_CONFIG"], "config.json")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"auths": entries}))
+    file.write_text(json.dumps({"auths": {place: entry or {"auth": BASIC}}}))

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,8 +36,9 @@ def find_credentials(server: str, repository: str, environ: Mapping[str, str]) -
         UsageError: a file cannot be read, or is no such file.
     """
     home = home_of(environ)
-    # What Docker calls its Hub, and what Podman does.
-    names = ("https://index.docker.io/v1/", "docker.io") if server == "registry-1.docker.io" else (server,)
+    names = (server, f"https://{server}")
+    if server == "registry-1.docker.io":
+        names = ("https://index.docker.io/v1/", "docker.io")  # as Docker calls it, and Podman
     folders = repository.split("/")
     keys = ["/".join((name, *folders[:count])) for name in names for count in range(len(folders), -1, -1)]
     for place, file in (
@@ -45,7 +47,7 @@ def find_credentials(server: str, repository: str, environ: Mapping[str, str]) -
         (environ.get("XDG_RUNTIME_DIR"), "containers/auth.json"),
         (environ.get("XDG_CONFIG_HOME") or home / ".config", "containers/auth.json"),
     ):
-        if not place or not (path := Path(place, file)).is_file():
+        if not place or not os.access(path := Path(place, file), os.R_OK):
             continue
         try:
             config = json.loads(path.read_bytes())
@@ -54,8 +56,7 @@ def find_credentials(server: str, repository: str, environ: Mapping[str, str]) -
             entries = [config["auths"][key] for key in keys if key in (config.get("auths") or ())]
             found += [Credentials(entry.get("auth", ""), entry.get("identitytoken", "")) for entry in entries]
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            hint = "log in again: docker login REGISTRY"
-            raise UsageError(f"{path} is not a file of registry credentials", hint=hint) from error
+            raise UsageError(f"{path} is not a file of registry credentials", hint="docker login renews it") from error
         if known := [one for one in found if one != Credentials()]:
             return known[0]
     return Credentials()

@@ -32,7 +32,7 @@ from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, at_most_10_000
+from lora_cli.sources import MOST_ENTRIES, Source
 from lora_cli.sources.docker_config import Credentials, find_credentials
 from lora_cli.sources.http import Http, Piece, StatusError, get_bytes, host, redirect_target
 from lora_cli.sources.retries import Transient, from_status
@@ -54,9 +54,8 @@ _WRONG = "whoever pushed it must push it again"
 def registry_endpoint(location: str) -> str:
     """The address of the registry in the location of a reference: over https, unless it is this machine itself."""
     server = location.partition("/")[0]
-    if server in DOCKER_HUB:
-        return "https://registry-1.docker.io"
-    return f"{'http' if is_loopback(server) else 'https'}://{server}"
+    scheme = "http" if is_loopback(server) else "https"
+    return f"{scheme}://{'registry-1.docker.io' if server in DOCKER_HUB else server}"
 
 
 class _Descriptor(BaseModel):
@@ -117,8 +116,15 @@ class OciSource(Source):
             UsageError: it is a container image, or an index of several artifacts.
             Corrupt: a manifest or layer is not what its digest says.
         """
-        top = self._repository(ref).manifest(ref)
-        artifact = top if top.manifests is None else self._only(ref, top.manifests)
+        repository = self._repository(ref)
+        artifact = top = repository.manifest(ref)
+        if (listed := top.manifests) is not None:  # an index: its only manifest, or its only one for this machine
+            ours = [one for one in listed if _MACHINE.items() <= one.platform.items()]
+            if len(chosen := ours if len(ours) == 1 else listed) != 1:
+                several = ", ".join(one.digest for one in listed[:5]) or "nothing"
+                hint = f"choose one by its digest: oci://{_place(ref)}@sha256:…"
+                raise UsageError(f"{ref}: this is an index of {len(listed)} manifests ({several})", hint=hint)
+            artifact = repository.manifest(ref, chosen[0].digest)
         layers = artifact.layers or []
         files = [
             RemoteFile(layer.path, layer.size, layer.digest.removeprefix("sha256:"), locator=layer.digest)
@@ -135,33 +141,22 @@ class OciSource(Source):
         # Of two with one path the later one counts, as where a tar is unpacked.
         below = {file.path[len(inside) :]: file for file in files if file.path.startswith(inside)}
         if not below:
-            raise NotFound(
-                f"{ref}: there are no files in {folder or 'it'}", hint="oras manifest fetch shows its layers"
-            )
-        listed = tuple(replace(file, path=path) for path, file in sorted(below.items()))
-        return Revision(replace(ref, subfolder=folder), top.digest, listed)
+            raise NotFound(f"{ref}: there are no files in {folder or 'it'}", hint="see what oras manifest fetch shows")
+        named = tuple(replace(file, path=path) for path, file in sorted(below.items()))
+        return Revision(replace(ref, subfolder=folder), top.digest, named)
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, (digest, _, offset) = revision.ref, file.locator.partition("+")
-        if not offset:
+        if offset:
+            tars, end = self._unpacked(_place(ref), digest), int(offset) + (stop or file.size or 0)
+            for at in range(int(offset) + start, end, CHUNK):
+                yield os.pread(tars.file.fileno(), min(CHUNK, end - at), at)
+        else:
             piece = Piece(start, stop, file.size)
             yield from self._repository(ref).get(f"blobs/{digest}", f"{ref}: {file.path}", piece)
-            return
-        tars, end = self._unpacked(_place(ref), digest), int(offset) + (stop or file.size or 0)
-        for at in range(int(offset) + start, end, CHUNK):
-            yield os.pread(tars.file.fileno(), min(CHUNK, end - at), at)
 
     def _repository(self, ref: AdapterRef) -> "_Repository":
         return self._repositories.setdefault(_place(ref), _Repository(ref, self._settings, self._rule))
-
-    def _only(self, ref: AdapterRef, listed: list[_Descriptor]) -> _Manifest:
-        """The only manifest of an index, or its only one for this machine's platform."""
-        ours = [one for one in listed if _MACHINE.items() <= one.platform.items()]
-        if len(chosen := ours if len(ours) == 1 else listed) != 1:
-            several = ", ".join(one.digest for one in listed[:5]) or "nothing"
-            hint = f"choose one by its digest: oci://{_place(ref)}@sha256:…"
-            raise UsageError(f"{ref}: this is an index of {len(listed)} manifests ({several})", hint=hint)
-        return self._repository(ref).manifest(ref, chosen[0].digest)
 
     def _unpack(self, place: str, digest: str) -> "_Tars":
         """Downloads the tars of an artifact, and lists the files in them. No name in a tar is used as a path."""
@@ -174,17 +169,18 @@ class OciSource(Source):
             if time.monotonic() > until:
                 reason = f"{ref}: its layers are not unpacked after {self._settings.adapter_timeout_s:g} s"
                 raise Unreachable(reason, hint="raise adapter_timeout (LORA_CLI_ADAPTER_TIMEOUT)")
-            if not 0 <= total <= most:
-                raise Refused(f"{ref}: its layers have over {most} bytes", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
+            if not 0 <= total <= most or len(tars.files) >= MOST_ENTRIES:
+                bound = f"{most} bytes or {MOST_ENTRIES} files"
+                raise Refused(f"{ref}: its layers have over {bound}", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
 
         def save(chunks: Iterable[bytes], into: IO[bytes]) -> None:
             for chunk in chunks:
                 check(into.tell() + len(chunk))
                 into.write(chunk)
 
-        check(sum(layer.size for layer in layers))
         try:
             tars = _Tars(self._settings.cache_dir)
+            check(sum(layer.size for layer in layers))
             for layer in layers:
                 begin = tars.seek(0, os.SEEK_END)
                 blob = RemoteFile(f"layer {layer.digest}", layer.size, locator=layer.digest)
@@ -198,15 +194,14 @@ class OciSource(Source):
                     save(iter(partial(plain.read, CHUNK), b""), tars.file)
                 tars.seek(begin)
                 with tarfile.open(fileobj=tars, mode="r:") as tar:  # type: ignore[call-overload]
-                    for member in at_most_10_000(iter(tar.next, None), str(ref)):
+                    for member in iter(tar.next, None):
                         check(member.size)
-                        sha256 = None
-                        if member.isreg() and not member.issparse():
-                            sha256 = hashlib.file_digest(tar.extractfile(member), "sha256").hexdigest()
+                        is_file = member.isreg() and not member.issparse()
+                        sha256 = hashlib.file_digest(tar.extractfile(member), "sha256").hexdigest() if is_file else None
                         if not member.isdir():
                             path = posixpath.normpath(member.name)[:2000]  # one so long is refused when it is written
                             locator = f"{digest}+{member.offset_data}"
-                            defect = "" if sha256 else "is not a regular file"
+                            defect = "" if is_file else "is not a regular file"
                             tars.files.append(RemoteFile(path, member.size, sha256, locator=locator, defect=defect))
                         tar.members.clear()  # it would keep them all
                     if tar.offset == begin:
@@ -215,9 +210,7 @@ class OciSource(Source):
             hint = "push the files themselves, or a tar, plain or with gzip"
             raise Refused(f"{ref}: a layer ({layer.kind:.99}) cannot be unpacked: {error!s:.200}", hint=hint) from error
         except OSError as error:
-            raise MachineError(
-                f"{ref}: unpacking it: {error.strerror}", hint="check the disk of --cache-dir"
-            ) from error
+            raise MachineError(f"{ref}: unpacking it: {error.strerror}", hint="check --cache-dir") from error
         return tars
 
 
@@ -342,8 +335,8 @@ class _Repository:
                 answer = dict(json.loads(_whole(response.chunks(), what)))
                 token = str(answer.get("token") or answer["access_token"])
             except (ValueError, TypeError, LookupError) as error:
-                reason = f"the response of {host(service)} contains no token"
-                raise Transient(reason, hint="check that it is an OCI registry") from error
+                hint = "check that it is an OCI registry"
+                raise Transient(f"the response of {host(service)} contains no token", hint=hint) from error
         remember(token)
         return replace(self._http, token=token, basic=False)
 

@@ -113,14 +113,14 @@ REALMS = {"https://169.254.169.254/token": 1, f"{NOWHERE}/token": 3, "file:///et
 
 @pytest.mark.parametrize("realm", REALMS)
 def test_a_token_is_not_asked_for_anywhere(liar: Liar, settings: Settings, realm: str) -> None:
-    log_in({liar.place: {"auth": BASIC}})
+    log_in(liar.place)
     challenge = {"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'}
     liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", challenge
     assert code(liar, settings) == REALMS[realm]
 
 
 def test_secrets_go_to_the_registry_and_its_token_service_only(liar: Liar, settings: Settings) -> None:
-    log_in({liar.place: {"auth": BASIC}})
+    log_in(liar.place)
     storage = Liar()
     with answering(storage.reply) as elsewhere:
         liar.plain()

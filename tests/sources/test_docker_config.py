@@ -23,10 +23,10 @@ def found(home: Path, server: str = "ghcr.io", **environ: str) -> Credentials:
 
 ENTRIES = (
     ("ghcr.io", {"ghcr.io": ALICE, "ghcr.io.evil": BOB, "ghcr.io:443": BOB, "ghcr.io/ac": BOB}),
-    ("ghcr.io", {"ghcr.io": BOB, "ghcr.io/acme": ALICE}),
     ("ghcr.io", {"ghcr.io/acme/sql": ALICE, "ghcr.io/acme": BOB, "ghcr.io/acme/sql-2": BOB}),
     ("registry-1.docker.io", {"https://index.docker.io/v1/": ALICE, "ghcr.io": BOB}),
     ("registry-1.docker.io", {"docker.io": ALICE}),
+    ("ghcr.io", {"https://ghcr.io": ALICE}),
     ("quay.io", {"ghcr.io": BOB}),
 )
 
@@ -59,35 +59,27 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, config: object) -> None:
         found(tmp_path)
 
 
-@pytest.fixture
-def helped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home whose PATH has a helper that answers with what ``answer`` has."""
-    program = tmp_path / "bin/docker-credential-test"
-    written(program, f'#!/bin/sh\nread server\nsed "s|SERVER|$1-$server|" {tmp_path}/answer || exit 1\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    return tmp_path
-
-
-HELPERS = (
-    ({"credsStore": "test"}, "ghcr.io", "get-ghcr.io"),
-    ({"credHelpers": {"ghcr.io": "test"}}, "ghcr.io", "get-ghcr.io"),
-    ({"credsStore": "test"}, "registry-1.docker.io", "get-https://index.docker.io/v1/"),
+HUB, ANSWER = "https://index.docker.io/v1/", '{"Username": "SERVER", "Secret": "secret"}'
+HELPERS: tuple[tuple[str, dict[str, object], str, str | Credentials], ...] = (
+    ("ghcr.io", {"credsStore": "test"}, ANSWER, "get-ghcr.io:secret"),
+    ("ghcr.io", {"credsStore": "absent", "credHelpers": {"ghcr.io": "test"}}, ANSWER, "get-ghcr.io:secret"),
+    ("registry-1.docker.io", {"credsStore": "test"}, ANSWER, f"get-{HUB}:secret"),
+    ("ghcr.io", {"credsStore": "test"}, ANSWER.replace("SERVER", "<token>"), Credentials(identity_token="secret")),
+    ("ghcr.io", {"credsStore": "absent"}, ANSWER, Credentials(ALICE)),
+    ("ghcr.io", {"credsStore": "test"}, "", Credentials(ALICE)),
 )
 
 
-@pytest.mark.parametrize(("config", "server", "user"), HELPERS)
-def test_a_helper_is_asked_for_the_server(helped: Path, config: object, server: str, user: str) -> None:
-    written(helped / ".docker/config.json", config)
-    written(helped / "answer", {"Username": "SERVER", "Secret": "secret"})
-    assert base64.b64decode(found(helped, server).basic).decode() == f"{user}:secret"
-    written(helped / "answer", {"Username": "<token>", "Secret": "secret"})
-    assert found(helped, server) == Credentials(identity_token="secret")
-
-
-@pytest.mark.parametrize(("name", "answer"), [("test", None), ("test", "no JSON"), ("test", "{}"), ("absent", None)])
-def test_without_an_answer_of_a_helper_the_file_counts(helped: Path, name: str, answer: str | None) -> None:
-    if answer is not None:
-        written(helped / "answer", answer)
-    written(helped / ".docker/config.json", {"credsStore": name, "auths": {"ghcr.io": {"auth": ALICE}}})
-    assert found(helped) == Credentials(ALICE)
+@pytest.mark.parametrize(("server", "config", "answer", "expected"), HELPERS)
+def test_a_helper_is_asked_for_the_server_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    server: str, config: dict[str, object], answer: str, expected: str | Credentials,
+) -> None:  # fmt: skip
+    program = tmp_path / "bin/docker-credential-test"
+    written(program, f'#!/bin/sh\nread server\nsed "s|SERVER|$1-$server|" {tmp_path}/answer | grep . || exit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    written(tmp_path / "answer", answer)
+    written(tmp_path / ".docker/config.json", {**config, "auths": {"ghcr.io": {"auth": ALICE}}})
+    one = found(tmp_path, server)
+    assert expected in (one, base64.b64decode(one.basic).decode())
