@@ -49,8 +49,7 @@ class LocalSource(Source):
         ``linked`` files may get and lose hard links while they are read, which is no change of their bytes. With
         ``roots`` the folder must be below one of them, wherever links lead.
         """
-        self._retries, self._linked = Retries(0), linked
-        self._roots = [Path(os.path.realpath(root)) for root in roots]
+        self._retries, self._linked, self._roots = Retries(0), linked, roots
 
     def _resolve(self, ref: AdapterRef) -> Revision:
         root = Path(ref.location)
@@ -71,7 +70,8 @@ class LocalSource(Source):
             return Revision.of_listing(ref, [file for path in paths if (file := _file(root, path, allowed))])
 
     def _is_below_a_root(self, real: Path) -> bool:
-        return any(real != root and real.is_relative_to(root) for root in self._roots)
+        roots = [Path(os.path.realpath(root)) for root in self._roots]
+        return any(real != root and real.is_relative_to(root) for root in roots)
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         path, end = Path(revision.ref.location, file.path), (file.size or 0) if stop is None else stop
