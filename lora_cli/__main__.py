@@ -1,8 +1,12 @@
 """``python -m lora_cli``, and the console script: an interrupt ends it without a traceback from its first import on."""
 
 
+import gc
+
+
 def run() -> None:
     """Runs the command line. Its modules are imported here, where an interrupt of the import is caught."""
+    gc.set_threshold(100_000, 20, 20)  # imports make many objects and no garbage: a start looks for none
     try:
         from lora_cli.cli.main import run as run_command_line
 

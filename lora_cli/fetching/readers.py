@@ -24,6 +24,9 @@ RANGE = 4 << 20
 WINDOW = 80 << 20
 """Bytes of all adapters that may be in flight, or in memory because they are not taken yet."""
 
+SMALL = 1 << 20
+"""A range of no more bytes is handed on whole: each time, two threads wait for each other."""
+
 MAX_CHUNKS = 16
 """Chunks of a stream of unknown length that wait to be taken."""
 
@@ -168,16 +171,22 @@ class Readers:
 
     def _read(self, part: _Part) -> None:
         end: BaseException | None = None
+        is_small, held = part.stop is not None and part.size <= SMALL, list[bytes]()
         try:
             for chunk in part.read():
                 if part.dropped:
                     return
+                if is_small:
+                    held.append(chunk)
+                    continue
                 part.chunks.put(chunk)
                 while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
                     time.sleep(0.001)  # the disk is slower than the network
         except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
             end = part.file.error = error
             part.failures += [] if isinstance(error, NoRanges) else [error]
+        if held:
+            part.chunks.put(b"".join(held))
         part.chunks.put(end)
 
 
