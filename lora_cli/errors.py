@@ -139,10 +139,6 @@ class Unreachable(LoraCliError):
     exit_code = 4
 
 
-class TooSlow(Unreachable):
-    """Bytes still arrive, but too slowly to ever finish."""
-
-
 class Corrupt(LoraCliError):
     """Bytes that are not what was promised: a digest or size differs after the retries, or a blob rotted."""
 

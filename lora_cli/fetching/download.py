@@ -14,7 +14,7 @@ from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetching.disk_space import Reservation
 from lora_cli.fetching.gate import byte_limit
 from lora_cli.fetching.readers import Deadline
-from lora_cli.sources import ClientCacheSource, DigestSource, LocalFileSource, Source
+from lora_cli.sources import Source
 from lora_cli.store.disk import FULL, on_disk, reflink, write_all
 from lora_cli.store.partials import Partial, leftover_bytes, open_partial
 from lora_cli.store.snapshots import has_blob, store_blobs
@@ -167,9 +167,8 @@ def _download_batch(
                 transfer.write(chunk, limit)
                 progress.advanced(job.name, len(chunk))
         for transfer in transfers:
-            known = isinstance(source, DigestSource) and source.reported_digests(job.revision, transfer.file)
             try:
-                blobs[transfer] = transfer.verified(known or {})
+                blobs[transfer] = transfer.verified(source.reported_digests(job.revision, transfer.file))
             except Corrupt as error:
                 # What was here before may be wrong although the origin is not: it gets one more try.
                 if tries >= min(MISMATCH_RETRIES, context.settings.retries) + transfer.resumed:
@@ -198,25 +197,18 @@ def _reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, tar
         Corrupt: a local file changed meanwhile.
         MachineError: this user may not read a local file.
     """
-    size = file.size or 0
-    if target.size >= size:
+    size, at = file.size or 0, target.size
+    if at >= size:
         return
-    if isinstance(source, LocalFileSource) and not target.size:
-        with source.open_file(revision, file) as descriptor:
-            reflink(descriptor, target.descriptor)
-    elif isinstance(source, ClientCacheSource) and (file.sha256 or file.git_sha1):
-        # The cache names it by the origin's own digest: a lock may have added a sha256.
-        with source.cached_file(revision, revision.file(file.path) or file) as found:
-            if found is None:
-                return
-            log.info("%s: %s copied from the cache of the Hub's own client", revision.ref, file.path)
-            if not target.size and reflink(found, target.descriptor):
-                return
-            at = target.size
-            with suppress(OSError):  # the rest is fetched, and says what is wrong with the disk
-                while chunk := os.pread(found, min(CHUNK, size - at), at):
-                    write_all(target.descriptor, chunk, at)
-                    at += len(chunk)
+    # The Hub's client names what it caches by the origin's own digest: a lock may have added a sha256.
+    listed = revision.file(file.path) or file
+    with source.local_copy(revision, listed) as found:
+        if found is None or (not at and reflink(found, target.descriptor)):
+            return
+        with suppress(OSError):  # the rest is fetched, and says what is wrong with the disk
+            while (listed.sha256 or listed.git_sha1) and (chunk := os.pread(found, min(CHUNK, size - at), at)):
+                write_all(target.descriptor, chunk, at)
+                at += len(chunk)
 
 
 def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str:

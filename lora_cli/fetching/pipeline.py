@@ -21,7 +21,6 @@ from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, resolve, select_files, select_locked
 from lora_cli.settings import Settings
-from lora_cli.sources import PinSource
 from lora_cli.sources.files import Files, files_of
 from lora_cli.sources.registry import Sources, endpoint_of, endpoints_of
 from lora_cli.store import Store
@@ -196,10 +195,10 @@ def _from_origin(
     deadline, source = Deadline.of(request.label, settings), context.sources.of(request.ref)
     if revision is None:
         with hints(request, store, settings):
-            if isinstance(source, PinSource) and not (request.ref.pinned or locked):
-                pinned = replace(request, source=source.pin(request.ref))
-                if (found := _from_cache(request, context, pinned)) is not None:
-                    return found
+            pinned = request.ref if request.ref.pinned or locked else source.pin(request.ref)
+            at_pin = replace(request, source=pinned)
+            if pinned != request.ref and (found := _from_cache(request, context, at_pin)) is not None:
+                return found
             revision = resolve(request, context.sources)
     on_resolved()
     files, selection = select(request, revision)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from lora_cli.errors import Corrupt, TooSlow, Unreachable
+from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 
@@ -23,9 +23,6 @@ RANGE = 4 << 20
 
 WINDOW = 80 << 20
 """Bytes of all adapters that may be in flight, or in memory because they are not taken yet."""
-
-EMPTY_READS = 3
-"""How often a stream may end early without a byte and without an error."""
 
 MAX_CHUNKS = 16
 """Chunks of a stream of unknown length that wait to be taken."""
@@ -83,27 +80,16 @@ class _Part:
         return RANGE if self.stop is None else self.stop - self.start
 
     def read(self) -> Iterator[bytes]:
-        """Its bytes. A stream that breaks after some of them is continued; the source has waited."""
-        at, empty = self.start, 0
+        """Its bytes."""
         error = self.failures[0] if self.failures else self.file.error
         if error is not None and (self.failures or self.stop is not None):
             raise error
-        while not self.dropped and (self.stop is None or at < self.stop):
-            before = at
-            try:
-                for chunk in self.file.read(at, self.stop):
-                    at += len(chunk)
-                    if self.stop is not None and at > self.stop:
-                        raise Corrupt(f"{self.file.label}: the server sent more bytes than its size")
-                    yield chunk
-                if self.stop is None:
-                    return
-            except Unreachable as error:
-                if at == before or isinstance(error, TooSlow):
-                    raise
-            empty = empty + 1 if at == before else 0
-            if empty >= EMPTY_READS:
-                raise Unreachable(f"{self.file.label}: the stream ends at byte {at}", hint="try again later")
+        at = self.start
+        for chunk in self.file.read(at, self.stop):
+            at += len(chunk)
+            if self.stop is not None and at > self.stop:
+                raise Corrupt(f"{self.file.label}: the server sent more bytes than its size")
+            yield chunk
 
 
 class Readers:

@@ -8,7 +8,6 @@ from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.policy_checks import source_violations
 from lora_cli.errors import NotFound, Refused
 from lora_cli.settings import Settings
-from lora_cli.sources.local import is_below
 
 
 def allowed_reference(lora_path: str, roots: Sequence[Path], settings: Settings) -> AdapterRef:
@@ -26,10 +25,8 @@ def allowed_reference(lora_path: str, roots: Sequence[Path], settings: Settings)
     if ref.scheme != "file":
         return _allowed_source(ref, settings)
     text = lora_path if "://" not in lora_path else ref.location
-    places = [Path(os.path.realpath(root / text)) for root in roots]
-    inside = [
-        place for place, root in zip(places, roots, strict=True) if is_below(place, [Path(os.path.realpath(root))])
-    ]
+    places = [(Path(os.path.realpath(root / text)), Path(os.path.realpath(root))) for root in roots]
+    inside = [place for place, root in places if place != root and place.is_relative_to(root)]
     # Path.exists raises at a name that is too long for the file system.
     found = next((place for place in inside if os.path.exists(place)), None)  # noqa: PTH110
     if found is not None:

@@ -1,20 +1,33 @@
 """Sources of adapters. A source only reads: it never writes, caches or parses."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Unreachable
+from lora_cli.errors import Corrupt, Unreachable
+from lora_cli.settings import Settings
+from lora_cli.sources.retries import Retries
+
+if TYPE_CHECKING:
+    from lora_cli.documents.source_rules import SourceRule
 
 
 class NoRanges(Unreachable):
     """The origin sends the whole file where a range far from its beginning was asked for: read it as one stream."""
 
 
-class Source(Protocol):
-    """Two methods, the same for every origin. Third-party errors leave as ``lora_cli.errors``."""
+class Source:
+    """Two methods, the same for every origin. Third-party errors leave as ``lora_cli.errors``.
+
+    A source implements ``resolve`` and ``_stream``; the loop around ``_stream`` that retries and resumes is here.
+    """
+
+    def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
+        """Opens no connection and reads no credentials yet; ``rule`` is what the operator's settings say of it."""
+        self._settings, self._rule = settings, rule
+        self._retries = Retries(settings.retries)
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The current revision of ``ref``: an immutable id and its files.
@@ -24,57 +37,48 @@ class Source(Protocol):
             AccessDenied: it is private or gated, or the token is bad.
             Unreachable: network or server, after the retries.
         """
-        ...
+        raise NotImplementedError
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` (None: to the end) of exactly that version, in chunks of at most 1 MiB.
 
-        A source resumes a stream that breaks itself: what comes is whole and in order, as far as it comes.
+        A stream that breaks is resumed: what comes is whole and in order, as far as it comes.
 
         Raises:
             Corrupt: the file is not the version that was resolved any more.
             NoRanges: before a byte, when this origin sends whole files only, and ``stop`` is not None.
             Unreachable: nothing more comes, after the retries.
         """
-        ...
+        what = f"{revision.ref}: {file.path}"
+        if file.defect:
+            raise Corrupt(f"{what} {file.defect}")
+        if stop is not None and file.size is not None:
+            stop = min(stop, file.size)
+        end = file.size if stop is None else stop
+        yield from self._retries.stream(what, start, end, lambda at: self._stream(revision, file, at, stop))
 
+    def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """One attempt of ``read``; raises as that, and ``Transient`` where it breaks. A range is never empty."""
+        raise NotImplementedError
 
-@runtime_checkable
-class LocalFileSource(Source, Protocol):
-    """A source of local files, which can be opened, and so cloned instead of copied."""
+    def local_copy(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
+        """A descriptor of the file where it is on this machine already, None where it is not.
 
-    def open_file(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int]:
-        """A descriptor to read that version from; it is compared with what was listed on the way in and out.
+        Unless it is the file itself, it is named by a digest, and the caller hashes it.
 
         Raises:
             Corrupt: the file is not the version that was resolved any more.
             MachineError: this user may not read it.
         """
-        ...
-
-
-@runtime_checkable
-class ClientCacheSource(Source, Protocol):
-    """A source whose files another tool may have cached on this machine, named by their digests."""
-
-    def cached_file(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
-        """A descriptor of the cached file, whose bytes the caller must hash; None if it is not cached."""
-        ...
-
-
-@runtime_checkable
-class DigestSource(Source, Protocol):
-    """A source that learns the sha256 of a file only while it reads it."""
+        return nullcontext()
 
     def reported_digests(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 that the origin reports, once the file was read: where it is reported → hexadecimal digits."""
-        ...
-
-
-@runtime_checkable
-class PinSource(Source, Protocol):
-    """A source that learns what a reference means now with one small request, where a listing may take a download."""
+        return {}
 
     def pin(self, ref: AdapterRef) -> AdapterRef:
-        """The reference at its revision of this moment; raises as ``resolve``. Who may ask that may read its files."""
-        ...
+        """``ref`` at its revision of this moment, where that takes one small request and a listing may take a download.
+
+        Any other source gives it back as it is. Raises as ``resolve``. Who may ask that may read its files.
+        """
+        return ref

@@ -3,21 +3,21 @@
 import hashlib
 import os
 import re
-import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_cli.core.reference import FSSPEC, AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import run_in_thread
-from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, UsageError
+from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, UsageError
 from lora_cli.redaction import is_secret, remember
 from lora_cli.settings import Settings, home_of
+from lora_cli.sources import Source
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed_paths import ListingBudget, check_listed
-from lora_cli.sources.retries import Retries, Transient, is_unknown_host, printable
+from lora_cli.sources.retries import Transient, is_unknown_host, printable
 from lora_cli.sources.tokens import secret_in
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _VERSIONS = (
 T = TypeVar("T")
 
 
-class FsspecSource:
+class FsspecSource(Source):
     """A folder that one of fsspec's file systems opens. A revision is a fingerprint of paths, sizes and versions.
 
     A ``version`` is an ETag or a time of change, whichever the protocol has; it is looked at before the first and after
@@ -42,9 +42,8 @@ class FsspecSource:
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and imports nothing yet."""
-        self._settings, self._rule = settings, rule
-        self._idle: dict[str, list[Any]] = {}
-        self._lock = threading.Lock()
+        super().__init__(settings, rule)
+        self._idle = defaultdict[str, list[Any]](list)
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The files below the folder that ``ref`` names, at this moment.
@@ -56,20 +55,29 @@ class FsspecSource:
             Refused: there are over 10 000 entries, or a path that could not be written.
             Unreachable: network or server, after the retries.
         """
-        files = self._ask(ref, str(ref), lambda fs, root: _files(fs, root, str(ref)))
+
+        def listed(fs: Any, root: str) -> dict[str, RemoteFile]:
+            if fs.info(root or "/").get("type") == "file":
+                raise UsageError(f"{ref} is a file, not a folder", hint=f"write {str(ref).rpartition('/')[0]}")
+            files, inside = dict[str, RemoteFile](), f"{root.strip('/')}/".lstrip("/")
+            budget = ListingBudget(str(ref), "use the folder of one adapter")
+            for _, _, entries in fs.walk(root or "/", detail=True, on_error="raise"):
+                for entry in entries.values():
+                    path = str(entry["name"]).strip("/").removeprefix(inside)
+                    budget.take(path)
+                    defect = "" if entry.get("type", "file") == "file" else "is not a regular file"
+                    size, version = _facts(entry)
+                    files[path] = RemoteFile(path, size, version=version, defect=defect)
+            return files
+
+        found = self._retries.call(str(ref), lambda: self._ask(ref, str(ref), listed))
+        check_listed(found, str(ref))
+        files = tuple(file for _, file in sorted(found.items()))
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` of the file as it was listed, in chunks of at most 1 MiB.
-
-        Raises:
-            Corrupt: it has changed, or is gone.
-            Unreachable: network or server, after the retries without progress.
-        """
-        ref, what = revision.ref, f"{revision.ref}: {file.path}"
-        if file.defect:
-            raise Corrupt(f"{what} {file.defect}")
+    def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        ref, what, end = revision.ref, f"{revision.ref}: {file.path}", file.size if stop is None else stop
 
         def check(fs: Any, root: str) -> None:
             if _facts(fs.info(f"{root}/{file.path}")) != (file.size, file.version):
@@ -78,7 +86,6 @@ class FsspecSource:
         def chunk(fs: Any, root: str) -> bytes:
             return bytes(fs.cat_file(f"{root}/{file.path}", start=start, end=upto))
 
-        end = file.size if stop is None or file.size is None else min(stop, file.size)
         try:
             self._ask(ref, what, check)
             while end is None or start < end:
@@ -96,38 +103,34 @@ class FsspecSource:
             raise Changed(f"{what} was removed after it was listed", hint=AGAIN) from error
 
     def _ask(self, ref: AdapterRef, what: str, ask: Callable[[Any, str], T]) -> T:
-        """The result of ``ask`` for a file system and the folder's path in it, with retries."""
+        """The result of ``ask`` for a file system and the folder's path in it; raises ``Transient`` as well."""
         url = str(ref).removeprefix(f"{FSSPEC}+")
-        protocol = url.partition("://")[0]
-        with self._lock:
-            idle = self._idle.setdefault("/".join(url.split("/")[:3]), [])
+        protocol, idle = url.partition("://")[0], self._idle["/".join(url.split("/")[:3])]
 
         def attempt() -> T:
             from fsspec.core import strip_protocol
 
             # No other thread uses it at the same time; one that failed is not used again.
-            with self._lock:
-                fs = idle.pop() if idle else None
-            fs = fs or _opened(ref, url, protocol, self._rule)
+            try:
+                fs = idle.pop()
+            except IndexError:
+                fs = _opened(ref, url, protocol, self._rule)
             fs.invalidate_cache()
             answer = ask(fs, str(strip_protocol(url)).rstrip("/"))
             idle.append(fs)
             return answer
 
-        def bounded() -> T:
-            """Not every file system has a timeout of its own."""
-            asked = run_in_thread(attempt, protocol)
-            wait([asked], self._settings.timeout_s)
-            if not asked.done():
-                raise Transient(f"the {protocol} server sent no data for {self._settings.timeout_s:g} s")
-            try:
-                return asked.result()
-            except LoraCliError:
-                raise
-            except Exception as error:
-                raise _translated(error, what, protocol) from error
-
-        return Retries(self._settings.retries).call(what, bounded)
+        # Not every file system has a timeout of its own.
+        asked = run_in_thread(attempt, protocol)
+        wait([asked], self._settings.timeout_s)
+        if not asked.done():
+            raise Transient(f"the {protocol} server sent no data for {self._settings.timeout_s:g} s")
+        try:
+            return asked.result()
+        except LoraCliError:
+            raise
+        except Exception as error:
+            raise _translated(error, what, protocol) from error
 
 
 def _opened(ref: AdapterRef, url: str, protocol: str, rule: "SourceRule | None") -> Any:
@@ -171,8 +174,6 @@ def _translated(error: Exception, what: str, protocol: str) -> LoraCliError | Tr
     kind, kinds = type(error).__name__, {one.__name__ for one in type(error).__mro__}
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{what}: not found", hint="check the spelling and the permissions")
-    if kind == "UnknownHost":
-        return AccessDenied(f"{what}: {error}", hint="compare its key, and add it to ~/.ssh/known_hosts (ssh-keyscan)")
     # What paramiko and botocore say of a connection that broke is no OSError; of who is let in paramiko says so.
     broke = kinds & {"HTTPClientError", "ConnectionError"} or (kind == "SSHException" and "authentic" not in str(error))
     if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, PermissionError | IsADirectoryError)):
@@ -188,40 +189,18 @@ def _known_hosts() -> Any:
     """A policy that trusts only the hosts of ``~/.ssh/known_hosts``: fsspec would trust any."""
     import paramiko
 
-    class UnknownHost(paramiko.SSHException):  # type: ignore[misc]
-        """The key of a host is unknown."""
-
-    class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+    class KnownHosts(paramiko.RejectPolicy):  # type: ignore[misc]
         """Asks the user's own file, as ssh does."""
 
         def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
-            known = paramiko.HostKeys()
-            with suppress(OSError):
-                known.load(str(home_of(os.environ) / ".ssh" / "known_hosts"))
-            if not known.check(hostname, key):
-                raise UnknownHost(f"the key of the host {hostname} is unknown")
+            file = home_of(os.environ) / ".ssh" / "known_hosts"
+            if not file.is_file() or not paramiko.HostKeys(str(file)).check(hostname, key):
+                raise AccessDenied(
+                    f"the key of the host {hostname} is unknown",
+                    hint="compare its key, and add it to ~/.ssh/known_hosts (ssh-keyscan)",
+                )
 
     return KnownHosts()
-
-
-def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
-    """Every file below ``root``, folder after folder, with a bound."""
-    if dict(fs.info(root or "/")).get("type") == "file":
-        raise UsageError(f"{what} is a file, not a folder", hint=f"write {what.rpartition('/')[0]}")
-    files, folders, inside = dict[str, RemoteFile](), [root], f"{root.strip('/')}/".lstrip("/")
-    budget = ListingBudget(what, "use the folder of one adapter")
-    while folders:
-        for entry in fs.ls(folders.pop() or "/", detail=True):
-            path, kind = str(entry["name"]).strip("/").removeprefix(inside), entry.get("type", "file")
-            budget.take(path)
-            if kind == "directory" and path not in {"", root.strip("/")}:
-                folders.append(f"{root}/{path}")
-            elif kind != "directory":
-                defect = "" if kind == "file" else "is a link" if kind == "link" else "is not a regular file"
-                size, version = _facts(entry)
-                files[path] = RemoteFile(path, size, version=version, defect=defect)
-    check_listed(files, what)
-    return tuple(file for _, file in sorted(files.items()))
 
 
 def _facts(entry: Mapping[str, Any]) -> tuple[int | None, str]:

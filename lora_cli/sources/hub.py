@@ -28,9 +28,9 @@ from lora_cli.errors import (
 )
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
+from lora_cli.sources import Source
 from lora_cli.sources.http import Headers, Http, Piece, StatusError, TooLarge, get_bytes, get_json, host, next_query
 from lora_cli.sources.listed_paths import MOST_ENTRIES, ListingBudget, check_listed
-from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import allows_private
 from lora_cli.sources.tokens import token_of
 
@@ -50,7 +50,7 @@ ONLINE = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it firs
 log = logger(__name__)
 
 
-class HubSource:
+class HubSource(Source):
     """The Hub as a source. A revision is a commit; sizes and digests are those that it lists.
 
     The token is looked up once, when the first request is made, and sent to the endpoint only. At an endpoint that a
@@ -59,13 +59,13 @@ class HubSource:
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and reads no token yet; ``rule`` says at which endpoint, and whose token."""
-        self._settings, self._rule = settings, rule
+        super().__init__(settings, rule)
         self._endpoint = ((rule and rule.endpoint_url) or settings.hub_endpoint).rstrip("/")
 
     @cached_property
     def _http(self) -> Http:
-        retries, private = Retries(self._settings.retries), allows_private(self._settings)
-        return Http(self._endpoint, self._settings.timeout_s, retries, token=self._token[0], private=private)
+        private = allows_private(self._settings)
+        return Http(self._endpoint, self._settings.timeout_s, self._retries, token=self._token[0], private=private)
 
     @cached_property
     def _token(self) -> tuple[str, str]:
@@ -104,17 +104,7 @@ class HubSource:
             log.warning("%s was renamed to %s; use hf://%s", ref, name, name)
         return Revision(replace(ref, location=name), commit, _files(entries, ref, commit))
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` of the file in exactly that commit, in chunks of at most 1 MiB.
-
-        A stream that breaks is resumed here, ``retries`` times without progress.
-
-        Raises:
-            Corrupt: the server sends another commit, digest or size than was listed.
-            AccessDenied: the repository is gated (its listing is not).
-            Unreachable: network or server, after the retries.
-            Offline: the network is switched off, and the cache of the Hub's client does not have it.
-        """
+    def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, what = revision.ref, f"{revision.ref}: {file.path}"
         if self._settings.offline:
             yield from self._read_cached(revision, file, start, stop)
@@ -131,7 +121,7 @@ class HubSource:
             raise self._refusal(error, ref, file.path) from error
 
     @contextmanager
-    def cached_file(self, revision: Revision, file: RemoteFile) -> Iterator[int | None]:
+    def local_copy(self, revision: Revision, file: RemoteFile) -> Iterator[int | None]:
         """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""
         blob = _cache_folder(revision.ref) / "blobs" / str(file.sha256 or file.git_sha1)
         try:
@@ -143,13 +133,15 @@ class HubSource:
         try:
             status = os.fstat(descriptor)
             fits = stat.S_ISREG(status.st_mode) and file.size in (None, status.st_size)
+            if fits:
+                log.info("%s: %s read from the cache of the Hub's own client", revision.ref, file.path)
             yield descriptor if fits else None
         finally:
             os.close(descriptor)
 
     def _read_cached(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         what = f"{revision.ref}: {file.path}"
-        with self.cached_file(revision, file) as descriptor:
+        with self.local_copy(revision, file) as descriptor:
             if descriptor is None:
                 raise Offline(f"{what} is not cached and offline mode is on", hint=ONLINE)
             try:

@@ -17,11 +17,11 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges
+from lora_cli.sources import NoRanges, Source
 from lora_cli.sources.cloud_credentials import NOBODY, Account, azure_account, find_account
 from lora_cli.sources.http import FAR
 from lora_cli.sources.listed_paths import ListingBudget, check_listed
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Retries, Transient, from_status, printable
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -96,12 +96,12 @@ _NO_TOKENS = re.compile(
 _processes: set[int] = set()  # where obstore's threads run: they do not follow into a fork, which would wait for ever
 
 
-class ObjectSource:
+class ObjectSource(Source):
     """Buckets as a source. A revision is a fingerprint of paths, sizes and ETags, else times of change."""
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and looks for no credentials yet; ``rule`` says whose are used, and where."""
-        self._settings, self._rule = settings, rule
+        super().__init__(settings, rule)
         self._accounts: dict[str, Account] = {}
         self._buckets: dict[str, tuple[ObjectStore, Account, str]] = {}
         self._reported: dict[tuple[str, str, str], str] = {}
@@ -111,7 +111,7 @@ class ObjectSource:
     def resolve(self, ref: AdapterRef) -> Revision:
         """The objects below the prefix that ``ref`` names, at most 10 000, at this moment; raises as ``Source``."""
         ask = partial(_list, ref=ref, until=time.monotonic() + self._settings.adapter_timeout_s)
-        found = Retries(self._settings.retries).call(str(ref), partial(self._ask, ref, "list", "", ask))
+        found = self._retries.call(str(ref), partial(self._ask, ref, "list", "", ask))
         prefix, files = _prefix(ref), list[RemoteFile]()
         # Empty objects that stand for a folder are no files.
         folders = {prefix.rstrip("/"), *(key[: slash.start()] for key in found for slash in re.finditer("/", key))}
@@ -126,20 +126,13 @@ class ObjectSource:
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), tuple(files))
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` of the object as it was listed; raises as ``Source``."""
-        what, server, size = f"{revision.ref}: {file.path}", self._bucket(revision.ref)[1].server, file.size or 0
-        end, rest = size if stop is None else min(stop, size), stop is None
-        read = partial(self._stream, revision.ref, file, end=end, rest=rest)
-        return Retries(self._settings.retries).stream(what, server, start, end, read)
-
     def reported_digests(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 in the object's metadata, once it was read: ``metadata sha256`` → hexadecimal digits."""
         found = self._reported.get((revision.ref.location, file.path, file.version), "")
         return {"metadata sha256": found} if re.fullmatch(r"[0-9a-f]{64}", found) else {}
 
-    def _stream(self, ref: AdapterRef, file: RemoteFile, start: int, *, end: int, rest: bool) -> Iterator[bytes]:
-        """One request's bytes, checked to be of the version that was asked for."""
+    def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        ref, end, rest = revision.ref, stop or file.size or 0, stop is None
         answer: GetResult = self._ask(
             ref, "read", file.path, lambda store: _get(store, ref, file, (start, end), rest=rest)
         )

@@ -39,6 +39,7 @@ from lora_cli.errors import (
 )
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
+from lora_cli.sources import Source
 from lora_cli.sources.docker_config import NOBODY, Credentials, find_credentials
 from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes, host, redirect_target
 from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
@@ -123,7 +124,7 @@ class _Manifest(BaseModel):
         return (self.layers is None) != (self.manifests is None) and self.kind in {"", *kinds}
 
 
-class OciSource:
+class OciSource(Source):
     """OCI registries as a source. A revision is the digest of the manifest, or index, that the tag names.
 
     A layer that is one file is read by range, and its digest is that of the file. Layers that are tars are downloaded
@@ -132,7 +133,7 @@ class OciSource:
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and reads no credentials yet; ``rule`` says where requests go, and with whose token."""
-        self._settings, self._rule = settings, rule
+        super().__init__(settings, rule)
         self._repositories: dict[str, _Repository] = {}
         self._tars: dict[str, _Tars] = {}
         self._turn, self._turns = threading.Lock(), weakref.WeakValueDictionary[str, threading.Lock]()
@@ -169,20 +170,13 @@ class OciSource:
         # Policies may have rules for the folder.
         return Revision(replace(ref, subfolder=folder), top.digest, tuple(sorted(files, key=lambda file: file.path)))
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` of a file, in chunks of at most 1 MiB.
-
-        Raises:
-            NotFound, AccessDenied, Unreachable: the registry does not give it.
-            Corrupt: it has another size.
-        """
+    def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, (digest, _, offset) = revision.ref, file.locator.partition("+")
         if offset and file.size:
-            end = file.size if stop is None else min(stop, file.size)
-            yield from self._unpacked(ref, digest).read(int(offset) + start, int(offset) + end)
+            yield from self._unpacked(ref, digest).read(int(offset) + start, int(offset) + (stop or file.size))
         elif file.size:
             piece = Piece(start, stop, file.size)
-            yield from self._repository(ref).read(f"blobs/{digest}", piece, f"{ref}: {file.path}")
+            yield from self._repository(ref).attempt(f"blobs/{digest}", piece, f"{ref}: {file.path}")
 
     def _repository(self, ref: AdapterRef) -> "_Repository":
         place = re.sub(":[^/]*$", "", ref.location)
@@ -241,8 +235,7 @@ class _Repository:
         self._name = f"{parts.path.strip('/')}/{name}".lstrip("/")
         self._url = f"{parts.scheme}://{parts.netloc}/v2/{quote(self._name)}"
         retries, private = Retries(settings.retries), allows_private(settings)
-        named = rule is None or rule.endpoint_url is None
-        self._http = Http(endpoint, settings.timeout_s, retries, private=private, named=named)
+        self._http = Http(endpoint, settings.timeout_s, retries, private=private)
 
     def manifest(self, reference: str, what: str) -> _Manifest:
         """The manifest or index with a tag or digest, which is verified."""
@@ -270,6 +263,12 @@ class _Repository:
         return found.model_copy(update={"digest": digest})
 
     def read(self, path: str, piece: Piece, what: str, headers: Headers | None = None) -> Iterator[bytes]:
+        """The bytes at ``path``, with the retries."""
+        return self._http.retries.stream(
+            what, piece.start, piece.end, lambda at: self.attempt(path, replace(piece, start=at), what, headers)
+        )
+
+    def attempt(self, path: str, piece: Piece, what: str, headers: Headers | None = None) -> Iterator[bytes]:
         """The bytes at ``path``, with a new token when the registry asks for one: it may end in the midst of a file."""
         position, refused_at = piece.start, -1
         while True:

@@ -3,14 +3,14 @@
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.globs import matches
 from lora_cli.core.reference import FSSPEC, AdapterRef, Scheme
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import Revision
 from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -50,18 +50,13 @@ LOCAL = frozenset({"file", "hf"})
 """Schemes that are read on this machine too: files, and what the Hub's own client has cached."""
 
 
-class OfflineSource:
+class OfflineSource(Source):
     """Stands for a source that needs the network while that is switched off."""
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """Raises ``Offline``."""
         hint = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it with network access"
         raise Offline(f"{ref} is not cached and offline mode is on", hint=hint)
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Raises ``Offline``."""
-        self.resolve(revision.ref)
-        return iter(())
 
 
 def is_path(text: str, base_dir: Path | None = None) -> bool:
@@ -88,7 +83,7 @@ def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = 
         raise UsageError(f"this version of lora-cli does not support {scheme}://", hint=f"supported: {known}")
     _check_rule(scheme, rule)
     if settings.offline and scheme not in LOCAL:
-        return OfflineSource()
+        return OfflineSource(settings)
     module, _, name = SOURCES[scheme].partition(":")
     source: Source = getattr(import_module(module), name)(settings, rule)
     return source

@@ -1,11 +1,8 @@
 """Whoever may write below a --root puts a link in the place of a folder that a server has seen before."""
 
-import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import LoraCliError, Refused
 from lora_cli.sources.local import LocalSource
 from tests.making import llama_modules, write_adapter
 from tests.runtime.families import save_model
@@ -135,63 +131,3 @@ def test_folders_that_look_like_the_cache_of_the_hub_lead_nowhere_else(tmp_path:
     assert [file.defect for file in source.resolve(AdapterRef("file", str(inside))).files] == [""]
     (file,) = source.resolve(AdapterRef("file", str(outside))).files
     assert "outside its folder" in file.defect
-
-
-@contextmanager
-def swapping(place: Path, target: Path, spare: Path) -> Iterator[None]:
-    """While the block runs, ``place`` is itself and a link to ``target`` in turns, as fast as that goes."""
-    over = threading.Event()
-
-    def swaps() -> None:
-        while not over.is_set():
-            place.rename(spare)
-            place.symlink_to(target)
-            time.sleep(0.0002)
-            place.unlink()
-            spare.rename(place)
-            time.sleep(0.0002)
-
-    thread = threading.Thread(target=swaps)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@pytest.mark.parametrize("which", ["folder", "file", "folder inside"])
-def test_a_link_that_comes_and_goes_gives_nothing_of_what_lies_elsewhere(tmp_path: Path, which: str) -> None:
-    """Whenever the listing or the reading meets the link, it notices."""
-    secret = tmp_path / "elsewhere"
-    for folder, text in ((tmp_path / "root" / "x", b"mine"), (secret, b"secret")):
-        (folder / "sub").mkdir(parents=True)
-        for name in ("a.json", "sub/b.json"):
-            (folder / name).write_bytes(text * 100)
-    below = {"folder": "", "file": "a.json", "folder inside": "sub"}[which]
-    place = tmp_path / "root" / "x" / below if below else tmp_path / "root" / "x"
-    source = LocalSource(roots=(tmp_path / "root",))
-    reads = refused = 0
-    with swapping(place, secret / below if below else secret, tmp_path / "root" / "spare"):
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
-            with suppress(LoraCliError, OSError):
-                try:
-                    revision = source.resolve(AdapterRef("file", str(tmp_path / "root" / "x")))
-                except Refused:
-                    refused += 1
-                    continue
-                for file in revision.files:
-                    if not file.defect:
-                        read = b"".join(source.read(revision, file, 0, None))
-                        assert b"secret" not in read
-                        reads += 1
-    assert reads
-    assert refused or which == "file", "the test met the link"
-
-
-def test_a_device_in_a_files_place_is_not_opened(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    os.mkfifo(tmp_path / "x" / "adapter_config.json")
-    revision = LocalSource(roots=(tmp_path,)).resolve(AdapterRef("file", str(tmp_path / "x")))
-    assert "FIFO" in revision.files[0].defect

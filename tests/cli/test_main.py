@@ -30,7 +30,6 @@ EXIT_TABLE = [
     (errors.AccessDenied("gated"), 3),
     (errors.Offline("not cached"), 3),
     (errors.Unreachable("timed out"), 4),
-    (errors.TooSlow("it trickles"), 4),
     (errors.Corrupt("digest differs"), 5),
     (errors.Changed("overwritten meanwhile"), 5),
     (errors.MachineError("disk full"), 6),

@@ -135,7 +135,7 @@ def test_a_refusal_is_one_message_with_a_hint_and_its_code(
 
 
 @dataclass
-class Meddled:
+class Meddled(Source):
     """A source to which something happens when a file of it is read beyond an offset, so many ``times``."""
 
     source: Source
@@ -209,7 +209,7 @@ def test_what_a_broken_run_left_is_gone_on_with_also_when_another_file_changed(
 
 
 @dataclass
-class BrokenFor:
+class BrokenFor(Source):
     """``source`` until it broke once; after that nothing comes any more."""
 
     source: Meddled

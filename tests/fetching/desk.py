@@ -12,14 +12,15 @@ import pytest
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import LoraCliError, Unreachable
+from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.download import Job, download
 from lora_cli.fetching.pipeline import SILENT, FetchContext, Fetched, Progress
 from lora_cli.fetching.readers import Deadline
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges
+from lora_cli.sources import NoRanges, Source
 from lora_cli.sources.registry import Sources
+from lora_cli.sources.retries import Retries, Transient
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
 from tests.bringing import bring
@@ -69,8 +70,8 @@ def content(found: Fetched) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in found.snapshot.directory.iterdir()}
 
 
-@dataclass(slots=True)
-class Scripted:
+@dataclass
+class Scripted(Source):
     """A source of ``files``, as they are promised; ``served`` replaces some of them by what is sent instead.
 
     ``chunk`` gives the size of the chunk at an offset. ``breaks`` says after which offsets of a read the stream
@@ -88,6 +89,9 @@ class Scripted:
     reads: list[tuple[str, int, int | None]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self._retries = Retries(2, lambda _: None)
+
     def resolve(self, ref: AdapterRef) -> Revision:
         """The files, as promised."""
         digests = {path: hashlib.sha256(data).hexdigest() for path, data in self.files.items() if self.digests}
@@ -95,8 +99,7 @@ class Scripted:
         listed = (RemoteFile(path, sizes.get(path), digests.get(path)) for path in self.files)
         return Revision(ref, "c" * 40, tuple(listed))
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """The bytes, as scripted."""
+    def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         with self.lock:
             self.reads.append((file.path, start, stop))
         self.before(file.path, start)
@@ -109,7 +112,7 @@ class Scripted:
                 broken = start in self.breaks
                 self.breaks.discard(start)
             if broken:
-                raise Unreachable(f"{file.path}: the stream broke at {start}")
+                raise Transient(f"{file.path}: the stream broke at {start}")
             size = max(1, min(self.chunk(start), end - start))
             yield data[start : start + size]
             start += size

@@ -188,7 +188,7 @@ HELLO = "ce013625030ba8dba906f756967f9e9ca394464a"  # printf 'hello\n' | git has
 HELD: dict[str, tuple[Scripted, RemoteFile, type[LoraCliError], str]] = {
     "the git blob id": (Scripted({"a": b"jello\n"}), RemoteFile("a", 6, git_sha1=HELLO), Corrupt, "expected git blob"),
     "the size": (Generous({"a": bytes(1000)}), RemoteFile("a", 1000), Corrupt, "more bytes"),
-    "the end": (Scripted({"a": bytes(900)}), RemoteFile("a", 1000), Unreachable, "ends at byte 900"),
+    "the end": (Scripted({"a": bytes(900)}), RemoteFile("a", 1000), Unreachable, "ended early, at byte 900"),
     "max_bytes of a stream": (Scripted({"a": bytes(1001)}), RemoteFile("a", None), Refused, "more than 1000 bytes"),
 }
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.sources import Source
 from lora_cli.sources.files import Files
 
 
-class Origin:
+class Origin(Source):
     """Files in memory as a source; ``ranges`` are those that it gave, in chunks of 1000 bytes."""
 
     def __init__(self, content: Mapping[str, bytes]) -> None:

@@ -14,6 +14,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.reading import companions
 from lora_cli.reading.companions import REMOTE_CAP, read_companions
+from lora_cli.sources import Source
 from lora_cli.sources.files import Files
 from lora_cli.sources.local import LocalSource
 
@@ -84,8 +85,11 @@ def test_a_large_file_is_not_read_from_afar_nor_a_huge_one_at_all(
     assert read(tmp_path).unread.keys() == {"chat_template.jinja"}
 
 
-class Endless:
+class Endless(Source):
     """An origin that tells no size, and never stops sending."""
+
+    def __init__(self) -> None:
+        pass
 
     def resolve(self, ref: AdapterRef) -> Revision:
         return Revision(ref, "1", (RemoteFile("chat_template.jinja", None),))

@@ -37,6 +37,7 @@ from lora_cli.reading.tensor_values import (
     split_pieces,
     stats_of,
 )
+from lora_cli.sources import Source
 from lora_cli.sources.files import Files, files_at
 from lora_cli.sources.local import LocalSource
 from tests.making import NAMES, Q_PROJ, Raw, lora_config, raw, write_adapter
@@ -306,8 +307,11 @@ def test_a_stream_that_ends_early_is_corrupt() -> None:
         list(split_pieces(tensors_of(4, 5), iter([b"123456"]), "f"))
 
 
-class FillSource:
+class FillSource(Source):
     """A source of one endless file of ones, in chunks of 1 MiB."""
+
+    def __init__(self) -> None:
+        pass
 
     def resolve(self, ref: AdapterRef) -> Revision:
         return Revision(ref, "fixed", (RemoteFile("f", None),))

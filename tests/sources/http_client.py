@@ -1,5 +1,8 @@
 """A client of a Hub that misbehaves when it is told to."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
 from lora_cli.errors import LoraCliError
@@ -11,6 +14,13 @@ WEIGHTS = bytes(range(256)) * 4000
 NAME = "acme/sql-lora/resolve/main/adapter_model.safetensors"
 
 
+def resumed(http: Http, url: str, piece: Piece) -> Iterator[bytes]:
+    """The bytes of ``piece`` as a source reads them: by one attempt after the other."""
+    return http.retries.stream(
+        "weights", piece.start, piece.end, lambda at: get_bytes(http, url, replace(piece, start=at), "weights")
+    )
+
+
 class Client:
     """An ``Http`` that writes down how long it would have waited, instead of waiting."""
 
@@ -19,7 +29,7 @@ class Client:
         self.http = Http(hub.endpoint, timeout_s, Retries(retries, self.waits.append))
 
     def read(self, start: int = 0, stop: int | None = None, size: int | None = len(WEIGHTS)) -> bytes:
-        return b"".join(get_bytes(self.http, f"{self.hub.endpoint}/{NAME}", Piece(start, stop, size), "weights"))
+        return b"".join(resumed(self.http, f"{self.hub.endpoint}/{NAME}", Piece(start, stop, size)))
 
     def json(self) -> object:
         return get_json(self.http, f"{self.hub.endpoint}/api/models/acme/sql-lora/revision/main", "info")[0]

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
-from lora_cli.sources.http import ANSWER_CAP, Http, Piece, StatusError, get_bytes, get_headers, redirect_target
+from lora_cli.sources.http import ANSWER_CAP, Http, Piece, StatusError, get_headers, redirect_target
 from lora_cli.sources.retries import Retries, requested_wait_s
 from tests.hub_server import Hub
-from tests.sources.http_client import NAME, WEIGHTS, Client
+from tests.sources.http_client import NAME, WEIGHTS, Client, resumed
 from tests.sources.raw_servers import raw_server
 
 
@@ -147,7 +147,7 @@ def test_a_body_that_trickles_is_given_up(hub: Hub, client: Client) -> None:
 
 
 def test_a_slow_reader_is_not_taken_for_a_slow_server(hub: Hub, client: Client) -> None:
-    pieces = get_bytes(Client(hub, timeout_s=0.2).http, f"{hub.endpoint}/{NAME}", Piece(0, None, len(WEIGHTS)), "w")
+    pieces = resumed(Client(hub, timeout_s=0.2).http, f"{hub.endpoint}/{NAME}", Piece(0, None, len(WEIGHTS)))
     read = next(pieces)
     time.sleep(0.5)
     assert read + b"".join(pieces) == WEIGHTS
@@ -253,7 +253,7 @@ def test_an_answer_that_is_not_the_range_is_not_taken_for_it(
     answer: bytes, kind: type[LoraCliError], said: str
 ) -> None:
     with raw_server(answer) as endpoint, pytest.raises(kind, match=said):
-        list(get_bytes(Http(endpoint, 2, Retries(0)), f"{endpoint}/x", Piece(2, 7, 100), "weights"))
+        list(resumed(Http(endpoint, 2, Retries(0)), f"{endpoint}/x", Piece(2, 7, 100)))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_an_answer_that_is_not_the_range_is_not_taken_for_it(
 def test_a_body_without_a_length_is_read_to_the_listed_one(answers: tuple[bytes, ...], read: object) -> None:
     with raw_server(*answers) as endpoint:
         http = Http(endpoint, 2, Retries(1, lambda _: None))
-        pieces = get_bytes(http, f"{endpoint}/x", Piece(0, None, 5), "weights")
+        pieces = resumed(http, f"{endpoint}/x", Piece(0, None, 5))
         if read is Corrupt:
             with pytest.raises(Corrupt, match="more bytes than requested"):
                 list(pieces)

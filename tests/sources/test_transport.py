@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from lora_cli.errors import Unreachable, UsageError
-from lora_cli.sources.http import Http, Piece, get_bytes
+from lora_cli.sources.http import Http, Piece
 from lora_cli.sources.retries import Retries
 from tests.hub_server import Hub
+from tests.sources.http_client import resumed
 from tests.sources.raw_servers import (
     CERTIFICATE,
     OK,
@@ -140,7 +141,7 @@ def test_what_came_before_a_connection_broke_is_kept(reset: bool) -> None:
 
     with server(serve) as address:
         url = f"http://{address}/x"
-        read = get_bytes(Http(url, 5, Retries(1, lambda _: None)), url, Piece(0, len(weights), len(weights)), "weights")
+        read = resumed(Http(url, 5, Retries(1, lambda _: None)), url, Piece(0, len(weights), len(weights)))
         assert b"".join(read) == weights
 
 
