@@ -3,10 +3,10 @@
 import logging
 import random
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
-from time import sleep
 from typing import TypeVar
 
 from lora_cli.core.log import logger
@@ -31,9 +31,10 @@ class Transient(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """The retries of an operation: up to ``count`` without progress."""
+    """The retries of an operation: up to ``count`` without progress. ``pause`` waits between the tries."""
 
     count: int
+    pause: Callable[[float], None] = time.sleep
 
     def call(self, what: str, attempt: Callable[[], T]) -> T:
         """The result of ``attempt``, called again after a ``Transient``. Raises ``Unreachable``: ``what`` begins it."""
@@ -75,7 +76,7 @@ class Retries:
             raise Unreachable(f"{what}: {failure.reason}{tries}", hint=failure.hint) from failure
         level = logging.WARNING if wait_s > 5 else logging.INFO
         log.log(level, "%s: %s; next try in %.1f s", what, failure.reason, wait_s)
-        sleep(wait_s)
+        self.pause(wait_s)
 
 
 def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transient:
