@@ -16,14 +16,15 @@ from lora_cli.store import Store
 
 def bring(
     ref: AdapterRef,
-    source: Source,
+    source: Source | Sources,
     store: Store,
     settings: Settings,
     *,
     selection: Selection = USUAL,
     **demanded: Any,
 ) -> Fetched:
-    with FetchContext(store, settings, sources=cast(Sources, SimpleNamespace(of=lambda _: source))) as context:
+    one = source if isinstance(source, Sources) else cast(Sources, SimpleNamespace(of=lambda _: source))
+    with FetchContext(store, settings, sources=one) as context:
         return fetch_request(Request("", ref, selection=selection, **demanded), context)
 
 

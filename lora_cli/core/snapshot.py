@@ -50,6 +50,15 @@ class Revision:
     files: tuple[RemoteFile, ...]
     whole: bool = True
 
+    @classmethod
+    def of_listing(cls, ref: "AdapterRef", files: Iterable[RemoteFile]) -> "Revision":
+        """The revision of a listing that has no id: a fingerprint of its paths, sizes and versions."""
+        import hashlib
+
+        listed = tuple(sorted(files, key=lambda file: file.path))
+        lines = "".join(f"{file.size} {file.version or file.defect} {file.path}\n" for file in listed)
+        return cls(ref, hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(), listed)
+
     @property
     def pinned(self) -> "AdapterRef":
         """Its reference at its id, where references can name one."""

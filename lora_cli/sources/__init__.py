@@ -1,12 +1,12 @@
 """Sources of adapters. A source only reads: it never writes, caches or parses."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Corrupt, Unreachable
+from lora_cli.errors import Corrupt, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.retries import Retries
 
@@ -14,14 +14,27 @@ if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
 
 
+T = TypeVar("T")
+MOST_ENTRIES = 10_000
+
+
 class NoRanges(Unreachable):
     """The origin sends the whole file where a range far from its beginning was asked for: read it as one stream."""
+
+
+def at_most_10_000(entries: Iterable[T], what: str) -> Iterator[T]:
+    """The entries of a listing; raises ``Refused``, which begins with ``what``, where there are over 10,000."""
+    for count, entry in enumerate(entries):
+        if count == MOST_ENTRIES:
+            raise Refused(f"{what}: its listing has over {MOST_ENTRIES} entries", hint="use the folder of one adapter")
+        yield entry
 
 
 class Source:
     """Two methods, the same for every origin. Third-party errors leave as ``lora_cli.errors``.
 
-    A source implements ``resolve`` and ``_stream``; the loop around ``_stream`` that retries and resumes is here.
+    A source implements ``_resolve`` and ``_stream``: one attempt of each. What retries and resumes is here. Paths are
+    given as they are listed; they are checked before anything is written.
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
@@ -35,8 +48,13 @@ class Source:
         Raises:
             NotFound: there is no such path, repository or revision.
             AccessDenied: it is private or gated, or the token is bad.
+            Refused: there are over 10,000 files.
             Unreachable: network or server, after the retries.
         """
+        return self._retries.call(str(ref), lambda: self._resolve(ref))
+
+    def _resolve(self, ref: AdapterRef) -> Revision:
+        """One attempt of ``resolve``; raises as that, and ``Transient`` for what may be gone at the next one."""
         raise NotImplementedError
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:

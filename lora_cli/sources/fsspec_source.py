@@ -1,6 +1,5 @@
 """Folders over remote protocols that fsspec reads: ``fsspec+PROTOCOL://``."""
 
-import hashlib
 import os
 import re
 from collections import defaultdict
@@ -12,11 +11,9 @@ from lora_cli.core.reference import FSSPEC, AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, UsageError
-from lora_cli.redaction import is_secret, remember
 from lora_cli.settings import Settings, home_of
-from lora_cli.sources import Source
+from lora_cli.sources import Source, at_most_10_000
 from lora_cli.sources.http import AGAIN
-from lora_cli.sources.listed_paths import ListingBudget, check_listed
 from lora_cli.sources.retries import Transient, is_unknown_host, printable
 from lora_cli.sources.tokens import secret_in
 
@@ -45,36 +42,20 @@ class FsspecSource(Source):
         super().__init__(settings, rule)
         self._idle = defaultdict[str, list[Any]](list)
 
-    def resolve(self, ref: AdapterRef) -> Revision:
-        """The files below the folder that ``ref`` names, at this moment.
-
-        Raises:
-            NotFound: there is no such folder.
-            UsageError: it is a file, the protocol's package is not installed, or its options are missing.
-            AccessDenied: the server does not let this user in.
-            Refused: there are over 10 000 entries, or a path that could not be written.
-            Unreachable: network or server, after the retries.
-        """
-
-        def listed(fs: Any, root: str) -> dict[str, RemoteFile]:
+    def _resolve(self, ref: AdapterRef) -> Revision:
+        def listed(fs: Any, root: str) -> list[RemoteFile]:
             if fs.info(root or "/").get("type") == "file":
                 raise UsageError(f"{ref} is a file, not a folder", hint=f"write {str(ref).rpartition('/')[0]}")
-            files, inside = dict[str, RemoteFile](), f"{root.strip('/')}/".lstrip("/")
-            budget = ListingBudget(str(ref), "use the folder of one adapter")
-            for _, _, entries in fs.walk(root or "/", detail=True, on_error="raise"):
-                for entry in entries.values():
-                    path = str(entry["name"]).strip("/").removeprefix(inside)
-                    budget.take(path)
-                    defect = "" if entry.get("type", "file") == "file" else "is not a regular file"
-                    size, version = _facts(entry)
-                    files[path] = RemoteFile(path, size, version=version, defect=defect)
+            inside, files = f"{root.strip('/')}/".lstrip("/"), list[RemoteFile]()
+            folders = fs.walk(root or "/", detail=True, on_error="raise")
+            for entry in at_most_10_000((entry for *_, found in folders for entry in found.values()), str(ref)):
+                path = str(entry["name"]).strip("/").removeprefix(inside)
+                defect = "" if entry.get("type", "file") == "file" else "is not a regular file"
+                size, version = _facts(entry)
+                files.append(RemoteFile(path, size, version=version, defect=defect))
             return files
 
-        found = self._retries.call(str(ref), lambda: self._ask(ref, str(ref), listed))
-        check_listed(found, str(ref))
-        files = tuple(file for _, file in sorted(found.items()))
-        lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
-        return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
+        return Revision.of_listing(ref, self._ask(ref, str(ref), listed))
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, what, end = revision.ref, f"{revision.ref}: {file.path}", file.size if stop is None else stop
@@ -142,13 +123,10 @@ def _opened(ref: AdapterRef, url: str, protocol: str, rule: "SourceRule | None")
     import fsspec
 
     try:
-        kind = fsspec.get_filesystem_class(protocol)
+        fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
         hint = f"fsspec reports: {printable(str(error).partition(chr(10))[0])}"
         raise UsageError(f"{ref}: a package for {protocol}:// is not installed", hint=hint) from error
-    for name, value in fsspec.config.apply_config(kind, {}).items():
-        if is_secret(name):
-            remember(str(value))
     options = _with_secrets(rule.storage_options, rule) if rule is not None else {}
     if protocol in {"sftp", "ssh"}:
         options["host_key_policy"] = _known_hosts()

@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from lora_cli.core.web_address import DEFAULT_PORTS
 from lora_cli.errors import Corrupt, Refused, Unreachable, UsageError
 from lora_cli.sources import NoRanges
-from lora_cli.sources.retries import Retries, Transient, from_status, printable
+from lora_cli.sources.retries import Transient, from_status, printable
 from lora_cli.sources.ssrf_guard import guard
 
 if TYPE_CHECKING:
@@ -77,17 +77,16 @@ class TooLarge(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """The requests to one endpoint: token, timeout, retries.
+    """The requests to one endpoint: token, timeout.
 
     ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else, as a bearer token or as ``basic``
-    credentials. No answer may be silent for longer than ``timeout_s``; ``retries`` says how often an operation is tried
-    again. ``private`` lets redirects into private networks. ``links`` remembers for minutes where the endpoint
-    redirected to (and which address did), so that the ranges of one file ask it once.
+    credentials. No answer may be silent for longer than ``timeout_s``. ``private`` lets redirects into private networks.
+    ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges of one
+    file ask it once.
     """
 
     endpoint: str
     timeout_s: float
-    retries: Retries
     token: str = field(default="", repr=False)
     private: bool = False
     links: dict[str, tuple[str, str, float]] = field(default_factory=dict, repr=False, compare=False)
@@ -112,29 +111,23 @@ def get_json(http: Http, url: str, what: str) -> tuple[Any, str, Headers]:
     """The JSON at ``url``, of at most 16 MiB and within ``timeout_s``, the URL that sent it at last, and its headers.
 
     Raises:
-        StatusError: an answer that another try would not change.
-        Unreachable: network, server, or something that is not JSON, after the retries.
-        TooLarge: the answer is too large.
-        Refused: a redirect gives up encryption, or leads into a private network.
+        StatusError, Refused: as ``open_response``.
+        Transient: as that, or it is not JSON.
+        TooLarge: it is too large.
     """
-
-    def ask() -> tuple[Any, str, Headers]:
-        deadline, data = time.monotonic() + http.timeout_s, bytearray()
-        with open_response(http, url, {}, what) as response:
-            for chunk in response.chunks():
-                data += chunk
-                if len(data) > ANSWER_CAP:
-                    reason = f"{what}: the response is larger than {ANSWER_CAP} bytes"
-                    raise TooLarge(reason, hint="use a subfolder of it")
-                if time.monotonic() > deadline:
-                    raise Transient(f"{host(response.url)} did not finish its response in {http.timeout_s:g} s")
-        try:
-            return json.loads(data), response.url, response.headers
-        except (ValueError, RecursionError) as error:
-            hint = "check the address, and whether a proxy or a login page responds instead"
-            raise Transient("the response is not JSON", hint=hint) from error
-
-    return http.retries.call(what, ask)
+    deadline, data = time.monotonic() + http.timeout_s, bytearray()
+    with open_response(http, url, {}, what) as response:
+        for chunk in response.chunks():
+            data += chunk
+            if len(data) > ANSWER_CAP:
+                raise TooLarge(f"{what}: the response is larger than {ANSWER_CAP} bytes", hint="use a subfolder of it")
+            if time.monotonic() > deadline:
+                raise Transient(f"{host(response.url)} did not finish its response in {http.timeout_s:g} s")
+    try:
+        return json.loads(data), response.url, response.headers
+    except (ValueError, RecursionError) as error:
+        hint = "check the address, and whether a proxy or a login page responds instead"
+        raise Transient("the response is not JSON", hint=hint) from error
 
 
 def next_query(headers: Headers) -> str:

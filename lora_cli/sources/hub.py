@@ -28,9 +28,8 @@ from lora_cli.errors import (
 )
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import MOST_ENTRIES, Source, at_most_10_000
 from lora_cli.sources.http import Headers, Http, Piece, StatusError, TooLarge, get_bytes, get_json, host, next_query
-from lora_cli.sources.listed_paths import MOST_ENTRIES, ListingBudget, check_listed
 from lora_cli.sources.ssrf_guard import allows_private
 from lora_cli.sources.tokens import token_of
 
@@ -65,7 +64,7 @@ class HubSource(Source):
     @cached_property
     def _http(self) -> Http:
         private = allows_private(self._settings)
-        return Http(self._endpoint, self._settings.timeout_s, self._retries, token=self._token[0], private=private)
+        return Http(self._endpoint, self._settings.timeout_s, token=self._token[0], private=private)
 
     @cached_property
     def _token(self) -> tuple[str, str]:
@@ -82,7 +81,7 @@ class HubSource(Source):
         Raises:
             NotFound: there is no such repository, revision or folder.
             AccessDenied: it is private or gated, or the token is bad.
-            Refused: the listing holds a path that leads out of the adapter, or too many.
+            Refused: the listing has over 10,000 entries.
             Unreachable: network or server, after the retries.
             Offline: the network is switched off, and the cache of the Hub's client does not know it.
         """
@@ -91,15 +90,19 @@ class HubSource(Source):
                 return known
             raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
         try:
-            name, commit, entries = self._listed(ref)
-        except StatusError as error:
-            raise self._refusal(error, ref) from error
+            return super().resolve(ref)
         except Unreachable as error:
             hint = _path_hint(ref) + error.hint
             with suppress(LoraCliError):
                 if known := _cached_revision(ref):
                     hint = f"--offline can use the revision cached by the Hub's own client: {known.id}"
             raise Unreachable(error.message, hint=hint) from error
+
+    def _resolve(self, ref: AdapterRef) -> Revision:
+        try:
+            name, commit, entries = self._listed(ref)
+        except StatusError as error:
+            raise self._refusal(error, ref) from error
         if name != ref.location:
             log.warning("%s was renamed to %s; use hf://%s", ref, name, name)
         return Revision(replace(ref, location=name), commit, _files(entries, ref, commit))
@@ -170,7 +173,7 @@ class HubSource(Source):
         entries = entries if isinstance(entries, list) and len(entries) <= MOST_ENTRIES else []
         if not entries or not all(isinstance(one, dict) and "size" in one for one in entries):
             # Too many for one answer, or a mirror that ignores ``blobs``.
-            entries = list(self._tree(ref, name, commit))
+            entries = list(at_most_10_000(self._tree(ref, name, commit), str(ref)))
         return name, commit, entries
 
     def _tree(self, ref: AdapterRef, name: str, commit: str) -> Iterator[Any]:
@@ -182,12 +185,9 @@ class HubSource(Source):
         url += f"/{quote(ref.subfolder)}" if ref.subfolder else ""
         hint = "use the adapter's folder: hf://ORG/NAME/FOLDER"
         query, until = "recursive=true&expand=false", time.monotonic() + LISTING_S
-        budget = ListingBudget(str(ref), hint)
         for _ in range(MOST_PAGES):
             listed, _, headers = get_json(self._http, f"{url}?{query}", str(ref))
-            for entry in listed if isinstance(listed, list) else [None]:
-                budget.take()
-                yield entry
+            yield from listed if isinstance(listed, list) else [None]
             query = next_query(headers)
             if not query:
                 return
@@ -300,20 +300,18 @@ def _files(entries: Iterable[Any], ref: AdapterRef, commit: str) -> tuple[Remote
     """The listed files below the folder of ``ref``, as they come of ``?blobs=true`` or of the tree.
 
     Raises:
-        Refused: there are too many, or a path leads out of the adapter, or appears twice.
+        Refused: there are over 10,000.
         NotFound: there is no such folder.
         Unreachable: an entry is malformed.
     """
     files, inside = list[RemoteFile](), f"{ref.subfolder}/" if ref.subfolder else ""
-    budget = ListingBudget(str(ref), "use the adapter's folder: hf://ORG/NAME/FOLDER")
-    for entry in entries:
+    for entry in at_most_10_000(entries, str(ref)):
         path = entry.get("rfilename", entry.get("path")) if isinstance(entry, dict) else None
         if not isinstance(path, str):
             reason = f"{ref}: the server sent no listing: it does not respond like a Hub"
             raise Unreachable(reason, hint="check HF_ENDPOINT")
         if entry.get("type", "file") != "file" or not path.startswith(inside):
             continue
-        budget.take(path)
         size, sha256, git_sha1 = entry.get("size"), None, str(entry.get("blobId", entry.get("oid")))
         # An LFS file has a sha256; its git blob is the pointer to it.
         if isinstance(lfs := entry.get("lfs"), dict):
@@ -327,7 +325,6 @@ def _files(entries: Iterable[Any], ref: AdapterRef, commit: str) -> tuple[Remote
                 git_sha1=git_sha1 if COMMIT.fullmatch(git_sha1) else None,
             )
         )
-    check_listed((file.path for file in files), str(ref))
     if ref.subfolder and not files:
         raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check the spelling")
     return tuple(sorted(files, key=lambda file: file.path))

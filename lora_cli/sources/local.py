@@ -5,18 +5,16 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from hashlib import sha256
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import names
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
+from lora_cli.errors import Corrupt, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
-from lora_cli.sources.listed_paths import MOST_ENTRIES
+from lora_cli.sources import Source, at_most_10_000
 from lora_cli.sources.retries import Retries
 
 if TYPE_CHECKING:
@@ -51,19 +49,9 @@ class LocalSource(Source):
         ``linked`` files may get and lose hard links while they are read, which is no change of their bytes. With
         ``roots`` the folder must be below one of them, wherever links lead.
         """
-        self._retries, self._linked = Retries(0), linked
-        self._roots = [Path(os.path.realpath(root)) for root in roots]
+        self._retries, self._linked, self._roots = Retries(0), linked, roots
 
-    def resolve(self, ref: AdapterRef) -> Revision:
-        """The files below the folder that ``ref`` names, at this moment.
-
-        Raises:
-            NotFound: there is no such path.
-            UsageError: it is a file.
-            Refused: there are over 10 000 entries, or it is outside of the ``roots``.
-            MachineError: this user may not look.
-            Unreachable: it is on a file server that does not answer.
-        """
+    def _resolve(self, ref: AdapterRef) -> Revision:
         root = Path(ref.location)
         with _translating(root, listed=False):
             if not stat.S_ISDIR(root.stat().st_mode):
@@ -78,13 +66,12 @@ class LocalSource(Source):
                     reason = f"{root} is a link, or below one, to a folder that may not be read"
                     raise Refused(reason, hint="--root DIRECTORY")
                 allowed = [folder for folder in allowed if self._is_below_a_root(folder)]
-            paths = list(_paths(root))
-            files = [file for path in sorted(paths) if (file := _file(root, path, allowed))]
-        lines = "".join(f"{file.version} {file.defect} {file.path}\n" for file in files)
-        return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), tuple(files))
+            paths = list(at_most_10_000(_paths(root), str(root)))
+            return Revision.of_listing(ref, [file for path in paths if (file := _file(root, path, allowed))])
 
     def _is_below_a_root(self, real: Path) -> bool:
-        return any(real != root and real.is_relative_to(root) for root in self._roots)
+        roots = [Path(os.path.realpath(root)) for root in self._roots]
+        return any(real != root and real.is_relative_to(root) for root in roots)
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         path, end = Path(revision.ref.location, file.path), (file.size or 0) if stop is None else stop
@@ -99,13 +86,7 @@ class LocalSource(Source):
 
     @contextmanager
     def local_copy(self, revision: Revision, file: RemoteFile) -> Iterator[int]:
-        """A descriptor of the file itself, which is compared with what was listed on the way in and out.
-
-        Raises:
-            Corrupt: it has changed, or is gone.
-            MachineError: this user may not read it.
-            Unreachable: it is on a file server that does not answer.
-        """
+        """A descriptor of the file itself, which is compared with what was listed on the way in and out."""
         path = Path(revision.ref.location, file.path)
         with _translating(path):
             # Without O_NONBLOCK opening a FIFO would block.
@@ -128,17 +109,12 @@ class LocalSource(Source):
 
 
 def _paths(root: Path) -> Iterator[str]:
-    """The paths of whatever is no folder below ``root``, and leads to none, with a bound."""
+    """The paths of whatever is no folder below ``root``, and leads to none."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    seen = 0
     for folder, folders, found in os.walk(root, onerror=fail):
-        seen += len(folders) + len(found)
-        if seen > MOST_ENTRIES:
-            hint = "use the folder of one adapter, not of many"
-            raise Refused(f"{root} contains over {MOST_ENTRIES} entries", hint=hint)
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.relpath(os.path.join(folder, name), root) for name in found)  # noqa: PTH118 - faster
 
@@ -180,19 +156,18 @@ def _translating(path: Path, *, listed: bool = True) -> Iterator[None]:
         hint = f"this process runs as uid {os.geteuid()}"
         raise MachineError(f"{path}: no permission to read it", hint=hint) from error
     except OSError as error:
-        raise _translated(error, path, listed) from error
-
-
-def _translated(error: OSError, path: Path, listed: bool) -> LoraCliError:
-    if error.errno in _AWAY:
-        hint = "check the mount, and try again: files that were already read are valid"
-        return Unreachable(f"{path}: its file server does not respond correctly: {error.strerror}", hint=hint)
-    if error.errno not in _NOWHERE:
-        return MachineError(f"{path}: {error.strerror}", hint="check the disk or the mount; dmesg may show details")
-    if listed:
-        return Corrupt(f"{path} was removed while it was read", hint="try again")
-    beside = sorted(one.name for one in path.parent.glob("checkpoint-*")) if path.name.startswith("checkpoint-") else []
-    hint = "check the spelling; a repository of the Hub is hf://ORG/NAME, and a folder in one hf://ORG/NAME/FOLDER"
-    with suppress(OSError):
-        return NotFound(f"{path} is a dangling link to {path.readlink()}", hint="check what it points to")
-    return NotFound(f"there is no folder {path}", hint=f"there are {names(beside)}" if beside else hint)
+        if error.errno in _AWAY:
+            hint = "check the mount, and try again: files that were already read are valid"
+            reason = f"{path}: its file server does not respond correctly: {error.strerror}"
+            raise Unreachable(reason, hint=hint) from error
+        if error.errno not in _NOWHERE:
+            hint = "check the disk or the mount; dmesg may show details"
+            raise MachineError(f"{path}: {error.strerror}", hint=hint) from error
+        if listed:
+            raise Corrupt(f"{path} was removed while it was read", hint="try again") from error
+        if os.path.islink(path):  # noqa: PTH114 - never raises
+            raise NotFound(f"{path} is a dangling link", hint="check what it points to") from error
+        hint = "check the spelling; a repository of the Hub is hf://ORG/NAME, and a folder in one hf://ORG/NAME/FOLDER"
+        if path.name.startswith("checkpoint-") and (beside := sorted(path.parent.glob("checkpoint-*"))):
+            hint = f"there are {names([one.name for one in beside])}"
+        raise NotFound(f"there is no folder {path}", hint=hint) from error

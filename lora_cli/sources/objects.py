@@ -17,10 +17,9 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges, Source
+from lora_cli.sources import NoRanges, Source, at_most_10_000
 from lora_cli.sources.cloud_credentials import NOBODY, Account, azure_account, find_account
 from lora_cli.sources.http import FAR
-from lora_cli.sources.listed_paths import ListingBudget, check_listed
 from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable
 
 if TYPE_CHECKING:
@@ -108,17 +107,16 @@ class ObjectSource(Source):
         self._piece = 1 << 18
         self._lock = threading.Lock()
 
-    def resolve(self, ref: AdapterRef) -> Revision:
+    def _resolve(self, ref: AdapterRef) -> Revision:
         """The objects below the prefix that ``ref`` names, at most 10 000, at this moment; raises as ``Source``."""
         ask = partial(_list, ref=ref, until=time.monotonic() + self._settings.adapter_timeout_s)
-        found = self._retries.call(str(ref), partial(self._ask, ref, "list", "", ask))
+        found = self._ask(ref, "list", "", ask)
         prefix, files = _prefix(ref), list[RemoteFile]()
         # Empty objects that stand for a folder are no files.
         folders = {prefix.rstrip("/"), *(key[: slash.start()] for key in found for slash in re.finditer("/", key))}
         for key, (size, version) in sorted(found.items()):
             if size or key.rstrip("/") not in folders:
                 files.append(RemoteFile(key.removeprefix(prefix), size, version=version))
-        check_listed((file.path for file in files), str(ref))
         if not files:
             check = f"check the spelling, and the endpoint ({TERMS[ref.scheme][1]})"
             hint = f"{check}: write the whole folder of the adapter, no file and no revision"
@@ -256,15 +254,13 @@ def _list(store: "ObjectStore", ref: AdapterRef, until: float) -> dict[str, tupl
     """All objects below ``ref``: key → size and version."""
     import obstore
 
-    found, budget = dict[str, tuple[int, str]](), ListingBudget(str(ref), "use the folder of one adapter")
-    for page in obstore.list(store, _prefix(ref) or None, chunk_size=100):
-        for one in page:
-            version = _version(one)
-            budget.take(one["path"], version)
-            found[one["path"]] = one["size"], version
-        if time.monotonic() > until:
-            raise errors.Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
-    return found
+    def listed() -> "Iterator[ObjectMeta]":
+        for page in obstore.list(store, _prefix(ref) or None, chunk_size=100):
+            yield from page
+            if time.monotonic() > until:
+                raise errors.Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
+
+    return {one["path"]: (one["size"], _version(one)) for one in at_most_10_000(listed(), str(ref))}
 
 
 def _get(store: "ObjectStore", ref: AdapterRef, file: RemoteFile, span: tuple[int, int], *, rest: bool) -> "GetResult":

@@ -39,10 +39,9 @@ from lora_cli.errors import (
 )
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import MOST_ENTRIES, Source
 from lora_cli.sources.docker_config import NOBODY, Credentials, find_credentials
 from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes, host, redirect_target
-from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
 from lora_cli.sources.retries import Retries, Transient, from_status
 from lora_cli.sources.ssrf_guard import allows_private, guard
 from lora_cli.sources.tokens import token_of
@@ -140,18 +139,19 @@ class OciSource(Source):
 
     def pin(self, ref: AdapterRef) -> AdapterRef:
         """``ref`` at the digest that its tag names now: one request, which lists nothing."""
-        return replace(ref, revision=self._top(ref).digest)
+        return replace(ref, revision=self._retries.call(str(ref), lambda: self._top(ref)).digest)
 
-    def resolve(self, ref: AdapterRef) -> Revision:
+    def _resolve(self, ref: AdapterRef) -> Revision:
         """The manifest that the reference names now, and its files. Layers that are tars are downloaded for that.
 
         Raises:
             NotFound: there is no such repository, tag or folder, or no files.
             AccessDenied: the registry does not give it to this user.
-            Refused: a path could not be written, a bound is passed, or it is malformed.
+            Refused: a bound is passed, or it is malformed.
             UsageError: it is a container image, or an index of several artifacts.
             Corrupt: a manifest or layer is not what its digest says.
-            Unreachable: network or server, after the retries; or the tars take too long.
+            Unreachable: the tars take too long.
+            Transient: network or server.
         """
         top = self._top(ref)
         artifact = top if top.manifests is None else self._only(ref, top.manifests)
@@ -166,7 +166,6 @@ class OciSource(Source):
         if not files:
             where = f"in its folder {ref.subfolder}" if ref.subfolder else "in it"
             raise NotFound(f"{ref}: there are no files {where}", hint="check what was pushed: oras manifest fetch")
-        check_listed((file.path for file in files), str(ref))
         # Policies may have rules for the folder.
         return Revision(replace(ref, subfolder=folder), top.digest, tuple(sorted(files, key=lambda file: file.path)))
 
@@ -234,13 +233,13 @@ class _Repository:
         # The path of a mirror is a prefix of each repository.
         self._name = f"{parts.path.strip('/')}/{name}".lstrip("/")
         self._url = f"{parts.scheme}://{parts.netloc}/v2/{quote(self._name)}"
-        retries, private = Retries(settings.retries), allows_private(settings)
-        self._http = Http(endpoint, settings.timeout_s, retries, private=private)
+        self._retries, private = Retries(settings.retries), allows_private(settings)
+        self._http = Http(endpoint, settings.timeout_s, private=private)
 
     def manifest(self, reference: str, what: str) -> _Manifest:
         """The manifest or index with a tag or digest, which is verified."""
         data, accepted = b"", {"Accept": ", ".join((*MANIFESTS, *INDEXES))}
-        for chunk in self.read(f"manifests/{reference}", Piece(0, None, None), what, accepted):
+        for chunk in self.attempt(f"manifests/{reference}", Piece(0, None, None), what, accepted):
             data += chunk
             if len(data) > MANIFEST_CAP:
                 raise Refused(f"{what}: its manifest is larger than {MANIFEST_CAP} bytes", hint=_WRONG)
@@ -264,7 +263,7 @@ class _Repository:
 
     def read(self, path: str, piece: Piece, what: str, headers: Headers | None = None) -> Iterator[bytes]:
         """The bytes at ``path``, with the retries."""
-        return self._http.retries.stream(
+        return self._retries.stream(
             what, piece.start, piece.end, lambda at: self.attempt(path, replace(piece, start=at), what, headers)
         )
 
@@ -341,7 +340,7 @@ class _Repository:
                 return _token_in(b"".join(islice(response.chunks(), 64)))
 
         try:
-            token = self._http.retries.call(what, ask)
+            token = ask()
         except StatusError as error:
             raise self._translated(error, what) from error
         remember(token)
@@ -388,7 +387,6 @@ class _Tars:
         self._what, self._digest, tars = what, digest, [layer for layer in layers if layer.tar]
         self._until = time.monotonic() + settings.adapter_timeout_s
         self._left = MOST_UNPACKED if settings.max_bytes is None else settings.max_bytes
-        self._budget = ListingBudget(what, "push the files of one adapter only")
         self.files = list[RemoteFile]()
         # Where the cache is or will be there is room for adapters.
         near = next(folder for folder in (settings.cache_dir, *settings.cache_dir.parents) if folder.is_dir())
@@ -438,12 +436,12 @@ class _Tars:
             tar.members.clear()  # it would keep them all
             path = "/".join(part for part in member.name.split("/") if part not in {"", "."})
             path = f"/{path}" if member.name.startswith("/") else path
-            self._budget.take(path)
+            if len(self.files) > MOST_ENTRIES:
+                raise Refused(f"{self._what}: it has over {MOST_ENTRIES} files", hint=_WRONG)
             if member.size < 0:
                 raise tarfile.ReadError("a size is negative")
             if member.isdir():
                 continue
-            check_path(path, self._what)
             if member.issparse() or not member.isreg():
                 self.files.append(RemoteFile(path, None, defect="is not a regular file"))
                 continue

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.globs import matches
 from lora_cli.core.reference import FSSPEC, AdapterRef, Scheme
-from lora_cli.core.snapshot import Revision
 from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -18,45 +17,18 @@ from lora_cli.sources import Source
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
 
-SOURCES: Mapping[Scheme, str] = {
-    "file": "lora_cli.sources.local:LocalSource",
-    "hf": "lora_cli.sources.hub:HubSource",
-    "s3": "lora_cli.sources.objects:ObjectSource",
-    "https": "lora_cli.sources.web:WebSource",
-    "http": "lora_cli.sources.web:WebSource",
-    "gs": "lora_cli.sources.objects:ObjectSource",
-    "az": "lora_cli.sources.objects:ObjectSource",
-    "oci": "lora_cli.sources.oci:OciSource",
-    FSSPEC: "lora_cli.sources.fsspec_source:FsspecSource",
+SOURCES: Mapping[Scheme, tuple[str, str]] = {
+    "file": ("local:LocalSource", ""),
+    "hf": ("hub:HubSource", "endpoint_url token_env"),
+    "https": ("web:WebSource", "endpoint_url token_env"),
+    "http": ("web:WebSource", "endpoint_url token_env"),
+    "s3": ("objects:ObjectSource", "endpoint_url region profile anonymous requester_pays"),
+    "gs": ("objects:ObjectSource", "endpoint_url token_env anonymous"),
+    "az": ("objects:ObjectSource", "endpoint_url token_env anonymous"),
+    "oci": ("oci:OciSource", "endpoint_url token_env anonymous"),
+    FSSPEC: ("fsspec_source:FsspecSource", "storage_options"),
 }
-"""Scheme → ``module:Class``. The class takes the settings, and a rule of theirs or None.
-
-Its module is imported only when it is needed.
-"""
-
-RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
-    "s3": ("endpoint_url", "region", "profile", "anonymous", "requester_pays"),
-    "gs": ("endpoint_url", "token_env", "anonymous"),
-    "az": ("endpoint_url", "token_env", "anonymous"),
-    "hf": ("endpoint_url", "token_env"),
-    "https": ("endpoint_url", "token_env"),
-    "http": ("endpoint_url", "token_env"),
-    "oci": ("endpoint_url", "token_env", "anonymous"),
-    FSSPEC: ("storage_options",),
-}
-"""Scheme → the keys of a rule that its source heeds."""
-
-LOCAL = frozenset({"file", "hf"})
-"""Schemes that are read on this machine too: files, and what the Hub's own client has cached."""
-
-
-class OfflineSource(Source):
-    """Stands for a source that needs the network while that is switched off."""
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        """Raises ``Offline``."""
-        hint = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it with network access"
-        raise Offline(f"{ref} is not cached and offline mode is on", hint=hint)
+"""Scheme → ``module:Class``, imported only when it is needed, and the keys of ``[[sources]]`` that it heeds."""
 
 
 def is_path(text: str, base_dir: Path | None = None) -> bool:
@@ -76,27 +48,15 @@ def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = 
     """The source of ``scheme``, with the options of ``rule``, if there is one. Opens no connection.
 
     Raises:
-        UsageError: no source reads this scheme (yet), or the rule says what does not concern it.
+        UsageError: the rule says what does not concern it.
     """
-    if scheme not in SOURCES:
-        known = ", ".join(f"{name}://" for name in SOURCES)
-        raise UsageError(f"this version of lora-cli does not support {scheme}://", hint=f"supported: {known}")
-    _check_rule(scheme, rule)
-    if settings.offline and scheme not in LOCAL:
-        return OfflineSource(settings)
-    module, _, name = SOURCES[scheme].partition(":")
-    source: Source = getattr(import_module(module), name)(settings, rule)
+    path, keys = SOURCES[scheme]
+    if rule is not None and (ignored := rule.model_fields_set - {"match", *keys.split()}):
+        reason = f"[[sources]] {rule.match}: {scheme}:// does not support {min(ignored)}"
+        raise UsageError(reason, hint=f"supported: {', '.join(keys.split()) or 'no keys'}")
+    module, _, name = path.partition(":")
+    source: Source = getattr(import_module(f"lora_cli.sources.{module}"), name)(settings, rule)
     return source
-
-
-def _check_rule(scheme: Scheme, rule: "SourceRule | None") -> None:
-    """A key of a rule that the source ignores is an error."""
-    for key in ("endpoint_url", "region", "profile", "token_env", "anonymous", "requester_pays", "storage_options"):
-        if rule is not None and getattr(rule, key) and key not in RULE_KEYS.get(scheme, ()):
-            known = ", ".join(RULE_KEYS.get(scheme, ())) or "no keys"
-            raise UsageError(
-                f"[[sources]] {rule.match}: {scheme}:// does not support {key}", hint=f"supported: {known}"
-            )
 
 
 def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":
@@ -148,11 +108,19 @@ class Sources:
         self._lock = threading.Lock()
 
     def of(self, ref: AdapterRef) -> Source:
-        """The source that ``ref`` is read from; raises as ``open_source``."""
+        """The source that ``ref`` is read from.
+
+        Raises:
+            UsageError: as ``open_source``.
+            Offline: it needs the network, which is switched off. (The Hub's own client may have cached a repository.)
+        """
         if self._roots and ref.scheme == "file":
             from lora_cli.sources.local import LocalSource
 
             return LocalSource(self._settings, roots=self._roots)
+        if self._settings.offline and ref.scheme not in {"file", "hf"}:
+            hint = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it with network access"
+            raise Offline(f"{ref} is not cached and offline mode is on", hint=hint)
         rule = rule_of(ref, self._settings)
         key = ref.scheme, rule.match if rule is not None else ""
         with self._lock:

@@ -49,7 +49,7 @@ class WebSource(Source):
         # Of all adapters together: twenty names each would be a storm.
         self._turn = threading.BoundedSemaphore(settings.jobs)
 
-    def resolve(self, ref: AdapterRef) -> Revision:
+    def _resolve(self, ref: AdapterRef) -> Revision:
         """The files below the address that ``ref`` names, at this moment: some twenty requests of a byte each.
 
         There is no listing to ask for. A page about a folder is not read as one: servers write it for people.
@@ -58,7 +58,7 @@ class WebSource(Source):
             NotFound: there is neither config nor weights, or the server has something for every name.
             AccessDenied: the server wants to know who asks, or forbids a file.
             UsageError: the variable of the token is not set.
-            Unreachable: network or server, after the retries.
+            Transient: network or server.
         """
         answers = map_in_threads(lambda name: self._probe(ref, name), NAMES, min(AT_ONCE, self._settings.jobs))
         files = self._files(dict(zip(NAMES, answers, strict=True)), str(ref), host(self._folder(ref)))
@@ -95,15 +95,10 @@ class WebSource(Source):
 
         It is no HEAD: some servers know none, and links that are signed for GET refuse it. The body is not waited for.
         """
-        # Nobody asked for the last name: what fails with it is said of the adapter.
-        url, what = f"{self._folder(ref)}/{name}", str(ref) if name == NOWHERE else f"{ref}: {name}"
-
-        def ask() -> tuple[int, Headers]:
-            with self._turn, open_response(self._site(ref), url, {"Range": "bytes=0-0"}, what) as response:
-                return response.status, response.headers
-
+        url, what = f"{self._folder(ref)}/{name}", f"{ref}: {name}"
         try:
-            status, headers = self._retries.call(what, ask)
+            with self._turn, open_response(self._site(ref), url, {"Range": "bytes=0-0"}, what) as response:
+                status, headers = response.status, response.headers
         except StatusError as error:
             if error.status == 416:
                 return RemoteFile(name, 0, sha256=hashlib.sha256().hexdigest())
@@ -121,7 +116,7 @@ class WebSource(Source):
         site = "{}://{}:{}".format(*origin(base))
         if site not in self._sites:
             token, private = token_of(self._rule, os.environ), allows_private(self._settings)
-            self._sites[site] = Http(base, self._settings.timeout_s, self._retries, token=token, private=private)
+            self._sites[site] = Http(base, self._settings.timeout_s, token=token, private=private)
         return self._sites[site]
 
     def _folder(self, ref: AdapterRef) -> str:

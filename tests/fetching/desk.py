@@ -48,7 +48,7 @@ class Desk:
         self, text: str = "org/sql", selection: Selection = USUAL, sha256: str | None = None, **settings: object
     ) -> Fetched:
         now, ref = replace(self.settings, **settings), parse(text, is_path=os.path.lexists)  # type: ignore[arg-type]
-        return bring(ref, Sources(now).of(ref), Store(now.cache_dir), now, selection=selection, sha256=sha256)
+        return bring(ref, Sources(now), Store(now.cache_dir), now, selection=selection, sha256=sha256)
 
     def fails(self, text: str = "org/sql", **settings: object) -> LoraCliError:
         with pytest.raises(LoraCliError) as caught:

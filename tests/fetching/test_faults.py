@@ -42,7 +42,7 @@ def test_a_reset_at_every_nth_byte_only_costs_time(place: Place, every: int) -> 
 @pytest.mark.parametrize("kind", ["reset_at", "cut_at"])
 def test_a_server_that_breaks_off_and_is_gone_is_exit_4_and_gone_on_with(place: Place, kind: str) -> None:
     gone_after(place, kind)
-    assert place.code(timeout_s=1) == 4
+    assert place.code(timeout_s=4) == 4
     place.recovers(resumed=True)
 
 

@@ -9,22 +9,19 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import hf_hub_download
 from huggingface_hub.hf_api import ModelInfo
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
+from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
+from lora_cli.sources import MOST_ENTRIES
 from lora_cli.sources.hub import HubSource
-from lora_cli.sources.listed_paths import MOST_ENTRIES
 from tests.hub_content import Content, git_blob_id
 from tests.hub_process import hub_process
 from tests.hub_server import Hub
@@ -155,36 +152,6 @@ def test_names_that_need_quoting_are_quoted(hub: Hub, settings: Settings) -> Non
     assert read(source, folder, "100% ünï#code?.json") == CONFIG
 
 
-UNFIT = [
-    ("/etc/passwd", "is absolute"),
-    ("a/../../outside", "leads out"),
-    ("..", "leads out"),
-    ("a/./b", "empty segment"),
-    ("a//b", "empty segment"),
-    ("a/", "empty segment"),
-    ("", "empty segment"),
-    ("a\\b", "backslash"),
-    ("a\0b", "control"),
-    ("a\x1b[31mb", "control"),
-    ("gpj.\u202enosj", "control"),
-    ("\ud800", "control"),
-    ("n" * 256, "too long"),
-    ("n/" * 520 + "n", "too long"),
-    ("adapter_config.json", "is listed twice"),
-    ("adapter_config.json/x", "'adapter_config.json' is both a file and a folder"),
-]
-
-
-@pytest.mark.parametrize(("path", "wrong"), UNFIT)
-def test_a_path_that_is_unfit_for_a_folder_is_refused_by_name(
-    hub: Hub, settings: Settings, path: str, wrong: str
-) -> None:
-    body = describe({"rfilename": "adapter_config.json", "size": 1}, {"rfilename": path, "size": 1})
-    with pytest.raises(Refused, match=wrong) as caught:
-        listed(hub, settings, body)
-    assert str(caught.value).isprintable()
-
-
 @pytest.mark.parametrize(
     "path", ["a b.json", "Screenshot\u202f9.41\xa0AM.png", "é/😀\u200d🚀.txt", ".gitattributes", "..."]
 )
@@ -211,35 +178,6 @@ def test_sizes_and_digests_are_kept_only_in_their_own_form(
 ) -> None:
     (file,) = listed(hub, settings, describe({"rfilename": "a", **said}))
     assert (file.size, file.sha256, file.git_sha1) == (size, sha256, git_sha1)
-
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-    max_leaves=3,
-)
-siblings = st.fixed_dictionaries(
-    {"rfilename": st.text(st.sampled_from("a./\\\0é\n~"), max_size=9), "size": values},
-    optional={"type": values, "blobId": values, "lfs": values},
-)
-
-
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(siblings | values, max_size=5))
-def test_whatever_is_listed_stays_below_the_folder_and_is_unique(
-    hub: Hub, settings: Settings, listing: list[Any]
-) -> None:
-    try:
-        files = listed(hub, replace(settings, retries=0), describe(*listing))
-    except (Refused, LoraCliError):
-        return
-    found = [PurePosixPath(file.path) for file in files]
-    assert len(set(found)) == len(found)
-    for path, file in zip(found, files, strict=True):
-        assert str(path) == file.path
-        assert not path.is_absolute()
-        assert ".." not in path.parts
-        assert not set(path.parents[:-1]) & set(found)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,6 @@ def ours(endpoint: str, **rule: object) -> SourceRule:
         ((200, listing(["sql/a"])[:-30], {}), Unreachable, "sent no listing"),
         ((200, listing(["sql/a"]).replace(b"<Size>", b"<Size>-"), {}), Unreachable, "sent no listing"),
         ((200, listing(["sql/b//c"]), {}), Refused, "not a valid file path"),
-        ((200, listing(["sql/a", "sql/a/b"]), {}), Refused, "both a file and a folder"),
     ],
     ids=lambda value: str(value)[:40],
 )
