@@ -80,9 +80,8 @@ class Http:
     """The requests to one endpoint: token, timeout.
 
     ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else, as a bearer token or as ``basic``
-    credentials. No answer may be silent for longer than ``timeout_s``. ``private`` lets redirects into private networks.
-    ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges of one
-    file ask it once.
+    credentials. ``private`` lets redirects into private networks. ``links`` remembers for minutes where the endpoint
+    redirected to (and which address did), so that the ranges of one file ask it once.
     """
 
     endpoint: str
@@ -100,11 +99,6 @@ class Piece:
     start: int
     stop: int | None
     size: int | None
-
-    @property
-    def end(self) -> int | None:
-        """Its end; None if it is unknown."""
-        return min((one for one in (self.stop, self.size) if one is not None), default=None)
 
 
 def get_json(http: Http, url: str, what: str) -> tuple[Any, str, Headers]:
@@ -137,29 +131,22 @@ def next_query(headers: Headers) -> str:
 
 
 def get_bytes(
-    http: Http,
-    url: str,
-    piece: Piece,
-    what: str,
-    check: Check | None = None,
-    *,
-    conditions: Headers | None = None,
-    accept: Check | None = None,
+    http: Http, url: str, piece: Piece, what: str, check: Check | None = None, *, conditions: Headers | None = None
 ) -> Iterator[bytes]:
-    """The bytes of ``piece``, in one attempt; raises as ``open_response``.
+    """The bytes of ``piece``, in one attempt. ``conditions`` are sent with each request (``If-Match``).
 
-    ``check`` sees the headers of each answer of the endpoint itself, ``accept`` those of the answer whose body is read;
-    both raise when they belong to another version. ``conditions`` are sent with each request (``If-Match``).
+    ``check`` sees the headers of the answer whose body is read, and raises when they belong to another version.
 
     Raises:
+        StatusError, Transient, Refused: as ``open_response``.
         Corrupt: the file is not as large as ``piece.size`` says, or the server sends another range than was asked for.
         NoRanges: it sends everything, and over 1 MiB of that comes before a piece that ends.
     """
     last = "" if piece.stop is None else piece.stop - 1
     asked = {} if piece.start == 0 and piece.stop is None else {"Range": f"bytes={piece.start}-{last}"}
-    with open_response(http, url, {**(conditions or {}), **asked}, what, check) as response:
-        if accept is not None:
-            accept(response.headers)
+    with open_response(http, url, {**(conditions or {}), **asked}, what) as response:
+        if check is not None:
+            check(response.headers)
         at, size = 0, response.headers.get("Content-Length", "")
         if response.status == 206:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
@@ -171,7 +158,7 @@ def get_bytes(
         if piece.size is not None and size.isdecimal() and int(size) != piece.size:
             raise Corrupt(f"{what}: it has {size} bytes now, but {piece.size} were listed", hint=AGAIN)
         for chunk in response.chunks():
-            kept = chunk[max(0, piece.start - at) : None if piece.stop is None else piece.stop - at]
+            kept = chunk[max(0, piece.start - at) : piece.stop and piece.stop - at]
             at += len(chunk)
             if kept:
                 yield kept
@@ -181,12 +168,8 @@ def get_bytes(
 
 
 @contextmanager
-def open_response(
-    http: Http, url: str, headers: Headers, what: str, check: Check | None = None
-) -> Iterator["Response"]:
+def open_response(http: Http, url: str, headers: Headers, what: str) -> Iterator["Response"]:
     """An answer of 200 or 206 whose body is still to be read, after at most five redirects.
-
-    The token is only for the origin of the endpoint, and ``check`` sees the headers of each answer from there.
 
     Raises:
         StatusError: an answer that another try would not change.
@@ -195,11 +178,11 @@ def open_response(
     """
     from lora_cli.sources.transport import send
 
-    home, (target, sender, until) = origin(http.endpoint), http.links.get(url, ("", "", 0.0))
+    target, sender, until = http.links.get(url, ("", "", 0.0))
     remembered = time.monotonic() < until
     target, before = (target, url) if remembered else (url, "")
     for _ in range(MAX_REDIRECTS + 1):
-        is_home, sent = origin(target) == home, headers
+        is_home, sent = origin(target) == origin(http.endpoint), headers
         if http.token and is_home:
             sent = {**headers, "Authorization": f"{'Basic' if http.basic else 'Bearer'} {http.token}"}
         # The first address may be nearby, but not link-local.
@@ -211,9 +194,8 @@ def open_response(
             http.links.pop(url, None)  # it may be gone for good: the next try asks the endpoint again
             raise
         with closing(response):
-            if check is not None and is_home:
-                check(response.headers)
-            if response.status in (200, 206):
+            status, location = response.status, response.headers.get("Location", "")
+            if status in (200, 206):
                 if not is_home and not remembered:
                     if len(http.links) >= LINKS_CAP:
                         http.links.clear()
@@ -223,15 +205,14 @@ def open_response(
         if remembered:
             # A link that was handed out may expire at any time: the endpoint gives a fresh one.
             http.links.pop(url, None)
-            target, sender, before, remembered = url, "", "", False
-            continue
-        status, location = response.status, response.headers.get("Location", "")
-        if status not in (301, 302, 303, 307, 308) or not location:
-            # A storage host says 403 to a link that has expired; the endpoint will hand out another one.
-            if status < 300 or status in (408, 429) or status >= 500 or (status == 403 and not is_home):
-                raise from_status(host(target), status, response.headers)
+            target, before, remembered = url, "", False
+        elif status in (301, 302, 303, 307, 308) and location:
+            sender, before, target = response.peer, target, redirect_target(target, location, what)
+        # A storage host says 403 to a link that has expired; the endpoint will hand out another one.
+        elif status < 300 or status in (408, 429) or status >= 500 or (status == 403 and not is_home):
+            raise from_status(host(target), status, response.headers)
+        else:
             raise StatusError(status, target, response.headers, response.peer)
-        sender, before, target = response.peer, target, redirect_target(target, location, what)
     raise Unreachable(f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times", hint=_CHECK)
 
 

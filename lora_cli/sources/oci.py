@@ -264,7 +264,7 @@ class _Repository:
     def read(self, path: str, piece: Piece, what: str, headers: Headers | None = None) -> Iterator[bytes]:
         """The bytes at ``path``, with the retries."""
         return self._retries.stream(
-            what, piece.start, piece.end, lambda at: self.attempt(path, replace(piece, start=at), what, headers)
+            what, piece.start, piece.stop, lambda at: self.attempt(path, replace(piece, start=at), what, headers)
         )
 
     def attempt(self, path: str, piece: Piece, what: str, headers: Headers | None = None) -> Iterator[bytes]:

@@ -84,7 +84,7 @@ class WebSource(Source):
         url, piece = f"{self._folder(ref)}/{quote(file.path)}", Piece(start, stop, file.size)
         conditions = {condition: value} if pin else {}
         try:
-            yield from get_bytes(self._site(ref), url, piece, what, conditions=conditions, accept=check)
+            yield from get_bytes(self._site(ref), url, piece, what, check, conditions=conditions)
         except StatusError as error:
             if error.status in GONE | {412, 416}:
                 raise Changed(f"{what}: it changed after it was listed ({error.status})", hint=AGAIN) from error

@@ -55,8 +55,8 @@ def test_a_certificate_is_trusted_by_name_by_folder_or_not_at_all(
                 patch.setenv(variable, str(value))
                 forget_environment()
                 assert ask(f"https://{origin}") == LISTED
-        for value in ("", "/nowhere/ca.pem"):
-            monkeypatch.setenv("SSL_CERT_FILE", value)
+        for nothing in ("", "/nowhere/ca.pem"):
+            monkeypatch.setenv("SSL_CERT_FILE", nothing)
             forget_environment()
             with pytest.raises(Unreachable, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
                 ask(f"https://{origin}")
