@@ -19,12 +19,9 @@ from lora_cli.sources.ssrf_guard import guard
 if TYPE_CHECKING:
     from lora_cli.sources.transport import Response
 
-ANSWER_CAP = 16 << 20
-"""How many bytes an answer that is not the file has at most."""
-
-LINK_LIFETIME_S = 300.0
-MAX_REDIRECTS, LINKS_CAP = 5, 4096
+ANSWER_CAP = 16 << 20  # bytes of an answer that is not the file
 FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
+LINK_LIFETIME_S, LINKS_CAP, MAX_REDIRECTS = 300.0, 4096, 5
 AGAIN = "it changed at the source: run the command again"
 _CHECK = "check the address (HF_ENDPOINT for the Hub)"
 
@@ -52,7 +49,8 @@ def checked_endpoint(endpoint: str, variable: str) -> str:
     Raises:
         UsageError: it is not an address, or has a user, a query or a fragment in it.
     """
-    if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:]+)(:[1-9]\d{0,4})?(/[^\s?#@]*)?", endpoint):
+    found = re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:]+)(:(\d{1,5}))?(/[^\s?#@]*)?", endpoint)
+    if found is None or not 0 < int(found[3] or 1) < 65536:
         hint = "write https://HOST[:PORT], without user, query or fragment"
         raise UsageError(f"{variable}: this is not the address of a server", hint=hint)
     return endpoint.rstrip("/")

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import secrets
-import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -46,8 +45,6 @@ class WebSource(Source):
         """Opens no connection and reads no token yet; ``rule`` says where requests go, and with whose token."""
         super().__init__(settings, rule)
         self._sites: dict[str, Http] = {}
-        # Of all adapters together: twenty names each would be a storm.
-        self._turn = threading.BoundedSemaphore(settings.jobs)
 
     def _resolve(self, ref: AdapterRef) -> Revision:
         """The files below the address that ``ref`` names, at this moment: some twenty requests of a byte each.
@@ -97,7 +94,7 @@ class WebSource(Source):
         """
         url, what = f"{self._folder(ref)}/{name}", f"{ref}: {name}"
         try:
-            with self._turn, open_response(self._site(ref), url, {"Range": "bytes=0-0"}, what) as response:
+            with open_response(self._site(ref), url, {"Range": "bytes=0-0"}, what) as response:
                 status, headers = response.status, response.headers
         except StatusError as error:
             if error.status == 416:

@@ -101,16 +101,6 @@ def test_a_stream_goes_on_where_it_was_and_only_tries_that_bring_nothing_count(h
         fetch(hub, retries=2)
 
 
-def test_a_server_that_ignores_the_range_is_read_from_the_right_offset(hub: Hub) -> None:
-    ranges = [(300_000, 300_010), (300_000, None), (5, 10), (len(WEIGHTS) - 1, len(WEIGHTS))]
-    hub.fault("GET cdn", ignore_range=True, times=-1)
-    assert fetch(hub, *ranges) == b"".join(WEIGHTS[start:stop] for start, stop in ranges)
-    hub.faults.clear()
-    hub.fault("GET cdn", cut_at=500_001)
-    hub.fault("GET cdn", ignore_range=True)
-    assert fetch(hub) == WEIGHTS
-
-
 def test_a_link_is_asked_for_once_and_again_when_it_does_not_work_any_more(hub: Hub, waits: list[float]) -> None:
     source = at(hub.endpoint, retries=1)
     revision = source.resolve(ACME)

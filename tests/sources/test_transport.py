@@ -2,10 +2,8 @@
 
 import os
 import socket
-import struct
 import subprocess
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,7 +23,6 @@ from tests.sources.raw_servers import (
     forget_environment,
     fresh_environment,
     head,
-    read,
     serve_tls,
     server,
 )
@@ -110,35 +107,6 @@ def test_a_redirect_that_has_a_text_costs_no_connection_and_may_have_letters_tha
         assert ask(f"http://{address}/here") == LISTED
         assert len(connections) == 1
     assert asked[1] == "/gr%C3%B6%C3%9Fer?a=%20b"
-
-
-def test_what_comes_after_an_answer_is_never_taken_for_the_next_one() -> None:
-    def serve(connection: socket.socket) -> None:
-        while head(connection):
-            connection.sendall(OK + b"HTTP/1.1 200 .\r\nContent-Length: 7\r\n\r\n[1,2,3]")
-
-    with server(serve) as address:
-        for _ in range(3):
-            assert ask(f"http://{address}") == LISTED
-
-
-@pytest.mark.parametrize("reset", [False, True])
-def test_what_came_before_a_connection_broke_is_kept(reset: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often it breaks: each try goes on where the one before it ended."""
-    monkeypatch.setattr("lora_cli.sources.retries.LONGEST_BACKOFF_S", 0.0)
-    weights = bytes(range(256)) * 40
-
-    def serve(connection: socket.socket) -> None:
-        start = int(head(connection).partition("bytes=")[2].partition("-")[0] or 0)
-        placed = f"Content-Range: bytes {start}-{len(weights) - 1}/{len(weights)}"
-        told = f"HTTP/1.1 206 .\r\nContent-Length: {len(weights) - start}\r\n{placed}\r\n\r\n"
-        connection.sendall(told.encode() + weights[start : start + 3000])
-        time.sleep(0.05)
-        if reset:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    with server(serve) as address:
-        assert read(f"http://{address}", 0, len(weights), len(weights), retries=1) == weights
 
 
 def test_a_child_does_not_speak_on_its_parents_connections(hub: Hub) -> None:

@@ -1,12 +1,7 @@
 """Adapters on web servers of every make: what is there, which version of it, and what is refused."""
 
 import hashlib
-import os
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,6 @@ from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFou
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
-from tests.processes import listens, running
 from tests.web_server import Site, WebServer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -208,39 +202,3 @@ def test_a_token_goes_to_the_server_of_its_rule_and_not_behind_a_redirect(
         with pytest.raises(kind, match=said) as caught:
             open_source("http", settings, rule).resolve(asked)
         assert kind is UsageError or "the token in ACME is invalid" in caught.value.hint
-
-
-def test_no_more_names_are_asked_for_at_once_than_jobs(server: WebServer, settings: Settings) -> None:
-    source = open_source("http", replace(settings, jobs=3))
-    free, most = threading.Semaphore(3), list[bool]()
-
-    def count(_: str) -> None:
-        most.append(free.acquire(blocking=False))
-        time.sleep(0.01)
-        free.release()
-
-    server.site.before = count
-    with ThreadPoolExecutor(4) as pool:
-        assert len(set(pool.map(lambda _: source.resolve(ref(server)).id, range(4)))) == 1
-    assert all(most)
-
-
-def test_rclone_which_has_no_etags_is_held_to_the_time_of_change(source: Source, tmp_path: Path) -> None:
-    served = tmp_path / "served"
-    served.mkdir()
-    for path, content in FILES.items():
-        (served / path).write_bytes(content)
-        os.utime(served / path, (1_700_000_000, 1_700_000_000))
-
-    def command(port: int) -> list[str]:
-        options = ("--config", f"{tmp_path}/none", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "0s")
-        return [str(Path(sys.executable).parent / "rclone"), "serve", "http", *options, str(tmp_path)]
-
-    with running(command, tmp_path / "log", [0], answers=listens) as endpoint:
-        revision = source.resolve(AdapterRef("http", f"{endpoint.removeprefix('http://')}/served"))
-        assert revision.id.startswith("date-")
-        assert sizes(revision) == SIZES
-        assert read(source, revision) == FILES[WEIGHTS]
-        (served / WEIGHTS).write_bytes(OTHER)
-        with pytest.raises(Corrupt):
-            read(source, revision)
