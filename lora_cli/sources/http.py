@@ -148,12 +148,12 @@ def get_bytes(
         at, size = 0, response.headers.get("Content-Length", "")
         if response.status == 206:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-            if found is None or int(found[1]) != piece.start:
+            if found is None or found[1] != str(piece.start):
                 raise Corrupt(f"{what}: bytes from {piece.start} were requested, but the server sent others")
             at, size = piece.start, found[2]
         elif piece.start >= FAR and piece.stop is not None:
             raise NoRanges(f"{what}: {host(url)} only sends whole files")
-        if piece.size is not None and size.isdecimal() and int(size) != piece.size:
+        if piece.size is not None and size.isdecimal() and size != str(piece.size):
             raise Corrupt(f"{what}: it has {size} bytes now, but {piece.size} were listed", hint=AGAIN)
         for chunk in response.chunks():
             kept = chunk[max(0, piece.start - at) : piece.stop and piece.stop - at]

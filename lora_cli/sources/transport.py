@@ -27,8 +27,7 @@ from lora_cli.sources.http import Headers, host, origin
 from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host, printable
 from lora_cli.sources.ssrf_guard import Guard
 
-CHUNK = 256 * 1024
-CONNECTIONS = 64
+CHUNK, DRAINED, CONNECTIONS = 256 * 1024, 16 * 1024, 64
 RESOLVED_S = 30.0
 """How long the addresses of a name are used before it is resolved again."""
 
@@ -60,7 +59,7 @@ class Response:
 
     def close(self) -> None:
         """Keeps the connection for the next request when little is left of the body; else closes it."""
-        if self.raw.length_remaining is not None and self.raw.length_remaining < CHUNK:
+        if self.raw.length_remaining is not None and self.raw.length_remaining <= DRAINED:
             self.raw.drain_conn()
         self.raw.close()
 

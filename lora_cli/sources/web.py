@@ -106,7 +106,8 @@ class WebSource(Source):
         # Artifactory and Nexus tell a digest.
         digest = headers.get("X-Checksum-Sha256", "").strip().lower()
         sha256 = digest if re.fullmatch("[0-9a-f]{64}", digest) else None
-        return RemoteFile(name, int(total) if total.isdecimal() else None, sha256, version=_version_of(headers))
+        size = int(total) if re.fullmatch(r"\d{1,18}", total, re.ASCII) else None
+        return RemoteFile(name, size, sha256, version=_version_of(headers))
 
     def _site(self, ref: AdapterRef) -> Http:
         base = self._folder(ref)

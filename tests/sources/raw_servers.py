@@ -7,11 +7,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
-
-import pytest
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -45,44 +44,24 @@ def read(endpoint: str, start: int, stop: int | None, size: int, **settings: Any
 @contextmanager
 def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
     """``host:port`` of a server that gives each connection to ``serve``, in a thread of its own."""
-    threads: list[threading.Thread] = []
 
-    def one(connection: socket.socket) -> None:
-        with connection:
-            try:
-                serve(connection)
-            except OSError:
-                return
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                serve(self.request)
 
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threads.append(threading.Thread(target=one, args=(connection,)))
-            threads[-1].start()
-
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        thread = threading.Thread(target=accept)
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
+            yield f"127.0.0.1:{listener.server_address[1]}"
         finally:
-            listener.shutdown(socket.SHUT_RDWR)
+            listener.shutdown()
             thread.join()
-            close_idle()
-            for thread in threads:
-                thread.join()
-
-
-def close_idle() -> None:
-    """Closes the connections of this process that wait for their next request."""
-    pools = transport.manager("", os.getpid()).pools
-    for key in pools.keys():  # noqa: SIM118 - it is no mapping that could be iterated
-        pools[key].close()
-    transport.manager.cache_clear()
-    gc.collect()
+            # Closes the connections of this process that wait for their next request: the handlers wait for these.
+            transport.manager("", os.getpid()).clear()
+            transport.manager.cache_clear()
+            gc.collect()
 
 
 def head(connection: socket.socket) -> str:
@@ -116,15 +95,6 @@ def raw_server(*answers: bytes) -> Iterator[str]:
 
     with server(serve) as address:
         yield f"http://{address}"
-
-
-def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing of this machine's ways to the network, and none that an earlier test found."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("SSL_CERT")]:
-        monkeypatch.delenv(name)
-    forget_environment()
-    yield
-    forget_environment()
 
 
 def forget_environment() -> None:

@@ -27,11 +27,6 @@ PLACES = {
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, timeout_s=0.2, retries=0)
-
-
-@pytest.fixture
 def reaches(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Reach]]:
     """What listens at 127.0.0.1 is on the open network, as far as anybody is concerned, or as a test says."""
     real, known = ssrf_guard.reach_of, {"127.0.0.1": Reach.PUBLIC}
@@ -45,7 +40,7 @@ def redirected(hub: Hub, settings: Settings, to: str, place: str = "/revision/")
     """What comes of a redirect to another server, where nobody answers."""
     hub.add(ACME.location, {"adapter_model.safetensors": bytes(3_000_000)})
     hub.fault(place, times=-1, status=302, headers={"Location": f"http://{to}/secret?key=1"})
-    source = open_source("hf", settings)
+    source = open_source("hf", replace(settings, timeout_s=0.2, retries=0))
     try:
         revision = source.resolve(ACME)
         b"".join(source.read(revision, revision.files[0], 0, None))

@@ -21,7 +21,6 @@ from tests.sources.raw_servers import (
     OK,
     ask,
     forget_environment,
-    fresh_environment,
     head,
     serve_tls,
     server,
@@ -32,7 +31,11 @@ LISTED = ["adapter_config.json"]
 
 @pytest.fixture(autouse=True)
 def _a_fresh_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    yield from fresh_environment(monkeypatch)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("SSL_CERT")]:
+        monkeypatch.delenv(name)
+    forget_environment()
+    yield
+    forget_environment()
 
 
 def answer_all(connection: socket.socket) -> None:
