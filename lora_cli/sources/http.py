@@ -44,10 +44,9 @@ def host(url: str) -> str:
 
 
 def checked_endpoint(endpoint: str, variable: str) -> str:
-    """An address that ``variable`` named, without a slash at its end. It is not repeated: it may hold a password.
+    """An address that ``variable`` named, without a slash at its end.
 
-    Raises:
-        UsageError: it is not an address, or has a user, a query or a fragment in it.
+    Raises ``UsageError``: it is none, or has a user, a query or a fragment. It is not repeated: it may hold a password.
     """
     found = re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:]+)(:(\d{1,5}))?(/[^\s?#@]*)?", endpoint)
     if found is None or not 0 < int(found[3] or 1) < 65536:
@@ -102,10 +101,7 @@ class Piece:
 def get_json(http: Http, url: str, what: str) -> tuple[Any, str, Headers]:
     """The JSON at ``url``, of at most 16 MiB and within ``timeout_s``, the URL that sent it at last, and its headers.
 
-    Raises:
-        StatusError, Refused: as ``open_response``.
-        Transient: as that, or it is not JSON.
-        TooLarge: it is too large.
+    Raises as ``open_response``, ``Transient`` also if it is not JSON; and ``TooLarge``.
     """
     deadline, data = time.monotonic() + http.timeout_s, bytearray()
     with open_response(http, url, {}, what) as response:
@@ -135,8 +131,7 @@ def get_bytes(
 
     ``check`` sees the headers of the answer whose body is read, and raises when they belong to another version.
 
-    Raises:
-        StatusError, Transient, Refused: as ``open_response``.
+    Raises as ``open_response``, and:
         Corrupt: the file is not as large as ``piece.size`` says, or the server sends another range than was asked for.
         NoRanges: it sends everything, and over 1 MiB of that comes before a piece that ends.
     """

@@ -5,7 +5,6 @@ credentials. What counts is the address that is connected to, not the name, whic
 """
 
 from collections.abc import Callable
-from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from lora_cli.core.web_address import is_loopback
@@ -20,26 +19,21 @@ METADATA = frozenset(map(ip_address, CLOUDS))
 Guard = Callable[[str], None]
 
 
-class Reach(IntEnum):
-    """The reach of an address. Redirects lead from a nearer to a farther one; nothing leads to link-local ones."""
-
-    PUBLIC, PRIVATE, LOOPBACK, LINK_LOCAL = range(4)
-
-
-def reach_of(address: str) -> Reach:
-    """The reach of ``address``, also of an IPv4 address wrapped in IPv6; a name, which a proxy resolves, is public."""
+def _ip(address: str) -> IPv4Address | IPv6Address | None:
+    """The address, out of IPv6 if it is an IPv4 address wrapped in that; None for a name, which a proxy resolves."""
     try:
         ip = ip_address(address)
     except ValueError:
-        return Reach.LOOPBACK if is_loopback(address) else Reach.PUBLIC
+        return None
     if isinstance(ip, IPv6Address):
-        ip = IPv4Address(ip.packed[-4:]) if ip in NAT64 else ip.ipv4_mapped or ip.sixtofour or ip
-    if ip.is_link_local or ip in METADATA:
-        return Reach.LINK_LOCAL
-    if ip.is_loopback or ip.is_unspecified:
-        return Reach.LOOPBACK
-    is_site_local = isinstance(ip, IPv6Address) and ip.is_site_local
-    return Reach.PUBLIC if ip.is_global and not ip.is_reserved and not is_site_local else Reach.PRIVATE
+        return IPv4Address(ip.packed[-4:]) if ip in NAT64 else ip.ipv4_mapped or ip.sixtofour or ip
+    return ip
+
+
+def is_public(address: str) -> bool:
+    """Whether ``address`` is neither of a private network nor this machine's own."""
+    ip = _ip(address)
+    return not is_loopback(address) if ip is None else ip.is_global and not ip.is_reserved
 
 
 def allows_private(settings: Settings) -> bool:
@@ -56,14 +50,12 @@ def guard(private: bool, sender: str, prefix: str) -> Guard:
     """
 
     def judge(address: str) -> None:
-        reach = reach_of(address)
-        if reach < Reach.LINK_LOCAL and (private or reach <= reach_of(sender)):
-            return
-        where = "" if address in prefix else f" at {address}"
-        hint = "allow_private_redirects permits it: in a policy, the settings, or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1"
-        if reach is Reach.LINK_LOCAL:
-            hint = "it cannot be allowed: no adapter files are served there; tell the owner of that server"
-        kind = reach.name.lower().replace("_", "-")
-        raise Refused(f"{prefix}{where}, a {kind} address (allow_private_redirects)", hint=hint)
+        ip, where = _ip(address), "" if address in prefix else f" at {address}"
+        if ip is not None and (ip.is_link_local or ip in METADATA):
+            reason = f"{prefix}{where}, a link-local address, or that of a cloud's credentials"
+            raise Refused(reason, hint="no adapter files are served there; tell the owner of that server")
+        if not (private or is_public(address)) and is_public(sender):
+            hint = "a policy, the settings or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1 can allow it"
+            raise Refused(f"{prefix}{where}, a private address (allow_private_redirects)", hint=hint)
 
     return judge

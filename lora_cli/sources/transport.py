@@ -28,9 +28,7 @@ from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_ho
 from lora_cli.sources.ssrf_guard import Guard
 
 CHUNK, DRAINED, CONNECTIONS = 256 * 1024, 16 * 1024, 64
-RESOLVED_S = 30.0
-"""How long the addresses of a name are used before it is resolved again."""
-
+RESOLVED_S = 30.0  # so long the addresses of a name are used before it is resolved again
 OWN_HEADERS = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 FAILURES = (HTTPError, HTTPException, OSError, ValueError)
 
@@ -49,8 +47,7 @@ class Response:
     def chunks(self) -> Iterator[bytes]:
         """The body as it comes. Raises ``Transient``: it is compressed, broke, or is silent for the timeout."""
         if self.headers.get("Content-Encoding", "identity") != "identity":
-            reason = f"{host(self.url)} sent a compressed body that was not requested"
-            raise Transient(reason, hint="check for a proxy")
+            raise Transient(f"{host(self.url)} sent a compressed body that was not requested", hint="check for a proxy")
         try:
             while chunk := self.raw.read1(CHUNK, decode_content=False):
                 yield chunk
