@@ -12,14 +12,13 @@ import gzip
 import hashlib
 import io
 import json
-import ssl
+import os
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
@@ -32,7 +31,7 @@ USER = ("alice", "wonderland-pass")
 BASIC = base64.b64encode(":".join(USER).encode()).decode()
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json"}
+EMPTY = "application/vnd.oci.empty.v1+json"
 TITLE = "org.opencontainers.image.title"
 
 
@@ -68,11 +67,9 @@ class Registry:
         self.ask(ends, "PUT", data, {"Content-Type": "application/octet-stream"})
         return digest
 
-    def layer(self, repository: str, data: bytes, media_type: str, **annotations: str) -> dict[str, Any]:
+    def layer(self, repository: str, data: bytes, media_type: str) -> dict[str, Any]:
         """Uploads a blob; its descriptor."""
-        told = {name.replace("__", "."): value for name, value in annotations.items()}
-        digest = self.blob(repository, data)
-        return {"mediaType": media_type, "digest": digest, "size": len(data), "annotations": told}
+        return {"mediaType": media_type, "digest": self.blob(repository, data), "size": len(data)}
 
     def manifest(self, name: str, manifest: Mapping[str, Any], media_type: str = OCI_MANIFEST) -> str:
         """Puts a manifest at ``repository:tag``; its digest."""
@@ -81,9 +78,9 @@ class Registry:
         self.ask(f"{repository}/manifests/{tag or digest_of(data)}", "PUT", data, {"Content-Type": media_type})
         return digest_of(data)
 
-    def config(self, repository: str, media_type: str = EMPTY["mediaType"], data: bytes = b"{}") -> dict[str, Any]:
+    def config(self, repository: str, media_type: str = EMPTY) -> dict[str, Any]:
         """Uploads a config; its descriptor."""
-        return {"mediaType": media_type, "digest": self.blob(repository, data), "size": len(data)}
+        return self.layer(repository, b"{}", media_type)
 
     def push(self, name: str, files: Mapping[str, bytes]) -> str:
         """Pushes each file as a layer with its title, as ORAS does; the manifest's digest."""
@@ -93,21 +90,14 @@ class Registry:
         return self.manifest(name, {"config": self.config(repository), "layers": layers})
 
 
-def tar_of(
-    files: Mapping[str, bytes],
-    kind: str = "tar",
-    members: Sequence[tarfile.TarInfo] = (),
-    form: int = tarfile.DEFAULT_FORMAT,
-) -> bytes:
-    """A tar of files, and of other members without data; compressed as the end of a media type says."""
+def tar_of(files: Mapping[str, bytes], kind: str = "tar") -> bytes:
+    """A tar of files, compressed as the end of a media type says."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=form) as tar:
+    with tarfile.open(fileobj=stream, mode="w") as tar:
         for path, data in files.items():
             info = tarfile.TarInfo(path)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-        for member in members:
-            tar.addfile(member)
     return gzip.compress(stream.getvalue(), 1) if kind.endswith("gzip") else stream.getvalue()
 
 
@@ -148,14 +138,13 @@ class TokenServer:
     """A service of bearer tokens that a registry trusts by its certificate; ``asked`` are the requests to it.
 
     Anybody gets tokens to pull from ``acme/public``; the other repositories are for ``USER``, or for whoever has the
-    identity token ``refresh``. A token is good for ``lifetime_s``.
+    identity token ``refresh``.
     """
 
     certificate: Path
     url: str = ""
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     refresh: str = "an-identity-token-of-alice"
-    lifetime_s: float = 300
 
     def auth(self) -> str:
         """The configuration of the registry."""
@@ -191,7 +180,7 @@ class TokenServer:
         now = time.time()
         head = {"typ": "JWT", "alg": "ES256", "x5c": [base64.b64encode(der).decode()]}
         claims = {
-            "iss": "test-issuer", "sub": "", "aud": service, "exp": int(now + self.lifetime_s), "nbf": int(now) - 60,
+            "iss": "test-issuer", "sub": "", "aud": service, "exp": int(now) + 300, "nbf": int(now) - 60,
             "iat": int(now), "jti": str(next(numbers)), "access": access,
         }  # fmt: skip
         text = ".".join(_base64url(json.dumps(part).encode()) for part in (head, claims))
@@ -204,21 +193,15 @@ def _base64url(data: bytes) -> str:
 
 
 @contextmanager
-def token_server(certificate: Path, *, tls: bool = False) -> Iterator[TokenServer]:
-    """The service of tokens, while the context lasts; with ``tls`` it has the certificate itself."""
+def token_server(certificate: Path) -> Iterator[TokenServer]:
+    """The service of tokens, while the context lasts."""
     server = TokenServer(certificate)
-
-    def encrypt(running: ThreadingHTTPServer) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        running.socket = context.wrap_socket(running.socket, server_side=True)
-
-    with answering(server.reply, prepare=encrypt if tls else lambda _: None) as url:
-        server.url = url.replace("http://127.0.0.1", "https://localhost") if tls else url
+    with answering(server.reply) as server.url:
         yield server
 
 
-def log_in(folder: Path, place: str, **entry: str) -> None:
+def log_in(place: str, **entry: str) -> None:
     """A ``config.json`` of Docker with one entry, by default that of ``USER``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"auths": {place: entry or {"auth": BASIC}}}))
+    file = Path(os.environ["DOCKER_CONFIG"], "config.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"auths": {place: entry or {"auth": BASIC}}}))

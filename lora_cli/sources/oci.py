@@ -1,9 +1,11 @@
 """Artifacts in OCI registries (distribution specification 1.1): a layer is a file, or a tar of files."""
 
+import base64
 import gzip
 import hashlib
 import json
 import os
+import posixpath
 import re
 import tarfile
 import tempfile
@@ -11,74 +13,49 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit
+from typing import IO, Any
+from urllib.parse import urlencode, urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
 from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.addresses import DOCKER_HUB, OCI_DIGEST
+from lora_cli.core.addresses import DOCKER_HUB
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.core.text import size as in_units
 from lora_cli.core.web_address import is_encrypted, is_loopback
-from lora_cli.errors import (
-    AccessDenied,
-    Corrupt,
-    LoraCliError,
-    MachineError,
-    NotFound,
-    Refused,
-    Unreachable,
-    UsageError,
-)
+from lora_cli.documents.source_rules import SourceRule
+from lora_cli.errors import AccessDenied, Corrupt, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources import MOST_ENTRIES, Source
-from lora_cli.sources.docker_config import NOBODY, Credentials, find_credentials
-from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes, host, redirect_target
-from lora_cli.sources.retries import Retries, Transient, from_status
+from lora_cli.sources.docker_config import Credentials, find_credentials
+from lora_cli.sources.http import Http, Piece, StatusError, get_bytes, host, redirect_target
+from lora_cli.sources.retries import Transient, from_status
 from lora_cli.sources.ssrf_guard import allows_private, guard
 from lora_cli.sources.tokens import token_of
 
-if TYPE_CHECKING:
-    from lora_cli.documents.source_rules import SourceRule
-
-MOST_LAYERS, MANIFEST_CAP = 200, 4 << 20
-MOST_UNPACKED = 16 << 30
-"""Bytes in the tars of an artifact where ``max_bytes`` sets no limit."""
-
-FREE_BYTES, MOST_RATIO = 64 << 20, 20
-"""A tar has at most 64 MiB and 20 times the size of its layer: weights hardly shrink."""
-
-PIECE = 64 << 10
-"""So much of a tar is read at once. No name or set of attributes in it is longer."""
-
-INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+MOST_LAYERS, ANSWER_CAP, CHUNK = 200, 4 << 20, 1 << 20
+WHOLE = Piece(0, None, None)
+ACCEPTED = (
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, "
+    "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, */*"
+)
 _IMAGES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
-_MODELS = ("application/vnd.cncf.model.", "application/vnd.kitops.modelkit.")
-"""Layouts whose media types say what is a tar: CNCF ModelPack, KitOps."""
-
-_PATHS = ("org.cncf.model.filepath", "org.opencontainers.image.title")
-_ORAS_FOLDER = "io.deis.oras.content.unpack"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_MACHINE = {"os": "linux", "architecture": _ARCHITECTURES.get(os.uname().machine, os.uname().machine)}
+_PATH, _TITLE = "org.cncf.model.filepath", "org.opencontainers.image.title"
+_MACHINE = {"os": "linux", "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine)}
 _WRONG = "whoever pushed it must push it again"
-_SMALLER = f"{_WRONG}; if it is too large, raise max_bytes (LORA_CLI_MAX_BYTES)"
 
 
 def registry_endpoint(location: str) -> str:
     """The address of the registry in the location of a reference: over https, unless it is this machine itself."""
     server = location.partition("/")[0]
-    if server in DOCKER_HUB:
-        return "https://registry-1.docker.io"
-    return f"{'http' if is_loopback(server) else 'https'}://{server}"
+    scheme = "http" if is_loopback(server) else "https"
+    return f"{scheme}://{'registry-1.docker.io' if server in DOCKER_HUB else server}"
 
 
 class _Descriptor(BaseModel):
@@ -86,41 +63,31 @@ class _Descriptor(BaseModel):
 
     kind: str = Field("", alias="mediaType")
     digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
-    size: int = Field(strict=True, ge=0, lt=1 << 63)
-    annotations: dict[str, str] | None = None
-    platform: dict[str, Any] | None = None
+    size: int = Field(ge=0)
+    annotations: dict[str, str] = {}
+    platform: dict[str, Any] = {}
 
     @property
     def path(self) -> str:
         """The path of the file that the layer is."""
-        named = next((path for name in _PATHS if (path := (self.annotations or {}).get(name))), "")
-        return "/".join(part for part in named.split("/") if part != ".")
+        named = self.annotations.get(_PATH) or self.annotations.get(_TITLE)
+        return posixpath.normpath(named) if named else ""
 
     @property
-    def tar(self) -> str:
-        """``tar``, ``tar+gzip`` and so on; "" for a file. The type of a plain file that ORAS pushes is a tar's, too."""
-        is_folder = (self.annotations or {}).get(_ORAS_FOLDER) == "true"
-        if self.path and not is_folder and not self.kind.startswith(_MODELS):
-            return ""
-        found = re.search(r"[./](tar(?:[.+][a-z0-9]+)?)$", self.kind)
-        return found[1].replace(".", "+") if found else ""
+    def is_tar(self) -> bool:
+        """Whether it is a tar of files. ORAS gives that type to plain files, too; these have a path."""
+        is_file = self.path and self.kind == "application/vnd.oci.image.layer.v1.tar"
+        return not is_file and re.search(r"[./]tar([.+]\w+)?$", self.kind) is not None
 
 
 class _Manifest(BaseModel):
     """The layers of an artifact, or the manifests of an index; ``digest`` is its own."""
 
     digest: str = ""
-    kind: str = Field("", alias="mediaType")
     artifact: str = Field("", alias="artifactType")
-    config: dict[str, Any] | None = None
+    config: dict[str, Any] = {}
     layers: list[_Descriptor] | None = Field(None, max_length=MOST_LAYERS)
     manifests: list[_Descriptor] | None = Field(None, max_length=MOST_LAYERS)
-
-    @property
-    def is_valid(self) -> bool:
-        """One that is both means different things to different readers (CVE-2021-41190)."""
-        kinds = MANIFESTS if self.manifests is None else INDEXES
-        return (self.layers is None) != (self.manifests is None) and self.kind in {"", *kinds}
 
 
 class OciSource(Source):
@@ -130,355 +97,255 @@ class OciSource(Source):
     when they are listed, and those of the last few artifacts are kept for the reads that follow.
     """
 
-    def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
+    def __init__(self, settings: Settings, rule: SourceRule | None = None) -> None:
         """Opens no connection and reads no credentials yet; ``rule`` says where requests go, and with whose token."""
         super().__init__(settings, rule)
         self._repositories: dict[str, _Repository] = {}
-        self._tars: dict[str, _Tars] = {}
-        self._turn, self._turns = threading.Lock(), weakref.WeakValueDictionary[str, threading.Lock]()
+        self._unpacked = lru_cache(settings.jobs)(self._unpack)  # one for each adapter that may be in flight
 
     def pin(self, ref: AdapterRef) -> AdapterRef:
         """``ref`` at the digest that its tag names now: one request, which lists nothing."""
-        return replace(ref, revision=self._retries.call(str(ref), lambda: self._top(ref)).digest)
+        manifest = self._retries.call(str(ref), lambda: self._repository(ref).manifest(ref))
+        return replace(ref, revision=manifest.digest)
 
     def _resolve(self, ref: AdapterRef) -> Revision:
         """The manifest that the reference names now, and its files. Layers that are tars are downloaded for that.
 
         Raises:
-            NotFound: there is no such repository, tag or folder, or no files.
-            AccessDenied: the registry does not give it to this user.
             Refused: a bound is passed, or it is malformed.
             UsageError: it is a container image, or an index of several artifacts.
             Corrupt: a manifest or layer is not what its digest says.
-            Unreachable: the tars take too long.
-            Transient: network or server.
         """
-        top = self._top(ref)
-        artifact = top if top.manifests is None else self._only(ref, top.manifests)
+        repository = self._repository(ref)
+        artifact = top = repository.manifest(ref)
+        if (listed := top.manifests) is not None:  # an index: its only manifest, or its only one for this machine
+            ours = [one for one in listed if _MACHINE.items() <= one.platform.items()]
+            if len(chosen := ours if len(ours) == 1 else listed) != 1:
+                several = ", ".join(one.digest for one in listed[:5]) or "nothing"
+                hint = f"choose one by its digest: oci://{_place(ref)}@sha256:…"
+                raise UsageError(f"{ref}: this is an index of {len(listed)} manifests ({several})", hint=hint)
+            artifact = repository.manifest(ref, chosen[0].digest)
+        layers = artifact.layers or []
         files = [
             RemoteFile(layer.path, layer.size, layer.digest.removeprefix("sha256:"), locator=layer.digest)
-            for layer in artifact.layers or ()
-            if layer.path and not layer.tar
+            for layer in layers
+            if layer.path and not layer.is_tar
         ]
-        if any(layer.tar for layer in artifact.layers or ()):
-            files += self._unpacked(ref, artifact.digest).files
-        folder, files = _below(ref.subfolder, files)
-        if not files:
-            where = f"in its folder {ref.subfolder}" if ref.subfolder else "in it"
-            raise NotFound(f"{ref}: there are no files {where}", hint="check what was pushed: oras manifest fetch")
-        # Policies may have rules for the folder.
-        return Revision(replace(ref, subfolder=folder), top.digest, tuple(sorted(files, key=lambda file: file.path)))
+        if any(layer.is_tar for layer in layers):
+            files += self._unpacked(_place(ref), artifact.digest).files
+        folder = ref.subfolder
+        if not folder:  # the only folder with an adapter, if none is at the root: policies may have rules for it
+            found = [file.path for file in files if posixpath.basename(file.path) == CONFIG]
+            folder = posixpath.dirname(found[0]) if len(found) == 1 else ""
+        inside = f"{folder}/" if folder else ""
+        # Of two with one path the later one counts, as where a tar is unpacked.
+        below = {file.path[len(inside) :]: file for file in files if file.path.startswith(inside)}
+        if not below:
+            raise NotFound(f"{ref}: there are no files in {folder or 'it'}", hint="see what oras manifest fetch shows")
+        named = tuple(replace(file, path=path) for path, file in sorted(below.items()))
+        return Revision(replace(ref, subfolder=folder), top.digest, named)
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, (digest, _, offset) = revision.ref, file.locator.partition("+")
-        if offset and file.size:
-            yield from self._unpacked(ref, digest).read(int(offset) + start, int(offset) + (stop or file.size))
-        elif file.size:
+        if offset:
+            tars, end = self._unpacked(_place(ref), digest), int(offset) + (stop or file.size or 0)
+            for at in range(int(offset) + start, end, CHUNK):
+                yield os.pread(tars.file.fileno(), min(CHUNK, end - at), at)
+        else:
             piece = Piece(start, stop, file.size)
-            yield from self._repository(ref).attempt(f"blobs/{digest}", piece, f"{ref}: {file.path}")
+            yield from self._repository(ref).get(f"blobs/{digest}", f"{ref}: {file.path}", piece)
 
     def _repository(self, ref: AdapterRef) -> "_Repository":
-        place = re.sub(":[^/]*$", "", ref.location)
-        return self._repositories.setdefault(place, _Repository(ref, self._settings, self._rule))
+        return self._repositories.setdefault(_place(ref), _Repository(ref, self._settings, self._rule))
 
-    def _top(self, ref: AdapterRef) -> _Manifest:
-        """The manifest or index that the reference names now; without a tag that is ``latest``."""
-        tag = ref.location.partition("/")[2].partition(":")[2]
-        return self._repository(ref).manifest(ref.revision or tag or "latest", str(ref))
+    def _unpack(self, place: str, digest: str) -> "_Tars":
+        """Downloads the tars of an artifact, and lists the files in them. No name in a tar is used as a path."""
+        ref = AdapterRef("oci", place, revision=digest)
+        layers = [layer for layer in self._repository(ref).manifest(ref).layers or () if layer.is_tar]
+        until = time.monotonic() + self._settings.adapter_timeout_s
+        most = self._settings.max_bytes or 16 << 30
 
-    def _only(self, ref: AdapterRef, listed: list[_Descriptor]) -> _Manifest:
-        """The only manifest of an index, or its only one for this machine's platform."""
-        ours = [one for one in listed if _MACHINE.items() <= (one.platform or {}).items()]
-        if len(chosen := ours if len(ours) == 1 else listed) != 1:
-            several = ", ".join(one.digest for one in listed[:5]) or "nothing"
-            hint = f"choose one by its digest: oci://{re.sub(':[^/]*$', '', ref.location)}@sha256:…"
-            raise UsageError(f"{ref}: this is an index of {len(listed)} manifests ({several})", hint=hint)
-        return self._repository(ref).manifest(chosen[0].digest, str(ref))
+        def check(total: int) -> None:
+            if time.monotonic() > until:
+                reason = f"{ref}: its layers are not unpacked after {self._settings.adapter_timeout_s:g} s"
+                raise Unreachable(reason, hint="raise adapter_timeout (LORA_CLI_ADAPTER_TIMEOUT)")
+            if not 0 <= total <= most or len(tars.files) >= MOST_ENTRIES:
+                bound = f"{most} bytes or {MOST_ENTRIES} files"
+                raise Refused(f"{ref}: its layers have over {bound}", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
 
-    def _unpacked(self, ref: AdapterRef, digest: str) -> "_Tars":
-        """The tars of an artifact: downloaded once for all that ask, and kept for a while."""
-        with self._turn:
-            turn = self._turns.setdefault(digest, threading.Lock())
-        with turn:  # a slow registry holds up nobody who asks for something else
-            if tars := self._tars.get(digest):
-                return tars
-            repository = self._repository(ref)
-            layers = repository.manifest(digest, str(ref)).layers or []
-            tars = _Tars(self._settings, repository, digest, layers, str(ref))
-            with self._turn:
-                self._tars[digest] = tars
-                # One for each adapter that may be in flight.
-                while len(self._tars) > self._settings.jobs:
-                    del self._tars[next(iter(self._tars))]
-            return tars
+        def save(chunks: Iterable[bytes], into: IO[bytes]) -> None:
+            for chunk in chunks:
+                check(into.tell() + len(chunk))
+                into.write(chunk)
+
+        try:
+            tars = _Tars(self._settings.cache_dir)
+            check(sum(layer.size for layer in layers))
+            for layer in layers:
+                begin = tars.seek(0, os.SEEK_END)
+                blob = RemoteFile(f"layer {layer.digest}", layer.size, locator=layer.digest)
+                with tempfile.TemporaryFile(dir=tars.folder) as packed:
+                    save(self.read(Revision(ref, digest, ()), blob, 0, None), packed)
+                    packed.seek(0)
+                    if layer.digest != f"sha256:{hashlib.file_digest(packed, 'sha256').hexdigest()}":
+                        raise Corrupt(f"{ref}: {blob.path} was sent as another", hint="run the command again")
+                    packed.seek(0)
+                    plain = gzip.GzipFile(fileobj=packed) if layer.kind.endswith("gzip") else packed
+                    save(iter(partial(plain.read, CHUNK), b""), tars.file)
+                tars.seek(begin)
+                with tarfile.open(fileobj=tars, mode="r:") as tar:  # type: ignore[call-overload]
+                    for member in iter(tar.next, None):
+                        check(member.size)
+                        is_file = member.isreg() and not member.issparse()
+                        sha256 = hashlib.file_digest(tar.extractfile(member), "sha256").hexdigest() if is_file else None
+                        if not member.isdir():
+                            path = posixpath.normpath(member.name)[:2000]  # one so long is refused when it is written
+                            locator = f"{digest}+{member.offset_data}"
+                            defect = "" if is_file else "is not a regular file"
+                            tars.files.append(RemoteFile(path, member.size, sha256, locator=locator, defect=defect))
+                        tar.members.clear()  # it would keep them all
+                    if tar.offset == begin:
+                        raise tarfile.ReadError("it is not a tar")
+        except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, ValueError, RecursionError) as error:
+            hint = "push the files themselves, or a tar, plain or with gzip"
+            raise Refused(f"{ref}: a layer ({layer.kind:.99}) cannot be unpacked: {error!s:.200}", hint=hint) from error
+        except OSError as error:
+            raise MachineError(f"{ref}: unpacking it: {error.strerror}", hint="check --cache-dir") from error
+        return tars
 
 
-def _below(folder: str, files: list[RemoteFile]) -> tuple[str, list[RemoteFile]]:
-    """A folder and the files below it; without one, the only folder with an adapter, if none is at the root."""
-    if not folder:
-        found = [file.path for file in files if file.path.rpartition("/")[2] == CONFIG]
-        folder = found[0].rpartition("/")[0] if len(found) == 1 else ""
-    inside = f"{folder}/" if folder else ""
-    below = [file for file in files if file.path.startswith(inside)]
-    return folder, [replace(file, path=file.path.removeprefix(inside)) for file in below]
+class _Tars:
+    """The files in the tars of an artifact, and all these tars in one file without a name, which tarfile reads."""
+
+    def __init__(self, cache: Path) -> None:
+        # Where the cache is or will be there is room for adapters.
+        self.folder = next((one for one in (cache, *cache.parents) if os.access(one, os.W_OK)), None)
+        self.file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - closed with this
+        self.files: list[RemoteFile] = []
+        self.seek, self.tell = self.file.seek, self.file.tell
+        weakref.finalize(self, self.file.close)
+
+    def read(self, size: int) -> bytes:
+        """As a file. tarfile reads names and attributes whole, whatever their size."""
+        if size > CHUNK:
+            raise tarfile.ReadError("a name or an attribute is too long")
+        return self.file.read(size)
+
+
+def _place(ref: AdapterRef) -> str:
+    """``registry[:port]/name``: the location without the tag."""
+    return re.sub(":[^/]*$", "", ref.location)
+
+
+def _whole(chunks: Iterator[bytes], what: str) -> bytes:
+    """An answer that is not a file."""
+    data = bytearray()
+    for chunk in chunks:
+        data += chunk
+        if len(data) > ANSWER_CAP:
+            raise Refused(f"{what}: an answer is larger than {ANSWER_CAP} bytes", hint=_WRONG)
+    return bytes(data)
 
 
 class _Repository:
     """One repository of a registry. Threads share it, and the token that it was given when it first asked for one."""
 
-    def __init__(self, ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> None:
-        endpoint = ((rule.endpoint_url if rule is not None else None) or registry_endpoint(ref.location)).rstrip("/")
-        parts, name = urlsplit(endpoint), ref.location.partition("/")[2].partition(":")[0]
-        self._rule, self._found_in, self._lock = rule, "", threading.Lock()
+    def __init__(self, ref: AdapterRef, settings: Settings, rule: SourceRule | None) -> None:
+        endpoint = (rule and rule.endpoint_url) or registry_endpoint(ref.location)
         # The path of a mirror is a prefix of each repository.
-        self._name = f"{parts.path.strip('/')}/{name}".lstrip("/")
-        self._url = f"{parts.scheme}://{parts.netloc}/v2/{quote(self._name)}"
-        self._retries, private = Retries(settings.retries), allows_private(settings)
-        self._http = Http(endpoint, settings.timeout_s, private=private)
+        parts = urlsplit(f"{endpoint.rstrip('/')}/{_place(ref).partition('/')[2]}")
+        self._name, self._url = parts.path[1:], f"{parts.scheme}://{parts.netloc}/v2{parts.path}"
+        self._http = Http(endpoint, settings.timeout_s, private=allows_private(settings))
+        self._rule, self._lock = rule, threading.Lock()
 
-    def manifest(self, reference: str, what: str) -> _Manifest:
-        """The manifest or index with a tag or digest, which is verified."""
-        data, accepted = b"", {"Accept": ", ".join((*MANIFESTS, *INDEXES))}
-        for chunk in self.attempt(f"manifests/{reference}", Piece(0, None, None), what, accepted):
-            data += chunk
-            if len(data) > MANIFEST_CAP:
-                raise Refused(f"{what}: its manifest is larger than {MANIFEST_CAP} bytes", hint=_WRONG)
+    def manifest(self, ref: AdapterRef, digest: str = "") -> _Manifest:
+        """The manifest or index with a digest, by default what the reference names: its tag, or ``latest``."""
+        what, reference = str(ref), digest or ref.revision or ref.location[len(_place(ref)) + 1 :] or "latest"
+        data = _whole(self.get(f"manifests/{reference}", what), what)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        if OCI_DIGEST.fullmatch(reference) and digest != reference:
+        if ":" in reference and digest != reference:
             raise Corrupt(f"{what}: {host(self._url)} was asked for the manifest {reference}, and sent {digest}")
-        if not data.lstrip().startswith(b"{"):
-            hint = "check the address, and for a login page"
-            raise Unreachable(f"{what}: the response is not a manifest", hint=hint)
         try:
             found = _Manifest.model_validate_json(data)
         except ValidationError as error:
             raise Refused(f"{what}: its manifest is malformed: {error.errors()[0]['msg']}", hint=_WRONG) from error
-        if not found.is_valid:
-            raise Refused(f"{what}: {found.kind!r:.100} is not a manifest or index that can be read", hint=_WRONG)
-        if not found.artifact and (found.config or {}).get("mediaType") in _IMAGES:
+        # What is both means different things to different readers (CVE-2021-41190).
+        if (found.layers is None) == (found.manifests is None):
+            raise Refused(f"{what}: this is not a manifest or index that can be read", hint=_WRONG)
+        if not found.artifact and found.config.get("mediaType") in _IMAGES:
             raise UsageError(f"{what}: this is a container image", hint="push the adapter's files alone: oras push")
-        if other := {layer.tar for layer in found.layers or ()} - {"", "tar", "tar+gzip"}:
-            raise Refused(f"{what}: a layer is a {other.pop():.50}", hint="push it as a tar, plain or with gzip")
         return found.model_copy(update={"digest": digest})
 
-    def read(self, path: str, piece: Piece, what: str, headers: Headers | None = None) -> Iterator[bytes]:
-        """The bytes at ``path``, with the retries."""
-        return self._retries.stream(
-            what, piece.start, piece.stop, lambda at: self.attempt(path, replace(piece, start=at), what, headers)
-        )
-
-    def attempt(self, path: str, piece: Piece, what: str, headers: Headers | None = None) -> Iterator[bytes]:
-        """The bytes at ``path``, with a new token when the registry asks for one: it may end in the midst of a file."""
-        position, refused_at = piece.start, -1
-        while True:
-            http, rest = self._http, replace(piece, start=position)
-            try:
-                for chunk in get_bytes(http, f"{self._url}/{path}", rest, what, conditions=headers):
-                    position += len(chunk)
-                    yield chunk
-            except StatusError as error:
-                if error.status != 401 or not error.url.startswith(self._url) or refused_at == position:
-                    raise self._translated(error, what) from error
-                refused_at = position
-                with self._lock:
-                    if self._http is http:
-                        self._http = self._authorized(error, what)
-            else:
-                return
-
-    def _known(self) -> Credentials:
-        """Those that the rule names, else Docker's for that server."""
-        if self._rule is not None and self._rule.anonymous:
-            return NOBODY
-        if self._rule is None or not self._rule.token_env:
-            return find_credentials(host(self._url), self._name, os.environ)
-        user, colon, password = token_of(self._rule, os.environ).partition(":")
-        username, bearer = (user, "") if colon else ("", user)
-        return Credentials(username, password, bearer=bearer, found_in=self._rule.token_env)
+    def get(self, path: str, what: str, piece: Piece = WHOLE, *, again: bool = True) -> Iterator[bytes]:
+        """The bytes at ``path``, in one attempt, and ``again`` with a token when the registry asks for one."""
+        http = self._http
+        try:
+            yield from get_bytes(http, f"{self._url}/{path}", piece, what, conditions={"Accept": ACCEPTED})
+        except StatusError as error:
+            if not again or error.status != 401 or not error.url.startswith(self._url):
+                raise self._translated(error, what) from error
+            with self._lock:
+                if self._http is http:
+                    self._http = self._authorized(error, what)
+            yield from self.get(path, what, piece, again=False)
 
     def _authorized(self, refusal: StatusError, what: str) -> Http:
-        """How requests are made with the token that an answer of 401 asks for."""
-        known = self._known()
-        self._check_encrypted(self._url, known, what)
-        self._found_in = known.found_in
-        challenge = refusal.headers.get("WWW-Authenticate", "")[:8192]
-        if known.bearer:
-            return replace(self._http, token=known.bearer, basic=False)
-        if found := re.search(r"(?:^|,)\s*Bearer\s+(.*)", challenge, re.IGNORECASE):
-            # The first of each name: those of another scheme may follow.
-            asked = dict(reversed(re.findall(r'(\w{1,32})="([^"]{0,4096})"', found[1], re.ASCII)))
-            return replace(self._http, token=self._new_token(asked, known, refusal.peer, what), basic=False)
-        if known.basic and re.search(r"(?:^|,)\s*Basic\b", challenge, re.IGNORECASE):
-            return replace(self._http, token=known.basic, basic=True)
-        raise self._translated(refusal, what) from refusal
-
-    def _new_token(self, asked: Mapping[str, str], known: Credentials, peer: str, what: str) -> str:
-        """A bearer token of the service that the registry names (the distribution project's token specification)."""
+        """How requests are made with what an answer of 401 asks for: a user, or a token of the service it names."""
         from lora_cli.sources.transport import send
 
+        login = token_of(self._rule, os.environ)
+        if login or (self._rule is not None and self._rule.anonymous):
+            known = Credentials(base64.b64encode(login.encode()).decode())
+        else:
+            known = find_credentials(host(self._url), self._name, os.environ)
+        for secret in (known.basic, known.identity_token):
+            remember(secret)
+        challenge = re.search(r"\bBearer\s+(.*)", refusal.headers.get("WWW-Authenticate", ""), re.IGNORECASE)
+        # The first of each name: those of another scheme may follow.
+        asked = dict(reversed(re.findall(r'(\w+)="([^"]*)"', challenge[1]))) if challenge else {}
         # A registry sends us to its token service as a redirect does, and the same rules hold.
-        url = redirect_target(self._url, asked.get("realm", ""), what)
-        self._check_encrypted(url, known, what)
-        allowed = guard(self._http.private, peer, f"{what}: {host(self._url)} asks for a token of {host(url)}")
-        query = {"service": asked["service"]} if "service" in asked else {}
-        query["scope"] = asked.get("scope") or f"repository:{self._name}:pull"
-        body, headers = None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
+        service = redirect_target(self._url, asked.get("realm", ""), what)
+        if known != Credentials() and not (is_encrypted(self._url) and is_encrypted(service)):
+            reason = f"{what}: {host(service)} asks for credentials, which are not sent without encryption"
+            raise AccessDenied(reason, hint="use its https:// address")
+        if login and ":" not in login:
+            return replace(self._http, token=login, basic=False)
+        if challenge is None:
+            if not known.basic:
+                raise self._translated(refusal, what) from refusal
+            return replace(self._http, token=known.basic, basic=True)
+        asked = {"scope": f"repository:{self._name}:pull", **asked}
+        query = {name: asked[name] for name in ("service", "scope") if name in asked}
+        method, body, headers = "GET", None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
         if known.identity_token:
             form = {"grant_type": "refresh_token", "client_id": "lora-cli", "refresh_token": known.identity_token}
-            body, headers = urlencode({**form, **query}).encode(), {"Content-Type": "application/x-www-form-urlencoded"}
+            method, body = "POST", urlencode({**form, **query}).encode()
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
         else:
-            url += ("&" if "?" in url else "?") + urlencode(query)
-
-        def ask() -> str:
-            method = "GET" if body is None else "POST"
-            # No redirect is followed, with credentials or without.
-            with closing(send(url, headers, self._http.timeout_s, allowed, method=method, body=body)) as response:
-                if response.status in (408, 429) or response.status >= 500:
-                    raise from_status(host(url), response.status, response.headers)
-                if response.status != 200:
-                    raise StatusError(403, url, response.headers)
-                return _token_in(b"".join(islice(response.chunks(), 64)))
-
-        try:
-            token = ask()
-        except StatusError as error:
-            raise self._translated(error, what) from error
+            service += ("&" if "?" in service else "?") + urlencode(query)
+        allowed = guard(self._http.private, refusal.peer, f"{what}: a token of {host(service)} is asked for")
+        # No redirect is followed. After what may be gone at another try, the registry is asked again, too.
+        with closing(send(service, headers, self._http.timeout_s, allowed, method=method, body=body)) as response:
+            if response.status == 429 or response.status >= 500:
+                raise from_status(host(service), response.status, response.headers)
+            if response.status != 200:
+                raise self._translated(StatusError(403, service, response.headers), what)
+            try:
+                answer = dict(json.loads(_whole(response.chunks(), what)))
+                token = str(answer.get("token") or answer["access_token"])
+            except (ValueError, TypeError, LookupError) as error:
+                hint = "check that it is an OCI registry"
+                raise Transient(f"the response of {host(service)} contains no token", hint=hint) from error
         remember(token)
-        return token
+        return replace(self._http, token=token, basic=False)
 
-    def _check_encrypted(self, url: str, known: Credentials, what: str) -> None:
-        if known is not NOBODY and not is_encrypted(url):
-            reason = f"{what}: {host(url)} asks for credentials, which are not sent without encryption"
-            raise AccessDenied(reason, hint="use its https:// address")
-
-    def _translated(self, error: StatusError, what: str) -> LoraCliError:
+    def _translated(self, error: StatusError, what: str) -> AccessDenied | NotFound | Unreachable:
         """The registry's refusal in words, with a hint."""
         server, status = host(error.url), error.status
-        if status in {401, 403, 407, 451}:
-            hint = f"log in: docker login {host(self._url)} (or podman, oras)"
-            if self._found_in:
-                hint = f"check what the account in {self._found_in} may read; if its token is old, log in again"
+        if status in {401, 403}:
+            hint = f"log in: docker login {host(self._url)} (or podman, oras), or check token_env in the settings"
             return AccessDenied(f"{what}: {server} denies access ({status})", hint=hint)
-        if status in {404, 410}:
+        if status == 404:
             hint = "check the name and the tag; some registries also answer so to those who are not logged in"
             return NotFound(f"{what}: not found on {server} ({status})", hint=hint)
-        if status == 416:
-            return Corrupt(f"{what}: it ends earlier than its manifest says", hint=_WRONG)
         return Unreachable(f"{what}: {server} answered {status}", hint="check that it is an OCI registry")
-
-
-def _token_in(body: bytes) -> str:
-    try:
-        answer = dict(json.loads(body))
-    except (ValueError, TypeError, RecursionError):
-        answer = {}
-    token = answer.get("token") or answer.get("access_token")
-    if not isinstance(token, str) or not re.fullmatch(r"[!-~]{1,16000}", token):
-        raise Transient("the response contains no token", hint="check that it is an OCI registry")
-    return token
-
-
-class _Tars:
-    """The ``files`` in the tars of an artifact, within bounds of bytes and time: all in one file without a name."""
-
-    def __init__(
-        self, settings: Settings, repository: _Repository, digest: str, layers: list[_Descriptor], what: str
-    ) -> None:
-        self._what, self._digest, tars = what, digest, [layer for layer in layers if layer.tar]
-        self._until = time.monotonic() + settings.adapter_timeout_s
-        self._left = MOST_UNPACKED if settings.max_bytes is None else settings.max_bytes
-        self.files = list[RemoteFile]()
-        # Where the cache is or will be there is room for adapters.
-        near = next(folder for folder in (settings.cache_dir, *settings.cache_dir.parents) if folder.is_dir())
-        folder = near if os.access(near, os.W_OK) else Path(tempfile.gettempdir())
-        if sum(layer.size for layer in tars) > self._left:
-            raise Refused(f"{what}: its layers have over {in_units(self._left)}", hint=_SMALLER)
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with this
-            weakref.finalize(self, self._file.close)
-            for layer in tars:
-                with tempfile.TemporaryFile(dir=folder) as packed:
-                    self._download(repository, layer, packed)
-                    self._unpack(layer, packed)
-            self._file.flush()
-        except TimeoutError as error:
-            reason = f"{what}: its layers are not unpacked after {settings.adapter_timeout_s:g} s"
-            raise Unreachable(reason, hint="raise adapter_timeout (LORA_CLI_ADAPTER_TIMEOUT)") from error
-        except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, ValueError, RecursionError) as error:
-            raise Refused(f"{what}: a layer cannot be unpacked: {error!s:.200}", hint=_SMALLER) from error
-        except OSError as error:
-            hint = "free some space, or set --cache-dir to a larger disk"
-            raise MachineError(f"writing a temporary file in {folder}: {error.strerror}", hint=hint) from error
-
-    def read(self, start: int, stop: int) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` of all files together."""
-        while start < stop and (piece := os.pread(self._file.fileno(), min(1 << 20, stop - start), start)):
-            start += len(piece)
-            yield piece
-
-    def _download(self, repository: _Repository, layer: _Descriptor, into: IO[bytes]) -> None:
-        hasher = hashlib.sha256()
-        for chunk in repository.read(f"blobs/{layer.digest}", Piece(0, layer.size, layer.size), self._what):
-            _check_time(self._until)
-            hasher.update(chunk)
-            into.write(chunk)
-        if (digest := f"sha256:{hasher.hexdigest()}") != layer.digest:
-            reason = f"{self._what}: the layer {layer.digest} was sent as {digest}"
-            raise Corrupt(reason, hint="run the command again")
-        into.seek(0)
-
-    def _unpack(self, layer: _Descriptor, packed: IO[bytes]) -> None:
-        """The regular files of a tar. None of its names is used as a path."""
-        stream = gzip.GzipFile(fileobj=packed) if layer.tar == "tar+gzip" else packed
-        reader = _Reader(stream, min(self._left, FREE_BYTES + MOST_RATIO * layer.size), self._until)
-        tar = tarfile.open(fileobj=reader, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # it would keep them all
-            path = "/".join(part for part in member.name.split("/") if part not in {"", "."})
-            path = f"/{path}" if member.name.startswith("/") else path
-            if len(self.files) > MOST_ENTRIES:
-                raise Refused(f"{self._what}: it has over {MOST_ENTRIES} files", hint=_WRONG)
-            if member.size < 0:
-                raise tarfile.ReadError("a size is negative")
-            if member.isdir():
-                continue
-            if member.issparse() or not member.isreg():
-                self.files.append(RemoteFile(path, None, defect="is not a regular file"))
-                continue
-            data, hasher, offset = tar.extractfile(member), hashlib.sha256(), self._file.tell()
-            while data is not None and (piece := data.read(PIECE)):
-                hasher.update(piece)
-                self._file.write(piece)
-            locator = f"{self._digest}+{offset}"
-            self.files.append(RemoteFile(path, member.size, hasher.hexdigest(), locator=locator))
-        self._left -= stream.tell()
-
-
-class _Reader:
-    """A tar as tarfile reads it: at most ``most`` bytes, until a time."""
-
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile, most: int, until: float) -> None:
-        self._stream, self._most, self._until = stream, most, until
-        self.tell = stream.tell
-
-    def seek(self, position: int) -> None:
-        """In pieces: what is skipped is decompressed, too."""
-        if position > self._most:
-            raise tarfile.ReadError("it has too many bytes")
-        at = self.tell()
-        for place in range(at if at <= position else 0, position, PIECE):
-            _check_time(self._until)
-            self._stream.seek(place)
-        self._stream.seek(position)
-
-    def read(self, size: int) -> bytes:
-        """As a file: tarfile reads names and attributes whole, whatever their size."""
-        _check_time(self._until)
-        if size > PIECE or self.tell() + size > self._most:
-            raise tarfile.ReadError("it has too many bytes, or a name that is too long")
-        return self._stream.read(size)
-
-
-def _check_time(until: float) -> None:
-    if time.monotonic() > until:
-        raise TimeoutError

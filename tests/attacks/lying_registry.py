@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.reference import parse
+from lora_cli.core.request import Selection
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.sources.oci import OciSource
@@ -69,7 +70,7 @@ class Liar:
 def error_of(liar: Liar, settings: Settings, tag: str = ":v1") -> LoraCliError:
     ref = parse(f"oci://{liar.place}/acme/sql{tag}", is_path=lambda _: False)
     with pytest.raises(LoraCliError) as caught:
-        bring(ref, OciSource(settings), Store(settings.cache_dir), settings)
+        bring(ref, OciSource(settings), Store(settings.cache_dir), settings, selection=Selection(include=("*",)))
     assert not list((settings.cache_dir / "snapshots").rglob("*.safetensors"))
     assert caught.value.exit_code != 70
     return caught.value

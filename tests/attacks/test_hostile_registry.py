@@ -1,28 +1,24 @@
 """Artifacts that somebody else pushed or named: wrong bytes, too much of them, ways out, and where secrets go."""
 
 import gzip
-import io
-import json
-import math
 import os
 import tarfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lora_cli.core.reference import parse
 from lora_cli.settings import Settings
-from lora_cli.sources.oci import OciSource, _Reader
+from lora_cli.sources.oci import OciSource
 from lora_cli.store import Store
 from tests.answering import Asked, Reply, answering
 from tests.attacks.lying_registry import FILES, NOWHERE, TAR, Liar, code
 from tests.bringing import bring
-from tests.oci_server import OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
+from tests.oci_server import BASIC, OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
 
 
 def test_the_liar_can_be_honest(liar: Liar, settings: Settings) -> None:
@@ -55,7 +51,7 @@ def test_a_layer_that_is_another_than_its_digest_is_corrupt(liar: Liar, settings
     ("body", "expected"),
     [
         (b"{" + b" " * (5 << 20) + b"}", 1),
-        (b"<html>log in</html>", 4),
+        (b"<html>log in</html>", 1),
         (b"{}", 1),
     ],
 )
@@ -70,7 +66,7 @@ MALFORMED: Sequence[Mapping[str, Any]] = (
     {"layers": [1]},
     {"layers": [{**BLOB, "size": -1}]},
     {"layers": [{**BLOB, "digest": f"{digest_of(b'')}/../../secret"}]},
-    {"layers": [BLOB], "mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws"},
+    {"fsLayers": [BLOB], "mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws"},
 )
 
 
@@ -88,7 +84,7 @@ def test_hundreds_of_layers_are_refused(liar: Liar, settings: Settings) -> None:
     assert not [path for path, _ in liar.asked if "/blobs/" in path]
 
 
-PATHS = ("../evil", "a/../../evil", "/etc/evil", "a\\..\\evil", "a\nb", "adapter_config.json/x", "a" * 2000)
+PATHS = ("../evil", "a/../../evil", "/etc/evil", "a\nb", "adapter_config.json/x", "a" * 2000)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -117,15 +113,14 @@ REALMS = {"https://169.254.169.254/token": 1, f"{NOWHERE}/token": 3, "file:///et
 
 @pytest.mark.parametrize("realm", REALMS)
 def test_a_token_is_not_asked_for_anywhere(liar: Liar, settings: Settings, realm: str) -> None:
-    log_in(Path(os.environ["DOCKER_CONFIG"]), liar.place)
+    log_in(liar.place)
     challenge = {"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'}
     liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", challenge
     assert code(liar, settings) == REALMS[realm]
 
 
 def test_secrets_go_to_the_registry_and_its_token_service_only(liar: Liar, settings: Settings) -> None:
-    log_in(Path(os.environ["DOCKER_CONFIG"]), liar.place)
-    secret = json.loads((Path(os.environ["DOCKER_CONFIG"]) / "config.json").read_text())["auths"][liar.place]["auth"]
+    log_in(liar.place)
     storage = Liar()
     with answering(storage.reply) as elsewhere:
         liar.plain()
@@ -135,7 +130,7 @@ def test_secrets_go_to_the_registry_and_its_token_service_only(liar: Liar, setti
             liar.answers[path] = 307, b"", {"Location": elsewhere + path}
         for challenge, sent in (
             (f'Bearer realm="http://{liar.place}/token",service="x",scope="a"', ""),
-            ('Basic realm="y"', f"Basic {secret}"),
+            ('Basic realm="y"', f"Basic {BASIC}"),
         ):
             liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", {"WWW-Authenticate": challenge}
             liar.answers["/token?service=x&scope=a"] = 200, b'{"token": "a-bearer-token"}', {}
@@ -144,7 +139,7 @@ def test_secrets_go_to_the_registry_and_its_token_service_only(liar: Liar, setti
             path = "/v2/acme/sql/manifests/v1"
             expected = [(path, ""), (path, sent or "Bearer a-bearer-token")]
             if not sent:
-                expected.insert(1, ("/token?service=x&scope=a", f"Basic {secret}"))
+                expected.insert(1, ("/token?service=x&scope=a", f"Basic {BASIC}"))
             assert liar.asked == expected
         liar.answers["/v2/acme/sql/manifests/v1"] = manifest
         assert code(liar, settings) == 3
@@ -166,7 +161,6 @@ ODD = {
     "no gzip": (GZIP, tar_of(FILES)),
     "cut gzip": (GZIP, tar_of(FILES, "gzip")[:5000]),
     "no tar in gzip": (GZIP, gzip.compress(b"no tar" * 1000)),
-    "one path twice": (TAR, tar_of(FILES, members=[tarfile.TarInfo("adapter_config.json")])),
     "weights that are a link": (TAR, _member(tarfile.SYMTYPE, name="adapter_model.safetensors") + bytes(1024)),
     "weights that are a hard link": (TAR, _member(tarfile.LNKTYPE, name="adapter_model.safetensors") + bytes(1024)),
     "weights that are a FIFO": (TAR, _member(tarfile.FIFOTYPE, name="adapter_model.safetensors") + bytes(1024)),
@@ -177,7 +171,6 @@ ODD = {
     "a negative size": (TAR, _member(tarfile.REGTYPE, -512) + bytes(1024)),
     "attributes in attributes": (TAR, _member(tarfile.XHDTYPE, 0) * 5000 + tar_of(FILES)),
     "members without end": (TAR, tar_of({f"{number}": b"" for number in range(10_001)})),
-    "a bomb": (GZIP, tar_of({**FILES, "zeros": bytes(90 << 20)}, "gzip")),
 }
 
 
@@ -198,17 +191,6 @@ def test_a_tar_has_the_bytes_and_the_time_of_an_adapter(liar: Liar, settings: Se
     liar.manifest({"layers": [{**liar.layer(tar_of(FILES), TAR), "size": 1 << 40}]})
     assert code(liar, settings) == 1
     assert not [path for path, _ in liar.asked if "/blobs/" in path]
-
-
-def test_what_is_skipped_in_a_tar_takes_its_time() -> None:
-    skipping = _Reader(gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(bytes(1 << 20)))), 1 << 30, math.inf)
-    for place in (900_000, 5, 2 << 20):
-        skipping.seek(place)
-        assert skipping.tell() == min(place, 1 << 20)
-    with pytest.raises(tarfile.ReadError):
-        skipping.seek((1 << 30) + 1)
-    with pytest.raises(TimeoutError):
-        _Reader(io.BytesIO(), 1 << 30, 0).seek(1)
 
 
 def test_a_registry_that_is_slow_holds_up_no_other(liar: Liar, settings: Settings) -> None:
