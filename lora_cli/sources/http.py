@@ -150,13 +150,14 @@ def get_bytes(
             raise NoRanges(f"{what}: {host(url)} only sends whole files")
         if piece.size is not None and size.isdecimal() and size != str(piece.size):
             raise Corrupt(f"{what}: it has {size} bytes now, but {piece.size} were listed", hint=AGAIN)
+        # Of a whole file that was sent instead of a range, what follows is not waited for.
+        stop = piece.stop if response.status == 200 else None
         for chunk in response.chunks():
-            kept = chunk[max(0, piece.start - at) : piece.stop and piece.stop - at]
+            kept = chunk[max(0, piece.start - at) : stop and stop - at]
             at += len(chunk)
             if kept:
                 yield kept
-            # Of a whole file that was sent instead of a range, what follows is not waited for.
-            if response.status == 200 and piece.stop is not None and at >= piece.stop:
+            if stop is not None and at >= stop:
                 return
 
 

@@ -151,6 +151,7 @@ CHUNKED = OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
         (RANGE + b"3-7/100\r\n\r\n01234", Corrupt, "sent others"),
         (RANGE + b"2-6/99\r\n\r\n01234", Corrupt, "99 bytes now, but 100"),
         (b"HTTP/1.1 206 .\r\nContent-Length: 5\r\n\r\n01234", Corrupt, "sent others"),
+        (RANGE.replace(b"5", b"9") + b"2-6/100\r\n\r\n012345678", Corrupt, "more bytes than requested"),
         (OK_HEAD + b"Content-Length: 7\r\n\r\n0123456", Corrupt, "7 bytes now"),
         (b"HTTP/1.1 204 .\r\n\r\n", Unreachable, "answered 204"),
         (OK_HEAD + b"Content-Encoding: gzip\r\nContent-Length: 100\r\n\r\n0", Unreachable, "compressed"),
