@@ -36,7 +36,6 @@ class Site:
     statuses: dict[str, int] = field(default_factory=dict)
     redirect: Callable[[str], str | None] = lambda _: None
     token: str = ""
-    types: dict[str, str] = field(default_factory=dict)
     more: Callable[[bytes], Mapping[str, str]] = lambda _: {}
     before: Callable[[str], None] = lambda _: None
     cuts: list[int] = field(default_factory=list)
@@ -107,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._file(site, path, site.files[path])
 
     def _file(self, site: Site, path: str, content: bytes) -> None:
-        headers = {"Content-Type": site.types.get(path, "application/octet-stream"), **site.more(content)}
+        headers = {"Content-Type": "application/octet-stream", **site.more(content)}
         etag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
         if site.etag:
             headers["ETag"] = etag if site.etag == "strong" else f"W/{etag}"

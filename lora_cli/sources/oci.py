@@ -255,8 +255,7 @@ class _Repository:
         # The path of a mirror is a prefix of each repository.
         parts = urlsplit(f"{endpoint.rstrip('/')}/{_place(ref).partition('/')[2]}")
         self._name, self._url = parts.path[1:], f"{parts.scheme}://{parts.netloc}/v2{parts.path}"
-        private, named = allows_private(settings), rule is None or rule.endpoint_url is None
-        self._http = Http(endpoint, settings.timeout_s, private=private, named=named)
+        self._http = Http(endpoint, settings.timeout_s, private=allows_private(settings))
         self._rule, self._lock = rule, threading.Lock()
 
     def manifest(self, ref: AdapterRef, digest: str = "") -> _Manifest:

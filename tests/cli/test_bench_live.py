@@ -19,7 +19,7 @@ from tests.cli.test_bench_results import valid
 from tests.cli.test_bench_simulate import explained
 from tests.endpoint.engine import Engine
 from tests.faulty_proxy import FaultyProxy
-from tests.sources.certificates import localhost_certificate
+from tests.sources.raw_servers import CERTIFICATE
 
 pytestmark = pytest.mark.slow
 
@@ -50,11 +50,10 @@ def measured(capsys: pytest.CaptureFixture[str], argv: list[str], code: int = 0)
 
 
 def test_a_server_behind_tls_is_measured_with_the_certificates_of_the_environment(
-    server: NullServer, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: NullServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    authority, chain = localhost_certificate(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-    with FaultyProxy(server.url, certificate=chain, raw=True) as outside:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    with FaultyProxy(server.url, certificate=CERTIFICATE, raw=True) as outside:
         found = measured(capsys, ["serve-bench", "--url", outside.url, *SHORT])
     assert (found["completed"], found["failed"]) == (40, 0)
 

@@ -24,7 +24,7 @@ from tests.endpoint.sets import NAMES, QUERIES, Warm, actions, write_set
 from tests.faulty_proxy import FaultyProxy
 from tests.making import write_adapter
 from tests.serving.running import Running
-from tests.sources.certificates import localhost_certificate
+from tests.sources.raw_servers import CERTIFICATE
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
@@ -452,15 +452,14 @@ def _until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_server_behind_tls_is_trusted_by_the_systems_certificates_alone(
-    folder: Path, warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    authority, chain = localhost_certificate(tmp_path)
-    with Engine() as engine, FaultyProxy(engine.url, certificate=chain, raw=True) as outside:
+    with Engine() as engine, FaultyProxy(engine.url, certificate=CERTIFICATE, raw=True) as outside:
         engine.url = outside.url
         code, document = warm(engine, "--wait", "1s")
         assert (code, document["servers"][0]["adapters"]) == (7, [])
         assert "CERTIFICATE_VERIFY_FAILED" in document["servers"][0]["error"]["message"]
-        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
         code, document = warm(engine, "--wait", "10s")
         assert (code, actions(document)) == (0, {"sql": "loaded", "chat": "loaded"}), json.dumps(document)
 

@@ -181,10 +181,10 @@ def test_a_listing_that_never_ends_is_left(place: Place) -> None:
 
 
 @at(*CLIENTS)
-def test_a_body_that_trickles_is_given_up(place: Place) -> None:
+def test_a_body_that_trickles_ends_with_the_time_of_its_adapter(place: Place) -> None:
     place.proxy.fault(place.weights, drip_s=0.05, times=-1)
     began = time.monotonic()
-    assert place.code(timeout_s=0.6, retries=0) == 4
+    assert place.code(timeout_s=0.6, retries=0, adapter_timeout_s=2) == 4
     assert time.monotonic() - began < 10
     place.recovers()
 

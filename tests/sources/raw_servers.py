@@ -1,63 +1,67 @@
-"""Servers of a few lines, which answer each connection as a test says, and the client's question."""
+"""Servers of a few lines, which answer each connection as a test says, and what a Hub's client makes of them."""
 
 import gc
+import json
 import os
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from typing import Any
 
-import pytest
-
-from lora_cli.sources import transport
-from lora_cli.sources.http import Http, get_json
-from lora_cli.sources.retries import Retries
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.settings import Settings
+from lora_cli.sources import Source, transport
+from lora_cli.sources.registry import open_source
 
 CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
-OK = b"HTTP/1.1 200 .\r\nContent-Length: 2\r\n\r\n{}"
+ACME = AdapterRef("hf", "acme/sql")
+LISTING = json.dumps({"sha": "0" * 40, "siblings": [{"rfilename": "adapter_config.json", "size": 2}]})
+OK = f"HTTP/1.1 200 .\r\nContent-Length: {len(LISTING)}\r\n\r\n{LISTING}".encode()
+
+
+def at(endpoint: str, **settings: Any) -> Source:
+    """The Hub's source, at another endpoint."""
+    options = {"timeout_s": 5, "retries": 0, **settings}
+    return open_source("hf", Settings(Path("/nowhere"), hub_endpoint=endpoint, **options))
+
+
+def ask(endpoint: str) -> list[str]:
+    """What is listed there."""
+    return [file.path for file in at(endpoint).resolve(ACME).files]
+
+
+def read(endpoint: str, start: int, stop: int | None, size: int, **settings: Any) -> bytes:
+    """These bytes of a file that was listed with ``size``."""
+    file = RemoteFile("adapter_model.safetensors", size)
+    return b"".join(at(endpoint, **settings).read(Revision(ACME, "0" * 40, (file,)), file, start, stop))
 
 
 @contextmanager
 def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
     """``host:port`` of a server that gives each connection to ``serve``, in a thread of its own."""
-    threads: list[threading.Thread] = []
 
-    def one(connection: socket.socket) -> None:
-        with connection:
-            try:
-                serve(connection)
-            except OSError:
-                return
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                serve(self.request)
 
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threads.append(threading.Thread(target=one, args=(connection,)))
-            threads[-1].start()
-
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        thread = threading.Thread(target=accept)
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever, args=(0.02,))
         thread.start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        close_idle()
-        for thread in threads:
+        try:
+            yield f"127.0.0.1:{listener.server_address[1]}"
+        finally:
+            listener.shutdown()
             thread.join()
-
-
-def close_idle() -> None:
-    """Closes the connections of this process that wait for their next request."""
-    pools = transport.manager(None, os.getpid()).pools
-    for key in pools.keys():  # noqa: SIM118 - it is no mapping that could be iterated
-        pools[key].close()
-    transport.manager.cache_clear()
-    gc.collect()
+            # Closes the connections of this process that wait for their next request: the handlers wait for these.
+            transport.manager("", os.getpid()).clear()
+            transport.manager.cache_clear()
+            gc.collect()
 
 
 def head(connection: socket.socket) -> str:
@@ -70,49 +74,27 @@ def head(connection: socket.socket) -> str:
     return data.decode()
 
 
-def serve_tls(connection: socket.socket) -> None:
+def serve_tls(connection: socket.socket, then: Callable[[socket.socket], None] | None = None) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     with context.wrap_socket(connection, server_side=True) as stream:
-        stream.recv(65536)
-        stream.sendall(OK)
-
-
-def ask(endpoint: str, token: str = "") -> object:
-    return Retries(0).call("info", lambda: get_json(Http(endpoint, 5, token=token), endpoint, "info")[0])
+        if then is not None:
+            then(stream)
+        elif head(stream):
+            stream.sendall(OK)
 
 
 @contextmanager
 def raw_server(*answers: bytes) -> Iterator[str]:
     """A server that sends these bytes, one answer a connection, the last one again and again."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+    left = list(answers)
 
-        def serve() -> None:
-            for number in range(100):
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(answers[min(number, len(answers) - 1)])
+    def serve(connection: socket.socket) -> None:
+        head(connection)
+        connection.sendall(left.pop(0) if len(left) > 1 else left[0])
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing of this machine's ways to the network, and none that an earlier test found."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("SSL_CERT")]:
-        monkeypatch.delenv(name)
-    forget_environment()
-    yield
-    forget_environment()
+    with server(serve) as address:
+        yield f"http://{address}"
 
 
 def forget_environment() -> None:

@@ -1,36 +1,46 @@
-"""The transport: which connections are used again, and which certificates are trusted."""
+"""The transport: which connections are used again, which certificates are trusted, and the way through proxies."""
 
 import os
 import socket
-import struct
 import subprocess
 import threading
-import time
+from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_cli.errors import Unreachable, UsageError
-from lora_cli.sources.http import Http, Piece
+from lora_cli.errors import LoraCliError, Unreachable
 from tests.hub_server import Hub
-from tests.sources.http_client import resumed
 from tests.sources.raw_servers import (
+    ACME,
     CERTIFICATE,
     OK,
     ask,
     forget_environment,
-    fresh_environment,
     head,
     serve_tls,
     server,
 )
 
+LISTED = ["adapter_config.json"]
+
 
 @pytest.fixture(autouse=True)
 def _a_fresh_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    yield from fresh_environment(monkeypatch)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("SSL_CERT")]:
+        monkeypatch.delenv(name)
+    forget_environment()
+    yield
+    forget_environment()
+
+
+def answer_all(connection: socket.socket) -> None:
+    while head(connection):
+        connection.sendall(OK)
 
 
 def test_a_certificate_is_trusted_by_name_by_folder_or_not_at_all(
@@ -40,18 +50,17 @@ def test_a_certificate_is_trusted_by_name_by_folder_or_not_at_all(
     name = subprocess.run(hashed, capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / f"{name}.0").write_bytes(CERTIFICATE.read_bytes())
     with server(serve_tls) as origin:
-        with pytest.raises(Unreachable, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
-            ask(f"https://{origin}")
-        assert "SSL_CERT_FILE" in caught.value.hint
         for variable, value in (("SSL_CERT_FILE", CERTIFICATE), ("SSL_CERT_DIR", tmp_path)):
             with monkeypatch.context() as patch:
                 patch.setenv(variable, str(value))
                 forget_environment()
-                assert ask(f"https://{origin}") == {}
-        monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/secret.pem")
-        forget_environment()
-        with pytest.raises(UsageError, match="the certificates in the environment cannot be used"):
-            ask(f"https://{origin}")
+                assert ask(f"https://{origin}") == LISTED
+        for nothing in ("", "/nowhere/ca.pem"):
+            monkeypatch.setenv("SSL_CERT_FILE", nothing)
+            forget_environment()
+            with pytest.raises(Unreachable, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
+                ask(f"https://{origin}")
+            assert "SSL_CERT_FILE" in caught.value.hint
 
 
 def test_a_connection_that_the_server_closed_meanwhile_is_not_an_error() -> None:
@@ -65,7 +74,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_an_error() -> None
 
     with server(serve) as address:
         for _ in range(3):
-            assert ask(f"http://{address}") == {}
+            assert ask(f"http://{address}") == LISTED
             assert answered.acquire(timeout=5)
 
 
@@ -77,17 +86,12 @@ def test_an_address_that_cannot_be_reached_is_not_tried_at_each_request(monkeypa
         return [found for address in addresses for found in real(address, port, *more, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", two)
-
-    def serve(connection: socket.socket) -> None:
-        while head(connection):
-            connection.sendall(OK)
-
-    with server(serve) as address:
+    with server(answer_all) as address:
         port = int(address.rpartition(":")[2])
-        assert ask(f"http://two.example:{port}") == {}
+        assert ask(f"http://two.example:{port}") == LISTED
         with socket.create_server(("127.0.0.2", port)) as other:
             other.settimeout(0.1)
-            assert ask(f"http://two.example:{port}") == {}
+            assert ask(f"http://two.example:{port}") == LISTED
             with pytest.raises(TimeoutError):
                 other.accept()
 
@@ -103,60 +107,101 @@ def test_a_redirect_that_has_a_text_costs_no_connection_and_may_have_letters_tha
             connection.sendall(OK if len(asked) > 1 else moved.encode("latin-1"))
 
     with server(serve) as address:
-        assert ask(f"http://{address}/here") == {}
+        assert ask(f"http://{address}/here") == LISTED
         assert len(connections) == 1
     assert asked[1] == "/gr%C3%B6%C3%9Fer?a=%20b"
 
 
-@pytest.mark.parametrize("more", [0, 100_000])
-def test_what_comes_after_an_answer_is_never_taken_for_the_next_one(more: int) -> None:
-    smuggled = b"HTTP/1.1 200 .\r\nContent-Length: 7\r\n\r\n[1,2,3]"
-
-    def serve(connection: socket.socket) -> None:
-        while head(connection):
-            connection.sendall(OK + smuggled + more * b"x" + smuggled)
-
-    with server(serve) as address:
-        for _ in range(3):
-            assert ask(f"http://{address}") == {}
-
-
-@pytest.mark.parametrize("reset", [False, True])
-def test_what_came_before_a_connection_broke_is_kept(reset: bool) -> None:
-    """However often it breaks: each try goes on where the one before it ended."""
-    weights = bytes(range(256)) * 40
-
-    def serve(connection: socket.socket) -> None:
-        start = int(head(connection).partition("bytes=")[2].partition("-")[0] or 0)
-        left = len(weights) - start
-        placed = f"Content-Range: bytes {start}-{len(weights) - 1}/{len(weights)}"
-        told = f"HTTP/1.1 206 .\r\nContent-Length: {left}\r\n{placed}\r\n\r\n"
-        connection.sendall(told.encode() + weights[start : start + 100])
-        time.sleep(0.05)
-        connection.sendall(weights[start + 100 : start + 3000])
-        time.sleep(0.05)
-        if reset:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    with server(serve) as address:
-        url = f"http://{address}/x"
-        read = resumed(Http(url, 5), url, Piece(0, len(weights), len(weights)))
-        assert b"".join(read) == weights
-
-
-@pytest.mark.parametrize("token", ["one\r\nX: two", "one\ntwo"])
-def test_a_header_never_ends_early(token: str) -> None:
-    with server(serve_tls) as address, pytest.raises(Unreachable, match="communication with"):
-        ask(f"http://{address}", token)
-
-
 def test_a_child_does_not_speak_on_its_parents_connections(hub: Hub) -> None:
-    hub.add("acme/sql-lora", {"adapter_config.json": "{}"})
-    url = f"{hub.endpoint}/api/models/acme/sql-lora/revision/main"
-    assert ask(url)
+    hub.add(ACME.location, dict.fromkeys(LISTED, "{}"))
+    assert ask(hub.endpoint) == LISTED
     child = os.fork()
     if child == 0:
-        os._exit(0 if ask(url) else 1)
+        os._exit(0 if ask(hub.endpoint) == LISTED else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert ask(url)
+    assert ask(hub.endpoint) == LISTED
     assert hub.connections == 2
+
+
+class Proxy:
+    """A forward proxy that writes down what it is asked, and lets only those in who say ``password``."""
+
+    def __init__(self, password: str = "") -> None:
+        self.asked: list[str] = []
+        self.password = password
+
+    def __call__(self, client: socket.socket) -> None:
+        request = head(client)
+        self.asked.append(request)
+        if self.password and b64encode(self.password.encode()).decode() not in request:
+            client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        elif request.startswith("CONNECT "):
+            host, _, port = request.split()[1].partition(":")
+            with socket.create_connection((host, int(port))) as origin:
+                client.sendall(b"HTTP/1.1 200 .\r\n\r\n")
+                back = threading.Thread(target=_copy, args=(origin, client))
+                back.start()
+                _copy(client, origin)
+                back.join()
+        else:
+            client.sendall(OK)
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize(
+    ("name", "user"),
+    [("http_proxy", "me:p@ss"), ("HTTP_PROXY", "me:p@ss"), ("ALL_PROXY", "me:p@ss"), ("HTTP_PROXY", "")],
+)
+def test_a_proxy_of_the_environment_is_asked_with_its_own_password(
+    name: str, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = Proxy(user)
+    with server(proxy) as address:
+        monkeypatch.setenv(name, f"http://me:p%40ss@{address}" if user else address)
+        assert ask("http://hub.invalid:81/a") == LISTED
+    line, host = proxy.asked[0].split("\r\n")[:2]
+    assert line.startswith("GET http://hub.invalid:81/a/api/models/acme/sql/")
+    assert host == "Host: hub.invalid:81"
+    assert ("proxy-authorization" in proxy.asked[0].lower()) == bool(user)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_through_a_tunnel_the_proxy_sees_nothing_but_the_host(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One over TLS is told its password and the way in TLS alone."""
+    proxy = Proxy("me:secret")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with server(serve_tls) as origin, server(proxy if scheme == "http" else partial(serve_tls, then=proxy)) as address:
+        monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:secret@{address}")
+        with pytest.raises(Unreachable, match="certificate of"):
+            ask(f"https://{origin}")
+        assert len(proxy.asked) == (1 if scheme == "http" else 0)
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        forget_environment()
+        assert ask(f"https://{origin}") == LISTED
+    assert proxy.asked[-1].startswith(f"CONNECT {origin} HTTP/1.")
+    assert "proxy-authorization: basic" in proxy.asked[-1].lower()
+    assert not any("hf_secret" in asked or "/api" in asked for asked in proxy.asked)
+
+
+@pytest.mark.parametrize("proxy", ["http://me:secret@{}", "socks5://me:secret@{}", "http://me:secret@127.0.0.1:x"])
+def test_a_proxy_that_cannot_be_used_is_named_without_its_password(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server(Proxy("other")) as address:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.format(address))
+        with pytest.raises(LoraCliError, match=r"hub\.invalid") as caught:
+            ask("https://hub.invalid")
+    assert "HTTPS_PROXY" in caught.value.hint
+    assert "secret" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("names", ["*", "127.0.0.1", "example.org, 127.0.0.1"])
+def test_no_proxy_goes_straight(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", names)
+    with server(answer_all) as address:
+        assert ask(f"http://{address}") == LISTED
