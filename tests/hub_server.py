@@ -49,14 +49,14 @@ class Hub:
     ``small_files_by_redirect`` sends small files the long way.
     """
 
-    def __init__(self, root: Path | None = None, *, port: int = 0, cdn_port: int = 0, page_size: int = 1000) -> None:
+    def __init__(self, root: Path | None = None, *, port: int = 0, cdn_port: int = 0) -> None:
         self.repos: dict[str, Repo] = {}
         self.renamed: dict[str, tuple[str, int]] = {}
         self.tokens: dict[str, frozenset[str]] = {}
         self.blobs: dict[str, Entry] = {}
         self.faults: list[Fault] = []
         self.requests: list[Logged] = []
-        self.page_size = page_size
+        self.page_size = 1000
         self.small_files_by_redirect = False
         self.bare = False
         self.xet: dict[str, str] = {}
@@ -272,13 +272,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--cdn-port", type=int, default=0)
     parser.add_argument("--cdn-url", help="where the second origin is reached, if a proxy stands before it")
-    parser.add_argument("--page-size", type=int, default=1000)
     options = parser.parse_args()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     parent = os.getppid()
-    with Hub(options.root, port=options.port, cdn_port=options.cdn_port, page_size=options.page_size) as hub:
+    with Hub(options.root, port=options.port, cdn_port=options.cdn_port) as hub:
         hub.cdn = options.cdn_url or hub.cdn
         print(json.dumps({"endpoint": hub.endpoint, "cdn": hub.cdn, "repos": sorted(hub.repos)}), flush=True)
         while not stop.wait(0.5) and os.getppid() == parent:

@@ -26,8 +26,13 @@ def secret_in(name: str, key: str, rule: "SourceRule", environ: Mapping[str, str
     if not secret:
         hint = f"set it, or remove {key} from the rule for {rule.match} in the settings file"
         raise UsageError(f"the variable {name} is not set, which the settings name for a token", hint=hint)
-    # The value is not repeated, and never reaches a library that would repeat it in its own error.
-    if not re.fullmatch(r"[!-~]{1,4000}", secret):
-        raise UsageError(f"the value in {name} is not a valid token", hint="a token is printable ASCII without spaces")
-    remember(secret)
-    return secret
+    return checked_token(secret, name)
+
+
+def checked_token(token: str, found_in: str) -> str:
+    """``token``, which no message will repeat from now on; ``UsageError`` if it cannot be one."""
+    if not re.fullmatch(r"[!-~]{1,4000}", token):
+        hint = "a token is printable ASCII without spaces"
+        raise UsageError(f"the value in {found_in} is not a valid token", hint=hint)
+    remember(token)
+    return token

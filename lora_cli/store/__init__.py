@@ -49,7 +49,7 @@ class Store:
 
         A folder with other files stays untagged, since backups must not skip these. Raises ``OSError``.
         """
-        if not self.is_cache() and self._is_empty():
+        if not os.path.lexists(self.root / TAG) and self._is_empty():
             replace_file(self.root / TAG, TEXT % SIGNATURE)
 
     def check_folder(self) -> None:

@@ -5,6 +5,7 @@ can load a snapshot, which is published by one rename.
 """
 
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -52,9 +53,9 @@ def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None
     An existing blob stays; the caller removes the file then. Raises ``LostBlob`` if a path is no longer that file, and
     ``MachineError``.
     """
-    with on_disk("writing", store.blobs), ThreadPoolExecutor(16) as pool:
+    with on_disk("writing", store.blobs):
         new = [one for one in written if not has_blob(store, one[2])]
-        list(pool.map(os.fsync, [descriptor for _, descriptor, _ in new]))
+        list(_syncing(os.getpid()).map(os.fsync, [descriptor for _, descriptor, _ in new]))
         for path, descriptor, blob in new:
             if not is_named(path, descriptor):
                 raise LostBlob(str(path))
@@ -67,6 +68,12 @@ def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None
                 path.replace(target)
             except FileNotFoundError as error:
                 raise LostBlob(str(path)) from error
+
+
+@functools.cache
+def _syncing(_process: int) -> ThreadPoolExecutor:
+    """The threads of a process that sync files. A fork has none of its parent's."""
+    return ThreadPoolExecutor(16)
 
 
 def has_blob(store: Store, blob: Blob) -> bool:

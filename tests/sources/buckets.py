@@ -1,4 +1,4 @@
-"""Buckets as a source: one of SeaweedFS, and a server of a few lines that answers as S3 would."""
+"""Buckets as a source, and a server of a few lines that answers as S3 would."""
 
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler
@@ -14,9 +14,8 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply
-from tests.making import write_adapter
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 REF = AdapterRef("s3", "abc/sql")
 HEADERS = {"ETag": '"e"', "Last-Modified": "Tue, 24 Nov 2026 12:00:00 GMT"}
 CONTENT = bytes(range(256)) * 1000
@@ -25,12 +24,6 @@ LISTED = "<LastModified>2026-11-24T12:00:00Z</LastModified><ETag>e</ETag>"
 
 def at(bucket: str, key: str = "sql", scheme: Scheme = "s3") -> AdapterRef:
     return AdapterRef(scheme, f"{bucket}/{key}" if key else bucket)
-
-
-def adapter(folder: Path, key: str = "sql") -> dict[str, bytes]:
-    """The objects of an adapter."""
-    write_adapter(folder, config={"layers_to_transform": [0]})
-    return {f"{key}/{path.name}": path.read_bytes() for path in folder.iterdir()}
 
 
 def error_of(call: Callable[[], object]) -> LoraCliError:
@@ -45,18 +38,21 @@ def content(source: Source, revision: Revision, path: str, start: int = 0, stop:
     return b"".join(source.read(revision, file, start, stop))
 
 
-def listing(keys: Sequence[str], size: int = len(CONTENT), more: str = "") -> bytes:
-    entries = "".join(f"<Contents><Key>{key}</Key>{LISTED}<Size>{size}</Size></Contents>" for key in keys)
+def read(source: Source, start: int = 0, stop: int | None = None) -> bytes:
+    return content(source, source.resolve(REF), "a", start, stop)
+
+
+def listing(keys: Sequence[str], more: str = "") -> bytes:
+    entries = "".join(f"<Contents><Key>{key}</Key>{LISTED}<Size>{len(CONTENT)}</Size></Contents>" for key in keys)
     return f"<ListBucketResult>{entries}{more}</ListBucketResult>".encode()
 
 
-def refusal(status: int, code: str, rest: str = "") -> Reply:
-    return status, f"<Error><Code>{code}</Code><Message>it says</Message>{rest}</Error>".encode(), {}
-
-
-def source_at(endpoint: str, tmp_path: Path, *, retries: int = 0, timeout_s: float = 5) -> Source:
-    settings = Settings(tmp_path / "cache", timeout_s=timeout_s, retries=retries)
-    return open_source("s3", settings, SourceRule(match="s3://abc/*", endpoint_url=endpoint, anonymous=True))
+def source_at(endpoint: str, tmp_path: Path, **rule: object) -> Source:
+    settings = Settings(tmp_path / "cache", timeout_s=5, retries=0)
+    named = SourceRule.model_validate(
+        {"match": "s3://abc/*", "endpoint_url": endpoint, **(rule or {"anonymous": True})}
+    )
+    return open_source("s3", settings, named)
 
 
 def piece_of(request: BaseHTTPRequestHandler) -> Reply:
@@ -69,7 +65,3 @@ def piece_of(request: BaseHTTPRequestHandler) -> Reply:
     start, stop = (int(number) for number in asked.removeprefix("bytes=").split("-"))
     span = {"Content-Range": f"bytes {start}-{stop}/{len(CONTENT)}"}
     return 206, CONTENT[start : stop + 1], {**HEADERS, **span}
-
-
-def read(source: Source, start: int = 0, stop: int | None = None) -> bytes:
-    return content(source, source.resolve(REF), "a", start, stop)

@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import logging
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,8 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources import MOST_ENTRIES
-from lora_cli.sources.hub import HubSource
+from lora_cli.sources import Source
+from lora_cli.sources.registry import open_source
 from tests.hub_content import Content, git_blob_id
 from tests.hub_process import hub_process
 from tests.hub_server import Hub
@@ -35,7 +32,6 @@ FILES: dict[str, Content] = {
     "checkpoint-10/adapter_config.json": b"{}",
 }
 ACME = AdapterRef("hf", "acme/sql-lora")
-PINNED = replace(ACME, revision="0" * 40)
 
 
 @pytest.fixture
@@ -43,10 +39,13 @@ def commit(hub: Hub) -> str:
     return hub.add("acme/sql-lora", FILES)
 
 
-def read(source: HubSource, revision: Revision, path: str, start: int = 0, stop: int | None = None) -> bytes:
-    file = revision.file(path)
-    assert file is not None
-    return b"".join(source.read(revision, file, start, stop))
+@pytest.fixture
+def source(settings: Settings) -> Source:
+    return open_source("hf", settings)
+
+
+def read(source: Source, revision: Revision, path: str, start: int = 0, stop: int | None = None) -> bytes:
+    return b"".join(source.read(revision, next(one for one in revision.files if one.path == path), start, stop))
 
 
 def describe(*siblings: Any, sha: Any = "0" * 40) -> str:
@@ -54,31 +53,33 @@ def describe(*siblings: Any, sha: Any = "0" * 40) -> str:
     return json.dumps({"sha": sha, "siblings": siblings})
 
 
-def listed(hub: Hub, settings: Settings, body: str, ref: AdapterRef = PINNED) -> tuple[RemoteFile, ...]:
+def listed(hub: Hub, source: Source, *siblings: Any) -> tuple[RemoteFile, ...]:
     """The files of a description."""
-    hub.faults.clear()
-    hub.fault("blobs=true", status=200, body=body)
-    return HubSource(settings).resolve(ref).files
+    hub.fault("blobs=true", status=200, body=describe(*siblings))
+    return source.resolve(ACME).files
 
 
-@pytest.mark.parametrize("of", [lambda commit: None, lambda commit: commit], ids=["branch", "commit"])
-def test_a_revision_costs_one_request_and_a_file_no_head(
-    hub: Hub, settings: Settings, commit: str, of: Callable[[str], str | None]
+@pytest.mark.parametrize("asked", ["main", "commit"])
+def test_a_commit_costs_one_request_and_is_what_is_read_when_its_branch_moves(
+    hub: Hub, source: Source, commit: str, asked: str
 ) -> None:
-    source = HubSource(settings)
-    revision = source.resolve(replace(ACME, revision=of(commit)))
+    asked = commit if asked == "commit" else asked
+    revision = source.resolve(replace(ACME, revision=asked))
     assert revision.id == commit
-    asked = of(commit) or "main"
     assert [request.target for request in hub.requests] == [f"/api/models/acme/sql-lora/revision/{asked}?blobs=true"]
+    hub.add("acme/sql-lora", {"adapter_config.json": "new", "adapter_model.safetensors": "new"})
     assert read(source, revision, "adapter_config.json") == CONFIG
-    assert [request.method for request in hub.requests] == ["GET", "GET"]
+    assert read(source, revision, "adapter_model.safetensors") == WEIGHTS
+    assert [request.method for request in hub.requests] == ["GET"] * 4
+    hub.fault("GET cdn", times=2, status=416)
+    with pytest.raises(Corrupt, match="shorter than its listed size"):
+        read(source, revision, "adapter_model.safetensors", 9)
 
 
-def test_sizes_and_digests_are_those_that_the_hubs_own_client_reads(hub: Hub, settings: Settings, commit: str) -> None:
+def test_sizes_and_digests_are_those_that_the_hubs_own_client_reads(hub: Hub, source: Source, commit: str) -> None:
     with urllib.request.urlopen(f"{hub.endpoint}/api/models/acme/sql-lora/revision/main?blobs=true") as answer:
         theirs: Any = ModelInfo(**json.load(answer)).siblings  # type: ignore[no-untyped-call]
-    assert theirs is not None
-    ours = HubSource(settings).resolve(ACME).files
+    ours = source.resolve(ACME).files
     assert [file.path for file in ours] == [one.rfilename for one in theirs] == sorted(FILES)
     for file, one in zip(ours, theirs, strict=True):
         sha256 = one.lfs["sha256"] if one.lfs else None
@@ -87,145 +88,79 @@ def test_sizes_and_digests_are_those_that_the_hubs_own_client_reads(hub: Hub, se
     assert ours[0].git_sha1 == git_blob_id(CONFIG)
 
 
-LARGE = " " * ((16 << 20) + 1)
-MANY = describe(*({"rfilename": f"{n}.json", "size": 1} for n in range(MOST_ENTRIES + 1)))
+LARGE = {"match": "blobs=true", "body": " " * ((16 << 20) + 1)}
+LINK = {"Link": '<https://huggingface.co/api?recursive=true&cursor=0>; rel="next"'}
+NAMES = {"match": "/tree/", "body": "[]", "headers": LINK}
 
 
-@pytest.mark.parametrize("body", ["", LARGE, MANY], ids=["names alone", "large", "many"])
-@pytest.mark.parametrize(
-    ("subfolder", "pages", "paths"),
-    [("", 6, sorted(FILES)), ("checkpoint-1", 1, ["adapter_config.json"])],
-    ids=["all", "folder"],
-)
-def test_what_one_answer_does_not_hold_is_listed_by_folder_page_by_page(
-    hub: Hub, settings: Settings, commit: str, body: str, subfolder: str, pages: int, paths: list[str]
+@pytest.mark.parametrize("fault", [LARGE, NAMES], ids=["large", "names alone"])
+@pytest.mark.parametrize("subfolder", ["", "checkpoint-1"])
+def test_what_one_answer_does_not_hold_is_listed_by_folder_page_by_page_at_the_same_server(
+    hub: Hub, source: Source, commit: str, fault: dict[str, Any], subfolder: str
 ) -> None:
-    hub.page_size = 1
-    hub.bare = not body
-    if body:
-        hub.fault("blobs=true", status=200, body=body.replace("0" * 40, commit))
-    revision = HubSource(settings).resolve(replace(ACME, subfolder=subfolder))
+    hub.page_size, hub.bare = 1, fault is NAMES
+    hub.fault(**fault, status=200)
+    revision = source.resolve(replace(ACME, subfolder=subfolder))
     assert revision.id == commit
-    assert [file.path for file in revision.files] == paths
-    assert hub.count(f"/tree/{commit}") == pages
+    assert [file.path for file in revision.files] == (["adapter_config.json"] if subfolder else sorted(FILES))
+    assert hub.count(f"/tree/{commit}") == (1 if subfolder else 6) + hub.bare
     assert hub.bare or all(file.sha256 or file.git_sha1 for file in revision.files)
 
 
-def test_a_listing_that_never_ends_is_ended_and_leads_to_no_other_server(
-    hub: Hub, settings: Settings, commit: str
-) -> None:
-    hub.bare = True
-    link = '<https://huggingface.co/api?recursive=true&cursor=0>; rel="next"'
-    hub.fault("/tree/", status=200, headers={"Link": link}, body="[]")
-    assert len(HubSource(settings).resolve(ACME).files) == len(FILES)
-    hub.fault("/tree/", times=-1, status=200, headers={"Link": link}, body="[]")
-    with pytest.raises(Refused, match="200 pages"):
-        HubSource(settings).resolve(ACME)
-    assert hub.count("/tree/") == 202
-    hub.faults.clear()
-    body = "[" + ",".join(f'{{"type":"file","path":"{n}"}}' for n in range(MOST_ENTRIES + 1)) + "]"
-    hub.fault("/tree/", status=200, body=body)
+def test_of_many_files_a_folder_is_read_and_all_are_refused(hub: Hub, source: Source) -> None:
+    many = [{"rfilename": f"{number % 2}/{number}.json", "size": 1} for number in range(10_002)]
     with pytest.raises(Refused, match="over 10000 entries"):
-        HubSource(settings).resolve(ACME)
-
-
-def test_a_subfolder_is_listed_by_paths_relative_to_it(hub: Hub, settings: Settings, commit: str) -> None:
-    source = HubSource(settings)
-    revision = source.resolve(replace(ACME, subfolder="checkpoint-1"))
-    assert [file.path for file in revision.files] == ["adapter_config.json"]
-    assert read(source, revision, "adapter_config.json") == CONFIG
-    for bare in (False, True):
-        hub.bare = bare
-        with pytest.raises(NotFound, match="folder checkpoint-2"):
-            source.resolve(replace(ACME, subfolder="checkpoint-2"))
-
-
-def test_names_that_need_quoting_are_quoted(hub: Hub, settings: Settings) -> None:
-    name = "a folder/#1/100% ünï#code?.json"
-    commit = hub.add("acme/sql-lora", {name: CONFIG}, branch="refs/pr/1")
-    source = HubSource(settings)
-    revision = source.resolve(replace(ACME, revision="refs/pr/1"))
-    assert revision.id == commit
-    assert read(source, revision, name) == CONFIG
-    hub.bare = True
-    folder = source.resolve(replace(ACME, revision="refs/pr/1", subfolder="a folder/#1"))
-    assert read(source, folder, "100% ünï#code?.json") == CONFIG
-
-
-@pytest.mark.parametrize(
-    "path", ["a b.json", "Screenshot\u202f9.41\xa0AM.png", "é/😀\u200d🚀.txt", ".gitattributes", "..."]
-)
-def test_an_odd_but_harmless_name_is_not_refused(hub: Hub, settings: Settings, path: str) -> None:
-    assert [file.path for file in listed(hub, settings, describe({"rfilename": path, "size": 1}))] == [path]
-
-
-SHA256, SHA1 = "a" * 64, "b" * 40
-
-
-@pytest.mark.parametrize(
-    ("said", "size", "sha256", "git_sha1"),
-    [
-        ({"size": 3, "blobId": SHA1}, 3, None, SHA1),
-        ({"size": 3, "blobId": SHA1.upper()}, 3, None, None),
-        ({"size": 3, "blobId": SHA1, "lfs": {"sha256": SHA256, "size": 4}}, 4, SHA256, None),
-        ({"size": 3, "blobId": SHA1, "lfs": {"sha256": SHA256[1:]}}, 3, None, None),
-        ({"size": 3, "lfs": {"sha256": ["x"]}}, 3, None, None),
-        *(({"size": wrong}, None, None, None) for wrong in (None, -1, True, 1.5, "7", 2**63)),
-    ],
-)
-def test_sizes_and_digests_are_kept_only_in_their_own_form(
-    hub: Hub, settings: Settings, said: dict[str, Any], size: int | None, sha256: str | None, git_sha1: str | None
-) -> None:
-    (file,) = listed(hub, settings, describe({"rfilename": "a", **said}))
-    assert (file.size, file.sha256, file.git_sha1) == (size, sha256, git_sha1)
-
-
-@pytest.mark.parametrize(
-    ("place", "body", "said"),
-    [
-        *(("blobs", body, "returned no commit") for body in ("[]", "{}", describe(sha=7), describe(sha="../../x"))),
-        *(("tree", body, "no listing") for body in ("{}", "[1]", '[{"path": 7}]', '[{"type": "file"}]', "null")),
-    ],
-)
-def test_a_server_that_answers_something_else_is_not_a_hub(
-    hub: Hub, settings: Settings, commit: str, place: str, body: str, said: str
-) -> None:
-    hub.bare = True
-    hub.fault(place, status=200, body=body)
-    with pytest.raises(Unreachable, match=said):
-        HubSource(settings).resolve(ACME)
-
-
-def test_a_commit_is_never_answered_with_another(hub: Hub, settings: Settings) -> None:
-    with pytest.raises(Corrupt, match=f"returned commit {'1' * 40}"):
-        listed(hub, settings, describe(sha="1" * 40))
-
-
-def test_a_branch_that_moves_does_not_move_what_is_read(hub: Hub, settings: Settings, commit: str) -> None:
-    source = HubSource(settings)
-    revision = source.resolve(ACME)
-    hub.add("acme/sql-lora", {"adapter_config.json": "new", "adapter_model.safetensors": "new"})
-    assert read(source, revision, "adapter_config.json") == CONFIG
-    assert read(source, revision, "adapter_model.safetensors") == WEIGHTS
+        listed(hub, source, *many)
+    hub.fault("blobs=true", status=200, body=describe(*many))
+    assert len(source.resolve(replace(ACME, subfolder="1")).files) == 5_001
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["hub", "mirror"])
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_renamed_repository_is_read_and_its_new_name_is_said(
-    hub: Hub, settings: Settings, commit: str, caplog: pytest.LogCaptureFixture, status: int, bare: bool
-) -> None:
-    hub.rename("acme/sql-lora", "acme/sql", status=status)
+def test_paths_are_relative_to_the_folder_and_quoted_where_needed(hub: Hub, source: Source, bare: bool) -> None:
+    commit = hub.add("acme/sql-lora", {"a folder/#1/100% ünï#code?.json": CONFIG}, branch="refs/pr/1")
     hub.bare = bare
-    for ref in (ACME, replace(ACME, revision=commit)):
-        caplog.clear()
-        source = HubSource(settings)
-        assert read(source, source.resolve(ref), "adapter_model.safetensors") == WEIGHTS
-        assert [record.levelno for record in caplog.records if "hf://acme/sql" in record.message] == [logging.WARNING]
-        assert "was renamed to acme/sql" in caplog.text
+    revision = source.resolve(replace(ACME, revision="refs/pr/1", subfolder="a folder/#1"))
+    assert revision.id == commit
+    assert read(source, revision, "100% ünï#code?.json") == CONFIG
+    with pytest.raises(NotFound, match="there is no folder a folder/#2"):
+        source.resolve(replace(ACME, revision="refs/pr/1", subfolder="a folder/#2"))
 
 
-def test_ranges_of_one_file_ask_the_hub_once_and_share_connections(hub: Hub, settings: Settings, commit: str) -> None:
-    source = HubSource(settings)
+def test_what_is_no_digest_is_none(hub: Hub, source: Source) -> None:
+    said = {"size": 3, "blobId": "B" * 40, "lfs": {"sha256": "../" + "a" * 61}}
+    assert listed(hub, source, {"rfilename": "a b", **said}) == (RemoteFile("a b", 3),)
+
+
+@pytest.mark.parametrize(
+    ("place", "body", "kind", "said"),
+    [
+        *(("blobs", body, Unreachable, "does not respond like a Hub") for body in ("[]", "{}", "null", '"sha"')),
+        *(("blobs", describe(sha=sha), Corrupt, f"returned commit {sha}") for sha in ("1" * 40, "../../x")),
+        *(("tree", body, Unreachable, "like a Hub") for body in ('{"a": 1}', "[1]", '[{"type": "file"}]', "null")),
+    ],
+)
+def test_a_server_that_answers_something_else_is_not_a_hub(
+    hub: Hub, source: Source, commit: str, place: str, body: str, kind: type[Exception], said: str
+) -> None:
+    hub.bare = True
+    hub.fault(place, status=200, body=body)
+    with pytest.raises(kind, match=said):
+        source.resolve(replace(ACME, revision=None if ".." in body else commit))
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["hub", "mirror"])
+def test_a_renamed_repository_is_read_and_its_new_name_is_said(
+    hub: Hub, source: Source, commit: str, caplog: pytest.LogCaptureFixture, bare: bool
+) -> None:
+    hub.rename("acme/sql-lora", "acme/sql")
+    hub.bare = bare
+    revision = source.resolve(replace(ACME, revision=commit))
+    assert revision.ref.location == "acme/sql"
+    assert read(source, revision, "adapter_model.safetensors") == WEIGHTS
+    assert [one.levelname for one in caplog.records if "renamed to acme/sql; use hf://" in one.message] == ["WARNING"]
+
+
+def test_ranges_of_one_file_ask_the_hub_once_and_share_connections(hub: Hub, source: Source, commit: str) -> None:
     revision = source.resolve(ACME)
     for start in range(0, 1_000_000, 50_000):
         expected = WEIGHTS[start : start + 50_000]
@@ -240,59 +175,12 @@ def test_ranges_of_one_file_ask_the_hub_once_and_share_connections(hub: Hub, set
     assert hub.count("GET api /acme/sql-lora/resolve/.*/adapter_model") == 2
 
 
-def test_many_threads_read_through_one_source(hub: Hub, settings: Settings, commit: str) -> None:
-    source = HubSource(settings)
-    revision = source.resolve(ACME)
-
-    def piece(start: int) -> bytes:
-        return read(source, revision, "adapter_model.safetensors", start, start + 20_000)
-
-    with ThreadPoolExecutor(16) as pool:
-        assert b"".join(pool.map(piece, range(0, len(WEIGHTS), 20_000))) == WEIGHTS
-
-
-@pytest.mark.parametrize(
-    ("headers", "said"),
-    [
-        ({"X-Repo-Commit": "f" * 40}, "commit"),
-        ({"X-Linked-Etag": '"' + "0" * 64 + '"'}, "digest"),
-        ({"X-Linked-Size": "7"}, "7 bytes now"),
-    ],
-)
-def test_another_version_is_noticed_before_its_body_is_read(
-    hub: Hub, settings: Settings, commit: str, headers: dict[str, str], said: str
-) -> None:
-    source = HubSource(settings)
-    revision = source.resolve(ACME)
-    hub.fault("/resolve/", status=302, headers={**headers, "Location": f"{hub.cdn}/elsewhere"})
-    with pytest.raises(Corrupt, match=said):
-        read(source, revision, "adapter_model.safetensors")
-    assert hub.count("GET cdn") == 0
-
-
-def test_a_file_that_is_shorter_than_listed_is_corrupt(hub: Hub, settings: Settings, commit: str) -> None:
-    source = HubSource(settings)
-    revision = source.resolve(ACME)
-    hub.fault("GET cdn", times=1, status=416)
-    with pytest.raises(Corrupt, match="ends before byte 9"):
-        read(source, revision, "adapter_model.safetensors", 9)
-    hub.fault("GET cdn", status=200, body="short")
-    with pytest.raises(Corrupt, match="it has 5 bytes now, but 1280000 were listed"):
-        read(source, revision, "adapter_model.safetensors")
-
-
-def test_offline_no_socket_is_opened_and_the_cache_of_the_hubs_client_is_read(
-    hub: Hub, settings: Settings, commit: str
-) -> None:
-    revision = HubSource(settings).resolve(ACME)
-    before, offline = hub.connections, HubSource(replace(settings, offline=True))
-    with pytest.raises(Offline, match="acme/sql-lora"):
-        offline.resolve(ACME)
-    with pytest.raises(Offline, match=r"adapter_config\.json is not cached"):
-        read(offline, revision, "adapter_config.json")
-    assert hub.connections == before
+def test_offline_the_hubs_own_cache_is_read(hub: Hub, source: Source, settings: Settings, commit: str) -> None:
+    listed, offline = source.resolve(ACME), open_source("hf", replace(settings, offline=True))
     hf_hub_download("acme/sql-lora", "adapter_model.safetensors", endpoint=hub.endpoint, token=False)
     before = hub.connections
+    with pytest.raises(Offline, match=r"adapter_config\.json is not cached"):
+        read(offline, listed, "adapter_config.json")
     revision = offline.resolve(ACME)
     assert not revision.whole
     (file,) = revision.files
@@ -311,10 +199,11 @@ import sys
 from pathlib import Path
 from lora_cli.core.reference import AdapterRef
 from lora_cli.settings import Settings
-from lora_cli.sources.hub import HubSource
-source = HubSource(Settings(Path("/nowhere"), hub_endpoint=sys.argv[1]))
+from lora_cli.sources.registry import open_source
+source = open_source("hf", Settings(Path("/nowhere"), hub_endpoint=sys.argv[1]))
 assert "http.client" not in sys.modules
-assert len(source.resolve(AdapterRef("hf", "acme/sql-lora")).files) == 1
+revision = source.resolve(AdapterRef("hf", "acme/sql-lora"))
+assert b"".join(source.read(revision, revision.files[0], 0, None))
 assert "httpx2" not in sys.modules
 assert "huggingface_hub.utils" not in sys.modules
 """
