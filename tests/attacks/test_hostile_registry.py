@@ -16,7 +16,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.oci import OciSource
 from lora_cli.store import Store
 from tests.answering import Asked, Reply, answering
-from tests.attacks.lying_registry import FILES, NOWHERE, TAR, Liar, code
+from tests.attacks.lying_registry import FILES, NOWHERE, TAR, Liar, code, error_of
 from tests.bringing import bring
 from tests.oci_server import BASIC, OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
 
@@ -166,7 +166,7 @@ ODD = {
     "weights that are a FIFO": (TAR, _member(tarfile.FIFOTYPE, name="adapter_model.safetensors") + bytes(1024)),
     "a sparse file": (TAR, _member(tarfile.GNUTYPE_SPARSE) + bytes(1024)),
     "a long name": (TAR, _member(tarfile.GNUTYPE_LONGNAME, 1 << 20) + bytes(1024)),
-    "long attributes": (TAR, _member(tarfile.XHDTYPE, 1 << 33) + bytes(1024)),
+    "long attributes": (TAR, _member(tarfile.XHDTYPE, 2 << 20) + bytes(2 << 20) + tar_of(FILES)),
     "a huge file": (TAR, _member(tarfile.REGTYPE, 1 << 40) + bytes(1024)),
     "a negative size": (TAR, _member(tarfile.REGTYPE, -512) + bytes(1024)),
     "attributes in attributes": (TAR, _member(tarfile.XHDTYPE, 0) * 5000 + tar_of(FILES)),
@@ -178,7 +178,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_tar_is_refused(liar: Liar, settings: Settings, name: str) -> None:
     kind, data = ODD[name]
-    liar.tars(data, kind=kind)
+    liar.tars(tar_of(FILES, kind), data, kind=kind)
     assert code(liar, settings) == 1
 
 
@@ -187,6 +187,8 @@ def test_a_tar_has_the_bytes_and_the_time_of_an_adapter(liar: Liar, settings: Se
         liar.tars(tar_of(FILES, kind), kind=f"{TAR}+gzip" if kind else TAR)
         assert code(liar, replace(settings, max_bytes=50_000)) == 1
         assert code(liar, replace(settings, adapter_timeout_s=0.0)) == 4
+    liar.tars(tar_of({**FILES, "zeros": bytes(9 << 20)}, "gzip"), kind=GZIP)
+    assert "its layers have over" in error_of(liar, replace(settings, max_bytes=1 << 20)).message
     liar.asked.clear()
     liar.manifest({"layers": [{**liar.layer(tar_of(FILES), TAR), "size": 1 << 40}]})
     assert code(liar, settings) == 1
