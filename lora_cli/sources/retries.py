@@ -62,7 +62,7 @@ class Retries:
                 failure = Transient(f"it ended early, at byte {start} of {end}")
             except Transient as broken:
                 failure = broken
-            failures = failures + 1 if start == before else 1
+            failures = failures + 1 if start == before else 0
             self._wait(what, failure, failures)
 
     def _wait(self, what: str, failure: Transient, failures: int) -> None:

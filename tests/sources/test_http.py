@@ -156,7 +156,7 @@ CHUNKED = OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
         (b"HTTP/1.1 204 .\r\n\r\n", Unreachable, "answered 204"),
         (OK_HEAD + b"Content-Encoding: gzip\r\nContent-Length: 100\r\n\r\n0", Unreachable, "compressed"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", Unreachable, "was cut"),
-        (RANGE + b"2-6/100\r\n\r\n012", Unreachable, "was cut"),
+        (RANGE + b"2-6/100\r\n\r\n012", Corrupt, "sent others"),
         (CHUNKED + b"2\r\n01\r\n", Unreachable, "was cut"),
     ],
 )
