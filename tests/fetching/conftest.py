@@ -1,7 +1,6 @@
 """A desk to ask at, and the places that the tests of faults are run at."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,8 @@ import pytest
 from lora_cli.settings import Settings
 from lora_cli.sources import retries
 from tests.fetching.desk import Desk
-from tests.fetching.places import FILES, PLACES, Place
+from tests.fetching.places import FILES, PLACES, Place, standing
 from tests.hub_server import Hub
-from tests.sources.raw_servers import forget_environment
 
 
 @pytest.fixture
@@ -30,10 +28,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     """Each remote source, or those that a test names, with ``FILES`` there; pauses between tries are short."""
     monkeypatch.setattr(retries, "LONGEST_BACKOFF_S", 0.02)
     settings = Settings(tmp_path / "cache", timeout_s=5, retries=2, keep_free=0)
-    with contextmanager(PLACES[request.param])(request, settings) as place:
-        for name, value in place.environ.items():
-            monkeypatch.setenv(name, value)
-        forget_environment()
+    with standing(request, settings) as place:
         place.write(FILES)
         yield place
-    forget_environment()

@@ -1,53 +1,68 @@
-"""One adapter at every remote source, each a real server behind a proxy that can break what comes from it."""
+"""One adapter at every source, each remote one a real server behind a proxy that can break what comes from it."""
 
 import hashlib
 import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lora_cli.core.reference import AdapterRef, Scheme
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources
+from lora_cli.sources import Source
+from lora_cli.sources.registry import Sources, open_source
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
 from tests.bringing import bring
 from tests.faulty_proxy import Answer, FaultyProxy
 from tests.fetching.desk import CONFIG, MIB, README, WEIGHTS
-from tests.oci_server import digest_of
+from tests.oci_server import digest_of, tar_of
 from tests.sources.conftest import trust_host
+from tests.sources.raw_servers import CERTIFICATE, forget_environment
 from tests.web_server import Site, WebServer
 
 FILES = {CONFIG: b'{"peft_type": "LORA"}', WEIGHTS: os.urandom(3 * MIB), README: b"# SQL\n"}
 OTHERS = {**FILES, WEIGHTS: FILES[WEIGHTS][::-1]}
-CERTIFICATE = Path(__file__).parents[1] / "sources/tls/localhost.pem"
 
 
-@dataclass
-class Place:
-    """Where ``FILES`` are: at ``front`` they are listed, through ``proxy`` their weights come.
-
-    ``listing`` and ``weights`` match the requests for these. ``endless`` makes of a page of the listing one that
-    another follows, None where there are no pages. ``environ`` is what a process needs to find it. ``ranges`` says
-    that the server knows what a range is.
-    """
+@dataclass(kw_only=True)
+class Origin:
+    """Where ``ref`` is, and how files get there; ``environ`` and ``rule`` are what a user needs to reach it."""
 
     ref: AdapterRef
     settings: Settings
+    write: Callable[[Mapping[str, bytes]], None]
+    environ: Mapping[str, str] = field(default_factory=dict)
+    rule: SourceRule | None = None
+
+    @cached_property
+    def source(self) -> Source:
+        """The source that reads it."""
+        return open_source(self.ref.scheme, self.settings, self.rule)
+
+
+@dataclass(kw_only=True)
+class Place(Origin):
+    """Where ``FILES`` are: at ``front`` they are listed, through ``proxy`` their weights come.
+
+    ``listing`` and ``weights`` match the requests for these. ``endless`` makes of a page of the listing one that
+    another follows, None where there are no pages. ``ranges`` says that the server knows what a range is.
+    """
+
     proxy: FaultyProxy
     front: FaultyProxy
-    write: Callable[[Mapping[str, bytes]], None]
     listing: str = ""
     weights: str = ""
     endless: Callable[[Answer], Answer] | None = None
-    environ: Mapping[str, str] = field(default_factory=dict)
     ranges: bool = True
 
     @property
@@ -115,16 +130,34 @@ def check_cache(cache: Path, *, whole: bool) -> None:
     assert not any(one.problem for one in verify(Store(cache)))
 
 
+def at_file(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Origin]:
+    folder = settings.cache_dir.parent / "sql"
+    yield Origin(ref=AdapterRef("file", str(folder)), settings=settings, write=_writer(folder))
+
+
+def _writer(folder: Path) -> Callable[[Mapping[str, bytes]], None]:
+    """Writes into a folder. SFTP tells times by the second: an hour for each change is one that it can tell."""
+    hours = itertools.count(1_700_000_000, 3600)
+
+    def write(files: Mapping[str, bytes]) -> None:
+        for file, data in ((folder / path, data) for path, data in files.items()):
+            if not file.exists() or file.read_bytes() != data:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(data)
+                os.utime(file, (hour := next(hours), hour))
+
+    return write
+
+
 def at_hub(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
     hub = request.getfixturevalue("hub")
     with FaultyProxy(hub.endpoint) as front, FaultyProxy(hub.cdn) as proxy:
         hub.cdn = proxy.url
-
-        def write(files: Mapping[str, bytes]) -> None:
-            hub.add("acme/sql", dict(files))
-
-        ref, found = AdapterRef("hf", "acme/sql"), replace(settings, hub_endpoint=front.url)
-        yield Place(ref, found, proxy, front, write, "/revision/", "/lfs/", environ={"HF_ENDPOINT": front.url})
+        yield Place(
+            ref=AdapterRef("hf", "acme/sql"), settings=replace(settings, hub_endpoint=front.url),
+            write=lambda files: hub.add("acme/sql", dict(files)), environ={"HF_ENDPOINT": front.url},
+            proxy=proxy, front=front, listing="/revision/", weights="/lfs/",
+        )  # fmt: skip
 
 
 def _more_xml(answer: Answer) -> Answer:
@@ -135,25 +168,26 @@ def _more_xml(answer: Answer) -> Answer:
 
 
 def _in_bucket(
-    scheme: Scheme,
-    bucket: str,
+    ref: AdapterRef,
     settings: Settings,
     proxy: FaultyProxy,
     environ: Mapping[str, str],
     put: Callable[[str, dict[str, bytes], dict[str, str]], object],
 ) -> Iterator[Place]:
+    folder = ref.location.removesuffix("/sql")
+
     def write(files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
-            put(bucket, {f"sql/{path}": data}, {"sha256": hashlib.sha256(data).hexdigest()})
+            put(folder, {f"sql/{path}": data}, {"sha256": hashlib.sha256(data).hexdigest()})
 
-    ref, weights = AdapterRef(scheme, f"{bucket}/sql"), "GET .*adapter.{1,3}model"
     with proxy:
-        yield Place(ref, settings, proxy, proxy, write, "list-type|comp=list", weights, _more_xml, environ)
+        yield Place(
+            ref=ref, settings=settings, write=write, environ=environ, proxy=proxy, front=proxy,
+            listing="list-type|comp=list", weights="GET .*adapter.{1,3}model", endless=_more_xml,
+        )  # fmt: skip
 
 
-def at_s3(
-    request: pytest.FixtureRequest, settings: Settings, fixture: str = "seaweed_server", ranges: bool = True
-) -> Iterator[Place]:
+def at_s3(request: pytest.FixtureRequest, settings: Settings, fixture: str = "seaweed_server") -> Iterator[Place]:
     server = request.getfixturevalue(fixture)
     proxy = FaultyProxy(server.endpoint, own_host=True)
     environ = {**server.environ, "AWS_ENDPOINT_URL": proxy.url}
@@ -161,72 +195,97 @@ def at_s3(
     def put(bucket: str, objects: dict[str, bytes], metadata: dict[str, str]) -> None:
         server.put(bucket, objects, Metadata=metadata)
 
-    for place in _in_bucket("s3", server.bucket(), settings, proxy, environ, put):
-        yield replace(place, ranges=ranges)
+    yield from _in_bucket(AdapterRef("s3", f"{server.place()}/sql"), settings, proxy, environ, put)
 
 
 def at_rclone(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
     """It answers 200 to a range, with the range alone in it: neither all of the file nor what 206 would say."""
-    yield from at_s3(request, settings, "rclone_server", ranges=False)
+    for place in at_s3(request, settings, "rclone_server"):
+        yield replace(place, ranges=False)
+
+
+def at_s3fs(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
+    for place in at_s3(request, settings):
+        client = {"endpoint_url": place.proxy.url, "region_name": "us-east-1"}
+        options = {"key_env": "AWS_ACCESS_KEY_ID", "secret_env": "AWS_SECRET_ACCESS_KEY", "client_kwargs": client}
+        rule = SourceRule(match="fsspec+s3://*", storage_options=options)
+        yield replace(place, ref=AdapterRef("fsspec", str(place.ref)), rule=rule)
 
 
 def at_gs(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
     server = request.getfixturevalue("gcs_server")
     proxy = FaultyProxy(server.endpoint)
-    environ = {"STORAGE_EMULATOR_HOST": proxy.url}
-    yield from _in_bucket("gs", server.bucket(), settings, proxy, environ, server.put)
+    ref, environ = AdapterRef("gs", f"{server.bucket()}/sql"), {"STORAGE_EMULATOR_HOST": proxy.url}
+    yield from _in_bucket(ref, settings, proxy, environ, server.put)
 
 
 def at_az(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
     server = request.getfixturevalue("azure_server")
     proxy = FaultyProxy(server.endpoint.rpartition("/")[0])
     environ = {**server.environ, "AZURE_STORAGE_ENDPOINT": f"{proxy.url}/{server.account}"}
-    yield from _in_bucket("az", server.container(), settings, proxy, environ, server.put)
+    yield from _in_bucket(AdapterRef("az", f"{server.container()}/sql"), settings, proxy, environ, server.put)
 
 
-def at_https(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
+def at_https(
+    request: pytest.FixtureRequest, settings: Settings, certificate: Path | None = CERTIFICATE
+) -> Iterator[Place]:
     site = Site(more=lambda data: {"X-Checksum-Sha256": hashlib.sha256(data).hexdigest()})
+    scheme: Scheme = "https" if certificate else "http"
 
     def write(files: Mapping[str, bytes]) -> None:
         site.files.update({f"sql/{path}": data for path, data in files.items()})
 
-    listing, weights = f"{CONFIG} bytes=0-0$", f"GET .*{WEIGHTS} (?!bytes=0-0$)"
-    with WebServer(site) as server, FaultyProxy(server.place, certificate=CERTIFICATE) as proxy:
-        ref, environ = AdapterRef("https", f"{proxy.place}/sql"), {"SSL_CERT_FILE": str(CERTIFICATE)}
-        yield Place(ref, settings, proxy, proxy, write, listing, weights, environ=environ)
+    with WebServer(site) as server, FaultyProxy(server.place, certificate=certificate) as proxy:
+        yield Place(
+            ref=AdapterRef(scheme, f"{proxy.place}/sql"), settings=settings, write=write,
+            environ={"SSL_CERT_FILE": str(CERTIFICATE)}, proxy=proxy, front=proxy,
+            listing=f"{CONFIG} bytes=0-0$", weights=f"GET .*{WEIGHTS} (?!bytes=0-0$)",
+        )  # fmt: skip
+
+
+def at_http(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
+    yield from at_https(request, settings, None)
 
 
 def at_oci(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
     registry = request.getfixturevalue("docker_registry")
     name = registry.name()
-
-    def write(files: Mapping[str, bytes]) -> None:
-        registry.push(f"{name}:v1", files)
-
     weights = "|".join(digest_of(files[WEIGHTS]) for files in (FILES, OTHERS))
     with FaultyProxy(registry.place) as proxy:
-        ref = AdapterRef("oci", f"{proxy.place}/{name}:v1")
-        yield Place(ref, settings, proxy, proxy, write, "/manifests/", f"GET .*/blobs/({weights})")
+        yield Place(
+            ref=AdapterRef("oci", f"{proxy.place}/{name}:v1"), settings=settings,
+            write=lambda files: registry.push(f"{name}:v1", files), proxy=proxy, front=proxy,
+            listing="/manifests/", weights=f"GET .*/blobs/({weights})",
+        )  # fmt: skip
+
+
+def in_tars(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
+    """Each file in a layer of its own, in all the ways that a tar is compressed."""
+    registry = request.getfixturevalue("docker_registry")
+    for place in at_oci(request, settings):
+        tag = place.ref.location.partition("/")[2]
+        name = tag.partition(":")[0]
+
+        def write(files: Mapping[str, bytes], name: str = name, tag: str = tag) -> None:
+            layers = [
+                registry.layer(name, tar_of({path: data}, kind), f"application/vnd.cncf.model.weight.v1.{kind}")
+                for (path, data), kind in zip(files.items(), itertools.cycle(("tar", "tar+gzip")), strict=False)
+            ]
+            registry.manifest(tag, {"config": registry.config(name), "layers": layers})
+
+        yield replace(place, write=write)
 
 
 def at_sftp(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
     upstream, served = request.getfixturevalue("sftp_server")
-    home, hours = settings.cache_dir.parent, itertools.count(1_700_000_000, 3600)
-    folder = served / home.name / "sql"
-
-    def write(files: Mapping[str, bytes]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, data in files.items():
-            if not (folder / path).exists() or (folder / path).read_bytes() != data:
-                (folder / path).write_bytes(data)
-                # SFTP tells times by the second: an hour each time is a change that it can tell.
-                os.utime(folder / path, (hour := next(hours), hour))
-
+    home = settings.cache_dir.parent
     with FaultyProxy(upstream, raw=True) as proxy:
         trust_host((proxy.place, served), home, request.getfixturevalue("monkeypatch"))
-        ref = AdapterRef("fsspec", f"sftp://{proxy.place}/{home.name}/sql")
         # One job has one connection, which is then the one that breaks.
-        yield Place(ref, replace(settings, jobs=1), proxy, proxy, write)
+        yield Place(
+            ref=AdapterRef("fsspec", f"sftp://{proxy.place}/{home.name}/sql"), settings=replace(settings, jobs=1),
+            write=_writer(served / home.name / "sql"), proxy=proxy, front=proxy,
+        )  # fmt: skip
 
 
 PLACES: Mapping[str, Callable[[pytest.FixtureRequest, Settings], Iterator[Place]]] = {
@@ -239,8 +298,21 @@ PLACES: Mapping[str, Callable[[pytest.FixtureRequest, Settings], Iterator[Place]
     "oci": at_oci,
     "sftp": at_sftp,
 }
-"""Every remote source; the local one has no network that could break."""
+"""Every remote source."""
+ORIGINS = {**PLACES, "file": at_file, "http": at_http, "s3fs": at_s3fs, "tars": in_tars}
+"""Every source, with what differs from another one only in how it is read."""
 WEB = [name for name in PLACES if name != "sftp"]
 """Those that speak HTTP."""
 CLIENTS = [name for name in WEB if name not in {"rclone", "az", "oci"}]
 """One for each client of ours: where the fault is in how it waits, a second server of it says nothing new."""
+
+
+@contextmanager
+def standing(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Any]:
+    """The one of ``ORIGINS`` that a fixture's parameter names, as a user finds it."""
+    with contextmanager(ORIGINS[request.param])(request, settings) as origin:
+        for name, value in origin.environ.items():
+            request.getfixturevalue("monkeypatch").setenv(name, value)
+        forget_environment()
+        yield origin
+    forget_environment()
