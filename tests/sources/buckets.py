@@ -1,19 +1,16 @@
 """Buckets as a source, and a server of a few lines that answers as S3 would."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import pytest
-
 from lora_cli.core.reference import AdapterRef, Scheme
-from lora_cli.core.snapshot import Revision
 from lora_cli.documents.source_rules import SourceRule
-from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply
+from tests.sources.asking import content
 
 CONFIG = "adapter_config.json"
 REF = AdapterRef("s3", "abc/sql")
@@ -24,18 +21,6 @@ LISTED = "<LastModified>2026-11-24T12:00:00Z</LastModified><ETag>e</ETag>"
 
 def at(bucket: str, key: str = "sql", scheme: Scheme = "s3") -> AdapterRef:
     return AdapterRef(scheme, f"{bucket}/{key}" if key else bucket)
-
-
-def error_of(call: Callable[[], object]) -> LoraCliError:
-    with pytest.raises(LoraCliError) as caught:
-        call()
-    return caught.value
-
-
-def content(source: Source, revision: Revision, path: str, start: int = 0, stop: int | None = None) -> bytes:
-    file = revision.file(path)
-    assert file is not None
-    return b"".join(source.read(revision, file, start, stop))
 
 
 def read(source: Source, start: int = 0, stop: int | None = None) -> bytes:

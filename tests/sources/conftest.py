@@ -1,22 +1,13 @@
-"""A running Hub, and an environment in which nobody is logged in."""
+"""A running Hub, and the settings to ask it and all others with."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lora_cli.settings import Settings
-from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.object_servers import ADMIN
-
-
-@pytest.fixture(autouse=True)
-def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "LORA_CLI"))]:
-        monkeypatch.delenv(name)
-    set_variables(monkeypatch, HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(tmp_path / "hf-home"))
 
 
 @pytest.fixture
@@ -27,7 +18,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def settings(hub: Hub, tmp_path: Path) -> Settings:
-    return Settings(tmp_path / "cache", hub_endpoint=hub.endpoint, timeout_s=5, retries=2)
+    return Settings(tmp_path / "cache", hub_endpoint=hub.endpoint, timeout_s=5, retries=0)
 
 
 def trust_host(server: tuple[str, Path], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

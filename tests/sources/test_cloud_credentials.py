@@ -3,6 +3,7 @@
 import hashlib
 import json
 import ssl
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,9 +23,10 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of, open_source
 from tests.answering import Asked, Reply, answering
 from tests.object_servers import AZURITE_KEY, AzureServer
-from tests.sources.buckets import CONTENT, REF, at, content, error_of, listing, piece_of, read
-from tests.sources.certificates import localhost_certificate
+from tests.sources.asking import content, error_of
+from tests.sources.buckets import CONTENT, REF, at, listing, piece_of, read
 
+NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-batch")
 GOOGLE, AZURE = AdapterRef("gs", "abc/sql"), AdapterRef("az", "abc/sql")
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIASOMEBODY", "AWS_SECRET_ACCESS_KEY": "hunter2"}
 TEAM = "aws_access_key_id = AKIATEAM\naws_secret_access_key = hunter2\n"
@@ -40,11 +42,6 @@ BLOBS = (
     b"</Last-Modified><Etag>0x1</Etag><Content-Length>1</Content-Length><Content-Type>x</Content-Type></Properties>"
     b"</Blob></Blobs></EnumerationResults>"
 )
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(tmp_path / "cache", timeout_s=5, retries=0)
 
 
 @pytest.fixture
@@ -165,6 +162,20 @@ def test_a_profile_that_gives_nothing_says_why_without_what_its_process_printed(
     assert isinstance(error, kind)
     assert says in error.message + error.hint
     assert "hunter2" not in error.message + error.hint
+
+
+def localhost_certificate(folder: Path) -> tuple[Path, Path]:
+    """The authority's certificate, and the chain with key of a server that is called localhost."""
+    for name, options in (
+        ("authority", "-subj /CN=authority -addext keyUsage=critical,keyCertSign"),
+        ("localhost", "-subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=CA:FALSE"),
+    ):
+        signed = ["-CA", "authority.pem", "-CAkey", "authority.key"] if name == "localhost" else []
+        files = ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
+        subprocess.run([*NEW, *options.split(), *signed, *files], check=True, capture_output=True, cwd=folder)
+    with (folder / "localhost.pem").open("ab") as chain:
+        chain.write((folder / "localhost.key").read_bytes())
+    return folder / "authority.pem", folder / "localhost.pem"
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "ca_bundle"])

@@ -17,6 +17,7 @@ from lora_cli.sources import NoRanges
 from lora_cli.sources.registry import SOURCES
 from tests.fetching.places import ORIGINS, Origin, standing
 from tests.hub_content import git_blob_id
+from tests.sources.asking import file_of
 
 FILES = {
     "README.md": b"# SQL\n",
@@ -50,9 +51,7 @@ def files_of(origin: Origin) -> dict[str, bytes]:
 
 def weights_of(origin: Origin) -> tuple[Revision, RemoteFile]:
     revision = origin.source.resolve(origin.ref)
-    file = revision.file("adapter_model.safetensors")
-    assert file is not None
-    return revision, file
+    return revision, file_of(revision, "adapter_model.safetensors")
 
 
 def test_every_source_is_held_to_the_contract() -> None:

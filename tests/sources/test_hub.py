@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -22,6 +23,7 @@ from lora_cli.sources.registry import open_source
 from tests.hub_content import Content, git_blob_id
 from tests.hub_process import hub_process
 from tests.hub_server import Hub
+from tests.sources.asking import content
 
 WEIGHTS = bytes(range(256)) * 5000
 CONFIG = b'{"peft_type": "LORA"}'
@@ -44,10 +46,6 @@ def source(settings: Settings) -> Source:
     return open_source("hf", settings)
 
 
-def read(source: Source, revision: Revision, path: str, start: int = 0, stop: int | None = None) -> bytes:
-    return b"".join(source.read(revision, next(one for one in revision.files if one.path == path), start, stop))
-
-
 def describe(*siblings: Any, sha: Any = "0" * 40) -> str:
     """The description of a repository."""
     return json.dumps({"sha": sha, "siblings": siblings})
@@ -68,12 +66,12 @@ def test_a_commit_costs_one_request_and_is_what_is_read_when_its_branch_moves(
     assert revision.id == commit
     assert [request.target for request in hub.requests] == [f"/api/models/acme/sql-lora/revision/{asked}?blobs=true"]
     hub.add("acme/sql-lora", {"adapter_config.json": "new", "adapter_model.safetensors": "new"})
-    assert read(source, revision, "adapter_config.json") == CONFIG
-    assert read(source, revision, "adapter_model.safetensors") == WEIGHTS
+    assert content(source, revision, "adapter_config.json") == CONFIG
+    assert content(source, revision, "adapter_model.safetensors") == WEIGHTS
     assert [request.method for request in hub.requests] == ["GET"] * 4
     hub.fault("GET cdn", times=2, status=416)
     with pytest.raises(Corrupt, match="shorter than its listed size"):
-        read(source, revision, "adapter_model.safetensors", 9)
+        content(source, revision, "adapter_model.safetensors", 9)
 
 
 def test_sizes_and_digests_are_those_that_the_hubs_own_client_reads(hub: Hub, source: Source, commit: str) -> None:
@@ -121,7 +119,7 @@ def test_paths_are_relative_to_the_folder_and_quoted_where_needed(hub: Hub, sour
     hub.bare = bare
     revision = source.resolve(replace(ACME, revision="refs/pr/1", subfolder="a folder/#1"))
     assert revision.id == commit
-    assert read(source, revision, "100% ünï#code?.json") == CONFIG
+    assert content(source, revision, "100% ünï#code?.json") == CONFIG
     with pytest.raises(NotFound, match="there is no folder a folder/#2"):
         source.resolve(replace(ACME, revision="refs/pr/1", subfolder="a folder/#2"))
 
@@ -156,7 +154,7 @@ def test_a_renamed_repository_is_read_and_its_new_name_is_said(
     hub.bare = bare
     revision = source.resolve(replace(ACME, revision=commit))
     assert revision.ref.location == "acme/sql"
-    assert read(source, revision, "adapter_model.safetensors") == WEIGHTS
+    assert content(source, revision, "adapter_model.safetensors") == WEIGHTS
     assert [one.levelname for one in caplog.records if "renamed to acme/sql; use hf://" in one.message] == ["WARNING"]
 
 
@@ -164,14 +162,14 @@ def test_ranges_of_one_file_ask_the_hub_once_and_share_connections(hub: Hub, sou
     revision = source.resolve(ACME)
     for start in range(0, 1_000_000, 50_000):
         expected = WEIGHTS[start : start + 50_000]
-        assert read(source, revision, "adapter_model.safetensors", start, start + 50_000) == expected
+        assert content(source, revision, "adapter_model.safetensors", start, start + 50_000) == expected
     assert hub.count("/resolve/") == 1
     assert hub.count("GET cdn") == 20
     assert hub.connections == 2
     hub.small_files_by_redirect = True
-    assert read(source, revision, "adapter_config.json") == CONFIG
+    assert content(source, revision, "adapter_config.json") == CONFIG
     hub.expire_signatures()
-    assert read(source, revision, "adapter_model.safetensors", 10, 20) == WEIGHTS[10:20]
+    assert content(source, revision, "adapter_model.safetensors", 10, 20) == WEIGHTS[10:20]
     assert hub.count("GET api /acme/sql-lora/resolve/.*/adapter_model") == 2
 
 
@@ -180,7 +178,7 @@ def test_offline_the_hubs_own_cache_is_read(hub: Hub, source: Source, settings: 
     hf_hub_download("acme/sql-lora", "adapter_model.safetensors", endpoint=hub.endpoint, token=False)
     before = hub.connections
     with pytest.raises(Offline, match=r"adapter_config\.json is not cached"):
-        read(offline, listed, "adapter_config.json")
+        content(offline, listed, "adapter_config.json")
     revision = offline.resolve(ACME)
     assert not revision.whole
     (file,) = revision.files
@@ -189,6 +187,43 @@ def test_offline_the_hubs_own_cache_is_read(hub: Hub, source: Source, settings: 
         assert b"".join(chunks) == WEIGHTS[start:stop]
         assert all(0 < len(chunk) <= 1 << 20 for chunk in chunks)
     assert hub.connections == before
+
+
+def test_the_real_client_pages_through_the_tree_and_downloads_a_renamed_repository(hub: Hub, commit: str) -> None:
+    hub.page_size = 2
+    hub.rename("acme/sql-lora", "acme/new")
+    api = HfApi(endpoint=hub.endpoint, token=False)
+    listed: dict[str, Any] = {file.path: file for file in api.list_repo_tree("acme/sql-lora", recursive=True)}
+    assert sorted(listed) == sorted([*FILES, "checkpoint-1", "checkpoint-10"])
+    assert listed["adapter_model.safetensors"].lfs.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+    assert hub.count("/new/tree/") == 3
+    found = Path(snapshot_download("acme/sql-lora", endpoint=hub.endpoint, token=False))
+    assert found.name == commit
+    assert (found / "adapter_model.safetensors").read_bytes() == WEIGHTS
+    assert hub.count("GET cdn") == 1
+
+
+def test_the_real_client_meets_the_errors_it_knows(hub: Hub) -> None:
+    hub.add("acme/private", FILES, private=True)
+    hub.add("acme/gated", FILES, gated=True)
+    hub.token("hf_reader", "acme/private")
+
+    def get(id: str, *, token: str | bool = False, revision: str = "main") -> bytes:
+        name = "adapter_model.safetensors"
+        return Path(hf_hub_download(id, name, revision=revision, token=token, endpoint=hub.endpoint)).read_bytes()
+
+    with pytest.raises(RepositoryNotFoundError):
+        get("acme/missing")
+    with pytest.raises(RepositoryNotFoundError):
+        get("acme/private")
+    with pytest.raises(GatedRepoError):
+        get("acme/gated", token="hf_reader")
+    with pytest.raises(RevisionNotFoundError):
+        get("acme/gated", revision="nope", token=hub.token("hf_gate", "acme/gated"))
+    with pytest.raises(HfHubHTTPError, match="401"):
+        HfApi(endpoint=hub.endpoint, token="hf_wrong").model_info("acme/gated")
+    assert get("acme/private", token="hf_reader") == WEIGHTS
+    assert not any(request.authorized for request in hub.requests if request.origin == "cdn")
 
 
 def test_the_real_client_is_not_imported_and_http_only_when_a_request_is_made(tmp_path: Path) -> None:

@@ -8,23 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
+from lora_cli.settings import Settings
 from lora_cli.sources.files import files_at
-from lora_cli.sources.local import LocalSource
-from lora_cli.sources.registry import is_path
+from lora_cli.sources.registry import open_source
 from tests.making import write_adapter
+from tests.sources.asking import content, file_of
+
+LOCAL = open_source("file", Settings(Path("/nowhere")))
 
 
 def listed(folder: Path) -> Revision:
-    return LocalSource().resolve(AdapterRef("file", str(folder)))
-
-
-def content(revision: Revision, path: str) -> bytes:
-    file = revision.file(path)
-    assert file is not None
-    return b"".join(LocalSource().read(revision, file, 0, None))
+    return LOCAL.resolve(AdapterRef("file", str(folder)))
 
 
 @pytest.fixture
@@ -34,8 +32,7 @@ def adapter(tmp_path: Path) -> Path:
 
 def test_a_file_of_the_cache_may_get_and_lose_links_and_nothing_else(adapter: Path, tmp_path: Path) -> None:
     files, weights = files_at(adapter), adapter / "adapter_model.safetensors"
-    file = files.file(weights.name)
-    assert file is not None
+    file = file_of(files.revision, weights.name)
     os.link(weights, tmp_path / "link")
     assert b"".join(files.read(file)) == weights.read_bytes()
     chunks = files.read(file)
@@ -61,15 +58,13 @@ def test_a_rewrite_of_the_same_size_is_noticed_though_its_time_is_set_back(adapt
                 stream.write(data)
         os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
         with pytest.raises(Corrupt, match="changed while it was read"):
-            content(revision, "adapter_model.safetensors")
+            content(LOCAL, revision, "adapter_model.safetensors")
 
 
 def test_an_edit_while_reading_is_noticed_before_the_last_chunk_is_given(adapter: Path) -> None:
     (adapter / "big.bin").write_bytes(bytes(3_000_000))
     revision = listed(adapter)
-    file = revision.file("big.bin")
-    assert file is not None
-    chunks = LocalSource().read(revision, file, 0, None)
+    chunks = LOCAL.read(revision, file_of(revision, "big.bin"), 0, None)
     given = [next(chunks)]
     with (adapter / "big.bin").open("r+b") as stream:
         stream.seek(2_900_000)
@@ -112,10 +107,10 @@ def test_what_is_no_plain_file_is_listed_with_the_reason_and_never_opened(odd: P
         "socket": "is not a regular file",
         "sub/inside": "",
     }
-    assert content(revision, "inside") == b"real"
+    assert content(LOCAL, revision, "inside") == b"real"
     for path in ("fifo", "escaping"):
-        with pytest.raises(Corrupt, match=revision.file(path).defect):  # type: ignore[union-attr]
-            content(revision, path)
+        with pytest.raises(Corrupt, match=file_of(revision, path).defect):
+            content(LOCAL, revision, path)
 
 
 @pytest.mark.parametrize("becomes", ["nothing", "a FIFO", "a link to a secret"])
@@ -127,7 +122,7 @@ def test_what_is_no_longer_what_was_listed_is_not_read(odd: Path, becomes: str) 
     elif becomes != "nothing":
         (odd / "real").symlink_to("../secret")
     with pytest.raises(Corrupt, match="was removed" if becomes == "nothing" else "changed while it was read"):
-        content(revision, "real")
+        content(LOCAL, revision, "real")
 
 
 def test_a_snapshot_of_the_hubs_own_cache_is_read_through_its_links(tmp_path: Path) -> None:
@@ -138,7 +133,7 @@ def test_a_snapshot_of_the_hubs_own_cache_is_read_through_its_links(tmp_path: Pa
     (repository / "blobs" / "abc").write_bytes(b"{}")
     (snapshot / "adapter_config.json").symlink_to("../../blobs/abc")
     (snapshot / "other").symlink_to("../../../models--secret")
-    assert content(listed(snapshot), "adapter_config.json") == b"{}"
+    assert content(LOCAL, listed(snapshot), "adapter_config.json") == b"{}"
     assert [file.path for file in listed(snapshot).files if file.defect] == ["other"]
 
 
@@ -180,7 +175,7 @@ def test_what_a_mount_says_has_its_own_words_and_exit_code(
     with monkeypatch.context() as patched:
         patched.setattr(os, name, fail)
         with pytest.raises(kind, match=said) as caught:
-            content(listed(adapter), "adapter_config.json")
+            content(LOCAL, listed(adapter), "adapter_config.json")
     assert str(adapter) in str(caught.value)
     assert caught.value.hint
 
@@ -198,14 +193,14 @@ def test_a_name_that_is_no_utf_8_is_listed(tmp_path: Path) -> None:
     assert [os.fsencode(file.path) for file in listed(tmp_path).files] == [b"\xff"]
 
 
-def test_a_path_is_what_exists_or_would_be_in_a_folder_that_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "is_path"), [("link", True), ("acme/sql", True), ("acme/sql@main", False), ("other/sql", False)]
+)
+def test_a_path_is_what_exists_or_would_be_in_a_folder_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, is_path: bool
+) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "acme").mkdir()
-    for text, expected in {
-        "link": True,
-        "other": False,
-        "acme/sql": True,
-        "acme/sql@main": False,
-        "other/sql": False,
-    }.items():
-        assert is_path(text, tmp_path) is expected, text
+    monkeypatch.chdir(tmp_path)
+    assert main(["--offline", "fetch", text]) == 3
+    assert ("offline" not in capsys.readouterr().err) is is_path

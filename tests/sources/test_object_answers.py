@@ -10,7 +10,8 @@ from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, 
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
-from tests.sources.buckets import CONTENT, LISTED, REF, error_of, listing, piece_of, read, source_at
+from tests.sources.asking import error_of
+from tests.sources.buckets import CONTENT, LISTED, REF, listing, piece_of, read, source_at
 
 MORE = "<IsTruncated>true</IsTruncated><NextContinuationToken>{}</NextContinuationToken>"
 

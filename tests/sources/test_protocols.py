@@ -1,6 +1,5 @@
 """What fsspec reads for us, over SFTP and by s3fs: who is let in, which host is trusted, and what cannot be read."""
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,19 +9,15 @@ import pytest
 
 from lora_cli.core.reference import BY_FSSPEC, AdapterRef, parse
 from lora_cli.documents.source_rules import SourceRule
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources, open_source
+from lora_cli.sources.registry import open_source
 from tests.making import write_adapter
 from tests.object_servers import ADMIN, S3Server
+from tests.sources.asking import error_of
 from tests.sources.conftest import trust_host
 
 Server = tuple[str, Path]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(tmp_path / "cache", timeout_s=10, retries=0)
 
 
 @pytest.fixture
@@ -31,12 +26,6 @@ def adapter(sftp_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     place, served = sftp_server
     write_adapter(served / tmp_path.name / "sql")
     return AdapterRef("fsspec", f"sftp://{place}/{tmp_path.name}/sql")
-
-
-def error_of(call: Callable[[], object]) -> LoraCliError:
-    with pytest.raises(LoraCliError) as caught:
-        call()
-    return caught.value
 
 
 def wrong_password(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
@@ -65,23 +54,6 @@ def test_what_cannot_be_read_is_named_without_repeating_a_secret(
     assert kind is AccessDenied or str(ref) in error.message
     assert hint in error.hint
     assert "hunter2" not in str(error)
-
-
-def test_a_file_that_changes_between_two_ranges_is_corrupt(
-    adapter: AdapterRef, settings: Settings, sftp_server: Server, tmp_path: Path
-) -> None:
-    source = open_source("fsspec", settings)
-    revision = source.resolve(adapter)
-    file = revision.file("adapter_model.safetensors")
-    assert file is not None
-    assert len(b"".join(source.read(revision, file, 0, 100))) == 100
-    os.utime(sftp_server[1] / tmp_path.name / "sql" / file.path, (1, 1))
-    assert isinstance(error_of(lambda: list(source.read(revision, file, 100, 200))), Corrupt)
-
-
-def test_offline_nothing_is_opened(adapter: AdapterRef, settings: Settings) -> None:
-    sources = Sources(Settings(settings.cache_dir, offline=True))
-    assert isinstance(error_of(lambda: sources.of(adapter)), Offline)
 
 
 @pytest.mark.parametrize("scheme", sorted(BY_FSSPEC))

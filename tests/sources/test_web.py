@@ -3,18 +3,18 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import Revision
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
+from tests.sources.asking import content, file_of
 from tests.web_server import Site, WebServer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -31,11 +31,6 @@ def server() -> Iterator[WebServer]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(tmp_path / "cache", timeout_s=5, retries=0)
-
-
-@pytest.fixture
 def source(settings: Settings) -> Source:
     return open_source("http", settings)
 
@@ -44,18 +39,8 @@ def ref(server: WebServer, folder: str = "sql") -> AdapterRef:
     return AdapterRef("http", f"{server.place}/{folder}")
 
 
-def weights(revision: Revision) -> RemoteFile:
-    file = revision.file(WEIGHTS)
-    assert file is not None
-    return file
-
-
 def sizes(revision: Revision) -> dict[str, int | None]:
     return {file.path: file.size for file in revision.files}
-
-
-def read(source: Source, revision: Revision, start: int = 0, stop: int | None = None) -> bytes:
-    return b"".join(source.read(revision, weights(revision), start, stop))
 
 
 SERVERS: tuple[tuple[dict[str, Any], str, str | None], ...] = (
@@ -81,12 +66,12 @@ def test_what_is_read_is_the_version_that_was_listed_as_far_as_a_server_tells(
     assert (first.id == again.id) is (promise != "none")
     assert sizes(first) == SIZES
     server.asked.clear()
-    assert read(source, first, 300, 700) == FILES[WEIGHTS][300:700]
+    assert content(source, first, WEIGHTS, 300, 700) == FILES[WEIGHTS][300:700]
     assert {name for name in server.asked[0].headers if name.startswith("If-")} == ({condition} if condition else set())
     server.site.files[f"sql/{WEIGHTS}"] = OTHER + (b"" if promise != "none" else b"more")
     server.site.changed = 1_700_000_009 if server.site.changed else None
     with pytest.raises(Corrupt):
-        read(source, first)
+        content(source, first, WEIGHTS)
     assert source.resolve(ref(server)).id != first.id
 
 
@@ -99,11 +84,11 @@ def test_a_stream_that_breaks_is_resumed_in_the_same_version_only(
         setattr(server.site, name, value)
     revision = source.resolve(ref(server))
     server.site.cuts = [1, 100_000, 700_000]
-    assert read(source, revision) == FILES[WEIGHTS]
+    assert content(source, revision, WEIGHTS) == FILES[WEIGHTS]
     assert not server.site.cuts
     if not how:
         server.site.cuts = [100_000]
-        stream = source.read(revision, weights(revision), 0, None)
+        stream = source.read(revision, file_of(revision, WEIGHTS), 0, None)
         assert next(stream)
         server.site.files[f"sql/{WEIGHTS}"] = OTHER
         with pytest.raises(Corrupt):
@@ -112,11 +97,11 @@ def test_a_stream_that_breaks_is_resumed_in_the_same_version_only(
 
 def test_digests_and_sizes_are_those_that_the_server_says(server: WebServer, source: Source) -> None:
     server.site.more = lambda content: {"X-Checksum-Sha256": hashlib.sha256(content).hexdigest().upper()}
-    assert weights(source.resolve(ref(server))).sha256 == hashlib.sha256(FILES[WEIGHTS]).hexdigest()
+    assert file_of(source.resolve(ref(server)), WEIGHTS).sha256 == hashlib.sha256(FILES[WEIGHTS]).hexdigest()
     server.site.ranges = server.site.length = False
     revision = source.resolve(ref(server))
-    assert weights(revision).size is None
-    assert read(source, revision) == FILES[WEIGHTS]
+    assert file_of(revision, WEIGHTS).size is None
+    assert content(source, revision, WEIGHTS) == FILES[WEIGHTS]
 
 
 FOLDERS: tuple[tuple[dict[str, bytes], set[str]], ...] = (
@@ -179,7 +164,7 @@ def test_a_refusal_after_the_listing_is_an_error_too(
     revision = source.resolve(ref(server))
     server.site.statuses[f"sql/{WEIGHTS}"] = status
     with pytest.raises(kind):
-        read(source, revision)
+        content(source, revision, WEIGHTS)
 
 
 def test_a_token_goes_to_the_server_of_its_rule_and_not_behind_a_redirect(
@@ -193,7 +178,7 @@ def test_a_token_goes_to_the_server_of_its_rule_and_not_behind_a_redirect(
         server.site.redirect = lambda target: f"http://{storage.place}{target}?X-Amz-Signature=abc"
         revision = source.resolve(asked)
         assert revision.ref == asked
-        assert read(source, revision) == FILES[WEIGHTS]
+        assert content(source, revision, WEIGHTS) == FILES[WEIGHTS]
         assert {asked.headers.get("Authorization") for asked in server.asked} == {"Bearer s3cret"}
         assert {asked.headers.get("Authorization") for asked in storage.asked} == {None}
         assert "X-Amz-Signature" not in repr(revision)
