@@ -1,6 +1,8 @@
 """What every source promises, on every source."""
 
 import hashlib
+import logging
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import below
+from lora_cli.core.reference import below, parse
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Corrupt, NotFound
+from lora_cli.errors import AccessDenied, Corrupt, NotFound, Unreachable
 from lora_cli.fetching.file_selection import latest_checkpoint
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
-from lora_cli.sources.registry import SOURCES
+from lora_cli.sources.registry import SOURCES, open_source
 from tests.fetching.places import ORIGINS, Origin, standing
 from tests.hub_content import git_blob_id
 from tests.sources.asking import file_of
@@ -154,3 +156,25 @@ def test_the_latest_checkpoint_of_a_listing_is_its_folder(origin: Origin) -> Non
     assert [(file.path, file.size, file.sha256) for file in asked.files] == [
         (file.path, file.size, file.sha256) for file in found.files
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://acme/sql", "https://no.invalid/a", "s3://acme/a", "az://acme/a", "oci://no.invalid/a:1",
+             "fsspec+sftp://no.invalid/a"],
+)  # fmt: skip
+def test_a_host_that_dns_does_not_know_is_asked_for_once(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_ENDPOINT"):
+        monkeypatch.setenv(name, "https://no.invalid" if "END" in name else "acme")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "acme")
+    monkeypatch.setenv("AZURE_SKIP_SIGNATURE", "true")
+    ref = parse(text, is_path=lambda _: False)
+    caplog.set_level(logging.INFO)
+    try:
+        socket.getaddrinfo("no.invalid", 443)
+    except socket.gaierror as error:
+        tries = 2 if error.errno == socket.EAI_AGAIN else 1  # no DNS answers, and it may do so later
+    with pytest.raises(Unreachable):
+        open_source(ref.scheme, Settings(tmp_path, hub_endpoint="https://no.invalid", retries=1)).resolve(ref)
+    assert caplog.text.count("next try") == tries - 1

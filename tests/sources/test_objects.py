@@ -1,13 +1,15 @@
 """Buckets on a real server, beyond the contract: keys and folders, and who is not let in."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
+from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, MachineError, NotFound, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.sources.registry import open_source
+from lora_cli.sources.registry import Sources, open_source
 from tests.object_servers import READER, S3Server
 from tests.sources.asking import content, error_of
 from tests.sources.buckets import CONFIG, at
@@ -68,6 +70,27 @@ def test_an_object_that_is_overwritten_or_removed_has_changed(server: S3Server, 
         assert f"{path}: it was overwritten or removed" in error.message
 
 
+def test_one_run_reads_from_servers_that_have_nothing_in_common(
+    seaweed_server: S3Server, rclone_server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    places, rules, profiles = [], [], settings.cache_dir.parent / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profiles))
+    for one in (seaweed_server, rclone_server):
+        places.append(place := one.bucket())
+        with profiles.open("a") as stream:
+            stream.write("[{}]\naws_access_key_id={}\naws_secret_access_key={}\n".format(place, *one.keys))
+        one.put(place, {f"sql/{CONFIG}": one.endpoint.encode()})
+        how = {"endpoint_url": one.endpoint, "region": "eu-west-1", "profile": place}
+        rules.append(SourceRule.model_validate({"match": f"s3://{place}/*", **how}))
+    reached = Sources(replace(settings, sources=tuple(rules)))
+    for place, one in zip(places, (seaweed_server, rclone_server), strict=True):
+        source = reached.of(at(place))
+        assert content(source, source.resolve(at(place)), CONFIG) == one.endpoint.encode()
+        assert source is reached.of(at(place, "other"))
+
+
 def test_a_forked_process_is_refused(server: S3Server, bucket: str, settings: Settings, source: Source) -> None:
     server.put(bucket, {f"sql/{CONFIG}": b"{}"})
     revision = source.resolve(at(bucket))
@@ -84,26 +107,25 @@ def test_a_forked_process_is_refused(server: S3Server, bucket: str, settings: Se
     assert content(source, revision, CONFIG) == b"{}"
 
 
-@pytest.mark.parametrize(
-    ("changed", "kind", "says", "hint"),
-    [
-        ({"AWS_SECRET_ACCESS_KEY": "hunter2-hunter2"}, AccessDenied, "not accept the credentials", "aws sts"),
-        ({"AWS_ACCESS_KEY_ID": "AKIANOBODY"}, AccessDenied, "not accept the credentials", "aws sts"),
-        (
-            {"AWS_ACCESS_KEY_ID": READER[0], "AWS_SECRET_ACCESS_KEY": READER[1]},
-            AccessDenied,
-            "denies access with the credentials from AWS_ACCESS_KEY_ID",
-            "s3:ListBucket",
-        ),
-        ({"AWS_SKIP_SIGNATURE": "true"}, AccessDenied, "denies access without", "unset AWS_SKIP_SIGNATURE"),
-        ({"AWS_ACCESS_KEY_ID": ""}, AccessDenied, "no AWS credentials were found", "AWS_PROFILE"),
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_PROFILE": "nobody"}, UsageError, "the profile nobody", "list-profiles"),
-        ({"AWS_CA_BUNDLE": "/no/such/file"}, UsageError, "cannot be opened", "AWS_CA_BUNDLE"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, Unreachable, "no connection to 127.0.0.1:9", "AWS_ENDPOINT_URL"),
-        ({}, NotFound, "there is no bucket no-such-bucket", "AWS_ENDPOINT_URL"),
-    ],
-    ids=lambda value: str(value)[:40],
+REFUSALS: tuple[tuple[dict[str, str], type[LoraCliError], str, str], ...] = (
+    ({"AWS_SECRET_ACCESS_KEY": "hunter2-hunter2"}, AccessDenied, "not accept the credentials", "aws sts"),
+    ({"AWS_ACCESS_KEY_ID": "AKIANOBODY"}, AccessDenied, "not accept the credentials", "aws sts"),
+    (
+        {"AWS_ACCESS_KEY_ID": READER[0], "AWS_SECRET_ACCESS_KEY": READER[1]},
+        AccessDenied,
+        "denies access with the credentials from AWS_ACCESS_KEY_ID",
+        "s3:ListBucket",
+    ),
+    ({"AWS_SKIP_SIGNATURE": "true"}, AccessDenied, "denies access without", "unset AWS_SKIP_SIGNATURE"),
+    ({"AWS_ACCESS_KEY_ID": ""}, AccessDenied, "no AWS credentials were found", "AWS_PROFILE"),
+    ({"AWS_ACCESS_KEY_ID": "", "AWS_PROFILE": "nobody"}, UsageError, "the profile nobody", "list-profiles"),
+    ({"AWS_CA_BUNDLE": "/no/such/file"}, UsageError, "cannot be opened", "AWS_CA_BUNDLE"),
+    ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, Unreachable, "no connection to 127.0.0.1:9", "AWS_ENDPOINT_URL"),
+    ({}, NotFound, "there is no bucket no-such-bucket", "AWS_ENDPOINT_URL"),
 )
+
+
+@pytest.mark.parametrize(("changed", "kind", "says", "hint"), REFUSALS, ids=lambda value: str(value)[:40])
 def test_each_refusal_says_what_is_wrong_and_no_secret(
     bucket: str,
     settings: Settings,

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec.config
 import pytest
@@ -67,39 +68,35 @@ def test_what_is_asked_of_fsspec_has_its_protocol_in_the_reference(scheme: str) 
     assert parse(str(ref), is_path=lambda _: False) == ref
 
 
-@pytest.fixture
-def s3fs_rule(seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SourceRule]:
-    """The rule of a manifest for ``fsspec+s3://``, with other variables for the keys where a test gives some."""
-    monkeypatch.setenv("ACME_KEY", ADMIN[0])
-    monkeypatch.setenv("ACME_SECRET", ADMIN[1])
-    client = {"endpoint_url": seaweed_server.endpoint, "region_name": "us-east-1"}
-    options = {"key_env": "ACME_KEY", "secret_env": "ACME_SECRET", "client_kwargs": client}
-    return lambda **other: SourceRule(match="fsspec+s3://*", storage_options={**options, **other})
-
-
+@pytest.mark.parametrize(
+    ("other", "kind"),
+    [
+        ({"secret_env": "ACME_WRONG"}, AccessDenied),
+        ({"client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}, Unreachable),
+        ({"key_env": "ACME_NONE"}, UsageError),
+        ({"protocol": "file"}, None),  # a rule does not choose another protocol
+    ],
+)
 def test_what_s3fs_is_refused_is_told_apart(
-    seaweed_server: S3Server, s3fs_rule: Callable[..., SourceRule], settings: Settings, monkeypatch: pytest.MonkeyPatch
+    seaweed_server: S3Server,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    other: dict[str, Any],
+    kind: type | None,
 ) -> None:
-    ref = AdapterRef("fsspec", f"s3://{seaweed_server.place()}/x")
-    assert isinstance(error_of(lambda: open_source("fsspec", settings, s3fs_rule()).resolve(ref)), NotFound)
-    monkeypatch.setenv("ACME_WRONG", "hunter2hunter2")
-    wrong = open_source("fsspec", settings, s3fs_rule(secret_env="ACME_WRONG"))
-    error = error_of(lambda: wrong.resolve(ref))
-    assert isinstance(error, AccessDenied)
-    assert "hunter2" not in error.message + error.hint
-    nobody = open_source("fsspec", settings, s3fs_rule(client_kwargs={"endpoint_url": "http://127.0.0.1:9"}))
-    assert isinstance(error_of(lambda: nobody.resolve(ref)), Unreachable)
-
-
-def test_a_rule_does_not_choose_another_protocol(
-    seaweed_server: S3Server, s3fs_rule: Callable[..., SourceRule], settings: Settings
-) -> None:
-    place = seaweed_server.place()
-    seaweed_server.put(place, {"x/adapter_config.json": b"{}"})
+    seaweed_server.put(place := seaweed_server.place(), {"x/adapter_config.json": b"{}"})
+    for name, value in zip(("ACME_KEY", "ACME_SECRET", "ACME_WRONG"), (*ADMIN, "hunter2hunter2"), strict=True):
+        monkeypatch.setenv(name, value)
+    client = {"endpoint_url": seaweed_server.endpoint, "region_name": "us-east-1"}
+    options = {"key_env": "ACME_KEY", "secret_env": "ACME_SECRET", "client_kwargs": client, **other}
+    source = open_source("fsspec", settings, SourceRule(match="fsspec+s3://*", storage_options=options))
     ref = AdapterRef("fsspec", f"s3://{place}/x")
-    assert open_source("fsspec", settings, s3fs_rule(protocol="file")).resolve(ref).files
-    error = error_of(lambda: open_source("fsspec", settings, s3fs_rule(key_env="ACME_NONE")).resolve(ref))
-    assert isinstance(error, UsageError)
+    if kind is None:
+        assert source.resolve(ref).files
+    else:
+        error = error_of(lambda: source.resolve(ref))
+        assert isinstance(error, kind)
+        assert "hunter2" not in error.message + error.hint
 
 
 @pytest.mark.parametrize(

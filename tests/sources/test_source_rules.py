@@ -131,40 +131,28 @@ def test_a_rule_holds_for_a_manifest_and_what_fsspec_reads_needs_one(
     assert main(["fetch", "-f", "set.yaml"]) == 3
 
 
-@pytest.mark.parametrize(
-    ("rule", "says", "hint"),
-    [
-        ('endpoint_url = "https://h"', ":1: sources[0]: the key match is missing", "add match"),
-        (
-            'match = "s3://*"\nendpoint = "https://h"',
-            ":3: sources[0].endpoint: unknown key",
-            "did you mean endpoint_url?",
-        ),
-        (
-            'match = "s3://*"\n\n[[sources]]\nmatch = "hf://*"\ntoken_env = "hf_own!"',
-            ":6: sources[1].token_env: this",
-            "",
-        ),
-        ('match = "s3://*"\nanonymous = true\nprofile = "x"', "anonymous and profile cannot be used together", ""),
-        ('match = "s3://*"\nanonymous = "yes"', ":3: sources[0].anonymous: this is a string", "without quotes"),
-        ("match = 5", ":2: sources[0].match: 5 is a number here", "quote it"),
-        (
-            'match = "fsspec+s3://*"\n[sources.storage_options]\nclient = 1\nsecret = "own!"',
-            ":5: sources[0].storage_options.secret: a secret must not be in the settings file",
-            'write secret_env = "NAME"',
-        ),
-        (
-            'match = "hf://*"\nprofile = "x"',
-            "[[sources]] hf://*: hf:// does not support profile",
-            "endpoint_url, token_env",
-        ),
-        (
-            'match = "hf://*"\ntoken_env = "ACME_NONE"',
-            "the variable ACME_NONE is not set",
-            "set it, or remove token_env",
-        ),
-    ],
+WRONG = (
+    ('endpoint_url = "https://h"', ":1: sources[0]: the key match is missing", "add match"),
+    ('match = "s3://*"\nendpoint = "https://h"', ":3: sources[0].endpoint: unknown key", "did you mean endpoint_url?"),
+    ('match = "s3://*"\n\n[[sources]]\nmatch = "hf://*"\ntoken_env = "hf_own!"', ":6: sources[1].token_env: this", ""),
+    ('match = "s3://*"\nanonymous = true\nprofile = "x"', "anonymous and profile cannot be used together", ""),
+    ('match = "s3://*"\nanonymous = "yes"', ":3: sources[0].anonymous: this is a string", "without quotes"),
+    ("match = 5", ":2: sources[0].match: 5 is a number here", "quote it"),
+    (
+        'match = "fsspec+s3://*"\n[sources.storage_options]\nclient = 1\nsecret = "own!"',
+        ":5: sources[0].storage_options.secret: a secret must not be in the settings file",
+        'write secret_env = "NAME"',
+    ),
+    (
+        'match = "hf://*"\nprofile = "x"',
+        "[[sources]] hf://*: hf:// does not support profile",
+        "endpoint_url, token_env",
+    ),
+    ('match = "hf://*"\ntoken_env = "ACME_NONE"', "the variable ACME_NONE is not set", "set it, or remove token_env"),
 )
+
+
+@pytest.mark.parametrize(("rule", "says", "hint"), WRONG)
 def test_a_wrong_rule_is_told_with_its_line_and_key(rule: str, says: str, hint: str, capsys: Capture) -> None:
     Path("settings.toml").write_text(f"[[sources]]\n{rule}\n")
     assert main(["fetch", "hf://acme/x"]) == 2

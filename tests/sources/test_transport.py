@@ -15,16 +15,7 @@ import pytest
 
 from lora_cli.errors import LoraCliError, Unreachable
 from tests.hub_server import Hub
-from tests.sources.raw_servers import (
-    ACME,
-    CERTIFICATE,
-    OK,
-    ask,
-    forget_environment,
-    head,
-    serve_tls,
-    server,
-)
+from tests.sources.raw_servers import ACME, CERTIFICATE, OK, ask, forget_environment, head, serve_tls, server
 
 LISTED = ["adapter_config.json"]
 
