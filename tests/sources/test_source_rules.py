@@ -160,11 +160,3 @@ def test_a_wrong_rule_is_told_with_its_line_and_key(rule: str, says: str, hint: 
     assert says in err
     assert hint in err
     assert "own!" not in err
-
-
-def test_a_removed_variable_that_is_still_set_is_an_error(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("settings.toml").touch()
-    monkeypatch.setenv("LORA_CLI_TOKEN_ACME", SECRET)
-    assert main(["cache", "ls"]) == 2
-    assert "unknown variable in the environment: LORA_CLI_TOKEN_ACME" in " ".join(capsys.readouterr().err.split())
-    assert SECRET not in capsys.readouterr().err
