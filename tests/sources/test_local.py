@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import AdapterRef, is_path
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.sources.files import files_at
 from lora_cli.sources.local import LocalSource
-from lora_cli.sources.registry import is_path
 from tests.making import write_adapter
 
 
