@@ -1,6 +1,5 @@
 """``python -m lora_cli``, and the console script: an interrupt ends it without a traceback from its first import on."""
 
-
 import gc
 
 

@@ -41,10 +41,9 @@ def fetch(
     Raises:
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
-    from lora_cli.core.reference import parse, training_run
+    from lora_cli.core.reference import is_path, parse, training_run
     from lora_cli.core.request import Request, Selection
     from lora_cli.fetching.batch import fetch_all
-    from lora_cli.sources.registry import is_path
     from lora_cli.store import Store
 
     settings = _settings(cache_dir, offline=offline)

@@ -91,6 +91,12 @@ class Settings:
         """Whether a policy demands pinned versions."""
         return any(policy.require_pinned for policy in self.policies)
 
+    @property
+    def may_redirect_to_private(self) -> bool:
+        """Whether redirects may lead into private networks: a policy overrides this, and one that forbids wins."""
+        decisions = {policy.allow_private_redirects for policy in self.policies}
+        return False not in decisions and (True in decisions or self.allow_private_redirects)
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

@@ -198,7 +198,7 @@ def test_a_wrong_variable_is_named(environ: dict[str, str], name: str, value: st
 @pytest.mark.parametrize("port", ["0", "65536", "99999"])
 def test_an_endpoint_has_a_port_that_there_is(port: str, environ: dict[str, str]) -> None:
     assert load_settings({}, environ | {"HF_ENDPOINT": "https://hub.example:65535"}).hub_endpoint.endswith(":65535")
-    with pytest.raises(UsageError, match="not the address of a Hub"):
+    with pytest.raises(UsageError, match="not the address of a server"):
         load_settings({}, environ | {"HF_ENDPOINT": f"https://hub.example:{port}"})
 
 

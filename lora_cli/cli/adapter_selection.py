@@ -13,13 +13,12 @@ from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
-from lora_cli.core.reference import AdapterRef, parse, training_run
+from lora_cli.core.reference import AdapterRef, is_path, parse, training_run
 from lora_cli.core.request import BASE, Request, Selection
 from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import is_path
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet, EngineSpec

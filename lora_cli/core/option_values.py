@@ -72,11 +72,11 @@ def _has_port(endpoint: str) -> bool:
 
 
 def endpoint(value: Any) -> str:
-    """The address of a Hub, without a slash at its end."""
+    """The address of a server, without a slash at its end."""
     text = value.strip().rstrip("/") if isinstance(value, str) else ""
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text, re.IGNORECASE) or not _has_port(text):
         # The value is not repeated: a user and password in it are what the pattern refuses.
-        raise ValueError("this is not the address of a Hub: write https://HOST, without user, query or fragment")
+        raise ValueError("this is not the address of a server: write https://HOST, without user, query or fragment")
     return text
 
 

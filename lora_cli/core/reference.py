@@ -1,5 +1,6 @@
 """``AdapterRef``: a reference to an adapter in one canonical form, however a user wrote it."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -100,6 +101,19 @@ def repository_of(ref: AdapterRef) -> str:
     """The Hub's name of a repository (``org/name``), also of a folder in huggingface_hub's cache; "" of any other."""
     cached = cached_repository(ref.location) if ref.scheme == "file" else None
     return cached[0] if cached is not None else ref.location if ref.scheme == "hf" else ""
+
+
+def is_path(text: str, base_dir: Path | None = None) -> bool:
+    """Whether ``text`` is a path, and not ORG/NAME of the Hub, seen from ``base_dir`` (None: the working directory).
+
+    It is one if it exists (a dangling link does, too), and if the folder exists that it would be in: a folder that was
+    removed or misspelt is not looked for on the Hub, where somebody else may have a repository of that name.
+    """
+    if "\0" in text:
+        return False
+    path = (base_dir or Path()) / text
+    in_folder = text.count("/") == 1 and "@" not in text and os.path.isdir(path.parent)  # noqa: PTH112 - never raises
+    return os.path.lexists(path) or in_folder
 
 
 def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterRef:

@@ -56,7 +56,7 @@ class Revision:
         import hashlib
 
         listed = tuple(sorted(files, key=lambda file: file.path))
-        lines = "".join(f"{file.size} {file.version or file.defect} {file.path}\n" for file in listed)
+        lines = "".join(f"{file.size} {file.version or file.sha256 or file.defect} {file.path}\n" for file in listed)
         return cls(ref, hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(), listed)
 
     @property

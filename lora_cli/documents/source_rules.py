@@ -1,5 +1,6 @@
 """``SourceRule``: how the operator's settings file says that sources are reached."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -8,6 +9,8 @@ from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_va
 
 from lora_cli.documents.document import Model, mistake
 from lora_cli.documents.field_types import Glob, Maybe, text
+from lora_cli.errors import UsageError
+from lora_cli.redaction import remember
 
 VARIABLE = "[A-Z_][A-Z0-9_]{0,63}"
 
@@ -47,6 +50,16 @@ def _without_secrets(options: Mapping[str, Any], *path: str) -> Mapping[str, Any
     return options
 
 
+def checked_token(token: str, found_in: str) -> str:
+    """``token``, which no message will repeat from now on; ``UsageError`` if it cannot be one."""
+    if not re.fullmatch(r"[!-~]{1,4000}", token):
+        raise UsageError(
+            f"the value in {found_in} is not a valid token", hint="a token is printable ASCII without spaces"
+        )
+    remember(token)
+    return token
+
+
 class SourceRule(Model):
     """How to reach the sources that ``match`` covers. Names of secrets, never values."""
 
@@ -75,6 +88,21 @@ class SourceRule(Model):
         Mapping[str, Any], AfterValidator(_without_secrets), WithJsonSchema({"type": "object"})
     ] = Field(default={})
     """Options of the file system, for fsspec+PROTOCOL://. NAME_env is the variable with the value of NAME."""
+
+    def token(self) -> str:
+        """The value of the variable that ``token_env`` names; "" where it names none. Raises as ``secret``."""
+        return self.secret(self.token_env, "token_env") if self.token_env else ""
+
+    def secret(self, name: str, key: str) -> str:
+        """The value of the variable ``name``, which ``key`` names.
+
+        Raises:
+            UsageError: the variable is not set, or what is in it cannot be a token.
+        """
+        if secret := os.environ.get(name, "").strip():
+            return checked_token(secret, name)
+        hint = f"set it, or remove {key} from the rule for {self.match} in the settings file"
+        raise UsageError(f"the variable {name} is not set, which the settings name for a token", hint=hint)
 
     @model_validator(mode="after")
     def _anonymous_has_no_secret(self) -> "SourceRule":

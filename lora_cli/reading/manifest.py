@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from lora_cli.core.lock import Lock, LockedAdapter, ref_at
-from lora_cli.core.reference import FSSPEC
+from lora_cli.core.reference import FSSPEC, is_path
 from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.documents.lockfile import base_mismatch, load_lock, mismatch
 from lora_cli.documents.manifest import AdapterSet, load_manifest
@@ -16,7 +16,7 @@ from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.yaml_nodes import SPLIT, TEXT_CAP
 from lora_cli.errors import MachineError, NotFound, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import is_path, rule_of
+from lora_cli.sources.registry import rule_of
 
 STDIN = "-"
 

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from lora_cli.core.option_values import endpoint as endpoint_value
 from lora_cli.core.web_address import is_encrypted
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
 from lora_cli.redaction import remember
-from lora_cli.sources.http import checked_endpoint, host
-from lora_cli.sources.tokens import token_of
+from lora_cli.sources.http import host
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
@@ -103,10 +103,17 @@ def endpoint_of_account(scheme: str, location: str, rule: "SourceRule | None" = 
     variable, address = _first(_SERVERS[scheme].split())
     if variable and account in {"", azure_account("")}:
         is_host = scheme == "gs" and "://" not in address
-        return checked_endpoint(f"http://{address}" if is_host else address, variable)
+        return _checked(f"http://{address}" if is_host else address, variable)
     if scheme == "s3":
         return _configured(rule.profile if rule else None, tuple(map(os.environ.get, _AWS_FILES)))
     return GOOGLE if scheme == "gs" else account and f"https://{account}.blob.core.windows.net"
+
+
+def _checked(address: str, variable: str) -> str:
+    try:
+        return endpoint_value(address)
+    except ValueError as error:
+        raise UsageError(f"{variable}: {error}") from error
 
 
 def azure_account(location: str) -> str:
@@ -189,13 +196,13 @@ def _configured(profile: str | None, _: tuple[str | None, ...]) -> str:
     with _session(profile) as session:
         provider = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3")
         address = "" if session.get_config_variable("ignore_configured_endpoint_urls") else provider.provide()
-    return checked_endpoint(address, "endpoint_url of the AWS profile") if address else ""
+    return _checked(address, "endpoint_url of the AWS profile") if address else ""
 
 
 def _token(scheme: str, location: str, rule: "SourceRule | None") -> tuple[str, Provider]:
     """Where the token for Google or Azure is from, and what gives it: a rule, nobody, a key, else the default chain."""
     if rule is not None and rule.token_env:
-        token = token_of(rule, os.environ)
+        token = rule.token()
         return rule.token_env, lambda: {"token": token, "expires_at": None}
     if (rule is not None and rule.anonymous) or any(map(_is_set, _ANONYMOUS[scheme])):
         return NOBODY, dict

@@ -10,6 +10,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Corrupt
 from lora_cli.sources import Source
+from lora_cli.sources.local import LocalSource
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,11 @@ def files_at(directory: Path) -> Files:
     Raises:
         LoraCliError: as ``LocalSource.resolve``.
     """
-    from lora_cli.sources.local import LocalSource
-
     source = LocalSource(linked=True)
     return Files(source, source.resolve(AdapterRef("file", str(directory))))
 
 
 def files_of(snapshot: Snapshot, ref: AdapterRef, revision: str = "") -> Files:
     """The files of a cached snapshot, as those of ``ref`` at its ``revision``: nothing is asked of an origin."""
-    from lora_cli.sources.local import LocalSource
-
     listed = (RemoteFile(path, blob.size, blob.sha256) for path, blob in sorted(snapshot.files.items()))
     return Files(LocalSource(), Revision(ref, revision, tuple(listed)), snapshot)

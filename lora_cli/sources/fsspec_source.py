@@ -14,8 +14,7 @@ from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Usage
 from lora_cli.settings import Settings, home_of
 from lora_cli.sources import Source, at_most_10_000
 from lora_cli.sources.http import AGAIN
-from lora_cli.sources.retries import Transient, is_unknown_host, printable
-from lora_cli.sources.tokens import secret_in
+from lora_cli.sources.retries import Transient, is_unknown_host
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
@@ -38,7 +37,6 @@ class FsspecSource(Source):
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
-        """Opens no connection and imports nothing yet."""
         super().__init__(settings, rule)
         self._idle = defaultdict[str, list[Any]](list)
 
@@ -125,26 +123,36 @@ def _opened(ref: AdapterRef, url: str, protocol: str, rule: "SourceRule | None")
     try:
         fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
-        hint = f"fsspec reports: {printable(str(error).partition(chr(10))[0])}"
+        hint = f"fsspec reports: {str(error).partition(chr(10))[0]:.200}"
         raise UsageError(f"{ref}: a package for {protocol}:// is not installed", hint=hint) from error
     options = _with_secrets(rule.storage_options, rule) if rule is not None else {}
-    if protocol in {"sftp", "ssh"}:
-        options["host_key_policy"] = _known_hosts()
+    if protocol in {"sftp", "ssh"}:  # of which fsspec would trust any host
+        import paramiko
+
+        class KnownHosts(paramiko.RejectPolicy):  # type: ignore[misc]
+            """Trusts only the hosts of ``~/.ssh/known_hosts``, as ssh does."""
+
+            def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+                file = home_of(os.environ) / ".ssh" / "known_hosts"
+                if not file.is_file() or not paramiko.HostKeys(str(file)).check(hostname, key):
+                    hint = "compare its key, and add it to ~/.ssh/known_hosts (ssh-keyscan)"
+                    raise AccessDenied(f"{ref}: the key of the host {hostname} is unknown", hint=hint)
+
+        options["host_key_policy"] = KnownHosts()
     # The last two win over options of these names: another protocol would read this machine.
     return fsspec.url_to_fs(url, **{**options, "protocol": protocol, "skip_instance_cache": True})[0]
 
 
 def _with_secrets(options: Mapping[str, Any], rule: "SourceRule") -> dict[str, Any]:
     """The options with the values of the variables that ``NAME_env`` names; raises as ``_opened``."""
-    found: dict[str, Any] = {}
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            found[name] = _with_secrets(value, rule)
-        elif name.endswith("_env"):
-            found[name.removesuffix("_env")] = secret_in(value, name, rule, os.environ)
-        else:
-            found[name] = value
-    return found
+    return {
+        name.removesuffix("_env"): _with_secrets(value, rule)
+        if isinstance(value, Mapping)
+        else rule.secret(value, name)
+        if name.endswith("_env")
+        else value
+        for name, value in options.items()
+    }
 
 
 def _translated(error: Exception, what: str, protocol: str) -> LoraCliError | Transient:
@@ -163,26 +171,8 @@ def _translated(error: Exception, what: str, protocol: str) -> LoraCliError | Tr
     return UsageError(f"{what}: it cannot be read over {FSSPEC}+{protocol}:// ({kind})", hint=hint)
 
 
-def _known_hosts() -> Any:
-    """A policy that trusts only the hosts of ``~/.ssh/known_hosts``: fsspec would trust any."""
-    import paramiko
-
-    class KnownHosts(paramiko.RejectPolicy):  # type: ignore[misc]
-        """Asks the user's own file, as ssh does."""
-
-        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
-            file = home_of(os.environ) / ".ssh" / "known_hosts"
-            if not file.is_file() or not paramiko.HostKeys(str(file)).check(hostname, key):
-                raise AccessDenied(
-                    f"the key of the host {hostname} is unknown",
-                    hint="compare its key, and add it to ~/.ssh/known_hosts (ssh-keyscan)",
-                )
-
-    return KnownHosts()
-
-
 def _facts(entry: Mapping[str, Any]) -> tuple[int | None, str]:
     """Size and version of a file, as far as they are known."""
     size, name = entry.get("size"), next((name for name in _VERSIONS if entry.get(name)), "")
-    version = f"{name}:{printable(str(entry[name]))}" if name else ""
+    version = f"{name}:{entry[name]}" if name else ""
     return int(size) if size is not None and int(size) >= 0 else None, version

@@ -4,16 +4,17 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from lora_cli.core.web_address import DEFAULT_PORTS
-from lora_cli.errors import Corrupt, Refused, Unreachable, UsageError
+from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
-from lora_cli.sources.retries import Transient, from_status, printable
+from lora_cli.sources.retries import Transient, from_status
 from lora_cli.sources.ssrf_guard import guard
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
 ANSWER_CAP = 16 << 20  # bytes of an answer that is not the file
 FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
-LINK_LIFETIME_S, LINKS_CAP, MAX_REDIRECTS = 300.0, 4096, 5
+LINK_LIFETIME_S, MAX_REDIRECTS = 300.0, 5
 AGAIN = "it changed at the source: run the command again"
 _CHECK = "check the address (HF_ENDPOINT for the Hub)"
 
 Headers = Mapping[str, str]
 Check = Callable[[Headers], None]
+NO_HEADERS: Headers = {}
 
 
 @functools.lru_cache(1024)
@@ -43,29 +45,12 @@ def host(url: str) -> str:
     return f"{parts.hostname or '?'}:{parts.port}" if parts.port else parts.hostname or "?"
 
 
-def checked_endpoint(endpoint: str, variable: str) -> str:
-    """An address that ``variable`` named, without a slash at its end.
-
-    Raises ``UsageError``: it is none, or has a user, a query or a fragment. It is not repeated: it may hold a password.
-    """
-    found = re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:]+)(:(\d{1,5}))?(/[^\s?#@]*)?", endpoint)
-    if found is None or not 0 < int(found[3] or 1) < 65536:
-        hint = "write https://HOST[:PORT], without user, query or fragment"
-        raise UsageError(f"{variable}: this is not the address of a server", hint=hint)
-    return endpoint.rstrip("/")
-
-
 class StatusError(Exception):
-    """An answer of 300 or more, from the address ``peer``, that another try would not change.
-
-    ``code`` and ``message`` are what the server says in ``X-Error-Code`` and ``X-Error-Message``, made printable.
-    """
+    """An answer of 300 or more, from the address ``peer``, that another try would not change."""
 
     def __init__(self, status: int, url: str, headers: Headers, peer: str = "") -> None:
         super().__init__(f"{host(url)} answered {status}")
         self.status, self.url, self.headers, self.peer = status, url, headers, peer
-        self.code = printable(headers.get("X-Error-Code", ""))
-        self.message = printable(headers.get("X-Error-Message", ""))
 
 
 class TooLarge(Refused):
@@ -88,6 +73,11 @@ class Http:
     links: dict[str, tuple[str, str, float]] = field(default_factory=dict, repr=False, compare=False)
     basic: bool = False
 
+    @classmethod
+    def of(cls, settings: Settings, endpoint: str, token: str = "") -> "Http":
+        """The requests to ``endpoint`` within the limits of the settings and their policies."""
+        return cls(endpoint, settings.timeout_s, token, settings.may_redirect_to_private)
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -98,21 +88,27 @@ class Piece:
     size: int | None
 
 
-def get_json(http: Http, url: str, what: str) -> tuple[Any, str, Headers]:
-    """The JSON at ``url``, of at most 16 MiB and within ``timeout_s``, the URL that sent it at last, and its headers.
+def whole(chunks: Iterable[bytes], what: str, timeout_s: float) -> bytes:
+    """An answer that is not the file: at most 16 MiB, else ``TooLarge``, within ``timeout_s``, else ``Transient``."""
+    deadline, data = time.monotonic() + timeout_s, bytearray()
+    for chunk in chunks:
+        data += chunk
+        if len(data) > ANSWER_CAP:
+            raise TooLarge(f"{what}: the response is larger than {ANSWER_CAP} bytes", hint="use a subfolder of it")
+        if time.monotonic() > deadline:
+            raise Transient(f"the response is not complete after {timeout_s:g} s")
+    return bytes(data)
 
-    Raises as ``open_response``, ``Transient`` also if it is not JSON; and ``TooLarge``.
+
+def get_json(http: Http, url: str, what: str) -> tuple[Any, Headers]:
+    """The JSON at ``url``, and the headers of the answer.
+
+    Raises as ``open_response`` and ``whole``, and ``Transient`` if it is not JSON.
     """
-    deadline, data = time.monotonic() + http.timeout_s, bytearray()
     with open_response(http, url, {}, what) as response:
-        for chunk in response.chunks():
-            data += chunk
-            if len(data) > ANSWER_CAP:
-                raise TooLarge(f"{what}: the response is larger than {ANSWER_CAP} bytes", hint="use a subfolder of it")
-            if time.monotonic() > deadline:
-                raise Transient(f"{host(response.url)} did not finish its response in {http.timeout_s:g} s")
+        data = whole(response.chunks(), what, http.timeout_s)
     try:
-        return json.loads(data), response.url, response.headers
+        return json.loads(data), response.headers
     except (ValueError, RecursionError) as error:
         hint = "check the address, and whether a proxy or a login page responds instead"
         raise Transient("the response is not JSON", hint=hint) from error
@@ -125,7 +121,7 @@ def next_query(headers: Headers) -> str:
 
 
 def get_bytes(
-    http: Http, url: str, piece: Piece, what: str, check: Check | None = None, *, conditions: Headers | None = None
+    http: Http, url: str, piece: Piece, what: str, conditions: Headers = NO_HEADERS, check: Check = lambda _: None
 ) -> Iterator[bytes]:
     """The bytes of ``piece``, in one attempt. ``conditions`` are sent with each request (``If-Match``).
 
@@ -137,9 +133,8 @@ def get_bytes(
     """
     last = "" if piece.stop is None else piece.stop - 1
     asked = {} if piece.start == 0 and piece.stop is None else {"Range": f"bytes={piece.start}-{last}"}
-    with open_response(http, url, {**(conditions or {}), **asked}, what) as response:
-        if check is not None:
-            check(response.headers)
+    with open_response(http, url, {**conditions, **asked}, what) as response:
+        check(response.headers)
         at, size = 0, response.headers.get("Content-Length", "")
         if response.status == 206:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
@@ -191,8 +186,6 @@ def open_response(http: Http, url: str, headers: Headers, what: str) -> Iterator
             status, location = response.status, response.headers.get("Location", "")
             if status in (200, 206):
                 if not is_home and not remembered:
-                    if len(http.links) >= LINKS_CAP:
-                        http.links.clear()
                     http.links[url] = (target, sender, time.monotonic() + LINK_LIFETIME_S)
                 yield response
                 return
@@ -213,9 +206,7 @@ def open_response(http: Http, url: str, headers: Headers, what: str) -> Iterator
 def redirect_target(url: str, location: str, what: str) -> str:
     """The target of a redirect from ``url``; ``what`` begins the message of an error.
 
-    Raises:
-        Unreachable: to something that is no web address, or that carries a user or password.
-        Refused: from https to http.
+    Raises ``Unreachable``: it is no web address, or carries a user or password; ``Refused``: from https to http.
     """
     try:
         target = urljoin(url, location)

@@ -17,8 +17,6 @@ from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offli
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, at_most_10_000
 from lora_cli.sources.http import Http, Piece, StatusError, TooLarge, get_bytes, get_json, host, next_query
-from lora_cli.sources.ssrf_guard import allows_private
-from lora_cli.sources.tokens import checked_token, token_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
@@ -65,20 +63,18 @@ class HubSource(Source):
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
-        """Opens no connection and reads no token yet; ``rule`` says at which endpoint, and whose token."""
         super().__init__(settings, rule)
         self._endpoint = ((rule and rule.endpoint_url) or settings.hub_endpoint).rstrip("/")
 
     @cached_property
     def _http(self) -> Http:
-        private = allows_private(self._settings)
-        return Http(self._endpoint, self._settings.timeout_s, token=self._token[0], private=private)
+        return Http.of(self._settings, self._endpoint, self._token[0])
 
     @cached_property
     def _token(self) -> tuple[str, str]:
         """The token, "" for none, and where it was found: by a rule, else as ``huggingface_hub`` finds the user's."""
         if self._rule is not None and (self._rule.endpoint_url or self._rule.token_env):
-            return token_of(self._rule, os.environ), self._rule.token_env or ""
+            return self._rule.token(), self._rule.token_env or ""
         from huggingface_hub import constants
 
         found_in = next((name for name in TOKENS if os.environ.get(name, "").strip()), constants.HF_TOKEN_PATH)
@@ -86,6 +82,8 @@ class HubSource(Source):
         if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or not (found_in in TOKENS or Path(found_in).is_file()):
             return "", ""
         from huggingface_hub import get_token
+
+        from lora_cli.documents.source_rules import checked_token
 
         try:
             token = get_token() or ""
@@ -101,9 +99,9 @@ class HubSource(Source):
         url = f"{self._endpoint}/api/models/{quote(ref.location)}/revision/{quote(ref.revision or 'main', safe='')}"
         try:
             try:
-                info, _, _ = get_json(self._http, f"{url}?blobs=true", str(ref))
+                info, _ = get_json(self._http, f"{url}?blobs=true", str(ref))
             except TooLarge:
-                info, _, _ = get_json(self._http, f"{url}?expand=sha", str(ref))
+                info, _ = get_json(self._http, f"{url}?expand=sha", str(ref))
             name, commit, entries = str(info.get("id", ref.location)), str(info["sha"]), info.get("siblings")
             wanted = ref.revision if COMMIT.fullmatch(ref.revision or "") else commit
             if commit != wanted or not COMMIT.fullmatch(commit):
@@ -154,22 +152,20 @@ class HubSource(Source):
             yield cached.fileno() if fits else None
 
     def _tree(self, ref: AdapterRef, name: str, commit: str) -> Iterator[Any]:
-        """The entries below the folder of ``ref``, page by page.
-
-        Of the link to the next page only the query is used: a mirror may send its origin's.
-        """
+        """The entries below the folder of ``ref``, page by page."""
         url = f"{self._endpoint}/api/models/{quote(name)}/tree/{commit}/{quote(ref.subfolder)}".rstrip("/")
         query = "recursive=true&expand=false"
         while query:
-            listed, _, headers = get_json(self._http, f"{url}?{query}", str(ref))
+            listed, headers = get_json(self._http, f"{url}?{query}", str(ref))
             yield from listed
             query = next_query(headers)
 
     def _refusal(self, error: StatusError, ref: AdapterRef, path: str) -> LoraCliError:
         """The Hub's refusal in words, with a hint; ``path`` is the file or folder that was asked for."""
-        token, found_in = self._token
-        answer = f"{error.code} {error.status} {path.partition(' ')[0]} of {'a user' if token else 'nobody'}"
-        kind, said, hint = next(row[1:] for row in _ANSWERS if re.search(row[0], answer))
+        (token, found_in), said = self._token, error.headers.get("X-Error-Message", "")[:200]
+        asker, code = "a user" if token else "nobody", error.headers.get("X-Error-Code")
+        answer = f"{code} {error.status} {path.partition(' ')[0]} of {asker}"
+        kind, reason, hint = next(row[1:] for row in _ANSWERS if re.search(row[0], answer))
         words = {
             "name": ref.location,
             "page": f"{self._endpoint}/{ref.location}",
@@ -178,9 +174,9 @@ class HubSource(Source):
             "found_in": found_in,
             "server": host(error.url),
             "status": error.status,
-            "detail": error.message and f": {error.message}",
+            "detail": said and f": {said}",
         }
-        return kind(f"{ref}: {said.format(**words)}", hint=hint.format(**words))
+        return kind(f"{ref}: {reason.format(**words)}", hint=hint.format(**words))
 
 
 def _cache_folder(ref: AdapterRef) -> Path:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.core.text import names
 from lora_cli.errors import Corrupt, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, at_most_10_000
@@ -44,10 +43,9 @@ class LocalSource(Source):
         linked: bool = False,
         roots: tuple[Path, ...] = (),
     ) -> None:
-        """Takes settings and rule as every source does; nothing of them concerns a folder.
+        """``linked`` files may get and lose hard links while they are read, which is no change of their bytes.
 
-        ``linked`` files may get and lose hard links while they are read, which is no change of their bytes. With
-        ``roots`` the folder must be below one of them, wherever links lead.
+        With ``roots`` the folder must be below one of them, wherever links lead.
         """
         self._retries, self._linked, self._roots = Retries(0), linked, roots
 
@@ -168,6 +166,4 @@ def _translating(path: Path, *, listed: bool = True) -> Iterator[None]:
         if os.path.islink(path):  # noqa: PTH114 - never raises
             raise NotFound(f"{path} is a dangling link", hint="check what it points to") from error
         hint = "check the spelling; a repository of the Hub is hf://ORG/NAME, and a folder in one hf://ORG/NAME/FOLDER"
-        if path.name.startswith("checkpoint-") and (beside := sorted(path.parent.glob("checkpoint-*"))):
-            hint = f"there are {names([one.name for one in beside])}"
         raise NotFound(f"there is no folder {path}", hint=hint) from error

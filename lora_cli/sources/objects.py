@@ -27,7 +27,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges, Source, at_most_10_000
 from lora_cli.sources.cloud_credentials import NOBODY, Account, find_account
 from lora_cli.sources.http import AGAIN, FAR
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -94,15 +94,23 @@ class ObjectSource(Source):
     """Buckets as a source. A revision is a fingerprint of paths, sizes and ETags, else times of change."""
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
-        """Opens no connection and looks for no credentials yet; ``rule`` says whose are used, and where."""
         super().__init__(settings, rule)
         self._buckets: dict[str, tuple[ObjectStore, Account, str]] = {}
         self._reported: dict[tuple[str, str, str], str] = {}
         self._lock = threading.Lock()
 
     def _resolve(self, ref: AdapterRef) -> Revision:
+        import obstore
+
         until, prefix = time.monotonic() + self._settings.adapter_timeout_s, _prefix(ref)
-        found: list[ObjectMeta] = self._ask(ref, "list", "", partial(_list, ref=ref, until=until))
+
+        def listed(store: "ObjectStore") -> "Iterator[ObjectMeta]":
+            for page in obstore.list(store, prefix or None, chunk_size=100):
+                yield from page
+                if time.monotonic() > until:
+                    raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
+
+        found = self._ask(ref, "list", "", lambda store: list(at_most_10_000(listed(store), str(ref))))
         # Empty objects that stand for a folder are no files.
         keys = [meta["path"] for meta in found]
         folders = {prefix.rstrip("/"), *(key[: slash.start()] for key in keys for slash in re.finditer("/", key))}
@@ -112,9 +120,7 @@ class ObjectSource(Source):
             if meta["size"] or meta["path"].rstrip("/") not in folders
         ]
         if not files:
-            hint = (
-                f"check the endpoint ({TERMS[ref.scheme][1]}), and write the adapter's folder, no file and no revision"
-            )
+            hint = f"check the endpoint ({TERMS[ref.scheme][1]}), and write the folder, no file and no revision"
             raise NotFound(f"{ref}: there is nothing below {prefix or 'it'}", hint=hint)
         return Revision.of_listing(ref, files)
 
@@ -127,7 +133,7 @@ class ObjectSource(Source):
         self._reported[ref.location, file.path, file.version] = str(answer.attributes.get("sha256", "")).lower()
         skip, left = start - answer.range[0], (stop or file.size or 0) - start
         try:
-            for piece in answer.stream(min_chunk_size=PIECE):
+            for piece in answer.stream(min_chunk_size=PIECE if left > PIECE else 1):
                 wanted = bytes(memoryview(piece)[skip : skip + left])
                 skip, left = max(0, skip - len(piece)), left - len(wanted)
                 if wanted:
@@ -181,7 +187,7 @@ class ObjectSource(Source):
             return from_status(account.server, int(status), {})  # obstore does not show its Retry-After
         said = f"{verb} {status} {code}{' nobody' * (account.found_in == NOBODY)}" if status else str(error)
         _, kind, says, hint = next(row for row in _ERRORS if re.search(row[0], said))
-        message = printable(re.sub(r"\w{20,}", "***", message))
+        message = re.sub(r"\w{20,}", "***", message)[:200]
         words: dict[str, Any] = {
             **{"server": account.server, "user": account.found_in, "answer": f"{status} {code} {message}".strip()},
             **{"name": re.split("[@/]", ref.location)[0], "timeout_s": self._settings.timeout_s},
@@ -216,19 +222,6 @@ def _open(scheme: str, name: str, account: Account, timeout_s: float, region: st
         hint = f"check {TERMS[scheme][1]}, AWS_CA_BUNDLE and what else obstore reads of the provider's variables"
         raise UsageError(f"{scheme}://{name} cannot be opened ({type(error).__name__})", hint=hint) from error
     return found
-
-
-def _list(store: "ObjectStore", ref: AdapterRef, until: float) -> "list[ObjectMeta]":
-    """All objects below ``ref``."""
-    import obstore
-
-    def listed() -> "Iterator[ObjectMeta]":
-        for page in obstore.list(store, _prefix(ref) or None, chunk_size=100):
-            yield from page
-            if time.monotonic() > until:
-                raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
-
-    return list(at_most_10_000(listed(), str(ref)))
 
 
 def _get(store: "ObjectStore", ref: AdapterRef, file: RemoteFile, start: int, stop: int | None) -> "GetResult":

@@ -34,12 +34,11 @@ from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources import MOST_ENTRIES, Source
 from lora_cli.sources.docker_config import Credentials, find_credentials
-from lora_cli.sources.http import Http, Piece, StatusError, get_bytes, host, redirect_target
+from lora_cli.sources.http import Http, Piece, StatusError, get_bytes, host, redirect_target, whole
 from lora_cli.sources.retries import Transient, from_status
-from lora_cli.sources.ssrf_guard import allows_private, guard
-from lora_cli.sources.tokens import token_of
+from lora_cli.sources.ssrf_guard import guard
 
-MOST_LAYERS, ANSWER_CAP, CHUNK = 200, 4 << 20, 1 << 20
+MOST_LAYERS, CHUNK = 200, 1 << 20
 WHOLE = Piece(0, None, None)
 ACCEPTED = (
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, "
@@ -98,7 +97,6 @@ class OciSource(Source):
     """
 
     def __init__(self, settings: Settings, rule: SourceRule | None = None) -> None:
-        """Opens no connection and reads no credentials yet; ``rule`` says where requests go, and with whose token."""
         super().__init__(settings, rule)
         self._repositories: dict[str, _Repository] = {}
         self._unpacked = lru_cache(settings.jobs)(self._unpack)  # one for each adapter that may be in flight
@@ -109,13 +107,7 @@ class OciSource(Source):
         return replace(ref, revision=manifest.digest)
 
     def _resolve(self, ref: AdapterRef) -> Revision:
-        """The manifest that the reference names now, and its files. Layers that are tars are downloaded for that.
-
-        Raises:
-            Refused: a bound is passed, or it is malformed.
-            UsageError: it is a container image, or an index of several artifacts.
-            Corrupt: a manifest or layer is not what its digest says.
-        """
+        """The manifest that the reference names now, and its files. Layers that are tars are downloaded for that."""
         repository = self._repository(ref)
         artifact = top = repository.manifest(ref)
         if (listed := top.manifests) is not None:  # an index: its only manifest, or its only one for this machine
@@ -237,16 +229,6 @@ def _place(ref: AdapterRef) -> str:
     return re.sub(":[^/]*$", "", ref.location)
 
 
-def _whole(chunks: Iterator[bytes], what: str) -> bytes:
-    """An answer that is not a file."""
-    data = bytearray()
-    for chunk in chunks:
-        data += chunk
-        if len(data) > ANSWER_CAP:
-            raise Refused(f"{what}: an answer is larger than {ANSWER_CAP} bytes", hint=_WRONG)
-    return bytes(data)
-
-
 class _Repository:
     """One repository of a registry. Threads share it, and the token that it was given when it first asked for one."""
 
@@ -255,13 +237,13 @@ class _Repository:
         # The path of a mirror is a prefix of each repository.
         parts = urlsplit(f"{endpoint.rstrip('/')}/{_place(ref).partition('/')[2]}")
         self._name, self._url = parts.path[1:], f"{parts.scheme}://{parts.netloc}/v2{parts.path}"
-        self._http = Http(endpoint, settings.timeout_s, private=allows_private(settings))
+        self._http = Http.of(settings, endpoint)
         self._rule, self._lock = rule, threading.Lock()
 
     def manifest(self, ref: AdapterRef, digest: str = "") -> _Manifest:
         """The manifest or index with a digest, by default what the reference names: its tag, or ``latest``."""
         what, reference = str(ref), digest or ref.revision or ref.location[len(_place(ref)) + 1 :] or "latest"
-        data = _whole(self.get(f"manifests/{reference}", what), what)
+        data = whole(self.get(f"manifests/{reference}", what), what, self._http.timeout_s)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if ":" in reference and digest != reference:
             raise Corrupt(f"{what}: {host(self._url)} was asked for the manifest {reference}, and sent {digest}")
@@ -293,7 +275,7 @@ class _Repository:
         """How requests are made with what an answer of 401 asks for: a user, or a token of the service it names."""
         from lora_cli.sources.transport import send
 
-        login = token_of(self._rule, os.environ)
+        login = self._rule.token() if self._rule is not None else ""
         if login or (self._rule is not None and self._rule.anonymous):
             known = Credentials(base64.b64encode(login.encode()).decode())
         else:
@@ -331,7 +313,7 @@ class _Repository:
             if response.status != 200:
                 raise self._translated(StatusError(403, service, response.headers), what)
             try:
-                answer = dict(json.loads(_whole(response.chunks(), what)))
+                answer = dict(json.loads(whole(response.chunks(), what, self._http.timeout_s)))
                 token = str(answer.get("token") or answer["access_token"])
             except (ValueError, TypeError, LookupError) as error:
                 hint = "check that it is an OCI registry"

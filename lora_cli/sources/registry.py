@@ -1,7 +1,6 @@
 """The class that reads each scheme. A source is listed here, in one line, and nowhere else."""
 
 import json
-import os
 import threading
 from collections.abc import Mapping
 from importlib import import_module
@@ -31,19 +30,6 @@ SOURCES: Mapping[Scheme, tuple[str, str]] = {
 """Scheme → ``module:Class``, imported only when it is needed, and the keys of ``[[sources]]`` that it heeds."""
 
 
-def is_path(text: str, base_dir: Path | None = None) -> bool:
-    """Whether ``text`` is a path, and not ORG/NAME of the Hub, seen from ``base_dir`` (None: the working directory).
-
-    It is one if it exists (a dangling link does, too), and if the folder exists that it would be in: a folder that was
-    removed or misspelt is not looked for on the Hub, where somebody else may have a repository of that name.
-    """
-    if "\0" in text:
-        return False
-    path = (base_dir or Path()) / text
-    in_folder = text.count("/") == 1 and "@" not in text and os.path.isdir(path.parent)  # noqa: PTH112 - never raises
-    return os.path.lexists(path) or in_folder
-
-
 def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = None) -> Source:
     """The source of ``scheme``, with the options of ``rule``, if there is one. Opens no connection.
 
@@ -70,9 +56,8 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
     if ref.scheme in {"s3", "gs", "az"}:
         from lora_cli.sources.cloud_credentials import endpoint_of_account
 
-        return endpoint_of_account(ref.scheme, ref.location, rule) or (
-            "https://s3.amazonaws.com" * (ref.scheme == "s3")
-        )
+        found = endpoint_of_account(ref.scheme, ref.location, rule)
+        return found or {"s3": "https://s3.amazonaws.com"}.get(ref.scheme, "")
     if rule is not None and (rule.endpoint_url or ref.scheme == FSSPEC):
         return (rule.endpoint_url or json.dumps(rule.storage_options, sort_keys=True)).rstrip("/")
     if ref.scheme == "hf":
@@ -112,7 +97,7 @@ class Sources:
 
         Raises:
             UsageError: as ``open_source``.
-            Offline: it needs the network, which is switched off. (The Hub's own client may have cached a repository.)
+            Offline: it needs the network, which is switched off.
         """
         if self._roots and ref.scheme == "file":
             from lora_cli.sources.local import LocalSource

@@ -100,8 +100,3 @@ def is_unknown_host(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, socket.gaierror):
         error = error.__cause__ or error.__context__
     return error is not None and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
-
-
-def printable(text: str) -> str:
-    """At most 200 characters of what a server wrote, without anything that a terminal would obey."""
-    return "".join(character if character.isprintable() else " " for character in text[:200]).strip()

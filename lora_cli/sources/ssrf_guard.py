@@ -9,7 +9,6 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from lora_cli.core.web_address import is_loopback
 from lora_cli.errors import Refused
-from lora_cli.settings import Settings
 
 NAT64 = IPv6Network("64:ff9b::/96")
 CLOUDS = ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
@@ -34,12 +33,6 @@ def is_public(address: str) -> bool:
     """Whether ``address`` is neither of a private network nor this machine's own."""
     ip = _ip(address)
     return not is_loopback(address) if ip is None else ip.is_global and not ip.is_reserved
-
-
-def allows_private(settings: Settings) -> bool:
-    """Whether redirects may lead into private networks: a policy overrides the settings, and one that forbids wins."""
-    decisions = {policy.allow_private_redirects for policy in settings.policies}
-    return False not in decisions and (True in decisions or settings.allow_private_redirects)
 
 
 def guard(private: bool, sender: str, prefix: str) -> Guard:

@@ -24,7 +24,7 @@ from lora_cli import __version__
 from lora_cli.core.web_address import DEFAULT_PORTS
 from lora_cli.redaction import remember
 from lora_cli.sources.http import Headers, host, origin
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host, printable
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host
 from lora_cli.sources.ssrf_guard import Guard
 
 CHUNK, DRAINED, CONNECTIONS = 256 * 1024, 16 * 1024, 64
@@ -149,7 +149,7 @@ def _translated(error: Exception, url: str, timeout_s: float) -> Transient:
     cause: BaseException = error
     while inner := next((one for one in (*cause.args, cause.__cause__) if isinstance(one, BaseException)), None):
         cause = inner
-    server, text = host(url), printable(str(cause)) if isinstance(cause, OSError) else type(cause).__name__
+    server, text = host(url), str(cause)[:200] if isinstance(cause, OSError) else type(cause).__name__
     if isinstance(cause, ssl.SSLCertVerificationError):
         hint = "set SSL_CERT_FILE to the certificates to trust"
         return Transient(f"the certificate of {server} is not trusted: {text}", hint=hint, final=True)

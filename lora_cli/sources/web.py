@@ -1,10 +1,10 @@
 """Adapters on any web server: the usual names below one address, each range of exactly the version that was seen."""
 
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -17,8 +17,6 @@ from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Unrea
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, host, open_response, origin
-from lora_cli.sources.ssrf_guard import allows_private
-from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
@@ -42,31 +40,19 @@ class WebSource(Source):
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
-        """Opens no connection and reads no token yet; ``rule`` says where requests go, and with whose token."""
         super().__init__(settings, rule)
-        self._sites: dict[str, Http] = {}
+        self._sites: dict[tuple[str, str, int], Http] = {}
 
     def _resolve(self, ref: AdapterRef) -> Revision:
-        """The files below the address that ``ref`` names, at this moment: some twenty requests of a byte each.
-
-        There is no listing to ask for. A page about a folder is not read as one: servers write it for people.
-
-        Raises:
-            NotFound: there is neither config nor weights, or the server has something for every name.
-            AccessDenied: the server wants to know who asks, or forbids a file.
-            UsageError: the variable of the token is not set.
-            Transient: network or server.
-        """
+        """Some twenty requests of a byte each: there is no listing to ask for."""
         answers = map_in_threads(lambda name: self._probe(ref, name), NAMES, min(AT_ONCE, self._settings.jobs))
         files = self._files(dict(zip(NAMES, answers, strict=True)), str(ref), host(self._folder(ref)))
-        versions = [file.sha256 or file.version for file in files]
-        lines = "".join(f"{file.size} {version} {file.path}\n" for file, version in zip(files, versions, strict=True))
-        digest = hashlib.sha256(lines.encode()).hexdigest()
-        if not all(versions):
+        revision = Revision.of_listing(ref, files)
+        if not all(file.sha256 or file.version for file in files):
             log.info("%s: versions cannot be distinguished by size alone", ref)
-            return Revision(ref, f"none-{secrets.token_hex(16)}", files)
-        promise = "date" if any(version.startswith("If-Unmodified-Since") for version in versions) else "etag"
-        return Revision(ref, f"{promise}-{digest}", files)
+            return replace(revision, id=f"none-{secrets.token_hex(16)}")
+        promise = "date" if any(file.version.startswith("If-Unmodified-Since") for file in files) else "etag"
+        return replace(revision, id=f"{promise}-{revision.id}")
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, what, pin = revision.ref, f"{revision.ref}: {file.path}", file.version
@@ -81,17 +67,15 @@ class WebSource(Source):
         url, piece = f"{self._folder(ref)}/{quote(file.path)}", Piece(start, stop, file.size)
         conditions = {condition: value} if pin else {}
         try:
-            yield from get_bytes(self._site(ref), url, piece, what, check, conditions=conditions)
+            yield from get_bytes(self._site(ref), url, piece, what, conditions=conditions, check=check)
         except StatusError as error:
             if error.status in GONE | {412, 416}:
                 raise Changed(f"{what}: it changed after it was listed ({error.status})", hint=AGAIN) from error
             raise self._refusal(error.status, f"{what}: refused by {host(error.url)}") from error
 
     def _probe(self, ref: AdapterRef, name: str) -> RemoteFile | int:
-        """The file, or the status of an answer that is none.
-
-        It is no HEAD: some servers know none, and links that are signed for GET refuse it. The body is not waited for.
-        """
+        """The file, or the status of an answer that is none."""
+        # It is no HEAD: some servers know none, and links that are signed for GET refuse it.
         url, what = f"{self._folder(ref)}/{name}", f"{ref}: {name}"
         try:
             with open_response(self._site(ref), url, {"Range": "bytes=0-0"}, what) as response:
@@ -111,11 +95,8 @@ class WebSource(Source):
 
     def _site(self, ref: AdapterRef) -> Http:
         base = self._folder(ref)
-        site = "{}://{}:{}".format(*origin(base))
-        if site not in self._sites:
-            token, private = token_of(self._rule, os.environ), allows_private(self._settings)
-            self._sites[site] = Http(base, self._settings.timeout_s, token=token, private=private)
-        return self._sites[site]
+        site = Http.of(self._settings, base, self._rule.token() if self._rule else "")
+        return self._sites.setdefault(origin(base), site)
 
     def _folder(self, ref: AdapterRef) -> str:
         """The address of the folder, at the endpoint that the rule names in place of the reference's own host."""

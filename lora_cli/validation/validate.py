@@ -12,7 +12,7 @@ from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
-from lora_cli.core.reference import AdapterRef, below, parse
+from lora_cli.core.reference import AdapterRef, below, is_path, parse
 from lora_cli.core.request import USUAL, Request, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, snapshot_digest
 from lora_cli.documents.policy_checks import format_of
@@ -27,7 +27,7 @@ from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
 from lora_cli.signing.signed_adapter import Contents, check_signatures
 from lora_cli.sources.files import Files
-from lora_cli.sources.registry import Sources, is_path
+from lora_cli.sources.registry import Sources
 from lora_cli.validation.verdict import (
     Checked,
     Stopwatch,

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import parse
+from lora_cli.core.reference import is_path, parse
 from lora_cli.core.request import Request
 from lora_cli.errors import MachineError
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import is_path
 from lora_cli.validation import Checked, Terms, check_all, open_base, validate
 from lora_cli.validation.validate import TOGETHER, WORTH_PROCESSES, check_in_processes
 from tests.making import llama_modules, write_adapter, write_base_config
