@@ -61,20 +61,11 @@ def path(value: Any) -> Path:
     return Path(value)
 
 
-def _has_port(endpoint: str) -> bool:
-    """Whether the port that it names, if any, is one."""
-    from urllib.parse import urlsplit
-
-    try:
-        return urlsplit(endpoint).port != 0
-    except ValueError:
-        return False
-
-
 def endpoint(value: Any) -> str:
     """The address of a server, without a slash at its end."""
     text = value.strip().rstrip("/") if isinstance(value, str) else ""
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text, re.IGNORECASE) or not _has_port(text):
+    found = re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:]+)(:\d{1,5})?(/[^\s?#@]*)?", text, re.IGNORECASE)
+    if found is None or not 0 < int((found[2] or ":80")[1:]) < 65536:
         # The value is not repeated: a user and password in it are what the pattern refuses.
         raise ValueError("this is not the address of a server: write https://HOST, without user, query or fragment")
     return text
