@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (target := site.redirect(self.path)) is not None:
             return self._send(302, {"Location": target}, b"")
         if path in site.statuses:
-            return self._send(site.statuses[path], {}, b"no")
+            return self._send(site.statuses[path], site.more(b""), b"no")
         if path not in site.files:
             status, kind, body = site.missing
             return self._send(status, {"Content-Type": kind}, body)

@@ -52,10 +52,16 @@ class Revision:
 
     @classmethod
     def of_listing(cls, ref: "AdapterRef", files: Iterable[RemoteFile]) -> "Revision":
-        """The revision of a listing that has no id: a fingerprint of its paths, sizes and versions."""
+        """The revision of a listing that has no id: a fingerprint of its paths, sizes and versions.
+
+        Where a file has no version, the id begins with ``none-`` and is never the same again.
+        """
         import hashlib
+        import secrets
 
         listed = tuple(sorted(files, key=lambda file: file.path))
+        if not all(file.version or file.sha256 or file.defect for file in listed):
+            return cls(ref, f"none-{secrets.token_hex(16)}", listed)
         lines = "".join(f"{file.size} {file.version or file.sha256 or file.defect} {file.path}\n" for file in listed)
         return cls(ref, hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(), listed)
 

@@ -1,5 +1,6 @@
 """Sources of adapters. A source only reads: it never writes, caches or parses."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
@@ -70,6 +71,8 @@ class Source:
         what = f"{revision.ref}: {file.path}"
         if file.defect:
             raise Corrupt(f"{what} {file.defect}")
+        if revision.ref.scheme != "file" and re.search("(^|/)\\.\\.(/|$)|[\ud800-\udfff]", file.path):
+            raise Refused(f"{what}: its path would leave the folder, or is no text", hint="do not trust this source")
         if stop is not None and file.size is not None:
             stop = min(stop, file.size)
         end = file.size if stop is None else stop

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lora_cli.core.reference import FSSPEC, AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import run_in_thread
-from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, UsageError
+from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Refused, UsageError
 from lora_cli.settings import Settings, home_of
-from lora_cli.sources import Source, at_most_10_000
+from lora_cli.sources import MOST_ENTRIES, Source
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.retries import Transient, is_unknown_host
 
@@ -23,7 +23,7 @@ CHUNK = 1 << 20
 # Fields that identify a version of a file: the first that a file system has counts.
 _VERSIONS = (
     *("ETag", "etag", "e_tag", "content_md5", "md5", "mtime", "modified", "last_modified", "LastModified"),
-    *("updated", "modify", "last_write_time"),
+    *("updated", "modify", "last_write_time", "modification_time", "modifiedTime"),
 )
 T = TypeVar("T")
 
@@ -41,19 +41,28 @@ class FsspecSource(Source):
         self._idle = defaultdict[str, list[Any]](list)
 
     def _resolve(self, ref: AdapterRef) -> Revision:
-        def listed(fs: Any, root: str) -> list[RemoteFile]:
-            if fs.info(root or "/").get("type") == "file":
+        def listed(fs: Any, root: str) -> list[tuple[str, dict[str, Any]]]:
+            place = f"{root}/{folder}".rstrip("/") or "/"
+            if not folder and fs.info(place).get("type") == "file":
                 raise UsageError(f"{ref} is a file, not a folder", hint=f"write {str(ref).rpartition('/')[0]}")
-            inside, files = f"{root.strip('/')}/".lstrip("/"), list[RemoteFile]()
-            folders = fs.walk(root or "/", detail=True, on_error="raise")
-            for entry in at_most_10_000((entry for *_, found in folders for entry in found.values()), str(ref)):
-                path = str(entry["name"]).strip("/").removeprefix(inside)
-                defect = "" if entry.get("type", "file") == "file" else "is not a regular file"
-                size, version = _facts(entry)
-                files.append(RemoteFile(path, size, version=version, defect=defect))
-            return files
+            inside = f"{root.strip('/')}/".lstrip("/")
+            return [(str(one["name"]).strip("/").removeprefix(inside), one) for one in fs.ls(place, detail=True)]
 
-        return Revision.of_listing(ref, self._ask(ref, str(ref), listed))
+        files, folders = dict[str, RemoteFile](), [""]
+        while folders:
+            folder = folders.pop()
+            for path, entry in self._ask(ref, str(ref), listed):
+                kind, (size, version) = entry.get("type", "file"), _facts(entry)
+                if kind == "directory" and path.startswith(folder) and path != folder:
+                    folders.append(path)
+                elif kind != "directory":
+                    defect = "" if kind == "file" else "is not a regular file"
+                    files[path] = RemoteFile(path, size, version=version, defect=defect)
+                if len(files) + len(folders) > MOST_ENTRIES:
+                    raise Refused(
+                        f"{ref}: its listing has over {MOST_ENTRIES} entries", hint="use one adapter's folder"
+                    )
+        return Revision.of_listing(ref, files.values())
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, what, end = revision.ref, f"{revision.ref}: {file.path}", file.size if stop is None else stop
@@ -113,18 +122,9 @@ class FsspecSource(Source):
 
 
 def _opened(ref: AdapterRef, url: str, protocol: str, rule: "SourceRule | None") -> Any:
-    """The file system that ``url`` is on, with fsspec's own configuration and the options of ``rule``.
-
-    Raises:
-        UsageError: its package is not installed, or a variable that ``rule`` names is not set.
-    """
+    """The file system that ``url`` is on, with fsspec's own configuration and the options of ``rule``."""
     import fsspec
 
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except (ImportError, ValueError) as error:
-        hint = f"fsspec reports: {str(error).partition(chr(10))[0]:.200}"
-        raise UsageError(f"{ref}: a package for {protocol}:// is not installed", hint=hint) from error
     options = _with_secrets(rule.storage_options, rule) if rule is not None else {}
     if protocol in {"sftp", "ssh"}:  # of which fsspec would trust any host
         import paramiko
@@ -158,6 +158,9 @@ def _with_secrets(options: Mapping[str, Any], rule: "SourceRule") -> dict[str, A
 def _translated(error: Exception, what: str, protocol: str) -> LoraCliError | Transient:
     """An error of the server or the library. Its message may contain options: it is not shown."""
     kind, kinds = type(error).__name__, {one.__name__ for one in type(error).__mro__}
+    if isinstance(error, ImportError):
+        hint = f"fsspec reports: {str(error).partition(chr(10))[0]:.200}"
+        return UsageError(f"{what}: a package for {protocol}:// is not installed", hint=hint)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{what}: not found", hint="check the spelling and the permissions")
     # What paramiko and botocore say of a connection that broke is no OSError; of who is let in paramiko says so.

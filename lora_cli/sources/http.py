@@ -116,8 +116,9 @@ def get_json(http: Http, url: str, what: str) -> tuple[Any, Headers]:
 
 def next_query(headers: Headers) -> str:
     """The query of the next page, or nothing. The link's host and path are not used: a mirror may send its origin's."""
-    found = re.search(r'<[^<>?]*\?([!-;=?-~]*)>\s*;\s*rel="next"', headers.get("Link", ""))
-    return found[1] if found else ""
+    links = re.findall("<([^<>]*)>([^<]*)", headers.get("Link", ""))
+    queries = (urlsplit(url).query for url, rest in links if re.search(r"\brel\s*=[^;,]*\bnext\b", rest, re.IGNORECASE))
+    return next(queries, "")
 
 
 def get_bytes(

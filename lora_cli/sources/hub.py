@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
 
 COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 TOKENS = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 CHUNK = 1 << 20
@@ -102,7 +103,8 @@ class HubSource(Source):
                 info, _ = get_json(self._http, f"{url}?blobs=true", str(ref))
             except TooLarge:
                 info, _ = get_json(self._http, f"{url}?expand=sha", str(ref))
-            name, commit, entries = str(info.get("id", ref.location)), str(info["sha"]), info.get("siblings")
+            name, commit, entries = str(info.get("id")), str(info["sha"]), info.get("siblings")
+            name = name if NAME.fullmatch(name) else ref.location
             wanted = ref.revision if COMMIT.fullmatch(ref.revision or "") else commit
             if commit != wanted or not COMMIT.fullmatch(commit):
                 raise Corrupt(f"{ref}: the server returned commit {commit}", hint="check HF_ENDPOINT")
@@ -190,7 +192,7 @@ def _cached_revision(ref: AdapterRef) -> Revision:
     """What ``huggingface_hub`` has downloaded of ``ref``, which may not be all that there is; raises ``Offline``."""
     folder, commit = _cache_folder(ref), ref.revision or "main"
     if (branch := folder / "refs" / commit).is_file():
-        commit = branch.read_text().strip()
+        commit = branch.read_text(errors="replace").strip()
     snapshot, entries = folder / "snapshots" / commit, []
     for path in sorted(snapshot.rglob("*")) if COMMIT.fullmatch(commit) else ():
         if path.is_symlink():
@@ -216,11 +218,12 @@ def _files(entries: Iterable[Any], ref: AdapterRef, commit: str) -> tuple[Remote
     for path, entry in at_most_10_000(below, str(ref)):
         # An LFS file has a sha256; its git blob is the pointer to it.
         lfs = entry.get("lfs") or {}
+        size = lfs.get("size", entry.get("size"))
         sha256, git_sha1 = lfs.get("sha256", lfs.get("oid")), entry.get("blobId", entry.get("oid"))
         files.append(
             RemoteFile(
                 path.removeprefix(inside),
-                lfs.get("size", entry.get("size")),
+                size if type(size) is int and 0 <= size < 2**63 else None,
                 sha256 if SHA256.fullmatch(sha256 or "") else None,
                 git_sha1=git_sha1 if not lfs and COMMIT.fullmatch(git_sha1 or "") else None,
             )

@@ -128,7 +128,8 @@ class OciSource(Source):
         folder = ref.subfolder
         if not folder:  # the only folder with an adapter, if none is at the root: policies may have rules for it
             found = [file.path for file in files if posixpath.basename(file.path) == CONFIG]
-            folder = posixpath.dirname(found[0]) if len(found) == 1 else ""
+            is_fit = len(found) == 1 and found[0].isprintable() and not found[0].startswith(("/", "../"))
+            folder = posixpath.dirname(found[0]) if is_fit else ""
         inside = f"{folder}/" if folder else ""
         # Of two with one path the later one counts, as where a tar is unpacked.
         below = {file.path[len(inside) :]: file for file in files if file.path.startswith(inside)}
@@ -196,8 +197,9 @@ class OciSource(Source):
                             defect = "" if is_file else "is not a regular file"
                             tars.files.append(RemoteFile(path, member.size, sha256, locator=locator, defect=defect))
                         tar.members.clear()  # it would keep them all
-                    if tar.offset == begin:
-                        raise tarfile.ReadError("it is not a tar")
+                    tars.seek(tar.offset)  # tarfile takes a broken header for the end
+                    if tar.offset == begin or tars.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                        raise tarfile.ReadError("it is not a tar, or damaged")
         except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, ValueError, RecursionError) as error:
             hint = "push the files themselves, or a tar, plain or with gzip"
             raise Refused(f"{ref}: a layer ({layer.kind:.99}) cannot be unpacked: {error!s:.200}", hint=hint) from error

@@ -2,14 +2,12 @@
 
 import hashlib
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, PICKLED, SIGNATURE, WEIGHTS
-from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import map_in_threads
@@ -27,8 +25,6 @@ NOWHERE = "no-such-file.lora-cli"
 
 NAMES = (CONFIG, WEIGHTS, *PICKLED, *sorted(BESIDE), SIGNATURE, BASE_CONFIG, NOWHERE)
 FORBIDDEN, GONE = frozenset({401, 403}), frozenset({404, 410})
-
-log = logger(__name__)
 
 
 class WebSource(Source):
@@ -48,11 +44,8 @@ class WebSource(Source):
         answers = map_in_threads(lambda name: self._probe(ref, name), NAMES, min(AT_ONCE, self._settings.jobs))
         files = self._files(dict(zip(NAMES, answers, strict=True)), str(ref), host(self._folder(ref)))
         revision = Revision.of_listing(ref, files)
-        if not all(file.sha256 or file.version for file in files):
-            log.info("%s: versions cannot be distinguished by size alone", ref)
-            return replace(revision, id=f"none-{secrets.token_hex(16)}")
-        promise = "date" if any(file.version.startswith("If-Unmodified-Since") for file in files) else "etag"
-        return replace(revision, id=f"{promise}-{revision.id}")
+        promise = "date-" if any(file.version.startswith("If-Unmodified-Since") for file in files) else "etag-"
+        return replace(revision, id=promise * (not revision.id.startswith("none-")) + revision.id)
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, what, pin = revision.ref, f"{revision.ref}: {file.path}", file.version
@@ -81,7 +74,7 @@ class WebSource(Source):
             with open_response(self._site(ref), url, {"Range": "bytes=0-0"}, what) as response:
                 status, headers = response.status, response.headers
         except StatusError as error:
-            if error.status == 416:
+            if error.status == 416 and error.headers.get("Content-Range", "*/0").endswith("/0"):
                 return RemoteFile(name, 0, sha256=hashlib.sha256().hexdigest())
             if error.status in GONE | FORBIDDEN:
                 return error.status

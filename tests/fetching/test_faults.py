@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from lora_cli.errors import AccessDenied
 from tests.faulty_proxy import Answer
 from tests.fetching.desk import MIB, WEIGHTS
 from tests.fetching.places import CLIENTS, FILES, OTHERS, WEB, Place, check_cache
@@ -207,6 +208,14 @@ def test_over_ssh_a_connection_that_ends_is_made_again_and_what_changed_meanwhil
     assert place.bring().snapshot.files
     check_cache(place.cache, whole=True)
     place.recovers()
+
+
+@at("s3fs")
+def test_a_folder_that_cannot_be_listed_is_not_left_out(place: Place) -> None:
+    place.write({"sub/x.json": b"{}"})
+    place.proxy.fault("prefix=[^ ]*sub", status=403, times=-1)
+    with pytest.raises(AccessDenied):
+        place.source.resolve(place.ref)
 
 
 @at("rclone")

@@ -89,14 +89,15 @@ def test_sizes_and_digests_are_those_that_the_hubs_own_client_reads(hub: Hub, so
 LARGE = {"match": "blobs=true", "body": " " * ((16 << 20) + 1)}
 LINK = {"Link": '<https://huggingface.co/api?recursive=true&cursor=0>; rel="next"'}
 NAMES = {"match": "/tree/", "body": "[]", "headers": LINK}
+OTHER_WORDS = {**NAMES, "headers": {"Link": '</?a=b>; rel=prev, </?recursive=true&cursor=0>; title="p"; REL=next'}}
 
 
-@pytest.mark.parametrize("fault", [LARGE, NAMES], ids=["large", "names alone"])
+@pytest.mark.parametrize("fault", [LARGE, NAMES, OTHER_WORDS], ids=["large", "names alone", "in other words"])
 @pytest.mark.parametrize("subfolder", ["", "checkpoint-1"])
 def test_what_one_answer_does_not_hold_is_listed_by_folder_page_by_page_at_the_same_server(
     hub: Hub, source: Source, commit: str, fault: dict[str, Any], subfolder: str
 ) -> None:
-    hub.page_size, hub.bare = 1, fault is NAMES
+    hub.page_size, hub.bare = 1, fault is not LARGE
     hub.fault(**fault, status=200)
     revision = source.resolve(replace(ACME, subfolder=subfolder))
     assert revision.id == commit
@@ -127,6 +128,22 @@ def test_paths_are_relative_to_the_folder_and_quoted_where_needed(hub: Hub, sour
 def test_what_is_no_digest_is_none(hub: Hub, source: Source) -> None:
     said = {"size": 3, "blobId": "B" * 40, "lfs": {"sha256": "../" + "a" * 61}}
     assert listed(hub, source, {"rfilename": "a b", **said}) == (RemoteFile("a b", 3),)
+    for size in ("12", [1], 1.5, True, -7, 10**30):
+        assert listed(hub, source, {"rfilename": "a", "size": size}) == (RemoteFile("a", None),)
+
+
+@pytest.mark.parametrize("path", ["../../secret/other.json", "a/../../b", "\ud800x"])
+def test_a_path_that_leaves_its_folder_or_is_no_text_is_never_asked_for(hub: Hub, source: Source, path: str) -> None:
+    hub.fault(
+        "blobs=true",
+        status=200,
+        body=json.dumps({"id": "../x\ny", **json.loads(describe({"rfilename": path, "size": 1}))}),
+    )
+    revision = source.resolve(ACME)
+    assert revision.ref == ACME
+    with pytest.raises(Refused, match="would leave the folder"):
+        content(source, revision, path)
+    assert not hub.count("/resolve/")
 
 
 @pytest.mark.parametrize(

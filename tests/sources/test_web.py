@@ -104,6 +104,13 @@ def test_digests_and_sizes_are_those_that_the_server_says(server: WebServer, sou
     assert content(source, revision, WEIGHTS) == FILES[WEIGHTS]
 
 
+def test_a_server_that_refuses_a_range_does_not_say_that_a_file_is_empty(server: WebServer, source: Source) -> None:
+    server.site.statuses[f"sql/{WEIGHTS}"] = 416
+    server.site.more = lambda content: {"Content-Range": "bytes */1280000"}
+    with pytest.raises(Unreachable, match="416"):
+        source.resolve(ref(server))
+
+
 FOLDERS: tuple[tuple[dict[str, bytes], set[str]], ...] = (
     ({"config.json": b"{}"}, {"config.json"}),
     ({CONFIG: b"{}"}, {CONFIG}),
