@@ -59,8 +59,7 @@ log = logger(__name__)
 class HubSource(Source):
     """The Hub as a source. A revision is a commit; sizes and digests are those that it lists.
 
-    The token is looked up once, when the first request is made, and sent to the endpoint only. At an endpoint that a
-    rule names, only the rule's own ``token_env`` is used.
+    The token is sent to the endpoint only. At one that a rule names, only the rule's own ``token_env`` is used.
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:

@@ -83,8 +83,7 @@ def endpoints_of(ref: AdapterRef, settings: Settings) -> tuple[str, ...]:
 class Sources:
     """The sources of one run: one for each scheme and rule of ``settings.sources``, so that connections are kept.
 
-    Threads share them; so do all references that the same rule covers. With ``roots`` local folders are read only below
-    these.
+    Threads share them. With ``roots`` local folders are read only below these.
     """
 
     def __init__(self, settings: Settings, *, roots: tuple[Path, ...] = ()) -> None:

@@ -11,8 +11,7 @@ from lora_cli.core.web_address import is_loopback
 from lora_cli.errors import Refused
 
 NAT64 = IPv6Network("64:ff9b::/96")
-CLOUDS = ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
-METADATA = frozenset(map(ip_address, CLOUDS))
+METADATA = {*map(ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))}
 """Where Alibaba, Azure, Oracle, AWS and Google answer their own machines, beside 169.254.169.254 (link-local)."""
 
 Guard = Callable[[str], None]

@@ -94,7 +94,7 @@ DAMAGED[512] ^= 1  # in the second header, which its checksum then does not fit
 REFUSED: Mapping[str, tuple[type[LoraCliError], str, str, Layer]] = {
     "an image": (UsageError, "a container image", "application/vnd.oci.image.config.v1+json", (tar_of(FILES), TAR, {})),
     "no files": (NotFound, "there are no files", "x/y", (b"x", "text/plain", {})),
-    "a damaged tar": (Refused, "or damaged", "x/y", (DAMAGED, TAR, {})),
+    "a damaged tar": (Refused, "or damaged", "x/y", (bytes(DAMAGED), TAR, {})),
     "a path that leaves": (Refused, "would leave the folder", "x/y", (CONFIG, "x/y", {PATH: "../adapter_config.json"})),
     "zstd": (Refused, r"\.tar\+zstd", "x/y", (b"(\xb5/\xfd", f"{KIT}.model.v1.tar+zstd", {})),
 }
