@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.core import option_values
+from lora_cli.core.adapter_files import MOST_HEADER
 from lora_cli.core.option_values import DURATION, HUB, SIZE, SWITCH, Kind, whole
-from lora_cli.core.safetensors import MOST_HEADER
 from lora_cli.core.units import advised, parse_duration, parse_size
 from lora_cli.errors import UsageError
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import BASE_CONFIG, CONFIG
 from lora_cli.core.addresses import hub_words, without_secrets
-from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef, is_path, parse, training_run
@@ -21,6 +20,7 @@ from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from lora_cli.core.base_model import BaseModel
     from lora_cli.documents.manifest import AdapterSet, EngineSpec
     from lora_cli.runtime.plan import TierLimits
     from lora_cli.validation import Bases
@@ -275,7 +275,7 @@ def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Pa
 
 def base_model(
     named: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None, option: str = "--base"
-) -> BaseModel:
+) -> "BaseModel":
     """The base model of a path or reference, by the ``locked`` config where there is one.
 
     An unknown family is read with transformers, if installed.

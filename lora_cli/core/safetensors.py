@@ -20,9 +20,6 @@ from lora_cli.errors import FormatError
 HEADER_CAP = 100_000_000
 """The format's own limit on the header, in bytes."""
 
-MOST_HEADER = 32 << 20
-"""Bytes of a header that are read unless an operator says otherwise: that of 138 240 tensors has 20 MiB."""
-
 MOST_TENSORS = 150_000
 """Tensors of one adapter: one with factors for each of 384 experts in 60 layers has 138 240."""
 

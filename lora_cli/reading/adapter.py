@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Any
 
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
-from lora_cli.core.adapter_files import CONFIG, PICKLED, WEIGHTS
+from lora_cli.core.adapter_files import CONFIG, MOST_HEADER, PICKLED, WEIGHTS
 from lora_cli.core.foreign_formats import FORMATS, Format, Found, by_fields, by_keys, by_start, other_method
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
-from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, Header, TensorInfo
+from lora_cli.core.safetensors import MOST_TENSORS, Header, TensorInfo
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.core.tensor_keys import Key, parse_keys
 from lora_cli.errors import FormatError

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lora_cli.core.adapter_files import MOST_HEADER
 from lora_cli.core.foreign_formats import PICKLE, STAND_INS, Format, by_start
 from lora_cli.core.pickles.machine import ReadBudget
-from lora_cli.core.safetensors import MOST_HEADER, Header, header_length, parse_header
+from lora_cli.core.safetensors import Header, header_length, parse_header
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import FormatError
 from lora_cli.sources.files import Files
