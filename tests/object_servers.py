@@ -31,15 +31,21 @@ AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1
 """The key of every Azurite, which its documentation publishes."""
 
 _SCRIPTS = Path(sys.executable).parent
+_NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-batch")
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server that speaks S3. ``keys`` are an administrator's; ``client`` is botocore's own."""
+    """A running server that speaks S3. ``keys`` are an administrator's; ``client`` is botocore's own.
+
+    ``secure`` is its address over TLS, with a certificate of ``authority``.
+    """
 
     endpoint: str
     keys: tuple[str, str]
     client: Any
+    secure: str = ""
+    authority: Path = Path()
     shared: list[str] = field(default_factory=list)
 
     @property
@@ -130,6 +136,20 @@ class AzureServer:
             blob.upload_blob(content, overwrite=True, metadata=dict(metadata or {}))
 
 
+def localhost_certificate(folder: Path) -> tuple[Path, Path]:
+    """The authority's certificate, and the chain with key of a server that is called localhost."""
+    for name, options in (
+        ("authority", "-subj /CN=authority -addext keyUsage=critical,keyCertSign"),
+        ("localhost", "-subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=CA:FALSE"),
+    ):
+        signed = ["-CA", "authority.pem", "-CAkey", "authority.key"] if name == "localhost" else []
+        files = ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
+        subprocess.run([*_NEW, *options.split(), *signed, *files], check=True, capture_output=True, cwd=folder)
+    with (folder / "localhost.pem").open("ab") as chain:
+        chain.write((folder / "localhost.key").read_bytes())
+    return folder / "authority.pem", folder / "localhost.pem"
+
+
 @contextmanager
 def seaweed(folder: Path) -> Iterator[S3Server]:
     """SeaweedFS: keeps versions, checksums and conditions as AWS does. Everybody may read ``OPEN_BUCKET``."""
@@ -146,23 +166,26 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
     config.write_text(json.dumps({"identities": identities}))
     data = folder / "data"
     data.mkdir()
+    authority, chain = localhost_certificate(folder)
 
     def command(port: int) -> Sequence[str]:
         names = ("s3", "master", "volume", "filer", "admin")
         ports = [f"-{name}.port={port + offset}" for offset, name in enumerate(names)]
         return [
             str(_SCRIPTS / "weed"), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            f"-s3.config={config}", *ports, "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
+            f"-s3.config={config}", f"-s3.cert.file={chain}", f"-s3.key.file={chain}", f"-s3.port.https={port + 5}",
+            *ports, "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
             "-admin.ui=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=5000",
         ]  # fmt: skip
 
     # Each of its five ports has a second one, 10 000 above, for gRPC.
-    with running(command, folder / "weed.log", [*range(5), *range(10_000, 10_005)]) as endpoint:
+    with running(command, folder / "weed.log", [*range(6), *range(10_000, 10_005)]) as endpoint:
         client = _client(endpoint, ADMIN)
         wait(lambda: client.list_buckets() is not None, "SeaweedFS has no filer")
         client.create_bucket(Bucket=OPEN_BUCKET)
         client.create_bucket(Bucket="public")
-        yield S3Server(endpoint, ADMIN, client)
+        secure = f"https://localhost:{int(endpoint.rpartition(':')[2]) + 5}"
+        yield S3Server(endpoint, ADMIN, client, secure, authority)
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import ssl
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,11 +20,10 @@ from lora_cli.redaction import redact
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of, open_source
 from tests.answering import Asked, Reply, answering
-from tests.object_servers import AZURITE_KEY, AzureServer
+from tests.object_servers import AZURITE_KEY, AzureServer, S3Server
 from tests.sources.asking import content, error_of
-from tests.sources.buckets import CONTENT, REF, at, listing, piece_of, read
+from tests.sources.buckets import CONTENT, REF, at, listing, piece_of
 
-NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-batch")
 GOOGLE, AZURE = AdapterRef("gs", "abc/sql"), AdapterRef("az", "abc/sql")
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIASOMEBODY", "AWS_SECRET_ACCESS_KEY": "hunter2"}
 TEAM = "aws_access_key_id = AKIATEAM\naws_secret_access_key = hunter2\n"
@@ -164,44 +161,24 @@ def test_a_profile_that_gives_nothing_says_why_without_what_its_process_printed(
     assert "hunter2" not in error.message + error.hint
 
 
-def localhost_certificate(folder: Path) -> tuple[Path, Path]:
-    """The authority's certificate, and the chain with key of a server that is called localhost."""
-    for name, options in (
-        ("authority", "-subj /CN=authority -addext keyUsage=critical,keyCertSign"),
-        ("localhost", "-subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=CA:FALSE"),
-    ):
-        signed = ["-CA", "authority.pem", "-CAkey", "authority.key"] if name == "localhost" else []
-        files = ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
-        subprocess.run([*NEW, *options.split(), *signed, *files], check=True, capture_output=True, cwd=folder)
-    with (folder / "localhost.pem").open("ab") as chain:
-        chain.write((folder / "localhost.key").read_bytes())
-    return folder / "authority.pem", folder / "localhost.pem"
-
-
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "ca_bundle"])
 def test_a_certificate_that_is_not_trusted_is_refused_and_trusted_by_name(
-    home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str
+    seaweed_server: S3Server, home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority, chain = localhost_certificate(home)
-    context.load_cert_chain(chain)
-
-    def secure(running: ThreadingHTTPServer) -> None:
-        running.socket = context.wrap_socket(running.socket, server_side=True)
-
-    set_all(monkeypatch, KEYS)
-    with answering(piece_of, prepare=secure) as plain:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", plain.replace("http://127.0.0.1", "https://localhost"))
-        error = error_of(lambda: open_source("s3", Settings(home, retries=3)).resolve(REF))
-        assert isinstance(error, Unreachable)
-        assert "is not trusted" in error.message
-        assert "tried" not in error.message
-        assert "AWS_CA_BUNDLE" in error.hint
-        if variable == "ca_bundle":
-            (home / "config").write_text(f"[default]\nca_bundle = {authority}\n")
-        else:
-            monkeypatch.setenv(variable, str(authority))
-        assert read(open_source("s3", settings)) == CONTENT
+    seaweed_server.put(place := seaweed_server.place(), {"sql/a": CONTENT})
+    ref = AdapterRef("s3", f"{place}/sql")
+    set_all(monkeypatch, {**seaweed_server.environ, "AWS_ENDPOINT_URL": seaweed_server.secure})
+    error = error_of(lambda: open_source("s3", Settings(home, retries=3)).resolve(ref))
+    assert isinstance(error, Unreachable)
+    assert "is not trusted" in error.message
+    assert "tried" not in error.message
+    assert "AWS_CA_BUNDLE" in error.hint
+    if variable == "ca_bundle":
+        (home / "config").write_text(f"[default]\nca_bundle = {seaweed_server.authority}\n")
+    else:
+        monkeypatch.setenv(variable, str(seaweed_server.authority))
+    source = open_source("s3", settings)
+    assert content(source, source.resolve(ref), "a") == CONTENT
 
 
 @pytest.mark.parametrize(
