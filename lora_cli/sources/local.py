@@ -152,7 +152,7 @@ def _translating(path: Path, *, listed: bool = True) -> Iterator[None]:
         yield
     except PermissionError as error:
         hint = f"this process runs as uid {os.geteuid()}"
-        raise MachineError(f"{path}: no permission to read it", hint=hint) from error
+        raise MachineError(f"{error.filename or path}: no permission to read it", hint=hint) from error
     except OSError as error:
         if error.errno in _AWAY:
             hint = "check the mount, and try again: files that were already read are valid"

@@ -63,13 +63,13 @@ class _Descriptor(BaseModel):
     kind: str = Field("", alias="mediaType")
     digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
     size: int = Field(ge=0)
-    annotations: dict[str, str] = {}
-    platform: dict[str, Any] = {}
+    annotations: dict[str, str] | None = None
+    platform: dict[str, Any] | None = None
 
     @property
     def path(self) -> str:
         """The path of the file that the layer is."""
-        named = self.annotations.get(_PATH) or self.annotations.get(_TITLE)
+        named = next((one for key in (_PATH, _TITLE) if (one := (self.annotations or {}).get(key))), "")
         return posixpath.normpath(named) if named else ""
 
     @property
@@ -84,7 +84,7 @@ class _Manifest(BaseModel):
 
     digest: str = ""
     artifact: str = Field("", alias="artifactType")
-    config: dict[str, Any] = {}
+    config: dict[str, Any] | None = None
     layers: list[_Descriptor] | None = Field(None, max_length=MOST_LAYERS)
     manifests: list[_Descriptor] | None = Field(None, max_length=MOST_LAYERS)
 
@@ -111,7 +111,7 @@ class OciSource(Source):
         repository = self._repository(ref)
         artifact = top = repository.manifest(ref)
         if (listed := top.manifests) is not None:  # an index: its only manifest, or its only one for this machine
-            ours = [one for one in listed if _MACHINE.items() <= one.platform.items()]
+            ours = [one for one in listed if _MACHINE.items() <= (one.platform or {}).items()]
             if len(chosen := ours if len(ours) == 1 else listed) != 1:
                 several = ", ".join(one.digest for one in listed[:5]) or "nothing"
                 hint = f"choose one by its digest: oci://{_place(ref)}@sha256:…"
@@ -256,7 +256,7 @@ class _Repository:
         # What is both means different things to different readers (CVE-2021-41190).
         if (found.layers is None) == (found.manifests is None):
             raise Refused(f"{what}: this is not a manifest or index that can be read", hint=_WRONG)
-        if not found.artifact and found.config.get("mediaType") in _IMAGES:
+        if not found.artifact and (found.config or {}).get("mediaType") in _IMAGES:
             raise UsageError(f"{what}: this is a container image", hint="push the adapter's files alone: oras push")
         return found.model_copy(update={"digest": digest})
 
