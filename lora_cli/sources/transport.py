@@ -149,7 +149,7 @@ def _translated(error: Exception, url: str, timeout_s: float) -> Transient:
     cause: BaseException = error
     while inner := next((one for one in (*cause.args, cause.__cause__) if isinstance(one, BaseException)), None):
         cause = inner
-    server, text = host(url), str(cause)[:200] if isinstance(cause, OSError) else type(cause).__name__
+    server, text = host(url), (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
     if isinstance(cause, ssl.SSLCertVerificationError):
         hint = "set SSL_CERT_FILE to the certificates to trust"
         return Transient(f"the certificate of {server} is not trusted: {text}", hint=hint, final=True)
