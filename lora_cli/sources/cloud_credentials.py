@@ -220,7 +220,7 @@ def _token(scheme: str, location: str, rule: "SourceRule | None") -> tuple[str, 
 def _default_chain(scheme: str) -> Provider:
     """As the provider's own library finds it: an application's or a workload's identity, the machine's, a login."""
     provider, extra, package = _CHAINS[scheme]
-    logging.getLogger(provider.lower()).addHandler(logging.NullHandler())  # else its warnings would go to stderr
+    logging.getLogger("azure").addHandler(logging.NullHandler())  # else its warnings would go to stderr
     try:
         if scheme == "az":
             from obstore.auth.azure import AzureCredentialProvider
