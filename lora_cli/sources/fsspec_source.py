@@ -59,9 +59,7 @@ class FsspecSource(Source):
                     defect = "" if kind == "file" else "is not a regular file"
                     files[path] = RemoteFile(path, size, version=version, defect=defect)
                 if len(files) + len(folders) > MOST_ENTRIES:
-                    raise Refused(
-                        f"{ref}: its listing has over {MOST_ENTRIES} entries", hint="use one adapter's folder"
-                    )
+                    raise Refused(f"{ref}: it has over {MOST_ENTRIES} entries", hint="use the folder of one adapter")
         return Revision.of_listing(ref, files.values())
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:

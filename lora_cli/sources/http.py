@@ -101,10 +101,7 @@ def whole(chunks: Iterable[bytes], what: str, timeout_s: float) -> bytes:
 
 
 def get_json(http: Http, url: str, what: str) -> tuple[Any, Headers]:
-    """The JSON at ``url``, and the headers of the answer.
-
-    Raises as ``open_response`` and ``whole``, and ``Transient`` if it is not JSON.
-    """
+    """The JSON (else ``Transient``) at ``url``, and the headers; raises as ``open_response`` and ``whole``."""
     with open_response(http, url, {}, what) as response:
         data = whole(response.chunks(), what, http.timeout_s)
     try:

@@ -3,8 +3,8 @@
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import wait
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lora_cli import __version__
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import (
     AccessDenied,
     Changed,
@@ -102,15 +103,17 @@ class ObjectSource(Source):
     def _resolve(self, ref: AdapterRef) -> Revision:
         import obstore
 
-        until, prefix = time.monotonic() + self._settings.adapter_timeout_s, _prefix(ref)
+        prefix = _prefix(ref)
 
-        def listed(store: "ObjectStore") -> "Iterator[ObjectMeta]":
-            for page in obstore.list(store, prefix or None, chunk_size=100):
-                yield from page
-                if time.monotonic() > until:
-                    raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
+        def listed(store: "ObjectStore") -> "list[ObjectMeta]":
+            pages = obstore.list(store, prefix or None, chunk_size=100)
+            metas = at_most_10_000((meta for page in pages for meta in page), str(ref))
+            asked = run_in_thread(lambda: list(metas), ref.scheme)  # pages without objects would keep it for ever
+            if not wait([asked], self._settings.adapter_timeout_s).done:
+                raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
+            return asked.result()
 
-        found = self._ask(ref, "list", "", lambda store: list(at_most_10_000(listed(store), str(ref))))
+        found = self._ask(ref, "list", "", listed)
         # Empty objects that stand for a folder are no files.
         keys = [meta["path"] for meta in found]
         folders = {prefix.rstrip("/"), *(key[: slash.start()] for key in keys for slash in re.finditer("/", key))}
