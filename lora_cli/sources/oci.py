@@ -286,7 +286,7 @@ class _Repository:
             remember(secret)
         challenge = re.search(r"\bBearer\s+(.*)", refusal.headers.get("WWW-Authenticate", ""), re.IGNORECASE)
         # The first of each name: those of another scheme may follow.
-        asked = dict(reversed(re.findall(r'(\w+)="([^"]*)"', challenge[1]))) if challenge else {}
+        asked = dict(reversed(re.findall(r'\b(\w+)="([^"]*)"', challenge[1]))) if challenge else {}
         # A registry sends us to its token service as a redirect does, and the same rules hold.
         service = redirect_target(self._url, asked.get("realm", ""), what)
         if known != Credentials() and not (is_encrypted(self._url) and is_encrypted(service)):

@@ -64,8 +64,8 @@ def test_validating_a_small_adapter_imports_nothing_heavy_but_what_reads_its_val
     assert modules_after(f"from lora_cli.cli.main import main\nmain({argv!r})") & {*HEAVY} == {"numpy"}
 
 
-def test_the_version_is_told_without_the_app() -> None:
-    assert not modules_after("from lora_cli.cli.main import main\nmain(['--version'])") & {*HEAVY, "typer", "pydantic"}
+def test_the_version_is_told_before_options_are_read_with_pydantic() -> None:
+    assert not modules_after("from lora_cli.cli.main import main\nmain(['--version'])") & {*HEAVY, "pydantic"}
 
 
 def console_script() -> str:
