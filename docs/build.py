@@ -12,8 +12,8 @@ from typing import Any
 
 from lora_cli.cli.app import COMMANDS, UNITS, Command, build_app, load_command
 from lora_cli.cli.options import GLOBAL
-from lora_cli.core.finding import Outcome
 from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
+from lora_cli.finding import Outcome
 from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, PROOFS, letter
 from lora_cli.rules import RULES
 from lora_cli.rules.features import FEATURES

@@ -21,6 +21,8 @@ from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
+from lora_cli.judging.repair_report import RepairReport, RepairSetReport
+from lora_cli.judging.report import Report
 from lora_cli.render.cache_report import CacheReport, RemovedReport, VerifyReport
 from lora_cli.render.catalog_report import EnginesReport, RulesReport
 from lora_cli.render.fetch_report import CheckReport, FetchReport, PlanReport
@@ -28,8 +30,6 @@ from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from lora_cli.serving.status_report import StatusReport
 from lora_cli.settings import SETTINGS
-from lora_cli.validation.repair_report import RepairReport, RepairSetReport
-from lora_cli.validation.report import Report
 
 SCHEMAS = Path(__file__).parents[1] / "manifests" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -88,7 +88,7 @@ class OfDocument(Plain):
 
 
 class OfReport(Plain):
-    """Schemas of report models by the rules of ``lora_cli.core.json_schema``."""
+    """Schemas of report models by the rules of ``lora_cli.json_schema``."""
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """A key that may be left out is never null."""

@@ -8,11 +8,11 @@ TYPE_CHECKING = False  # as in ``typing``, which takes longer to import than all
 if TYPE_CHECKING:
     from typing import Any
 
+    from lora_cli.adapter.adapter import Adapter
     from lora_cli.api import fetch, inspect, validate
-    from lora_cli.core.adapter import Adapter
-    from lora_cli.core.finding import Verdict
-    from lora_cli.core.snapshot import Snapshot
     from lora_cli.errors import LoraCliError
+    from lora_cli.finding import Verdict
+    from lora_cli.refs.snapshot import Snapshot
 
 __all__ = ["Adapter", "LoraCliError", "Snapshot", "Verdict", "__version__", "fetch", "inspect", "validate"]
 
@@ -22,10 +22,10 @@ _MODULES = {
     "fetch": "lora_cli.api",
     "inspect": "lora_cli.api",
     "validate": "lora_cli.api",
-    "Adapter": "lora_cli.core.adapter",
+    "Adapter": "lora_cli.adapter.adapter",
     "LoraCliError": "lora_cli.errors",
-    "Snapshot": "lora_cli.core.snapshot",
-    "Verdict": "lora_cli.core.finding",
+    "Snapshot": "lora_cli.refs.snapshot",
+    "Verdict": "lora_cli.finding",
 }
 
 

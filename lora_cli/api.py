@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from lora_cli.core.adapter import Adapter
-    from lora_cli.core.base_model import BaseModel
-    from lora_cli.core.finding import Verdict
-    from lora_cli.core.snapshot import Snapshot
-    from lora_cli.validation import Checked, Terms
+    from lora_cli.adapter.adapter import Adapter
+    from lora_cli.base.base_model import BaseModel
+    from lora_cli.finding import Verdict
+    from lora_cli.judging import Checked, Terms
+    from lora_cli.refs.snapshot import Snapshot
 
 
 def fetch(
@@ -41,9 +41,9 @@ def fetch(
     Raises:
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
-    from lora_cli.core.reference import is_path, parse, training_run
-    from lora_cli.core.request import Request, Selection
     from lora_cli.fetching.batch import fetch_all
+    from lora_cli.refs.reference import is_path, parse, training_run
+    from lora_cli.refs.request import Request, Selection
     from lora_cli.store import Store
 
     settings = _settings(cache_dir, offline=offline)
@@ -72,9 +72,9 @@ def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None,
     Raises:
         LoraCliError: there is no such adapter, or it cannot be reached.
     """
-    from lora_cli.core.adapter_files import CONFIG, WEIGHTS
     from lora_cli.errors import FormatError
-    from lora_cli.validation import Terms
+    from lora_cli.judging import Terms
+    from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 
     adapter = _judged(os.fspath(ref), Terms(values=False, rules=()), _settings(cache_dir, offline=offline)).adapter
     assert adapter is not None
@@ -113,11 +113,11 @@ def validate(
     Raises:
         LoraCliError: the adapter or the base cannot be read, or there is no such engine.
     """
-    from lora_cli.core.finding import Deployment
-    from lora_cli.core.units import words_of
     from lora_cli.engines import check_max_lora_rank, choose_engine
+    from lora_cli.finding import Deployment
+    from lora_cli.judging import Bases, Terms, open_base
     from lora_cli.rules import choose
-    from lora_cli.validation import Bases, Terms, open_base
+    from lora_cli.units import words_of
 
     settings = _settings(cache_dir, offline=offline)
     profiles = tuple(map(choose_engine, words_of([engines] if isinstance(engines, str) else engines)))
@@ -136,10 +136,10 @@ def validate(
 
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
-    from lora_cli.core.addresses import without_secrets
-    from lora_cli.core.reference import training_run
-    from lora_cli.core.request import Request, Selection
-    from lora_cli.validation import check_all
+    from lora_cli.judging import check_all
+    from lora_cli.refs.addresses import without_secrets
+    from lora_cli.refs.reference import training_run
+    from lora_cli.refs.request import Request, Selection
 
     run = training_run(ref)
     item = Request(without_secrets(ref), run or ref, selection=Selection(latest=bool(run)))
@@ -153,7 +153,7 @@ def _settings(cache_dir: str | Path | None, *, offline: bool) -> Settings:
     """This machine's settings, its policy (``LORA_CLI_POLICY``) among them."""
     settings = load_settings({"cache_dir": cache_dir, "offline": offline or None}, os.environ)
     if policy := os.environ.get("LORA_CLI_POLICY"):
-        from lora_cli.reading.manifest import read_policy
+        from lora_cli.fetching.manifest import read_policy
 
         settings = replace(settings, policies=(read_policy(Path(policy)),))
     return settings

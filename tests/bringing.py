@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.request import USUAL, Request, Selection
-from lora_cli.core.snapshot import Snapshot
 from lora_cli.fetching.pipeline import FetchContext, Fetched
 from lora_cli.fetching.pipeline import fetch as fetch_request
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.request import USUAL, Request, Selection
+from lora_cli.refs.snapshot import Snapshot
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources

@@ -30,7 +30,7 @@ from tests.processes import needed
 if TYPE_CHECKING:
     from typer.core import TyperGroup
 
-    from tests.core.peft_models import Written
+    from tests.peft.peft_models import Written
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "manifests" / "quickstart"
@@ -158,13 +158,13 @@ def botocore_reads_its_models_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def peft_wrote(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Written]":
-    """What the real PEFT writes for a case of ``tests.core.peft_cases``: once for all that read it."""
+    """What the real PEFT writes for a case of ``tests.peft.peft_cases``: once for all that read it."""
     made: dict[str, Written] = {}
 
     def of(name: str) -> "Written":
         if name not in made:
-            from tests.core.peft_cases import CASES
-            from tests.core.peft_models import write_with_peft
+            from tests.peft.peft_cases import CASES
+            from tests.peft.peft_models import write_with_peft
 
             case = CASES[name]
             options = {"r": 4, "lora_alpha": 12, **case.options}

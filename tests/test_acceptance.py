@@ -1,8 +1,8 @@
 """Which findings do not count, and what is said of a baseline and of suppressions."""
 
-from lora_cli.core.finding import Accepted
 from lora_cli.documents.baseline import Baseline, load_baseline, render_baseline
-from lora_cli.validation.baseline import apply_baseline, entry_of, stale_entries
+from lora_cli.finding import Accepted
+from lora_cli.judging.baseline import apply_baseline, entry_of, stale_entries
 from tests.render.reports import checked, finding
 
 HALF = finding("LC302", "half", "w", "q_proj")

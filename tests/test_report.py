@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.finding import Location
-from lora_cli.validation.report import Naming, Place
+from lora_cli.finding import Location
+from lora_cli.judging.report import Naming, Place
 from tests.render.reports import checked
 
 CONFIG = "adapter_config.json"

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lora_cli.core.base_model import BaseModel
-from lora_cli.reading.adapter import read_adapter
-from lora_cli.reading.base_model import read_base
+from lora_cli.adapter.reading import read_adapter
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.reading import read_base
 from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.lora_slots import Slots

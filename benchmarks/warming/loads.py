@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.reading import read_adapter
+from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.lora_slots import Slots

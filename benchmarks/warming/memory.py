@@ -17,7 +17,7 @@ from pathlib import Path
 import torch, transformers, transformers.models.llama.modeling_llama, safetensors.torch
 from warming.memory import rss
 from warming.forward import base_of, hush
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.adapter.reading import read_adapter
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import TierLimits, Plan, plan_slots, slot_requirements
 from lora_cli.runtime.worker import Worker

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.base.base_model import BaseModel
 from lora_cli.bench.random_streams import RandomStream
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.target_modules import all_linear
 from lora_cli.errors import MachineError
+from lora_cli.peft.targets import all_linear
 from lora_cli.store.disk import write_file
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from lora_cli.bench.report import ConditionResult, PolicyReport
-from lora_cli.core.did_you_mean import did_you_mean
+from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 
 SHARES = ("hit_ratio", "gap_closed", "attainment")

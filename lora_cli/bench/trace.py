@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from lora_cli.core import parse
+from lora_cli import parse
 from lora_cli.errors import FormatError, MachineError, NotFound, UsageError
 
 

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
-from lora_cli.core.adapter_files import BASE_CONFIG, CONFIG
-from lora_cli.core.addresses import hub_words, without_secrets
-from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.core.lock import THE_BASE, LockedAdapter, ref_at
-from lora_cli.core.reference import AdapterRef, is_path, parse, training_run
-from lora_cli.core.request import BASE, Request, Selection
-from lora_cli.core.text import counted, cut, names, safe
+from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
+from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
+from lora_cli.refs.addresses import hub_words, without_secrets
+from lora_cli.refs.lock import THE_BASE, LockedAdapter, ref_at
+from lora_cli.refs.reference import AdapterRef, is_path, parse, training_run
+from lora_cli.refs.request import BASE, Request, Selection
 from lora_cli.settings import Settings
+from lora_cli.text import counted, cut, names, safe
 
 if TYPE_CHECKING:
-    from lora_cli.core.base_model import BaseModel
+    from lora_cli.base.base_model import BaseModel
     from lora_cli.documents.manifest import AdapterSet, EngineSpec
+    from lora_cli.judging import Bases
     from lora_cli.runtime.plan import TierLimits
-    from lora_cli.validation import Bases
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """Defaults: the most slots on the device, and the most adapters in memory."""
@@ -81,7 +81,7 @@ def read_named_manifest(
         if not refs and not may_be_empty:
             raise UsageError(f"there is nothing to {verb}", hint="add adapters, or an adapter set with -f")
         return None
-    from lora_cli.reading.manifest import read_manifest
+    from lora_cli.fetching.manifest import read_manifest
 
     manifest = read_manifest(file)
     known = [entry.name for entry in manifest.adapters]
@@ -104,7 +104,7 @@ def read_inputs(file: Path | None, refs: Sequence[str], base: str, verb: str, *,
     if manifest is None:
         return Inputs(from_refs(refs), named)
     from lora_cli.cli.lockfile import open_lock
-    from lora_cli.reading.manifest import locked_adapters, locked_base, requests_of
+    from lora_cli.fetching.manifest import locked_adapters, locked_base, requests_of
 
     assert file is not None
     lock_file = open_lock(file, manifest, LockFlags())
@@ -159,7 +159,7 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     if inputs.base:
         return inputs
     from lora_cli.fetching import gate
-    from lora_cli.validation import read_all, ref_of
+    from lora_cli.judging import read_all, ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
@@ -263,11 +263,11 @@ def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Pa
         UsageError: an error in the policy file, with line and key.
     """
     if manifest is not None or policy is not None:
-        from lora_cli.reading.manifest import with_policies
+        from lora_cli.fetching.manifest import with_policies
 
         settings = with_policies(settings, manifest, policy)
     if settings.suppressions:
-        from lora_cli.validation.baseline import check_rules
+        from lora_cli.judging.baseline import check_rules
 
         check_rules(settings.suppressions)
     return settings
@@ -280,8 +280,8 @@ def base_model(
 
     An unknown family is read with transformers, if installed.
     """
+    from lora_cli.judging import open_base
     from lora_cli.runtime.module_tree import base_from_transformers
-    from lora_cli.validation import open_base
 
     try:
         return open_base(named, settings, fallback=base_from_transformers, locked=locked)
@@ -292,8 +292,8 @@ def base_model(
 
 def own_bases(settings: Settings, *, tp: int = 1, way: str = "set --base DIR") -> "Bases":
     """The base model of each adapter's own config; an unknown family is read with transformers, if installed."""
+    from lora_cli.judging import Bases
     from lora_cli.runtime.module_tree import base_from_transformers
-    from lora_cli.validation import Bases
 
     return Bases(settings, base_from_transformers, tp=tp, way=way)
 
@@ -399,7 +399,7 @@ def fetch_requests(refs: Sequence[str], manifest: Path | None, selection: Select
         return FetchRequests(requests, alone=len(requests) == 1)
     adapter_set = read_named_manifest(manifest, refs, "fetch")
     assert adapter_set is not None
-    from lora_cli.reading.manifest import requests_of
+    from lora_cli.fetching.manifest import requests_of
 
     base, adapters = adapter_set.base, requests_of(_named_entries(adapter_set, refs), {}, selection)
     request = None if base is None or base.scheme == "file" else Request(THE_BASE, base, selection=BASE)

@@ -19,12 +19,12 @@ from typer.core import TyperCommand, TyperGroup
 from lora_cli import __version__
 from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat
-from lora_cli.core.did_you_mean import nearest
-from lora_cli.core.log import log_to_stderr, logger
-from lora_cli.core.text import safe
+from lora_cli.did_you_mean import nearest
 from lora_cli.errors import UsageError
+from lora_cli.log import log_to_stderr, logger
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
 from lora_cli.store import Store
+from lora_cli.text import safe
 
 Command = TyperCommand | TyperGroup
 

@@ -20,10 +20,10 @@ from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions, Workload, parse_workload, save_trace
 from lora_cli.cli.bench_results import Failures, report_writer, request_counter
 from lora_cli.cli.output import inform, to_stderr
-from lora_cli.core.text import counted
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import INTERRUPTED, EndpointError, UsageError
 from lora_cli.settings import Settings
+from lora_cli.text import counted
 
 REQUESTS = 200
 OWN_SERVER_URL = "warm --serve --forward model"

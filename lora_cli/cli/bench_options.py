@@ -13,8 +13,8 @@ from lora_cli.bench.workload import SyntheticWorkload, make_requests, parse_leng
 from lora_cli.cli import options
 from lora_cli.cli.options import option, result
 from lora_cli.cli.output import ReportFormat, write
-from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
+from lora_cli.text import safe
 
 SHARED = frozenset({"base", "policy"})
 """Options of other commands too: where they have no effect, their variables are not refused."""

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from lora_cli.base.base_model import BaseModel
 from lora_cli.bench.live.result import live_metric_names
 from lora_cli.bench.simulator import parse_ranks
 from lora_cli.bench.synthetic_adapters import total_bytes, write_synthetic
@@ -26,13 +27,12 @@ from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_na
 from lora_cli.cli.bench_results import Failures, report_writer
 from lora_cli.cli.warm_plan import WarmRun, admission_function, has_base_weights, require_packages
 from lora_cli.cli.warm_serve import ServerOptions, warm_serve
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.core.finding import Deployment
-from lora_cli.core.request import Request
-from lora_cli.core.text import safe, size
+from lora_cli.did_you_mean import did_you_mean
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, UsageError
+from lora_cli.finding import Deployment
+from lora_cli.judging import Terms, open_config
+from lora_cli.refs.request import Request
 from lora_cli.runtime.child_process import ChildProcess, ProcessDied, Program
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.load_jobs import report_of_admission
@@ -41,8 +41,8 @@ from lora_cli.runtime.plan import Device, TierLimits
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
+from lora_cli.text import safe, size
 from lora_cli.tiers.eviction import PolicyName
-from lora_cli.validation import Terms, open_config
 
 COPIES_PER_ADAPTER = 2
 """Copies of a synthetic adapter on the disk: its folder, and its blobs in the cache."""

@@ -15,11 +15,10 @@ from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
-from lora_cli.core.did_you_mean import nearest
-from lora_cli.core.reference import parse
-from lora_cli.core.text import counted, safe, size
+from lora_cli.did_you_mean import nearest
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.cache_repair import repair_cache
+from lora_cli.refs.reference import parse
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
 from lora_cli.settings import Settings, load_settings
 from lora_cli.store import Store
@@ -27,6 +26,7 @@ from lora_cli.store.disk import on_disk
 from lora_cli.store.gc import Retention, cache_bytes, collect, remove
 from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory
 from lora_cli.store.verify import verify
+from lora_cli.text import counted, safe, size
 
 REPAIR = "Repair"
 SHORTEST = 8
@@ -79,7 +79,7 @@ def verify_all(
     store, settings = Store(ctx.obj.cache_dir), ctx.obj
     store.check_cache()
     if manifest is not None:
-        from lora_cli.reading.manifest import read_manifest
+        from lora_cli.fetching.manifest import read_manifest
 
         names = names or [entry.name for entry in read_manifest(manifest).adapters]
     from lora_cli.render.terminal_cache import verified_parts

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.adapter_selection import Inputs
-from lora_cli.core.finding import Deployment
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError
-from lora_cli.validation import Checked, ref_of
+from lora_cli.finding import Deployment
+from lora_cli.judging import Checked, ref_of
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.units import words_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
-    from lora_cli.validation.engine_args import LaunchConfig
+    from lora_cli.judging.engine_args import LaunchConfig
 
 
 def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":
@@ -68,7 +68,7 @@ def engine_launch(text: str, inputs: Inputs) -> "LaunchConfig | None":
         return None
     from lora_cli.engines import ENGINES, choose_engine
     from lora_cli.engines.slot_sizing import SlotLimits
-    from lora_cli.validation.engine_args import LaunchConfig
+    from lora_cli.judging.engine_args import LaunchConfig
 
     name, at, _ = text.strip().partition("@")
     spec = inputs.engine if inputs.engine is not None and inputs.engine.name == name.lower() else None

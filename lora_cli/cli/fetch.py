@@ -36,24 +36,24 @@ from lora_cli.cli.output import (
     write,
     write_result,
 )
-from lora_cli.core.adapter_files import BASE_CONFIG_CAP
-from lora_cli.core.lock import THE_BASE, Lock, ref_at
-from lora_cli.core.request import NAME, Selection
-from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.pipeline import SILENT, Progress
+from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
+from lora_cli.refs.lock import THE_BASE, Lock, ref_at
+from lora_cli.refs.request import NAME, Selection
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter, render_line
 from lora_cli.render.terminal_fetch import fetched_parts, render_not_pruned
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.materialize import NotPruned, materialize, prune, publish_adapter, remove_leftovers
 from lora_cli.store.snapshots import LostBlob
+from lora_cli.text import names, safe
 
 if TYPE_CHECKING:
     from lora_cli.cli.lockfile import LockFile
-    from lora_cli.validation import Terms
+    from lora_cli.judging import Terms
 
 BASE_TIMEOUT_S = 10.0
 """Timeout of the base's config: the adapters are already fetched."""
@@ -231,8 +231,8 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
         NotFound, AccessDenied, Unreachable, FormatError: the manifest's base cannot be read.
     """
     from lora_cli.cli.engine_options import deployment_of, named_engines
-    from lora_cli.reading.manifest import locked_base
-    from lora_cli.validation import Terms
+    from lora_cli.fetching.manifest import locked_base
+    from lora_cli.judging import Terms
 
     manifest, model = requests.manifest, None
     inputs = Inputs(requests.adapters, "", manifest)
@@ -278,7 +278,7 @@ class Destination:
                 return replace(outcome, directory=target)
             unchecked: tuple[str, ...] = ()
             if self.terms is not None:
-                from lora_cli.validation.fetch_and_validate import Admission, validate_fetched
+                from lora_cli.judging.fetch_and_validate import Admission, validate_fetched
 
                 request = outcome.request
                 fetched = Admission(request.name, str(request.ref), snapshot=snapshot, request=request)

@@ -14,15 +14,15 @@ from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import MAX_LORAS, apply_policies, from_refs
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
-from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.addresses import hub_words
-from lora_cli.core.reference import LATEST_FOLDER, AdapterRef, below
-from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
+from lora_cli.judging import Checked, read_all, ref_of
+from lora_cli.refs.adapter_files import CONFIG
+from lora_cli.refs.addresses import hub_words
+from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below
 from lora_cli.render.text import problem_lines
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, read_all, ref_of
+from lora_cli.text import counted, cut, names, safe
 
 EXAMPLES = (
     "lora-cli init ./adapters",

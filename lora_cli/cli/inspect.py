@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
+from lora_cli.adapter.reading import read_adapter
+from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
 from lora_cli.cli.engine_options import adapter_folders, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option
 from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.addresses import without_secrets
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.comparison import Comparison, OtherAdapter, compare
-from lora_cli.core.finding import Deployment
-from lora_cli.core.inspection import Inspection, inspection_of
-from lora_cli.core.patterns import one_budget
-from lora_cli.core.request import Request
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import open_files
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.finding import Deployment
+from lora_cli.judging import Checked, Terms, check_all, ref_of
+from lora_cli.judging.engine_args import LaunchConfig
+from lora_cli.judging.engine_args import engine_args as smallest_args
+from lora_cli.judging.inspection import Inspection, inspection_of
+from lora_cli.peft.patterns import one_budget
+from lora_cli.refs.addresses import without_secrets
+from lora_cli.refs.request import Request
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
-from lora_cli.validation import Checked, Terms, check_all, ref_of
-from lora_cli.validation.engine_args import LaunchConfig
-from lora_cli.validation.engine_args import engine_args as smallest_args
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,21 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lora_cli.base.reading import local_config
 from lora_cli.cli.adapter_selection import FetchRequests, LockFlags
 from lora_cli.cli.output import Format, inform, render_parts, to_stderr, write
-from lora_cli.core.adapter_files import BASE_CONFIG
-from lora_cli.core.lock import THE_BASE, Changes, Lock, LockedAdapter, of_manifest, ref_at
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.request import Request
-from lora_cli.core.snapshot import Blob
-from lora_cli.core.text import names
 from lora_cli.documents.lockfile import KIND, base_mismatch, drift, dump_lock, mismatch, relocked
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.lock_drift import CheckedAdapter, checked_adapter, find_drift
-from lora_cli.reading.base_model import local_config
-from lora_cli.reading.manifest import STDIN, lock_path, locked_adapters, read_lock, read_text
+from lora_cli.fetching.manifest import STDIN, lock_path, locked_adapters, read_lock, read_text
+from lora_cli.refs.adapter_files import BASE_CONFIG
+from lora_cli.refs.lock import THE_BASE, Changes, Lock, LockedAdapter, of_manifest, ref_at
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.request import Request
+from lora_cli.refs.snapshot import Blob
 from lora_cli.render.fetch_report import CheckReport
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
@@ -30,6 +29,7 @@ from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file
 from lora_cli.store.locks import exclusive
+from lora_cli.text import names
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import typer
 from lora_cli.cli import app
 from lora_cli.cli.options import origin_of
 from lora_cli.cli.output import to_stderr
-from lora_cli.core.did_you_mean import nearest
-from lora_cli.core.text import safe
+from lora_cli.did_you_mean import nearest
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
+from lora_cli.text import safe
 
 # Errors of the operating system that are caused by the machine, not by a bug.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from lora_cli.cli.output import Format
-from lora_cli.core.units import parse_duration, parse_size
 from lora_cli.errors import UsageError
+from lora_cli.units import parse_duration, parse_size
 
 PREFIX = "LORA_CLI_"
 MOST_PARTS = 100_000

@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from lora_cli.core.text import escape_ci_commands, safe, safe_lines
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.redaction import redact
 from lora_cli.settings import Settings
+from lora_cli.text import escape_ci_commands, safe, safe_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,9 +6,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import is_interactive
-from lora_cli.core.text import cut, duration, safe
 from lora_cli.fetching.pipeline import Progress
 from lora_cli.settings import Settings
+from lora_cli.text import cut, duration, safe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

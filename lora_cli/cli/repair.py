@@ -5,19 +5,19 @@ from pathlib import Path
 
 import typer
 
+from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, infer_base, read_inputs
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import check_writable, inform, write_result
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Outcome
-from lora_cli.core.json_schema import error_report
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
+from lora_cli.finding import Outcome
+from lora_cli.json_schema import error_report
+from lora_cli.judging.repair import RepairOptions, repair_adapter
+from lora_cli.judging.repair_report import RepairedAdapter, RepairReport, RepairSetReport
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
 from lora_cli.repair import DTYPES
 from lora_cli.settings import Settings
-from lora_cli.validation.repair import RepairOptions, repair_adapter
-from lora_cli.validation.repair_report import RepairedAdapter, RepairReport, RepairSetReport
 
 REPAIR = "Repair"
 

@@ -24,14 +24,14 @@ from lora_cli.cli.adapter_selection import (
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
-from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.core.finding import Severity
-from lora_cli.core.text import safe
+from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import MachineError, UsageError
+from lora_cli.finding import Severity
+from lora_cli.judging import Checked, Terms, check_all, check_tp
+from lora_cli.judging.report import Naming, Report, validate_report
 from lora_cli.rules import choose, matching
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, Terms, check_all, check_tp
-from lora_cli.validation.report import Naming, Report, validate_report
+from lora_cli.text import safe
 
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import Baseline
@@ -136,7 +136,7 @@ def command(**given: Any) -> None:
             checked.append(one)
             passed(one.error is not None)
     if where:
-        from lora_cli.validation.baseline import apply_baseline
+        from lora_cli.judging.baseline import apply_baseline
 
         checked = [apply_baseline(one, naming.identity(one), known, where) for one in checked]
     notices = baseline_notices(checked, known, chosen.write_baseline, naming, rules, settings)
@@ -177,7 +177,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
     if baseline is None:
         return None, str(new or "")
     from lora_cli.documents.baseline import load_baseline
-    from lora_cli.reading.manifest import read_text
+    from lora_cli.fetching.manifest import read_text
 
     return load_baseline(read_text(baseline, "baseline"), str(baseline)), str(baseline)
 
@@ -197,7 +197,7 @@ def baseline_notices(
     """
     if not settings.suppressions and known is None and new is None:
         return []
-    from lora_cli.validation import baseline
+    from lora_cli.judging import baseline
 
     named = [(naming.identity(one), one) for one in checked]
     notices = list(baseline.unused_suppressions(named, settings.suppressions, rules))

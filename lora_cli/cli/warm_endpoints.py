@@ -20,7 +20,6 @@ from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import admission_function
 from lora_cli.cli.warm_serve import uniquely_named
-from lora_cli.core.request import Request
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
@@ -28,14 +27,15 @@ from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, Reconcil
 from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.judging import Terms, check_tp
+from lora_cli.judging.fetch_and_validate import Admission
+from lora_cli.refs.request import Request
 from lora_cli.render.terminal_warm import endpoint_parts
 from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
-from lora_cli.validation import Terms, check_tp
-from lora_cli.validation.fetch_and_validate import Admission
 
 PARALLEL_ADMISSIONS = 8
 """Adapters that are fetched and validated in parallel."""
@@ -139,7 +139,7 @@ def _outcomes(report: EndpointsReport, *, afterwards: bool = False) -> object:
 
 def _file_versions(file: Path) -> object:
     """The stat values of the manifest and its lock, which change with their content."""
-    from lora_cli.reading.manifest import lock_path
+    from lora_cli.fetching.manifest import lock_path
 
     stamps: list[tuple[object, ...]] = []
     for path in (file, lock_path(file)):

@@ -5,19 +5,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from lora_cli.base.base_model import BaseModel
 from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.output import inform, log_failures, write, write_result
 from lora_cli.cli.progress import RunProgress, stage_progress
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import WarmRun, admission_function, log_stage, process_plan
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Deployment
-from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import INTERRUPTED, LoraCliError
+from lora_cli.finding import Deployment
+from lora_cli.judging import Terms
 from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import separated
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
+from lora_cli.results import Answers, LoadReport
 from lora_cli.runtime.load_jobs import merge_reports, report_of_admission
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import Plan, plan_slots, slot_requirements
@@ -25,7 +26,6 @@ from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
-from lora_cli.validation import Terms
 
 Accepted = tuple[int, LoadReport, LoraRequest]
 """The index of an adapter, its report so far, and its job."""

@@ -7,22 +7,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.reading import has_weights
 from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.cli.output import inform
-from lora_cli.core.adapter_files import BASE_CONFIG
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.request import Request
 from lora_cli.errors import MissingExtra
 from lora_cli.fetching.pipeline import SILENT, FetchContext, Progress
-from lora_cli.reading.base_model import has_weights
+from lora_cli.judging import Terms, ref_of
+from lora_cli.judging.fetch_and_validate import Admission, fetch_adapter, ignore_stage, validate_fetched
+from lora_cli.refs.adapter_files import BASE_CONFIG
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.request import Request
 from lora_cli.runtime.plan import Device, Forward, Plan, TierLimits
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
 from lora_cli.tiers.eviction import PolicyName
-from lora_cli.validation import Terms, ref_of
-from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, ignore_stage, validate_fetched
 
 
 @dataclass(frozen=True, slots=True)

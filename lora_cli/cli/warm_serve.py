@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from lora_cli.base.reading import WEIGHTS_FILE
 from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import inform
 from lora_cli.cli.warm_plan import WarmRun, has_base_weights, log_stage, process_plan, require_packages
-from lora_cli.core.finding import Deployment
-from lora_cli.core.log import logger
-from lora_cli.core.request import Request
-from lora_cli.core.target_modules import all_linear
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
-from lora_cli.reading.base_model import WEIGHTS_FILE
+from lora_cli.finding import Deployment
+from lora_cli.log import logger
+from lora_cli.peft.targets import all_linear
+from lora_cli.refs.request import Request
 from lora_cli.runtime.child_process import ProcessDied
 from lora_cli.runtime.plan import Plan, SlotRequirements, plan_slots
 from lora_cli.runtime.warm_process import WarmProcess, require_packages_for

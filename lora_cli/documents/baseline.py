@@ -13,11 +13,11 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, InstanceOf
 
-from lora_cli.core.parse import json_value
 from lora_cli.documents.document import Document, Model, Places
 from lora_cli.documents.field_types import Context, Several, choice, whole
 from lora_cli.documents.yaml_nodes import YamlPlaces, compose
 from lora_cli.errors import DocumentError, FormatError, UsageError
+from lora_cli.parse import json_value
 
 SCHEMA = "lora_cli/baseline/1"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from lora_cli.core.did_you_mean import did_you_mean, nearest
-from lora_cli.core.text import quoted
-from lora_cli.core.units import advised
+from lora_cli.did_you_mean import did_you_mean, nearest
 from lora_cli.documents.yaml_nodes import Number, Path, YamlPlaces, compose, in_words, plain
 from lora_cli.errors import DocumentError, UsageError
+from lora_cli.text import quoted
+from lora_cli.units import advised
 
 API_VERSION = "lora-cli/v1"
 

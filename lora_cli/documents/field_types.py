@@ -20,14 +20,14 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from lora_cli.core.globs import source_glob
-from lora_cli.core.option_values import SIZE
-from lora_cli.core.reference import AdapterRef, parse, training_run
-from lora_cli.core.request import NAME, NAME_HINT, NAME_IN_WORDS
-from lora_cli.core.units import advised, parse_size
 from lora_cli.documents.document import MOST_MISTAKES, kind_of, mistake
+from lora_cli.documents.option_values import SIZE
 from lora_cli.documents.yaml_nodes import Number
 from lora_cli.errors import UsageError
+from lora_cli.refs.globs import source_glob
+from lora_cli.refs.reference import AdapterRef, parse, training_run
+from lora_cli.refs.request import NAME, NAME_HINT, NAME_IN_WORDS
+from lora_cli.units import advised, parse_size
 
 T = TypeVar("T")
 

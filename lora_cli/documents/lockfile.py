@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from lora_cli.core.adapter_files import BASE_CONFIG
-from lora_cli.core.lock import THE_BASE, Lock, LockedAdapter
-from lora_cli.core.request import NAME, NAME_IN_WORDS, Request
-from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document, repeats
 from lora_cli.documents.field_types import SHA256, Context, Maybe, Several, text, whole
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.documents.yaml_nodes import SPLIT
 from lora_cli.errors import DocumentError, UsageError
+from lora_cli.refs.adapter_files import BASE_CONFIG
+from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter
+from lora_cli.refs.request import NAME, NAME_IN_WORDS, Request
+from lora_cli.refs.snapshot import Blob, snapshot_digest
 
 KIND = "AdapterSetLock"
 AGAIN = "recreate it with lora-cli fetch -f FILE --upgrade"

@@ -7,9 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from lora_cli.core.finding import ENGINE_NAMES
-from lora_cli.core.reference import LATEST_FOLDER, AdapterRef, training_run
-from lora_cli.core.request import Request, Selection
 from lora_cli.documents.document import (
     Document,
     Head,
@@ -34,6 +31,9 @@ from lora_cli.documents.field_types import (
     whole,
 )
 from lora_cli.documents.policy import ManifestPolicy, Policy, policy_of, repeated
+from lora_cli.finding import ENGINE_NAMES
+from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, training_run
+from lora_cli.refs.request import Request, Selection
 
 Count = Annotated[int, whole(1, 100_000)]
 

@@ -5,18 +5,34 @@ that a card can neither run code nor fill memory.
 """
 
 import codecs
+from dataclasses import dataclass
 
 import yaml
 
-from lora_cli.core.companions import CARD_FILE, WORDS, Card
 from lora_cli.documents.yaml_nodes import compose, plain
 from lora_cli.errors import UsageError
+
+CARD_FILE = "README.md"
+WORDS = ("license", "license_name", "license_link")
+"""Keys of a model card, as the Hub has them (``huggingface_hub``'s ``ModelCardData``)."""
 
 LONGEST = 200
 """Characters of one word of a card; licences and the names of models have far fewer."""
 
 MOST = 100
 """Words of one list; longer lists are cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the front matter of README.md says of licence and base. What it does not say is empty."""
+
+    license: str = ""
+    license_name: str = ""
+    license_link: str = ""
+    base_model: tuple[str, ...] = ()
+    error: str = ""
+    """Why the front matter was not read; empty if it was."""
 
 
 def parse_card(data: bytes, *, whole: bool, file: str = CARD_FILE) -> Card:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_cli.core.globs import matches
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile
+from lora_cli.refs.globs import matches
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile
 
 if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, create_model
 
-from lora_cli.core.option_values import Kind
-from lora_cli.core.text import quoted
 from lora_cli.documents.document import Document, Model, mistake
 from lora_cli.documents.field_types import Context, Several
+from lora_cli.documents.option_values import Kind
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.documents.yaml_nodes import Path
 from lora_cli.errors import UsageError
+from lora_cli.text import quoted
 
 
 def read_toml(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:

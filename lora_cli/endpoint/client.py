@@ -7,7 +7,7 @@ from concurrent.futures import wait
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core import parse
+from lora_cli import parse
 from lora_cli.daemon_threads import run_in_thread
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import EndpointError, FormatError

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_cli.core import parse
-from lora_cli.core.did_you_mean import did_you_mean
+from lora_cli import parse
+from lora_cli.did_you_mean import did_you_mean
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, FormatError, UsageError
 

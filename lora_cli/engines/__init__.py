@@ -7,7 +7,7 @@ To add an engine, write its file and add it to ``ENGINES``; to add a row, add it
 import re
 from collections.abc import Iterable, Mapping
 
-from lora_cli.core.did_you_mean import did_you_mean
+from lora_cli.did_you_mean import did_you_mean
 from lora_cli.engines import peft, sglang, vllm
 from lora_cli.engines.profile import Engine, Profile, as_version
 from lora_cli.errors import UsageError

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Applied
-from lora_cli.core.target_modules import OUTPUT_NAMES
-from lora_cli.core.tensor_keys import PAIR_PARTS, Key, Part, last_name
-from lora_cli.core.text import cut
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.names import PAIR_PARTS, Key, Part, last_name
+from lora_cli.base.base_model import BaseModel
 from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
+from lora_cli.finding import Applied
+from lora_cli.peft.targets import OUTPUT_NAMES
+from lora_cli.text import cut
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
 """The number of a layer anywhere in a path, and the name of the list of layers."""

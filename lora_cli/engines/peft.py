@@ -1,6 +1,5 @@
 """PEFT 0.21, which owns the format: the rules without an engine are its. Its rows say what it refuses of all that."""
 
-from lora_cli.core.finding import Outcome
 from lora_cli.engines.profile import (
     BASE_CHANGED,
     GENERIC_OUTCOMES,
@@ -11,6 +10,7 @@ from lora_cli.engines.profile import (
     repair,
     serves_wrong,
 )
+from lora_cli.finding import Outcome
 
 MODEL = "peft/tuners/lora/model.py"
 LAYER = "peft/tuners/lora/layer.py"

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Literal
 
-from lora_cli.core.architectures import FAMILIES
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Outcome
-from lora_cli.core.tensor_keys import PAIR_PARTS, Part
+from lora_cli.adapter.names import PAIR_PARTS, Part
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.families import FAMILIES
+from lora_cli.finding import Outcome
 
 MERGE = "merge it into the base (merge_and_unload of PEFT) and serve that as a model, or train without it"
 NUMBER = "write the number that the adapter was trained with"

@@ -4,8 +4,7 @@ Read in ``sglang/srt/lora``, and run on adapters that PEFT wrote. Much that it t
 that needs it, and nothing between there and the scheduler's process catches that: the server goes down.
 """
 
-from lora_cli.core.base_model import OTHER_BASE
-from lora_cli.core.finding import Outcome
+from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.engines.profile import (
     ALONE,
     GENERIC_OUTCOMES,
@@ -23,6 +22,7 @@ from lora_cli.engines.profile import (
     repair,
     serves_wrong,
 )
+from lora_cli.finding import Outcome
 
 CONFIG = "sglang/srt/lora/lora_config.py"
 LORA = "sglang/srt/lora/lora.py"

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lora_cli.core.base_model import HALF_BYTES, BaseModel, BaseModule
-from lora_cli.core.json_schema import Count, PositiveCount
-from lora_cli.core.tensor_keys import last_name
+from lora_cli.adapter.names import last_name
+from lora_cli.base.base_model import HALF_BYTES, BaseModel, BaseModule
 from lora_cli.engines.name_resolution import FUSED, TOWERS
 from lora_cli.engines.profile import VOCABULARY, Profile, SlotLayout
+from lora_cli.json_schema import Count, PositiveCount
 
 
 @dataclass(frozen=True, slots=True)

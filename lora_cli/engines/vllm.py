@@ -6,9 +6,8 @@ At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what 
 
 from dataclasses import replace
 
-from lora_cli.core.base_model import OTHER_BASE
-from lora_cli.core.finding import Outcome
-from lora_cli.core.tensor_keys import PAIR_PARTS
+from lora_cli.adapter.names import PAIR_PARTS
+from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.engines.profile import (
     BASE_CHANGED,
     GENERIC_OUTCOMES,
@@ -27,6 +26,7 @@ from lora_cli.engines.profile import (
     repair,
     serves_wrong,
 )
+from lora_cli.finding import Outcome
 
 PEFT_HELPER = "vllm/lora/peft_helper.py"
 LORA_MODEL = "vllm/lora/lora_model.py"

@@ -11,10 +11,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
-from lora_cli.core.request import Request
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.pipeline import SILENT, FetchContext, Fetched, Progress, fetch
 from lora_cli.fetching.readers import Deadline
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from types import NoneType
 
-from lora_cli.core.grouping import by_key
-from lora_cli.core.json_schema import ErrorReport, error_report
-from lora_cli.core.lock import LockedAdapter
-from lora_cli.core.reference import parse
-from lora_cli.core.request import BASE, Request, Selection
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import fetch_all
+from lora_cli.grouping import by_key
+from lora_cli.json_schema import ErrorReport, error_report
+from lora_cli.refs.lock import LockedAdapter
+from lora_cli.refs.reference import parse
+from lora_cli.refs.request import BASE, Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.records import all_records

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from lora_cli.core.text import size
 from lora_cli.errors import MachineError, Refused
 from lora_cli.settings import bytes_kept_free
 from lora_cli.store import Store
 from lora_cli.store.disk import nearest_folder, on_disk
+from lora_cli.text import size
 
 AHEAD = 16 << 20
 """Bytes that are reserved at a time for what has no known size."""

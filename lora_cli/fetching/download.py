@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial as bound
 from typing import TYPE_CHECKING
 
-from lora_cli.core.log import logger
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetching.disk_space import Reservation
 from lora_cli.fetching.gate import byte_limit
 from lora_cli.fetching.readers import Deadline
+from lora_cli.log import logger
+from lora_cli.refs.snapshot import Blob, RemoteFile, Revision
 from lora_cli.sources import Source
 from lora_cli.store.disk import FULL, on_disk, reflink, write_all
 from lora_cli.store.partials import Partial, leftover_bytes, open_partial

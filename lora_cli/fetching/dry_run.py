@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
 
-from lora_cli.core.json_schema import Count, ErrorReport, error_report
-from lora_cli.core.request import Request
-from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.file_selection import refuse_pickled, resolve
 from lora_cli.fetching.pipeline import earlier, found_at, hints, known_blobs, lookup, recorded, select
 from lora_cli.fetching.readers import Deadline
+from lora_cli.json_schema import Count, ErrorReport, error_report
+from lora_cli.refs.request import Request
+from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
-from lora_cli.core.lock import LockedAdapter, lock_mismatch
-from lora_cli.core.log import logger
-from lora_cli.core.reference import CHECKPOINT, LATEST_FOLDER, below
-from lora_cli.core.request import Request, Selection
-from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.core.text import counted, names
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import FormatError, NoAdapter, Offline, Refused, UsageError
+from lora_cli.log import logger
+from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
+from lora_cli.refs.lock import LockedAdapter, lock_mismatch
+from lora_cli.refs.reference import CHECKPOINT, LATEST_FOLDER, below
+from lora_cli.refs.request import Request, Selection
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.sources.registry import Sources
 from lora_cli.store.snapshots import check_paths
+from lora_cli.text import counted, names
 
 log = logger(__name__)
 

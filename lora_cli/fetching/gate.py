@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
-from lora_cli.core.lock import lock_mismatch
-from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
-from lora_cli.core.request import Request
-from lora_cli.core.snapshot import Blob, RemoteFile, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
+from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
+from lora_cli.refs.lock import lock_mismatch
+from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.refs.request import Request
+from lora_cli.refs.snapshot import Blob, RemoteFile, Snapshot, snapshot_digest
 from lora_cli.settings import Settings
 from lora_cli.store.disk import on_disk, read_small
 
@@ -122,7 +122,7 @@ def signatures_for(request: Request, settings: Settings, ref: AdapterRef | None 
     entries = [entry for policy in settings.policies for entry in policy.require_signature]
     if not entries:
         return []
-    from lora_cli.core.globs import matches
+    from lora_cli.refs.globs import matches
 
     names = [name for one in _asked(request, ref) for name in _names(one)]
 

@@ -4,19 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, error_report
-from lora_cli.core.request import Request, Selection
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.file_selection import resolve, select_files
 from lora_cli.fetching.readers import Deadline
+from lora_cli.json_schema import EXCLUDED, Count, ErrorReport, error_report
+from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
-    from lora_cli.core.lock import LockedAdapter
+    from lora_cli.refs.lock import LockedAdapter
 
 MAX_HASHED_BYTES = 16 << 20
 """Remote files whose origin has no sha256 are read and hashed up to this size; larger ones may have changed."""

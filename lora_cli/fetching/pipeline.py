@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from lora_cli.core.adapter_files import SIGNATURE
-from lora_cli.core.lock import upgrade_hint
-from lora_cli.core.log import logger
-from lora_cli.core.reference import WITH_REVISIONS, AdapterRef, parse
-from lora_cli.core.request import Request, Selection
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, resolve, select_files, select_locked
+from lora_cli.log import logger
+from lora_cli.refs.adapter_files import SIGNATURE
+from lora_cli.refs.lock import upgrade_hint
+from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef, parse
+from lora_cli.refs.request import Request, Selection
+from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of
 from lora_cli.sources.registry import Sources, endpoint_of, endpoints_of

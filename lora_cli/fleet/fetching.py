@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.core.request import Request
 from lora_cli.errors import MachineError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fleet.ray_cluster import joined, spread
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 

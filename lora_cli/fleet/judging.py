@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.core.addresses import without_secrets
-from lora_cli.core.request import Request
 from lora_cli.errors import MachineError
 from lora_cli.fleet.ray_cluster import joined, spread
+from lora_cli.judging.validate import check_all
+from lora_cli.judging.verdict import Checked, Terms
+from lora_cli.refs.addresses import without_secrets
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation.validate import check_all
-from lora_cli.validation.verdict import Checked, Terms
 
 
 def check_fleet(address: str, items: Sequence[Request], terms: Terms, settings: Settings) -> Iterator[Checked]:

@@ -4,7 +4,7 @@ import re
 
 from prometheus_client import Counter
 
-from lora_cli.core.results import LoadReport
+from lora_cli.results import LoadReport
 from lora_cli.serving.adapter_state import STATUS
 
 RESOLUTIONS = Counter(

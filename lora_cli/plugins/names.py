@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.lock import of_manifest
-from lora_cli.core.reference import parse
-from lora_cli.core.request import NAME, Request
 from lora_cli.errors import LoraCliError, NotFound, UsageError
-from lora_cli.reading.manifest import lock_path, locked_adapters, read_lock, read_manifest, requests_of, with_policies
+from lora_cli.fetching.manifest import lock_path, locked_adapters, read_lock, read_manifest, requests_of, with_policies
+from lora_cli.judging.baseline import check_rules
+from lora_cli.refs.lock import of_manifest
+from lora_cli.refs.reference import parse
+from lora_cli.refs.request import NAME, Request
 from lora_cli.settings import RESOLVE, Settings, load_settings
-from lora_cli.validation.baseline import check_rules
 
 MANIFEST, POLICY = "LORA_CLI_MANIFEST", "LORA_CLI_POLICY"
 """The variables of ``--manifest``, which turns a plugin on as ``RESOLVE`` does, and of ``--policy``."""

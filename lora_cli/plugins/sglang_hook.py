@@ -10,7 +10,7 @@ import sglang
 from fastapi import HTTPException
 from sglang.srt.managers.io_struct import LoadLoRAAdapterReqInput
 
-from lora_cli.core.finding import Deployment
+from lora_cli.finding import Deployment
 from lora_cli.plugins.names import Names
 from lora_cli.plugins.resolver import Resolved, Resolver, Running, Unresolved, resolver_for
 

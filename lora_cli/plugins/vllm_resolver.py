@@ -10,7 +10,7 @@ from vllm.logger import init_logger
 from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver
 
-from lora_cli.core.finding import Deployment
+from lora_cli.finding import Deployment
 from lora_cli.plugins.names import Names
 from lora_cli.plugins.resolver import Resolver, Running, Unresolved, resolver_for
 

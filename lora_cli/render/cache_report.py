@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import EXCLUDED, Count, Keyword, NonNegative, Sha256, Version
 from lora_cli.fetching.cache_repair import Repaired
+from lora_cli.json_schema import EXCLUDED, Count, Keyword, NonNegative, Sha256, Version
 from lora_cli.render.fetch_report import SnapshotFile
 from lora_cli.store import Store
 from lora_cli.store.gc import Removed

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.finding import Outcome, Severity
-from lora_cli.core.json_schema import PositiveCount, RuleCode, Version
 from lora_cli.engines import Profile
+from lora_cli.finding import Outcome, Severity
+from lora_cli.json_schema import PositiveCount, RuleCode, Version
 from lora_cli.rules.features import FEATURES
 from lora_cli.rules.rule import Need, Rule
 

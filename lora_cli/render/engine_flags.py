@@ -1,11 +1,11 @@
 """The GPU memory that an engine's flags need for a set of adapters, as labelled values."""
 
-from lora_cli.core.text import counted, names, safe, size
 from lora_cli.engines import ENGINES
 from lora_cli.engines.profile import SlotLayout
 from lora_cli.engines.slot_sizing import Driver, Fit
-from lora_cli.validation.engine_args import EngineArgs
-from lora_cli.validation.report import BaseModelSummary
+from lora_cli.judging.engine_args import EngineArgs
+from lora_cli.judging.report import BaseModelSummary
+from lora_cli.text import counted, names, safe, size
 
 MAX_LISTED = 8
 """The most adapters that are listed for one reason."""

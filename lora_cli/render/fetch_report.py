@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import (
+from lora_cli.errors import Refused
+from lora_cli.fetching.batch import Outcome
+from lora_cli.fetching.dry_run import PlannedAdapter
+from lora_cli.fetching.file_selection import LeftOut
+from lora_cli.fetching.lock_drift import CheckedAdapter
+from lora_cli.json_schema import (
     EXCLUDED,
     INLINE,
     Count,
@@ -17,14 +22,9 @@ from lora_cli.core.json_schema import (
     Version,
     error_report,
 )
-from lora_cli.core.lock import Changes
-from lora_cli.core.text import counted, milliseconds, safe, size
-from lora_cli.errors import Refused
-from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.dry_run import PlannedAdapter
-from lora_cli.fetching.file_selection import LeftOut
-from lora_cli.fetching.lock_drift import CheckedAdapter
+from lora_cli.refs.lock import Changes
 from lora_cli.store.materialize import NotPruned, Published
+from lora_cli.text import counted, milliseconds, safe, size
 
 
 @dataclass(frozen=True, slots=True)

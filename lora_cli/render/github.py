@@ -7,10 +7,10 @@ adapter comes before the second worst of any, and one notice counts them all.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lora_cli.core.finding import Finding, Location, Severity
-from lora_cli.core.text import safe
+from lora_cli.finding import Finding, Location, Severity
+from lora_cli.judging.report import Report, Validated
 from lora_cli.render.text import problem_lines, summary
-from lora_cli.validation.report import Report, Validated
+from lora_cli.text import safe
 
 COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 SHOWN = 10

@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from lora_cli import __version__
 from lora_cli.bench.report import BenchReport, LiveReport
-from lora_cli.core.text import counted, milliseconds, safe
 from lora_cli.render import bench_summary, charts
+from lora_cli.text import counted, milliseconds, safe
 
 MAX_ADAPTERS = 200
 """The most rows of the table of adapters; the number of omitted ones is shown."""

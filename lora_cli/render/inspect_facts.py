@@ -7,15 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from lora_cli.core.companions import Card
-from lora_cli.core.comparison import Comparison, Stored
-from lora_cli.core.finding import Finding
-from lora_cli.core.grouping import by_key
-from lora_cli.core.inspection import Inspection
-from lora_cli.core.lora_config import FieldChange
-from lora_cli.core.tensor_keys import layer_of, leaf_of
-from lora_cli.core.text import counted, cut, names, safe, shown, size, span
-from lora_cli.validation.report import CheckedAdapter
+from lora_cli.adapter.comparison import Comparison, Stored
+from lora_cli.adapter.config import FieldChange
+from lora_cli.adapter.names import layer_of, leaf_of
+from lora_cli.documents.model_card import Card
+from lora_cli.finding import Finding
+from lora_cli.grouping import by_key
+from lora_cli.judging.inspection import Inspection
+from lora_cli.judging.report import CheckedAdapter
+from lora_cli.text import counted, cut, names, safe, shown, size, span
 
 UNKNOWN = "unknown"
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.comparison import Comparison
-from lora_cli.core.finding import Finding
-from lora_cli.core.inspection import Inspection
-from lora_cli.core.json_schema import INLINE, Version
-from lora_cli.validation import Checked
-from lora_cli.validation.engine_args import EngineArgs
-from lora_cli.validation.report import BaseModelSummary, CheckedAdapter, base_summary, facts
+from lora_cli.adapter.comparison import Comparison
+from lora_cli.base.base_model import BaseModel
+from lora_cli.finding import Finding
+from lora_cli.json_schema import INLINE, Version
+from lora_cli.judging import Checked
+from lora_cli.judging.engine_args import EngineArgs
+from lora_cli.judging.inspection import Inspection
+from lora_cli.judging.report import BaseModelSummary, CheckedAdapter, base_summary, facts
 
 
 @dataclass(frozen=True, slots=True)

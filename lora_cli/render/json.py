@@ -11,7 +11,7 @@ from lora_cli.errors import LoraCliError
 
 
 def to_json(value: Any) -> str:
-    """``value`` as JSON text; a report model is one object (``core.json_schema``).
+    """``value`` as JSON text; a report model is one object (``json_schema``).
 
     On a CI server's console no line of it is taken for a command (``##[…]``).
     What does not show is escaped: a terminal may obey it, and some readers take it for the end of a line.
@@ -39,7 +39,7 @@ def _plain(value: Any) -> Any:
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """The keys of a mapping with their values, or those of a report model as ``core.json_schema`` says."""
+    """The keys of a mapping with their values, or those of a report model as ``json_schema`` says."""
     if isinstance(value, Mapping):
         yield from value.items()
         return

@@ -7,10 +7,10 @@ known or suppressed. A warning that refuses nothing is in a case that passes. Wh
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from lora_cli.core.finding import Finding
-from lora_cli.core.text import safe
+from lora_cli.finding import Finding
+from lora_cli.judging.report import Report, Validated, findings_of
 from lora_cli.render.text import problem_lines
-from lora_cli.validation.report import Report, Validated, findings_of
+from lora_cli.text import safe
 
 
 def render_report(report: Report) -> str:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from lora_cli.core.finding import Finding
-from lora_cli.core.text import counted, safe
+from lora_cli.finding import Finding
+from lora_cli.judging.report import Report, Validated, engine_counts, findings_of, summarize
 from lora_cli.render.text import summary
-from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, summarize
+from lora_cli.text import counted, safe
 
 STEP_LIMIT = 1024 * 1024
 """The most bytes in the summary of one step: GitHub drops longer ones."""

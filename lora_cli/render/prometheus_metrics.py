@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from lora_cli.core.results import LoadReport
+from lora_cli.results import LoadReport
 
 Labels = Mapping[str, str]
 

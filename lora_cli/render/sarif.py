@@ -12,12 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 from lora_cli import __version__
-from lora_cli.core.finding import Finding, Problem, Severity
-from lora_cli.core.text import safe
+from lora_cli.finding import Finding, Problem, Severity
+from lora_cli.judging.report import LOCAL, FingerprintedFinding, Report, Validated
 from lora_cli.render.json import to_json
 from lora_cli.render.text import without_markup
 from lora_cli.rules.rule import Rule
-from lora_cli.validation.report import LOCAL, FingerprintedFinding, Report, Validated
+from lora_cli.text import safe
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 MAX_RESULTS = 25_000

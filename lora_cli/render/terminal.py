@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType,
 from rich.table import Table
 from rich.text import Text
 
-from lora_cli.core.text import cut, safe
+from lora_cli.text import cut, safe
 
 MIN_WIDTH = 24
 """The least width to which text is wrapped."""

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 from rich.console import RenderableType
 
-from lora_cli.core.text import counted, cut, safe, size
 from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedReport, VerifyReport
 from lora_cli.render.terminal import FittedTable, Paragraph, facts, separated, table, table_or_blocks, text
 from lora_cli.store.gc import Removed
 from lora_cli.store.snapshots import is_digest
+from lora_cli.text import counted, cut, safe, size
 
 SHORT = 12
 MIN_REFERENCE_WIDTH = 14

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.core.finding import Outcome
-from lora_cli.core.grouping import by_key
 from lora_cli.engines import Profile
 from lora_cli.engines.profile import Row
+from lora_cli.finding import Outcome
+from lora_cli.grouping import by_key
 from lora_cli.render.catalog_report import RuleEntry
 from lora_cli.render.terminal import Paragraph, separated, table, text
 from lora_cli.render.text import without_markup

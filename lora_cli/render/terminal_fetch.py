@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lora_cli.core.lock import THE_BASE, Changes, LockedAdapter
-from lora_cli.core.text import counted, duration, names, safe, size
 from lora_cli.fetching.lock_drift import CheckedAdapter
+from lora_cli.refs.lock import THE_BASE, Changes, LockedAdapter
 from lora_cli.render.fetch_report import CheckReport, FetchedAdapter, PlanReport, error_line, notes_of, shown_name
 from lora_cli.store.materialize import NotPruned
+from lora_cli.text import counted, duration, names, safe, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lora_cli.core.text import between, cut, safe, size, span
+from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.render import inspect_facts
 from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Rows
@@ -22,7 +22,7 @@ from lora_cli.render.terminal import (
     text,
 )
 from lora_cli.render.terminal_validate import STYLES
-from lora_cli.validation.engine_args import EngineArgs
+from lora_cli.text import between, cut, safe, size, span
 
 MAX_ROWS = 20
 HEADER = ("adapter", "base", "targets", "dtype", "rank", "scaling", "size")

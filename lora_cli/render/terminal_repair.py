@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.core.finding import EngineOutcome, Outcome
-from lora_cli.core.text import counted, safe
+from lora_cli.finding import EngineOutcome, Outcome
+from lora_cli.judging.repair_report import ARITHMETIC, RepairReport, RepairSetReport, Sameness
 from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
-from lora_cli.validation.repair_report import ARITHMETIC, RepairReport, RepairSetReport, Sameness
+from lora_cli.text import counted, safe
 
 NO_BASE = "no base: names and shapes not checked; set --base BASE (its config.json is enough)"
 

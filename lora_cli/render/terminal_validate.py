@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.core.finding import EngineOutcome, Finding, Problem, Severity, Skipped
-from lora_cli.core.grouping import by_key
-from lora_cli.core.text import counted, safe
+from lora_cli.finding import EngineOutcome, Finding, Problem, Severity, Skipped
+from lora_cli.grouping import by_key
+from lora_cli.judging.report import Report, Validated, engine_counts, findings_of
 from lora_cli.render.terminal import FittedTable, Paragraph, hints
 from lora_cli.render.text import summary
-from lora_cli.validation.report import Report, Validated, engine_counts, findings_of
+from lora_cli.text import counted, safe
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 OUTCOMES = {"ok": "green", "accepted": "yellow", "unchecked": "yellow", "refused": "red", "failed": "red"}

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from lora_cli.core.text import counted, safe
+from lora_cli.text import counted, safe
 
 if TYPE_CHECKING:
-    from lora_cli.validation.report import ValidateSummary
+    from lora_cli.judging.report import ValidateSummary
 
 
 def without_markup(documentation: str) -> str:

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.json_schema import Count
-from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
-from lora_cli.core.tensor_keys import PEFT_PREFIX
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.config import LoraConfig
+from lora_cli.adapter.names import PEFT_PREFIX
+from lora_cli.adapter.safetensors import DTYPE_BITS, TensorInfo
+from lora_cli.base.base_model import BaseModel
 from lora_cli.engines.profile import Profile
+from lora_cli.json_schema import Count
 
 Span = tuple[int, int]
 

@@ -7,18 +7,18 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.lora_config import parse_config
-from lora_cli.core.patterns import Matcher
-from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.target_modules import targeted_in
-from lora_cli.core.tensor_keys import last_name
-from lora_cli.core.text import names
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.config import parse_config
+from lora_cli.adapter.names import last_name
+from lora_cli.adapter.safetensors import TensorInfo
+from lora_cli.base.base_model import BaseModel
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN, packed_in
 from lora_cli.errors import FormatError
+from lora_cli.peft.patterns import Matcher
+from lora_cli.peft.targets import targeted_in
 from lora_cli.repair.draft import Draft, Refusal, RepairContext, TensorRecipe, UpdateRecipe, zeros
 from lora_cli.repair.initial_draft import canonical
+from lora_cli.text import names
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The dtypes that tensors can be rounded to: PyTorch's name and the one in safetensors."""

@@ -11,15 +11,15 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from lora_cli.core.adapter import LoraPair
-from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.patterns import Endings
-from lora_cli.core.target_modules import scales, wrapped_parameters
-from lora_cli.core.tensor_keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
-from lora_cli.core.text import counted
+from lora_cli.adapter.adapter import LoraPair
+from lora_cli.adapter.config import LoraConfig
+from lora_cli.adapter.names import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
 from lora_cli.engines.profile import SAVE_AGAIN
 from lora_cli.errors import FormatError
+from lora_cli.peft.patterns import Endings
+from lora_cli.peft.targets import scales, wrapped_parameters
 from lora_cli.repair.draft import Change, Draft, RepairContext, UpdateRecipe, copy_of
+from lora_cli.text import counted
 
 WHY_TYPES = "its type is not valid, and engines miscalculate with it or refuse it"
 NUMBERS, PATTERNS = ("r", "lora_alpha"), ("rank_pattern", "alpha_pattern")

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from lora_cli.core.base_model import OTHER_BASE, BaseModel
-from lora_cli.core.grouping import by_key
-from lora_cli.core.tensor_keys import PEFT_PREFIX, last_name
+from lora_cli.adapter.names import PEFT_PREFIX, last_name
+from lora_cli.base.base_model import OTHER_BASE, BaseModel
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import PACKED, packed_in
+from lora_cli.grouping import by_key
 from lora_cli.repair.draft import Draft, RepairContext, UpdateRecipe, assembled, rows_of, scaled
 
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lora_cli.core.grouping import by_key
-from lora_cli.core.lora_config import parse_config
-from lora_cli.core.patterns import PatternKeys
-from lora_cli.core.target_modules import scales
-from lora_cli.core.tensor_keys import last_name
+from lora_cli.adapter.config import parse_config
+from lora_cli.adapter.names import last_name
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN
 from lora_cli.errors import FormatError
+from lora_cli.grouping import by_key
+from lora_cli.peft.patterns import PatternKeys
+from lora_cli.peft.targets import scales
 from lora_cli.repair.draft import Draft, RepairContext, UpdateRecipe, scaled
 
 ONE_RANK = ("packed-ranks", "rank-not-r")

@@ -5,13 +5,13 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from itertools import accumulate
 
-from lora_cli.core.adapter import LoraPair
-from lora_cli.core.addresses import hub_words
-from lora_cli.core.base_model import OTHER_BASE, BaseModule
-from lora_cli.core.finding import Applied, Problem, Severity
-from lora_cli.core.reference import cached_repository
-from lora_cli.core.text import counted, cut, names
+from lora_cli.adapter.adapter import LoraPair
+from lora_cli.base.base_model import OTHER_BASE, BaseModule
+from lora_cli.finding import Applied, Problem, Severity
+from lora_cli.refs.addresses import hub_words
+from lora_cli.refs.reference import cached_repository
 from lora_cli.rules.rule import Case, grouped, rule, shape
+from lora_cli.text import counted, cut, names
 
 LONGEST_ENDING = 8
 COPY = re.compile(

@@ -4,15 +4,15 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator
 
-from lora_cli.core.factors import divisors
-from lora_cli.core.finding import Problem, Severity
-from lora_cli.core.lora_config import LoraConfig, type_error
-from lora_cli.core.patterns import Endings, PatternKeys, endings
-from lora_cli.core.target_modules import HEADS, targeted_parameters
-from lora_cli.core.tensor_keys import WRAPPER, last_name
-from lora_cli.core.text import counted, cut, names
+from lora_cli.adapter.config import LoraConfig, type_error
+from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.errors import FormatError
+from lora_cli.finding import Problem, Severity
+from lora_cli.peft.factors import divisors
+from lora_cli.peft.patterns import Endings, PatternKeys, endings
+from lora_cli.peft.targets import HEADS, targeted_parameters
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shown
+from lora_cli.text import counted, cut, names
 
 OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})
 """Fields of PEFT 0.2, which have no effect if they are null or false."""

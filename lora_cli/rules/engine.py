@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from lora_cli.core.finding import Problem, Severity
-from lora_cli.core.text import cut
+from lora_cli.finding import Problem, Severity
 from lora_cli.rules.rule import Case, rule
 from lora_cli.rules.target_module_matching import highest_rank
+from lora_cli.text import cut
 
 
 @rule("LC401", "rank-above-max", Severity.ERROR, needs=("config",))

@@ -5,19 +5,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import islice
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import UNKNOWN_FAMILY
-from lora_cli.core.finding import EngineOutcome, Finding, Outcome, Reason, Severity, Skipped
-from lora_cli.core.tensor_keys import PAIR_PARTS, last_name
-from lora_cli.core.text import counted, cut
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.names import PAIR_PARTS, last_name
+from lora_cli.base.base_model import UNKNOWN_FAMILY
 from lora_cli.engines.name_resolution import HEADS, NameResolution, resolve_names, unparsed_names
 from lora_cli.engines.peft import method_outcome
 from lora_cli.engines.profile import ENGINE_INDEPENDENT, NAME_RULES, Profile, Row
+from lora_cli.finding import EngineOutcome, Finding, Outcome, Reason, Severity, Skipped
 from lora_cli.rules.base_model import fitting
 from lora_cli.rules.features import FEATURES, EngineCase, Found
 from lora_cli.rules.features.tensors import is_saved
 from lora_cli.rules.rule import LONGEST_MESSAGE, MOST_PROBLEMS, Case
 from lora_cli.rules.target_module_matching import apply
+from lora_cli.text import counted, cut
 
 PEFT = "peft"
 RANK = "rank-above-max"

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from lora_cli.core.adapter_files import CONFIG, PICKLED, WEIGHTS
-from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.foreign_formats import SHARDED
-from lora_cli.core.text import cut, names
+from lora_cli.adapter.formats import SHARDED
 from lora_cli.errors import FormatError, UnsafePickle
+from lora_cli.finding import Location, Problem, Severity
+from lora_cli.refs.adapter_files import CONFIG, PICKLED, WEIGHTS
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule
+from lora_cli.text import cut, names
 
 TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states", "sampler")
 """Beginnings of the names of files with a trainer's arguments and states, which contain no weights."""

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from lora_cli.core.base_model import OTHER_BASE, BaseModel, BaseModule
-from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.patterns import QUICK, Matcher
-from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.target_modules import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
-from lora_cli.core.tensor_keys import PAIR_PARTS, Key, last_name
-from lora_cli.core.text import names
+from lora_cli.adapter.config import LoraConfig
+from lora_cli.adapter.names import PAIR_PARTS, Key, last_name
+from lora_cli.adapter.safetensors import TensorInfo
+from lora_cli.base.base_model import OTHER_BASE, BaseModel, BaseModule
 from lora_cli.errors import FormatError
+from lora_cli.finding import Location, Problem, Severity
+from lora_cli.peft.patterns import QUICK, Matcher
+from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shape, shown
+from lora_cli.text import names
 
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one value for each output of their module."""
@@ -107,7 +107,7 @@ def _missing_modules(case: Case, config: LoraConfig) -> list[str]:
         meant = [path for path in named if path.endswith(name) or f"{name}." in path] if is_there else []
         if meant or any(path.endswith(name) for path in saved):
             return any(path not in saved for path in meant)
-        from lora_cli.core.architectures import FAMILIES
+        from lora_cli.base.families import FAMILIES
 
         family = FAMILIES.get(base.model_type)
         return family is not None and any(norm.endswith(last_name(name)) for norm in family.norms)

@@ -8,12 +8,14 @@ from inspect import getdoc
 from itertools import islice
 from typing import Literal
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.adapter_files import CONFIG, WEIGHTS
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.companions import Companions
-from lora_cli.core.factors import divisors
-from lora_cli.core.finding import (
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.beside import Companions
+from lora_cli.adapter.config import LoraConfig
+from lora_cli.adapter.names import Key
+from lora_cli.adapter.safetensors import TensorStats
+from lora_cli.base.base_model import BaseModel
+from lora_cli.errors import FormatError
+from lora_cli.finding import (
     NO_BASE,
     NO_VALUES,
     Deployment,
@@ -24,15 +26,13 @@ from lora_cli.core.finding import (
     Severity,
     Skipped,
 )
-from lora_cli.core.grouping import by_key
-from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.safetensors import TensorStats
-from lora_cli.core.snapshot import RemoteFile
-from lora_cli.core.tensor_keys import Key
-from lora_cli.core.text import LONGEST_NAME, beginning, counted, cut, names
-from lora_cli.errors import FormatError
+from lora_cli.grouping import by_key
+from lora_cli.peft.factors import divisors
+from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.rules.target_module_matching import Application
+from lora_cli.text import LONGEST_NAME, beginning, counted, cut, names
 
 LONGEST_MESSAGE = 2000
 MOST_PROBLEMS = 20
@@ -120,7 +120,7 @@ class Case:
         return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS
 
     def factor_divisors(self) -> Mapping[str, tuple[int, int]]:
-        """The divisors of A's and B's columns by module, if the config changes LoRA's shapes (``core.factors``)."""
+        """The divisors of A's and B's columns by module, if the config changes LoRA's shapes (``peft.factors``)."""
         config = self.adapter.config
         if config is None or (config.use_bdlora is None and not config.use_qalora):
             return {}

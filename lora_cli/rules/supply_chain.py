@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, pairwise
 
-from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.addresses import FOLDERS, is_repository
-from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.reference import cached_repository
-from lora_cli.core.text import cut, names
+from lora_cli.finding import Location, Problem, Severity
+from lora_cli.refs.adapter_files import CONFIG
+from lora_cli.refs.addresses import FOLDERS, is_repository
+from lora_cli.refs.reference import cached_repository
 from lora_cli.rules.rule import MOST_PROBLEMS, Case, NotChecked, grouped, rule
+from lora_cli.text import cut, names
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
 """Libraries that the class of a base model in PEFT's ``auto_mapping`` may be from."""

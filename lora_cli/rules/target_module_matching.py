@@ -5,14 +5,16 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.experts import Loaded, as_loaded
-from lora_cli.core.factors import EXPERTS
-from lora_cli.core.finding import Applied, Location
-from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.patterns import Endings
-from lora_cli.core.target_modules import (
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.config import LoraConfig
+from lora_cli.adapter.names import PEFT_PREFIX, Key, last_name, leaf_of, without_wrappers
+from lora_cli.base.base_model import BaseModel, BaseModule
+from lora_cli.errors import FormatError
+from lora_cli.finding import Applied, Location
+from lora_cli.peft.experts import Loaded, as_loaded
+from lora_cli.peft.factors import EXPERTS
+from lora_cli.peft.patterns import Endings
+from lora_cli.peft.targets import (
     EMBEDDING_NAMES,
     OUTPUT_NAMES,
     Scale,
@@ -22,9 +24,7 @@ from lora_cli.core.target_modules import (
     targeted_in,
     wrapped_parameters,
 )
-from lora_cli.core.tensor_keys import PEFT_PREFIX, Key, last_name, leaf_of, without_wrappers
-from lora_cli.core.text import counted, cut
-from lora_cli.errors import FormatError
+from lora_cli.text import counted, cut
 
 DEFAULT_NAME = "default"
 """The name that PEFT gives an adapter in memory by default, and looks its tensors up under."""

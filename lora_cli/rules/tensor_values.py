@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from lora_cli.core.finding import NO_BASE, Problem, Severity
-from lora_cli.core.safetensors import Magnitude, TensorInfo
-from lora_cli.core.text import counted, cut, names
+from lora_cli.adapter.safetensors import Magnitude, TensorInfo
+from lora_cli.finding import NO_BASE, Problem, Severity
 from lora_cli.rules.rule import Case, NotChecked, rule
+from lora_cli.text import counted, cut, names
 
 LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
 """The largest finite value of each dtype that a model is served in."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-from lora_cli.core.finding import Problem, Severity
-from lora_cli.core.tensor_keys import PAIR_PARTS, last_name
-from lora_cli.core.text import counted, cut, names
+from lora_cli.adapter.names import PAIR_PARTS, last_name
+from lora_cli.finding import Problem, Severity
 from lora_cli.rules.rule import Case, grouped, rule, shape
 from lora_cli.rules.target_module_matching import DEFAULT_NAME, dropped_for
+from lora_cli.text import counted, cut, names
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 WHOLE = frozenset({"BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"})

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.grouping import by_key
+from lora_cli.adapter.adapter import Adapter
 from lora_cli.errors import Refused
+from lora_cli.grouping import by_key
 from lora_cli.runtime.adapter_weights import factors, view_tensors
 from lora_cli.runtime.lora_slots import Shape, Slots
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
-from lora_cli.core.log import logger
 from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.log import logger
 from lora_cli.runtime.messages import Logged, OutputDelta, RowEvent, RowFailed, RowScheduled, Stage
 
 T = TypeVar("T")

@@ -4,14 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lora_cli.core.adapter import Adapter, LoraPair
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.experts import rewrite_config
-from lora_cli.core.lora_config import ALTERING, LoraConfig
-from lora_cli.core.patterns import Matcher
-from lora_cli.core.target_modules import scales, targeted_in, wrapped_parameters
-from lora_cli.core.tensor_keys import PAIR_PARTS, Key
+from lora_cli.adapter.adapter import Adapter, LoraPair
+from lora_cli.adapter.config import ALTERING, LoraConfig
+from lora_cli.adapter.names import PAIR_PARTS, Key
+from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import FormatError, Refused
+from lora_cli.peft.experts import rewrite_config
+from lora_cli.peft.patterns import Matcher
+from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 
 FEATURES: Mapping[str, str] = {
     "use_dora": "DoRA",

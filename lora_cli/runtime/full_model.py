@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_cli.core.results import Answers, Moved
 from lora_cli.errors import FormatError, UsageError
+from lora_cli.results import Answers, Moved
 from lora_cli.runtime.base_weights import check_checkpoint
 from lora_cli.runtime.generation_batch import greedy
 from lora_cli.runtime.lora_slots import BASE_SLOT, Slots

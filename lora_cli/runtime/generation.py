@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lora_cli.core.grouping import by_key
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
+from lora_cli.grouping import by_key
 from lora_cli.runtime.device_lock import DeviceLock
 from lora_cli.runtime.generation_batch import GenerationBatch
 from lora_cli.runtime.lora_slots import BASE_SLOT

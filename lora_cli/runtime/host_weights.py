@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import Refused
 from lora_cli.runtime.adapter_loader import load_into, shapes_of
 from lora_cli.runtime.adapter_weights import LoraWeights, read_tensors, read_weights

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from lora_cli.core.request import Request
-from lora_cli.core.results import LoadReport
+from lora_cli.judging.fetch_and_validate import Admission
+from lora_cli.refs.request import Request
+from lora_cli.results import LoadReport
 from lora_cli.runtime.messages import LoraRequest
-from lora_cli.validation.fetch_and_validate import Admission
 
 
 def report_of_admission(item: Request, admission: Admission) -> tuple[LoadReport, LoraRequest | None]:

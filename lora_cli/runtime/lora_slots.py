@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from lora_cli.core.base_model import BaseModule
+from lora_cli.base.base_model import BaseModule
 from lora_cli.errors import MachineError, Refused
 
 BASE_SLOT = 0

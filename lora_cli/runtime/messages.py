@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.json_schema import Count
+from lora_cli.adapter.adapter import Adapter
 from lora_cli.errors import LoraCliError
+from lora_cli.json_schema import Count
 
 MAX_BATCH_SIZE = 8
 """How many rows are generated at once."""

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lora_cli.core.architectures import UnknownArchitecture
-from lora_cli.core.architectures.build import architecture_of
-from lora_cli.core.architectures.table import MAX_EXPERTS, MAX_LAYERS
-from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.adapter.config import MAX_LAYERS
+from lora_cli.base.base_model import BaseModel, BaseModule
+from lora_cli.base.build import UnknownArchitecture, architecture_of
+from lora_cli.base.table import MAX_EXPERTS
 from lora_cli.errors import FormatError, MissingExtra
 
 WHERE = "config.json"

@@ -35,7 +35,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-from lora_cli.core.results import ModuleProof, Proof
+from lora_cli.results import ModuleProof, Proof
 from lora_cli.runtime.adapter_weights import LoraWeights, ModuleWeights
 from lora_cli.runtime.base_weights import BaseWeights
 from lora_cli.runtime.lora_forward import add_lora, bind, lora_delta, route

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.base.base_model import BaseModel
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.tiers.eviction import PolicyName
 

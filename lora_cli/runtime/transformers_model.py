@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_cli.core.results import Moved
 from lora_cli.errors import FormatError, Refused
+from lora_cli.results import Moved
 from lora_cli.runtime.lora_forward import Bound, Segment, add_lora, bind, route
 from lora_cli.runtime.lora_slots import Slots, Stack
 from lora_cli.runtime.variants import ExtraWeights, Variant, variant

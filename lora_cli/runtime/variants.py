@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.grouping import by_key
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import Refused
+from lora_cli.grouping import by_key
 from lora_cli.runtime.adapter_weights import ModuleWeights, factors, read_tensors
 from lora_cli.runtime.composable import ExtraTensorNames, extra_tensor_names, scalings
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Self
 
-from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError, MissingExtra
+from lora_cli.results import Answers, LoadReport
 from lora_cli.runtime.child_process import ChildProcess, PendingRequest, ProcessDied, Program
 from lora_cli.runtime.messages import CompareGreedy, Load, LoraRequest, Probe, ProbeResult, Ready, RowEvent
 from lora_cli.runtime.plan import Forward, Plan

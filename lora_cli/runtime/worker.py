@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from lora_cli.core.results import Answers, LoadReport
+from lora_cli.base.reading import has_weights
 from lora_cli.errors import FormatError, LoraCliError, MachineError
-from lora_cli.reading.base_model import has_weights
+from lora_cli.results import Answers, LoadReport
 from lora_cli.runtime.adapter_weights import weight_bytes
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank

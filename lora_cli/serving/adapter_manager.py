@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from lora_cli.core.request import Request
-from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, NotFound, Unreachable
+from lora_cli.refs.request import Request
+from lora_cli.results import LoadReport
 from lora_cli.runtime.child_process import ProcessDied
 from lora_cli.runtime.load_jobs import merge_reports
 from lora_cli.runtime.messages import Drop, LoraRequest, Prefetch, Ready, RowEvent

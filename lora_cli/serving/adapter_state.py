@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
-from lora_cli.core.did_you_mean import nearest
-from lora_cli.core.request import Request
-from lora_cli.core.results import LoadReport
+from lora_cli.did_you_mean import nearest
 from lora_cli.errors import NotFound, UsageError
+from lora_cli.refs.request import Request
+from lora_cli.results import LoadReport
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import SlotRequirements
 

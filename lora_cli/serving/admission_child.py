@@ -16,13 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.log import log_bug, logger
-from lora_cli.core.request import Request
-from lora_cli.core.results import LoadReport
+from lora_cli.adapter.adapter import Adapter
 from lora_cli.engines import choose_engine
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
 from lora_cli.fetching.pipeline import FetchContext
+from lora_cli.judging.fetch_and_validate import Admission, OnStage, fetch_adapter, validate_fetched
+from lora_cli.judging.verdict import Terms
+from lora_cli.log import log_bug, logger
+from lora_cli.refs.request import Request
+from lora_cli.results import LoadReport
 from lora_cli.runtime.load_jobs import report_of_admission
 from lora_cli.runtime.messages import Logged, OpaquePickle, Stage
 from lora_cli.runtime.parent_connection import ParentConnection, Send
@@ -32,8 +34,6 @@ from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
-from lora_cli.validation.fetch_and_validate import Admission, OnStage, fetch_adapter, validate_fetched
-from lora_cli.validation.verdict import Terms
 
 LONGEST_TEXT = 2000
 """Characters of a message or hint that leave this process: names in an adapter may have millions."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Deployment
-from lora_cli.core.request import Request
-from lora_cli.core.results import LoadReport
+from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import LoraCliError, Refused, Unreachable
+from lora_cli.finding import Deployment
+from lora_cli.judging.fetch_and_validate import Admission
+from lora_cli.refs.request import Request
+from lora_cli.results import LoadReport
 from lora_cli.runtime.child_process import (
     ChildProcess,
     PendingRequest,
@@ -25,7 +26,6 @@ from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import SlotRequirements
 from lora_cli.settings import Settings
 from lora_cli.store.locks import InUse
-from lora_cli.validation.fetch_and_validate import Admission
 
 VALIDATORS = 2
 """Adapters that are validated at once."""

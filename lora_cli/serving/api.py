@@ -12,8 +12,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from lora_cli.core.request import Request
 from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.refs.request import Request
 from lora_cli.runtime.messages import LoraRequest, Probe, ProbeResult
 from lora_cli.serving.adapter_manager import AdapterManager
 from lora_cli.serving.completions import complete

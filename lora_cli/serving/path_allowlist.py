@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.policy_checks import source_violations
 from lora_cli.errors import NotFound, Refused
+from lora_cli.refs.reference import AdapterRef, parse
 from lora_cli.settings import Settings
 
 

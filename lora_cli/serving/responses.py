@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from lora_cli.core.results import LoadReport
 from lora_cli.errors import ERRORS, LoraCliError
+from lora_cli.results import LoadReport
 from lora_cli.runtime.messages import TierContents
 from lora_cli.serving.adapter_state import STATUS, AdapterState
 from lora_cli.serving.status_report import AdapterStatus

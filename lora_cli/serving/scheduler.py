@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 
-from lora_cli.core.grouping import by_key
 from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.grouping import by_key
 from lora_cli.runtime.messages import (
     MAX_BATCH_SIZE,
     Generate,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import Count, NonNegative, Version
+from lora_cli.json_schema import Count, NonNegative, Version
 from lora_cli.runtime.messages import TierStatus
 
 

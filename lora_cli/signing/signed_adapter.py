@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision
-from lora_cli.core.text import names
 from lora_cli.errors import LoraCliError, MissingExtra, Refused
+from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import Blob, RemoteFile, Revision
+from lora_cli.text import names
 
 if TYPE_CHECKING:
     from lora_cli.documents.policy import RequiredSignature

@@ -26,11 +26,11 @@ from model_signing import hashing, verifying
 from model_signing.manifest import Manifest
 from OpenSSL import crypto
 
-from lora_cli.core.log import logger
-from lora_cli.core.text import cut, safe
 from lora_cli.documents.policy import RequiredSignature, SigstoreIdentity
 from lora_cli.errors import LoraCliError, Offline, Refused, Unreachable, UsageError
+from lora_cli.log import logger
 from lora_cli.signing.trusted_files import read_trusted
+from lora_cli.text import cut, safe
 
 logger("model_signing").addHandler(logging.NullHandler())  # its warnings would be lines on stderr
 

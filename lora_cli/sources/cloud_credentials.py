@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lora_cli.core.option_values import endpoint as endpoint_value
-from lora_cli.core.web_address import is_encrypted
+from lora_cli.documents.option_values import endpoint as endpoint_value
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
 from lora_cli.redaction import remember
+from lora_cli.refs.web_address import is_encrypted
 from lora_cli.sources.http import host
 
 if TYPE_CHECKING:

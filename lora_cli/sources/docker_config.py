@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lora_cli.core.log import logger
 from lora_cli.errors import UsageError
+from lora_cli.log import logger
 from lora_cli.settings import home_of
 
 log = logger(__name__)

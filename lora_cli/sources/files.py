@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Corrupt
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource
 

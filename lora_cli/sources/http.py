@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from lora_cli.core.web_address import DEFAULT_PORTS
 from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.refs.web_address import DEFAULT_PORTS
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.retries import Transient, from_status

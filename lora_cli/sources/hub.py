@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from lora_cli.core.log import logger
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable
+from lora_cli.log import logger
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, at_most_10_000
 from lora_cli.sources.http import Http, Piece, StatusError, TooLarge, get_bytes, get_json, host, next_query

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli import __version__
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import (
     AccessDenied,
@@ -24,6 +22,8 @@ from lora_cli.errors import (
     Unreachable,
     UsageError,
 )
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges, Source, at_most_10_000
 from lora_cli.sources.cloud_credentials import NOBODY, Account, find_account

@@ -23,14 +23,14 @@ from urllib.parse import urlencode, urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
-from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.addresses import DOCKER_HUB
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.core.web_address import is_encrypted, is_loopback
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.redaction import remember
+from lora_cli.refs.adapter_files import CONFIG
+from lora_cli.refs.addresses import DOCKER_HUB
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile, Revision
+from lora_cli.refs.web_address import is_encrypted, is_loopback
 from lora_cli.settings import Settings
 from lora_cli.sources import MOST_ENTRIES, Source
 from lora_cli.sources.docker_config import Credentials, find_credentials

@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.globs import matches
-from lora_cli.core.reference import FSSPEC, AdapterRef, Scheme
 from lora_cli.errors import Offline, UsageError
+from lora_cli.refs.globs import matches
+from lora_cli.refs.reference import FSSPEC, AdapterRef, Scheme
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
 
-from lora_cli.core.log import logger
 from lora_cli.errors import Corrupt, Unreachable
+from lora_cli.log import logger
 
 CONNECT_TIMEOUT_S, LONGEST_WAIT_S, LONGEST_BACKOFF_S = 10.0, 330.0, 8.0
 

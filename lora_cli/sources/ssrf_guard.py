@@ -7,8 +7,8 @@ credentials. What counts is the address that is connected to, not the name, whic
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
-from lora_cli.core.web_address import is_loopback
 from lora_cli.errors import Refused
+from lora_cli.refs.web_address import is_loopback
 
 NAT64 = IPv6Network("64:ff9b::/96")
 METADATA = {*map(ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))}

@@ -21,8 +21,8 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, ProtocolError
 from urllib3.util import make_headers
 
 from lora_cli import __version__
-from lora_cli.core.web_address import DEFAULT_PORTS
 from lora_cli.redaction import remember
+from lora_cli.refs.web_address import DEFAULT_PORTS
 from lora_cli.sources.http import Headers, host, origin
 from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host
 from lora_cli.sources.ssrf_guard import Guard

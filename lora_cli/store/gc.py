@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.errors import MachineError
+from lora_cli.refs.adapter_files import BASE_CONFIG
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, remove_path
 from lora_cli.store.inventory import StoredSnapshot, blob_files, files_in, inode_of, inventory, list_folder, tree_bytes

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import MachineError
+from lora_cli.refs.snapshot import Blob, RemoteFile, Revision
 from lora_cli.store import Store
 from lora_cli.store.disk import FORBIDDEN, on_disk, read_small, replace_file
 from lora_cli.store.snapshots import is_digest

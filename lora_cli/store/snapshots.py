@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from lora_cli.core.log import logger
-from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
+from lora_cli.log import logger
+from lora_cli.refs.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.disk import EXHAUSTED, on_disk, opened, remove_path
 from lora_cli.store.locks import OTHERS_S, exclusive, is_named, shared

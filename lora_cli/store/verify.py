@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from lora_cli.core.json_schema import EXCLUDED, FilePath
-from lora_cli.core.snapshot import Blob, snapshot_digest
+from lora_cli.json_schema import EXCLUDED, FilePath
+from lora_cli.refs.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.inventory import blob_files, files_in, inode_of, list_folder, tree_bytes
 from lora_cli.store.snapshots import is_digest, is_intact, sha256_of

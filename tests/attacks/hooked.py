@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 HOOK = """import sys
 if any("admission_child" in word for word in sys.orig_argv):
     import re, time
-    from lora_cli.validation import fetch_and_validate
+    from lora_cli.judging import fetch_and_validate
 
     fetch_adapter, validate_fetched = fetch_and_validate.fetch_adapter, fetch_and_validate.validate_fetched
 

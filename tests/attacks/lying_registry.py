@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.reference import parse
-from lora_cli.core.request import Selection
 from lora_cli.errors import LoraCliError
+from lora_cli.refs.reference import parse
+from lora_cli.refs.request import Selection
 from lora_cli.settings import Settings
 from lora_cli.sources.oci import OciSource
 from lora_cli.store import Store

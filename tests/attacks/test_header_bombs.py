@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_files import MOST_HEADER
-from lora_cli.core.safetensors import LONGEST_NAME, MOST_TENSORS, parse_header
+from lora_cli.adapter.safetensors import LONGEST_NAME, MOST_TENSORS, parse_header
 from lora_cli.errors import FormatError
+from lora_cli.refs.adapter_files import MOST_HEADER
 from lora_cli.settings import load_settings
 from tests.attacks.headers import CONFIG, MIB, QWEN3_235B, TENSORS, TEXTS, experts, header, of, write
 from tests.attacks.measured import Run, lora_cli, within

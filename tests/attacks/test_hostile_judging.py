@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.adapter_selection import base_model
-from lora_cli.core.request import Request
+from lora_cli.refs.request import Request
 from lora_cli.serving import admissions
 from lora_cli.serving.admissions import Admissions, AdmissionSettings, Admitted
 from lora_cli.settings import load_settings

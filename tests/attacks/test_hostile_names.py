@@ -13,8 +13,6 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.cli.output import write
-from lora_cli.core.results import Answers, LoadReport, ModuleProof, Proof
-from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
@@ -23,6 +21,8 @@ from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
+from lora_cli.results import Answers, LoadReport, ModuleProof, Proof
+from lora_cli.text import safe
 from tests.answering import Asked, Reply, answering
 from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts
 from tests.making import HIDDEN, Q_PROJ, write_adapter, write_base_config

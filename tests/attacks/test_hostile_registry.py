@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.reference import parse
+from lora_cli.refs.reference import parse
 from lora_cli.settings import Settings
 from lora_cli.sources.oci import OciSource
 from lora_cli.store import Store

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.lora_config import parse_config
-from lora_cli.core.patterns import Matcher, PatternKeys, one_budget
-from lora_cli.core.target_modules import scales, targeted
+from lora_cli.adapter.config import parse_config
 from lora_cli.errors import FormatError
+from lora_cli.peft.patterns import Matcher, PatternKeys, one_budget
+from lora_cli.peft.targets import scales, targeted
 from tests.attacks.measured import lora_cli
 from tests.making import REMOVE, write_adapter, write_base_config
 from tests.slow import slowly
@@ -118,7 +118,7 @@ def test_names_that_are_looked_up_match_as_the_patterns_that_they_are(module: st
 
 
 def test_one_budget_is_for_all_that_ask_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_cli.core.patterns.TIME_LIMIT_S", 0.2)
+    monkeypatch.setattr("lora_cli.peft.patterns.TIME_LIMIT_S", 0.2)
     begun = time.perf_counter()
     with one_budget() as budget:
         for field in ("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "modules_to_save") * 20:
@@ -129,7 +129,7 @@ def test_one_budget_is_for_all_that_ask_within_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_long_patterns_of_one_adapter_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_cli.core.patterns.TIME_LIMIT_S", 60.0)  # on a busy machine the time would be over first
+    monkeypatch.setattr("lora_cli.peft.patterns.TIME_LIMIT_S", 60.0)  # on a busy machine the time would be over first
     with one_budget():
         for number in range(3):
             Matcher("f").full("a" * 60_000 + f"{number}+", "model")

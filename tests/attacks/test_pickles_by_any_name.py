@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cli.core.finding import Finding, Skipped
-from lora_cli.core.request import Request
+from lora_cli.finding import Finding, Skipped
+from lora_cli.judging import Terms, validate
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, validate
 from tests.making import write_adapter
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.globs import matches
-from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.field_types import MOST_GLOBS
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.policy_checks import violations
 from lora_cli.errors import UsageError
+from lora_cli.refs.globs import matches
+from lora_cli.refs.reference import AdapterRef, parse
 from tests.attacks.measured import lora_cli
 from tests.hub_server import Hub
 from tests.making import write_adapter

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from lora_cli.core.addresses import check_nobody
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.reading.manifest import read_policy
+from lora_cli.fetching.manifest import read_policy
+from lora_cli.refs.addresses import check_nobody
 from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.serving.requests import LONGEST_PATH
 from lora_cli.settings import load_settings

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.reference import AdapterRef
+from lora_cli.refs.reference import AdapterRef
 from lora_cli.sources.local import LocalSource
 from tests.making import llama_modules, write_adapter
 from tests.runtime.families import save_model

@@ -11,9 +11,9 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.cli.output import to_stderr, write
-from lora_cli.core.log import logger
-from lora_cli.core.text import escape_ci_commands, safe, safe_lines
+from lora_cli.log import logger
 from lora_cli.render.json import to_json
+from lora_cli.text import escape_ci_commands, safe, safe_lines
 from tests.answering import answering
 from tests.hostile_names import ALL_BREAKS as HOSTILE
 from tests.hostile_names import BREAKS, COMMAND, obeyed

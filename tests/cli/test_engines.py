@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from lora_cli.base.build import heads_of
 from lora_cli.cli.main import main
-from lora_cli.core.architectures.build import heads_of
-from lora_cli.core.finding import ENGINE_NAMES
 from lora_cli.engines import ENGINES
+from lora_cli.finding import ENGINE_NAMES
 from tests.conftest import QUICKSTART
 from tests.making import llama_modules, write_adapter, write_base_config
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.lock import LockedAdapter
-from lora_cli.reading.manifest import read_lock
+from lora_cli.fetching.manifest import read_lock
+from lora_cli.refs.lock import LockedAdapter
 from tests.object_servers import S3Server
 from tests.web_server import Site, WebServer
 

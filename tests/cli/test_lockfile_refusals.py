@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.lock import Lock, LockedAdapter
-from lora_cli.core.snapshot import Blob
 from lora_cli.documents.lockfile import dump_lock
+from lora_cli.refs.lock import Lock, LockedAdapter
+from lora_cli.refs.snapshot import Blob
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, forget_the_cache, hub_of_two, locked, rewrite, set_of
 from tests.hub_server import Hub
 

@@ -10,8 +10,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.cli.output import render_parts
-from lora_cli.core.results import LoadReport
 from lora_cli.render.terminal_warm import load_parts
+from lora_cli.results import LoadReport
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.warm_process import WarmProcess
 from tests.making import llama_modules, write_adapter, write_base_config

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.finding import Outcome as EngineOutcome
-from lora_cli.core.finding import Severity, Verdict
-from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
+from lora_cli.finding import Outcome as EngineOutcome
+from lora_cli.finding import Severity, Verdict
+from lora_cli.judging import Terms, open_base, validate
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, open_base, validate
 from tests.corpus.bases import FAMILIES, base_of, write_config
 from tests.corpus.breaks import BREAKS
 from tests.corpus.goods import NOT_FOR, OPTIONS, options

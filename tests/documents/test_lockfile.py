@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.lock import Lock, LockedAdapter
-from lora_cli.core.snapshot import Blob
 from lora_cli.documents.lockfile import drift, dump_lock, load_lock
 from lora_cli.documents.manifest import load_manifest
 from lora_cli.errors import UsageError
+from lora_cli.refs.lock import Lock, LockedAdapter
+from lora_cli.refs.snapshot import Blob
 
 COMMIT = "9f2c" * 10
 SQL = LockedAdapter(

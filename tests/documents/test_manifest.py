@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.core.request import Request
 from lora_cli.documents.manifest import AdapterSet, EngineSpec, load_manifest
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import DocumentError, LoraCliError, UsageError
+from lora_cli.refs.reference import AdapterRef, parse
+from lora_cli.refs.request import Request
 
 COMMIT = "9f2c" * 10
 SHA256 = "ab" * 32

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.companions import Card
-from lora_cli.documents.model_card import LONGEST, MOST, parse_card
+from lora_cli.documents.model_card import LONGEST, MOST, Card, parse_card
 
 PLAIN = b"""---
 license: other

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.globs import matches
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.policy_checks import violations
 from lora_cli.errors import UsageError
+from lora_cli.refs.globs import matches
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile
 
 COMMIT = "0e9e" * 10
 SHA256 = "ab" * 32

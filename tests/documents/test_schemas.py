@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.documents.lockfile import load_lock
 from lora_cli.documents.manifest import load_manifest
 from lora_cli.documents.policy import load_policy
 from lora_cli.errors import UsageError
+from lora_cli.refs.snapshot import Blob, snapshot_digest
 from lora_cli.settings import SETTINGS as SETTINGS_TABLE
 from lora_cli.settings import Settings, load_settings
 

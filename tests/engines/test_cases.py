@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.finding import EngineOutcome, Outcome, Severity
 from lora_cli.engines import ENGINES, profiles_of
-from lora_cli.validation import Checked
+from lora_cli.finding import EngineOutcome, Outcome, Severity
+from lora_cli.judging import Checked
 from tests.rule_cases import all_cases
 from tests.rules.test_cases import judged
 

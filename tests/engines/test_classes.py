@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_cli.core.architectures import base_from_config
-from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.request import Request
+from lora_cli.base.base_model import BaseModel, BaseModule
+from lora_cli.base.build import base_from_config
 from lora_cli.engines import choose_engine
+from lora_cli.judging import Terms, validate
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, validate
-from tests.core.architectures.configs import CONFIGS
+from tests.base.configs import CONFIGS
 from tests.making import HIDDEN, VOCAB, base_config, llama_modules, write_adapter
 
 VERSIONS = ("0.31", "0.32", "0.33")

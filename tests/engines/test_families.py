@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.architectures import FAMILIES
-from lora_cli.core.base_model import UNKNOWN_FAMILY, BaseModel
-from lora_cli.core.request import Request
+from lora_cli.base.base_model import UNKNOWN_FAMILY, BaseModel
+from lora_cli.base.families import FAMILIES
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.vllm import LISTED, NO_LORA
+from lora_cli.judging import Terms, open_base, validate
+from lora_cli.refs.request import Request
 from lora_cli.runtime.module_tree import base_from_transformers
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, open_base, validate
 from tests.making import llama_modules, write_adapter, write_base_config
 
 SERVING = tuple(name for name in ENGINES if name != "peft")

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_cli.core.architectures import base_from_config
-from lora_cli.core.finding import Location
-from lora_cli.core.lora_config import parse_config
-from lora_cli.core.request import Request
+from lora_cli.adapter.config import parse_config
+from lora_cli.base.build import base_from_config
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.profile import MERGE
+from lora_cli.finding import Location
+from lora_cli.judging import Terms, validate
+from lora_cli.refs.request import Request
 from lora_cli.rules.features.config import required_field_missing
 from lora_cli.rules.features.tensors import has_tensors
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, validate
 from tests.making import HIDDEN, Q_PROJ, base_config, write_adapter
 
 

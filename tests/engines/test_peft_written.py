@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.engines.peft import BUILT, IA3_FAMILIES
+from lora_cli.judging import Terms, open_base, validate
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, open_base, validate
 from tests.corpus.bases import base_of, write_config
 from tests.corpus.goods import OPTIONS, options
 from tests.corpus.peft_judge import write_adapter

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.architectures import base_from_config
+from lora_cli.base.build import base_from_config
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.slot_sizing import Need, SlotLimits, Slots
-from lora_cli.validation.engine_args import Located, for_shell, options_of
+from lora_cli.judging.engine_args import Located, for_shell, options_of
 from tests.making import base_config, llama_modules
 
 BASE = base_from_config(base_config("llama", torch_dtype="bfloat16"), "tiny")

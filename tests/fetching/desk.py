@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.core.request import USUAL, Request, Selection
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.download import Job, download
 from lora_cli.fetching.pipeline import SILENT, FetchContext, Fetched, Progress
 from lora_cli.fetching.readers import Deadline
+from lora_cli.refs.reference import AdapterRef, parse
+from lora_cli.refs.request import USUAL, Request, Selection
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges, Source
 from lora_cli.sources.registry import Sources

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.pipeline import Fetched
+from lora_cli.refs.reference import AdapterRef, Scheme
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources, open_source

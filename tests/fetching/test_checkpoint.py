@@ -9,10 +9,10 @@ import pytest
 
 import lora_cli
 from lora_cli.cli.main import main
-from lora_cli.core.request import Selection
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.fetching.file_selection import latest_checkpoint, select_files
+from lora_cli.refs.request import Selection
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from tests.fetching.desk import CONFIG, REF, WEIGHTS
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.request import Selection
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import Corrupt, FormatError, Offline, Refused, Unreachable
+from lora_cli.refs.request import Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from tests.bringing import fetch

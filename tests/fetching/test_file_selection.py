@@ -2,11 +2,11 @@
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.request import Selection
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, Refused
 from lora_cli.fetching.file_selection import select_files
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.request import Selection
+from lora_cli.refs.snapshot import RemoteFile, Revision
 
 REF = AdapterRef("hf", "org/name")
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

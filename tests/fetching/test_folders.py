@@ -9,9 +9,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store

@@ -10,12 +10,12 @@ import jsonschema
 import pytest
 import yaml
 
-from lora_cli.core.reference import parse
-from lora_cli.core.request import Request, Selection
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.errors import Offline, Refused, UsageError
 from lora_cli.fetching import gate
-from lora_cli.reading.manifest import read_policy
+from lora_cli.fetching.manifest import read_policy
+from lora_cli.refs.reference import parse
+from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings
 from tests.fetching.desk import Desk
 from tests.making import write_adapter

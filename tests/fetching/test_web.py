@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lora_cli.core.request import USUAL, Selection
 from lora_cli.errors import Changed, Offline, UsageError
 from lora_cli.fetching import readers
 from lora_cli.fetching.pipeline import Fetched
+from lora_cli.refs.request import USUAL, Selection
 from tests.fetching.desk import CONFIG, README, WEIGHTS, Desk, content
 from tests.web_server import Site, WebServer
 

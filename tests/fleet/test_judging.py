@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.reference import parse
-from lora_cli.core.request import Request
 from lora_cli.errors import MachineError
 from lora_cli.fleet import judging
+from lora_cli.judging.verdict import Terms
+from lora_cli.refs.reference import parse
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation.verdict import Terms
 
 pytestmark = pytest.mark.slow
 

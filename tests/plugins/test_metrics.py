@@ -2,8 +2,8 @@
 
 from prometheus_client import REGISTRY
 
-from lora_cli.core.results import LoadReport
 from lora_cli.plugins.metrics import observe
+from lora_cli.results import LoadReport
 
 
 def value(name: str, **labels: str) -> float:

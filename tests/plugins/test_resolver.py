@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.finding import Deployment
-from lora_cli.core.results import LoadReport
 from lora_cli.errors import UsageError
+from lora_cli.finding import Deployment
 from lora_cli.plugins import resolver as module
 from lora_cli.plugins.names import Known, Names
 from lora_cli.plugins.resolver import Resolved, Resolver, Running, Unresolved
+from lora_cli.results import LoadReport
 from lora_cli.serving import admissions
 from lora_cli.settings import load_settings
 from tests.hub_faults import Fault

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.core.architectures.configs import SMALL
+from tests.base.configs import SMALL
 from tests.corpus.bases import Base
 from tests.corpus.peft_judge import quiet
 

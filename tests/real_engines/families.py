@@ -1,8 +1,8 @@
-"""A tiny base of every family of ``lora_cli.core.architectures``, of sizes that vLLM's kernels for the CPU take."""
+"""A tiny base of every family of ``lora_cli.base.families``, of sizes that vLLM's kernels for the CPU take."""
 
 from typing import Any
 
-from tests.core.architectures.configs import IMAGES, QWEN25_EYE, QWEN_EYE, TOKENS
+from tests.base.configs import IMAGES, QWEN25_EYE, QWEN_EYE, TOKENS
 from tests.corpus.bases import Base
 from tests.real_engines.bases import HIDDEN, SIZES, TIED, UNTIED, VOCABULARY
 

@@ -1,6 +1,6 @@
 """docs/engines-run.md beside what there is without the engine; ``make test-engines`` holds its cells to the engine."""
 
-from lora_cli.core.architectures import FAMILIES
+from lora_cli.base.families import FAMILIES
 from lora_cli.engines import choose_engine
 from tests.real_engines.families import BASES
 from tests.real_engines.family_page import PAGE, date_of, lines, page

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.architectures import FAMILIES
+from lora_cli.base.families import FAMILIES
 from lora_cli.engines import choose_engine
 from lora_cli.engines.vllm import EMBEDDINGS, FUSED_EXPERTS, LORA_SINCE, NO_LORA, WITH_LORA
 from tests.real_engines.vllm_server import ENVIRONMENT, PYTHON

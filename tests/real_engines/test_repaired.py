@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.finding import Deployment
-from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
+from lora_cli.finding import Deployment
+from lora_cli.judging import open_base
+from lora_cli.judging.repair import RepairOptions, repair_adapter
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import open_base
-from lora_cli.validation.repair import RepairOptions, repair_adapter
 from tests.real_engines import vllm_oracle
 from tests.real_engines.bases import SERVED, save
 from tests.real_engines.cases import MAX_LORA_RANK, Case, Cases, possible

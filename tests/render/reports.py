@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import (
+from lora_cli.base.base_model import BaseModel
+from lora_cli.errors import NotFound
+from lora_cli.finding import (
     Accepted,
     Applied,
     EngineOutcome,
@@ -17,12 +18,11 @@ from lora_cli.core.finding import (
     Skipped,
     Verdict,
 )
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Revision
-from lora_cli.errors import NotFound
+from lora_cli.judging import Checked
+from lora_cli.judging.report import Naming, Report, validate_report
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import Revision
 from lora_cli.rules.rule import Case, NotChecked, Rule
-from lora_cli.validation import Checked
-from lora_cli.validation.report import Naming, Report, validate_report
 
 HOSTILE = (
     "a\x1b[2J\u202e\n::set-output name=ok::1 ##[add-mask]x @octocat #1 <img src=x> | `x` [y](http://evil) {0} %0A,:\x00"

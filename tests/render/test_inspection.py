@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.architectures import base_from_config
-from lora_cli.core.companions import Card
-from lora_cli.core.comparison import Comparison, OtherAdapter, Stored, TensorChange
-from lora_cli.core.inspection import Inspection, ModuleFacts
-from lora_cli.core.lora_config import FieldChange
+from lora_cli.adapter.comparison import Comparison, OtherAdapter, Stored, TensorChange
+from lora_cli.adapter.config import FieldChange
+from lora_cli.base.build import base_from_config
+from lora_cli.documents.model_card import Card
 from lora_cli.engines import ENGINES
 from lora_cli.engines.slot_sizing import Driver, Fit
+from lora_cli.judging import Checked
+from lora_cli.judging.engine_args import EngineArgs, Located, Remark, command_lines, launch_words, options_of
+from lora_cli.judging.inspection import Inspection, ModuleFacts
 from lora_cli.render.inspect_report import inspect_report
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
-from lora_cli.validation import Checked
-from lora_cli.validation.engine_args import EngineArgs, Located, Remark, command_lines, launch_words, options_of
 from tests.making import base_config
 from tests.render.reports import HOSTILE, all_checked
 from tests.schemas import check_schema

@@ -7,8 +7,6 @@ from dataclasses import replace
 import pytest
 
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.core.results import Answers, LoadReport, ModuleProof, Moved, Proof
-from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
@@ -17,6 +15,8 @@ from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
+from lora_cli.results import Answers, LoadReport, ModuleProof, Moved, Proof
+from lora_cli.text import safe
 from tests.render.reports import HOSTILE
 
 MODULE = ModuleProof("model.layers.0.self_attn.q_proj", error=1.2e-7, moved=0.4, tolerance=1e-5)

@@ -1,10 +1,10 @@
-"""Report models as JSON: the rules of ``lora_cli.core.json_schema``, and that no command needs pydantic for them."""
+"""Report models as JSON: the rules of ``lora_cli.json_schema``, and that no command needs pydantic for them."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lora_cli.core.json_schema import EXCLUDED, INLINE
+from lora_cli.json_schema import EXCLUDED, INLINE
 from lora_cli.render.json import to_json
 
 

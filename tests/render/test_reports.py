@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from sarif_kit.validate import validation_errors
 
 from lora_cli import __version__
-from lora_cli.core.finding import Severity
+from lora_cli.finding import Severity
+from lora_cli.judging.report import Report
 from lora_cli.render import github, junit, markdown, sarif
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_validate import report_parts
-from lora_cli.validation.report import Report
 from tests.conftest import ROOT
 from tests.render.reports import HOSTILE, all_checked, checked, everything, finding, report
 from tests.schemas import check_schema

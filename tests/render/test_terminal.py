@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.core.text import safe
 from lora_cli.render.cache_report import CachedReference, CachedSnapshot, CacheReport
 from lora_cli.render.terminal import MIN_WIDTH, Paragraph, facts, rendered, table, table_or_blocks, text
 from lora_cli.render.terminal_cache import snapshots_parts
+from lora_cli.text import safe
 from tests.render.reports import HOSTILE
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.text import safe
+from lora_cli.text import safe
 
 
 @given(st.text())

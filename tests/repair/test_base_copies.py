@@ -9,12 +9,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
+from lora_cli.judging import open_base
+from lora_cli.judging.repair import RepairOptions, repair_adapter
+from lora_cli.judging.repair_report import RepairReport
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import open_base
-from lora_cli.validation.repair import RepairOptions, repair_adapter
-from lora_cli.validation.repair_report import RepairReport
 
 TOKENS = torch.arange(1, 12).reshape(1, -1)
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Deployment, Outcome
-from lora_cli.core.request import Request
+from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError
+from lora_cli.finding import Deployment, Outcome
+from lora_cli.judging import Checked, Terms, open_base, validate
+from lora_cli.judging.repair import RepairOptions, repair_adapter
+from lora_cli.judging.repair_report import RepairReport
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, Terms, open_base, validate
-from lora_cli.validation.repair import RepairOptions, repair_adapter
-from lora_cli.validation.repair_report import RepairReport
 from tests.corpus.bases import Base
 from tests.corpus.peft_judge import answers, logits, quiet
 from tests.real_engines.bases import SERVED, save

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.finding import Deployment, Reason
-from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
+from lora_cli.finding import Deployment, Reason
+from lora_cli.judging import open_base
+from lora_cli.judging.repair import RepairOptions, repair_adapter
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import open_base
-from lora_cli.validation.repair import RepairOptions, repair_adapter
 from tests.engines.test_cases import PROFILES, by_profile
 from tests.rule_cases import all_cases, base_directory
 from tests.rules.test_cases import judged

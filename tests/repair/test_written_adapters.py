@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.safetensors import TensorInfo
-from lora_cli.reading.tensor_values import decode, encode
+from lora_cli.adapter.safetensors import TensorInfo
+from lora_cli.adapter.values import decode, encode
+from lora_cli.judging.repair import tensor_bits
 from lora_cli.repair.draft import TensorRecipe, assembled, copy_of, rows_of, scaled, zeros
-from lora_cli.validation.repair import tensor_bits
 
 Pair = tuple[TensorRecipe, Any]
 

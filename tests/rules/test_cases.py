@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.finding import Deployment
-from lora_cli.core.reference import parse
-from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
+from lora_cli.finding import Deployment
+from lora_cli.judging import Checked, Terms, judge, open_base, validate
+from lora_cli.judging.verdict import gather_evidence
+from lora_cli.refs.reference import parse
+from lora_cli.refs.request import Request
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 from lora_cli.sources.local import LocalSource
-from lora_cli.validation import Checked, Terms, judge, open_base, validate
-from lora_cli.validation.verdict import gather_evidence
 from tests.rule_cases import all_cases, base_directory, made
 
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Severity
-from lora_cli.core.request import Request
+from lora_cli.base.base_model import BaseModel
+from lora_cli.finding import Severity
+from lora_cli.judging import Terms, open_base, validate
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, open_base, validate
 from tests.making import llama_modules, lora_config, lora_tensors, safetensors_bytes, write_base_config
 
 MODULES = llama_modules()

@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_cli.core.architectures import base_from_config
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Severity
-from lora_cli.core.lora_config import peft_fields
-from lora_cli.core.request import Request
+from lora_cli.adapter.config import peft_fields
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.build import base_from_config
+from lora_cli.finding import Severity
+from lora_cli.judging import Terms, validate
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, validate
-from tests.core.peft_cases import CASES
-from tests.core.peft_models import Written, as_base, layers_of, tiny_model
 from tests.making import base_config, llama_modules, write_adapter
+from tests.peft.peft_cases import CASES
+from tests.peft.peft_models import Written, as_base, layers_of, tiny_model
 
 NOT_LOADED = {"CorDA", "CorDA on Conv1D", "Arrow"}
 """What PEFT writes and refuses to load by itself: it asks for measurements of the base, or for other adapters."""

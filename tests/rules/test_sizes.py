@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_cli.core.finding import Verdict
-from lora_cli.core.request import Request
+from lora_cli.finding import Verdict
+from lora_cli.judging import Terms, validate
+from lora_cli.refs.request import Request
 from lora_cli.settings import load_settings
-from lora_cli.validation import Terms, validate
 from tests.making import lora_tensors, raw, write_adapter
 
 MODULES = {f"model.layers.{layer}.self_attn.q_proj": (64, 32) for layer in range(9)}

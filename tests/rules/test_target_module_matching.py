@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from lora_cli.core.adapter import Adapter, pair_up
-from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.tensor_keys import parse_key
+from lora_cli.adapter.adapter import Adapter, pair_up
+from lora_cli.adapter.names import parse_key
+from lora_cli.adapter.safetensors import TensorInfo
+from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.rules.target_module_matching import apply
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.request import Request
+from lora_cli.judging import Terms, validate
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, validate
 from tests.making import write_adapter
 
 LIKE_REAL_ONES = r"""{%- if tools %}

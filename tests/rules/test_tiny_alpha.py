@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.request import Request
 from lora_cli.engines import choose_engine
+from lora_cli.judging import Terms, validate
+from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, validate
 from tests.making import write_adapter
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.reading import read_adapter
+from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.runtime.composable import scalings
 from lora_cli.sources.files import files_at
 from tests.making import HIDDEN, LAYERS, VOCAB, llama_modules

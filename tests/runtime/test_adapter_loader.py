@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.base_model import BaseModule
+from lora_cli.base.base_model import BaseModule
 from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.adapter_weights import read_weights

@@ -13,10 +13,10 @@ import torch
 from safetensors.numpy import load_file as numpy_load
 from safetensors.torch import load_file
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.reading import has_weights
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
-from lora_cli.reading.base_model import has_weights
 from lora_cli.runtime.adapter_weights import read_weights, weight_bytes
 from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank, scalings
@@ -43,7 +43,7 @@ def test_the_factors_are_those_that_safetensors_itself_reads(tmp_path: Path, dty
 def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> None:
     a, b = np.arange(3, dtype=np.float32).reshape(1, 3), np.arange(10, dtype=np.float64).reshape(5, 2)
     path = write_safetensors(tmp_path / "odd.safetensors", {"a": a, "b": b})
-    from lora_cli.core.safetensors import header_length, parse_header
+    from lora_cli.adapter.safetensors import header_length, parse_header
     from lora_cli.runtime.adapter_weights import read_tensors
 
     data = path.read_bytes()

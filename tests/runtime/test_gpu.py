@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lora_cli.core.base_model import BaseModule
+from lora_cli.base.base_model import BaseModule
 from lora_cli.runtime.base_weights import SyntheticWeights
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.numerical_proof import prove

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.base_model import BaseModule
+from lora_cli.base.base_model import BaseModule
 from lora_cli.errors import MachineError, Refused
 from lora_cli.runtime.adapter_weights import LoraWeights
 from lora_cli.runtime.lora_slots import HUGE, Slots, rank_classes, storage_bytes

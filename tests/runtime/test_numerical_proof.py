@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.results import ModuleProof, Proof
+from lora_cli.base.base_model import BaseModel, BaseModule
+from lora_cli.results import ModuleProof, Proof
 from lora_cli.runtime.adapter_weights import LoraWeights
 from lora_cli.runtime.base_weights import SyntheticWeights
 from lora_cli.runtime.lora_slots import Slots

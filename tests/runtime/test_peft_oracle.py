@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from lora_cli.core.base_model import BaseModel
-from lora_cli.reading.base_model import read_base
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.reading import read_base
 from lora_cli.runtime.generation_batch import greedy
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.numerical_proof import prove

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora_cli.core.base_model import BaseModule
+from lora_cli.base.base_model import BaseModule
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.runtime.adapter_weights import LoraWeights
 from lora_cli.runtime.full_model import ChatTokenizer

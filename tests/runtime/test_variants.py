@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from lora_cli.core.base_model import BaseModel
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.reading import read_base
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.reading.base_model import read_base
 from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.generation_batch import greedy

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.runtime.adapter_weights import LoraWeights, ModuleWeights
 from lora_cli.runtime.lora_slots import Shape, Slots
 

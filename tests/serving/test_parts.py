@@ -10,11 +10,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lora_cli.cli.output import termination_log, with_adapter_name, write_termination_log
-from lora_cli.core.request import Request
-from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
+from lora_cli.refs.request import Request
 from lora_cli.render.prometheus_metrics import labelled, metric, render_metrics
+from lora_cli.results import LoadReport
 from lora_cli.serving.adapter_state import AdapterState, Counters, shorten_name
 from lora_cli.serving.admission_child import AdmissionWorker
 from lora_cli.serving.admissions import AdmissionSettings, AdmissionStep

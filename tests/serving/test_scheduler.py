@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from lora_cli.core.adapter import Adapter
+from lora_cli.adapter.adapter import Adapter
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.runtime.messages import MAX_BATCH_SIZE, Generate, LoraRequest, OutputDelta, RowEvent, RowFailed
 from lora_cli.serving.adapter_manager import AdapterManager

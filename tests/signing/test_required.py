@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from model_signing import hashing, signing
 
 from lora_cli.cli.main import main
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.signing.verify import SignedFiles
 from lora_cli.sources.local import LocalSource
 from tests.hf_variables import set_variables

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import LoraCliError
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.sources import Source
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.documents.source_rules import SourceRule
+from lora_cli.refs.reference import AdapterRef, Scheme
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source

@@ -12,8 +12,8 @@ from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, transport
 from lora_cli.sources.registry import open_source

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
 from lora_cli.redaction import redact
+from lora_cli.refs.reference import AdapterRef, Scheme
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of, open_source
 from tests.answering import Asked, Reply, answering

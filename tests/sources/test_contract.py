@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import below, parse
-from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Unreachable
 from lora_cli.fetching.file_selection import latest_checkpoint
+from lora_cli.refs.reference import below, parse
+from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.registry import SOURCES, open_source

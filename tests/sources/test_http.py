@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
+from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.sources.retries import Retries

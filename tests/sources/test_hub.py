@@ -14,9 +14,9 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
@@ -246,7 +246,7 @@ def test_the_real_client_is_not_imported_and_http_only_when_a_request_is_made(tm
     program = """
 import sys
 from pathlib import Path
-from lora_cli.core.reference import AdapterRef
+from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 source = open_source("hf", Settings(Path("/nowhere"), hub_endpoint=sys.argv[1]))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from tests.hf_variables import set_variables

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Revision
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import Revision
 from lora_cli.settings import Settings
 from lora_cli.sources.files import files_at
 from lora_cli.sources.registry import open_source

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, Refused, Unreachable
+from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Refused, UsageError
 from lora_cli.fetching.pipeline import Fetched
+from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source

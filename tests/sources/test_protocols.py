@@ -8,9 +8,9 @@ from typing import Any
 import fsspec.config
 import pytest
 
-from lora_cli.core.reference import BY_FSSPEC, AdapterRef, parse
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.refs.reference import BY_FSSPEC, AdapterRef, parse
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from tests.making import write_adapter

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import LoraCliError, Refused, Unreachable
+from lora_cli.refs.reference import AdapterRef, Scheme
 from lora_cli.settings import Settings
 from lora_cli.sources import ssrf_guard
 from lora_cli.sources.registry import open_source

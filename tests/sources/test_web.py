@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Revision
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from lora_cli.core.snapshot import Blob, Snapshot
+from lora_cli.refs.snapshot import Blob, Snapshot
 from lora_cli.store import Store
 from lora_cli.store.partials import open_partial
 from lora_cli.store.records import Record, record_path, write_record

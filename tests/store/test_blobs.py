@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from lora_cli.core.snapshot import Blob
+from lora_cli.refs.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.partials import open_partial
 from lora_cli.store.snapshots import BLOB_MTIME_NS, LostBlob, has_blob, store_blobs

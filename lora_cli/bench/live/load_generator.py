@@ -13,8 +13,8 @@ from functools import partial
 
 import httpx2
 
+from lora_cli import parse
 from lora_cli.bench.live.requests import PreparedRequest, RequestResult
-from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import body_message, error_message, ssl_context
 from lora_cli.errors import FormatError

@@ -19,8 +19,8 @@ from lora_cli.bench.report import (
     VllmRun,
     bench_report,
 )
-from lora_cli.core.grouping import by_key
 from lora_cli.errors import UsageError
+from lora_cli.grouping import by_key
 
 KINDS: tuple[LiveTier, ...] = ("hot", "warm", "cold", "later")
 """``later``: the server reports no tier, and the adapter was requested before."""

@@ -5,16 +5,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lora_cli.core.lora_config import LoraConfig, raw_value
-from lora_cli.core.parse import LARGEST
-from lora_cli.core.patterns import PatternKeys
-from lora_cli.core.target_modules import ALL_LINEAR, targeted_in
-from lora_cli.core.text import cut, names
+from lora_cli.adapter.config import LoraConfig, raw_value
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.errors import FormatError
+from lora_cli.parse import LARGEST
+from lora_cli.peft.patterns import PatternKeys
+from lora_cli.peft.targets import ALL_LINEAR, targeted_in
 from lora_cli.rules.config import LEAST, PATTERNS, disabling_keys
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.rule import shown
+from lora_cli.text import cut, names
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
 CHANGES_BASE = re.compile(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)

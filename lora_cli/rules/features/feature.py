@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lora_cli.core.finding import Location, Outcome
-from lora_cli.core.tensor_keys import Key
+from lora_cli.adapter.names import Key
 from lora_cli.engines.name_resolution import NameResolution
 from lora_cli.engines.profile import Profile
+from lora_cli.finding import Location, Outcome
 from lora_cli.rules.rule import Case
 
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator
 
-from lora_cli.core.finding import Location
-from lora_cli.core.foreign_formats import SHARDED
-from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.tensor_keys import Key, last_name
-from lora_cli.core.text import counted, cut, names
+from lora_cli.adapter.config import LoraConfig
+from lora_cli.adapter.formats import SHARDED
+from lora_cli.adapter.names import Key, last_name
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.engines.profile import VOCABULARY
+from lora_cli.finding import Location
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.target_module_matching import is_fused
+from lora_cli.text import counted, cut, names
 
 CLASSES_OF = {
     "SEQ_CLS": "ForSequenceClassification",

@@ -1,0 +1,1 @@
+"""What an adapter is: its config, its header, its tensors, and the files beside them."""

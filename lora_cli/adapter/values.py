@@ -1,0 +1,258 @@
+"""The values of tensors: loaded whole or in pieces, decoded, encoded, and scanned for NaN, infinities and zeros.
+
+numpy has no bfloat16 and no 8-bit floats: importing ml_dtypes registers them by name. ``NUMPY`` maps safetensors'
+dtypes to numpy's.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import ml_dtypes  # noqa: F401
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.byte_ranges import read_range
+from lora_cli.adapter.safetensors import DTYPE_BITS, TORCH_NAMES, Magnitude, TensorInfo, TensorStats
+from lora_cli.errors import Corrupt, FormatError
+from lora_cli.refs.snapshot import RemoteFile
+from lora_cli.sources.files import Files
+
+Bits = NDArray[np.unsignedinteger[Any]]
+"""A tensor's elements as they are stored: unsigned integers of their width."""
+
+Floats = NDArray[np.floating[Any]]
+"""A tensor's values: float64 if it is stored so, else float32, which represents every narrower float exactly."""
+
+_DECODED = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+NUMPY: Mapping[str, str] = {dtype: TORCH_NAMES[dtype] for dtype in _DECODED}
+"""The dtypes whose elements can be decoded."""
+
+SCANNED: Mapping[str, str] = {**NUMPY, "F8_E8M0": TORCH_NAMES["F8_E8M0"], "C64": "<f4", "C128": "<f8"}
+"""The dtypes that can hold NaN; a complex number is two floats."""
+
+MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
+"""The dtypes whose elements are the values themselves; narrower ones need their scales."""
+
+FOUR_BITS = 0x77
+"""The bits of two 4-bit floats (F4) without their signs."""
+
+PIECE = 1 << 18
+"""Bytes that are yielded at once."""
+
+GATHERED = 1 << 22
+"""Bytes that are read at once of a tensor whose elements are not contiguous."""
+
+
+def load(files: Files, tensor: TensorInfo) -> Bits:
+    """The elements of ``tensor`` as they are stored, in its shape, contiguous by rows.
+
+    Raises:
+        FormatError: its elements do not fill whole bytes.
+        Corrupt: the file ends before the header says.
+        LoraCliError: what the source raises.
+    """
+    file, bits = file_of(files, tensor), DTYPE_BITS.get(tensor.dtype, 0)
+    if bits not in {8, 16, 32, 64}:
+        raise FormatError(
+            f"{tensor.name} is stored as {tensor.dtype}, which cannot be read as numbers", where=file.path
+        )
+    data = read_range(files, file, tensor.start, tensor.stop)
+    if len(data) < tensor.nbytes:
+        raise _truncated(tensor, tensor.nbytes - len(data), file.path)
+    elements = np.frombuffer(data, dtype=f"<u{bits // 8}")
+    if not tensor.strides:
+        return elements.reshape(tensor.shape)
+    strides = [stride * bits // 8 for stride in tensor.strides]
+    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False))
+
+
+def file_of(files: Files, tensor: TensorInfo) -> RemoteFile:
+    """The file that ``tensor`` is in.
+
+    Raises:
+        Corrupt: this file is not there any more.
+    """
+    file = files.file(tensor.file)
+    if file is None:
+        raise Corrupt(f"{tensor.file} was removed while it was read", hint="try again")
+    return file
+
+
+def decode(bits: Bits, dtype: str) -> Floats:
+    """The values of a tensor's bits.
+
+    Raises:
+        FormatError: they are no floats.
+    """
+    if dtype not in NUMPY:
+        raise FormatError(f"{dtype} is not a float type", hint="save the adapter again in bfloat16")
+    return _floats(bits, NUMPY[dtype])
+
+
+def encode(values: Floats, dtype: str) -> Bits:
+    """The bits of ``values`` in ``dtype`` (F64, F32, F16 or BF16), rounded to the nearest, ties to even."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(NUMPY[dtype], order="C").view(f"<u{DTYPE_BITS[dtype] // 8}")
+
+
+def _floats(bits: NDArray[Any], dtype: str) -> Floats:
+    values: Floats = _eight_bits(dtype)[bits] if bits.itemsize == 1 else bits.view(dtype)
+    return values if values.itemsize >= 4 else values.astype("<f4")
+
+
+@cache
+def _eight_bits(dtype: str) -> Floats:
+    """All 256 values of an 8-bit float, by their bits: a look-up is many times as fast as decoding."""
+    values: Floats = np.arange(256, dtype="u1").view(dtype).astype("<f4")
+    return values
+
+
+def scan_values(files: Files, adapter: Adapter) -> dict[str, TensorStats]:
+    """Statistics of every tensor of the adapter, by full tensor name; each is read once.
+
+    Memory is that of a few chunks, whatever the size of the file.
+
+    Raises:
+        Corrupt: the bytes end before the header says.
+        LoraCliError: what the source raises.
+    """
+    stats: dict[str, TensorStats] = {}
+    for path in adapter.weight_files:
+        file = files.file(path)
+        tensors = [tensor for tensor in adapter.tensors.values() if tensor.file == path]
+        if file is None:
+            continue
+        for tensor in tensors:
+            stats[tensor.name] = stats_of(tensor.dtype, b"")
+        for tensor, piece in read_pieces(files, file, tensors):
+            stats[tensor.name] = _merge_stats(stats[tensor.name], stats_of(tensor.dtype, piece))
+    return stats
+
+
+def _merge_stats(one: TensorStats, other: TensorStats) -> TensorStats:
+    """The statistics of two pieces of one tensor."""
+    magnitude = None
+    if one.magnitude is not None and other.magnitude is not None:
+        largest = max(one.magnitude.largest, other.magnitude.largest)
+        magnitude = Magnitude(largest, math.hypot(one.magnitude.norm, other.magnitude.norm))
+    return TensorStats(one.nonfinite or other.nonfinite, one.zero and other.zero, magnitude)
+
+
+def stats_of(dtype: str, piece: bytes | memoryview) -> TensorStats:
+    """The statistics of contiguous whole elements of ``dtype``."""
+    if dtype not in SCANNED or not piece:
+        data = np.frombuffer(piece, "u1")
+        zero = not (data & FOUR_BITS if dtype == "F4" else data).any()
+        return TensorStats(nonfinite=False, zero=zero, magnitude=Magnitude(0.0, 0.0) if dtype in MEASURED else None)
+    magnitude = measure(dtype, piece)
+    finite = math.isfinite(magnitude.largest)
+    known = magnitude if finite and dtype in MEASURED else None
+    return TensorStats(nonfinite=not finite, zero=magnitude.largest == 0, magnitude=known)
+
+
+@np.errstate(all="ignore")
+def measure(dtype: str, piece: bytes | memoryview) -> Magnitude:
+    """The magnitude of one or more whole elements of a dtype of ``SCANNED``; not finite if one of them is not."""
+    size = np.dtype(SCANNED[dtype]).itemsize
+    values = _floats(np.frombuffer(piece, f"<u{size}"), SCANNED[dtype])
+    largest = float(max(-np.min(values), np.max(values)))
+    unit = largest if largest and not 1e-10 < largest < 1e10 else 1.0  # the squares stay within float32
+    scaled = values if unit == 1 else values / values.dtype.type(unit)
+    return Magnitude(largest, unit * math.sqrt(scaled @ scaled))
+
+
+def read_pieces(files: Files, file: RemoteFile, tensors: list[TensorInfo]) -> Iterator[tuple[TensorInfo, memoryview]]:
+    """Every element of ``tensors`` (sorted by their first bytes), in pieces of whole elements, none of them empty.
+
+    A piece has at most ``PIECE`` bytes, or ``GATHERED`` of a tensor that is not contiguous. Where strides make a tensor
+    repeat elements, each of these comes once.
+
+    Raises:
+        Corrupt: the bytes end before the header says.
+        LoraCliError: what the source raises.
+    """
+    for run in _runs(tensors):
+        first = run[0]
+        if _scattered(first):
+            yield from ((first, piece) for piece in _read_strided(files, file, first))
+            continue
+        start, stop = first.start, run[-1].stop
+        chunks = files.read(file, start, stop) if stop > start else iter(())
+        yield from split_pieces(run, chunks, file.path)
+
+
+def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
+    """Groups of adjacent tensors, which are read together; a scattered tensor is a group of its own."""
+    run: list[TensorInfo] = []
+    for tensor in tensors:
+        if run and (tensor.start != run[-1].stop or _scattered(tensor) or _scattered(run[-1])):
+            yield run
+            run = []
+        run.append(tensor)
+    if run:
+        yield run
+
+
+def _scattered(tensor: TensorInfo) -> bool:
+    """Whether there are other bytes between the tensor's elements, in whatever order these are."""
+    return bool(tensor.strides) and math.prod(tensor.shape) * _item_bytes(tensor) < tensor.nbytes
+
+
+def _item_bytes(tensor: TensorInfo) -> int:
+    """Bytes of one element, from its span."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    return tensor.nbytes // (1 + last)
+
+
+def _read_strided(files: Files, file: RemoteFile, tensor: TensorInfo) -> Iterator[memoryview]:
+    item = _item_bytes(tensor)
+    parts = [(tensor.start, tensor.shape)]
+    while parts:
+        start, shape = parts.pop()
+        reach = [(size - 1) * stride for size, stride in zip(shape, tensor.strides, strict=True)]
+        nbytes = (1 + sum(reach)) * item
+        if nbytes > GATHERED:
+            # Split in half along the axis with the largest span.
+            axis = reach.index(max(reach))
+            half = shape[axis] // 2
+            upper = (*shape[:axis], shape[axis] - half, *shape[axis + 1 :])
+            parts.append((start + half * tensor.strides[axis] * item, upper))
+            parts.append((start, (*shape[:axis], half, *shape[axis + 1 :])))
+            continue
+        raw = read_range(files, file, start, start + nbytes)
+        if len(raw) < nbytes:
+            raise _truncated(tensor, nbytes - len(raw), file.path)
+        lanes = np.frombuffer(raw, dtype=f"V{item}")
+        strides = [stride * item for stride in tensor.strides]
+        yield memoryview(np.lib.stride_tricks.as_strided(lanes, shape, strides, writeable=False).tobytes())
+
+
+def split_pieces(
+    tensors: Iterable[TensorInfo], chunks: Iterator[bytes], where: str
+) -> Iterator[tuple[TensorInfo, memoryview]]:
+    """Split a stream of bytes at the borders of tensors, and into pieces of at most ``PIECE`` bytes, none empty.
+
+    ``tensors`` are in the order of their bytes and without gaps; the stream starts with the first.
+    """
+    buffer = bytearray()
+    for tensor in tensors:
+        for left in range(tensor.nbytes, 0, -PIECE):
+            wanted = min(left, PIECE)
+            while len(buffer) < wanted:
+                chunk = next(chunks, b"")
+                if not chunk:
+                    raise _truncated(tensor, left - len(buffer), where)
+                buffer += chunk
+            yield tensor, memoryview(bytes(buffer[:wanted]))
+            del buffer[:wanted]
+
+
+def _truncated(tensor: TensorInfo, missing: int, where: str) -> Corrupt:
+    """The error for data that ends too early."""
+    return Corrupt(
+        f"{where}: the data ends {missing} bytes before the end of {tensor.name}",
+        hint="fetch it again; the file is shorter than its header requires",
+    )

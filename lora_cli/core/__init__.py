@@ -1,1 +1,0 @@
-"""Values and pure functions: the vocabulary of all layers above. No I/O."""

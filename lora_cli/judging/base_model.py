@@ -1,0 +1,185 @@
+"""The base model that adapters are validated against, and its weights if they are on this disk."""
+
+import os
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.adapter.config import LoraConfig
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.build import UnknownArchitecture, base_from_config
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
+from lora_cli.fetching.pipeline import open_files
+from lora_cli.judging.validate import ref_of
+from lora_cli.parse import json_object
+from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
+from lora_cli.refs.addresses import hub_words
+from lora_cli.refs.lock import LockedAdapter
+from lora_cli.refs.reference import AdapterRef, repository_of
+from lora_cli.refs.request import BASE, Request
+from lora_cli.settings import Settings
+from lora_cli.sources.files import Files
+from lora_cli.sources.registry import Sources
+from lora_cli.text import cut, safe
+
+if TYPE_CHECKING:
+    from lora_cli.base.reading import Fallback
+    from lora_cli.base.weights import Checkpoint
+
+_OPENING = threading.Lock()
+"""Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
+
+
+def open_base(
+    base: str | AdapterRef,
+    settings: Settings,
+    *,
+    fallback: "Fallback | None" = None,
+    locked: LockedAdapter | None = None,
+) -> BaseModel:
+    """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
+
+    Only its config and header ranges are read, never weights. ``fallback`` builds a model of an unknown family. The
+    config of a ``locked`` base is that of the lock, and nothing is asked.
+
+    Raises:
+        NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
+    """
+    from lora_cli.base.reading import read_base_file
+
+    ref = ref_of(base)
+    if ref.scheme == "file" and Path(ref.location).is_file():
+        model = read_base_file(Path(ref.location), fallback=fallback)
+        return replace(model, repository=repository_of(ref))
+    name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
+    try:
+        return replace(_read(ref, name, settings, fallback, locked), repository=repository_of(ref))
+    except Offline as error:
+        hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
+        raise Offline(error.message, hint=hint) from error
+
+
+class Bases:
+    """Base models by the names in adapters' configs, each opened once; ``tp`` is the engine's tensor-parallel size.
+
+    ``fallback`` builds a model of an unknown family. ``way`` is how the user can name a base.
+    """
+
+    def __init__(
+        self, settings: Settings, fallback: "Fallback | None" = None, *, tp: int = 1, way: str = "set --base DIR"
+    ) -> None:
+        self._settings, self._fallback, self._tp, self._way = settings, fallback, tp, way
+        self._known: dict[str, tuple[BaseModel | None, str]] = {}
+
+    def of(self, config: LoraConfig | None) -> tuple[BaseModel | None, str]:
+        """The base model that ``config`` names, or why it is unknown.
+
+        Raises:
+            UsageError: ``tp`` does not divide its attention heads.
+        """
+        name = config.base_model_name_or_path if config is not None else None
+        if not name:
+            return None, f"base unchecked: no base is set in {CONFIG}; {self._way}"
+        if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
+            return None, f"base unchecked: {safe(cut(name))} is not on this machine; {self._way}"
+        with _OPENING:
+            if name not in self._known:
+                self._known[name] = self._open(name)
+        model, why = self._known[name]
+        check_tp(model, self._tp)
+        return model, why
+
+    def _open(self, name: str) -> tuple[BaseModel | None, str]:
+        from lora_cli.fetching import gate
+
+        try:
+            # The author of the adapter chose the base, not the user.
+            gate.refuse(Request("", ref_of(name)), self._settings)
+            return open_base(name, self._settings, fallback=self._fallback), ""
+        except LoraCliError as error:
+            enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
+            return None, f"base unchecked: {error.message}; {self._way}{enough}"
+
+
+def check_tp(base: BaseModel | None, tp: int) -> None:
+    """Engines give each GPU whole attention heads.
+
+    Raises:
+        UsageError: ``tp`` does not divide the heads of ``base``.
+    """
+    if base is not None and base.heads is not None and base.heads % tp:
+        raise UsageError(
+            f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine would start"
+        )
+
+
+def _read(
+    ref: AdapterRef, name: str, settings: Settings, fallback: "Fallback | None", locked: LockedAdapter | None
+) -> BaseModel:
+    """The base by the config in the lock, or in the cache, if it is of the same revision, else from its origin."""
+    from lora_cli.base.reading import read_base
+
+    if locked is not None:
+        config = json_object(locked.config.encode(), BASE_CONFIG)
+        try:
+            return base_from_config(config, name)
+        except UnknownArchitecture:
+            if settings.offline or ref.scheme == "file":
+                if fallback is None:
+                    raise
+                return fallback(config)
+    files = _files(ref, settings)
+    if ref.pinned and files.snapshot is not None and not settings.offline:
+        # A family without a table is read from headers, which only the origin has.
+        with suppress(UnknownArchitecture):
+            return read_base(files, name)
+        origin = Sources(settings).of(ref)
+        files = Files(origin, origin.resolve(ref))
+    return read_base(files, name, fallback=fallback)
+
+
+def _files(ref: AdapterRef, settings: Settings) -> Files:
+    return open_files(Request("", ref, selection=BASE), settings, Sources(settings))
+
+
+def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
+    """The ``config.json`` of a base, as JSON; that of the lock if it is ``locked``.
+
+    Raises:
+        NotFound: there is none, as next to a single checkpoint file.
+        LoraCliError: as ``open_base``.
+    """
+    from lora_cli.base.reading import read_config, read_config_file
+
+    ref = ref_of(base)
+    if locked is not None:
+        config: dict[str, Any] | None = json_object(locked.config.encode(), BASE_CONFIG)
+    elif ref.scheme == "file" and Path(ref.location).is_file():
+        config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
+    else:
+        config = read_config(_files(ref, settings))
+    if config is None:
+        raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
+    return config
+
+
+def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "Checkpoint | None":
+    """The weights of the base ``model``; None if they are not all on this disk as safetensors.
+
+    They are in a folder, in a safetensors file, or, of a Hub repository, in the cache of huggingface_hub.
+
+    Raises:
+        LoraCliError: they cannot be read.
+    """
+    from lora_cli.base.weights import checkpoint_at, local_checkpoint
+
+    found = None
+    if ref.scheme == "file":
+        found = local_checkpoint(Path(ref.location))
+    elif ref.scheme == "hf":
+        with suppress(Offline):  # offline, only the cache of huggingface_hub is read
+            cache = Sources(replace(settings, offline=True)).of(ref)
+            found = checkpoint_at(Files(cache, cache.resolve(ref)))
+    return None if found is None else replace(found, tied=model.tied_weights)

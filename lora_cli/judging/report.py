@@ -1,0 +1,343 @@
+"""The report of ``validate``: the one model that all its formats read. JSON is its fields."""
+
+import hashlib
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+from urllib.parse import unquote
+
+from lora_cli import __version__
+from lora_cli.adapter.config import CONFIG_CAP
+from lora_cli.base.base_model import BaseModel
+from lora_cli.errors import LoraCliError
+from lora_cli.finding import Applied, EngineOutcome, Finding, Location, Severity, Skipped
+from lora_cli.grouping import by_key
+from lora_cli.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256, Version
+from lora_cli.judging.verdict import Checked
+from lora_cli.rules.rule import Rule
+
+LOCAL = "file://"
+
+F = TypeVar("F")
+"""The type of the findings: with or without a fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelSummary:
+    """The base model that adapters are compared with."""
+
+    name: str
+    model_type: str
+    source: str
+    """Where its facts come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintedFinding:
+    """One finding of a rule, with an identity that can be compared between runs."""
+
+    finding: Finding = field(metadata=INLINE)
+    fingerprint: Fingerprint
+    """The same as long as the rule finds something there, on every machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAdapter(Generic[F]):
+    """One adapter, its findings, and what could not be checked."""
+
+    name: str
+    """As it was asked for, or as the manifest calls it."""
+    source: str
+    """The canonical reference."""
+    revision: str | None
+    """What the reference was resolved to: a commit, or a fingerprint of the folder."""
+    digest: Sha256 | None
+    """The snapshot digest, as in fetch and in the lock; null for an adapter that is neither cached nor locked."""
+    exit_code: Count
+    """The exit code of the command for this adapter alone."""
+    applied: Applied | None
+    """How many of its modules the base model has, by PEFT's naming rules."""
+    findings: tuple[F, ...]
+    skipped: tuple[Skipped, ...]
+    engines: tuple[EngineOutcome, ...]
+    """What each engine that was named does with it."""
+    error: LoraCliError | None
+    """What prevented the adapter from being read, or null."""
+    stage_ms: Mapping[str, float]
+    """Milliseconds by stage."""
+
+
+Result = Literal["ok", "accepted", "unchecked", "refused", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated(CheckedAdapter[FingerprintedFinding]):
+    """One adapter that was validated."""
+
+    outcome: Result
+    """Unchecked: nothing refuses it, but something that matters could not be looked at."""
+    base: str | None
+    """The base model that it was validated against, or null."""
+    unchecked: tuple[str, ...]
+    """Why base or values could not be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateSummary:
+    """Counts over all adapters. Errors, warnings and notes are those that count; known and suppressed do not."""
+
+    adapters: Count
+    unchecked: Count
+    refused: Count
+    failed: Count
+    errors: Count
+    warnings: Count
+    notes: Count
+    known: Count
+    suppressed: Count
+    skipped: Count
+    engines: Mapping[str, Mapping[str, PositiveCount]]
+    """For each engine, how many adapters have each outcome."""
+    exit_code: Count
+    accepted: int = field(metadata=EXCLUDED)
+    """Adapters that would be refused if baseline or policy did not accept a finding."""
+
+    @property
+    def ok(self) -> int:
+        """Adapters with nothing at or above ``fail_on``, accepted or not, of which all was looked at."""
+        return self.adapters - self.accepted - self.unchecked - self.refused - self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The location of a finding for tools that open files: ``below`` the report's folder, ``elsewhere``, or remote.
+
+    A remote ``path`` is the reference with its scheme as the first folder. ``line`` is 0 if it is unknown.
+    """
+
+    path: str
+    kind: Literal["below", "elsewhere", "remote"]
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Names of adapters that are the same on every machine, and the places of their files.
+
+    ``directory`` is the folder that names are relative to; ``root`` is the one for places, the root of a repository
+    (None: ``directory``). ``manifest`` maps the names in a manifest to their lines (``set.yaml:12``).
+    """
+
+    directory: Path = Path()
+    manifest: Mapping[str, str] = field(default_factory=dict)
+    root: Path | None = None
+
+    def identity(self, one: Checked | CheckedAdapter[Any]) -> str:
+        """The adapter's name on every machine, independent of its content.
+
+        Its name in the manifest, else its path from ``directory``, else its reference without the revision.
+        """
+        if one.name in self.manifest:
+            return one.name
+        inside = _inside(one.source, self.directory)
+        return inside if inside is not None else _unpinned(one.source)
+
+    def fingerprint(self, one: Checked, finding: Finding) -> str:
+        """32 hexadecimal digits that identify rule and location, independent of the message."""
+        at, by = finding.problem.at, finding.problem.by
+        parts = (self.identity(one), finding.code, at.file, at.field, *([by] if by else ()))
+        return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
+
+    def place(self, one: Checked | CheckedAdapter[Any], at: Location) -> Place:
+        """The place of ``at`` of an adapter: its file if it is below ``root``, else the manifest's line."""
+        root = self.root or self.directory
+        inside, file = _inside(one.source, root), at.file
+        if inside is not None:
+            path = _joined(inside, file)
+            return Place(path, "below", _line_of(root / path, at.field) if file.endswith(".json") else 0)
+        manifest, _, line = self.manifest.get(one.name, "").rpartition(":")
+        if manifest and (below := _below(str(self.directory / manifest), root)) is not None:
+            return Place(below, "below", int(line))
+        scheme, _, address = _unpinned(one.source).rpartition("://")
+        if scheme == "file":
+            return Place(_joined(unquote(address), file), "elsewhere")
+        return Place(_joined(posixpath.join(scheme, address), file), "remote")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What validate found. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/validate/1"] = "lora_cli/validate/1"
+    version: Version = __version__
+    base: BaseModelSummary | None
+    """The base model that the adapters were validated against, or null."""
+    fail_on: Annotated[Severity, Keyword("enum", ("error", "warning"))]
+    """The lowest severity that refuses an adapter."""
+    adapters: tuple[Validated, ...]
+    notices: tuple[str, ...]
+    """Notices about the run itself."""
+    summary: ValidateSummary
+    rules: tuple[Rule, ...] = field(metadata=EXCLUDED)
+    """The rules that ran."""
+    naming: Naming = field(metadata=EXCLUDED)
+    baseline: str = field(metadata=EXCLUDED)
+    """The file of known findings, or empty."""
+
+    def found(self) -> Iterator[tuple[Validated, FingerprintedFinding]]:
+        """Each finding with its adapter, in their order, the worst of an adapter first."""
+        for one in self.adapters:
+            for found in sorted(one.findings, key=lambda found: -found.finding.severity):
+                yield one, found
+
+
+def validate_report(
+    checked: Sequence[Checked],
+    fail_on: Severity = Severity.ERROR,
+    *,
+    strict: bool = False,
+    base: BaseModel | None = None,
+    rules: tuple[Rule, ...] = (),
+    naming: Naming = Naming(),
+    baseline: str = "",
+    notices: Sequence[str] = (),
+) -> Report:
+    """The report of one run of ``validate`` over ``checked``, in that order.
+
+    ``notices`` are about the run itself, such as outdated entries of the baseline or a policy.
+    """
+    adapters = [
+        Validated(
+            **facts(one, one.exit_code(fail_on, strict=strict)),
+            findings=tuple(FingerprintedFinding(found, naming.fingerprint(one, found)) for found in one.reported),
+            outcome=_outcome(one, fail_on, strict=strict),
+            base=one.verdict.base if one.verdict is not None else None,
+            unchecked=one.verdict.unchecked if one.verdict is not None else (),
+        )
+        for one in checked
+    ]
+    return Report(
+        base=base_summary(base),
+        fail_on=fail_on,
+        adapters=tuple(adapters),
+        notices=tuple(notices),
+        summary=summarize(adapters),
+        rules=rules,
+        naming=naming,
+        baseline=baseline,
+    )
+
+
+def base_summary(base: BaseModel | None) -> BaseModelSummary | None:
+    """The base model that adapters were validated against, or None."""
+    return None if base is None else BaseModelSummary(base.name, base.model_type, base.source)
+
+
+def facts(one: Checked, exit_code: int) -> dict[str, Any]:
+    """The fields of one adapter's ``CheckedAdapter``, but its findings."""
+    verdict = one.verdict
+    return {
+        "name": one.name,
+        "source": one.source,
+        "revision": one.revision.id if one.revision is not None else None,
+        "digest": one.digest,
+        "exit_code": exit_code,
+        "applied": verdict.applied if verdict is not None else None,
+        "skipped": verdict.skipped if verdict is not None else (),
+        "engines": verdict.engines if verdict is not None else (),
+        "error": one.error,
+        "stage_ms": one.stage_ms,
+    }
+
+
+def _outcome(one: Checked, fail_on: Severity, *, strict: bool) -> Result:
+    """The outcome for one adapter; an ``accepted`` one would be refused without the baseline or a policy."""
+    verdict = one.verdict
+    if one.error is not None or verdict is None:
+        return "failed"
+    if verdict.refused(fail_on):
+        return "refused"
+    if verdict.unchecked or (strict and verdict.is_incomplete):
+        return "unchecked"
+    return "accepted" if any(found.accepted and found.severity >= fail_on for found in one.reported) else "ok"
+
+
+def findings_of(one: Validated) -> list[Finding]:
+    """The findings, the worst first."""
+    return sorted((found.finding for found in one.findings), key=lambda finding: -finding.severity)
+
+
+def engine_counts(one: Validated, engine: EngineOutcome) -> bool:
+    """Whether a reason for the outcome of ``engine`` is a finding that counts: its rule ran, and it is not accepted."""
+    counting = [found.finding for found in one.findings if found.finding.accepted is None]
+    every = [pair for finding in counting for pair in ((finding.code, finding.problem.by), *finding.consequences)]
+    codes = {code for code, by in every if by in {"", engine.engine}}
+    return not codes.isdisjoint(reason.code for reason in engine.reasons)
+
+
+def summarize(adapters: Sequence[Validated]) -> ValidateSummary:
+    """The summary of ``adapters``."""
+    findings = [found.finding for one in adapters for found in one.findings]
+    counting = [finding.severity for finding in findings if finding.accepted is None]
+    accepted = [finding.accepted.by for finding in findings if finding.accepted is not None]
+    outcomes = [one.outcome for one in adapters]
+    labels = by_key((str(engine), engine.outcome.label) for one in adapters for engine in one.engines)
+    return ValidateSummary(
+        adapters=len(adapters),
+        unchecked=outcomes.count("unchecked"),
+        refused=outcomes.count("refused"),
+        failed=outcomes.count("failed"),
+        errors=counting.count(Severity.ERROR),
+        warnings=counting.count(Severity.WARNING),
+        notes=counting.count(Severity.NOTE),
+        known=accepted.count("baseline"),
+        suppressed=accepted.count("policy"),
+        skipped=sum(len(one.skipped) for one in adapters),
+        engines={engine: Counter(found) for engine, found in labels.items()},
+        exit_code=max((one.exit_code for one in adapters), default=0),
+        accepted=outcomes.count("accepted"),
+    )
+
+
+def _line_of(path: Path, field: str) -> int:
+    """The line of a JSON file with the first name of ``field`` as a key; 1 if there is none."""
+    key = re.match(r"\w*", field)
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            text = stream.read(CONFIG_CAP) or b""
+    except OSError:
+        return 1
+    found = re.search(rb'"%b"\s*:' % key[0].encode(), text) if key and key[0] else None
+    return text.count(b"\n", 0, found.start()) + 1 if found else 1
+
+
+def _inside(source: str, directory: Path) -> str | None:
+    """A local adapter's folder relative to ``directory``, with slashes; None if it is not below it."""
+    if not source.startswith(LOCAL):
+        return None
+    return _below(unquote(source.removeprefix(LOCAL), errors="surrogateescape"), directory)
+
+
+def _below(path: str, directory: Path) -> str | None:
+    """``path`` (absolute or relative to ``directory``) as a path below ``directory``; None if it is not below it."""
+    whole = posixpath.normpath(posixpath.join(directory, path))
+    root = str(directory).rstrip("/") + "/"
+    if whole + "/" == root:
+        return "."
+    return whole.removeprefix(root) if whole.startswith(root) else None
+
+
+def _joined(folder: str, file: str) -> str:
+    """A file's path; for one that leads out of its folder, the folder."""
+    inner = posixpath.normpath(posixpath.join("/", file)).lstrip("/")
+    return folder if inner != posixpath.normpath(file) else posixpath.normpath(posixpath.join(folder, inner))
+
+
+def _unpinned(source: str) -> str:
+    """A reference without its revision: the next commit of an adapter is the same adapter."""
+    return source.partition("@")[0] if source.startswith("hf://") else source

@@ -1,0 +1,1 @@
+"""What PEFT makes of an adapter's config: modules, ranks, scales."""

@@ -1,0 +1,1 @@
+"""References, and what they meant at a moment: revisions, files, requests."""

@@ -1,0 +1,134 @@
+"""``Lock``: what the adapters of a manifest meant at one moment, file by file."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lora_cli.errors import Refused, UsageError
+from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.refs.snapshot import Blob, snapshot_digest
+
+THE_BASE = "the base"
+"""The name of the base model among the adapters; no adapter can have that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockedAdapter:
+    """One adapter, pinned; or the base model, of which ``config.json`` is all.
+
+    ``source`` is as the manifest writes it. ``revision`` is the origin's immutable id: a commit of the Hub, which can
+    be asked for again, or what distinguishes one listing of a bucket or web folder from another; it is empty if the
+    origin has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs.
+    ``endpoint`` is the address that was asked when it was locked, ""
+    of a local folder: the same bytes of a mirror are what is locked. ``config`` is the text of a base's
+    ``config.json``. ``manifest`` is the manifest's file, for hints; it is not in the lock.
+    """
+
+    name: str
+    source: str
+    revision: str
+    files: Mapping[str, Blob]
+    endpoint: str = field(default="", compare=False)
+    config: str = ""
+    manifest: str = field(default="", compare=False)
+
+    @property
+    def digest(self) -> str:
+        """The snapshot's name."""
+        return snapshot_digest(self.files.items())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(blob.size for blob in self.files.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """All adapters of a manifest, pinned, and its base, called ``THE_BASE``, where that is locked."""
+
+    adapters: tuple[LockedAdapter, ...]
+    base: LockedAdapter | None = None
+
+    @property
+    def by_name(self) -> dict[str, LockedAdapter]:
+        """Its adapters and the base by what they are called."""
+        every = self.adapters if self.base is None else (self.base, *self.adapters)
+        return {one.name: one for one in every}
+
+    def adapter(self, name: str) -> LockedAdapter | None:
+        """The one of that name, or None."""
+        return next((adapter for adapter in self.adapters if adapter.name == name), None)
+
+
+def of_manifest(lock: Lock, manifest: str) -> Lock:
+    """``lock`` with the manifest's file in each adapter and the base."""
+    base = None if lock.base is None else replace(lock.base, manifest=manifest)
+    return Lock(tuple(replace(one, manifest=manifest) for one in lock.adapters), base)
+
+
+def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
+    """``ref`` at the locked revision, where its kind has revisions that can be asked for (the Hub, OCI registries).
+
+    ORG/NAME that was locked as a folder next to the manifest stays one if it is gone: a lock has no other revision "".
+
+    Raises:
+        UsageError: the lock names no commit of a Hub repository, or no digest of an artifact.
+    """
+    if ref.scheme not in WITH_REVISIONS:
+        return ref
+    if ref.scheme == "hf" and not locked.revision:
+        folder = Path(locked.manifest).absolute().parent / locked.source
+        return AdapterRef("file", str(folder))
+    shape, called = (r"[0-9a-f]{40}", "commit") if ref.scheme == "hf" else (r"sha256:[0-9a-f]{64}", "digest")
+    if not re.fullmatch(shape, locked.revision):
+        raise UsageError(
+            f"{locked.name} is locked at {locked.revision!r}, which is not a {called}",
+            hint=f"the lock was edited: run {upgrade_of(locked)}",
+        )
+    return replace(ref, revision=locked.revision)
+
+
+def upgrade_of(locked: LockedAdapter) -> str:
+    """The options that update its lock; the base cannot be named."""
+    return "--upgrade" if locked.name == THE_BASE else f"--upgrade {locked.name}"
+
+
+def lock_mismatch(locked: LockedAdapter, what: str) -> Refused:
+    """The error for an origin that differs from the lock, and how to update the lock."""
+    return Refused(f"{locked.name}: {what}", hint=upgrade_hint(locked))
+
+
+def upgrade_hint(locked: LockedAdapter) -> str:
+    """How to lock the origin's current version."""
+    file = shlex.quote(locked.manifest or "MANIFEST")
+    return f"lora-cli fetch -f {file} {upgrade_of(locked)} locks the current version, after you checked the changes"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How the lock ``after`` differs from the one ``before``, by name; false when it does not."""
+
+    before: Lock = Lock(())
+    after: Lock = Lock(())
+
+    @property
+    def added(self) -> list[str]:
+        """The names of new adapters, or of the base."""
+        return sorted(self.after.by_name.keys() - self.before.by_name.keys())
+
+    @property
+    def changed(self) -> list[str]:
+        """The names that are locked differently."""
+        before, after = self.before.by_name, self.after.by_name
+        return sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
+
+    @property
+    def removed(self) -> list[str]:
+        """The names that are no longer locked."""
+        return sorted(self.before.by_name.keys() - self.after.by_name.keys())
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed)

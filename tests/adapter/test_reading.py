@@ -1,0 +1,185 @@
+"""An adapter read in place, and from a source that counts what is asked of it."""
+
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.byte_ranges import FIRST_READ
+from lora_cli.adapter.reading import call_in_threads, read_adapter
+from lora_cli.errors import Unreachable, UnsafePickle
+from lora_cli.sources.files import files_at
+from tests.adapter.remote import remote
+from tests.making import Q_PROJ, llama_modules, safetensors_bytes, write_adapter
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def read(directory: Path) -> Adapter:
+    return read_adapter(files_at(directory), "sql")
+
+
+def test_a_good_adapter_is_read_in_full(tmp_path: Path) -> None:
+    adapter = read(write_adapter(tmp_path, modules=llama_modules(["q_proj", "v_proj"]), r=4, dtype="bfloat16"))
+    assert (adapter.name, adapter.config_error, adapter.weights_error) == ("sql", None, None)
+    assert adapter.config is not None
+    assert adapter.config.r == 4
+    assert set(adapter.pairs) == set(llama_modules(["q_proj", "v_proj"]))
+    pair = adapter.pairs[Q_PROJ]
+    assert pair.a is not None
+    assert pair.b is not None
+    assert (pair.a.shape, pair.b.shape, pair.a.dtype, pair.rank) == ((4, 64), (64, 4), "BF16", 4)
+    assert adapter.tensors.keys() == adapter.keys.keys()
+    assert adapter.weight_files == (WEIGHTS,)
+    assert adapter.metadata == {"format": "pt"}
+
+
+def test_a_small_adapter_takes_one_range_for_each_file_and_never_its_weights(tmp_path: Path) -> None:
+    write_adapter(tmp_path, modules={"model.q": (1 << 16, 64)})
+    source, files = remote(tmp_path)
+    adapter = read_adapter(files, "sql")
+    assert adapter.pairs.keys() == {"model.q"}
+    assert sorted(path for path, _, _ in source.ranges) == ["adapter_config.json", WEIGHTS]
+    assert source.given < FIRST_READ + 2000 < (tmp_path / WEIGHTS).stat().st_size
+
+
+def test_a_large_header_takes_a_second_range_for_its_rest(tmp_path: Path) -> None:
+    write_adapter(tmp_path, modules={f"model.layers.{i}.self_attn.q_proj": (1, 1) for i in range(1200)}, r=1)
+    source, files = remote(tmp_path)
+    assert len(read_adapter(files, "sql").pairs) == 1200
+    ranges = [(start, stop) for path, start, stop in source.ranges if path == WEIGHTS]
+    assert ranges[0] == (0, FIRST_READ)
+    assert ranges[1][0] == FIRST_READ
+    assert len(ranges) == 2
+
+
+def test_an_origin_that_knows_no_sizes_is_read_too(tmp_path: Path) -> None:
+    write_adapter(tmp_path, modules=llama_modules())
+    adapter = read_adapter(remote(tmp_path, sized=False)[1], "sql")
+    assert (adapter.config_error, adapter.weights_error) == (None, None)
+    assert len(adapter.pairs) == 14
+
+
+def test_missing_files_are_no_errors_but_absent(tmp_path: Path) -> None:
+    adapter = read(tmp_path)
+    assert (adapter.config, adapter.config_error, adapter.weights_error) == (None, None, None)
+    assert (adapter.tensors, adapter.pairs, adapter.weight_files) == ({}, {}, ())
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (b"", "adapter_config.json: not JSON: Expecting value"),
+        (b'{"r": 8', "adapter_config.json: not JSON"),
+        (b"[]", "adapter_config.json: must be an object, not a list"),
+        (b"\xff", "adapter_config.json: not UTF-8 at byte 0"),
+        (b" " * (9 << 20), "adapter_config.json: 8388609 bytes are over the limit for a config"),
+    ],
+)
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_config_that_cannot_be_read_is_the_adapters_error_not_ours(
+    tmp_path: Path, config: bytes, reason: str, sized: bool
+) -> None:
+    (write_adapter(tmp_path) / "adapter_config.json").write_bytes(config)
+    adapter = read_adapter(remote(tmp_path, sized=sized)[1], "sql")
+    assert adapter.config is None
+    assert reason in str(adapter.config_error)
+    assert adapter.pairs.keys() == {Q_PROJ}
+
+
+GOOD = safetensors_bytes({})
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (b"", "truncated: 0 bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a git-lfs pointer, not the file itself"),
+        ((1000).to_bytes(8, "little") + b"{}", "truncated"),
+        (GOOD + b"x", "1 bytes follow"),
+    ],
+)
+def test_weights_that_cannot_be_read_are_the_adapters_error_not_ours(
+    tmp_path: Path, weights: bytes, reason: str
+) -> None:
+    (write_adapter(tmp_path) / WEIGHTS).write_bytes(weights)
+    adapter = read(tmp_path)
+    assert adapter.config is not None
+    assert adapter.weights_error is not None
+    assert adapter.weights_error.where.startswith(WEIGHTS)
+    assert reason in str(adapter.weights_error)
+    assert (adapter.tensors, adapter.weight_files) == ({}, (WEIGHTS,))
+
+
+def test_a_header_that_ends_early_is_found_without_knowing_the_size(tmp_path: Path) -> None:
+    (tmp_path / WEIGHTS).write_bytes((1000).to_bytes(8, "little") + b"{}")
+    adapter = read_adapter(remote(tmp_path, sized=False)[1], "sql")
+    assert "truncated: the header has 1000 bytes, but only 2 are present" in str(adapter.weights_error)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
+def test_pickled_weights_are_never_unpickled(tmp_path: Path, name: str) -> None:
+    write_adapter(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    (tmp_path / name).write_bytes(f"cos\nsystem\n(S'touch {tmp_path}/pwned'\ntR.".encode())
+    error = read(tmp_path).weights_error
+    assert isinstance(error, UnsafePickle)
+    assert (error.where, error.opcode, error.position, error.global_name) == (name, "GLOBAL", 0, "os.system")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_pickled_weights_beside_safetensors_do_not_matter(tmp_path: Path) -> None:
+    write_adapter(tmp_path)
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    assert read(tmp_path).weights_error is None
+
+
+def test_sharded_weights_are_named_as_such(tmp_path: Path) -> None:
+    write_adapter(tmp_path)
+    (tmp_path / WEIGHTS).rename(tmp_path / "adapter_model-00001-of-00001.safetensors")
+    index = {"weight_map": {"x": "adapter_model-00001-of-00001.safetensors"}}
+    (tmp_path / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
+    adapter = read(tmp_path)
+    assert adapter.weights_error is None
+    assert adapter.foreign is not None
+    assert "repair" in adapter.foreign.format.advice
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", WEIGHTS])
+def test_what_can_never_be_read_as_bytes_is_not_opened(tmp_path: Path, name: str) -> None:
+    write_adapter(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    adapter = read(tmp_path)
+    error = adapter.config_error if name == "adapter_config.json" else adapter.weights_error
+    assert error is not None
+    assert error.where == name
+    assert "not a regular file" in str(error)
+
+
+def test_what_the_source_raises_is_not_the_adapters_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_adapter(tmp_path)
+    source, files = remote(tmp_path)
+    monkeypatch.setattr(source, "read", Mock(side_effect=Unreachable("the line is dead")))
+    with pytest.raises(Unreachable):
+        read_adapter(files, "sql")
+
+
+def test_a_defect_that_a_source_reports_is_the_error(tmp_path: Path) -> None:
+    files = files_at(write_adapter(tmp_path))
+    listed = tuple(replace(file, defect="is a dangling link to x") for file in files)
+    adapter = read_adapter(replace(files, revision=replace(files.revision, files=listed)), "sql")
+    assert str(adapter.config_error) == "adapter_config.json: is a dangling link to x"
+    assert str(adapter.weights_error) == f"{WEIGHTS}: is a dangling link to x"
+
+
+def test_parts_are_called_at_once_where_there_are_threads_for_them() -> None:
+    together = threading.Barrier(2, timeout=30)
+    assert sorted(call_in_threads(2, together.wait, together.wait)) == [0, 1]
+    here = threading.get_ident()
+    assert call_in_threads(1, threading.get_ident, threading.get_ident) == [here, here]

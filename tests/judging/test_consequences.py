@@ -1,0 +1,144 @@
+"""One finding for one cause: what follows from it is a part of it, unless the cause is accepted."""
+
+from pathlib import Path
+
+import pytest
+
+from lora_cli.base.build import base_from_config
+from lora_cli.engines import choose_engine
+from lora_cli.finding import Accepted, Finding, Severity
+from lora_cli.judging.validate import validate
+from lora_cli.judging.verdict import Checked, Terms, fold, with_accepted
+from lora_cli.refs.request import Request
+from lora_cli.settings import Settings
+from tests.making import base_config, llama_modules, write_adapter
+
+NARROWER = {path: (d_in // 2, d_out // 2) for path, (d_in, d_out) in llama_modules(["q_proj", "v_proj"]).items()}
+DEEPER = llama_modules(["q_proj", "v_proj"], layers=4)
+OF_GPT2 = {f"transformer.h.{layer}.attn.c_attn": (64, 192) for layer in range(2)}
+
+
+def checked(tmp_path: Path, modules: dict[str, tuple[int, int]], *engines: str, **config: object) -> Checked:
+    adapter = write_adapter(tmp_path / "adapter", modules=modules, config=config)
+    base = base_from_config(base_config(), "base")
+    return validate(
+        Request("", str(adapter)),
+        Terms(base, engines=tuple(map(choose_engine, engines))),
+        Settings(cache_dir=tmp_path / "cache"),
+    )
+
+
+def counting(findings: tuple[Finding, ...]) -> list[Finding]:
+    return [one for one in findings if one.severity is not Severity.NOTE]
+
+
+@pytest.mark.parametrize(
+    ("modules", "code", "folded"),
+    [
+        (OF_GPT2, "LC311", {"LC402"}),
+        (NARROWER, "LC314", {"LC404"}),
+        (DEEPER, "LC313", {"LC404"}),
+        ({path: (2 * d_in, 2 * d_out) for path, (d_in, d_out) in NARROWER.items()} | OF_GPT2, "LC312", {"LC402"}),
+        ({path: (d_in // 4, d_out) for path, (d_in, d_out) in DEEPER.items()}, "LC314", {"LC313", "LC404"}),
+    ],
+    ids=["other names", "narrower", "deeper", "some other names", "narrower and deeper"],
+)
+def test_a_wrong_base_is_one_finding_with_what_the_engine_does(
+    modules: dict[str, tuple[int, int]], code: str, folded: set[str], tmp_path: Path
+) -> None:
+    one = checked(tmp_path, modules, "vllm")
+
+    (finding,) = counting(one.reported)
+
+    assert one.verdict is not None
+    (engine,) = one.verdict.engines
+    assert (finding.code, finding.severity) == (code, Severity.ERROR)
+    assert {each for each, _ in finding.consequences} == folded
+    assert finding.problem.message.endswith(f"; {engine} {engine.outcome.phrase}")
+    assert {code, *folded} == {each.code for each in counting(one.findings)}
+
+
+def test_what_an_engine_does_for_another_reason_is_a_finding_of_its_own(tmp_path: Path) -> None:
+    modules = {
+        **llama_modules(["q_proj"]),
+        "model.layers.0.self_attn.v_proj": (64, 32),
+        "model.layers.0.other": (64, 64),
+    }
+
+    left = counting(checked(tmp_path, modules, "sglang").reported)
+
+    assert {"LC312", "LC402"} <= {each.code for each in left}
+    assert any("v_proj" in each.problem.message for each in left if each.code == "LC402")
+
+
+def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) -> None:
+    one = checked(tmp_path, NARROWER, base_model_name_or_path="google/gemma-3-270m-it")
+
+    (finding,) = counting(one.reported)
+
+    assert finding.code == "LC314"
+    assert finding.problem.hint == "validate against the base that it was trained on, google/gemma-3-270m-it"
+    assert [each for each, _ in finding.consequences] == ["LC324"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "trained", "differs"),
+    [
+        ("models/tiny-llama-instruct", "acme/tiny-llama", True),
+        ("models/tiny-llama-base", "acme/Tiny-Llama-Instruct", True),
+        ("models/gemma-3-270m-it/config.json", "google/gemma-3-270m", True),
+        ("models/Tiny-Llama/", "acme/tiny-llama", False),
+        ("models/tiny-llama-instruct-awq", "acme/tiny-llama-instruct", False),
+        ("models/base", "acme/tiny-llama-chat", False),
+        ("models/tiny-llama", "acme/Tiny-Llama-Instruct", False),
+        ("models/tiny-llama-chat", "someone/else-chat", False),
+    ],
+)
+def test_a_folder_named_like_another_version_of_the_base_is_another_base(
+    folder: str, trained: str, differs: bool, tmp_path: Path
+) -> None:
+    config = {"base_model_name_or_path": trained}
+    adapter = write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj"]), config=config)
+    terms = Terms(base_from_config(base_config("gemma2" if "gemma" in folder else "llama"), folder))
+    one = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+
+    assert ("LC324" in {each.code for each in one.findings}) == differs
+
+
+def test_every_engine_that_does_something_is_named_and_no_other(tmp_path: Path) -> None:
+    (finding,) = counting(checked(tmp_path, NARROWER, "vllm", "sglang", "vllm@0.31").reported)
+
+    said = [part for part in finding.problem.message.split("; ") if part.startswith(("vLLM", "SGLang"))]
+    assert said == [
+        "vLLM 0.33 serves it incorrectly",
+        "SGLang 0.5.23 crashes on it at first use",
+        "vLLM 0.31 serves it incorrectly",
+    ]
+
+
+def test_an_engine_applies_no_module_whose_width_is_wrong(tmp_path: Path) -> None:
+    verdict = checked(tmp_path, NARROWER, "vllm", "peft").verdict
+
+    assert verdict is not None
+    assert {str(verdict.applied), *(str(one.applied) for one in verdict.engines)} == {"0/4"}
+
+
+@pytest.mark.parametrize(
+    ("code", "left"),
+    [
+        ("LC314", {("LC314", Severity.ERROR, False)}),
+        ("LC404", {("LC314", Severity.WARNING, True), ("LC404", Severity.ERROR, False)}),
+    ],
+    ids=["the cause", "what follows from it"],
+)
+def test_what_follows_from_an_accepted_finding_is_accepted_with_it(
+    code: str, left: set[tuple[str, Severity, bool]], tmp_path: Path
+) -> None:
+    one = checked(tmp_path, NARROWER, "vllm")
+    assert one.verdict is not None
+    accepted = Accepted("policy", "policy.yaml:3")
+
+    verdict = with_accepted(one.verdict, lambda each: accepted if each.code == code else None)
+
+    found = counting(tuple(fold(verdict.findings, verdict.engines)))
+    assert {(each.code, each.severity, each.accepted is None) for each in found} == left
