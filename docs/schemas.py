@@ -21,7 +21,6 @@ from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
-from lora_cli.judging.repair_report import RepairReport, RepairSetReport
 from lora_cli.judging.report import Report
 from lora_cli.render.cache_report import CacheReport, RemovedReport, VerifyReport
 from lora_cli.render.catalog_report import EnginesReport, RulesReport
@@ -51,8 +50,6 @@ REPORTS = {
     "fetch-check": CheckReport,
     "fetch-plan": PlanReport,
     "inspect": InspectReport,
-    "repair": RepairReport,
-    "repair-set": RepairSetReport,
     "rules": RulesReport,
     "serve-bench": BenchReport,
     "status": StatusReport,

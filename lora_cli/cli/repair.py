@@ -1,5 +1,6 @@
 """``lora-cli repair``: copies of adapters that a given engine serves correctly."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,12 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, infer_base, read_inputs
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.cli.output import check_writable, inform, write_result
+from lora_cli.cli.output import inform, write_result
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.finding import Outcome
 from lora_cli.json_schema import error_report
-from lora_cli.judging.repair import RepairOptions, repair_adapter
-from lora_cli.judging.repair_report import RepairedAdapter, RepairReport, RepairSetReport
-from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
-from lora_cli.repair import DTYPES
+from lora_cli.render.terminal_repair import repair_parts
+from lora_cli.repair import DTYPES, RepairedAdapter, RepairOptions, RepairReport, RepairSetReport, repair_adapter
 from lora_cli.settings import Settings
 
 REPAIR = "Repair"
@@ -24,6 +23,7 @@ REPAIR = "Repair"
 EXAMPLES = (
     "lora-cli repair acme/sql --engine vllm --check",
     "lora-cli repair ./adapter --engine sglang --base ./base --to ./repaired",
+    "lora-cli repair ./adapter --engine vllm --in-place",
     "lora-cli repair -f set.yaml --to ./repaired",
 )
 
@@ -38,6 +38,7 @@ def command(
     to: Path | None = option(
         "--to DIRECTORY", "Write the copy to this new folder; with --manifest, each to DIRECTORY/NAME.", None, REPAIR
     ),
+    in_place: bool = option("--in-place", "Rewrite local adapters where they are.", False, REPAIR),
     check: bool = option("--check", "Only show the changes; exit with 1 if there are any.", False, REPAIR),
     base: str = option(
         "--base REF",
@@ -45,26 +46,24 @@ def command(
         "",
         REPAIR,
     ),
-    policy: options.PolicyFile = None,
-    allow_pickle: options.AllowPickle = False,
     dtype: str = option("--dtype float32|float16|bfloat16", "Convert the tensors to this type.", "", REPAIR),
     base_name: str = option("--base-name NAME", "Write this as the base model's name.", "", REPAIR),
     output_format: options.OutputFormat = "human",
-    output: options.OutputFile = None,
 ) -> None:
     """Write copies of adapters that an engine serves correctly, and show what was changed and why."""
-    if check == (to is not None):
-        raise UsageError("repair needs --to, or --check to only report", hint="use one of them")
+    if sum((to is not None, in_place, check)) != 1:
+        raise UsageError("repair needs --to, --in-place, or --check to only report", hint="use one of them")
     if dtype and dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}")
-    check_writable(output)
     inputs = read_inputs(manifest, refs or [], base, "repair")
-    if inputs.manifest is None and len(inputs.items) > 1:
+    if inputs.manifest is None and len(inputs.items) > 1 and to is not None:
         raise UsageError("several adapters need a manifest", hint="write one with lora-cli init REF…, then use -f")
     profiles = engine_options.named_engines([engine] if engine else None, inputs.manifest)
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
-    settings: Settings = apply_policies(ctx.obj, inputs.manifest, policy)
+    settings: Settings = apply_policies(
+        ctx.obj, inputs.manifest, Path(file) if (file := os.environ.get("LORA_CLI_POLICY")) else None
+    )
     deployment = engine_options.deployment_of(profiles, inputs, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
@@ -72,19 +71,23 @@ def command(
         base=model,
         base_ref=inputs.base or None,
         deployment=deployment,
-        to=to,
+        in_place=in_place,
         dtype=dtype or None,
         base_name=base_name or None,
-        allow_pickle=allow_pickle,
     )
-    if inputs.manifest is None:
-        (item,) = inputs.items
-        found = repair_adapter(item, wish, settings)
-        write_result(found, output_format, repair_parts(found, check=check), output)
-        raise typer.Exit(_exit_code(found, check=check))
-    adapters = _repair_all(inputs, wish, settings)
-    report = RepairSetReport(adapters=adapters, exit_code=max(one.exit_code for one in adapters))
-    write_result(report, output_format, repair_set_parts(report, check=check), output)
+    done = []
+    for item in inputs.items:
+        name = item.name or str(item.source)
+        where = to / item.name if to is not None and inputs.manifest is not None else to
+        try:
+            found = repair_adapter(item, replace(wish, to=where), settings)
+            done.append(RepairedAdapter(name, found, None, _exit_code(found, check=check)))
+        except LoraCliError as error:
+            if inputs.manifest is None and len(inputs.items) == 1:
+                raise
+            done.append(RepairedAdapter(name, None, error_report(error), error.exit_code))
+    report = RepairSetReport(adapters=tuple(done), exit_code=max(one.exit_code for one in done))
+    write_result(report, output_format, repair_parts(report, check=check))
     raise typer.Exit(report.exit_code)
 
 
@@ -100,20 +103,6 @@ def _with_base(inputs: Inputs, settings: Settings) -> tuple[Inputs, BaseModel | 
         return inputs, None
     inform(f"base: {found.base} (from the adapter's config)", settings)
     return found, model
-
-
-def _repair_all(inputs: Inputs, wish: RepairOptions, settings: Settings) -> tuple[RepairedAdapter, ...]:
-    """Repairs each adapter of a set into a folder of its name; an error does not stop the others."""
-    done = []
-    for item in inputs.items:
-        to = wish.to / item.name if wish.to is not None else None
-        try:
-            found = repair_adapter(item, replace(wish, to=to), settings)
-            found = replace(found, name=item.name)
-            done.append(RepairedAdapter(item.name, found, None, _exit_code(found, check=to is None)))
-        except LoraCliError as error:
-            done.append(RepairedAdapter(item.name, None, error_report(error), error.exit_code))
-    return tuple(done)
 
 
 def _exit_code(found: RepairReport, *, check: bool) -> int:

@@ -41,14 +41,14 @@ ROWS = (
     rejects("alpha-unusable", "the division fails unless alpha fits a float", LAYER, "run", NUMBER),
     rejects("module-alpha-unusable", "the division fails unless alpha fits a float", LAYER, "run", NUMBER),
     rejects("module-alpha-null", "null cannot be divided", LAYER, "run", NUMBER),
-    rejects("pattern-empty", "reading the keys fails", TUNERS, "run", repair("peft", "writes an empty object")),
+    rejects("pattern-empty", "reading the keys fails", TUNERS, "run", "write {} in its place"),
     rejects("pattern-untyped", "reading the keys fails", TUNERS, "run", "write an object"),
     rejects(
         "bias-untyped",
         "PEFT compares the end of the string, which fails",
         TUNERS,
         "run",
-        repair("peft", 'writes "none" for null'),
+        'write "none" in its place',
     ),
     serves_wrong(
         "init-iterated",

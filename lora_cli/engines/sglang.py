@@ -8,7 +8,7 @@ from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.engines.profile import (
     ALONE,
     GENERIC_OUTCOMES,
-    NUMBER_WRITTEN,
+    NUMBER,
     OTHER_SERVER,
     OWN_NAME_RULES,
     PACKED,
@@ -35,7 +35,7 @@ LOADER = "sglang/srt/model_loader/loader.py"
 ROWS = (
     rejects("required-field-missing", "the field is required", CONFIG, mend="write the field"),
     rejects("not-lora", "peft_type must be LORA", LORA, mend='write "peft_type": "LORA" if it is LoRA'),
-    rejects("number-mistyped", "the division fails", CONFIG, "reasoned", repair("sglang", NUMBER_WRITTEN)),
+    rejects("number-mistyped", "the division fails", CONFIG, "reasoned", NUMBER),
     rejects("dora", "DoRA is not supported", LORA),
     serves_wrong(
         "rslora",
@@ -74,18 +74,15 @@ ROWS = (
     crashes("saved-other", "a saved module in a layer is unknown to SGLang", POOL, "run"),
     serves_wrong("trained-tokens", "trained tokens are not read", CONFIG, "run"),
     rejects("added-tokens", "the vocabulary cannot grow", MANAGER, mend="train without new tokens"),
-    rejects("targets-pattern", "it must be a list, all or all-linear", UTILS, mend=repair("sglang", "writes the list")),
-    rejects("targets-null", "it must be a list, all or all-linear", UTILS, mend=repair("sglang", "writes the list")),
-    rejects("q-without-v", "SGLang packs q, k, v and looks for v", LORA, "run", repair("sglang", "adds zeros for v")),
-    crashes(
-        "kv-without-q", "SGLang packs q, k, v and starts from q", POOL, "run", repair("sglang", "adds zeros for q")
-    ),
+    rejects("targets-pattern", "it must be a list, all or all-linear", UTILS, mend="write the list"),
+    rejects("targets-null", "it must be a list, all or all-linear", UTILS, mend="write the list"),
+    rejects("q-without-v", "SGLang packs q, k, v and looks for v", LORA, "run"),
+    crashes("kv-without-q", "SGLang packs q, k, v and starts from q", POOL, "run"),
     crashes(
         "up-without-gate",
         "SGLang packs gate and up, and starts from gate",
         POOL,
         "run",
-        repair("sglang", "adds zeros for gate"),
     ),
     serves_wrong("named-twice", "only one of them is used", LORA, "reasoned", SAVE_AGAIN),
     crashes("unexpected-modules", "SGLang has no buffer for them", POOL, "run"),

@@ -56,7 +56,7 @@ ROWS = (
     serves_wrong("rslora-worded", "any text counts as true", PEFT_HELPER, "run", "write true or false without quotes"),
     rejects("dora", "DoRA is not supported", PEFT_HELPER, "run"),
     rejects("bias", "biases of an adapter are not supported", PEFT_HELPER, "run"),
-    rejects("bias-untyped", 'only "none" is supported', PEFT_HELPER, "run", repair("vllm", 'writes "none" for null')),
+    rejects("bias-untyped", 'only "none" is supported', PEFT_HELPER, "run", 'write "none" in its place'),
     rejects(
         "modules-to-save",
         "vLLM only supports the saved modules score and classifier, the heads of classification models",

@@ -18,7 +18,7 @@ VARIANTS = (
 """Variants that give every module another tensor: the field, the part, and the tensor's name on disk."""
 OTHER_TRAINED_PARTS = frozenset({"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"})
 REWRITE_NAMES = "`lora-cli repair` rewrites the names; or save the adapter again with PEFT, from the unwrapped model"
-ADD_TARGETS = "`lora-cli repair` adds them to target_modules, if they were trained"
+ADD_TARGETS = "add them to target_modules, if they were trained"
 
 
 @rule("LC301", "rank-mismatch", Severity.ERROR, needs=("config", "weights"))
@@ -146,8 +146,7 @@ def untargeted_tensors(case: Case) -> Iterator[Problem]:
     *Why is this bad?* PEFT builds layers where the config says so and drops all other tensors silently; vLLM
     uses the tensors. The same files are two different adapters.
 
-    *Fix*: list the modules in ``target_modules`` (check ``layers_to_transform`` and ``exclude_modules``), as
-    ``lora-cli repair`` does.
+    *Fix*: list the modules in ``target_modules`` (check ``layers_to_transform`` and ``exclude_modules``).
     """
     config = case.config
     messages = [

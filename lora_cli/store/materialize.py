@@ -95,10 +95,10 @@ def materialize(store: Store, snapshot: Snapshot, target: Path, *, publish: bool
             while not (rename_into_place(building, target) or _has(store, snapshot, target, mark)):
                 _check_free(target, publish)
                 with suppress(FileNotFoundError):  # removed meanwhile
-                    _swap_folders(building, target)
+                    swap_folders(building, target)
                     if not _in_the_way(building, publish):
                         break
-                    _swap_folders(building, target)  # Another process has put it there since.
+                    swap_folders(building, target)  # Another process has put it there since.
 
 
 def prune(folder: Path, staying: Collection[str], *, dry_run: bool) -> tuple[list[str], list[NotPruned]]:
@@ -202,7 +202,7 @@ def remove_leftovers(folder: Path) -> None:
             lock.unlink()
 
 
-def _swap_folders(one: Path, other: Path) -> None:
+def swap_folders(one: Path, other: Path) -> None:
     """Exchanges two folders in one step; where the system cannot, ``other`` is missing for a moment."""
     import ctypes
 

@@ -2,19 +2,19 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lora_cli.cli.main import main
 from tests.hub_server import Hub
 from tests.making import llama_modules, lora_tensors, raw, write_adapter, write_base_config
-from tests.schemas import check_schema
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
@@ -34,10 +34,14 @@ def rslora(tmp_path: Path) -> str:
 
 
 def document(capsys: Capture, *words: str) -> tuple[int, dict[str, Any]]:
+    """The exit code and the report of the one adapter."""
     code = main(["repair", *words, "--format", "json"])
-    found = json.loads(capsys.readouterr().out)
-    check_schema(found)
-    return code, found
+    (adapter,) = json.loads(capsys.readouterr().out)["adapters"]
+    return code, adapter["repair"] or adapter["error"]
+
+
+def validated(folder: Path, base: str, engine: str) -> int:
+    return main(["validate", str(folder), "--base", base, "--engine", engine, "-q"])
 
 
 def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(
@@ -59,10 +63,9 @@ def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(
     assert found["directory"] == str(tmp_path / "out")
     assert (found["before"]["outcome"], found["after"]["outcome"]) == ("serves-wrong", "ok")
     assert found["proof"]["rewritten"] == 0
+    assert validated(tmp_path / "out", base, "sglang") == 0
     written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (written["r"], written["lora_alpha"], written["use_rslora"]) == (16, 8 * 4, False)
-    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
-        assert file.metadata()["lora-cli"] == "repaired for SGLang 0.5.23"
     theirs = load_file(Path(rslora) / "adapter_model.safetensors")
     ours = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert ours.keys() == theirs.keys()
@@ -70,15 +73,34 @@ def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(
 
 
 def test_the_same_repair_is_the_same_bytes_so_its_digest_can_be_pinned(rslora: str, base: str, tmp_path: Path) -> None:
-    weights = Path(rslora) / "adapter_model.safetensors"
-    save_file(load_file(weights), weights, {"format": "pt", **{f"ss_{number}": str(number) for number in range(8)}})
     written = []
     for to in (tmp_path / "one", tmp_path / "two"):
         assert main(["repair", rslora, "--engine", "sglang", "--base", base, "--to", str(to)]) == 0
-        written.append((to / "adapter_model.safetensors").read_bytes())
+        written.append((to / WEIGHTS).read_bytes())
     assert written[0] == written[1]
-    with safe_open(tmp_path / "one" / "adapter_model.safetensors", "pt") as file:
-        assert file.metadata()["ss_7"] == "7"
+
+
+def test_in_place_the_other_files_stay_and_nothing_is_left_beside(rslora: str, base: str, capsys: Capture) -> None:
+    folder = Path(rslora)
+    (folder / "training_args.bin").write_bytes(b"mine")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "a.txt").write_text("mine")
+    words = [rslora, "--engine", "sglang", "--base", base, "--in-place"]
+
+    assert document(capsys, *words)[1]["directory"] == rslora
+
+    assert validated(folder, base, "sglang") == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        WEIGHTS,
+        "logs",
+        "training_args.bin",
+    ]
+    assert (folder / "logs" / "a.txt").read_text() == "mine"
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+    before = folder.stat().st_mtime_ns
+    assert document(capsys, *words)[1]["changes"] == []
+    assert folder.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(("to", "code"), [(["--check"], 3), (["--to", "out"], 0)])
@@ -144,7 +166,6 @@ def test_what_cannot_be_mended_is_refused_with_what_can_be_done(base: str, tmp_p
     code, found = document(capsys, pissa, "--engine", "vllm@0.33", "--base", base, "--to", str(tmp_path / "out"))
 
     assert code == 1
-    assert not found["repairable"]
     assert "path_initial_model_for_weight_conversion" in found["refusals"][0]["hint"]
     assert not (tmp_path / "out").exists()
 
@@ -153,9 +174,9 @@ def test_what_a_flag_mends_is_named_and_is_no_refusal(base: str, tmp_path: Path,
     wide = str(write_adapter(tmp_path / "wide", modules=llama_modules(), r=64))
     code, found = document(capsys, wide, "--engine", "vllm", "--base", base, "--check")
     assert code == 0
-    assert found["flags"][0]["mend"] == "start vLLM with `--max-lora-rank 64`"
+    assert found["flags"][0]["hint"] == "start vLLM with `--max-lora-rank 64`"
     assert main(["repair", wide, "--engine", "vllm", "--base", base, "--check"]) == 0
-    assert f"\n\n  {found['flags'][0]['message'][:40]}" in capsys.readouterr().out
+    assert f"\n\n  {found['flags'][0]['what'][:40]}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("limit", "said"), [("", "is 16, the default"), (", max_lora_rank: 32", "is 32")])
@@ -164,18 +185,17 @@ def test_the_limit_is_that_of_the_manifest(limit: str, said: str, base: str, tmp
     head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {base}\nengine: {{name: vllm{limit}}}\n"
     (tmp_path / "set.yaml").write_text(f"{head}adapters: [{{name: wide, source: {wide}}}]\n")
     _, found = document(capsys, "-f", str(tmp_path / "set.yaml"), "wide", "--check")
-    assert said in found["adapters"][0]["repair"]["flags"][0]["message"]
+    assert said in found["flags"][0]["what"]
     (tmp_path / "set.yaml").write_text((tmp_path / "set.yaml").read_text().replace(limit, ", max_lora_rank: 64"))
     if limit:
-        _, found = document(capsys, "-f", str(tmp_path / "set.yaml"), "wide", "--check")
-        assert found["adapters"][0]["repair"]["flags"] == []
+        assert document(capsys, "-f", str(tmp_path / "set.yaml"), "wide", "--check")[1]["flags"] == []
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "repair needs --to, or --check to only report"),
-        (["--to", "out", "--check"], "repair needs --to, or --check to only report"),
+        ([], "repair needs --to, --in-place, or --check"),
+        (["--to", "out", "--check"], "repair needs --to, --in-place, or --check"),
         (["--to", "full"], "already exists"),
         (["--check", "--dtype", "int8"], "--dtype must be one of float32, float16, bfloat16"),
         (["--check", "--engine", "vlm"], "unknown engine"),
@@ -194,11 +214,6 @@ def test_a_wrong_line_is_2_and_says_what_is_wrong(
     assert says in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
     assert not (tmp_path / "out").exists()
-
-
-def test_nothing_is_repaired_in_place(rslora: str, base: str, capsys: Capture) -> None:
-    assert main(["repair", rslora, "--engine", "sglang", "--base", base, "--to", rslora]) == 2
-    assert "nothing is repaired in place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -249,7 +264,6 @@ def test_a_pickle_is_written_as_safetensors_and_an_unsafe_one_is_not_even_read(
 
 
 def test_shards_are_joined_and_one_that_is_missing_is_named(base: str, tmp_path: Path, capsys: Capture) -> None:
-    from safetensors.torch import save_file
 
     folder = write_adapter(tmp_path / "sharded", modules=llama_modules())
     weights = load_file(folder / "adapter_model.safetensors")
@@ -271,52 +285,6 @@ def test_shards_are_joined_and_one_that_is_missing_is_named(base: str, tmp_path:
     assert "2 of 3 shards found" in capsys.readouterr().err
 
 
-def updates(folder: Path) -> dict[str, torch.Tensor]:
-    """The update of each module, ``[d_out, d_in]``."""
-    config, tensors = json.loads((folder / "adapter_config.json").read_text()), load_file(folder / WEIGHTS)
-    assert not config.get("rank_pattern")
-    scaling = config["lora_alpha"] / config["r"]
-    return {
-        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): scaling
-        * (tensors[name.replace("lora_A", "lora_B")] @ a)
-        for name, a in tensors.items()
-        if "lora_A" in name
-    }
-
-
-def test_a_packed_module_is_split_as_in_the_base_and_a_split_one_is_packed(tmp_path: Path) -> None:
-    heads = {"q_proj": 64, "k_proj": 32, "v_proj": 32}
-    apart = {f"model.layers.{layer}.self_attn.{name}": (64, rows) for layer in (0, 1) for name, rows in heads.items()}
-    together = {f"model.layers.{layer}.self_attn.qkv_proj": (64, 128) for layer in (0, 1)}
-    for modules, family in ((together, "llama"), (apart, "phi3")):
-        made, to = write_adapter(tmp_path / f"for-{family}", modules=modules), tmp_path / f"to-{family}"
-        base = str(write_base_config(tmp_path / family, family))
-
-        assert main(["repair", str(made), "--engine", "peft", "--base", base, "--to", str(to)]) == 0
-
-        before, after = updates(made), updates(to)
-        assert after.keys() == (apart if family == "llama" else together).keys()
-        whole, parts = (before, after) if family == "llama" else (after, before)
-        for layer in (f"model.layers.{number}.self_attn." for number in (0, 1)):
-            expected = torch.cat([parts[layer + name] for name in heads])
-            torch.testing.assert_close(whole[f"{layer}qkv_proj"], expected)
-
-
-@pytest.mark.parametrize(("name", "rows", "top"), [("k_proj", 32, 64), ("v_proj", 32, 96)])
-def test_keys_or_values_alone_are_packed_at_their_place(name: str, rows: int, top: int, tmp_path: Path) -> None:
-    modules = {f"model.layers.{layer}.self_attn.{name}": (64, rows) for layer in (0, 1)}
-    made, to = write_adapter(tmp_path / "made", modules=modules), tmp_path / "to"
-    base = str(write_base_config(tmp_path / "phi3", "phi3"))
-
-    assert main(["repair", str(made), "--engine", "peft", "--base", base, "--to", str(to)]) == 0
-
-    before, after = updates(made), updates(to)
-    for layer in (f"model.layers.{number}.self_attn." for number in (0, 1)):
-        expected = torch.zeros(128, 64)
-        expected[top : top + rows] = before[layer + name]
-        torch.testing.assert_close(after[f"{layer}qkv_proj"], expected)
-
-
 def test_a_dtype_that_is_asked_for_is_written_and_one_that_loses_the_values_is_refused(
     base: str, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -335,36 +303,9 @@ def test_a_dtype_that_is_asked_for_is_written_and_one_that_loses_the_values_is_r
     loud = write_adapter(tmp_path / "loud", modules=llama_modules(), tensors=large)
     to = str(tmp_path / "never")
     assert main(["repair", str(loud), "--engine", "vllm", "--base", base, "--dtype", "float16", "--to", to]) == 1
-    assert "--dtype float32 or bfloat16" in capsys.readouterr().err
+    assert "--dtype float32 or bfloat16" in capsys.readouterr().out
     assert not Path(to).exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".never")]
-
-
-def test_values_as_far_from_a_bfloat16_as_any_are_rounded_to_one(tmp_path: Path, capsys: Capture) -> None:
-    modules = llama_modules()
-    between = {name: raw(np.full(one.shape, 1 + 0.99 * 2.0**-8)) for name, one in lora_tensors(modules, r=1).items()}
-    folder = write_adapter(tmp_path / "between", modules=modules, tensors=between, r=1)
-
-    words = [str(folder), "--engine", "peft", "--dtype", "bfloat16", "--to", str(tmp_path / "half")]
-    code, found = document(capsys, *words)
-
-    assert code == 0
-    assert 2.0**-8 < found["proof"]["worst_change"] <= found["proof"]["allowed_change"] == pytest.approx(2.0**-7)
-
-
-def test_a_repair_that_is_there_already_is_left_and_another_content_is_refused(
-    rslora: str, base: str, tmp_path: Path, capsys: Capture
-) -> None:
-    words = ["repair", rslora, "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out")]
-    assert main(words) == 0
-    before = {path: path.stat() for path in sorted((tmp_path / "out").iterdir())}
-    assert main(words) == 0
-    assert {path: path.stat() for path in sorted((tmp_path / "out").iterdir())} == before
-    capsys.readouterr()
-    assert main([*words, "--dtype", "bfloat16"]) == 2
-    assert "out already exists with different content" in capsys.readouterr().err
-    assert {path: path.stat() for path in sorted((tmp_path / "out").iterdir())} == before
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
 def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(
@@ -375,19 +316,15 @@ def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(
     head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {base}\nengine: {{name: sglang}}\n"
     (tmp_path / "set.yaml").write_text(f"{head}adapters: [{entries}]\n")
     manifest, out = str(tmp_path / "set.yaml"), tmp_path / "out"
-
-    code, found = document(capsys, "-f", manifest, "--check")
-    assert (code, [one["exit_code"] for one in found["adapters"]]) == (3, [1, 3, 0])
-    assert not out.exists()
-
-    code, found = document(capsys, "-f", manifest, "--to", str(out))
-    assert (code, [one["exit_code"] for one in found["adapters"]]) == (3, [0, 3, 0])
+    for words, codes in ((["--check"], [1, 3, 0]), (["--to", str(out)], [0, 3, 0])):
+        assert main(["repair", "-f", manifest, *words, "--format", "json"]) == 3
+        adapters = json.loads(capsys.readouterr().out)["adapters"]
+        assert [one["exit_code"] for one in adapters] == codes
+        assert "there is no folder" in adapters[1]["error"]["message"]
+        assert out.exists() == (words != ["--check"])
     assert sorted(path.name for path in out.iterdir()) == ["a", "b"]
-    assert "there is no folder" in found["adapters"][1]["error"]["message"]
-    assert found["adapters"][0]["repair"]["name"] == "a"
-    assert main(["validate", str(out / "a"), "--base", base, "--engine", "sglang"]) == 0
+    assert validated(out / "a", base, "sglang") == 0
     capsys.readouterr()
-
     assert main(["repair", "-f", manifest, "a", "--check"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "1 adapter: 1 would be repaired"
 
@@ -396,7 +333,7 @@ def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(
     ("argv", "said"),
     [
         (["a", "--check"], "repair needs an engine"),
-        (["a", "b", "--check", "--engine", "vllm"], "several adapters need a manifest"),
+        (["a", "b", "--to", "out", "--engine", "vllm"], "several adapters need a manifest"),
         (["--check", "--engine", "vllm"], "there is nothing to repair"),
     ],
 )
@@ -405,18 +342,33 @@ def test_what_is_missing_is_said(argv: list[str], said: str, capsys: Capture) ->
     assert said in capsys.readouterr().err
 
 
-def test_an_error_inside_an_adapter_names_the_adapter(tmp_path: Path, capsys: Capture) -> None:
-    for name in ("no-config", "no-json", "cut"):
-        write_adapter(tmp_path / name)
-    (tmp_path / "no-config/adapter_config.json").unlink()
-    (tmp_path / "no-json/adapter_config.json").write_text("{")
-    os.truncate(tmp_path / "cut/adapter_model.safetensors", 100)
-    entries = ", ".join(f"{{name: {name}, source: ./{name}}}" for name in ("no-config", "no-json", "cut"))
-    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nengine: {name: vllm}\n"
-    (tmp_path / "set.yaml").write_text(f"{head}adapters: [{entries}]\n")
-    code, found = document(capsys, "-f", str(tmp_path / "set.yaml"), "--check")
-    assert code == 1
-    for one in found["adapters"]:
-        assert f"{tmp_path}/{one['name']}: adapter_" in one["error"]["message"]
-        assert main(["repair", str(tmp_path / one["name"]), "--engine", "vllm", "--check"]) == 1
-        assert f"error: {tmp_path}/{one['name']}: adapter_" in capsys.readouterr().err
+def test_a_full_disk_leaves_nothing_and_is_6(rslora: str, base: str, tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
+        "from lora_cli.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["repair", rslora, "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 6, done.stderr
+    assert not [path.name for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_the_docs_show_what_it_prints(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = (ROOT / "docs" / "inspect.md").read_text().partition("$ lora-cli repair ")[2].partition("```")[0]
+    line, _, printed = shown.partition("\n")
+    words = [word if word != "out/zubrowka" else str(tmp_path / "zubrowka") for word in line.split()]
+
+    assert main(["repair", *words]) == 0
+
+    assert capsys.readouterr().out.partition("  written")[0] == printed.partition("  written")[0]
+
+
+def test_one_cause_in_many_modules_is_told_once(tmp_path: Path, capsys: Capture) -> None:
+    adapter = write_adapter(tmp_path / "sql", modules=llama_modules(), config={"rank_pattern": {".*_proj": 16}})
+    assert main(["repair", str(adapter), "--engine", "vllm", "--check"]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("its rank is") == 1
+    assert "and 13 more modules" in told

@@ -34,8 +34,6 @@ PUBLISHED = (
     "fetch-plan",
     "inspect",
     "policy",
-    "repair",
-    "repair-set",
     "rules",
     "serve-bench",
     "settings",

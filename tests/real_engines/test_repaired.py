@@ -9,8 +9,8 @@ from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.finding import Deployment
 from lora_cli.judging import open_base
-from lora_cli.judging.repair import RepairOptions, repair_adapter
 from lora_cli.refs.request import Request
+from lora_cli.repair import RepairOptions, repair_adapter
 from lora_cli.settings import Settings
 from tests.real_engines import vllm_oracle
 from tests.real_engines.bases import SERVED, save
@@ -20,9 +20,6 @@ from tests.real_engines.effects import Observed
 pytestmark = pytest.mark.engines
 
 ENGINES = ("vllm@0.32", "sglang")
-OTHER_NUMBERS = frozenset({"alpha a string", "alpha pattern of strings"})
-"""What says another number than was trained with."""
-
 KEPT = frozenset(
     {"an unknown bias", "an unknown initialisation", "replication in the config", "a task that nobody knows"}
 )
@@ -50,7 +47,7 @@ def repaired(family: str, base: Path, folder: Path) -> list[Case]:
                 )
             except LoraCliError:
                 continue
-            if made.directory is not None and made.changes and not made.flags and name not in OTHER_NUMBERS:
+            if made.directory is not None and made.changes and not made.flags:
                 found.append(replace(cases[name], name=f"{engine} {name}", directory=Path(made.directory)))
     return found
 

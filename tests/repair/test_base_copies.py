@@ -11,9 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_cli.engines import choose_engine
 from lora_cli.judging import open_base
-from lora_cli.judging.repair import RepairOptions, repair_adapter
-from lora_cli.judging.repair_report import RepairReport
 from lora_cli.refs.request import Request
+from lora_cli.repair import RepairOptions, RepairReport, repair_adapter
 from lora_cli.settings import Settings
 
 TOKENS = torch.arange(1, 12).reshape(1, -1)
@@ -67,21 +66,6 @@ def test_saved_modules_that_were_not_trained_are_left_out(tied: bool, dtype: tor
     difference = (logits(base, tmp_path / "out") - logits(base, adapter)).abs().max()
     # What was saved in bfloat16 is the base's weight rounded, and the base itself is not.
     assert difference <= (1e-6 if dtype == torch.float32 else 0.05)
-
-
-def test_an_embedding_beside_its_factors_is_left_out_where_the_adapter_is_written_anew(tmp_path: Path) -> None:
-    base = base_of(tmp_path / "base", tied=False)
-    adapter = trained(base, tmp_path / "sql", target_modules=["embed_tokens", "q_proj"])
-    copy = "base_model.model.model.embed_tokens.base_layer.weight"
-    assert copy in load_file(adapter / "adapter_model.safetensors")
-
-    found = repaired(adapter, base, tmp_path / "out", engine="sglang")
-
-    assert found.changes[0].what == f"a copy of the base's own weights left out: {copy}"
-    assert copy not in load_file(tmp_path / "out" / "adapter_model.safetensors")
-    assert torch.equal(logits(base, tmp_path / "out"), logits(base, adapter))
-    assert repaired(adapter, base).changes == ()  # vLLM takes it as it is
-    assert repaired(adapter, base, engine="peft").changes == ()
 
 
 def test_a_weight_that_was_trained_is_refused(tmp_path: Path) -> None:
