@@ -41,7 +41,7 @@ ROWS = (
     rejects("alpha-unusable", "the division fails unless alpha fits a float", LAYER, "run", NUMBER),
     rejects("module-alpha-unusable", "the division fails unless alpha fits a float", LAYER, "run", NUMBER),
     rejects("module-alpha-null", "null cannot be divided", LAYER, "run", NUMBER),
-    rejects("pattern-empty", "reading the keys fails", TUNERS, "run", "write {} in its place"),
+    rejects("pattern-empty", "reading the keys fails", TUNERS, "run", "write an empty object"),
     rejects("pattern-untyped", "reading the keys fails", TUNERS, "run", "write an object"),
     rejects(
         "bias-untyped",

@@ -80,10 +80,8 @@ def named_as_peft(
 ) -> Draft:
     """The first draft: every tensor under the name that PEFT writes, in the base's modules if ``base`` is known."""
     draft = Draft(dict(config), {}, {}, {})
-    for module, pair in adapter.pairs.items():
-        if pair.a is None or pair.b is None:
-            missing = "A" if pair.a is None else "B"
-            draft.refusals.append(Refusal(f"{module}: lora_{missing} is missing", SAVE_AGAIN))
+    if lone := [module for module, pair in adapter.pairs.items() if pair.a is None or pair.b is None]:
+        draft.refusals.append(Refusal(f"lora_A or lora_B is missing: {names(lone, 8)}", SAVE_AGAIN))
     try:
         draft.before = scales(parse_config(config), adapter.pairs)
     except FormatError as error:
