@@ -194,7 +194,9 @@ def fold_scales(draft: Draft) -> None:
         ranks[module] = a.shape[0] if a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] else 0
         if ranks[module] != draft.before[old].r:
             unknown.append(module)
-    if draft.config.get("target_parameters") or not all(ranks.values()):
+    if absent := [name for name in ("r", "lora_alpha") if draft.config.get(name) is None]:
+        draft.refusals.append(Refusal(f"{absent[0]} is missing: the trained scale is unknown", SAVE_AGAIN))
+    elif draft.config.get("target_parameters") or not all(ranks.values()):
         draft.refusals.append(Refusal("fused experts and block factors keep their rank and scale", MERGE))
     elif unknown:
         one, also = unknown[0], f", and {counted(len(unknown) - 1, 'more module')}" if len(unknown) > 1 else ""
