@@ -277,12 +277,17 @@ def _prove(draft: Draft, adapter: Adapter, before: Mapping[str, Array], folder: 
     """
     files = files_at(folder)
     written = read_adapter(files, folder.name)
-    now = scales(parse_config(_config(files)), draft.modules)
     rewritten, worst = 0, Sameness(len(draft.modules))
+    # Where no scale can have changed, it is not asked for: the engine may serve right what PEFT does not read.
+    fields = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+    moved = any(module != old for module, old in draft.modules.items())
+    changed = moved or any(draft.config.get(name) != draft.original.get(name) for name in fields)
+    trained = draft.trained() if changed else {}
+    now = scales(parse_config(_config(files)), draft.modules) if changed else {}
     for module, old in draft.modules.items():
         a0, b0 = (before[one.name] for one in adapter.pairs[old].factors)
         a1, b1 = (load(files, one).view(TORCH_NAMES[one.dtype]) for one in written.pairs[module].factors)
-        s0, s1 = draft.before[old].scaling, now[module].scaling
+        s0, s1 = (trained[module].scaling, now[module].scaling) if changed else (1.0, 1.0)
         if a0.tobytes() == a1.tobytes() and b0.tobytes() == b1.tobytes() and math.isclose(s0, s1, rel_tol=ARITHMETIC):
             continue
         rewritten += 1

@@ -58,15 +58,20 @@ class Draft:
     """An adapter while it is rewritten.
 
     ``tensors`` are by the names that are written. ``modules`` maps the path of each module with an update to the one
-    that it was read under; ``before`` are the scales of the latter.
+    that it was read under; ``original`` is the config as it was read.
     """
 
     config: dict[str, Any]
     tensors: dict[str, Array]
     modules: dict[str, str]
-    before: Mapping[str, Scale]
+    original: Mapping[str, Any]
     changes: list[Change] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+
+    def trained(self) -> dict[str, Scale]:
+        """The rank and the scale that each of ``modules`` was trained with. Raises ``FormatError``."""
+        found = scales(parse_config(self.original), self.modules.values())
+        return {module: found[old] for module, old in self.modules.items()}
 
     def factors(self, module: str) -> tuple[str, str]:
         """The names of A ``[r, d_in]`` and B ``[d_out, r]`` of ``module``."""
@@ -79,14 +84,9 @@ def named_as_peft(
     adapter: Adapter, config: Mapping[str, Any], tensors: Mapping[str, Array], base: BaseModel | None
 ) -> Draft:
     """The first draft: every tensor under the name that PEFT writes, in the base's modules if ``base`` is known."""
-    draft = Draft(dict(config), {}, {}, {})
+    draft = Draft(dict(config), {}, {}, config)
     if lone := [module for module, pair in adapter.pairs.items() if pair.a is None or pair.b is None]:
         draft.refusals.append(Refusal(f"lora_A or lora_B is missing: {names(lone, 8)}", SAVE_AGAIN))
-    try:
-        draft.before = scales(parse_config(config), adapter.pairs)
-    except FormatError as error:
-        hint = error.hint or "write the values that it was trained with"
-        draft.refusals.append(Refusal(f"{error.where}: {error.reason}", hint))
     moved = {} if base is None else dict(_moves(adapter, base))
     draft.modules = {moved.get(module, module): module for module in adapter.pairs}
     for name, key in adapter.keys.items():
@@ -188,11 +188,17 @@ def fold_scales(draft: Draft) -> None:
     """
     if draft.refusals or not draft.modules:
         return
+    try:
+        stated = draft.trained()
+    except FormatError as error:
+        hint = error.hint or "write the values that it was trained with"
+        draft.refusals.append(Refusal(f"{error.where}: {error.reason}", hint))
+        return
     ranks, unknown = {}, []
-    for module, old in draft.modules.items():
+    for module in draft.modules:
         a, b = (draft.tensors[name] for name in draft.factors(module))
         ranks[module] = a.shape[0] if a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] else 0
-        if ranks[module] != draft.before[old].r:
+        if ranks[module] != stated[module].r:
             unknown.append(module)
     if absent := [name for name in ("r", "lora_alpha") if draft.config.get(name) is None]:
         draft.refusals.append(Refusal(f"{absent[0]} is missing: the trained scale is unknown", SAVE_AGAIN))
@@ -200,13 +206,12 @@ def fold_scales(draft: Draft) -> None:
         draft.refusals.append(Refusal("fused experts and block factors keep their rank and scale", MERGE))
     elif unknown:
         one, also = unknown[0], f", and {counted(len(unknown) - 1, 'more module')}" if len(unknown) > 1 else ""
-        stated = draft.before[draft.modules[one]].r
-        what = f"{one}: its rank is {ranks[one]}, but {stated} in the config: the trained scale is unknown{also}"
+        what = f"{one}: its rank is {ranks[one]}, but {stated[one].r} in the config: the trained scale is unknown{also}"
         draft.refusals.append(Refusal(what, SAVE_AGAIN))
     if draft.refusals:
         return
     r = max(ranks.values())
-    trained = {module: draft.before[old].scaling for module, old in draft.modules.items()}
+    trained = {module: scale.scaling for module, scale in stated.items()}
     # A scale of 0 fits any alpha, and an alpha of 0 fits no other scale.
     common = Counter([one for one in trained.values() if one] or [0.0]).most_common(1)[0][0]
     alpha = common * r
