@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from lora_cli.adapter.config import MAX_LAYERS
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import UNKNOWN_FAMILY, BaseModel, BaseModule
-from lora_cli.base.build import architecture_of
+from lora_cli.base.families import architecture_of
 from lora_cli.errors import FormatError
 
 Shapes = dict[str, tuple[int, ...]]

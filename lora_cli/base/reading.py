@@ -10,7 +10,7 @@ from lora_cli import parse
 from lora_cli.adapter.byte_ranges import FIRST_READ, read_beginning, read_header
 from lora_cli.adapter.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.build import UnknownArchitecture, base_from_config
+from lora_cli.base.families import UnknownArchitecture, base_from_config
 from lora_cli.errors import FormatError, MachineError, NotFound
 from lora_cli.refs.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
 from lora_cli.refs.snapshot import RemoteFile

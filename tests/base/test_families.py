@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_cli.base.base_model import BaseModule
-from lora_cli.base.build import UnknownArchitecture, base_from_config
+from lora_cli.base.families import UnknownArchitecture, base_from_config
 from lora_cli.base.families import FAMILIES
 from tests.base.configs import CONFIGS, GROUPED
 from tests.base.oracle import ask, facts, stated, transformers_model

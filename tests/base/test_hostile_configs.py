@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lora_cli.adapter.config import MAX_LAYERS
 from lora_cli.base.base_model import BaseModule
-from lora_cli.base.build import base_from_config, evaluate, family_of
+from lora_cli.base.families import base_from_config, evaluate, family_of
 from lora_cli.base.families import FAMILIES
-from lora_cli.base.table import MAX_DIMENSION, MAX_EXPERTS
+from lora_cli.base.base_model import MAX_DIMENSION, MAX_EXPERTS
 from lora_cli.errors import FormatError
 from tests.base.configs import CONFIGS, GROUPED, IMAGES
 

@@ -12,7 +12,7 @@ import pytest
 from lora_cli.adapter.byte_ranges import FIRST_READ
 from lora_cli.base import reading
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.build import UnknownArchitecture, base_from_config
+from lora_cli.base.families import UnknownArchitecture, base_from_config
 from lora_cli.base.reading import read_base, read_base_file
 from lora_cli.errors import FormatError, NotFound
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP

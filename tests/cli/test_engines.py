@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.base.build import heads_of
+from lora_cli.base.families import heads_of
 from lora_cli.cli.main import main
 from lora_cli.engines import ENGINES
 from lora_cli.finding import ENGINE_NAMES

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.peft.targets import HEADS, for_task
 from tests.base.configs import CONFIGS
 from tests.base.oracle import facts
