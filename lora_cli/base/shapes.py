@@ -1,12 +1,12 @@
 """One function for each shape of model: the modules that transformers 5 makes of a config, with their dimensions.
 
-A function gets a ``Model`` to fill in and the ``Config`` of its section; what decoders with LLaMA's names have around
-their layers is in ``decoder``, and theirs get the number of a layer, too. Routers and fused experts are parameters.
+A function gets a ``Model`` to fill in and the ``Config`` of its section; one under ``decoder`` fills in one layer.
+Fused experts and their routers are parameters.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 from lora_cli import parse
@@ -18,18 +18,28 @@ shared = lru_cache(maxsize=256)(BaseModule)
 """A module of these dimensions: one value for all layers, of which a model may have thousands."""
 
 
+ALIASES = {
+    "hidden_size": ("n_embd", "n_embed"),
+    "num_hidden_layers": ("n_layer",),
+    "max_position_embeddings": ("n_positions",),
+    "num_experts": ("n_routed_experts", "num_local_experts"),
+    "qkv_bias": ("use_qkv_bias",),
+    "depth": ("num_hidden_layers",),
+}
+"""Other keys that a field has in the configs of some families."""
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """A section of a config: ``c.hidden_size`` is a whole number from 1, in the config or by default.
 
-    ``defaults`` are all fields of its class with their defaults (None: it follows from others); any other one is not
-    looked at. ``names`` are the keys that a field may have, if it is not only its own. ``where`` is what errors call the
-    section. Every getter raises ``FormatError`` with the key for another type of value, or for one that no model has.
+    ``defaults`` are all fields of its class with their defaults (None: it follows from others); any other is not looked
+    at. ``where`` is what errors call the section. Every getter raises ``FormatError`` with the key for a value of
+    another type, or one that no model has.
     """
 
     fields: Mapping[str, Any]
     defaults: Mapping[str, int | None]
-    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     where: str = "config.json"
 
     def __getattr__(self, key: str) -> int:
@@ -37,30 +47,29 @@ class Config:
 
     def number(self, key: str, least: int = 1) -> int:
         """A whole number that is at least ``least``."""
-        name, value = self._value(key)
+        value, where = self._value(key)
         most = MAX_LAYERS if "layer" in key or key == "depth" else MAX_EXPERTS if "experts" in key else MAX_DIMENSION
-        return parse.integer(value, f"{self.where}: {name}", minimum=least, maximum=most)
+        return parse.integer(value, where, minimum=least, maximum=most)
 
     def optional(self, key: str) -> int:
         """A whole number from 1, or 0 if it follows from other fields."""
-        return 0 if self._value(key)[1] is None else self.number(key)
+        return 0 if self._value(key)[0] is None else self.number(key)
 
     def flag(self, key: str) -> bool:
         """True or false; null is false, as it is to the modelling code."""
-        name, value = self._value(key)
-        return parse.boolean(value or False, f"{self.where}: {name}")
+        value, where = self._value(key)
+        return parse.boolean(value or False, where)
 
     def layers(self, key: str) -> tuple[int, ...] | None:
         """A list of layer numbers; None if there is none."""
-        name, value = self._value(key)
+        value, where = self._value(key)
         if isinstance(value, list) and len(value) > MAX_LAYERS:
-            raise FormatError(f"lists {len(value)} layers, over the limit", where=f"{self.where}: {name}")
-        return parse.optional(parse.list_of(parse.integer))(value, f"{self.where}: {name}")
+            raise FormatError(f"lists {len(value)} layers, over the limit", where=where)
+        return parse.optional(parse.list_of(parse.integer))(value, where)
 
-    def _value(self, key: str) -> tuple[str, Any]:
-        names = self.names.get(key, (key,))
-        name = next((name for name in names if name in self.fields), names[0])
-        return name, self.fields.get(name, self.defaults[key]) if key in self.defaults else None
+    def _value(self, key: str) -> tuple[Any, str]:
+        used = next((name for name in (key, *ALIASES.get(key, ())) if name in self.fields), key)
+        return self.fields.get(used, self.defaults[key]) if key in self.defaults else None, f"{self.where}: {used}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +89,17 @@ class Model:
 
     def add(self, path: str, d_in: int, d_out: int, bias: bool = False, kind: ModuleKind = "linear") -> None:
         """A module. Raises ``FormatError`` for dimensions that no model has."""
-        self._check(path, d_in, d_out)
-        self.modules[self.prefix + path] = shared(d_in, d_out, kind, bias)
-
-    def embed(self, path: str, rows: int, width: int) -> None:
-        """An embedding; raises as ``add``."""
-        self.add(path, rows, width, kind="embedding")
+        self.modules[self.prefix + path] = shared(*self._sizes(path, d_in, d_out), kind, bias)
 
     def bare(self, path: str, *shape: int) -> None:
         """A parameter; raises as ``add``."""
-        self._check(path, *shape)
-        self.parameters[self.prefix + path] = shape
+        self.parameters[self.prefix + path] = self._sizes(path, *shape)
 
-    def _check(self, path: str, *shape: int) -> None:
-        if not all(1 <= size <= MAX_DIMENSION for size in shape):
-            sizes = " x ".join(map(str, shape))
-            raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where="config.json")
+    def _sizes(self, path: str, *shape: int) -> tuple[int, ...]:
+        if all(1 <= size <= MAX_DIMENSION for size in shape):
+            return shape
+        sizes = " x ".join(map(str, shape))
+        raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where="config.json")
 
 
 def square(m: Model, *paths: str, width: int, bias: bool = True) -> None:
@@ -130,31 +134,22 @@ def head_widths(c: Config) -> tuple[int, int]:
     return c.num_attention_heads * dim, (c.optional("num_key_value_heads") or c.num_attention_heads) * dim
 
 
-def attention(m: Model, c: Config, bias: bool = False, o_bias: bool = False, out: str = "o_proj") -> None:
-    """Separate q, k, v and o, with grouped key-value heads."""
-    q, kv = head_widths(c)
-    m.add("self_attn.q_proj", c.hidden_size, q, bias)
-    m.add("self_attn.k_proj", c.hidden_size, kv, bias)
-    m.add("self_attn.v_proj", c.hidden_size, kv, bias)
-    m.add(f"self_attn.{out}", q, c.hidden_size, o_bias)
+def attention(m: Model, c: Config, out: str = "o_proj") -> None:
+    """Separate q, k, v and o, with grouped key-value heads and the biases that the class has."""
+    (q, kv), bias = head_widths(c), c.flag("attention_bias") or c.flag("use_bias")
+    m.add("self_attn.q_proj", c.hidden_size, q, bias or c.flag("qkv_bias"))
+    m.add("self_attn.k_proj", c.hidden_size, kv, bias or c.flag("qkv_bias"))
+    m.add("self_attn.v_proj", c.hidden_size, kv, bias or c.flag("qkv_bias"))
+    m.add(f"self_attn.{out}", q, c.hidden_size, bias)
 
 
-def biased_attention(m: Model, c: Config) -> None:
-    """The same, with biases if ``attention_bias`` is set."""
-    bias = c.flag("attention_bias")
-    attention(m, c, bias, bias)
+def decoder(layer: Callable[[Model, Config, int], None]) -> Callable[..., None]:
+    """A decoder of such layers, with LLaMA's names around them: ``root`` and ``head`` are where a wrapper has it."""
 
-
-Build = Callable[[Model, Config], None]
-Layer = Callable[[Model, Config, int], None]
-
-
-def decoder(layer: Layer, root: str = "model.", head: str = "lm_head", head_bias: bool = False) -> Build:
-    """A decoder with LLaMA's names around its layers."""
-
-    def build(m: Model, c: Config) -> None:
+    @wraps(layer)
+    def build(m: Model, c: Config, root: str = "model.", head: str = "lm_head", head_bias: bool = False) -> None:
         inner = m.under(root)
-        inner.embed("embed_tokens", c.vocab_size, c.hidden_size)
+        inner.add("embed_tokens", c.vocab_size, c.hidden_size, kind="embedding")
         for i in range(c.num_hidden_layers):
             layer(inner.under(f"layers.{i}."), c, i)
         m.add(head, c.hidden_size, c.vocab_size, head_bias)
@@ -162,30 +157,21 @@ def decoder(layer: Layer, root: str = "model.", head: str = "lm_head", head_bias
     return build
 
 
+@decoder
 def llama(m: Model, c: Config, _: int) -> None:
     """LLaMA, and most that came after it."""
-    biased_attention(m, c)
+    attention(m, c)
     gated(m, "mlp", c.hidden_size, c.intermediate_size, c.flag("mlp_bias"))
 
 
-def qwen2(m: Model, c: Config, _: int) -> None:
-    """Qwen 2: biases on q, k and v."""
-    attention(m, c, bias=True)
-    gated(m, "mlp", c.hidden_size, c.intermediate_size)
-
-
-def stablelm(m: Model, c: Config, _: int) -> None:
-    """StableLM: such biases by a field."""
-    attention(m, c, bias=c.flag("use_qkv_bias"))
-    gated(m, "mlp", c.hidden_size, c.intermediate_size)
-
-
+@decoder
 def phi(m: Model, c: Config, _: int) -> None:
     """Phi 1 and 2."""
-    attention(m, c, bias=True, o_bias=True, out="dense")
+    attention(m, c, out="dense")
     mlp(m, "mlp.fc1", "mlp.fc2", c.hidden_size, c.intermediate_size)
 
 
+@decoder
 def phi3(m: Model, c: Config, _: int) -> None:
     """Phi 3: q, k and v in one, and the two inner layers of the MLP."""
     q, kv = head_widths(c)
@@ -195,23 +181,25 @@ def phi3(m: Model, c: Config, _: int) -> None:
     m.add("mlp.down_proj", c.intermediate_size, c.hidden_size)
 
 
+@decoder
 def starcoder2(m: Model, c: Config, _: int) -> None:
     """StarCoder 2."""
-    bias = c.flag("use_bias")
-    attention(m, c, bias, bias)
-    mlp(m, "mlp.c_fc", "mlp.c_proj", c.hidden_size, c.intermediate_size, bias)
+    attention(m, c)
+    mlp(m, "mlp.c_fc", "mlp.c_proj", c.hidden_size, c.intermediate_size, c.flag("use_bias"))
 
 
+@decoder
 def mixtral(m: Model, c: Config, _: int) -> None:
     """Mixtral."""
     attention(m, c)
-    experts(m, c.num_local_experts, c.hidden_size, c.intermediate_size)
+    experts(m, c.num_experts, c.hidden_size, c.intermediate_size)
 
 
+@decoder
 def gpt_oss(m: Model, c: Config, _: int) -> None:
     """gpt-oss: experts ``[experts, d_in, d_out]`` with biases."""
-    biased_attention(m, c)
-    count, width, inner = c.num_local_experts, c.hidden_size, c.intermediate_size
+    attention(m, c)
+    count, width, inner = c.num_experts, c.hidden_size, c.intermediate_size
     m.bare("mlp.router.weight", count, width)
     m.bare("mlp.experts.gate_up_proj", count, width, 2 * inner)
     m.bare("mlp.experts.gate_up_proj_bias", count, 2 * inner)
@@ -219,31 +207,21 @@ def gpt_oss(m: Model, c: Config, _: int) -> None:
     m.bare("mlp.experts.down_proj_bias", count, width)
 
 
-def qwen_experts(m: Model, c: Config, i: int) -> bool:
-    """The experts of Qwen 2 and 3 in every n-th layer, else a gated MLP; whether they are there."""
-    count, step = c.number("num_experts", least=0), c.decoder_sparse_step
-    sparse = i not in (c.layers("mlp_only_layers") or ()) and count > 0 and (i + 1) % step == 0
-    if sparse:
-        experts(m, count, c.hidden_size, c.moe_intermediate_size)
-    else:
-        gated(m, "mlp", c.hidden_size, c.intermediate_size)
-    return sparse
+@decoder
+def qwen_moe(m: Model, c: Config, i: int) -> None:
+    """Qwen 2 and 3: experts in every n-th layer that is not listed, in Qwen 2 beside one that all tokens share."""
+    attention(m, c)
+    count, step, width = c.number("num_experts", least=0), c.decoder_sparse_step, c.hidden_size
+    if count == 0 or i in (c.layers("mlp_only_layers") or ()) or (i + 1) % step:
+        gated(m, "mlp", width, c.intermediate_size)
+        return
+    experts(m, count, width, c.moe_intermediate_size)
+    if inner := c.optional("shared_expert_intermediate_size"):
+        gated(m, "mlp.shared_expert", width, inner)
+        m.add("mlp.shared_expert_gate", width, 1)
 
 
-def qwen2_moe(m: Model, c: Config, i: int) -> None:
-    """Qwen 1.5 and 2 with experts, and one that all tokens share."""
-    attention(m, c, bias=c.flag("qkv_bias"))
-    if qwen_experts(m, c, i):
-        gated(m, "mlp.shared_expert", c.hidden_size, c.shared_expert_intermediate_size)
-        m.add("mlp.shared_expert_gate", c.hidden_size, 1)
-
-
-def qwen3_moe(m: Model, c: Config, i: int) -> None:
-    """Qwen 3 with experts."""
-    biased_attention(m, c)
-    qwen_experts(m, c, i)
-
-
+@decoder
 def deepseek(m: Model, c: Config, i: int) -> None:
     """DeepSeek 2 and 3: low-rank attention (MLA), and after the first layers experts beside shared ones.
 
@@ -266,42 +244,42 @@ def deepseek(m: Model, c: Config, i: int) -> None:
         gated(m, "mlp.shared_experts", width, c.moe_intermediate_size * c.n_shared_experts, c.flag("mlp_bias"))
 
 
+@decoder
 def llama4(m: Model, c: Config, i: int) -> None:
     """Llama 4: experts ``[experts, d_in, d_out]`` beside a shared one in every n-th layer, or in those listed."""
-    biased_attention(m, c)
+    attention(m, c)
     listed, step = c.layers("moe_layers"), c.interleave_moe_layer_step
-    if (i + 1) % step == 0 if listed is None else i in listed:
-        count, width, inner = c.num_local_experts, c.hidden_size, c.intermediate_size
-        m.add("feed_forward.router", width, count)
-        m.bare("feed_forward.experts.gate_up_proj", count, width, 2 * inner)
-        m.bare("feed_forward.experts.down_proj", count, inner, width)
-        gated(m, "feed_forward.shared_expert", width, inner)
-    else:
+    if (i + 1) % step if listed is None else i not in listed:
         gated(m, "feed_forward", c.hidden_size, c.intermediate_size_mlp)
+        return
+    count, width, inner = c.num_experts, c.hidden_size, c.intermediate_size
+    m.add("feed_forward.router", width, count)
+    m.bare("feed_forward.experts.gate_up_proj", count, width, 2 * inner)
+    m.bare("feed_forward.experts.down_proj", count, inner, width)
+    gated(m, "feed_forward.shared_expert", width, inner)
 
 
 def gpt2(m: Model, c: Config) -> None:
     """GPT-2: transposed linear layers (``Conv1D``), q, k and v in one."""
     width, inner, t = c.hidden_size, c.optional("n_inner") or 4 * c.hidden_size, m.under("transformer.")
-    t.embed("wte", c.vocab_size, width)
-    t.embed("wpe", c.max_position_embeddings, width)
+    t.add("wte", c.vocab_size, width, kind="embedding")
+    t.add("wpe", c.max_position_embeddings, width, kind="embedding")
+    rows = [("attn.c_attn", width, 3 * width), ("attn.c_proj", width, width)]
+    if c.flag("add_cross_attention"):
+        rows += [
+            (f"crossattention.{name}", width, n * width) for name, n in (("c_attn", 2), ("q_attn", 1), ("c_proj", 1))
+        ]
+    rows += [("mlp.c_fc", width, inner), ("mlp.c_proj", inner, width)]
     for i in range(c.num_hidden_layers):
-        layer = t.under(f"h.{i}.")
-        layer.add("attn.c_attn", width, 3 * width, True, "conv1d")
-        layer.add("attn.c_proj", width, width, True, "conv1d")
-        if c.flag("add_cross_attention"):
-            layer.add("crossattention.c_attn", width, 2 * width, True, "conv1d")
-            layer.add("crossattention.q_attn", width, width, True, "conv1d")
-            layer.add("crossattention.c_proj", width, width, True, "conv1d")
-        layer.add("mlp.c_fc", width, inner, True, "conv1d")
-        layer.add("mlp.c_proj", inner, width, True, "conv1d")
+        for path, d_in, d_out in rows:
+            t.add(f"h.{i}.{path}", d_in, d_out, True, "conv1d")
     m.add("lm_head", width, c.vocab_size)
 
 
 def gptj(m: Model, c: Config) -> None:
     """GPT-J."""
     width, t = c.hidden_size, m.under("transformer.")
-    t.embed("wte", c.vocab_size, width)
+    t.add("wte", c.vocab_size, width, kind="embedding")
     for i in range(c.num_hidden_layers):
         layer = t.under(f"h.{i}.")
         square(layer, "attn.k_proj", "attn.v_proj", "attn.q_proj", "attn.out_proj", width=width, bias=False)
@@ -312,7 +290,7 @@ def gptj(m: Model, c: Config) -> None:
 def gpt_neox(m: Model, c: Config) -> None:
     """GPT-NeoX and Pythia."""
     width, bias = c.hidden_size, c.flag("attention_bias")
-    m.embed("gpt_neox.embed_in", c.vocab_size, width)
+    m.add("gpt_neox.embed_in", c.vocab_size, width, kind="embedding")
     for i in range(c.num_hidden_layers):
         layer = m.under(f"gpt_neox.layers.{i}.")
         layer.add("attention.query_key_value", width, 3 * width, bias)
@@ -329,7 +307,7 @@ def bloom(m: Model, c: Config) -> None:
         qkv = width + 2 * (c.optional("num_kv_heads") or heads) * (width // heads)
     elif c.flag("multi_query"):
         qkv = width + 2 * (width // c.num_attention_heads)
-    t.embed("word_embeddings", c.vocab_size, width)
+    t.add("word_embeddings", c.vocab_size, width, kind="embedding")
     for i in range(c.num_hidden_layers):
         layer = t.under(f"h.{i}.")
         layer.add("self_attention.query_key_value", width, qkv, bias)
@@ -342,8 +320,8 @@ def opt(m: Model, c: Config) -> None:
     """OPT, whose embedding may have another width than its layers."""
     width, outer, d = c.hidden_size, c.optional("word_embed_proj_dim") or c.hidden_size, m.under("model.decoder.")
     bias = c.flag("enable_bias")
-    d.embed("embed_tokens", c.vocab_size, outer)
-    d.embed("embed_positions", c.max_position_embeddings + 2, width)
+    d.add("embed_tokens", c.vocab_size, outer, kind="embedding")
+    d.add("embed_positions", c.max_position_embeddings + 2, width, kind="embedding")
     if outer != width:
         d.add("project_out", width, outer)
         d.add("project_in", outer, width)
@@ -354,31 +332,27 @@ def opt(m: Model, c: Config) -> None:
     m.add("lm_head", outer, c.vocab_size)
 
 
-def bert(root: str, dense: str, head: str) -> Build:
+def bert(m: Model, c: Config, root: str, head: str, dense: str) -> None:
     """BERT with its language-modelling head, without the pooler that other heads have."""
-
-    def build(m: Model, c: Config) -> None:
-        width, b = c.hidden_size, m.under(root)
-        b.embed("embeddings.word_embeddings", c.vocab_size, width)
-        b.embed("embeddings.position_embeddings", c.max_position_embeddings, width)
-        b.embed("embeddings.token_type_embeddings", c.type_vocab_size, width)
-        for i in range(c.num_hidden_layers):
-            layer = b.under(f"encoder.layer.{i}.")
-            for kind in ("attention", *(("crossattention",) if c.flag("add_cross_attention") else ())):
-                names = ("self.query", "self.key", "self.value", "output.dense")
-                square(layer, *(f"{kind}.{name}" for name in names), width=width)
-            mlp(layer, "intermediate.dense", "output.dense", width, c.intermediate_size)
-        m.add(dense, width, width, bias=True)
-        m.add(head, width, c.vocab_size, bias=True)
-
-    return build
+    width, b = c.hidden_size, m.under(root)
+    b.add("embeddings.word_embeddings", c.vocab_size, width, kind="embedding")
+    b.add("embeddings.position_embeddings", c.max_position_embeddings, width, kind="embedding")
+    b.add("embeddings.token_type_embeddings", c.type_vocab_size, width, kind="embedding")
+    kinds = ("attention", "crossattention") if c.flag("add_cross_attention") else ("attention",)
+    names = ("self.query", "self.key", "self.value", "output.dense")
+    for i in range(c.num_hidden_layers):
+        layer = b.under(f"encoder.layer.{i}.")
+        square(layer, *(f"{kind}.{name}" for kind in kinds for name in names), width=width)
+        mlp(layer, "intermediate.dense", "output.dense", width, c.intermediate_size)
+    m.add(head + dense, width, width, bias=True)
+    m.add(f"{head}decoder", width, c.vocab_size, bias=True)
 
 
 def siglip(m: Model, c: Config, text_width: int) -> None:
     """The vision tower of Gemma 3, and the projector to the width of the text model."""
     width, t = c.hidden_size, m.under("model.vision_tower.")
     t.bare("embeddings.patch_embedding.weight", width, c.num_channels, c.patch_size, c.patch_size)
-    t.embed("embeddings.position_embedding", (c.image_size // c.patch_size) ** 2, width)
+    t.add("embeddings.position_embedding", (c.image_size // c.patch_size) ** 2, width, kind="embedding")
     if c.flag("vision_use_head"):
         t.bare("head.probe", 1, 1, width)
         t.bare("head.attention.in_proj_weight", 3 * width, width)
@@ -406,30 +380,18 @@ def _vision_layers(m: Model, c: Config, out: str) -> None:
         mlp(layer, "mlp.fc1", "mlp.fc2", c.hidden_size, c.intermediate_size)
 
 
-def qwen2_vision(m: Model, c: Config, _: int) -> None:
-    """The vision transformer of Qwen2-VL."""
-    width, v = c.embed_dim, m.under("model.visual.")
-    _qwen_merger(v, c, width, c.hidden_size)
-    for i in range(c.depth):
-        layer = v.under(f"blocks.{i}.")
-        layer.add("attn.qkv", width, 3 * width, bias=True)
-        layer.add("attn.proj", width, width, bias=True)
-        mlp(layer, "mlp.fc1", "mlp.fc2", width, width * c.mlp_ratio)
-
-
-def qwen25_vision(m: Model, c: Config, _: int) -> None:
-    """The vision transformer of Qwen2.5-VL."""
-    width, v = c.hidden_size, m.under("model.visual.")
-    _qwen_merger(v, c, width, c.out_hidden_size)
-    for i in range(c.depth):
-        layer = v.under(f"blocks.{i}.")
-        layer.add("attn.qkv", width, 3 * width, bias=True)
-        layer.add("attn.proj", width, width, bias=True)
-        gated(layer, "mlp", width, c.intermediate_size, bias=True)
-
-
-def _qwen_merger(v: Model, c: Config, width: int, out: int) -> None:
+def qwen_vision(m: Model, c: Config, _: int) -> None:
+    """The vision transformers of Qwen2-VL, which has an ``embed_dim``, and of Qwen2.5-VL."""
+    width, v = c.optional("embed_dim") or c.hidden_size, m.under("model.visual.")
     merged = width * c.spatial_merge_size**2
     v.bare("patch_embed.proj.weight", width, c.in_channels, c.temporal_patch_size, c.patch_size, c.patch_size)
     v.add("merger.mlp.0", merged, merged, bias=True)
-    v.add("merger.mlp.2", merged, out, bias=True)
+    v.add("merger.mlp.2", merged, c.optional("out_hidden_size") or c.hidden_size, bias=True)
+    for i in range(c.depth):
+        layer = v.under(f"blocks.{i}.")
+        layer.add("attn.qkv", width, 3 * width, bias=True)
+        layer.add("attn.proj", width, width, bias=True)
+        if inner := c.optional("intermediate_size"):
+            gated(layer, "mlp", width, inner, bias=True)
+        else:
+            mlp(layer, "mlp.fc1", "mlp.fc2", width, width * c.mlp_ratio)
