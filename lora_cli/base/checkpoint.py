@@ -27,17 +27,7 @@ TRANSPOSED = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 PACKED = frozenset({"U8", "I8", "I16", "I32"})
 """The dtypes that quantised weights are stored in."""
 
-ROOTS = {
-    "embed_tokens.weight": "model.",
-    "decoder.embed_tokens.weight": "model.",
-    "wte.weight": "transformer.",
-    "word_embeddings.weight": "transformer.",
-    "embed_in.weight": "gpt_neox.",
-}
-"""A tensor that is at the root only when the model was saved without its head, and the prefix that is missing."""
-
 RENAMES = {
-    "embed_out.": ((r"^embed_out\.", "lm_head."),),
     "vision_tower.": (
         (r"^language_model\.lm_head\.", "lm_head."),
         (r"^language_model\.model\.", "model.language_model."),
@@ -48,8 +38,10 @@ RENAMES = {
         (r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
         (r"^visual\.", "model.visual."),
     ),
+    "wte.": ((r"^(?!lm_head\.)", "transformer."),),
+    "embed_out.": ((r"^embed_out\.", "lm_head."),),
 }
-"""What transformers renames in a checkpoint that has tensors of such names."""
+"""What is renamed in a checkpoint that has tensors of such names: of Gemma 3, Qwen-VL, GPT-2 and GPT-NeoX."""
 
 
 def base_from_tensors(
@@ -77,7 +69,7 @@ def base_from_tensors(
     modules, parameters = _sorted_out({new: tensors[old].shape for new, old in on_disk.items()})
     if not modules:
         raise FormatError("contains no linear layer: not a language model", where=where)
-    embeddings = [one for path, one in modules.items() if one.kind == "embedding" and not BESIDES_TEXT.search(path)]
+    embeddings = [one for one in modules.values() if one.kind == "embedding"]
     embedding = max(embeddings, key=lambda one: one.d_in, default=None)
     tied = "lm_head" not in modules and embedding is not None
     if tied and embedding is not None:
@@ -137,14 +129,9 @@ def _layers(modules: Mapping[str, BaseModule], where: str) -> int:
 
 def names_in_memory(names: Iterable[str]) -> dict[str, str]:
     """The parameters of the loaded model, to their names in the checkpoint."""
-    names = list(names)
-    root = next((ROOTS[name] for name in names if name in ROOTS), "")
-    shown = (rules for part, rules in RENAMES.items() if any(name.startswith(part) for name in names))
-    rules = [(re.compile(pattern), replacement) for found in shown for pattern, replacement in found]
-    renamed: dict[str, str] = {}
-    for name in names:
-        new = name if name.startswith("lm_head.") else root + name
-        for pattern, replacement in rules:
-            new = pattern.sub(replacement, new)
-        renamed[new] = name
+    renamed = {name: name for name in names}
+    for part, rules in RENAMES.items():
+        if any(name.startswith(part) for name in renamed):
+            for pattern, replacement in rules:
+                renamed = {re.sub(pattern, replacement, new): name for new, name in renamed.items()}
     return renamed

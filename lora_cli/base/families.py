@@ -21,10 +21,6 @@ WHERE = "config.json"
 
 Defaults = dict[str, int | None]
 
-NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
-FOUR_NORMS = (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
-QUERY_NORMS = ("q_norm", "k_norm")
-
 
 class UnknownArchitecture(FormatError):
     """A config whose ``model_type`` is none of the families, or that has none."""
@@ -35,8 +31,7 @@ class Family:
     """One ``model_type``: the function that builds its language model, and the fields of its config class.
 
     ``tied`` is the default of ``tie_word_embeddings``, and ``tied_in`` the sections (empty: the whole config) of which
-    any one may set it. ``norms`` are the last names of its norms: modules that LoRA is not put on, and that
-    ``modules_to_save`` may name.
+    any one may set it.
 
     A wrapper has its text model in ``text_config``, or beside it, and builds the model of ``vision_config`` with
     ``vision``, which also gets the width of the text model.
@@ -45,7 +40,6 @@ class Family:
     build: Callable[[Model, Config], None]
     defaults: Defaults
     tied: bool = False
-    norms: tuple[str, ...] = NORMS
     vision: Callable[[Model, Config, int], None] | None = None
     vision_defaults: Defaults = field(default_factory=dict)
     tied_in: tuple[str, ...] = ("",)
@@ -87,7 +81,6 @@ qwen_vl = partial(
     Family,
     partial(shapes.llama, root="model.language_model."),
     QWEN_VL,
-    norms=(*NORMS, "norm1", "norm2", "ln_q"),
     vision=shapes.qwen_vision,
     tied_in=("", "text_config"),
 )
@@ -96,45 +89,26 @@ FAMILIES: Mapping[str, Family] = {
     "llama": Family(shapes.llama, LLAMA),  # and what is published under its name: SmolLM2, Yi, TinyLlama
     "granite": Family(shapes.llama, LLAMA),  # its multipliers are outside the modules
     "mistral": Family(shapes.llama, sizes(32000, 4096, 14336, 32, 32, 8)),
-    "cohere": Family(
-        shapes.llama,
-        sizes(256000, 8192, 22528, 40, 64, attention_bias=False),
-        tied=True,
-        norms=("input_layernorm", "norm"),
-    ),
+    "cohere": Family(shapes.llama, sizes(256000, 8192, 22528, 40, 64, attention_bias=False), tied=True),
     "gemma": Family(shapes.llama, sizes(256000, 3072, 24576, 28, 16, 16, 256, attention_bias=False), tied=True),
-    "gemma2": Family(shapes.llama, sizes(256000, 2304, 9216, 26, 8, 4, 256, attention_bias=False), True, FOUR_NORMS),
-    "gemma3_text": Family(shapes.llama, GEMMA3, tied=True, norms=(*FOUR_NORMS, *QUERY_NORMS)),
-    "olmo2": Family(
-        shapes.llama,
-        sizes(50304, 4096, 11008, 32, 32, attention_bias=False),
-        norms=("post_attention_layernorm", "post_feedforward_layernorm", "norm", *QUERY_NORMS),
-    ),
-    "phi": Family(
-        partial(shapes.phi, head_bias=True),
-        sizes(51200, 2048, 8192, 24, 32, attention_bias=True),
-        norms=("input_layernorm", "final_layernorm"),
-    ),
+    "gemma2": Family(shapes.llama, sizes(256000, 2304, 9216, 26, 8, 4, 256, attention_bias=False), tied=True),
+    "gemma3_text": Family(shapes.llama, GEMMA3, tied=True),
+    "olmo2": Family(shapes.llama, sizes(50304, 4096, 11008, 32, 32, attention_bias=False)),
+    "phi": Family(partial(shapes.phi, head_bias=True), sizes(51200, 2048, 8192, 24, 32, attention_bias=True)),
     "phi3": Family(shapes.phi3, sizes(32064, 3072, 8192, 32, 32)),
     "qwen2": Family(shapes.llama, sizes(151936, 4096, 22016, 32, 32, 32, qkv_bias=True)),
-    "qwen3": Family(
-        shapes.llama,
-        sizes(151936, 4096, 22016, 32, 32, 32, 128, attention_bias=False),
-        norms=(*NORMS, *QUERY_NORMS),
-    ),
+    "qwen3": Family(shapes.llama, sizes(151936, 4096, 22016, 32, 32, 32, 128, attention_bias=False)),
     "stablelm": Family(shapes.llama, sizes(50304, 2560, 6912, 32, 32, 32, qkv_bias=False)),
     "starcoder2": Family(shapes.starcoder2, sizes(49152, 3072, 12288, 30, 24, 2, use_bias=True), tied=True),
     "deepseek_v2": Family(
         shapes.deepseek,
         sizes(102400, 4096, 11008, 32, 32, attention_bias=False, mlp_bias=False, first_k_dense_replace=0)
         | fields(num_experts=64, n_shared_experts=2, moe_intermediate_size=1407, **MLA),
-        norms=(*NORMS, "q_a_layernorm", "kv_a_layernorm"),
     ),
     "deepseek_v3": Family(  # also R1 and Kimi K2
         shapes.deepseek,
         sizes(129280, 7168, 18432, 61, 128, attention_bias=False, first_k_dense_replace=3)
         | fields(num_experts=256, n_shared_experts=1, moe_intermediate_size=2048, **MLA),
-        norms=(*NORMS, "q_a_layernorm", "kv_a_layernorm"),
     ),
     "gpt_oss": Family(shapes.gpt_oss, sizes(201088, 2880, 2880, 36, 64, 8, 64, attention_bias=True, num_experts=128)),
     "llama4_text": Family(shapes.llama4, LLAMA4),
@@ -149,69 +123,45 @@ FAMILIES: Mapping[str, Family] = {
         sizes(
             151936, 2048, 6144, 24, 32, 4, attention_bias=False, num_experts=128, moe_intermediate_size=768, **SPARSE
         ),
-        norms=(*NORMS, *QUERY_NORMS),
     ),
     "gpt2": Family(
         shapes.gpt2,
         sizes(50257, 768, None, 12, n_inner=None, max_position_embeddings=1024, add_cross_attention=False),
         tied=True,
-        norms=("ln_1", "ln_2", "ln_cross_attn", "ln_f"),
     ),
-    "gptj": Family(shapes.gptj, sizes(50400, 4096, None, 28, n_inner=None), norms=("ln_1", "ln_f")),
-    "gpt_neox": Family(
-        shapes.gpt_neox,
-        sizes(50432, 6144, 24576, 44, attention_bias=True),
-        norms=("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
-    ),
-    "bloom": Family(
-        shapes.bloom,
-        sizes(250880, 64, None, 2, bias=True),
-        tied=True,
-        norms=("word_embeddings_layernorm", "input_layernorm", "post_attention_layernorm", "ln_f"),
-    ),
+    "gptj": Family(shapes.gptj, sizes(50400, 4096, None, 28, n_inner=None)),
+    "gpt_neox": Family(shapes.gpt_neox, sizes(50432, 6144, 24576, 44, attention_bias=True)),
+    "bloom": Family(shapes.bloom, sizes(250880, 64, None, 2, bias=True), tied=True),
     "falcon": Family(
         shapes.bloom,
         sizes(65024, 4544, None, 32, 71, bias=False, new_decoder_architecture=False, multi_query=True)
         | fields(num_kv_heads=None, ffn_hidden_size=None),
         tied=True,
-        norms=("ln_attn", "ln_mlp", "input_layernorm", "ln_f"),
     ),
     "opt": Family(
         shapes.opt,
         sizes(50272, 768, None, 12, max_position_embeddings=2048)
         | fields(ffn_dim=3072, word_embed_proj_dim=None, enable_bias=True),
         tied=True,
-        norms=("self_attn_layer_norm", "final_layer_norm"),
     ),
     "bert": Family(
-        partial(shapes.bert, root="bert.", head="cls.predictions.", dense="transform.dense"), BERT, True, ("LayerNorm",)
+        partial(shapes.bert, root="bert.", head="cls.predictions.", dense="transform.dense"), BERT, tied=True
     ),
     "roberta": Family(
         partial(shapes.bert, root="roberta.", head="lm_head.", dense="dense"),
         BERT | fields(vocab_size=50265),
         tied=True,
-        norms=("LayerNorm", "layer_norm"),
     ),
     "gemma3": Family(
         partial(shapes.llama, root="model.language_model."),
         GEMMA3,
         tied=True,
-        norms=(
-            *FOUR_NORMS,
-            *QUERY_NORMS,
-            "mm_soft_emb_norm",
-            "layer_norm1",
-            "layer_norm2",
-            "layernorm",
-            "post_layernorm",
-        ),
         vision=shapes.siglip,
         vision_defaults=fields(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, **SIGLIP),
     ),
     "llama4": Family(
         partial(shapes.llama4, root="language_model.model.", head="language_model.lm_head"),
         LLAMA4,
-        norms=(*NORMS, "layernorm_pre", "layernorm_post"),
         vision=shapes.llama4_vision,
         vision_defaults=fields(hidden_size=768, intermediate_size=5632, num_hidden_layers=34, **LLAMA4_EYE)
         | fields(projector_input_dim=4096, projector_output_dim=4096),
@@ -221,6 +171,40 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": qwen_vl(vision_defaults=fields(out_hidden_size=3584, intermediate_size=3420, **QWEN_EYE)),
 }
 """Every known ``model_type``."""
+
+NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
+FOUR_NORMS = (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+QUERY_NORMS = ("q_norm", "k_norm")
+QWEN_VL_NORMS = (*NORMS, "norm1", "norm2", "ln_q")
+GEMMA3_NORMS = ("mm_soft_emb_norm", "layer_norm1", "layer_norm2", "layernorm", "post_layernorm")
+OTHER_NORMS: Mapping[str, tuple[str, ...]] = {
+    "bert": ("LayerNorm",),
+    "bloom": ("word_embeddings_layernorm", "input_layernorm", "post_attention_layernorm", "ln_f"),
+    "cohere": ("input_layernorm", "norm"),
+    "deepseek_v2": (*NORMS, "q_a_layernorm", "kv_a_layernorm"),
+    "deepseek_v3": (*NORMS, "q_a_layernorm", "kv_a_layernorm"),
+    "falcon": ("ln_attn", "ln_mlp", "input_layernorm", "ln_f"),
+    "gemma2": FOUR_NORMS,
+    "gemma3": (*FOUR_NORMS, *QUERY_NORMS, *GEMMA3_NORMS),
+    "gemma3_text": (*FOUR_NORMS, *QUERY_NORMS),
+    "gpt2": ("ln_1", "ln_2", "ln_cross_attn", "ln_f"),
+    "gpt_neox": ("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
+    "gptj": ("ln_1", "ln_f"),
+    "llama4": (*NORMS, "layernorm_pre", "layernorm_post"),
+    "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm", "norm", *QUERY_NORMS),
+    "opt": ("self_attn_layer_norm", "final_layer_norm"),
+    "phi": ("input_layernorm", "final_layernorm"),
+    "qwen2_5_vl": QWEN_VL_NORMS,
+    "qwen2_vl": QWEN_VL_NORMS,
+    "qwen3": (*NORMS, *QUERY_NORMS),
+    "qwen3_moe": (*NORMS, *QUERY_NORMS),
+    "roberta": ("LayerNorm", "layer_norm"),
+}
+
+
+def norms_of(model_type: str) -> tuple[str, ...]:
+    """The last names of the norms of a family, on which LoRA is not put; empty if it is unknown."""
+    return OTHER_NORMS.get(model_type, NORMS) if model_type in FAMILIES else ()
 
 
 def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:

@@ -94,10 +94,7 @@ def read_config(files: Files) -> dict[str, Any] | None:
         LoraCliError: what the source raises.
     """
     file = files.file(BASE_CONFIG)
-    if file is None:
-        return None
-    data = read_beginning(files, file, BASE_CONFIG_CAP + 1)
-    return parse.json_object(_within(data, BASE_CONFIG_CAP, file.path), file.path)
+    return None if file is None else _object(read_beginning(files, file, BASE_CONFIG_CAP + 1), file.path)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -107,7 +104,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         NotFound, MachineError: it does not exist, or cannot be read.
         FormatError: it is no JSON object, or too large.
     """
-    return parse.json_object(_local_bytes(path), str(path))
+    return _object(_local_bytes(path), str(path))
 
 
 def local_config(path: Path) -> bytes | None:
@@ -120,25 +117,24 @@ def local_config(path: Path) -> bytes | None:
     if file.suffix == ".safetensors" or not file.exists():
         return None
     data = _local_bytes(file)
-    parse.json_object(data, str(file))
+    _object(data, str(file))
     return data
 
 
 def _local_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            data = stream.read(BASE_CONFIG_CAP + 1)
+            return stream.read(BASE_CONFIG_CAP + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no file {path}", hint="check the path of the base model") from error
     except OSError as error:
         raise MachineError(f"{path} cannot be read: {error.strerror}") from error
-    return _within(data, BASE_CONFIG_CAP, str(path))
 
 
-def _within(data: bytes, cap: int, where: str) -> bytes:
+def _object(data: bytes, where: str, cap: int = BASE_CONFIG_CAP) -> dict[str, Any]:
     if len(data) > cap:
         raise FormatError(f"is longer than the limit of {cap} bytes", where=where)
-    return data
+    return parse.json_object(data, where)
 
 
 def has_weights(directory: Path) -> bool:
@@ -163,7 +159,7 @@ def read_checkpoint(files: Files, name: str = WEIGHTS_FILE) -> dict[str, TensorI
         return {}
     from concurrent.futures import ThreadPoolExecutor
 
-    shard_of = weight_map(_within(read_beginning(files, index, INDEX_CAP + 1), INDEX_CAP, INDEX_FILE))
+    shard_of = weight_map(read_beginning(files, index, INDEX_CAP + 1))
     names = sorted(set(shard_of.values()))
     # Names are only looked up among the files, so that no path leads outside.
     found = {file.path: file for file in files}
@@ -188,9 +184,9 @@ def weight_map(data: bytes) -> dict[str, str]:
     """Tensor name → shard, from the bytes of an index.
 
     Raises:
-        FormatError: it is no index, or lists more than ``MAX_SHARDS``.
+        FormatError: it is no index, too large, or lists more than ``MAX_SHARDS``.
     """
-    entries = parse.required(parse.json_object(data, INDEX_FILE), "weight_map", INDEX_FILE)
+    entries = parse.required(_object(data, INDEX_FILE, INDEX_CAP), "weight_map", INDEX_FILE)
     shard_of = parse.map_of(parse.text)(entries, f"{INDEX_FILE}: weight_map")
     if (count := len(set(shard_of.values()))) > MAX_SHARDS:
         raise FormatError(f"lists {count} shards, over the limit", where=INDEX_FILE)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_cli.base.base_model import MAX_DIMENSION, BaseModel
-from lora_cli.base.families import FAMILIES, UnknownArchitecture, base_from_config
+from lora_cli.base.families import FAMILIES, UnknownArchitecture, base_from_config, norms_of
 from lora_cli.errors import FormatError
 from tests.base.configs import CONFIGS, GROUPED, IMAGES, QWEN_EYE
 from tests.base.oracle import ask, facts, stated, transformers_model
@@ -41,7 +41,7 @@ def test_a_family_has_the_modules_shapes_and_norms_of_transformers(family: str, 
             for path, module in model.named_modules()
             if "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None
         }
-    assert norms == set(FAMILIES[family].norms)
+    assert norms == set(norms_of(family))
     transformers_model({"model_type": family, **CONFIGS[family][0]}).config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert stated(made(saved)) == ask({"model_type": family, **CONFIGS[family][0]})
