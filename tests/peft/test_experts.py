@@ -12,14 +12,13 @@ import pytest
 
 from lora_cli.adapter.names import PEFT_PREFIX, parse_key
 from lora_cli.adapter.reading import read_adapter
+from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import base_from_config
-from lora_cli.errors import Refused
-from lora_cli.finding import Severity, Verdict
+from lora_cli.finding import Applied, Severity
 from lora_cli.judging import Terms, validate
 from lora_cli.peft.experts import MIXTRAL, OLD_NAMES, QWEN, as_loaded
 from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.refs.request import Request
-from lora_cli.runtime.composable import scalings
 from lora_cli.settings import Settings
 from lora_cli.sources.files import files_at
 from tests.base.configs import CONFIGS
@@ -87,32 +86,24 @@ def write_old(directory: Path, family: str, targets: list[str], **how: Any) -> N
     (directory / "adapter_config.json").write_text(json.dumps(config))
 
 
-def load(directory: Path, model: Any) -> Any:
-    """The real PEFT's model with the adapter of ``directory``."""
+def load(directory: Path, model: Any) -> tuple[Any, int]:
+    """The real PEFT's model with the adapter, and how many elements of the file's B (none is zero) did not arrive."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return import_module("peft").PeftModel.from_pretrained(model, directory)
-
-
-def lost(model: Any, directory: Path) -> int:
-    """Elements of the file's B (none is zero) that did not arrive in the model; stacked, zeros stand between them."""
+        loaded = import_module("peft").PeftModel.from_pretrained(model, directory)
     file = import_module("safetensors.torch").load_file(directory / "adapter_model.safetensors")
     held, arrived = (
         sum(int((tensor != 0).sum()) for name, tensor in tensors.items() if ".lora_B." in name)
-        for tensors in (file, model.state_dict())
+        for tensors in (file, loaded.state_dict())  # stacked, zeros stand between them
     )
-    return held - arrived
+    return loaded, held - arrived
 
 
-def verdict_on(directory: Path, model: Any) -> Verdict:
-    terms = Terms(as_base(model))
-    verdict = validate(Request("", str(directory)), terms, Settings(cache_dir=directory / "cache")).verdict
+def judged(directory: Path, base: BaseModel) -> tuple[set[str], Applied | None]:
+    """The codes of the errors, and how many modules apply."""
+    verdict = validate(Request("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache")).verdict
     assert verdict is not None
-    return verdict
-
-
-def errors(verdict: Verdict) -> set[str]:
-    return {found.code for found in verdict.findings if found.severity is Severity.ERROR}
+    return {found.code for found in verdict.findings if found.severity is Severity.ERROR}, verdict.applied
 
 
 @pytest.mark.parametrize(("family", "how"), LOADED.values(), ids=LOADED)
@@ -121,9 +112,9 @@ def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
 ) -> None:
     write_old(tmp_path, family, **how)
     model = tiny_model(family)
-    base, verdict = as_base(model), verdict_on(tmp_path, model)
-    model = load(tmp_path, model)
-    assert lost(model, tmp_path) == 0
+    base = as_base(model)
+    model, lost = load(tmp_path, model)
+    assert lost == 0
     layers, live = layers_of(model), dict(model.base_model.model.named_modules())
     loaded = as_loaded(read_adapter(files_at(tmp_path), "old"), base)
     config, pairs = loaded.adapter.config, loaded.adapter.pairs
@@ -140,24 +131,17 @@ def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
         assert pair.b is not None
         assert pair.a.shape == tuple(live[path].lora_A["default"].weight.shape)
         assert pair.b.shape == tuple(live[path].lora_B["default"].weight.shape)
-    assert errors(verdict) == ({"LC315"} if set(layers) - set(pairs) else set())
-    assert verdict.applied is not None
-    assert verdict.applied.matched == verdict.applied.total == len(pairs)
+    codes = {"LC315"} if set(layers) - set(pairs) else set()
+    assert judged(tmp_path, base) == (codes, Applied(len(pairs), len(pairs)))
 
 
 @pytest.mark.parametrize(("family", "how", "code"), NOT_LOADED.values(), ids=NOT_LOADED)
 def test_what_peft_refuses_or_drops_is_found(family: str, how: dict[str, Any], code: str, tmp_path: Path) -> None:
     model = tiny_model(family, **how.get("base", {}))
     write_old(tmp_path, family, **how)
-    assert code in errors(verdict_on(tmp_path, model))
+    assert code in judged(tmp_path, as_base(model))[0]
     with suppress(RuntimeError, ValueError):  # refused
-        assert lost(load(tmp_path, model), tmp_path) > 0
-
-
-def test_the_runtime_says_that_it_does_not_compose_them(tmp_path: Path) -> None:
-    write_old(tmp_path, "mixtral", W)
-    with pytest.raises(Refused, match="fused experts"):
-        scalings(read_adapter(files_at(tmp_path), "old"), as_base(tiny_model("mixtral")))
+        assert load(tmp_path, model)[1] > 0
 
 
 def test_the_families_and_names_are_pefts() -> None:
