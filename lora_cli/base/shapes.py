@@ -41,6 +41,7 @@ class Config:
     fields: Mapping[str, Any]
     defaults: Mapping[str, int | None]
     where: str = "config.json"
+    listed: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def __getattr__(self, key: str) -> int:
         return self.number(key)
@@ -60,12 +61,12 @@ class Config:
         value, where = self._value(key)
         return parse.boolean(value or False, where)
 
-    def layers(self, key: str) -> tuple[int, ...] | None:
-        """A list of layer numbers; None if there is none."""
+    def layers(self, key: str) -> frozenset[int] | None:
+        """The layers that are listed; None if there is no list."""
         value, where = self._value(key)
-        if isinstance(value, list) and len(value) > MAX_LAYERS:
-            raise FormatError(f"lists {len(value)} layers, over the limit", where=where)
-        return parse.optional(parse.list_of(parse.integer))(value, where)
+        if value is not None and key not in self.listed:  # each layer asks for it
+            self.listed[key] = frozenset(parse.list_of(parse.integer)(value, where))
+        return self.listed.get(key)
 
     def _value(self, key: str) -> tuple[Any, str]:
         used = next((name for name in (key, *ALIASES.get(key, ())) if name in self.fields), key)

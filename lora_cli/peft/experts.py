@@ -42,6 +42,8 @@ EXPERT = re.compile(r"(.+\.experts)\.([0-9]{1,6})\.([^.]+)", re.DOTALL)
 
 GEMMA3 = {"language_model.model.": "model.language_model.", "vision_tower.vision_model.": "model.vision_tower."}
 """How the modules of Gemma 3 were called, and are."""
+CHILDREN = ("language_model.", "vision_tower.", "multi_modal_projector.")
+"""The parts of it that PEFT finds without ``model.`` in names without PEFT's prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +159,12 @@ def _stacked(
 
 def _renamed(key: Key) -> Key:
     """The name by which PEFT loads a factor of Gemma 3."""
-    if (
-        key.part not in PAIR_PARTS | {"lora_bias", "magnitude", "diag"}
-        or key.infixes
-        or key.prefix not in {"", PEFT_PREFIX}
-    ):
+    factor = key.part in PAIR_PARTS | {"lora_bias", "magnitude", "diag"}
+    if not factor or key.infixes or key.prefix not in {"", PEFT_PREFIX}:
         return key
     old = next((old for old in GEMMA3 if key.module.startswith(old)), "")
+    new = GEMMA3.get(old, "") + key.module.removeprefix(old)
+    if not key.prefix and new.startswith(CHILDREN) and not new.startswith("language_model.lm_head"):
+        new = f"model.{new}"
     # With PEFT's name for it in memory, PEFT writes that name twice and then finds nothing.
-    if old and key.adapter_name:
-        return key
-    return replace(key, module=GEMMA3.get(old, "") + key.module.removeprefix(old), prefix=PEFT_PREFIX)
+    return key if key.adapter_name and new != key.module else replace(key, module=new, prefix=PEFT_PREFIX)

@@ -160,6 +160,7 @@ def test_the_families_and_names_are_pefts() -> None:
         "language_model.model.layers.0.self_attn.q_proj",
         "model.vision_tower.encoder.layers.0.self_attn.q_proj",
         "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",
+        "multi_modal_projector.linear",
         "lm_head",
     ],
 )
