@@ -35,12 +35,13 @@ class Config:
 
     ``defaults`` are all fields of its class with their defaults (None: it follows from others); any other is not looked
     at. ``where`` is what errors call the section. Every getter raises ``FormatError`` with the key for a value of
-    another type, or one that no model has.
+    another type, or one that no model has; what it gave once is ``known``, for each layer asks for it.
     """
 
     fields: Mapping[str, Any]
     defaults: Mapping[str, int | None]
     where: str = "config.json"
+    known: dict[str, int] = field(default_factory=dict)
     listed: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def __getattr__(self, key: str) -> int:
@@ -48,23 +49,29 @@ class Config:
 
     def number(self, key: str, least: int = 1) -> int:
         """A whole number that is at least ``least``."""
-        value, where = self._value(key)
-        most = MAX_LAYERS if "layer" in key or key == "depth" else MAX_EXPERTS if "experts" in key else MAX_DIMENSION
-        return parse.integer(value, where, minimum=least, maximum=most)
+        if key not in self.known:
+            (value, where), few = self._value(key), "layer" in key or key == "depth"
+            most = MAX_LAYERS if few else MAX_EXPERTS if "experts" in key else MAX_DIMENSION
+            self.known[key] = parse.integer(value, where, minimum=least, maximum=most)
+        return self.known[key]
 
     def optional(self, key: str) -> int:
         """A whole number from 1, or 0 if it follows from other fields."""
-        return 0 if self._value(key)[0] is None else self.number(key)
+        if key not in self.known and self._value(key)[0] is None:
+            self.known[key] = 0
+        return self.number(key)
 
     def flag(self, key: str) -> bool:
         """True or false; null is false, as it is to the modelling code."""
-        value, where = self._value(key)
-        return parse.boolean(value or False, where)
+        if key not in self.known:
+            value, where = self._value(key)
+            self.known[key] = parse.boolean(value or False, where)
+        return bool(self.known[key])
 
     def layers(self, key: str) -> frozenset[int] | None:
         """The layers that are listed; None if there is no list."""
         value, where = self._value(key)
-        if value is not None and key not in self.listed:  # each layer asks for it
+        if value is not None and key not in self.listed:
             self.listed[key] = frozenset(parse.list_of(parse.integer)(value, where))
         return self.listed.get(key)
 
