@@ -145,7 +145,7 @@ def has_weights(directory: Path) -> bool:
 def read_checkpoint(files: Files, name: str = WEIGHTS_FILE) -> dict[str, TensorInfo]:
     """Every tensor of the checkpoint, from its headers; empty without a safetensors checkpoint.
 
-    That is one file of this ``name``, or shards with an index.
+    That is one file of this ``name``, or shards with an index in place of the usual one.
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
@@ -154,7 +154,7 @@ def read_checkpoint(files: Files, name: str = WEIGHTS_FILE) -> dict[str, TensorI
     single = files.file(name)
     if single is not None:
         return read_header(files, single).tensors
-    index = files.file(INDEX_FILE)
+    index = files.file(INDEX_FILE) if name == WEIGHTS_FILE else None
     if index is None:
         return {}
     from concurrent.futures import ThreadPoolExecutor
