@@ -16,7 +16,7 @@ from lora_cli.finding import Outcome
 from lora_cli.json_schema import EXCLUDED, Count
 from lora_cli.judging.verdict import Checked
 from lora_cli.peft.factors import EXPERTS
-from lora_cli.rules.target_module_matching import highest_rank
+from lora_cli.peft.match import highest_rank
 
 MODEL = "$MODEL"
 """The placeholder for the base in a command if its name is not known."""

@@ -34,7 +34,7 @@ from lora_cli.rules import RULES, choose
 from lora_cli.rules.base_model import fitting
 from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import Case, Evidence, Rule, run
-from lora_cli.rules.target_module_matching import apply
+from lora_cli.peft.match import apply
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 
