@@ -18,10 +18,12 @@ from lora_cli.peft.targets import (
     EMBEDDING_NAMES,
     OUTPUT_NAMES,
     Scale,
+    for_task,
     replicated,
     scales,
     targeted,
     targeted_in,
+    trained_bare,
     wrapped_parameters,
 )
 from lora_cli.text import counted, cut
@@ -121,6 +123,14 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         scales=by_module,
         scales_error=error,
     )
+
+
+def matched(adapter: Adapter, base: BaseModel | None) -> tuple[Application, BaseModel | None]:
+    """``apply`` on ``base`` with the head that the adapter's task has, and that base."""
+    if base is not None and adapter.config is not None:
+        bare = trained_bare(base, adapter.config)
+        base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
+    return apply(adapter, base), base
 
 
 Scaled = tuple[Mapping[str, Scale], FormatError | None]

@@ -11,10 +11,9 @@ from lora_cli.adapter.comparison import Comparison, Stored
 from lora_cli.adapter.config import FieldChange
 from lora_cli.adapter.names import layer_of, leaf_of
 from lora_cli.documents.model_card import Card
-from lora_cli.finding import Finding
 from lora_cli.grouping import by_key
 from lora_cli.judging.inspection import Inspection
-from lora_cli.judging.report import CheckedAdapter
+from lora_cli.judging.result import Result
 from lora_cli.text import counted, cut, names, safe, shown, size, span
 
 UNKNOWN = "unknown"
@@ -25,19 +24,19 @@ MAX_VALUES, MAX_PLACES, MAX_WORDS, MAX_METADATA, MAX_TARGETS = 6, 4, 12, 4, 16
 Rows = list[tuple[str, str]]
 
 
-def identity(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
+def identity(result: Result, one: Inspection) -> Rows:
     """The source, revision and digests."""
     return [
-        ("source", checked.source),
-        ("revision", checked.revision or ""),
+        ("source", result.source),
+        ("revision", result.revision or ""),
         ("sha256", one.sha256),
         ("snapshot", one.snapshot),
     ]
 
 
-def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
+def contents(result: Result, one: Inspection) -> Rows:
     """The adapter's config and tensors, the memory that it needs, and the number of modules that apply to the base."""
-    applied = checked.applied
+    applied = result.applied
     targets = ", ".join(sorted(one.targets)[:MAX_TARGETS]) + (" …" if len(one.targets) > MAX_TARGETS else "")
     slot = ""
     if one.slot_bytes is not None:  # without the padding of an engine's slots

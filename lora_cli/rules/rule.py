@@ -103,8 +103,7 @@ class Case:
     @property
     def has_weights(self) -> bool:
         """Whether the names and shapes of the tensors are known, and are in PEFT's format."""
-        adapter = self.adapter
-        return adapter.foreign is None and adapter.weights_error is None and bool(adapter.weight_files)
+        return self.adapter.has_weights
 
     def in_weights(self, name: str = "") -> Location:
         """The location of a tensor or a module in the weights."""

@@ -15,8 +15,9 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import Refused
-from lora_cli.finding import Severity, Verdict
-from lora_cli.judging import Terms, validate
+from lora_cli.finding import Severity
+from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.result import Result
 from lora_cli.peft.experts import MIXTRAL, OLD_NAMES, QWEN2_MOE, as_loaded
 from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.refs.request import Request
@@ -126,13 +127,13 @@ def read(directory: Path) -> Adapter:
     return read_adapter(files_at(directory), "old")
 
 
-def verdict_on(directory: Path, base: BaseModel) -> Verdict:
-    verdict = validate(Request("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache")).verdict
-    assert verdict is not None
+def verdict_on(directory: Path, base: BaseModel) -> Result:
+    verdict = judge_one(Request("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache"))
+    assert verdict.error is None
     return verdict
 
 
-def errors(verdict: Verdict) -> set[str]:
+def errors(verdict: Result) -> set[str]:
     return {found.code for found in verdict.findings if found.severity is Severity.ERROR}
 
 

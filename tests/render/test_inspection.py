@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from lora_cli.engines.slot_sizing import Driver, Fit
 
 from lora_cli.adapter.comparison import Comparison, OtherAdapter, Stored, TensorChange
 from lora_cli.adapter.config import FieldChange
 from lora_cli.base.build import base_from_config
 from lora_cli.documents.model_card import Card
 from lora_cli.engines import ENGINES
-from lora_cli.engines.slot_sizing import Driver, Fit
-from lora_cli.judging import Checked
 from lora_cli.judging.engine_args import EngineArgs, Located, Remark, command_lines, launch_words, options_of
 from lora_cli.judging.inspection import Inspection, ModuleFacts
+from lora_cli.judging.result import Result
 from lora_cli.render.inspect_report import inspect_report
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
@@ -84,7 +84,7 @@ def compared(word: str) -> Comparison:
     return Comparison(OtherAdapter(word, word, word), (change, replace(change, only_a=(), only_b=())), tensors)
 
 
-def text_of(checked: Sequence[Checked], width: int, word: str = "sql", *, colour: bool = False) -> str:
+def text_of(checked: Sequence[Result], width: int, word: str = "sql", *, colour: bool = False) -> str:
     """What people read of these adapters."""
     report = inspect_report([(one, described(word)) for one in checked], BASE, diff=lambda _: compared(word))
     return rendered(inspection_parts(report, width), width, colour=colour)
