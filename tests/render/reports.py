@@ -1,6 +1,7 @@
 """One report with everything in it that a report can have, the same on every machine."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.base.base_model import BaseModel
@@ -16,12 +17,10 @@ from lora_cli.finding import (
     Reason,
     Severity,
     Skipped,
-    Verdict,
 )
 from lora_cli.judging.report import Naming, Report, validate_report
 from lora_cli.judging.result import Result
 from lora_cli.refs.reference import AdapterRef
-from lora_cli.refs.snapshot import Revision
 from lora_cli.rules.rule import Case, NotChecked, Rule
 
 HOSTILE = (
@@ -69,8 +68,10 @@ def checked(
 ) -> Result:
     """One adapter with what was found about it."""
     left = (Skipped("LC501", "nonfinite-values", skipped),) if skipped else ()
-    verdict = Verdict(name, findings, left, Applied(13, 14), engines, "llama")
-    return Result(name, source, None, None, verdict, {"read": 1.25, "rules": 0.5})
+    return Result(
+        name, source, applied=Applied(13, 14), findings=findings, skipped=left, engines=engines, base="llama",
+        stage_ms={"read": 1.25, "rules": 0.5},
+    )  # fmt: skip
 
 
 def all_checked() -> tuple[Result, ...]:
@@ -89,7 +90,7 @@ def all_checked() -> tuple[Result, ...]:
             engines=(_on("vllm", Outcome.REJECTS),),
         ),
         checked(HOSTILE, "file:///elsewhere/é", finding("LC302", HOSTILE, HOSTILE, HOSTILE, HOSTILE)),
-        Result(from_hub.name, from_hub.source, Revision(remote, COMMIT, ()), None, from_hub.verdict, {}),
+        replace(from_hub, revision=COMMIT, stage_ms={}),
         checked(
             "tone",
             "s3://acme/tone",
