@@ -80,7 +80,7 @@ def engine_launch(text: str, inputs: Inputs) -> "Launch | None":
         *_model_argument(inputs.base),
         named=inputs.manifest is not None,
         pinned=frozenset(item.name for item in inputs.items if item.pinned),
-        rank=spec.max_lora_rank if spec is not None else None,
+        max_lora_rank=spec.max_lora_rank if spec is not None else None,
         max_loras=spec.max_loras if spec is not None else None,
         max_cpu_loras=spec.max_cpu_loras if spec is not None else None,
     )

@@ -23,7 +23,7 @@ from lora_cli.finding import Deployment
 from lora_cli.judging.causes import fold
 from lora_cli.judging.inspection import inspect_one, inspection_of, unreadable
 from lora_cli.judging.read import each, ref_of
-from lora_cli.judging.result import Result, base_summary
+from lora_cli.judging.result import Result
 from lora_cli.refs.addresses import without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.render.inspect_report import Inspected, InspectReport
@@ -79,8 +79,8 @@ def command(
         results = list(each(requests, lambda one, *run: inspect_one(one, model, settings, *run), settings))
     else:
         results, args = _judged_for(launch, requests, model, settings)
-    inspected = tuple(_inspected(one, model, other) for one in results)
-    report = InspectReport(base=base_summary(model), adapters=inspected, engine_args=args)
+    inspected = tuple(_inspected(one, other) for one in results)
+    report = InspectReport(base=model, adapters=inspected, engine_args=args)
     _write(report, output_format, output, settings)
     codes = [one.result.exit_code for one in inspected]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
@@ -101,15 +101,14 @@ def _judged_for(
     return results, engine_args(results, launch)
 
 
-def _inspected(one: Result, base: BaseModel | None, other: tuple[Adapter, OtherAdapter] | None) -> Inspected:
+def _inspected(one: Result, other: tuple[Adapter, OtherAdapter] | None) -> Inspected:
     adapter, error = one.adapter, one.error
     if adapter is None:
         return Inspected(replace(one, exit_code=error.exit_code if error is not None else 0), None, None)
     error = error or unreadable(adapter)
     told = replace(one, findings=tuple(fold(one.findings, one.engines)), exit_code=error.exit_code if error else 0)
-    snapshot = one.snapshot.digest if one.snapshot is not None else ""
     diff = compare(adapter, *other) if other is not None else None
-    return Inspected(told, inspection_of(adapter, base, one.card, snapshot), diff)
+    return Inspected(told, inspection_of(adapter, one.card), diff)
 
 
 def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, OtherAdapter]:
@@ -141,7 +140,7 @@ def _write(report: InspectReport, form: Format, output: Path | None, settings: S
         from lora_cli.render.terminal import rendered
         from lora_cli.render.terminal_inspect import engine_args_parts
 
-        write("".join(f"  {line}\n" for line in report.engine_args.lines))
+        write("".join(f"  {line}\n" for line in report.engine_args.command.splitlines()))
         if not settings.quiet:
             to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
         return

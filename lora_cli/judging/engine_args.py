@@ -2,23 +2,23 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from lora_cli.adapter.names import last_name, leaf_of
 from lora_cli.base.base_model import HALF_BYTES
 from lora_cli.engines.name_resolution import TOWERS
-from lora_cli.engines.profile import Flags, Profile, SlotLayout
+from lora_cli.engines.profile import Profile, SlotLayout
 from lora_cli.errors import UsageError
 from lora_cli.finding import Outcome
-from lora_cli.json_schema import EXCLUDED, Count, PositiveCount
+from lora_cli.json_schema import Count, PositiveCount
 from lora_cli.judging.causes import fold
 from lora_cli.judging.result import Result
 from lora_cli.peft.factors import EXPERTS
 from lora_cli.peft.match import highest_rank
 
-MODEL = "$MODEL"
-"""The placeholder for the base in a command if its name is not known."""
+MODEL = '"$MODEL"'
+"""The variable for the base in a command if its name is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,7 @@ class Launch:
     """How the engine of ``profile`` is to be started.
 
     ``model`` is the base for its command line (empty: unknown). ``named`` says whether the adapters have the names of a
-    manifest, which requests will use; ``pinned`` ones never leave their slot. ``rank``, ``max_loras`` and
-    ``max_cpu_loras`` are the manifest's, None if it has none.
+    manifest, which requests will use; ``pinned`` ones never leave their slot. The limits are the manifest's.
     """
 
     profile: Profile
@@ -35,7 +34,7 @@ class Launch:
     revision: str = ""
     named: bool = False
     pinned: frozenset[str] = frozenset()
-    rank: int | None = None
+    max_lora_rank: int | None = None
     max_loras: int | None = None
     max_cpu_loras: int | None = None
 
@@ -69,8 +68,6 @@ class Remark:
     """May be empty."""
     exit_code: Count = 1
     """What it alone would end the command with."""
-    is_served: bool = field(default=False, metadata=EXCLUDED)
-    """Whether the engine serves it, and wrongly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ class EngineArgs:
     flags: tuple[str, ...]
     """The words of the flags, each a separate argument; empty if no adapter is served."""
     command: str
-    """The whole command line for a shell; empty if no adapter is served."""
+    """The whole command for a shell, with an option on each line; empty if no adapter is served."""
     served: tuple[str, ...]
     """The adapters that the flags serve."""
     left_out: tuple[Remark, ...]
@@ -119,8 +116,6 @@ class EngineArgs:
     absent: tuple[str, ...]
     """Adapters of a manifest that are not on this machine."""
     notes: tuple[str, ...]
-    lines: tuple[str, ...] = field(metadata=EXCLUDED)
-    """The command with an option on each line; empty if no adapter is served."""
 
     @property
     def exit_code(self) -> int:
@@ -138,7 +133,8 @@ def engine_args(results: Iterable[Result], launch: Launch) -> EngineArgs:
     assert layout is not None
     found = [(one, _need(one, profile, layout)) for one in results]
     needs = {one.name: need for one, need in found if isinstance(need, Need)}
-    remarks = [remark for _, remark in found if isinstance(remark, Remark)]
+    remarks = [(one, remark) for one, remark in found if isinstance(remark, Remark)]
+    wrong = {one.name for one, _ in remarks if one.engines and one.engines[0].outcome is Outcome.SERVES_WRONG}
     fit = _fit(list(needs.values()), launch, layout) if needs else None
     here = {one.name: str(one.directory.absolute()) for one, _ in found if one.directory is not None}
     paths = {name: here[name] for name in needs if launch.named and here.get(name, "\0").isprintable()}
@@ -147,29 +143,26 @@ def engine_args(results: Iterable[Result], launch: Launch) -> EngineArgs:
     if fit is not None and not (layout.flags.pins and len(paths) > fit.max_cpu_loras):
         pinned = launch.pinned if layout.flags.pins else frozenset()
         located = tuple(Located(name, path, name in pinned) for name, path in paths.items())
-    words = _words(layout.flags, fit, located)
-    start = [launch.model or MODEL if word == "{base}" else word for word in layout.flags.launch.split()]
-    start += [layout.flags.revision, launch.revision] if launch.revision else []
+    options = _options(fit, layout, located) if fit is not None else []
     notes = [profile.note] if profile.note else []
-    if fit is not None and launch.rank is not None and launch.rank != fit.max_lora_rank:
-        enough = "is needed" if launch.rank < fit.max_lora_rank else "is enough"
-        notes.append(f"the manifest's max_lora_rank is {launch.rank}, but {fit.max_lora_rank} {enough}")
+    if fit is not None and launch.max_lora_rank not in {None, fit.max_lora_rank}:
+        enough = "is needed" if launch.max_lora_rank < fit.max_lora_rank else "is enough"
+        notes.append(f"the manifest's max_lora_rank is {launch.max_lora_rank}, but {fit.max_lora_rank} {enough}")
     return EngineArgs(
         engine=profile.engine.name,
         version=profile.requested or None,
         profile=profile.version,
         proven=profile.proven,
-        flags=tuple(word for option in words for word in option),
-        command=_for_shell([*start, *(word for option in words for word in option)]) if words else "",
+        flags=tuple(word for option in options for word in option),
+        command=_command(launch, layout, options) if options else "",
         served=tuple(needs),
-        left_out=tuple(one for one in remarks if not one.is_served),
-        served_wrong=tuple(one for one in remarks if one.is_served),
+        left_out=tuple(remark for _, remark in remarks if remark.name not in wrong),
+        served_wrong=tuple(remark for _, remark in remarks if remark.name in wrong),
         fit=fit,
         base_slots=layout.base_slots,
         located=located,
         absent=tuple(name for name in needs if launch.named and name not in paths),
         notes=tuple(notes),
-        lines=tuple(_lines(layout.flags, start, words)) if words else (),
     )
 
 
@@ -185,28 +178,26 @@ def _need(one: Result, profile: Profile, layout: SlotLayout) -> Need | Remark:
         return Remark(one.name, why)
     engine = one.engines[0]
     reason = next((reason for reason in engine.reasons if reason.outcome is engine.outcome), None)
-    if reason is not None and engine.outcome in (Outcome.REJECTS, Outcome.CRASHES):
+    if reason is not None and engine.outcome is Outcome.SERVES_WRONG:
+        return Remark(one.name, reason.message, reason.mend)
+    if reason is not None and engine.fails:
         return Remark(one.name, f"{engine} {engine.outcome.phrase}: {reason.message}", reason.mend)
-    widths = {module: sum(pair.widths) for module, pair in adapter.pairs.items() if None not in pair.widths}  # type: ignore[arg-type]
-    widths = {module: width for module, width in widths.items() if not TOWERS.search(module)}  # engines ignore towers
-    targets = list(dict.fromkeys(_target(module, layout) for module in widths))
+    widths, targets = {}, dict[str, None]()
+    for module, pair in adapter.pairs.items():
+        d_in, d_out = pair.widths
+        if d_in is not None and d_out is not None and not TOWERS.search(module):  # engines ignore towers
+            widths[module], leaf = d_in + d_out, leaf_of(module)
+            of_experts = layout.experts_as_one and (f".{EXPERTS}." in module or leaf == EXPERTS)
+            targets[EXPERTS if of_experts else leaf] = None
     if layout.choices:  # the engine also compares the config with its flags
         listed = adapter.config.target_modules if isinstance(adapter.config.target_modules, tuple) else ()
-        targets = list(dict.fromkeys([*targets, *map(last_name, listed)]))
-        if unknown := sorted({*targets} - layout.choices):
+        targets |= dict.fromkeys(map(last_name, listed))
+        if unknown := sorted(targets.keys() - layout.choices):
             title, flag = profile.engine.title, layout.flags.targets
             return Remark(one.name, f"{title}'s {flag} does not accept {', '.join(unknown)}")
-    if reason is not None and engine.outcome is Outcome.SERVES_WRONG:
-        return Remark(one.name, reason.message, reason.mend, is_served=True)
     highest = highest_rank(adapter)
     assert highest is not None
     return Need(highest[1], tuple(targets), widths)
-
-
-def _target(module: str, layout: SlotLayout) -> str:
-    """The name under which the engine targets ``module``: its last name, or that of all experts."""
-    leaf = leaf_of(module)
-    return EXPERTS if layout.experts_as_one and (f".{EXPERTS}." in module or leaf == EXPERTS) else leaf
 
 
 def _fit(needs: Sequence[Need], launch: Launch, layout: SlotLayout) -> Fit:
@@ -224,7 +215,8 @@ def _fit(needs: Sequence[Need], launch: Launch, layout: SlotLayout) -> Fit:
         )
     highest, allowed = max(need.rank for need in needs), launch.profile.engine.ranks
     rank = next(rank for rank in allowed if rank >= highest) if allowed else highest
-    slots = min(len(needs) + layout.base_slots, launch.max_loras or len(needs) + layout.base_slots)
+    every = len(needs) + layout.base_slots
+    slots = min(every, launch.max_loras or every)
     widest: dict[str, int] = {}
     for module, width in (pair for need in needs for pair in need.widths.items()):
         widest[module] = max(width, widest.get(module, 0))
@@ -234,35 +226,32 @@ def _fit(needs: Sequence[Need], launch: Launch, layout: SlotLayout) -> Fit:
     return Fit(rank, targets, slots, memory, one, slots * one)
 
 
-def _words(flags: Flags, fit: Fit | None, located: Sequence[Located]) -> list[tuple[str, ...]]:
-    """Each option with its values, in the order for the command line."""
-    if fit is None:
-        return []
+def _options(fit: Fit, layout: SlotLayout, located: Sequence[Located]) -> list[tuple[str, ...]]:
+    """Each option with its values, in the order for the command line; an adapter is ``NAME=PATH``, else JSON."""
+    flags = layout.flags
     numbers = {flags.rank: fit.max_lora_rank, flags.slots: fit.max_loras, flags.memory: fit.max_cpu_loras}
-    words = [(flags.enable,), *((flag, str(number)) for flag, number in numbers.items())]
-    words.append((flags.targets, *fit.lora_target_modules))
-    words += [(flags.strict,)] if flags.strict else []
-    return words + ([(flags.adapters, *(_adapter(flags, one) for one in located))] if located else [])
+    adapters, (name, path) = [], flags.keys
+    for one in located:
+        document = {name: one.name, path: one.path, **({"pinned": True} if one.pinned else {})}
+        plain = "," not in one.path and not one.pinned
+        adapters.append(f"{one.name}={one.path}" if plain else json.dumps(document))
+    return [
+        (flags.enable,),
+        *((flag, str(number)) for flag, number in numbers.items()),
+        (flags.targets, *fit.lora_target_modules),
+        *([(flags.strict,)] if flags.strict else []),
+        *([(flags.adapters, *adapters)] if adapters else []),
+    ]
 
 
-def _adapter(flags: Flags, one: Located) -> str:
-    """``NAME=PATH``, or JSON if the path has a comma or the adapter is pinned."""
-    if "," not in one.path and not one.pinned:
-        return f"{one.name}={one.path}"
-    name, path = flags.keys
-    return json.dumps({name: one.name, path: one.path, **({"pinned": True} if one.pinned else {})})
-
-
-def _lines(flags: Flags, start: Sequence[str], options: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The lines of the command, with one option on each; together they are one command for a shell."""
-    lines = [_for_shell(start)]
+def _command(launch: Launch, layout: SlotLayout, options: Iterable[Sequence[str]]) -> str:
+    """The command for a shell, with an option on each line; an unknown base is a variable of the shell."""
+    base = shlex.quote(launch.model) if launch.model else MODEL
+    revision = f" {layout.flags.revision} {shlex.quote(launch.revision)}" if launch.revision else ""
+    lines = [layout.flags.launch.format(base=base) + revision]
     for flag, *values in options:
-        apart = [f"    {_for_shell([value])}" for value in values] if flag == flags.adapters else []
-        lines += [f"  {_for_shell([flag] if apart else [flag, *values])}", *apart]
-    yield from (f"{line} \\" for line in lines[:-1])
-    yield lines[-1]
-
-
-def _for_shell(words: Iterable[str]) -> str:
-    """``words`` quoted for a shell, with the placeholder for the base as a variable."""
-    return " ".join(f'"{MODEL}"' if word == MODEL else shlex.quote(word) for word in words)
+        if flag == layout.flags.adapters:
+            lines += [f"  {flag}", *(f"    {shlex.quote(value)}" for value in values)]
+        else:
+            lines.append(f"  {shlex.join([flag, *values])}")
+    return " \\\n".join(lines)

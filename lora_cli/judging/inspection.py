@@ -13,7 +13,7 @@ from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.formats import dialects
 from lora_cli.adapter.names import layer_of, leaf_of
 from lora_cli.adapter.reading import call_in_threads, read_adapter
-from lora_cli.base.base_model import HALF_BYTES, BaseModel
+from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
 from lora_cli.errors import FormatError, LoraCliError, Refused
 from lora_cli.json_schema import Count, PositiveCount, Sha256OrEmpty
@@ -40,7 +40,7 @@ BEYOND_PLAIN = (
 )  # fmt: skip
 """Fields of a config that, when set, go beyond plain LoRA."""
 
-LONGEST_METADATA, MOST_METADATA, MOST_MODULES = 200, 64, 75_000
+MOST_MODULES = 75_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +94,10 @@ class Inspection:
     files: Count
     sha256: Sha256OrEmpty
     """The digest of the weights, where the origin knows it; else empty."""
-    snapshot: Sha256OrEmpty
-    """The digest of the cached snapshot that it was read from; empty of a local folder, and where it is not cached."""
     features: tuple[str, ...]
     """What goes beyond plain LoRA."""
-    slot_bytes: Count | None
-    """What A and B of its own modules take on a GPU at their own ranks, in slot_dtype; null without a base model. An
-    engine's slots are larger: see engine_args."""
-    slot_dtype: str
-    """The dtype that the base model is served in; may be empty."""
     card: Card | None
     """The front matter of README.md, or null if there is none."""
-    metadata: Mapping[str, str]
-    """The metadata of the safetensors header, cut to a bound, without PEFT's own format key."""
     by_module: tuple[ModuleFacts, ...]
     """Every module, in the order of its tensors; at most the first 75000, while modules counts all."""
 
@@ -153,18 +144,11 @@ def unreadable(adapter: Adapter) -> LoraCliError | None:
     return Refused(adapter.unread or f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
 
 
-def inspection_of(
-    adapter: Adapter, base: BaseModel | None = None, card: Card | None = None, snapshot: str = ""
-) -> Inspection:
-    """Describe ``adapter``; pure, and total: unknown values are left empty.
-
-    ``base`` is what it is to be served on, ``card`` what is next to it, ``snapshot`` its digest in the cache.
-    """
+def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
+    """Describe ``adapter``, and the ``card`` next to it; pure, and total: unknown values are left empty."""
     config = adapter.config or LoraConfig()
     by_module = _by_module(adapter)
     tensors = adapter.tensors.values()
-    metadata = [(key, value) for key, value in adapter.metadata.items() if (key, value) != ("format", "pt")]
-    served = base if by_module else None
     return Inspection(
         format=_format(adapter),
         base=config.base_model_name_or_path or "",
@@ -182,17 +166,12 @@ def inspection_of(
         total_bytes=sum(file.size or 0 for file in adapter.files),
         files=len(adapter.files),
         sha256=next((file.sha256 for file in adapter.files if file.path in adapter.weight_files and file.sha256), ""),
-        snapshot=snapshot,
         features=(
             *(name for name in BEYOND_PLAIN if getattr(config, name)),
             *([f"bias={config.bias}"] if config.bias != "none" else []),
             *([f"init_lora_weights={it}"] if isinstance(it := config.init_lora_weights, str) else []),
         ),
-        slot_bytes=HALF_BYTES * sum(one.parameters for one in by_module) if served is not None else None,
-        slot_dtype=served.served_dtype if served is not None else "",
         card=card,
-        # Trainers of images keep whole logs there.
-        metadata={key[:LONGEST_METADATA]: value[:LONGEST_METADATA] for key, value in metadata[:MOST_METADATA]},
         by_module=by_module[:MOST_MODULES],
     )
 

@@ -18,7 +18,7 @@ from lora_cli.finding import EngineOutcome, Finding, Location, Severity
 from lora_cli.grouping import by_key
 from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Version
 from lora_cli.judging.causes import fold
-from lora_cli.judging.result import BaseModelSummary, Result, base_summary
+from lora_cli.judging.result import Result
 from lora_cli.rules.rule import Rule
 
 LOCAL = "file://"
@@ -112,7 +112,7 @@ class Report:
 
     schema: Literal["lora_cli/validate/1"] = "lora_cli/validate/1"
     version: Version = __version__
-    base: BaseModelSummary | None
+    base: BaseModel | None
     """The base model that the adapters were validated against, or null."""
     fail_on: Annotated[Severity, Keyword("enum", ("error", "warning"))]
     """The lowest severity that refuses an adapter."""
@@ -148,7 +148,7 @@ def validate_report(
     """
     adapters = tuple(_reported(one, fail_on, naming, strict=strict) for one in results)
     return Report(
-        base=base_summary(base),
+        base=base,
         fail_on=fail_on,
         adapters=adapters,
         notices=tuple(notices),

@@ -9,7 +9,6 @@ from types import NoneType
 from typing import Literal
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.finding import NO_BASE, NO_VALUES, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
@@ -103,21 +102,6 @@ class Result:
         where = f"{problem.at}: " if str(problem.at) else ""
         more = f" (and {len(errors) - 1} more: see lora-cli validate)" if len(errors) > 1 else ""
         return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
-
-
-@dataclass(frozen=True, slots=True)
-class BaseModelSummary:
-    """The base model that adapters are compared with."""
-
-    name: str
-    model_type: str
-    source: str
-    """Where its facts come from."""
-
-
-def base_summary(base: BaseModel | None) -> BaseModelSummary | None:
-    """The base model that adapters were validated against, or None."""
-    return None if base is None else BaseModelSummary(base.name, base.model_type, base.source)
 
 
 class Stopwatch:

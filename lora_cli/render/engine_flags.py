@@ -1,9 +1,9 @@
 """The GPU memory that an engine's flags need for a set of adapters, as labelled values."""
 
+from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import ENGINES
 from lora_cli.engines.profile import SlotLayout
 from lora_cli.judging.engine_args import EngineArgs, Fit
-from lora_cli.judging.result import BaseModelSummary
 from lora_cli.text import counted, names, safe, size
 
 MAX_LISTED = 8
@@ -15,7 +15,7 @@ LATER = "adapters loaded later are silently served without modules that are not 
 VALUES = "values were not read: lora-cli validate finds NaN, zeros and updates that are too large"
 
 
-def title(args: EngineArgs, base: BaseModelSummary | None) -> str:
+def title(args: EngineArgs, base: BaseModel | None) -> str:
     """The engine, and the number of adapters that it serves."""
     number = len(args.served) + len(args.left_out) + len(args.served_wrong)
     few = f"{len(args.served)} of " if len(args.served) < number else ""

@@ -5,10 +5,11 @@ from typing import Literal
 
 from lora_cli import __version__
 from lora_cli.adapter.comparison import Comparison
+from lora_cli.base.base_model import BaseModel
 from lora_cli.json_schema import INLINE, Version
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.inspection import Inspection
-from lora_cli.judging.result import BaseModelSummary, Result
+from lora_cli.judging.result import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class InspectReport:
 
     schema: Literal["lora_cli/inspect/1"] = "lora_cli/inspect/1"
     version: Version = __version__
-    base: BaseModelSummary | None
+    base: BaseModel | None
     """The base model that the adapters were compared with, or null."""
     adapters: tuple[Inspected, ...]
     engine_args: EngineArgs | None

@@ -104,5 +104,5 @@ def engine_args_parts(report: InspectReport, args: EngineArgs, *, command: bool 
     for one in report.adapters:
         if differences := list(_diff_parts(one)):
             below += ["", text(one.result.name), *differences]
-    lines = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in args.lines if command]
+    lines = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in args.command.splitlines() if command]
     return separated([Text(safe(title(args, report.base)), "bold", overflow="fold")], lines, below)

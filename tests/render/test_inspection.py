@@ -14,7 +14,7 @@ from lora_cli.base.build import base_from_config
 from lora_cli.documents.model_card import Card
 from lora_cli.judging.engine_args import EngineArgs, Fit, Located, Remark
 from lora_cli.judging.inspection import Inspection, ModuleFacts
-from lora_cli.judging.result import Result, base_summary
+from lora_cli.judging.result import Result
 from lora_cli.render.inspect_report import Inspected, InspectReport
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
@@ -39,9 +39,8 @@ def described(word: str = "sql") -> Inspection:
     return Inspection(
         format=word, base=word, base_revision=word, peft_version=word, task_type=word, modules=6, ranks={8: 5, 16: 1},
         scalings={2.0: 5, 4.0: 1}, targets={"q_proj": 3, word: 3}, layers=(0, 1, 2), dtypes={"BF16": 12},
-        parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256="ab" * 32, snapshot="cd" * 32,
-        features=(word,), slot_bytes=12288, slot_dtype="bfloat16",
-        card=card, metadata={word: word},
+        parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256="ab" * 32,
+        features=(word,), card=card,
         by_module=tuple(modules),
     )  # fmt: skip
 
@@ -49,10 +48,10 @@ def described(word: str = "sql") -> Inspection:
 def flags(word: str = "sql") -> EngineArgs:
     """Flags with all that can be said of them."""
     return EngineArgs(
-        engine="vllm", version="0.40", profile="0.33", proven=True, flags=("--enable-lora",), command=word,
+        engine="vllm", version="0.40", profile="0.33", proven=True, flags=("--enable-lora",),
+        command="vllm serve acme/base \\\n  --enable-lora",
         served=(word, "tone"), left_out=(Remark(word, word, word, 1),), served_wrong=(Remark(word, word),), fit=FIT,
         base_slots=0, located=(Located("tone", "/srv/tone"),), absent=(word,), notes=(word,),
-        lines=("vllm serve acme/base \\", "  --enable-lora"),
     )  # fmt: skip
 
 
@@ -71,7 +70,7 @@ def inspected(
     diff: Comparison | None = None,
 ) -> InspectReport:
     adapters = tuple(Inspected(one, found, diff) for one, found in results)
-    return InspectReport(base=base_summary(base), adapters=adapters, engine_args=args)
+    return InspectReport(base=base, adapters=adapters, engine_args=args)
 
 
 def text_of(checked: Sequence[Result], width: int, word: str = "sql", *, colour: bool = False) -> str:
