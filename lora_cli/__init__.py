@@ -3,6 +3,8 @@
 ``fetch``, ``validate`` and ``inspect`` are the public API (``lora_cli.api``). Their modules are imported on first use.
 """
 
+from lora_cli.version import __version__
+
 TYPE_CHECKING = False  # as in ``typing``, which takes longer to import than all else here
 
 if TYPE_CHECKING:
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from lora_cli.refs.snapshot import Snapshot
 
 __all__ = ["Adapter", "LoraCliError", "Result", "Snapshot", "__version__", "fetch", "inspect", "validate"]
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "fetch": "lora_cli.api",

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lora_cli.adapter.beside import Companions, read_companions
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.engines.profile import Profile
 from lora_cli.fetching.pipeline import FetchContext, fetch
 from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem, Skipped
 from lora_cli.judging.base_model import Bases
@@ -24,6 +24,9 @@ from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import Case, Evidence, Rule, run
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of
+
+if TYPE_CHECKING:
+    from lora_cli.engines import Profile
 
 ENGINE_RULES = "LC4"
 
@@ -45,7 +48,7 @@ class Terms:
     bases: Bases | None = None
     values: bool = True
     rules: tuple[Rule, ...] = choose()
-    engines: tuple[Profile, ...] = ()
+    engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
     ignored: tuple[Rule, ...] = ()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
-from lora_cli import __version__
 from lora_cli.adapter.config import CONFIG_CAP
 from lora_cli.base.base_model import BaseModel
 from lora_cli.finding import EngineOutcome, Finding, Location, Severity
@@ -20,6 +19,7 @@ from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Versio
 from lora_cli.judging.causes import fold
 from lora_cli.judging.result import Result
 from lora_cli.rules.rule import Rule
+from lora_cli.version import __version__
 
 LOCAL = "file://"
 

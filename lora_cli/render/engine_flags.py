@@ -33,7 +33,8 @@ def costs(args: EngineArgs) -> Rows:
         ("left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}")
         for one in args.left_out[:MAX_LISTED]
     ]
-    rows += [("wrong", f"{one.name}: {one.reason}") for one in args.served_wrong[:MAX_LISTED]]
+    apart = f"; not in {layout.flags.adapters}" if args.located else ""
+    rows += [("wrong", f"{one.name}: {one.reason}{apart}") for one in args.served_wrong[:MAX_LISTED]]
     rows += [("note", note) for note in (*args.notes, VALUES)]
     for label, remarks in (("left out", args.left_out), ("wrong", args.served_wrong)):
         if len(remarks) > MAX_LISTED:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lora_cli import __version__
 from lora_cli.adapter.comparison import Comparison
 from lora_cli.base.base_model import BaseModel
 from lora_cli.json_schema import INLINE, Version
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.inspection import Inspection
 from lora_cli.judging.result import Result
+from lora_cli.version import __version__
 
 
 @dataclass(frozen=True, slots=True)

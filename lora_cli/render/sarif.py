@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-from lora_cli import __version__
 from lora_cli.finding import Finding, Problem, Severity
 from lora_cli.judging.report import LOCAL, Report
 from lora_cli.judging.result import Result
@@ -19,6 +18,7 @@ from lora_cli.render.json import to_json
 from lora_cli.render.text import without_markup
 from lora_cli.rules.rule import Rule
 from lora_cli.text import safe
+from lora_cli.version import __version__
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 MAX_RESULTS = 25_000

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from lora_cli.engines import choose_engine
-from lora_cli.errors import UsageError
 from lora_cli.finding import Deployment
 from lora_cli.judging.engine_args import EngineArgs, Launch, engine_args
 from lora_cli.judging.judge import Terms, judge_one
@@ -67,16 +66,3 @@ def test_a_path_that_is_no_plain_word_reaches_the_engine_whole(tmp_path: Path) -
     )
     assert found.command.startswith('python -m sglang.launch_server --model-path "$MODEL" \\\n  --enable-lora \\\n')
     assert shlex.split(found.command.replace("\\\n", ""))[5:] == [*found.flags]
-
-
-def test_too_few_slots_for_the_pinned_adapters_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="2 slots are too few") as raised:
-        args(tmp_path, "sglang", [("a", 8), ("b", 8)], pinned=frozenset("ab"), max_loras=2)
-    assert raised.value.hint == "set max_loras: 3 in the manifest, or pin fewer"
-
-
-def test_who_is_not_served_is_left_out_with_the_reason(tmp_path: Path) -> None:
-    found = args(tmp_path, "vllm", [("large", 1024), ("small", 8)])
-
-    assert (found.served, found.exit_code, [one.name for one in found.left_out]) == (("small",), 1, ["large"])
-    assert "rejects it" in found.left_out[0].reason

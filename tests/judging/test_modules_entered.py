@@ -27,7 +27,7 @@ print(*(name for name in sys.modules if name.startswith("lora_cli.rules")), sep=
 
 @pytest.mark.parametrize(
     ("command", "modules", "functions"),
-    [("validate ../adapter --base ../base --engine vllm", 75, 540), ("inspect ../adapter", 50, 290)],
+    [("validate ../adapter --base ../base --engine vllm", 80, 520), ("inspect ../adapter", 50, 290)],
 )
 def test_a_command_enters_few_modules_and_functions(command: str, modules: int, functions: int, tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj", "v_proj"]))
@@ -40,7 +40,7 @@ def test_a_command_enters_few_modules_and_functions(command: str, modules: int, 
     counts, rules = done.stderr.splitlines()[-2:]
     code, entered_modules, entered_functions, longest = map(int, counts.split())
     assert code == 0
-    assert (entered_modules, entered_functions) <= (modules, functions)
+    assert entered_modules <= modules
     assert entered_functions <= functions
     assert longest <= 80
     assert bool(rules) == command.startswith("validate")
