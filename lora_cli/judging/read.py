@@ -206,7 +206,7 @@ def _each(requests: Sequence[Request], one: One, settings: Settings, *, contents
 
     def result_of(request: Request) -> Result:
         result = one(request, context, threads)
-        return result if contents else result.without_contents()
+        return result if contents else replace(result, adapter=None, card=None)
 
     def late(request: Request) -> Result:
         result = Result.of(request)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Literal
@@ -72,10 +72,6 @@ class Result:
         """The result of a request before anything is looked at; one without a name gets its source as its name."""
         text = without_secrets(str(request.source))
         return cls(request.name or text, text, request=request)
-
-    def without_contents(self) -> "Result":
-        """The same without the parsed contents, which need nearly all the memory."""
-        return replace(self, adapter=None, card=None)
 
     @property
     def is_incomplete(self) -> bool:
