@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli import __version__
 from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import (
     AccessDenied,
@@ -29,6 +28,7 @@ from lora_cli.sources import NoRanges, Source, at_most_10_000
 from lora_cli.sources.cloud_credentials import NOBODY, Account, find_account
 from lora_cli.sources.http import AGAIN, FAR
 from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status
+from lora_cli.version import __version__
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta

@@ -15,7 +15,7 @@ from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import base_from_config
 from lora_cli.finding import Applied, Severity
-from lora_cli.judging import Terms, validate
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.peft.experts import MIXTRAL, OLD_NAMES, QWEN, as_loaded
 from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.refs.request import Request
@@ -101,7 +101,7 @@ def load(directory: Path, model: Any) -> tuple[Any, int]:
 
 def judged(directory: Path, base: BaseModel) -> tuple[set[str], Applied | None]:
     """The codes of the errors, and how many modules apply."""
-    verdict = validate(Request("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache")).verdict
+    verdict = judge_one(Request("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache"))
     assert verdict is not None
     return {found.code for found in verdict.findings if found.severity is Severity.ERROR}, verdict.applied
 
