@@ -185,10 +185,8 @@ def _leftovers(store: Store, before_s: float) -> list[Path]:
     """Unfinished files and folders from before ``before_s`` that no process writes."""
     found = []
     for path in chain(*map(list_folder, (store.partials, store.snapshots, store.refs))):
-        if _UNFINISHED.fullmatch(path.name) and _changed_s(path) < before_s:
-            with exclusive(store, path.name) as held:  # of a folder
-                if held is not False and not is_written(path):
-                    found.append(path)
+        if _UNFINISHED.fullmatch(path.name) and _changed_s(path) < before_s and not is_written(path):
+            found.append(path)
     return found
 
 
