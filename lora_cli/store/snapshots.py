@@ -56,7 +56,9 @@ def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None
     """
     with on_disk("writing", store.blobs):
         new = [one for one in written if not has_blob(store, one[2])]
-        list(_syncing(os.getpid()).map(os.fsync, [descriptor for _, descriptor, _ in new]))
+        # Config and weights are synced here: to wait for threads takes longer.
+        in_turn = map if len(new) <= 2 else _syncing(os.getpid()).map
+        list(in_turn(os.fsync, [descriptor for _, descriptor, _ in new]))
         for path, descriptor, blob in new:
             if not is_named(path, descriptor):
                 raise LostBlob(str(path))
