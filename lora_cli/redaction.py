@@ -97,8 +97,8 @@ def _echoes(word: str, parts: frozenset[str]) -> bool:
     from urllib.parse import unquote
 
     plain = re.sub(r"\\u00([0-9a-fA-F]{2})", lambda found: chr(int(found[1], 16)), word)
-    forms = {word.casefold(), unquote(unescape(plain)).casefold()}
-    return not all(parts.isdisjoint(_windows(form, length)) for length in range(SHORTEST, WINDOW + 1) for form in forms)
+    forms, lengths = {word.casefold(), unquote(unescape(plain)).casefold()}, set(map(len, parts))
+    return not all(parts.isdisjoint(_windows(form, length)) for length in lengths for form in forms)
 
 
 def is_secret(name: str) -> bool:

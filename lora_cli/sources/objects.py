@@ -4,7 +4,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import wait
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -109,9 +108,10 @@ class ObjectSource(Source):
             pages = obstore.list(store, prefix or None, chunk_size=100)
             metas = at_most_10_000((meta for page in pages for meta in page), str(ref))
             asked = run_in_thread(lambda: list(metas), ref.scheme)  # pages without objects would keep it for ever
-            if not wait([asked], self._settings.adapter_timeout_s).done:
-                raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
-            return asked.result()
+            try:
+                return asked.result(self._settings.adapter_timeout_s)
+            except TimeoutError as error:
+                raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter") from error
 
         found = self._ask(ref, "list", "", listed)
         # Empty objects that stand for a folder are no files.
