@@ -137,7 +137,7 @@ def validate(
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
     from lora_cli.judging import check_all
-    from lora_cli.refs.addresses import without_secrets
+    from lora_cli.redaction import without_secrets
     from lora_cli.refs.reference import training_run
     from lora_cli.refs.request import Request, Selection
 

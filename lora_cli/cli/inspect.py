@@ -26,7 +26,7 @@ from lora_cli.judging.engine_args import LaunchConfig
 from lora_cli.judging.engine_args import engine_args as smallest_args
 from lora_cli.judging.inspection import Inspection, inspection_of
 from lora_cli.peft.patterns import one_budget
-from lora_cli.refs.addresses import without_secrets
+from lora_cli.redaction import without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose

@@ -127,10 +127,7 @@ def _file(value: str, info: ValidationInfo) -> str:
 
 
 def _glob(value: str, info: ValidationInfo) -> str:
-    try:
-        return source_glob(value, (info.context or Context()).base_dir)
-    except ValueError as error:
-        raise mistake(str(error), GLOB_HINT) from error
+    return source_glob(value, (info.context or Context()).base_dir)
 
 
 def _size(value: Any) -> int:

@@ -6,7 +6,7 @@ from lora_cli.errors import MachineError
 from lora_cli.fleet.ray_cluster import joined, spread
 from lora_cli.judging.validate import check_all
 from lora_cli.judging.verdict import Checked, Terms
-from lora_cli.refs.addresses import without_secrets
+from lora_cli.redaction import without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 

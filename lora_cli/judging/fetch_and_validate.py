@@ -9,7 +9,7 @@ from lora_cli.fetching.pipeline import FetchContext, fetch
 from lora_cli.finding import Severity
 from lora_cli.judging.validate import error_of, ref_of
 from lora_cli.judging.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
-from lora_cli.refs.addresses import without_secrets
+from lora_cli.redaction import without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.sources.files import files_of

@@ -28,8 +28,8 @@ from lora_cli.judging.verdict import (
 )
 from lora_cli.log import log_bug, logger
 from lora_cli.peft.patterns import one_budget
+from lora_cli.redaction import without_secrets
 from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
-from lora_cli.refs.addresses import without_secrets
 from lora_cli.refs.reference import AdapterRef, below, is_path, parse
 from lora_cli.refs.request import USUAL, Request, Selection
 from lora_cli.refs.snapshot import Blob, RemoteFile, snapshot_digest

@@ -8,8 +8,7 @@ from itertools import accumulate
 from lora_cli.adapter.adapter import LoraPair
 from lora_cli.base.base_model import OTHER_BASE, BaseModule
 from lora_cli.finding import Applied, Problem, Severity
-from lora_cli.refs.addresses import hub_words
-from lora_cli.refs.reference import cached_repository
+from lora_cli.refs.reference import cached_repository, hub_words
 from lora_cli.rules.rule import Case, grouped, rule, shape
 from lora_cli.text import counted, cut, names
 

@@ -13,7 +13,7 @@ import pytest
 
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.manifest import read_policy
-from lora_cli.refs.addresses import check_nobody
+from lora_cli.refs.reference import check_nobody
 from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.serving.requests import LONGEST_PATH
 from lora_cli.settings import load_settings

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lora_cli.errors import UsageError
 from lora_cli.refs import addresses
-from lora_cli.refs.addresses import without_secrets
+from lora_cli.redaction import without_secrets
 from lora_cli.refs.reference import AdapterRef, below, parse
 
 COMMIT = "9f2c" * 10
