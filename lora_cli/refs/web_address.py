@@ -1,4 +1,4 @@
-"""The one address of a folder on a web server (RFC 3986, section 6), so that no policy is passed by writing it oddly."""
+"""The one address of a folder on a web server (RFC 3986, section 6): no policy is passed by writing it oddly."""
 
 import re
 from collections.abc import Mapping
