@@ -265,7 +265,7 @@ _OCI_PART = "[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
 _OCI_NAME = rf"({_OCI_PART}(?:/{_OCI_PART})*)(:\w[\w.-]{{0,127}})?"
 _OCI = rf"([^/@]+)/{_OCI_NAME}(?:(?(3)/|//)([^@]*)|/?)(?:@({WITH_REVISIONS['oci']})(?(4)|(?:/(.*))?))?"
 _PROTOCOLS = "|".join(sorted(BY_FSSPEC))
-_FSSPEC = rf"(?!.*(?:\?|::))((?:{_PROTOCOLS})://(?:[^/@:]*@)?[^/@]+(?:/(?!\.\.?(?:/|$))[^/]*)*?)/*"
+_FSSPEC = rf"(?!.*(?:\?|::))((?:{_PROTOCOLS})://(?:[^/@:]*@)?[^/@]+(?:/(?!\.\.?(?:/|$))[^/]*)*)"
 
 SCHEMES: Mapping[str, tuple[str, str, Callable[..., AdapterRef]]] = {
     "file": ("file:///absolute/path, or ./path", "(?i:localhost)?/(.*)", _file),
@@ -276,6 +276,6 @@ SCHEMES: Mapping[str, tuple[str, str, Callable[..., AdapterRef]]] = {
     "https": ("https://HOST/PATH, without user and query", _URL, partial(_web, "https")),
     "http": ("https://HOST/PATH, or endpoint_url in [[sources]] of the settings file", _URL, partial(_web, "http")),
     "oci": ("oci://REGISTRY/NAME[:TAG][@sha256:…][//FOLDER], the name in lower case", _OCI, _oci),
-    FSSPEC: (f"fsspec+({_PROTOCOLS})://[USER@]HOST/PATH", _FSSPEC, partial(AdapterRef, FSSPEC)),
+    FSSPEC: (f"fsspec+({_PROTOCOLS})://[USER@]HOST/PATH", _FSSPEC, lambda url: AdapterRef(FSSPEC, url.rstrip("/"))),
 }
 """For each scheme how a reference is written, the pattern of what is behind ``://``, and what its groups make."""
