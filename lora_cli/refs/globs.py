@@ -25,7 +25,7 @@ def source_glob(glob: str, base_dir: Path) -> str:
         host = host.lower().replace(".blob.core.windows.net", ".dfs.core.windows.net")
     if scheme not in {"https", "http", "oci"}:
         return _of_any_user(f"{scheme}://{host}{slash}{path}")
-    host = host.lower().replace("[[]", "[")
+    host = host.rpartition("@")[2].lower().replace("[[]", "[")
     port = DEFAULT_PORTS["http" if scheme == "http" or (scheme == "oci" and is_loopback(host)) else "https"]
     host = host.removesuffix(f":{port}").removesuffix(".")
     if scheme == "oci":
