@@ -127,7 +127,10 @@ def _file(value: str, info: ValidationInfo) -> str:
 
 
 def _glob(value: str, info: ValidationInfo) -> str:
-    return source_glob(value, (info.context or Context()).base_dir)
+    try:
+        return source_glob(value, (info.context or Context()).base_dir)
+    except ValueError as error:
+        raise mistake(str(error), GLOB_HINT) from error
 
 
 def _size(value: Any) -> int:

@@ -13,7 +13,7 @@ from lora_cli.refs.web_address import DEFAULT_PORTS, PLAIN, is_loopback
 
 
 def source_glob(glob: str, base_dir: Path) -> str:
-    """A glob over canonical references: ``./x/*`` and ``/x`` are files, ``org/*`` and a page of the Hub ``hf://``."""
+    """A glob over canonical references: ``./x`` is a file, ``org/*`` is ``hf://``; raises ``ValueError`` for a user."""
     word, mark, rest = glob.partition("://")
     if not mark:
         if glob.startswith(("./", "../", "/")) or glob in {".", ".."}:
@@ -25,7 +25,9 @@ def source_glob(glob: str, base_dir: Path) -> str:
         host = host.lower().replace(".blob.core.windows.net", ".dfs.core.windows.net")
     if scheme not in {"https", "http", "oci"}:
         return _of_any_user(f"{scheme}://{host}{slash}{path}")
-    host = host.rpartition("@")[2].lower().replace("[[]", "[")
+    if "@" in host:
+        raise ValueError("this is not a host address or a glob for one, without user and query")
+    host = host.lower().replace("[[]", "[")
     port = DEFAULT_PORTS["http" if scheme == "http" or (scheme == "oci" and is_loopback(host)) else "https"]
     host = host.removesuffix(f":{port}").removesuffix(".")
     if scheme == "oci":
@@ -52,8 +54,7 @@ def matches(glob: str, ref: AdapterRef) -> bool:
         if at and (ref.revision is None or not _pattern(revision).match(ref.revision)):
             return False
     if ref.scheme == "oci":
-        tag = ref.location.removeprefix(ref.untagged) or ":latest"
-        tags = [""] if ref.revision else ["", tag]
+        tags = ["", "" if ref.revision else ref.location.removeprefix(ref.untagged) or ":latest"]
         names = [str(replace(ref, location=ref.untagged + tag, revision=None)) for tag in tags]
     elif ref.scheme == "hf":
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
