@@ -137,7 +137,7 @@ def validate(
 
 def _one(ref: str, one: "One", settings: Settings) -> "Result":
     from lora_cli.judging.read import each
-    from lora_cli.refs.addresses import without_secrets
+    from lora_cli.redaction import without_secrets
     from lora_cli.refs.reference import training_run
     from lora_cli.refs.request import Request, Selection
 

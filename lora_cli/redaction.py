@@ -62,9 +62,17 @@ def without_tokens(text: str) -> str:
     return re.sub(_OF_THE_HUB, "***", text, flags=re.ASCII)
 
 
-def without_passwords(text: str) -> str:
-    """``text`` without a user and password in an address."""
-    return _without(_PASSWORDS, text)
+def without_secrets(text: str) -> str:
+    """A reference without a user in front of the host, without a query (either may hold a password), without tokens."""
+    text = _without(_PASSWORDS, without_tokens(text))
+    scheme, _, rest = text.partition("://")
+    if not rest:
+        return re.sub(r"^[^/@:]+:[^/@]*@", "***@", text)
+    host, slash, path = rest.partition("?")[0].partition("/")
+    user, _, name = host.rpartition("@")
+    # hf://NAME@REVISION and abfs://CONTAINER@HOST have no user.
+    bare = ":" not in user and scheme.lower() in {"hf", "az", "abfs", "abfss"}
+    return f"{scheme}://{host if bare else name}{slash}{path}"
 
 
 def redact(text: str) -> str:

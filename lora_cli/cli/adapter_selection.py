@@ -11,10 +11,10 @@ from lora_cli.cli.output import inform
 from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
+from lora_cli.redaction import without_secrets
 from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
-from lora_cli.refs.addresses import hub_words, without_secrets
 from lora_cli.refs.lock import THE_BASE, LockedAdapter, ref_at
-from lora_cli.refs.reference import AdapterRef, is_path, parse, training_run
+from lora_cli.refs.reference import AdapterRef, hub_words, is_path, parse, training_run
 from lora_cli.refs.request import BASE, Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.text import counted, cut, names, safe

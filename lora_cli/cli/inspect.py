@@ -24,7 +24,7 @@ from lora_cli.judging.causes import fold
 from lora_cli.judging.inspection import inspect_one, inspection_of, unreadable
 from lora_cli.judging.read import each, ref_of
 from lora_cli.judging.result import Result
-from lora_cli.refs.addresses import without_secrets
+from lora_cli.redaction import without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.render.inspect_report import Inspected, InspectReport
 from lora_cli.settings import Settings

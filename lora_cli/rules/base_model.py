@@ -7,8 +7,7 @@ from itertools import accumulate
 
 from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.finding import Applied, Problem, Severity
-from lora_cli.refs.addresses import hub_words
-from lora_cli.refs.reference import cached_repository
+from lora_cli.refs.reference import cached_repository, hub_words
 from lora_cli.rules.rule import Case, grouped, rule
 from lora_cli.text import counted, cut, names
 
