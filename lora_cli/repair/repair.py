@@ -27,11 +27,12 @@ from lora_cli.base.weights import base_copies
 from lora_cli.engines import Profile
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import FetchContext, fetch, open_files
-from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped, Verdict
+from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import ErrorReport, Version
 from lora_cli.judging.base_model import open_checkpoint
-from lora_cli.judging.validate import ref_of, validate
-from lora_cli.judging.verdict import ENGINE_RULES, Terms
+from lora_cli.judging.judge import ENGINE_RULES, Terms, judge_one
+from lora_cli.judging.read import ref_of
+from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
 from lora_cli.peft.targets import scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS, WEIGHTS_STEM
@@ -152,13 +153,13 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         with FetchContext(Store(settings.cache_dir), settings) as context:
             item = Request(item.name, AdapterRef("file", str(fetch(request, context).snapshot.directory)))
     terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    judged = validate(item, terms, settings)
-    if judged.error is not None or judged.verdict is None:
-        raise judged.error or Refused(source)
+    judged = judge_one(item, terms, settings)
+    if judged.error is not None:
+        raise judged.error
     files, most = open_files(item, settings, Sources(settings)), settings.max_header_bytes
     adapter = join_shards(files, read_adapter(files, source, most), most)
     if adapter.config is None or adapter.foreign is not None or not adapter.pairs:
-        problem = max(judged.verdict.findings, key=lambda one: one.severity).problem
+        problem = max(judged.findings, key=lambda one: one.severity).problem
         raise Refused(f"{source}: {problem.message}", hint=problem.hint)
     tensors = {name: load(files, one).view(TORCH_NAMES[one.dtype]) for name, one in adapter.tensors.items()}
     copies: Mapping[str, bool] = {}
@@ -174,10 +175,10 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
                 drop_copies(draft, adapter, copies)
                 fold_scales(draft)
             _as_asked(draft, options)
-            after, refusals = judged.verdict, draft.refusals
+            after, refusals = judged, draft.refusals
             if not refusals:
                 _write(draft, building, files)
-                after = validate(Request("", AdapterRef("file", str(building))), terms, settings).verdict or after
+                after = judge_one(Request("", AdapterRef("file", str(building))), terms, settings)
                 refusals = list(_remaining(after))
             if not refusals:
                 break
@@ -192,12 +193,12 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         refusals += copy_refusals(adapter, copies)
     return RepairReport(
         source=source,
-        before=judged.verdict.engines[0],
+        before=judged.engines[0],
         after=outcome,
         changes=tuple(draft.changes),
         refusals=tuple(refusals),
         flags=tuple(Refusal(one.message, one.mend) for one in outcome.reasons if one.feature in BY_FLAG),
-        skipped=judged.verdict.skipped,
+        skipped=judged.skipped,
         proof=proof,
         directory=str(target.absolute()) if target is not None and proof is not None else None,
     )
@@ -249,7 +250,7 @@ def _write(draft: Draft, building: Path, files: Files) -> None:
             write_file(building / file.path, b"".join(files.read(file)))
 
 
-def _remaining(after: Verdict) -> Iterator[Refusal]:
+def _remaining(after: Result) -> Iterator[Refusal]:
     """What is still wrong: for the engine, but what its flags mend, and other errors."""
     reasons = after.engines[0].reasons
     yield from (Refusal(one.message, one.mend) for one in reasons if one.feature not in BY_FLAG)
