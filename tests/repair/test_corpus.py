@@ -124,7 +124,7 @@ def check(bench: Bench, case: Case, engine: str) -> RepairReport | None:
     """Holds one repair to what it must be; what was written, None where nothing was."""
     found = bench.repaired(case, engine)
     before = bench.judged(case.directory, engine)
-    was_right = not before.refused()
+    was_right = before.error is None and not before.refused()
     if isinstance(found, LoraCliError) or found.refusals:
         told = found if isinstance(found, LoraCliError) else found.refusals[0]
         assert str(getattr(told, "message", "") or getattr(told, "what", ""))
