@@ -117,9 +117,9 @@ def _header(files: Files, file: RemoteFile, most_header: int) -> Header:
     """The tensors of a safetensors file, or of a torch file, which is not unpickled. Raises as ``read_header``."""
     if file.path.endswith(".safetensors"):
         return read_header(files, file, most_header)
-    from lora_cli.adapter.torch_pickle import read_pickled
+    from lora_cli.adapter.torchfile import read_tensors
 
-    return Header(read_pickled(files, file), {})
+    return Header(read_tensors(files, file), {})
 
 
 def _shards(files: Files) -> list[RemoteFile]:

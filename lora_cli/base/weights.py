@@ -18,9 +18,6 @@ from lora_cli.sources.files import Files, files_at
 ELEMENTS_PER_READ = 1 << 18
 """Elements that are read at once."""
 
-MOST_ELEMENTS = 1 << 26
-"""Elements of a tensor that is read whole; an embedding of 262 144 rows of 256 has as many."""
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -64,16 +61,10 @@ def read_elements(files: Files, tensor: TensorInfo) -> Iterator[Bits]:
     """The elements of ``tensor`` in order, ``ELEMENTS_PER_READ`` at a time.
 
     Raises:
-        FormatError: its elements are not contiguous, and too many to be read at once.
+        FormatError: its elements do not fill whole bytes.
         LoraCliError: what the source raises.
     """
     count, bits = math.prod(tensor.shape), DTYPE_BITS.get(tensor.dtype, 0)
-    if tensor.strides or bits % 8:
-        if count > MOST_ELEMENTS:
-            raise FormatError(f"its elements are not contiguous, and over {MOST_ELEMENTS}")
-        flat = load(files, tensor).reshape(-1)
-        yield from (flat[start : start + ELEMENTS_PER_READ] for start in range(0, count, ELEMENTS_PER_READ))
-        return
     for start in range(0, count, ELEMENTS_PER_READ):
         part = min(ELEMENTS_PER_READ, count - start)
         first = tensor.start + start * bits // 8
