@@ -15,8 +15,8 @@ from itertools import count
 from typing import Any, NamedTuple
 from zipfile import ZipFile, ZipInfo
 
-from lora_cli.adapter.byte_ranges import HEAD, RangeStream, check_stand_in
-from lora_cli.adapter.pickle_names import MOST_OPCODES, unfollowed
+from lora_cli.adapter.byte_ranges import HEAD, MOST_AT_ONCE, RangeStream, check_stand_in
+from lora_cli.adapter.pickle_names import unfollowed
 from lora_cli.adapter.safetensors import DTYPE_BITS, LONGEST_NAME, MOST_TENSORS, TORCH_NAMES, TensorInfo
 from lora_cli.errors import FormatError, LoraCliError
 from lora_cli.refs.snapshot import RemoteFile
@@ -96,12 +96,13 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
         stream = RangeStream(files, file)
         check_stand_in(stream.head, file)
         if not stream.head.startswith(ZIP):
-            unfollowed(stream.read(), count())
+            unfollowed(stream.read(MOST_AT_ONCE), count())
             raise FormatError("is not a zip as torch writes it since 1.6", hint=AS_SAFETENSORS)
         entries = _entries(stream)
         data = _bytes_of(stream, entries["data.pkl"])
-        unfollowed(data, count())
-        if "byteorder" in entries and _bytes_of(stream, entries["byteorder"]) != b"little":
+        if why := unfollowed(data, count()):
+            raise FormatError(why)
+        if "byteorder" in entries and entries["byteorder"].file_size != len("little"):
             raise FormatError("was written by a big-endian machine", hint=AS_SAFETENSORS)
         tensors: dict[str, TensorInfo] = {}
         for name, tensor in _read_pickle(data):
@@ -134,7 +135,8 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
         if stream.head.startswith(ZIP):
             why = unfollowed(_bytes_of(stream, _entries(stream)["data.pkl"]), steps)
         elif stream.head[:1] in BEGINNINGS:
-            why = unfollowed(stream.read(), steps)
+            why = unfollowed(stream.read(MOST_AT_ONCE), steps)
+            why = why or (f"has over {MOST_AT_ONCE} bytes" if stream.size > MOST_AT_ONCE else "")
         if why:
             raise FormatError(why)
         return True
@@ -179,9 +181,7 @@ def _read_pickle(data: bytes) -> Pairs:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}
-    for number, (op, arg, at) in enumerate(pickletools.genops(data)):
-        if number >= MOST_OPCODES:
-            raise FormatError(f"there are over {MOST_OPCODES} opcodes, more than any weights need")
+    for op, arg, at in pickletools.genops(data):
         name = op.name
         bottom = marks.pop() if name in {"TUPLE", "SETITEMS"} else len(stack) - TAKEN.get(name, 0)
         taken = stack[bottom:]
