@@ -98,6 +98,15 @@ FORMATS = (
 )
 """Other formats than PEFT's, in the order in which they are looked for."""
 
+METHODS = frozenset({
+    "ADALORA", "ADAMSS", "ADAPTION_PROMPT", "BEFT", "BOFT", "C3A", "CARTRIDGE", "CPT", "DEFT", "DELORA",
+    "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "MISS",
+    "MULTITASK_PROMPT_TUNING", "OFT", "OSF", "PEANUT", "POLY", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING",
+    "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS",
+    "UNILORA", "VBLORA", "VERA", "WAVEFT", "XLORA",
+})  # fmt: skip
+"""PEFT's other methods, each by its ``peft_type``."""
+
 DIALECTS: Mapping[str, str] = {
     r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
     r"\.experts\.\d+\.": "one module for each expert",
@@ -129,8 +138,7 @@ def by_config(config: LoraConfig) -> Format | None:
     method, given = config.peft_type, {*config.given}
     if method is not None:
         advice = "this is another PEFT method; engines serve LoRA only"
-        is_other = method != "LORA" and re.fullmatch("[A-Z][A-Z0-9_]{1,40}", method)
-        return Format(f"an adapter of {method}", advice) if is_other else None
+        return Format(f"an adapter of {method}", advice) if method in METHODS else None
     if {"lora_parameters", "lora_layers", "fine_tune_type"} & config.unknown.keys():
         return MLX
     return OTHER_CONFIG if config.unknown and given <= {"base_model_name_or_path", "revision"} else None

@@ -14,26 +14,24 @@ million.
 """
 
 HARMLESS = re.compile(
-    "|".join((
-        r"torch (\w+Storage|Size|device|Tensor|(float|bfloat|complex|u?int)\d\w*|bool)|torch\.storage UntypedStorage",
-        r"torch\._utils _rebuild_(tensor_v[23]|parameter|parameter_with_state)|torch\._tensor _rebuild_from_type_v2",
-        r"torch\.nn\.parameter Parameter|torch\.serialization _get_layout|datetime timedelta|_codecs encode",
-        r"(__builtin__|builtins) (set|frozenset|bytes|bytearray|complex|dict|list|int)|pathlib(\._local)? \w+Path",
-        r"collections (OrderedDict|defaultdict|Counter)",
-        r"numpy (dtype|ndarray)|numpy\._?core\.(multiarray (_reconstruct|scalar)|numeric _frombuffer)",
-        r"transformers\.training_args(_seq2seq)? ((Seq2Seq)?TrainingArguments|OptimizerNames|ParallelMode)",
-        r"transformers\.trainer_utils ((Interval|Save|Hub|Evaluation)Strategy|SchedulerType|FSDPOption)",
-        r"transformers\.(trainer_pt_utils AcceleratorConfig|debug_utils DebugOption)",
-        r"transformers\.generation\.configuration_utils GenerationConfig",
-        r"transformers\.(integrations\.)?deepspeed Hf(Trainer)?DeepSpeedConfig",
-        r"accelerate\.state (PartialState|AcceleratorState)",
-        r"accelerate\.utils\.dataclasses [A-Z]\w*(Type|Backend|Precision|Plugin|Config|Configuration)",
-        r"trl\.(trainer|experimental)(\.[a-z0-9_]+)* [A-Z]\w*Config",
-        r"(__main__|(axolotl|llamafactory|swift)\.[a-z0-9_.]+) [A-Z]\w*Arguments",
-        r"(unsloth_compiled_cache\.)?Unsloth[A-Za-z]+Trainer Unsloth[A-Za-z0-9]+Config",
-    )),
+    r"torch (\w+Storage|Size|device|Tensor|(float|bfloat|complex|u?int)\d\w*|bool)|torch\.storage UntypedStorage|"
+    r"torch\._utils _rebuild_(tensor_v[23]|parameter|parameter_with_state)|torch\._tensor _rebuild_from_type_v2|"
+    r"torch\.nn\.parameter Parameter|torch\.serialization _get_layout|datetime timedelta|_codecs encode|"
+    r"(__builtin__|builtins) (set|frozenset|bytes|bytearray|complex|dict|list|int)|pathlib(\._local)? \w+Path|"
+    r"collections (OrderedDict|defaultdict|Counter)|"
+    r"numpy (dtype|ndarray)|numpy\._?core\.(multiarray (_reconstruct|scalar)|numeric _frombuffer)|"
+    r"transformers\.training_args(_seq2seq)? ((Seq2Seq)?TrainingArguments|OptimizerNames|ParallelMode)|"
+    r"transformers\.trainer_utils ((Interval|Save|Hub|Evaluation)Strategy|SchedulerType|FSDPOption)|"
+    r"transformers\.(trainer_pt_utils AcceleratorConfig|debug_utils DebugOption)|"
+    r"transformers\.generation\.configuration_utils GenerationConfig|"
+    r"transformers\.(integrations\.)?deepspeed Hf(Trainer)?DeepSpeedConfig|"
+    r"accelerate\.state (PartialState|AcceleratorState)|"
+    r"accelerate\.utils\.dataclasses [A-Z]\w*(Type|Backend|Precision|Plugin|Config|Configuration)|"
+    r"trl\.(trainer|experimental)(\.[a-z0-9_]+)* [A-Z]\w*Config|"
+    r"(__main__|(axolotl|llamafactory|swift)\.[a-z0-9_.]+) [A-Z]\w*Arguments|"
+    r"(unsloth_compiled_cache\.)?Unsloth[A-Za-z]+Trainer Unsloth[A-Za-z0-9]+Config",
     re.ASCII,
-)  # fmt: skip
+)
 """A module and a name: what torch writes for tensors, and trainers for their arguments and the states of optimizers,
 schedulers and random generators (run: torch 2.15, transformers 5.24, accelerate 1.15, trl 1.16)."""
 

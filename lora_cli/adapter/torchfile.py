@@ -25,7 +25,7 @@ from lora_cli.sources.files import Files
 ALIGNMENT = 64
 """Bytes to which torch aligns a storage."""
 
-ZIP, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
+ZIP = b"PK\x03\x04"
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x78", b"\x93NUMPY", b"ZF0x")
 """First bytes of gzip, bzip2, xz, zstd, lz4, zlib, an array of numpy and a file of joblib before 0.10."""
 
@@ -106,14 +106,14 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
             raise FormatError("was written by a big-endian machine", hint=AS_SAFETENSORS)
         tensors: dict[str, TensorInfo] = {}
         for name, tensor in _read_pickle(data):
-            if not isinstance(name, str) or not isinstance(tensor, TensorInfo) or len(name) > LONGEST_NAME:
+            if type(name) is not str or not isinstance(tensor, TensorInfo) or len(name) > LONGEST_NAME:
                 raise FormatError("has something else than tensors by their names")
             if name in tensors or len(tensors) == MOST_TENSORS:
                 raise FormatError(f"has {name[:100]!a} twice, or over {MOST_TENSORS} tensors")
             entry = entries[f"data/{tensor.file}"]
-            if tensor.stop > entry.file_size:
-                raise FormatError(f"{name[:100]!a} reaches beyond its storage")
             at = _start(stream, entry)
+            if tensor.stop > min(entry.file_size, stream.size - at):
+                raise FormatError(f"{name[:100]!a} reaches beyond its storage")
             tensors[name] = replace(tensor, name=name, start=at + tensor.start, stop=at + tensor.stop, file=file.path)
         return dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)))
 
@@ -121,12 +121,7 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
 def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
     """Whether a file next to the weights could be looked into: arrays and what is compressed could not.
 
-    ``steps`` counts the opcodes of all such files together.
-
-    Raises:
-        UnsafePickle: it looks up what neither weights nor a trainer's files need.
-        FormatError: it begins as a pickle or a torch file, and is none to its end.
-        LoraCliError: what the source raises.
+    ``steps`` counts the opcodes of all such files together. Raises as ``read_tensors``.
     """
     with _one_error(file.path):
         stream, why = RangeStream(files, file), ""
@@ -144,7 +139,7 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
 
 def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
     """The entries of a zip by their names without the folder. Raises ``FormatError`` if torch would not write them."""
-    if stream.tail[-22:-18] != ZIP_END:
+    if stream.tail[-22:-18] != b"PK\x05\x06":
         raise FormatError("truncated, or not a torch file: it does not end with a zip directory")
     with ZipFile(stream) as archive:
         listed = archive.infolist()
@@ -218,27 +213,15 @@ def _made(function: Any, args: Any = None) -> Any:
             return _made(function, args)
         case Name("torch._utils _rebuild_parameter" | "torch._utils _rebuild_parameter_with_state"), (tensor, *_):
             return tensor
-        case Name("torch._utils _rebuild_tensor_v2"), (Storage() as storage, offset, shape, strides, _, _):
-            return _tensor(storage, storage.dtype, offset, shape, strides)
-        case Name("torch._utils _rebuild_tensor_v3"), (
-            Storage() as storage,
-            offset,
-            shape,
-            strides,
-            _,
-            _,
-            Name() as dtype,
-        ):
-            return _tensor(storage, DTYPES[dtype], offset, shape, strides)
+        case Name("torch._utils _rebuild_tensor_v2" | "torch._utils _rebuild_tensor_v3"), (Storage() as storage, *rest):
+            offset, shape, strides, _, _, *dtype = rest
+            if len(shape) > 64 or any(type(n) is not int or not 0 <= n < 1 << 63 for n in (offset, *shape, *strides)):
+                raise FormatError("has a tensor whose shape is not of counts")
+            wanted = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+            if 0 not in shape and any(n > 1 and a != b for n, a, b in zip(shape, strides, wanted, strict=True)):
+                raise FormatError("has a tensor that is not contiguous", hint=AS_SAFETENSORS)
+            kind = DTYPES[dtype[0]] if function.endswith("v3") and type(dtype[0]) is Name else storage.dtype
+            size = DTYPE_BITS[kind] // 8
+            return TensorInfo("", kind, shape, offset * size, (offset + math.prod(shape)) * size, storage.key)
         case _:
             raise FormatError("makes what weights never need")
-
-
-def _tensor(storage: Storage, dtype: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> TensorInfo:
-    if len(shape) > 64 or any(type(one) is not int or not 0 <= one < 1 << 63 for one in (offset, *shape, *strides)):
-        raise FormatError("has a tensor whose shape is not of counts")
-    wanted = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    if 0 not in shape and any(n > 1 and a != b for n, a, b in zip(shape, strides, wanted, strict=True)):
-        raise FormatError("has a tensor that is not contiguous", hint=AS_SAFETENSORS)
-    size = DTYPE_BITS[dtype] // 8
-    return TensorInfo("", dtype, shape, offset * size, (offset + math.prod(shape)) * size, storage.key)
