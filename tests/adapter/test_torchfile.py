@@ -49,7 +49,8 @@ def weights(data: bytes, *, scheme: Literal["file", "hf"] = "file") -> dict[str,
 
 def beside(data: bytes) -> bool:
     _, files = remote({"training_args.bin": data}, scheme="file")
-    return check_pickle(files, *files, count())
+    (file,) = files
+    return check_pickle(files, file, count())
 
 
 def saved(value: Any = None, **how: Any) -> bytes:
