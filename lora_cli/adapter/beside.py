@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 from lora_cli import parse
 from lora_cli.adapter.byte_ranges import check_stand_in, read_beginning
-from lora_cli.adapter.pickle_files import scan_pickles
 from lora_cli.adapter.reading import call_in_threads, weights_file
 from lora_cli.documents.model_card import CARD_FILE, Card
 from lora_cli.errors import FormatError, TooLarge
@@ -35,6 +35,16 @@ CODE_FILES = ("config.json", "preprocessor_config.json", "generation_config.json
 CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
 MORE_TEMPLATES = "additional_chat_templates/"
 
+PICKLES = (
+    *(".bin", ".pt", ".pth", ".ckpt", ".th", ".torch"),
+    *(".pkl", ".pickle", ".p", ".pk", ".pckl", ".pcl", ".cpkl", ".dill", ".sav"),
+)
+"""Endings of files for ``torch.load``, ``pickle.load`` and the like."""
+
+CONTAINERS = (".npy", ".npz", ".nemo", ".joblib", ".jbl", ".distcp", ".metadata")
+COMPRESSED = (".gz", ".z", ".bz2", ".xz", ".lzma", ".lz4", ".zst", ".tar")
+"""Endings of files that may contain pickles, which are not looked for; the second follow a pickle's ending."""
+
 
 @dataclass(frozen=True, slots=True)
 class Companions:
@@ -43,8 +53,8 @@ class Companions:
     ``templates`` maps where a chat template is (``"tokenizer_config.json: chat_template"``) to its text, ``code`` where
     classes are named that a loader would import to what is named there. ``added_tokens`` are the tokens of
     ``added_tokens.json`` with their ids, None without that file. ``unread`` says of a file why it could not be read,
-    ``beyond`` are those of which there is more than any adapter has. ``pickles`` maps each pickle next to the weights
-    to what is wrong with it, or to nothing; ``pickles_left`` says which could not be looked at.
+    ``beyond`` are those of which there is more than any adapter has. ``pickles`` maps files with a pickle's name to
+    what is wrong with them; ``pickles_left`` says which could not be looked into.
     """
 
     templates: Mapping[str, str] = field(default_factory=dict)
@@ -89,10 +99,35 @@ def read_companions(files: Files, *, threads: int = 1) -> Companions:
         except FormatError as error:
             unread[file.path] = error.reason
             beyond += [file.path] if isinstance(error, TooLarge) else []
-    weights = weights_file(files)
-    others = (file for file in files if file != weights and not file.defect)
-    pickles, left = scan_pickles(files, others)
-    return Companions(templates, code, added_tokens, unread, beyond, pickles, left)
+    return Companions(templates, code, added_tokens, unread, beyond, *_pickles(files))
+
+
+def _pickles(files: Files) -> tuple[dict[str, str], str]:
+    """What is wrong with the files with a pickle's name, by path; and which could not be looked into, in words."""
+    weights, steps = weights_file(files), count()
+    named = [file for file in files if has_pickle_name(file.path) and file != weights and not file.defect]
+    left = [file.path for file in named if file.path.lower().endswith((*COMPRESSED, *CONTAINERS)) or file.size is None]
+    named = [file for file in named if file.path not in left]
+    beyond = f"is not checked: the folder has over {MOST_FILES} files with a pickle's name"
+    wrong = {file.path: beyond for file in named[MOST_FILES:]}
+    for file in named[:MOST_FILES]:
+        from lora_cli.adapter.torchfile import check_pickle
+
+        try:
+            if not check_pickle(files, file, steps):
+                left.append(file.path)
+        except FormatError as error:
+            wrong[file.path] = error.reason
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return wrong, f"{left[0]}{more} may contain pickles, which are not looked for in such files" if left else ""
+
+
+def has_pickle_name(path: str) -> bool:
+    """Whether a file has the ending of a pickle, compressed or not."""
+    name = path.lower()
+    while name.endswith(COMPRESSED):
+        name = name.rpartition(".")[0]
+    return name.endswith((*PICKLES, *CONTAINERS))
 
 
 def _within(files: Files) -> tuple[list[RemoteFile], list[str]]:

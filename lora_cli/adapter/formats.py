@@ -5,20 +5,20 @@ Sources of the layouts: mlx-lm (``tuner/utils.py``), llama.cpp (``convert_lora_t
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from itertools import islice
+from typing import NamedTuple
+
+from lora_cli.adapter.config import LoraConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """One format. ``title`` says what it is ("a Kohya LoRA"), ``advice`` what to do with it.
+class Format(NamedTuple):
+    """One format: what it is ("a Kohya LoRA"), and what to do with it.
 
     It is known by any of: ``files``, a pattern for a path; ``start``, how its first bytes begin (in small letters),
     with ``within`` somewhere in them; ``keys``, a pattern that is found in the name of a tensor.
     """
 
-    name: str
     title: str
     advice: str
     files: str = ""
@@ -27,86 +27,51 @@ class Format:
     keys: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A format, and the file that it was known by."""
 
     format: Format
     file: str
 
 
-AGAIN = "download the file again from where the adapter was published"
-IMAGES = "diffusers reads it with load_lora_weights(); engines for language models do not"
-
+HUB = "or fetch the adapter from the Hub"
+AGAIN = "download the file again from where the adapter was published; a login or error page was saved"
+GIT_LFS = (b"version https://git-lfs.github.com/", b"version https://hawser.github.com/")
+GIT_XET = (b"# xet version", b"version https://xetdata.com/")
 STAND_INS = (
-    Format(
-        "lfs-pointer",
-        "a git-lfs pointer",
-        "run git lfs pull in the clone, or fetch the adapter from the Hub",
-        start=(b"version https://git-lfs.github.com/", b"version https://hawser.github.com/"),
-    ),
-    Format(
-        "xet-pointer",
-        "a Xet pointer",
-        "run git xet checkout in the clone, or fetch the adapter from the Hub",
-        start=(b"# xet version", b"version https://xetdata.com/"),
-    ),
-    Format("html", "a web page", f"{AGAIN}; a login or error page was saved", start=(b"<!doctype", b"<html")),
+    Format("a git-lfs pointer", f"run git lfs pull in the clone, {HUB}", start=GIT_LFS),
+    Format("a Xet pointer", f"run git xet checkout in the clone, {HUB}", start=GIT_XET),
+    Format("a web page", AGAIN, start=(b"<!doctype", b"<html")),
 )
 """Stand-ins for a file: neither a format of an adapter nor corrupt. Recognised by their first bytes."""
 
 PICKLE = Format(
-    "pickle",
     "a torch pickle under another name",
     "rename it to adapter_model.bin, or save it as safetensors",
     start=(b"pk\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cf\xf9"),
 )
-"""A stand-in only where safetensors belong: torch's zip file, or its legacy magic number."""
+"""A stand-in only where safetensors belong: torch's zip file, or its magic number before 1.6."""
 
 SHARDED = Format(
-    "sharded",
     "a PEFT adapter in shards",
     "write all tensors into one adapter_model.safetensors: `lora-cli repair` does, or load_file() of each shard and "
     "save_file() of all",
     files=r"adapter_model-\d{5}-of-\d{5}\.(safetensors|bin)|adapter_model\.(safetensors|bin)\.index\.json",
 )
-
 MLX = Format(
-    "mlx",
     "an MLX LoRA",
     "transpose lora_a and lora_b, give them PEFT's names and write PEFT's config, or train with PEFT",
     files=r"(\d{7}_)?adapters\.(safetensors|npz)",
     keys=r"\.lora_[ab]$",
 )
-
-MLX_FIELDS = frozenset({"lora_parameters", "lora_layers", "fine_tune_type"})
-"""Fields of MLX's configs, which PEFT's have not."""
-
-OTHER_CONFIG = Format(
-    "other-config", "another program's config", "get the adapter_config.json that was saved with the adapter"
-)
-OF_ANY = frozenset({"base_model_name_or_path", "revision"})
-"""PEFT's fields that other programs write, too."""
-
+OTHER_CONFIG = Format("another program's config", "get the adapter_config.json that was saved with the adapter")
+FROM_GGUF = "use the PEFT adapter that it was made from: llama.cpp loads a GGUF LoRA with --lora, engines do not"
+IMAGES = "diffusers reads it with load_lora_weights(); engines for language models do not"
 FORMATS = (
     SHARDED,
+    Format("a GGUF LoRA for llama.cpp", FROM_GGUF, r".*\.gguf", (b"gguf",), b"adapter.lora.alpha"),
+    Format("a GGUF model for llama.cpp", FROM_GGUF, r".*\.gguf", (b"gguf",)),
     Format(
-        "gguf-lora",
-        "a GGUF LoRA for llama.cpp",
-        "llama.cpp loads it with --lora; engines need the PEFT adapter that it was converted from",
-        files=r".*\.gguf",
-        start=(b"gguf",),
-        within=b"adapter.lora.alpha",
-    ),
-    Format(
-        "gguf",
-        "a GGUF model for llama.cpp",
-        "use the PEFT adapter; serve a full model as a model",
-        files=r".*\.gguf",
-        start=(b"gguf",),
-    ),
-    Format(
-        "tensorizer",
         "an adapter in vLLM's tensorizer format",
         "vLLM reads it up to 0.31, and from Python only; use the PEFT adapter that it was made from",
         files=r"adapter_model\.tensors",
@@ -114,20 +79,17 @@ FORMATS = (
     ),
     MLX,
     Format(
-        "kohya",
         "a Kohya LoRA for images",
         IMAGES,
         keys=r"^(lora_(unet|te\d?|prior|transformer)|lycoris)_|\.lora_(down|up)\.weight$",
     ),
     Format(
-        "diffusers",
         "a diffusers LoRA for images",
         IMAGES,
         files=r"pytorch_lora_weights\.(safetensors|bin)",
         keys=r"^(unet|text_encoder(_\d)?|prior)\.|^(transformer\.)?(single_)?transformer_blocks\.",
     ),
     Format(
-        "merged",
         "a full model",
         "serve it as a model, or use the adapter that was merged into it",
         files=r"(model|pytorch_model|consolidated)([-.]\d+(-of-\d+)?)?\.(safetensors|bin|pth)(\.index\.json)?",
@@ -171,19 +133,15 @@ def by_keys(keys: Iterable[str]) -> Format | None:
     return next((one for one in FORMATS if one.keys and re.search(one.keys, names, re.MULTILINE)), None)
 
 
-def other_method(peft_type: str | None) -> Format | None:
-    """Another method of PEFT, as the config names it; None for LoRA, and for a method that PEFT does not have."""
-    if peft_type not in METHODS:
-        return None
-    advice = "this is another PEFT method; engines serve LoRA only"
-    return Format("other-method", f"an adapter of {peft_type}", advice)
-
-
-def by_fields(given: Collection[str], unknown: Collection[str]) -> Format | None:
-    """What a config without ``peft_type`` is, by its fields: MLX's, or one with nothing of a LoRA; None for PEFT's."""
-    if MLX_FIELDS & {*unknown}:
+def by_config(config: LoraConfig) -> Format | None:
+    """Another method of PEFT, which ``peft_type`` names, or another program's config, which has none."""
+    method, given = config.peft_type, {*config.given}
+    if method is not None:
+        advice = "this is another PEFT method; engines serve LoRA only"
+        return Format(f"an adapter of {method}", advice) if method in METHODS else None
+    if {"lora_parameters", "lora_layers", "fine_tune_type"} & config.unknown.keys():
         return MLX
-    return OTHER_CONFIG if unknown and {*given} <= OF_ANY else None
+    return OTHER_CONFIG if config.unknown and given <= {"base_model_name_or_path", "revision"} else None
 
 
 def dialects(keys: Iterable[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from lora_cli.adapter.adapter import Adapter, LoraPair, pair_up
 from lora_cli.adapter.byte_ranges import FIRST_READ, check_stand_in, read_beginning, read_header
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
-from lora_cli.adapter.formats import FORMATS, Format, Found, by_fields, by_keys, by_start, other_method
+from lora_cli.adapter.formats import FORMATS, Format, Found, by_config, by_keys, by_start
 from lora_cli.adapter.names import Key, parse_keys
 from lora_cli.adapter.safetensors import MOST_TENSORS, Header, TensorInfo
 from lora_cli.errors import FormatError
@@ -117,9 +117,9 @@ def _header(files: Files, file: RemoteFile, most_header: int) -> Header:
     """The tensors of a safetensors file, or of a torch file, which is not unpickled. Raises as ``read_header``."""
     if file.path.endswith(".safetensors"):
         return read_header(files, file, most_header)
-    from lora_cli.adapter.torch_pickle import read_pickled
+    from lora_cli.adapter.torchfile import read_tensors
 
-    return Header(read_pickled(files, file), {})
+    return Header(read_tensors(files, file), {})
 
 
 def _shards(files: Files) -> list[RemoteFile]:
@@ -181,8 +181,9 @@ def _foreign_format(
     """
 
     def guesses() -> Iterator[tuple[Format | None, str]]:
-        if config is not None:
-            yield other_method(config.peft_type), CONFIG
+        by_its_config = by_config(config) if config is not None else None
+        if config is not None and config.peft_type is not None:
+            yield by_its_config, CONFIG
         if weights is None:
             yield from _by_headers(files)
             yield from _by_files(files)
@@ -192,8 +193,8 @@ def _foreign_format(
                 yield by_keys(keys), weights.path
         elif not weights.defect:
             yield by_start(read_beginning(files, weights, START), FORMATS), weights.path
-        if config is not None and config.peft_type is None and not pairs:
-            yield by_fields(config.given, config.unknown.keys()), CONFIG
+        if not pairs:
+            yield by_its_config, CONFIG
 
     return next((Found(recognised, file) for recognised, file in guesses() if recognised is not None), None)
 

@@ -72,7 +72,7 @@ TORCH_NAMES: Mapping[str, str] = {dtype: name for dtype, (_, name) in _DTYPES.it
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor, bytes ``start`` to ``stop`` of ``file``; ``strides`` (in elements) where it is not contiguous."""
+    """One tensor: bytes ``start`` to ``stop`` of ``file``."""
 
     name: str
     dtype: str
@@ -80,7 +80,6 @@ class TensorInfo:
     start: int
     stop: int
     file: str
-    strides: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -42,9 +42,6 @@ FOUR_BITS = 0x77
 PIECE = 1 << 18
 """Bytes that are yielded at once."""
 
-GATHERED = 1 << 22
-"""Bytes that are read at once of a tensor whose elements are not contiguous."""
-
 
 def load(files: Files, tensor: TensorInfo) -> Bits:
     """The elements of ``tensor`` as they are stored, in its shape, contiguous by rows.
@@ -62,11 +59,7 @@ def load(files: Files, tensor: TensorInfo) -> Bits:
     data = read_range(files, file, tensor.start, tensor.stop)
     if len(data) < tensor.nbytes:
         raise _truncated(tensor, tensor.nbytes - len(data), file.path)
-    elements = np.frombuffer(data, dtype=f"<u{bits // 8}")
-    if not tensor.strides:
-        return elements.reshape(tensor.shape)
-    strides = [stride * bits // 8 for stride in tensor.strides]
-    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False))
+    return np.frombuffer(data, dtype=f"<u{bits // 8}").reshape(tensor.shape)
 
 
 def file_of(files: Files, tensor: TensorInfo) -> RemoteFile:
@@ -165,69 +158,30 @@ def measure(dtype: str, piece: bytes | memoryview) -> Magnitude:
 
 
 def read_pieces(files: Files, file: RemoteFile, tensors: list[TensorInfo]) -> Iterator[tuple[TensorInfo, memoryview]]:
-    """Every element of ``tensors`` (sorted by their first bytes), in pieces of whole elements, none of them empty.
+    """The bytes of ``tensors`` (sorted by their first bytes), in pieces of at most ``PIECE`` bytes and whole elements.
 
-    A piece has at most ``PIECE`` bytes, or ``GATHERED`` of a tensor that is not contiguous. Where strides make a tensor
-    repeat elements, each of these comes once.
+    None of them is empty.
 
     Raises:
         Corrupt: the bytes end before the header says.
         LoraCliError: what the source raises.
     """
     for run in _runs(tensors):
-        first = run[0]
-        if _scattered(first):
-            yield from ((first, piece) for piece in _read_strided(files, file, first))
-            continue
-        start, stop = first.start, run[-1].stop
+        start, stop = run[0].start, run[-1].stop
         chunks = files.read(file, start, stop) if stop > start else iter(())
         yield from split_pieces(run, chunks, file.path)
 
 
 def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
-    """Groups of adjacent tensors, which are read together; a scattered tensor is a group of its own."""
+    """Groups of adjacent tensors, which are read together."""
     run: list[TensorInfo] = []
     for tensor in tensors:
-        if run and (tensor.start != run[-1].stop or _scattered(tensor) or _scattered(run[-1])):
+        if run and tensor.start != run[-1].stop:
             yield run
             run = []
         run.append(tensor)
     if run:
         yield run
-
-
-def _scattered(tensor: TensorInfo) -> bool:
-    """Whether there are other bytes between the tensor's elements, in whatever order these are."""
-    return bool(tensor.strides) and math.prod(tensor.shape) * _item_bytes(tensor) < tensor.nbytes
-
-
-def _item_bytes(tensor: TensorInfo) -> int:
-    """Bytes of one element, from its span."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
-    return tensor.nbytes // (1 + last)
-
-
-def _read_strided(files: Files, file: RemoteFile, tensor: TensorInfo) -> Iterator[memoryview]:
-    item = _item_bytes(tensor)
-    parts = [(tensor.start, tensor.shape)]
-    while parts:
-        start, shape = parts.pop()
-        reach = [(size - 1) * stride for size, stride in zip(shape, tensor.strides, strict=True)]
-        nbytes = (1 + sum(reach)) * item
-        if nbytes > GATHERED:
-            # Split in half along the axis with the largest span.
-            axis = reach.index(max(reach))
-            half = shape[axis] // 2
-            upper = (*shape[:axis], shape[axis] - half, *shape[axis + 1 :])
-            parts.append((start + half * tensor.strides[axis] * item, upper))
-            parts.append((start, (*shape[:axis], half, *shape[axis + 1 :])))
-            continue
-        raw = read_range(files, file, start, start + nbytes)
-        if len(raw) < nbytes:
-            raise _truncated(tensor, nbytes - len(raw), file.path)
-        lanes = np.frombuffer(raw, dtype=f"V{item}")
-        strides = [stride * item for stride in tensor.strides]
-        yield memoryview(np.lib.stride_tricks.as_strided(lanes, shape, strides, writeable=False).tobytes())
 
 
 def split_pieces(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lora_cli.adapter.formats import SHARDED
+from lora_cli.adapter.formats import SHARDED, Format
 from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.finding import Location, Problem, Severity
 from lora_cli.refs.adapter_files import CONFIG, PICKLED, WEIGHTS
@@ -13,9 +13,9 @@ TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "r
 """Beginnings of the names of files with a trainer's arguments and states, which contain no weights."""
 
 
-def _foreign(case: Case) -> str:
-    """The name of the foreign format of the adapter, empty if it is PEFT's."""
-    return case.adapter.foreign.format.name if case.adapter.foreign is not None else ""
+def _foreign(case: Case) -> Format | None:
+    """The foreign format of the adapter, None if it is PEFT's."""
+    return case.adapter.foreign.format if case.adapter.foreign is not None else None
 
 
 def _unreadable(case: Case, error: FormatError | None, file: str, hint: str) -> Iterator[Problem]:
@@ -97,7 +97,7 @@ def weights_sharded(case: Case) -> Iterator[Problem]:
     *Fix*: write all tensors into one ``adapter_model.safetensors``: with ``lora-cli repair``, or with safetensors'
     ``load_file`` of each shard and ``save_file`` of all.
     """
-    if _foreign(case) == SHARDED.name:
+    if _foreign(case) is SHARDED:
         assert case.adapter.foreign is not None
         yield Problem(
             "the weights are sharded: PEFT and vLLM only load a single file",
@@ -129,7 +129,7 @@ def config_missing(case: Case) -> Iterator[Problem]:
 
     *Fix*: add the config that ``save_pretrained()`` wrote next to the weights.
     """
-    if _foreign(case) and _foreign(case) != SHARDED.name:
+    if _foreign(case) and _foreign(case) is not SHARDED:
         return
     if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG) is None:
         nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG)]
@@ -151,13 +151,11 @@ def config_unreadable(case: Case) -> Iterator[Problem]:
 
 @rule("LC108", "unsafe-pickle", Severity.ERROR, needs=("companions",))
 def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
-    """A pickle (the weights or a file next to them) contains more than data.
+    """A pickle (the weights or a file next to them) looks up something else than data, or cannot be followed.
 
-    Pickles are read opcode by opcode against a list of what torch writes for tensors and, next to the weights, also of
-    what a trainer writes for its arguments and states. Everything else is refused: any other name that is looked up,
-    any other call, and anything that cannot be analysed completely. Files on this disk are recognised as pickles by
-    their first bytes, whatever their name, also in numpy arrays, zip and tar files, gzip, zlib, bzip2 and xz; remote
-    files by their names.
+    Nothing is unpickled: pickles are read opcode by opcode, and each name that they look up must be one that torch
+    writes for tensors, or a trainer for its arguments and states. Next to the weights, files with a pickle's name are
+    read (``.bin``, ``.pt``, ``.pkl`` …); arrays, archives and what is compressed are reported as not checked.
 
     *Why is this bad?* Loading it runs its code: as your server, with your tokens and your users' data. Some engines
     load every ``.bin`` of the folder.
@@ -170,8 +168,7 @@ def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
         yield Problem(cut(error.reason), case.in_weights(error.global_name), hint)
     assert case.evidence.companions is not None
     for path, reason in case.evidence.companions.pickles.items():
-        if reason:
-            yield Problem(cut(reason), Location(cut(path)), hint)
+        yield Problem(cut(reason), Location(cut(path)), hint)
     if case.evidence.companions.pickles_left:
         yield NotChecked(case.evidence.companions.pickles_left)
 

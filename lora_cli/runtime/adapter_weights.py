@@ -140,5 +140,4 @@ def view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
     dtype = dtype_of(info)
     if raw.storage_offset() % dtype.itemsize:
         raw = raw.clone()
-    elements = raw.view(dtype)
-    return elements.as_strided(info.shape, info.strides) if info.strides else elements.view(info.shape)
+    return raw.view(dtype).view(info.shape)

@@ -70,8 +70,8 @@ def used() -> Iterator[tuple[str, Pattern, str]]:
                 where = f"{path.relative_to(PACKAGE)}:{node.lineno}"
                 yield where, flags + pattern if isinstance(pattern, str) else pattern, unnamed if way in MADE else way
     for one in FORMATS:
-        yield one.name, one.files, "fullmatch"
-        yield one.name, one.keys and f"(?m){one.keys}", "search"
+        yield one.title, one.files, "fullmatch"
+        yield one.title, one.keys and f"(?m){one.keys}", "search"
     yield from (("dialects", pattern, "search") for pattern in DIALECTS)
 
 
@@ -121,7 +121,7 @@ def test_the_patterns_of_the_package_are_found() -> None:
     assert len(patterns()) > 150
     assert {folder_of(where) for where, _, _ in patterns()} <= {"", *FOLDERS}
     assert any(where.startswith("rules/supply_chain.py") for where, _, _ in patterns())
-    assert any(where == "kohya" for where, _, _ in patterns())
+    assert any(where == "a Kohya LoRA for images" for where, _, _ in patterns())
 
 
 def seconds(pattern: Pattern, way: str, text: str) -> float:
