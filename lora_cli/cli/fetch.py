@@ -231,7 +231,7 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
         NotFound, AccessDenied, Unreachable, FormatError: the manifest's base cannot be read.
     """
     from lora_cli.cli.engine_options import deployment_of, named_engines
-    from lora_cli.fetching.manifest import locked_base
+    from lora_cli.documents.lockfile import locked_base
     from lora_cli.judging import Terms
 
     manifest, model = requests.manifest, None

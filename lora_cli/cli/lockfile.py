@@ -10,12 +10,22 @@ from pathlib import Path
 from lora_cli.base.reading import local_config
 from lora_cli.cli.adapter_selection import FetchRequests, LockFlags
 from lora_cli.cli.output import Format, inform, render_parts, to_stderr, write
-from lora_cli.documents.lockfile import KIND, base_mismatch, drift, dump_lock, mismatch, relocked
+from lora_cli.documents.document import STDIN, read_text
+from lora_cli.documents.lockfile import (
+    KIND,
+    base_mismatch,
+    drift,
+    dump_lock,
+    lock_path,
+    locked_adapters,
+    mismatch,
+    read_lock,
+    relocked,
+)
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.lock_drift import CheckedAdapter, checked_adapter, find_drift
-from lora_cli.fetching.manifest import STDIN, lock_path, locked_adapters, read_lock, read_text
 from lora_cli.refs.adapter_files import BASE_CONFIG
 from lora_cli.refs.lock import THE_BASE, Changes, Lock, LockedAdapter, of_manifest, ref_at
 from lora_cli.refs.reference import AdapterRef

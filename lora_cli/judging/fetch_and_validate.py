@@ -8,7 +8,7 @@ from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.pipeline import FetchContext, fetch
 from lora_cli.finding import Severity
 from lora_cli.judging.validate import error_of, ref_of
-from lora_cli.judging.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
+from lora_cli.judging.verdict import Checked, Stopwatch, Terms, gather_evidence, judge
 from lora_cli.refs.addresses import without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -82,7 +82,7 @@ def validate_fetched(
         adapter = read_adapter(files, fetched.name, settings.max_header_bytes)
         judged = replace(judged, adapter=adapter)
         evidence = gather_evidence(adapter, files, terms)
-        verdict = apply_suppressions(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
+        verdict = judge(adapter, terms, evidence)
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")
     except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
         judged = replace(judged, error=error_of(error), stage="validate")

@@ -89,7 +89,7 @@ class Validated(CheckedAdapter[FingerprintedFinding]):
 
 @dataclass(frozen=True, slots=True)
 class ValidateSummary:
-    """Counts over all adapters. Errors, warnings and notes are those that count; known and suppressed do not."""
+    """Counts over all adapters. Errors, warnings and notes are those that count; known ones do not."""
 
     adapters: Count
     unchecked: Count
@@ -99,13 +99,12 @@ class ValidateSummary:
     warnings: Count
     notes: Count
     known: Count
-    suppressed: Count
     skipped: Count
     engines: Mapping[str, Mapping[str, PositiveCount]]
     """For each engine, how many adapters have each outcome."""
     exit_code: Count
     accepted: int = field(metadata=EXCLUDED)
-    """Adapters that would be refused if baseline or policy did not accept a finding."""
+    """Adapters that would be refused if the baseline did not accept a finding."""
 
     @property
     def ok(self) -> int:
@@ -209,7 +208,7 @@ def validate_report(
 ) -> Report:
     """The report of one run of ``validate`` over ``checked``, in that order.
 
-    ``notices`` are about the run itself, such as outdated entries of the baseline or a policy.
+    ``notices`` are about the run itself, such as outdated entries of the baseline.
     """
     adapters = [
         Validated(
@@ -256,7 +255,7 @@ def facts(one: Checked, exit_code: int) -> dict[str, Any]:
 
 
 def _outcome(one: Checked, fail_on: Severity, *, strict: bool) -> Result:
-    """The outcome for one adapter; an ``accepted`` one would be refused without the baseline or a policy."""
+    """The outcome for one adapter; an ``accepted`` one would be refused without the baseline."""
     verdict = one.verdict
     if one.error is not None or verdict is None:
         return "failed"
@@ -284,7 +283,6 @@ def summarize(adapters: Sequence[Validated]) -> ValidateSummary:
     """The summary of ``adapters``."""
     findings = [found.finding for one in adapters for found in one.findings]
     counting = [finding.severity for finding in findings if finding.accepted is None]
-    accepted = [finding.accepted.by for finding in findings if finding.accepted is not None]
     outcomes = [one.outcome for one in adapters]
     labels = by_key((str(engine), engine.outcome.label) for one in adapters for engine in one.engines)
     return ValidateSummary(
@@ -295,8 +293,7 @@ def summarize(adapters: Sequence[Validated]) -> ValidateSummary:
         errors=counting.count(Severity.ERROR),
         warnings=counting.count(Severity.WARNING),
         notes=counting.count(Severity.NOTE),
-        known=accepted.count("baseline"),
-        suppressed=accepted.count("policy"),
+        known=len(findings) - len(counting),
         skipped=sum(len(one.skipped) for one in adapters),
         engines={engine: Counter(found) for engine, found in labels.items()},
         exit_code=max((one.exit_code for one in adapters), default=0),

@@ -21,7 +21,6 @@ from lora_cli.judging.verdict import (
     Checked,
     Stopwatch,
     Terms,
-    apply_suppressions,
     companions_of,
     gather_evidence,
     judge,
@@ -117,9 +116,9 @@ def validate(
         evidence = gather_evidence(adapter, files, terms, companions, unread)
         watch.lap("values")
         with one_budget():
-            blobs = _known_blobs(item, files, hashed=bool(settings.suppressions))
+            blobs = _known_blobs(item, files)
             digest = snapshot_digest(blobs.items()) if blobs is not None else None
-            verdict = apply_suppressions(judge(adapter, terms, evidence), digest, settings, blobs)
+            verdict = judge(adapter, terms, evidence)
             watch.lap("rules")
             return replace(checked, verdict=verdict, digest=digest, card=card)
     except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
@@ -215,13 +214,8 @@ def _bring(item: Request, files: Files, context: "FetchContext") -> tuple[Files,
         return files, error.message
 
 
-def _known_blobs(item: Request, files: Files, *, hashed: bool) -> Mapping[str, Blob] | None:
-    """The files that a fetch would give, as the cache or the lock has them; None if neither does.
-
-    With ``hashed``, those of the listing or this disk come first, if each file's digest is listed or can be read here.
-    """
-    if hashed and (blobs := _blobs(files, _files_to_fetch(files))) is not None:
-        return blobs
+def _known_blobs(item: Request, files: Files) -> Mapping[str, Blob] | None:
+    """The files that a fetch would give, as the cache or the lock has them; None if neither does."""
     if files.snapshot is not None:
         return files.snapshot.files
     locked, ref = item.locked, files.ref

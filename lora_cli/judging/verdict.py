@@ -1,7 +1,7 @@
 """A parsed adapter × the terms of validation → its verdict, and the result for one adapter."""
 
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,6 @@ from lora_cli.rules.base_model import fitting
 from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import Case, Evidence, Rule, run
 from lora_cli.rules.target_module_matching import apply
-from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 
 if TYPE_CHECKING:
@@ -252,31 +251,6 @@ def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Sk
         if one.code in chosen
     )
     return case, [*kept, *own]
-
-
-def apply_suppressions(
-    verdict: Verdict, digest: str | None, settings: Settings, files: Container[str] | None = None
-) -> Verdict:
-    """``verdict`` with the findings accepted that policies suppress today for ``digest`` (None: unknown).
-
-    The digest is that of ``files`` (None: of all files): what is found in another file is not accepted, since that file
-    can change while the digest stays.
-    """
-    active = [one for one in settings.suppressions if one.digest == digest and not one.expired(today())]
-
-    def accepted(finding: Finding) -> Accepted | None:
-        file = finding.problem.at.file
-        if file and files is not None and file not in files:
-            return None
-        one = next((one for one in active if one.covers(finding.code, finding.name)), None)
-        return None if one is None else Accepted("policy", one.at, one.reason)
-
-    return with_accepted(verdict, accepted) if active else verdict
-
-
-def today() -> str:
-    """The current day in UTC, in the format of a suppression's ``until``."""
-    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def with_accepted(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.documents.field_types import MOST_GLOBS
+from lora_cli.documents.fields import MOST_GLOBS
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.policy_checks import violations
 from lora_cli.errors import UsageError

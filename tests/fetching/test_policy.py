@@ -13,7 +13,7 @@ import yaml
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.errors import Offline, Refused, UsageError
 from lora_cli.fetching import gate
-from lora_cli.fetching.manifest import read_policy
+from lora_cli.documents.policy import read_policy
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings
