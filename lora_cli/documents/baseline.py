@@ -1,9 +1,9 @@
 """The file of accepted findings: they are reported and do not count, so that only what is new refuses."""
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import Field
 
 from lora_cli.documents.document import Model, parse_yaml
@@ -47,10 +47,11 @@ class Baseline(Model):
 
 
 def render_baseline(findings: Mapping[str, AcceptedFinding]) -> str:
-    """The file, the same for the same findings by their fingerprints, one to a line: a change of it can be read."""
+    """The file as YAML, the same for the same findings by their fingerprints."""
     ordered = sorted(findings.values(), key=lambda one: (one.code, one.reason, one.fingerprint))
-    body = ",\n".join(f"  {json.dumps(one.model_dump(exclude_none=True))}" for one in ordered)
-    return f'{{"schema": "{SCHEMA}", "findings": [\n{body}\n]}}\n'
+    document = {"schema": SCHEMA, "findings": [one.model_dump(exclude_none=True) for one in ordered]}
+    written: str = yaml.safe_dump(document, sort_keys=False, width=1 << 30)
+    return written
 
 
 def load_baseline(text: str, where: str) -> Mapping[str, AcceptedFinding]:

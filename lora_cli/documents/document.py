@@ -270,7 +270,7 @@ def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[Mistake]:
     """Pydantic's errors in our words. A key that is only misspelled is not missing, too."""
     # Where members of a list are wrong, pydantic takes it for shorter.
     errors = [one for one in error.errors(include_url=False) if one["type"] != "too_short" or not one["input"]]
-    found = [(one["loc"], _mistake(one, model)) for one in errors[: MOST_MISTAKES + 1]]
+    found = [(one["loc"], _mistake(one, model)) for one in errors[: 2 * MOST_MISTAKES + 2]]
     hints = ((path[:-1], one.hint) for path, one in found if one.message == UNKNOWN and one.hint[:5] != "known")
     meant = {(*above, word) for above, hint in hints for word in re.findall(r"\w+", hint)}
     return (one for path, one in found if one.message == UNKNOWN or path not in meant)
@@ -295,7 +295,8 @@ def _mistake(error: ErrorDetails, model: type[Model]) -> Mistake:
             hint = around.instead.get(key) or did_you_mean(key, _keys(around))
         case "value_error":
             wrong = context["error"]
-            message, hint = wrong.args if len(wrong.args) == 2 else advised(wrong)
+            message, hint, *below = wrong.args if len(wrong.args) > 1 else advised(wrong)
+            path = (*path, *below)
         case "string_pattern_mismatch":
             what, hint = WORDS[context["pattern"]]
             message = f"{'this' if around.secret else shown} is not {what}"
@@ -311,7 +312,7 @@ def _mistake(error: ErrorDetails, model: type[Model]) -> Mistake:
         case "too_short":
             message, hint = "the list is empty", "add at least one"
         case "too_long":
-            message, hint = f"the list is longer than the limit of {context['max_length']}", "use fewer"
+            message, hint = f"{len(value)} entries are over the limit of {context['max_length']}", "use fewer"
     return Mistake(path, message, hint)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,9 +47,11 @@ class LockedFile(Model):
 
 
 def _once(files: tuple[LockedFile, ...]) -> tuple[LockedFile, ...]:
-    for path, count in Counter(one.path for one in files).items():
-        if count > 1:
-            raise ValueError(f"{path} is listed twice", "")
+    known: set[str] = set()
+    for number, one in enumerate(files):
+        if one.path in known:
+            raise ValueError(f"{one.path} is listed twice", "", number)
+        known.add(one.path)
     return files
 
 

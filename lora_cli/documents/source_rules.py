@@ -20,18 +20,18 @@ VARIABLE = "[A-Z_][A-Z0-9_]{0,63}"
 _SECRET = re.compile("pass|secret|token|key|credential|signature|sas|auth|connection_string", re.IGNORECASE)
 
 
-def _without_secrets(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options of a file system. A lock and the cache record them, so that none may be a secret."""
+def _without_secrets(options: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    """The options of a file system, below ``path``. A lock and the cache record them, so that none may be a secret."""
     for name, value in options.items():
         if isinstance(value, Mapping):
-            _without_secrets(value)
+            _without_secrets(value, *path, name)
         elif name.endswith("_env"):
             if not isinstance(value, str) or not re.fullmatch(VARIABLE, value, re.ASCII):
                 hint = f'{name} = "ACME_SECRET"; the secret is its value'
-                raise ValueError(f"{name}: this is not the name of an environment variable", hint)
+                raise ValueError("this is not the name of an environment variable", hint, *path, name)
         elif _SECRET.search(name) and not isinstance(value, bool):
             hint = f'write {name}_env = "NAME", the variable that has the value'
-            raise ValueError(f"{name}: a secret must not be in the settings file", hint)
+            raise ValueError("a secret must not be in the settings file", hint, *path, name)
     return options
 
 
@@ -123,6 +123,8 @@ def read_settings(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, 
 
 def _parsed(kind: Kind, value: Any) -> Any:
     """The value of a setting. A number in quotes is a mistake, though a variable would have it so."""
+    if not isinstance(value, bool | int | float | str | list | dict):
+        raise ValueError("this is a date or a time", "write it in quotes")  # noqa: TRY004 - pydantic wants one
     if isinstance(value, str) and kind.schema.get("type") in {"boolean", "integer"}:
         raise ValueError(f"{quoted(value)} is a string", "write it without quotes")
     return kind.parse(value)

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.documents.policy import read_policy
+from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.refs.addresses import check_nobody
 from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.serving.requests import LONGEST_PATH

@@ -1,7 +1,5 @@
 """Model cards: what they say, and what hostile ones do not do."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,21 +67,14 @@ def test_a_missing_value_is_nothing_said() -> None:
     assert card == Card(base_model=("x",))
 
 
-BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
-    b"%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n" % (98 + i, 98 + i, *([97 + i] * 9)) for i in range(9)
-)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"---\n" + BOMB + b"---\n", "including aliases"),
+        (b"---\na: &a [x, x]\nb: [*a, *a]\n---\n", "README.md:3: the alias"),
         (b"---\na: " + b"[" * 9000 + b"\n---\n", "nest"),
         (b"---\n" + b"? " * 4000 + b"\n---\n", "README.md:"),
         (b"---\nlicense: !!python/object/apply:os.system [id]\n---\n", "the tag"),
         (b"---\nlicense: mit\nlicense: apache-2.0\n---\n", "README.md:3: license: duplicate key"),
-        (b"---\nbase: &b {license: mit}\n<<: *b\n---\n", "merge keys"),
         (b"---\n- license\n---\n", "is not a mapping"),
         (b"---\nlicense: [mit\n---\n", "this is not YAML"),
         (b"---\nlicense: a\x00b\n---\n", "this is not YAML"),
@@ -91,15 +82,13 @@ BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
         (b"\x80\x81", "is not text in UTF-8"),
         (b"---\nlicense: mit\n---\n\xff\xfe", "is not text in UTF-8"),
     ],
-    ids=["bomb", "deep", "keys", "tag", "twice", "merge", "list", "broken", "nul", "endless", "binary", "half binary"],
+    ids=["aliases", "deep", "keys", "tag", "twice", "list", "broken", "nul", "endless", "binary", "half binary"],
 )
-def test_a_hostile_card_is_said_to_be_unread_at_once(data: bytes, why: str) -> None:
-    began = time.perf_counter()
+def test_a_hostile_card_is_said_to_be_unread(data: bytes, why: str) -> None:
     card = parse_card(data, whole=True)
 
     assert why in card.error
     assert card.license == ""
-    assert time.perf_counter() - began < 1
 
 
 def test_what_is_not_read_to_its_end_says_how_far_it_was_read() -> None:

@@ -136,7 +136,7 @@ def test_what_follows_from_an_accepted_finding_is_accepted_with_it(
 ) -> None:
     one = checked(tmp_path, NARROWER, "vllm")
     assert one.verdict is not None
-    accepted = Accepted("policy", "policy.yaml:3")
+    accepted = Accepted("known.yaml")
 
     verdict = with_accepted(one.verdict, lambda each: accepted if each.code == code else None)
 

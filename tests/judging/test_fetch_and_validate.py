@@ -2,13 +2,11 @@
 
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound
 from lora_cli.fetching.pipeline import FetchContext
 from lora_cli.judging import Terms
@@ -78,21 +76,6 @@ def test_a_refused_adapter_says_at_which_stage(tmp_path: Path, base: BaseModel, 
     assert admission.stage == "validate"
     assert admission.verdict is not None
     assert {found.code for found in admission.verdict.findings} == {"LC302"}
-
-
-def test_what_a_policy_suppresses_in_these_bytes_is_admitted(
-    tmp_path: Path, base: BaseModel, settings: Settings
-) -> None:
-    folder = write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name)
-    ref, store = AdapterRef("file", str(folder)), Store(settings.cache_dir)
-    refused = admit(ref, "bad", Terms(base), store, settings)
-    assert refused.snapshot is not None
-
-    for digest, stage in ((refused.snapshot.digest, ""), ("ab" * 32, "validate")):
-        suppressed = Policy(suppressions=(Suppression(digest=digest, rule="LC302", reason="half of it is enough"),))
-        admission = admit(ref, "bad", Terms(base), store, replace(settings, policies=(suppressed,)))
-        assert admission.stage == stage
-        assert (admission.refusal is None) == (stage == "")
 
 
 def test_an_adapter_that_is_not_there_fails_at_resolve(tmp_path: Path, base: BaseModel, settings: Settings) -> None:

@@ -1,6 +1,5 @@
 """Where fetch, read and rules meet: adapters judged in place and over the wire."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,18 +7,14 @@ from pathlib import Path
 import pytest
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.finding import Applied, Problem
 from lora_cli.judging import Checked, Terms, check_all, open_base, validate
 from lora_cli.judging.validate import WORTH_PROCESSES
-from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.request import Request
-from lora_cli.refs.snapshot import Blob
 from lora_cli.rules import RULES
 from lora_cli.rules.rule import Case
-from lora_cli.settings import Settings, load_settings
-from tests.hub_server import Hub
+from lora_cli.settings import Settings
 from tests.making import llama_modules, write_adapter, write_base
 
 
@@ -111,30 +106,6 @@ def test_a_base_is_a_folder_its_config_or_a_checkpoint(tmp_path: Path, settings:
 
     assert by_folder.modules == by_config.modules
     assert by_header.modules.keys() == by_folder.modules.keys()
-
-
-def test_a_suppression_of_what_is_not_here_holds_where_the_lock_knows_the_digest_of_that_commit(
-    tmp_path: Path, base: BaseModel
-) -> None:
-    files = remote_files(tmp_path, d_out=4096)
-    blobs = {name: Blob(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
-    with Hub() as hub:
-        commit = hub.add("acme/sql", files)
-        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
-        locked = LockedAdapter("sql", "acme/sql", commit, blobs)
-        suppressed = Policy(
-            suppressions=(Suppression(digest=locked.digest, rule="LC314", reason="it is meant for another base"),)
-        )
-        settings = replace(settings, policies=(suppressed,))
-
-        def refused(source: str, locked: LockedAdapter | None) -> bool:
-            verdict = validate(Request("", source, locked=locked), Terms(base), settings).verdict
-            assert verdict is not None
-            return verdict.refused()
-
-        assert not refused(f"hf://acme/sql@{commit}", locked)
-        assert refused(f"hf://acme/sql@{commit}", None)
-        assert not refused("hf://acme/sql", locked)
 
 
 def remote_files(tmp_path: Path, d_out: int) -> dict[str, bytes]:
