@@ -90,19 +90,16 @@ class Document:
         """``file:line`` of the value at ``path``."""
         return f"{self.file}:{self.line(path)}"
 
-    def read(self, model: type[M], context: object = None, also: Callable[[M], Iterable[Mistake]] = lambda _: ()) -> M:
-        """The document by its model, whose validators get ``context``; ``also`` finds mistakes across its values.
+    def read(self, model: type[M], context: object = None) -> M:
+        """The document by its model, whose validators get ``context``.
 
         Raises:
             DocumentError: all mistakes, in the order of their lines.
         """
         try:
-            read = model.model_validate(self.value, context=context)
-            found = list(also(read))
+            return model.model_validate(self.value, context=context)
         except ValidationError as error:
             found = list(_mistakes(error, model))
-        if not found:
-            return read
         errors = []
         for one in sorted(found[:MOST_MISTAKES], key=lambda one: self.line(one.path)):
             path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in one.path)
@@ -174,11 +171,10 @@ def compose(text: str, file: str) -> yaml.Node:
 
 def _refused(events: Iterable[Any]) -> Iterator[tuple[int, str, str]]:
     """Line, message and hint of what a document must not have."""
-    depth = documents = values = 0
+    depth = values = 0
     for event in events:
         line = event.start_mark.line + 1
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        documents += isinstance(event, yaml.DocumentStartEvent)
         values += isinstance(event, yaml.NodeEvent)
         if values > MOST_VALUES:
             yield line, f"more than {MOST_VALUES} keys and values", SPLIT
@@ -189,8 +185,6 @@ def _refused(events: Iterable[Any]) -> Iterator[tuple[int, str, str]]:
             yield line, f"the tag {event.tag[:200]} is not supported", "write the value without a tag"
         if depth > DEPTH:
             yield line, f"nested deeper than {DEPTH} levels", QUOTE
-        if documents > 1:
-            yield line, "a second document starts here", "use one file per document"
 
 
 def _odd_keys(node: Any) -> Iterator[tuple[int, str, str]]:

@@ -104,6 +104,16 @@ def _unquoted(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def unique(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The members of a list, each with another ``name``."""
+    first: dict[str, int] = {}
+    for number, one in enumerate(entries):
+        if first.setdefault(one.name, number) != number:
+            message = f"{one.name} is already the name of adapters[{first[one.name]}]"
+            raise ValueError(message, f"name: {one.name[:126]}-2", number, "name")
+    return entries
+
+
 Several = Annotated[tuple[T, ...], Strict(strict=False)]
 """A list."""
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from lora_cli.documents.document import Head, Mistake, Model, parse_yaml, read_text
-from lora_cli.documents.fields import LINE, Line, Name, Several, Sha256, text
+from lora_cli.documents.document import Head, Model, parse_yaml, read_text
+from lora_cli.documents.fields import LINE, Line, Name, Several, Sha256, text, unique
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import BASE_CONFIG
@@ -46,15 +46,6 @@ class LockedFile(Model):
     """Of its bytes."""
 
 
-def _once(files: tuple[LockedFile, ...]) -> tuple[LockedFile, ...]:
-    known: set[str] = set()
-    for number, one in enumerate(files):
-        if one.path in known:
-            raise ValueError(f"{one.path} is listed twice", "", number)
-        known.add(one.path)
-    return files
-
-
 class Locked(Model):
     """What an adapter and the base have in common."""
 
@@ -64,7 +55,7 @@ class Locked(Model):
     """The address that was asked when it was locked; empty for a local folder. Another one may be asked later."""
     revision: Annotated[str, text(f"({LINE})?", "one line of text")]
     """The origin's immutable id; empty for a local folder."""
-    files: Annotated[Several[LockedFile], Field(min_length=1), AfterValidator(_once)]
+    files: Annotated[Several[LockedFile], Field(min_length=1)]
     """All of its files; of the base, its config.json."""
     digest: Sha256
     """sha256 over the sorted lines '<sha256>  <size>  <path>' of the files."""
@@ -72,8 +63,9 @@ class Locked(Model):
     @field_validator("digest")
     @classmethod
     def _of_the_files(cls, digest: str, info: ValidationInfo) -> str:
-        actual = snapshot_digest((one.path, Blob(one.sha256, one.size)) for one in info.data.get("files", ()))
-        if "files" in info.data and actual != digest:
+        blobs = {one.path: Blob(one.sha256, one.size) for one in info.data.get("files", ())}
+        actual = snapshot_digest(blobs.items())
+        if blobs and actual != digest:
             raise ValueError(f"the digest of the files is {actual}", "")
         return digest
 
@@ -108,7 +100,7 @@ class LockFile(Head):
     """The kind of this file."""
     base: LockedBase | None = None
     """The AdapterSet's base, where that has a config.json."""
-    adapters: Several[LockEntry]
+    adapters: Annotated[Several[LockEntry], AfterValidator(unique)]
     """Names are unique."""
 
 
@@ -149,44 +141,36 @@ def _dumped(one: LockedAdapter) -> dict[str, Any]:
     return {**about, "files": files}
 
 
-def read_lock(path: Path) -> Lock:
-    """The lock in a file.
+def read_lock(path: Path, manifest: str = "") -> Lock:
+    """The lock in a file, which is that of the file ``manifest``.
 
     Raises:
         NotFound: there is no such file.
         UsageError: every mistake in it, with line and key.
         MachineError: it cannot be read.
     """
-    return load_lock(read_text(path, "lock"), str(path))
+    return load_lock(read_text(path, "lock"), str(path), manifest)
 
 
-def load_lock(text: str, where: str) -> Lock:
+def load_lock(text: str, where: str, manifest: str = "") -> Lock:
     """The lock in ``text``; strict: every key must be there, names and paths are unique and safe, digests agree.
 
     Raises:
         UsageError: every mistake with file, line and key.
     """
     try:
-        found = parse_yaml(text, where).read(LockFile, also=_repeated)
+        found = parse_yaml(text, where).read(LockFile)
     except UsageError as error:
         # Fetch overwrites a file that is empty or has a lock's kind.
         raise error.with_hint(AGAIN if KIND in text or not text.strip() else NO_LOCK) from error
-    base = None if found.base is None else replace(_locked(THE_BASE, found.base), config=found.base.config)
-    return Lock(tuple(_locked(one.name, one) for one in found.adapters), base)
+    base = None if found.base is None else _locked(THE_BASE, found.base, manifest)
+    return Lock(tuple(_locked(one.name, one, manifest) for one in found.adapters), base)
 
 
-def _locked(name: str, one: Locked) -> LockedAdapter:
+def _locked(name: str, one: Locked, manifest: str) -> LockedAdapter:
     files = {file.path: Blob(file.sha256, file.size) for file in one.files}
-    return LockedAdapter(name, one.source, one.revision, files, endpoint=one.endpoint)
-
-
-def _repeated(found: LockFile) -> Iterator[Mistake]:
-    """Adapters that are locked twice."""
-    known: set[str] = set()
-    for number, one in enumerate(found.adapters):
-        if one.name in known:
-            yield Mistake(("adapters", number), f"{one.name} is locked twice", "")
-        known.add(one.name)
+    config = one.config if isinstance(one, LockedBase) else ""
+    return LockedAdapter(name, one.source, one.revision, files, one.endpoint, config, manifest)
 
 
 def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:

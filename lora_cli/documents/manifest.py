@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from lora_cli.documents.document import STDIN, Document, Head, Mistake, Model, parse_yaml, read_text
-from lora_cli.documents.fields import Context, File, Name, Reference, Several, Sha256, Version, reference_of
+from lora_cli.documents.document import STDIN, Head, Model, parse_yaml, read_text
+from lora_cli.documents.fields import Context, File, Name, Reference, Several, Sha256, Version, reference_of, unique
 from lora_cli.documents.policy import Policy
 from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, is_path, training_run
 from lora_cli.refs.request import Request, Selection
@@ -101,8 +101,16 @@ class ManifestFile(Head):
     """The engine that the set is for, and its limits."""
     policy: Policy | None = None
     """The rules that adapters must pass, in addition to the operator's policy."""
-    adapters: Annotated[Several[ManifestAdapter], Field(min_length=1)]
+    adapters: Annotated[Several[ManifestAdapter], Field(min_length=1), AfterValidator(unique)]
     """Names are unique."""
+
+    @model_validator(mode="after")
+    def _has_slots_for_pinned(self) -> Self:
+        pinned, slots = sum(one.pinned for one in self.adapters), self.engine and self.engine.max_loras
+        if slots and slots < pinned:
+            said = f"{pinned} adapters are pinned, but max_loras is {slots}"
+            raise ValueError(said, f"max_loras: {pinned}", "engine", "max_loras")
+        return self
 
 
 def read_manifest(path: Path) -> AdapterSet:
@@ -129,7 +137,7 @@ def load_manifest(text: str, where: str, is_path: Callable[[str], bool], base_di
     """
     context = Context(base_dir if base_dir is not None else Path(where).parent, is_path)
     document = parse_yaml(text, where)
-    found = document.read(ManifestFile, context, lambda read: _across(read, document))
+    found = document.read(ManifestFile, context)
     return AdapterSet(
         file=where,
         base=reference_of(found.base, context) if found.base is not None else None,
@@ -150,16 +158,3 @@ def load_manifest(text: str, where: str, is_path: Callable[[str], bool], base_di
             for number, one in enumerate(found.adapters)
         ),
     )
-
-
-def _across(found: ManifestFile, document: Document) -> Iterator[Mistake]:
-    """Names that appear twice, and more pinned adapters than slots."""
-    first: dict[str, int] = {}
-    for number, one in enumerate(found.adapters):
-        if first.setdefault(one.name, number) != number:
-            line = document.line(("adapters", first[one.name]))
-            message = f"{one.name} is already the name of the adapter in line {line}"
-            yield Mistake(("adapters", number, "name"), message, f"name: {one.name[:126]}-2")
-    pinned, slots = sum(one.pinned for one in found.adapters), found.engine and found.engine.max_loras
-    if slots and slots < pinned:
-        yield Mistake(("engine",), f"{pinned} adapters are pinned, but max_loras is {slots}", f"max_loras: {pinned}")

@@ -11,7 +11,6 @@ from lora_cli.documents.lockfile import lock_path, locked_adapters, read_lock, r
 from lora_cli.documents.manifest import read_manifest
 from lora_cli.errors import LoraCliError, NotFound, UsageError
 from lora_cli.fetching.gate import with_policies
-from lora_cli.refs.lock import of_manifest
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import NAME, Request
 from lora_cli.settings import RESOLVE, Settings, load_settings
@@ -95,7 +94,7 @@ class Names:
         settings = with_policies(settings, adapter_set, self.policy)
         if adapter_set is not None and self.manifest is not None:
             try:
-                lock = of_manifest(read_lock(lock_path(self.manifest)), str(self.manifest))
+                lock = read_lock(lock_path(self.manifest), str(self.manifest))
                 locked = locked_adapters(adapter_set, lock)
             except NotFound:
                 locked = {}

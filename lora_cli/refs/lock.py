@@ -58,12 +58,6 @@ class Lock:
         return next((adapter for adapter in self.adapters if adapter.name == name), None)
 
 
-def of_manifest(lock: Lock, manifest: str) -> Lock:
-    """``lock`` with the manifest's file in each adapter and the base."""
-    base = None if lock.base is None else replace(lock.base, manifest=manifest)
-    return Lock(tuple(replace(one, manifest=manifest) for one in lock.adapters), base)
-
-
 def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
     """``ref`` at the locked revision, where its kind has revisions that can be asked for (the Hub, OCI registries).
 
@@ -97,30 +91,3 @@ def upgrade_hint(locked: LockedAdapter) -> str:
     """How to lock the origin's current version."""
     file = shlex.quote(locked.manifest or "MANIFEST")
     return f"lora-cli fetch -f {file} {_upgrade(locked)} locks the current version, after you checked the changes"
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """How the lock ``after`` differs from the one ``before``, by name; false when it does not."""
-
-    before: Lock = Lock(())
-    after: Lock = Lock(())
-
-    @property
-    def added(self) -> list[str]:
-        """The names of new adapters, or of the base."""
-        return sorted(self.after.by_name.keys() - self.before.by_name.keys())
-
-    @property
-    def changed(self) -> list[str]:
-        """The names that are locked differently."""
-        before, after = self.before.by_name, self.after.by_name
-        return sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
-
-    @property
-    def removed(self) -> list[str]:
-        """The names that are no longer locked."""
-        return sorted(self.before.by_name.keys() - self.after.by_name.keys())
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.changed or self.removed)

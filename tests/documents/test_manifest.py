@@ -193,7 +193,7 @@ def test_a_version_is_taken_as_it_is_written(version: str) -> None:
 def test_more_pinned_adapters_than_slots_are_refused() -> None:
     pinned = "\n".join(f"  - {{name: a{i}, source: org/a, pinned: true}}" for i in range(3))
     error = refusal(minimal(pinned, "engine: {name: vllm, max_loras: 2}\n"))
-    assert error.message == "/etc/set.yaml:7: engine: 3 adapters are pinned, but max_loras is 2"
+    assert error.message == "/etc/set.yaml:7: engine.max_loras: 3 adapters are pinned, but max_loras is 2"
 
 
 @given(st.text(max_size=40))

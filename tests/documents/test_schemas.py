@@ -106,12 +106,13 @@ def lock(entry: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "lora-cli/v1", "kind": "AdapterSetLock", "adapters": [adapter]}
 
 
+NO_LISTS: list[Any] = [None, [], "x", {}]
 FINDINGS = {"schema": "lora_cli/baseline/2"}
 ENTRY = {"name": "a", "source": "org/a", "endpoint": "", "revision": ""}
 ONE = {"path": "a.json", "size": 5, "sha256": "ab" * 32}
 DOCUMENTS = [
     *(("adapter-set", manifest(adapters=[one])) for one in each(ADAPTER, name="a", source="org/a")),
-    *(("adapter-set", manifest(adapters=value)) for value in (None, [], "x", {})),
+    *(("adapter-set", manifest(adapters=value)) for value in NO_LISTS),
     *(("adapter-set", one) for one in each({**HEAD, "base": SOURCES, "other": [1]}, **manifest())),
     *(("adapter-set", manifest(engine=one)) for one in each(ENGINE, name="vllm")),
     *(("adapter-set", manifest(policy=one)) for one in each(POLICY)),
