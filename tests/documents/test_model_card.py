@@ -11,60 +11,37 @@ license: other
 license_name: llama3.1
 license_link: https://example.com/LICENSE
 base_model: meta-llama/Llama-3.1-8B
-language:
-- en
-- no
-datasets: [acme/sql, ./local]
-tags:
-- lora
-- 7
-library_name: peft
-pipeline_tag: text-generation
-licence: license
+language: [en, no]
 model-index:
 - name: sql
-  results: []
 ---
 
 # SQL
 """
 
 
-def test_a_card_says_what_its_front_matter_says() -> None:
-    assert parse_card(PLAIN, whole=True) == Card(
-        license="other",
-        license_name="llama3.1",
-        license_link="https://example.com/LICENSE",
-        base_model=("meta-llama/Llama-3.1-8B",),
-    )
-
-
 @pytest.mark.parametrize(
     "data",
     [
+        PLAIN,
         PLAIN.replace(b"\n", b"\r\n"),
         b"\xef\xbb\xbf" + PLAIN,
         b"\n\n" + PLAIN,
         PLAIN.replace(b"---\n", b"---  \n"),
         PLAIN + "é".encode()[:1],
     ],
-    ids=["crlf", "bom", "empty lines", "spaces", "cut within a letter"],
+    ids=["plain", "crlf", "bom", "empty lines", "spaces", "cut within a letter"],
 )
-def test_however_it_is_written_it_says_the_same(data: bytes) -> None:
-    card = parse_card(data, whole=False)
-
-    assert (card.error, card.license, card.base_model) == ("", "other", ("meta-llama/Llama-3.1-8B",))
+def test_a_card_says_what_its_front_matter_says_however_it_is_written(data: bytes) -> None:
+    said = Card("other", "llama3.1", "https://example.com/LICENSE", ("meta-llama/Llama-3.1-8B",))
+    assert parse_card(data, whole=False) == said
 
 
 @pytest.mark.parametrize("data", [b"", b"# A title\n", b"text\n---\nlicense: mit\n---\n", b"----\nlicense: mit\n---\n"])
 def test_a_card_without_front_matter_says_nothing(data: bytes) -> None:
     assert parse_card(data, whole=True) == Card()
-
-
-def test_a_missing_value_is_nothing_said() -> None:
-    card = parse_card(b"---\nlicense:\nlicense_name: {a: b}\nbase_model: [~, '', null, [y], x]\n---\n", whole=True)
-
-    assert card == Card(base_model=("x",))
+    card = b"---\nlicense:\nlicense_name: {a: b}\nbase_model: [~, '', null, [y], x]\n---\n"
+    assert parse_card(card, whole=True) == Card(base_model=("x",))
 
 
 @pytest.mark.parametrize(
@@ -79,22 +56,15 @@ def test_a_missing_value_is_nothing_said() -> None:
         (b"---\nlicense: [mit\n---\n", "this is not YAML"),
         (b"---\nlicense: a\x00b\n---\n", "this is not YAML"),
         (b"---\nlicense: mit\n", "does not end"),
+        (b"---\nlicense: mit\n" + b"x: y\n" * 100, "within the first 517 bytes, which is the limit"),
         (b"\x80\x81", "is not text in UTF-8"),
         (b"---\nlicense: mit\n---\n\xff\xfe", "is not text in UTF-8"),
     ],
-    ids=["aliases", "deep", "keys", "tag", "twice", "list", "broken", "nul", "endless", "binary", "half binary"],
 )
 def test_a_hostile_card_is_said_to_be_unread(data: bytes, why: str) -> None:
-    card = parse_card(data, whole=True)
-
+    card = parse_card(data, whole=b"x: y" not in data)
     assert why in card.error
     assert card.license == ""
-
-
-def test_what_is_not_read_to_its_end_says_how_far_it_was_read() -> None:
-    data = b"---\nlicense: mit\n" + b"x: y\n" * 100
-
-    assert "within the first 517 bytes, which is the limit" in parse_card(data, whole=False).error
 
 
 def test_long_words_and_lists_are_cut() -> None:

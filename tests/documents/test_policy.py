@@ -1,8 +1,6 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.policy_checks import violations
@@ -98,19 +96,3 @@ def test_a_wrong_policy_names_line_and_key(line: str, message: str) -> None:
         load_policy(f"{HEAD}{line}\n", "p.yaml")
     assert caught.value.message == f"p.yaml:3: {message}"
     assert caught.value.hint
-
-
-LOCATIONS = st.from_regex(r"[a-z]{1,3}/[a-z]{1,3}", fullmatch=True)
-
-
-@given(st.lists(LOCATIONS, max_size=4), st.lists(LOCATIONS, max_size=4), LOCATIONS)
-def test_a_source_passes_when_allowed_and_not_denied(allowed: list[str], denied: list[str], location: str) -> None:
-    globs = [tuple(f"hf://{one}" for one in several) for several in (allowed, denied)]
-    policy = Policy(allow_sources=globs[0], deny_sources=globs[1])
-    assert (not violations(policy, [AdapterRef("hf", location)])) == (location in allowed and location not in denied)
-
-
-@given(st.integers(0, 100), st.lists(st.integers(0, 60), max_size=5))
-def test_more_limits_never_allow_more(limit: int, sizes: list[int]) -> None:
-    files = [RemoteFile(f"{i}.safetensors", size) for i, size in enumerate(sizes)]
-    assert bool(violations(Policy(max_bytes=limit), [ACME], files=files)) == (sum(sizes) > limit)
