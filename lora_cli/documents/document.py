@@ -124,7 +124,9 @@ def read_text(path: FilePath, what: str) -> str:
         else:
             with path.open("rb") as stream:
                 data = stream.read(MOST_BYTES + 1)
-        text = data.decode("utf-8-sig")
+        if len(data) > MOST_BYTES:
+            raise UsageError(f"{path}: the {what} is over {MOST_BYTES} bytes long", hint=SPLIT)
+        return data.decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no {what} {path}", hint="check the path") from error
     except IsADirectoryError as error:
@@ -134,9 +136,6 @@ def read_text(path: FilePath, what: str) -> str:
     except (OSError, ValueError) as error:
         hint = "check its owner and mode (ls -l)"
         raise MachineError(f"{path}: the {what} cannot be read: {error}", hint=hint) from error
-    if len(data) > MOST_BYTES:
-        raise UsageError(f"{path}: the {what} is over {MOST_BYTES} bytes long", hint=SPLIT)
-    return text
 
 
 def compose(text: str, file: str) -> yaml.Node:
