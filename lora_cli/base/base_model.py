@@ -14,6 +14,12 @@ UNKNOWN_FAMILY = "unknown"
 OTHER_BASE = "validate against the base that it was trained on"
 """The hint where an adapter does not fit the base."""
 
+MAX_DIMENSION = 2**24
+"""No width, vocabulary or position count of a model is larger; the largest vocabularies in use stay below 2**19."""
+
+MAX_EXPERTS = 2**16
+"""No model has more experts in one layer."""
+
 ModuleKind = Literal["linear", "conv1d", "embedding"]
 
 

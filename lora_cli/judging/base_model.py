@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.build import UnknownArchitecture, base_from_config
+from lora_cli.base.families import UnknownArchitecture, base_from_config
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.judging.validate import ref_of

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lora_cli.base.base_model import BaseModel, BaseModule
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.engines import choose_engine
 from lora_cli.judging import Terms, validate
 from lora_cli.refs.request import Request

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lora_cli.adapter.config import parse_config
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.profile import MERGE
 from lora_cli.finding import Location

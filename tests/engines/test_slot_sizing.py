@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.slot_sizing import Need, SlotLimits, Slots
 from lora_cli.judging.engine_args import Located, for_shell, options_of

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Accepted, Finding, Severity
 from lora_cli.judging.validate import validate

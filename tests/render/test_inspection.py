@@ -9,7 +9,7 @@ import pytest
 
 from lora_cli.adapter.comparison import Comparison, OtherAdapter, Stored, TensorChange
 from lora_cli.adapter.config import FieldChange
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.documents.model_card import Card
 from lora_cli.engines import ENGINES
 from lora_cli.engines.slot_sizing import Driver, Fit

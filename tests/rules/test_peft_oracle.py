@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from lora_cli.adapter.config import peft_fields
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.finding import Severity
 from lora_cli.judging import Terms, validate
 from lora_cli.refs.request import Request
