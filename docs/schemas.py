@@ -14,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
 from lora_cli.bench.report import BenchReport
-from lora_cli.documents.baseline import BaselineFile
+from lora_cli.documents.baseline import Baseline
 from lora_cli.documents.document import Model
 from lora_cli.documents.lockfile import LockFile
 from lora_cli.documents.manifest import ManifestFile
@@ -36,7 +36,7 @@ DOCUMENTS: dict[str, tuple[str, type[Model]]] = {
     "adapter-set": ("lora-cli AdapterSet", ManifestFile),
     "adapter-set-lock": ("lora-cli AdapterSetLock", LockFile),
     "policy": ("lora-cli Policy", PolicyFile),
-    "baseline": ("lora-cli baseline", BaselineFile),
+    "baseline": ("lora-cli baseline", Baseline),
 }
 """Title and model of each document that people write."""
 
@@ -77,6 +77,10 @@ class Plain(GenerateJsonSchema):
 
 class OfDocument(Plain):
     """Schemas of documents."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        """A key that may be left out is never null."""
+        return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """A default that is no value of the key, or an empty one, is not told."""

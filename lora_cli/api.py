@@ -153,7 +153,7 @@ def _settings(cache_dir: str | Path | None, *, offline: bool) -> Settings:
     """This machine's settings, its policy (``LORA_CLI_POLICY``) among them."""
     settings = load_settings({"cache_dir": cache_dir, "offline": offline or None}, os.environ)
     if policy := os.environ.get("LORA_CLI_POLICY"):
-        from lora_cli.fetching.manifest import read_policy
+        from lora_cli.documents.policy import read_policy
 
         settings = replace(settings, policies=(read_policy(Path(policy)),))
     return settings

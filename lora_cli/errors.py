@@ -88,6 +88,10 @@ class UsageError(LoraCliError):
 
     exit_code = 2
 
+    def with_hint(self, hint: str) -> "UsageError":
+        """The same with this hint: a file that a command writes is not edited by hand."""
+        return UsageError(self.message, hint=hint)
+
 
 class DocumentError(UsageError):
     """An error in a file that a person wrote: ``mistakes`` has an error for each, at least one.
@@ -101,7 +105,7 @@ class DocumentError(UsageError):
         self.mistakes = tuple(mistakes)
 
     def with_hint(self, hint: str) -> "DocumentError":
-        """The same mistakes, each with this hint: a file that a command writes is not edited by hand."""
+        """The same mistakes, each with this hint."""
         return DocumentError([UsageError(one.message, hint=hint) for one in self.mistakes])
 
 

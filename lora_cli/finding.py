@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal
 
 from lora_cli.json_schema import EXCLUDED, INLINE, Count, Fingerprint, RuleCode
 
@@ -54,15 +53,9 @@ class Problem:
 class Accepted:
     """Why a finding does not count."""
 
-    by: Literal["baseline", "policy"]
     at: str
-    """The file that says so, and the line where there is one."""
+    """The file that says so."""
     reason: str = ""
-
-    @property
-    def label(self) -> str:
-        """What the finding then is, as it is in every text."""
-        return "known" if self.by == "baseline" else "suppressed"
 
 
 @dataclass(frozen=True, slots=True)

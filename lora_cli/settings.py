@@ -13,7 +13,7 @@ from lora_cli.refs.adapter_files import MOST_HEADER
 from lora_cli.units import advised, parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from lora_cli.documents.policy import Policy, Suppression
+    from lora_cli.documents.policy import Policy
     from lora_cli.documents.source_rules import SourceRule
 
 __all__ = [
@@ -82,20 +82,9 @@ class Settings:
     policies: "tuple[Policy, ...]" = ()
 
     @property
-    def suppressions(self) -> "list[Suppression]":
-        """What the policies together let pass."""
-        return [one for policy in self.policies for one in policy.suppressions]
-
-    @property
     def require_pinned(self) -> bool:
         """Whether a policy demands pinned versions."""
         return any(policy.require_pinned for policy in self.policies)
-
-    @property
-    def may_redirect_to_private(self) -> bool:
-        """Whether redirects may lead into private networks: a policy overrides this, and one that forbids wins."""
-        decisions = {policy.allow_private_redirects for policy in self.policies}
-        return False not in decisions and (True in decisions or self.allow_private_redirects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +210,10 @@ def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, 
 
 def _file_layer(file: Path, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """The file's layer. Paths in it are relative to it."""
-    from lora_cli.documents.toml_file import read_toml
+    from lora_cli.documents.source_rules import read_settings
 
     kinds = {key: setting.kind for key, setting in SETTINGS.items()}
-    read = read_toml(text, str(file), kinds)
+    read = read_settings(text, str(file), kinds)
     layer = {SETTINGS[key].field if key in SETTINGS else key: value for key, value in read.items()}
     if "cache_dir" in layer:
         layer["cache_dir"] = file.parent / _expand(layer["cache_dir"], environ, absolute=False)

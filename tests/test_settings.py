@@ -94,7 +94,11 @@ def test_the_cache_directory_becomes_absolute(
             "write 30s, 500ms, 1h30m or a number of seconds",
         ),
         ("[jobs]\na=1\n", "config.toml:1: jobs: ", ""),
-        ('[sources]\nmatch="a/*"\n', "config.toml:1: sources: this is a mapping", "write [[sources]] above each rule"),
+        (
+            '[sources]\nmatch="a/*"\n',
+            "config.toml:1: sources: this is a mapping",
+            "write [ONE, TWO], or a line with - for each",
+        ),
         ("jobs = \n", "this is not TOML", "write NAME = VALUE, strings in quotes"),
         ("jobs = 1\njobs = 2\n", "this is not TOML", "write NAME = VALUE, strings in quotes"),
         ('offline = "maybe"\n', "config.toml:1: offline: 'maybe' is a string", "write it without quotes"),

@@ -81,7 +81,7 @@ def read_named_manifest(
         if not refs and not may_be_empty:
             raise UsageError(f"there is nothing to {verb}", hint="add adapters, or an adapter set with -f")
         return None
-    from lora_cli.fetching.manifest import read_manifest
+    from lora_cli.documents.manifest import read_manifest
 
     manifest = read_manifest(file)
     known = [entry.name for entry in manifest.adapters]
@@ -104,7 +104,7 @@ def read_inputs(file: Path | None, refs: Sequence[str], base: str, verb: str, *,
     if manifest is None:
         return Inputs(from_refs(refs), named)
     from lora_cli.cli.lockfile import open_lock
-    from lora_cli.fetching.manifest import locked_adapters, locked_base, requests_of
+    from lora_cli.documents.lockfile import locked_adapters, locked_base, requests_of
 
     assert file is not None
     lock_file = open_lock(file, manifest, LockFlags())
@@ -258,19 +258,15 @@ def _adapter_folder(text: str) -> str:
 
 
 def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
-    """``settings`` with the manifest's ``sources`` and ``policy``, and with the policy file of ``--policy``.
+    """``settings`` with the manifest's ``policy``, and with the policy file of ``--policy``.
 
     Raises:
         UsageError: an error in the policy file, with line and key.
     """
     if manifest is not None or policy is not None:
-        from lora_cli.fetching.manifest import with_policies
+        from lora_cli.fetching.gate import with_policies
 
         settings = with_policies(settings, manifest, policy)
-    if settings.suppressions:
-        from lora_cli.judging.baseline import check_rules
-
-        check_rules(settings.suppressions)
     return settings
 
 
@@ -400,7 +396,7 @@ def fetch_requests(refs: Sequence[str], manifest: Path | None, selection: Select
         return FetchRequests(requests, alone=len(requests) == 1)
     adapter_set = read_named_manifest(manifest, refs, "fetch")
     assert adapter_set is not None
-    from lora_cli.fetching.manifest import requests_of
+    from lora_cli.documents.lockfile import requests_of
 
     base, adapters = adapter_set.base, requests_of(_named_entries(adapter_set, refs), {}, selection)
     request = None if base is None or base.scheme == "file" else Request(THE_BASE, base, selection=BASE)

@@ -79,7 +79,7 @@ def verify_all(
     store, settings = Store(ctx.obj.cache_dir), ctx.obj
     store.check_cache()
     if manifest is not None:
-        from lora_cli.fetching.manifest import read_manifest
+        from lora_cli.documents.manifest import read_manifest
 
         names = names or [entry.name for entry in read_manifest(manifest).adapters]
     from lora_cli.render.terminal_cache import verified_parts

@@ -43,7 +43,7 @@ from lora_cli.fetching.pipeline import SILENT, Progress
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
 from lora_cli.refs.lock import THE_BASE, Lock, ref_at
 from lora_cli.refs.request import NAME, Selection
-from lora_cli.render.fetch_report import fetch_report, fetched_adapter, render_line
+from lora_cli.render.fetch_report import FetchReport, LockChanges, fetched_adapter, render_line
 from lora_cli.render.terminal_fetch import fetched_parts, render_not_pruned
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -141,7 +141,7 @@ def command(**given: Any) -> None:
     base_config = _base_config(requests, store, settings)
     failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
     pruned, not_pruned = _prune(requests, chosen, settings, failed=bool(failed))
-    changes = None
+    changes = None if file is None else LockChanges(str(file.path))
     if file is not None and not flags.locked:
         changes = lockfile.write_lock(file, flags, done, base_config, store, settings)
     goes_on = chosen.keep_going and any(one.published is not None for one in done)
@@ -149,8 +149,9 @@ def command(**given: Any) -> None:
     if chosen.output_format == "json":
         from lora_cli.render.json import to_json
 
-        adapters, where = list(map(fetched_adapter, done)), None if file is None else file.path
-        write(to_json(fetch_report(adapters, where, changes, pruned, not_pruned, code)))
+        adapters = list(map(fetched_adapter, done))
+        report = FetchReport(adapters=adapters, lock=changes, pruned=pruned, not_pruned=not_pruned, exit_code=code)
+        write(to_json(report))
     log_failures(failed)
     raise typer.Exit(code)
 
@@ -231,7 +232,7 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
         NotFound, AccessDenied, Unreachable, FormatError: the manifest's base cannot be read.
     """
     from lora_cli.cli.engine_options import deployment_of, named_engines
-    from lora_cli.fetching.manifest import locked_base
+    from lora_cli.documents.lockfile import locked_base
     from lora_cli.judging.judge import Terms
 
     manifest, model = requests.manifest, None

@@ -10,18 +10,28 @@ from pathlib import Path
 from lora_cli.base.reading import local_config
 from lora_cli.cli.adapter_selection import FetchRequests, LockFlags
 from lora_cli.cli.output import Format, inform, render_parts, to_stderr, write
-from lora_cli.documents.lockfile import KIND, base_mismatch, drift, dump_lock, mismatch, relocked
+from lora_cli.documents.document import STDIN, read_text
+from lora_cli.documents.lockfile import (
+    KIND,
+    base_mismatch,
+    drift,
+    dump_lock,
+    lock_path,
+    locked_adapters,
+    mismatch,
+    read_lock,
+    relocked,
+)
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.lock_drift import CheckedAdapter, checked_adapter, find_drift
-from lora_cli.fetching.manifest import STDIN, lock_path, locked_adapters, read_lock, read_text
 from lora_cli.refs.adapter_files import BASE_CONFIG
-from lora_cli.refs.lock import THE_BASE, Changes, Lock, LockedAdapter, of_manifest, ref_at
+from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Blob
-from lora_cli.render.fetch_report import CheckReport
+from lora_cli.render.fetch_report import CheckReport, LockChanges, lock_changes
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
 from lora_cli.settings import Settings
@@ -53,16 +63,16 @@ def open_lock(manifest: Path, adapter_set: AdapterSet, flags: LockFlags) -> Lock
             raise UsageError(f"{manifest} has no folder for its lock", hint="write the manifest to a file")
         return None
     place = lock_path(manifest)
-    lock = _read(place, flags)
+    lock = _read(place, flags, str(manifest))
     if lock is None and flags.locked:
         raise NotFound(f"there is no lock {place}", hint=f"lora-cli fetch -f {manifest} writes it")
-    return LockFile(place, None if lock is None else of_manifest(lock, str(manifest)), adapter_set)
+    return LockFile(place, lock, adapter_set)
 
 
-def _read(path: Path, flags: LockFlags) -> Lock | None:
+def _read(path: Path, flags: LockFlags, manifest: str) -> Lock | None:
     """The lock in a file; None if there is no file, or if the lock is invalid and will be rewritten as a whole."""
     try:
-        return read_lock(path)
+        return read_lock(path, manifest)
     except NotFound:
         return None
     except UsageError:
@@ -204,7 +214,7 @@ def write_lock(
     base: Outcome | None,
     store: Store,
     settings: Settings,
-) -> Changes:
+) -> LockChanges:
     """Updates the lock with the fetched versions, and returns the changes; the file is replaced only if it changes.
 
     ``base`` is the outcome for the base's config, if that was fetched; a local one is read here. Entries of adapters
@@ -218,14 +228,14 @@ def write_lock(
     new |= dict(_locked_config(file.adapter_set, base, settings))
     path = Path(os.path.realpath(file.path))
     with exclusive(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
-        now = _read(path, flags) or Lock(())
+        now = _read(path, flags, file.adapter_set.file) or Lock(())
         after = relocked(file.adapter_set, now, new)
         if dump_lock(after) != dump_lock(now):
             with on_disk("writing", file.path, "-f"):
                 replace_file(path, dump_lock(after).encode("ascii"))
-    changes = Changes(now, after)
-    if changes and not settings.quiet:
-        to_stderr(render_changes(file.path, changes))
+    changes = lock_changes(file.path, now, after)
+    if (changes.added or changes.changed or changes.removed) and not settings.quiet:
+        to_stderr(render_changes(changes, now, after))
     return changes
 
 

@@ -1,7 +1,8 @@
 """``lora-cli validate``: validates adapters where they are, and writes the report in each format."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -25,19 +26,17 @@ from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
 from lora_cli.did_you_mean import did_you_mean
-from lora_cli.errors import MachineError, UsageError
+from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.finding import Severity
 from lora_cli.judging.base_model import check_tp
 from lora_cli.judging.judge import Terms, judge_all
 from lora_cli.judging.report import Naming, Report, validate_report
 from lora_cli.judging.result import Result
 from lora_cli.rules import choose, matching
-from lora_cli.settings import Settings
 from lora_cli.text import safe
 
 if TYPE_CHECKING:
-    from lora_cli.documents.baseline import Baseline
-    from lora_cli.rules.rule import Rule
+    from lora_cli.documents.baseline import AcceptedFinding
 
 finding = partial(option, default=None, panel="Findings")
 
@@ -140,8 +139,8 @@ def command(**given: Any) -> None:
     if where:
         from lora_cli.judging.baseline import apply_baseline
 
-        results = [apply_baseline(one, naming.identity(one), known, where) for one in results]
-    notices = baseline_notices(results, known, chosen.write_baseline, naming, rules, settings)
+        results = [apply_baseline(one, partial(naming.fingerprint, one), known, where) for one in results]
+    notices = list(baseline_notices(results, known, where, naming)) if where else []
     report = validate_report(
         results, fail_on, strict=chosen.strict, base=model, rules=rules, naming=naming, baseline=where, notices=notices
     )
@@ -166,8 +165,8 @@ def _naming(inputs: Inputs) -> Naming:
     return Naming(here, {entry.name: entry.at for entry in entries}, root)
 
 
-def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline | None, str]":
-    """The baseline, if one is read, and the name of the file that is read or written; "" without either.
+def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Mapping[str, AcceptedFinding] | None, str]":
+    """The accepted findings, if they are read, and the name of the file that is read or written; "" without either.
 
     Raises:
         UsageError: both options are given, or the baseline is invalid.
@@ -179,40 +178,38 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
     if baseline is None:
         return None, str(new or "")
     from lora_cli.documents.baseline import load_baseline
-    from lora_cli.fetching.manifest import read_text
+    from lora_cli.documents.document import read_text
 
     return load_baseline(read_text(baseline, "baseline"), str(baseline)), str(baseline)
 
 
 def baseline_notices(
-    results: Sequence[Result],
-    known: "Baseline | None",
-    new: Path | None,
-    naming: Naming,
-    rules: "Sequence[Rule]",
-    settings: Settings,
-) -> list[str]:
-    """Notices about unused entries of the baseline and the policies; writes the ``new`` baseline.
+    results: Sequence[Result], known: "Mapping[str, AcceptedFinding] | None", where: str, naming: Naming
+) -> Iterator[str]:
+    """Notices about entries of the baseline that are over; without one, writes it to ``where``.
 
     Raises:
         MachineError: it cannot be written.
     """
-    if not settings.suppressions and known is None and new is None:
-        return []
-    from lora_cli.judging import baseline
+    from lora_cli.documents.baseline import AcceptedFinding, load_baseline, render_baseline
+    from lora_cli.documents.document import read_text
+    from lora_cli.judging.baseline import is_over, unread_notices
 
-    named = [(naming.identity(one), one) for one in results]
-    notices = list(baseline.unused_suppressions(named, settings.suppressions, rules))
     if known is not None:
-        notices += baseline.stale_entries(named, known, [rule.code for rule in rules])
-    if new is not None:
-        from lora_cli.documents.baseline import render_baseline
-
-        found = ((name, finding, finding.accepted) for name, one in named for finding in one.findings)
-        entries = (baseline.entry_of(name, one) for name, one, by in found if by is not None and by.by == "baseline")
-        write(render_baseline(entries), new)
-        notices += baseline.unread_notices(named, str(new))
-    return notices
+        over = (one for one in known.values() if is_over(one))
+        yield from (f"{where}: {one.code} ({one.reason}) is no longer accepted after {one.until}" for one in over)
+        return
+    before: Mapping[str, AcceptedFinding] = {}
+    with contextlib.suppress(LoraCliError):  # what people wrote in it stays
+        before = load_baseline(read_text(Path(where), "baseline"), where)
+    entries = {}
+    for one in results:
+        for finding in (finding for finding in one.findings if finding.accepted is not None):
+            key, at = naming.fingerprint(one, finding), finding.problem.at
+            place = ": ".join(safe(part) for part in (naming.identity(one), at.file, at.field) if part)
+            entries[key] = before.get(key) or AcceptedFinding(fingerprint=key, code=finding.code, reason=place)
+    write(render_baseline(entries), Path(where))
+    yield from unread_notices([(naming.identity(one), one) for one in results], where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def _outcomes(report: EndpointsReport, *, afterwards: bool = False) -> object:
 
 def _file_versions(file: Path) -> object:
     """The stat values of the manifest and its lock, which change with their content."""
-    from lora_cli.fetching.manifest import lock_path
+    from lora_cli.documents.lockfile import lock_path
 
     stamps: list[tuple[object, ...]] = []
     for path in (file, lock_path(file)):

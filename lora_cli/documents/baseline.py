@@ -1,125 +1,67 @@
-"""Known findings: a file of what was found before, so that only what is new refuses.
+"""The file of accepted findings: they are reported and do not count, so that only what is new refuses."""
 
-An entry is a rule, an adapter and a place in it: no message, whose numbers may change, and no digest, so that it holds
-for the next version of the adapter too. ``count`` is how often the rule found something there.
-"""
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-import json
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+import yaml
+from pydantic import Field
 
-from pydantic import Field, InstanceOf
+from lora_cli.documents.document import Model, parse_yaml
+from lora_cli.documents.fields import Several, text
+from lora_cli.errors import UsageError
 
-from lora_cli.documents.document import Document, Model, Places
-from lora_cli.documents.field_types import Context, Several, choice, whole
-from lora_cli.documents.yaml_nodes import YamlPlaces, compose
-from lora_cli.errors import DocumentError, FormatError, UsageError
-from lora_cli.parse import json_value
-
-SCHEMA = "lora_cli/baseline/1"
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+SCHEMA = "lora_cli/baseline/2"
 _HINT = "write it with lora-cli validate --write-baseline FILE"
 
 
-class Entry(NamedTuple):
-    """One thing that is known: what ``code`` finds in an adapter, at a file and a field, module or tensor in it."""
+class AcceptedFinding(Model):
+    """A finding that does not count, and why."""
 
-    adapter: str
-    code: str
-    file: str
-    field: str
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """The entries of each adapter, and how often each was found; ``where`` is the file."""
-
-    where: str
-    counts: Mapping[str, Mapping[Entry, int]]
-
-    def of(self, adapter: str) -> Counter[Entry]:
-        """Those of one adapter."""
-        return Counter(self.counts.get(adapter, {}))
-
-
-Words = InstanceOf[str]
-"""Text, half surrogate pairs too: those are how Python has the bytes of a file's name that are no UTF-8."""
-
-
-class BaselineEntry(Model):
-    """What one rule finds at one place of an adapter."""
-
-    adapter: Words
-    """What the report calls the adapter."""
-    code: Words
+    fingerprint: Annotated[str, text("[0-9a-f]{32}", "a fingerprint", "see lora-cli validate --format json")]
+    """Identifies the adapter by its name, the rule and the place, whatever the adapter's version."""
+    code: Annotated[str, text("LC[0-9]{3}", "the code of a rule", "see lora-cli rules")]
     """The rule."""
-    file: Words
-    """The file in the adapter, or empty."""
-    field: Words
-    """The field, module or tensor in the file, or empty."""
-    count: Annotated[int, whole(1, 10**15)]
-    """How often it is found there."""
+    reason: Annotated[str, text(r"[\s\S]*\S[\s\S]*", "a reason in words", "write who checked it, and why it is right")]
+    """Why it is accepted."""
+    until: (
+        Annotated[
+            str,
+            text(
+                "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
+                "a day",
+                'write "2027-03-31", the last day on which it is accepted',
+            ),
+        ]
+        | None
+    ) = None
+    """The last day, in UTC, on which it is accepted (default: no end)."""
 
 
-class BaselineFile(Model):
-    """Findings that are known and do not count."""
+class Baseline(Model):
+    """Accepted findings."""
 
-    format: Annotated[str, choice((SCHEMA,))] = Field(alias="schema")
+    format: Literal["lora_cli/baseline/2"] = Field(alias="schema")
     """The version of this format."""
-    findings: Several[BaselineEntry]
+    findings: Several[AcceptedFinding]
     """One for each place."""
 
 
-def render_baseline(entries: Iterable[Entry]) -> str:
-    """The file, the same for the same entries, one to a line: a change of it can be read."""
-    counted = sorted(Counter(entries).items())
-    rows = [json.dumps({**entry._asdict(), "count": count}) for entry, count in counted]
-    body = ",\n".join(f"  {row}" for row in rows)
-    return f'{{"schema": {json.dumps(SCHEMA)}, "findings": [\n{body}\n]}}\n'
+def render_baseline(findings: Mapping[str, AcceptedFinding]) -> str:
+    """The file as YAML, the same for the same findings by their fingerprints."""
+    ordered = sorted(findings.values(), key=lambda one: (one.code, one.reason, one.fingerprint))
+    document = {"schema": SCHEMA, "findings": [one.model_dump(exclude_none=True) for one in ordered]}
+    written: str = yaml.safe_dump(document, sort_keys=False, width=1 << 30)
+    return written
 
 
-def load_baseline(text: str, where: str) -> Baseline:
-    """The baseline in a file.
+def load_baseline(text: str, where: str) -> Mapping[str, AcceptedFinding]:
+    """The accepted findings in a file, by their fingerprints.
 
     Raises:
         UsageError: every mistake with file, line and key.
     """
     try:
-        value = json_value(text.encode(errors="surrogatepass"), where)
-        _check_kind(value, where)
-        found = Document(where, value, lambda: _places(text, where)).read(BaselineFile, Context())
-    except DocumentError as error:
-        raise error.with_hint(_HINT) from error
-    except (FormatError, UsageError) as error:
-        raise UsageError(error.message, hint=_HINT) from error
-    counts: dict[str, dict[Entry, int]] = {}
-    for one in found.findings:
-        counts.setdefault(one.adapter, {})[Entry(one.adapter, one.code, one.file, one.field)] = one.count
-    return Baseline(where, counts)
-
-
-def _check_kind(value: Any, where: str) -> None:
-    """Whether a document can be a baseline at all: another one would be wrong in each of its keys.
-
-    Raises:
-        UsageError: it is the JSON output of a command, or has nothing of a baseline.
-    """
-    if not isinstance(value, dict):
-        return
-    schema = value.get("schema")
-    command = re.match("lora_cli/([a-z-]{1,40})/", schema) if isinstance(schema, str) else None
-    if command is not None and command[1] != "baseline":
-        raise UsageError(f"{where}: this is a JSON report of {command[1]}, but must be a baseline of validate")
-    if command is None and "findings" not in value:
-        raise UsageError(f"{where}: this is not a baseline of validate: it has neither schema nor findings")
-
-
-def _places(text: str, where: str) -> Places:
-    """The lines of a JSON text, as YAML gives them, which has no half surrogate pairs, and not all of JSON."""
-    try:
-        return YamlPlaces(compose(_SURROGATE.sub("?", text), where))
-    except UsageError:
-        return YamlPlaces(None)
+        found = parse_yaml(text, where).read(Baseline)
+    except UsageError as error:
+        raise (error if SCHEMA in text else error.with_hint(_HINT)) from error
+    return {one.fingerprint: one for one in found.findings}

@@ -1,39 +1,61 @@
-"""A lora-cli document against its pydantic model: every mistake with file, line, key, and what to write instead."""
+"""A YAML or TOML document against its pydantic model: every mistake with file, line, key, and what to write instead."""
 
+import re
+import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
-from lora_cli.did_you_mean import did_you_mean, nearest
-from lora_cli.documents.yaml_nodes import Number, Path, YamlPlaces, compose, in_words, plain
-from lora_cli.errors import DocumentError, UsageError
+from lora_cli.did_you_mean import did_you_mean
+from lora_cli.documents.fields import WORDS, Unquoted, kind_of
+from lora_cli.errors import DocumentError, MachineError, NotFound, UsageError
 from lora_cli.text import quoted
 from lora_cli.units import advised
 
-API_VERSION = "lora-cli/v1"
+STDIN = "-"
+MOST_BYTES, MOST_VALUES, DEPTH, MOST_MISTAKES = 4 << 20, 250_000, 16, 100
+"""The largest document, its keys and values, their deepest nesting, and the mistakes that are reported."""
 
-READ_WITH = {"AdapterSet": "-f", "AdapterSetLock": "the lock of -f", "Policy": "--policy"}
-"""The option for each kind of document."""
+SPLIT = "split it into several files"
+QUOTE = "indent with spaces; quote a value that contains ': ' or ' #', or that starts with * & @ %"
 
-UNKNOWN_KEY = "unknown key"
+UNKNOWN = "unknown key"
 
-MOST_MISTAKES = 100
-"""The maximum of mistakes that are reported for one document."""
+Path = tuple[str | int, ...]
+"""Keys and positions from the root of a document: ``("adapters", 3, "source")``."""
+
+# No implicit types: what an unquoted word means is decided by ``_plain``.
+_LOADER = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
+_WORDS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})", re.ASCII)
+_NO_TEXT = re.compile(r"|~|null|yes|no|on|off|[-+]?([0-9]+\.[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.ASCII | re.IGNORECASE)
+
+
+_TYPES = {
+    "tuple_type": ("a list", "write [ONE, TWO], or a line with - for each"),
+    "bool_type": ("true or false", "write true or false, without quotes"),
+    "int_type": ("a whole number", "write digits, without quotes"),
+}
 
 
 class Model(BaseModel):
     """A mapping of a document: only these keys, values of exactly these types, and no change later.
 
-    ``instead`` has, for keys that people try and that do not exist, what to write.
+    ``instead`` has, for keys that people try and that do not exist, what to write. The texts of a ``secret`` one are
+    never repeated: people put secrets where their names belong.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     instead: ClassVar[Mapping[str, str]] = {}
+    secret: ClassVar[bool] = False
 
 
 class Head(Model):
@@ -48,8 +70,7 @@ class Head(Model):
 M = TypeVar("M", bound=Model)
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
+class Mistake(NamedTuple):
     """An error at ``path`` of a document, and what to write instead."""
 
     path: Path
@@ -57,203 +78,249 @@ class Mistake:
     hint: str
 
 
-def mistake(message: str, hint: str = "", *below: str | int) -> PydanticCustomError:
-    """The error that a validator raises. ``below`` leads from the value that it was given to the one that is wrong."""
-    # The words travel as context: a brace in a template of pydantic's would be a placeholder.
-    return PydanticCustomError("mistake", "mistake", {"message": message, "hint": hint, "below": below})
-
-
-class Places(Protocol):
-    """Where the values of a document are, by their paths."""
-
-    def line(self, path: Path, *, key: bool = False) -> int:
-        """The line of a value, or of its ``key``; 0 if it is not known."""
-
-    def written(self, path: Path) -> str:
-        """A value as it is written, cut short."""
-
-
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document that was not validated yet, what errors call its file, and where its values are."""
+    """A document that was not validated yet, what errors call its file, and the line of what is at a path."""
 
     file: str
     value: Any
-    places: Callable[[], Places]
+    line: Callable[[Path], int]
 
     def at(self, *path: str | int) -> str:
         """``file:line`` of the value at ``path``."""
-        return f"{self.file}:{self.line(*path)}"
+        return f"{self.file}:{self.line(path)}"
 
-    def line(self, *path: str | int) -> int:
-        """The line of the value at ``path``."""
-        return self.places().line(path)
-
-    def read(self, model: type[M], context: object, also: Callable[[Any], Iterable[Mistake]] = lambda _: ()) -> M:
+    def read(self, model: type[M], context: object = None) -> M:
         """The document by its model, whose validators get ``context``.
-
-        ``also`` finds mistakes that concern several values at once, in the value that was not validated.
 
         Raises:
             DocumentError: all mistakes, in the order of their lines.
         """
-        found = list(islice(also(self.value), MOST_MISTAKES + 1))
-        if len(found) > MOST_MISTAKES:
-            raise self.error(found)
         try:
-            read = model.model_validate(self.value, context=context)
+            return model.model_validate(self.value, context=context)
         except ValidationError as error:
-            found += _in_words(error, model, self.places())
-        if found:
-            raise self.error(found)
-        return read
-
-    def error(self, mistakes: Iterable[Mistake]) -> DocumentError:
-        """The error that lists ``mistakes``, at most ``MOST_MISTAKES`` of them."""
-        found = list(mistakes)
-        places = self.places()
-        lines = ((places.line(one.path, key=one.message == UNKNOWN_KEY), one) for one in found[:MOST_MISTAKES])
-        placed = sorted(lines, key=lambda pair: pair[0])
+            found = list(_mistakes(error, model))
         errors = []
-        for line, one in placed:
-            parts = (f"{self.file}:{line}" if line else self.file, in_words(one.path), one.message)
+        for one in sorted(found[:MOST_MISTAKES], key=lambda one: self.line(one.path)):
+            path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in one.path)
+            parts = (self.at(*one.path), path.removeprefix("."), one.message)
             errors.append(UsageError(": ".join(filter(None, parts)), hint=one.hint))
-        if len(found) > len(placed):
+        if len(found) > MOST_MISTAKES:
             errors.append(UsageError(f"{self.file}: more errors are not shown"))
-        return DocumentError(errors)
+        raise DocumentError(errors)
 
 
-def _in_words(error: ValidationError, model: type[Model], places: Places) -> Iterator[Mistake]:
+def read_text(path: FilePath, what: str) -> str:
+    """A small UTF-8 text file or pipe (``<(…)``), ``-`` for standard input; ``what`` it is for errors.
+
+    Raises:
+        NotFound: there is no such file.
+        UsageError: it is a folder, too long, or not UTF-8.
+        MachineError: it cannot be read.
+    """
+    try:
+        if str(path) == STDIN:
+            data = sys.stdin.buffer.read(MOST_BYTES + 1)
+        else:
+            with path.open("rb") as stream:
+                data = stream.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise UsageError(f"{path}: the {what} is over {MOST_BYTES} bytes long", hint=SPLIT)
+        return data.decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"there is no {what} {path}", hint="check the path") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path}: the {what} is a folder", hint="use the file in it") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the {what} is not UTF-8 at byte {error.start}", hint="save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        hint = "check its owner and mode (ls -l)"
+        raise MachineError(f"{path}: the {what} cannot be read: {error}", hint=hint) from error
+
+
+def compose(text: str, file: str) -> yaml.Node:
+    """The root of the one YAML (or JSON) document in ``text``: PyYAML's nodes know their lines.
+
+    Raises:
+        UsageError: not YAML; empty; more than one document; over a bound; a duplicate key; an alias or a tag.
+    """
+    if len(text) > MOST_BYTES:
+        raise UsageError(f"{file}: the document is over {MOST_BYTES} characters long", hint=SPLIT)
+    try:
+        # Before nodes are built: an alias may grow without bounds, and building recurses.
+        refused = next(_refused(yaml.parse(text, Loader=_LOADER)), None)
+        root = yaml.compose(text, Loader=_LOADER) if refused is None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        message = f"{file}:{mark.line + 1 if mark else 1}: this is not YAML: {error.problem or error.context}"
+        raise UsageError(message, hint=QUOTE) from error
+    except (yaml.YAMLError, UnicodeEncodeError) as error:
+        message = f"{file}:1: this is not YAML: it contains an invalid character"
+        raise UsageError(message, hint="save the file as UTF-8 text") from error
+    if root is not None:
+        refused = next(_odd_keys(root), None)
+    elif refused is None:
+        refused = 1, "the document is empty", "see docs/manifest.md and docs/policy.md for the keys"
+    if root is None or refused is not None:
+        assert refused is not None
+        line, message, hint = refused
+        raise UsageError(f"{file}:{line}: {message}", hint=hint)
+    return root
+
+
+def _refused(events: Iterable[Any]) -> Iterator[tuple[int, str, str]]:
+    """Line, message and hint of what a document must not have."""
+    depth = values = 0
+    for event in events:
+        line = event.start_mark.line + 1
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        values += isinstance(event, yaml.NodeEvent)
+        if values > MOST_VALUES:
+            yield line, f"more than {MOST_VALUES} keys and values", SPLIT
+        if isinstance(event, yaml.AliasEvent):
+            alias = f"*{str(event.anchor)[:200]}"
+            yield line, f"the alias {alias} is not supported", f'write the value itself, or quote it: "{alias}"'
+        if getattr(event, "tag", None):
+            yield line, f"the tag {event.tag[:200]} is not supported", "write the value without a tag"
+        if depth > DEPTH:
+            yield line, f"nested deeper than {DEPTH} levels", QUOTE
+
+
+def _odd_keys(node: Any) -> Iterator[tuple[int, str, str]]:
+    """Line, message and hint of keys that are there twice, or are no words."""
+    if isinstance(node, yaml.SequenceNode):
+        for one in node.value:
+            yield from _odd_keys(one)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                hint = 'quote a value that contains braces: "{{ name }}"'
+                yield line, "a key must be a single value, not a list or a mapping", hint
+            elif key.value in lines:
+                message = f"{key.value[:200]}: duplicate key (first in line {lines[key.value]})"
+                yield line, message, "remove one of them"
+            else:
+                lines[key.value] = line
+            yield from _odd_keys(value)
+
+
+def parse_yaml(text: str, file: str) -> Document:
+    """A YAML document. Raises ``UsageError`` as ``compose``."""
+    root = compose(text, file)
+    return Document(file, _plain(root), partial(_yaml_line, root))
+
+
+def parse_toml(text: str, file: str) -> Document:
+    """A TOML document. Raises ``UsageError`` if it cannot be parsed."""
+    try:
+        return Document(file, tomllib.loads(text), partial(_toml_line, text.split("\n")))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, strings in quotes") from error
+
+
+def _plain(node: yaml.Node) -> Any:
+    """The value by YAML 1.2; the other booleans of YAML 1.1 are neither text nor booleans."""
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: _plain(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item) for item in node.value]
+    assert isinstance(node, yaml.ScalarNode)
+    text: str = node.value
+    if node.style:
+        return text
+    if _INT.fullmatch(text):
+        return int(text)
+    return _WORDS.get(text, Unquoted(text) if _NO_TEXT.fullmatch(text) else text)
+
+
+def _yaml_line(root: yaml.Node, path: Path) -> int:
+    """The line of the key or member at ``path``, or of the nearest one above it."""
+    key = node = root
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            key, node = next((pair for pair in node.value if pair[0].value == part), (key, node))
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            key = node = node.value[part]
+    return int(key.start_mark.line) + 1
+
+
+def _toml_line(lines: list[str], path: Path) -> int:
+    """The line that the last key of ``path`` begins, by a search; of a member of a list it is that of its ``[[…]]``."""
+    keys = [re.split(r"[\s=.\]\"']", line.lstrip("[\"' \t"), maxsplit=1)[0] for line in lines]
+    found, end = 0, len(lines)
+    for part in path:
+        if isinstance(part, int):
+            heads = [at for at, line in enumerate(lines) if line.strip().startswith("[[") and keys[at] == path[0]]
+            found, end = (*heads[part:], found)[0], (*heads[part + 1 :], end)[0]
+        else:
+            found = next((at for at in range(found, end) if keys[at] == part), found)
+    return found + 1
+
+
+def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[Mistake]:
     """Pydantic's errors in our words. A key that is only misspelled is not missing, too."""
     # Where members of a list are wrong, pydantic takes it for shorter.
     errors = [one for one in error.errors(include_url=False) if one["type"] != "too_short" or not one["input"]]
-    reported = errors[: MOST_MISTAKES + 1]
-    incomplete = {one["loc"][:-1] for one in reported if one["type"] == "missing"}
-    unknown = [one["loc"] for one in reported if one["type"] == "extra_forbidden" and one["loc"][:-1] in incomplete]
-    misspelled = {(*loc[:-1], _meant(str(loc[-1]), _model_at(model, loc[:-1]))) for loc in unknown}
-    for one in reported:
-        if one["type"] != "missing" or one["loc"] not in misspelled:
-            yield _mistake(one, model, places)
+    found = [(one["loc"], _mistake(one, model)) for one in errors[: 2 * MOST_MISTAKES + 2]]
+    hints = ((path[:-1], one.hint) for path, one in found if one.message == UNKNOWN and one.hint[:5] != "known")
+    meant = {(*above, word) for above, hint in hints for word in re.findall(r"\w+", hint)}
+    return (one for path, one in found if one.message == UNKNOWN or path not in meant)
 
 
-def _meant(key: str, model: type[Model]) -> str | None:
-    """The key that an unknown one stands for, if any."""
-    instead = model.instead.get(key, "").partition(":")[0]
-    return instead if instead in model.model_fields else nearest(key, _keys(model))
-
-
-def _mistake(error: ErrorDetails, model: type[Model], places: Places) -> Mistake:
-    path, context = error["loc"], error.get("ctx", {})
+def _mistake(error: ErrorDetails, model: type[Model]) -> Mistake:
+    """One of pydantic's errors in our words."""
+    path, value, context = error["loc"], error["input"], error.get("ctx", {})
+    around, kind = _model_at(model, path[:-1]), kind_of(value)
+    shown = quoted(value) if isinstance(value, str) else str(value).lower()
+    is_plain = isinstance(value, bool | int | float | Unquoted) and bool(str(value)) and not around.secret
+    this, quote = (f"{shown} is {kind}", f'quote it: "{shown}"') if is_plain else (f"this is {kind}", "quote one value")
+    must, hint = _TYPES.get(error["type"], ("a string", quote))
+    message = f"{this}, but must be {must}"
     match error["type"]:
         case "missing":
-            return Mistake(path[:-1], f"the key {path[-1]} is missing", f"add {path[-1]}: …")
+            only = get_args(field.annotation) if (field := around.model_fields.get(str(path[-1]))) else ()
+            value = only[0] if len(only) == 1 and isinstance(only[0], str) else "…"
+            path, message, hint = path[:-1], f"the key {path[-1]} is missing", f"add {path[-1]}: {value}"
         case "extra_forbidden":
-            around, key = _model_at(model, path[:-1]), str(path[-1])
-            return Mistake(path, UNKNOWN_KEY, around.instead.get(key) or did_you_mean(key, _keys(around)))
-        case "mistake":
-            return Mistake((*path, *context["below"]), context["message"], context["hint"])
+            message, key = UNKNOWN, str(path[-1])
+            hint = around.instead.get(key) or did_you_mean(key, _keys(around))
         case "value_error":
-            return Mistake(path, *advised(context["error"]))
-        case "model_type":
-            known = f"known keys: {', '.join(_keys(_model_at(model, path)))}"
-            return Mistake(path, f"this is {kind_of(error['input'])}, but must be a mapping", known)
-    return Mistake(path, *_wrong_value(error["type"], error["input"], places.written(path), context))
-
-
-def parse_document(text: str, file: str, kind: str) -> Document:
-    """A lora-cli document: ``apiVersion`` and ``kind`` are checked before any other key.
-
-    Raises:
-        UsageError: it cannot be parsed, or is of another version or kind.
-    """
-    root = compose(text, file)
-    document = Document(file, plain(root), lambda: YamlPlaces(root))
-    head = document.value if isinstance(document.value, dict) else {"apiVersion": API_VERSION, "kind": kind}
-    for key, value in (("apiVersion", API_VERSION), ("kind", kind)):
-        if key not in head:
-            raise document.error([Mistake((), f"the key {key} is missing", f"add {key}: {value}")])
-        if (word := head[key]) != value:
-            other = READ_WITH.get(word) if key == "kind" and isinstance(word, str) else None
-            instead = f"{word} is for {other}, {kind} is for {READ_WITH[kind]}" if other else f"{key}: {value}"
-            message, _ = _wrong_value("text", word, document.places().written((key,)), {"what": value})
-            raise document.error([Mistake((key,), message, instead)])
-    return document
-
-
-def mappings(value: Any, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The mappings in the list under ``key`` of ``value``, with their positions, as far as there are any."""
-    members = value.get(key) if isinstance(value, dict) else None
-    for number, one in enumerate(members if isinstance(members, list) else ()):
-        if isinstance(one, dict):
-            yield number, one
-
-
-def repeats(value: Any, key: str, *names: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-    """The mappings under ``key`` with the texts of an earlier one under ``names``: both positions, and the texts."""
-    first: dict[tuple[Any, ...], int] = {}
-    for number, one in mappings(value, key):
-        texts = tuple(one.get(name) for name in names)
-        if all(isinstance(text, str) for text in texts):
-            if texts in first:
-                yield number, first[texts], texts
-            first.setdefault(texts, number)
-
-
-def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]) -> tuple[str, str]:
-    """The message and hint for a wrong value; ``written`` is its text, ``context`` has the words of its type."""
-    this, what, hint = f"this is {kind_of(value)}", context.get("what", "a string"), context.get("hint", "")
-    match kind:
-        case "tuple_type":
-            result = f"{this}, but must be a list", "write [ONE, TWO], or a line with - for each"
-        case "bool_type":
-            result = f"{this}, but must be true or false", "write true or false, without quotes"
+            wrong = context["error"]
+            message, hint, *below = wrong.args if len(wrong.args) > 1 else advised(wrong)
+            path = (*path, *below)
+        case "string_pattern_mismatch":
+            what, hint = WORDS[context["pattern"]]
+            message = f"{'this' if around.secret else shown} is not {what}"
+        case "literal_error" if isinstance(value, str):
+            words = re.findall(r"'([^']*)'", context["expected"])
+            message = f"{shown} is not {' or '.join(words)}"
+            hint = did_you_mean(value, words) if len(words) > 1 else f"{path[-1]}: {words[0]}"
+        case "model_type" | "mapping_type":
+            message, hint = f"{this}, but must be a mapping", f"known keys: {', '.join(_keys(_model_at(model, path)))}"
+        case "greater_than_equal" | "less_than_equal":
+            bound = f"below {context['ge']}" if "ge" in context else f"over {context['le']}"
+            message, hint = f"{shown} is {bound}", "write a number within the limit"
         case "too_short":
-            result = "the list is empty", "add at least one"
+            message, hint = "the list is empty", "add at least one"
         case "too_long":
-            result = f"{len(value)} entries are over the limit of {context['max_length']}", "use fewer"
-        case "number":
-            is_number = isinstance(value, int | float | Number) and not isinstance(value, bool)
-            shown = str(written or value) if is_number else quoted(written or value)
-            one = f"{this}, which" if isinstance(value, dict | list | None) else shown
-            result = f"{one} is not {what}", hint
-        case "secret":
-            result = f"this is not {what}", hint
-        case "choice" if isinstance(value, str):
-            result = f"{quoted(value)} is not {what}", did_you_mean(value, context["words"].split())
-        case _ if isinstance(value, str):
-            result = f"{quoted(value)} is not {what}", hint
-        case _ if isinstance(value, bool | int | float | Number):
-            result = f"{written or value} is {kind_of(value)} here", f'quote it: "{written or value}"'
-        case _:
-            result = f"{this}, but must be {what}", hint or "write one value, quoted"
-    return result
+            message, hint = f"{len(value)} entries are over the limit of {context['max_length']}", "use fewer"
+    return Mistake(path, message, hint)
 
 
-def _model_at(model: type[Model], path: Path) -> type[Model]:
+def _model_at(model: type[Model], path: Iterable[str | int]) -> type[Model]:
     """The model of the mapping at ``path``."""
     for part in path:
-        if isinstance(part, str):
-            model = next(_models_in(model.model_fields[part].annotation), model)
+        if part in model.model_fields:
+            pending = [model.model_fields[str(part)].annotation]
+            while pending:  # tuple[Model, ...], Model | None and the like
+                one = pending.pop()
+                pending += get_args(one)
+                if isinstance(one, type) and issubclass(one, Model):
+                    model = one
     return model
 
 
 def _keys(model: type[Model]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _models_in(annotation: Any) -> Iterator[type[Model]]:
-    """The models in ``tuple[Model, ...]``, ``Model | None`` and the like."""
-    if isinstance(annotation, type) and issubclass(annotation, Model):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
-
-
-def kind_of(value: Any) -> str:
-    """The type of a value in words: ``a list``, ``a number``, ``empty``."""
-    if value is None:
-        return "empty"
-    if isinstance(value, bool):
-        return "a boolean"
-    kinds: dict[type, str] = {dict: "a mapping", list: "a list", str: "a string"}
-    return kinds.get(type(value), "a number")

@@ -1,37 +1,35 @@
 """The lock file: what a manifest meant at one moment, file by file, in bytes that are the same on every machine."""
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document, repeats
-from lora_cli.documents.field_types import SHA256, Context, Maybe, Several, text, whole
+from lora_cli.documents.document import Head, Model, parse_yaml, read_text
+from lora_cli.documents.fields import LINE, Line, Name, Several, Sha256, text, unique
 from lora_cli.documents.manifest import AdapterSet
-from lora_cli.documents.yaml_nodes import SPLIT
-from lora_cli.errors import DocumentError, UsageError
+from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import BASE_CONFIG
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter
-from lora_cli.refs.request import NAME, NAME_IN_WORDS, Request
+from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
+from lora_cli.refs.request import USUAL, Request, Selection
 from lora_cli.refs.snapshot import Blob, snapshot_digest
 
 KIND = "AdapterSetLock"
-AGAIN = "recreate it with lora-cli fetch -f FILE --upgrade"
-BROKEN = f"it is truncated or badly merged: restore it from version control, or {AGAIN}"
-EDITED = f"the lock was edited, or is from an earlier version: {AGAIN}"
+AGAIN = (
+    "the lock was edited, badly merged or cut off, or is from an earlier version: restore it from version control, "
+    "or recreate it with lora-cli fetch -f FILE --upgrade"
+)
 NO_LOCK = "this is not a lock: if nothing needs this file, remove it; lora-cli fetch -f FILE then writes a new lock"
-LARGEST_FILE = 10**15
-_LINE = r"[^\x00-\x1f\x7f]{1,4096}"
-
-Sha256 = Annotated[str, text(SHA256, "a sha256: 64 hexadecimal digits in lower case")]
 
 
 def _inside(path: str) -> str:
     if path.startswith("/") or "\\" in path or any(part in {"", ".", ".."} for part in path.split("/")):
-        raise mistake(f"{path[:60]!r} is not a relative POSIX path inside the adapter")
+        raise ValueError(f"{path[:60]!r} is not a relative POSIX path inside the adapter", "")
     return path
 
 
@@ -39,13 +37,10 @@ class LockedFile(Model):
     """One file of an adapter."""
 
     path: Annotated[
-        str,
-        text(_LINE, "a path"),
-        AfterValidator(_inside),
-        Field(json_schema_extra={"not": {"pattern": r"^/|\\|(^|/)\.{0,2}(/|$)"}}),
+        Line, AfterValidator(_inside), Field(json_schema_extra={"not": {"pattern": r"^/|\\|(^|/)\.{0,2}(/|$)"}})
     ]
     """A relative POSIX path inside the adapter."""
-    size: Annotated[int, whole(0, LARGEST_FILE)]
+    size: Annotated[int, Field(ge=0, le=10**15)]
     """Bytes."""
     sha256: Sha256
     """Of its bytes."""
@@ -54,11 +49,11 @@ class LockedFile(Model):
 class Locked(Model):
     """What an adapter and the base have in common."""
 
-    source: Annotated[str, text(_LINE, "a reference")]
+    source: Line
     """As the AdapterSet writes it."""
-    endpoint: Annotated[str, text(f"({_LINE})?", "an address")]
+    endpoint: Annotated[str, text(f"({LINE})?", "one line of text")]
     """The address that was asked when it was locked; empty for a local folder. Another one may be asked later."""
-    revision: Annotated[str, text(f"({_LINE})?", "a revision")]
+    revision: Annotated[str, text(f"({LINE})?", "one line of text")]
     """The origin's immutable id; empty for a local folder."""
     files: Annotated[Several[LockedFile], Field(min_length=1)]
     """All of its files; of the base, its config.json."""
@@ -68,11 +63,10 @@ class Locked(Model):
     @field_validator("digest")
     @classmethod
     def _of_the_files(cls, digest: str, info: ValidationInfo) -> str:
-        files = info.data.get("files", ())
-        if files and len({one.path for one in files}) == len(files):
-            actual = snapshot_digest((one.path, Blob(one.sha256, one.size)) for one in files)
-            if actual != digest:
-                raise mistake(f"the digest of the files is {actual}")
+        blobs = {one.path: Blob(one.sha256, one.size) for one in info.data.get("files", ())}
+        actual = snapshot_digest(blobs.items())
+        if blobs and actual != digest:
+            raise ValueError(f"the digest of the files is {actual}", "")
         return digest
 
 
@@ -88,14 +82,14 @@ class LockedBase(Locked):
         data = config.encode("utf-8", "surrogatepass")
         blobs = {one.path: (one.sha256, one.size) for one in info.data.get("files", ())}
         if blobs and blobs != {BASE_CONFIG: (hashlib.sha256(data).hexdigest(), len(data))}:
-            raise mistake(f"these are not the bytes of {BASE_CONFIG} in files")
+            raise ValueError(f"these are not the bytes of {BASE_CONFIG} in files", "")
         return config
 
 
 class LockEntry(Locked):
     """One adapter, pinned."""
 
-    name: Annotated[str, text(NAME, NAME_IN_WORDS)]
+    name: Name
     """As in the AdapterSet."""
 
 
@@ -104,87 +98,79 @@ class LockFile(Head):
 
     kind: Literal["AdapterSetLock"]
     """The kind of this file."""
-    base: Maybe[LockedBase] = None
+    base: LockedBase | None = None
     """The AdapterSet's base, where that has a config.json."""
-    adapters: Several[LockEntry]
+    adapters: Annotated[Several[LockEntry], AfterValidator(unique)]
     """Names are unique."""
+
+
+def lock_path(manifest: Path) -> Path:
+    """The path of a manifest's lock: ``set.yaml`` → ``set.lock.yaml`` next to it."""
+    stem = manifest.stem if manifest.suffix in {".yaml", ".yml", ".json"} else manifest.name
+    return manifest.with_name(f"{stem}.lock.yaml")
+
+
+class _Block(str):
+    """Text that is written as a block, so that differences are read line by line, where YAML keeps it as it is."""
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """PyYAML's, with blocks."""
+
+
+_Dumper.add_representer(
+    _Block, lambda dumper, one: dumper.represent_scalar("tag:yaml.org,2002:str", str(one), style="|")
+)
 
 
 def dump_lock(lock: Lock) -> str:
     """The lock as YAML: adapters by name, files by path, so that equal locks are equal bytes and diffs are readable."""
-    lines = [f"apiVersion: {API_VERSION}", f"kind: {KIND}"]
+    document: dict[str, Any] = {"apiVersion": "lora-cli/v1", "kind": KIND}
     if lock.base is not None:
-        base = (*_dumped(lock.base), *_config(lock.base.config))
-        lines += ["base:", *(f"  {line}" if line else "" for line in base)]
+        document["base"] = {**_dumped(lock.base), "config": _Block(lock.base.config)}
     adapters = sorted(lock.adapters, key=lambda adapter: adapter.name)
-    lines.append("adapters:" if adapters else "adapters: []")
-    for adapter in adapters:
-        lines += [f"  - name: {_quoted(adapter.name)}", *(f"    {line}" for line in _dumped(adapter))]
-    return "\n".join(lines) + "\n"
+    document["adapters"] = [{"name": one.name, **_dumped(one)} for one in adapters]
+    written: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1 << 30)
+    return written
 
 
-def _dumped(one: LockedAdapter) -> Iterator[str]:
+def _dumped(one: LockedAdapter) -> dict[str, Any]:
     """All of it but its name and config."""
-    yield f"source: {_quoted(one.source)}"
-    yield from (f"endpoint: {_quoted(one.endpoint)}", f"revision: {_quoted(one.revision)}")
-    yield from (f"digest: {_quoted(one.digest)}", "files:")
-    for path, blob in sorted(one.files.items()):
-        yield from (f"  - path: {_quoted(path)}", f"    size: {blob.size}", f"    sha256: {_quoted(blob.sha256)}")
+    files = [{"path": path, "size": blob.size, "sha256": blob.sha256} for path, blob in sorted(one.files.items())]
+    about = {"source": one.source, "endpoint": one.endpoint, "revision": one.revision, "digest": one.digest}
+    return {**about, "files": files}
 
 
-def _config(text: str) -> Iterator[str]:
-    """The text of a config: as a block, so that differences are read line by line, where YAML keeps it as it is."""
-    if not re.fullmatch(r"[!-~][ -~]*(\n+[ -~]+)*\n?", text):
-        yield f"config: {_quoted(text)}"
-        return
-    yield "config: |" if text.endswith("\n") else "config: |-"
-    yield from (f"  {line}" if line else "" for line in text.removesuffix("\n").split("\n"))
+def read_lock(path: Path, manifest: str = "") -> Lock:
+    """The lock in a file, which is that of the file ``manifest``.
+
+    Raises:
+        NotFound: there is no such file.
+        UsageError: every mistake in it, with line and key.
+        MachineError: it cannot be read.
+    """
+    return load_lock(read_text(path, "lock"), str(path), manifest)
 
 
-def load_lock(text: str, where: str) -> Lock:
+def load_lock(text: str, where: str, manifest: str = "") -> Lock:
     """The lock in ``text``; strict: every key must be there, names and paths are unique and safe, digests agree.
 
     Raises:
         UsageError: every mistake with file, line and key.
     """
     try:
-        document = parse_document(text, where, KIND)
-    except DocumentError as error:
-        if "kind" in text:
-            raise
-        raise error.with_hint(NO_LOCK) from error
+        found = parse_yaml(text, where).read(LockFile)
     except UsageError as error:
-        raise UsageError(error.message, hint=error.hint if error.hint == SPLIT else _hint(text, BROKEN)) from error
-    try:
-        found = document.read(LockFile, Context(), _repeated)
-    except DocumentError as error:
-        raise error.with_hint(_hint(text, EDITED)) from error
-    base = None if found.base is None else replace(_locked(THE_BASE, found.base), config=found.base.config)
-    return Lock(tuple(_locked(one.name, one) for one in found.adapters), base)
+        # Fetch overwrites a file that is empty or has a lock's kind.
+        raise error.with_hint(AGAIN if KIND in text or not text.strip() else NO_LOCK) from error
+    base = None if found.base is None else _locked(THE_BASE, found.base, manifest)
+    return Lock(tuple(_locked(one.name, one, manifest) for one in found.adapters), base)
 
 
-def _hint(text: str, of_a_lock: str) -> str:
-    """The hint for a file that cannot be read as a lock; fetch overwrites one that is empty or has a lock's kind."""
-    return of_a_lock if KIND in text or not text.strip() else NO_LOCK
-
-
-def _locked(name: str, one: Locked) -> LockedAdapter:
+def _locked(name: str, one: Locked, manifest: str) -> LockedAdapter:
     files = {file.path: Blob(file.sha256, file.size) for file in one.files}
-    return LockedAdapter(name, one.source, one.revision, files, endpoint=one.endpoint)
-
-
-def _repeated(value: Any) -> Iterator[Mistake]:
-    """Adapters that are locked twice, and files that appear twice in one."""
-    for number, _, (name,) in repeats(value, "adapters", "name"):
-        yield Mistake(("adapters", number), f"{name[:128]} is locked twice", "")
-    parts: list[tuple[tuple[str | int, ...], Any]] = [
-        (("adapters", at), one) for at, one in mappings(value, "adapters")
-    ]
-    if isinstance(value, dict):
-        parts.append((("base",), value.get("base")))
-    for where, one in parts:
-        for place, _, (path,) in repeats(one, "files", "path"):
-            yield Mistake((*where, "files", place), f"{path[:4096]} is listed twice", "")
+    config = one.config if isinstance(one, LockedBase) else ""
+    return LockedAdapter(name, one.source, one.revision, files, one.endpoint, config, manifest)
 
 
 def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
@@ -233,14 +219,45 @@ def relocked(adapter_set: AdapterSet, lock: Lock, new: Mapping[str, LockedAdapte
     return Lock(tuple(known[entry.name] for entry in adapter_set.adapters if entry.name in known), kept)
 
 
-def _quoted(value: str) -> str:
-    """A double-quoted YAML string on one line, in ASCII: every YAML version reads it alike."""
-    return '"' + "".join(_escaped(char) for char in value) + '"'
+def locked_adapters(adapter_set: AdapterSet, lock: Lock) -> Mapping[str, LockedAdapter]:
+    """The lock's entries that match the manifest, by adapter name.
+
+    Raises:
+        UsageError: a locked revision is not a valid one.
+    """
+    found = {}
+    for entry in adapter_set.adapters:
+        locked = lock.adapter(entry.name)
+        if locked is not None and not mismatch(entry, locked):
+            ref_at(entry.ref, locked)
+            found[entry.name] = locked
+    return found
 
 
-def _escaped(char: str) -> str:
-    if char in '"\\':
-        return "\\" + char
-    if " " <= char <= "~":
-        return char
-    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
+def locked_base(adapter_set: AdapterSet, lock: Lock | None) -> LockedAdapter | None:
+    """The lock's base, if it is the manifest's; None for a path that exists: it is read in place.
+
+    Raises:
+        UsageError: its revision is not a valid one.
+    """
+    base, locked = adapter_set.base, lock.base if lock is not None else None
+    if base is None or locked is None or base_mismatch(adapter_set, locked):
+        return None
+    is_here = base.scheme == "file" and os.path.lexists(base.location)
+    ref_at(base, locked)
+    return None if is_here else locked
+
+
+def requests_of(
+    entries: Iterable[Request], locked: Mapping[str, LockedAdapter], selection: Selection = USUAL
+) -> tuple[Request, ...]:
+    """Adapters at their locked revision; those without a lock at the revision of their source."""
+    return tuple(
+        replace(
+            entry,
+            source=entry.ref if (at := locked.get(entry.name)) is None else ref_at(entry.ref, at),
+            locked=at,
+            selection=replace(selection, latest=entry.selection.latest),
+        )
+        for entry in entries
+    )

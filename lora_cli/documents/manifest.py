@@ -2,54 +2,33 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from lora_cli.documents.document import (
-    Document,
-    Head,
-    Mistake,
-    Model,
-    mappings,
-    mistake,
-    parse_document,
-    repeats,
-)
-from lora_cli.documents.field_types import (
-    Context,
-    File,
-    Maybe,
-    Name,
-    Reference,
-    Several,
-    Sha256,
-    Version,
-    choice,
-    reference_of,
-    whole,
-)
-from lora_cli.documents.policy import ManifestPolicy, Policy, policy_of, repeated
-from lora_cli.finding import ENGINE_NAMES
-from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, training_run
+from lora_cli.documents.document import STDIN, Head, Model, parse_yaml, read_text
+from lora_cli.documents.fields import Context, File, Name, Reference, Several, Sha256, Version, reference_of, unique
+from lora_cli.documents.policy import Policy
+from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, is_path, training_run
 from lora_cli.refs.request import Request, Selection
 
-Count = Annotated[int, whole(1, 100_000)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class EngineSpec(Model):
     """The engine that the set is for, and its limits."""
 
-    name: Annotated[str, choice(ENGINE_NAMES, "the name of an engine")]
+    name: Literal["vllm", "sglang", "peft"]
     """The name of the engine, as in lora-cli engines."""
-    version: Maybe[Version] = None
+    version: Version | None = None
     """The version that adapters are validated for (default: the newest known version)."""
-    max_lora_rank: Maybe[Count] = None
+    max_lora_rank: Count | None = None
     """The engine's --max-lora-rank."""
-    max_loras: Maybe[Count] = None
+    max_loras: Count | None = None
     """Maximum number of adapters in one batch: the slots of warm."""
-    max_cpu_loras: Maybe[Count] = None
+    max_cpu_loras: Count | None = None
     """Maximum number of adapters in memory."""
 
     @property
@@ -62,7 +41,7 @@ class EngineSpec(Model):
     def _at_least_max_loras(cls, value: int | None, info: ValidationInfo) -> int | None:
         slots = info.data.get("max_loras")
         if value and slots and value < slots:
-            raise mistake(f"{value} is less than max_loras, which is {slots}", f"max_cpu_loras: {slots}")
+            raise ValueError(f"{value} is less than max_loras, which is {slots}", f"max_cpu_loras: {slots}")
         return value
 
 
@@ -80,6 +59,13 @@ class AdapterSet:
     policy: Policy | None
     adapters: tuple[Request, ...]
 
+    @property
+    def references(self) -> Iterator[tuple[str, AdapterRef]]:
+        """The references of base and adapters, and where each is written."""
+        if self.base is not None:
+            yield f"{self.file}: base", self.base
+        yield from ((one.at, one.ref) for one in self.adapters)
+
 
 class ManifestAdapter(Model):
     """One adapter of the set, as written in the file."""
@@ -95,9 +81,9 @@ class ManifestAdapter(Model):
     """The name of the adapter, also in requests to an engine; valid as the name of a folder."""
     source: Reference
     """A path or a reference. The last folder may be checkpoint-latest: the latest checkpoint of a training run."""
-    sha256: Maybe[Sha256] = None
+    sha256: Sha256 | None = None
     """The required snapshot digest."""
-    signature: Maybe[File] = None
+    signature: File | None = None
     """A file with its signature, if the source has no model.sig of its own."""
     pinned: bool = False
     """Never evicted from the GPU tier."""
@@ -110,16 +96,37 @@ class ManifestFile(Head):
 
     kind: Literal["AdapterSet"]
     """The kind of this file."""
-    base: Maybe[Reference] = None
-    engine: Maybe[EngineSpec] = None
+    base: Reference | None = None
+    engine: EngineSpec | None = None
     """The engine that the set is for, and its limits."""
-    policy: Maybe[ManifestPolicy] = None
+    policy: Policy | None = None
     """The rules that adapters must pass, in addition to the operator's policy."""
-    adapters: Annotated[Several[ManifestAdapter], Field(min_length=1)]
+    adapters: Annotated[Several[ManifestAdapter], Field(min_length=1), AfterValidator(unique)]
     """Names are unique."""
 
+    @model_validator(mode="after")
+    def _has_slots_for_pinned(self) -> Self:
+        pinned, slots = sum(one.pinned for one in self.adapters), self.engine and self.engine.max_loras
+        if slots and slots < pinned:
+            said = f"{pinned} adapters are pinned, but max_loras is {slots}"
+            raise ValueError(said, f"max_loras: {pinned}", "engine", "max_loras")
+        return self
 
-def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterSet:
+
+def read_manifest(path: Path) -> AdapterSet:
+    """The adapter set in a file; for ``-`` on standard input, with paths relative to the working directory.
+
+    Raises:
+        NotFound: there is no such file.
+        UsageError: an error in it, with line and key.
+        MachineError: it cannot be read.
+    """
+    base_dir = Path.cwd() if str(path) == STDIN else path.absolute().parent
+    where = "<stdin>" if str(path) == STDIN else str(path)
+    return load_manifest(read_text(path, "manifest"), where, partial(is_path, base_dir=base_dir), base_dir)
+
+
+def load_manifest(text: str, where: str, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterSet:
     """The adapter set in ``text``; ``where`` is what errors call the file.
 
     ``is_path`` says whether a reference, as it is written, exists as a path seen from ``base_dir`` (None: the folder of
@@ -129,14 +136,14 @@ def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base
         UsageError: every mistake with file, line, key, and the nearest known key.
     """
     context = Context(base_dir if base_dir is not None else Path(where).parent, is_path)
-    document = parse_document(text, where, "AdapterSet")
-    found = document.read(ManifestFile, context, lambda value: _across(document, value))
+    document = parse_yaml(text, where)
+    found = document.read(ManifestFile, context)
     return AdapterSet(
         file=where,
         base=reference_of(found.base, context) if found.base is not None else None,
         base_written=found.base or "",
         engine=found.engine,
-        policy=policy_of(found.policy, document, "policy") if found.policy is not None else None,
+        policy=found.policy,
         adapters=tuple(
             Request(
                 one.name,
@@ -151,19 +158,3 @@ def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base
             for number, one in enumerate(found.adapters)
         ),
     )
-
-
-def _across(document: Document, value: Any) -> Iterator[Mistake]:
-    """Names that appear twice, and more pinned adapters than slots, in a manifest that was not validated yet."""
-    for number, first, (name,) in repeats(value, "adapters", "name"):
-        if name:
-            line = document.line("adapters", first, "name")
-            message = f"{name[:128]} is already the name of the adapter in line {line}"
-            yield Mistake(("adapters", number, "name"), message, f"name: {name[:128]}-2")
-    pinned = sum(one.get("pinned") is True for _, one in mappings(value, "adapters"))
-    engine = value.get("engine") if isinstance(value, dict) else None
-    slots = engine.get("max_loras") if isinstance(engine, dict) else None
-    if isinstance(slots, int) and not isinstance(slots, bool) and 0 < slots < pinned:
-        message = f"{pinned} adapters are pinned, but max_loras is {slots}"
-        yield Mistake(("engine",), message, f"max_loras: {pinned}")
-    yield from repeated(document, value.get("policy") if isinstance(value, dict) else None, "policy")

@@ -1,84 +1,80 @@
-"""``SourceRule``: how the operator's settings file says that sources are reached."""
+"""The settings file: its keys, and ``SourceRule``, how the operator says that sources are reached."""
 
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, create_model, model_validator
 
-from lora_cli.documents.document import Model, mistake
-from lora_cli.documents.field_types import Glob, Maybe, text
+from lora_cli.documents.document import Model, parse_toml
+from lora_cli.documents.fields import Context, Glob, Several, text
+from lora_cli.documents.option_values import Kind
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
+from lora_cli.text import quoted
 
 VARIABLE = "[A-Z_][A-Z0-9_]{0,63}"
-
-_EndpointUrl = Annotated[
-    str,
-    text(
-        r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
-        "an address without user, query or fragment: https://HOST[/PATH]",
-        "https://minio.example.com; set profile or token_env for credentials",
-        "secret",
-    ),
-]
-_Region = Annotated[str, text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", 'region = "eu-west-1"', "secret")]
-_Profile = Annotated[
-    str,
-    text("[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile", "its name in ~/.aws/config, not a key", "secret"),
-]
-_TokenEnv = Annotated[
-    str,
-    text(VARIABLE, "the name of an environment variable", 'token_env = "ACME_TOKEN"; the token is its value', "secret"),
-]
 _SECRET = re.compile("pass|secret|token|key|credential|signature|sas|auth|connection_string", re.IGNORECASE)
 
 
 def _without_secrets(options: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
-    """The options of a file system. A lock and the cache record them, so that none may be a secret."""
+    """The options of a file system, below ``path``. A lock and the cache record them, so that none may be a secret."""
     for name, value in options.items():
         if isinstance(value, Mapping):
             _without_secrets(value, *path, name)
         elif name.endswith("_env"):
             if not isinstance(value, str) or not re.fullmatch(VARIABLE, value, re.ASCII):
                 hint = f'{name} = "ACME_SECRET"; the secret is its value'
-                raise mistake("this is not the name of an environment variable", hint, *path, name)
+                raise ValueError("this is not the name of an environment variable", hint, *path, name)
         elif _SECRET.search(name) and not isinstance(value, bool):
             hint = f'write {name}_env = "NAME", the variable that has the value'
-            raise mistake("a secret must not be in the settings file", hint, *path, name)
+            raise ValueError("a secret must not be in the settings file", hint, *path, name)
     return options
 
 
 def checked_token(token: str, found_in: str) -> str:
     """``token``, which no message will repeat from now on; ``UsageError`` if it cannot be one."""
     if not re.fullmatch(r"[!-~]{1,4000}", token):
-        raise UsageError(
-            f"the value in {found_in} is not a valid token", hint="a token is printable ASCII without spaces"
-        )
+        hint = "a token is printable ASCII without spaces"
+        raise UsageError(f"the value in {found_in} is not a valid token", hint=hint)
     remember(token)
     return token
+
+
+_Endpoint = Annotated[
+    str,
+    text(
+        r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
+        "an address without user, query or fragment: https://HOST[/PATH]",
+        "https://minio.example.com; set profile or token_env for credentials",
+    ),
+]
+_Region = Annotated[str, text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", 'region = "eu-west-1"')]
+_Profile = Annotated[
+    str, text("[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile", "its name in ~/.aws/config, not a key")
+]
+_Variable = Annotated[
+    str, text(VARIABLE, "the name of an environment variable", 'token_env = "ACME_TOKEN"; the token is its value')
+]
 
 
 class SourceRule(Model):
     """How to reach the sources that ``match`` covers. Names of secrets, never values."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "if": {"required": ["anonymous"], "properties": {"anonymous": {"const": True}}},
-            "then": {"properties": {"profile": False, "token_env": False}},
-        }
-    )
+    secret: ClassVar = True
 
     match: Glob
     """A glob over references, as in a policy's allow_sources; the first rule that matches counts."""
-    endpoint_url: Maybe[_EndpointUrl] = None
+    endpoint_url: _Endpoint | None = None
     """The address of the server, if it is not the provider's own."""
-    region: Maybe[_Region] = None
+    region: _Region | None = None
     """The region of a bucket."""
-    profile: Maybe[_Profile] = None
+    profile: _Profile | None = None
     """A profile of ~/.aws/config."""
-    token_env: Maybe[_TokenEnv] = None
+    token_env: _Variable | None = None
     """The environment variable with the token."""
     anonymous: bool = False
     """Send requests without credentials."""
@@ -90,10 +86,10 @@ class SourceRule(Model):
     """Options of the file system, for fsspec+PROTOCOL://. NAME_env is the variable with the value of NAME."""
 
     def token(self) -> str:
-        """The value of the variable that ``token_env`` names; "" where it names none. Raises as ``secret``."""
-        return self.secret(self.token_env, "token_env") if self.token_env else ""
+        """The value of the variable that ``token_env`` names; "" where it names none. Raises as ``secret_in``."""
+        return self.secret_in(self.token_env, "token_env") if self.token_env else ""
 
-    def secret(self, name: str, key: str) -> str:
+    def secret_in(self, name: str, key: str) -> str:
         """The value of the variable ``name``, which ``key`` names.
 
         Raises:
@@ -106,7 +102,29 @@ class SourceRule(Model):
 
     @model_validator(mode="after")
     def _anonymous_has_no_secret(self) -> "SourceRule":
-        secret = next((key for key in ("profile", "token_env") if getattr(self, key) is not None), None)
-        if self.anonymous and secret:
-            raise mistake(f"anonymous and {secret} cannot be used together", "remove one of them")
+        if self.anonymous and (self.profile or self.token_env):
+            raise ValueError("anonymous and a profile or token_env cannot be used together", "remove one of them")
         return self
+
+
+def read_settings(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """The values by key, parsed, and the rules under ``sources``. ``file`` is what errors call it.
+
+    Raises:
+        UsageError: it is not TOML, or every mistake with its line.
+    """
+    fields: dict[str, Any] = {
+        key: (Annotated[Any, BeforeValidator(partial(_parsed, kind))], None) for key, kind in kinds.items()
+    }
+    model = create_model("SettingsFile", __base__=Model, sources=(Several[SourceRule], ()), **fields)
+    read = parse_toml(text, file).read(model, Context(Path(file).parent))
+    return {key: getattr(read, key) for key in read.model_fields_set}
+
+
+def _parsed(kind: Kind, value: Any) -> Any:
+    """The value of a setting. A number in quotes is a mistake, though a variable would have it so."""
+    if not isinstance(value, bool | int | float | str | list | dict):
+        raise ValueError("this is a date or a time", "write it in quotes")  # noqa: TRY004 - pydantic wants one
+    if isinstance(value, str) and kind.schema.get("type") in {"boolean", "integer"}:
+        raise ValueError(f"{quoted(value)} is a string", "write it without quotes")
+    return kind.parse(value)

@@ -5,19 +5,42 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.errors import Corrupt, Refused
+from lora_cli.errors import Corrupt, Refused, UsageError
 from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.refs.lock import lock_mismatch
-from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef
+from lora_cli.refs.reference import FSSPEC, WITH_REVISIONS, AdapterRef
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Blob, RemoteFile, Snapshot, snapshot_digest
 from lora_cli.settings import Settings
+from lora_cli.sources.registry import rule_of
 from lora_cli.store.disk import on_disk, read_small
 
 if TYPE_CHECKING:
+    from lora_cli.documents.manifest import AdapterSet
     from lora_cli.documents.policy import Policy, RequiredSignature
+
+
+def with_policies(settings: Settings, adapter_set: "AdapterSet | None", policy: Path | None = None) -> Settings:
+    """``settings`` with the policy of a manifest, and with the policy file.
+
+    Raises:
+        UsageError: an error in the policy file, with line and key, or the manifest names what fsspec reads, and no rule
+            of the settings says how: most packages of fsspec find credentials of this machine.
+    """
+    policies = [] if adapter_set is None or adapter_set.policy is None else [adapter_set.policy]
+    for at, ref in () if adapter_set is None else adapter_set.references:
+        if ref.scheme == FSSPEC and rule_of(ref, settings) is None:
+            prefix = str(ref).partition("://")[0] + "://"
+            said = f"{at}: {ref}: a manifest needs a matching rule in the settings for {prefix}"
+            raise UsageError(said, hint=f'add to the settings file: [[sources]] match = "{prefix}…"')
+    if policy is not None:
+        from lora_cli.documents.policy import read_policy
+
+        policies.append(read_policy(policy))
+    return replace(settings, policies=tuple(policies)) if adapter_set is not None or policies else settings
 
 
 def refuse(

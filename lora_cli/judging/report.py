@@ -26,7 +26,7 @@ LOCAL = "file://"
 
 @dataclass(frozen=True, slots=True)
 class ValidateSummary:
-    """Counts over all adapters. Errors, warnings and notes are those that count; known and suppressed do not."""
+    """Counts over all adapters. Errors, warnings and notes are those that count; known ones do not."""
 
     adapters: Count
     unchecked: Count
@@ -36,13 +36,12 @@ class ValidateSummary:
     warnings: Count
     notes: Count
     known: Count
-    suppressed: Count
     skipped: Count
     engines: Mapping[str, Mapping[str, PositiveCount]]
     """For each engine, how many adapters have each outcome."""
     exit_code: Count
     accepted: int = field(metadata=EXCLUDED)
-    """Adapters that would be refused if baseline or policy did not accept a finding."""
+    """Adapters that would be refused if the baseline did not accept a finding."""
 
     @property
     def ok(self) -> int:
@@ -144,7 +143,7 @@ def validate_report(
 ) -> Report:
     """The report of one run of ``validate``, in the order of the results: each with one finding for each cause.
 
-    ``notices`` are about the run itself, such as outdated entries of the baseline or a policy.
+    ``notices`` are about the run itself, such as outdated entries of the baseline.
     """
     adapters = tuple(_reported(one, fail_on, naming, strict=strict) for one in results)
     return Report(
@@ -185,7 +184,6 @@ def summarize(adapters: Sequence[Result]) -> ValidateSummary:
     """The summary of ``adapters``."""
     findings = [finding for one in adapters for finding in one.findings]
     counting = [finding.severity for finding in findings if finding.accepted is None]
-    accepted = [finding.accepted.by for finding in findings if finding.accepted is not None]
     outcomes = [one.outcome for one in adapters]
     labels = by_key((str(engine), engine.outcome.label) for one in adapters for engine in one.engines)
     return ValidateSummary(
@@ -196,8 +194,7 @@ def summarize(adapters: Sequence[Result]) -> ValidateSummary:
         errors=counting.count(Severity.ERROR),
         warnings=counting.count(Severity.WARNING),
         notes=counting.count(Severity.NOTE),
-        known=accepted.count("baseline"),
-        suppressed=accepted.count("policy"),
+        known=len(findings) - len(counting),
         skipped=sum(len(one.skipped) for one in adapters),
         engines={engine: Counter(found) for engine, found in labels.items()},
         exit_code=max((one.exit_code for one in adapters), default=0),

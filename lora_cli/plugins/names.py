@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_cli.documents.lockfile import lock_path, locked_adapters, read_lock, requests_of
+from lora_cli.documents.manifest import read_manifest
 from lora_cli.errors import LoraCliError, NotFound, UsageError
-from lora_cli.fetching.manifest import lock_path, locked_adapters, read_lock, read_manifest, requests_of, with_policies
-from lora_cli.judging.baseline import check_rules
-from lora_cli.refs.lock import of_manifest
+from lora_cli.fetching.gate import with_policies
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import NAME, Request
 from lora_cli.settings import RESOLVE, Settings, load_settings
@@ -92,10 +92,9 @@ class Names:
         items, rank = {}, None
         adapter_set = read_manifest(self.manifest) if self.manifest is not None else None
         settings = with_policies(settings, adapter_set, self.policy)
-        check_rules(settings.suppressions)
         if adapter_set is not None and self.manifest is not None:
             try:
-                lock = of_manifest(read_lock(lock_path(self.manifest)), str(self.manifest))
+                lock = read_lock(lock_path(self.manifest), str(self.manifest))
                 locked = locked_adapters(adapter_set, lock)
             except NotFound:
                 locked = {}

@@ -21,9 +21,9 @@ class LockedAdapter:
     ``source`` is as the manifest writes it. ``revision`` is the origin's immutable id: a commit of the Hub, which can
     be asked for again, or what distinguishes one listing of a bucket or web folder from another; it is empty if the
     origin has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs.
-    ``endpoint`` is the address that was asked when it was locked, ""
-    of a local folder: the same bytes of a mirror are what is locked. ``config`` is the text of a base's
-    ``config.json``. ``manifest`` is the manifest's file, for hints; it is not in the lock.
+    ``endpoint`` is the address that was asked when it was locked, "" of a local folder: the same bytes of a mirror are
+    what is locked. ``config`` is the text of a base's ``config.json``. ``manifest`` is the manifest's file, for hints;
+    it is not in the lock.
     """
 
     name: str
@@ -38,11 +38,6 @@ class LockedAdapter:
     def digest(self) -> str:
         """The snapshot's name."""
         return snapshot_digest(self.files.items())
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files together."""
-        return sum(blob.size for blob in self.files.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +58,6 @@ class Lock:
         return next((adapter for adapter in self.adapters if adapter.name == name), None)
 
 
-def of_manifest(lock: Lock, manifest: str) -> Lock:
-    """``lock`` with the manifest's file in each adapter and the base."""
-    base = None if lock.base is None else replace(lock.base, manifest=manifest)
-    return Lock(tuple(replace(one, manifest=manifest) for one in lock.adapters), base)
-
-
 def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
     """``ref`` at the locked revision, where its kind has revisions that can be asked for (the Hub, OCI registries).
 
@@ -80,18 +69,15 @@ def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
     if ref.scheme not in WITH_REVISIONS:
         return ref
     if ref.scheme == "hf" and not locked.revision:
-        folder = Path(locked.manifest).absolute().parent / locked.source
-        return AdapterRef("file", str(folder))
+        return AdapterRef("file", str(Path(locked.manifest).absolute().parent / locked.source))
     shape, called = (r"[0-9a-f]{40}", "commit") if ref.scheme == "hf" else (r"sha256:[0-9a-f]{64}", "digest")
     if not re.fullmatch(shape, locked.revision):
-        raise UsageError(
-            f"{locked.name} is locked at {locked.revision!r}, which is not a {called}",
-            hint=f"the lock was edited: run {upgrade_of(locked)}",
-        )
+        said = f"{locked.name} is locked at {locked.revision!r}, which is not a {called}"
+        raise UsageError(said, hint=f"the lock was edited: run {_upgrade(locked)}")
     return replace(ref, revision=locked.revision)
 
 
-def upgrade_of(locked: LockedAdapter) -> str:
+def _upgrade(locked: LockedAdapter) -> str:
     """The options that update its lock; the base cannot be named."""
     return "--upgrade" if locked.name == THE_BASE else f"--upgrade {locked.name}"
 
@@ -104,31 +90,4 @@ def lock_mismatch(locked: LockedAdapter, what: str) -> Refused:
 def upgrade_hint(locked: LockedAdapter) -> str:
     """How to lock the origin's current version."""
     file = shlex.quote(locked.manifest or "MANIFEST")
-    return f"lora-cli fetch -f {file} {upgrade_of(locked)} locks the current version, after you checked the changes"
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """How the lock ``after`` differs from the one ``before``, by name; false when it does not."""
-
-    before: Lock = Lock(())
-    after: Lock = Lock(())
-
-    @property
-    def added(self) -> list[str]:
-        """The names of new adapters, or of the base."""
-        return sorted(self.after.by_name.keys() - self.before.by_name.keys())
-
-    @property
-    def changed(self) -> list[str]:
-        """The names that are locked differently."""
-        before, after = self.before.by_name, self.after.by_name
-        return sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
-
-    @property
-    def removed(self) -> list[str]:
-        """The names that are no longer locked."""
-        return sorted(self.before.by_name.keys() - self.after.by_name.keys())
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.changed or self.removed)
+    return f"lora-cli fetch -f {file} {_upgrade(locked)} locks the current version, after you checked the changes"

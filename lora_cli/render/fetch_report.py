@@ -21,7 +21,7 @@ from lora_cli.json_schema import (
     Version,
     error_report,
 )
-from lora_cli.refs.lock import Changes
+from lora_cli.refs.lock import Lock
 from lora_cli.store.materialize import NotPruned, Published
 from lora_cli.text import counted, milliseconds, safe, size
 from lora_cli.version import __version__
@@ -78,9 +78,16 @@ class LockChanges:
     """A lock file, and what was changed in it: adapters by name, and ``the base``."""
 
     file: str
-    added: Sequence[str]
-    changed: Sequence[str]
-    removed: Sequence[str]
+    added: Sequence[str] = ()
+    changed: Sequence[str] = ()
+    removed: Sequence[str] = ()
+
+
+def lock_changes(file: Path, before: Lock, after: Lock) -> LockChanges:
+    """How the lock ``after`` differs from the one ``before``."""
+    old, new = before.by_name, after.by_name
+    changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+    return LockChanges(str(file), sorted(new.keys() - old.keys()), changed, sorted(old.keys() - new.keys()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +104,6 @@ class FetchReport:
     not_pruned: Sequence[NotPruned]
     """Published adapters that left the manifest and stay, because of files in them that lora-cli did not publish."""
     exit_code: Count
-
-
-def fetch_report(
-    adapters: Sequence[FetchedAdapter],
-    lock: Path | None,
-    changes: Changes | None,
-    pruned: Sequence[str],
-    not_pruned: Sequence[NotPruned],
-    code: int,
-) -> FetchReport:
-    """The report of a whole run."""
-    changes = changes or Changes()
-    locked = None if lock is None else LockChanges(str(lock), changes.added, changes.changed, changes.removed)
-    return FetchReport(adapters=adapters, lock=locked, pruned=pruned, not_pruned=not_pruned, exit_code=code)
 
 
 def fetched_adapter(outcome: Outcome) -> FetchedAdapter:

@@ -19,7 +19,7 @@ TITLE = {"title": "lora-cli validate"}
 
 
 def render_report(report: Report) -> str:
-    """A command per line. Known and suppressed findings are counted, but not annotated."""
+    """A command per line. Known findings are counted, but not annotated."""
     lines = []
     for one in report.adapters:
         if one.error is not None:

@@ -1,7 +1,7 @@
 """JUnit XML, as Jenkins, GitLab and other CI servers read it: a suite per adapter, a case per rule.
 
 A rule fails where a finding refuses the adapter, and is skipped where it could not look, or where all that it found is
-known or suppressed. A warning that refuses nothing is in a case that passes. What cannot be read is an error.
+known. A warning that refuses nothing is in a case that passes. What cannot be read is an error.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def _fill(case: ET.Element, report: Report, found: Sequence[Finding], skipped: s
 def _accepted(finding: Finding) -> str:
     """The reason why a finding does not count; empty if it does."""
     accepted = finding.accepted
-    return f"{accepted.label}: {accepted.reason or accepted.at}" if accepted is not None else ""
+    return f"known: {accepted.reason or accepted.at}" if accepted is not None else ""
 
 
 def _paragraph(finding: Finding) -> str:

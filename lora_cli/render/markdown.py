@@ -69,7 +69,7 @@ def _item(finding: Finding) -> str:
     problem, accepted = finding.problem, finding.accepted
     head = f"**{finding.severity} {finding.code}** {_text(finding.name)}"
     if accepted is not None:
-        head += f" ({accepted.label}{': ' + _text(accepted.reason) if accepted.reason else ''})"
+        head += f" (known{': ' + _text(accepted.reason) if accepted.reason else ''})"
     at = f"<br>at {_code(str(problem.at))}" if str(problem.at) else ""
     return f"- {head}: {_text(problem.message)}{at}{_hint(problem.hint)}"
 

@@ -92,10 +92,10 @@ def _result(report: Report, one: Result, finding: Finding) -> dict[str, Any]:
         **_message_and_location(report, one, problem),
         "properties": properties,
     }
-    if accepted is not None and accepted.by == "policy":
+    if accepted is not None and accepted.reason:
         result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": safe(accepted.reason)}]
     if report.baseline:
-        result["baselineState"] = "unchanged" if accepted is not None and accepted.by == "baseline" else "new"
+        result["baselineState"] = "unchanged" if accepted is not None else "new"
     return result
 
 

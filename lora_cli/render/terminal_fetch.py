@@ -4,8 +4,16 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_cli.fetching.lock_drift import CheckedAdapter
-from lora_cli.refs.lock import THE_BASE, Changes, LockedAdapter
-from lora_cli.render.fetch_report import CheckReport, FetchedAdapter, PlanReport, error_line, notes_of, shown_name
+from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter
+from lora_cli.render.fetch_report import (
+    CheckReport,
+    FetchedAdapter,
+    LockChanges,
+    PlanReport,
+    error_line,
+    notes_of,
+    shown_name,
+)
 from lora_cli.store.materialize import NotPruned
 from lora_cli.text import counted, duration, names, safe, size
 
@@ -91,15 +99,15 @@ def _short(revision: str, digits: int) -> str:
     return f"{word}{dash}{hexadecimal[:digits]}"
 
 
-def render_changes(lock: object, changes: Changes) -> str:
+def render_changes(changes: LockChanges, before: Lock, after: Lock) -> str:
     """The changes of a lock: a line for each updated adapter, and a summary."""
-    before, after = changes.before.by_name, changes.after.by_name
-    lines = [f"Updated {safe(name)} {_moved(before[name], after[name])}" for name in changes.changed]
+    old, new = before.by_name, after.by_name
+    lines = [f"Updated {safe(name)} {_moved(old[name], new[name])}" for name in changes.changed]
     names_by_change = (("added", changes.added), ("updated", changes.changed), ("removed", changes.removed))
     counts = [(len([name for name in names if name != THE_BASE]), what) for what, names in names_by_change]
     parts = [f"{count} {what}" for count, what in counts if count]
     parts += [f"{THE_BASE} {what}" for what, names in names_by_change if THE_BASE in names]
-    return "\n".join([*lines, f"{safe(lock)}: {', '.join(parts)}"])
+    return "\n".join([*lines, f"{safe(changes.file)}: {', '.join(parts)}"])
 
 
 def _moved(before: LockedAdapter, after: LockedAdapter) -> str:

@@ -22,7 +22,7 @@ OUTCOMES: Mapping[str | None, str] = {
     "refused": "red",
     "failed": "red",
 }
-NOT_COUNTED = "not counted: all findings are ignored, baselined or suppressed"
+NOT_COUNTED = "not counted: all findings are ignored or baselined"
 MAX_NAMES = 20
 """The most adapters that are listed for one finding."""
 
@@ -47,7 +47,7 @@ def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableT
     if not quiet:
         for accepted, codes in by_key((one.accepted, one.code) for _, one in found if one.accepted).items():
             reason = f"{accepted.reason}: " if accepted.reason else ""
-            yield from _group(accepted.label, "finding", codes, reason, f" ({accepted.at})")
+            yield from _group("known", "finding", codes, reason, f" ({accepted.at})")
         yield from skipped_checks(check for one in shown for check in one.skipped)
         yield from ("",) if report.adapters else ()
         yield Paragraph(summary(report.summary))

@@ -20,7 +20,7 @@ def problem_lines(message: str, hint: str, at: object = "") -> str:
 
 
 def summary(counts: "ValidateSummary") -> str:
-    """``3 adapters (1 ok, 2 refused); 2 errors; no warnings; no skipped checks``, and known and suppressed findings."""
+    """``3 adapters (1 ok, 2 refused); 2 errors; no warnings; no skipped checks``, and known findings."""
     outcomes = [(name, getattr(counts, name)) for name in ("ok", "accepted", "unchecked", "refused", "failed")]
     outcome = ", ".join(f"{number} {name}" for name, number in outcomes if number)
     return "; ".join(
@@ -34,6 +34,5 @@ def summary(counts: "ValidateSummary") -> str:
             counted(counts.warnings, "warning"),
             counted(counts.skipped, "skipped check"),
             *[f"{counts.known} known"] * bool(counts.known),
-            *[f"{counts.suppressed} suppressed"] * bool(counts.suppressed),
         ]
     )

@@ -146,7 +146,7 @@ def _with_secrets(options: Mapping[str, Any], rule: "SourceRule") -> dict[str, A
     return {
         name.removesuffix("_env"): _with_secrets(value, rule)
         if isinstance(value, Mapping)
-        else rule.secret(value, name)
+        else rule.secret_in(value, name)
         if name.endswith("_env")
         else value
         for name, value in options.items()

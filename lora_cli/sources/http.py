@@ -76,7 +76,7 @@ class Http:
     @classmethod
     def of(cls, settings: Settings, endpoint: str, token: str = "") -> "Http":
         """The requests to ``endpoint`` within the limits of the settings and their policies."""
-        return cls(endpoint, settings.timeout_s, token, settings.may_redirect_to_private)
+        return cls(endpoint, settings.timeout_s, token, settings.allow_private_redirects)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.documents.lockfile import dump_lock
-from lora_cli.fetching.manifest import read_lock
+from lora_cli.documents.lockfile import dump_lock, read_lock
 from lora_cli.refs.lock import Lock, LockedAdapter
 from tests.hub_content import Content
 from tests.hub_server import Hub

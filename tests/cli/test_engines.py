@@ -119,7 +119,7 @@ def test_a_manifests_unknown_engine_is_its_error(
 
     assert main(["validate", "-f", str(file)]) == 2
     said = capsys.readouterr().err
-    assert f"{file}:4: engine.name: 'sgl-lang' is not the name of an engine" in said
+    assert f"{file}:4: engine.name: 'sgl-lang' is not vllm or sglang or peft" in said
     assert "did you mean sglang?" in said
     assert main(["fetch", "-f", str(file), "--dry-run"]) == 2
 
@@ -157,7 +157,7 @@ def test_an_outcome_that_refuses_nothing_is_said_not_to_count(
     made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = ["validate", made("rslora", use_rslora=True), "--base", base, "--engine", "sglang", "--engine", "vllm"]
-    uncounted = "  serves wrong  14/14\n    not counted: all findings are ignored, baselined or suppressed\n  vLLM"
+    uncounted = "  serves wrong  14/14\n    not counted: all findings are ignored or baselined\n  vLLM"
 
     assert main([*line, "--select", "LC1"]) == 0
     assert uncounted in capsys.readouterr().out

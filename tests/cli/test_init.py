@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lora_cli.cli.main import main
-from lora_cli.fetching.manifest import read_manifest
+from lora_cli.documents.manifest import read_manifest
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config

@@ -80,7 +80,7 @@ BOMB = "---\na: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     ("readme", "why"),
     [
-        (f"{BOMB}---\n".encode(), "including aliases"),
+        (f"{BOMB}---\n".encode(), "the alias"),
         (b"---\nlicense: mit\n" + b"# more\n" * 20_000, "does not end within the first 65536 bytes"),
         (bytes(range(256)) * 100, "is not text in UTF-8"),
         (b"version https://git-lfs.github.com/spec/v1\n", "README.md is a git-lfs pointer"),

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import hf_hub_download
 
 from lora_cli.cli.main import main
-from lora_cli.fetching.manifest import read_lock
+from lora_cli.documents.lockfile import read_lock
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, files, forget_the_cache, hub_of_two, locked, set_of
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.fetching.manifest import read_lock
+from lora_cli.documents.lockfile import read_lock
 from lora_cli.refs.lock import LockedAdapter
 from tests.cli.locked_sets import Capture, fetch, forget_the_cache, hub_of_two, set_of
 from tests.hub_server import Hub

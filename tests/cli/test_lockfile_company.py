@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.fetching.manifest import read_lock
+from lora_cli.documents.lockfile import read_lock
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, files, hub_of_two, locked, set_of
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.fetching.manifest import read_lock
+from lora_cli.documents.lockfile import read_lock
 from lora_cli.refs.lock import LockedAdapter
 from tests.object_servers import S3Server
 from tests.web_server import Site, WebServer

@@ -80,7 +80,7 @@ def test_a_revision_that_is_no_commit_is_an_error_of_the_lock(hub: Hub, capsys: 
     assert hub.count() == before
 
 
-@pytest.mark.parametrize("change", [("size: 1000", "size: 1001"), ("    endpoint: .*\n", "")])
+@pytest.mark.parametrize("change", [("size: 1000", "size: 1001"), ("  endpoint: .*\n", "")])
 def test_a_lock_that_was_edited_or_is_of_before_is_written_anew_only_by_upgrade(change: tuple[str, str]) -> None:
     assert fetch() == 0
     good = Path("set.lock.yaml").read_text()

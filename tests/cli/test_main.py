@@ -192,7 +192,7 @@ def test_a_path_that_may_not_be_read_is_this_machines_fault(tmp_path: Path) -> N
 
     # The package is imported before the change of user: this interpreter may lie where nobody else may look.
     preload = (
-        "from lora_cli.cli.main import main; main(['fetch', '-f', 'nowhere.yaml']); import lora_cli.fetching.manifest; "
+        "from lora_cli.cli.main import main; main(['fetch', '-f', 'none.yaml']); import lora_cli.documents.manifest; "
     )
     done = subprocess.run(
         [sys.executable, "-c", preload + code, "fetch", "-f", str(tmp_path / "set.yaml")],

@@ -1,3 +1,4 @@
+import re
 from hashlib import sha256
 
 import pytest
@@ -24,18 +25,18 @@ DUMPED = f"""\
 apiVersion: lora-cli/v1
 kind: AdapterSetLock
 adapters:
-  - name: "sql"
-    source: "hf://acme/sql@main"
-    endpoint: "https://huggingface.co"
-    revision: "{COMMIT}"
-    digest: "{SQL.digest}"
-    files:
-      - path: "adapter_config.json"
-        size: 500
-        sha256: "{"cd" * 32}"
-      - path: "adapter_model.safetensors"
-        size: 5000
-        sha256: "{"ab" * 32}"
+- name: sql
+  source: hf://acme/sql@main
+  endpoint: https://huggingface.co
+  revision: {COMMIT}
+  digest: {SQL.digest}
+  files:
+  - path: adapter_config.json
+    size: 500
+    sha256: {"cd" * 32}
+  - path: adapter_model.safetensors
+    size: 5000
+    sha256: {"ab" * 32}
 """
 
 
@@ -43,6 +44,8 @@ def test_a_lock_is_written_in_one_way_only() -> None:
     assert dump_lock(Lock((SQL,))) == DUMPED
     assert dump_lock(Lock((TONE, SQL))) == dump_lock(Lock((SQL, TONE)))
     assert load_lock(dump_lock(Lock(())), "l") == Lock(())
+    quoted = re.sub(r": (?!\d+$|lora|Adapter)(\S+)$", r': "\1"', DUMPED, flags=re.MULTILINE)  # as it was written before
+    assert load_lock(quoted, "l") == load_lock(DUMPED, "l") == Lock((SQL,))
 
 
 def base(text: str) -> LockedAdapter:
@@ -57,9 +60,9 @@ def base(text: str) -> LockedAdapter:
     [
         ('{\n  "a": 1,\n\n  "b": " x "\n}\n', '  config: |\n    {\n      "a": 1,\n\n      "b": " x "\n    }\nadapters'),
         ('{"a": "# no: comment"}', '  config: |-\n    {"a": "# no: comment"}\nadapters'),
-        ('{"a": "é"}\n', r'  config: "{\"a\": \"\u00e9\"}\u000a"'),
-        ("{}\r\n", r'  config: "{}\u000d\u000a"'),
-        (" {}\n\n", r'  config: " {}\u000a\u000a"'),
+        ('{"a": "é"}\n', r'  config: "{\"a\": \"\xE9\"}\n"'),
+        ("{}\r\n", r'  config: "{}\r\n"'),
+        (" {}\n\n", "  config: |2+\n     {}\n\n"),
     ],
 )
 def test_the_config_of_a_base_is_a_readable_block_and_the_same_bytes_again(text: str, written: str) -> None:
@@ -68,45 +71,39 @@ def test_the_config_of_a_base_is_a_readable_block_and_the_same_bytes_again(text:
     assert load_lock(dumped, "l") == Lock((), base(text))
 
 
+ANEW = "or recreate it with lora-cli fetch -f FILE --upgrade"
+
+
 @pytest.mark.parametrize(
-    ("old", "new"), [('"a": 1', '"a": 2'), ("config.json", "x.json"), ('    {"a": 1}\n', ""), ('  endpoint: ""\n', "")]
+    ("old", "new"), [('"a": 1', '"a": 2'), ("config.json", "x.json"), ('    {"a": 1}\n', ""), ("  endpoint: ''\n", "")]
 )
 def test_a_base_whose_config_is_not_what_was_locked_is_refused(old: str, new: str) -> None:
     dumped = dump_lock(Lock((), base('{"a": 1}\n')))
     with pytest.raises(UsageError) as caught:
         load_lock(dumped.replace(old, new), "l")
-    assert "is from an earlier version: recreate it with lora-cli fetch -f FILE --upgrade" in caught.value.hint
+    assert ANEW in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('    revision: "', '    revisio: "', "l.yaml:7: adapters[0].revisio: unknown key"),
-        (f'    digest: "{SQL.digest}"\n', "", "l.yaml:4: adapters[0]: the key digest is missing"),
-        ('    endpoint: "https://huggingface.co"\n', "", "l.yaml:4: adapters[0]: the key endpoint is missing"),
-        ("size: 500\n", "size: 501\n", "l.yaml:8: adapters[0].digest: the digest of the files is "),
-        ("size: 500\n", "size: -1\n", "l.yaml:11: adapters[0].files[0].size: -1 is not a whole number"),
-        ("size: 500\n", "size: 5e2\n", "l.yaml:11: adapters[0].files[0].size: '5e2' is not a whole number"),
-        (
-            "adapter_config.json",
-            "../adapter_config.json",
-            "l.yaml:10: adapters[0].files[0].path: '../adapter_config.json' is",
-        ),
-        ("adapter_config.json", "/etc/passwd", "l.yaml:10: adapters[0].files[0].path: '/etc/passwd' is not a relative"),
-        ("adapter_config.json", "a//b", "l.yaml:10: adapters[0].files[0].path: 'a//b' is not a relative"),
-        (
-            "adapter_config.json",
-            "adapter_model.safetensors",
-            "l.yaml:13: adapters[0].files[1]: adapter_model.safetensors is listed twice",
-        ),
-        ('"sql"', '"../sql"', "l.yaml:4: adapters[0].name: '../sql' is not a name"),
-        ("kind: AdapterSetLock", "kind: AdapterSet", "l.yaml:2: kind: 'AdapterSet' is not AdapterSetLock"),
+        ("  revision: ", "  revisio: ", "7: adapters[0].revisio: unknown key"),
+        (f"  digest: {SQL.digest}\n", "", "4: adapters[0]: the key digest is missing"),
+        ("  endpoint: https://huggingface.co\n", "", "4: adapters[0]: the key endpoint is missing"),
+        ("size: 500\n", "size: 501\n", "8: adapters[0].digest: the digest of the files is "),
+        ("size: 500\n", "size: -1\n", "11: adapters[0].files[0].size: -1 is below 0"),
+        ("size: 500\n", "size: 5e2\n", "11: adapters[0].files[0].size: this is a string, but must be a whole"),
+        ("adapter_config", "../adapter_config", "10: adapters[0].files[0].path: '../adapter_config.json' is not"),
+        ("adapter_config.json", "/etc/passwd", "10: adapters[0].files[0].path: '/etc/passwd' is not a relative"),
+        ("adapter_config.json", "a//b", "10: adapters[0].files[0].path: 'a//b' is not a relative"),
+        ("name: sql", "name: ../sql", "4: adapters[0].name: '../sql' is not a name"),
+        ("kind: AdapterSetLock", "kind: AdapterSet", "2: kind: 'AdapterSet' is not AdapterSetLock"),
     ],
 )
 def test_a_lock_that_was_tampered_with_is_refused(old: str, new: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_lock(DUMPED.replace(old, new), "l.yaml")
-    assert caught.value.message.startswith(message)
+    assert caught.value.message.startswith(f"l.yaml:{message}")
     assert caught.value.hint
 
 
@@ -115,7 +112,7 @@ def test_a_lock_that_was_tampered_with_is_refused(old: str, new: str, message: s
     [
         "",
         DUMPED[:150],
-        DUMPED[: DUMPED.index("    files")],
+        DUMPED[: DUMPED.index("  files")],
         f"<<<<<<< HEAD\n{DUMPED}=======\n{DUMPED}>>>>>>> theirs\n",
         DUMPED.replace("size", "sizes"),
     ],
@@ -124,26 +121,13 @@ def test_a_lock_that_was_tampered_with_is_refused(old: str, new: str, message: s
 def test_a_lock_that_was_cut_off_or_merged_is_to_be_written_anew_and_not_by_hand(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_lock(text, "l.yaml")
-    assert "recreate it with lora-cli fetch -f FILE --upgrade" in caught.value.hint
+    assert ANEW in caught.value.hint
 
 
 def test_an_adapter_is_not_locked_twice() -> None:
-    twice = dump_lock(Lock((SQL, TONE))).replace('"tone"', '"sql"')
-    with pytest.raises(UsageError, match=r"l:16: adapters\[1\]: sql is locked twice"):
+    twice = dump_lock(Lock((SQL, TONE))).replace("name: tone", "name: sql")
+    with pytest.raises(UsageError, match=r"l:16: adapters\[1\].name: sql is already the name of"):
         load_lock(twice, "l")
-
-
-def many(count: int) -> str:
-    """A lock of so many adapters with two files each."""
-    head, _, one = DUMPED.partition("  - name")
-    digests = (f"{number:08x}" for number in range(count))
-    return head + "".join("  - name" + one.replace('"sql"', f'"{digest}"') for digest in digests)
-
-
-@pytest.mark.slow
-def test_a_lock_of_130000_adapters_is_refused_before_it_is_read() -> None:
-    with pytest.raises(UsageError, match="characters long"):
-        load_lock(many(130_000), "l")
 
 
 def test_drift_is_said_adapter_by_adapter() -> None:

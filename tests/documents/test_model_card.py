@@ -1,7 +1,5 @@
 """Model cards: what they say, and what hostile ones do not do."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,99 +11,60 @@ license: other
 license_name: llama3.1
 license_link: https://example.com/LICENSE
 base_model: meta-llama/Llama-3.1-8B
-language:
-- en
-- no
-datasets: [acme/sql, ./local]
-tags:
-- lora
-- 7
-library_name: peft
-pipeline_tag: text-generation
-licence: license
+language: [en, no]
 model-index:
 - name: sql
-  results: []
 ---
 
 # SQL
 """
 
 
-def test_a_card_says_what_its_front_matter_says() -> None:
-    assert parse_card(PLAIN, whole=True) == Card(
-        license="other",
-        license_name="llama3.1",
-        license_link="https://example.com/LICENSE",
-        base_model=("meta-llama/Llama-3.1-8B",),
-    )
-
-
 @pytest.mark.parametrize(
     "data",
     [
+        PLAIN,
         PLAIN.replace(b"\n", b"\r\n"),
         b"\xef\xbb\xbf" + PLAIN,
         b"\n\n" + PLAIN,
         PLAIN.replace(b"---\n", b"---  \n"),
         PLAIN + "é".encode()[:1],
     ],
-    ids=["crlf", "bom", "empty lines", "spaces", "cut within a letter"],
+    ids=["plain", "crlf", "bom", "empty lines", "spaces", "cut within a letter"],
 )
-def test_however_it_is_written_it_says_the_same(data: bytes) -> None:
-    card = parse_card(data, whole=False)
-
-    assert (card.error, card.license, card.base_model) == ("", "other", ("meta-llama/Llama-3.1-8B",))
+def test_a_card_says_what_its_front_matter_says_however_it_is_written(data: bytes) -> None:
+    said = Card("other", "llama3.1", "https://example.com/LICENSE", ("meta-llama/Llama-3.1-8B",))
+    assert parse_card(data, whole=False) == said
 
 
 @pytest.mark.parametrize("data", [b"", b"# A title\n", b"text\n---\nlicense: mit\n---\n", b"----\nlicense: mit\n---\n"])
 def test_a_card_without_front_matter_says_nothing(data: bytes) -> None:
     assert parse_card(data, whole=True) == Card()
+    card = b"---\nlicense:\nlicense_name: {a: b}\nbase_model: [~, '', null, [y], x]\n---\n"
+    assert parse_card(card, whole=True) == Card(base_model=("x",))
 
 
-def test_a_missing_value_is_nothing_said() -> None:
-    card = parse_card(b"---\nlicense:\nlicense_name: {a: b}\nbase_model: [~, '', null, [y], x]\n---\n", whole=True)
-
-    assert card == Card(base_model=("x",))
-
-
-BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
-    b"%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n" % (98 + i, 98 + i, *([97 + i] * 9)) for i in range(9)
-)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"---\n" + BOMB + b"---\n", "including aliases"),
+        (b"---\na: &a [x, x]\nb: [*a, *a]\n---\n", "README.md:3: the alias"),
         (b"---\na: " + b"[" * 9000 + b"\n---\n", "nest"),
         (b"---\n" + b"? " * 4000 + b"\n---\n", "README.md:"),
         (b"---\nlicense: !!python/object/apply:os.system [id]\n---\n", "the tag"),
         (b"---\nlicense: mit\nlicense: apache-2.0\n---\n", "README.md:3: license: duplicate key"),
-        (b"---\nbase: &b {license: mit}\n<<: *b\n---\n", "merge keys"),
         (b"---\n- license\n---\n", "is not a mapping"),
         (b"---\nlicense: [mit\n---\n", "this is not YAML"),
         (b"---\nlicense: a\x00b\n---\n", "this is not YAML"),
         (b"---\nlicense: mit\n", "does not end"),
+        (b"---\nlicense: mit\n" + b"x: y\n" * 100, "within the first 517 bytes, which is the limit"),
         (b"\x80\x81", "is not text in UTF-8"),
         (b"---\nlicense: mit\n---\n\xff\xfe", "is not text in UTF-8"),
     ],
-    ids=["bomb", "deep", "keys", "tag", "twice", "merge", "list", "broken", "nul", "endless", "binary", "half binary"],
 )
-def test_a_hostile_card_is_said_to_be_unread_at_once(data: bytes, why: str) -> None:
-    began = time.perf_counter()
-    card = parse_card(data, whole=True)
-
+def test_a_hostile_card_is_said_to_be_unread(data: bytes, why: str) -> None:
+    card = parse_card(data, whole=b"x: y" not in data)
     assert why in card.error
     assert card.license == ""
-    assert time.perf_counter() - began < 1
-
-
-def test_what_is_not_read_to_its_end_says_how_far_it_was_read() -> None:
-    data = b"---\nlicense: mit\n" + b"x: y\n" * 100
-
-    assert "within the first 517 bytes, which is the limit" in parse_card(data, whole=False).error
 
 
 def test_long_words_and_lists_are_cut() -> None:

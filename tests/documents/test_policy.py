@@ -1,18 +1,14 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.policy_checks import violations
 from lora_cli.errors import UsageError
-from lora_cli.refs.globs import matches
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile
 
-COMMIT = "0e9e" * 10
-SHA256 = "ab" * 32
+COMMIT, SHA256 = "0e9e" * 10, "ab" * 32
 ACME = AdapterRef("hf", "acme/sql")
 FILES = (RemoteFile("adapter_config.json", 500), RemoteFile("adapter_model.safetensors", 5000))
 
@@ -25,37 +21,10 @@ def test_an_empty_policy_allows_everything() -> None:
     assert rules(Policy(), sha256=None, files=FILES) == []
 
 
-@pytest.mark.parametrize(
-    ("glob", "ref", "covered"),
-    [
-        ("hf://acme/*", AdapterRef("hf", "acme/sql", "sub", "main"), True),
-        ("hf://acme/*", AdapterRef("hf", "acme-evil/sql"), False),
-        ("hf://acme/*", AdapterRef("hf", "ACME/sql"), True),
-        ("hf://acme/sql", AdapterRef("hf", "acme/sql", "sub"), True),
-        ("hf://acme/sql", AdapterRef("hf", "acme/sql2"), False),
-        ("hf://acme/sql@v1", AdapterRef("hf", "acme/sql", revision="v1"), True),
-        ("hf://acme/sql@v1", AdapterRef("hf", "acme/sql"), False),
-        ("hf://acme/sql@v1", AdapterRef("hf", "acme/sql", revision="v1/evil"), False),
-        ("*/acme/sql", AdapterRef("hf", "evil/x", revision="y/acme/sql"), False),
-        ("s3://acme/*", AdapterRef("s3", "acme/team/tone"), True),
-        ("s3://ACME/*", AdapterRef("s3", "acme/team"), False),
-        ("file:///srv/ok/*", AdapterRef("file", "/srv/ok/a"), True),
-        ("file:///srv/ok/*", AdapterRef("file", "/srv/ok/../secret"), False),
-        ("file:///srv/ok", AdapterRef("file", "/srv/ok/x/../a"), True),
-        ("file:///srv/a@b", AdapterRef("file", "/srv/a@b/c"), True),
-        ("file:///srv/a b/*", AdapterRef("file", "/srv/a b/c"), True),
-        ("*", AdapterRef("https", "example.org/a"), True),
-    ],
-)
-def test_a_glob_covers_what_an_operator_means(glob: str, ref: AdapterRef, covered: bool) -> None:
-    assert matches(glob, ref) is covered
-
-
 def test_deny_wins_over_allow_and_says_which_glob() -> None:
     policy = Policy(allow_sources=("hf://acme/*",), deny_sources=("hf://acme/sql",))
-    assert [str(one) for one in violations(policy, [ACME])] == [
-        "policy deny_sources: hf://acme/sql matches hf://acme/sql"
-    ]
+    said = [str(one) for one in violations(policy, [ACME])]
+    assert said == ["policy deny_sources: hf://acme/sql matches hf://acme/sql"]
     assert rules(policy, AdapterRef("hf", "acme/sql", "below", "main")) == ["deny_sources"]
     assert rules(policy, AdapterRef("hf", "acme/tone")) == []
     assert rules(policy, AdapterRef("hf", "other/tone")) == ["allow_sources"]
@@ -64,8 +33,10 @@ def test_deny_wins_over_allow_and_says_which_glob() -> None:
 
 def test_formats_and_sizes_are_judged_by_the_files() -> None:
     policy = Policy(allow_formats=("safetensors",), max_bytes=5499)
+    pickled = [RemoteFile("adapter_model.BIN", 1), RemoteFile("README.md", None)]
     assert rules(policy, files=FILES) == ["max_bytes"]
-    assert rules(policy, files=[RemoteFile("adapter_model.BIN", 1), RemoteFile("README.md", None)]) == ["allow_formats"]
+    assert rules(policy, files=pickled) == ["allow_formats"]
+    assert rules(Policy(), files=pickled) == ["allow_formats"]
     assert rules(Policy(allow_formats=("safetensors",)), files=FILES) == []
 
 
@@ -73,9 +44,8 @@ def test_pins_are_a_commit_or_a_digest_known_before() -> None:
     policy = Policy(require_pinned=True)
     hints = [next(iter(violations(policy, [ref]))).hint for ref in (ACME, AdapterRef("file", "/srv/sql"))]
     assert "add @COMMIT" in hints[0]
-    assert hints[1] == (
-        "a folder has no commit to add: write its sha256 in the manifest (lora-cli fetch file:///srv/sql --format json "
-        "prints it, without this policy), or lock it without this policy"
+    assert hints[1].startswith(
+        "write its sha256 in the manifest (lora-cli fetch file:///srv/sql --format json prints it"
     )
     assert rules(policy, ACME) == ["require_pinned"]
     assert rules(policy, AdapterRef("hf", "acme/sql", revision="main")) == ["require_pinned"]
@@ -85,18 +55,23 @@ def test_pins_are_a_commit_or_a_digest_known_before() -> None:
     assert rules(Policy(require_sha256=True), ACME, sha256=SHA256) == []
 
 
+HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
+
+
 def test_a_policy_file_is_read() -> None:
     text = """\
-apiVersion: lora-cli/v1
-kind: Policy
 allow_sources: [acme/*, ./local, /srv/x/*, "hf://b/*"]
 deny_sources: []
 allow_formats: [safetensors]
 max_bytes: 1GB
-require_pinned: no
+require_pinned: false
 require_sha256: true
+require_signature: [{sources: [acme/*], keys: [acme.pub]}]
 """
-    assert load_policy(text, "p.yaml", base_dir=Path("/etc")) == Policy(
+    found = load_policy(HEAD + text, "p.yaml", base_dir=Path("/etc"))
+    (signature,) = found.require_signature
+    assert (signature.sources, signature.keys) == (("hf://acme/*",), ("/etc/acme.pub",))
+    assert found.model_copy(update={"require_signature": ()}) == Policy(
         allow_sources=("hf://acme/*", "file:///etc/local", "file:///srv/x/*", "hf://b/*"),
         allow_formats=("safetensors",),
         max_bytes=10**9,
@@ -107,31 +82,17 @@ require_sha256: true
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("allow_source: []", "p.yaml:3: allow_source: unknown key"),
-        ("allow_sources: hf://acme/*", "p.yaml:3: allow_sources: this is a string, but must be a list"),
-        ("max_bytes: -1", "p.yaml:3: max_bytes: -1 is not a size"),
-        ("require_pinned: 'yes'", "p.yaml:3: require_pinned: this is a string, but must be true or false"),
+        ("allow_source: []", "allow_source: unknown key"),
+        ("suppressions: []", "suppressions: unknown key"),
+        ("allow_sources: hf://acme/*", "allow_sources: this is a string, but must be a list"),
+        ("max_bytes: -1", "max_bytes: -1 is not a size"),
+        ("require_pinned: 'yes'", "require_pinned: this is a string, but must be true or false"),
+        ("require_pinned: yes", "require_pinned: yes is a boolean of YAML 1.1, but must be true or false"),
+        ("require_signature: [{}]", "require_signature[0]: there are no signers"),
     ],
 )
 def test_a_wrong_policy_names_line_and_key(line: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{line}\n", "p.yaml")
-    assert caught.value.message.startswith(message)
+        load_policy(f"{HEAD}{line}\n", "p.yaml")
+    assert caught.value.message == f"p.yaml:3: {message}"
     assert caught.value.hint
-
-
-LOCATIONS = st.from_regex(r"[a-z]{1,3}/[a-z]{1,3}", fullmatch=True)
-
-
-@given(st.lists(LOCATIONS, max_size=4), st.lists(LOCATIONS, max_size=4), LOCATIONS)
-def test_a_source_passes_when_allowed_and_not_denied(allowed: list[str], denied: list[str], location: str) -> None:
-    policy = Policy(
-        allow_sources=tuple(f"hf://{one}" for one in allowed), deny_sources=tuple(f"hf://{one}" for one in denied)
-    )
-    assert (not violations(policy, [AdapterRef("hf", location)])) == (location in allowed and location not in denied)
-
-
-@given(st.integers(0, 100), st.lists(st.integers(0, 60), max_size=5))
-def test_more_limits_never_allow_more(limit: int, sizes: list[int]) -> None:
-    files = [RemoteFile(f"{i}.safetensors", size) for i, size in enumerate(sizes)]
-    assert bool(violations(Policy(max_bytes=limit), [ACME], files=files)) == (sum(sizes) > limit)

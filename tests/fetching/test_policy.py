@@ -10,10 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from lora_cli.documents.policy import Policy, load_policy
+from lora_cli.documents.policy import Policy, load_policy, read_policy
 from lora_cli.errors import Offline, Refused, UsageError
 from lora_cli.fetching import gate
-from lora_cli.fetching.manifest import read_policy
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings
@@ -140,7 +139,6 @@ def test_the_production_example_is_what_it_says() -> None:
         ("/srv/adapters/sql", "a" * 64, ""),
     ):
         assert allowed(text, settings=production, sha256=sha256) == rule
-    assert policy.allow_private_redirects is False
     assert policy.max_bytes == 2 << 30
 
 

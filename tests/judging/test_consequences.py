@@ -140,7 +140,7 @@ def test_what_follows_from_an_accepted_finding_is_accepted_with_it(
     code: str, left: set[tuple[str, Severity, bool]], tmp_path: Path
 ) -> None:
     one = checked(tmp_path, NARROWER, "vllm")
-    accepted = Accepted("policy", "policy.yaml:3")
+    accepted = Accepted("known.yaml")
 
     one.findings = with_accepted(one.findings, lambda each: accepted if each.code == code else None)
 

@@ -94,8 +94,8 @@ def all_checked() -> tuple[Result, ...]:
         checked(
             "tone",
             "s3://acme/tone",
-            finding("LC504", "large", WEIGHTS, "up_proj", accepted=Accepted("policy", "policy.yaml:9", "meant so")),
-            finding("LC302", "half", WEIGHTS, "q_proj", accepted=Accepted("baseline", "known.json")),
+            finding("LC504", "large", WEIGHTS, "up_proj", accepted=Accepted("known.json", "meant so")),
+            finding("LC302", "half", WEIGHTS, "q_proj", accepted=Accepted("known.json")),
         ),
         Result("gone", "gone", error=NotFound("there is no gone", hint="check the path")),
     )

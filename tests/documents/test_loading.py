@@ -1,0 +1,179 @@
+"""Files that are read: text, YAML within its bounds, and the paths in them."""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_cli.documents.document import DEPTH, MOST_BYTES, MOST_VALUES, parse_yaml
+from lora_cli.documents.lockfile import dump_lock, lock_path, read_lock
+from lora_cli.documents.manifest import read_manifest
+from lora_cli.documents.policy import Policy, read_policy
+from lora_cli.errors import MachineError, NotFound, UsageError
+from lora_cli.refs.lock import Lock, LockedAdapter
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import Blob
+from tests.attacks.measured import within
+
+MANIFEST = """\
+apiVersion: lora-cli/v1
+kind: AdapterSet
+base: ./base/config.json
+policy: {allow_sources: [./adapters]}
+adapters:
+  - {name: local, source: adapters/local}
+  - {name: hub, source: acme/elsewhere}
+"""
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    (tmp_path / "sets" / "adapters" / "local").mkdir(parents=True)
+    file = tmp_path / "sets" / "set.yaml"
+    file.write_text(MANIFEST)
+    return file
+
+
+def test_paths_are_relative_to_the_file_and_not_to_the_working_directory(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(manifest.parents[1])
+    for spelled in (manifest, Path("sets/set.yaml")):
+        found = read_manifest(spelled)
+        assert found.file == str(spelled)
+        assert found.base == AdapterRef("file", str(manifest.parent / "base/config.json"))
+        assert found.policy == Policy(allow_sources=(f"file://{manifest.parent}/adapters",))
+        local, hub = found.adapters
+        assert local.source == AdapterRef("file", str(manifest.parent / "adapters/local"))
+        assert hub.source == AdapterRef("hf", "acme/elsewhere")
+    manifest.write_text(MANIFEST.replace("acme/elsewhere", "adapters/gone"))  # where its parent is, it is a path
+    assert read_manifest(manifest).adapters[1].source == AdapterRef("file", str(manifest.parent / "adapters/gone"))
+    policy = manifest.with_name("policy.yaml")
+    policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: [./adapters/*]\n")
+    assert read_policy(policy) == Policy(allow_sources=(f"file://{manifest.parent}/adapters/*",))
+
+
+def test_a_manifest_comes_from_standard_input_a_pipe_and_behind_a_byte_order_mark(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(manifest.parent)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(MANIFEST.encode())))
+    found = read_manifest(Path("-")).adapters[0]
+    assert (found.source, found.at) == (AdapterRef("file", str(manifest.parent / "adapters/local")), "<stdin>:6")
+    reader, writer = os.pipe()
+    os.write(writer, MANIFEST.encode())
+    os.close(writer)
+    try:
+        assert len(read_manifest(Path(f"/dev/fd/{reader}")).adapters) == 2
+    finally:
+        os.close(reader)
+    manifest.write_bytes(b"\xef\xbb\xbf" + MANIFEST.encode())
+    assert len(read_manifest(manifest).adapters) == 2
+
+
+def test_a_missing_file_a_folder_and_other_bytes_are_each_said(manifest: Path) -> None:
+    with pytest.raises(NotFound, match=r"there is no manifest .*none\.yaml"):
+        read_manifest(manifest.with_name("none.yaml"))
+    with pytest.raises(NotFound, match=r"there is no manifest .*set\.yaml/x"):
+        read_manifest(manifest / "x")
+    with pytest.raises(UsageError, match="the manifest is a folder"):
+        read_manifest(manifest.parent)
+    manifest.write_bytes(b"a: \xff")
+    with pytest.raises(UsageError, match="not UTF-8 at byte 3"):
+        read_manifest(manifest)
+    with pytest.raises(MachineError, match="the manifest cannot be read"):
+        read_manifest(Path("x" * 5000))
+    with pytest.raises(UsageError, match="the policy is over 4194304 bytes long"):
+        read_policy(Path("/dev/zero"))
+
+
+def test_a_lock_stands_beside_its_manifest(manifest: Path) -> None:
+    assert lock_path(manifest) == manifest.with_name("set.lock.yaml")
+    assert lock_path(Path("a.b.json")) == Path("a.b.lock.yaml")
+    assert lock_path(Path("set")) == Path("set.lock.yaml")
+    lock = Lock((LockedAdapter("local", "adapters/local", "", {"adapter_config.json": Blob("ab" * 32, 2)}),))
+    lock_path(manifest).write_text(dump_lock(lock))
+    assert read_lock(lock_path(manifest)) == lock
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "1: the document is empty"),
+        ("# nothing\n", "1: the document is empty"),
+        ("a: 1\nb: 2\na: 3\n", "3: a: duplicate key (first in line 1)"),
+        ("a: {b: 1, b: 2}\n", "1: b: duplicate key (first in line 1)"),
+        ("a: !!python/object/apply:os.system ['true']\n", "1: the tag tag:yaml.org,2002:python/object/apply"),
+        ("a: !x 1\n", "1: the tag !x is not supported"),
+        ("a: 1\n---\nb: 2\n", "2: this is not YAML: "),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n", "3: the alias *x is not supported"),
+        ("a: *nothing\n", "1: the alias *nothing is not supported"),
+        ("a: &x 1\nb: &x 2\n", "2: this is not YAML: "),
+        ("? [a]\n: 1\n", "1: a key must be a single value"),
+        ("a: {{ name }}\n", "1: a key must be a single value"),
+        ("a: [1\nb: 2\n", "2: this is not YAML: "),
+        ("a: 'x\n", "this is not YAML: "),
+        ("a: \x00\n", "this is not YAML: "),
+        ("a: \ud800\n", "this is not YAML: "),
+        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), f"1: nested deeper than {DEPTH} levels"),
+        ("#" * (MOST_BYTES + 1), "characters long"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_yaml(text, "f.yaml")
+    assert message in caught.value.message
+    assert caught.value.message.startswith("f.yaml:")
+    assert caught.value.hint
+
+
+# JSON escapes characters beyond the first plane as surrogate pairs, which YAML has not.
+TEXT = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=20)
+JSON = st.recursive(
+    st.booleans() | st.integers(-(10**17), 10**17) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+)
+
+
+@given(JSON)
+def test_what_json_writes_is_read_back(value: object) -> None:
+    assert parse_yaml(json.dumps(value), "f").value == value
+
+
+@given(st.text(max_size=200) | st.text(alphabet="ab:-[]{}&*!|>'\"#%@`?, \n\t", max_size=60))
+@settings(max_examples=300)
+def test_any_text_is_a_document_or_a_usage_error_with_its_line(text: str) -> None:
+    try:
+        said = parse_yaml(text, "some.yaml").at()
+    except UsageError as error:
+        said = error.message
+    assert said.startswith("some.yaml:")
+
+
+HEAD = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
+HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
+    "depth": (lambda: HEAD + "base: " + "[" * 4_000_000, "nest"),
+    "blocks": (lambda: HEAD + "- " * 2_000_000, "this is not YAML"),
+    "tags": (lambda: HEAD + "adapters:\n" + "- !!python/object/apply:os.system [x]\n" * 100_000, "the tag"),
+    "values": (lambda: HEAD + "adapters: [" + "1," * 2_000_000 + "]", f"more than {MOST_VALUES}"),
+    "mistakes": (lambda: HEAD + "adapters: [" + "1," * (MOST_VALUES - 100) + "]", "more errors are not shown"),
+    "unknown keys": (lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(100_000)), "more errors are not shown"),
+    "the same name": (lambda: HEAD + "adapters:\n" + "- {name: a, source: b/c}\n" * 49_000, "is already the name of"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("text", "said"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_manifest_is_refused_within_its_bounds(text: Callable[[], str], said: str, tmp_path: Path) -> None:
+    file = tmp_path / "set.yaml"
+    file.write_text(text())
+    run = within(10.0, 600.0, "fetch", "-f", file, "--offline")
+    assert run.code == 2, run.out
+    assert said in run.out
+    assert f"{file}:" in run.out
