@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.beside import Companions, read_companions
-from lora_cli.adapter.safetensors import TensorStats
 from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
 from lora_cli.errors import LoraCliError
@@ -39,6 +38,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 
 if TYPE_CHECKING:
+    from lora_cli.adapter.values import TensorStats
     from lora_cli.engines import Profile
     from lora_cli.judging.base_model import Bases
 
@@ -165,7 +165,7 @@ def companions_of(files: Files, terms: Terms, threads: int = 1) -> Companions | 
     return read_companions(files, threads=threads)
 
 
-def _stats(adapter: Adapter, files: Files, terms: Terms, unread: str) -> tuple[Mapping[str, TensorStats], str]:
+def _stats(adapter: Adapter, files: Files, terms: Terms, unread: str) -> "tuple[Mapping[str, TensorStats], str]":
     if not terms.values:
         return {}, NO_VALUES
     if not files.on_disk:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lora_cli.adapter import values as reading
 from lora_cli.adapter.reading import read_adapter
-from lora_cli.adapter.safetensors import TensorInfo, TensorStats
-from lora_cli.adapter.values import read_pieces, scan_values
+from lora_cli.adapter.safetensors import TensorInfo
+from lora_cli.adapter.values import TensorStats, read_pieces, scan_values
 from lora_cli.sources.files import files_at
 from tests.adapter.remote import remote
 from tests.making import Q_PROJ, lora_config
