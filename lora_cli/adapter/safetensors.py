@@ -111,8 +111,7 @@ def parse_header(header: bytes, size: int | None, file: str) -> Header:
             raise FormatError(f"starts at byte {one.start} and not at {end}", where=f"{file}: {one.name}")
         end = one.stop
     if size is not None and end != size:
-        cut = "truncated: " * (end > size)
-        raise FormatError(f"{cut}the tensors end at byte {end}, the file at {size}", where=file)
+        raise FormatError("truncated: " * (end > size) + f"tensors end at byte {end}, the file at {size}", where=file)
     return Header({one.name: one for one in found}, metadata)
 
 

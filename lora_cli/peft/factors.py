@@ -100,7 +100,7 @@ def divisors(config: LoraConfig, *, gptq: bool = False) -> Divisors:
     """
     if config.use_bdlora is not None:
         return _in_blocks(config.use_bdlora, f"{config.file}: use_bdlora")
-    columns = max(1, config.qalora_group_size) if config.use_qalora and gptq else 1
+    columns = max(1, config.qalora_group_size or 1) if config.use_qalora and gptq else 1
     return lambda _: (columns, 1)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from lora_cli.adapter.config import LoraConfig, type_error
+from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.grouping import by_key
@@ -158,8 +158,8 @@ def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
             regular expression or takes too long.
     """
     for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"):
-        if (error := type_error(config, name)) is not None:
-            raise error
+        if name in config.errors:
+            raise config.errors[name]
     ranks = PatternKeys(config.rank_pattern, f"{config.file}: rank_pattern")
     alphas = PatternKeys(config.alpha_pattern, f"{config.file}: alpha_pattern")
     by_values: dict[tuple[int, float], Scale] = {}
@@ -227,8 +227,8 @@ def named_targets(config: LoraConfig, linear: Collection[str], model_type: str) 
     Raises:
         FormatError: of a wrong type, or absent with no default for ``model_type``.
     """
-    if (error := type_error(config, "target_modules")) is not None:
-        raise error
+    if "target_modules" in config.errors:
+        raise config.errors["target_modules"]
     targets = config.target_modules
     if targets is None:
         targets = DEFAULT_TARGETS.get(model_type)

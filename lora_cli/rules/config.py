@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator
 
-from lora_cli.adapter.config import LoraConfig, type_error
+from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.errors import FormatError
 from lora_cli.finding import Problem, Severity
@@ -147,11 +147,10 @@ def _number_problems(
 
 
 def _type_message(field: str, config: LoraConfig) -> str:
-    error = type_error(config, field)
     value = config.mistyped[field]
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, which is not a number"
-    return cut(error.reason) if error is not None else f"is {shown(value)}"
+    return cut(config.errors[field].reason)
 
 
 @rule("LC204", "field-type", Severity.ERROR, needs=("config",))
