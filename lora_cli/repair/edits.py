@@ -54,8 +54,8 @@ def remove_base_copies(draft: Draft, context: RepairContext) -> Draft:
     others = {name: recipe for name, recipe in draft.others.items() if name not in gone}
     config, saved = dict(draft.config), draft.config.get("modules_to_save")
     if isinstance(saved, list):
-        matcher, texts = Matcher("modules_to_save"), list(others)
-        config["modules_to_save"] = [name for name in saved if matcher.stands_in(f".{name}.", texts)] or None
+        Matcher("modules_to_save").charge(len(saved) * len(others))
+        config["modules_to_save"] = [name for name in saved if any(f".{name}." in text for text in others)] or None
     many = f"{len(gone)} copies" if len(gone) > 1 else "a copy"
     what = f"{many} of the base's own weights left out: {names(list(gone), MOST_NAMES)}"
     why = "they equal the base's weights, and engines refuse or ignore them"

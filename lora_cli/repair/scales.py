@@ -15,7 +15,7 @@ from lora_cli.adapter.names import last_name
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN
 from lora_cli.errors import FormatError
 from lora_cli.grouping import by_key
-from lora_cli.peft.patterns import PatternKeys
+from lora_cli.peft.patterns import matching_keys
 from lora_cli.peft.targets import scales
 from lora_cli.repair.draft import Draft, RepairContext, UpdateRecipe, scaled
 
@@ -137,9 +137,8 @@ def _keys(factors: Mapping[str, UpdateRecipe], old: Iterable[str]) -> dict[str, 
 
     All modules of one key have one rank and one scale.
     """
-    keys = PatternKeys(old, "patterns")
-    first = {module: keys.first(module) for module in factors}
-    groups = by_key((last_name(module) if key is None else key, module) for module, key in first.items())
+    matching = matching_keys(old, factors, "patterns")
+    groups = by_key((keys[0] if keys else last_name(module), module) for module, keys in matching.items())
     alike = {key: len({(factors[m].r, factors[m].scaling) for m in modules}) == 1 for key, modules in groups.items()}
     return {module: key if alike[key] else module for key, modules in groups.items() for module in modules}
 

@@ -122,7 +122,8 @@ def _replacing(config: LoraConfig) -> Callable[[Key], bool]:
     def replaces(key: Key) -> bool:
         if key.part in {"bias", *COPY_PARTS} and key.param == "bias" and config.bias != "none":
             return True
-        return key.part == "saved" and matcher.within(saved, f".{key.module}.")
+        matcher.charge(len(saved))
+        return key.part == "saved" and any(name in f".{key.module}." for name in saved)
 
     return replaces
 
