@@ -101,7 +101,7 @@ GOOD = safetensors_bytes({})
         (b"", "truncated"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a git-lfs pointer, not the file itself"),
         ((1000).to_bytes(8, "little") + b"{}", "truncated"),
-        (GOOD + b"x", "the tensors end at byte"),
+        (GOOD + b"x", "tensors end at byte"),
     ],
 )
 def test_weights_that_cannot_be_read_are_the_adapters_error_not_ours(

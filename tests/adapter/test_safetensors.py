@@ -96,8 +96,8 @@ MALFORMED: Mapping[str, tuple[bytes, str]] = {
     "an overlap": (of(entry(), entry(offsets=(2, 6)), body=b"123456"), "f: b: starts at byte"),
     "a gap": (of(entry(), entry(offsets=(5, 9)), body=b"123456789"), "f: b: starts at byte"),
     "a gap before the first": (of(entry(offsets=(1, 5)), body=b"12345"), "f: a: starts at byte"),
-    "missing bytes": (with_header(ONE, b"123"), "the tensors end at byte"),
-    "trailing bytes": (with_header(ONE, b"12345"), "the tensors end at byte"),
+    "missing bytes": (with_header(ONE, b"123"), "tensors end at byte"),
+    "trailing bytes": (with_header(ONE, b"12345"), "tensors end at byte"),
     "deep nesting": (with_header('{"a":{"x":' + "[" * 20_000 + "}"), "f: not as the format says"),
     "a long name": (with_header(EMPTY.replace('"a"', f'"{"x" * 1025}"')), "1025 characters, over the limit of 1024"),
 }
