@@ -52,7 +52,6 @@ EMPTY = '{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
 
 MALFORMED: Mapping[str, tuple[bytes, str]] = {
     "nothing": (b"", "ends at byte 8 of 0"),
-    "half a length": (b"\x01\x02\x03", "truncated, or not safetensors"),
     "an end within the header": (with_header(ONE)[:-3], "truncated, or not safetensors"),
     "an HTML page": (b"<!DOCTYPE html><html>", "truncated, or not safetensors"),
     "an empty header": (with_header(""), "does not start with {"),
@@ -61,12 +60,10 @@ MALFORMED: Mapping[str, tuple[bytes, str]] = {
     "a byte order mark": (with_header(f"\ufeff{EMPTY}"), "does not start with {"),
     "not JSON": (with_header("{nonsense}"), "Expecting property name"),
     "JSON that ends early": (with_header('{"a":{"dtype":"U8"'), "Expecting ',' delimiter"),
-    "JSON that goes on": (with_header("{} {}"), "Extra data"),
     "a list": (with_header("[]"), "does not start with {"),
     "a blank first": (with_header(f" {EMPTY}"), "does not start with {"),
     "a name twice": (with_header(f"{EMPTY[:-1]},{EMPTY[1:]}"), "a key appears twice"),
     "a field twice": (with_header('{"a":{"dtype":"U8","dtype":"U8"}}'), "a key appears twice"),
-    "metadata twice": (with_header('{"__metadata__":{},"__metadata__":{}}'), "a key appears twice"),
     "a list as metadata": (with_header('{"__metadata__":[]}'), "not of the type that belongs there"),
     "zero as metadata": (with_header('{"__metadata__":0}'), "not of the type that belongs there"),
     "a number in metadata": (with_header('{"__metadata__":{"a":1}}'), "not of the type that belongs there"),
@@ -95,7 +92,6 @@ MALFORMED: Mapping[str, tuple[bytes, str]] = {
     "more bytes than the shape": (of(entry(shape=(3,)), body=BODY), "U8 [3] does not take the 4 bytes"),
     "an overlap": (of(entry(), entry(offsets=(2, 6)), body=b"123456"), "f: b: starts at byte"),
     "a gap": (of(entry(), entry(offsets=(5, 9)), body=b"123456789"), "f: b: starts at byte"),
-    "a gap before the first": (of(entry(offsets=(1, 5)), body=b"12345"), "f: a: starts at byte"),
     "missing bytes": (with_header(ONE, b"123"), "tensors end at byte"),
     "trailing bytes": (with_header(ONE, b"12345"), "tensors end at byte"),
     "deep nesting": (with_header('{"a":{"x":' + "[" * 20_000 + "}"), "f: not as the format says"),

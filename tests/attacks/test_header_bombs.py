@@ -79,14 +79,12 @@ def experts(layers: int, each: int) -> Iterator[Tensor]:
 
 
 TENSORS: dict[str, Callable[[int, str], Tensor]] = {
-    "empty factors": lambda i, p: (factor(f"{p}{i // 2}", i), "F32", (0, 8) if i % 2 == 0 else (8, 0), 0),
     "A without B": lambda i, p: (factor(f"{p}{i}", 0), "U8", (0,), 0),
     "a shape for each": lambda i, p: (factor(f"{p}{i}", 0), "U8", (0, i), 0),
     "a name in memory for each": lambda i, p: (factor(f"{p}{i}", 0, f"n{i}"), "U8", (0,), 0),
     "layers that no base has": lambda i, p: (factor(f"model.layers.{i // 2}.{p}.q_proj", i), "F16", (1, 1), 2),
     "saved modules": lambda i, p: (f"{PREFIX}{p}{i}.weight", "I8", (0,), 0),
     "embeddings": lambda i, p: (f"{PREFIX}{p}{i}.lora_embedding_A", "U8", (0, i), 0),
-    "trained tokens": lambda i, p: (f"{PREFIX}{p}{i}.token_adapter.trainable_tokens_delta", "U8", (0,), 0),
     "dots": lambda i, p: (f"{'a.' * 480}{i}.lora_A.weight", "U8", (0,), 0),
     "letters of four bytes": lambda i, p: (f"\U0001f600{p}{i}.lora_A.weight", "U8", (0,), 0),
 }
@@ -94,7 +92,6 @@ TENSORS: dict[str, Callable[[int, str], Tensor]] = {
 
 TEXTS: dict[str, Callable[[int], str]] = {
     "lists": lambda n: '{"a":{"x":[' + "[]," * (n // 3 - 9) + "[]]}}",
-    "objects in objects": lambda n: '{"__metadata__":' + '{"a":' * (n // 6 - 9) + "1" + "}" * (n // 6 - 9) + "}",
     "metadata": lambda n: '{"__metadata__":{' + ",".join(f'"k{i:014}":"v"' for i in range(n // 22)) + "}}",
     "one long name": lambda n: '{"' + "ab." * (n // 3 - 40) + '":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
     "dimensions": lambda n: '{"a":{"dtype":"U8","shape":[' + "0," * (n // 2 - 50) + '0],"data_offsets":[0,0]}}',
