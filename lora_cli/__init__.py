@@ -3,6 +3,8 @@
 ``fetch``, ``validate`` and ``inspect`` are the public API (``lora_cli.api``). Their modules are imported on first use.
 """
 
+from lora_cli.version import __version__
+
 TYPE_CHECKING = False  # as in ``typing``, which takes longer to import than all else here
 
 if TYPE_CHECKING:
@@ -11,12 +13,10 @@ if TYPE_CHECKING:
     from lora_cli.adapter.adapter import Adapter
     from lora_cli.api import fetch, inspect, validate
     from lora_cli.errors import LoraCliError
-    from lora_cli.finding import Verdict
+    from lora_cli.judging.result import Result
     from lora_cli.refs.snapshot import Snapshot
 
-__all__ = ["Adapter", "LoraCliError", "Snapshot", "Verdict", "__version__", "fetch", "inspect", "validate"]
-
-__version__ = "0.1.0"
+__all__ = ["Adapter", "LoraCliError", "Result", "Snapshot", "__version__", "fetch", "inspect", "validate"]
 
 _MODULES = {
     "fetch": "lora_cli.api",
@@ -24,8 +24,8 @@ _MODULES = {
     "validate": "lora_cli.api",
     "Adapter": "lora_cli.adapter.adapter",
     "LoraCliError": "lora_cli.errors",
+    "Result": "lora_cli.judging.result",
     "Snapshot": "lora_cli.refs.snapshot",
-    "Verdict": "lora_cli.finding",
 }
 
 

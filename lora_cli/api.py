@@ -15,8 +15,8 @@ from lora_cli.settings import Settings, load_settings
 if TYPE_CHECKING:
     from lora_cli.adapter.adapter import Adapter
     from lora_cli.base.base_model import BaseModel
-    from lora_cli.finding import Verdict
-    from lora_cli.judging import Checked, Terms
+    from lora_cli.judging.read import One
+    from lora_cli.judging.result import Result
     from lora_cli.refs.snapshot import Snapshot
 
 
@@ -73,10 +73,11 @@ def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None,
         LoraCliError: there is no such adapter, or it cannot be reached.
     """
     from lora_cli.errors import FormatError
-    from lora_cli.judging import Terms
+    from lora_cli.judging.read import read_one
     from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 
-    adapter = _judged(os.fspath(ref), Terms(values=False, rules=()), _settings(cache_dir, offline=offline)).adapter
+    settings = _settings(cache_dir, offline=offline)
+    adapter = _one(os.fspath(ref), lambda request, *run: read_one(request, settings, *run), settings).adapter
     assert adapter is not None
     if adapter.config is None and adapter.config_error is None:
         adapter = replace(adapter, config_error=FormatError(f"there is no {CONFIG}"))
@@ -94,7 +95,7 @@ def validate(
     values: bool = True,
     cache_dir: str | Path | None = None,
     offline: bool = False,
-) -> "Verdict":
+) -> "Result":
     """Checks an adapter against a base model and inference engines, as ``lora-cli validate`` does.
 
     Args:
@@ -108,14 +109,15 @@ def validate(
         offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
 
     Returns:
-        The verdict; ``refused()`` of it is what exit code 1 says, ``unchecked`` why base or values were not looked at.
+        The result; ``refused()`` of it is what exit code 1 says, ``unchecked`` why base or values were not looked at.
 
     Raises:
         LoraCliError: the adapter or the base cannot be read, or there is no such engine.
     """
     from lora_cli.engines import check_max_lora_rank, choose_engine
     from lora_cli.finding import Deployment
-    from lora_cli.judging import Bases, Terms, open_base
+    from lora_cli.judging.base_model import Bases, open_base
+    from lora_cli.judging.judge import Terms, judge_one
     from lora_cli.rules import choose
     from lora_cli.units import words_of
 
@@ -130,23 +132,21 @@ def validate(
         engines=profiles,
         deployment=Deployment(max_lora_rank=max_lora_rank),
     )
-    verdict = _judged(os.fspath(ref), terms, settings).verdict
-    assert verdict is not None
-    return verdict
+    return _one(os.fspath(ref), lambda request, *run: judge_one(request, terms, settings, *run), settings)
 
 
-def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
-    from lora_cli.judging import check_all
-    from lora_cli.refs.addresses import without_secrets
+def _one(ref: str, one: "One", settings: Settings) -> "Result":
+    from lora_cli.judging.read import each
+    from lora_cli.redaction import without_secrets
     from lora_cli.refs.reference import training_run
     from lora_cli.refs.request import Request, Selection
 
     run = training_run(ref)
     item = Request(without_secrets(ref), run or ref, selection=Selection(latest=bool(run)))
-    (checked,) = check_all([item], terms, settings)
-    if checked.error is not None:
-        raise checked.error
-    return checked
+    (result,) = each([item], one, settings)
+    if result.error is not None:
+        raise result.error
+    return result
 
 
 def _settings(cache_dir: str | Path | None, *, offline: bool) -> Settings:

@@ -1,10 +1,10 @@
-"""What rules and engines say about an adapter: ``Finding``, ``EngineOutcome``, and ``Verdict`` over all."""
+"""What rules and engines say about an adapter: ``Finding`` and ``EngineOutcome``."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
-from lora_cli.json_schema import EXCLUDED, INLINE, Count, RuleCode
+from lora_cli.json_schema import EXCLUDED, INLINE, Count, Fingerprint, RuleCode
 
 ENGINE_NAMES = ("vllm", "sglang", "peft")
 """The engines that have profiles (``lora_cli.engines``)."""
@@ -77,6 +77,8 @@ class Finding:
     problem: Problem = field(metadata=INLINE)
     accepted: Accepted | None
     """Why the finding does not count, or null."""
+    fingerprint: Fingerprint | None = None
+    """The same as long as the rule finds something there, on every machine; missing outside of a report."""
     consequences: tuple[tuple[str, str], ...] = field(default=(), metadata=EXCLUDED)
     """Code and engine (may be empty) of the findings that follow from this one, which are reported as a part of it."""
 
@@ -193,35 +195,3 @@ class Deployment:
     lora_target_modules: tuple[str, ...] | None = None
     max_loras: int | None = None
     pinned: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """All that was found about one adapter. ``applied`` is None without a base model; ``base`` is the base's name.
-
-    ``engines`` has what each engine that was named does with it, in the order in which they were named. ``unchecked``
-    says why base or values could not be looked at, apart from what the user asked for.
-    """
-
-    adapter: str
-    findings: tuple[Finding, ...]
-    skipped: tuple[Skipped, ...]
-    applied: Applied | None = None
-    engines: tuple[EngineOutcome, ...] = ()
-    base: str | None = None
-    unchecked: tuple[str, ...] = ()
-
-    @property
-    def is_incomplete(self) -> bool:
-        """Whether anything could not be checked: what ``--strict`` refuses."""
-        skipped = any(one.reason not in {NO_BASE, NO_VALUES} for one in self.skipped)
-        return bool(skipped or self.unchecked or any(one.outcome is Outcome.UNKNOWN for one in self.engines))
-
-    def worst(self) -> Severity | None:
-        """The highest severity of what counts, or None for a clean adapter."""
-        return max((finding.severity for finding in self.findings if finding.accepted is None), default=None)
-
-    def refused(self, fail_on: Severity = Severity.ERROR) -> bool:
-        """Whether any finding that counts is at or above ``fail_on``."""
-        worst = self.worst()
-        return worst is not None and worst >= fail_on

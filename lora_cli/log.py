@@ -6,9 +6,6 @@ import traceback
 from lora_cli.redaction import redact
 from lora_cli.text import safe_lines
 
-LONGEST_TRACE = 2000
-"""The characters of a traceback that are logged, counted from its end."""
-
 
 def logger(name: str) -> logging.Logger:
     """The logger of a module, whose records hold nothing that a terminal would obey, and no secret."""
@@ -28,7 +25,7 @@ def log_to_stderr(level: str, form: str = "%(message)s") -> None:
 
 def log_bug(log: logging.Logger, error: Exception) -> None:
     """Log where an unexpected ``error`` was raised, and not its message: who made the adapter may have made that."""
-    where = "".join(traceback.format_tb(error.__traceback__))[-LONGEST_TRACE:]
+    where = "".join(traceback.format_tb(error.__traceback__))[-2000:]
     log.error("a bug of lora-cli: %s at\n%s", type(error).__name__, where)
 
 

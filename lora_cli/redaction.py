@@ -62,9 +62,17 @@ def without_tokens(text: str) -> str:
     return re.sub(_OF_THE_HUB, "***", text, flags=re.ASCII)
 
 
-def without_passwords(text: str) -> str:
-    """``text`` without a user and password in an address."""
-    return _without(_PASSWORDS, text)
+def without_secrets(text: str) -> str:
+    """A reference without a user in front of the host, without a query (either may hold a password), without tokens."""
+    text = _without(_PASSWORDS, without_tokens(text))
+    scheme, _, rest = text.partition("://")
+    if not rest:
+        return re.sub(r"^[^/@:]+:[^/@]*@", "***@", text)
+    host, slash, path = rest.partition("?")[0].partition("/")
+    user, _, name = host.rpartition("@")
+    # hf://NAME@REVISION and abfs://CONTAINER@HOST have no user.
+    bare = ":" not in user and scheme.lower() in {"hf", "az", "abfs", "abfss"}
+    return f"{scheme}://{host if bare else name}{slash}{path}"
 
 
 def redact(text: str) -> str:
@@ -97,8 +105,8 @@ def _echoes(word: str, parts: frozenset[str]) -> bool:
     from urllib.parse import unquote
 
     plain = re.sub(r"\\u00([0-9a-fA-F]{2})", lambda found: chr(int(found[1], 16)), word)
-    forms = {word.casefold(), unquote(unescape(plain)).casefold()}
-    return not all(parts.isdisjoint(_windows(form, length)) for length in range(SHORTEST, WINDOW + 1) for form in forms)
+    forms, lengths = {word.casefold(), unquote(unescape(plain)).casefold()}, set(map(len, parts))
+    return not all(parts.isdisjoint(_windows(form, length)) for length in lengths for form in forms)
 
 
 def is_secret(name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import assert_type
 import pytest
 
 import lora_cli
-from lora_cli import Adapter, Snapshot, Verdict
+from lora_cli import Adapter, Result, Snapshot
 from lora_cli.errors import NotFound, Refused, UsageError
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.conftest import QUICKSTART, ROOT
@@ -46,7 +46,7 @@ def test_an_adapter_is_read_and_judged(adapter: Path, base: str) -> None:
     verdict = lora_cli.validate(str(adapter), base, engines=["vllm@0.33"])
 
     assert_type(read, Adapter)
-    assert_type(verdict, Verdict)
+    assert_type(verdict, Result)
     assert read.config is not None
     assert (read.config.r, len(read.pairs)) == (4, 4)
     assert not verdict.refused()
@@ -76,7 +76,7 @@ def test_the_import_costs_nothing_and_a_function_imports_only_what_it_needs() ->
 
 
 def test_the_functions_are_plain_ones_that_explain_themselves() -> None:
-    assert {"fetch", "inspect", "validate", "Snapshot", "Verdict", "Adapter", "LoraCliError"} <= {*dir(lora_cli)}
+    assert {"fetch", "inspect", "validate", "Snapshot", "Result", "Adapter", "LoraCliError"} <= {*dir(lora_cli)}
     for function in (lora_cli.fetch, lora_cli.inspect, lora_cli.validate):
         assert inspect.isfunction(function)
         assert function.__module__ == "lora_cli.api"

@@ -134,7 +134,7 @@ def _written(folder: Path, count: int) -> list[str]:
 
 def _modules(base: Path) -> dict[str, tuple[int, int]]:
     """The projections of the base's attention."""
-    from lora_cli.base.build import base_from_config
+    from lora_cli.base.families import base_from_config
 
     built = base_from_config(json.loads((base / "config.json").read_text()), "llama")
     return {

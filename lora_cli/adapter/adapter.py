@@ -79,6 +79,11 @@ class Adapter:
     unread: str = ""
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the names and shapes of the tensors are known, and are in PEFT's format."""
+        return self.foreign is None and self.weights_error is None and bool(self.weight_files)
+
+    @property
     def pickled(self) -> bool:
         """Whether the weights that were read are a pickle."""
         return any(not path.endswith(".safetensors") for path in self.weight_files)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lora_cli.json_schema import EXCLUDED
+
 HALF = ("bfloat16", "float16")
 HALF_BYTES = 2
 """Bytes of an element of these dtypes, which engines serve in."""
@@ -13,6 +15,12 @@ UNKNOWN_FAMILY = "unknown"
 
 OTHER_BASE = "validate against the base that it was trained on"
 """The hint where an adapter does not fit the base."""
+
+MAX_DIMENSION = 2**24
+"""No width, vocabulary or position count of a model is larger; the largest vocabularies in use stay below 2**19."""
+
+MAX_EXPERTS = 2**16
+"""No model has more experts in one layer."""
 
 ModuleKind = Literal["linear", "conv1d", "embedding"]
 
@@ -43,17 +51,18 @@ class BaseModel:
 
     name: str
     model_type: str
-    modules: Mapping[str, BaseModule]
-    num_layers: int
-    hidden_size: int
-    vocab_size: int | None = None
-    tied_embeddings: bool = False
-    parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    modules: Mapping[str, BaseModule] = field(metadata=EXCLUDED)
+    num_layers: int = field(metadata=EXCLUDED)
+    hidden_size: int = field(metadata=EXCLUDED)
+    vocab_size: int | None = field(default=None, metadata=EXCLUDED)
+    tied_embeddings: bool = field(default=False, metadata=EXCLUDED)
+    parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict, metadata=EXCLUDED)
     source: str = ""
-    dtype: str = ""
-    heads: int | None = None
-    repository: str = ""
-    architecture: str = ""
+    """Where its facts come from."""
+    dtype: str = field(default="", metadata=EXCLUDED)
+    heads: int | None = field(default=None, metadata=EXCLUDED)
+    repository: str = field(default="", metadata=EXCLUDED)
+    architecture: str = field(default="", metadata=EXCLUDED)
 
     @property
     def served_dtype(self) -> str:

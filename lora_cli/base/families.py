@@ -1,467 +1,267 @@
-"""The table of families: the fields of each ``model_type``'s config with their defaults, and the modules of its layers.
+"""A line for each family of base models: its shape, and the fields of its config class with their defaults.
 
-Adding a family: an entry here, and two configs in ``tests/base`` that the transformers model itself then
-checks.
+Adding a family: a line here, a function in ``shapes`` if its shape is new, and two configs in ``tests/base`` that the
+transformers model itself then checks.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-from lora_cli.adapter.config import MAX_LAYERS
-from lora_cli.base import templates
-from lora_cli.base.table import Bare, Family, Number, Part, Row
-from lora_cli.base.templates import (
-    BIASED_ATTENTION,
-    BIASED_DENSE,
-    GATED_MLP,
-    LM_HEAD,
-    attention,
-    decoder,
-    experts,
-    fused_experts,
-    gated,
-    grouped,
-    sizes,
-    square,
-    two_layers,
-)
+from lora_cli import parse
+from lora_cli.base import shapes
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.shapes import Config, Model
+from lora_cli.did_you_mean import did_you_mean
+from lora_cli.errors import FormatError
+from lora_cli.text import shown
 
-NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
-FOUR_NORMS = (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
-QUERY_NORMS = (*NORMS, "q_norm", "k_norm")
+WHERE = "config.json"
 
-LLAMA = Family(
-    decoder(
-        {**sizes(32000, 4096, 11008, 32, 32), "attention_bias": False, "mlp_bias": False},
-        (*BIASED_ATTENTION, *gated("mlp", "intermediate_size", bias="mlp_bias")),
-    )
-)
-"""And everything that is published under its name (SmolLM2, Yi, TinyLlama, DeepSeek distillations)."""
+Defaults = dict[str, int | None]
 
-PHI = replace(
-    decoder(
-        sizes(51200, 2048, 8192, 24, 32),
-        (
-            *attention(qkv_bias=True)[:3],
-            Row("self_attn.dense", "num_attention_heads * head_dim", "hidden_size", bias=True),
-            *two_layers("mlp.fc1", "mlp.fc2"),
-        ),
-    ),
-    outer=(Row("lm_head", "hidden_size", "vocab_size", bias=True),),
-)
 
-PHI3 = decoder(
-    sizes(32064, 3072, 8192, 32, 32),
-    (
-        Row("self_attn.qkv_proj", "hidden_size", "num_attention_heads * head_dim + 2 * num_key_value_heads * head_dim"),
-        Row("self_attn.o_proj", "num_attention_heads * head_dim", "hidden_size"),
-        Row("mlp.gate_up_proj", "hidden_size", "2 * intermediate_size"),
-        Row("mlp.down_proj", "intermediate_size", "hidden_size"),
-    ),
-)
+class UnknownArchitecture(FormatError):
+    """A config whose ``model_type`` is none of the families, or that has none."""
 
-STARCODER2 = decoder(
-    {**sizes(49152, 3072, 12288, 30, 24, 2), "use_bias": True},
-    (*attention(qkv_bias="use_bias", o_bias="use_bias"), *two_layers("mlp.c_fc", "mlp.c_proj", bias="use_bias")),
-)
 
-GEMMA3_TEXT = decoder({**sizes(262208, 2304, 9216, 26, 8, 4, 256), "attention_bias": False}, BIASED_DENSE)
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One ``model_type``: the function that builds its language model, and the fields of its config class.
 
-DEEPSEEK_V2 = templates.deepseek(
-    {
-        **sizes(102400, 4096, 11008, 32, 32, kv_heads=None, head_dim=None),
-        "n_routed_experts": experts(64, "num_experts"),
-        "n_shared_experts": experts(2),
-        "moe_intermediate_size": 1407,
-        "first_k_dense_replace": Number(0, minimum=0, maximum=MAX_LAYERS),
-        "mlp_bias": False,
-    },
-    mlp_bias="mlp_bias",
-)
-DEEPSEEK_V3 = templates.deepseek(
-    {
-        **sizes(129280, 7168, 18432, 61, 128, kv_heads=None, head_dim=None),
-        "n_routed_experts": experts(256, "num_local_experts"),
-        "n_shared_experts": experts(1),
-        "moe_intermediate_size": 2048,
-        "first_k_dense_replace": Number(3, minimum=0, maximum=MAX_LAYERS),
-    }
-)
-"""Also R1 and Kimi K2. The layers that predict further tokens are not built."""
+    ``tied`` is the default of ``tie_word_embeddings``, and ``tied_in`` the sections (empty: the whole config) of which
+    any one may set it.
 
-GPT_OSS = decoder(
-    {
-        **sizes(201088, 2880, 2880, 36, 64, 8, 64),
-        "num_local_experts": experts(128, "num_experts"),
-        "attention_bias": True,
-    },
-    (
-        *BIASED_ATTENTION,
-        Bare("mlp.router.weight", ("num_local_experts", "hidden_size")),
-        Bare("mlp.experts.gate_up_proj", ("num_local_experts", "hidden_size", "2 * intermediate_size")),
-        Bare("mlp.experts.gate_up_proj_bias", ("num_local_experts", "2 * intermediate_size")),
-        Bare("mlp.experts.down_proj", ("num_local_experts", "intermediate_size", "hidden_size")),
-        Bare("mlp.experts.down_proj_bias", ("num_local_experts", "hidden_size")),
-    ),
-)
-"""Experts ``[experts, d_in, d_out]`` with biases."""
+    A wrapper has its text model in ``text_config``, or beside it, and builds the model of ``vision_config`` with
+    ``vision``, which also gets the width of the text model.
+    """
 
-LLAMA4_EXPERTS = "feed_forward.experts"
-LLAMA4_TEXT = decoder(
-    {
-        **sizes(202048, 5120, 8192, 48, 40, 8, 128),
-        "intermediate_size_mlp": 16384,
-        "num_local_experts": experts(16),
-        "interleave_moe_layer_step": Number(1, maximum=MAX_LAYERS),
-        "moe_layers": frozenset(),
-        "attention_bias": False,
-    },
-    (
-        *BIASED_ATTENTION,
-        Row("feed_forward.router", "hidden_size", "num_local_experts", when="sparse"),
-        Bare(f"{LLAMA4_EXPERTS}.gate_up_proj", ("num_local_experts", "hidden_size", "2 * intermediate_size"), "sparse"),
-        Bare(f"{LLAMA4_EXPERTS}.down_proj", ("num_local_experts", "intermediate_size", "hidden_size"), "sparse"),
-        *gated("feed_forward.shared_expert", "intermediate_size", when="sparse"),
-        *gated("feed_forward", "intermediate_size_mlp", when="dense"),
-    ),
-    templates.llama4_layer_kind,
-)
-"""Experts ``[experts, d_in, d_out]`` next to a shared one."""
+    build: Callable[[Model, Config], None]
+    defaults: Defaults
+    tied: bool = False
+    vision: Callable[[Model, Config, int], None] | None = None
+    vision_defaults: Defaults = field(default_factory=dict)
+    tied_in: tuple[str, ...] = ("",)
 
-MIXTRAL = decoder(
-    {**sizes(32000, 4096, 14336, 32, 32, grouped(8)), "num_local_experts": experts(8, "num_experts")},
-    (*attention(), *fused_experts("num_local_experts", "intermediate_size")),
-)
 
-QWEN2_MOE = decoder(
-    {
-        **sizes(151936, 2048, 5632, 24, 16, 16),
-        "moe_intermediate_size": 1408,
-        "shared_expert_intermediate_size": 5632,
-        "num_experts": experts(60, minimum=0),
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": frozenset(),
-        "qkv_bias": True,
-    },
-    (
-        *attention(qkv_bias="qkv_bias"),
-        *fused_experts("num_experts", "moe_intermediate_size", when="sparse"),
-        *gated("mlp.shared_expert", "shared_expert_intermediate_size", when="sparse"),
-        Row("mlp.shared_expert_gate", "hidden_size", "1", when="sparse"),
-        *gated("mlp", "intermediate_size", when="dense"),
-    ),
-    templates.qwen_layer_kind,
-)
+def sizes(
+    vocab: int,
+    hidden: int,
+    intermediate: int | None,
+    layers: int,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    **more: int | None,
+) -> Defaults:
+    """The fields of a decoder of LLaMA's shape, and others."""
+    text = {"vocab_size": vocab, "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers}
+    return fields(**text, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, **more)
 
-QWEN3_MOE = decoder(
-    {
-        **sizes(151936, 2048, 6144, 24, 32, 4),
-        "moe_intermediate_size": 768,
-        "num_experts": experts(128, "num_local_experts", minimum=0),
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": frozenset(),
-        "attention_bias": False,
-    },
-    (
-        *BIASED_ATTENTION,
-        *fused_experts("num_experts", "moe_intermediate_size", when="sparse"),
-        *gated("mlp", "intermediate_size", when="dense"),
-    ),
-    templates.qwen_layer_kind,
-)
 
-GPT2 = Part(
-    {
-        "vocab_size": 50257,
-        "n_positions": Number(1024, aliases=("max_position_embeddings",)),
-        "n_embd": Number(768, aliases=("hidden_size",)),
-        "n_layer": Number(12, aliases=("num_hidden_layers",)),
-        "n_inner": "4 * n_embd",
-        "add_cross_attention": False,
-    },
-    "transformer.",
-    rows=(
-        Row("wte", "vocab_size", "n_embd", kind="embedding"),
-        Row("wpe", "n_positions", "n_embd", kind="embedding"),
-    ),
-    layers="h",
-    layer_count="n_layer",
-    layer_rows=(
-        Row("attn.c_attn", "n_embd", "3 * n_embd", "conv1d", bias=True),
-        Row("attn.c_proj", "n_embd", "n_embd", "conv1d", bias=True),
-        Row("crossattention.c_attn", "n_embd", "2 * n_embd", "conv1d", bias=True, when="add_cross_attention"),
-        Row("crossattention.q_attn", "n_embd", "n_embd", "conv1d", bias=True, when="add_cross_attention"),
-        Row("crossattention.c_proj", "n_embd", "n_embd", "conv1d", bias=True, when="add_cross_attention"),
-        Row("mlp.c_fc", "n_embd", "n_inner", "conv1d", bias=True),
-        Row("mlp.c_proj", "n_inner", "n_embd", "conv1d", bias=True),
-    ),
-    outer=(Row("lm_head", "n_embd", "vocab_size"),),
-)
-"""Transposed linear layers (``Conv1D``), q, k and v in one."""
+def fields(**defaults: int | None) -> Defaults:
+    """The fields of a config class with their defaults."""
+    return defaults
 
-GPTJ = Part(
-    {
-        "vocab_size": 50400,
-        "n_embd": Number(4096, aliases=("hidden_size",)),
-        "n_layer": Number(28, aliases=("num_hidden_layers",)),
-        "n_inner": "4 * n_embd",
-    },
-    "transformer.",
-    rows=(Row("wte", "vocab_size", "n_embd", kind="embedding"),),
-    layers="h",
-    layer_count="n_layer",
-    layer_rows=(
-        *square("attn.k_proj", "attn.v_proj", "attn.q_proj", "attn.out_proj", width="n_embd", bias=False),
-        *two_layers("mlp.fc_in", "mlp.fc_out", "n_inner", "n_embd"),
-    ),
-    outer=(Row("lm_head", "n_embd", "vocab_size", bias=True),),
-)
 
-GPT_NEOX = Part(
-    {
-        "vocab_size": 50432,
-        "hidden_size": 6144,
-        "intermediate_size": 24576,
-        "num_hidden_layers": 44,
-        "attention_bias": True,
-    },
-    "gpt_neox.",
-    rows=(Row("embed_in", "vocab_size", "hidden_size", kind="embedding"),),
-    layer_rows=(
-        Row("attention.query_key_value", "hidden_size", "3 * hidden_size", bias="attention_bias"),
-        *square("attention.dense", bias="attention_bias"),
-        *two_layers("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-    ),
-    outer=LM_HEAD,
-)
-"""Also Pythia."""
+LLAMA = sizes(32000, 4096, 11008, 32, 32, attention_bias=False, mlp_bias=False)
+GEMMA3 = sizes(262208, 2304, 9216, 26, 8, 4, 256, attention_bias=False)
+LLAMA4 = sizes(202048, 5120, 8192, 48, 40, 8, 128, attention_bias=False, intermediate_size_mlp=16384, num_experts=16)
+LLAMA4 |= fields(interleave_moe_layer_step=1, moe_layers=None)
+BERT = sizes(30522, 768, 3072, 12, max_position_embeddings=512, type_vocab_size=2, add_cross_attention=False)
+QWEN_VL = sizes(152064, 8192, 29568, 80, 64, 8, qkv_bias=True)
+MLA = fields(kv_lora_rank=512, q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+SPARSE = fields(decoder_sparse_step=1, mlp_only_layers=None)
+SIGLIP = fields(image_size=224, patch_size=16, num_channels=3, vision_use_head=True)
+LLAMA4_EYE = fields(image_size=448, patch_size=14, num_channels=3, vision_output_dim=7680)
+QWEN_EYE = fields(depth=32, hidden_size=3584, in_channels=3, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
 
-BLOOM = templates.word_embeddings(
-    {
-        "vocab_size": 250880,
-        "n_embed": Number(64, aliases=("hidden_size",)),
-        "n_layer": Number(2, aliases=("num_hidden_layers",)),
-    },
-    (
-        Row("self_attention.query_key_value", "n_embed", "3 * n_embed", bias=True),
-        *square("self_attention.dense", width="n_embed"),
-        *two_layers("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "4 * n_embed", "n_embed"),
-    ),
-    layer_count="n_layer",
-)
-
-QKV = "self_attention.query_key_value"
-FALCON = templates.word_embeddings(
-    {
-        "vocab_size": 65024,
-        "n_embed": Number(4544, aliases=("hidden_size",)),
-        "num_hidden_layers": 32,
-        "num_attention_heads": 71,
-        "num_kv_heads": "num_attention_heads",
-        "ffn_hidden_size": "4 * n_embed",
-        "head_dim": "n_embed // num_attention_heads",
-        "new_decoder_architecture": False,
-        "multi_query": True,
-        "bias": False,
-    },
-    (
-        Row(QKV, "n_embed", "2 * num_kv_heads * head_dim + n_embed", bias="bias", when="grouped"),
-        Row(QKV, "n_embed", "n_embed + 2 * head_dim", bias="bias", when="single"),
-        Row(QKV, "n_embed", "3 * n_embed", bias="bias", when="each"),
-        *square("self_attention.dense", width="n_embed", bias="bias"),
-        *two_layers("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "ffn_hidden_size", "n_embed", bias="bias"),
-    ),
-    layer_kind=templates.falcon_layer_kind,
-)
-
-OPT = Part(
-    {
-        "vocab_size": 50272,
-        "hidden_size": 768,
-        "ffn_dim": 3072,
-        "num_hidden_layers": 12,
-        "max_position_embeddings": 2048,
-        "word_embed_proj_dim": "hidden_size",
-        "enable_bias": True,
-    },
-    "model.decoder.",
-    rows=(
-        Row("embed_tokens", "vocab_size", "word_embed_proj_dim", kind="embedding"),
-        Row("embed_positions", "max_position_embeddings + 2", "hidden_size", kind="embedding"),
-        Row("project_out", "hidden_size", "word_embed_proj_dim", when="projected"),
-        Row("project_in", "word_embed_proj_dim", "hidden_size", when="projected"),
-    ),
-    layer_rows=(
-        *square(*(f"self_attn.{name}_proj" for name in ("k", "v", "q", "out")), bias="enable_bias"),
-        *two_layers("fc1", "fc2", "ffn_dim", bias="enable_bias"),
-    ),
-    outer=(Row("lm_head", "word_embed_proj_dim", "vocab_size"),),
-    derived=templates.opt_projected,
-)
-
-SIGLIP = Part(
-    {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_channels": 3,
-        "image_size": 224,
-        "patch_size": 16,
-        "patches_per_side": "image_size // patch_size",
-        "vision_use_head": True,
-    },
-    "model.vision_tower.",
-    section="vision_config",
-    model_type="siglip_vision_model",
-    rows=(
-        Bare("embeddings.patch_embedding.weight", ("hidden_size", "num_channels", "patch_size", "patch_size")),
-        Row("embeddings.position_embedding", "patches_per_side * patches_per_side", "hidden_size", kind="embedding"),
-        Bare("head.probe", ("1", "1", "hidden_size"), when="vision_use_head"),
-        Bare("head.attention.in_proj_weight", ("3 * hidden_size", "hidden_size"), when="vision_use_head"),
-        *square("head.attention.out_proj", when="vision_use_head"),
-        *two_layers("head.mlp.fc1", "head.mlp.fc2", when="vision_use_head"),
-    ),
-    layers="encoder.layers",
-    layer_rows=(
-        *square("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj"),
-        *two_layers("mlp.fc1", "mlp.fc2"),
-    ),
-)
-
-LLAMA4_VISION = Part(
-    {
-        "hidden_size": 768,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 34,
-        "num_channels": 3,
-        "image_size": 448,
-        "patch_size": 14,
-        "patches_per_side": "image_size // patch_size",
-        "vision_output_dim": 7680,
-        "projector_input_dim": 4096,
-        "projector_output_dim": 4096,
-    },
-    "vision_model.",
-    section="vision_config",
-    model_type="llama4_vision_model",
-    rows=(
-        Bare("positional_embedding_vlm", ("patches_per_side * patches_per_side + 1", "hidden_size")),
-        Row("patch_embedding.linear", "num_channels * patch_size * patch_size", "hidden_size"),
-        Row("vision_adapter.mlp.fc1", "intermediate_size", "projector_input_dim"),
-        Row("vision_adapter.mlp.fc2", "projector_output_dim", "projector_output_dim"),
-    ),
-    layers="model.layers",
-    layer_rows=(
-        *square("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
-        *two_layers("mlp.fc1", "mlp.fc2"),
-    ),
+qwen_vl = partial(
+    Family,
+    partial(shapes.llama, root="model.language_model."),
+    QWEN_VL,
+    vision=shapes.qwen_vision,
+    tied_in=("", "text_config"),
 )
 
 FAMILIES: Mapping[str, Family] = {
-    "cohere": Family(
-        decoder({**sizes(256000, 8192, 22528, 40, 64), "attention_bias": False}, BIASED_DENSE),
+    "llama": Family(shapes.llama, LLAMA),  # and what is published under its name: SmolLM2, Yi, TinyLlama
+    "granite": Family(shapes.llama, LLAMA),  # its multipliers are outside the modules
+    "mistral": Family(shapes.llama, sizes(32000, 4096, 14336, 32, 32, 8)),
+    "cohere": Family(shapes.llama, sizes(256000, 8192, 22528, 40, 64, attention_bias=False), tied=True),
+    "gemma": Family(shapes.llama, sizes(256000, 3072, 24576, 28, 16, 16, 256, attention_bias=False), tied=True),
+    "gemma2": Family(shapes.llama, sizes(256000, 2304, 9216, 26, 8, 4, 256, attention_bias=False), tied=True),
+    "gemma3_text": Family(shapes.llama, GEMMA3, tied=True),
+    "olmo2": Family(shapes.llama, sizes(50304, 4096, 11008, 32, 32, attention_bias=False)),
+    "phi": Family(partial(shapes.phi, head_bias=True), sizes(51200, 2048, 8192, 24, 32, attention_bias=True)),
+    "phi3": Family(shapes.phi3, sizes(32064, 3072, 8192, 32, 32)),
+    "qwen2": Family(shapes.llama, sizes(151936, 4096, 22016, 32, 32, 32, qkv_bias=True)),
+    "qwen3": Family(shapes.llama, sizes(151936, 4096, 22016, 32, 32, 32, 128, attention_bias=False)),
+    "stablelm": Family(shapes.llama, sizes(50304, 2560, 6912, 32, 32, 32, qkv_bias=False)),
+    "starcoder2": Family(shapes.starcoder2, sizes(49152, 3072, 12288, 30, 24, 2, use_bias=True), tied=True),
+    "deepseek_v2": Family(
+        shapes.deepseek,
+        sizes(102400, 4096, 11008, 32, 32, attention_bias=False, mlp_bias=False, first_k_dense_replace=0)
+        | fields(num_experts=64, n_shared_experts=2, moe_intermediate_size=1407, **MLA),
+    ),
+    "deepseek_v3": Family(  # also R1 and Kimi K2
+        shapes.deepseek,
+        sizes(129280, 7168, 18432, 61, 128, attention_bias=False, first_k_dense_replace=3)
+        | fields(num_experts=256, n_shared_experts=1, moe_intermediate_size=2048, **MLA),
+    ),
+    "gpt_oss": Family(shapes.gpt_oss, sizes(201088, 2880, 2880, 36, 64, 8, 64, attention_bias=True, num_experts=128)),
+    "llama4_text": Family(shapes.llama4, LLAMA4),
+    "mixtral": Family(shapes.mixtral, sizes(32000, 4096, 14336, 32, 32, 8, num_experts=8)),
+    "qwen2_moe": Family(
+        shapes.qwen_moe,
+        sizes(151936, 2048, 5632, 24, 16, 16, qkv_bias=True, num_experts=60, moe_intermediate_size=1408)
+        | fields(shared_expert_intermediate_size=5632, **SPARSE),
+    ),
+    "qwen3_moe": Family(
+        shapes.qwen_moe,
+        sizes(
+            151936, 2048, 6144, 24, 32, 4, attention_bias=False, num_experts=128, moe_intermediate_size=768, **SPARSE
+        ),
+    ),
+    "gpt2": Family(
+        shapes.gpt2,
+        sizes(50257, 768, None, 12, n_inner=None, max_position_embeddings=1024, add_cross_attention=False),
         tied=True,
-        norms=("input_layernorm", "norm"),
     ),
-    "gemma": Family(
-        decoder({**sizes(256000, 3072, 24576, 28, 16, 16, 256), "attention_bias": False}, BIASED_DENSE), tied=True
-    ),
-    "gemma2": Family(
-        decoder({**sizes(256000, 2304, 9216, 26, 8, 4, 256), "attention_bias": False}, BIASED_DENSE),
+    "gptj": Family(shapes.gptj, sizes(50400, 4096, None, 28, n_inner=None)),
+    "gpt_neox": Family(shapes.gpt_neox, sizes(50432, 6144, 24576, 44, attention_bias=True)),
+    "bloom": Family(shapes.bloom, sizes(250880, 64, None, 2, bias=True), tied=True),
+    "falcon": Family(
+        shapes.bloom,
+        sizes(65024, 4544, None, 32, 71, bias=False, new_decoder_architecture=False, multi_query=True)
+        | fields(num_kv_heads=None, ffn_hidden_size=None),
         tied=True,
-        norms=FOUR_NORMS,
     ),
-    "gemma3_text": Family(GEMMA3_TEXT, tied=True, norms=(*FOUR_NORMS, "q_norm", "k_norm")),
-    "granite": LLAMA,  # its multipliers are outside the modules
-    "llama": LLAMA,
-    "mistral": Family(decoder(sizes(32000, 4096, 14336, 32, 32, grouped(8)), (*attention(), *GATED_MLP))),
-    "olmo2": Family(
-        decoder({**sizes(50304, 4096, 11008, 32, 32), "attention_bias": False}, BIASED_DENSE),
-        norms=("post_attention_layernorm", "post_feedforward_layernorm", "q_norm", "k_norm", "norm"),
+    "opt": Family(
+        shapes.opt,
+        sizes(50272, 768, None, 12, max_position_embeddings=2048)
+        | fields(ffn_dim=3072, word_embed_proj_dim=None, enable_bias=True),
+        tied=True,
     ),
-    "phi": Family(PHI, norms=("input_layernorm", "final_layernorm")),
-    "phi3": Family(PHI3),
-    "qwen2": Family(
-        decoder(sizes(151936, 4096, 22016, 32, 32, grouped(32)), (*attention(qkv_bias=True), *GATED_MLP)),
-    ),
-    "qwen3": Family(
-        decoder({**sizes(151936, 4096, 22016, 32, 32, grouped(32), 128), "attention_bias": False}, BIASED_DENSE),
-        norms=QUERY_NORMS,
-    ),
-    "stablelm": Family(
-        decoder(
-            {**sizes(50304, 2560, 6912, 32, 32, 32), "use_qkv_bias": False},
-            (*attention(qkv_bias="use_qkv_bias"), *GATED_MLP),
-        )
-    ),
-    "starcoder2": Family(STARCODER2, tied=True),
-    "deepseek_v2": DEEPSEEK_V2,
-    "deepseek_v3": DEEPSEEK_V3,
-    "gpt_oss": Family(GPT_OSS),
-    "llama4_text": Family(LLAMA4_TEXT),
-    "mixtral": Family(MIXTRAL),
-    "qwen2_moe": Family(QWEN2_MOE),
-    "qwen3_moe": Family(QWEN3_MOE, norms=QUERY_NORMS),
     "bert": Family(
-        templates.bert("bert.", 30522, "cls.predictions.transform.dense", "cls.predictions.decoder"),
-        tied=True,
-        norms=("LayerNorm",),
+        partial(shapes.bert, root="bert.", head="cls.predictions.", dense="transform.dense"), BERT, tied=True
     ),
-    "bloom": Family(
-        BLOOM,
-        tied=True,
-        hidden_size="n_embed",
-        norms=("word_embeddings_layernorm", "input_layernorm", "post_attention_layernorm", "ln_f"),
-    ),
-    "falcon": Family(FALCON, tied=True, hidden_size="n_embed", norms=("ln_attn", "ln_mlp", "input_layernorm", "ln_f")),
-    "gpt2": Family(GPT2, tied=True, hidden_size="n_embd", norms=("ln_1", "ln_2", "ln_cross_attn", "ln_f")),
-    "gpt_neox": Family(GPT_NEOX, norms=("input_layernorm", "post_attention_layernorm", "final_layer_norm")),
-    "gptj": Family(GPTJ, hidden_size="n_embd", norms=("ln_1", "ln_f")),
-    "opt": Family(OPT, tied=True, norms=("self_attn_layer_norm", "final_layer_norm")),
     "roberta": Family(
-        templates.bert("roberta.", 50265, "lm_head.dense", "lm_head.decoder"),
+        partial(shapes.bert, root="roberta.", head="lm_head.", dense="dense"),
+        BERT | fields(vocab_size=50265),
         tied=True,
-        norms=("LayerNorm", "layer_norm"),
     ),
     "gemma3": Family(
-        replace(GEMMA3_TEXT, section="text_config", model_type="gemma3_text", prefix="model.language_model."),
-        SIGLIP,
-        joint=(
-            Bare(
-                "model.multi_modal_projector.mm_input_projection_weight",
-                ("vision_config.hidden_size", "text_config.hidden_size"),
-            ),
-        ),
+        partial(shapes.llama, root="model.language_model."),
+        GEMMA3,
         tied=True,
-        norms=(
-            *FOUR_NORMS,
-            *("q_norm", "k_norm", "mm_soft_emb_norm", "layer_norm1", "layer_norm2", "layernorm", "post_layernorm"),
-        ),
+        vision=shapes.siglip,
+        vision_defaults=fields(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, **SIGLIP),
     ),
     "llama4": Family(
-        replace(
-            LLAMA4_TEXT,
-            section="text_config",
-            model_type="llama4_text",
-            prefix="language_model.model.",
-            outer=(Row("language_model.lm_head", "hidden_size", "vocab_size"),),
-        ),
-        LLAMA4_VISION,
-        joint=(Row("multi_modal_projector.linear_1", "vision_config.vision_output_dim", "text_config.hidden_size"),),
+        partial(shapes.llama4, root="language_model.model.", head="language_model.lm_head"),
+        LLAMA4,
+        vision=shapes.llama4_vision,
+        vision_defaults=fields(hidden_size=768, intermediate_size=5632, num_hidden_layers=34, **LLAMA4_EYE)
+        | fields(projector_input_dim=4096, projector_output_dim=4096),
         tied_in=("text_config",),
-        norms=(*NORMS, "layernorm_pre", "layernorm_post"),
     ),
-    "qwen2_5_vl": templates.qwen_vl(
-        "qwen2_5_vl",
-        {"hidden_size": 3584, "out_hidden_size": 3584, "intermediate_size": 3420},
-        ("hidden_size", "out_hidden_size"),
-        gated("mlp", "intermediate_size", bias=True),
-    ),
-    "qwen2_vl": templates.qwen_vl(
-        "qwen2_vl",
-        {"embed_dim": 1280, "hidden_size": 3584, "mlp_ratio": 4},
-        ("embed_dim", "hidden_size"),
-        two_layers("mlp.fc1", "mlp.fc2", "embed_dim * mlp_ratio", "embed_dim"),
-    ),
+    "qwen2_vl": qwen_vl(vision_defaults=fields(embed_dim=1280, mlp_ratio=4, **QWEN_EYE)),
+    "qwen2_5_vl": qwen_vl(vision_defaults=fields(out_hidden_size=3584, intermediate_size=3420, **QWEN_EYE)),
 }
-"""Every ``model_type`` that has a table."""
+"""Every known ``model_type``."""
+
+NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
+FOUR_NORMS = (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+QUERY_NORMS = ("q_norm", "k_norm")
+QWEN_VL_NORMS = (*NORMS, "norm1", "norm2", "ln_q")
+GEMMA3_NORMS = ("mm_soft_emb_norm", "layer_norm1", "layer_norm2", "layernorm", "post_layernorm")
+OTHER_NORMS: Mapping[str, tuple[str, ...]] = {
+    "bert": ("LayerNorm",),
+    "bloom": ("word_embeddings_layernorm", "input_layernorm", "post_attention_layernorm", "ln_f"),
+    "cohere": ("input_layernorm", "norm"),
+    "deepseek_v2": (*NORMS, "q_a_layernorm", "kv_a_layernorm"),
+    "deepseek_v3": (*NORMS, "q_a_layernorm", "kv_a_layernorm"),
+    "falcon": ("ln_attn", "ln_mlp", "input_layernorm", "ln_f"),
+    "gemma2": FOUR_NORMS,
+    "gemma3": (*FOUR_NORMS, *QUERY_NORMS, *GEMMA3_NORMS),
+    "gemma3_text": (*FOUR_NORMS, *QUERY_NORMS),
+    "gpt2": ("ln_1", "ln_2", "ln_cross_attn", "ln_f"),
+    "gpt_neox": ("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
+    "gptj": ("ln_1", "ln_f"),
+    "llama4": (*NORMS, "layernorm_pre", "layernorm_post"),
+    "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm", "norm", *QUERY_NORMS),
+    "opt": ("self_attn_layer_norm", "final_layer_norm"),
+    "phi": ("input_layernorm", "final_layernorm"),
+    "qwen2_5_vl": QWEN_VL_NORMS,
+    "qwen2_vl": QWEN_VL_NORMS,
+    "qwen3": (*NORMS, *QUERY_NORMS),
+    "qwen3_moe": (*NORMS, *QUERY_NORMS),
+    "roberta": ("LayerNorm", "layer_norm"),
+}
+
+
+def norms_of(model_type: str) -> tuple[str, ...]:
+    """The last names of the norms of a family, on which LoRA is not put; empty if it is unknown."""
+    return OTHER_NORMS.get(model_type, NORMS) if model_type in FAMILIES else ()
+
+
+def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
+    """The base model that a ``config.json`` describes, with the module paths of its class for text generation.
+
+    For a multimodal wrapper that is the ``*ForConditionalGeneration`` class; for all others ``*ForCausalLM``.
+    A key that is missing means what transformers' config class of the family takes for it. ``name`` is how the user
+    called the model.
+
+    Raises:
+        UnknownArchitecture: the ``model_type`` is of no family, or is missing.
+        FormatError: it is an adapter's config, or a field has the wrong type or is beyond what any model has.
+    """
+    config = parse.mapping(config, WHERE)
+    if "peft_type" in config:
+        raise FormatError("is the config of an adapter", where=WHERE, hint="use the config of its base model")
+    if "model_type" not in config:
+        raise UnknownArchitecture("model_type is missing", where=WHERE)
+    model_type = parse.text(config["model_type"], f"{WHERE}: model_type")
+    family = FAMILIES.get(model_type)
+    if family is None:
+        hint = did_you_mean(model_type, FAMILIES)
+        raise UnknownArchitecture(f"unknown architecture {shown(model_type)}", where=f"{WHERE}: model_type", hint=hint)
+
+    def section(key: str, defaults: Defaults) -> Config:
+        where = f"{WHERE}: {key}" if key else WHERE
+        return Config(parse.mapping(config.get(key) or {} if key else config, where), defaults, where)
+
+    text = section("text_config" if family.vision and config.get("text_config") is not None else "", family.defaults)
+    model, ties = Model(), [section(key, fields(tie_word_embeddings=family.tied)) for key in family.tied_in]
+    family.build(model, text)
+    if family.vision is not None:
+        family.vision(model, section("vision_config", family.vision_defaults), text.hidden_size)
+    dtypes = [one.get(key) for one in (config, text.fields) for key in ("dtype", "torch_dtype")]
+    heads = [text.fields.get(key) for key in ("num_attention_heads", "n_head", "n_heads", "num_heads")]
+    quantised, method = config.get("quantization_config"), None
+    if isinstance(quantised, Mapping):
+        method = quantised.get("quant_method", "")
+        method = method if isinstance(method, str) and method else "by an unknown method"
+    return BaseModel(
+        name=name,
+        model_type=model_type,
+        modules=model.modules,
+        num_layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        vocab_size=text.vocab_size,
+        tied_embeddings=any(one.flag("tie_word_embeddings") for one in ties),
+        parameters=model.parameters,
+        source=f"config.json ({model_type}{f', quantised: {method}' if method else ''})",
+        dtype=next((one for one in dtypes if isinstance(one, str)), "").removeprefix("torch.")[:32],
+        heads=next((one for one in heads if type(one) is int and one > 0), None),
+        architecture=architecture_of(config),
+    )
+
+
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """The class that the config names first; empty where it names none."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    return first[:128] if isinstance(first, str) else ""

@@ -1,4 +1,4 @@
-"""A base model's weights on this disk: as streams, and which tensors of an adapter are copies of them."""
+"""A base model's weights on this disk: which tensors of an adapter are copies of them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,19 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lora_cli.adapter.byte_ranges import read_header
 from lora_cli.adapter.safetensors import DTYPE_BITS, TensorInfo
 from lora_cli.adapter.values import Bits, decode, encode, load
 from lora_cli.base.checkpoint import names_in_memory
-from lora_cli.base.reading import read_checkpoint
+from lora_cli.base.reading import WEIGHTS_FILE, read_checkpoint
 from lora_cli.errors import FormatError
 from lora_cli.sources.files import Files, files_at
 
 ELEMENTS_PER_READ = 1 << 18
-"""Elements that are read at once."""
-
-MOST_ELEMENTS = 1 << 26
-"""Elements of a tensor that is read whole; an embedding of 262 144 rows of 256 has as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +28,15 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     tied: Mapping[str, str] = field(default_factory=dict)
 
-    def in_memory(self) -> dict[str, tuple[TensorInfo, ...]]:
-        """Parameter of the loaded model → its tensors: several for fused experts."""
-        names = names_in_memory(self.tensors)
-        names = {**{name: names[other] for name, other in self.tied.items() if other in names}, **names}
-        return {name: tuple(self.tensors[one] for one in made_of) for name, made_of in names.items()}
 
-
-def checkpoint_at(files: Files) -> Checkpoint | None:
-    """The checkpoint in ``files``, from its headers; None if there is no safetensors checkpoint.
+def checkpoint_at(files: Files, name: str = WEIGHTS_FILE) -> Checkpoint | None:
+    """The checkpoint in ``files``, from its headers; None if there is none (``name`` is as for ``read_checkpoint``).
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
         LoraCliError: what the source raises.
     """
-    tensors = read_checkpoint(files)
+    tensors = read_checkpoint(files, name)
     return Checkpoint(files, tensors) if tensors else None
 
 
@@ -55,60 +44,42 @@ def local_checkpoint(path: Path) -> Checkpoint | None:
     """The checkpoint of a local folder or safetensors file; raises as ``checkpoint_at``."""
     if not path.is_file():
         return checkpoint_at(files_at(path))
-    files = files_at(path.parent)
-    file = files.file(path.name) if path.suffix == ".safetensors" else None
-    return None if file is None else Checkpoint(files, read_header(files, file).tensors)
-
-
-def read_elements(files: Files, tensor: TensorInfo) -> Iterator[Bits]:
-    """The elements of ``tensor`` in order, ``ELEMENTS_PER_READ`` at a time.
-
-    Raises:
-        FormatError: its elements are not contiguous, and too many to be read at once.
-        LoraCliError: what the source raises.
-    """
-    count, bits = math.prod(tensor.shape), DTYPE_BITS.get(tensor.dtype, 0)
-    if tensor.strides or bits % 8:
-        if count > MOST_ELEMENTS:
-            raise FormatError(f"its elements are not contiguous, and over {MOST_ELEMENTS}")
-        flat = load(files, tensor).reshape(-1)
-        yield from (flat[start : start + ELEMENTS_PER_READ] for start in range(0, count, ELEMENTS_PER_READ))
-        return
-    for start in range(0, count, ELEMENTS_PER_READ):
-        part = min(ELEMENTS_PER_READ, count - start)
-        first = tensor.start + start * bits // 8
-        piece = replace(tensor, shape=(part,), start=first, stop=first + part * bits // 8)
-        yield load(files, piece)
+    return checkpoint_at(files_at(path.parent), path.name) if path.suffix == ".safetensors" else None
 
 
 def base_copies(files: Files, weights: Mapping[str, TensorInfo], base: Checkpoint) -> dict[str, bool]:
     """Tensor name → whether it equals the base's weight, for the adapter's ``weights`` by parameter of the base.
 
     PEFT saves whole embeddings that are targeted (``save_embedding_layers="auto"``), in the dtype that the model had in
-    memory; a copy equals the base's weight in that dtype. Weights that the base does not have, or has quantised or in
-    parts, are not compared and not in the result.
+    memory; a copy equals the base's weight in that dtype. Weights that the base does not have, or has quantised, are
+    not compared and not in the result.
 
     Raises:
         LoraCliError: what the sources raise.
     """
-    made_of = base.in_memory()
+    # A name on disk stands for itself, too, for an adapter that has the old names as well.
+    names = {**{name: name for name in base.tensors}, **names_in_memory(base.tensors)}
     found: dict[str, bool] = {}
     for path, tensor in weights.items():
-        own = made_of.get(path, ())
-        if len(own) == 1:
+        own = base.tensors.get(names.get(path) or names.get(base.tied.get(path, ""), ""))
+        if own is not None and {own.dtype, tensor.dtype} <= DTYPE_BITS.keys():
+            pieces = zip(_pieces(files, tensor), _pieces(base.files, own), strict=True)
             try:
-                found[tensor.name] = _is_copy(files, tensor, base, own[0])
-            except FormatError:
+                found[tensor.name] = tensor.shape == own.shape and all(
+                    np.array_equal(
+                        ours, one if own.dtype == tensor.dtype else encode(decode(one, own.dtype), tensor.dtype)
+                    )
+                    for ours, one in pieces
+                )
+            except FormatError:  # stored in a way that is no number
                 continue
     return found
 
 
-def _is_copy(files: Files, tensor: TensorInfo, base: Checkpoint, own: TensorInfo) -> bool:
-    if tensor.shape != own.shape:
-        return False
-    theirs = read_elements(base.files, own)
-    for ours, one in zip(read_elements(files, tensor), theirs, strict=True):
-        same = one if own.dtype == tensor.dtype else encode(decode(one, own.dtype), tensor.dtype)
-        if not np.array_equal(ours, same):
-            return False
-    return True
+def _pieces(files: Files, tensor: TensorInfo) -> Iterator[Bits]:
+    """The elements of ``tensor`` in order, ``ELEMENTS_PER_READ`` at a time."""
+    count, width = math.prod(tensor.shape), DTYPE_BITS[tensor.dtype] // 8
+    for start in range(0, count, ELEMENTS_PER_READ):
+        part = min(ELEMENTS_PER_READ, count - start)
+        first = tensor.start + start * width
+        yield load(files, replace(tensor, shape=(part,), start=first, stop=first + part * width))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 from math import inf, isfinite
 from typing import Any, Literal
 
-from lora_cli import __version__
 from lora_cli.bench.trace import Trace
 from lora_cli.json_schema import INLINE, AtMostOne, Count, Positive, Share, Version
+from lora_cli.version import __version__
 
 Mode = Literal["simulate", "live"]
 PolicyKind = Literal["online", "exact"]

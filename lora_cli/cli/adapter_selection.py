@@ -11,10 +11,10 @@ from lora_cli.cli.output import inform
 from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
+from lora_cli.redaction import without_secrets
 from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
-from lora_cli.refs.addresses import hub_words, without_secrets
 from lora_cli.refs.lock import THE_BASE, LockedAdapter, ref_at
-from lora_cli.refs.reference import AdapterRef, is_path, parse, training_run
+from lora_cli.refs.reference import AdapterRef, hub_words, is_path, parse, training_run
 from lora_cli.refs.request import BASE, Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.text import counted, cut, names, safe
@@ -22,7 +22,7 @@ from lora_cli.text import counted, cut, names, safe
 if TYPE_CHECKING:
     from lora_cli.base.base_model import BaseModel
     from lora_cli.documents.manifest import AdapterSet, EngineSpec
-    from lora_cli.judging import Bases
+    from lora_cli.judging.base_model import Bases
     from lora_cli.runtime.plan import TierLimits
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
@@ -54,7 +54,7 @@ class Inputs:
         return self.engine.max_lora_rank if self.engine is not None else None
 
     def to_validate(self, settings: Settings, *, digests: bool = False) -> list[Request]:
-        """The adapters as ``check_all`` takes them: named as in the manifest, with the digests to verify.
+        """The adapters as ``judge_all`` takes them: named as in the manifest, with the digests to verify.
 
         Digests in the manifest are verified with a policy, a lock or ``digests`` only: that reads all bytes.
         """
@@ -159,11 +159,12 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     if inputs.base:
         return inputs
     from lora_cli.fetching import gate
-    from lora_cli.judging import read_all, ref_of
+    from lora_cli.judging.read import each, read_one, ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
-    for one in read_all(inputs.to_validate(settings), settings, weights=False):
+    requests = inputs.to_validate(settings)
+    for one in each(requests, lambda asked, *run: read_one(asked, settings, *run, weights=False), settings):
         config = one.adapter.config if one.adapter is not None else None
         if config is not None and config.base_model_name_or_path:
             named.setdefault(config.base_model_name_or_path, one.name)
@@ -280,7 +281,7 @@ def base_model(
 
     An unknown family is read with transformers, if installed.
     """
-    from lora_cli.judging import open_base
+    from lora_cli.judging.base_model import open_base
     from lora_cli.runtime.module_tree import base_from_transformers
 
     try:
@@ -292,7 +293,7 @@ def base_model(
 
 def own_bases(settings: Settings, *, tp: int = 1, way: str = "set --base DIR") -> "Bases":
     """The base model of each adapter's own config; an unknown family is read with transformers, if installed."""
-    from lora_cli.judging import Bases
+    from lora_cli.judging.base_model import Bases
     from lora_cli.runtime.module_tree import base_from_transformers
 
     return Bases(settings, base_from_transformers, tp=tp, way=way)

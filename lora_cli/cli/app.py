@@ -16,7 +16,6 @@ from typing import Any, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from lora_cli import __version__
 from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat
 from lora_cli.did_you_mean import nearest
@@ -25,6 +24,7 @@ from lora_cli.log import log_to_stderr, logger
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
 from lora_cli.store import Store
 from lora_cli.text import safe
+from lora_cli.version import __version__
 
 Command = TyperCommand | TyperGroup
 

@@ -31,7 +31,8 @@ from lora_cli.did_you_mean import did_you_mean
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, UsageError
 from lora_cli.finding import Deployment
-from lora_cli.judging import Terms, open_config
+from lora_cli.judging.base_model import open_config
+from lora_cli.judging.judge import Terms
 from lora_cli.refs.request import Request
 from lora_cli.runtime.child_process import ChildProcess, ProcessDied, Program
 from lora_cli.runtime.composable import scalings

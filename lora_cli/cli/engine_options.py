@@ -1,20 +1,20 @@
 """``--engine``, ``--engine-args`` and a manifest's ``engine:`` block: the engines and their launch options."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.errors import UsageError
 from lora_cli.finding import Deployment
-from lora_cli.judging import Checked, ref_of
+from lora_cli.judging.read import ref_of
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.units import words_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
-    from lora_cli.judging.engine_args import LaunchConfig
+    from lora_cli.judging.engine_args import Launch
 
 
 def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":
@@ -56,7 +56,7 @@ def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: i
     )
 
 
-def engine_launch(text: str, inputs: Inputs) -> "LaunchConfig | None":
+def engine_launch(text: str, inputs: Inputs) -> "Launch | None":
     """The launch options of ``--engine-args`` that are known before the adapters are read; None without an engine.
 
     The version defaults to that of a manifest for the same engine, whose limits hold.
@@ -67,8 +67,7 @@ def engine_launch(text: str, inputs: Inputs) -> "LaunchConfig | None":
     if not text:
         return None
     from lora_cli.engines import ENGINES, choose_engine
-    from lora_cli.engines.slot_sizing import SlotLimits
-    from lora_cli.judging.engine_args import LaunchConfig
+    from lora_cli.judging.engine_args import Launch
 
     name, at, _ = text.strip().partition("@")
     spec = inputs.engine if inputs.engine is not None and inputs.engine.name == name.lower() else None
@@ -76,17 +75,14 @@ def engine_launch(text: str, inputs: Inputs) -> "LaunchConfig | None":
     if profile.engine.slots is None:
         known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
         raise UsageError(f"the flags of {profile.engine.title} are unknown", hint=f"--engine-args {known}")
-    limits = (spec.max_loras, spec.max_cpu_loras) if spec is not None else (None, None)
-    pinned = frozenset(item.name for item in inputs.items if item.pinned)
-    model, revision = _model_argument(inputs.base)
-    return LaunchConfig(
+    return Launch(
         profile,
-        model,
-        revision,
-        SlotLimits(*limits, len(pinned)),
+        *_model_argument(inputs.base),
         named=inputs.manifest is not None,
-        pinned=pinned,
-        rank=spec.max_lora_rank if spec is not None else None,
+        pinned=frozenset(item.name for item in inputs.items if item.pinned),
+        max_lora_rank=spec.max_lora_rank if spec is not None else None,
+        max_loras=spec.max_loras if spec is not None else None,
+        max_cpu_loras=spec.max_cpu_loras if spec is not None else None,
     )
 
 
@@ -100,18 +96,3 @@ def _model_argument(base: str | AdapterRef) -> tuple[str, str]:
     if ref.scheme == "file" and Path(ref.location).is_dir() and ref.location.isprintable():
         return ref.location, ""
     return "", ""
-
-
-def adapter_folders(checked: Iterable[Checked]) -> Mapping[str, str]:
-    """The folder from which an engine on this machine can load each adapter: a local one, or one in the cache.
-
-    One that could not be read has no folder.
-    """
-    found = {}
-    for one in checked:
-        if one.revision is None or one.adapter is None or (one.snapshot is None and one.revision.ref.scheme != "file"):
-            continue
-        folder = Path(one.revision.ref.location) if one.snapshot is None else one.snapshot.directory.absolute()
-        if folder.is_dir() and str(folder).isprintable():
-            found[one.name] = str(folder)
-    return found

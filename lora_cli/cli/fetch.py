@@ -53,7 +53,7 @@ from lora_cli.text import names, safe
 
 if TYPE_CHECKING:
     from lora_cli.cli.lockfile import LockFile
-    from lora_cli.judging import Terms
+    from lora_cli.judging.judge import Terms
 
 BASE_TIMEOUT_S = 10.0
 """Timeout of the base's config: the adapters are already fetched."""
@@ -232,7 +232,7 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
     """
     from lora_cli.cli.engine_options import deployment_of, named_engines
     from lora_cli.fetching.manifest import locked_base
-    from lora_cli.judging import Terms
+    from lora_cli.judging.judge import Terms
 
     manifest, model = requests.manifest, None
     inputs = Inputs(requests.adapters, "", manifest)
@@ -278,14 +278,14 @@ class Destination:
                 return replace(outcome, directory=target)
             unchecked: tuple[str, ...] = ()
             if self.terms is not None:
-                from lora_cli.judging.fetch_and_validate import Admission, validate_fetched
+                from lora_cli.judging.judge import judge_fetched
+                from lora_cli.judging.result import Result
 
-                request = outcome.request
-                fetched = Admission(request.name, str(request.ref), snapshot=snapshot, request=request)
-                judged = validate_fetched(fetched, self.terms, self.settings)
+                fetched = replace(Result.of(outcome.request), snapshot=snapshot)
+                judged = judge_fetched(fetched, self.terms, self.settings)
                 if judged.refusal is not None:
                     raise judged.refusal
-                unchecked = judged.verdict.unchecked if judged.verdict is not None else ()
+                unchecked = judged.unchecked
             published = publish_adapter(self.store, snapshot, target, self.served)
             return replace(outcome, directory=target, published=published, unchecked=unchecked)
         except LostBlob:

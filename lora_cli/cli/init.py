@@ -16,10 +16,10 @@ from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.judging import Checked, read_all, ref_of
+from lora_cli.judging.read import each, read_one, ref_of
+from lora_cli.judging.result import Result
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.refs.addresses import hub_words
-from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below
+from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below, hub_words
 from lora_cli.render.text import problem_lines
 from lora_cli.settings import Settings
 from lora_cli.text import counted, cut, names, safe
@@ -56,8 +56,9 @@ def command(
     check_writable(output)
     if output.is_file():
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
-    found, code = dict[AdapterRef, Checked](), 0
-    for one in read_all([replace(item, name="") for item in from_refs(refs)], settings):
+    found, code = dict[AdapterRef, Result](), 0
+    requests = [replace(item, name="") for item in from_refs(refs)]
+    for one in each(requests, lambda request, *run: read_one(request, settings, *run), settings):
         if one.error is not None or one.adapter is None or not one.adapter.config:
             error = one.error or FormatError(f"there is no {CONFIG}", where=one.name)
             code = max(code, error.exit_code)
@@ -80,9 +81,9 @@ def command(
     raise typer.Exit(code)
 
 
-def _named(found: Mapping[AdapterRef, Checked]) -> dict[str, Checked]:
+def _named(found: Mapping[AdapterRef, Result]) -> dict[str, Result]:
     """The adapters by unique names: the folder or repository name, with a number if it is taken."""
-    items = dict[str, Checked]()
+    items = dict[str, Result]()
     for ref, one in found.items():
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
         free = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
@@ -90,7 +91,7 @@ def _named(found: Mapping[AdapterRef, Checked]) -> dict[str, Checked]:
     return items
 
 
-def _base_line(given: str, adapters: Mapping[str, Checked], folder: Path, settings: Settings) -> str:
+def _base_line(given: str, adapters: Mapping[str, Result], folder: Path, settings: Settings) -> str:
     """The ``base`` line: the given base, or the repository that most configs name; else a comment."""
     if given:
         return _yaml({"base": _source(ref_of(given), folder)})
@@ -106,7 +107,7 @@ def _base_line(given: str, adapters: Mapping[str, Checked], folder: Path, settin
     return _yaml({"base": f"hf://{base}"})
 
 
-def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
+def _engine_line(profile: Profile | None, adapters: Sequence[Result]) -> str:
     """The ``engine`` block, with the smallest supported rank, and as many slots as adapters up to the default."""
     ranks = [pair.rank or 0 for one in adapters if one.adapter for pair in one.adapter.pairs.values()]
     largest = max(ranks, default=0) or 16
@@ -118,7 +119,7 @@ def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
     return _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
 
 
-def _entry(name: str, one: Checked, folder: Path) -> dict[str, str]:
+def _entry(name: str, one: Result, folder: Path) -> dict[str, str]:
     """The entry of the manifest; a path is relative to its ``folder``."""
     assert one.request is not None
     ref = below(one.request.ref, LATEST_FOLDER) if one.request.selection.latest else one.request.ref

@@ -1,43 +1,42 @@
 """``lora-cli inspect``: the contents of adapters from config and header, and the engine flags that serve them."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
+from lora_cli.adapter.comparison import OtherAdapter, compare
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
-from lora_cli.cli.engine_options import adapter_folders, engine_launch
+from lora_cli.cli.engine_options import engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option
 from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.finding import Deployment
-from lora_cli.judging import Checked, Terms, check_all, ref_of
-from lora_cli.judging.engine_args import LaunchConfig
-from lora_cli.judging.engine_args import engine_args as smallest_args
-from lora_cli.judging.inspection import Inspection, inspection_of
-from lora_cli.peft.patterns import one_budget
-from lora_cli.refs.addresses import without_secrets
+from lora_cli.judging.causes import fold
+from lora_cli.judging.inspection import inspect_one, inspection_of, unreadable
+from lora_cli.judging.read import each, ref_of
+from lora_cli.judging.result import Result
+from lora_cli.redaction import without_secrets
 from lora_cli.refs.request import Request
-from lora_cli.render.inspect_report import InspectReport, inspect_report
-from lora_cli.rules import choose
+from lora_cli.render.inspect_report import Inspected, InspectReport
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from lora_cli.judging.engine_args import EngineArgs, Launch
+
 VALUE_RULES = "LC5"
-"""Rules about tensor values: ``inspect`` does not run them, and does not list them as skipped."""
+"""Rules about tensor values, which ``inspect`` does not read."""
 
 EXAMPLES = (
     "lora-cli inspect acme/sql",
@@ -72,32 +71,44 @@ def command(
     inputs = read_inputs(manifest, refs or [], base, "inspect")
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
-    deployed = engine_launch(engine_args, inputs)
+    launch = engine_launch(engine_args, inputs)
     model = base_model(inputs.base, settings, inputs.locked_base) if inputs.base else None
-    terms = _validation_terms(model, deployed, settings)
     other = None if diff is None else _compared(diff, inputs, settings)
-    checks = check_all(inputs.to_validate(settings), terms, settings)
-    judged = [(one, _inspection(one, model)) for one in checks]
-    checked = [one for one, _ in judged]
-    args = None
-    if deployed is not None:
-        deployed = replace(deployed, folders=adapter_folders(checked))
-        args = smallest_args(checked, model, deployed)
-    report = inspect_report(judged, model, args, partial(_diff, other))
+    requests, args = inputs.to_validate(settings), None
+    if launch is None:
+        results = list(each(requests, lambda one, *run: inspect_one(one, model, settings, *run), settings))
+    else:
+        results, args = _judged_for(launch, requests, model, settings)
+    inspected = tuple(_inspected(one, other) for one in results)
+    report = InspectReport(base=model, adapters=inspected, engine_args=args)
     _write(report, output_format, output, settings)
-    codes = [one.read_code for one in checked]
+    codes = [one.result.exit_code for one in inspected]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
 
-def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None, settings: Settings) -> Terms:
-    """Validation by PEFT's rules, or by those of the engine in --engine-args at its highest rank."""
-    rules = choose(ignore=[VALUE_RULES], pinned=settings.require_pinned)
-    terms = Terms(base, values=False, rules=rules, card=True)
-    if deployed is None:
-        return terms
-    profile = deployed.profile
+def _judged_for(
+    launch: "Launch", requests: Sequence[Request], base: BaseModel | None, settings: Settings
+) -> "tuple[list[Result], EngineArgs]":
+    """The adapters, judged by all rules but those of values for an engine at its highest rank, and its flags."""
+    from lora_cli.judging.engine_args import engine_args
+    from lora_cli.judging.judge import Terms, judge_all
+    from lora_cli.rules import choose
+
+    rules, profile = choose(ignore=[VALUE_RULES], pinned=settings.require_pinned), launch.profile
     widest = Deployment(max_lora_rank=max(profile.engine.ranks, default=None))
-    return replace(terms, engines=(profile,), deployment=widest)
+    terms = Terms(base, values=False, rules=rules, engines=(profile,), deployment=widest)
+    results = list(judge_all(requests, terms, settings))
+    return results, engine_args(results, launch)
+
+
+def _inspected(one: Result, other: tuple[Adapter, OtherAdapter] | None) -> Inspected:
+    adapter, error = one.adapter, one.error
+    if adapter is None:
+        return Inspected(replace(one, exit_code=error.exit_code if error is not None else 0), None, None)
+    error = error or unreadable(adapter)
+    told = replace(one, findings=tuple(fold(one.findings, one.engines)), exit_code=error.exit_code if error else 0)
+    diff = compare(adapter, *other) if other is not None else None
+    return Inspected(told, inspection_of(adapter, one.card), diff)
 
 
 def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, OtherAdapter]:
@@ -123,19 +134,13 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, O
     return adapter, OtherAdapter(name, str(files.ref), files.revision.id)
 
 
-def _diff(other: tuple[Adapter, OtherAdapter] | None, checked: Checked) -> Comparison | None:
-    if other is None or checked.adapter is None:
-        return None
-    return compare(checked.adapter, *other)
-
-
 def _write(report: InspectReport, form: Format, output: Path | None, settings: Settings) -> None:
     """Writes the result. A pipe gets only the command that starts an engine; its costs go to standard error."""
     if form == "human" and report.engine_args and output is None and not sys.stdout.isatty():
         from lora_cli.render.terminal import rendered
         from lora_cli.render.terminal_inspect import engine_args_parts
 
-        write("".join(f"  {line}\n" for line in report.engine_args.lines))
+        write("".join(f"  {line}\n" for line in report.engine_args.command.splitlines()))
         if not settings.quiet:
             to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
         return
@@ -149,10 +154,3 @@ def _write(report: InspectReport, form: Format, output: Path | None, settings: S
     write_result(report, form, parts, output)
     if output is not None and str(output) != "-":
         inform(f"wrote {output}", settings)
-
-
-def _inspection(checked: Checked, base: BaseModel | None) -> Inspection | None:
-    if checked.adapter is None:
-        return None
-    with one_budget():
-        return inspection_of(checked.adapter, base, checked.card, checked.snapshot.digest if checked.snapshot else "")

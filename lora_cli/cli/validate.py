@@ -27,8 +27,10 @@ from lora_cli.cli.progress import count_progress
 from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.finding import Severity
-from lora_cli.judging import Checked, Terms, check_all, check_tp
+from lora_cli.judging.base_model import check_tp
+from lora_cli.judging.judge import Terms, judge_all
 from lora_cli.judging.report import Naming, Report, validate_report
+from lora_cli.judging.result import Result
 from lora_cli.rules import choose, matching
 from lora_cli.settings import Settings
 from lora_cli.text import safe
@@ -123,25 +125,25 @@ def command(**given: Any) -> None:
         model, bases, values=not chosen.no_values, rules=rules, engines=engines, deployment=deployment,
         ignored=tuple(matching(chosen.ignore or ())),
     )  # fmt: skip
-    naming, checked = _naming(inputs), []
+    naming, results = _naming(inputs), list[Result]()
     with count_progress(settings, len(inputs.items), "validated") as passed:
         items = inputs.to_validate(settings, digests=True)
         if chosen.ray is None:
-            results = check_all(items, terms, settings, contents=False)
+            judged = judge_all(items, terms, settings, contents=False)
         else:
-            from lora_cli.fleet.judging import check_fleet
+            from lora_cli.fleet.judging import judge_fleet
 
-            results = check_fleet(chosen.ray, items, terms, settings)
-        for one in results:
-            checked.append(one)
+            judged = judge_fleet(chosen.ray, items, terms, settings)
+        for one in judged:
+            results.append(one)
             passed(one.error is not None)
     if where:
         from lora_cli.judging.baseline import apply_baseline
 
-        checked = [apply_baseline(one, naming.identity(one), known, where) for one in checked]
-    notices = baseline_notices(checked, known, chosen.write_baseline, naming, rules, settings)
+        results = [apply_baseline(one, naming.identity(one), known, where) for one in results]
+    notices = baseline_notices(results, known, chosen.write_baseline, naming, rules, settings)
     report = validate_report(
-        checked, fail_on, strict=chosen.strict, base=model, rules=rules, naming=naming, baseline=where, notices=notices
+        results, fail_on, strict=chosen.strict, base=model, rules=rules, naming=naming, baseline=where, notices=notices
     )
     write_outputs(report, outputs, quiet=settings.quiet)
     raise typer.Exit(report.summary.exit_code)
@@ -183,7 +185,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
 
 
 def baseline_notices(
-    checked: Sequence[Checked],
+    results: Sequence[Result],
     known: "Baseline | None",
     new: Path | None,
     naming: Naming,
@@ -199,7 +201,7 @@ def baseline_notices(
         return []
     from lora_cli.judging import baseline
 
-    named = [(naming.identity(one), one) for one in checked]
+    named = [(naming.identity(one), one) for one in results]
     notices = list(baseline.unused_suppressions(named, settings.suppressions, rules))
     if known is not None:
         notices += baseline.stale_entries(named, known, [rule.code for rule in rules])

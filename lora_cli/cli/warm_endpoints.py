@@ -27,8 +27,9 @@ from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, Reconcil
 from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.judging import Terms, check_tp
-from lora_cli.judging.fetch_and_validate import Admission
+from lora_cli.judging.base_model import check_tp
+from lora_cli.judging.judge import Terms
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.render.terminal_warm import endpoint_parts
 from lora_cli.render.warm_report import EndpointsReport
@@ -250,7 +251,7 @@ def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile,
 
 def _admitted(
     items: Sequence[Request],
-    admissions: Iterable[Admission],
+    admissions: Iterable[Result],
     mapped: Callable[[Path], str],
 ) -> tuple[list[DesiredAdapter], list[AdapterOutcome]]:
     """The adapters to serve, and the refused ones, which no server loads."""

@@ -13,7 +13,7 @@ from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import WarmRun, admission_function, log_stage, process_plan
 from lora_cli.errors import INTERRUPTED, LoraCliError
 from lora_cli.finding import Deployment
-from lora_cli.judging import Terms
+from lora_cli.judging.judge import Terms
 from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import separated
 from lora_cli.render.terminal_warm import answer_parts, load_parts

@@ -13,8 +13,9 @@ from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.cli.output import inform
 from lora_cli.errors import MissingExtra
 from lora_cli.fetching.pipeline import SILENT, FetchContext, Progress
-from lora_cli.judging import Terms, ref_of
-from lora_cli.judging.fetch_and_validate import Admission, fetch_adapter, ignore_stage, validate_fetched
+from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
+from lora_cli.judging.read import ref_of
+from lora_cli.judging.result import Result
 from lora_cli.refs.adapter_files import BASE_CONFIG
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.request import Request
@@ -45,14 +46,14 @@ OnStage = Callable[[str, str], None]
 
 def admission_function(
     terms: Terms, settings: Settings, hold: InUse, *, on_stage: OnStage | None = None, progress: Progress = SILENT
-) -> Callable[[Request], Admission]:
+) -> Callable[[Request], Result]:
     """The function that fetches one adapter into the cache and validates it there."""
     run = FetchContext(Store(settings.cache_dir), settings, progress, in_use=hold)
 
-    def admit(item: Request) -> Admission:
-        hear = ignore_stage if on_stage is None else partial(on_stage, item.name)
-        fetched = fetch_adapter(item, run, on_stage=hear)
-        return validate_fetched(fetched, terms, settings, on_stage=hear)
+    def admit(item: Request) -> Result:
+        hear = partial(on_stage, item.name) if on_stage is not None else lambda _: None
+        fetched = fetch_one(item, run, hear)
+        return judge_fetched(fetched, terms, settings, hear)
 
     return admit
 

@@ -80,7 +80,7 @@ def _pins(policy: "Policy", ref: AdapterRef, sha256: str | None) -> Iterator[Vio
         if ref.scheme == "oci":
             hint = "add @sha256:DIGEST, or its sha256 in the manifest"
         elif ref.scheme != "hf":
-            what = "a folder" if ref.scheme == "file" else ref.prefix
+            what = "a folder" if ref.scheme == "file" else f"{ref.scheme}://"
             hint = f"{what} has no commit to add: {_where_to_learn(ref)}"
         yield Violation("require_pinned", f"{ref} is not pinned", hint)
 

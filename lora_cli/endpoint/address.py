@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lora_cli.errors import UsageError
-from lora_cli.refs.addresses import without_secrets
+from lora_cli.redaction import without_secrets
 
 HOST, PORT = "127.0.0.1", 8321
 

@@ -139,36 +139,16 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class SlotLayout:
-    """The buffers of an engine's slots. All are allocated when it starts, for ``rank`` rows in each module.
+    """How an engine is told of its slots, all of which it allocates when it starts.
 
-    ``packed`` are modules whose buffers are allocated together, by the name of the packed module; ``stacked`` is how
-    many A's it has, if that differs from its number of parts. ``experts`` maps the parameter of fused experts to the
-    name that targets them. ``everywhere``: every layer has buffers for experts, and dense ones only next to shared
-    experts. ``routers``: routers have LoRA too. ``twice``: names whose buffers are allocated twice if all of them are
-    targeted. ``needs_targets``: the engine does not start without a list of target modules; ``choices`` are the only
-    names in it (empty: any). ``base_slots`` are the slots that the base takes. ``compared`` are the families whose
-    buffers were compared with the engine's, ``evidence`` is the engine's source file.
+    ``choices`` are the only names that its list of target modules may have (empty: any). ``experts_as_one``: one name
+    there stands for all experts. ``base_slots`` are the slots that the base takes.
     """
 
     flags: Flags
-    packed: Mapping[str, tuple[str, ...]]
-    experts: Mapping[str, str]
-    stacked: Mapping[str, int] = field(default_factory=dict)
-    everywhere: bool = False
-    routers: bool = False
-    twice: frozenset[str] = frozenset()
-    needs_targets: bool = False
     choices: frozenset[str] = frozenset()
+    experts_as_one: bool = False
     base_slots: int = 0
-    compared: frozenset[str] = frozenset()
-    evidence: str = ""
-
-    def group(self, name: str) -> frozenset[str]:
-        """The names that target the same buffers as ``name``."""
-        for whole, parts in self.packed.items():
-            if name == whole or name in parts:
-                return frozenset({whole, *parts})
-        return frozenset({name})
 
 
 @dataclass(frozen=True, slots=True)

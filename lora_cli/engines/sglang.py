@@ -123,12 +123,6 @@ SLOTS = SlotLayout(
         pins=True,
         strict="--lora-strict-loading",
     ),
-    packed={**PACKED, "fused_qkv_a_proj_with_mqa": ("q_a_proj", "kv_a_proj_with_mqa")},
-    stacked={"qkv_proj": 3, "gate_up_proj": 2, "fused_qkv_a_proj_with_mqa": 2},
-    experts={"gate_up_proj": "gate_up_proj", "down_proj": "down_proj"},
-    everywhere=True,
-    twice=frozenset({"embed_tokens", "lm_head"}),
-    needs_targets=True,
     choices=frozenset(
         {
             *("q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "kv_a_proj_with_mqa", "q_b_proj", "kv_b_proj"),
@@ -137,15 +131,8 @@ SLOTS = SlotLayout(
         }
     ),
     base_slots=1,
-    compared=frozenset(
-        {
-            *("cohere", "deepseek_v2", "deepseek_v3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "granite", "llama"),
-            *("mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen3", "qwen3_moe"),
-        }
-    ),
-    evidence=POOL,
 )
-"""A request for the base alone takes a slot, too. Of embedding and head together the pool makes both buffers twice."""
+"""A request for the base alone takes a slot, too."""
 
 ENGINE = Engine(
     name="sglang",

@@ -16,7 +16,6 @@ from lora_cli.engines.profile import (
     NUMBER,
     OTHER_SERVER,
     OWN_NAME_RULES,
-    PACKED,
     SAVE_AGAIN,
     Engine,
     Flags,
@@ -392,19 +391,8 @@ SLOTS = SlotLayout(
         keys=("name", "path"),
         revision="--revision",
     ),
-    packed={**PACKED, "fused_qkv_a_proj": ("q_a_proj", "kv_a_proj_with_mqa")},
-    experts={"gate_up_proj": "experts", "down_proj": "experts"},
-    routers=True,
-    compared=frozenset(
-        {
-            *("cohere", "deepseek_v2", "deepseek_v3", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_oss", "granite"),
-            *("llama", "llama4", "llama4_text", "mistral", "mixtral", "olmo2", "opt", "phi", "phi3", "qwen2"),
-            *("qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_moe", "starcoder2"),
-        }
-    ),
-    evidence="vllm/lora/layers",
+    experts_as_one=True,
 )
-"""Without ``--lora-target-modules`` every linear layer has buffers, and the embedding and the head of some classes."""
 
 SINCE_0_32 = Grammar(
     prefix="optional",

@@ -155,10 +155,10 @@ def _download_batch(
             transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, read))
             if not tries:
                 _reuse_local_bytes(source, job.revision, file, partial)
-            transfer.digest(transfer.sha256)
-            transfer.frontier = os.fstat(partial.descriptor).st_size
-            transfer.resumed = transfer.frontier > 0
-            progress.advanced(job.name, transfer.frontier)
+            if frontier := os.fstat(partial.descriptor).st_size:
+                transfer.digest(transfer.sha256)
+                transfer.frontier, transfer.resumed = frontier, True
+                progress.advanced(job.name, frontier)
         with closing(context.readers.receive(transfers, job.deadline)) as received:
             for transfer, chunk in received:
                 if reserved.left < len(chunk):

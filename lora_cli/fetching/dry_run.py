@@ -15,7 +15,7 @@ from lora_cli.json_schema import Count, ErrorReport, error_report
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources
+from lora_cli.sources.registry import Sources, endpoints_of
 from lora_cli.store import Store
 
 
@@ -72,7 +72,7 @@ def _plan(request: Request, sources: Sources, store: Store, settings: Settings) 
             listed = resolve(request, sources)
         ref, revision = listed.pinned, listed.id
         files, selection = select(request, listed)
-        records = earlier(request, listed, selection, store, settings)
+        records = earlier(request, listed, selection, store, endpoints_of(request.ref, settings)[-1])
         if recorded(records, listed, files, store) is None:
             known = known_blobs(records, listed, files)
             digests = ((file, known[file.path].sha256 if file.path in known else file.sha256) for file in files)

@@ -11,7 +11,7 @@ from lora_cli.errors import FormatError, NoAdapter, Offline, Refused, UsageError
 from lora_cli.log import logger
 from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
 from lora_cli.refs.lock import LockedAdapter, lock_mismatch
-from lora_cli.refs.reference import CHECKPOINT, LATEST_FOLDER, below
+from lora_cli.refs.reference import LATEST_FOLDER, below
 from lora_cli.refs.request import Request, Selection
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.sources.registry import Sources
@@ -20,6 +20,8 @@ from lora_cli.text import counted, names
 
 log = logger(__name__)
 
+CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
+"""The folder name of a checkpoint that transformers' Trainer writes."""
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
 _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
 

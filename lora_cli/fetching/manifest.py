@@ -151,7 +151,6 @@ def _check_protocols(adapter_set: AdapterSet, settings: Settings) -> None:
     named = [(f"{adapter_set.file}: base", adapter_set.base), *((one.at, one.ref) for one in adapter_set.adapters)]
     for at, ref in named:
         if ref is not None and ref.scheme == FSSPEC and rule_of(ref, settings) is None:
-            hint = f'add to the settings file: [[sources]] match = "{ref.prefix}…"'
-            raise UsageError(
-                f"{at}: {ref}: a manifest needs a matching rule in the settings for {ref.prefix}", hint=hint
-            )
+            prefix = str(ref).partition("://")[0] + "://"
+            hint = f'add to the settings file: [[sources]] match = "{prefix}…"'
+            raise UsageError(f"{at}: {ref}: a manifest needs a matching rule in the settings for {prefix}", hint=hint)

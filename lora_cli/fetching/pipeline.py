@@ -75,6 +75,7 @@ class FetchContext:
         in_use: InUse | None = None,
         sources: Sources | None = None,
     ) -> None:
+        store.check_folder()
         self.store, self.settings, self.progress = store, settings, progress
         self.in_use, self._owns_locks = in_use or InUse(store), in_use is None
         self.sources = sources or Sources(settings)
@@ -165,7 +166,6 @@ def fetch(
 def _from_cache(request: Request, context: FetchContext, pinned: Request | None = None) -> Fetched | None:
     """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked."""
     store, settings = context.store, context.settings
-    store.check_folder()
     gate.refuse(request, settings)
     if (found := lookup(pinned or request, store, settings)) is None:
         return None
@@ -211,7 +211,7 @@ def _from_origin(
 
     def look() -> Snapshot | None:
         nonlocal records
-        records = earlier(request, revision, selection, store, settings)
+        records = earlier(request, revision, selection, store, endpoint)
         return recorded(records, revision, files, store)
 
     def check(complete: Snapshot) -> None:
@@ -241,7 +241,7 @@ def _from_origin(
             # The origin has other bytes by now: what it lists says nothing about those of the lock.
             meant, asked = replace(revision, id=locked.revision, files=()), replace(selection, locked=locked.digest)
         # Within the lock: who waits for it finds the record.
-        remember(request, meant, asked, snapshot, store, settings)
+        remember(request, meant, asked, snapshot, store, endpoint)
     return Fetched(snapshot, meant.id, is_cached, left_out(revision, files), tuple(signers))
 
 
@@ -338,18 +338,16 @@ def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
         return files_of(found[1], at, found[0].revision)
     with hints(request, store, settings):
         revision = resolve(request, sources)
-    for record in earlier(request, revision, request.selection, store, settings):
+    endpoint = endpoints_of(request.ref, settings)[-1]
+    for record in earlier(request, revision, request.selection, store, endpoint):
         listed = [file for file in revision.files if file.path in record.files]
         if (snapshot := recorded([record], revision, listed, store)) is not None:
             return Files(sources.of(ref), revision, snapshot)
     return Files(sources.of(ref), revision)
 
 
-def earlier(
-    request: Request, revision: Revision, selection: Selection, store: Store, settings: Settings
-) -> list[Record]:
+def earlier(request: Request, revision: Revision, selection: Selection, store: Store, endpoint: str) -> list[Record]:
     """The records of earlier fetches of the reference as it was asked for, and at ``revision``."""
-    endpoint = endpoints_of(request.ref, settings)[-1]
     found = (read_record(store, name, str(selection), endpoint) for name in _names(request, revision))
     return [record for record in found if record is not None]
 
@@ -380,10 +378,9 @@ def known_blobs(records: Sequence[Record], revision: Revision, files: Sequence[R
 
 
 def remember(
-    request: Request, revision: Revision, selection: Selection, snapshot: Snapshot, store: Store, settings: Settings
+    request: Request, revision: Revision, selection: Selection, snapshot: Snapshot, store: Store, endpoint: str
 ) -> None:
     """Records that the reference, as asked for and at ``revision``, is this snapshot. Raises ``MachineError``."""
-    endpoint = endpoints_of(request.ref, settings)[-1]
     # As the origin lists them: a lock may have added digests.
     identities = {path: file.identity for path in snapshot.files if (file := revision.file(path)) is not None}
     for name in _names(request, revision):

@@ -66,7 +66,7 @@ class Deadline:
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """Bytes ``start`` to ``stop`` (None: to the end) of a file: its ``chunks``, and then None or an error.
+    """Bytes ``start`` to ``stop`` (None: to the end) of a file: lists of its ``chunks``, and then None or an error.
 
     After one of the ``failures`` of its adapter it is not begun.
     """
@@ -75,7 +75,7 @@ class _Part:
     start: int
     stop: int | None
     failures: list[BaseException]
-    chunks: SimpleQueue[bytes | BaseException | None] = field(default_factory=SimpleQueue)
+    chunks: SimpleQueue[list[bytes] | BaseException | None] = field(default_factory=SimpleQueue)
     dropped: bool = False
 
     @property
@@ -133,8 +133,8 @@ class Readers:
                     item = part.chunks.get(timeout=deadline.left_s(POLL_S))
                 except Empty:
                     continue
-                if isinstance(item, bytes):
-                    yield part.file, item
+                if isinstance(item, list):
+                    yield from ((part.file, chunk) for chunk in item)
                 elif item is None:
                     self._end([active.popleft()])
                 elif isinstance(item, NoRanges) and part.stop is not None:
@@ -179,14 +179,14 @@ class Readers:
                 if is_small:
                     held.append(chunk)
                     continue
-                part.chunks.put(chunk)
+                part.chunks.put([chunk])
                 while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
                     time.sleep(0.001)  # the disk is slower than the network
         except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
             end = part.file.error = error
             part.failures += [] if isinstance(error, NoRanges) else [error]
         if held:
-            part.chunks.put(b"".join(held))
+            part.chunks.put(held)
         part.chunks.put(end)
 
 

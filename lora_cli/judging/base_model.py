@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.build import UnknownArchitecture, base_from_config
+from lora_cli.base.families import UnknownArchitecture, base_from_config
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
+from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import open_files
-from lora_cli.judging.validate import ref_of
+from lora_cli.judging.read import ref_of
 from lora_cli.parse import json_object
 from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
-from lora_cli.refs.addresses import hub_words
 from lora_cli.refs.lock import LockedAdapter
-from lora_cli.refs.reference import AdapterRef, repository_of
+from lora_cli.refs.reference import AdapterRef, hub_words, repository_of
 from lora_cli.refs.request import BASE, Request
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
@@ -86,21 +86,16 @@ class Bases:
             return None, f"base unchecked: {safe(cut(name))} is not on this machine; {self._way}"
         with _OPENING:
             if name not in self._known:
-                self._known[name] = self._open(name)
+                try:
+                    # The author of the adapter chose the base, not the user.
+                    gate.refuse(Request("", ref_of(name)), self._settings)
+                    self._known[name] = open_base(name, self._settings, fallback=self._fallback), ""
+                except LoraCliError as error:
+                    enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
+                    self._known[name] = None, f"base unchecked: {error.message}; {self._way}{enough}"
         model, why = self._known[name]
         check_tp(model, self._tp)
         return model, why
-
-    def _open(self, name: str) -> tuple[BaseModel | None, str]:
-        from lora_cli.fetching import gate
-
-        try:
-            # The author of the adapter chose the base, not the user.
-            gate.refuse(Request("", ref_of(name)), self._settings)
-            return open_base(name, self._settings, fallback=self._fallback), ""
-        except LoraCliError as error:
-            enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
-            return None, f"base unchecked: {error.message}; {self._way}{enough}"
 
 
 def check_tp(base: BaseModel | None, tp: int) -> None:
@@ -130,18 +125,13 @@ def _read(
                 if fallback is None:
                     raise
                 return fallback(config)
-    files = _files(ref, settings)
+    files = open_files(Request("", ref, selection=BASE), settings, Sources(settings))
     if ref.pinned and files.snapshot is not None and not settings.offline:
         # A family without a table is read from headers, which only the origin has.
         with suppress(UnknownArchitecture):
             return read_base(files, name)
-        origin = Sources(settings).of(ref)
-        files = Files(origin, origin.resolve(ref))
+        files = Files(origin := Sources(settings).of(ref), origin.resolve(ref))
     return read_base(files, name, fallback=fallback)
-
-
-def _files(ref: AdapterRef, settings: Settings) -> Files:
-    return open_files(Request("", ref, selection=BASE), settings, Sources(settings))
 
 
 def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
@@ -159,7 +149,7 @@ def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapte
     elif ref.scheme == "file" and Path(ref.location).is_file():
         config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
     else:
-        config = read_config(_files(ref, settings))
+        config = read_config(open_files(Request("", ref, selection=BASE), settings, Sources(settings)))
     if config is None:
         raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
     return config

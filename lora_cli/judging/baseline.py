@@ -1,5 +1,6 @@
 """Findings that a baseline accepts, and entries of baselines and policies that no longer apply."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -8,7 +9,8 @@ from lora_cli.documents.baseline import Baseline, Entry
 from lora_cli.documents.policy import Suppression
 from lora_cli.errors import UsageError
 from lora_cli.finding import Accepted, Finding
-from lora_cli.judging.verdict import Checked, today, with_accepted
+from lora_cli.judging.causes import with_accepted
+from lora_cli.judging.result import Result
 from lora_cli.rules import UNREAD, find
 from lora_cli.rules.rule import Rule
 
@@ -26,7 +28,7 @@ def check_rules(suppressions: Iterable[Suppression]) -> None:
             raise UsageError(f"{one.at}: {error.message}", hint=error.hint) from error
 
 
-def apply_baseline(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> Checked:
+def apply_baseline(one: Result, adapter: str, baseline: Baseline | None, where: str) -> Result:
     """``one`` with the findings of the baseline accepted, each as often as the baseline has it. Notes are never in it.
 
     Without a baseline all findings that count are accepted: they are about to become the baseline ``where``. Those of
@@ -42,15 +44,15 @@ def apply_baseline(one: Checked, adapter: str, baseline: Baseline | None, where:
         is_known = left is None or left[entry_of(adapter, finding)] >= 0
         return Accepted("baseline", where) if is_known else None
 
-    return one if one.verdict is None else replace(one, verdict=with_accepted(one.verdict, accepted))
+    return replace(one, findings=with_accepted(one.findings, accepted))
 
 
-def unread(one: Checked) -> list[str]:
+def unread(one: Result) -> list[str]:
     """The rules that report unreadable files of an adapter, without those that a policy accepts."""
     return sorted({finding.code for finding in one.findings if finding.code in UNREAD and finding.accepted is None})
 
 
-def unread_notices(checked: Iterable[tuple[str, Checked]], where: str) -> Iterator[str]:
+def unread_notices(checked: Iterable[tuple[str, Result]], where: str) -> Iterator[str]:
     """A notice for each adapter that is not in a new baseline because it could not be read."""
     for adapter, one in checked:
         codes = unread(one)
@@ -64,14 +66,14 @@ def entry_of(adapter: str, finding: Finding) -> Entry:
     return Entry(adapter, finding.code, finding.problem.at.file, finding.problem.at.field)
 
 
-def stale_entries(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Iterable[str]) -> Iterator[str]:
+def stale_entries(checked: Sequence[tuple[str, Result]], baseline: Baseline, codes: Iterable[str]) -> Iterator[str]:
     """A notice for each entry that is no longer found, if its rule was run on the adapter."""
     judged = set(codes)
     for adapter, one in checked:
-        if one.verdict is None:
+        if one.error is not None:
             continue
-        looked = judged - {skipped.code for skipped in one.verdict.skipped}
-        found = Counter(entry_of(adapter, finding) for finding in one.verdict.findings)
+        looked = judged - {skipped.code for skipped in one.skipped}
+        found = Counter(entry_of(adapter, finding) for finding in one.findings)
         for entry, count in sorted(baseline.of(adapter).items()):
             if entry.code in looked and found[entry] < count:
                 place = ": ".join(part for part in (entry.file, entry.field) if part)
@@ -79,25 +81,24 @@ def stale_entries(checked: Sequence[tuple[str, Checked]], baseline: Baseline, co
 
 
 def unused_suppressions(
-    checked: Sequence[tuple[str, Checked]], suppressions: Iterable[Suppression], rules: Sequence[Rule]
+    checked: Sequence[tuple[str, Result]], suppressions: Iterable[Suppression], rules: Sequence[Rule]
 ) -> Iterator[str]:
     """A notice for each suppression that has expired, suppresses nothing, or is for another digest."""
     used = {finding.accepted.at for _, one in checked for finding in one.findings if finding.accepted is not None}
     for one in suppressions:
-        if one.expired(today()):
+        if one.expired(time.strftime("%Y-%m-%d", time.gmtime())):
             yield f"{one.at}: the suppression of {one.rule} expired after {one.until}"
         elif one.at not in used and any(one.covers(rule.code, rule.name) for rule in rules):
             yield from _unused(one, checked)
 
 
-def _unused(one: Suppression, checked: Sequence[tuple[str, Checked]]) -> Iterator[str]:
+def _unused(one: Suppression, checked: Sequence[tuple[str, Result]]) -> Iterator[str]:
     """A notice about the adapter with the digest; without one, about those in which the rule finds something."""
     holder = next(((adapter, that) for adapter, that in checked if that.digest == one.digest), None)
     if holder is not None:
         adapter, that = holder
-        skipped = that.verdict.skipped if that.verdict is not None else ()
         # A finding that another suppression accepts counts as well.
-        left = [(rule.code, rule.name) for rule in skipped] + [(rule.code, rule.name) for rule in that.findings]
+        left = [(rule.code, rule.name) for rule in that.skipped] + [(rule.code, rule.name) for rule in that.findings]
         if not any(one.covers(code, name) for code, name in left):
             yield f"{one.at}: unused suppression: {one.rule} finds nothing in {adapter}"
         return

@@ -1,25 +1,51 @@
-"""Adapters that were validated × an engine → the smallest legal flags that serve them all, and what they cost."""
+"""Adapters judged for an engine → the smallest legal flags that serve them all, and the memory that takes at least."""
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.names import last_name, leaf_of
-from lora_cli.base.base_model import BaseModel
+from lora_cli.base.base_model import HALF_BYTES
 from lora_cli.engines.name_resolution import TOWERS
-from lora_cli.engines.profile import Flags, Profile, SlotLayout
-from lora_cli.engines.slot_sizing import Driver, Fit, Need, SlotLimits, Slots
+from lora_cli.engines.profile import Profile, SlotLayout
 from lora_cli.errors import UsageError
 from lora_cli.finding import Outcome
-from lora_cli.json_schema import EXCLUDED, Count
-from lora_cli.judging.verdict import Checked
+from lora_cli.json_schema import Count, PositiveCount
+from lora_cli.judging.causes import fold
+from lora_cli.judging.result import Result
 from lora_cli.peft.factors import EXPERTS
-from lora_cli.rules.target_module_matching import highest_rank
+from lora_cli.peft.match import highest_rank
 
-MODEL = "$MODEL"
-"""The placeholder for the base in a command if its name is not known."""
+MODEL = '"$MODEL"'
+"""The variable for the base in a command if its name is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How the engine of ``profile`` is to be started.
+
+    ``model`` is the base for its command line (empty: unknown). ``named`` says whether the adapters have the names of a
+    manifest, which requests will use; ``pinned`` ones never leave their slot. The limits are the manifest's.
+    """
+
+    profile: Profile
+    model: str = ""
+    revision: str = ""
+    named: bool = False
+    pinned: frozenset[str] = frozenset()
+    max_lora_rank: int | None = None
+    max_loras: int | None = None
+    max_cpu_loras: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One adapter that the engine serves: its rank, the names that target its modules, and d_in + d_out of each."""
+
+    rank: int
+    targets: tuple[str, ...]
+    widths: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +59,6 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True)
-class LaunchConfig:
-    """The configuration with which the engine of ``profile`` is to be started.
-
-    ``model`` is the base for its command line (empty: unknown). ``folders`` maps names of adapters to the folders that
-    the engine can load them from; ``named`` says whether the names are those of a manifest, which requests will use.
-    ``pinned`` adapters never leave their slot. ``rank`` is the manifest's ``max_lora_rank``, None if it has none.
-    """
-
-    profile: Profile
-    model: str = ""
-    revision: str = ""
-    limits: SlotLimits = SlotLimits()
-    folders: Mapping[str, str] = field(default_factory=dict)
-    named: bool = False
-    pinned: frozenset[str] = frozenset()
-    rank: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Remark:
     """One adapter, and the remarks about it."""
 
@@ -59,10 +66,24 @@ class Remark:
     reason: str
     hint: str = ""
     """May be empty."""
-    exit_code: Count = 0
+    exit_code: Count = 1
     """What it alone would end the command with."""
-    is_served: bool = field(default=False, metadata=EXCLUDED)
-    """Whether the engine serves it, and wrongly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The smallest legal limits of an engine for some adapters, and what its slots take at least."""
+
+    max_lora_rank: PositiveCount
+    lora_target_modules: tuple[str, ...]
+    max_loras: PositiveCount
+    """The number of slots on the GPU, including those of the base model."""
+    max_cpu_loras: PositiveCount
+    """The number of adapters in the machine's memory."""
+    slot_bytes: Count
+    """The least bytes of one slot: the adapters' own modules at that rank, in half precision."""
+    total_bytes: Count
+    """The least bytes of all slots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +97,10 @@ class EngineArgs:
     profile: str
     """The version whose profile was used."""
     proven: bool
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...]
     """The words of the flags, each a separate argument; empty if no adapter is served."""
-    command: str = ""
-    """The whole command line for a shell; empty if no adapter is served."""
+    command: str
+    """The whole command for a shell, with an option on each line; empty if no adapter is served."""
     served: tuple[str, ...]
     """The adapters that the flags serve."""
     left_out: tuple[Remark, ...]
@@ -88,21 +109,13 @@ class EngineArgs:
     """Adapters that are served differently from how they were trained."""
     fit: Fit | None
     """The smallest legal limits, or null if no adapter is served."""
-    dtype: str | None
-    """The dtype of the slots; null without a base model."""
     base_slots: Count
     """The number of slots that requests to the base model alone take."""
-    drivers: tuple[Driver, ...] = ()
-    """Adapters without which a slot would be smaller; the largest saving is first."""
-    located: tuple[Located, ...] = ()
+    located: tuple[Located, ...]
     """Adapters that are loaded at start-up."""
-    absent: tuple[str, ...] = ()
+    absent: tuple[str, ...]
     """Adapters of a manifest that are not on this machine."""
-    notes: tuple[str, ...] = ()
-    lines: tuple[str, ...] = field(default=(), metadata=EXCLUDED)
-    """The command with an option on each line; empty if no adapter is served."""
-    named: bool = field(metadata=EXCLUDED)
-    """Whether the adapters have the names of a manifest, and so those that requests use."""
+    notes: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
@@ -110,193 +123,135 @@ class EngineArgs:
         return max((remark.exit_code for remark in (*self.left_out, *self.served_wrong)), default=0)
 
 
-def engine_args(judged: Iterable[Checked], base: BaseModel | None, config: LaunchConfig) -> EngineArgs:
-    """The smallest flags with which an engine serves the adapters, each validated for that engine.
+def engine_args(results: Iterable[Result], launch: Launch) -> EngineArgs:
+    """The smallest flags with which an engine serves the adapters, each judged for that engine.
 
     Raises:
-        UsageError: the slots are too few for the pinned adapters.
+        UsageError: the manifest's slots are too few for the pinned adapters.
     """
-    profile = config.profile
-    slots = Slots(profile, base)
-    found = [slot_need(checked, profile) for checked in judged]
-    needs = [one for one in found if isinstance(one, Need)]
-    remarks = [one for one in found if isinstance(one, Remark)]
-    args = EngineArgs(
+    profile, layout = launch.profile, launch.profile.engine.slots
+    assert layout is not None
+    found = [(one, _need(one, profile, layout)) for one in results]
+    needs = {one.name: need for one, need in found if isinstance(need, Need)}
+    remarks = [(one, remark) for one, remark in found if isinstance(remark, Remark)]
+    wrong = {one.name for one, _ in remarks if one.engines and one.engines[0].outcome is Outcome.SERVES_WRONG}
+    fit = _fit(list(needs.values()), launch, layout) if needs else None
+    here = {one.name: str(one.directory.absolute()) for one, _ in found if one.directory is not None}
+    paths = {name: here[name] for name in needs if launch.named and here.get(name, "\0").isprintable()}
+    located: tuple[Located, ...] = ()
+    # SGLang does not start with more adapters than max_loaded_loras; vLLM evicts the oldest.
+    if fit is not None and not (layout.flags.pins and len(paths) > fit.max_cpu_loras):
+        pinned = launch.pinned if layout.flags.pins else frozenset()
+        located = tuple(Located(name, path, name in pinned) for name, path in paths.items())
+    options = _options(fit, layout, located) if fit is not None else []
+    notes = [profile.note] if profile.note else []
+    if fit is not None and launch.max_lora_rank not in {None, fit.max_lora_rank}:
+        enough = "is needed" if launch.max_lora_rank < fit.max_lora_rank else "is enough"
+        notes.append(f"the manifest's max_lora_rank is {launch.max_lora_rank}, but {fit.max_lora_rank} {enough}")
+    return EngineArgs(
         engine=profile.engine.name,
         version=profile.requested or None,
         profile=profile.version,
         proven=profile.proven,
-        served=tuple(need.name for need in needs),
-        left_out=tuple(one for one in remarks if not one.is_served),
-        served_wrong=tuple(one for one in remarks if one.is_served),
-        fit=None,
-        dtype=base.served_dtype if base is not None else None,
-        base_slots=slots.layout.base_slots,
-        named=config.named,
+        flags=tuple(word for option in options for word in option),
+        command=_command(launch, layout, options) if options else "",
+        served=tuple(needs),
+        left_out=tuple(remark for _, remark in remarks if remark.name not in wrong),
+        served_wrong=tuple(remark for _, remark in remarks if remark.name in wrong),
+        fit=fit,
+        base_slots=layout.base_slots,
+        located=located,
+        absent=tuple(name for name in needs if launch.named and name not in paths),
+        notes=tuple(notes),
     )
-    return _with_flags(args, needs, slots, config) if needs else args
 
 
-def _with_flags(args: EngineArgs, needs: Sequence[Need], slots: Slots, config: LaunchConfig) -> EngineArgs:
-    """``args`` with the flags for ``needs`` (at least one).
+def _need(one: Result, profile: Profile, layout: SlotLayout) -> Need | Remark:
+    """What an adapter needs of the engine's slots, or why the engine does not serve it as trained."""
+    adapter = one.adapter
+    if one.error is not None:
+        return Remark(one.name, one.error.message, one.error.hint, one.error.exit_code)
+    if adapter is None or not adapter.pairs or adapter.config is None:
+        worst = max(fold(one.findings, one.engines), key=lambda finding: finding.severity, default=None)
+        unread = adapter.unread if adapter is not None else ""
+        why = f"{worst.code}: {worst.problem.message}" if worst is not None else unread or "it has no LoRA factors"
+        return Remark(one.name, why)
+    engine = one.engines[0]
+    reason = next((reason for reason in engine.reasons if reason.outcome is engine.outcome), None)
+    if reason is not None and engine.outcome is Outcome.SERVES_WRONG:
+        return Remark(one.name, reason.message, reason.mend)
+    if reason is not None and engine.fails:
+        return Remark(one.name, f"{engine} {engine.outcome.phrase}: {reason.message}", reason.mend)
+    widths, targets = {}, dict[str, None]()
+    for module, pair in adapter.pairs.items():
+        d_in, d_out = pair.widths
+        if d_in is not None and d_out is not None and not TOWERS.search(module):  # engines ignore towers
+            widths[module], leaf = d_in + d_out, leaf_of(module)
+            of_experts = layout.experts_as_one and (f".{EXPERTS}." in module or leaf == EXPERTS)
+            targets[EXPERTS if of_experts else leaf] = None
+    if layout.choices:  # the engine also compares the config with its flags
+        listed = adapter.config.target_modules if isinstance(adapter.config.target_modules, tuple) else ()
+        targets |= dict.fromkeys(map(last_name, listed))
+        if unknown := sorted(targets.keys() - layout.choices):
+            title, flag = profile.engine.title, layout.flags.targets
+            return Remark(one.name, f"{title}'s {flag} does not accept {', '.join(unknown)}")
+    highest = highest_rank(adapter)
+    assert highest is not None
+    return Need(highest[1], tuple(targets), widths)
+
+
+def _fit(needs: Sequence[Need], launch: Launch, layout: SlotLayout) -> Fit:
+    """The smallest limits that serve all of ``needs``.
 
     Raises:
         UsageError: the slots are too few for the pinned adapters, and the base.
     """
-    limit, least = config.limits.slots, config.limits.pinned + slots.layout.base_slots
-    if limit is not None and limit < least:
-        base = ", and requests to the base use one slot" if slots.layout.base_slots else ""
+    least = len(launch.pinned) + layout.base_slots
+    if launch.max_loras is not None and launch.max_loras < least:
+        base = ", and requests to the base use one slot" if layout.base_slots else ""
         raise UsageError(
-            f"{limit} slots are too few: {config.limits.pinned} adapters are pinned{base}",
+            f"{launch.max_loras} slots are too few: {len(launch.pinned)} adapters are pinned{base}",
             hint=f"set max_loras: {least} in the manifest, or pin fewer",
         )
-    fit = slots.fit(needs, config.limits)
-    located, absent = _located(needs, fit, slots, config)
-    flags = slots.layout.flags
-    launch, options = launch_words(flags, config.model, config.revision), options_of(flags, fit, located)
-    words = tuple(word for option in options for word in option)
-    return replace(
-        args,
-        flags=words,
-        command=for_shell([*launch, *words]),
-        fit=fit,
-        drivers=slots.drivers(needs, config.limits),
-        located=located,
-        absent=absent,
-        notes=tuple(_notes(slots, fit, config)),
-        lines=tuple(command_lines(flags, launch, options)),
-    )
+    highest, allowed = max(need.rank for need in needs), launch.profile.engine.ranks
+    rank = next(rank for rank in allowed if rank >= highest) if allowed else highest
+    every = len(needs) + layout.base_slots
+    slots = min(every, launch.max_loras or every)
+    widest: dict[str, int] = {}
+    for module, width in (pair for need in needs for pair in need.widths.items()):
+        widest[module] = max(width, widest.get(module, 0))
+    one = HALF_BYTES * rank * sum(widest.values())
+    targets = tuple(dict.fromkeys(name for need in needs for name in need.targets))
+    memory = max(slots, min(len(needs), launch.max_cpu_loras or len(needs)))
+    return Fit(rank, targets, slots, memory, one, slots * one)
 
 
-def _located(
-    needs: Sequence[Need], fit: Fit, slots: Slots, config: LaunchConfig
-) -> tuple[tuple[Located, ...], tuple[str, ...]]:
-    """The adapters that the engine can load at start-up, and the names of those that are not on this machine."""
-    if not config.named:
-        return (), ()
-    pins = slots.layout.flags.pins
-    names = [need.name for need in needs]
-    found = [
-        Located(name, config.folders[name], pins and name in config.pinned) for name in names if name in config.folders
-    ]
-    absent = tuple(name for name in names if name not in config.folders)
-    # SGLang does not start with more adapters than max_loaded_loras; vLLM evicts the oldest.
-    return (() if pins and len(found) > fit.max_cpu_loras else tuple(found)), absent
-
-
-def _notes(slots: Slots, fit: Fit, config: LaunchConfig) -> Iterable[str]:
-    engine, base = slots.profile.engine, slots.base
-    if slots.profile.note:
-        yield slots.profile.note
-    if config.rank is not None and config.rank != fit.max_lora_rank:
-        enough = "is needed" if config.rank < fit.max_lora_rank else "is enough"
-        yield f"the manifest's max_lora_rank is {config.rank}, but {fit.max_lora_rank} {enough}"
-    if base is not None and base.model_type not in slots.layout.compared:
-        yield (
-            f"the sizes follow {engine.title}'s general formula, which was not compared with its buffers for "
-            f"{base.model_type or 'this family'}"
-        )
-
-
-def slot_need(checked: Checked, profile: Profile) -> Need | Remark:
-    """The slot that an adapter needs, or why the engine does not serve it as trained."""
-    name = checked.name
-    if checked.error is not None:
-        return Remark(name, checked.error.message, checked.error.hint, checked.error.exit_code)
-    adapter = checked.adapter
-    if adapter is None or not adapter.pairs or adapter.config is None:
-        return Remark(name, _unreadable(checked, adapter), exit_code=1)
-    engine = next(iter(checked.verdict.engines), None) if checked.verdict is not None else None
-    outcome = engine.outcome if engine is not None else Outcome.OK
-    worst = next((one for one in engine.reasons if one.outcome is outcome), None) if engine is not None else None
-    if worst is not None and outcome in (Outcome.REJECTS, Outcome.CRASHES):
-        return Remark(name, f"{engine} {outcome.phrase}: {worst.message}", worst.mend, exit_code=1)
-    known, layout = highest_rank(adapter), profile.engine.slots
-    assert known is not None
-    assert layout is not None
-    modules = _modules(adapter)
-    targets = frozenset(target_of(module, layout) for module in modules)
-    if layout.choices:  # the engine also compares the config with its flags
-        listed = adapter.config.target_modules if isinstance(adapter.config.target_modules, tuple) else ()
-        configured = frozenset(map(last_name, listed))
-        if unknown := sorted((targets | configured) - layout.choices):
-            title, flag = profile.engine.title, layout.flags.targets
-            return Remark(name, f"{title}'s {flag} does not accept {', '.join(unknown)}", exit_code=1)
-        targets |= configured
-    if worst is not None and outcome is Outcome.SERVES_WRONG:
-        return Remark(name, worst.message, worst.mend, exit_code=1, is_served=True)
-    return Need(name, known[1], targets, modules)
-
-
-def _unreadable(checked: Checked, adapter: Adapter | None) -> str:
-    """Why its modules are unknown: the worst finding of the rules if there is one."""
-    worst = max(checked.findings, key=lambda finding: finding.severity, default=None)
-    if worst is not None:
-        return f"{worst.code}: {worst.problem.message}"
-    return adapter.unread if adapter is not None and adapter.unread else "it has no LoRA factors"
-
-
-def _modules(adapter: Adapter) -> Mapping[str, tuple[int, int]]:
-    """The modules with both factors, without those of towers, which these engines ignore."""
-    found = {}
-    for module, pair in adapter.pairs.items():
-        d_in, d_out = pair.widths
-        if d_in is not None and d_out is not None and not TOWERS.search(module):
-            found[module] = d_in, d_out
-    return found
-
-
-def target_of(module: str, layout: SlotLayout) -> str:
-    """The name under which the engine targets ``module``: its last name, or that of all experts."""
-    leaf = leaf_of(module)
-    if EXPERTS in layout.experts.values() and (f".{EXPERTS}." in module or leaf == EXPERTS):
-        return EXPERTS
-    return leaf
-
-
-def options_of(flags: Flags, fit: Fit, adapters: Sequence[Located]) -> tuple[tuple[str, ...], ...]:
-    """Each option with its values, in the order for the command line."""
-    options: list[tuple[str, ...]] = [
+def _options(fit: Fit, layout: SlotLayout, located: Sequence[Located]) -> list[tuple[str, ...]]:
+    """Each option with its values, in the order for the command line; an adapter is ``NAME=PATH``, else JSON."""
+    flags = layout.flags
+    numbers = {flags.rank: fit.max_lora_rank, flags.slots: fit.max_loras, flags.memory: fit.max_cpu_loras}
+    adapters, (name, path) = [], flags.keys
+    for one in located:
+        document = {name: one.name, path: one.path, **({"pinned": True} if one.pinned else {})}
+        plain = "," not in one.path and not one.pinned
+        adapters.append(f"{one.name}={one.path}" if plain else json.dumps(document))
+    return [
         (flags.enable,),
-        (flags.rank, str(fit.max_lora_rank)),
-        (flags.slots, str(fit.max_loras)),
-        (flags.memory, str(fit.max_cpu_loras)),
+        *((flag, str(number)) for flag, number in numbers.items()),
+        (flags.targets, *fit.lora_target_modules),
+        *([(flags.strict,)] if flags.strict else []),
+        *([(flags.adapters, *adapters)] if adapters else []),
     ]
-    if fit.lora_target_modules is not None:
-        options.append((flags.targets, *fit.lora_target_modules))
-    if flags.strict:
-        options.append((flags.strict,))
-    if adapters:
-        options.append((flags.adapters, *(_adapter_word(flags, one) for one in adapters)))
-    return tuple(options)
 
 
-def _adapter_word(flags: Flags, one: Located) -> str:
-    """``NAME=PATH``, or JSON if the path has a comma or the adapter is pinned."""
-    if "," not in one.path and not one.pinned:
-        return f"{one.name}={one.path}"
-    name, path = flags.keys
-    return json.dumps({name: one.name, path: one.path, **({"pinned": True} if one.pinned else {})})
-
-
-def launch_words(flags: Flags, model: str, revision: str) -> tuple[str, ...]:
-    """The command before the options of LoRA; ``model`` is empty if the base's name is unknown."""
-    words = [model or MODEL if word == "{base}" else word for word in flags.launch.split()]
-    return (*words, flags.revision, revision) if revision else tuple(words)
-
-
-def command_lines(flags: Flags, launch: Sequence[str], options: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The lines of the command, with one option on each; together they are one command for a shell."""
-    lines = [for_shell(launch)]
+def _command(launch: Launch, layout: SlotLayout, options: Iterable[Sequence[str]]) -> str:
+    """The command for a shell, with an option on each line; an unknown base is a variable of the shell."""
+    base = shlex.quote(launch.model) if launch.model else MODEL
+    revision = f" {layout.flags.revision} {shlex.quote(launch.revision)}" if launch.revision else ""
+    lines = [layout.flags.launch.format(base=base) + revision]
     for flag, *values in options:
-        if flag == flags.adapters:
-            lines += [f"  {flag}", *(f"    {for_shell([value])}" for value in values)]
+        if flag == layout.flags.adapters:
+            lines += [f"  {flag}", *(f"    {shlex.quote(value)}" for value in values)]
         else:
-            lines.append(f"  {for_shell([flag, *values])}")
-    yield from (f"{line} \\" for line in lines[:-1])
-    yield lines[-1]
-
-
-def for_shell(words: Sequence[str]) -> str:
-    """``words`` quoted for a shell, with the placeholder for the base as a variable."""
-    return " ".join(f'"{MODEL}"' if word == MODEL else shlex.quote(word) for word in words)
+            lines.append(f"  {shlex.join([flag, *values])}")
+    return " \\\n".join(lines)

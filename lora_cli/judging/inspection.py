@@ -3,18 +3,32 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-from lora_cli.adapter.adapter import Adapter, LoraPair
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.beside import read_card
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.formats import dialects
 from lora_cli.adapter.names import layer_of, leaf_of
-from lora_cli.base.base_model import HALF_BYTES, BaseModel
+from lora_cli.adapter.reading import call_in_threads, read_adapter
+from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
-from lora_cli.errors import FormatError
+from lora_cli.errors import FormatError, LoraCliError, Refused
 from lora_cli.json_schema import Count, PositiveCount, Sha256OrEmpty
+from lora_cli.judging.read import open_one
+from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.factors import possible_scales, wrapped_by
+from lora_cli.peft.match import matched, misshapen
+from lora_cli.peft.patterns import one_budget
+from lora_cli.peft.targets import Scale
+from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
+from lora_cli.refs.request import Request
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.pipeline import FetchContext
 
 T = TypeVar("T", int, float, str)
 
@@ -25,6 +39,8 @@ BEYOND_PLAIN = (
     "kasa_config", "monteclora_config", "velora_config", "eva_config", "corda_config",
 )  # fmt: skip
 """Fields of a config that, when set, go beyond plain LoRA."""
+
+MOST_MODULES = 75_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +61,6 @@ class ModuleFacts:
     """The number of elements of A and B."""
     bytes: Count
     """The bytes of A and B, as they are stored."""
-
-
-def facts_of(adapter: Adapter) -> tuple[ModuleFacts, ...]:
-    """Every module with a factor, in the order of its tensors."""
-    scaling = _scaling(adapter)
-    return tuple(_facts(module, pair, scaling.get(module)) for module, pair in adapter.pairs.items())
-
-
-def _facts(module: str, pair: LoraPair, scaling: float | None) -> ModuleFacts:
-    factors = pair.factors
-    d_in, d_out = pair.widths
-    return ModuleFacts(
-        module=module,
-        r=pair.rank,
-        scaling=scaling,
-        d_in=d_in,
-        d_out=d_out,
-        dtype="/".join(dict.fromkeys(factor.dtype for factor in factors)),
-        parameters=sum(math.prod(factor.shape) for factor in factors),
-        bytes=sum(factor.nbytes for factor in factors),
-    )
-
-
-def _scaling(adapter: Adapter) -> Mapping[str, float]:
-    config = adapter.config
-    if config is None:
-        return {}
-    try:
-        found = possible_scales(config, adapter.pairs, wrapped_by(config, adapter.pairs))
-    except FormatError:
-        return {}
-    return {module: scales[0].scaling for module, scales in found.items() if len(scales) == 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,34 +94,61 @@ class Inspection:
     files: Count
     sha256: Sha256OrEmpty
     """The digest of the weights, where the origin knows it; else empty."""
-    snapshot: Sha256OrEmpty
-    """The digest of the cached snapshot that it was read from; empty of a local folder, and where it is not cached."""
     features: tuple[str, ...]
     """What goes beyond plain LoRA."""
-    slot_bytes: Count | None
-    """What A and B of its own modules take on a GPU at their own ranks, in slot_dtype; null without a base model. An
-    engine's slots are larger: see engine_args."""
-    slot_dtype: str
-    """The dtype that the base model is served in; may be empty."""
     card: Card | None
     """The front matter of README.md, or null if there is none."""
-    metadata: Mapping[str, str]
-    """The metadata of the safetensors header, cut to a bound, without PEFT's own format key."""
     by_module: tuple[ModuleFacts, ...]
     """Every module, in the order of its tensors; at most the first 75000, while modules counts all."""
 
 
-def inspection_of(
-    adapter: Adapter, base: BaseModel | None = None, card: Card | None = None, snapshot: str = ""
-) -> Inspection:
-    """Describe ``adapter``; pure, and total: unknown values are left empty.
+def inspect_one(
+    request: Request,
+    base: BaseModel | None,
+    settings: Settings,
+    context: "FetchContext | None" = None,
+    threads: int = 1,
+) -> Result:
+    """One adapter read by config, header and model card, and matched with ``base``; no rule is run.
 
-    ``base`` is what it is to be served on, ``card`` what is next to it, ``snapshot`` its digest in the cache.
+    What makes config or weights unreadable is its error, too. Raises no ``LoraCliError``.
     """
+    result = Result.of(request)
+    with failing_alone(result):
+        files, _ = open_one(result, settings, context)
+        adapter, result.card = call_in_threads(
+            threads,
+            lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads),
+            lambda: read_card(files),
+        )
+        result.adapter, result.error = adapter, result.error or unreadable(adapter)
+        if base is not None:
+            result.base = base.name
+            if adapter.has_weights:
+                with one_budget():
+                    application = matched(adapter, base)[0]
+                misfits = misshapen(application, {}).keys() & {*application.matched}
+                result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
+    return result
+
+
+def unreadable(adapter: Adapter) -> LoraCliError | None:
+    """Why config or weights could not be read, with exit code 1; None if both were."""
+    error = adapter.config_error or adapter.weights_error
+    if error is not None:
+        return Refused(error.message, hint=error.hint)
+    if adapter.config is not None and adapter.weight_files:
+        return None
+    if adapter.foreign is not None:
+        return Refused(f"it is {adapter.foreign.format.title}", hint=adapter.foreign.format.advice)
+    return Refused(adapter.unread or f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
+
+
+def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
+    """Describe ``adapter``, and the ``card`` next to it; pure, and total: unknown values are left empty."""
     config = adapter.config or LoraConfig()
-    by_module = facts_of(adapter)
+    by_module = _by_module(adapter)
     tensors = adapter.tensors.values()
-    weights = [file for file in adapter.files if file.path in adapter.weight_files]
     return Inspection(
         format=_format(adapter),
         base=config.base_model_name_or_path or "",
@@ -154,26 +165,36 @@ def inspection_of(
         weight_bytes=sum(tensor.nbytes for tensor in tensors),
         total_bytes=sum(file.size or 0 for file in adapter.files),
         files=len(adapter.files),
-        sha256=next((file.sha256 for file in weights if file.sha256), ""),
-        snapshot=snapshot,
-        features=_features(config),
-        slot_bytes=HALF_BYTES * sum(one.parameters for one in by_module) if base is not None and by_module else None,
-        slot_dtype=base.served_dtype if base is not None and by_module else "",
+        sha256=next((file.sha256 for file in adapter.files if file.path in adapter.weight_files and file.sha256), ""),
+        features=(
+            *(name for name in BEYOND_PLAIN if getattr(config, name)),
+            *([f"bias={config.bias}"] if config.bias != "none" else []),
+            *([f"init_lora_weights={it}"] if isinstance(it := config.init_lora_weights, str) else []),
+        ),
         card=card,
-        metadata=_metadata(adapter),
         by_module=by_module[:MOST_MODULES],
     )
 
 
-LONGEST_METADATA = 200
-MOST_METADATA = 64
-MOST_MODULES = 75_000
-
-
-def _metadata(adapter: Adapter) -> Mapping[str, str]:
-    """What the header says of itself, cut: trainers of images keep whole logs there."""
-    metadata = {key: value for key, value in adapter.metadata.items() if (key, value) != ("format", "pt")}
-    return {key[:LONGEST_METADATA]: metadata[key][:LONGEST_METADATA] for key in list(metadata)[:MOST_METADATA]}
+def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
+    """Every module with a factor, in the order of its tensors."""
+    scales: Mapping[str, tuple[Scale, ...]] = {}
+    if adapter.config is not None:
+        with one_budget(), suppress(FormatError):
+            scales = possible_scales(adapter.config, adapter.pairs, wrapped_by(adapter.config, adapter.pairs))
+    return tuple(
+        ModuleFacts(
+            module=module,
+            r=pair.rank,
+            scaling=found[0].scaling if len(found := scales.get(module, ())) == 1 else None,
+            d_in=pair.widths[0],
+            d_out=pair.widths[1],
+            dtype="/".join(dict.fromkeys(factor.dtype for factor in pair.factors)),
+            parameters=sum(math.prod(factor.shape) for factor in pair.factors),
+            bytes=sum(factor.nbytes for factor in pair.factors),
+        )
+        for module, pair in adapter.pairs.items()
+    )
 
 
 def _format(adapter: Adapter) -> str:
@@ -187,15 +208,6 @@ def _format(adapter: Adapter) -> str:
     if not adapter.weight_files:
         return f"{name}, no weights"
     return ", ".join((name, "pickle" if adapter.pickled else "safetensors", *dialects(adapter.tensors)))
-
-
-def _features(config: LoraConfig) -> tuple[str, ...]:
-    names = [name for name in BEYOND_PLAIN if getattr(config, name)]
-    if config.bias != "none":
-        names.append(f"bias={config.bias}")
-    if isinstance(config.init_lora_weights, str):
-        names.append(f"init_lora_weights={config.init_lora_weights}")
-    return tuple(names)
 
 
 def _counted(values: Iterable[T]) -> dict[T, int]:

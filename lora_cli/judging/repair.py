@@ -32,8 +32,10 @@ from lora_cli.engines.profile import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import FetchContext, fetch, open_files
-from lora_cli.finding import Deployment, EngineOutcome, Severity, Verdict
+from lora_cli.finding import Deployment, EngineOutcome, Severity
 from lora_cli.judging.base_model import open_checkpoint
+from lora_cli.judging.judge import ENGINE_RULES, Terms, companions_of, evidence_of, judge
+from lora_cli.judging.read import check_permitted, ref_of
 from lora_cli.judging.repair_report import (
     ARITHMETIC,
     EngineFlag,
@@ -42,8 +44,7 @@ from lora_cli.judging.repair_report import (
     TargetEngine,
     outcome_report,
 )
-from lora_cli.judging.validate import check_permitted, ref_of
-from lora_cli.judging.verdict import ENGINE_RULES, Terms, gather_evidence, judge
+from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
 from lora_cli.peft.patterns import one_budget
 from lora_cli.peft.targets import scales
@@ -111,9 +112,9 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         _check_unused(options.to)
     files, adapter = _open(item, text, options, settings)
     terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    evidence = gather_evidence(adapter, files, terms)
-    verdict = judge(adapter, terms, evidence)
-    before = verdict.engines[0]
+    as_found = Result(text, str(item.source), adapter=adapter)
+    evidence = evidence_of(as_found, files, terms, companions_of(files, terms))
+    before = judge(as_found, terms, evidence).engines[0]
     context, fixed = _context(
         files, adapter, options, {} if not before.fails else _copies(files, adapter, options, settings)
     )
@@ -121,10 +122,10 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
     if draft.refusals and not before.fails:
         draft = unchanged(context)
     changes = (*_file_changes(adapter), *fixed, *draft.changes)
-    planned = verdict
+    planned = as_found
     if changes or not draft.refusals:
         written = as_adapter(adapter.name, draft, adapter)
-        planned = judge(written, terms, replace(evidence, stats={}, stats_reason=""))
+        planned = judge(replace(as_found, adapter=written), terms, replace(evidence, stats={}, stats_reason=""))
     after = planned.engines[0]
     refusals = draft.refusals or tuple(_remaining_problems(before, planned))
     if refusals and after.fails:
@@ -139,7 +140,7 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         changes=changes,
         refusals=refusals,
         flags=tuple(EngineFlag(reason.message, reason.mend) for reason in after.reasons if reason.feature in BY_FLAG),
-        skipped=verdict.skipped,
+        skipped=as_found.skipped,
         proof=None,
         directory=None,
     )
@@ -177,7 +178,7 @@ def _copies(files: Files, adapter: Adapter, options: RepairOptions, settings: Se
     return {} if checkpoint is None else base_copies(files, saved, checkpoint)
 
 
-def _remaining_problems(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
+def _remaining_problems(before: EngineOutcome, planned: Result) -> Iterator[Refusal]:
     """The problems that the repair does not fix: of values, for the engine, and other errors."""
     after = planned.engines[0]
     of_values = [reason for reason in before.reasons if reason.code.startswith(OF_VALUES)]

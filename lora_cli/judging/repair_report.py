@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lora_cli import __version__
 from lora_cli.finding import Applied, EngineOutcome, Outcome, Skipped
 from lora_cli.json_schema import EXCLUDED, Count, ErrorReport, NonNegative, Version
 from lora_cli.repair import Change, Refusal
+from lora_cli.version import __version__
 
 ARITHMETIC = 1e-12
 """What our own arithmetic in float64 may leave, as a share of the update."""

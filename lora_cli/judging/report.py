@@ -6,85 +6,22 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Literal
 from urllib.parse import unquote
 
-from lora_cli import __version__
 from lora_cli.adapter.config import CONFIG_CAP
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import LoraCliError
-from lora_cli.finding import Applied, EngineOutcome, Finding, Location, Severity, Skipped
+from lora_cli.finding import EngineOutcome, Finding, Location, Severity
 from lora_cli.grouping import by_key
-from lora_cli.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256, Version
-from lora_cli.judging.verdict import Checked
+from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Version
+from lora_cli.judging.causes import fold
+from lora_cli.judging.result import Result
 from lora_cli.rules.rule import Rule
+from lora_cli.version import __version__
 
 LOCAL = "file://"
-
-F = TypeVar("F")
-"""The type of the findings: with or without a fingerprint."""
-
-
-@dataclass(frozen=True, slots=True)
-class BaseModelSummary:
-    """The base model that adapters are compared with."""
-
-    name: str
-    model_type: str
-    source: str
-    """Where its facts come from."""
-
-
-@dataclass(frozen=True, slots=True)
-class FingerprintedFinding:
-    """One finding of a rule, with an identity that can be compared between runs."""
-
-    finding: Finding = field(metadata=INLINE)
-    fingerprint: Fingerprint
-    """The same as long as the rule finds something there, on every machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedAdapter(Generic[F]):
-    """One adapter, its findings, and what could not be checked."""
-
-    name: str
-    """As it was asked for, or as the manifest calls it."""
-    source: str
-    """The canonical reference."""
-    revision: str | None
-    """What the reference was resolved to: a commit, or a fingerprint of the folder."""
-    digest: Sha256 | None
-    """The snapshot digest, as in fetch and in the lock; null for an adapter that is neither cached nor locked."""
-    exit_code: Count
-    """The exit code of the command for this adapter alone."""
-    applied: Applied | None
-    """How many of its modules the base model has, by PEFT's naming rules."""
-    findings: tuple[F, ...]
-    skipped: tuple[Skipped, ...]
-    engines: tuple[EngineOutcome, ...]
-    """What each engine that was named does with it."""
-    error: LoraCliError | None
-    """What prevented the adapter from being read, or null."""
-    stage_ms: Mapping[str, float]
-    """Milliseconds by stage."""
-
-
-Result = Literal["ok", "accepted", "unchecked", "refused", "failed"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validated(CheckedAdapter[FingerprintedFinding]):
-    """One adapter that was validated."""
-
-    outcome: Result
-    """Unchecked: nothing refuses it, but something that matters could not be looked at."""
-    base: str | None
-    """The base model that it was validated against, or null."""
-    unchecked: tuple[str, ...]
-    """Why base or values could not be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +74,7 @@ class Naming:
     manifest: Mapping[str, str] = field(default_factory=dict)
     root: Path | None = None
 
-    def identity(self, one: Checked | CheckedAdapter[Any]) -> str:
+    def identity(self, one: Result) -> str:
         """The adapter's name on every machine, independent of its content.
 
         Its name in the manifest, else its path from ``directory``, else its reference without the revision.
@@ -147,13 +84,13 @@ class Naming:
         inside = _inside(one.source, self.directory)
         return inside if inside is not None else _unpinned(one.source)
 
-    def fingerprint(self, one: Checked, finding: Finding) -> str:
+    def fingerprint(self, one: Result, finding: Finding) -> str:
         """32 hexadecimal digits that identify rule and location, independent of the message."""
         at, by = finding.problem.at, finding.problem.by
         parts = (self.identity(one), finding.code, at.file, at.field, *([by] if by else ()))
         return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
-    def place(self, one: Checked | CheckedAdapter[Any], at: Location) -> Place:
+    def place(self, one: Result, at: Location) -> Place:
         """The place of ``at`` of an adapter: its file if it is below ``root``, else the manifest's line."""
         root = self.root or self.directory
         inside, file = _inside(one.source, root), at.file
@@ -175,11 +112,11 @@ class Report:
 
     schema: Literal["lora_cli/validate/1"] = "lora_cli/validate/1"
     version: Version = __version__
-    base: BaseModelSummary | None
+    base: BaseModel | None
     """The base model that the adapters were validated against, or null."""
     fail_on: Annotated[Severity, Keyword("enum", ("error", "warning"))]
     """The lowest severity that refuses an adapter."""
-    adapters: tuple[Validated, ...]
+    adapters: tuple[Result, ...]
     notices: tuple[str, ...]
     """Notices about the run itself."""
     summary: ValidateSummary
@@ -189,15 +126,13 @@ class Report:
     baseline: str = field(metadata=EXCLUDED)
     """The file of known findings, or empty."""
 
-    def found(self) -> Iterator[tuple[Validated, FingerprintedFinding]]:
+    def found(self) -> Iterator[tuple[Result, Finding]]:
         """Each finding with its adapter, in their order, the worst of an adapter first."""
-        for one in self.adapters:
-            for found in sorted(one.findings, key=lambda found: -found.finding.severity):
-                yield one, found
+        return ((one, finding) for one in self.adapters for finding in one.worst_first)
 
 
 def validate_report(
-    checked: Sequence[Checked],
+    results: Sequence[Result],
     fail_on: Severity = Severity.ERROR,
     *,
     strict: bool = False,
@@ -207,24 +142,15 @@ def validate_report(
     baseline: str = "",
     notices: Sequence[str] = (),
 ) -> Report:
-    """The report of one run of ``validate`` over ``checked``, in that order.
+    """The report of one run of ``validate``, in the order of the results: each with one finding for each cause.
 
     ``notices`` are about the run itself, such as outdated entries of the baseline or a policy.
     """
-    adapters = [
-        Validated(
-            **facts(one, one.exit_code(fail_on, strict=strict)),
-            findings=tuple(FingerprintedFinding(found, naming.fingerprint(one, found)) for found in one.reported),
-            outcome=_outcome(one, fail_on, strict=strict),
-            base=one.verdict.base if one.verdict is not None else None,
-            unchecked=one.verdict.unchecked if one.verdict is not None else (),
-        )
-        for one in checked
-    ]
+    adapters = tuple(_reported(one, fail_on, naming, strict=strict) for one in results)
     return Report(
-        base=base_summary(base),
+        base=base,
         fail_on=fail_on,
-        adapters=tuple(adapters),
+        adapters=adapters,
         notices=tuple(notices),
         summary=summarize(adapters),
         rules=rules,
@@ -233,56 +159,31 @@ def validate_report(
     )
 
 
-def base_summary(base: BaseModel | None) -> BaseModelSummary | None:
-    """The base model that adapters were validated against, or None."""
-    return None if base is None else BaseModelSummary(base.name, base.model_type, base.source)
+def _reported(one: Result, fail_on: Severity, naming: Naming, *, strict: bool) -> Result:
+    """The result with its outcome and exit code; an ``accepted`` one would be refused without baseline or policy."""
+    folded = fold(one.findings, one.engines)
+    told = replace(one, findings=tuple(replace(each, fingerprint=naming.fingerprint(one, each)) for each in folded))
+    if one.error is not None:
+        return replace(told, outcome="failed", exit_code=one.error.exit_code)
+    if one.refused(fail_on):
+        return replace(told, outcome="refused", exit_code=1)
+    if one.unchecked or (strict and one.is_incomplete):
+        return replace(told, outcome="unchecked", exit_code=int(strict and one.is_incomplete))
+    accepted = any(found.accepted and found.severity >= fail_on for found in told.findings)
+    return replace(told, outcome="accepted" if accepted else "ok")
 
 
-def facts(one: Checked, exit_code: int) -> dict[str, Any]:
-    """The fields of one adapter's ``CheckedAdapter``, but its findings."""
-    verdict = one.verdict
-    return {
-        "name": one.name,
-        "source": one.source,
-        "revision": one.revision.id if one.revision is not None else None,
-        "digest": one.digest,
-        "exit_code": exit_code,
-        "applied": verdict.applied if verdict is not None else None,
-        "skipped": verdict.skipped if verdict is not None else (),
-        "engines": verdict.engines if verdict is not None else (),
-        "error": one.error,
-        "stage_ms": one.stage_ms,
-    }
-
-
-def _outcome(one: Checked, fail_on: Severity, *, strict: bool) -> Result:
-    """The outcome for one adapter; an ``accepted`` one would be refused without the baseline or a policy."""
-    verdict = one.verdict
-    if one.error is not None or verdict is None:
-        return "failed"
-    if verdict.refused(fail_on):
-        return "refused"
-    if verdict.unchecked or (strict and verdict.is_incomplete):
-        return "unchecked"
-    return "accepted" if any(found.accepted and found.severity >= fail_on for found in one.reported) else "ok"
-
-
-def findings_of(one: Validated) -> list[Finding]:
-    """The findings, the worst first."""
-    return sorted((found.finding for found in one.findings), key=lambda finding: -finding.severity)
-
-
-def engine_counts(one: Validated, engine: EngineOutcome) -> bool:
+def engine_counts(one: Result, engine: EngineOutcome) -> bool:
     """Whether a reason for the outcome of ``engine`` is a finding that counts: its rule ran, and it is not accepted."""
-    counting = [found.finding for found in one.findings if found.finding.accepted is None]
+    counting = [finding for finding in one.findings if finding.accepted is None]
     every = [pair for finding in counting for pair in ((finding.code, finding.problem.by), *finding.consequences)]
     codes = {code for code, by in every if by in {"", engine.engine}}
     return not codes.isdisjoint(reason.code for reason in engine.reasons)
 
 
-def summarize(adapters: Sequence[Validated]) -> ValidateSummary:
+def summarize(adapters: Sequence[Result]) -> ValidateSummary:
     """The summary of ``adapters``."""
-    findings = [found.finding for one in adapters for found in one.findings]
+    findings = [finding for one in adapters for finding in one.findings]
     counting = [finding.severity for finding in findings if finding.accepted is None]
     accepted = [finding.accepted.by for finding in findings if finding.accepted is not None]
     outcomes = [one.outcome for one in adapters]

@@ -14,7 +14,7 @@ from lora_cli import parse
 from lora_cli.adapter.adapter import LoraPair
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import WRAPPER, leaf_of, without_wrappers
-from lora_cli.base.table import MAX_DIMENSION
+from lora_cli.base.base_model import MAX_DIMENSION
 from lora_cli.errors import FormatError
 from lora_cli.grouping import by_key
 from lora_cli.peft.patterns import Matcher, endings

@@ -9,8 +9,6 @@ BASE_CONFIG = "config.json"
 """A base model's own config."""
 BASE_CONFIG_CAP = 8 << 20
 """Its bytes at most; the longest in use (thousands of labels) stay below 1 MiB."""
-INDEX_SUFFIX = ".index.json"
-"""After the name of weights: which shards they are in."""
 
 SIGNATURE = "model.sig"
 """Signs the files of the folder that it is in, in the OpenSSF Model Signing format."""

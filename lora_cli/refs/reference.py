@@ -4,13 +4,16 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
-from lora_cli.refs import addresses
+from lora_cli.redaction import without_secrets, without_tokens
+from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG, WEIGHTS
+from lora_cli.refs.web_address import canonical_host, canonical_path, is_loopback
 
 Scheme = Literal["file", "hf", "s3", "gs", "az", "https", "http", "oci", "fsspec"]
 
@@ -22,18 +25,19 @@ BY_FSSPEC = frozenset({
 """The protocols of ``fsspec+PROTOCOL://``. What reads this machine, an archive, an address of the web or another file
 system through a cache is not among them, and neither is what cannot read a range (FTP)."""
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+WITH_REVISIONS: Mapping[str, str] = {"hf": "[0-9a-f]{40}", "oci": "sha256:[0-9a-f]{64}"}
+"""The schemes whose references may name a folder, and a revision behind an ``@``; which revisions never change."""
 
-WITH_REVISIONS = frozenset({"hf", "oci"})
-"""The schemes whose references may name a revision behind an ``@``, and a folder."""
+HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+LONGEST = 4096
 
 LATEST_FOLDER = "checkpoint-latest"
 """The last folder in the text of a reference to the latest checkpoint of a training run."""
 
-_NUMBER = r"\d{1,18}"
-CHECKPOINT = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)
-"""The folder name of a checkpoint that transformers' Trainer writes."""
+_HINT = "write ./NAME for a path, or ORG/NAME[@REVISION] for a repository on the Hub"
+_CONTROL = r"[\x00-\x1f\x7f]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,45 +59,35 @@ class AdapterRef:
     def __str__(self) -> str:
         if self.scheme == "file":
             return "file://" + quote(self.location, errors="surrogateescape")
-        text = f"fsspec+{self.location}" if self.scheme == FSSPEC else f"{self.prefix}{self.location}"
+        text = f"fsspec+{self.location}" if self.scheme == FSSPEC else f"{self.scheme}://{self.location}"
         if self.subfolder:
             text += ("//" if self.scheme == "oci" else "/") + self.subfolder.replace("%", "%25").replace("@", "%40")
         return text if self.revision is None else f"{text}@{self.revision.replace('%', '%25')}"
 
     @property
-    def prefix(self) -> str:
-        """The prefix of references of its kind: ``s3://``, ``fsspec+s3://``."""
-        if self.scheme == FSSPEC:
-            return f"fsspec+{self.location.partition('://')[0]}://"
-        return f"{self.scheme}://"
-
-    @property
     def pinned(self) -> bool:
         """Whether it can only ever mean one thing: a Hub commit or an OCI digest."""
-        commit = self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision)
-        return bool(commit) if self.scheme == "hf" else self.scheme == "oci" and self.revision is not None
+        return self.revision is not None and bool(re.fullmatch(WITH_REVISIONS[self.scheme], self.revision))
+
+    @property
+    def untagged(self) -> str:
+        """The location without the tag of an artifact."""
+        return re.sub(":[^/:]*$", "", self.location) if self.scheme == "oci" else self.location
 
     @property
     def in_records(self) -> str:
         """The reference as the cache records it: a tag beside a digest, which says nothing, is left out."""
-        if self.scheme != "oci" or self.revision is None:
-            return str(self)
-        folder, slash, name = self.location.rpartition("/")
-        return str(replace(self, location=f"{folder}{slash}{name.partition(':')[0]}"))
+        return str(self if self.revision is None else replace(self, location=self.untagged))
 
     @property
     def name(self) -> str:
         """A short name for people: the last part of the subfolder or location, without a tag."""
-        last = (self.subfolder or self.location).rpartition("/")[2] or self.location
-        return last.partition(":")[0] if self.scheme == "oci" and not self.subfolder else last
-
-
-_CACHED = re.compile(r"(?:^|[/\\])models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
+        return (self.subfolder or self.untagged).rpartition("/")[2] or self.location
 
 
 def cached_repository(path: str) -> tuple[str, str] | None:
     """The repository (``org/name``) and commit of a snapshot in huggingface_hub's cache; None of any other path."""
-    found = _CACHED.search(path)
+    found = re.search(r"(?:^|[/\\])models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)", path)
     return (found[1].replace("--", "/", 1), found[2]) if found else None
 
 
@@ -101,6 +95,11 @@ def repository_of(ref: AdapterRef) -> str:
     """The Hub's name of a repository (``org/name``), also of a folder in huggingface_hub's cache; "" of any other."""
     cached = cached_repository(ref.location) if ref.scheme == "file" else None
     return cached[0] if cached is not None else ref.location if ref.scheme == "hf" else ""
+
+
+def hub_words(text: str) -> bool:
+    """Whether ``text`` without a scheme can be meant for the Hub: ``org/name[@rev]``, ``org/name/folder@rev``."""
+    return bool(re.fullmatch(rf"{_PART}/{_PART}(?:@.*|/[^@]*@.*)?", text, re.ASCII | re.DOTALL))
 
 
 def is_path(text: str, base_dir: Path | None = None) -> bool:
@@ -116,109 +115,167 @@ def is_path(text: str, base_dir: Path | None = None) -> bool:
     return os.path.lexists(path) or in_folder
 
 
+def training_run(text: str) -> str:
+    """The reference to the training run of whose latest checkpoint ``text`` speaks; "" if it speaks of none."""
+    found = re.fullmatch(rf"(.+?)/+{LATEST_FOLDER}/?(@.*)?", text, re.DOTALL)
+    return f"{found[1]}{found[2] or ''}" if found else ""
+
+
 def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterRef:
     """The reference that ``text`` is, in any of the ways that users write one.
 
-    A scheme decides (``hf://org/name/sub/folder@rev``, ``s3://``, ``gs://``,
-    ``az://`` or ``abfss://``, ``file://``, ``https://``, ``oci://``; a page of ``https://huggingface.co`` is ``hf://``;
-    ``http://`` only for this machine). Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what ``is_path``
-    says exists is a path; ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words with two or
-    more slashes are a path that does not exist. Nothing is looked up but by ``is_path``, which is asked for ``text`` as
-    it is. Relative paths are relative to ``base_dir`` (None: the working directory).
+    A scheme decides (``SCHEMES``; a page of ``https://huggingface.co`` is ``hf://``). Without one, ``/``, ``./``,
+    ``../`` and ``~`` begin a path; what ``is_path`` says exists is a path; ``org/name[@rev]`` and
+    ``org/name/sub/folder@rev`` are on the Hub; other words with two or more slashes are a path that does not exist.
+    Relative paths are relative to ``base_dir`` (None: the working directory).
 
     Raises:
         UsageError: it is none of these.
     """
-    addresses.check_characters(text)
-    addresses.check_no_token(text, is_path)
-    if scheme := _SCHEME.match(text):
-        return _with_scheme(scheme.group(1).lower(), text[scheme.end() :], addresses.without_secrets(text))
-    if text in {".", ".."} or text.startswith(("/", "./", "../")) or is_path(text):
-        return _path(text, base_dir)
-    if text.startswith("~"):
-        return _path(_home(text), base_dir)
-    addresses.check_encodable(text)
-    if text.partition("/")[0].lower() in addresses.HUB_HOSTS:
-        return AdapterRef("hf", *addresses.hub_page(text, text))
-    if addresses.hub_words(text):
-        return AdapterRef("hf", *addresses.hub(text, text))
-    if text.strip("/").count("/") > 1:
-        return _path(text, base_dir)
-    shown = addresses.without_secrets(text)
-    raise UsageError(f"{shown!r} is neither an existing path nor a repository on the Hub", hint=addresses.HINT)
+    shown = without_secrets(text[:LONGEST])
+    if not text or len(text) > LONGEST or re.search(_CONTROL, text):
+        raise UsageError(f"{shown[:200]!r}: empty, over {LONGEST} characters, or with control characters", hint=_HINT)
+    found = re.match("([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    scheme, rest = (found[1].lower(), text[found.end() :]) if found else ("", text)
+    if scheme.startswith("fsspec+"):
+        scheme, rest = FSSPEC, f"{scheme.removeprefix('fsspec+')}://{rest}"
+    if scheme != "file" and without_tokens(text) != text and not is_path(text):
+        hint = "set HF_TOKEN instead, and create a new token: this one is now in the shell's history"
+        raise UsageError(f"{shown}: a reference cannot contain a token", hint=hint)
+    if not scheme:
+        if text in {".", ".."} or text.startswith(("/", "./", "../")) or is_path(text):
+            return _path(text, base_dir)
+        if text.partition("/")[0].lower() in HUB_HOSTS:
+            scheme = "https"
+        elif hub_words(text):
+            scheme = "hf"
+        elif text[0] == "~" or text.strip("/").count("/") > 1:
+            return _path(os.path.expanduser(text), base_dir)  # noqa: PTH111 - it never raises
+        else:
+            raise UsageError(f"{shown!r} is neither an existing path nor a repository on the Hub", hint=_HINT)
+    known = SCHEMES.get(ALIASES.get(scheme, scheme))
+    if known is None:
+        hint = f"write fsspec+{scheme}://" if scheme in BY_FSSPEC else ""
+        hint = hint or did_you_mean(f"{scheme}://", [f"{name}://" for name in SCHEMES if name != FSSPEC])
+        raise UsageError(f"{shown}: unsupported scheme {scheme}://", hint=hint)
+    form, pattern, make = known
+    not_text = _CONTROL if scheme == "file" else f"{_CONTROL}|[\ud800-\udfff]"
+    found = None if re.search(not_text, unquote(rest)) else re.fullmatch(pattern, rest, re.ASCII)
+    try:
+        if found is not None:
+            return make(*found.groups(""))
+        reason = f"this is not a reference of {scheme}://"
+    except ValueError as error:
+        reason = str(error)
+    raise UsageError(f"{shown}: {reason}", hint=f"write {form}, without a password")
 
 
 def below(ref: AdapterRef, subfolder: str) -> AdapterRef:
     """``ref`` at a folder inside it; itself for an empty one.
 
     Raises:
-        UsageError: the folder leads out of it.
+        UsageError: the folder leads out of it, or no reference can name it.
     """
-    addresses.check_no_token(subfolder, lambda _: False)
-    folder = addresses.subfolder(subfolder, f"folder {subfolder}")
-    if not folder:
-        return ref
+    parts = [part for part in subfolder.split("/") if part not in {"", "."}]
+    if ".." in parts or (parts and ref.scheme == "hf" and "/" not in ref.location):
+        raise UsageError(f"{ref}: {subfolder} is not a folder in it", hint="write ORG/NAME/FOLDER, without ..")
     if ref.scheme in WITH_REVISIONS:
-        if ref.scheme == "hf":
-            addresses.check_owner(ref.location, folder, str(ref))
-        return replace(ref, subfolder=f"{ref.subfolder}/{folder}".lstrip("/"))
-    added = addresses.web_folder(folder) if ref.scheme in {"https", "http"} else folder
-    return replace(ref, location=f"{ref.location.rstrip('/')}/{added}")
-
-
-def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
-    if scheme == "file":
-        return _path(addresses.file_url(rest, text), None)
-    addresses.check_encodable(rest)
-    addresses.check_nobody(rest, text)
-    if scheme.startswith("fsspec+"):
-        return _by_fsspec(scheme.removeprefix("fsspec+"), rest, text)
-    if addresses.is_hub_page(rest, scheme):
-        return AdapterRef("hf", *addresses.hub_page(rest, text))
-    if scheme in {"hf", "oci"}:
-        parts = addresses.hub(rest, text) if scheme == "hf" else addresses.oci(rest, text)
-        return AdapterRef("hf" if scheme == "hf" else "oci", *parts)
-    forms: Mapping[Scheme, Callable[[str, str], str]] = {
-        "s3": addresses.bucket,
-        "gs": addresses.bucket,
-        "az": addresses.azure,
-        "https": addresses.web,
-        "http": addresses.plain_web,
-    }
-    for name, form in forms.items():
-        if ALIASES.get(scheme, scheme) == name:
-            return AdapterRef(name, form(rest, text))
-    if scheme in BY_FSSPEC:
-        hint = f"write fsspec+{scheme}://"
+        inside = replace(ref, subfolder="/".join([ref.subfolder, *parts]).lstrip("/"))
     else:
-        hint = did_you_mean(f"{scheme}://", [f"{name}://" for name in ("file", "hf", "oci", *forms)])
-    raise UsageError(f"{text}: unsupported scheme {scheme}://", hint=hint)
+        added = map(quote, parts) if ref.scheme in {"https", "http"} else parts
+        inside = replace(ref, location="/".join([ref.location.rstrip("/"), *added]))
+    return parse(str(inside), is_path=lambda _: False) if parts else ref
 
 
-def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
-    """``fsspec+PROTOCOL://…``."""
-    if protocol not in BY_FSSPEC:
-        known = ", ".join(f"fsspec+{name}://" for name in sorted(BY_FSSPEC))
-        raise UsageError(
-            f"{addresses.without_secrets(text)}: unsupported scheme fsspec+{protocol}://", hint=f"supported: {known}"
-        )
-    return AdapterRef(FSSPEC, f"{protocol}://{addresses.remote(rest, text)}")
-
-
-def _path(text: str, base_dir: Path | None) -> AdapterRef:
+def _path(text: str, base_dir: Path | None = None) -> AdapterRef:
     """Made absolute without following links: ``..`` stays, because behind a link it means something else."""
     path = (base_dir or Path()).absolute() / text
     return AdapterRef("file", "/" + str(path).lstrip("/"))
 
 
-def _home(text: str) -> str:
-    try:
-        return str(Path(text).expanduser())
-    except RuntimeError as error:
-        raise UsageError(f"{text}: the home folder does not exist", hint=f"write ./{text} for a file here") from error
+def _file(path: str) -> AdapterRef:
+    return _path("/" + unquote(path, errors="surrogateescape"))
 
 
-def training_run(text: str) -> str:
-    """The reference to the training run of whose latest checkpoint ``text`` speaks; "" if it speaks of none."""
-    found = re.fullmatch(rf"(.+?)/+{LATEST_FOLDER}/?(@.*)?", text, re.DOTALL)
-    return f"{found[1]}{found[2] or ''}" if found else ""
+def _folder(text: str) -> str:
+    """An encoded folder without empty parts and without slashes at its ends."""
+    parts = [part for part in unquote(text).split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise ValueError("a folder must not leave its repository with ..")
+    return "/".join(parts)
+
+
+def _hub(location: str, folder: str, at: str) -> AdapterRef:
+    folder, revision = _folder(folder), unquote(at[1:])
+    if folder and "/" not in location:  # hf://gpt2/folder would name another repository
+        raise ValueError("a folder in a repository without an owner is not supported")
+    if at and not re.fullmatch(_REVISION, revision):
+        raise ValueError(f"{revision!r} cannot be a branch, tag or commit")
+    if re.fullmatch(WITH_REVISIONS["hf"], revision.lower()):
+        revision = revision.lower()
+    return AdapterRef("hf", location.removesuffix(".git"), folder, revision or None)
+
+
+def _page(path: str) -> AdapterRef:
+    """A page of the Hub's site: ``org/name``, ``…/tree/rev/folder``, ``…/blob/rev/folder/file``, ``…/commit/rev``."""
+    found = re.fullmatch(_PAGE, "/".join(part for part in path.split("/") if part), re.ASCII)
+    if found is None:
+        raise ValueError("this page does not list the files of a model repository")
+    location, tree, file, revision, rest = found.groups("")
+    return _hub(location, rest if tree else rest.rpartition("/")[0] if file else "", f"@{revision}" if revision else "")
+
+
+def _web(scheme: Scheme, authority: str, path: str, query: str) -> AdapterRef:
+    """The address of an adapter's config or weights is that of their folder."""
+    host = canonical_host(authority, scheme)
+    if host in HUB_HOSTS:
+        return _page(path)
+    if query:
+        raise ValueError("a query is not allowed, because it can contain a secret")
+    if scheme == "http" and not is_loopback(host):
+        raise ValueError("http:// is only allowed for this machine")
+    folder = canonical_path(path)
+    above, _, last = folder.rpartition("/")
+    return AdapterRef(scheme, f"{host}/{above if last in {CONFIG, WEIGHTS, BASE_CONFIG} else folder}".rstrip("/"))
+
+
+def _azure(container: str, host: str, path: str) -> AdapterRef:
+    return AdapterRef("az", container + host.lower().replace(".blob.", ".dfs.") + path)
+
+
+def _oci(authority: str, name: str, tag: str, before: str, digest: str, behind: str) -> AdapterRef:
+    host = canonical_host(authority, "http" if is_loopback(authority) else "https")
+    if host in DOCKER_HUB:
+        host, name = "docker.io", name if "/" in name else f"library/{name}"
+    return AdapterRef("oci", f"{host}/{name}{tag}", _folder(before or behind), digest or None)
+
+
+# The Hub's own rule for the parts of a repository id, and what git takes as the name of a branch or tag.
+_PART = r"(?![^/@]*(?:--|\.\.))\w(?:[\w.-]{0,94}\w)?"
+_REVISION = r"(?![/-])(?!.*(?:\.\.|//|@\{|[/.]$|\.lock$))[^\s~^:?*\[\\]{1,255}"
+_NO_MODELS = "(?!(?:datasets|spaces|buckets|kernels|api)(?:[/@]|$))"
+_PAGE = (
+    rf"{_NO_MODELS}({_PART}(?:/(?!(?:tree|blob|resolve|commits?)(?:/|$)){_PART})?)"
+    r"(?:/(?:(tree)|(blob|resolve)|commits?)/(refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(.*))?)?"
+)
+_BUCKET, _KEY = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", r"(?:/(?!\.\.?(?:/|$))[^/]+)*"
+_AZURE = rf"(?!.*\?)({_BUCKET})((?i:@[a-z0-9]{{3,24}}\.(?:dfs|blob)\.core\.windows\.net))?({_KEY})/*"
+_URL = r"([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?"
+_OCI_PART = "[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
+_OCI_NAME = rf"({_OCI_PART}(?:/{_OCI_PART})*)(:\w[\w.-]{{0,127}})?"
+_OCI = rf"([^/@]+)/{_OCI_NAME}(?:(?(3)/|//)([^@]*)|/?)(?:@({WITH_REVISIONS['oci']})(?(4)|(?:/(.*))?))?"
+_PROTOCOLS = "|".join(sorted(BY_FSSPEC))
+_FSSPEC = rf"(?!.*(?:\?|::))((?:{_PROTOCOLS})://(?:[^/@:]*@)?[^/@]+(?:/(?!\.\.?(?:/|$))[^/]*)*)"
+
+SCHEMES: Mapping[str, tuple[str, str, Callable[..., AdapterRef]]] = {
+    "file": ("file:///absolute/path, or ./path", "(?i:localhost)?/(.*)", _file),
+    "hf": ("hf://ORG/NAME[/FOLDER][@REVISION]", rf"/*{_NO_MODELS}({_PART}(?:/{_PART})?)(?:/([^@]*))?(@.*)?", _hub),
+    "s3": ("s3://BUCKET/KEY", rf"({_BUCKET}{_KEY})/*", partial(AdapterRef, "s3")),
+    "gs": ("gs://BUCKET/KEY", rf"({_BUCKET}{_KEY})/*", partial(AdapterRef, "gs")),
+    "az": ("az://CONTAINER[@ACCOUNT.dfs.core.windows.net]/PATH; AZURE_STORAGE_SAS_TOKEN signs", _AZURE, _azure),
+    "https": ("https://HOST/PATH, without user and query", _URL, partial(_web, "https")),
+    "http": ("https://HOST/PATH, or endpoint_url in [[sources]] of the settings file", _URL, partial(_web, "http")),
+    "oci": ("oci://REGISTRY/NAME[:TAG][@sha256:…][//FOLDER], the name in lower case", _OCI, _oci),
+    FSSPEC: (f"fsspec+({_PROTOCOLS})://[USER@]HOST/PATH", _FSSPEC, lambda url: AdapterRef(FSSPEC, url.rstrip("/"))),
+}
+"""For each scheme how a reference is written, the pattern of what is behind ``://``, and what its groups make."""

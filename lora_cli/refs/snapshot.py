@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +14,8 @@ class RemoteFile:
     ``path`` is POSIX and relative to the adapter's root (a subfolder is already stripped). ``size`` (bytes),
     ``sha256`` and ``git_sha1`` (the git blob id) are None if the origin does not know them. ``locator`` is what the
     source itself needs to read the file. ``version`` is what its origin calls this version of it (an ETag, a time, the
-    state of a local file), "" where it says a digest or nothing.
-    ``defect`` is non-empty when the entry can never be read as plain bytes ("is a
-    FIFO", "dangling link to …"): such a file is reported, never opened.
+    state of a local file), "" where it says a digest or nothing. A file with a ``defect`` ("is a FIFO", "dangling link
+    to …") can never be read as plain bytes: it is reported, never opened.
     """
 
     path: str
@@ -41,17 +38,17 @@ class RemoteFile:
 class Revision:
     """The meaning of a reference at one moment: an immutable id and the files under it.
 
-    ``id`` is a commit for the Hub; for a local folder it is a fingerprint of names, sizes and modification times.
-    Not ``whole``: these are some of its files, and other files may exist.
+    ``id`` is a commit for the Hub; for a local folder it is a fingerprint of names, sizes and modification times. Not
+    ``whole``: other files may exist.
     """
 
-    ref: "AdapterRef"
+    ref: AdapterRef
     id: str
     files: tuple[RemoteFile, ...]
     whole: bool = True
 
     @classmethod
-    def of_listing(cls, ref: "AdapterRef", files: Iterable[RemoteFile]) -> "Revision":
+    def of_listing(cls, ref: AdapterRef, files: Iterable[RemoteFile]) -> "Revision":
         """The revision of a listing that has no id: a fingerprint of its paths, sizes and versions.
 
         Where a file has no version, the id begins with ``none-`` and is never the same again.
@@ -66,10 +63,8 @@ class Revision:
         return cls(ref, hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(), listed)
 
     @property
-    def pinned(self) -> "AdapterRef":
+    def pinned(self) -> AdapterRef:
         """Its reference at its id, where references can name one."""
-        from lora_cli.refs.reference import WITH_REVISIONS
-
         return replace(self.ref, revision=self.id) if self.ref.scheme in WITH_REVISIONS else self.ref
 
     def file(self, path: str) -> RemoteFile | None:

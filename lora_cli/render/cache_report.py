@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from lora_cli import __version__
 from lora_cli.fetching.cache_repair import Repaired
 from lora_cli.json_schema import EXCLUDED, Count, Keyword, NonNegative, Sha256, Version
 from lora_cli.render.fetch_report import SnapshotFile
@@ -14,6 +13,7 @@ from lora_cli.store import Store
 from lora_cli.store.gc import Removed
 from lora_cli.store.inventory import StoredSnapshot, tree_bytes
 from lora_cli.store.verify import Verified
+from lora_cli.version import __version__
 
 Time = Annotated[
     str, Keyword("format", "date-time"), Keyword("description", "When it was last used, in ISO 8601 and UTC.")

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_cli import __version__
 from lora_cli.engines import Profile
 from lora_cli.finding import Outcome, Severity
 from lora_cli.json_schema import PositiveCount, RuleCode, Version
 from lora_cli.rules.features import FEATURES
 from lora_cli.rules.rule import Need, Rule
+from lora_cli.version import __version__
 
 
 @dataclass(frozen=True, slots=True)

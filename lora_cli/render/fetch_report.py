@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lora_cli import __version__
 from lora_cli.errors import Refused
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.dry_run import PlannedAdapter
@@ -25,6 +24,7 @@ from lora_cli.json_schema import (
 from lora_cli.refs.lock import Changes
 from lora_cli.store.materialize import NotPruned, Published
 from lora_cli.text import counted, milliseconds, safe, size
+from lora_cli.version import __version__
 
 
 @dataclass(frozen=True, slots=True)

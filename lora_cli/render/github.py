@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from lora_cli.finding import Finding, Location, Severity
-from lora_cli.judging.report import Report, Validated
+from lora_cli.judging.report import Report
+from lora_cli.judging.result import Result
 from lora_cli.render.text import problem_lines, summary
 from lora_cli.text import safe
 
@@ -27,7 +28,7 @@ def render_report(report: Report) -> str:
         reasons = one.unchecked if one.outcome == "unchecked" else ()
         where = _properties(report, one, Location(), "unchecked")
         lines += [_command("warning", where, safe(reason)) for reason in reasons]
-    for one, finding in _interleaved((one, found.finding) for one, found in report.found()):
+    for one, finding in _interleaved(report.found()):
         problem, title = finding.problem, f"{finding.code} {finding.name}"
         properties = _properties(report, one, problem.at, title)
         lines.append(
@@ -41,10 +42,10 @@ def render_report(report: Report) -> str:
     return "\n".join([*lines[:first_notice], *notices, *lines[first_notice:]]) + "\n"
 
 
-def _interleaved(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[Validated, Finding]]:
+def _interleaved(found: Iterable[tuple[Result, Finding]]) -> Iterator[tuple[Result, Finding]]:
     """The findings that count by severity; within one, the first of each adapter, then the second of each."""
     turns: Counter[tuple[int, Severity]] = Counter()
-    ranked: list[tuple[int, int, Validated, Finding]] = []
+    ranked: list[tuple[int, int, Result, Finding]] = []
     for one, finding in found:
         if finding.accepted is None:
             ranked.append((-finding.severity, turns[id(one), finding.severity], one, finding))
@@ -53,7 +54,7 @@ def _interleaved(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[V
         yield one, finding
 
 
-def _properties(report: Report, one: Validated, at: Location, title: str) -> dict[str, str]:
+def _properties(report: Report, one: Result, at: Location, title: str) -> dict[str, str]:
     """The title of an annotation, and its file and line, if the file is in the repository."""
     place, titled = report.naming.place(one, at), {"title": f"{title} ({report.naming.identity(one)})"}
     if place.kind != "below":

@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lora_cli import __version__
 from lora_cli.bench.report import BenchReport, LiveReport
 from lora_cli.render import bench_summary, charts
 from lora_cli.text import counted, milliseconds, safe
+from lora_cli.version import __version__
 
 MAX_ADAPTERS = 200
 """The most rows of the table of adapters; the number of omitted ones is shown."""

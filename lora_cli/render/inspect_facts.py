@@ -10,38 +10,33 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from lora_cli.adapter.comparison import Comparison, FieldChange, Stored
 from lora_cli.adapter.names import layer_of, leaf_of
 from lora_cli.documents.model_card import Card
-from lora_cli.finding import Finding
 from lora_cli.grouping import by_key
 from lora_cli.judging.inspection import Inspection
-from lora_cli.judging.report import CheckedAdapter
+from lora_cli.judging.result import Result
 from lora_cli.text import counted, cut, names, safe, shown, size, span
 
 UNKNOWN = "unknown"
 
-MAX_VALUES, MAX_PLACES, MAX_WORDS, MAX_METADATA, MAX_TARGETS = 6, 4, 12, 4, 16
-"""The most values, places of a value, words of a card, keys of a header, and targets that are listed."""
+MAX_VALUES, MAX_PLACES, MAX_WORDS, MAX_TARGETS = 6, 4, 12, 16
+"""The most values, places of a value, words of a card, and targets that are listed."""
 
 Rows = list[tuple[str, str]]
 
 
-def identity(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
+def identity(result: Result, one: Inspection) -> Rows:
     """The source, revision and digests."""
     return [
-        ("source", checked.source),
-        ("revision", checked.revision or ""),
+        ("source", result.source),
+        ("revision", result.revision or ""),
         ("sha256", one.sha256),
-        ("snapshot", one.snapshot),
+        ("snapshot", result.digest or ""),
     ]
 
 
-def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
-    """The adapter's config and tensors, the memory that it needs, and the number of modules that apply to the base."""
-    applied = checked.applied
+def contents(result: Result, one: Inspection) -> Rows:
+    """The adapter's config and tensors, and the number of modules that apply to the base."""
+    applied = result.applied
     targets = ", ".join(sorted(one.targets)[:MAX_TARGETS]) + (" …" if len(one.targets) > MAX_TARGETS else "")
-    slot = ""
-    if one.slot_bytes is not None:  # without the padding of an engine's slots
-        needs = f"{size(one.slot_bytes)} on the GPU at its own ranks, in {one.slot_dtype}"
-        slot = f"{needs}; an engine's slots are larger (--engine-args)"
     tensors = f"{size(one.weight_bytes)} of tensors, " if one.weight_bytes else ""
     return [
         ("format", one.format),
@@ -55,17 +50,15 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
         ("values", "not read: lora-cli validate reads them"),
         ("parameters", f"{one.parameters:,}" if one.modules else ""),
         ("size", f"{tensors}{size(one.total_bytes)} in {counted(one.files, 'file')}"),
-        ("slot", slot),
         ("features", ", ".join(one.features)),
         ("task", one.task_type),
     ]
 
 
 def origin(one: Inspection) -> Rows:
-    """The version of PEFT that wrote it, its metadata, its licence, and the base of its model card."""
+    """The version of PEFT that wrote it, its licence, and the base of its model card."""
     return [
         ("PEFT", one.peft_version[:40]),
-        ("metadata", _listed([f"{key}={value}" for key, value in one.metadata.items()], MAX_METADATA)),
         *_card(one.card, one.base),
     ]
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from lora_cli.finding import Finding
-from lora_cli.judging.report import Report, Validated, findings_of
+from lora_cli.judging.report import Report
+from lora_cli.judging.result import Result
 from lora_cli.render.text import problem_lines
 from lora_cli.text import safe
 
@@ -28,7 +29,7 @@ def render_report(report: Report) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _suite(report: Report, one: Validated) -> ET.Element:
+def _suite(report: Report, one: Result) -> ET.Element:
     name = safe(report.naming.identity(one))
     suite = ET.Element("testsuite", name=name)
     facts = {"result": one.outcome, "source": one.source, "revision": one.revision, "base": one.base}
@@ -42,7 +43,7 @@ def _suite(report: Report, one: Validated) -> ET.Element:
         case = ET.SubElement(suite, "testcase", classname=name, name="read the adapter")
         why = ET.SubElement(case, "error", type=type(error).__name__, message=safe(error.message))
         why.text = problem_lines(error.message, error.hint)
-    found, skipped = findings_of(one), {check.code: check.reason for check in one.skipped}
+    found, skipped = one.worst_first, {check.code: check.reason for check in one.skipped}
     if one.error is None or found or skipped:
         for rule in report.rules:
             case = ET.SubElement(suite, "testcase", classname=name, name=f"{rule.code} {rule.name}")

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from lora_cli.finding import Finding
-from lora_cli.judging.report import Report, Validated, engine_counts, findings_of, summarize
+from lora_cli.judging.report import Report, engine_counts, summarize
+from lora_cli.judging.result import Result
 from lora_cli.render.text import summary
 from lora_cli.text import counted, safe
 
@@ -40,9 +41,9 @@ def _head(report: Report) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
-def _row(report: Report, one: Validated, engines: Sequence[str]) -> Iterator[str]:
+def _row(report: Report, one: Result, engines: Sequence[str]) -> Iterator[str]:
     counts = summarize([one])
-    yield {"failed": "⚠️ failed", "refused": "❌ refused", "unchecked": "⚠️ unchecked"}.get(one.outcome, "✅ ok")
+    yield {"failed": "⚠️ failed", "refused": "❌ refused", "unchecked": "⚠️ unchecked"}.get(one.outcome or "", "✅ ok")
     yield _code(report.naming.identity(one))
     yield str(one.applied) if one.applied is not None else "–"
     known = {str(engine): engine for engine in one.engines}
@@ -52,8 +53,8 @@ def _row(report: Report, one: Validated, engines: Sequence[str]) -> Iterator[str
     yield from map(str, (counts.errors, counts.warnings, counts.skipped))
 
 
-def _details(report: Report, one: Validated) -> str:
-    body = [_item(finding) for finding in findings_of(one)]
+def _details(report: Report, one: Result) -> str:
+    body = [_item(finding) for finding in one.worst_first]
     body += [f"- **unchecked**: {_text(reason)}" for reason in one.unchecked]
     if one.error is not None:
         body.insert(0, f"- **failed**: {_text(one.error.message)}{_hint(one.error.hint)}")

@@ -11,13 +11,14 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-from lora_cli import __version__
 from lora_cli.finding import Finding, Problem, Severity
-from lora_cli.judging.report import LOCAL, FingerprintedFinding, Report, Validated
+from lora_cli.judging.report import LOCAL, Report
+from lora_cli.judging.result import Result
 from lora_cli.render.json import to_json
 from lora_cli.render.text import without_markup
 from lora_cli.rules.rule import Rule
 from lora_cli.text import safe
+from lora_cli.version import __version__
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 MAX_RESULTS = 25_000
@@ -33,8 +34,8 @@ PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 
 def render_report(report: Report) -> str:
     """The log of one run, the worst results first."""
-    found = sorted(report.found(), key=lambda pair: -pair[1].finding.severity)
-    reported = {one.finding.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
+    found = sorted(report.found(), key=lambda pair: -pair[1].severity)
+    reported = {one.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
     rules = [rule for rule in report.rules if rule.code in reported]
     run = {
         "tool": {"driver": {"name": "lora-cli", "version": __version__, "rules": [_rule(rule) for rule in rules]}},
@@ -65,14 +66,12 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _results(
-    report: Report, found: Iterable[tuple[Validated, FingerprintedFinding]], codes: Sequence[str]
-) -> Iterator[dict[str, Any]]:
+def _results(report: Report, found: Iterable[tuple[Result, Finding]], codes: Sequence[str]) -> Iterator[dict[str, Any]]:
     times: Counter[str] = Counter()
-    for one, entry in found:
-        result, code, fingerprint = _result(report, one, entry.finding), entry.finding.code, entry.fingerprint
-        if code in codes:
-            result["ruleIndex"] = codes.index(code)
+    for one, finding in found:
+        result, fingerprint = _result(report, one, finding), finding.fingerprint or ""
+        if finding.code in codes:
+            result["ruleIndex"] = codes.index(finding.code)
         times[fingerprint] += 1
         # GitHub identifies alerts by the second one, and without it would hash a line of the weights.
         once = f"{fingerprint}:{times[fingerprint]}"
@@ -80,7 +79,7 @@ def _results(
         yield result
 
 
-def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
+def _result(report: Report, one: Result, finding: Finding) -> dict[str, Any]:
     problem, accepted = finding.problem, finding.accepted
     properties = {"adapter": report.naming.identity(one), "hint": problem.hint}
     if one.revision is not None and not one.source.startswith(LOCAL):
@@ -100,7 +99,7 @@ def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
     return result
 
 
-def _message_and_location(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
+def _message_and_location(report: Report, one: Result, problem: Problem) -> dict[str, Any]:
     """A message about an adapter, and its location.
 
     What is remote has an address without its scheme: of a run with any but ``file`` GitHub takes nothing at all.

@@ -8,9 +8,8 @@ from rich.text import Text
 
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.render import inspect_facts
-from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Rows
-from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
+from lora_cli.render.inspect_report import Inspected, InspectReport
 from lora_cli.render.terminal import (
     MIN_NAME_WIDTH,
     Paragraph,
@@ -21,7 +20,6 @@ from lora_cli.render.terminal import (
     table_or_blocks,
     text,
 )
-from lora_cli.render.terminal_validate import STYLES
 from lora_cli.text import between, cut, safe, size, span
 
 MAX_ROWS = 20
@@ -40,15 +38,17 @@ def inspection_parts(report: InspectReport, width: int) -> Iterator[RenderableTy
     for one, rows in zip(report.adapters, described, strict=True):
         shown_above = {*common, *zip(HEADER[1:], _cells(one), strict=True)} if several else set()
         own = facts(row for row in rows if row not in shown_above)
-        blocks += [[text(one.checked.name, "bold"), *own, *_finding_parts(one)], _diff_parts(one)]
+        error = one.result.error
+        why = () if error is None else (Paragraph(error.message, indent=2), *hints(error.hint))
+        blocks += [[text(one.result.name, "bold"), *own, *why], _diff_parts(one)]
     return separated(*blocks)
 
 
-def _overview(adapters: Sequence[InspectedAdapter], width: int) -> Table:
+def _overview(adapters: Sequence[Inspected], width: int) -> Table:
     """A row for each adapter; without the base if it is the same for all."""
     rows = [
         HEADER,
-        *((cut(safe(one.checked.name), max(MIN_NAME_WIDTH, width // 4 - 3)), *_cells(one)) for one in adapters),
+        *((cut(safe(one.result.name), max(MIN_NAME_WIDTH, width // 4 - 3)), *_cells(one)) for one in adapters),
     ]
     bases = {one.inspection.base for one in adapters if one.inspection is not None}
     header, *cells = [(row[0], *row[2:]) for row in rows] if len(bases) < 2 else rows
@@ -57,7 +57,7 @@ def _overview(adapters: Sequence[InspectedAdapter], width: int) -> Table:
     return compared
 
 
-def _cells(one: InspectedAdapter) -> tuple[str, ...]:
+def _cells(one: Inspected) -> tuple[str, ...]:
     """The cells below ``HEADER`` after the name."""
     found = one.inspection
     if found is None:
@@ -72,30 +72,21 @@ def _cells(one: InspectedAdapter) -> tuple[str, ...]:
     )
 
 
-def _facts(one: InspectedAdapter) -> Rows:
+def _facts(one: Inspected) -> Rows:
     """The facts of an adapter; empty if it could not be read."""
-    checked, found = one.checked, one.inspection
+    result, found = one.result, one.inspection
     if found is None:
         return []
-    rows = inspect_facts.identity(checked, found) + inspect_facts.contents(checked, found) + inspect_facts.origin(found)
-    rows.append(("signed by", safe(", ".join(one.signers))))
+    rows = inspect_facts.identity(result, found) + inspect_facts.contents(result, found) + inspect_facts.origin(found)
+    rows.append(("signed by", safe(", ".join(one.result.signers or ()))))
     return [row for row in rows if row[1]]
 
 
-def _finding_parts(one: InspectedAdapter) -> Iterable[RenderableType]:
-    """The error of reading the adapter, and the findings, the worst first."""
-    if (error := one.checked.error) is not None:
-        yield from (Paragraph(error.message, indent=2), *hints(error.hint))
-    for finding in sorted(one.checked.findings, key=lambda found: -found.severity):
-        label = Text.assemble((str(finding.severity), STYLES[finding.severity]), f" {finding.code}: ")
-        yield Paragraph(finding.problem.message, label, indent=2)
-
-
-def _diff_parts(one: InspectedAdapter) -> Iterator[RenderableType]:
+def _diff_parts(one: Inspected) -> Iterator[RenderableType]:
     """The tables of differences from another adapter, if that was asked for; the adapter is A, the other one is B."""
     if one.diff is None:
         return
-    yield from (Text("diff", "bold"), *facts(inspect_facts.comparison_facts(one.checked.name, one.diff)))
+    yield from (Text("diff", "bold"), *facts(inspect_facts.comparison_facts(one.result.name, one.diff)))
     for caption, header, rows in inspect_facts.comparison_tables(one.diff):
         yield from ("", Text(caption, "bold"), table_or_blocks(header, rows[:MAX_ROWS], left=3))
         if len(rows) > MAX_ROWS:
@@ -107,9 +98,11 @@ def engine_args_parts(report: InspectReport, args: EngineArgs, *, command: bool 
 
     The command has an option per line; there is no command if no adapter is served.
     """
+    from lora_cli.render.engine_flags import costs, title
+
     below = facts(costs(args))
     for one in report.adapters:
         if differences := list(_diff_parts(one)):
-            below += ["", text(one.checked.name), *differences]
-    lines = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in args.lines if command]
+            below += ["", text(one.result.name), *differences]
+    lines = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in args.command.splitlines() if command]
     return separated([Text(safe(title(args, report.base)), "bold", overflow="fold")], lines, below)

@@ -1,20 +1,27 @@
 """The terminal output of ``validate``: one adapter in detail, or a table and findings by rule, and a summary."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.finding import EngineOutcome, Finding, Problem, Severity, Skipped
 from lora_cli.grouping import by_key
-from lora_cli.judging.report import Report, Validated, engine_counts, findings_of
+from lora_cli.judging.report import Report, engine_counts
+from lora_cli.judging.result import Result
 from lora_cli.render.terminal import FittedTable, Paragraph, hints
 from lora_cli.render.text import summary
 from lora_cli.text import counted, safe
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
-OUTCOMES = {"ok": "green", "accepted": "yellow", "unchecked": "yellow", "refused": "red", "failed": "red"}
+OUTCOMES: Mapping[str | None, str] = {
+    "ok": "green",
+    "accepted": "yellow",
+    "unchecked": "yellow",
+    "refused": "red",
+    "failed": "red",
+}
 NOT_COUNTED = "not counted: all findings are ignored, baselined or suppressed"
 MAX_NAMES = 20
 """The most adapters that are listed for one finding."""
@@ -27,7 +34,7 @@ def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableT
     """The whole output; ``quiet`` leaves out notes, skipped checks and the summary."""
     shown = [one for one in report.adapters if not quiet or _has_problems(one)]
     found = [
-        (one.name, finding) for one in shown for finding in findings_of(one) if not (quiet and _is_ignorable(finding))
+        (one.name, finding) for one in shown for finding in one.worst_first if not (quiet and _is_ignorable(finding))
     ]
     if len(report.adapters) > 1:
         yield from _multiple_adapters(shown, found)
@@ -57,7 +64,7 @@ def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:
             yield from ("", _finding_header(finding), *_problem(problem))
 
 
-def _multiple_adapters(shown: Sequence[Validated], found: Found) -> Iterator[RenderableType]:
+def _multiple_adapters(shown: Sequence[Result], found: Found) -> Iterator[RenderableType]:
     """A table, the errors, then by rule, the worst first, each problem and its adapters."""
     if shown:
         yield _outcomes(shown)
@@ -74,21 +81,26 @@ def _multiple_adapters(shown: Sequence[Validated], found: Found) -> Iterator[Ren
             yield from _problem(problem, names)
 
 
-def _outcomes(checked: Sequence[Validated]) -> RenderableType:
+def _outcomes(checked: Sequence[Result]) -> RenderableType:
     """Adapter by engine: the result, and how many of its modules apply by the engine's rules; the bases, if several."""
     engines = list(dict.fromkeys(str(engine) for one in checked for engine in one.engines))
     with_base = len({one.base for one in checked if one.error is None}) > 1
     rows = []
     for one in checked:
         on = {str(engine): _cell(one, engine) for engine in one.engines}
-        cells = (one.name, *([one.base] if with_base else []), Text(one.outcome, OUTCOMES[one.outcome]), one.applied)
+        cells = (
+            one.name,
+            *([one.base] if with_base else []),
+            Text(one.outcome or "", OUTCOMES[one.outcome]),
+            one.applied,
+        )
         rows.append((*cells, *map(on.get, engines)))
     blocks = [part for one in checked for part in _outcome(one, with_base=with_base)]
     columns = ("adapter", *(["base"] if with_base else []), "result", "modules", *engines)
     return FittedTable(columns, rows, blocks, left=len(columns))
 
 
-def _cell(checked: Validated, engine: EngineOutcome) -> Text:
+def _cell(checked: Result, engine: EngineOutcome) -> Text:
     tail = "" if not engine.fails or engine_counts(checked, engine) else " (not counted)"
     return Text.assemble((engine.outcome.label, _style(engine)), f" {engine.applied or ''}".rstrip(), tail)
 
@@ -97,11 +109,11 @@ def _style(engine: EngineOutcome) -> str:
     return "red" if engine.fails else "yellow" if engine.outcome else "green"
 
 
-def _outcome(checked: Validated, *, with_base: bool) -> Iterator[RenderableType]:
+def _outcome(checked: Result, *, with_base: bool) -> Iterator[RenderableType]:
     """The outcome of one adapter, its source if the name does not show it, and a line for each engine."""
     to = f" to {checked.base}" if with_base else ""
     tail = f", {checked.applied} modules apply{to}" if checked.applied is not None else ""
-    yield Paragraph(tail, Text.assemble(safe(checked.name), ": ", (checked.outcome, OUTCOMES[checked.outcome])))
+    yield Paragraph(tail, Text.assemble(safe(checked.name), ": ", (checked.outcome or "", OUTCOMES[checked.outcome])))
     if not checked.source.endswith(checked.name.rstrip("/")):
         yield Paragraph(checked.source, indent=2)
     width = max((len(str(one)) for one in checked.engines), default=0)
@@ -148,8 +160,8 @@ def _group(label: str, noun: str, codes: Sequence[str], before: str, after: str 
     yield Paragraph(f"{before}{_names(codes)}{after}", indent=4)
 
 
-def _has_problems(checked: Validated) -> bool:
-    return checked.outcome not in {"ok", "accepted"} or not all(map(_is_ignorable, findings_of(checked)))
+def _has_problems(checked: Result) -> bool:
+    return checked.outcome not in {"ok", "accepted"} or not all(map(_is_ignorable, checked.worst_first))
 
 
 def _is_ignorable(finding: Finding) -> bool:

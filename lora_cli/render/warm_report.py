@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_cli import __version__
 from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.json_schema import Version
 from lora_cli.results import Answers, LoadReport
+from lora_cli.version import __version__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

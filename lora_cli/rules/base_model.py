@@ -5,12 +5,10 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from itertools import accumulate
 
-from lora_cli.adapter.adapter import LoraPair
-from lora_cli.base.base_model import OTHER_BASE, BaseModule
+from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.finding import Applied, Problem, Severity
-from lora_cli.refs.addresses import hub_words
-from lora_cli.refs.reference import cached_repository
-from lora_cli.rules.rule import Case, grouped, rule, shape
+from lora_cli.refs.reference import cached_repository, hub_words
+from lora_cli.rules.rule import Case, grouped, rule
 from lora_cli.text import counted, cut, names
 
 LONGEST_ENDING = 8
@@ -140,7 +138,7 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
 
     *Fix*: validate against the base that it was trained on (note grouped-query attention: k and v are narrower).
     """
-    found = misshapen(case)
+    found = case.misshapen
     if 1 < len(found) == len(case.application.expected):
         first, differences = next(iter(found.items()))
         yield Problem(
@@ -153,41 +151,15 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
     yield from grouped(messages, case.weights_file, "module", _fix(case))
 
 
-def misshapen(case: Case) -> dict[str, list[str]]:
-    """The modules of the base whose factors have other shapes, each with the differences."""
-    narrowed, found = case.factor_divisors(), dict[str, list[str]]()
-    for module, wanted in case.application.expected.items():
-        pair = case.application.adapter.pairs[module]
-        by_layout = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
-        if by_layout and all(by_layout):
-            found[module] = by_layout[0]
-    return found
-
-
 def fitting(case: Case, named: Applied, modules: Iterable[str]) -> Applied:
     """``named``, the count of ``modules`` that apply by their names, without those that have other widths."""
-    return replace(named, matched=named.matched - len(misshapen(case).keys() & {*modules}))
+    return replace(named, matched=named.matched - len(case.misshapen.keys() & {*modules}))
 
 
 def _if_nothing_fits(case: Case) -> tuple[str, ...]:
     """The rules that report that no module fits the base, if none does: other differences follow from that."""
-    fits = set(case.application.matched) - misshapen(case).keys()
+    fits = set(case.application.matched) - case.misshapen.keys()
     return () if fits else ("LC311", "LC314")
-
-
-def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) -> Iterator[str]:
-    if pair.embedding != (wanted.kind == "embedding"):
-        mine, its = ("an embedding", "a linear layer") if pair.embedding else ("a linear layer", "an embedding")
-        yield f"the tensors are those of {mine}, but the module of the base is {its}"
-        return
-    if wanted.d_in % narrowed[0] or wanted.d_out % narrowed[1]:
-        yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs do not divide into the config's blocks"
-        return
-    needs = {"A": (1, wanted.d_in // narrowed[0], "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
-    for name, factor in pair.named.items():
-        axis, width, form = needs[name[-1]]
-        if len(factor.shape) == 2 and factor.shape[axis] != width:
-            yield f"{name} is {shape(factor.shape)}, the base needs {form.format(width)}"
 
 
 @rule("LC315", "targets-without-tensors", Severity.ERROR, needs=("config", "weights", "base"))

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from lora_cli.finding import Problem, Severity
+from lora_cli.peft.match import highest_rank
 from lora_cli.rules.rule import Case, rule
-from lora_cli.rules.target_module_matching import highest_rank
 from lora_cli.text import cut
 
 

@@ -12,11 +12,11 @@ from lora_cli.engines.name_resolution import HEADS, NameResolution, resolve_name
 from lora_cli.engines.peft import method_outcome
 from lora_cli.engines.profile import ENGINE_INDEPENDENT, NAME_RULES, Profile, Row
 from lora_cli.finding import EngineOutcome, Finding, Outcome, Reason, Severity, Skipped
+from lora_cli.peft.match import apply
 from lora_cli.rules.base_model import fitting
 from lora_cli.rules.features import FEATURES, EngineCase, Found
 from lora_cli.rules.features.tensors import is_saved
 from lora_cli.rules.rule import LONGEST_MESSAGE, MOST_PROBLEMS, Case
-from lora_cli.rules.target_module_matching import apply
 from lora_cli.text import counted, cut
 
 PEFT = "peft"

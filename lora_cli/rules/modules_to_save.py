@@ -107,10 +107,9 @@ def _missing_modules(case: Case, config: LoraConfig) -> list[str]:
         meant = [path for path in named if path.endswith(name) or f"{name}." in path] if is_there else []
         if meant or any(path.endswith(name) for path in saved):
             return any(path not in saved for path in meant)
-        from lora_cli.base.families import FAMILIES
+        from lora_cli.base.families import norms_of
 
-        family = FAMILIES.get(base.model_type)
-        return family is not None and any(norm.endswith(last_name(name)) for norm in family.norms)
+        return any(norm.endswith(last_name(name)) for norm in norms_of(base.model_type))
 
     return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
 

@@ -27,10 +27,10 @@ from lora_cli.finding import (
 )
 from lora_cli.grouping import by_key
 from lora_cli.peft.factors import divisors
+from lora_cli.peft.match import Application, misshapen
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.rules.target_module_matching import Application
 from lora_cli.text import LONGEST_NAME, beginning, counted, cut, names
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ class Case:
     @property
     def has_weights(self) -> bool:
         """Whether the names and shapes of the tensors are known, and are in PEFT's format."""
-        adapter = self.adapter
-        return adapter.foreign is None and adapter.weights_error is None and bool(adapter.weight_files)
+        return self.adapter.has_weights
 
     def in_weights(self, name: str = "") -> Location:
         """The location of a tensor or a module in the weights."""
@@ -132,6 +131,11 @@ class Case:
             return {module: divided(module) for module in self.application.adapter.pairs}
         except FormatError:  # PEFT refuses the config, which LC209 says
             return {}
+
+    @property
+    def misshapen(self) -> Mapping[str, list[str]]:
+        """The modules of the base whose factors have other shapes, each with the differences."""
+        return misshapen(self.application, self.factor_divisors())
 
     def other_tensors(self) -> Iterator[Key]:
         """The tensors that are not factors: saved modules, trained tokens, biases."""

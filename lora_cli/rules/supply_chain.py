@@ -8,7 +8,6 @@ from itertools import islice, pairwise
 
 from lora_cli.finding import Location, Problem, Severity
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.refs.addresses import FOLDERS, is_repository
 from lora_cli.refs.reference import cached_repository
 from lora_cli.rules.rule import MOST_PROBLEMS, Case, NotChecked, grouped, rule
 from lora_cli.text import cut, names
@@ -17,6 +16,9 @@ LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "pe
 """Libraries that the class of a base model in PEFT's ``auto_mapping`` may be from."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+
+FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoints", "output", "outputs"})
+"""Usual names of folders with models; none is an organisation on the Hub with models."""
 
 QUANTISED = re.compile(r"-(bnb-[48]bit|AWQ|GPTQ(-Int[48])?|GGUF)$", re.IGNORECASE)
 
@@ -260,7 +262,13 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
     """
     config = case.config
     base = config.base_model_name_or_path
-    if base and is_repository(base) and not COMMIT.fullmatch(config.revision or ""):
+    if (
+        base
+        and base.count("/") == 1
+        and base[-1] != "/"
+        and not _is_folder(base)
+        and not COMMIT.fullmatch(config.revision or "")
+    ):
         yield Problem(
             f"the base's revision {cut(config.revision)} is not pinned to a commit"
             if config.revision
@@ -291,10 +299,14 @@ def base_unclear(case: Case) -> Iterator[Problem]:
     elif cached:
         message = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"
         hint = f"it is {cached[0]} at commit {cached[1]}: write both instead"
-    elif base[0] in "/.~" or "\\" in base or base.partition("/")[0] in FOLDERS:
+    elif _is_folder(base):
         message = f"the base is a folder of the machine that it was trained on: {cut(base)}"
     elif QUANTISED.search(base):
         message = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
     else:
         return
     yield Problem(message, Location(CONFIG, "base_model_name_or_path"), hint)
+
+
+def _is_folder(base: str) -> bool:
+    return base[0] in "/.~" or "\\" in base or base.partition("/")[0] in FOLDERS

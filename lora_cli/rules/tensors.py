@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 from lora_cli.adapter.names import PAIR_PARTS, last_name
 from lora_cli.finding import Problem, Severity
+from lora_cli.peft.match import DEFAULT_NAME, dropped_for
 from lora_cli.rules.rule import Case, grouped, rule, shape
-from lora_cli.rules.target_module_matching import DEFAULT_NAME, dropped_for
 from lora_cli.text import counted, cut, names
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})

@@ -78,10 +78,10 @@ class CheckpointWeights:
 
     def _find(self, module: str) -> TensorInfo:
         shape, weight, tied = self._base.modules[module], f"{module}.weight", self._base.tied_weights
-        found = self._names.get(weight) or self._names.get(tied.get(weight, ""), ())
-        if len(found) != 1:
+        found = self._names.get(weight) or self._names.get(tied.get(weight, ""))
+        if found is None:
             raise FormatError(f"the checkpoint has no {weight}", where=self._base.name)
-        info = self._tensors[found[0]]
+        info = self._tensors[found]
         want = (shape.d_out, shape.d_in) if shape.kind == "linear" else (shape.d_in, shape.d_out)
         if info.dtype not in DTYPES or info.dtype.startswith("F8") or info.shape != want:
             raise FormatError(

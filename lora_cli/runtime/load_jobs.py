@@ -2,21 +2,21 @@
 
 from dataclasses import replace
 
-from lora_cli.judging.fetch_and_validate import Admission
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.runtime.messages import LoraRequest
 
 
-def report_of_admission(item: Request, admission: Admission) -> tuple[LoadReport, LoraRequest | None]:
+def report_of_admission(item: Request, admission: Result) -> tuple[LoadReport, LoraRequest | None]:
     """One adapter's report as far as it came, and its job when nothing kept it out."""
-    snapshot, verdict = admission.snapshot, admission.verdict
+    snapshot = admission.snapshot
     report = LoadReport(
         item.name,
         digest=snapshot.digest if snapshot is not None else "",
-        applied=str(verdict.applied or "") if verdict is not None else "",
+        applied=str(admission.applied or ""),
         stage_ms=admission.stage_ms,
-        signers=admission.signers,
+        signers=admission.signers or (),
     )
     refusal = admission.refusal
     if refusal is not None:

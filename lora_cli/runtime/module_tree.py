@@ -5,9 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from lora_cli.adapter.config import MAX_LAYERS
-from lora_cli.base.base_model import BaseModel, BaseModule
-from lora_cli.base.build import UnknownArchitecture, architecture_of
-from lora_cli.base.table import MAX_EXPERTS
+from lora_cli.base.base_model import MAX_EXPERTS, BaseModel, BaseModule
+from lora_cli.base.families import UnknownArchitecture, architecture_of
 from lora_cli.errors import FormatError, MissingExtra
 
 WHERE = "config.json"

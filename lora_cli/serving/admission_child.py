@@ -20,8 +20,8 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.engines import choose_engine
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
 from lora_cli.fetching.pipeline import FetchContext
-from lora_cli.judging.fetch_and_validate import Admission, OnStage, fetch_adapter, validate_fetched
-from lora_cli.judging.verdict import Terms
+from lora_cli.judging.judge import OnStage, Terms, fetch_one, judge_fetched
+from lora_cli.judging.result import Result
 from lora_cli.log import log_bug, logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
@@ -66,18 +66,18 @@ class AdmissionWorker:
         if by_client:
             allowed = allowed_reference(str(item.source), self._setup.roots, self._setup.settings)
             item = replace(item, source=allowed)
-        admission = fetch_adapter(item, self._by_client if by_client else self._run, on_stage=on_stage)
+        admission = fetch_one(item, self._by_client if by_client else self._run, on_stage)
         report = LoadReport(item.name, stage_ms=admission.stage_ms)
         if admission.error is not None:
             return Admitted(report.failed(admission.stage, admission.error))
         assert admission.snapshot is not None
         report = replace(report, digest=admission.snapshot.digest)
-        kept = cast("Admission", OpaquePickle(pickle.dumps(admission), hops=2))
+        kept = cast("Result", OpaquePickle(pickle.dumps(admission), hops=2))
         return Admitted(report, size=admission.snapshot.size, cached=admission.cached, admission=kept)
 
-    def _validate(self, item: Request, fetched: Admission, on_stage: OnStage) -> Admitted:
+    def _validate(self, item: Request, fetched: Result, on_stage: OnStage) -> Admitted:
         """Validate the cached snapshot."""
-        validated = validate_fetched(fetched, self._terms, self._setup.settings, on_stage=on_stage)
+        validated = judge_fetched(fetched, self._terms, self._setup.settings, on_stage)
         report, lora = report_of_admission(item, validated)
         if lora is None:
             return Admitted(report)

@@ -11,7 +11,7 @@ from typing import Literal
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.finding import Deployment
-from lora_cli.judging.fetch_and_validate import Admission
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.runtime.child_process import (
@@ -88,7 +88,7 @@ class AdmissionStep:
     stage: Literal["resolve", "validate"]
     item: Request
     by_client: bool = False
-    admission: Admission | None = None
+    admission: Result | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Admitted:
     needs: SlotRequirements | None = None
     size: int = 0
     cached: bool = False
-    admission: Admission | None = None
+    admission: Result | None = None
 
 
 class Admissions:

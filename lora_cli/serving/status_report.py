@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_cli import __version__
 from lora_cli.json_schema import Count, NonNegative, Version
 from lora_cli.runtime.messages import TierStatus
+from lora_cli.version import __version__
 
 
 @dataclass(frozen=True, slots=True)

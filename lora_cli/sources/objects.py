@@ -4,13 +4,11 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import wait
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli import __version__
 from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import (
     AccessDenied,
@@ -29,6 +27,7 @@ from lora_cli.sources import NoRanges, Source, at_most_10_000
 from lora_cli.sources.cloud_credentials import NOBODY, Account, find_account
 from lora_cli.sources.http import AGAIN, FAR
 from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status
+from lora_cli.version import __version__
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -109,9 +108,10 @@ class ObjectSource(Source):
             pages = obstore.list(store, prefix or None, chunk_size=100)
             metas = at_most_10_000((meta for page in pages for meta in page), str(ref))
             asked = run_in_thread(lambda: list(metas), ref.scheme)  # pages without objects would keep it for ever
-            if not wait([asked], self._settings.adapter_timeout_s).done:
-                raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter")
-            return asked.result()
+            try:
+                return asked.result(self._settings.adapter_timeout_s)
+            except TimeoutError as error:
+                raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter") from error
 
         found = self._ask(ref, "list", "", listed)
         # Empty objects that stand for a folder are no files.

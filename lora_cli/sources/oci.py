@@ -27,8 +27,7 @@ from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.redaction import remember
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.refs.addresses import DOCKER_HUB
-from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.reference import DOCKER_HUB, AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.refs.web_address import is_encrypted, is_loopback
 from lora_cli.settings import Settings

@@ -20,12 +20,12 @@ import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, ProtocolError
 from urllib3.util import make_headers
 
-from lora_cli import __version__
 from lora_cli.redaction import remember
 from lora_cli.refs.web_address import DEFAULT_PORTS
 from lora_cli.sources.http import Headers, host, origin
 from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host
 from lora_cli.sources.ssrf_guard import Guard
+from lora_cli.version import __version__
 
 CHUNK, DRAINED, CONNECTIONS = 256 * 1024, 16 * 1024, 64
 RESOLVED_S = 30.0  # so long the addresses of a name are used before it is resolved again

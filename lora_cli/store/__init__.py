@@ -30,6 +30,7 @@ class Store:
         self.root = root
         self.blobs, self.snapshots = root.joinpath("blobs", "sha256"), root.joinpath("snapshots", "sha256")
         self.refs, self.partials, self.locks = root / "refs", root / "tmp", root / "locks"
+        self._tagged = False
 
     def blob(self, sha256: str) -> Path:
         """The path of the blob with that sha256, whether it exists or not."""
@@ -49,8 +50,9 @@ class Store:
 
         A folder with other files stays untagged, since backups must not skip these. Raises ``OSError``.
         """
-        if not os.path.lexists(self.root / TAG) and self._is_empty():
+        if not (self._tagged or os.path.lexists(self.root / TAG)) and self._is_empty():
             replace_file(self.root / TAG, TEXT % SIGNATURE)
+        self._tagged = True
 
     def check_folder(self) -> None:
         """Checks that the cache is a folder, or missing. Raises ``MachineError``."""

@@ -78,11 +78,11 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True, parents: bool
             if durable:
                 os.fsync(stream.fileno())
         temporary.replace(path)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
+    except BaseException as error:
         remove_path(temporary)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
 
 
 def reflink(source: int, target: int) -> bool:

@@ -183,13 +183,9 @@ class _Contents:
 
 def _leftovers(store: Store, before_s: float) -> list[Path]:
     """Unfinished files and folders from before ``before_s`` that no process writes."""
-    found = []
-    for path in chain(*map(list_folder, (store.partials, store.snapshots, store.refs))):
-        if _UNFINISHED.fullmatch(path.name) and _changed_s(path) < before_s:
-            with exclusive(store, path.name) as held:  # of a folder
-                if held is not False and not is_written(path):
-                    found.append(path)
-    return found
+    found = chain(*map(list_folder, (store.partials, store.snapshots, store.refs)))
+    ours = (path for path in found if _UNFINISHED.fullmatch(path.name))
+    return [path for path in ours if _changed_s(path) < before_s and not is_written(path)]
 
 
 def _changed_s(path: Path) -> float:

@@ -65,10 +65,11 @@ def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[
     try:
         with suppress(OSError):
             store.tag()
-        path.parent.mkdir(parents=True, exist_ok=True)
         while descriptor is None:
             try:
                 descriptor = claim(path, how)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
             except BlockingIOError:
                 if time.monotonic() >= until:
                     break

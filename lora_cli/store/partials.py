@@ -65,7 +65,7 @@ def leftover_bytes(store: Store, key: str, longest: int) -> int:
 
 
 def is_written(path: Path) -> bool:
-    """Whether a process writes this partial file; False where that cannot be told."""
+    """Whether a process writes this partial file or folder; False where that cannot be told."""
     with suppress(OSError), opened(path) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

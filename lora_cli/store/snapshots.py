@@ -5,6 +5,7 @@ can load a snapshot, which is published by one rename.
 """
 
 import errno
+import fcntl
 import functools
 import hashlib
 import os
@@ -13,9 +14,9 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.log import logger
@@ -55,7 +56,9 @@ def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None
     """
     with on_disk("writing", store.blobs):
         new = [one for one in written if not has_blob(store, one[2])]
-        list(_syncing(os.getpid()).map(os.fsync, [descriptor for _, descriptor, _ in new]))
+        # Config and weights are synced here: to wait for threads takes longer.
+        in_turn = map if len(new) <= 2 else _syncing(os.getpid()).map
+        list(in_turn(os.fsync, [descriptor for _, descriptor, _ in new]))
         for path, descriptor, blob in new:
             if not is_named(path, descriptor):
                 raise LostBlob(str(path))
@@ -117,11 +120,11 @@ def is_intact(store: Store, path: Path, is_good: Callable[[Path], bool], *, quie
 
     Nobody else removes it meanwhile: not garbage collection, and not who takes it for corrupt, too.
     """
-    if not os.path.lexists(path) or is_good(path):
-        return os.path.lexists(path)
+    if (found := is_good(path)) or not os.path.lexists(path):
+        return found
     with shared(store, path.name), exclusive(store, path.name[:12], OTHERS_S):
-        if not os.path.lexists(path) or is_good(path):
-            return os.path.lexists(path)
+        if (found := is_good(path)) or not os.path.lexists(path):
+            return found
         with suppress(OSError):  # where this user may not remove it
             discard(store, path)
             if not quiet:
@@ -151,8 +154,8 @@ def check_paths(paths: Mapping[str, object]) -> None:
         is_long = len(path) > 1024 or any(len(part.encode(errors="replace")) > 255 for part in parts)
         if is_long or _NO_NAME.search(path) or not {"", ".", ".."}.isdisjoint(parts):
             raise Refused(f"the file name {path!r} would leave its folder, or is not a name", hint=hint)
-        for parent in PurePosixPath(path).parents:
-            if str(parent) in paths:
+        for end in range(1, len(parts)):
+            if (parent := "/".join(parts[:end])) in paths:
                 raise Refused(f"{parent} is both a file and a folder of {path}", hint=hint)
 
 
@@ -188,17 +191,18 @@ def publish_snapshot(
     digest = snapshot_digest(files.items())
     target, building = store.snapshot(digest), store.partials / os.urandom(6).hex()
     snapshot = Snapshot(digest, target, dict(sorted(files.items())))
-    with exclusive(store, building.name):  # garbage collection leaves it alone
-        try:
-            with on_disk("writing", target):
-                building.mkdir(parents=True)
-                build_directory(store, files, building)
-            check(replace(snapshot, directory=building))
-            with on_disk("writing", target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                renamed = rename_into_place(building, target)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, building, ignore_errors=True)
+        with on_disk("writing", target):
+            building.mkdir(parents=True)
+            descriptor = stack.enter_context(opened(building))
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # garbage collection leaves it alone
+            build_directory(store, files, building)
+        check(replace(snapshot, directory=building))
+        with on_disk("writing", target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            renamed = rename_into_place(building, target)
     if not renamed and not _is_sound_snapshot(target, files):
         if not target.exists():
             raise LostBlob(digest)  # removed meanwhile
@@ -217,7 +221,8 @@ def build_directory(
     snapshot = store.snapshot(snapshot_digest(files.items()))
     for path, blob in sorted(files.items()):
         target, is_linked = directory / path, linked(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if "/" in path:
+            target.parent.mkdir(parents=True, exist_ok=True)
         source = store.blob(blob.sha256)
         if not has_blob(store, blob):
             source = snapshot / path

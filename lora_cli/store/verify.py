@@ -57,7 +57,7 @@ def _verified(
         problem = "" if digest == path.name else what
         return not problem
 
-    if digest != path.name:
+    if digest != path.name and os.path.lexists(path):
         is_intact(store, path, is_good, quiet=True)
     is_there = os.path.lexists(path)
     if is_there or problem:

@@ -14,8 +14,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 
 from lora_cli.adapter.formats import DIALECTS, FORMATS, METHODS, STAND_INS, dialects
-from lora_cli.judging import Checked, Terms, validate
 from lora_cli.judging.inspection import inspection_of
+from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.adapter.foreign_files import FOREIGN, kohya, merged, mlx
@@ -28,18 +29,18 @@ from tests.making import (
 )
 
 
-def judged(directory: Path) -> Checked:
-    checked = validate(Request("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
+def judged(directory: Path) -> Result:
+    checked = judge_one(Request("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
     assert checked.error is None
     return checked
 
 
-def errors(checked: Checked) -> list[str]:
-    assert checked.verdict is not None
-    return [found.code for found in checked.verdict.findings if str(found.severity) == "error"]
+def errors(checked: Result) -> list[str]:
+    assert checked.error is None
+    return [found.code for found in checked.findings if str(found.severity) == "error"]
 
 
-def known_as(checked: Checked) -> str:
+def known_as(checked: Result) -> str:
     assert checked.adapter is not None
     return checked.adapter.foreign.format.name if checked.adapter.foreign is not None else ""
 
@@ -120,9 +121,9 @@ def test_what_was_put_in_the_place_of_a_file_is_named(data: bytes, name: str, pa
 
     title = next(one.title for one in STAND_INS if one.name == name)
     assert errors(checked) == ["LC107" if path == "adapter_config.json" else "LC102"]
-    assert checked.verdict is not None
-    assert f"is {title}, not the file itself" in checked.verdict.findings[0].problem.message
-    assert checked.verdict.findings[0].problem.hint
+    assert checked.error is None
+    assert f"is {title}, not the file itself" in checked.findings[0].problem.message
+    assert checked.findings[0].problem.hint
 
 
 def test_an_adapter_beside_other_formats_is_judged_as_one(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from tests.conftest import ROOT
 HOOK = """import sys
 if any("admission_child" in word for word in sys.orig_argv):
     import re, time
-    from lora_cli.judging import fetch_and_validate
+    from lora_cli.judging import judge as judging
 
-    fetch_adapter, validate_fetched = fetch_and_validate.fetch_adapter, fetch_and_validate.validate_fetched
+    fetch_one, judge_fetched = judging.fetch_one, judging.judge_fetched
 
     def busy(name):
         if "stuck" in name:  # one call into C, which gives the interpreter to nobody
@@ -32,14 +32,14 @@ if any("admission_child" in word for word in sys.orig_argv):
     def fetch(item, *args, **more):
         if item.name.startswith("fetch-"):
             busy(item.name)
-        return fetch_adapter(item, *args, **more)
+        return fetch_one(item, *args, **more)
 
     def judge(fetched, *args, **more):
         if not fetched.name.startswith("fetch-"):
             busy(fetched.name)
-        return validate_fetched(fetched, *args, **more)
+        return judge_fetched(fetched, *args, **more)
 
-    fetch_and_validate.fetch_adapter, fetch_and_validate.validate_fetched = fetch, judge
+    judging.fetch_one, judging.judge_fetched = fetch, judge
 """
 
 

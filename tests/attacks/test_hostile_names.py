@@ -172,29 +172,21 @@ def test_a_document_for_machines_has_names_as_they_are(command: str, machine: Ma
             assert any(written(folder_name(name)) in word for word in words)
 
 
-def test_a_job_summary_has_no_markup_of_a_name(
+def test_a_ci_server_finds_xml_our_own_commands_and_no_markup(
     machine: Machine, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summary = machine.folder / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    say(*validated(machine, "--format", "github"), commands=True)
+    for line in say(*validated(machine, "--format", "github"), commands=True).split("\n")[:-1]:
+        assert re.match(r"::(error|warning|notice) (file|title)=[^:]*::", line)
+        assert line.isprintable()
     text = summary.read_text(encoding="utf-8")
     assert markup_of_markdown(text) == []
     assert markup_of_markdown("[a](b) <img src=x>\n\n<p>") == ["<img src=x>", "<p>", "link_open"]
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert {row.count("|") for row in rows} == {rows[0].count("|")}
-
-
-def test_junit_is_xml_whatever_the_names_are(machine: Machine, say: Callable[..., str]) -> None:
     root = ET.fromstring(say(*validated(machine, "--format", "junit")))
     assert len(root.findall("testsuite")) == len(NAMES)
-
-
-def test_workflow_commands_are_our_own(machine: Machine, say: Callable[..., str]) -> None:
-    text = say(*validated(machine, "--format", "github"), commands=True)
-    for line in text.split("\n")[:-1]:
-        assert re.match(r"::(error|warning|notice) (file|title)=[^:]*::", line)
-        assert line.isprintable()
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=list(NAMES))
@@ -221,24 +213,17 @@ def test_machines_read_what_warm_tells(name: str) -> None:
         to_json(EndpointsReport(servers=[replica(name)], refused=())),
     ):
         assert obeyed(text) == []
-        assert written(name) in texts_of(text)
+        assert written(name) in texts(json.loads(text))
         check_schema(json.loads(text))
     metrics = render_load_metrics(loads(name))
-    assert all(re.fullmatch(r"# .*|\w+(\{(\w+=\"([^\"\\]|\\.)*\",?)*\})? [\d.]+", line) for line in lines(metrics))
+    # A line of Prometheus ends with a line feed, and with nothing else.
+    shape = re.compile(r"# .*|\w+(\{(\w+=\"([^\"\\]|\\.)*\",?)*\})? [\d.]+")
+    assert all(map(shape.fullmatch, metrics.rstrip("\n").split("\n")))
 
 
 def written(name: str) -> str:
     """``name`` as a document has it: what is not Unicode is escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def texts_of(document: str) -> list[str]:
-    return list(texts(json.loads(document)))
-
-
-def lines(metrics: str) -> list[str]:
-    """As Prometheus reads lines: each ends with a line feed, and with nothing else."""
-    return metrics.rstrip("\n").split("\n")
 
 
 def loads(name: str) -> list[LoadReport]:
@@ -264,21 +249,6 @@ def replica(name: str) -> Replica:
     return Replica(name, name, name, error, done)
 
 
-@pytest.mark.parametrize("output_format", ["human", "json", "html"])
-@pytest.mark.parametrize(("width", "colour"), LOOKS)
-def test_names_in_a_simulation_are_text(
-    output_format: str, width: int, colour: bool, tmp_path: Path, say: Callable[..., str]
-) -> None:
-    weights = dict.fromkeys(NAMES.values(), 1.0)
-    (tmp_path / "weights.json").write_text(json.dumps(weights))
-    argv = ["serve-bench", "--simulate", "--popularity", str(tmp_path / "weights.json"), "--num-prompts", "200"]
-    told = say(*argv, "--format", output_format, width=width, colour=colour)
-    if output_format == "html":
-        assert markup_of_page(told) == []
-    elif output_format == "json":
-        json.loads(told)
-
-
 def hostile_server(asked: Asked) -> Reply:
     """A server of hostile names: it lists them, completes for one half, and refuses the other in their words."""
     if asked.command == "GET":
@@ -301,16 +271,18 @@ def hostile_server(asked: Asked) -> Reply:
 
 @pytest.mark.parametrize("output_format", ["human", "json", "html"])
 @pytest.mark.parametrize(("width", "colour"), LOOKS)
-def test_names_and_words_of_a_measured_server_are_text(
-    output_format: str, width: int, colour: bool, say: Callable[..., str]
+def test_names_and_words_of_a_benchmark_are_text(
+    output_format: str, width: int, colour: bool, tmp_path: Path, say: Callable[..., str]
 ) -> None:
+    (tmp_path / "weights.json").write_text(json.dumps(dict.fromkeys(NAMES.values(), 1.0)))
+    simulated = ["--simulate", "--popularity", str(tmp_path / "weights.json"), "--num-prompts", "200"]
     with answering(hostile_server) as url:
-        argv = ["serve-bench", "--url", url, "--num-prompts", "30", "--max-concurrency", "4"]
-        told = say(*argv, "--format", output_format, width=width, colour=colour)
-    if output_format == "html":
-        assert markup_of_page(told) == []
-    elif output_format == "json":
-        words = list(texts(json.loads(told)))
-        assert any(written(NAMES["workflow commands"]) in word for word in words)
-    else:
-        assert as_typed(safe(NAMES["HTML"])) in as_typed(told)
+        measured = ["--url", url, "--num-prompts", "30", "--max-concurrency", "4"]
+        for words in (simulated, measured):
+            told = say("serve-bench", *words, "--format", output_format, width=width, colour=colour)
+            if output_format == "html":
+                assert markup_of_page(told) == []
+            elif output_format == "json":
+                json.loads(told)
+            elif words is measured:
+                assert as_typed(safe(NAMES["HTML"])) in as_typed(told)

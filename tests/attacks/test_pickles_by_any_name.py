@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from lora_cli.finding import Finding, Skipped
-from lora_cli.judging import Terms, validate
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import write_adapter
@@ -121,8 +121,8 @@ WRAPPED: dict[str, Callable[[bytes], bytes]] = {
 
 
 def judged(folder: Path) -> tuple[list[Finding], list[Skipped]]:
-    verdict = validate(Request("", str(folder)), Terms(values=False), Settings(folder.parent / "cache")).verdict
-    assert verdict is not None
+    verdict = judge_one(Request("", str(folder)), Terms(values=False), Settings(folder.parent / "cache"))
+    assert verdict.error is None
     findings = [one for one in verdict.findings if one.code == "LC108"]
     return findings, [one for one in verdict.skipped if one.code == "LC108"]
 

@@ -1,6 +1,8 @@
-"""A table's model is the model that transformers builds: same modules, same shapes, from the same config."""
+"""A family's model is the one that transformers builds of the same config; what no model has is refused by its key."""
 
 import json
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,41 +10,41 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_cli.base.base_model import BaseModule
-from lora_cli.base.build import UnknownArchitecture, base_from_config
-from lora_cli.base.families import FAMILIES
-from tests.base.configs import CONFIGS, GROUPED
-from tests.base.oracle import ask, facts, stated, transformers_model
+from lora_cli.base.base_model import MAX_DIMENSION, BaseModel
+from lora_cli.base.families import FAMILIES, base_from_config, norms_of
+from lora_cli.errors import FormatError
+from tests.base.configs import CONFIGS, GROUPED, IMAGES, QWEN_EYE
+from tests.base.oracle import facts, stated, transformers_model
+
+LLAMA = {"model_type": "llama", **GROUPED}
+MOE = {"model_type": "qwen3_moe", **GROUPED}
+GEMMA3 = {"model_type": "gemma3", **IMAGES}
+HUGE = 10**12
+
+
+def made(config: dict[str, Any]) -> BaseModel:
+    return base_from_config(config, "base")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_has_the_modules_shapes_and_norms_of_transformers(family: str, tmp_path: Path) -> None:
     """From each config, from one without a key, whose default is the class's, and from the one that is saved."""
+    assert len(CONFIGS[family]) >= 2
     norms = set()
     for config in ({}, *CONFIGS[family]):
         model = transformers_model({"model_type": family, **config})
-        base = base_from_config({"model_type": family, **config}, "base")
+        base = made({"model_type": family, **config})
         assert stated(base) == facts(model)
         assert (base.name, base.model_type, base.source) == ("base", family, f"config.json ({family})")
-        norms |= norms_of(model)
-    assert norms == set(FAMILIES[family].norms)
+        norms |= {
+            path.rpartition(".")[2]
+            for path, module in model.named_modules()
+            if "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None
+        }
+    assert norms == set(norms_of(family))
     transformers_model({"model_type": family, **CONFIGS[family][0]}).config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert stated(base_from_config(saved, "base")) == ask({"model_type": family, **CONFIGS[family][0]})
-
-
-def norms_of(model: Any) -> set[str]:
-    """The last names of its norms that have weights."""
-    return {
-        path.rpartition(".")[2]
-        for path, module in model.named_modules()
-        if "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None
-    }
-
-
-def test_every_family_has_two_configs_to_be_checked_with() -> None:
-    assert set(CONFIGS) == set(FAMILIES)
-    assert all(len(configs) >= 2 for configs in CONFIGS.values())
+    assert stated(made(saved)) == facts(transformers_model({"model_type": family, **CONFIGS[family][0]}))
 
 
 NUMBERS = {
@@ -67,35 +69,99 @@ def test_any_sensible_config_gives_the_model_that_transformers_builds(family: st
     heads, width = data.draw(st.sampled_from([(1, 8), (2, 12), (4, 64), (6, 48), (8, 144)]))
     config = {"num_hidden_layers": 2, **numbers, "num_attention_heads": heads, "hidden_size": width}
     config |= {"model_type": family, "pad_token_id": 0}
-    assert stated(base_from_config(config, "base")) == ask(config)
+    assert stated(made(config)) == facts(transformers_model(config))
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, "source", "config.json (llama, quantised: gptq)"),
+        ({"quantization_config": {}}, "source", "config.json (llama, quantised: by an unknown method)"),
+        ({"torch_dtype": "torch.float16"}, "dtype", "float16"),
+        ({}, "dtype", ""),
+        ({}, "heads", 6),
+        ({"model_type": "gpt2", "num_attention_heads": None, "n_head": 9}, "heads", 9),
+        ({"model_type": "gpt2", "num_attention_heads": "6"}, "heads", None),
+        ({"model_type": "qwen2_vl", "vision_config": QWEN_EYE}, "heads", 6),
+        ({"architectures": ["SomeModel", "Other"]}, "architecture", "SomeModel"),
+        ({"architectures": "SomeModel"}, "architecture", ""),
+    ],
+)
+def test_what_else_a_config_tells(config: dict[str, Any], field: str, value: Any) -> None:
+    assert getattr(made(LLAMA | config), field) == value
 
 
 @pytest.mark.parametrize("family", ["mistral", "mixtral"])
 def test_a_null_count_of_key_value_heads_is_the_count_of_heads(family: str) -> None:
     config = {"model_type": family, **GROUPED, "num_key_value_heads": None}
-    assert stated(base_from_config(config, "base")) == ask(config | {"num_key_value_heads": 6})
+    assert stated(made(config)) == facts(transformers_model(config | {"num_key_value_heads": 6}))
 
 
-def test_a_checkpoint_that_is_quantised_says_so() -> None:
-    config = {"model_type": "llama", **GROUPED, "quantization_config": {"quant_method": "gptq", "bits": 4}}
-    assert base_from_config(config, "base").source == "config.json (llama, quantised: gptq)"
-    assert base_from_config(config | {"quantization_config": {"bits": 4}}, "base").source == (
-        "config.json (llama, quantised: by an unknown method)"
-    )
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LLAMA | {"num_hidden_layers": HUGE}, f"num_hidden_layers: must be at most 4096, not {HUGE}"),
+        (LLAMA | {"hidden_size": HUGE}, f"hidden_size: must be at most {MAX_DIMENSION}, not {HUGE}"),
+        (LLAMA | {"hidden_size": 0}, "hidden_size: must be at least 1, not 0"),
+        (LLAMA | {"hidden_size": "48"}, 'hidden_size: must be an integer, not a string: "48"'),
+        (LLAMA | {"hidden_size": None}, "hidden_size: must be an integer, not null: null"),
+        (LLAMA | {"attention_bias": "yes"}, 'attention_bias: must be a boolean, not a string: "yes"'),
+        (LLAMA | {"tie_word_embeddings": 1}, "tie_word_embeddings: must be a boolean, not an integer: 1"),
+        (LLAMA | {"head_dim": MAX_DIMENSION}, "model.layers.0.self_attn.q_proj would be 48 x 100663296: no model is"),
+        (LLAMA | {"num_attention_heads": 64}, "model.layers.0.self_attn.q_proj would be 48 x 0: no model is"),
+        ({"model_type": "gpt2", "n_embd": 0}, "n_embd: must be at least 1, not 0"),
+        (MOE | {"num_experts": HUGE}, f"num_experts: must be at most 65536, not {HUGE}"),
+        (MOE | {"num_local_experts": -1}, "num_local_experts: must be at least 0, not -1"),
+        (MOE | {"decoder_sparse_step": 0}, "decoder_sparse_step: must be at least 1, not 0"),
+        (MOE | {"mlp_only_layers": ["0"]}, 'mlp_only_layers[0]: must be an integer, not a string: "0"'),
+        (GEMMA3 | {"text_config": {"hidden_size": HUGE}}, "text_config: hidden_size: must be at most"),
+        (GEMMA3 | {"text_config": [1]}, "text_config: must be an object, not a list: [1]"),
+        (
+            GEMMA3 | {"vision_config": {"patch_size": 500}},
+            "model.vision_tower.embeddings.position_embedding would be 0",
+        ),
+        ({}, "model_type is missing"),
+        ({"model_type": 3}, "model_type: must be a string, not an integer: 3"),
+        ({"model_type": "qwen3moe"}, 'model_type: unknown architecture "qwen3moe"'),
+        ({"peft_type": "LORA", "r": 8}, "is the config of an adapter"),
+    ],
+)
+def test_what_no_model_has_is_refused_by_its_key(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        made(config)
+    assert caught.value.message.startswith(f"config.json: {message}")
 
 
-def test_layers_of_a_kind_share_their_values() -> None:
-    base = base_from_config({"model_type": "llama", **GROUPED}, "base")
-    first = base.modules["model.layers.0.self_attn.q_proj"]
-    assert first is base.modules["model.layers.1.self_attn.q_proj"]
-    assert first == BaseModule(d_in=48, d_out=48)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_largest_config_that_passes_costs_little_memory(family: str) -> None:
+    deep = {"num_hidden_layers": 4096, "n_layer": 4096}
+    config = {"model_type": family, **CONFIGS[family][0], **deep}
+    if "vision_config" in config:
+        config |= {"text_config": {**config.get("text_config", {}), **deep}, "vision_config": {**deep, "depth": 4096}}
+    tracemalloc.start()
+    base = made(config)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert base.num_layers == 4096
+    assert peak < 32 * 2**20
 
 
-def test_an_unknown_family_names_the_nearest_known_one() -> None:
-    with pytest.raises(UnknownArchitecture) as caught:
-        base_from_config({"model_type": "qwen3moe"}, "base")
-    assert caught.value.message == 'config.json: model_type: unknown architecture "qwen3moe"'
-    assert caught.value.hint == "did you mean qwen3_moe?"
-    with pytest.raises(UnknownArchitecture) as caught:
-        base_from_config({"model_type": "__init__"}, "base")
-    assert "llama" in caught.value.hint
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60)
+@given(family=st.sampled_from([*FAMILIES]), data=st.data())
+def test_whatever_the_fields_hold_there_is_a_model_or_a_format_error(family: str, data: st.DataObject) -> None:
+    keys = st.sampled_from([*FAMILIES[family].defaults, *FAMILIES[family].vision_defaults])
+    small = st.dictionaries(keys, st.integers(-2, 64) | JSON, max_size=4)
+    config = {"model_type": family, **CONFIGS[family][0], **data.draw(small)}
+    if "vision_config" in config:
+        config |= {section: data.draw(small | JSON) for section in ("text_config", "vision_config")}
+    with suppress(FormatError):
+        base = made(config)
+        assert all(1 <= size <= MAX_DIMENSION for one in base.modules.values() for size in (one.d_in, one.d_out))

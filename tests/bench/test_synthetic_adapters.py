@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lora_cli.bench.synthetic_adapters import total_bytes, write_synthetic
 from lora_cli.errors import MachineError
-from lora_cli.judging import open_base
+from lora_cli.judging.base_model import open_base
 from lora_cli.settings import load_settings
 from tests.making import write_base_config
 

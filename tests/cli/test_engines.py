@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from lora_cli.base.build import heads_of
 from lora_cli.cli.main import main
 from lora_cli.engines import ENGINES
 from lora_cli.finding import ENGINE_NAMES
@@ -238,9 +237,3 @@ def test_a_stray_weights_file_is_a_change_of_the_repair(tmp_path: Path, capsys: 
     assert "model.safetensors left out" in " ".join(capsys.readouterr().out.split())
     assert main([*words, "--to", str(tmp_path / "out")]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-
-
-@pytest.mark.parametrize("field", ["num_attention_heads", "n_head", "n_heads"])
-def test_heads_are_known_by_every_name_that_configs_have_for_them(field: str) -> None:
-    assert heads_of({field: 9}, "") == heads_of({"text_config": {field: 9}}, "text_config") == 9
-    assert heads_of({field: "9"}, "") is heads_of({field: True}, "") is heads_of({}, "text_config") is None

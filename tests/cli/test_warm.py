@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.cli.main import main
 from lora_cli.runtime.lora_slots import storage_bytes
 from lora_cli.tiers.eviction import POLICIES, PolicyName

@@ -9,8 +9,10 @@ import pytest
 
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Outcome as EngineOutcome
-from lora_cli.finding import Severity, Verdict
-from lora_cli.judging import Terms, open_base, validate
+from lora_cli.finding import Severity
+from lora_cli.judging.base_model import open_base
+from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.corpus.bases import FAMILIES, base_of, write_config
@@ -52,17 +54,17 @@ def some(pairs: list[tuple[str, str]], each: int) -> list[Any]:
     return chosen
 
 
-def judged(family: str, directory: Path, tmp_path: Path) -> Verdict:
+def judged(family: str, directory: Path, tmp_path: Path) -> Result:
     """The verdict, on the engine ``peft`` too."""
     settings = Settings(cache_dir=tmp_path / "cache")
     base = open_base(str(write_config(base_of(family), tmp_path / "base")), settings)
-    checked = validate(Request("", str(directory)), Terms(base, engines=(choose_engine("peft"),)), settings)
+    checked = judge_one(Request("", str(directory)), Terms(base, engines=(choose_engine("peft"),)), settings)
     assert checked.error is None
-    assert checked.verdict is not None
-    return checked.verdict
+    assert checked.error is None
+    return checked
 
 
-def errors(verdict: Verdict) -> list[str]:
+def errors(verdict: Result) -> list[str]:
     """What is said to be wrong with it, errors only."""
     return [f"{one.code} {one.problem.message}" for one in verdict.findings if one.severity is Severity.ERROR]
 

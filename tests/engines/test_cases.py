@@ -12,7 +12,7 @@ import pytest
 
 from lora_cli.engines import ENGINES, profiles_of
 from lora_cli.finding import EngineOutcome, Outcome, Severity
-from lora_cli.judging import Checked
+from lora_cli.judging.result import Result
 from tests.rule_cases import all_cases
 from tests.rules.test_cases import judged
 
@@ -31,9 +31,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[s
     return found
 
 
-def by_profile(checked: Checked) -> dict[str, EngineOutcome]:
-    assert checked.verdict is not None
-    return {f"{one.engine}@{one.profile}": one for one in checked.verdict.engines}
+def by_profile(checked: Result) -> dict[str, EngineOutcome]:
+    assert checked.error is None
+    return {f"{one.engine}@{one.profile}": one for one in checked.engines}
 
 
 @pytest.mark.parametrize("case", list(all_cases("engines")), ids=lambda case: case["case"])
@@ -106,8 +106,8 @@ def test_an_engine_to_which_no_module_applies_does_not_serve_right(
 
 def test_an_update_that_is_too_small_is_an_error_of_the_adapter_and_not_of_an_engine(tmp_path: Path) -> None:
     case = {"case": "small", "adapter": {"modules": "all", "r": 8}, "fill": {"lora_A": 1e-3, "lora_B": 1e-3}}
-    verdict = judged({**case, "engine": PROFILES}, tmp_path).verdict
-    assert verdict is not None
+    verdict = judged({**case, "engine": PROFILES}, tmp_path)
+    assert verdict.error is None
 
     assert {str(one.outcome) for one in verdict.engines} == {"ok"}
     assert [(one.code, one.severity) for one in verdict.findings] == [("LC505", Severity.ERROR)]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lora_cli.base.base_model import BaseModel, BaseModule
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.engines import choose_engine
-from lora_cli.judging import Terms, validate
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.base.configs import CONFIGS
@@ -38,12 +38,12 @@ def said(tmp_path: Path, architecture: str, model_type: str, *, head: bool = Fal
         tensors={f"base_model.model.{name}.weight": np.ones((2, HIDDEN), np.float32)} if head else {},
     )
     terms = Terms(base_from_config(config, "base"), engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
-    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
-    assert checked.verdict is not None
-    assert checked.verdict.applied is not None
-    assert checked.verdict.applied.matched == checked.verdict.applied.total
-    assert {one.code for one in checked.verdict.findings if one.code.startswith("LC3")} <= {"LC320"}
-    return tuple(one.outcome.label for one in checked.verdict.engines)
+    checked = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    assert checked.error is None
+    assert checked.applied is not None
+    assert checked.applied.matched == checked.applied.total
+    assert {one.code for one in checked.findings if one.code.startswith("LC3")} <= {"LC320"}
+    return tuple(one.outcome.label for one in checked.engines)
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_a_class_that_rewrites_beginnings_of_names_takes_those_too(tmp_path: Pat
     adapter = write_adapter(tmp_path / "adapter", modules={path: (one.d_in, one.d_out)})
     terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
 
-    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
-    assert checked.verdict is not None
-    assert [str(one.applied) for one in checked.verdict.engines] == ["1/1"] * 3
+    assert checked.error is None
+    assert [str(one.applied) for one in checked.engines] == ["1/1"] * 3
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_names_of_a_class_that_is_wrapped_may_begin_in_another_way(
     adapter = write_adapter(tmp_path / "adapter", modules={path: shape})
     terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
 
-    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
-    assert checked.verdict is not None
-    assert tuple(str(one.applied) == "1/1" for one in checked.verdict.engines) == versions
+    assert checked.error is None
+    assert tuple(str(one.applied) == "1/1" for one in checked.engines) == versions
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,11 @@ def test_the_ranks_of_modules_under_older_names_are_known(prefix: str, expected:
     )
     terms = Terms(base, engines=(choose_engine("vllm@0.32"), choose_engine("peft")))
 
-    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert checked.error is None
-    assert checked.verdict is not None
-    assert [one.outcome.label for one in checked.verdict.engines] == expected
+    assert checked.error is None
+    assert [one.outcome.label for one in checked.engines] == expected
 
 
 @pytest.mark.parametrize("named", [[], [7], "BertModel", None, ["LlamaModel"]])
@@ -169,10 +169,10 @@ def test_a_class_without_a_head_excuses_no_names_of_another_model(named: object,
     base = base_from_config(base_config("llama", architectures=named), "base")
     adapter = write_adapter(tmp_path / "adapter", modules=QUERIES)
 
-    checked = validate(Request("", str(adapter)), Terms(base), Settings(cache_dir=tmp_path / "cache"))
+    checked = judge_one(Request("", str(adapter)), Terms(base), Settings(cache_dir=tmp_path / "cache"))
 
-    assert checked.verdict is not None
-    assert "LC311" in {one.code for one in checked.verdict.findings}
+    assert checked.error is None
+    assert "LC311" in {one.code for one in checked.findings}
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_without_a_base_a_wrapper_of_peft_tells_nothing_of_the_model(
     adapter = write_adapter(tmp_path / "adapter", config={"auto_mapping": {"base_model_class": named}})
 
     terms = Terms(engines=(choose_engine("vllm"),))
-    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
-    assert checked.verdict is not None
-    assert [one.proven for one in checked.verdict.engines] == [expected]
+    assert checked.error is None
+    assert [one.proven for one in checked.engines] == [expected]
 
 
 @pytest.mark.parametrize(("version", "proof"), [("0.31", "read"), ("0.32", "run"), ("0.33", "read")])
@@ -223,9 +223,9 @@ def said_of(tmp_path: Path, family: str, architecture: str, module: str) -> tupl
         shapes = {"lm_head": {"lm_head": (HIDDEN, VOCAB)}, "q_proj": llama_modules(["q_proj"])}
         adapter = write_adapter(tmp_path / "adapter", modules=shapes[module])
     terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
-    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
-    assert checked.verdict is not None
-    return tuple(one.outcome.label for one in checked.verdict.engines)
+    checked = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    assert checked.error is None
+    return tuple(one.outcome.label for one in checked.engines)
 
 
 @pytest.mark.parametrize(

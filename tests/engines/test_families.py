@@ -9,7 +9,8 @@ from lora_cli.base.base_model import UNKNOWN_FAMILY, BaseModel
 from lora_cli.base.families import FAMILIES
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.vllm import LISTED, NO_LORA
-from lora_cli.judging import Terms, open_base, validate
+from lora_cli.judging.base_model import open_base
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
 from lora_cli.runtime.module_tree import base_from_transformers
 from lora_cli.settings import Settings
@@ -27,9 +28,9 @@ def said(tmp_path: Path, base: BaseModel, *engines: str, **modules: tuple[int, i
     """What each engine does with a good adapter on ``base``, in words, and the note on it."""
     adapter = write_adapter(tmp_path / "adapter", modules=modules or llama_modules(), r=8)
     terms = Terms(base, engines=tuple(map(choose_engine, engines)))
-    checked = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
-    assert checked.verdict is not None
-    return {one.engine: (one.outcome.label, one.note) for one in checked.verdict.engines}
+    checked = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    assert checked.error is None
+    return {one.engine: (one.outcome.label, one.note) for one in checked.engines}
 
 
 def queries(base: BaseModel) -> dict[str, tuple[int, int]]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lora_cli.adapter.config import parse_config
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.profile import MERGE
 from lora_cli.finding import Location
-from lora_cli.judging import Terms, validate
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
 from lora_cli.rules.features.config import required_field_missing
 from lora_cli.rules.features.tensors import has_tensors
@@ -57,8 +57,8 @@ def test_no_hint_of_a_dora_adapter_promises_that_repair_helps(tmp_path: Path, sa
     adapter = write_adapter(tmp_path / "dora", config={"use_dora": said}, tensors=magnitude)
     terms = Terms(base_from_config(base_config(), "base"), engines=(choose_engine("vllm"),))
 
-    verdict = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache")).verdict
+    verdict = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
-    assert verdict is not None
+    assert verdict.error is None
     mends = {one.feature: one.mend for one in verdict.engines[0].reasons if one.code == "LC402"}
     assert mends == {reason: MERGE}

@@ -8,7 +8,8 @@ import pytest
 
 from lora_cli.engines import choose_engine
 from lora_cli.engines.peft import BUILT, IA3_FAMILIES
-from lora_cli.judging import Terms, open_base, validate
+from lora_cli.judging.base_model import open_base
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.corpus.bases import base_of, write_config
@@ -40,13 +41,13 @@ def test_what_each_engine_does_with_what_peft_wrote(option: str, tmp_path: Path)
     settings = Settings(cache_dir=tmp_path / "cache")
     base = open_base(str(write_config(llama, tmp_path / "base")), settings)
 
-    checked = validate(
+    checked = judge_one(
         Request("", str(tmp_path / "adapter")), Terms(base, engines=tuple(map(choose_engine, ENGINES))), settings
     )
 
-    assert checked.verdict is not None
-    said: dict[str, Any] = {str(one): one for one in checked.verdict.engines}
-    letters = "".join(LETTERS[str(one.outcome)] for one in checked.verdict.engines)
+    assert checked.error is None
+    said: dict[str, Any] = {str(one): one for one in checked.engines}
+    letters = "".join(LETTERS[str(one.outcome)] for one in checked.engines)
     reasons = {name: [reason.feature for reason in one.reasons] for name, one in said.items() if one.reasons}
     assert letters == WANTED[option], reasons
 

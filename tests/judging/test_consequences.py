@@ -1,14 +1,16 @@
 """One finding for one cause: what follows from it is a part of it, unless the cause is accepted."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Accepted, Finding, Severity
-from lora_cli.judging.validate import validate
-from lora_cli.judging.verdict import Checked, Terms, fold, with_accepted
+from lora_cli.judging.causes import fold, with_accepted
+from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import base_config, llama_modules, write_adapter
@@ -18,18 +20,23 @@ DEEPER = llama_modules(["q_proj", "v_proj"], layers=4)
 OF_GPT2 = {f"transformer.h.{layer}.attn.c_attn": (64, 192) for layer in range(2)}
 
 
-def checked(tmp_path: Path, modules: dict[str, tuple[int, int]], *engines: str, **config: object) -> Checked:
+def checked(tmp_path: Path, modules: dict[str, tuple[int, int]], *engines: str, **config: object) -> Result:
     adapter = write_adapter(tmp_path / "adapter", modules=modules, config=config)
     base = base_from_config(base_config(), "base")
-    return validate(
+    return judge_one(
         Request("", str(adapter)),
         Terms(base, engines=tuple(map(choose_engine, engines))),
         Settings(cache_dir=tmp_path / "cache"),
     )
 
 
-def counting(findings: tuple[Finding, ...]) -> list[Finding]:
+def counting(findings: Iterable[Finding]) -> list[Finding]:
     return [one for one in findings if one.severity is not Severity.NOTE]
+
+
+def told(one: Result) -> list[Finding]:
+    """What a report says of it."""
+    return counting(fold(one.findings, one.engines))
 
 
 @pytest.mark.parametrize(
@@ -48,10 +55,9 @@ def test_a_wrong_base_is_one_finding_with_what_the_engine_does(
 ) -> None:
     one = checked(tmp_path, modules, "vllm")
 
-    (finding,) = counting(one.reported)
+    (finding,) = told(one)
 
-    assert one.verdict is not None
-    (engine,) = one.verdict.engines
+    (engine,) = one.engines
     assert (finding.code, finding.severity) == (code, Severity.ERROR)
     assert {each for each, _ in finding.consequences} == folded
     assert finding.problem.message.endswith(f"; {engine} {engine.outcome.phrase}")
@@ -65,7 +71,7 @@ def test_what_an_engine_does_for_another_reason_is_a_finding_of_its_own(tmp_path
         "model.layers.0.other": (64, 64),
     }
 
-    left = counting(checked(tmp_path, modules, "sglang").reported)
+    left = told(checked(tmp_path, modules, "sglang"))
 
     assert {"LC312", "LC402"} <= {each.code for each in left}
     assert any("v_proj" in each.problem.message for each in left if each.code == "LC402")
@@ -74,7 +80,7 @@ def test_what_an_engine_does_for_another_reason_is_a_finding_of_its_own(tmp_path
 def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) -> None:
     one = checked(tmp_path, NARROWER, base_model_name_or_path="google/gemma-3-270m-it")
 
-    (finding,) = counting(one.reported)
+    (finding,) = told(one)
 
     assert finding.code == "LC314"
     assert finding.problem.hint == "validate against the base that it was trained on, google/gemma-3-270m-it"
@@ -100,13 +106,13 @@ def test_a_folder_named_like_another_version_of_the_base_is_another_base(
     config = {"base_model_name_or_path": trained}
     adapter = write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj"]), config=config)
     terms = Terms(base_from_config(base_config("gemma2" if "gemma" in folder else "llama"), folder))
-    one = validate(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    one = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert ("LC324" in {each.code for each in one.findings}) == differs
 
 
 def test_every_engine_that_does_something_is_named_and_no_other(tmp_path: Path) -> None:
-    (finding,) = counting(checked(tmp_path, NARROWER, "vllm", "sglang", "vllm@0.31").reported)
+    (finding,) = told(checked(tmp_path, NARROWER, "vllm", "sglang", "vllm@0.31"))
 
     said = [part for part in finding.problem.message.split("; ") if part.startswith(("vLLM", "SGLang"))]
     assert said == [
@@ -117,10 +123,9 @@ def test_every_engine_that_does_something_is_named_and_no_other(tmp_path: Path) 
 
 
 def test_an_engine_applies_no_module_whose_width_is_wrong(tmp_path: Path) -> None:
-    verdict = checked(tmp_path, NARROWER, "vllm", "peft").verdict
+    result = checked(tmp_path, NARROWER, "vllm", "peft")
 
-    assert verdict is not None
-    assert {str(verdict.applied), *(str(one.applied) for one in verdict.engines)} == {"0/4"}
+    assert {str(result.applied), *(str(one.applied) for one in result.engines)} == {"0/4"}
 
 
 @pytest.mark.parametrize(
@@ -135,10 +140,9 @@ def test_what_follows_from_an_accepted_finding_is_accepted_with_it(
     code: str, left: set[tuple[str, Severity, bool]], tmp_path: Path
 ) -> None:
     one = checked(tmp_path, NARROWER, "vllm")
-    assert one.verdict is not None
     accepted = Accepted("policy", "policy.yaml:3")
 
-    verdict = with_accepted(one.verdict, lambda each: accepted if each.code == code else None)
+    one.findings = with_accepted(one.findings, lambda each: accepted if each.code == code else None)
 
-    found = counting(tuple(fold(verdict.findings, verdict.engines)))
+    found = told(one)
     assert {(each.code, each.severity, each.accepted is None) for each in found} == left

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import MachineError
-from lora_cli.judging import Checked, Terms, check_all, open_base, validate
-from lora_cli.judging.validate import TOGETHER, WORTH_PROCESSES, check_in_processes
+from lora_cli.judging.base_model import open_base
+from lora_cli.judging.judge import Terms, judge_all, judge_one
+from lora_cli.judging.read import TOGETHER, WORTH_PROCESSES, in_processes
+from lora_cli.judging.result import Result
 from lora_cli.refs.reference import is_path, parse
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -35,18 +37,18 @@ def items(tmp_path: Path) -> list[Request]:
     ]
 
 
-def told(checked: Checked) -> tuple[object, ...]:
-    return checked.name, checked.source, checked.verdict, str(checked.error), checked.exit_code()
+def told(checked: Result) -> tuple[object, ...]:
+    return checked.name, checked.source, checked.findings, checked.skipped, checked.applied, str(checked.error)
 
 
 def test_many_are_judged_as_each_one_alone_and_in_their_order(items: list[Request], tmp_path: Path) -> None:
     settings = Settings(cache_dir=tmp_path / "cache")
     terms = Terms(open_base(str(write_base_config(tmp_path / "base")), settings))
 
-    together = list(check_all(items, terms, settings))
+    together = list(judge_all(items, terms, settings))
 
     assert [told(one) for one in together] == [
-        told(validate(Request("", item.source), terms, settings)) for item in items
+        told(judge_one(Request("", item.source), terms, settings)) for item in items
     ]
     assert all(one.adapter is not None for one in together[:-1])
     assert not multiprocessing.active_children()
@@ -55,7 +57,7 @@ def test_many_are_judged_as_each_one_alone_and_in_their_order(items: list[Reques
 def test_without_contents_the_verdicts_are_the_same(items: list[Request], tmp_path: Path) -> None:
     settings = Settings(cache_dir=tmp_path / "cache")
 
-    whole, bare = (list(check_all(items, Terms(), settings, contents=contents)) for contents in (True, False))
+    whole, bare = (list(judge_all(items, Terms(), settings, contents=contents)) for contents in (True, False))
 
     assert [told(one) for one in bare] == [told(one) for one in whole]
     assert {one.adapter for one in bare} == {None}
@@ -65,7 +67,7 @@ def test_without_contents_the_verdicts_are_the_same(items: list[Request], tmp_pa
 def test_who_stops_listening_leaves_no_process(items: list[Request], tmp_path: Path, *, parsed: bool) -> None:
     asked = [replace(one, source=parse(str(one.source), is_path=is_path) if parsed else one.source) for one in items]
     # So many that their pipes are full: a process that has sent everything may have ended by itself.
-    verdicts = check_all(20 * asked, Terms(), Settings(cache_dir=tmp_path / "cache"))
+    verdicts = judge_all(20 * asked, Terms(), Settings(cache_dir=tmp_path / "cache"))
     next(verdicts)
     assert multiprocessing.active_children()
 
@@ -74,21 +76,21 @@ def test_who_stops_listening_leaves_no_process(items: list[Request], tmp_path: P
     assert not multiprocessing.active_children()
 
 
-def checked(item: Request) -> Checked:
-    return Checked(item.name, str(item.source))
+def checked(item: Request) -> Result:
+    return Result(item.name, str(item.source))
 
 
-def killed_at(number: int) -> Sequence[Checked]:
+def killed_at(number: int) -> Sequence[Result]:
     """What comes before a process is killed as the kernel kills processes that use too much memory."""
 
-    def one(item: Request) -> Checked:
+    def one(item: Request) -> Result:
         if item.name == str(number):
             os.kill(os.getpid(), signal.SIGKILL)
         return checked(item)
 
-    got: list[Checked] = []
+    got: list[Result] = []
     with pytest.raises(MachineError, match="killed"):
-        got.extend(check_in_processes(one, [Request(str(index), "x") for index in range(100)], 2))
+        got.extend(in_processes(one, [Request(str(index), "x") for index in range(100)], 2))
     return got
 
 
@@ -98,12 +100,12 @@ def test_a_process_that_is_killed_is_an_error_of_this_machine() -> None:
 
 
 def test_what_nobody_takes_yet_is_bounded(tmp_path: Path) -> None:
-    def one(item: Request) -> Checked:
+    def one(item: Request) -> Result:
         with (tmp_path / "begun").open("a") as log:
             log.write("x")
-        return Checked(item.name, "y" * 100_000)
+        return Result(item.name, "y" * 100_000)
 
-    verdicts = check_in_processes(one, [Request(str(index), "x") for index in range(400)], 2)
+    verdicts = in_processes(one, [Request(str(index), "x") for index in range(400)], 2)
     next(verdicts)
     time.sleep(0.5)
     begun = (tmp_path / "begun").stat().st_size
@@ -114,13 +116,13 @@ def test_what_nobody_takes_yet_is_bounded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_end_when_the_one_that_asked_is_killed(tmp_path: Path) -> None:
-    def one(item: Request) -> Checked:
+    def one(item: Request) -> Result:
         with (tmp_path / item.name).open("w") as log:
             log.write(str(os.getpid()))
-        return Checked(item.name, "y" * 100_000)
+        return Result(item.name, "y" * 100_000)
 
     def ask() -> None:
-        for _ in check_in_processes(one, [Request(str(index), "x") for index in range(400)], 2):
+        for _ in in_processes(one, [Request(str(index), "x") for index in range(400)], 2):
             os.kill(os.getpid(), signal.SIGKILL)
 
     asking = multiprocessing.get_context("fork").Process(target=ask)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from lora_cli.adapter.reading import read_adapter
-from lora_cli.judging.inspection import facts_of, inspection_of
+from lora_cli.judging.inspection import inspection_of
 from lora_cli.sources.files import files_at
 from tests.peft.peft_models import Written
 
@@ -17,7 +17,8 @@ def test_rank_scaling_and_widths_are_those_of_peft(case: str, peft_wrote: "Calla
     written = peft_wrote(case)
     adapter = read_adapter(files_at(written.directory), "tiny")
 
-    facts = {one.module: one for one in facts_of(adapter)}
+    said = inspection_of(adapter)
+    facts = {one.module: one for one in said.by_module}
     assert facts.keys() == written.layers.keys()
     for path, layer in written.layers.items():
         one, base = facts[path], written.base.modules.get(path)
@@ -26,5 +27,4 @@ def test_rank_scaling_and_widths_are_those_of_peft(case: str, peft_wrote: "Calla
             assert (one.d_in, one.d_out) == (base.d_in, base.d_out)
             assert one.parameters == layer.r * (base.d_in + base.d_out)
         assert one.bytes == 4 * one.parameters
-    said = inspection_of(adapter)
     assert said.parameters == sum(one.parameters for one in said.by_module)

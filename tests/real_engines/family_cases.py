@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.engines.name_resolution import LAYER
 from tests.corpus.bases import Base
 from tests.corpus.breaks import names

@@ -1,6 +1,7 @@
 """One report with everything in it that a report can have, the same on every machine."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.base.base_model import BaseModel
@@ -16,12 +17,10 @@ from lora_cli.finding import (
     Reason,
     Severity,
     Skipped,
-    Verdict,
 )
-from lora_cli.judging import Checked
 from lora_cli.judging.report import Naming, Report, validate_report
+from lora_cli.judging.result import Result
 from lora_cli.refs.reference import AdapterRef
-from lora_cli.refs.snapshot import Revision
 from lora_cli.rules.rule import Case, NotChecked, Rule
 
 HOSTILE = (
@@ -66,14 +65,16 @@ def finding(
 
 def checked(
     name: str, source: str, *findings: Finding, skipped: str = "", engines: tuple[EngineOutcome, ...] = ()
-) -> Checked:
+) -> Result:
     """One adapter with what was found about it."""
     left = (Skipped("LC501", "nonfinite-values", skipped),) if skipped else ()
-    verdict = Verdict(name, findings, left, Applied(13, 14), engines, "llama")
-    return Checked(name, source, None, None, verdict, {"read": 1.25, "rules": 0.5})
+    return Result(
+        name, source, applied=Applied(13, 14), findings=findings, skipped=left, engines=engines, base="llama",
+        stage_ms={"read": 1.25, "rules": 0.5},
+    )  # fmt: skip
 
 
-def all_checked() -> tuple[Checked, ...]:
+def all_checked() -> tuple[Result, ...]:
     """Good, bad, hostile, remote, from a manifest, known, suppressed, skipped and unreadable."""
     remote = AdapterRef("hf", "acme/sql", revision=COMMIT)
     from_hub = checked("acme/sql", str(remote), finding("LC605", "main moves"), skipped="the values are not read")
@@ -89,19 +90,19 @@ def all_checked() -> tuple[Checked, ...]:
             engines=(_on("vllm", Outcome.REJECTS),),
         ),
         checked(HOSTILE, "file:///elsewhere/é", finding("LC302", HOSTILE, HOSTILE, HOSTILE, HOSTILE)),
-        Checked(from_hub.name, from_hub.source, Revision(remote, COMMIT, ()), None, from_hub.verdict, {}),
+        replace(from_hub, revision=COMMIT, stage_ms={}),
         checked(
             "tone",
             "s3://acme/tone",
             finding("LC504", "large", WEIGHTS, "up_proj", accepted=Accepted("policy", "policy.yaml:9", "meant so")),
             finding("LC302", "half", WEIGHTS, "q_proj", accepted=Accepted("baseline", "known.json")),
         ),
-        Checked("gone", "gone", error=NotFound("there is no gone", hint="check the path")),
+        Result("gone", "gone", error=NotFound("there is no gone", hint="check the path")),
     )
 
 
 def report(
-    *adapters: Checked, fail_on: Severity = Severity.ERROR, folder: str = "/srv/work", notices: Sequence[str] = NOTICES
+    *adapters: Result, fail_on: Severity = Severity.ERROR, folder: str = "/srv/work", notices: Sequence[str] = NOTICES
 ) -> Report:
     """The report of these, as it is beside a manifest and a baseline."""
     return validate_report(

@@ -1,21 +1,20 @@
 """What ``inspect`` says to people and machines: its schema, narrow terminals, and hostile names."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from lora_cli.adapter.comparison import Comparison, FieldChange, OtherAdapter, Stored, TensorChange
-from lora_cli.base.build import base_from_config
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.families import base_from_config
 from lora_cli.documents.model_card import Card
-from lora_cli.engines import ENGINES
-from lora_cli.engines.slot_sizing import Driver, Fit
-from lora_cli.judging import Checked
-from lora_cli.judging.engine_args import EngineArgs, Located, Remark, command_lines, launch_words, options_of
+from lora_cli.judging.engine_args import EngineArgs, Fit, Located, Remark
 from lora_cli.judging.inspection import Inspection, ModuleFacts
-from lora_cli.render.inspect_report import inspect_report
+from lora_cli.judging.result import Result
+from lora_cli.render.inspect_report import Inspected, InspectReport
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
@@ -24,8 +23,7 @@ from tests.render.reports import HOSTILE, all_checked
 from tests.schemas import check_schema
 
 BASE = base_from_config(base_config("llama"), "tiny")
-FIT = Fit(256, ("q_proj", "v_proj"), 3, 4, 2 << 30, 6 << 30, 3 << 30, lower_bound=False)
-OTHERS = Fit(16, ("q_proj",), 2, 2, 1 << 29, 1 << 30, 3 << 28, lower_bound=False)
+FIT = Fit(256, ("q_proj", "v_proj"), 3, 4, 2 << 30, 6 << 30)
 
 
 def described(word: str = "sql") -> Inspection:
@@ -40,39 +38,20 @@ def described(word: str = "sql") -> Inspection:
     return Inspection(
         format=word, base=word, base_revision=word, peft_version=word, task_type=word, modules=6, ranks={8: 5, 16: 1},
         scalings={2.0: 5, 4.0: 1}, targets={"q_proj": 3, word: 3}, layers=(0, 1, 2), dtypes={"BF16": 12},
-        parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256="ab" * 32, snapshot="cd" * 32,
-        features=(word,), slot_bytes=12288, slot_dtype="bfloat16",
-        card=card, metadata={word: word},
+        parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256="ab" * 32,
+        features=(word,), card=card,
         by_module=tuple(modules),
     )  # fmt: skip
 
 
 def flags(word: str = "sql") -> EngineArgs:
     """Flags with all that can be said of them."""
-    layout = ENGINES["vllm"].slots
-    assert layout is not None
-    located = (Located("tone", "/srv/tone"),)
-    launch, options = launch_words(layout.flags, "acme/base", "0e9e"), options_of(layout.flags, FIT, located)
     return EngineArgs(
-        engine="vllm",
-        version="0.40",
-        profile="0.33",
-        proven=True,
-        flags=tuple(value for option in options for value in option),
-        command=word,
-        served=(word, "tone"),
-        left_out=(Remark(word, word, word, 1),),
-        served_wrong=(Remark(word, word),),
-        fit=FIT,
-        dtype="bfloat16",
-        base_slots=0,
-        drivers=(Driver((word,), OTHERS, FIT.slot_bytes - OTHERS.slot_bytes, FIT.total_bytes - OTHERS.total_bytes),),
-        located=located,
-        absent=(word,),
-        notes=(word,),
-        lines=tuple(command_lines(layout.flags, launch, options)),
-        named=True,
-    )
+        engine="vllm", version="0.40", profile="0.33", proven=True, flags=("--enable-lora",),
+        command="vllm serve acme/base \\\n  --enable-lora",
+        served=(word, "tone"), left_out=(Remark(word, word, word, 1),), served_wrong=(Remark(word, word),), fit=FIT,
+        base_slots=0, located=(Located("tone", "/srv/tone"),), absent=(word,), notes=(word,),
+    )  # fmt: skip
 
 
 def compared(word: str) -> Comparison:
@@ -83,23 +62,33 @@ def compared(word: str) -> Comparison:
     return Comparison(OtherAdapter(word, word, word), changes, tensors)
 
 
-def text_of(checked: Sequence[Checked], width: int, word: str = "sql", *, colour: bool = False) -> str:
+def inspected(
+    results: Iterable[tuple[Result, Inspection | None]],
+    base: BaseModel | None = None,
+    args: EngineArgs | None = None,
+    diff: Comparison | None = None,
+) -> InspectReport:
+    adapters = tuple(Inspected(one, found, diff) for one, found in results)
+    return InspectReport(base=base, adapters=adapters, engine_args=args)
+
+
+def text_of(checked: Sequence[Result], width: int, word: str = "sql", *, colour: bool = False) -> str:
     """What people read of these adapters."""
-    report = inspect_report([(one, described(word)) for one in checked], BASE, diff=lambda _: compared(word))
+    report = inspected([(one, described(word)) for one in checked], BASE, diff=compared(word))
     return rendered(inspection_parts(report, width), width, colour=colour)
 
 
 def flags_text(width: int, word: str = "sql") -> str:
     args = flags(word)
-    return rendered(engine_args_parts(inspect_report([], BASE, args), args), width)
+    return rendered(engine_args_parts(inspected([], BASE, args), args), width)
 
 
 def documents(word: str) -> list[dict[str, Any]]:
     checked = [*all_checked(), replace(all_checked()[0], card=None)]
     reports = [
-        inspect_report([(one, described(word)) for one in checked], BASE, flags(word), diff=lambda _: compared(word)),
-        inspect_report([(checked[-1], None)]),
-        inspect_report([], None, replace(flags(word), fit=None)),
+        inspected([(one, described(word)) for one in checked], BASE, flags(word), diff=compared(word)),
+        inspected([(checked[-1], None)]),
+        inspected([], None, replace(flags(word), fit=None)),
     ]
     return [json.loads(to_json(report)) for report in reports]
 
@@ -130,7 +119,7 @@ def test_modules_of_a_rank_are_drawn_together_by_last_name_and_layer() -> None:
     }
     modules = [ModuleFacts(name, 16 if name in higher else 32, 2.0, 64, 64, "BF16", 1024, 2048) for name in among]
     modules += [replace(modules[0], module=f"m.{i}.fc1", r=32) for i in range(9)]
-    report = inspect_report([(all_checked()[3], replace(described(), by_module=tuple(modules)))])
+    report = inspected([(all_checked()[3], replace(described(), by_module=tuple(modules)))])
     said = " ".join(rendered(inspection_parts(report, 200), 200).split())
     assert "32 (14 modules), 16 (8 modules: q_proj, k_proj in layers 0-1, 3, lm_head)" in said
 
@@ -138,7 +127,7 @@ def test_modules_of_a_rank_are_drawn_together_by_last_name_and_layer() -> None:
 def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> None:
     first, second, third = (replace(one, name=f"a{i}") for i, one in enumerate(all_checked()[:3]))
     adapters = [(first, described()), (second, replace(described(), total_bytes=4096, ranks={4: 6})), (third, None)]
-    text = rendered(inspection_parts(inspect_report(adapters, BASE), 120), 120)
+    text = rendered(inspection_parts(inspected(adapters, BASE), 120), 120)
     lines = [line.split() for line in text.splitlines()]
 
     assert lines[0] == ["adapter", "targets", "dtype", "rank", "scaling", "size"]
@@ -150,7 +139,7 @@ def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> N
     assert text.count("\n  size ") == 2
     assert text_of([first], 120).startswith("a0\n  source ")
     other = [adapters[0], (second, replace(described(), base="acme/other"))]
-    text = rendered(inspection_parts(inspect_report(other, BASE), 120), 120)
+    text = rendered(inspection_parts(inspected(other, BASE), 120), 120)
     assert [line.split()[:2] for line in text.splitlines()[:3]] == [["adapter", "base"], ["a0", "sql"], ["a1", "other"]]
     assert text.count("\n  base ") == 2
 
@@ -159,5 +148,5 @@ def test_no_name_moves_the_cursor_or_is_a_command() -> None:
     checked = all_checked()[2]
     for text in (text_of([checked], 80, HOSTILE), text_of([checked, checked], 80, HOSTILE), flags_text(80, HOSTILE)):
         assert all(line.isprintable() for line in text.splitlines())
-    document = to_json(inspect_report([(checked, described(HOSTILE))], BASE, flags(HOSTILE)))
+    document = to_json(inspected([(checked, described(HOSTILE))], BASE, flags(HOSTILE)))
     assert "##[" not in document

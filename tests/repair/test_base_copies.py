@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_cli.engines import choose_engine
-from lora_cli.judging import open_base
+from lora_cli.judging.base_model import open_base
 from lora_cli.judging.repair import RepairOptions, repair_adapter
 from lora_cli.judging.repair_report import RepairReport
 from lora_cli.refs.request import Request

@@ -17,9 +17,11 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.finding import Deployment, Outcome
-from lora_cli.judging import Checked, Terms, open_base, validate
+from lora_cli.judging.base_model import open_base
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.judging.repair import RepairOptions, repair_adapter
 from lora_cli.judging.repair_report import RepairReport
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.corpus.bases import Base
@@ -106,10 +108,10 @@ class Bench:
     def deployment(self, profile: Profile) -> Deployment:
         return Deployment(max_lora_rank=512 if profile.engine.default_rank else None)
 
-    def judged(self, directory: Path, engine: str) -> Checked:
+    def judged(self, directory: Path, engine: str) -> Result:
         profile = choose_engine(engine)
         terms = Terms(self.base, engines=(profile,), deployment=self.deployment(profile))
-        return validate(Request("", str(directory)), terms, self.settings)
+        return judge_one(Request("", str(directory)), terms, self.settings)
 
     def repaired(self, case: Case, engine: str) -> RepairReport | LoraCliError:
         profile, self.to = choose_engine(engine), self.folder / "repaired" / str(next(self.tries))
@@ -136,7 +138,7 @@ def check(bench: Bench, case: Case, engine: str) -> RepairReport | None:
     """Holds one repair to what it must be; what was written, None where nothing was."""
     found = bench.repaired(case, engine)
     before = bench.judged(case.directory, engine)
-    was_right = before.verdict is not None and not before.verdict.refused()
+    was_right = before is not None and not before.refused()
     if isinstance(found, LoraCliError) or found.refusals:
         told = found if isinstance(found, LoraCliError) else found.refusals[0]
         assert str(getattr(told, "message", "") or getattr(told, "what", ""))
@@ -145,9 +147,9 @@ def check(bench: Bench, case: Case, engine: str) -> RepairReport | None:
         return None
     assert found.directory is not None
     after = bench.judged(Path(found.directory), engine)
-    assert after.verdict is not None
-    assert after.verdict.engines[0].outcome is Outcome.OK, (case.name, engine)
-    assert not after.verdict.refused(), (case.name, engine)
+    assert after.error is None
+    assert after.engines[0].outcome is Outcome.OK, (case.name, engine)
+    assert not after.refused(), (case.name, engine)
     assert found.proof is not None
     assert found.proof.holds
     if case.intended is not None and case.name not in OTHER_NUMBERS:

@@ -9,56 +9,56 @@ import pytest
 
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Deployment
-from lora_cli.judging import Checked, Terms, judge, open_base, validate
-from lora_cli.judging.verdict import gather_evidence
+from lora_cli.judging.base_model import open_base
+from lora_cli.judging.judge import Terms, companions_of, evidence_of, judge, judge_one
+from lora_cli.judging.result import Result
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings
-from lora_cli.sources.files import Files
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
 from tests.rule_cases import all_cases, base_directory, made
 
 
 @pytest.fixture(scope="module")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Checked]:
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Result]:
     """Every case, judged once."""
     return {case["case"]: judged(case, tmp_path_factory.mktemp("case")) for case in all_cases("rules")}
 
 
 @pytest.mark.parametrize("case", list(all_cases("rules")), ids=lambda case: case["case"])
-def test_the_rules_say_what_the_case_expects(case: Mapping[str, Any], verdicts: Mapping[str, Checked]) -> None:
+def test_the_rules_say_what_the_case_expects(case: Mapping[str, Any], verdicts: Mapping[str, Result]) -> None:
     checked = verdicts[case["case"]]
 
     assert checked.error is None
-    assert checked.verdict is not None
-    assert {found.code for found in checked.verdict.findings} == set(case["expect"])
-    assert case.get("applied") in {None, str(checked.verdict.applied)}
-    assert case.get("says", "") in "; ".join(found.problem.message for found in checked.verdict.findings)
-    assert set(case.get("skipped", ())) <= {one.code for one in checked.verdict.skipped}
+    assert checked.error is None
+    assert {found.code for found in checked.findings} == set(case["expect"])
+    assert case.get("applied") in {None, str(checked.applied)}
+    assert case.get("says", "") in "; ".join(found.problem.message for found in checked.findings)
+    assert set(case.get("skipped", ())) <= {one.code for one in checked.skipped}
 
 
-def test_a_class_for_images_is_rejected_once(verdicts: Mapping[str, Checked]) -> None:
-    verdict = verdicts["an adapter of a class for images, without a base, is rejected for one reason"].verdict
-    assert verdict is not None
+def test_a_class_for_images_is_rejected_once(verdicts: Mapping[str, Result]) -> None:
+    verdict = verdicts["an adapter of a class for images, without a base, is rejected for one reason"]
+    assert verdict.error is None
     assert [one.code for one in verdict.findings].count("LC402") == 1
 
 
-def test_each_rule_fires_in_a_case_and_looks_without_finding_in_another(verdicts: Mapping[str, Checked]) -> None:
+def test_each_rule_fires_in_a_case_and_looks_without_finding_in_another(verdicts: Mapping[str, Result]) -> None:
     fired, silent = set(), set()
     for checked in verdicts.values():
-        assert checked.verdict is not None
-        found = {one.code for one in checked.verdict.findings}
+        assert checked.error is None
+        found = {one.code for one in checked.findings}
         fired |= found
-        silent |= {rule.code for rule in RULES} - found - {one.code for one in checked.verdict.skipped}
+        silent |= {rule.code for rule in RULES} - found - {one.code for one in checked.skipped}
 
     assert fired == silent == {rule.code for rule in RULES}
 
 
-def test_each_problem_says_what_where_and_what_to_do(verdicts: Mapping[str, Checked]) -> None:
+def test_each_problem_says_what_where_and_what_to_do(verdicts: Mapping[str, Result]) -> None:
     for case, checked in verdicts.items():
-        assert checked.verdict is not None
-        for found in checked.verdict.findings:
+        assert checked.error is None
+        for found in checked.findings:
             assert found.problem.message, case
             assert found.problem.at.file, case
             assert found.problem.hint, case
@@ -74,14 +74,14 @@ def test_each_problem_says_what_where_and_what_to_do(verdicts: Mapping[str, Chec
     ],
 )
 def test_the_hint_for_an_adapter_that_changes_nothing_is_about_what_it_has(
-    case: str, hint: str, verdicts: Mapping[str, Checked]
+    case: str, hint: str, verdicts: Mapping[str, Result]
 ) -> None:
-    verdict = verdicts[case].verdict
-    assert verdict is not None
+    verdict = verdicts[case]
+    assert verdict.error is None
     assert hint in next(found.problem.hint for found in verdict.findings if found.code == "LC311")
 
 
-def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
+def judged(case: Mapping[str, Any], tmp_path: Path) -> Result:
     directory = tmp_path / "adapter"
     made(case, directory)
     family = case.get("base", "llama")
@@ -96,18 +96,12 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
         engines=engines,
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )
-    checked = validate(Request("", str(directory)), terms, settings)
-    return asked_for(case["ref"], checked, terms) if "ref" in case else checked
-
-
-def asked_for(ref: str, checked: Checked, terms: Terms) -> Checked:
-    """The same adapter, judged as if ``ref`` had been asked for."""
-    assert checked.revision is not None
-    assert checked.adapter is not None
-    meant = parse(ref, is_path=lambda _: False)
-    evidence = gather_evidence(checked.adapter, Files(LocalSource(), checked.revision), terms)
-    evidence = replace(evidence, ref=meant)
-    return replace(checked, verdict=judge(checked.adapter, terms, evidence))
+    checked = judge_one(Request("", str(directory)), terms, settings)
+    if "ref" in case:  # as if that had been asked for
+        files = files_at(directory)
+        evidence = evidence_of(checked, files, terms, companions_of(files, terms))
+        judge(checked, terms, replace(evidence, ref=parse(case["ref"], is_path=lambda _: False)))
+    return checked
 
 
 def test_an_adapter_like_the_last_one_is_told_the_same_and_one_that_differs_is_not(tmp_path: Path) -> None:
@@ -115,8 +109,8 @@ def test_an_adapter_like_the_last_one_is_told_the_same_and_one_that_differs_is_n
     texts = []
     for name, config in (("one", {"r": 8}), ("two", {"r": 8}), ("three", {}), ("four", {"r": 8})):
         made({"case": name, "config": config}, tmp_path / name)
-        verdict = validate(Request("", str(tmp_path / name)), terms, settings).verdict
-        assert verdict is not None
+        verdict = judge_one(Request("", str(tmp_path / name)), terms, settings)
+        assert verdict.error is None
         texts.append([(one.code, one.problem) for one in verdict.findings])
     assert texts[0] == texts[1] == texts[3] != texts[2]
     assert "LC301" in {code for code, _ in texts[0]}

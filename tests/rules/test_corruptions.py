@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.finding import Severity
-from lora_cli.judging import Terms, open_base, validate
+from lora_cli.judging.base_model import open_base
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import llama_modules, lora_config, lora_tensors, safetensors_bytes, write_base_config
@@ -226,10 +227,10 @@ def errors(config: bytes, weights: bytes, folder: Path) -> list[str]:
     directory.mkdir(exist_ok=True)
     (directory / "adapter_config.json").write_bytes(config)
     (directory / "adapter_model.safetensors").write_bytes(weights)
-    checked = validate(Request("", str(directory)), Terms(base(folder / "base")), Settings(cache_dir=folder / "cache"))
+    checked = judge_one(Request("", str(directory)), Terms(base(folder / "base")), Settings(cache_dir=folder / "cache"))
     assert checked.error is None
-    assert checked.verdict is not None
-    return [one.code for one in checked.verdict.findings if one.severity is Severity.ERROR]
+    assert checked.error is None
+    return [one.code for one in checked.findings if one.severity is Severity.ERROR]
 
 
 def test_the_adapter_itself_is_good(tmp_path: Path) -> None:

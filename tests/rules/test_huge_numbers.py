@@ -8,7 +8,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.engines import choose_engine
-from lora_cli.judging import Checked, Terms, validate
+from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import write_adapter, write_base_config
@@ -16,21 +17,19 @@ from tests.making import write_adapter, write_base_config
 BEYOND = 10**400
 
 
-def judged(adapter: Path, *engines: str) -> Checked:
+def judged(adapter: Path, *engines: str) -> Result:
     terms = Terms(engines=tuple(map(choose_engine, engines)))
-    return validate(Request("", str(adapter)), terms, Settings(cache_dir=adapter.parent / "cache"))
+    return judge_one(Request("", str(adapter)), terms, Settings(cache_dir=adapter.parent / "cache"))
 
 
 def edited(config: Path, **fields: Any) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | fields))
 
 
-def said(checked: Checked) -> dict[str, tuple[str, set[str]]]:
+def said(checked: Result) -> dict[str, tuple[str, set[str]]]:
     """What each engine makes of it, and because of which features."""
-    assert checked.verdict is not None, checked.error
-    return {
-        one.engine: (str(one.outcome), {reason.feature for reason in one.reasons}) for one in checked.verdict.engines
-    }
+    assert checked.error is None, checked.error
+    return {one.engine: (str(one.outcome), {reason.feature for reason in one.reasons}) for one in checked.engines}
 
 
 @pytest.mark.parametrize(
@@ -48,8 +47,8 @@ def test_an_alpha_beyond_a_float_is_refused(config: dict[str, Any], tmp_path: Pa
     for outcome, features in said(checked).values():
         assert outcome == "rejects"
         assert features & {"alpha-unusable", "module-alpha-unusable"}
-    assert checked.verdict is not None
-    assert "must fit in a float" in {one.code: one.problem.message for one in checked.verdict.findings}["LC203"]
+    assert checked.error is None
+    assert "must fit in a float" in {one.code: one.problem.message for one in checked.findings}["LC203"]
 
 
 @pytest.mark.parametrize("rank", [2**24, 2**24 + 1, 10**9, 10**30])

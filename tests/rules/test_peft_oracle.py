@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from lora_cli.adapter.config import peft_fields
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.build import base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.finding import Severity
-from lora_cli.judging import Terms, validate
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import base_config, llama_modules, write_adapter
@@ -39,9 +39,9 @@ def test_an_adapter_that_peft_wrote_is_no_error(
         ours = replace(ours, source="config.json (llama, quantised: gptq)")
 
     for base in (replace(written.base, source=ours.source), ours):
-        verdict = validate(Request("", str(written.directory)), Terms(base), settings).verdict
+        verdict = judge_one(Request("", str(written.directory)), Terms(base), settings)
 
-        assert verdict is not None
+        assert verdict.error is None
         errors = [found for found in verdict.findings if found.severity is Severity.ERROR]
         # They are as PEFT makes them, before any training: most have B at zero, which is what LC502 says.
         assert {found.code for found in errors} - {"LC502"} == ({"LC209"} if name in NOT_LOADED else set())
@@ -62,8 +62,8 @@ def as_pickle(directory: Path, to: Path) -> Path:
 
 def said_of(directory: Path, base: BaseModel, settings: Settings) -> list[str]:
     """The rules that say something of an adapter; the scan of its values is among what they look at."""
-    verdict = validate(Request("", str(directory)), Terms(base), settings).verdict
-    assert verdict is not None
+    verdict = judge_one(Request("", str(directory)), Terms(base), settings)
+    assert verdict.error is None
     assert "LC501" not in {one.code for one in verdict.skipped}
     return [found.code for found in verdict.findings]
 
@@ -78,10 +78,8 @@ def test_null_is_an_error_in_exactly_the_fields_in_which_peft_fails_on_it(field:
     write_adapter(tmp_path, modules=llama_modules())
     config = tmp_path / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {field: None}))
-    verdict = validate(
-        Request("", str(tmp_path)), Terms(as_base(tiny_model("llama"))), Settings(tmp_path / "cache")
-    ).verdict
-    assert verdict is not None
+    verdict = judge_one(Request("", str(tmp_path)), Terms(as_base(tiny_model("llama"))), Settings(tmp_path / "cache"))
+    assert verdict.error is None
     errors = [found for found in verdict.findings if found.severity is Severity.ERROR]
     peft = import_module("peft")
     with warnings.catch_warnings():

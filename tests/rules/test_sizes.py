@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_cli.finding import Verdict
-from lora_cli.judging import Terms, validate
+from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import load_settings
 from tests.making import lora_tensors, raw, write_adapter
@@ -51,7 +51,7 @@ def test_only_unusual_sizes_are_told(tmp_path: Path, name: str, dtype: str) -> N
     assert codes & {"LC504", "LC505"} == EXPECTED.get(name, set())
 
 
-def verdict(directory: Path) -> Verdict:
-    checked = validate(Request("", str(directory)), Terms(), SETTINGS)
-    assert checked.verdict is not None
-    return checked.verdict
+def verdict(directory: Path) -> Result:
+    checked = judge_one(Request("", str(directory)), Terms(), SETTINGS)
+    assert checked.error is None
+    return checked

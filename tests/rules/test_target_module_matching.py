@@ -9,7 +9,7 @@ from lora_cli.adapter.adapter import Adapter, pair_up
 from lora_cli.adapter.names import parse_key
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import BaseModel, BaseModule
-from lora_cli.rules.target_module_matching import apply
+from lora_cli.peft.match import apply
 
 
 def adapter_on(modules: Iterable[str]) -> Adapter:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.judging import Terms, validate
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import write_adapter
@@ -41,8 +41,8 @@ HOSTILE = {
 def codes(template: str, folder: Path) -> set[str]:
     write_adapter(folder / "adapter")
     (folder / "adapter" / "chat_template.jinja").write_text(template)
-    verdict = validate(Request("", str(folder / "adapter")), Terms(values=False), Settings(folder / "cache")).verdict
-    assert verdict is not None
+    verdict = judge_one(Request("", str(folder / "adapter")), Terms(values=False), Settings(folder / "cache"))
+    assert verdict.error is None
     return {found.code for found in verdict.findings}
 
 

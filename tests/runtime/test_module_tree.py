@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from lora_cli.base.base_model import BaseModule
-from lora_cli.base.build import UnknownArchitecture
-from lora_cli.base.families import FAMILIES
+from lora_cli.base.families import FAMILIES, UnknownArchitecture
 from lora_cli.errors import FormatError
 from lora_cli.runtime.full_model import dummy_model
 from lora_cli.runtime.module_tree import base_from_transformers, outline

@@ -30,7 +30,7 @@ def test_who_signed_it(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["inspect", "./sql", *more]) == 0
         assert ("signed by the key acme.pub" in " ".join(capsys.readouterr().out.split())) is bool(signers)
         assert main(["inspect", "./sql", *more, "--format", "json"]) == 0
-        assert json.loads(capsys.readouterr().out)["adapters"][0]["signers"] == signers
+        assert json.loads(capsys.readouterr().out)["adapters"][0].get("signers", []) == signers
 
 
 @pytest.mark.slow

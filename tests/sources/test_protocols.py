@@ -112,4 +112,3 @@ def test_what_is_no_folder_on_another_machine_is_refused_without_repeating_a_sec
     assert isinstance(error, UsageError)
     assert "hunter2" not in error.message + error.hint
     assert error.hint
-    assert ("unsupported scheme fsspec+file://" in error.message) == text.startswith("fsspec+file:")

@@ -1,14 +1,15 @@
 """Verifying and sweeping a cache: everything rotten is found, nothing that is used goes."""
 
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
 from lora_cli.store import Store
+from lora_cli.store.disk import opened
 from lora_cli.store.gc import Removed, Retention, collect, remove
 from lora_cli.store.inventory import inventory
-from lora_cli.store.locks import exclusive
 from lora_cli.store.partials import open_partial
 from lora_cli.store.snapshots import BLOB_MTIME_NS, find_snapshot
 from lora_cli.store.verify import verify
@@ -83,7 +84,8 @@ def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store:
     for path in (store.root, *store.root.rglob("*")):
         if path.name != f"{young}.part":
             os.utime(path, (1, 1))
-    with exclusive(store, building.name):
+    with opened(building) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         assert {one.kind for one in collect(store, Retention(grace_s=-1))} == {"partial"}
     assert tree(store.root) == {f"tmp/{written}.part", f"tmp/{young}.part", f"tmp/{building.name}/{CONFIG}"}
     mine.close()

@@ -8,8 +8,8 @@ from lora_cli.adapter.names import Key, last_name
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.engines.profile import VOCABULARY
 from lora_cli.finding import Location
+from lora_cli.peft.match import is_fused
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
-from lora_cli.rules.target_module_matching import is_fused
 from lora_cli.text import counted, cut, names
 
 CLASSES_OF = {

@@ -5,7 +5,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.adapter import Adapter, LoraPair
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import PEFT_PREFIX, Key, last_name, leaf_of, without_wrappers
 from lora_cli.base.base_model import BaseModel, BaseModule
@@ -18,10 +18,12 @@ from lora_cli.peft.targets import (
     EMBEDDING_NAMES,
     OUTPUT_NAMES,
     Scale,
+    for_task,
     replicated,
     scales,
     targeted,
     targeted_in,
+    trained_bare,
     wrapped_parameters,
 )
 from lora_cli.text import counted, cut
@@ -121,6 +123,14 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         scales=by_module,
         scales_error=error,
     )
+
+
+def matched(adapter: Adapter, base: BaseModel | None) -> tuple[Application, BaseModel | None]:
+    """``apply`` on ``base`` with the head that the adapter's task has, and that base."""
+    if base is not None and adapter.config is not None:
+        bare = trained_bare(base, adapter.config)
+        base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
+    return apply(adapter, base), base
 
 
 Scaled = tuple[Mapping[str, Scale], FormatError | None]
@@ -251,6 +261,35 @@ def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple
         return (base.modules[module],)
     d_in, d_out = base.parameters[wrapped[module]][-2:]
     return BaseModule(d_in, d_out), BaseModule(d_out, d_in)
+
+
+def misshapen(application: Application, narrowed: Mapping[str, tuple[int, int]]) -> dict[str, list[str]]:
+    """The modules of the base whose factors have other shapes, each with the differences.
+
+    ``narrowed`` is by what A's and B's columns of a module are divided, where the config changes LoRA's shapes.
+    """
+    found = dict[str, list[str]]()
+    for module, wanted in application.expected.items():
+        pair = application.adapter.pairs[module]
+        by_layout = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
+        if by_layout and all(by_layout):
+            found[module] = by_layout[0]
+    return found
+
+
+def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) -> Iterator[str]:
+    if pair.embedding != (wanted.kind == "embedding"):
+        mine, its = ("an embedding", "a linear layer") if pair.embedding else ("a linear layer", "an embedding")
+        yield f"the tensors are those of {mine}, but the module of the base is {its}"
+        return
+    if wanted.d_in % narrowed[0] or wanted.d_out % narrowed[1]:
+        yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs do not divide into the config's blocks"
+        return
+    needs = {"A": (1, wanted.d_in // narrowed[0], "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
+    for name, factor in pair.named.items():
+        axis, width, form = needs[name[-1]]
+        if len(factor.shape) == 2 and factor.shape[axis] != width:
+            yield f"{name} is {list(factor.shape)}, the base needs {form.format(width)}"
 
 
 def highest_rank(adapter: Adapter) -> tuple[str, int, Location] | None:

@@ -1,6 +1,5 @@
 """Where fetch, read and rules meet: adapters judged in place and over the wire."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,73 +7,66 @@ from pathlib import Path
 import pytest
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.finding import Applied, Problem
-from lora_cli.judging import Checked, Terms, check_all, open_base, validate
-from lora_cli.judging.validate import WORTH_PROCESSES
-from lora_cli.refs.lock import LockedAdapter
+from lora_cli.judging.base_model import open_base
+from lora_cli.judging.judge import Terms, judge_all, judge_one
+from lora_cli.judging.read import WORTH_PROCESSES
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
-from lora_cli.refs.snapshot import Blob
 from lora_cli.rules import RULES
 from lora_cli.rules.rule import Case
-from lora_cli.settings import Settings, load_settings
-from tests.hub_server import Hub
+from lora_cli.settings import Settings
 from tests.making import llama_modules, write_adapter, write_base
 
 
-def codes(checked: Checked) -> set[str]:
-    assert checked.verdict is not None
-    return {found.code for found in checked.verdict.findings}
+def codes(checked: Result) -> set[str]:
+    return {found.code for found in checked.findings}
 
 
 def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    checked = validate(Request("", str(tmp_path / "good")), Terms(base), settings)
+    checked = judge_one(Request("", str(tmp_path / "good")), Terms(base), settings)
 
-    assert checked.verdict is not None
-    assert (checked.verdict.findings, checked.verdict.skipped) == ((), ())
-    assert checked.verdict.applied == Applied(14, 14)
+    assert (checked.findings, checked.skipped) == ((), ())
+    assert checked.applied == Applied(14, 14)
     assert list(checked.stage_ms) == ["resolve", "read", "values", "rules"]
-    assert checked.exit_code() == 0
+    assert not checked.refused()
 
 
 def test_modules_that_the_base_lacks_count_among_all(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     more = {"model.layers.0.self_attn.qkv_proj": (64, 64), "model.layers.7.self_attn.q_proj": (64, 64)}
     write_adapter(tmp_path / "more", modules={**llama_modules(["q_proj"]), **more})
 
-    checked = validate(Request("", str(tmp_path / "more")), Terms(base), settings)
+    checked = judge_one(Request("", str(tmp_path / "more")), Terms(base), settings)
 
-    assert checked.verdict is not None
-    assert checked.verdict.applied == Applied(2, 4)
+    assert checked.applied == Applied(2, 4)
 
 
 def test_judging_in_place_writes_nothing(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    validate(Request("", str(tmp_path / "good")), Terms(base), settings)
+    judge_one(Request("", str(tmp_path / "good")), Terms(base), settings)
 
     assert not settings.cache_dir.exists()
 
 
 def test_a_path_that_does_not_exist_is_an_error_of_its_own(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    checked = validate(Request("", str(tmp_path / "gone")), Terms(base), settings)
+    checked = judge_one(Request("", str(tmp_path / "gone")), Terms(base), settings)
 
     assert isinstance(checked.error, NotFound)
-    assert checked.exit_code() == 3
 
 
 def test_a_word_that_is_no_reference_is_kept_as_an_error(base: BaseModel, settings: Settings) -> None:
-    assert isinstance(validate(Request("", "sql"), Terms(base), settings).error, UsageError)
+    assert isinstance(judge_one(Request("", "sql"), Terms(base), settings).error, UsageError)
 
 
 def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    verdict = validate(Request("", str(tmp_path / "good")), Terms(), settings).verdict
+    verdict = judge_one(Request("", str(tmp_path / "good")), Terms(), settings)
 
-    assert verdict is not None
     assert verdict.applied is None
     assert {one.reason for one in verdict.skipped} == {"no base model was given"}
     assert {one.code for one in verdict.skipped} == {rule.code for rule in RULES if "base" in rule.needs}
@@ -93,12 +85,13 @@ def test_a_bug_in_a_rule_fails_the_adapter_that_shows_it(
 
     terms = Terms(base, rules=(replace(RULES[0], needs=(), check=broken),))
     items = [Request(folder.name, str(folder)) for folder in sorted(tmp_path.iterdir())]
-    checked = list(check_all(items, terms, replace(settings, jobs=2)))
+    checked = list(judge_all(items, terms, replace(settings, jobs=2)))
 
-    assert [one.name for one in checked if one.exit_code()] == ["adapter-03"]
-    assert checked[3].exit_code() == 70
+    assert [one.name for one in checked if one.error] == ["adapter-03"]
+    assert checked[3].error is not None
+    assert checked[3].error.exit_code == 70
     assert "KeyError: 'made to fail'" in str(checked[3].error)
-    validate(items[3], terms, settings)
+    judge_one(items[3], terms, settings)
     assert "a bug of lora-cli: KeyError" in caplog.text
 
 
@@ -113,44 +106,12 @@ def test_a_base_is_a_folder_its_config_or_a_checkpoint(tmp_path: Path, settings:
     assert by_header.modules.keys() == by_folder.modules.keys()
 
 
-def test_a_suppression_of_what_is_not_here_holds_where_the_lock_knows_the_digest_of_that_commit(
-    tmp_path: Path, base: BaseModel
-) -> None:
-    files = remote_files(tmp_path, d_out=4096)
-    blobs = {name: Blob(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
-    with Hub() as hub:
-        commit = hub.add("acme/sql", files)
-        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
-        locked = LockedAdapter("sql", "acme/sql", commit, blobs)
-        suppressed = Policy(
-            suppressions=(Suppression(digest=locked.digest, rule="LC314", reason="it is meant for another base"),)
-        )
-        settings = replace(settings, policies=(suppressed,))
-
-        def refused(source: str, locked: LockedAdapter | None) -> bool:
-            verdict = validate(Request("", source, locked=locked), Terms(base), settings).verdict
-            assert verdict is not None
-            return verdict.refused()
-
-        assert not refused(f"hf://acme/sql@{commit}", locked)
-        assert refused(f"hf://acme/sql@{commit}", None)
-        assert not refused("hf://acme/sql", locked)
-
-
-def remote_files(tmp_path: Path, d_out: int) -> dict[str, bytes]:
-    """An adapter's files, with weights larger than a header's range."""
-    modules = {"model.layers.0.self_attn.q_proj": (64, d_out)}
-    folder = write_adapter(tmp_path / "remote", modules=modules, r=16, config={"layers_to_transform": [0]})
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Settings) -> None:
     folder = write_adapter(tmp_path / "run")
     (folder / "checkpoint-20").mkdir()
     (folder / "adapter_model.safetensors").rename(folder / "checkpoint-20" / "adapter_model.safetensors")
 
-    checked = validate(Request("", str(folder)), Terms(), settings)
+    checked = judge_one(Request("", str(folder)), Terms(), settings)
 
-    assert checked.verdict is not None
-    found = next(one for one in checked.verdict.findings if one.code == "LC101")
+    found = next(one for one in checked.findings if one.code == "LC101")
     assert found.problem.hint == "use the folder that contains them: checkpoint-20"

@@ -2,17 +2,15 @@
 
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound
 from lora_cli.fetching.pipeline import FetchContext
-from lora_cli.judging import Terms
-from lora_cli.judging.fetch_and_validate import Admission, fetch_adapter, validate_fetched
+from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
+from lora_cli.judging.result import Result
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -24,9 +22,9 @@ from tests.making import llama_modules, write_adapter
 
 def admit(
     ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: InUse | None = None
-) -> Admission:
+) -> Result:
     with FetchContext(store, settings, in_use=hold) as context:
-        return validate_fetched(fetch_adapter(Request(name, ref), context), terms, settings)
+        return judge_fetched(fetch_one(Request(name, ref), context), terms, settings)
 
 
 def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(
@@ -47,7 +45,7 @@ def test_an_adapter_is_judged_while_others_that_share_its_files_come_and_go(
 ) -> None:
     folder, store = write_adapter(tmp_path / "good", modules=llama_modules()), Store(settings.cache_dir)
 
-    def admitted() -> Admission:
+    def admitted() -> Result:
         return admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings)
 
     snapshot = admitted().snapshot
@@ -76,23 +74,7 @@ def test_a_refused_adapter_says_at_which_stage(tmp_path: Path, base: BaseModel, 
 
     assert admission.refusal is not None
     assert admission.stage == "validate"
-    assert admission.verdict is not None
-    assert {found.code for found in admission.verdict.findings} == {"LC302"}
-
-
-def test_what_a_policy_suppresses_in_these_bytes_is_admitted(
-    tmp_path: Path, base: BaseModel, settings: Settings
-) -> None:
-    folder = write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name)
-    ref, store = AdapterRef("file", str(folder)), Store(settings.cache_dir)
-    refused = admit(ref, "bad", Terms(base), store, settings)
-    assert refused.snapshot is not None
-
-    for digest, stage in ((refused.snapshot.digest, ""), ("ab" * 32, "validate")):
-        suppressed = Policy(suppressions=(Suppression(digest=digest, rule="LC302", reason="half of it is enough"),))
-        admission = admit(ref, "bad", Terms(base), store, replace(settings, policies=(suppressed,)))
-        assert admission.stage == stage
-        assert (admission.refusal is None) == (stage == "")
+    assert {found.code for found in admission.findings} == {"LC302"}
 
 
 def test_an_adapter_that_is_not_there_fails_at_resolve(tmp_path: Path, base: BaseModel, settings: Settings) -> None:

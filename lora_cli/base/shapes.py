@@ -1,0 +1,405 @@
+"""One function for each shape of model: the modules that transformers 5 makes of a config, with their dimensions.
+
+A function gets a ``Model`` to fill in and the ``Config`` of its section; one under ``decoder`` fills in one layer.
+Fused experts and their routers are parameters.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, wraps
+from typing import Any
+
+from lora_cli import parse
+from lora_cli.adapter.config import MAX_LAYERS
+from lora_cli.base.base_model import MAX_DIMENSION, MAX_EXPERTS, BaseModule, ModuleKind
+from lora_cli.errors import FormatError
+
+shared = lru_cache(maxsize=256)(BaseModule)
+"""A module of these dimensions: one value for all layers, of which a model may have thousands."""
+
+
+ALIASES = {
+    "hidden_size": ("n_embd", "n_embed"),
+    "num_hidden_layers": ("n_layer",),
+    "max_position_embeddings": ("n_positions",),
+    "num_experts": ("n_routed_experts", "num_local_experts"),
+    "qkv_bias": ("use_qkv_bias",),
+    "depth": ("num_hidden_layers",),
+}
+"""Other keys that a field has in the configs of some families."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A section of a config: ``c.hidden_size`` is a whole number from 1, in the config or by default.
+
+    ``defaults`` are all fields of its class with their defaults (None: it follows from others); any other is not looked
+    at. ``where`` is what errors call the section. Every getter raises ``FormatError`` with the key for a value of
+    another type, or one that no model has; what it gave once is ``known``, for each layer asks for it.
+    """
+
+    fields: Mapping[str, Any]
+    defaults: Mapping[str, int | None]
+    where: str = "config.json"
+    known: dict[str, int] = field(default_factory=dict)
+    listed: dict[str, frozenset[int]] = field(default_factory=dict)
+
+    def __getattr__(self, key: str) -> int:
+        return self.number(key)
+
+    def number(self, key: str, least: int = 1) -> int:
+        """A whole number that is at least ``least``."""
+        if key not in self.known:
+            (value, where), few = self._value(key), "layer" in key or key == "depth"
+            most = MAX_LAYERS if few else MAX_EXPERTS if "experts" in key else MAX_DIMENSION
+            self.known[key] = parse.integer(value, where, minimum=least, maximum=most)
+        return self.known[key]
+
+    def optional(self, key: str) -> int:
+        """A whole number from 1, or 0 if it follows from other fields."""
+        if key not in self.known and self._value(key)[0] is None:
+            self.known[key] = 0
+        return self.number(key)
+
+    def flag(self, key: str) -> bool:
+        """True or false; null is false, as it is to the modelling code."""
+        if key not in self.known:
+            value, where = self._value(key)
+            self.known[key] = parse.boolean(value or False, where)
+        return bool(self.known[key])
+
+    def layers(self, key: str) -> frozenset[int] | None:
+        """The layers that are listed; None if there is no list."""
+        value, where = self._value(key)
+        if value is not None and key not in self.listed:
+            self.listed[key] = frozenset(parse.list_of(parse.integer)(value, where))
+        return self.listed.get(key)
+
+    def _value(self, key: str) -> tuple[Any, str]:
+        used = next((name for name in (key, *ALIASES.get(key, ())) if name in self.fields), key)
+        return self.fields.get(used, self.defaults[key]) if key in self.defaults else None, f"{self.where}: {used}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The modules of a model by path, and its parameters of two or more dimensions outside them by shape.
+
+    What is added is put below ``prefix``.
+    """
+
+    modules: dict[str, BaseModule] = field(default_factory=dict)
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    prefix: str = ""
+
+    def under(self, prefix: str) -> "Model":
+        """The same model, to add to below a further prefix."""
+        return Model(self.modules, self.parameters, self.prefix + prefix)
+
+    def add(self, path: str, d_in: int, d_out: int, bias: bool = False, kind: ModuleKind = "linear") -> None:
+        """A module. Raises ``FormatError`` for dimensions that no model has."""
+        self.modules[self.prefix + path] = shared(*self._sizes(path, d_in, d_out), kind, bias)
+
+    def bare(self, path: str, *shape: int) -> None:
+        """A parameter; raises as ``add``."""
+        self.parameters[self.prefix + path] = self._sizes(path, *shape)
+
+    def _sizes(self, path: str, *shape: int) -> tuple[int, ...]:
+        if all(1 <= size <= MAX_DIMENSION for size in shape):
+            return shape
+        sizes = " x ".join(map(str, shape))
+        raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where="config.json")
+
+
+def square(m: Model, *paths: str, width: int, bias: bool = True) -> None:
+    """Linear layers whose two dimensions are the same."""
+    for path in paths:
+        m.add(path, width, width, bias)
+
+
+def mlp(m: Model, first: str, second: str, width: int, inner: int, bias: bool = True) -> None:
+    """Two linear layers, ``inner`` wide between them."""
+    m.add(first, width, inner, bias)
+    m.add(second, inner, width, bias)
+
+
+def gated(m: Model, path: str, width: int, inner: int, bias: bool = False) -> None:
+    """A gated MLP."""
+    m.add(f"{path}.gate_proj", width, inner, bias)
+    m.add(f"{path}.up_proj", width, inner, bias)
+    m.add(f"{path}.down_proj", inner, width, bias)
+
+
+def experts(m: Model, count: int, width: int, inner: int) -> None:
+    """A router, and experts that are all in one tensor: ``[experts, d_out, d_in]``."""
+    m.bare("mlp.gate.weight", count, width)
+    m.bare("mlp.experts.gate_up_proj", count, 2 * inner, width)
+    m.bare("mlp.experts.down_proj", count, width, inner)
+
+
+def head_widths(c: Config) -> tuple[int, int]:
+    """The width of all queries, and that of all keys (and of all values)."""
+    dim = c.optional("head_dim") or c.hidden_size // c.num_attention_heads
+    return c.num_attention_heads * dim, (c.optional("num_key_value_heads") or c.num_attention_heads) * dim
+
+
+def attention(m: Model, c: Config, out: str = "o_proj") -> None:
+    """Separate q, k, v and o, with grouped key-value heads and the biases that the class has."""
+    (q, kv), bias = head_widths(c), c.flag("attention_bias") or c.flag("use_bias")
+    m.add("self_attn.q_proj", c.hidden_size, q, bias or c.flag("qkv_bias"))
+    m.add("self_attn.k_proj", c.hidden_size, kv, bias or c.flag("qkv_bias"))
+    m.add("self_attn.v_proj", c.hidden_size, kv, bias or c.flag("qkv_bias"))
+    m.add(f"self_attn.{out}", q, c.hidden_size, bias)
+
+
+def decoder(layer: Callable[[Model, Config, int], None]) -> Callable[..., None]:
+    """A decoder of such layers, with LLaMA's names around them: ``root`` and ``head`` are where a wrapper has it."""
+
+    @wraps(layer)
+    def build(m: Model, c: Config, root: str = "model.", head: str = "lm_head", head_bias: bool = False) -> None:
+        inner = m.under(root)
+        inner.add("embed_tokens", c.vocab_size, c.hidden_size, kind="embedding")
+        for i in range(c.num_hidden_layers):
+            layer(inner.under(f"layers.{i}."), c, i)
+        m.add(head, c.hidden_size, c.vocab_size, head_bias)
+
+    return build
+
+
+@decoder
+def llama(m: Model, c: Config, _: int) -> None:
+    """LLaMA, and most that came after it."""
+    attention(m, c)
+    gated(m, "mlp", c.hidden_size, c.intermediate_size, c.flag("mlp_bias"))
+
+
+@decoder
+def phi(m: Model, c: Config, _: int) -> None:
+    """Phi 1 and 2."""
+    attention(m, c, out="dense")
+    mlp(m, "mlp.fc1", "mlp.fc2", c.hidden_size, c.intermediate_size)
+
+
+@decoder
+def phi3(m: Model, c: Config, _: int) -> None:
+    """Phi 3: q, k and v in one, and the two inner layers of the MLP."""
+    q, kv = head_widths(c)
+    m.add("self_attn.qkv_proj", c.hidden_size, q + 2 * kv)
+    m.add("self_attn.o_proj", q, c.hidden_size)
+    m.add("mlp.gate_up_proj", c.hidden_size, 2 * c.intermediate_size)
+    m.add("mlp.down_proj", c.intermediate_size, c.hidden_size)
+
+
+@decoder
+def starcoder2(m: Model, c: Config, _: int) -> None:
+    """StarCoder 2."""
+    attention(m, c)
+    mlp(m, "mlp.c_fc", "mlp.c_proj", c.hidden_size, c.intermediate_size, c.flag("use_bias"))
+
+
+@decoder
+def mixtral(m: Model, c: Config, _: int) -> None:
+    """Mixtral."""
+    attention(m, c)
+    experts(m, c.num_experts, c.hidden_size, c.intermediate_size)
+
+
+@decoder
+def gpt_oss(m: Model, c: Config, _: int) -> None:
+    """gpt-oss: experts ``[experts, d_in, d_out]`` with biases."""
+    attention(m, c)
+    count, width, inner = c.num_experts, c.hidden_size, c.intermediate_size
+    m.bare("mlp.router.weight", count, width)
+    m.bare("mlp.experts.gate_up_proj", count, width, 2 * inner)
+    m.bare("mlp.experts.gate_up_proj_bias", count, 2 * inner)
+    m.bare("mlp.experts.down_proj", count, inner, width)
+    m.bare("mlp.experts.down_proj_bias", count, width)
+
+
+@decoder
+def qwen_moe(m: Model, c: Config, i: int) -> None:
+    """Qwen 2 and 3: experts in every n-th layer that is not listed, in Qwen 2 beside one that all tokens share."""
+    attention(m, c)
+    count, step, width = c.number("num_experts", least=0), c.decoder_sparse_step, c.hidden_size
+    if count == 0 or i in (c.layers("mlp_only_layers") or ()) or (i + 1) % step:
+        gated(m, "mlp", width, c.intermediate_size)
+        return
+    experts(m, count, width, c.moe_intermediate_size)
+    if inner := c.optional("shared_expert_intermediate_size"):
+        gated(m, "mlp.shared_expert", width, inner)
+        m.add("mlp.shared_expert_gate", width, 1)
+
+
+@decoder
+def deepseek(m: Model, c: Config, i: int) -> None:
+    """DeepSeek 2 and 3: low-rank attention (MLA), and after the first layers experts beside shared ones.
+
+    The layers that predict further tokens are not built.
+    """
+    heads, width, bias = c.num_attention_heads, c.hidden_size, c.flag("attention_bias")
+    q, rank = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim), c.optional("q_lora_rank")
+    if rank:
+        m.add("self_attn.q_a_proj", width, rank, bias)
+        m.add("self_attn.q_b_proj", rank, q)
+    else:
+        m.add("self_attn.q_proj", width, q)
+    m.add("self_attn.kv_a_proj_with_mqa", width, c.kv_lora_rank + c.qk_rope_head_dim, bias)
+    m.add("self_attn.kv_b_proj", c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim))
+    m.add("self_attn.o_proj", heads * c.v_head_dim, width, bias)
+    if i < c.number("first_k_dense_replace", least=0):
+        gated(m, "mlp", width, c.intermediate_size, c.flag("mlp_bias"))
+    else:
+        experts(m, c.num_experts, width, c.moe_intermediate_size)
+        gated(m, "mlp.shared_experts", width, c.moe_intermediate_size * c.n_shared_experts, c.flag("mlp_bias"))
+
+
+@decoder
+def llama4(m: Model, c: Config, i: int) -> None:
+    """Llama 4: experts ``[experts, d_in, d_out]`` beside a shared one in every n-th layer, or in those listed."""
+    attention(m, c)
+    listed, step = c.layers("moe_layers"), c.interleave_moe_layer_step
+    if (i + 1) % step if listed is None else i not in listed:
+        gated(m, "feed_forward", c.hidden_size, c.intermediate_size_mlp)
+        return
+    count, width, inner = c.num_experts, c.hidden_size, c.intermediate_size
+    m.add("feed_forward.router", width, count)
+    m.bare("feed_forward.experts.gate_up_proj", count, width, 2 * inner)
+    m.bare("feed_forward.experts.down_proj", count, inner, width)
+    gated(m, "feed_forward.shared_expert", width, inner)
+
+
+def gpt2(m: Model, c: Config) -> None:
+    """GPT-2: transposed linear layers (``Conv1D``), q, k and v in one."""
+    width, inner, t = c.hidden_size, c.optional("n_inner") or 4 * c.hidden_size, m.under("transformer.")
+    t.add("wte", c.vocab_size, width, kind="embedding")
+    t.add("wpe", c.max_position_embeddings, width, kind="embedding")
+    rows = [("attn.c_attn", width, 3 * width), ("attn.c_proj", width, width)]
+    if c.flag("add_cross_attention"):
+        rows += [
+            (f"crossattention.{name}", width, n * width) for name, n in (("c_attn", 2), ("q_attn", 1), ("c_proj", 1))
+        ]
+    rows += [("mlp.c_fc", width, inner), ("mlp.c_proj", inner, width)]
+    for i in range(c.num_hidden_layers):
+        for path, d_in, d_out in rows:
+            t.add(f"h.{i}.{path}", d_in, d_out, True, "conv1d")
+    m.add("lm_head", width, c.vocab_size)
+
+
+def gptj(m: Model, c: Config) -> None:
+    """GPT-J."""
+    width, t = c.hidden_size, m.under("transformer.")
+    t.add("wte", c.vocab_size, width, kind="embedding")
+    for i in range(c.num_hidden_layers):
+        layer = t.under(f"h.{i}.")
+        square(layer, "attn.k_proj", "attn.v_proj", "attn.q_proj", "attn.out_proj", width=width, bias=False)
+        mlp(layer, "mlp.fc_in", "mlp.fc_out", width, c.optional("n_inner") or 4 * width)
+    m.add("lm_head", width, c.vocab_size, bias=True)
+
+
+def gpt_neox(m: Model, c: Config) -> None:
+    """GPT-NeoX and Pythia."""
+    width, bias = c.hidden_size, c.flag("attention_bias")
+    m.add("gpt_neox.embed_in", c.vocab_size, width, kind="embedding")
+    for i in range(c.num_hidden_layers):
+        layer = m.under(f"gpt_neox.layers.{i}.")
+        layer.add("attention.query_key_value", width, 3 * width, bias)
+        layer.add("attention.dense", width, width, bias)
+        mlp(layer, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.intermediate_size)
+    m.add("lm_head", width, c.vocab_size)
+
+
+def bloom(m: Model, c: Config) -> None:
+    """BLOOM, and Falcon, whose keys and values are grouped (40B and later), single (7B), or one for each head."""
+    width, qkv, bias, t = c.hidden_size, 3 * c.hidden_size, c.flag("bias"), m.under("transformer.")
+    if c.flag("new_decoder_architecture"):
+        heads = c.num_attention_heads
+        qkv = width + 2 * (c.optional("num_kv_heads") or heads) * (width // heads)
+    elif c.flag("multi_query"):
+        qkv = width + 2 * (width // c.num_attention_heads)
+    t.add("word_embeddings", c.vocab_size, width, kind="embedding")
+    for i in range(c.num_hidden_layers):
+        layer = t.under(f"h.{i}.")
+        layer.add("self_attention.query_key_value", width, qkv, bias)
+        layer.add("self_attention.dense", width, width, bias)
+        mlp(layer, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.optional("ffn_hidden_size") or 4 * width, bias)
+    m.add("lm_head", width, c.vocab_size)
+
+
+def opt(m: Model, c: Config) -> None:
+    """OPT, whose embedding may have another width than its layers."""
+    width, outer, d = c.hidden_size, c.optional("word_embed_proj_dim") or c.hidden_size, m.under("model.decoder.")
+    bias = c.flag("enable_bias")
+    d.add("embed_tokens", c.vocab_size, outer, kind="embedding")
+    d.add("embed_positions", c.max_position_embeddings + 2, width, kind="embedding")
+    if outer != width:
+        d.add("project_out", width, outer)
+        d.add("project_in", outer, width)
+    for i in range(c.num_hidden_layers):
+        layer = d.under(f"layers.{i}.")
+        square(layer, *(f"self_attn.{name}_proj" for name in ("k", "v", "q", "out")), width=width, bias=bias)
+        mlp(layer, "fc1", "fc2", width, c.ffn_dim, bias)
+    m.add("lm_head", outer, c.vocab_size)
+
+
+def bert(m: Model, c: Config, root: str, head: str, dense: str) -> None:
+    """BERT with its language-modelling head, without the pooler that other heads have."""
+    width, b = c.hidden_size, m.under(root)
+    b.add("embeddings.word_embeddings", c.vocab_size, width, kind="embedding")
+    b.add("embeddings.position_embeddings", c.max_position_embeddings, width, kind="embedding")
+    b.add("embeddings.token_type_embeddings", c.type_vocab_size, width, kind="embedding")
+    kinds = ("attention", "crossattention") if c.flag("add_cross_attention") else ("attention",)
+    names = ("self.query", "self.key", "self.value", "output.dense")
+    for i in range(c.num_hidden_layers):
+        layer = b.under(f"encoder.layer.{i}.")
+        square(layer, *(f"{kind}.{name}" for kind in kinds for name in names), width=width)
+        mlp(layer, "intermediate.dense", "output.dense", width, c.intermediate_size)
+    m.add(head + dense, width, width, bias=True)
+    m.add(f"{head}decoder", width, c.vocab_size, bias=True)
+
+
+def siglip(m: Model, c: Config, text_width: int) -> None:
+    """The vision tower of Gemma 3, and the projector to the width of the text model."""
+    width, t = c.hidden_size, m.under("model.vision_tower.")
+    t.bare("embeddings.patch_embedding.weight", width, c.num_channels, c.patch_size, c.patch_size)
+    t.add("embeddings.position_embedding", (c.image_size // c.patch_size) ** 2, width, kind="embedding")
+    if c.flag("vision_use_head"):
+        t.bare("head.probe", 1, 1, width)
+        t.bare("head.attention.in_proj_weight", 3 * width, width)
+        t.add("head.attention.out_proj", width, width, bias=True)
+        mlp(t, "head.mlp.fc1", "head.mlp.fc2", width, c.intermediate_size)
+    _vision_layers(t.under("encoder.layers."), c, "out_proj")
+    m.bare("model.multi_modal_projector.mm_input_projection_weight", width, text_width)
+
+
+def llama4_vision(m: Model, c: Config, text_width: int) -> None:
+    """The vision tower of Llama 4, and the projector to the width of the text model."""
+    v = m.under("vision_model.")
+    v.bare("positional_embedding_vlm", (c.image_size // c.patch_size) ** 2 + 1, c.hidden_size)
+    v.add("patch_embedding.linear", c.num_channels * c.patch_size**2, c.hidden_size)
+    v.add("vision_adapter.mlp.fc1", c.intermediate_size, c.projector_input_dim)
+    v.add("vision_adapter.mlp.fc2", c.projector_output_dim, c.projector_output_dim)
+    _vision_layers(v.under("model.layers."), c, "o_proj")
+    m.add("multi_modal_projector.linear_1", c.vision_output_dim, text_width)
+
+
+def _vision_layers(m: Model, c: Config, out: str) -> None:
+    for i in range(c.num_hidden_layers):
+        layer = m.under(f"{i}.")
+        square(layer, *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", out)), width=c.hidden_size)
+        mlp(layer, "mlp.fc1", "mlp.fc2", c.hidden_size, c.intermediate_size)
+
+
+def qwen_vision(m: Model, c: Config, _: int) -> None:
+    """The vision transformers of Qwen2-VL, which has an ``embed_dim``, and of Qwen2.5-VL."""
+    width, v = c.optional("embed_dim") or c.hidden_size, m.under("model.visual.")
+    merged = width * c.spatial_merge_size**2
+    v.bare("patch_embed.proj.weight", width, c.in_channels, c.temporal_patch_size, c.patch_size, c.patch_size)
+    v.add("merger.mlp.0", merged, merged, bias=True)
+    v.add("merger.mlp.2", merged, c.optional("out_hidden_size") or c.hidden_size, bias=True)
+    for i in range(c.depth):
+        layer = v.under(f"blocks.{i}.")
+        layer.add("attn.qkv", width, 3 * width, bias=True)
+        layer.add("attn.proj", width, width, bias=True)
+        if inner := c.optional("intermediate_size"):
+            gated(layer, "mlp", width, inner, bias=True)
+        else:
+            mlp(layer, "mlp.fc1", "mlp.fc2", width, width * c.mlp_ratio)

@@ -1,0 +1,239 @@
+"""One adapter × terms → its result, many adapters → theirs: the only place that runs rules."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from lora_cli.adapter.beside import Companions, read_companions
+from lora_cli.adapter.reading import call_in_threads, read_adapter
+from lora_cli.base.base_model import BaseModel
+from lora_cli.fetching.pipeline import FetchContext, fetch
+from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem, Skipped
+from lora_cli.judging.base_model import Bases
+from lora_cli.judging.causes import first_of_each_rule, fold, root
+from lora_cli.judging.read import each, open_one, ref_of
+from lora_cli.judging.result import Result, Stopwatch, failing_alone
+from lora_cli.peft.match import matched
+from lora_cli.peft.patterns import TOO_SLOW, one_budget
+from lora_cli.refs.adapter_files import CONFIG
+from lora_cli.refs.reference import WITH_REVISIONS
+from lora_cli.refs.request import Request
+from lora_cli.rules import RULES, choose
+from lora_cli.rules.base_model import fitting
+from lora_cli.rules.config import not_lora, pattern_invalid
+from lora_cli.rules.rule import Case, Evidence, Rule, run
+from lora_cli.settings import Settings
+from lora_cli.sources.files import Files, files_of
+
+if TYPE_CHECKING:
+    from lora_cli.engines import Profile
+
+ENGINE_RULES = "LC4"
+
+OnStage = Callable[[str], None]
+"""Called as each stage begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What adapters are judged by, the same for all of one run.
+
+    ``base`` is the base model of all adapters; without it each is judged against its own by ``bases``, or none.
+    Without ``values`` the tensors' values are not read. ``engines`` are the engines that will serve them, started as
+    ``deployment`` says; without engines PEFT's behaviour counts, and of the deployment ``max_lora_rank``. What rules of
+    ``ignored`` find is not reported, nor what follows from it.
+    """
+
+    base: BaseModel | None = None
+    bases: Bases | None = None
+    values: bool = True
+    rules: tuple[Rule, ...] = choose()
+    engines: "tuple[Profile, ...]" = ()
+    deployment: Deployment = field(default_factory=Deployment)
+    ignored: tuple[Rule, ...] = ()
+
+
+def judge_one(
+    request: Request, terms: Terms, settings: Settings, context: FetchContext | None = None, threads: int = 1
+) -> Result:
+    """One adapter, judged: a local one in place, a remote one from the cache, into which its files are brought first.
+
+    Without ``context`` a remote adapter that is not cached is read by its header, and nothing is written. Up to
+    ``threads`` of its files are read at once. What digest, lock or policies refuse of files that can be read is judged
+    all the same: the result has both. Raises no ``LoraCliError``: it is part of the result, also one for a bug.
+    """
+    result = Result.of(request)
+    with failing_alone(result):
+        watch = Stopwatch(result.stage_ms)
+        files, unread = open_one(result, settings, context, whole=terms.values)
+        watch.lap("resolve")
+        _judge_files(result, files, terms, settings, watch, 1 if files.on_disk else threads, unread)
+    return result
+
+
+def judge_all(
+    requests: Sequence[Request], terms: Terms, settings: Settings, *, contents: bool = True
+) -> Iterator[Result]:
+    """Many adapters, judged as by ``judge_one``, in the order of the requests; as ``read.each``."""
+    return each(
+        requests,
+        lambda request, context, threads: judge_one(request, terms, settings, context, threads),
+        settings,
+        contents=contents,
+    )
+
+
+def fetch_one(request: Request, context: FetchContext, on_stage: OnStage = lambda _: None) -> Result:
+    """One adapter, resolved and fetched into the cache, with the time of each stage. Raises no ``LoraCliError``."""
+    result = Result.of(request)
+    watch = Stopwatch(result.stage_ms)
+
+    def resolved() -> None:
+        watch.lap("resolve")
+        result.stage = "fetch"
+        on_stage("fetch")
+
+    on_stage("resolve")
+    result.stage = "resolve"
+    with failing_alone(result):
+        request = result.request = replace(request, source=ref_of(request.source))
+        result.source = str(request.source)
+        fetched = fetch(request, context, on_resolved=resolved)
+        result.snapshot, result.cached, result.signers = fetched.snapshot, fetched.cached, fetched.signers or None
+        result.stage = "fetch"
+    watch.lap(result.stage)
+    return result
+
+
+def judge_fetched(fetched: Result, terms: Terms, settings: Settings, on_stage: OnStage = lambda _: None) -> Result:
+    """An adapter that was fetched, judged by its snapshot; one that could not be fetched stays as it is."""
+    if fetched.error is not None:
+        return fetched
+    assert fetched.snapshot is not None
+    assert fetched.request is not None
+    result = replace(fetched, stage="", digest=fetched.snapshot.digest, stage_ms={**fetched.stage_ms})
+    watch = Stopwatch(result.stage_ms)
+    on_stage("validate")
+    with failing_alone(result):
+        _judge_files(result, files_of(fetched.snapshot, fetched.request.ref), terms, settings, Stopwatch({}))
+        result.findings = tuple(fold(result.findings, result.engines))
+    watch.lap("validate")
+    if result.refusal is not None:
+        result.stage = "validate"
+    return result
+
+
+def _judge_files(
+    result: Result,
+    files: Files,
+    terms: Terms,
+    settings: Settings,
+    watch: Stopwatch,
+    threads: int = 1,
+    unread: str = "",
+) -> None:
+    """Read and judge the adapter in ``files``; ``unread`` says why they are not whole on this disk."""
+    adapter, companions = call_in_threads(
+        threads,
+        lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads),
+        lambda: companions_of(files, terms, threads),
+    )
+    result.adapter = adapter
+    watch.lap("read")
+    evidence = evidence_of(result, files, terms, companions, unread)
+    watch.lap("values")
+    judge(result, terms, evidence)
+    watch.lap("rules")
+
+
+def companions_of(files: Files, terms: Terms, threads: int = 1) -> Companions | None:
+    """The files next to the weights, read by up to ``threads`` threads; None if no rule of ``terms`` needs them.
+
+    Raises:
+        LoraCliError: what the source raises.
+    """
+    wanted = any("companions" in rule.needs for rule in terms.rules)
+    return read_companions(files, threads=threads) if wanted else None
+
+
+def evidence_of(
+    result: Result, files: Files, terms: Terms, companions: Companions | None, unread: str = ""
+) -> Evidence:
+    """What rules need of the result's adapter beyond config and header; ``unread`` as in ``open_one``.
+
+    Raises:
+        LoraCliError: what the source raises.
+    """
+    assert result.adapter is not None
+    stats, reason = {}, "" if terms.values else NO_VALUES
+    if terms.values and not files.on_disk:
+        reason = f"the values were not read: {unread}"
+    elif terms.values:
+        from lora_cli.adapter.values import scan_values
+
+        stats = scan_values(files, result.adapter)
+    commit = files.revision.id if files.ref.scheme in WITH_REVISIONS else ""
+    base, base_reason = (terms.base, NO_BASE) if terms.bases is None else terms.bases.of(result.adapter.config)
+    return Evidence(stats, reason, companions, files.ref, commit, base, base_reason)
+
+
+def judge(result: Result, terms: Terms, evidence: Evidence) -> Result:
+    """``result`` with what the rules say of its adapter; nothing is read. All pattern matching shares one budget."""
+    adapter, base = result.adapter, terms.base or evidence.base
+    assert adapter is not None
+    with one_budget() as budget:
+        application, base = matched(adapter, base)
+        case, found = _run(Case(adapter, application, evidence, base, deployment=terms.deployment), terms)
+        result.findings = tuple(one for one in found if isinstance(one, Finding))
+        result.skipped = tuple(one for one in found if isinstance(one, Skipped))
+        if base is not None and case.has_weights:
+            result.applied = fitting(case, case.application.applied, case.application.matched)
+        result.engines, result.base = case.outcomes, None if base is None else base.name
+        result.unchecked = tuple(dict.fromkeys(_unchecked(case, terms)))
+    slow = pattern_invalid
+    if budget.spent and slow in terms.rules and all(one.code != slow.code for one in result.findings):
+        problem = Problem(f"matching takes longer than {budget.limit_s:g} s", Location(CONFIG), TOO_SLOW)
+        result.findings += (Finding(slow.code, slow.name, slow.severity, problem, None),)
+    return result
+
+
+def _run(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:
+    """The case with the outcome of each engine of the terms, and what their rules say, without what is ignored.
+
+    For an engine all rules are run, selected or not: an outcome must not be ok because a rule with an error was not
+    selected.
+    """
+    rules = sorted((*terms.rules, *terms.ignored), key=lambda rule: rule.code)
+    if not terms.engines:
+        found = [one for rule in rules for one in run(rule, case)]
+    else:
+        from lora_cli.rules.engine_verdict import as_lora, downgraded, engine_outcome, ignores_peft_type
+
+        generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]
+        every = [one for rule in generic for one in run(rule, case)]
+        as_named, case = case, as_lora(case, terms.engines)
+        if case is not as_named:
+            every = [one for one in every if one.code == not_lora.code]
+            every += [one for rule in generic for one in run(rule, case)]
+        outcomes = tuple(
+            engine_outcome(case if ignores_peft_type(engine) else as_named, engine, every) for engine in terms.engines
+        )
+        case, chosen = replace(case, outcomes=outcomes), {rule.code for rule in rules}
+        own = [one for rule in rules if rule not in generic for one in run(rule, case)]
+        kept = (one for one in every if one.code in chosen)
+        found = [downgraded(one, terms.engines, outcomes) if isinstance(one, Finding) else one for one in kept]
+        found += own
+    if ignored := {rule.code for rule in terms.ignored}:
+        first = first_of_each_rule(one for one in found if isinstance(one, Finding))
+        causes = ((one, root(one, first).code if isinstance(one, Finding) else one.code) for one in found)
+        found = [one for one, cause in causes if ignored.isdisjoint({cause, one.code})]
+    return case, found
+
+
+def _unchecked(case: Case, terms: Terms) -> Iterator[str]:
+    """Why what the rules need could not be looked at, apart from what the user asked for."""
+    needed = {need for rule in terms.rules for need in rule.needs} | ({"base", "values"} if terms.engines else set())
+    for need in ("config", "weights", "base", "values"):
+        reason = case.why_missing(need)
+        if need in needed and reason not in {"", NO_BASE, NO_VALUES}:
+            yield reason
