@@ -1,7 +1,7 @@
 """Typed getters over untrusted values."""
 
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,11 +14,7 @@ from lora_cli.units import parse_size
 
 RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
     (parse.text, "x", "x"),
-    (parse.boolean, False, False),
-    (parse.integer, -3, -3),
-    (parse.number, 3, 3),
     (parse.number, 0.5, 0.5),
-    (parse.mapping, {"a": None}, {"a": None}),
     (parse.sequence, [1, "a"], [1, "a"]),
     (parse.list_of(parse.integer), [1, 2], (1, 2)),
     (parse.map_of(parse.text), {"b": "x", "a": "y"}, {"b": "x", "a": "y"}),
@@ -28,14 +24,15 @@ RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
 WRONG: list[tuple[Callable[[Any, str], Any], Any, str]] = [
     (parse.text, 8, "f: r: must be a string, not an integer: 8"),
     (parse.boolean, 1, "f: r: must be a boolean, not an integer: 1"),
-    (parse.boolean, None, "f: r: must be a boolean, not null: null"),
     (parse.integer, "8", 'f: r: must be an integer, not a string: "8"'),
     (parse.integer, 8.0, "f: r: must be an integer, not a number: 8.0"),
     (parse.integer, True, "f: r: must be an integer, not a boolean: true"),
+    (partial(parse.integer, minimum=1), 0, "f: r: must be at least 1, not 0"),
+    (partial(parse.integer, maximum=9), 10, "f: r: must be at most 9, not 10"),
+    (lambda value, where: parse.required(value, "b", where), {"a": 1}, "f: r: b is missing"),
     (parse.number, float("nan"), "f: r: must be finite, not nan"),
     (parse.number, float("inf"), "f: r: must be finite, not inf"),
     (parse.number, 10**309, f"f: r: must fit in a float, not 1{'0' * 58}…"),
-    (parse.number, -(10**309), f"f: r: must fit in a float, not -1{'0' * 57}…"),
     (parse.number, "1", 'f: r: must be a number, not a string: "1"'),
     (parse.mapping, [], "f: r: must be an object, not a list: []"),
     (parse.mapping, {1: 2}, "f: r: the key 1: must be a string, not an integer: 1"),
@@ -57,20 +54,6 @@ def test_a_value_of_the_wrong_type_is_an_error_that_says_where(
     with pytest.raises(FormatError) as caught:
         getter(value, "f: r")
     assert str(caught.value) == message
-
-
-def test_an_integer_is_held_to_its_bounds() -> None:
-    assert parse.integer(3, "r", minimum=3, maximum=3) == 3
-    with pytest.raises(FormatError, match="must be at least 1, not 0"):
-        parse.integer(0, "r", minimum=1)
-    with pytest.raises(FormatError, match="must be at most 9, not 10"):
-        parse.integer(10, "r", maximum=9)
-
-
-def test_a_missing_field_is_named() -> None:
-    assert parse.required({"a": 1}, "a", "f") == 1
-    with pytest.raises(FormatError, match="f: b is missing"):
-        parse.required({"a": 1}, "b", "f")
 
 
 def test_a_mistyped_word_gets_the_nearest_known_one_as_a_hint() -> None:
@@ -109,23 +92,7 @@ def test_what_is_not_json_is_an_error(data: bytes) -> None:
     assert str(caught.value) == MALFORMED[data]
 
 
-def test_json_that_is_no_object_is_an_error() -> None:
-    assert parse.json_object(b'{"a": [1]}', "f") == {"a": [1]}
-    with pytest.raises(FormatError, match="f: must be an object, not a list"):
-        parse.json_object(b"[]", "f")
-
-
 def test_of_a_duplicate_key_the_last_counts_and_it_is_reported() -> None:
     duplicates: list[str] = []
     assert parse.json_value(b'{"r": 4, "x": {"r": 1}, "r": 8}', "f", duplicates=duplicates) == {"r": 8, "x": {"r": 1}}
     assert duplicates == ["r"]
-
-
-@pytest.mark.slow
-def test_many_duplicates_take_time_in_proportion_to_the_text() -> None:
-    duplicates: list[str] = []
-    text = ",".join(f'"{i % 100_000}": 1' for i in range(200_000))
-    begun = time.perf_counter()
-    parse.json_value(f"{{{text}}}".encode(), "f", duplicates=duplicates)
-    assert time.perf_counter() - begun < 10
-    assert len(duplicates) == 100_000

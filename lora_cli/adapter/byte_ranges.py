@@ -55,13 +55,7 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> Head
     """
     first = read_beginning(files, file, FIRST_READ)
     check_stand_in(first, file, (*STAND_INS, PICKLE))
-    length = header_length(first[:8], file.size, file.path)
-    if length > most:
-        raise FormatError(
-            f"its header has {length} bytes, but {most} are allowed",
-            where=file.path,
-            hint="raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)",
-        )
+    length = header_length(first[:8], file.size, file.path, most)
     header = first[8 : 8 + length]
     if len(header) < length:
         header += read_range(files, file, 8 + len(header), 8 + length)

@@ -1,16 +1,15 @@
-"""``adapter_config.json``: PEFT's ``LoraConfig`` under its own field names, what does not fit it, and how two differ.
+"""``adapter_config.json``: PEFT's ``LoraConfig`` under its own field names, and what does not fit it.
 
 Fields and defaults are those of PEFT 0.21 (``tuners/lora/config.py``, ``config.py``).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, get_args, get_origin
 
 from lora_cli import parse
 from lora_cli.errors import FormatError
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.text import shown
 
 CONFIG_CAP = 8 << 20
 """Bytes that a config may have: PEFT writes a list of every targeted module, which is far below this."""
@@ -18,52 +17,19 @@ CONFIG_CAP = 8 << 20
 MAX_LAYERS = 4096
 """No model is deeper. Rows of a family times layers bounds the memory that a hostile config can ask for."""
 
-GROUP_SIZE = 16
-"""PEFT's ``qalora_group_size``."""
-
 Names = tuple[str, ...]
 Sub = Mapping[str, Any]
-
-Effect = Literal["scaling", "meaning", "base", "modules", "unknown", "training"]
-
-
-EFFECTS: Mapping[str, Effect] = {
-    **dict.fromkeys(("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"), "scaling"),
-    **dict.fromkeys(
-        (
-            *("peft_type", "task_type", "use_dora", "lora_bias", "bias", "fan_in_fan_out", "use_qalora"),
-            *("qalora_group_size", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"),
-            *("alora_invocation_tokens", "trainable_token_indices", "ensure_weight_tying"),
-        ),
-        "meaning",
-    ),
-    **dict.fromkeys(("base_model_name_or_path", "revision"), "base"),
-    **dict.fromkeys(
-        (
-            *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern"),
-            *("layer_replication", "modules_to_save"),
-        ),
-        "modules",
-    ),
-}
-"""The effect of each of PEFT's fields, in the order in which differences are listed; all others affect training."""
-
-ORDER: tuple[Effect, ...] = ("scaling", "meaning", "base", "modules", "unknown", "training")
-
-ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Values of ``init_lora_weights`` with which PEFT changes the base's weights when it loads the adapter."""
-
-ABSENT = object()
+Ranges = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
     """The fields of the file. A field that is absent, or has the wrong JSON type, holds PEFT's default.
 
-    ``mistyped`` keeps the raw values of fields with the wrong type, by name: nothing is coerced, so ``"r": "8"`` leaves
-    ``r`` at its default and is here. ``unknown`` keeps what PEFT has no field for. ``given`` names every field that the
-    file has. ``duplicates`` are keys that appear twice in one object (the last one counts, as for PEFT). A list is a
-    tuple here. The nested configs of LoRA's variants (``kasa_config``…) are plain mappings.
+    ``mistyped`` keeps the raw values of fields with the wrong type, by name, and ``errors`` says what is wrong: nothing
+    is coerced, so ``"r": "8"`` leaves ``r`` at its default. ``unknown`` keeps what PEFT has no field for. ``given``
+    names PEFT's fields that the file has. ``duplicates`` are keys that appear twice in one object (the last one counts,
+    as for PEFT). A list is a tuple here. The nested configs of LoRA's variants (``kasa_config``…) are plain mappings.
     """
 
     task_type: str | None = None
@@ -98,9 +64,9 @@ class LoraConfig:
     velora_config: Sub | None = None
     alora_invocation_tokens: tuple[int, ...] | None = None
     use_qalora: bool = False
-    qalora_group_size: int = GROUP_SIZE
+    qalora_group_size: int | None = 16
     monteclora_config: Sub | None = None
-    layer_replication: tuple[tuple[int, ...], ...] | None = None
+    layer_replication: Ranges | None = None
     runtime_config: Sub | None = None
     lora_bias: bool = False
     target_parameters: Names | None = None
@@ -110,6 +76,7 @@ class LoraConfig:
     ensure_weight_tying: bool = False
     unknown: Mapping[str, Any] = field(default_factory=dict)
     mistyped: Mapping[str, Any] = field(default_factory=dict)
+    errors: Mapping[str, FormatError] = field(default_factory=dict, compare=False)
     given: frozenset[str] = frozenset()
     duplicates: Names = ()
     file: str = CONFIG
@@ -125,66 +92,40 @@ Getter = Callable[[Any, str], Any]
 """Gives a value back with its type; raises ``FormatError`` (``parse``)."""
 
 
-def _either(kind: type, of_kind: Getter, otherwise: Getter) -> Getter:
-    """``of_kind`` for a value of ``kind``, else ``otherwise``."""
-    return lambda value, where: (of_kind if isinstance(value, kind) else otherwise)(value, where)
-
-
-def _null_is(default: Any, getter: Getter) -> Getter:
-    return lambda value, where: default if value is None else getter(value, where)
-
-
-def _ranges(value: Any, where: str) -> tuple[tuple[int, ...], ...]:
+def _ranges(value: Any, where: str) -> Ranges:
     ranges = parse.list_of(parse.list_of(parse.integer))(value, where)
-    for i, one in enumerate(ranges):
-        if len(one) != 2:
-            raise FormatError(f"must be a pair [start, end), not {len(one)} numbers", where=f"{where}[{i}]")
-        if one[0] < 0:
-            raise FormatError(f"must start at layer 0 or above, not at {shown(one[0])}", where=f"{where}[{i}]")
-    if sum(max(0, end - start) for start, end in ranges) > MAX_LAYERS:
-        raise FormatError(f"covers more than {MAX_LAYERS} layers, over the limit", where=where)
+    if any(len(one) != 2 or one[0] < 0 for one in ranges) or sum(max(0, b - a) for a, b in ranges) > MAX_LAYERS:
+        raise FormatError(f"must be pairs [start, end) of layers, at most {MAX_LAYERS} in all", where=where)
     return ranges
 
 
-def _rank(value: Any, where: str) -> int:
-    """A rank. However large it is, engines read it and compare it; only one beyond a float cannot be divided by."""
-    rank = parse.integer(value, where)
-    parse.number(rank, where)
-    return rank
-
-
-_TEXTS = parse.list_of(parse.text)
-_INTEGERS = parse.list_of(parse.integer)
-# As for PEFT, which asks whether it is set.
-_SWITCH = _null_is(False, parse.boolean)
-
-_BY_TYPE: Mapping[Any, Getter] = {
-    bool: _SWITCH,
+_SIMPLE: Mapping[Any, Getter] = {
+    type(None): lambda _value, _where: None,
     str: parse.text,
+    bool: lambda value, where: value is not None and parse.boolean(value, where),  # PEFT asks whether it is set
+    int: lambda value, where: parse.number(parse.integer(value, where), where),
     float: parse.number,
-    str | None: parse.optional(parse.text),
-    Sub | None: parse.optional(parse.mapping),
-    Names | None: parse.optional(_TEXTS),
-    Names | str | None: parse.optional(_either(str, parse.text, _TEXTS)),
-    tuple[int, ...] | None: parse.optional(_INTEGERS),
-    tuple[int, ...] | int | None: parse.optional(_either(int, parse.integer, _INTEGERS)),
+    Sub: parse.mapping,
+    Ranges: _ranges,
 }
 
-OURS = frozenset({"unknown", "mistyped", "given", "duplicates", "file"})
-"""The fields of ``LoraConfig`` that are not PEFT's."""
 
-GETTERS: Mapping[str, Getter] = {
-    **{one.name: _BY_TYPE[one.type] for one in fields(LoraConfig) if one.type in _BY_TYPE and one.name not in OURS},
-    "r": _rank,
-    "init_lora_weights": _either(str, parse.text, _SWITCH),
-    "rank_pattern": parse.map_of(_rank),
-    "alpha_pattern": parse.map_of(parse.number),
-    "trainable_token_indices": parse.optional(_either(Mapping, parse.map_of(_INTEGERS), _INTEGERS)),
-    # PEFT looks at it with QALoRA only.
-    "qalora_group_size": _null_is(GROUP_SIZE, parse.integer),
-    "layer_replication": parse.optional(_ranges),
-}
-"""The getter of each of PEFT's fields, by its type where nothing else is said."""
+def _getter(kind: Any) -> Getter:
+    """The getter of an annotation; of a union, the first member is meant where the value is of no other's type."""
+    if kind in _SIMPLE:
+        return _SIMPLE[kind]
+    origin, (first, *others) = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return parse.list_of(_getter(first))
+    if origin is Mapping:
+        return parse.map_of(_getter(others[0]))
+    otherwise, getters = _getter(first), [(get_origin(one) or one, _getter(one)) for one in others]
+    return lambda value, where: next((get for one, get in getters if isinstance(value, one)), otherwise)(value, where)
+
+
+_OWN = ("unknown", "mistyped", "errors", "given", "duplicates", "file")
+_GETTERS = {one.name: _getter(one.type) for one in fields(LoraConfig) if one.name not in _OWN}
+"""A getter for each of PEFT's fields, in order."""
 
 
 def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraConfig:
@@ -197,109 +138,32 @@ def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraCon
         FormatError: more than ``CONFIG_CAP`` bytes, not UTF-8, not JSON, or not an object.
     """
     duplicates: list[str] = []
-    if isinstance(data, bytes):
-        if len(data) > CONFIG_CAP:
-            raise FormatError(f"{len(data)} bytes are over the limit for a config ({CONFIG_CAP})", where=file)
-        raw = parse.json_object(data, file, duplicates=duplicates)
-    else:
-        raw = dict(data)
+    if isinstance(data, bytes) and len(data) > CONFIG_CAP:
+        raise FormatError(f"{len(data)} bytes are over the limit for a config ({CONFIG_CAP})", where=file)
+    raw = parse.json_object(data, file, duplicates=duplicates) if isinstance(data, bytes) else data
     known: dict[str, Any] = {}
-    mistyped: dict[str, Any] = {}
-    for name in peft_fields():
-        if name in raw:
-            try:
-                known[name] = GETTERS[name](raw[name], f"{file}: {name}")
-            except FormatError:
-                mistyped[name] = raw[name]
+    errors: dict[str, FormatError] = {}
+    for name in (name for name in _GETTERS if name in raw):
+        try:
+            known[name] = _GETTERS[name](raw[name], f"{file}: {name}")
+        except FormatError as error:
+            errors[name] = error
     return LoraConfig(
         **known,
-        unknown={name: value for name, value in raw.items() if name not in GETTERS},
-        mistyped=mistyped,
-        given=frozenset(raw) & GETTERS.keys(),
+        unknown={name: value for name, value in raw.items() if name not in _GETTERS},
+        mistyped={name: raw[name] for name in errors},
+        errors=errors,
+        given=frozenset(raw) & _GETTERS.keys(),
         duplicates=tuple(dict.fromkeys(duplicates)),
         file=file,
     )
 
 
-def type_error(config: LoraConfig, name: str) -> FormatError | None:
-    """The type error of a field ("must be an integer, not a string"), with its place; None if there is none."""
-    if name not in config.mistyped:
-        return None
-    try:
-        GETTERS[name](config.mistyped[name], f"{config.file}: {name}")
-    except FormatError as error:
-        return error
-    return None
-
-
 def peft_fields() -> tuple[str, ...]:
     """The names of PEFT's fields, in order."""
-    return tuple(one.name for one in fields(LoraConfig) if one.name not in OURS)
-
-
-@dataclass(frozen=True, slots=True)
-class FieldChange:
-    """A field of the configs that differs: ``a`` and ``b`` are its values, null if a config has no such field."""
-
-    field: str
-    effect: Effect
-    """What it changes: scaling, meaning (what is computed), base, modules (which are reached), training (nothing that
-    is served), or unknown (PEFT has no such field)."""
-    a: Any
-    b: Any
-    only_a: tuple[str, ...] = ()
-    """Of lists of names, those that are only in A's."""
-    only_b: tuple[str, ...] = ()
-
-
-def config_changes(a: LoraConfig | None, b: LoraConfig | None) -> tuple[FieldChange, ...]:
-    """The fields whose values differ; one that is left out has PEFT's default. Nothing if a config is missing."""
-    if a is None or b is None:
-        return ()
-    changes = [
-        _change(name, _effect(name, a, b), raw_value(a, name), raw_value(b, name))
-        for name in peft_fields()
-        if _plain(raw_value(a, name)) != _plain(raw_value(b, name))
-    ]
-    for name in dict.fromkeys((*a.unknown, *b.unknown)):
-        one, other = a.unknown.get(name, ABSENT), b.unknown.get(name, ABSENT)
-        if one is ABSENT or other is ABSENT or _typed(one) != _typed(other):
-            changes.append(_change(name, "unknown", None if one is ABSENT else one, None if other is ABSENT else other))
-    place = {name: number for number, name in enumerate(EFFECTS)}
-    return tuple(
-        sorted(changes, key=lambda one: (ORDER.index(one.effect), place.get(one.field, len(place)), one.field))
-    )
+    return tuple(_GETTERS)
 
 
 def raw_value(config: LoraConfig, name: str) -> Any:
     """The value of a field as the file has it, whatever its type; PEFT's default where it has none."""
     return config.mistyped.get(name, getattr(config, name))
-
-
-def _effect(name: str, a: LoraConfig, b: LoraConfig) -> Effect:
-    if name == "init_lora_weights":
-        starts = [str(raw_value(config, name)).lower() for config in (a, b)]
-        return "meaning" if any(start.startswith(ALTERING) for start in starts) else "training"
-    return EFFECTS.get(name, "training")
-
-
-def _plain(value: Any) -> Any:
-    """``value`` so that what means the same is equal: names in any order."""
-    if isinstance(value, tuple | list) and all(isinstance(one, str) for one in value):
-        return frozenset(value)
-    return _typed(value)
-
-
-def _typed(value: Any) -> Any:
-    """``value`` that distinguishes true from 1, but not a list from a tuple."""
-    if isinstance(value, Mapping):
-        return {key: _typed(one) for key, one in value.items()}
-    if isinstance(value, tuple | list):
-        return [_typed(one) for one in value]
-    return (bool, value) if isinstance(value, bool) else value
-
-
-def _change(name: str, effect: Effect, a: Any, b: Any) -> FieldChange:
-    if isinstance(_plain(a), frozenset) and isinstance(_plain(b), frozenset):
-        return FieldChange(name, effect, a, b, tuple(sorted({*a} - {*b})), tuple(sorted({*b} - {*a})))
-    return FieldChange(name, effect, a, b)

@@ -6,8 +6,9 @@ dtypes to numpy's.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.byte_ranges import read_range
-from lora_cli.adapter.safetensors import DTYPE_BITS, TORCH_NAMES, Magnitude, TensorInfo, TensorStats
+from lora_cli.adapter.safetensors import DTYPE_BITS, TORCH_NAMES, TensorInfo
 from lora_cli.errors import Corrupt, FormatError
 from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.sources.files import Files
@@ -41,6 +42,25 @@ FOUR_BITS = 0x77
 
 PIECE = 1 << 18
 """Bytes that are yielded at once."""
+
+
+class Magnitude(NamedTuple):
+    """How large a tensor's values are: the ``largest`` absolute value, and the Frobenius ``norm``."""
+
+    largest: float
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStats:
+    """``nonfinite``: an infinity or NaN is among the values. ``zero``: every value is 0 (so is an empty tensor's).
+
+    ``magnitude`` is None if a value is not finite, and for dtypes whose elements mean nothing without their scales.
+    """
+
+    nonfinite: bool
+    zero: bool
+    magnitude: Magnitude | None = field(default=None, compare=False)
 
 
 def load(files: Files, tensor: TensorInfo) -> Bits:

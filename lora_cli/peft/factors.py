@@ -100,7 +100,7 @@ def divisors(config: LoraConfig, *, gptq: bool = False) -> Divisors:
     """
     if config.use_bdlora is not None:
         return _in_blocks(config.use_bdlora, f"{config.file}: use_bdlora")
-    columns = max(1, config.qalora_group_size) if config.use_qalora and gptq else 1
+    columns = max(1, config.qalora_group_size or 1) if config.use_qalora and gptq else 1
     return lambda _: (columns, 1)
 
 
@@ -114,7 +114,8 @@ def _in_blocks(fields: Mapping[str, Any], where: str) -> Divisors:
 
     def of_module(module: str) -> tuple[int, int]:
         # Anywhere in the path, and no pattern: so PEFT looks for them.
-        in_a, in_b = matcher.within(of_a, module), matcher.within(of_b, module)
+        matcher.charge(len(of_a) + len(of_b))
+        in_a, in_b = any(name in module for name in of_a), any(name in module for name in of_b)
         if in_a and in_b:
             raise FormatError("names a module for blocks in A and in B: PEFT refuses it", where=where)
         if strict and not (in_a or in_b):

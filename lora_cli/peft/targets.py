@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from lora_cli.adapter.config import LoraConfig, type_error
+from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.grouping import by_key
-from lora_cli.peft.patterns import LITERAL, Endings, Matcher, PatternKeys
+from lora_cli.peft.patterns import LITERAL, Endings, Matcher, matching_keys
 
 ALL_LINEAR = "all-linear"
 
@@ -158,15 +158,15 @@ def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
             regular expression or takes too long.
     """
     for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"):
-        if (error := type_error(config, name)) is not None:
-            raise error
-    ranks = PatternKeys(config.rank_pattern, f"{config.file}: rank_pattern")
-    alphas = PatternKeys(config.alpha_pattern, f"{config.file}: alpha_pattern")
+        if name in config.errors:
+            raise config.errors[name]
+    modules = tuple(modules)
+    ranks = _by_pattern(config.rank_pattern, modules, f"{config.file}: rank_pattern")
+    alphas = _by_pattern(config.alpha_pattern, modules, f"{config.file}: alpha_pattern")
     by_values: dict[tuple[int, float], Scale] = {}
     found: dict[str, Scale] = {}
     for module in modules:
-        r = _by_pattern(config.rank_pattern, ranks, module, config.r)
-        alpha = _by_pattern(config.alpha_pattern, alphas, module, config.lora_alpha)
+        r, alpha = ranks.get(module, config.r), alphas.get(module, config.lora_alpha)
         if r <= 0:
             raise FormatError(f"the rank must be positive, and is {r} for {module}", where=f"{config.file}: r")
         if (r, alpha) not in by_values:
@@ -175,12 +175,11 @@ def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
     return found
 
 
-def _by_pattern(pattern: Mapping[str, T], keys: PatternKeys, module: str, default: T) -> T:
-    """The value of the first key that matches, else of the module itself as a key, else ``default``."""
-    if not pattern:
-        return default
-    key = keys.first(module)
-    return pattern.get(module if key is None else key, default)
+def _by_pattern(pattern: Mapping[str, T], modules: Sequence[str], where: str) -> dict[str, T]:
+    """The value of the first key that matches each module, else of the module itself as a key."""
+    matching = matching_keys(pattern, modules, where) if pattern else {}
+    keys = {module: found[0] if found else module for module, found in matching.items()}
+    return {module: pattern[key] for module, key in keys.items() if key in pattern}
 
 
 def replicated(config: LoraConfig, base: BaseModel) -> BaseModel:
@@ -227,8 +226,8 @@ def named_targets(config: LoraConfig, linear: Collection[str], model_type: str) 
     Raises:
         FormatError: of a wrong type, or absent with no default for ``model_type``.
     """
-    if (error := type_error(config, "target_modules")) is not None:
-        raise error
+    if "target_modules" in config.errors:
+        raise config.errors["target_modules"]
     targets = config.target_modules
     if targets is None:
         targets = DEFAULT_TARGETS.get(model_type)

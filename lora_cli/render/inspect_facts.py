@@ -7,8 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from lora_cli.adapter.comparison import Comparison, Stored
-from lora_cli.adapter.config import FieldChange
+from lora_cli.adapter.comparison import Comparison, FieldChange, Stored
 from lora_cli.adapter.names import layer_of, leaf_of
 from lora_cli.documents.model_card import Card
 from lora_cli.grouping import by_key
@@ -124,25 +123,17 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(span(run) for run in runs)
 
 
-EFFECTS: Mapping[str, str] = {
-    "scaling": "changes the scale",
-    "meaning": "changes the computation",
-    "base": "different base",
-    "modules": "changes the selected modules",
-    "unknown": "not a PEFT field",
-    "training": "only used for training",
-}
-
 MAX_NAMES = 6
 MAX_VALUE_WIDTH = 200
 
 
 def changed_values(change: FieldChange) -> str:
     """The values of a config field in A and B."""
-    if change.only_a or change.only_b:
-        alone = (("A", change.only_a), ("B", change.only_b))
+    a, b = change.a, change.b
+    if isinstance(a, tuple) and isinstance(b, tuple) and all(isinstance(one, str) for one in (*a, *b)):
+        alone = (("A", sorted({*a} - {*b})), ("B", sorted({*b} - {*a})))
         return "; ".join(f"only in {side}: {safe(names(only, MAX_NAMES, 80))}" for side, only in alone if only)
-    sides = (f'"{one}"' if isinstance(one, str) else one for one in (change.a, change.b))
+    sides = (f'"{one}"' if isinstance(one, str) else one for one in (a, b))
     return " -> ".join(shown(one, MAX_VALUE_WIDTH) for one in sides)
 
 
@@ -158,14 +149,14 @@ def comparison_facts(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
 
 def comparison_tables(one: Comparison) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
     """Caption, header and rows of the tables of fields and tensors that differ; those of all layers are one row."""
-    fields = [(change.field, EFFECTS[change.effect], changed_values(change)) for change in one.fields]
+    fields = [(change.field, changed_values(change)) for change in one.fields]
     alike = by_key(((re.sub(r"\b\d+\b", "*", change.name), change.a, change.b), change) for change in one.tensors or ())
     tensors = [
         (cut(safe(name if len(found) > 1 else found[0].name), 160), _stored(a), _stored(b), str(len(found)))
         for (name, a, b), found in alike.items()
     ]
     if fields:
-        yield "fields of the config that differ", ("field", "effect", "A -> B"), fields
+        yield "fields of the config that differ", ("field", "A -> B"), fields
     if tensors:
         yield "tensors that differ", ("tensors", "A", "B", "number"), tensors
 

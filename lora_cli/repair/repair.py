@@ -34,6 +34,7 @@ from lora_cli.judging.judge import ENGINE_RULES, Terms, judge_one
 from lora_cli.judging.read import ref_of
 from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
+from lora_cli.peft.patterns import one_budget
 from lora_cli.peft.targets import scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS, WEIGHTS_STEM
 from lora_cli.refs.reference import AdapterRef
@@ -138,6 +139,7 @@ class RepairSetReport:
     exit_code: int
 
 
+@one_budget()
 def repair_adapter(item: Request, options: RepairOptions, settings: Settings) -> RepairReport:
     """Repair one adapter; a remote one is fetched first. Its digest, its lock and ``settings.policies`` must hold.
 

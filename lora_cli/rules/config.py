@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Callable, Collection, Iterator
+from itertools import chain
 
-from lora_cli.adapter.config import LoraConfig, type_error
+from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.errors import FormatError
 from lora_cli.finding import Problem, Severity
 from lora_cli.peft.factors import divisors
-from lora_cli.peft.patterns import Endings, PatternKeys, endings
+from lora_cli.peft.patterns import Endings, endings, matching_keys
 from lora_cli.peft.targets import HEADS, targeted_parameters
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shown
 from lora_cli.text import counted, cut, names
@@ -147,11 +148,10 @@ def _number_problems(
 
 
 def _type_message(field: str, config: LoraConfig) -> str:
-    error = type_error(config, field)
     value = config.mistyped[field]
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, which is not a number"
-    return cut(error.reason) if error is not None else f"is {shown(value)}"
+    return cut(config.errors[field].reason)
 
 
 @rule("LC204", "field-type", Severity.ERROR, needs=("config",))
@@ -402,11 +402,21 @@ def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
         yield NotChecked(TOO_MANY)
     else:
         for field in (field for field in PATTERNS if field not in config.mistyped):
-            dead = PatternKeys(getattr(config, field), f"{config.file}: {field}").dead(paths)
-            messages += [(f"{field} matches no module of the adapter", key) for key in dead]
+            messages += [(f"{field} matches no module of the adapter", key) for key in _dead_keys(config, field, paths)]
     messages += [(f"{field} matches no module of the base", name) for field, name in _dead_names(case)]
     messages += [("an alpha in alpha_pattern is 0: its modules do nothing", key) for key in disabling_keys(case)]
     yield from grouped(messages, config.file, "name", "correct the name or remove it")
+
+
+def _dead_keys(config: LoraConfig, field: str, paths: list[str]) -> list[str]:
+    """The keys of a pattern that match none of ``paths``; none if one is no pattern, or takes too long."""
+    keys = getattr(config, field)
+    try:
+        matching = matching_keys(keys, paths, f"{config.file}: {field}") if keys else {}
+    except FormatError:
+        return []
+    alive = {*paths, *chain.from_iterable(matching.values())}
+    return [key for key in keys if key not in alive]
 
 
 def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
@@ -443,15 +453,14 @@ def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
     """
     config = case.config
     pattern = config.alpha_pattern if "alpha_pattern" not in config.mistyped else {}
-    alphas = PatternKeys(pattern, f"{config.file}: alpha_pattern")
     paths, messages = _pattern_paths(case) if len(set(pattern.values())) > 1 else [], []
     if paths is None:
         yield NotChecked(TOO_MANY)
-    for path in paths or ():
-        try:
-            matched = list(alphas.matching(path))
-        except FormatError:
-            return
+    try:
+        matching = matching_keys(pattern, paths or (), f"{config.file}: alpha_pattern")
+    except FormatError:
+        return
+    for path, matched in matching.items():
         if len({pattern[key] for key in matched}) > 1:
             few = names([f"{cut(key)} ({shown(pattern[key])})" for key in matched])
             messages.append((f"{len(matched)} keys of alpha_pattern match, and PEFT uses the first: {few}", path))

@@ -8,7 +8,7 @@ from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import OTHER_BASE, BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.finding import Location, Problem, Severity
-from lora_cli.peft.patterns import QUICK, Matcher
+from lora_cli.peft.patterns import Matcher
 from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shape, shown
 from lora_cli.text import names
@@ -101,7 +101,7 @@ def _missing_modules(case: Case, config: LoraConfig) -> list[str]:
     text = "\n".join([*named, ""])
 
     def lacks(name: str) -> bool:
-        matcher.charge((len(named) + len(saved)) // QUICK)
+        matcher.charge(len(named) + len(saved))
         is_there = f"{name}\n" in text or f"{name}." in text
         # PEFT matches the end of the path of the module or of one around it, not a pattern.
         meant = [path for path in named if path.endswith(name) or f"{name}." in path] if is_there else []
@@ -171,7 +171,7 @@ def _trained_tokens_shape(case: Case, key: Key, module: BaseModule, matcher: Mat
     """
     chosen = case.adapter.config.trainable_token_indices if case.adapter.config is not None else None
     if chosen is not None and not isinstance(chosen, tuple):
-        matcher.charge(len(chosen) // QUICK)
+        matcher.charge(len(chosen))
         chosen = next((indices for name, indices in chosen.items() if key.module.endswith(name)), None)
     width = module.d_out if module.kind == "embedding" else module.d_in
     return None if chosen is None else (len(chosen), width)

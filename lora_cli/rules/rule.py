@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import getdoc
 from itertools import islice
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.beside import Companions
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import Key
-from lora_cli.adapter.safetensors import TensorStats
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import FormatError
 from lora_cli.finding import (
@@ -34,6 +33,9 @@ from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.text import LONGEST_NAME, beginning, counted, cut, names
 
+if TYPE_CHECKING:
+    from lora_cli.adapter.values import TensorStats
+
 LONGEST_MESSAGE = 2000
 MOST_PROBLEMS = 20
 
@@ -50,7 +52,7 @@ class Evidence:
     config; ``base_reason`` says why there is none.
     """
 
-    stats: Mapping[str, TensorStats] = field(default_factory=dict)
+    stats: Mapping[str, "TensorStats"] = field(default_factory=dict)
     stats_reason: str = NO_VALUES
     companions: Companions | None = None
     ref: AdapterRef | None = None

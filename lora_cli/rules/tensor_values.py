@@ -3,11 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
-from lora_cli.adapter.safetensors import Magnitude, TensorInfo
+from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.finding import NO_BASE, Problem, Severity
 from lora_cli.rules.rule import Case, NotChecked, rule
 from lora_cli.text import counted, cut, names
+
+if TYPE_CHECKING:
+    from lora_cli.adapter.values import Magnitude
 
 LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
 """The largest finite value of each dtype that a model is served in."""
@@ -132,7 +136,7 @@ def _values_above(case: Case, most: float) -> Iterator[tuple[str, float]]:
                 yield factor.name, magnitude.largest * max(1.0, scaling)
 
 
-def _magnitude(case: Case, factor: TensorInfo | None) -> Magnitude | None:
+def _magnitude(case: Case, factor: TensorInfo | None) -> "Magnitude | None":
     """The magnitude of a factor, None if it was not measured."""
     stats = case.evidence.stats.get(factor.name) if factor is not None else None
     return stats.magnitude if stats is not None else None

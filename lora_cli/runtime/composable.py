@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lora_cli.adapter.adapter import Adapter, LoraPair
-from lora_cli.adapter.config import ALTERING, LoraConfig
+from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import PAIR_PARTS, Key
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import FormatError, Refused
 from lora_cli.peft.experts import rewrite_config
 from lora_cli.peft.patterns import Matcher
 from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
+
+ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Values of ``init_lora_weights`` with which PEFT changes the base's weights when it loads the adapter."""
 
 FEATURES: Mapping[str, str] = {
     "use_dora": "DoRA",
@@ -119,7 +122,8 @@ def _replacing(config: LoraConfig) -> Callable[[Key], bool]:
     def replaces(key: Key) -> bool:
         if key.part in {"bias", *COPY_PARTS} and key.param == "bias" and config.bias != "none":
             return True
-        return key.part == "saved" and matcher.within(saved, f".{key.module}.")
+        matcher.charge(len(saved))
+        return key.part == "saved" and any(name in f".{key.module}." for name in saved)
 
     return replaces
 

@@ -1,4 +1,4 @@
-"""``adapter_config.json``, in every state that it comes in."""
+"""``adapter_config.json``, in every state that it comes in, and how two differ."""
 
 import json
 import math
@@ -8,28 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.adapter.config import CONFIG_CAP, GETTERS, LoraConfig, parse_config, peft_fields, type_error
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.comparison import FieldChange, OtherAdapter, compare
+from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config, peft_fields
 from lora_cli.errors import FormatError
 
-
-def test_an_empty_config_has_the_defaults() -> None:
-    config = parse_config(b"{}")
-    assert config == LoraConfig()
-    assert (config.r, config.lora_alpha, config.target_modules, config.peft_type) == (8, 8, None, None)
-
-
-def test_every_field_has_a_type() -> None:
-    assert set(peft_fields()) == set(GETTERS)
-
-
-GIVEN: dict[str, tuple[Any, Any]] = {
+READ: dict[str, tuple[Any, Any]] = {
     "peft_type": ("LORA", "LORA"),
     "task_type": (None, None),
-    "base_model_name_or_path": ("org/base", "org/base"),
     "r": (16, 16),
     "lora_alpha": (32.5, 32.5),
-    "lora_dropout": (0.05, 0.05),
-    "use_rslora": (True, True),
+    "use_rslora": (None, False),
     "target_modules": (["q_proj", "v_proj"], ("q_proj", "v_proj")),
     "exclude_modules": (".*gate", ".*gate"),
     "modules_to_save": (["lm_head"], ("lm_head",)),
@@ -37,94 +26,69 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "layers_to_transform": (3, 3),
     "layers_pattern": (["layers"], ("layers",)),
     "rank_pattern": ({"q_proj": 4}, {"q_proj": 4}),
-    "alpha_pattern": ({"q_proj": 4.5}, {"q_proj": 4.5}),
+    "alpha_pattern": ({"q_proj": 4.5, "k_proj": 4}, {"q_proj": 4.5, "k_proj": 4}),
     "trainable_token_indices": ({"embed_tokens": [1, 2]}, {"embed_tokens": (1, 2)}),
     "alora_invocation_tokens": ([1, 2], (1, 2)),
+    "qalora_group_size": (None, None),
     "layer_replication": ([[0, 4], [2, 5]], ((0, 4), (2, 5))),
-    "target_parameters": (["mlp.experts.down_proj"], ("mlp.experts.down_proj",)),
     "use_bdlora": ({"nblocks": 2}, {"nblocks": 2}),
-    "kasa_config": ({"beta": 0.1}, {"beta": 0.1}),
-    "runtime_config": ({}, {}),
 }
+"""A field: its JSON, and what is read."""
 
 
-@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("name", READ)
 def test_a_field_of_the_right_type_is_read_under_its_own_name(name: str) -> None:
-    raw, wanted = GIVEN[name]
+    raw, wanted = READ[name]
     config = parse_config(json.dumps({name: raw}).encode())
     assert getattr(config, name) == wanted
     assert (config.given, config.mistyped, config.unknown) == (frozenset({name}), {}, {})
-    assert type_error(config, name) is None
 
 
-NULLS = {
-    **dict.fromkeys(("inference_mode", "fan_in_fan_out", "use_rslora", "use_dora", "use_qalora"), False),
-    **dict.fromkeys(("lora_bias", "ensure_weight_tying", "init_lora_weights"), False),
-    "qalora_group_size": 16,
-}
-
-MISTYPED: dict[str, tuple[Any, str]] = {
-    "r": ("8", 'adapter_config.json: r: must be an integer, not a string: "8"'),
-    "lora_alpha": (True, "adapter_config.json: lora_alpha: must be a number, not a boolean: true"),
-    "lora_dropout": (math.inf, "adapter_config.json: lora_dropout: must be finite, not inf"),
-    "use_rslora": ("false", 'adapter_config.json: use_rslora: must be a boolean, not a string: "false"'),
-    "use_dora": (1, "adapter_config.json: use_dora: must be a boolean, not an integer: 1"),
-    "target_modules": (
-        ["q_proj", 1],
-        "adapter_config.json: target_modules[1]: must be a string, not an integer: 1",
-    ),
-    "modules_to_save": ("lm_head", 'adapter_config.json: modules_to_save: must be a list, not a string: "lm_head"'),
-    "rank_pattern": (
-        {"q_proj": 4.0},
-        'adapter_config.json: rank_pattern["q_proj"]: must be an integer, not a number: 4.0',
-    ),
-    "alpha_pattern": (None, "adapter_config.json: alpha_pattern: must be an object, not null: null"),
-    "layers_to_transform": ("3", 'adapter_config.json: layers_to_transform: must be a list, not a string: "3"'),
-    "layer_replication": (
-        [[0, 4, 2]],
-        "adapter_config.json: layer_replication[0]: must be a pair [start, end), not 3 numbers",
-    ),
-    "peft_type": (1, "adapter_config.json: peft_type: must be a string, not an integer: 1"),
-}
+LIMIT = "must be pairs [start, end) of layers, at most 4096 in all"
+MISTYPED: list[tuple[str, Any, str]] = [
+    ("r", "8", 'must be an integer, not a string: "8"'),
+    ("r", 10**400, f"must fit in a float, not 1{'0' * 58}…"),
+    ("lora_alpha", True, "must be a number, not a boolean: true"),
+    ("lora_dropout", math.inf, "must be finite, not inf"),
+    ("use_rslora", "false", 'must be a boolean, not a string: "false"'),
+    ("use_dora", 1, "must be a boolean, not an integer: 1"),
+    ("target_modules", ["q_proj", 1], "must be a string, not an integer: 1"),
+    ("target_modules", {}, "must be a list, not an object: {}"),
+    ("modules_to_save", "lm_head", 'must be a list, not a string: "lm_head"'),
+    ("rank_pattern", {"q_proj": 4.0}, "must be an integer, not a number: 4.0"),
+    ("alpha_pattern", None, "must be an object, not null: null"),
+    ("init_lora_weights", 1, "must be a boolean, not an integer: 1"),
+    ("trainable_token_indices", {"a": ["1"]}, 'must be an integer, not a string: "1"'),
+    ("layers_to_transform", "3", 'must be a list, not a string: "3"'),
+    ("layers_to_transform", True, "must be an integer, not a boolean: true"),
+    ("layer_replication", [[0, 4, 2]], LIMIT),
+    ("layer_replication", [[-1, 4]], LIMIT),
+    ("layer_replication", [[0, 2]] * 100_000, LIMIT),
+    ("peft_type", 1, "must be a string, not an integer: 1"),
+]
 
 
-@pytest.mark.parametrize("name", MISTYPED)
-def test_a_field_of_the_wrong_type_is_kept_as_it_is_and_never_coerced(name: str) -> None:
-    raw, message = MISTYPED[name]
+@pytest.mark.parametrize(("name", "raw", "message"), MISTYPED)
+def test_a_field_of_the_wrong_type_is_kept_as_it_is_and_never_coerced(name: str, raw: Any, message: str) -> None:
     config = parse_config(json.dumps({name: raw}).encode())
     assert config.mistyped == {name: raw}
-    assert name in config.given
+    assert config.given == {name}
     assert getattr(config, name) == getattr(LoraConfig(), name)
-    assert str(type_error(config, name)) == message
+    assert config.errors[name].reason == message
+    assert config.errors[name].where.startswith(f"adapter_config.json: {name}")
 
 
-def test_what_peft_has_no_field_for_is_kept() -> None:
-    config = parse_config(b'{"r": 4, "enable_lora": null, "eva_cfg": {"rho": 2}}')
-    assert config.unknown == {"enable_lora": None, "eva_cfg": {"rho": 2}}
-    assert config.given == {"r"}
-
-
-def test_another_method_is_read_too_for_others_to_judge() -> None:
-    config = parse_config(b'{"peft_type": "IA3", "feedforward_modules": ["down_proj"]}')
-    assert config.peft_type == "IA3"
-    assert "feedforward_modules" in config.unknown
-
-
-def test_duplicates_are_reported_and_the_last_counts() -> None:
-    config = parse_config(b'{"r": 4, "r": 16}')
-    assert (config.r, config.duplicates) == (16, ("r",))
-
-
-def test_a_mapping_is_read_like_its_json() -> None:
-    assert parse_config({"r": 4}) == parse_config(b'{"r": 4}')
+def test_what_peft_has_no_field_for_is_kept_and_of_duplicates_the_last_counts() -> None:
+    config = parse_config(b'{"r": 4, "enable_lora": null, "eva_cfg": {"rho": 2}, "file": "x", "r": 16}')
+    assert config.unknown == {"enable_lora": None, "eva_cfg": {"rho": 2}, "file": "x"}
+    assert (config.r, config.duplicates, config.given) == (16, ("r",), frozenset({"r"}))
+    assert parse_config({"r": 4}) == parse_config(b'{"r": 4}') == LoraConfig(r=4, given=frozenset({"r"}))
 
 
 UNREADABLE = {
     b"": "not JSON",
     b"[]": "must be an object",
-    b'"LORA"': "must be an object",
     b"\xff\xfe": "not UTF-8",
-    b"{" * 10: "not JSON",
     b'{"r":' + b"[" * 90_000: "nested too deep",
     b" " * (CONFIG_CAP + 1): "over the limit for a config",
 }
@@ -144,21 +108,44 @@ json_values = st.recursive(
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.dictionaries(st.sampled_from(sorted(GETTERS)) | st.text(max_size=8), json_values, max_size=8))
+@given(st.dictionaries(st.sampled_from(peft_fields()) | st.text(max_size=8), json_values, max_size=8))
 def test_any_object_is_read_and_nothing_in_it_is_lost(raw: dict[str, Any]) -> None:
     config = parse_config(json.dumps(raw).encode())
     assert config.given | config.unknown.keys() == raw.keys()
-    for name in config.given:
-        error = type_error(config, name)
-        assert (error is not None) == (name in config.mistyped)
-        if error is not None:
-            assert error.where.startswith(f"adapter_config.json: {name}")
-        else:
-            # Null is what PEFT takes for false, or for no number.
-            assert as_lists(getattr(config, name)) == (raw[name] if raw[name] is not None else NULLS.get(name))
+    assert config.errors.keys() == config.mistyped.keys()
+    for name in config.given - config.mistyped.keys():
+        wanted = raw[name] if raw[name] is not None or getattr(config, name) is None else False
+        assert json.loads(json.dumps(getattr(config, name))) == wanted
 
 
-def as_lists(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [as_lists(one) for one in value]
-    return {key: as_lists(one) for key, one in value.items()} if isinstance(value, dict) else value
+PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
+SAME: list[dict[str, Any]] = [
+    {"target_modules": ["v_proj", "q_proj", "v_proj"]},
+    {"bias": "none", "use_rslora": False, "rank_pattern": {}, "modules_to_save": None, "use_dora": None},
+]
+OTHER: list[dict[str, Any]] = [
+    {"r": 16}, {"r": "8"}, {"lora_alpha": True}, {"use_rslora": True}, {"use_rslora": "yes"},
+    {"rank_pattern": {"q": 4}}, {"target_modules": "all-linear"}, {"layers_to_transform": [2, 1]},
+    {"lora_dropout": 0.3, "revision": "x", "file": "y"},
+]  # fmt: skip
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> tuple[FieldChange, ...]:
+    one, other = (Adapter("x", (), (), parse_config(config), None, {}, None, {}, {}, {}) for config in (a, b))
+    return compare(one, other, OtherAdapter("b", "", "")).fields
+
+
+@pytest.mark.parametrize("fields", SAME)
+def test_what_means_the_same_is_no_difference(fields: dict[str, Any]) -> None:
+    assert differences(PLAIN, {**PLAIN, **fields}) == ()
+
+
+@pytest.mark.parametrize("fields", OTHER)
+def test_every_other_value_is_a_difference_with_both_values(fields: dict[str, Any]) -> None:
+    found = differences(PLAIN, {**PLAIN, **fields})
+    assert {one.field for one in found} == fields.keys()
+    assert differences({**PLAIN, **fields}, PLAIN) == tuple(FieldChange(one.field, one.b, one.a) for one in found)
+
+
+def test_the_order_of_numbers_counts() -> None:
+    assert len(differences({"layers_to_transform": [1, 2]}, {"layers_to_transform": [2, 1]})) == 1

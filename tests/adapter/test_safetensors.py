@@ -3,88 +3,133 @@
 import json
 import math
 import re
-import time
 import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save
 
-from lora_cli.adapter.safetensors import (
-    DTYPE_BITS,
-    HEADER_CAP,
-    Header,
-    header_length,
-    parse_header,
-)
+from lora_cli.adapter.safetensors import DTYPE_BITS, TORCH_NAMES, Header, header_length, parse_header
 from lora_cli.errors import FormatError
-from tests.adapter.headers import MALFORMED, entry, two, with_header
 from tests.making import Raw, safetensors_bytes
 
-EXAMPLES = settings(deadline=None, max_examples=60)
+EXAMPLES = settings(deadline=None, max_examples=100)
+Meaning = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 
-def ours(data: bytes) -> Header:
-    length = header_length(data[:8], len(data), "f")
-    return parse_header(data[8 : 8 + length], len(data), "f")
+def with_header(header: str | bytes, body: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else header.encode()
+    return len(text).to_bytes(8, "little") + text + body
 
 
-def meaning(data: bytes, header: Header) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    return {name: (t.dtype, t.shape, data[t.start : t.stop]) for name, t in header.tensors.items()}
+def of(*entries: Any, body: bytes = b"") -> bytes:
+    """A file with these entries; ``a`` is the first."""
+    return with_header(json.dumps(dict(zip("abc", entries, strict=False))), body)
 
 
-def theirs(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    read: Any = deserialize  # it has no types
-    return {name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in read(data)}
+def entry(dtype: Any = "U8", shape: Any = (4,), offsets: Any = (0, 4), **more: Any) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets, **more}
 
 
-shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+def read(data: bytes) -> Header:
+    return parse_header(data[8 : 8 + header_length(data[:8], len(data), "f")], len(data), "f")
+
+
+def ours(data: bytes) -> Meaning:
+    return {name: (t.dtype, t.shape, data[t.start : t.stop]) for name, t in read(data).tensors.items()}
+
+
+def theirs(data: bytes) -> Meaning:
+    library: Any = deserialize  # it has no types
+    return {name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in library(data)}
+
+
+BODY, ONE, NO_NUMBER = b"1234", json.dumps({"a": entry()}), "a known dtype, a list and a pair of 64-bit integers"
+EMPTY = '{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+
+MALFORMED: Mapping[str, tuple[bytes, str]] = {
+    "nothing": (b"", "ends at byte 8 of 0"),
+    "an end within the header": (with_header(ONE)[:-3], "truncated, or not safetensors"),
+    "an HTML page": (b"<!DOCTYPE html><html>", "truncated, or not safetensors"),
+    "an empty header": (with_header(""), "does not start with {"),
+    "not UTF-8": (with_header(b'{"\xff":{}}'), "can't decode byte 0xff"),
+    "UTF-16": (with_header(EMPTY.encode("utf-16")), "does not start with {"),
+    "a byte order mark": (with_header(f"\ufeff{EMPTY}"), "does not start with {"),
+    "not JSON": (with_header("{nonsense}"), "Expecting property name"),
+    "JSON that ends early": (with_header('{"a":{"dtype":"U8"'), "Expecting ',' delimiter"),
+    "a list": (with_header("[]"), "does not start with {"),
+    "a blank first": (with_header(f" {EMPTY}"), "does not start with {"),
+    "a name twice": (with_header(f"{EMPTY[:-1]},{EMPTY[1:]}"), "a key appears twice"),
+    "a field twice": (with_header('{"a":{"dtype":"U8","dtype":"U8"}}'), "a key appears twice"),
+    "a list as metadata": (with_header('{"__metadata__":[]}'), "not of the type that belongs there"),
+    "zero as metadata": (with_header('{"__metadata__":0}'), "not of the type that belongs there"),
+    "a number in metadata": (with_header('{"__metadata__":{"a":1}}'), "not of the type that belongs there"),
+    "half a surrogate pair": (with_header('{"\\ud800":{}}'), "surrogates not allowed"),
+    "half a pair in metadata": (with_header('{"__metadata__":{"a":"\\udc00"}}'), "surrogates not allowed"),
+    "a list as an entry": (of([]), "f: a: not as the format says"),
+    "a field missing": (of({"dtype": "U8", "shape": []}), "f: a: not as the format says: a value is missing"),
+    "an unknown field": (of(entry(x=1), body=BODY), NO_NUMBER),
+    "an unknown dtype": (of(entry("F33", (0,), (0, 0))), NO_NUMBER),
+    "a number as a dtype": (of(entry(3), body=BODY), NO_NUMBER),
+    "an object as a dtype": (of(entry({"U8": None}), body=BODY), "not of the type that belongs there"),
+    "a negative dimension": (of(entry(shape=(-4,)), body=BODY), "-4"),
+    "minus zero": (with_header(EMPTY.replace("[0]", "[-0]")), "-0"),
+    "a fraction": (of(entry(shape=(4.0,)), body=BODY), NO_NUMBER),
+    "NaN": (with_header(EMPTY.replace("[0]", "[NaN]")), NO_NUMBER),
+    "true as a dimension": (of(entry(shape=(True,), offsets=(0, 1)), body=b"1"), NO_NUMBER),
+    "a number as a shape": (of(entry(shape=4), body=BODY), "not of the type that belongs there"),
+    "a string as a shape": (of(entry(shape="", offsets=(0, 1)), body=b"1"), NO_NUMBER),
+    "a long string in a shape": (of(entry(shape=(10**9, "x" * 99, 10**9)), body=BODY), NO_NUMBER),
+    "a dimension beyond 64 bits": (of(entry(shape=(0, 2**64), offsets=(0, 0))), NO_NUMBER),
+    "a dimension of too many digits": (with_header(EMPTY.replace("[0]", f"[{'9' * 60_000}]")), "digits"),
+    "a product beyond 64 bits": (of(entry(shape=(2**40, 2**40, 0), offsets=(0, 0))), "overflows 64 bits"),
+    "half a byte": (of(entry("F4", (3,), (0, 1)), body=b"1"), "F4 [3] does not take the 1 bytes"),
+    "offsets backwards": (of(entry(offsets=(4, 0)), body=BODY), "does not take the -4 bytes"),
+    "three offsets": (of(entry(offsets=(0, 2, 4)), body=BODY), "too many values"),
+    "more bytes than the shape": (of(entry(shape=(3,)), body=BODY), "U8 [3] does not take the 4 bytes"),
+    "an overlap": (of(entry(), entry(offsets=(2, 6)), body=b"123456"), "f: b: starts at byte"),
+    "a gap": (of(entry(), entry(offsets=(5, 9)), body=b"123456789"), "f: b: starts at byte"),
+    "missing bytes": (with_header(ONE, b"123"), "tensors end at byte"),
+    "trailing bytes": (with_header(ONE, b"12345"), "tensors end at byte"),
+    "deep nesting": (with_header('{"a":{"x":' + "[" * 20_000 + "}"), "f: not as the format says"),
+    "a long name": (with_header(EMPTY.replace('"a"', f'"{"x" * 1025}"')), "1025 characters, over the limit of 1024"),
+}
+"""What is wrong: the file, and what its error says."""
+
+OURS_ALONE = {"a blank first", "a name twice", "an unknown field", "an object as a dtype", "a long name"}
+"""What we refuse and the library does not."""
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_the_library_refuses_is_an_error_that_says_where(name: str) -> None:
+    data, message = MALFORMED[name]
+    with pytest.raises(FormatError) as caught:
+        read(data)
+    assert message in str(caught.value)
+    assert caught.value.where.startswith("f")
+    if name not in OURS_ALONE:
+        with pytest.raises(SafetensorError):
+            theirs(data)
+
+
 raws = st.builds(
-    lambda dtype, shape, fill: Raw(dtype, shape, bytes([fill]) * (math.prod(shape) * DTYPE_BITS[dtype] // 8)),
-    st.sampled_from(sorted(dtype for dtype, bits in DTYPE_BITS.items() if bits >= 8)),
-    shapes,
+    lambda dtype, shape, fill: Raw(dtype, tuple(shape), bytes([fill]) * (math.prod(shape) * DTYPE_BITS[dtype] // 8)),
+    st.sampled_from(sorted(TORCH_NAMES)),
+    st.lists(st.integers(0, 3), max_size=3),
     st.integers(0, 255),
 )
 files = st.dictionaries(st.text(max_size=12).filter(lambda name: name != "__metadata__"), raws, max_size=5)
-metadatas = st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)
 
 
 @EXAMPLES
-@given(files, metadatas)
-def test_what_the_library_reads_means_the_same_to_us(
-    tensors: Mapping[str, Raw], metadata: Mapping[str, str] | None
-) -> None:
+@given(files, st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))
+def test_what_the_library_reads_means_the_same_to_us(tensors: Mapping[str, Raw], metadata: dict[str, str]) -> None:
     data = safetensors_bytes(tensors, metadata)
-    header = ours(data)
-    assert meaning(data, header) == theirs(data)
-    assert header.metadata == (metadata or {})
-
-
-@EXAMPLES
-@given(
-    st.dictionaries(
-        st.text(max_size=12).filter(lambda name: name != "__metadata__"),
-        st.builds(
-            np.zeros,
-            shapes,
-            st.sampled_from([np.float32, np.float16, np.float64, np.int8, np.int64, np.bool_, np.uint16]),
-        ),
-        max_size=5,
-    ),
-    metadatas,
-)
-def test_nothing_that_the_library_wrote_is_an_error(tensors: dict[str, Any], metadata: dict[str, str] | None) -> None:
-    # Without tensors and with empty metadata, safetensors 0.8 writes what it cannot read itself.
-    assume(tensors or metadata != {})
-    data = save(tensors, metadata)
-    header = ours(data)
-    assert {name: tensor.shape for name, tensor in header.tensors.items()} == {n: a.shape for n, a in tensors.items()}
-    assert header.metadata == (metadata or {})
+    assert ours(data) == theirs(data)
+    assert read(data).metadata == (metadata or {})
 
 
 VALID = [
@@ -99,187 +144,96 @@ VALID = [
         },
         {"a": "b", "c": '"}{'},
     ),
+    of(entry(offsets=(2, 6)), entry(shape=(2,), offsets=(0, 2)), entry("F4", (4,), (6, 8)), body=b"12345678"),
+    with_header(f"{EMPTY} \t\n  "),
+    with_header('{"__metadata__":null}'),
 ]
 
-ODD_TOKENS = (
-    *("-0", "-1", "0.0", "1e2", "1E0", "NaN", "Infinity", "null", "true", "false", "007", "1_0", "9" * 30),
-    *(str(2**64), str(2**64 - 1), str(2**63), '""', "[]", "{}", "[[]]", '"F32"', '"f32"', '"\\ud800"', '"\\u0000"'),
-    *("\t", "\x00", "\ufeff", '"a":', ",", "}", "{", "]", "[", ":", "//", " "),
-    *('"shape":[1],', '"__metadata__":{},', '"dtype":"U8",', '"x":1,'),
+ODD_JSON = st.sampled_from(
+    (
+        *("-0", "-1", "0.0", "1e2", "1E0", "NaN", "Infinity", "null", "true", "false", "007", "1_0", "9" * 30),
+        *(str(2**64), str(2**64 - 1), str(2**63), '""', "[]", "{}", "[[]]", '"F32"', '"f32"', '"\\ud800"', '"\\u0000"'),
+        *("\t", "\x00", "\ufeff", '"a":', ",", "}", "{", "]", "[", ":", "//", " "),
+        *('"shape":[1],', '"__metadata__":{},', '"dtype":"U8",', '"x":1,'),
+    )
 )
-ODD_JSON = st.sampled_from(ODD_TOKENS)
-
-
-JSON_TOKEN = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"|[\[\]{}:,]|[^\[\]{}:,"\\s]+')
+JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\[\]{}:,"\s]+')
 
 
 @st.composite
-def with_odd_tokens(draw: st.DrawFn) -> bytes:
-    """A valid file in whose header one or two JSON tokens are others."""
+def mutations(draw: st.DrawFn) -> bytes:
+    """A valid file in whose header a JSON token or a few bytes are others; the length is mostly mended."""
     data = draw(st.sampled_from(VALID))
     length = int.from_bytes(data[:8], "little")
-    tokens = JSON_TOKEN.findall(data[8 : 8 + length])
+    header, body = data[8 : 8 + length], data[8 + length :]
     for _ in range(draw(st.integers(1, 2))):
-        at = draw(st.integers(0, len(tokens) - 1))
-        number = st.integers(0, 9).map(lambda n: str(n).encode())
-        odd = ODD_JSON.map(lambda text: text.encode("utf-8", "surrogatepass"))
-        tokens[at] = draw(odd | number | st.sampled_from(tokens) | st.just(b""))
-    return with_header(b"".join(tokens), data[8 + length :])
+        if draw(st.booleans()) and (tokens := JSON_TOKEN.findall(header)):
+            odd = ODD_JSON.map(lambda text: text.encode("utf-8", "surrogatepass"))
+            number = st.integers(0, 9).map(lambda n: str(n).encode())
+            tokens[draw(st.integers(0, len(tokens) - 1))] = draw(odd | number | st.sampled_from(tokens) | st.just(b""))
+            header = b"".join(tokens)
+        else:
+            at = draw(st.integers(0, len(header)))
+            header = header[:at] + draw(st.binary(max_size=2)) + header[at + draw(st.integers(0, 2)) :]
+    stated = draw(st.sampled_from([len(header)] * 8 + [length, len(header) + 1, 0, 2**63]))
+    return stated.to_bytes(8, "little") + header + body
 
 
-@st.composite
-def with_odd_bytes(draw: st.DrawFn) -> bytes:
-    """A valid file with a few bytes replaced, put in or taken out; the length is mostly mended."""
-    data = draw(st.sampled_from(VALID))
-    length = int.from_bytes(data[:8], "little")
-    header, body = bytearray(data[8 : 8 + length]), bytearray(data[8 + length :])
-    for _ in range(draw(st.integers(1, 2))):
-        part = draw(st.sampled_from([header, header, body]))
-        at = draw(st.integers(0, len(part)))
-        part[at : at + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
-    stated = draw(st.sampled_from([len(header)] * 8 + [length, len(header) + 1, 0, 2**63, HEADER_CAP + 1]))
-    return stated.to_bytes(8, "little") + bytes(header) + bytes(body)
-
-
-@settings(deadline=None, max_examples=600)
-@given(with_odd_tokens() | with_odd_bytes())
+@settings(deadline=None, max_examples=800)
+@given(mutations())
 def test_any_mutation_is_a_format_error_or_means_what_the_library_says(data: bytes) -> None:
     try:
-        header = ours(data)
+        found = ours(data)
     except FormatError:
         return
-    assert meaning(data, header) == theirs(data)
+    assert found == theirs(data)
 
 
 @EXAMPLES
 @given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers(-3, 2**66) | st.floats() | st.text(max_size=4),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["dtype", "shape", "data_offsets", "x", "__metadata__"]), inner, max_size=4
-            )
-        ),
-    )
-)
-def test_any_json_as_an_entry_is_judged_as_the_library_judges_it(value: Any) -> None:
-    data = with_header(json.dumps({"a": value}))
-    try:
-        header = ours(data)
-    except FormatError:
-        return
-    assert meaning(data, header) == theirs(data)
-
-
-@settings(deadline=None, max_examples=100)
-@given(
     st.sampled_from(sorted(DTYPE_BITS)),
-    st.lists(st.sampled_from([0, 1, 2, 3, 4, 2**32, 2**61, 2**63, 2**64 - 1]), max_size=4),
+    st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, 2**32, 2**61, 2**63, 2**64 - 1]), max_size=4),
     st.integers(0, 16),
     st.integers(0, 16),
 )
 def test_dtype_shape_and_offsets_are_accepted_exactly_when_the_library_does(
     dtype: str, shape: list[int], start: int, stop: int
 ) -> None:
-    data = with_header(json.dumps({"a": entry(dtype, shape, (start, stop))}), b"x" * stop)
+    data = of(entry(dtype, shape, (start, stop)), body=b"x" * stop)
     try:
         accepted = theirs(data)
     except SafetensorError:
         with pytest.raises(FormatError):
             ours(data)
     else:
-        assert meaning(data, ours(data)) == accepted
+        assert ours(data) == accepted
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPE_BITS))
 def test_a_dtype_has_the_size_that_the_library_gives_it(dtype: str) -> None:
-    nbytes = DTYPE_BITS[dtype]
-    data = with_header(json.dumps({"a": entry(dtype, (8,), (0, nbytes))}), b"x" * nbytes)
-    assert meaning(data, ours(data)) == theirs(data)
+    data = of(entry(dtype, (8,), (0, DTYPE_BITS[dtype])), body=b"x" * DTYPE_BITS[dtype])
+    assert ours(data) == theirs(data)
 
 
-@pytest.mark.parametrize("name", MALFORMED)
-def test_every_malformation_is_an_error_that_says_where(name: str) -> None:
-    data, message = MALFORMED[name]
-    with pytest.raises(FormatError) as caught:
-        ours(data)
-    assert message in str(caught.value)
-    assert caught.value.where.startswith("f")
+def test_tensors_are_in_the_order_of_their_bytes_with_places_in_the_file() -> None:
+    data = VALID[3]
+    assert [(one.name, one.nbytes) for one in read(data).tensors.values()] == [("b", 2), ("a", 4), ("c", 2)]
+    assert ours(data)["a"] == ("U8", (4,), b"3456")
+    length = header_length(data[:8], None, "f")
+    assert parse_header(data[8 : 8 + length], None, "f") == read(data), "also before the size of the file is known"
 
 
-def test_a_header_can_be_read_before_the_size_of_the_file_is_known() -> None:
-    data = VALID[1]
-    header = parse_header(data[8 : 8 + header_length(data[:8], None, "f")], None, "f")
-    assert header == ours(data)
+def test_a_name_may_have_1024_characters() -> None:
+    assert len(read(with_header(EMPTY.replace('"a"', f'"{"x" * 1024}"'))).tensors) == 1
 
 
-def test_offsets_are_from_the_beginning_of_the_file() -> None:
-    data = with_header(two((0, 2), (2, 5)), b"aabbb")
-    tensors = ours(data).tensors
-    assert [data[t.start : t.stop] for t in tensors.values()] == [b"aa", b"bbb"]
-    assert [t.nbytes for t in tensors.values()] == [2, 3]
-
-
-def test_tensors_come_in_the_order_of_their_bytes_however_the_header_lists_them() -> None:
-    data = with_header(two((2, 5), (0, 2)), b"bbaaa")
-    assert list(ours(data).tensors) == ["b", "a"]
-    assert meaning(data, ours(data)) == theirs(data)
-
-
-def many(count: int) -> bytes:
-    entries = {
-        f"base_model.model.model.layers.{i}.q.lora_A.weight": entry("U8", (1,), (i, i + 1)) for i in range(count)
-    }
-    return with_header(json.dumps(entries), b"x" * count)
-
-
-def seconds(count: int, attempt: int) -> float:
-    data = many(count)
-    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
-    begun = time.process_time()
-    tensors = parse_header(header, len(data), f"attempt {attempt}").tensors  # another name: not the cached one
-    spent = time.process_time() - begun
-    assert len(tensors) == count
-    return spent
-
-
-@pytest.mark.slow
-def test_time_grows_with_the_header_and_not_with_its_square() -> None:
-    spent = {count: min(seconds(count, attempt) for attempt in range(3)) for count in (1_000, 16_000)}
-    # 16 times the header; quadratic would be 256 times the time.
-    assert spent[16_000] < 80 * max(spent[1_000], 0.005)
-
-
-def test_the_last_header_is_kept_and_another_one_is_not_taken_for_it() -> None:
-    one, other = many(3), many(4)
-    assert ours(one) is ours(one)
-    assert [len(ours(data).tensors) for data in (one, other, one)] == [3, 4, 3]
-
-
-@pytest.mark.parametrize(
-    "filler", ["[],", "{},", '{"a":', "[", '"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'[:-1] + ","]
-)
+@pytest.mark.parametrize("filler", ["[],", "{},", '{"a":', "[", '"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'])
 def test_memory_stays_in_proportion_to_the_header_whatever_stands_in_it(filler: str) -> None:
     header = ('{"b":{"x":[' + filler * (4_000_000 // len(filler))).encode()
     tracemalloc.start()
     try:
         with pytest.raises(FormatError):
             parse_header(header, None, "f")
-        peak = tracemalloc.get_traced_memory()[1]
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(header)
     finally:
         tracemalloc.stop()
-    assert peak < 4 * len(header)
-
-
-@pytest.mark.slow
-def test_memory_of_a_valid_header_is_a_small_multiple_of_it() -> None:
-    data = many(20_000)
-    tracemalloc.start()
-    try:
-        header = ours(data)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert len(header.tensors) == 20_000
-    assert peak < 10 * len(data)

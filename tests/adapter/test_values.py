@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lora_cli.adapter.reading import read_adapter
-from lora_cli.adapter.safetensors import DTYPE_BITS, Magnitude, TensorInfo, TensorStats
+from lora_cli.adapter.safetensors import DTYPE_BITS, TensorInfo
 from lora_cli.adapter.values import (
     MEASURED,
     NUMPY,
     PIECE,
     SCANNED,
+    Magnitude,
+    TensorStats,
     decode,
     encode,
     load,

@@ -1,180 +1,144 @@
-"""Users' regular expressions: read as ``re`` reads them, and stopped in time."""
+"""A config's regular expressions: read as ``re`` reads them, within one budget of time and size."""
 
 import re
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lora_cli.errors import FormatError
-from lora_cli.peft.patterns import Matcher, as_regex_reads
-from tests.slow import slowly
+from lora_cli.peft.patterns import Endings, Matcher, endings, matching_keys, one_budget
 
 NAME = "model.layers.10.self_attn.q_proj"
-SLOW = r"(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)\8\7\6\5\4\3\2\1model"
+SLOW = "".join(f"(?P<{group}>.*)" for group in "abcdefgh") + "".join(f"(?P={group})" for group in "hgfedcba") + "model"
+
+WAYS: dict[str, tuple[Callable[[Matcher, str, str], object], str]] = {
+    "full": (Matcher.full, r"(?:{})\Z"),
+    "dotted_end": (Matcher.dotted_end, r"(.*\.)?({})$"),
+    "component": (Matcher.component, r"(^|.*\.){}($|\..*)"),
+}
+"""A way to match, and what PEFT gives to ``re.match`` for it."""
+
+NAMES = [
+    "q_proj",
+    NAME,
+    "self_attn",
+    "layers.10",
+    "selfXattn.q_proj",
+    "layers.10.self.attn.q_proj",
+    "mlp-0",
+    "",
+    ".",
+    "q",
+]
+PATTERNS = [r".*\.q_proj", r"model\.layers\.\d+\..*(q|v)_proj", "q_proj|k_proj", r"(?!model).*", r"(?<=\.)q_proj"]
+BRACES = ["x{e<=1}", "(?:abc){i}", "a{,2}", "a{}", "a{,}", "a{x}", r"a\{1", "{", "[a{1}]", "[[a]", "[]a[]{x}[^]b]"]
+TEXTS = ["x", "y", "abc", "abxc", "a", "aa", "aaa", "a{}", "x{e<=1}", "a{x}", "a{1", "{", "[", "a\n", "", "a[{x}c"]
 
 
-def test_the_four_ways_in_which_peft_matches() -> None:
-    matcher = Matcher("f")
-    assert matcher.full(r".*\.q_proj", NAME)
-    assert not matcher.full("q_proj", NAME)
-    assert matcher.dotted_end("q_proj", NAME)
-    assert not matcher.dotted_end("proj", NAME)
-    assert matcher.component("layers", NAME)
-    assert not matcher.component("layer", NAME)
-    assert matcher.layer_index("layers", NAME) == 10
-    assert matcher.layer_index("h", NAME) is None
-
-
-@pytest.mark.parametrize(
-    "pattern", ["x{e<=1}", "(?:abc){i}", "a{,2}", "a{}", "a{,}", "a{x}", r"a\{1", "{", "[a{1}]", "[[a]"]
-)
-@pytest.mark.parametrize("name", ["x", "y", "abc", "abxc", "a", "aa", "aaa", "a{}", "x{e<=1}", "a{x}", "a{1", "{", "["])
-def test_what_only_the_other_engine_would_read_is_read_as_text(pattern: str, name: str) -> None:
+def by_re(frame: str, pattern: str, name: str) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wanted = re.fullmatch(pattern, name) is not None
-    assert Matcher("f").full(pattern, name) == wanted
+        return re.match(frame.replace("{}", pattern, 1), name) is not None
 
 
-pieces = st.sampled_from(
-    (
-        *(
-            "a",
-            "b",
-            "_",
-            ".",
-            "0",
-            r"\.",
-            r"\d",
-            r"\w",
-            r"\b",
-            "^",
-            "$",
-            "*",
-            "+",
-            "?",
-            "|",
-            "(",
-            ")",
-            "(?:",
-            "(?=",
-            "(?!",
-        ),
-        *(
-            "[",
-            "]",
-            "[^",
-            "[ab]",
-            "-",
-            "{",
-            "}",
-            "{1}",
-            "{1,2}",
-            "{,1}",
-            "{e}",
-            "(?i)",
-            "(?<=a)",
-            "(?P<n>",
-            r"\1",
-            "*?",
-            "a++",
-        ),
-        *(r"\[", r"\]", r"\{", "&&", "--", "[:alpha:]", "\\"),
-    )
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("pattern", [*NAMES, *PATTERNS, *BRACES])
+def test_a_pattern_matches_what_peft_finds_with_re(way: str, pattern: str) -> None:
+    match, frame = WAYS[way]
+    for name in [*NAMES, *TEXTS, f"{NAME}\n", "a\nq_proj"]:
+        assert match(Matcher("f"), pattern, name) == by_re(frame, pattern, name), name
+
+
+PIECES = (
+    *("a", "b", "_", ".", "0", r"\.", r"\d", r"\w", r"\b", "^", "$", "*", "+", "?", "|", "(", ")", "(?:", "(?=", "(?!"),
+    *("[", "]", "[^", "[ab]", "-", "{", "}", "{1}", "{1,2}", "{,1}", "{,}", "{e}", "(?i)", "(?<=a)", "(?P<n>", r"\1"),
+    *("*?", "a++", r"\[", r"\]", r"\{", "&&", "--", "[:alpha:]", "\\"),
 )
 
 
 @settings(deadline=None, max_examples=600)
-@given(st.lists(pieces, min_size=1, max_size=7).map("".join), st.text("ab_.0-[{}e:&", max_size=6))
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=7).map("".join), st.text("ab_.0-[{}e:&", max_size=6))
 def test_any_pattern_means_what_re_says(pattern: str, name: str) -> None:
-    matcher = Matcher("f")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            compiled = re.compile(pattern)
+            found = re.fullmatch(pattern, name)
         except re.error:
             with pytest.raises(FormatError, match="is not a regular expression"):
-                matcher.full(pattern, name)
+                Matcher("f").full(pattern, name)
             return
-        # Where sets of a pattern hold brackets, ours differ on nothing that re accepts.
-        assert matcher.full(pattern, name) == (compiled.fullmatch(name) is not None)
+        assert Matcher("f").full(pattern, name) == (found is not None)
         try:
-            framed = re.match(rf"(.*\.)?({pattern})$", name)
+            framed = by_re(WAYS["dotted_end"][1], pattern, name)
         except re.error:
             assume(False)
             raise
-        assert matcher.dotted_end(pattern, name) == (framed is not None)
+        assert Matcher("f").dotted_end(pattern, name) == framed
 
 
-@pytest.mark.slow
-def test_a_pattern_that_would_never_end_is_stopped_and_says_so() -> None:
-    matcher = Matcher("adapter_config.json: rank_pattern", limit_s=0.1)
-    begun = time.perf_counter()
-    with pytest.raises(FormatError) as caught:
-        matcher.full(SLOW, NAME)
-    assert time.perf_counter() - begun < 5
-    assert "takes longer than 0.1 s" in str(caught.value)
-    assert caught.value.where == "adapter_config.json: rank_pattern"
-    assert "PEFT itself would hang" in caught.value.hint
+def test_the_layer_is_the_number_behind_the_pattern() -> None:
+    assert [Matcher("f").layer_index(pattern, NAME) for pattern in ("layers", "l.*s", "h")] == [10, 10, None]
 
 
-@pytest.mark.slow
-def test_the_limit_is_for_all_matching_together() -> None:
-    matcher = Matcher("f", limit_s=0.1)
-    with pytest.raises(FormatError):
-        matcher.full(SLOW, NAME)
-    begun = time.perf_counter()
-    for _ in range(100):
-        with pytest.raises(FormatError):
-            matcher.full(r".*\d", NAME)
-    assert time.perf_counter() - begun < 1
+KEYS = ["q_proj", "layers.1.q_proj", "layersX1Xq_proj", r".*\.k_proj", "k_proj", "", "q", "a.b", ".b", "mlp-0", "x\ty"]
+MODULES = ["q_proj", "a.q_proj", "m.layers.1.q_proj", "m.layersX1Xq_proj", "k_proj", "m.k_proj", "", "aXb", "x.aXb"]
+MODULES += ["a.b\n", "a\nb", "m.mlp-0", "q_proj\n", ".b", "x."]
 
 
-def test_names_are_matched_as_the_patterns_that_they_are() -> None:
-    matcher = Matcher("f")
-    assert matcher.dotted_end("self_attn.q_proj", NAME)
-    assert matcher.dotted_end("selfXattn.q_proj", NAME) is False
-    assert matcher.dotted_end("layers.10.self.attn.q_proj", NAME), "a dot is any character to PEFT"
-    assert matcher.component("q_proj", NAME)
-    assert matcher.component("proj", NAME) is False
+@pytest.mark.parametrize("keys", [KEYS, KEYS[::-1]])
+def test_names_that_are_looked_up_match_as_the_patterns_that_they_are(keys: Sequence[str]) -> None:
+    wanted = {one: [key for key in keys if by_re(WAYS["dotted_end"][1], key, one)] for one in MODULES}
+    assert matching_keys(keys, MODULES, "f") == wanted
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", [Matcher.dotted_end, Matcher.component, Matcher.full])
-def test_more_names_than_can_be_compared_in_time_are_stopped(way: Callable[[Matcher, str, str], bool]) -> None:
-    matcher = Matcher("f", limit_s=0.01)
-    begun = time.perf_counter()
-    with pytest.raises(FormatError, match="takes longer than"):
-        sum(way(matcher, f"name_{number}", NAME) for number in range(10**6))
-    assert time.perf_counter() - begun < 5
-
-
-@pytest.mark.parametrize("step", slowly((1, 8), 8))
-def test_a_pattern_for_each_of_two_thousand_modules_is_no_hardship(step: int) -> None:
-    names = [f"model.layers.{layer}.self_attn.{letter}_proj" for layer in range(500) for letter in "qkvo"]
-    matcher = Matcher("f")
-    assert all(any(matcher.dotted_end(pattern, name) for pattern in names) for name in names[::step])
-
-
-@pytest.mark.parametrize("pattern", ["(a{1000}){1000}", "((a{99}){99}){99}", "a" * 200_000 + "+", "(b{,99999}){3}"])
-def test_a_pattern_that_would_take_memory_is_refused(pattern: str) -> None:
-    with pytest.raises(FormatError, match="too large"):
-        Matcher("f").full(pattern, NAME)
+def test_a_module_ends_in_a_name_after_a_dot() -> None:
+    assert list(endings("a.b.c")) == ["a.b.c", "b.c", "c"]
+    names = Endings(["q_proj", "a.b"])
+    assert [one in names for one in ("q_proj", "x.q_proj", "xq_proj", "x.a.b", "a.b.x", "a.xb", "")] == [
+        *(True, True, False, True, False, False, False),
+    ]
+    assert not names.ends("q_proj")
 
 
 @pytest.mark.parametrize(
-    "pattern", ["*", "(", "a{2,1}", r"\8", "(?P<x>", "(?P<n>a)(?P<n>b)", "(" * 5_000 + ")" * 5_000]
+    ("pattern", "message"),
+    [
+        *((one, "is not a regular expression") for one in ("*", "(", "a{2,1}", r"\8", "(?P<n>a)(?P<n>b)", "(" * 5_000)),
+        *((one, "are too large") for one in ("(a{1000}){1000}", "((a{99}){99}){99}", "a" * 200_001, "(b{,99999}){3}")),
+        (SLOW, r"matching takes longer than 0\.2 s"),
+    ],
 )
-def test_what_is_no_regular_expression_is_an_error_that_shows_it(pattern: str) -> None:
-    with pytest.raises(FormatError, match=r"f: '.*' is not a regular expression"):
-        Matcher("f").full(pattern, NAME)
+def test_what_cannot_be_matched_is_an_error(pattern: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_cli.peft.patterns.TIME_LIMIT_S", 0.2)
+    with pytest.raises(FormatError, match=message) as caught:
+        Matcher("adapter_config.json: rank_pattern").full(pattern, NAME)
+    assert caught.value.where == "adapter_config.json: rank_pattern"
 
 
-def test_only_what_differs_is_rewritten() -> None:
-    unsloth = r"(?:.*?(?:language|text).*?(?:mlp).*?)|(?:\bmodel\.layers\.[\d]{1,}\.[^\]a-z](?:q_proj))"
-    assert as_regex_reads(unsloth) == unsloth
-    assert as_regex_reads("[]a[]{x}[^]b]") == r"[]a\[]\{x}[^]b]"
+def test_one_budget_is_for_all_that_ask_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_cli.peft.patterns.TIME_LIMIT_S", 0.2)
+    with one_budget() as budget:
+        for pattern in (SLOW, r".*\d", "q_proj"):
+            with pytest.raises(FormatError, match="takes longer than"), one_budget():
+                Matcher("f").full(pattern, NAME)
+        with pytest.raises(FormatError, match="takes longer than"):
+            Matcher("g").charge(1)
+        assert budget.spent
+    assert not Matcher("f").full("q_proj", NAME)
+
+
+def test_millions_of_names_are_not_compared() -> None:
+    with pytest.raises(FormatError, match="takes longer than 3 s"):
+        Matcher("f").charge(20_000_000)
+
+
+def test_the_patterns_of_one_adapter_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_cli.peft.patterns.TIME_LIMIT_S", 60.0)  # on a busy machine the time would be over first
+    with one_budget():
+        for number in range(3):
+            Matcher("f").full("a" * 60_000 + f"{number}+", "model")
+        with pytest.raises(FormatError, match="are too large"):
+            Matcher("f").full("a" * 60_000 + "3+", "model")

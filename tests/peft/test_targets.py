@@ -1,7 +1,6 @@
 """Targets and scales where there is no PEFT to compare with: errors, limits, and what has no tensors yet."""
 
 import math
-import time
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from lora_cli.peft.targets import (
 from tests.making import llama_modules
 
 Q0, Q1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
+LANGUAGE = "x.language_model.y.q_proj"
 BASE = BaseModel(
     name="tiny",
     model_type="llama",
@@ -33,101 +33,88 @@ BASE = BaseModel(
     hidden_size=64,
     tied_embeddings=True,
 )
+SLOW = r"(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)\8\7\6\5\4\3\2\1model"
 
 
 def config(**fields: Any) -> LoraConfig:
     return parse_config(fields)
 
 
-def scale(some: LoraConfig, module: str) -> Scale:
-    return scales(some, [module])[module]
+SCALES: list[tuple[dict[str, Any], list[Scale]]] = [
+    ({"r": 4, "lora_alpha": 8}, [Scale(4, 8, 2.0), Scale(4, 8, 2.0)]),
+    ({"r": 9, "lora_alpha": 6, "use_rslora": True}, [Scale(9, 6, 2.0)] * 2),
+    (
+        {"r": 8, "lora_alpha": 16, "rank_pattern": {"layers.1.self_attn.q_proj": 2}, "alpha_pattern": {"k_proj": 1}},
+        [Scale(8, 16, 2.0), Scale(2, 16, 8.0)],
+    ),
+    ({"rank_pattern": {"q_proj": 2, Q0: 4}}, [Scale(2, 8, 4.0)] * 2),
+    ({"rank_pattern": {Q0: 4, "q_proj": 2}}, [Scale(4, 8, 2.0), Scale(2, 8, 4.0)]),
+    ({"rank_pattern": {r".*\.1\..*": 2}, "lora_alpha": 0}, [Scale(8, 0, 0.0), Scale(2, 0, 0.0)]),
+]
 
 
-def test_rank_alpha_and_scaling_of_one_module() -> None:
-    plain = config(r=8, lora_alpha=16, rank_pattern={"layers.1.self_attn.q_proj": 2}, alpha_pattern={"k_proj": 1})
-    assert scale(plain, Q0) == Scale(8, 16, 2.0)
-    assert scale(plain, Q1) == Scale(2, 16, 8.0)
-    assert scale(config(r=9, lora_alpha=6, use_rslora=True), Q0).scaling == 2.0
+@pytest.mark.parametrize(("fields", "wanted"), SCALES)
+def test_rank_alpha_and_scaling_of_each_module_by_the_first_key_that_matches(
+    fields: dict[str, Any], wanted: list[Scale]
+) -> None:
+    assert list(scales(config(**fields), [Q0, Q1]).items()) == list(zip([Q0, Q1], wanted, strict=True))
+    assert math.isfinite(scales(config(lora_alpha=1e308, r=1), [Q0])[Q0].scaling)
 
 
-def test_of_two_keys_that_match_the_first_counts() -> None:
-    assert scale(config(rank_pattern={"q_proj": 2, Q0: 3}), Q0).r == 2
-    assert scale(config(rank_pattern={Q0: 3, "q_proj": 2}), Q0).r == 3
-
-
-def test_scales_of_many_modules_come_in_their_order() -> None:
-    found = scales(config(r=4, lora_alpha=8), [Q1, Q0])
-    assert list(found.items()) == [(Q1, Scale(4, 8, 2.0)), (Q0, Scale(4, 8, 2.0))]
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"r": "8"}, 'adapter_config.json: r: must be an integer, not a string: "8"'),
-        ({"lora_alpha": None}, "adapter_config.json: lora_alpha: must be a number, not null: null"),
-        ({"use_rslora": "yes"}, "adapter_config.json: use_rslora: must be a boolean"),
-        ({"rank_pattern": {"q_proj": "4"}}, 'adapter_config.json: rank_pattern["q_proj"]: must be an integer'),
-        ({"r": 10**400, "use_rslora": True}, "adapter_config.json: r: must fit in a float, not 1000"),
-        ({"rank_pattern": {"q_proj": 10**400}}, 'rank_pattern["q_proj"]: must fit in a float, not 1000'),
-        ({"r": 0}, f"adapter_config.json: r: the rank must be positive, and is 0 for {Q0}"),
-        ({"rank_pattern": {"q_proj": -1}}, f"the rank must be positive, and is -1 for {Q0}"),
-        ({"rank_pattern": {"(": 1}}, "adapter_config.json: rank_pattern: '(' is not a regular expression"),
-    ],
-)
-def test_a_scale_is_never_guessed(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(FormatError) as caught:
-        scale(config(**fields), Q0)
-    assert message in str(caught.value)
-
-
-def test_a_scale_can_be_zero_or_infinitely_small_but_is_a_number() -> None:
-    assert scale(config(lora_alpha=0), Q0).scaling == 0
-    assert math.isfinite(scale(config(lora_alpha=1e308, r=1), Q0).scaling)
+SCALE_ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"r": "8"}, 'adapter_config.json: r: must be an integer, not a string: "8"'),
+    ({"lora_alpha": None}, "adapter_config.json: lora_alpha: must be a number, not null: null"),
+    ({"use_rslora": "yes"}, "adapter_config.json: use_rslora: must be a boolean"),
+    ({"rank_pattern": {"q_proj": "4"}}, 'adapter_config.json: rank_pattern["q_proj"]: must be an integer'),
+    ({"r": 10**400, "use_rslora": True}, "adapter_config.json: r: must fit in a float, not 1000"),
+    ({"r": 0}, f"adapter_config.json: r: the rank must be positive, and is 0 for {Q0}"),
+    ({"rank_pattern": {"q_proj": -1}}, f"the rank must be positive, and is -1 for {Q0}"),
+    ({"rank_pattern": {"(": 1}}, "adapter_config.json: rank_pattern: '(' is not a regular expression"),
+]
+TARGET_ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"target_modules": ["q_proj", 1]}, "target_modules[1]: must be a string, not an integer"),
+    ({"target_modules": "*"}, "target_modules: '*' is not a regular expression"),
+    ({"target_modules": "q_proj", "exclude_modules": "("}, "exclude_modules: '(' is not a regular expression"),
+    ({"target_modules": [], "modules_to_save": ["("]}, "modules_to_save: '(' is not a regular expression"),
+    ({"target_modules": SLOW}, "takes longer than 0.1 s"),
+    ({"target_modules": "q_proj", "exclude_modules": SLOW}, "takes longer than 0.1 s"),
+    ({}, "PEFT has no default for an unknown model type"),
+]
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"target_modules": ["q_proj", 1]}, "target_modules[1]: must be a string, not an integer"),
-        ({"target_modules": "*"}, "target_modules: '*' is not a regular expression"),
-        ({"target_modules": "q_proj", "exclude_modules": "("}, "exclude_modules: '(' is not a regular expression"),
-        ({"target_modules": [], "modules_to_save": ["("]}, "modules_to_save: '(' is not a regular expression"),
-    ],
+    ("ask", "fields", "message"),
+    [*((scales, *one) for one in SCALE_ERRORS), *((targeted, *one) for one in TARGET_ERRORS)],
 )
-def test_targets_that_cannot_be_read_are_an_error(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(FormatError) as caught:
-        targeted(config(**fields), [Q0])
-    assert message in str(caught.value)
-
-
-def test_without_target_modules_the_model_type_decides() -> None:
-    assert targeted(config(), [Q0, "model.layers.0.self_attn.k_proj"], model_type="llama") == {Q0}
-    assert targeted(config(), [Q0, "vision.q_proj", "x.language_model.y.q_proj"], model_type="gemma4") == {
-        "x.language_model.y.q_proj"
-    }
-    with pytest.raises(FormatError, match="PEFT has no default for brandnew"):
-        targeted(config(), [Q0], model_type="brandnew")
-    with pytest.raises(FormatError, match="PEFT has no default for an unknown model type"):
-        targeted(config(), [Q0])
-
-
-def test_target_parameters_alone_target_no_modules() -> None:
-    assert targeted(config(target_parameters=["experts.down_proj"]), [Q0]) == frozenset()
-
-
-def test_all_linear_leaves_out_heads_and_embeddings() -> None:
-    linear = [Q0, "lm_head", "embed_out", "score"]
-    assert targeted(config(target_modules="all-linear"), linear, linear=linear) == {Q0, "score"}
-    assert targeted(config(target_modules="ALL-LINEAR", task_type="SEQ_CLS"), linear, linear=linear) == {Q0}
-    assert targeted_in(config(target_modules="all-linear"), BASE) == set(llama_modules())
-
-
-def test_a_catastrophic_pattern_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_guessed(ask: Any, fields: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_cli.peft.patterns.TIME_LIMIT_S", 0.1)
-    slow = r"(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)\8\7\6\5\4\3\2\1model"
-    for fields in ({"target_modules": slow}, {"target_modules": "q_proj", "exclude_modules": slow}):
-        with pytest.raises(FormatError, match="takes longer than"):
-            targeted(config(**fields), [Q0, Q1])
+    with pytest.raises(FormatError) as caught:
+        ask(config(**fields), [Q0, Q1])
+    assert message in str(caught.value)
+
+
+LINEAR = [Q0, "model.layers.0.self_attn.k_proj", "lm_head", "embed_out", "score", LANGUAGE]
+TARGETED: list[tuple[dict[str, Any], str, set[str]]] = [
+    ({}, "llama", {Q0, LANGUAGE}),
+    ({}, "gemma4", {LANGUAGE}),
+    ({"target_parameters": ["experts.down_proj"]}, "", set()),
+    ({"target_modules": "all-linear"}, "", {*LINEAR} - {"lm_head", "embed_out"}),
+    ({"target_modules": "ALL-LINEAR", "task_type": "SEQ_CLS"}, "", {*LINEAR} - {"lm_head", "embed_out", "score"}),
+    ({"target_modules": ["q_proj"], "exclude_modules": ["y.q_proj"]}, "", {Q0}),
+    ({"target_modules": ".*q_proj", "exclude_modules": r"x\..*"}, "", {Q0}),
+    ({"target_modules": ["q_proj", "score"], "modules_to_save": ["score", "language.model"]}, "", {Q0}),
+    ({"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "layers"}, "", {Q0}),
+    ({"target_modules": ["q_proj"], "layers_to_transform": 1}, "", set()),
+]
+
+
+@pytest.mark.parametrize(("fields", "model_type", "wanted"), TARGETED)
+def test_the_modules_that_a_config_targets(fields: dict[str, Any], model_type: str, wanted: set[str]) -> None:
+    assert targeted(config(**fields), LINEAR, linear=LINEAR, model_type=model_type) == wanted
+
+
+def test_all_linear_leaves_out_the_heads_and_embeddings_of_a_base() -> None:
+    assert targeted_in(config(target_modules="all-linear"), BASE) == set(llama_modules())
 
 
 def test_parameters_are_found_by_their_last_components_and_nested_in_order() -> None:
@@ -147,19 +134,4 @@ def test_replicated_layers_are_stacked_and_the_rest_stays() -> None:
     assert stacked.num_layers == 3
     assert len(stacked.modules) == 2 + 3 * 7
     assert stacked.modules["lm_head"] == BASE.modules["lm_head"]
-    assert replicated(config(), BASE) is BASE
-
-
-@pytest.mark.parametrize("ranges", [[[0, 10**15]], [[0, 2]] * 100_000, [[-(10**15), 1]]])
-def test_a_replication_of_more_layers_than_any_model_has_is_no_replication(ranges: list[list[int]]) -> None:
-    asked = config(layer_replication=ranges)
-    assert asked.layer_replication is None
-    assert asked.mistyped == {"layer_replication": ranges}
-    assert replicated(asked, BASE) is BASE
-
-
-@pytest.mark.slow
-def test_a_name_of_megabytes_is_compared_in_no_time() -> None:
-    begun = time.perf_counter()
-    assert targeted(config(target_modules=["q_proj"]), ["a." * 10**6 + "q_proj"]) == {"a." * 10**6 + "q_proj"}
-    assert time.perf_counter() - begun < 5
+    assert replicated(config(layer_replication=[[0, 10**15]]), BASE) is BASE

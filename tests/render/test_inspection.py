@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.adapter.comparison import Comparison, OtherAdapter, Stored, TensorChange
-from lora_cli.adapter.config import FieldChange
+from lora_cli.adapter.comparison import Comparison, FieldChange, OtherAdapter, Stored, TensorChange
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import base_from_config
 from lora_cli.documents.model_card import Card
@@ -57,10 +56,10 @@ def flags(word: str = "sql") -> EngineArgs:
 
 def compared(word: str) -> Comparison:
     """A comparison in which everything differs."""
-    change = FieldChange(word, "unknown", word, None, (word,), (word,))
+    changes = FieldChange(word, word, None), FieldChange(word, (word,), ())
     stored = Stored(word, (4, 64))
     tensors = (TensorChange(word, stored, None), TensorChange(word, None, stored))
-    return Comparison(OtherAdapter(word, word, word), (change, replace(change, only_a=(), only_b=())), tensors)
+    return Comparison(OtherAdapter(word, word, word), changes, tensors)
 
 
 def inspected(

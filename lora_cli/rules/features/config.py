@@ -9,7 +9,7 @@ from lora_cli.adapter.config import LoraConfig, raw_value
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.errors import FormatError
 from lora_cli.parse import LARGEST
-from lora_cli.peft.patterns import PatternKeys
+from lora_cli.peft.patterns import matching_keys
 from lora_cli.peft.targets import ALL_LINEAR, targeted_in
 from lora_cli.rules.config import LEAST, PATTERNS, disabling_keys
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
@@ -66,9 +66,8 @@ def in_pattern(pattern: str, is_meant: IsMeant, *, used: bool = False) -> Detect
 
 def _having(case: EngineCase, config: LoraConfig, by_key: Mapping[str, Any]) -> set[str]:
     """The keys of a pattern that are the first to match a module of the adapter; all, if they cannot be matched."""
-    keys = PatternKeys(by_key, config.file)
     try:
-        return {key for module in case.adapter.pairs if (key := keys.first(module)) is not None}
+        return {keys[0] for keys in matching_keys(by_key, case.adapter.pairs, config.file).values() if keys}
     except FormatError:
         return set(by_key)
 
