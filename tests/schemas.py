@@ -10,8 +10,8 @@ from tests.conftest import ROOT
 
 
 def check_schema(document: Any) -> None:
-    """Compare a document with the schema that it names (``lora_cli/fetch/1``)."""
-    if isinstance(document, dict) and "schema" in document:
+    """Compare a document with the schema that it names (``lora_cli/fetch/1``); none is published for repair."""
+    if isinstance(document, dict) and document.get("schema", "lora_cli/repair/2") != "lora_cli/repair/2":
         _validator(document["schema"].split("/")[1]).validate(document)
 
 

@@ -76,7 +76,7 @@ def test_a_config_of_an_unknown_family_leaves_it_to_the_headers_and_then_to_the_
         ({"lm_head.weight": "../../etc/passwd"}, 'the shard "../../etc/passwd" is missing'),
         ({"ghost.weight": "model-00001-of-00002.safetensors"}, "does not contain ghost.weight, although the index"),
         ({"lm_head.weight": 7}, 'weight_map["lm_head.weight"]: must be a string, not an integer: 7'),
-        ({"lm_head.weight": CONFIG}, "config.json: not a safetensors file"),
+        ({"lm_head.weight": CONFIG}, "config.json: truncated, or not safetensors"),
         ({str(i): f"{i}.safetensors" for i in range(5000)}, "lists 5002 shards, over the limit"),
     ],
 )

@@ -158,7 +158,7 @@ def test_paths_of_a_home_folder_and_of_no_folder_at_all(
     set_of("mine=~/mine")
     assert fetch() == 0
     assert main(["validate", "~/mine", "--base", "base"]) == 0
-    assert main(["validate", "~nobody-of-that-name/x", "--base", "none"]) == 2
+    assert main(["validate", "~nobody-of-that-name/x", "--base", "none"]) == 3
     assert main(["validate", f"{'a' * 300}/b", "./mine", "--base", "none"]) in {2, 3, 4}
     config = Path("mine", CONFIG)
     config.write_text(
