@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.config import LoraConfig, parse_config, peft_fields
+from lora_cli.adapter.config import LoraConfig, parse_config, PEFT_FIELDS
 from lora_cli.adapter.names import parse_key
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.errors import FormatError
@@ -107,7 +107,7 @@ def test_replicated_layers_have_the_names_that_peft_gives_them(tmp_path: Path) -
 def test_our_fields_and_defaults_are_pefts() -> None:
     peft = import_module("peft")
     theirs = {field.name: field for field in dataclasses.fields(peft.LoraConfig)}
-    assert sorted(peft_fields()) == sorted(theirs)
+    assert sorted(PEFT_FIELDS) == sorted(theirs)
     default, ours = peft.LoraConfig().to_dict(), LoraConfig()
     # Set by PEFT itself, whatever a file says.
     own = {"peft_type", "peft_version", "runtime_config"}
