@@ -151,7 +151,9 @@ def _pieces(files: Files, tensors: Iterable[TensorInfo]) -> Iterator[tuple[Tenso
     buffer, end = bytearray(), ("", 0)
     chunks: Iterator[bytes] = iter(())
     for tensor in tensors:
-        if end != (tensor.file, tensor.start) and tensor.nbytes:
+        if not tensor.nbytes:
+            continue
+        if end != (tensor.file, tensor.start):
             file = files.file(tensor.file)
             buffer, chunks = bytearray(), files.read(file, tensor.start) if file is not None else iter(())
         end = tensor.file, tensor.stop
