@@ -233,7 +233,7 @@ def _read_pickle(data: bytes) -> list[tuple[Any, Any]]:
 def _made(function: Any, args: Any = None) -> Any:
     """What a persistent id stands for, or what a call gives: the arguments are those of ``torch/_utils.py``."""
     match function, args:
-        case ("storage", str() as cls, str() as key, _, int()), None:
+        case ("storage", str() as cls, str() as key, _, int()), None if cls in STORAGES:
             return STORAGES[cls], key
         case "collections OrderedDict", ():
             return []
