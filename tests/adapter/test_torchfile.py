@@ -7,8 +7,6 @@ import os
 import pickle
 import random
 import struct
-import subprocess
-import sys
 import tracemalloc
 import warnings
 import zipfile
@@ -106,34 +104,12 @@ def test_a_name_that_runs_something_is_refused_however_it_is_written(form: str) 
             assert caught.value.opcode in {"GLOBAL", "STACK_GLOBAL", "INST"}
 
 
-LOADS = """
-import pathlib, pickle, sys
-mark = pathlib.Path(sys.argv[1])
-for line in sys.stdin.read().split():
-    try:
-        pickle.loads(bytes.fromhex(line))
-    except Exception:
-        pass
-    print(mark.exists(), file=sys.stderr)
-    mark.unlink(missing_ok=True)
-"""
-"""Loads each pickle, and says whether it left its mark."""
-
-
-def test_the_live_gadgets_run_when_pickle_loads_them_and_are_refused_here(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    gadgets = dict(live(str(mark)))
-    for data in gadgets.values():
+def test_pickles_of_real_objects_that_run_something_are_refused_and_not_run(tmp_path: Path) -> None:
+    for data in live(str(tmp_path / "mark")).values():
         for look, written in ((weights, data), (weights, with_(**{"data.pkl": data})), (beside, data)):
             with pytest.raises(UnsafePickle):
                 look(written)
-    assert not mark.exists()
-
-    del gadgets["dotted name"]  # It takes seconds to import transformers.
-    wants = [sys.executable, "-c", LOADS, str(mark)]
-    lines = "\n".join(data.hex() for data in gadgets.values()).encode()
-    ran = subprocess.run(wants, input=lines, check=True, timeout=60, capture_output=True).stderr.decode().split()
-    assert ran == ["True"] * len(gadgets), dict(zip(gadgets, ran, strict=False))
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize(
