@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.config import LoraConfig, parse_config, PEFT_FIELDS
+from lora_cli.adapter.config import PEFT_FIELDS, LoraConfig, parse_config
 from lora_cli.adapter.names import parse_key
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.errors import FormatError
