@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from lora_cli.refs.reference import ALIASES, HUB_HOSTS, WITH_REVISIONS, AdapterRef
-from lora_cli.refs.web_address import PLAIN, canonical_host, is_loopback
+from lora_cli.refs.reference import ALIASES, DOCKER_HUB, HUB_HOSTS, WITH_REVISIONS, AdapterRef
+from lora_cli.refs.web_address import DEFAULT_PORTS, PLAIN, is_loopback
 
 
 def source_glob(glob: str, base_dir: Path) -> str:
@@ -23,14 +23,21 @@ def source_glob(glob: str, base_dir: Path) -> str:
     host, slash, path = rest.partition("/")
     if scheme == "az":
         host = host.lower().replace(".blob.core.windows.net", ".dfs.core.windows.net")
-    elif scheme in {"https", "http", "oci"}:
-        usual = scheme if scheme != "oci" else "http" if is_loopback(host) else "https"
-        is_glob = re.search("[*?]", host) and "@" not in host
-        host = host.lower() if is_glob else canonical_host(host, usual).replace("[", "[[]")
-        if scheme != "oci" and slash and host in HUB_HOSTS:
-            return f"hf://{path}"
-        path = path if scheme == "oci" else quote(unquote_to_bytes(path), safe=PLAIN + "[?];")
-    return _of_any_user(f"{scheme}://{host}{slash}{path}")
+    if scheme not in {"https", "http", "oci"}:
+        return _of_any_user(f"{scheme}://{host}{slash}{path}")
+    if "@" in host:
+        raise ValueError("this is not a host address or a glob for one, without user and query")
+    host = host.lower().replace("[[]", "[")
+    port = DEFAULT_PORTS["http" if scheme == "http" or (scheme == "oci" and is_loopback(host)) else "https"]
+    host = host.removesuffix(f":{port}").removesuffix(".")
+    if scheme == "oci":
+        host, path = "docker.io" if host in DOCKER_HUB else host, re.sub("(:[^:/@]*)/(?!/)", r"\1//", path, count=1)
+    elif slash and host in HUB_HOSTS:
+        return f"hf://{path}"
+    else:
+        path = quote(unquote_to_bytes(path), safe=PLAIN + "[?];")
+    host = re.sub(r"^\[(?=[0-9a-f]*:)", "[[]", host)  # the address of IPv6, which is no choice of characters
+    return f"{scheme}://{host}{slash}{path}"
 
 
 def matches(glob: str, ref: AdapterRef) -> bool:
@@ -43,6 +50,7 @@ def matches(glob: str, ref: AdapterRef) -> bool:
         names = ["file://" + posixpath.normpath(ref.location)]
     elif ref.scheme in WITH_REVISIONS:
         glob, at, revision = glob.partition("@")
+        revision = revision.lower() if ref.pinned else revision
         if at and (ref.revision is None or not _pattern(revision).match(ref.revision)):
             return False
     if ref.scheme == "oci":
@@ -57,7 +65,8 @@ def matches(glob: str, ref: AdapterRef) -> bool:
 
 @lru_cache(maxsize=16_384)  # the globs of a policy are asked for each adapter
 def _pattern(glob: str) -> re.Pattern[str]:
-    return re.compile(translate(glob))
+    """Docker Hub's ``alpine`` is ``library/alpine``."""
+    return re.compile(translate(glob).replace(r"oci://docker\.io/", r"oci://docker\.io/(?:library/)?", 1))
 
 
 def _of_any_user(text: str) -> str:
