@@ -172,40 +172,6 @@ FAMILIES: Mapping[str, Family] = {
 }
 """Every known ``model_type``."""
 
-NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
-FOUR_NORMS = (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
-QUERY_NORMS = ("q_norm", "k_norm")
-QWEN_VL_NORMS = (*NORMS, "norm1", "norm2", "ln_q")
-GEMMA3_NORMS = ("mm_soft_emb_norm", "layer_norm1", "layer_norm2", "layernorm", "post_layernorm")
-OTHER_NORMS: Mapping[str, tuple[str, ...]] = {
-    "bert": ("LayerNorm",),
-    "bloom": ("word_embeddings_layernorm", "input_layernorm", "post_attention_layernorm", "ln_f"),
-    "cohere": ("input_layernorm", "norm"),
-    "deepseek_v2": (*NORMS, "q_a_layernorm", "kv_a_layernorm"),
-    "deepseek_v3": (*NORMS, "q_a_layernorm", "kv_a_layernorm"),
-    "falcon": ("ln_attn", "ln_mlp", "input_layernorm", "ln_f"),
-    "gemma2": FOUR_NORMS,
-    "gemma3": (*FOUR_NORMS, *QUERY_NORMS, *GEMMA3_NORMS),
-    "gemma3_text": (*FOUR_NORMS, *QUERY_NORMS),
-    "gpt2": ("ln_1", "ln_2", "ln_cross_attn", "ln_f"),
-    "gpt_neox": ("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
-    "gptj": ("ln_1", "ln_f"),
-    "llama4": (*NORMS, "layernorm_pre", "layernorm_post"),
-    "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm", "norm", *QUERY_NORMS),
-    "opt": ("self_attn_layer_norm", "final_layer_norm"),
-    "phi": ("input_layernorm", "final_layernorm"),
-    "qwen2_5_vl": QWEN_VL_NORMS,
-    "qwen2_vl": QWEN_VL_NORMS,
-    "qwen3": (*NORMS, *QUERY_NORMS),
-    "qwen3_moe": (*NORMS, *QUERY_NORMS),
-    "roberta": ("LayerNorm", "layer_norm"),
-}
-
-
-def norms_of(model_type: str) -> tuple[str, ...]:
-    """The last names of the norms of a family, on which LoRA is not put; empty if it is unknown."""
-    return OTHER_NORMS.get(model_type, NORMS) if model_type in FAMILIES else ()
-
 
 def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     """The base model that a ``config.json`` describes, with the module paths of its class for text generation.
