@@ -17,6 +17,7 @@ from lora_cli.errors import FormatError
 ALIASES = {
     "hidden_size": ("n_embd", "n_embed"),
     "num_hidden_layers": ("n_layer",),
+    "num_attention_heads": ("n_head",),
     "max_position_embeddings": ("n_positions",),
     "num_experts": ("n_routed_experts", "num_local_experts"),
     "qkv_bias": ("use_qkv_bias",),
@@ -96,17 +97,18 @@ class Model:
 
     def add(self, path: str, d_in: int, d_out: int, bias: bool = False, kind: ModuleKind = "linear") -> None:
         """A module. Raises ``FormatError`` for dimensions that no model has."""
-        self.modules[self.prefix + path] = BaseModule(*self._sizes(path, d_in, d_out), kind, bias)
+        self._check(path, d_in, d_out)
+        self.modules[self.prefix + path] = BaseModule(d_in, d_out, kind, bias)
 
     def bare(self, path: str, *shape: int) -> None:
         """A parameter; raises as ``add``."""
-        self.parameters[self.prefix + path] = self._sizes(path, *shape)
+        self._check(path, *shape)
+        self.parameters[self.prefix + path] = shape
 
-    def _sizes(self, path: str, *shape: int) -> tuple[int, ...]:
-        if all(1 <= size <= MAX_DIMENSION for size in shape):
-            return shape
-        sizes = " x ".join(map(str, shape))
-        raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where="config.json")
+    def _check(self, path: str, *shape: int) -> None:
+        if not all(1 <= size <= MAX_DIMENSION for size in shape):
+            sizes = " x ".join(map(str, shape))
+            raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where="config.json")
 
 
 def square(m: Model, *paths: str, width: int, bias: bool = True) -> None:
