@@ -13,8 +13,8 @@ from lora_cli.finding import Outcome
 from lora_cli.json_schema import Count, PositiveCount
 from lora_cli.judging.causes import fold
 from lora_cli.judging.result import Result
-from lora_cli.peft.factors import EXPERTS
 from lora_cli.peft.match import highest_rank
+from lora_cli.peft.targets import EXPERTS
 
 HALF_BYTES = 2
 """Bytes of an element of the dtypes that engines serve in."""

@@ -2,27 +2,28 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.beside import read_card
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.formats import dialects
-from lora_cli.adapter.names import layer_of, leaf_of
+from lora_cli.adapter.names import layer_of, leaf_of, without_wrappers
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
 from lora_cli.errors import FormatError, LoraCliError, Refused
+from lora_cli.grouping import by_key
 from lora_cli.json_schema import Count, PositiveCount, Sha256OrEmpty
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
-from lora_cli.peft.factors import possible_scales, wrapped_by
 from lora_cli.peft.match import matched, misshapen
-from lora_cli.peft.patterns import one_budget
-from lora_cli.peft.targets import Scale
+from lora_cli.peft.patterns import endings, one_budget
+from lora_cli.peft.targets import Scale, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -127,7 +128,7 @@ def inspect_one(
             if adapter.has_weights:
                 with one_budget():
                     application = matched(adapter, base)[0]
-                misfits = misshapen(application, {}).keys() & {*application.matched}
+                misfits = misshapen(application).keys() & {*application.matched}
                 result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
     return result
 
@@ -178,15 +179,21 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
 
 def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
     """Every module with a factor, in the order of its tensors."""
-    scales: Mapping[str, tuple[Scale, ...]] = {}
+    # Names leave open which parameter a wrapper is for, and then its scale, where those differ.
+    paths, found = dict[str, Sequence[str]](), dict[str, Scale]()
     if adapter.config is not None:
+        names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
+        leaves = by_key((parent, leaf) for parent, _, leaf in names if parent)
+        for module in adapter.pairs:
+            stem = without_wrappers(module)
+            paths[module] = [f"{stem}.{leaf}" for end in endings(stem) for leaf in leaves.get(end, ())[:16]] or [module]
         with one_budget(), suppress(FormatError):
-            scales = possible_scales(adapter.config, adapter.pairs, wrapped_by(adapter.config, adapter.pairs))
+            found = scales(adapter.config, chain.from_iterable(paths.values()))
     return tuple(
         ModuleFacts(
             module=module,
             r=pair.rank,
-            scaling=found[0].scaling if len(found := scales.get(module, ())) == 1 else None,
+            scaling=scalings.pop() if len(scalings) == 1 else None,
             d_in=pair.widths[0],
             d_out=pair.widths[1],
             dtype="/".join(dict.fromkeys(factor.dtype for factor in pair.factors)),
@@ -194,6 +201,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
             bytes=sum(factor.nbytes for factor in pair.factors),
         )
         for module, pair in adapter.pairs.items()
+        for scalings in [{found[path].scaling for path in paths.get(module, ()) if path in found}]
     )
 
 

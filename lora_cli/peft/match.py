@@ -12,14 +12,13 @@ from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.finding import Applied, Location
 from lora_cli.peft.experts import Loaded, as_loaded
-from lora_cli.peft.factors import EXPERTS
 from lora_cli.peft.patterns import Endings
 from lora_cli.peft.targets import (
     EMBEDDING_NAMES,
+    EXPERTS,
     OUTPUT_NAMES,
     Scale,
     for_task,
-    replicated,
     scales,
     targeted,
     targeted_in,
@@ -92,7 +91,8 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     loaded = as_loaded(adapter, base) if base is not None and base.parameters else Loaded(adapter)
     adapter, config = loaded.adapter, loaded.adapter.config
     if base is not None and config is not None:
-        base = _with_weights(config, replicated(config, base))
+        # Layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
+        base = None if config.layer_replication else _with_weights(config, base)
     modules = tuple(adapter.pairs)
     known: Container[str] = adapter.pairs if base is None else base.modules
     wrapped = _wrapped(config, base, modules)
@@ -263,29 +263,22 @@ def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple
     return BaseModule(d_in, d_out), BaseModule(d_out, d_in)
 
 
-def misshapen(application: Application, narrowed: Mapping[str, tuple[int, int]]) -> dict[str, list[str]]:
-    """The modules of the base whose factors have other shapes, each with the differences.
-
-    ``narrowed`` is by what A's and B's columns of a module are divided, where the config changes LoRA's shapes.
-    """
+def misshapen(application: Application) -> dict[str, list[str]]:
+    """The modules of the base whose factors have other shapes, each with the differences."""
     found = dict[str, list[str]]()
     for module, wanted in application.expected.items():
-        pair = application.adapter.pairs[module]
-        by_layout = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
+        by_layout = [list(_differences(application.adapter.pairs[module], one)) for one in wanted]
         if by_layout and all(by_layout):
             found[module] = by_layout[0]
     return found
 
 
-def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) -> Iterator[str]:
+def _differences(pair: LoraPair, wanted: BaseModule) -> Iterator[str]:
     if pair.embedding != (wanted.kind == "embedding"):
         mine, its = ("an embedding", "a linear layer") if pair.embedding else ("a linear layer", "an embedding")
         yield f"the tensors are those of {mine}, but the module of the base is {its}"
         return
-    if wanted.d_in % narrowed[0] or wanted.d_out % narrowed[1]:
-        yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs do not divide into the config's blocks"
-        return
-    needs = {"A": (1, wanted.d_in // narrowed[0], "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
+    needs = {"A": (1, wanted.d_in, "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
     for name, factor in pair.named.items():
         axis, width, form = needs[name[-1]]
         if len(factor.shape) == 2 and factor.shape[axis] != width:

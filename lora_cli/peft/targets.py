@@ -19,6 +19,9 @@ from lora_cli.peft.patterns import LITERAL, Endings, Matcher, matching_keys
 
 ALL_LINEAR = "all-linear"
 
+EXPERTS = "experts"
+"""The name of the module of fused experts, in every family that has one."""
+
 T = TypeVar("T")
 
 OUTPUT_NAMES = frozenset({"lm_head", "embed_out"})
@@ -36,9 +39,6 @@ EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
 
 FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 """The first numbered component: the layer, not the expert within it."""
-
-LAYERS = re.compile(r"(?P<stack>(?:model\.)*layers)\.(?P<idx>\d+)\.(?P<rest>.+)", re.ASCII)
-"""Where ``layer_replication`` finds the layers of a llama-like model."""
 
 DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
     **dict.fromkeys(
@@ -119,12 +119,11 @@ def targeted(
 
 
 def targeted_in(config: LoraConfig, base: BaseModel) -> frozenset[str]:
-    """The modules of ``base`` that the config puts a LoRA on, with replicated layers and tied embeddings.
+    """The modules of ``base`` that the config puts a LoRA on, with tied embeddings.
 
     Raises:
         FormatError: as ``targeted``.
     """
-    base = replicated(config, base)
     linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
     chosen = targeted(config, base.modules, linear=linear, model_type=base.model_type)
     return chosen | _tied(config, base)
@@ -180,35 +179,6 @@ def _by_pattern(pattern: Mapping[str, T], modules: Sequence[str], where: str) ->
     matching = matching_keys(pattern, modules, where) if pattern else {}
     keys = {module: found[0] if found else module for module, found in matching.items()}
     return {module: pattern[key] for module, key in keys.items() if key in pattern}
-
-
-def replicated(config: LoraConfig, base: BaseModel) -> BaseModel:
-    """``base`` with its layers stacked as ``layer_replication`` says: half-open ranges of its own layers, in order.
-
-    A range beyond the base's layers adds nothing; the base is returned as it is when the config replicates none.
-    """
-    if not config.layer_replication:
-        return base
-    originals = [layer for start, end in config.layer_replication for layer in range(start, min(end, base.num_layers))]
-    return replace(
-        base,
-        modules=_restacked(base.modules, originals),
-        parameters=_restacked(base.parameters, originals),
-        num_layers=len(originals),
-    )
-
-
-def _restacked(paths: Mapping[str, T], originals: Sequence[int]) -> dict[str, T]:
-    by_layer: dict[int, list[tuple[str, str, T]]] = {}
-    kept: dict[str, T] = {}
-    for path, value in paths.items():
-        if found := LAYERS.fullmatch(path):
-            by_layer.setdefault(int(found["idx"]), []).append((found["stack"], found["rest"], value))
-        else:
-            kept[path] = value
-    for layer, original in enumerate(originals):
-        kept |= {f"{stack}.{layer}.{rest}": value for stack, rest, value in by_layer.get(original, ())}
-    return kept
 
 
 def all_linear(base: BaseModel) -> tuple[str, ...]:
