@@ -78,7 +78,7 @@ SPARSE = fields(decoder_sparse_step=1, mlp_only_layers=None)
 BERT = family(
     partial(shapes.bert, root="bert.", head="cls.predictions.", dense="transform.dense"),
     (30522, 768, 3072, 12),
-    fields(max_position_embeddings=512, type_vocab_size=2, add_cross_attention=False),
+    fields(max_position_embeddings=512, type_vocab_size=2),
     tied=True,
 )
 QWEN_EYE = fields(depth=32, hidden_size=3584, in_channels=3, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
@@ -133,12 +133,7 @@ FAMILIES: Mapping[str, Family] = {
         (151936, 2048, 6144, 24, 32, 4),
         SPARSE | fields(attention_bias=False, num_experts=128, moe_intermediate_size=768),
     ),
-    "gpt2": family(
-        shapes.gpt2,
-        (50257, 768, None, 12),
-        fields(n_inner=None, max_position_embeddings=1024, add_cross_attention=False),
-        tied=True,
-    ),
+    "gpt2": family(shapes.gpt2, (50257, 768, None, 12), fields(n_inner=None, max_position_embeddings=1024), tied=True),
     "gptj": family(shapes.gptj, (50400, 4096, None, 28), fields(n_inner=None)),
     "gpt_neox": family(shapes.gpt_neox, (50432, 6144, 24576, 44), fields(attention_bias=True)),
     "bloom": family(shapes.bloom, (250880, 64, None, 2), fields(bias=True), tied=True),

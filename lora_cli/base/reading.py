@@ -27,12 +27,12 @@ Fallback = Callable[[Mapping[str, Any]], BaseModel]
 """Builds a base model from a config of an unknown family."""
 
 
-def read_base(files: Files, name: str, *, fallback: Fallback | None = None) -> BaseModel:
-    """The base model in ``files``: from ``config.json``, else from the headers of ``model.safetensors``.
+def read_base(place: Files | Path, name: str, *, fallback: Fallback | None = None) -> BaseModel:
+    """The base model in ``place``: by its ``config.json``, else by the headers of ``model.safetensors``.
 
     Headers (of a single file, or of the shards in its index) are read only when there is no config or its family is
     unknown. ``fallback`` is called with the config when the headers are not enough, either. Only the config, the index
-    and header ranges are read, in bounded memory.
+    and header ranges are read, in bounded memory. A path is that of one local file: a config, or a whole checkpoint.
 
     Raises:
         NotFound: there is neither a config nor a readable checkpoint.
@@ -40,31 +40,14 @@ def read_base(files: Files, name: str, *, fallback: Fallback | None = None) -> B
         FormatError: config, index or header is malformed, or does not show the dimensions (quantised ones).
         LoraCliError: what the source raises.
     """
-    return _read_base(read_config(files), name, lambda: read_checkpoint(files), fallback)
-
-
-def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel:
-    """The base model that one file describes: a ``config.json``, or a whole checkpoint as ``.safetensors``.
-
-    Raises:
-        NotFound, MachineError: there is no such file, or it cannot be read.
-        UnknownArchitecture: the config is of an unknown family, and there is no ``fallback``.
-        FormatError: it is malformed.
-    """
-    if path.suffix == ".safetensors":
-        return _read_base(None, str(path), lambda: read_checkpoint(files_at(path.parent), path.name), None)
-    if (data := local_config(path)) is None:
-        raise NotFound(f"there is no file {path}", hint="check the path of the base model")
-    return _read_base(_object(data, str(path)), str(path), dict, fallback)
-
-
-def _read_base(
-    config: dict[str, Any] | None,
-    name: str,
-    read_tensors: Callable[[], dict[str, TensorInfo]],
-    fallback: Fallback | None,
-) -> BaseModel:
     error: FormatError | None = None
+    config: dict[str, Any] | None = None
+    if isinstance(place, Files):
+        config = read_config(place)
+    elif place.suffix != ".safetensors":
+        if (data := local_config(place)) is None:
+            raise NotFound(f"there is no file {place}", hint="check the path of the base model")
+        config = _object(data, str(place))
     if config is not None:
         try:
             return base_from_config(config, name)
@@ -73,7 +56,12 @@ def _read_base(
             hint = f"{unknown.hint} or {way}" if unknown.hint else way
             error = UnknownArchitecture(unknown.reason, where=unknown.where, hint=hint)
     try:
-        if tensors := read_tensors():
+        tensors = dict[str, TensorInfo]()
+        if isinstance(place, Files):
+            tensors = read_checkpoint(place)
+        elif config is None:
+            tensors = read_checkpoint(files_at(place.parent), place.name)
+        if tensors:
             from lora_cli.base.checkpoint import base_from_tensors
 
             return base_from_tensors(tensors, name, config)

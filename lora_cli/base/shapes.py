@@ -137,19 +137,14 @@ def experts(m: Model, count: int, width: int, inner: int) -> None:
     m.bare("mlp.experts.down_proj", count, width, inner)
 
 
-def head_widths(c: Config) -> tuple[int, int]:
-    """The width of all queries, and that of all keys (and of all values)."""
-    dim = c.optional("head_dim") or c.hidden_size // c.num_attention_heads
-    return c.num_attention_heads * dim, (c.optional("num_key_value_heads") or c.num_attention_heads) * dim
-
-
-def attention(m: Model, c: Config, out: str = "o_proj") -> None:
-    """Separate q, k, v and o, with grouped key-value heads and the biases that the class has."""
-    (q, kv), bias = head_widths(c), c.flag("attention_bias") or c.flag("use_bias")
-    m.add("self_attn.q_proj", c.hidden_size, q, bias or c.flag("qkv_bias"))
-    m.add("self_attn.k_proj", c.hidden_size, kv, bias or c.flag("qkv_bias"))
-    m.add("self_attn.v_proj", c.hidden_size, kv, bias or c.flag("qkv_bias"))
-    m.add(f"self_attn.{out}", q, c.hidden_size, bias)
+def attention(m: Model, c: Config, out: str = "o_proj", packed: str = "") -> None:
+    """q, k, v (``packed`` in one of this name, if any) and o, with grouped key-value heads and the class's biases."""
+    width, heads, bias = c.hidden_size, c.num_attention_heads, c.flag("attention_bias") or c.flag("use_bias")
+    dim = c.optional("head_dim") or width // heads
+    q, kv = heads * dim, (c.optional("num_key_value_heads") or heads) * dim
+    for name, size in [(packed, q + 2 * kv)] if packed else [("q_proj", q), ("k_proj", kv), ("v_proj", kv)]:
+        m.add(f"self_attn.{name}", width, size, bias or c.flag("qkv_bias"))
+    m.add(f"self_attn.{out}", q, width, bias)
 
 
 def decoder(sparse: Callable[[Config], Container[int]] = lambda _: ()) -> Callable[..., Callable[..., None]]:
@@ -185,9 +180,7 @@ def phi(m: Model, c: Config) -> None:
 @decoder()
 def phi3(m: Model, c: Config) -> None:
     """Phi 3: q, k and v in one, and the two inner layers of the MLP."""
-    q, kv = head_widths(c)
-    m.add("self_attn.qkv_proj", c.hidden_size, q + 2 * kv)
-    m.add("self_attn.o_proj", q, c.hidden_size)
+    attention(m, c, packed="qkv_proj")
     m.add("mlp.gate_up_proj", c.hidden_size, 2 * c.intermediate_size)
     m.add("mlp.down_proj", c.intermediate_size, c.hidden_size)
 
@@ -283,12 +276,9 @@ def gpt2(m: Model, c: Config) -> None:
     width, inner, t = c.hidden_size, c.optional("n_inner") or 4 * c.hidden_size, m.under("transformer.")
     t.add("wte", c.vocab_size, width, kind="embedding")
     t.add("wpe", c.max_position_embeddings, width, kind="embedding")
-    rows = [("attn.c_attn", 3), ("attn.c_proj", 1)]
-    if c.flag("add_cross_attention"):
-        rows += [("crossattention.c_attn", 2), ("crossattention.q_attn", 1), ("crossattention.c_proj", 1)]
     for layer in t.layers("h.", c.num_hidden_layers):
-        for path, parts in rows:
-            layer.add(path, width, parts * width, True, "conv1d")
+        layer.add("attn.c_attn", width, 3 * width, True, "conv1d")
+        layer.add("attn.c_proj", width, width, True, "conv1d")
         layer.add("mlp.c_fc", width, inner, True, "conv1d")
         layer.add("mlp.c_proj", inner, width, True, "conv1d")
     m.add("lm_head", width, c.vocab_size)
@@ -352,10 +342,9 @@ def bert(m: Model, c: Config, root: str, head: str, dense: str) -> None:
     b.add("embeddings.word_embeddings", c.vocab_size, width, kind="embedding")
     b.add("embeddings.position_embeddings", c.max_position_embeddings, width, kind="embedding")
     b.add("embeddings.token_type_embeddings", c.type_vocab_size, width, kind="embedding")
-    kinds = ("attention", "crossattention") if c.flag("add_cross_attention") else ("attention",)
     names = ("self.query", "self.key", "self.value", "output.dense")
     for layer in b.layers("encoder.layer.", c.num_hidden_layers):
-        square(layer, *(f"{kind}.{name}" for kind in kinds for name in names), width=width)
+        square(layer, *(f"attention.{name}" for name in names), width=width)
         mlp(layer, "intermediate.dense", "output.dense", width, c.intermediate_size)
     m.add(head + dense, width, width, bias=True)
     m.add(f"{head}decoder", width, c.vocab_size, bias=True)

@@ -47,11 +47,11 @@ def open_base(
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
     """
-    from lora_cli.base.reading import read_base_file
+    from lora_cli.base.reading import read_base
 
     ref = ref_of(base)
     if ref.scheme == "file" and Path(ref.location).is_file():
-        model = read_base_file(Path(ref.location), fallback=fallback)
+        model = read_base(Path(ref.location), ref.location, fallback=fallback)
         return replace(model, repository=repository_of(ref))
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     try:

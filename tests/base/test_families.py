@@ -28,7 +28,9 @@ def made(config: dict[str, Any]) -> BaseModel:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_has_the_modules_and_shapes_of_transformers_and_its_norms_are_named_so(family: str, tmp_path: Path) -> None:
+def test_a_family_has_the_modules_and_shapes_of_transformers_and_its_norms_are_named_so(
+    family: str, tmp_path: Path
+) -> None:
     """From each config, from one without a key, whose default is the class's, and from the one that is saved."""
     assert len(CONFIGS[family]) >= 2
     for config in ({}, *CONFIGS[family]):
