@@ -26,7 +26,7 @@ from lora_cli.peft.experts import rewrite_config
 from lora_cli.peft.targets import DEFAULT_TARGETS, scales, targeted, targeted_in, wrapped_parameters
 from lora_cli.sources.files import files_at
 from tests.peft.peft_cases import CASES, Case
-from tests.peft.peft_models import Written, write_with_peft
+from tests.peft.peft_models import Written
 
 
 def read(directory: Path) -> Adapter:
