@@ -11,7 +11,7 @@ from lora_cli.adapter.names import PEFT_PREFIX, Key, last_name, leaf_of, without
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.finding import Applied, Location
-from lora_cli.peft.experts import Loaded, as_loaded
+from lora_cli.peft.experts import Unfit, as_loaded
 from lora_cli.peft.patterns import Endings
 from lora_cli.peft.targets import (
     EMBEDDING_NAMES,
@@ -40,7 +40,7 @@ class Application:
     """The modules of an adapter, sorted by what PEFT would do with them. Each module with a tensor is in one of these.
 
     ``adapter`` is the adapter as PEFT loads it on the base: separate experts are stacked if the base has fused ones;
-    ``refused`` and ``unfit`` are as in ``core.experts.Loaded``.
+    ``refused`` and ``unfit`` are as of ``as_loaded``.
 
     ``found`` exist in the base (without a base: all), ``beyond`` would if it had more layers, ``absent`` do not. Of the
     found, ``misnamed`` are dropped because of the form of their names, and ``untargeted`` because the config does not
@@ -64,7 +64,7 @@ class Application:
     expected: Mapping[str, tuple[BaseModule, ...]]
     errors: tuple[FormatError, ...] = ()
     refused: FormatError | None = None
-    unfit: tuple[tuple[str, str], ...] = ()
+    unfit: Unfit = ()
     scales: Mapping[str, Scale] = field(default_factory=dict)
     scales_error: FormatError | None = None
 
@@ -88,8 +88,9 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
     stored, (by_module, error) = adapter, _scales(adapter.config, adapter.pairs)
     # No base without parameters has experts.
-    loaded = as_loaded(adapter, base) if base is not None and base.parameters else Loaded(adapter)
-    adapter, config = loaded.adapter, loaded.adapter.config
+    no_change = adapter, None, ()
+    adapter, refused, unfit = as_loaded(adapter, base) if base is not None and base.parameters else no_change
+    config = adapter.config
     if base is not None and config is not None:
         # Layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
         base = None if config.layer_replication else _with_weights(config, base)
@@ -118,8 +119,8 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         ranks=ranks,
         expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
         errors=tuple(one for one in (target_error, rank_error) if one is not None),
-        refused=loaded.refused,
-        unfit=loaded.unfit,
+        refused=refused,
+        unfit=unfit,
         scales=by_module,
         scales_error=error,
     )
