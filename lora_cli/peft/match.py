@@ -22,7 +22,6 @@ from lora_cli.peft.targets import (
     scales,
     targeted,
     targeted_in,
-    trained_bare,
     wrapped_parameters,
 )
 from lora_cli.text import counted, cut
@@ -93,7 +92,13 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     config = adapter.config
     if base is not None and config is not None:
         # Layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
-        base = None if config.layer_replication else _with_weights(config, base)
+        base = None if config.layer_replication else base
+    if base is not None and config is not None and config.target_parameters:
+        weights = {
+            f"{path}.weight": (one.d_out, one.d_in) if one.kind == "linear" else (one.d_in, one.d_out)
+            for path, one in base.modules.items()
+        }
+        base = replace(base, parameters={**weights, **base.parameters})
     modules = tuple(adapter.pairs)
     known: Container[str] = adapter.pairs if base is None else base.modules
     wrapped = _wrapped(config, base, modules)
@@ -105,6 +110,18 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     keys, pairs = adapter.keys, adapter.pairs
     misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
     left_out = {*untargeted, *misnamed}
+    missing, expected = list[str](), dict[str, tuple[BaseModule, ...]]()
+    if config is not None and base is not None and chosen is not None:
+        # PEFT stores the factors of tied modules once, under either of their names.
+        tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
+        wanted = [*(one for one in base.modules if one in chosen), *wrapped]
+        missing = [one for one in wanted if one not in pairs and last_name(one) not in tied]
+    for module in found:
+        if base is not None and module in wrapped:
+            d_in, d_out = base.parameters[wrapped[module]][-2:]
+            expected[module] = BaseModule(d_in, d_out), BaseModule(d_out, d_in)
+        elif base is not None:
+            expected[module] = (base.modules[module],)
     is_as_stored = config is stored.config and pairs.keys() == stored.pairs.keys()
     ranks, rank_error = _ranks(config, found, wrapped, base, (by_module, error) if is_as_stored else None)
     return Application(
@@ -115,9 +132,9 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         misnamed=misnamed,
         untargeted=untargeted,
         matched=tuple(module for module in found if module not in left_out),
-        missing=_missing(config, base, chosen, wrapped, adapter),
+        missing=tuple(missing),
         ranks=ranks,
-        expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
+        expected=expected,
         errors=tuple(one for one in (target_error, rank_error) if one is not None),
         refused=refused,
         unfit=unfit,
@@ -129,8 +146,7 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
 def matched(adapter: Adapter, base: BaseModel | None) -> tuple[Application, BaseModel | None]:
     """``apply`` on ``base`` with the head that the adapter's task has, and that base."""
     if base is not None and adapter.config is not None:
-        bare = trained_bare(base, adapter.config)
-        base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
+        base = for_task(base, adapter.config.task_type, adapter.pairs, adapter.config.base_class)
     return apply(adapter, base), base
 
 
@@ -153,17 +169,6 @@ def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[s
         parents = Endings(name.rpartition(".")[0] for name in config.target_parameters)
         return {module: "" for module in modules if "" in parents.names or without_wrappers(module) in parents}
     return wrapped_parameters(config, base.parameters)
-
-
-def _with_weights(config: LoraConfig, base: BaseModel) -> BaseModel:
-    """``base`` with the weights of its modules among its parameters, if the config targets parameters."""
-    if not config.target_parameters:
-        return base
-    weights = {
-        f"{path}.weight": (one.d_out, one.d_in) if one.kind == "linear" else (one.d_in, one.d_out)
-        for path, one in base.modules.items()
-    }
-    return replace(base, parameters={**weights, **base.parameters})
 
 
 def _beyond(modules: Sequence[str], base: BaseModel) -> frozenset[str]:
@@ -217,21 +222,6 @@ def dropped_for(key: Key) -> str:
     return ""
 
 
-def _missing(
-    config: LoraConfig | None,
-    base: BaseModel | None,
-    chosen: frozenset[str] | None,
-    wrapped: Mapping[str, str],
-    adapter: Adapter,
-) -> tuple[str, ...]:
-    if config is None or base is None or chosen is None:
-        return ()
-    # PEFT stores the factors of tied modules once, under either of their names.
-    tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
-    wanted = [*(module for module in base.modules if module in chosen), *sorted(chosen - base.modules.keys()), *wrapped]
-    return tuple(m for m in wanted if m not in adapter.pairs and last_name(m) not in tied)
-
-
 def _ranks(
     config: LoraConfig | None,
     found: tuple[str, ...],
@@ -254,14 +244,6 @@ def _ranks(
     experts = {path: shapes[path][0] if len(shapes[path]) == 3 else 1 for path in wrapped.values() if path}
     ranks = {module: by_place[place].r * experts.get(place, 1) for module, place in places.items() if place}
     return ranks, None
-
-
-def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple[BaseModule, ...]:
-    """The module of the base, or for a parameter of fused experts its two possible orientations."""
-    if module not in wrapped:
-        return (base.modules[module],)
-    d_in, d_out = base.parameters[wrapped[module]][-2:]
-    return BaseModule(d_in, d_out), BaseModule(d_out, d_in)
 
 
 def misshapen(application: Application) -> dict[str, list[str]]:
