@@ -185,7 +185,7 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
 
 def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
     """Every module with a factor, in the order of its tensors."""
-    # Names leave open which parameter a wrapper is for, and then its scale, where those differ.
+    # Where names leave open which parameter a wrapper is for, its scale is unknown if theirs differ.
     paths, found = dict[str, Sequence[str]](), dict[str, Scale]()
     if adapter.config is not None:
         names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
@@ -204,7 +204,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
         ModuleFacts(
             module=module,
             r=pair.rank,
-            scaling=scalings.pop() if len(scalings) == 1 else None,
+            scaling=alike.pop().scaling if len(alike) == 1 else None,
             d_in=pair.widths[0],
             d_out=pair.widths[1],
             dtype="/".join(dict.fromkeys(factor.dtype for factor in pair.factors)),
@@ -212,7 +212,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
             bytes=sum(factor.nbytes for factor in pair.factors),
         )
         for module, pair in adapter.pairs.items()
-        for scalings in [{found[path].scaling for path in paths.get(module, ()) if path in found}]
+        for alike in [{found[path] for path in paths.get(module, ()) if path in found}]
     )
 
 
