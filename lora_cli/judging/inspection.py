@@ -23,7 +23,7 @@ from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import matched, misshapen
 from lora_cli.peft.patterns import endings, one_budget
-from lora_cli.peft.targets import Scale, scales
+from lora_cli.peft.targets import EXPERTS, Scale, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -189,10 +189,11 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
     paths, found = dict[str, Sequence[str]](), dict[str, Scale]()
     if adapter.config is not None:
         names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
-        leaves = by_key((parent, leaf) for parent, _, leaf in names if parent)
+        leaves = by_key((parent, leaf) for parent, _, leaf in names)
         for module in adapter.pairs:
             stem = without_wrappers(module)
-            wrapped = list(dict.fromkeys(leaf for end in endings(stem) for leaf in leaves.get(end, ())[:MOST_WRAPPED]))
+            ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
+            wrapped = list(dict.fromkeys(leaf for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]))
             levels = [stem + WRAPPER * level for level in range(len(wrapped))]
             if set(wrapped) <= set(EXPERT_PARAMETERS) and adapter.pairs.keys() >= set(levels) and module in levels:
                 # The parameter that the module holds first is the innermost.
