@@ -116,7 +116,7 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
 
 
 def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
-    """Whether a file next to the weights could be looked into: arrays and what is compressed could not.
+    """Whether a file next to the weights could be looked into: what does not begin as a pickle could not.
 
     ``steps`` counts the opcodes of all such files together. Raises as ``read_tensors``.
     """
@@ -126,7 +126,8 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
             return False
         if stream.head.startswith(ZIP) or stream.head[:1] in BEGINNINGS:
             _pickle(stream, steps)
-        return True
+            return True
+        return not stream.head
 
 
 def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInfo], bytes]:
@@ -149,7 +150,7 @@ def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInf
                     raise FormatError(f"there are over {MOST_OPCODES} opcodes, more than any weights need")
                 if op.name in LOOKUPS:
                     # A name from the stack must have been pushed there, or put into the memo, as text right before.
-                    name = " ".join(texts) if op.name == "STACK_GLOBAL" else str(arg)
+                    name = " ".join(text.replace(" ", "?") for text in texts) if op.name == "STACK_GLOBAL" else str(arg)
                     if not HARMLESS.fullmatch(name):
                         dotted = name.replace(" ", ".")
                         why = f"{dotted[:200]!a}, which neither weights nor trainers need"
@@ -174,8 +175,16 @@ def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
     """The entries of a zip by their names without the folder. Raises ``FormatError`` if torch would not write them."""
     if stream.tail[-22:-18] != b"PK\x05\x06":
         raise FormatError("truncated, or not a torch file: it does not end with a zip directory")
+    # Readers differ where these differ: torch goes to the directory that is stated, zipfile to the one before the end.
+    [stated] = struct.unpack("<I", stream.tail[-6:-2])
+    if stream.tail[-42:-38] == b"PK\x06\x07":
+        [stated] = struct.unpack("<Q", stream.tail[-50:-42])
+        if stream.tail[-98:-94] != b"PK\x06\x06" or struct.unpack("<Q", stream.tail[-34:-26]) != (stream.size - 98,):
+            raise FormatError("is not a zip as torch writes it: its end is not where it says")
     with ZipFile(stream) as archive:
         listed = archive.infolist()
+        if archive.start_dir != stated:
+            raise FormatError("is not a zip as torch writes it: its directory is not where it says")
     entries = {info.filename.partition("/")[2]: info for info in listed}
     folders = {info.filename.partition("/")[0] for info in listed}
     stored = all(not info.compress_type and info.file_size == info.compress_size for info in listed)
@@ -223,7 +232,8 @@ def _read_pickle(data: bytes) -> list[tuple[Any, Any]]:
             stack[-1].extend(zip(taken[::2], taken[1::2], strict=True))
         elif name in {"BINPERSID", "REDUCE"}:
             stack.append(_made(*taken))
-        elif name not in {"PROTO", "STOP", "BUILD"}:  # BUILD: the attributes of a dictionary, versions of modules
+        # BUILD gives a dictionary attributes, the versions of modules; a tensor would become another one.
+        elif name not in {"PROTO", "STOP", "BUILD"} or (name == "BUILD" and not isinstance(stack[-1], list)):
             raise FormatError(f"byte {at}: {name} is not an opcode that weights need")
     if len(stack) != 1 or not isinstance(stack[0], list) or at != len(data) - 1:
         raise FormatError("is not a dictionary of tensors")
@@ -237,7 +247,7 @@ def _made(function: Any, args: Any = None) -> Any:
             return STORAGES[cls], key
         case "collections OrderedDict", ():
             return []
-        case "torch._utils _rebuild_tensor_v2", ((str() as dtype, str() as key), offset, shape, strides, *_):
+        case "torch._utils _rebuild_tensor_v2", ((str() as dtype, str() as key), offset, shape, strides, _, []):
             if len(shape) > 64 or any(type(n) is not int or not 0 <= n < 1 << 63 for n in (offset, *shape, *strides)):
                 raise FormatError("has a tensor whose shape is not of counts")
             wanted = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]

@@ -120,6 +120,7 @@ def test_pickles_of_real_objects_that_run_something_are_refused_and_not_run(tmp_
         (b"\x80\x04\x8c\x02os]0\x8c\x06system\x93.", "STACK_GLOBAL 'system'"),
         (b"\x80\x04\x8c\x05torch\x94\x8c\x04Size\x940h\x00h\x072\x93.", "STACK_GLOBAL ''"),
         (b"\x80\x02cbuiltins\ngetattr\n.", "getattr"),
+        (b"\x80\x04\x8c\x04thisN0\x8c\x17collections OrderedDict\x93.", "STACK_GLOBAL"),
         (b"}." + b"\x80\x02]." + EVIL, r"posix\.system"),
         (b"\x80\x02X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"0" + EVIL, r"posix\.system"),
         (EVIL + bytes(33 << 20), r"posix\.system"),
@@ -180,7 +181,10 @@ REFUSED: Mapping[str, tuple[bytes, str]] = {
     "a TorchScript program": (with_(**{"constants.pkl": EVIL, "code/a.py": b""}), "one folder of stored"),
     "a second folder": (zipped({f"x/{n}": d for n, d in entries().items()} | {"y/data/7": b"1"}), "one folder"),
     "compressed entries": (zipped({f"x/{n}": d for n, d in entries().items()}, method=8), "stored"),
-    "something in front": (b"PK\x03\x04" + PLAIN, "one folder of stored entries"),
+    "something in front": (b"PK\x03\x04" + PLAIN, "as torch writes it"),
+    "another directory": (PLAIN[:-22] + b"PK\x06\x07" + struct.pack("<IQI", 0, 0, 1) + PLAIN[-22:], "its end is not"),
+    "a state of a tensor": (with_(**{"data.pkl": PICKLE.replace(b"Rq\x0d", b"Rq\x0d}b")}), "BUILD"),
+    "its metadata": (with_(**{"data.pkl": PICKLE.replace(b"Rq\x0btq", b"Rq\x0b}tq")}), "weights never need"),
     "no pickle": (zipped({f"x/{n}": d for n, d in entries().items() if "pkl" not in n}), "KeyError"),
     "a storage that is missing": (zipped({f"x/{n}": d for n, d in entries().items() if n != "data/0"}), "KeyError"),
     "a storage that is short": (with_(**{"data/0": b"1234"}), "beyond its storage"),
@@ -281,7 +285,12 @@ def test_what_runs_something_beside_the_weights_is_an_error(
 
 NOT_READ = {
     **dict.fromkeys(("x.npy", "x.joblib", "__0_0.distcp", ".metadata", "x.pth.tar", "x.pkl.gz"), EVIL),
-    **{"x.pkl": zlib.compress(EVIL), "x.pt": b"x".ljust(257, b"\0") + b"ustar", "a.bin": b"\x93NUMPY" + EVIL},
+    **{
+        "x.pkl": zlib.compress(EVIL),
+        "x.pt": b"x".ljust(257, b"\0") + b"ustar",
+        "a.bin": b"\x93NUMPY" + EVIL,
+        "b.pt": b"zz" + EVIL,
+    },
 }
 
 
