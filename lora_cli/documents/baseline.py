@@ -7,7 +7,6 @@ import yaml
 from pydantic import Field
 
 from lora_cli.documents.document import Model, parse_yaml
-from lora_cli.documents.fields import Several, text
 from lora_cli.errors import UsageError
 
 SCHEMA = "lora_cli/baseline/2"
@@ -17,24 +16,14 @@ _HINT = "write it with lora-cli validate --write-baseline FILE"
 class AcceptedFinding(Model):
     """A finding that does not count, and why."""
 
-    fingerprint: Annotated[str, text("[0-9a-f]{32}", "a fingerprint", "see lora-cli validate --format json")]
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     """Identifies the adapter by its name, the rule and the place, whatever the adapter's version."""
-    code: Annotated[str, text("LC[0-9]{3}", "the code of a rule", "see lora-cli rules")]
-    """The rule."""
-    reason: Annotated[str, text(r"[\s\S]*\S[\s\S]*", "a reason in words", "write who checked it, and why it is right")]
-    """Why it is accepted."""
-    until: (
-        Annotated[
-            str,
-            text(
-                "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
-                "a day",
-                'write "2027-03-31", the last day on which it is accepted',
-            ),
-        ]
-        | None
-    ) = None
-    """The last day, in UTC, on which it is accepted (default: no end)."""
+    code: Annotated[str, Field(pattern="^LC[0-9]{3}$")]
+    """The code of the rule, as in lora-cli rules."""
+    reason: Annotated[str, Field(pattern=r"\S")]
+    """Why it is accepted, and by whom."""
+    until: Annotated[str, Field(pattern="^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")] | None = None
+    """The last day, in UTC, on which it is accepted: 2027-03-31 (default: no end)."""
 
 
 class Baseline(Model):
@@ -42,7 +31,7 @@ class Baseline(Model):
 
     format: Literal["lora_cli/baseline/2"] = Field(alias="schema")
     """The version of this format."""
-    findings: Several[AcceptedFinding]
+    findings: tuple[AcceptedFinding, ...]
     """One for each place."""
 
 

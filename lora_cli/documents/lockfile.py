@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from lora_cli.documents.document import Head, Model, parse_yaml, read_text
-from lora_cli.documents.fields import LINE, Line, Name, Several, Sha256, text, unique
+from lora_cli.documents.fields import Line, Name, Sha256, unique
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import BASE_CONFIG
@@ -51,11 +51,11 @@ class Locked(Model):
 
     source: Line
     """As the AdapterSet writes it."""
-    endpoint: Annotated[str, text(f"({LINE})?", "one line of text")]
+    endpoint: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,4096}$")]
     """The address that was asked when it was locked; empty for a local folder. Another one may be asked later."""
-    revision: Annotated[str, text(f"({LINE})?", "one line of text")]
+    revision: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,4096}$")]
     """The origin's immutable id; empty for a local folder."""
-    files: Annotated[Several[LockedFile], Field(min_length=1)]
+    files: Annotated[tuple[LockedFile, ...], Field(min_length=1)]
     """All of its files; of the base, its config.json."""
     digest: Sha256
     """sha256 over the sorted lines '<sha256>  <size>  <path>' of the files."""
@@ -100,7 +100,7 @@ class LockFile(Head):
     """The kind of this file."""
     base: LockedBase | None = None
     """The AdapterSet's base, where that has a config.json."""
-    adapters: Annotated[Several[LockEntry], AfterValidator(unique)]
+    adapters: Annotated[tuple[LockEntry, ...], AfterValidator(unique)]
     """Names are unique."""
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from lora_cli.documents.document import STDIN, Head, Model, parse_yaml, read_text
-from lora_cli.documents.fields import Context, File, Name, Reference, Several, Sha256, Version, reference_of, unique
+from lora_cli.documents.fields import Context, File, Name, Reference, Sha256, Version, reference_of, unique
 from lora_cli.documents.policy import Policy
 from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, is_path, training_run
 from lora_cli.refs.request import Request, Selection
@@ -82,7 +82,7 @@ class ManifestAdapter(Model):
     source: Reference
     """A path or a reference. The last folder may be checkpoint-latest: the latest checkpoint of a training run."""
     sha256: Sha256 | None = None
-    """The required snapshot digest."""
+    """The required digest of the snapshot, as shown by lora-cli cache ls; not of one file."""
     signature: File | None = None
     """A file with its signature, if the source has no model.sig of its own."""
     pinned: bool = False
@@ -97,11 +97,12 @@ class ManifestFile(Head):
     kind: Literal["AdapterSet"]
     """The kind of this file."""
     base: Reference | None = None
+    """The base model: a path or a reference. Relative paths are relative to this file."""
     engine: EngineSpec | None = None
     """The engine that the set is for, and its limits."""
     policy: Policy | None = None
     """The rules that adapters must pass, in addition to the operator's policy."""
-    adapters: Annotated[Several[ManifestAdapter], Field(min_length=1), AfterValidator(unique)]
+    adapters: Annotated[tuple[ManifestAdapter, ...], Field(min_length=1), AfterValidator(unique)]
     """Names are unique."""
 
     @model_validator(mode="after")

@@ -71,33 +71,19 @@ def endpoint(value: Any) -> str:
     return text
 
 
-def _text(pattern: str, most: int = 0) -> dict[str, Any]:
-    return {"type": "string", **({"maxLength": most} if most else {}), "pattern": pattern}
-
-
-_NUMBER = r"[0-9]+(\.[0-9]+)?"
-
 SWITCH = Kind(flag, {"type": "boolean"})
-DIRECTORY = Kind(path, _text(r"^[^\x00]+$"))
-HUB = Kind(endpoint, _text(r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"))
+DIRECTORY = Kind(path, {"type": "string", "minLength": 1})
+HUB = Kind(endpoint, {"type": "string", "pattern": r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"})
 SIZE = Kind(
     parse_size,
     {
         "anyOf": [
             {"type": "integer", "minimum": 0, "maximum": LARGEST},
-            _text(rf"^{_NUMBER} ?([KMGTPkmgtp][Ii]?)?[Bb]?$", 40),
+            {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?([KMGTPkmgtp][Ii]?)?[Bb]?$", "maxLength": 40},
         ]
     },
 )
-DURATION = Kind(
-    positive_duration,
-    {
-        "anyOf": [
-            {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_S},
-            _text(rf"^({_NUMBER}|({_NUMBER}(ms|s|m|h|d))+)$", 40),
-        ]
-    },
-)
+DURATION = Kind(positive_duration, {"type": ["number", "string"]})
 
 
 def whole(lowest: int, highest: int) -> Kind:

@@ -3,18 +3,16 @@
 import os
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from lora_cli.documents.document import Model, parse_toml
-from lora_cli.documents.fields import Context, Glob, Several, text
-from lora_cli.documents.option_values import Kind
+from lora_cli.documents.fields import Context, Glob
+from lora_cli.documents.option_values import HUB, Kind, endpoint
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
-from lora_cli.text import quoted
 
 VARIABLE = "[A-Z_][A-Z0-9_]{0,63}"
 _SECRET = re.compile("pass|secret|token|key|credential|signature|sas|auth|connection_string", re.IGNORECASE)
@@ -44,35 +42,19 @@ def checked_token(token: str, found_in: str) -> str:
     return token
 
 
-_Endpoint = Annotated[
-    str,
-    text(
-        r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
-        "an address without user, query or fragment: https://HOST[/PATH]",
-        "https://minio.example.com; set profile or token_env for credentials",
-    ),
-]
-_Region = Annotated[str, text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", 'region = "eu-west-1"')]
-_Profile = Annotated[
-    str, text("[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile", "its name in ~/.aws/config, not a key")
-]
-_Variable = Annotated[
-    str, text(VARIABLE, "the name of an environment variable", 'token_env = "ACME_TOKEN"; the token is its value')
-]
+_Variable = Annotated[str, Field(pattern=f"^{VARIABLE}$")]
 
 
 class SourceRule(Model):
     """How to reach the sources that ``match`` covers. Names of secrets, never values."""
 
-    secret: ClassVar = True
-
     match: Glob
     """A glob over references, as in a policy's allow_sources; the first rule that matches counts."""
-    endpoint_url: _Endpoint | None = None
+    endpoint_url: Annotated[str, BeforeValidator(endpoint), Field(json_schema_extra=dict(HUB.schema))] | None = None
     """The address of the server, if it is not the provider's own."""
-    region: _Region | None = None
+    region: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,31}$")] | None = None
     """The region of a bucket."""
-    profile: _Profile | None = None
+    profile: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")] | None = None
     """A profile of ~/.aws/config."""
     token_env: _Variable | None = None
     """The environment variable with the token."""
@@ -80,9 +62,7 @@ class SourceRule(Model):
     """Send requests without credentials."""
     requester_pays: bool = False
     """Pay for the requests (S3 requester pays)."""
-    storage_options: Annotated[
-        Mapping[str, Any], AfterValidator(_without_secrets), WithJsonSchema({"type": "object"})
-    ] = Field(default={})
+    storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] = {}
     """Options of the file system, for fsspec+PROTOCOL://. NAME_env is the variable with the value of NAME."""
 
     def token(self) -> str:
@@ -113,18 +93,7 @@ def read_settings(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, 
     Raises:
         UsageError: it is not TOML, or every mistake with its line.
     """
-    fields: dict[str, Any] = {
-        key: (Annotated[Any, BeforeValidator(partial(_parsed, kind))], None) for key, kind in kinds.items()
-    }
-    model = create_model("SettingsFile", __base__=Model, sources=(Several[SourceRule], ()), **fields)
+    fields: dict[str, Any] = {key: (Annotated[Any, BeforeValidator(kind.parse)], None) for key, kind in kinds.items()}
+    model = create_model("SettingsFile", __base__=Model, sources=(tuple[SourceRule, ...], ()), **fields)
     read = parse_toml(text, file).read(model, Context(Path(file).parent))
     return {key: getattr(read, key) for key in read.model_fields_set}
-
-
-def _parsed(kind: Kind, value: Any) -> Any:
-    """The value of a setting. A number in quotes is a mistake, though a variable would have it so."""
-    if not isinstance(value, bool | int | float | str | list | dict):
-        raise ValueError("this is a date or a time", "write it in quotes")  # noqa: TRY004 - pydantic wants one
-    if isinstance(value, str) and kind.schema.get("type") in {"boolean", "integer"}:
-        raise ValueError(f"{quoted(value)} is a string", "write it without quotes")
-    return kind.parse(value)

@@ -10,9 +10,6 @@ from lora_cli.refs.reference import AdapterRef
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """The pattern of an adapter's name: safe as the name of a folder."""
 
-NAME_IN_WORDS = "a name: at most 128 letters, digits, dots, - and _, starting with a letter or digit"
-NAME_HINT = "name: sql-v2; it is used as the folder, and as the model name in requests"
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
