@@ -34,7 +34,7 @@ _LOADER = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
 class Model(BaseModel):
     """A mapping of a document: only these keys, and no change later.
 
-    ``instead`` has, for keys that people try and that do not exist, what to write. The docstring of a field is its hint.
+    ``instead`` has, for keys that people try and that do not exist, what to write. A field's docstring is its hint.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -14,9 +14,6 @@ from lora_cli.refs.reference import AdapterRef, parse, training_run
 from lora_cli.refs.request import NAME
 from lora_cli.units import parse_size
 
-MOST_GLOBS, LONGEST_GLOB = 1000, 1024
-"""Globs of one list, and the characters of one."""
-
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -63,8 +60,8 @@ Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,4096}$")]
 Reference = Annotated[Line, AfterValidator(_reference)]
-Glob = Annotated[str, Field(min_length=1, max_length=LONGEST_GLOB), AfterValidator(_glob)]
-Globs = Annotated[tuple[Glob, ...], Field(max_length=MOST_GLOBS)]
+Glob = Annotated[Line, AfterValidator(_glob)]
+Globs = tuple[Glob, ...]
 File = Annotated[Line, AfterValidator(_file)]
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(dict(SIZE.schema))]
 Version = Annotated[

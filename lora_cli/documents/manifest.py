@@ -1,17 +1,17 @@
 """``AdapterSet``: which adapters, for which base, under which policy; and the YAML that says so."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field
 
 from lora_cli.documents.document import STDIN, Head, Model, parse_yaml, read_text
 from lora_cli.documents.fields import Context, File, Name, Reference, Sha256, Version, reference_of, unique
 from lora_cli.documents.policy import Policy
-from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, is_path, training_run
+from lora_cli.refs.reference import AdapterRef, is_path, training_run
 from lora_cli.refs.request import Request, Selection
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -36,14 +36,6 @@ class EngineSpec(Model):
         """NAME or NAME@VERSION."""
         return f"{self.name}@{self.version}" if self.version else self.name
 
-    @field_validator("max_cpu_loras")
-    @classmethod
-    def _at_least_max_loras(cls, value: int | None, info: ValidationInfo) -> int | None:
-        slots = info.data.get("max_loras")
-        if value and slots and value < slots:
-            raise ValueError(f"{value} is less than max_loras, which is {slots}", f"max_cpu_loras: {slots}")
-        return value
-
 
 @dataclass(frozen=True, slots=True)
 class AdapterSet:
@@ -59,28 +51,14 @@ class AdapterSet:
     policy: Policy | None
     adapters: tuple[Request, ...]
 
-    @property
-    def references(self) -> Iterator[tuple[str, AdapterRef]]:
-        """The references of base and adapters, and where each is written."""
-        if self.base is not None:
-            yield f"{self.file}: base", self.base
-        yield from ((one.at, one.ref) for one in self.adapters)
-
 
 class ManifestAdapter(Model):
     """One adapter of the set, as written in the file."""
 
-    instead: ClassVar = {
-        "revision": "put it in the source: hf://ORG/NAME@REVISION",
-        "subfolder": "put it in the source: hf://ORG/NAME/SUBFOLDER",
-        "checkpoint": f"put it in the source: hf://ORG/RUN/checkpoint-100, or {LATEST_FOLDER}",
-        **dict.fromkeys(("path", "url", "repo", "repo_id", "lora_path"), "source: a path or a reference"),
-    }
-
     name: Name
     """The name of the adapter, also in requests to an engine; valid as the name of a folder."""
     source: Reference
-    """A path or a reference. The last folder may be checkpoint-latest: the latest checkpoint of a training run."""
+    """A path or a reference, with its folder and revision: hf://ORG/NAME/FOLDER@REVISION. The last folder may be checkpoint-latest: the latest checkpoint of a training run."""
     sha256: Sha256 | None = None
     """The required digest of the snapshot, as shown by lora-cli cache ls; not of one file."""
     signature: File | None = None
@@ -104,14 +82,6 @@ class ManifestFile(Head):
     """The rules that adapters must pass, in addition to the operator's policy."""
     adapters: Annotated[tuple[ManifestAdapter, ...], Field(min_length=1), AfterValidator(unique)]
     """Names are unique."""
-
-    @model_validator(mode="after")
-    def _has_slots_for_pinned(self) -> Self:
-        pinned, slots = sum(one.pinned for one in self.adapters), self.engine and self.engine.max_loras
-        if slots and slots < pinned:
-            said = f"{pinned} adapters are pinned, but max_loras is {slots}"
-            raise ValueError(said, f"max_loras: {pinned}", "engine", "max_loras")
-        return self
 
 
 def read_manifest(path: Path) -> AdapterSet:

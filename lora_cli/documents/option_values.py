@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.text import quoted
-from lora_cli.units import LARGEST, parse_duration, parse_size
+from lora_cli.units import parse_duration, parse_size
 
 LONGEST_S = 1_000_000
 
@@ -34,7 +34,7 @@ def flag(value: object) -> bool:
     raise ValueError(f"{quoted(value)} is not true or false")
 
 
-def count(lowest: int, highest: int) -> Callable[[Any], int]:
+def whole(lowest: int, highest: int) -> Kind:
     """A whole number from ``lowest`` to ``highest``."""
 
     def parse(value: Any) -> int:
@@ -43,7 +43,7 @@ def count(lowest: int, highest: int) -> Callable[[Any], int]:
             return int(text)
         raise ValueError(f"{quoted(value)} is not a whole number from {lowest} to {highest}")
 
-    return parse
+    return Kind(parse, {"type": "integer", "minimum": lowest, "maximum": highest})
 
 
 def positive_duration(value: Any) -> float:
@@ -72,20 +72,7 @@ def endpoint(value: Any) -> str:
 
 
 SWITCH = Kind(flag, {"type": "boolean"})
-DIRECTORY = Kind(path, {"type": "string", "minLength": 1})
-HUB = Kind(endpoint, {"type": "string", "pattern": r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"})
-SIZE = Kind(
-    parse_size,
-    {
-        "anyOf": [
-            {"type": "integer", "minimum": 0, "maximum": LARGEST},
-            {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?([KMGTPkmgtp][Ii]?)?[Bb]?$", "maxLength": 40},
-        ]
-    },
-)
+DIRECTORY = Kind(path, {"type": "string"})
+HUB = Kind(endpoint, {"type": "string"})
+SIZE = Kind(parse_size, {"type": ["integer", "string"]})
 DURATION = Kind(positive_duration, {"type": ["number", "string"]})
-
-
-def whole(lowest: int, highest: int) -> Kind:
-    """A whole number from ``lowest`` to ``highest``."""
-    return Kind(count(lowest, highest), {"type": "integer", "minimum": lowest, "maximum": highest})

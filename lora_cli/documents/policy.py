@@ -6,10 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from lora_cli.documents.document import Head, Model, parse_yaml, read_text
-from lora_cli.documents.fields import MOST_GLOBS, Context, File, Globs, Size
-
-MOST_SIGNERS = 100
-"""Keys, certificates or identities of one required signature."""
+from lora_cli.documents.fields import Context, File, Globs, Size
 
 
 class SigstoreIdentity(Model):
@@ -26,11 +23,11 @@ class RequiredSignature(Model):
 
     sources: Globs | None = None
     """Globs for references, as in deny_sources. Missing: all adapters."""
-    keys: Annotated[tuple[File, ...], Field(max_length=MOST_SIGNERS)] = ()
+    keys: tuple[File, ...] = ()
     """Files with public keys in PEM: ECDSA on P-256, P-384 or P-521. Relative paths are relative to this file."""
-    certificates: Annotated[tuple[File, ...], Field(max_length=MOST_SIGNERS)] = ()
+    certificates: tuple[File, ...] = ()
     """Files with root certificates in PEM. The signer's certificate must chain to one; all must be valid today."""
-    identities: Annotated[tuple[SigstoreIdentity, ...], Field(max_length=MOST_SIGNERS)] = ()
+    identities: tuple[SigstoreIdentity, ...] = ()
     """Signers with Sigstore identities."""
     trust_config: File | None = None
     """A trust configuration of Sigstore. Missing: that of the public instance, which is downloaded."""
@@ -50,7 +47,6 @@ class Policy(Model):
 
     instead: ClassVar = {
         "suppressions": "accept findings in a file: lora-cli validate --write-baseline FILE, then --baseline FILE",
-        "allow_private_redirects": "it is the operator's: allow_private_redirects = true in the settings file",
     }
 
     allow_sources: Globs | None = None
@@ -69,7 +65,7 @@ class Policy(Model):
     """Allow only a commit, an OCI digest or a known sha256, and no branch."""
     require_sha256: bool = False
     """Allow only adapters whose snapshot digest is in a manifest or a lock."""
-    require_signature: Annotated[tuple[RequiredSignature, ...], Field(max_length=MOST_GLOBS)] = ()
+    require_signature: tuple[RequiredSignature, ...] = ()
     """Allow only adapters with a valid model.sig (OpenSSF Model Signing), for all entries that are for their source."""
 
 

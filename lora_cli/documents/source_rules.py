@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model, model
 
 from lora_cli.documents.document import Model, parse_toml
 from lora_cli.documents.fields import Context, Glob
-from lora_cli.documents.option_values import HUB, Kind, endpoint
+from lora_cli.documents.option_values import Kind, endpoint
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 
@@ -50,7 +50,7 @@ class SourceRule(Model):
 
     match: Glob
     """A glob over references, as in a policy's allow_sources; the first rule that matches counts."""
-    endpoint_url: Annotated[str, BeforeValidator(endpoint), Field(json_schema_extra=dict(HUB.schema))] | None = None
+    endpoint_url: Annotated[str, BeforeValidator(endpoint)] | None = None
     """The address of the server, if it is not the provider's own."""
     region: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,31}$")] | None = None
     """The region of a bucket."""
@@ -62,7 +62,7 @@ class SourceRule(Model):
     """Send requests without credentials."""
     requester_pays: bool = False
     """Pay for the requests (S3 requester pays)."""
-    storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] = {}
+    storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] = Field(default={})
     """Options of the file system, for fsspec+PROTOCOL://. NAME_env is the variable with the value of NAME."""
 
     def token(self) -> str:

@@ -31,7 +31,10 @@ def with_policies(settings: Settings, adapter_set: "AdapterSet | None", policy: 
             of the settings says how: most packages of fsspec find credentials of this machine.
     """
     policies = [] if adapter_set is None or adapter_set.policy is None else [adapter_set.policy]
-    for at, ref in () if adapter_set is None else adapter_set.references:
+    written = [] if adapter_set is None else [(one.at, one.ref) for one in adapter_set.adapters]
+    if adapter_set is not None and adapter_set.base is not None:
+        written.insert(0, (f"{adapter_set.file}: base", adapter_set.base))
+    for at, ref in written:
         if ref.scheme == FSSPEC and rule_of(ref, settings) is None:
             prefix = str(ref).partition("://")[0] + "://"
             said = f"{at}: {ref}: a manifest needs a matching rule in the settings for {prefix}"
