@@ -1,7 +1,6 @@
-"""The types of values in documents."""
+"""The types of values in documents, whose context is the folder that relative paths are relative to."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,28 +9,20 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 from lora_cli.documents.option_values import SIZE
 from lora_cli.errors import UsageError
 from lora_cli.refs.globs import source_glob
-from lora_cli.refs.reference import AdapterRef, parse, training_run
+from lora_cli.refs.reference import AdapterRef, is_path, parse, training_run
 from lora_cli.refs.request import NAME
 from lora_cli.units import parse_size
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """The base of a document's relative paths, and a test whether one exists."""
-
-    base_dir: Path = Path()
-    is_path: Callable[[str], bool] = lambda _: False
-
-
-def reference_of(written: str, context: Context) -> AdapterRef:
+def reference_of(written: str, base_dir: Path) -> AdapterRef:
     """The reference that ``written`` means in the document's folder. Raises ``UsageError``."""
-    return parse(written, is_path=context.is_path, base_dir=context.base_dir)
+    return parse(written, is_path=partial(is_path, base_dir=base_dir), base_dir=base_dir)
 
 
 def _reference(value: str, info: ValidationInfo) -> str:
     """``value`` itself, if it is a reference."""
     try:
-        reference_of(training_run(value) or value, info.context or Context())
+        reference_of(training_run(value) or value, info.context or Path())
     except UsageError as error:
         raise ValueError(error.message, error.hint) from error
     return value
@@ -39,11 +30,11 @@ def _reference(value: str, info: ValidationInfo) -> str:
 
 def _file(value: str, info: ValidationInfo) -> str:
     """The absolute path of a file, from the document's folder."""
-    return str((info.context or Context()).base_dir.absolute() / Path(value).expanduser())
+    return str((info.context or Path()).absolute() / Path(value).expanduser())
 
 
 def _glob(value: str, info: ValidationInfo) -> str:
-    return source_glob(value, (info.context or Context()).base_dir)
+    return source_glob(value, info.context or Path())
 
 
 def unique(entries: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import BASE_CONFIG
 from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
-from lora_cli.refs.request import USUAL, Request, Selection
+from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Blob, snapshot_digest
 
 KIND = "AdapterSetLock"
@@ -25,6 +25,9 @@ AGAIN = (
     "or recreate it with lora-cli fetch -f FILE --upgrade"
 )
 NO_LOCK = "this is not a lock: if nothing needs this file, remove it; lora-cli fetch -f FILE then writes a new lock"
+
+
+LineOrNone = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,4096}$")]
 
 
 def _inside(path: str) -> str:
@@ -49,9 +52,9 @@ class Locked(Model):
 
     source: Line
     """As the AdapterSet writes it."""
-    endpoint: Line | Literal[""]
+    endpoint: LineOrNone
     """The address that was asked when it was locked; empty for a local folder. Another one may be asked later."""
-    revision: Line | Literal[""]
+    revision: LineOrNone
     """The origin's immutable id; empty for a local folder."""
     files: Annotated[tuple[LockedFile, ...], Field(min_length=1)]
     """All of its files; of the base, its config.json."""
@@ -145,22 +148,16 @@ def _dumped(one: LockedAdapter) -> dict[str, Any]:
 def read_lock(path: Path, manifest: str = "") -> Lock:
     """The lock in a file, which is that of the file ``manifest``.
 
+    Strict: every key must be there, names and paths are unique and safe, digests agree.
+
     Raises:
         NotFound: there is no such file.
         UsageError: every mistake in it, with line and key.
         MachineError: it cannot be read.
     """
-    return load_lock(read_text(path, "lock"), str(path), manifest)
-
-
-def load_lock(text: str, where: str, manifest: str = "") -> Lock:
-    """The lock in ``text``; strict: every key must be there, names and paths are unique and safe, digests agree.
-
-    Raises:
-        UsageError: every mistake with file, line and key.
-    """
+    text = read_text(path, "lock")
     try:
-        found = parse_yaml(text, where).read(LockFile)
+        found = parse_yaml(text, str(path)).read(LockFile)
     except UsageError as error:
         # Fetch overwrites a file that is empty or has a lock's kind.
         raise error.with_hint(AGAIN if KIND in text or not text.strip() else NO_LOCK) from error
@@ -212,16 +209,8 @@ def relocked(adapter_set: AdapterSet, lock: Lock, new: Lock) -> Lock:
 
 
 def locked_adapters(adapter_set: AdapterSet, lock: Lock) -> Lock:
-    """The lock's entries that match the adapters of the manifest.
-
-    Raises:
-        UsageError: a locked revision is not a valid one.
-    """
-    found = {one.name: lock[one.name] for one in adapter_set.adapters if not mismatch(one, lock.get(one.name))}
-    for entry in adapter_set.adapters:
-        if entry.name in found:
-            ref_at(entry.ref, found[entry.name])
-    return found
+    """The lock's entries that match the adapters of the manifest."""
+    return {one.name: lock[one.name] for one in adapter_set.adapters if not mismatch(one, lock.get(one.name))}
 
 
 def locked_base(adapter_set: AdapterSet, lock: Lock | None) -> LockedAdapter | None:
@@ -237,14 +226,11 @@ def locked_base(adapter_set: AdapterSet, lock: Lock | None) -> LockedAdapter | N
     return None if base.scheme == "file" and os.path.lexists(base.location) else locked
 
 
-def requests_of(entries: Iterable[Request], locked: Lock, selection: Selection = USUAL) -> tuple[Request, ...]:
-    """Adapters at their locked revision; those without a lock at the revision of their source."""
-    return tuple(
-        replace(
-            entry,
-            source=entry.ref if (at := locked.get(entry.name)) is None else ref_at(entry.ref, at),
-            locked=at,
-            selection=replace(selection, latest=entry.selection.latest),
-        )
-        for entry in entries
-    )
+def requests_of(entries: Iterable[Request], locked: Lock) -> tuple[Request, ...]:
+    """Adapters at their locked revision; those without a lock at the revision of their source.
+
+    Raises:
+        UsageError: a locked revision is not a valid one.
+    """
+    requests = (replace(one, locked=locked.get(one.name)) for one in entries)
+    return tuple(replace(one, source=one.locked_ref) for one in requests)

@@ -1,17 +1,15 @@
 """``AdapterSet``: which adapters, for which base, under which policy; and the YAML that says so."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from lora_cli.documents.document import STDIN, Head, Model, parse_yaml, read_text
-from lora_cli.documents.fields import Context, File, Name, Reference, Sha256, Version, reference_of, unique
+from lora_cli.documents.fields import File, Name, Reference, Sha256, Version, reference_of, unique
 from lora_cli.documents.policy import Policy
-from lora_cli.refs.reference import AdapterRef, is_path, training_run
+from lora_cli.refs.reference import AdapterRef, training_run
 from lora_cli.refs.request import Request, Selection
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -58,7 +56,9 @@ class ManifestAdapter(Model):
     name: Name
     """The name of the adapter, also in requests to an engine; valid as the name of a folder."""
     source: Reference
-    """A path or a reference, with its folder and revision: hf://ORG/NAME/FOLDER@REVISION. The last folder may be checkpoint-latest: the latest checkpoint of a training run."""
+    """A path or a reference with its folder and revision: hf://ORG/NAME/FOLDER@REVISION. The last folder may be
+    checkpoint-latest: the latest checkpoint of a training run.
+    """
     sha256: Sha256 | None = None
     """The required digest of the snapshot, as shown by lora-cli cache ls; not of one file."""
     signature: File | None = None
@@ -89,36 +89,22 @@ def read_manifest(path: Path) -> AdapterSet:
 
     Raises:
         NotFound: there is no such file.
-        UsageError: an error in it, with line and key.
+        UsageError: every mistake with file, line, key, and the nearest known key.
         MachineError: it cannot be read.
     """
     base_dir = Path.cwd() if str(path) == STDIN else path.absolute().parent
-    where = "<stdin>" if str(path) == STDIN else str(path)
-    return load_manifest(read_text(path, "manifest"), where, partial(is_path, base_dir=base_dir), base_dir)
-
-
-def load_manifest(text: str, where: str, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterSet:
-    """The adapter set in ``text``; ``where`` is what errors call the file.
-
-    ``is_path`` says whether a reference, as it is written, exists as a path seen from ``base_dir`` (None: the folder of
-    ``where``), from which all relative paths are taken.
-
-    Raises:
-        UsageError: every mistake with file, line, key, and the nearest known key.
-    """
-    context = Context(base_dir if base_dir is not None else Path(where).parent, is_path)
-    document = parse_yaml(text, where)
-    found = document.read(ManifestFile, context)
+    document = parse_yaml(read_text(path, "manifest"), "<stdin>" if str(path) == STDIN else str(path))
+    found = document.read(ManifestFile, base_dir)
     return AdapterSet(
-        file=where,
-        base=reference_of(found.base, context) if found.base is not None else None,
+        file=document.file,
+        base=reference_of(found.base, base_dir) if found.base is not None else None,
         base_written=found.base or "",
         engine=found.engine,
         policy=found.policy,
         adapters=tuple(
             Request(
                 one.name,
-                reference_of(training_run(one.source) or one.source, context),
+                reference_of(training_run(one.source) or one.source, base_dir),
                 one.sha256,
                 one.pinned,
                 selection=Selection(latest=bool(training_run(one.source))),

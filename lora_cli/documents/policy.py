@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from lora_cli.documents.document import Head, Model, parse_yaml, read_text
-from lora_cli.documents.fields import Context, File, Globs, Size
+from lora_cli.documents.fields import File, Globs, Size
 
 
 class SigstoreIdentity(Model):
@@ -77,21 +77,11 @@ class PolicyFile(Policy, Head):
 
 
 def read_policy(path: Path) -> Policy:
-    """The policy in a file of its own, which its relative globs are relative to.
+    """The policy in a file of its own (``kind: Policy``), which its relative globs are relative to.
 
     Raises:
         NotFound: there is no such file.
-        UsageError: an error in it, with line and key.
+        UsageError: every mistake with file, line, key, and the nearest known key.
         MachineError: it cannot be read.
     """
-    return load_policy(read_text(path, "policy"), str(path), base_dir=path.absolute().parent)
-
-
-def load_policy(text: str, where: str, *, base_dir: Path | None = None) -> Policy:
-    """The policy in a document of its own (``kind: Policy``). Relative globs are relative to ``base_dir``.
-
-    Raises:
-        UsageError: every mistake with file, line, key, and the nearest known key.
-    """
-    found = parse_yaml(text, where).read(PolicyFile, Context(base_dir or Path()))
-    return Policy.model_construct(**{key: getattr(found, key) for key in Policy.model_fields})
+    return parse_yaml(read_text(path, "policy"), str(path)).read(PolicyFile, path.absolute().parent)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from lora_cli.documents.document import Model, parse_toml
-from lora_cli.documents.fields import Context, Glob
+from lora_cli.documents.fields import Glob
 from lora_cli.documents.option_values import Kind, endpoint
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
@@ -95,5 +95,5 @@ def read_settings(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, 
     """
     fields: dict[str, Any] = {key: (Annotated[Any, BeforeValidator(kind.parse)], None) for key, kind in kinds.items()}
     model = create_model("SettingsFile", __base__=Model, sources=(tuple[SourceRule, ...], ()), **fields)
-    read = parse_toml(text, file).read(model, Context(Path(file).parent))
+    read = parse_toml(text, file).read(model, Path(file).parent)
     return {key: getattr(read, key) for key in read.model_fields_set}

@@ -72,7 +72,8 @@ def refuse(
         # Rules name it in the other way.
         raise Refused(f"{ref}: a policy applies, and this is an address of the Hub", hint="write hf://ORG/NAME")
     policies = [_with_real_paths(policy) if ref.scheme == "file" else policy for policy in settings.policies]
-    found = [one for policy in policies for one in violations(policy, _names(ref), request.known_sha256, files)]
+    known = request.sha256 or (request.locked.digest if request.locked is not None else None)
+    found = [one for policy in policies for one in violations(policy, _names(ref), known, files)]
     found += [one for policy in policies for one in denials(policy, means)]
     if distinct := list(dict.fromkeys(found)):
         more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""

@@ -93,8 +93,3 @@ class Request:
     def label(self) -> str:
         """The name, else the reference."""
         return self.name or str(self.source)
-
-    @property
-    def known_sha256(self) -> str | None:
-        """The snapshot digest as far as it is known before the download."""
-        return self.sha256 or (self.locked.digest if self.locked is not None else None)
