@@ -99,11 +99,12 @@ def read_text(path: FilePath, what: str) -> str:
         return data.decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no {what} {path}", hint="check the path") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path}: the {what} is a folder", hint="use the file in it") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: the {what} is not UTF-8 at byte {error.start}", hint="save it as UTF-8") from error
     except (OSError, ValueError) as error:
-        hint = "check its owner and mode (ls -l)"
-        raise MachineError(f"{path}: the {what} cannot be read: {error}", hint=hint) from error
+        raise MachineError(f"{path}: the {what} cannot be read: {error}", hint="check its mode (ls -l)") from error
 
 
 def parse_yaml(text: str, file: str) -> Document:
@@ -124,9 +125,9 @@ def parse_yaml(text: str, file: str) -> Document:
                 refused = f"nested deeper than {DEPTH} levels, or more than {MOST_VALUES} keys and values"
             else:
                 continue
-            raise UsageError(f"{file}:{event.start_mark.line + 1}: {refused}", hint=QUOTE)
+            raise UsageError(f"{file}:{getattr(event.start_mark, 'line', 0) + 1}: {refused}", hint=QUOTE)
         loader = _LOADER(text)
-        root = loader.get_single_node()
+        root: Any = loader.get_single_node()
         value = loader.construct_document(root) if root is not None else None
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -141,7 +142,10 @@ def parse_yaml(text: str, file: str) -> Document:
             message = f"{file}:{line}: {str(path[-1])[:200]}: duplicate key (first in line {lines[path]})"
             raise UsageError(message, hint="remove one of them")
         lines[path] = line
-    return Document(file, value, partial(_yaml_line, lines))
+    # The nearest one above a key that is missing.
+    return Document(
+        file, value, lambda path: next(lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines)
+    )
 
 
 def _lines(node: yaml.Node, above: Path) -> Iterator[tuple[Path, int]]:
@@ -154,13 +158,6 @@ def _lines(node: yaml.Node, above: Path) -> Iterator[tuple[Path, int]]:
         for number, value in enumerate(node.value):
             yield (*above, number), value.start_mark.line + 1
             yield from _lines(value, (*above, number))
-
-
-def _yaml_line(lines: Mapping[Path, int], path: Path) -> int:
-    """The line of what is at ``path``, or of the nearest one above it."""
-    while path not in lines:
-        path = path[:-1]
-    return lines[path]
 
 
 def parse_toml(text: str, file: str) -> Document:
@@ -215,7 +212,7 @@ def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[Path
                 message = "input should be a list"
             case "model_type":
                 message = "input should be a mapping"
-        yield path, message, hint or "see its page in the docs"
+        yield path, message, hint or f"known keys: {', '.join(keys)}"
 
 
 def _below(model: type[Model], part: str | int) -> type[Model]:

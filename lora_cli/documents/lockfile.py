@@ -15,18 +15,15 @@ from lora_cli.documents.fields import Line, Name, Sha256, unique
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import BASE_CONFIG
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
+from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Blob, snapshot_digest
 
 KIND = "AdapterSetLock"
 AGAIN = (
-    "the lock was edited, badly merged or cut off, or is from an earlier version: restore it from version control, "
-    "or recreate it with lora-cli fetch -f FILE --upgrade"
+    "if this is a lock, it was edited, badly merged or cut off, or is from an earlier version: restore it from version "
+    "control, or recreate it with lora-cli fetch -f FILE --upgrade; if it is another file that nothing needs, remove it"
 )
-NO_LOCK = "this is not a lock: if nothing needs this file, remove it; lora-cli fetch -f FILE then writes a new lock"
-
-
 LineOrNone = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,4096}$")]
 
 
@@ -81,7 +78,7 @@ class LockedBase(Locked):
 
     @model_validator(mode="after")
     def _is_the_file(self) -> Self:
-        if snapshot_digest(config_files(self.config.encode("utf-8", "surrogatepass")).items()) != self.digest:
+        if snapshot_digest(config_files(self.config.encode()).items()) != self.digest:
             raise ValueError(f"these are not the bytes of {BASE_CONFIG} in files", "", "config")
         return self
 
@@ -155,21 +152,18 @@ def read_lock(path: Path, manifest: str = "") -> Lock:
         UsageError: every mistake in it, with line and key.
         MachineError: it cannot be read.
     """
-    text = read_text(path, "lock")
     try:
-        found = parse_yaml(text, str(path)).read(LockFile)
+        found = parse_yaml(read_text(path, "lock"), str(path)).read(LockFile)
     except UsageError as error:
-        # Fetch overwrites a file that is empty or has a lock's kind.
-        raise error.with_hint(AGAIN if KIND in text or not text.strip() else NO_LOCK) from error
+        raise error.with_hint(AGAIN) from error
     base = {} if found.base is None else {THE_BASE: found.base.adapter(THE_BASE, manifest, found.base.config)}
     return base | {one.name: one.adapter(one.name, manifest) for one in found.adapters}
 
 
 def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
     """Where the adapters of a manifest and its lock disagree, one sentence each: missing, left over, another source."""
-    names = {THE_BASE}
+    names = {THE_BASE, *(entry.name for entry in adapter_set.adapters)}
     for entry in adapter_set.adapters:
-        names.add(entry.name)
         if said := mismatch(entry, lock.get(entry.name)):
             yield said
     yield from (f"{name} is locked but not in the manifest" for name in lock if name not in names)
@@ -197,11 +191,10 @@ def relocked(adapter_set: AdapterSet, lock: Lock, new: Lock) -> Lock:
 
     The same bytes keep the endpoint that they were locked from.
     """
-    known = dict(lock)
-    for name, one in new.items():
-        old = known.get(name)
-        same = old is not None and (old.source, old.digest) == (one.source, one.digest)
-        known[name] = replace(one, endpoint=old.endpoint) if old is not None and same else one
+    known = {**lock, **new}
+    for name in lock.keys() & new.keys():
+        if (lock[name].source, lock[name].digest) == (new[name].source, new[name].digest):
+            known[name] = replace(new[name], endpoint=lock[name].endpoint)
     names = {entry.name for entry in adapter_set.adapters}
     if not base_mismatch(adapter_set, known.get(THE_BASE)):
         names.add(THE_BASE)
@@ -214,15 +207,10 @@ def locked_adapters(adapter_set: AdapterSet, lock: Lock) -> Lock:
 
 
 def locked_base(adapter_set: AdapterSet, lock: Lock | None) -> LockedAdapter | None:
-    """The lock's base, if it is the manifest's; None for a path that exists: it is read in place.
-
-    Raises:
-        UsageError: its revision is not a valid one.
-    """
+    """The lock's base, if it is the manifest's; None for a path that exists: it is read in place."""
     base, locked = adapter_set.base, (lock or {}).get(THE_BASE)
     if base is None or locked is None or base_mismatch(adapter_set, locked):
         return None
-    ref_at(base, locked)
     return None if base.scheme == "file" and os.path.lexists(base.location) else locked
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from lora_cli.documents.document import STDIN, Head, Model, parse_yaml, read_text
+from lora_cli.documents.document import Head, Model, parse_yaml, read_text
 from lora_cli.documents.fields import File, Name, Reference, Sha256, Version, reference_of, unique
 from lora_cli.documents.policy import Policy
 from lora_cli.refs.reference import AdapterRef, training_run
@@ -37,10 +37,7 @@ class EngineSpec(Model):
 
 @dataclass(frozen=True, slots=True)
 class AdapterSet:
-    """A manifest, parsed. ``base`` is None when it names none, ``base_written`` how the manifest has it.
-
-    ``file`` is what errors call it.
-    """
+    """A manifest, parsed; ``base_written`` is the base as it is written ("" for none), ``file`` the manifest's path."""
 
     file: str
     base: AdapterRef | None
@@ -92,8 +89,7 @@ def read_manifest(path: Path) -> AdapterSet:
         UsageError: every mistake with file, line, key, and the nearest known key.
         MachineError: it cannot be read.
     """
-    base_dir = Path.cwd() if str(path) == STDIN else path.absolute().parent
-    document = parse_yaml(read_text(path, "manifest"), "<stdin>" if str(path) == STDIN else str(path))
+    base_dir, document = path.absolute().parent, parse_yaml(read_text(path, "manifest"), str(path))
     found = document.read(ManifestFile, base_dir)
     return AdapterSet(
         file=document.file,

@@ -50,7 +50,7 @@ def positive_duration(value: Any) -> float:
     """Seconds, more than none and at most 11 days."""
     seconds = parse_duration(value)
     if not 0 < seconds <= LONGEST_S:
-        raise ValueError(f"{quoted(value)} is not above 0" if seconds <= 0 else f"{quoted(value)} is over 11 days")
+        raise ValueError(f"{quoted(value)} is not above 0 and at most 11 days")
     return seconds
 
 

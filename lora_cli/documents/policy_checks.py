@@ -48,8 +48,8 @@ def violations(
     if policy.require_sha256 and sha256 is None:
         found.append(Violation("require_sha256", f"no sha256 is given for {ref}", learn))
     if policy.require_pinned and sha256 is None and not ref.pinned:
-        hints = {"hf": f"add @COMMIT, or {learn}", "oci": f"add @sha256:DIGEST, or {learn}"}
-        found.append(Violation("require_pinned", f"{ref} is not pinned", hints.get(ref.scheme, learn)))
+        revision = {"hf": "add @COMMIT, or ", "oci": "add @sha256:DIGEST, or "}.get(ref.scheme, "")
+        found.append(Violation("require_pinned", f"{ref} is not pinned", revision + learn))
     allowed = ("safetensors", "gguf") if policy.allow_formats is None else policy.allow_formats
     for file in files or ():
         kind = format_of(file.path)

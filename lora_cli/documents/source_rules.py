@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from lora_cli.documents.document import Model, parse_toml
 from lora_cli.documents.fields import Glob
@@ -36,13 +36,9 @@ def _without_secrets(options: Mapping[str, Any], *path: str) -> Mapping[str, Any
 def checked_token(token: str, found_in: str) -> str:
     """``token``, which no message will repeat from now on; ``UsageError`` if it cannot be one."""
     if not re.fullmatch(r"[!-~]{1,4000}", token):
-        hint = "a token is printable ASCII without spaces"
-        raise UsageError(f"the value in {found_in} is not a valid token", hint=hint)
+        raise UsageError(f"the value in {found_in} is not a valid token", hint="a token is printable ASCII, no spaces")
     remember(token)
     return token
-
-
-_Variable = Annotated[str, Field(pattern=f"^{VARIABLE}$")]
 
 
 class SourceRule(Model):
@@ -56,8 +52,8 @@ class SourceRule(Model):
     """The region of a bucket."""
     profile: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")] | None = None
     """A profile of ~/.aws/config."""
-    token_env: _Variable | None = None
-    """The environment variable with the token."""
+    token_env: Annotated[str, Field(pattern=f"^{VARIABLE}$")] | None = None
+    """The name of the environment variable with the token."""
     anonymous: bool = False
     """Send requests without credentials."""
     requester_pays: bool = False
@@ -80,20 +76,19 @@ class SourceRule(Model):
         hint = f"set it, or remove {key} from the rule for {self.match} in the settings file"
         raise UsageError(f"the variable {name} is not set, which the settings name for a token", hint=hint)
 
-    @model_validator(mode="after")
-    def _anonymous_has_no_secret(self) -> "SourceRule":
-        if self.anonymous and (self.profile or self.token_env):
-            raise ValueError("anonymous and a profile or token_env cannot be used together", "remove one of them")
-        return self
 
+def read_settings(text: str, file: str, kinds: Mapping[str, tuple[Kind, str]]) -> dict[str, Any]:
+    """The values by key, parsed, and the rules under ``sources``.
 
-def read_settings(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """The values by key, parsed, and the rules under ``sources``. ``file`` is what errors call it.
+    ``file`` is what errors call it, ``kinds`` has the kind of each key, and its help.
 
     Raises:
         UsageError: it is not TOML, or every mistake with its line.
     """
-    fields: dict[str, Any] = {key: (Annotated[Any, BeforeValidator(kind.parse)], None) for key, kind in kinds.items()}
+    fields: dict[str, Any] = {
+        key: (Annotated[Any, BeforeValidator(kind.parse), Field(description=about)], None)
+        for key, (kind, about) in kinds.items()
+    }
     model = create_model("SettingsFile", __base__=Model, sources=(tuple[SourceRule, ...], ()), **fields)
     read = parse_toml(text, file).read(model, Path(file).parent)
     return {key: getattr(read, key) for key in read.model_fields_set}
