@@ -55,7 +55,7 @@ def test_paths_are_relative_to_the_file_and_not_to_the_working_directory(
     assert read_manifest(manifest).adapters[1].source == AdapterRef("file", str(manifest.parent / "adapters/gone"))
     policy = manifest.with_name("policy.yaml")
     policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: [./adapters/*]\n")
-    assert read_policy(policy) == Policy(allow_sources=(f"file://{manifest.parent}/adapters/*",))
+    assert read_policy(policy).allow_sources == (f"file://{manifest.parent}/adapters/*",)
 
 
 def test_a_manifest_comes_from_standard_input_a_pipe_and_behind_a_byte_order_mark(
@@ -150,8 +150,8 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
         "an alias (*) or a tag (!)",
     ),
     "values": (lambda: HEAD + "adapters: [" + "1," * 2_000_000 + "]", f"more than {MOST_VALUES}"),
-    "mistakes": (lambda: HEAD + "adapters: [" + "1," * (MOST_VALUES - 100) + "]", "and 99 more"),
-    "unknown keys": (lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(100_000)), "and 99 more"),
+    "mistakes": (lambda: HEAD + "adapters: [" + "1," * (MOST_VALUES - 100) + "]", "adapters[99]"),
+    "unknown keys": (lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(100_000)), "k99: unknown key"),
     "the same name": (lambda: HEAD + "adapters:\n" + "- {name: a, source: b/c}\n" * 49_000, "is already the name of"),
 }
 

@@ -10,10 +10,8 @@ import pytest
 
 from lora_cli.documents.baseline import Baseline
 from lora_cli.documents.document import parse_yaml
-from lora_cli.documents.lockfile import LockFile
 from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
-from lora_cli.refs.snapshot import Blob, snapshot_digest
 from lora_cli.settings import SETTINGS, Settings
 
 SCHEMAS = Path(__file__).parents[2] / "manifests" / "schemas"
@@ -26,7 +24,6 @@ SIZES = [0, 5, 2**62, "2GiB", "1.5 MB", "7", -1, "x", "", 1.5, True, None, "1e9"
 FLAGS = [True, False, 0, "true", None]
 COUNTS = [1, 8, 100_000, 100_001, 0, -1, "8", True, None, 1.5]
 GLOBS: list[Any] = [[], ["hf://acme/*"], ["acme/*", "./x"], "hf://acme/*", [""], [1], None]
-LINES = ["abc", "a\tb", 1, None]
 
 HEAD: Pools = {"apiVersion": ["lora-cli/v1", "lora-cli/v2", 1]}
 POLICY: Pools = {
@@ -48,13 +45,6 @@ ENGINE: Pools = {
     "maxLoras": [1],
 }
 ADAPTER: Pools = {"name": NAMES, "source": SOURCES, "sha256": SHA256S, "pinned": [*FLAGS, 1], "nam": ["a"]}
-FILE: Pools = {
-    "path": ["a.json", "x/a.json", "...", "/a", "../a", "a/..", "a//b", "a\\b", "", ".", "a/./b", 1, "a\tb"],
-    "size": [0, 5, 10**15, 10**15 + 1, -1, "5", 1.5, None],
-    "sha256": SHA256S,
-    "mode": [1],
-}
-LOCKED: Pools = {"name": NAMES, "source": LINES, "endpoint": ["", *LINES], "revision": ["", *LINES], "other": [1]}
 FINDING: Pools = {
     "fingerprint": ["0f" * 16, "0F" * 16, "", 1],
     "code": ["LC504", "LC5", "huge-update", 504],
@@ -74,19 +64,9 @@ def manifest(**keys: Any) -> dict[str, Any]:
     return {"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [{"name": "a", "source": "org/a"}], **keys}
 
 
-def lock(entry: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
-    digest = "0" * 64
-    if {"path", "size", "sha256"} <= file.keys():
-        digest = snapshot_digest([(file["path"], Blob(file["sha256"], file["size"]))])
-    adapter = {**entry, "digest": digest, "files": [file]}
-    return {"apiVersion": "lora-cli/v1", "kind": "AdapterSetLock", "adapters": [adapter]}
-
-
-MODELS = {"adapter-set": ManifestFile, "policy": PolicyFile, "adapter-set-lock": LockFile, "baseline": Baseline}
+MODELS = {"adapter-set": ManifestFile, "policy": PolicyFile, "baseline": Baseline}
 NO_LISTS: list[Any] = [None, [], "x", {}]
 FINDINGS = {"schema": "lora_cli/baseline/2"}
-ENTRY = {"name": "a", "source": "org/a", "endpoint": "", "revision": ""}
-ONE = {"path": "a.json", "size": 5, "sha256": "ab" * 32}
 DOCUMENTS = [
     *(("adapter-set", manifest(adapters=[one])) for one in each(ADAPTER, name="a", source="org/a")),
     *(("adapter-set", manifest(adapters=value)) for value in NO_LISTS),
@@ -94,8 +74,6 @@ DOCUMENTS = [
     *(("adapter-set", manifest(engine=one)) for one in each(ENGINE, name="vllm")),
     *(("adapter-set", manifest(policy=one)) for one in each(POLICY)),
     *(("policy", one) for one in each({**HEAD, **POLICY}, apiVersion="lora-cli/v1", kind="Policy")),
-    *(("adapter-set-lock", lock(one, ONE)) for one in each(LOCKED, **ENTRY)),
-    *(("adapter-set-lock", lock(ENTRY, one)) for one in each(FILE, **ONE)),
     *(
         ("baseline", {**FINDINGS, "findings": [one]})
         for one in each(FINDING, fingerprint="0f" * 16, code="LC504", reason="x")
