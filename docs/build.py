@@ -144,6 +144,8 @@ def _kind(entry: Entry, known: Mapping[str, Entry] = MappingProxyType({})) -> st
         return ", ".join(f"`{one}`" for one in entry["enum"])
     if "anyOf" in entry:
         return " or ".join(dict.fromkeys(_kind(one) for one in entry["anyOf"]))
+    if isinstance(entry.get("type"), list):
+        return " or ".join(_kind({**entry, "type": one}) for one in entry["type"])
     if entry.get("type") == "array":
         items = _resolved(entry.get("items", {}), known)
         return "list of mappings" if items.get("type") == "object" else "list"

@@ -56,5 +56,5 @@ Globs = tuple[Glob, ...]
 File = Annotated[Line, AfterValidator(_file)]
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(dict(SIZE.schema))]
 Version = Annotated[
-    str, Field(pattern=r"^[0-9][A-Za-z0-9_.+-]{0,63}$", json_schema_extra={"type": ["string", "number"], "minimum": 0})
+    str, Field(pattern=r"^[0-9][A-Za-z0-9_.+-]{0,63}$", json_schema_extra={"type": ["number", "string"], "minimum": 0})
 ]

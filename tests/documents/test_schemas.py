@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from lora_cli.documents.baseline import Baseline
-from lora_cli.documents.document import parse_yaml
+from lora_cli.documents.document import Model, parse_yaml
 from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.settings import SETTINGS, Settings
@@ -64,7 +64,7 @@ def manifest(**keys: Any) -> dict[str, Any]:
     return {"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [{"name": "a", "source": "org/a"}], **keys}
 
 
-MODELS = {"adapter-set": ManifestFile, "policy": PolicyFile, "baseline": Baseline}
+MODELS: dict[str, type[Model]] = {"adapter-set": ManifestFile, "policy": PolicyFile, "baseline": Baseline}
 NO_LISTS: list[Any] = [None, [], "x", {}]
 FINDINGS = {"schema": "lora_cli/baseline/2"}
 DOCUMENTS = [
