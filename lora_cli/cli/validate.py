@@ -1,6 +1,5 @@
 """``lora-cli validate``: validates adapters where they are, and writes the report in each format."""
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
 from lora_cli.did_you_mean import did_you_mean
-from lora_cli.errors import LoraCliError, MachineError, UsageError
+from lora_cli.errors import MachineError, UsageError
 from lora_cli.finding import Severity
 from lora_cli.judging.base_model import check_tp
 from lora_cli.judging.judge import Terms, judge_all
@@ -188,7 +187,10 @@ def baseline_notices(
 ) -> Iterator[str]:
     """Notices about entries of the baseline that are over; without one, writes it to ``where``.
 
+    Nothing that is in the file is lost while an adapter cannot be read.
+
     Raises:
+        UsageError: something else is in the file.
         MachineError: it cannot be written.
     """
     from lora_cli.documents.baseline import AcceptedFinding, load_baseline, render_baseline
@@ -200,16 +202,17 @@ def baseline_notices(
         yield from (f"{where}: {one.code} ({one.reason}) is no longer accepted after {one.until}" for one in over)
         return
     before: Mapping[str, AcceptedFinding] = {}
-    with contextlib.suppress(LoraCliError):  # what people wrote in it stays
+    if Path(where).is_file():  # what people wrote in it stays
         before = load_baseline(read_text(Path(where), "baseline"), where)
-    entries = {}
+    unread = list(unread_notices([(naming.identity(one), one) for one in results], where))
+    entries = dict(before) if unread else {}
     for one in results:
         for finding in (finding for finding in one.findings if finding.accepted is not None):
             key, at = naming.fingerprint(one, finding), finding.problem.at
             place = ": ".join(safe(part) for part in (naming.identity(one), at.file, at.field) if part)
             entries[key] = before.get(key) or AcceptedFinding(fingerprint=key, code=finding.code, reason=place)
     write(render_baseline(entries), Path(where))
-    yield from unread_notices([(naming.identity(one), one) for one in results], where)
+    yield from unread
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from lora_cli.refs.lock import lock_mismatch
 from lora_cli.refs.reference import FSSPEC, WITH_REVISIONS, AdapterRef
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Blob, RemoteFile, Snapshot, snapshot_digest
+from lora_cli.refs.web_address import canonical_host
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import rule_of
 from lora_cli.store.disk import on_disk, read_small
@@ -67,7 +68,9 @@ def refuse(
     from lora_cli.documents.policy_checks import denials, violations
 
     ref, means = _asked(request, ref)
-    hub = settings.hub_endpoint.partition("://")[2].lower()
+    scheme, _, address = settings.hub_endpoint.partition("://")
+    authority, slash, path = address.partition("/")
+    hub = f"{canonical_host(authority, scheme.lower())}{slash}{path}".lower()
     if ref.scheme in {"https", "http"} and f"{ref.location}/".startswith(f"{hub}/"):
         # Rules name it in the other way.
         raise Refused(f"{ref}: a policy applies, and this is an address of the Hub", hint="write hf://ORG/NAME")

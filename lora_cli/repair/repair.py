@@ -5,6 +5,8 @@ The proof reads config and factors of both folders again, as PEFT does.
 
 import json
 import math
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -36,7 +38,7 @@ from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
 from lora_cli.peft.patterns import one_budget
 from lora_cli.peft.targets import scales
-from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS, WEIGHTS_STEM
+from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.request import Request
 from lora_cli.repair.rewrite import (
@@ -148,26 +150,20 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
     Raises:
         LoraCliError: it cannot be fetched or read, it is not a LoRA adapter, or the folder cannot be written.
     """
-    item = replace(item, source=ref_of(item.source))
-    source, target = str(item.source), _target(item.ref, options)
-    if item.ref.scheme != "file":
-        request = replace(item, selection=replace(item.selection, allow_pickle=True))
-        with FetchContext(Store(settings.cache_dir), settings) as context:
-            item = Request(item.name, AdapterRef("file", str(fetch(request, context).snapshot.directory)))
+    source, target = str(ref_of(item.source)), options.to
+    if target is not None and target.exists():
+        raise UsageError(f"{target} already exists", hint="remove it, or use a new folder with --to")
     terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    judged = judge_one(item, terms, settings)
-    if judged.error is not None:
-        raise judged.error
-    files, most = open_files(item, settings, Sources(settings)), settings.max_header_bytes
+    judged, files = _opened(replace(item, source=ref_of(item.source)), terms, settings, in_place=options.in_place)
+    most = settings.max_header_bytes
     adapter = join_shards(files, read_adapter(files, source, most), most)
     if adapter.config is None or adapter.foreign is not None or not adapter.pairs:
         problem = max(judged.findings, key=lambda one: one.severity).problem
         raise Refused(f"{source}: {problem.message}", hint=problem.hint)
+    if options.in_place and files.directory is not None:
+        target = files.directory.resolve()
     tensors = {name: load(files, one).view(TORCH_NAMES[one.dtype]) for name, one in adapter.tensors.items()}
-    copies: Mapping[str, bool] = {}
-    if (saved := saved_weights(adapter)) and options.base is not None and options.base_ref is not None:
-        checkpoint = open_checkpoint(ref_of(options.base_ref), options.base, settings)
-        copies = {} if checkpoint is None else base_copies(files, saved, checkpoint)
+    copies = _copies(files, adapter, options, settings)
     beside = target or Path(tempfile.gettempdir(), "repair")
     with on_disk("writing", beside, "--to"), hidden_folder(beside) as building:
         for fold in (False, True):
@@ -178,15 +174,20 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
                 fold_scales(draft)
             _as_asked(draft, options)
             after, refusals = judged, draft.refusals
+            if not fold and draft.scales_may_move:
+                continue
             if not refusals:
                 _write(draft, building, files)
                 after = judge_one(Request("", AdapterRef("file", str(building))), terms, settings)
                 refusals = list(_remaining(after))
             if not refusals:
                 break
+        if options.in_place and not refusals:
+            _keep_others(beside, adapter, building)
+            after = judge_one(Request("", AdapterRef("file", str(building))), terms, settings)
+            refusals = list(_remaining(after))
         proof = None if refusals else _prove(draft, adapter, tensors, building)
         if proof is not None and options.in_place and draft.changes:
-            _keep_others(files, adapter, building)
             swap_folders(building, beside)
         elif proof is not None and target is not None and not options.in_place:
             building.replace(target)
@@ -206,15 +207,27 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
     )
 
 
-def _target(ref: AdapterRef, options: RepairOptions) -> Path | None:
-    """The folder to write, None if nothing is to be written."""
-    if options.in_place:
-        if ref.scheme != "file":
+def _opened(item: Request, terms: Terms, settings: Settings, *, in_place: bool) -> tuple[Result, Files]:
+    """What is judged of the adapter, and its files on this disk: a remote one is fetched first."""
+    if item.ref.scheme != "file":
+        if in_place:
             raise UsageError("--in-place needs an adapter on this disk", hint="write it to a new folder with --to")
-        return Path(ref.location)
-    if options.to is not None and options.to.exists():
-        raise UsageError(f"{options.to} already exists", hint="remove it, or use a new folder with --to")
-    return options.to
+        request = replace(item, selection=replace(item.selection, allow_pickle=True))
+        with FetchContext(Store(settings.cache_dir), settings) as context:
+            item = Request(item.name, AdapterRef("file", str(fetch(request, context).snapshot.directory)))
+    judged = judge_one(item, terms, settings)
+    if judged.error is not None:
+        raise judged.error
+    return judged, open_files(item, settings, Sources(settings))
+
+
+def _copies(files: Files, adapter: Adapter, options: RepairOptions, settings: Settings) -> Mapping[str, bool]:
+    """Whether saved tensors equal the base's own weights; empty if these are not on this disk."""
+    saved = saved_weights(adapter)
+    if not saved or options.base is None or options.base_ref is None:
+        return {}
+    checkpoint = open_checkpoint(ref_of(options.base_ref), options.base, settings)
+    return {} if checkpoint is None else base_copies(files, saved, checkpoint)
 
 
 def _as_asked(draft: Draft, options: RepairOptions) -> None:
@@ -263,13 +276,23 @@ def _remaining(after: Result) -> Iterator[Refusal]:
             yield Refusal(f"{finding.code} {finding.name}: {finding.problem.message}", finding.problem.hint)
 
 
-def _keep_others(files: Files, adapter: Adapter, building: Path) -> None:
-    """Copies what is not written anew: the adapter's own folder keeps its other files."""
-    for file in files:
-        weights = Path(file.path).name.startswith(WEIGHTS_STEM) or file.path in adapter.stray_weights
-        if not weights and not (building / file.path).exists():
-            (building / file.path).parent.mkdir(parents=True, exist_ok=True)
-            write_file(building / file.path, b"".join(files.read(file)))
+def _keep_others(target: Path, adapter: Adapter, building: Path) -> None:
+    """Puts all into ``building`` that ``target`` has and that is not written anew, as hard links."""
+    gone = {CONFIG, WEIGHTS, f"{WEIGHTS}.index.json", *adapter.weight_files, *adapter.stray_weights}
+    for file in building.iterdir():
+        if file.name not in {CONFIG, WEIGHTS}:
+            file.unlink()
+    shutil.copytree(
+        target,
+        building,
+        symlinks=True,
+        copy_function=os.link,
+        dirs_exist_ok=True,
+        ignore=lambda folder, _: gone if Path(folder) == target else (),
+    )
+    for old, new in ((target, building), (target / CONFIG, building / CONFIG), (target / CONFIG, building / WEIGHTS)):
+        shutil.copymode(old, new)
+        os.chown(new, old.stat().st_uid, old.stat().st_gid)
 
 
 def _prove(draft: Draft, adapter: Adapter, before: Mapping[str, Array], folder: Path) -> Sameness:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.config import parse_config
-from lora_cli.adapter.names import INFIXES, PEFT_PREFIX, Key
+from lora_cli.adapter.names import INFIXES, PEFT_PREFIX, Key, last_name
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import OTHER_BASE, BaseModel
 from lora_cli.engines.name_resolution import LAYER
@@ -29,6 +29,9 @@ Array = NDArray[Any]
 
 DTYPES = ("float32", "float16", "bfloat16")
 """The types that tensors can be rounded to."""
+
+FLOATS = frozenset({*DTYPES, "float64", "float8_e4m3fn", "float8_e5m2"})
+"""The types of factors that can be scaled."""
 
 SAVED = frozenset({"base_layer", "saved"})
 """The parts of an adapter that may be a weight of the base."""
@@ -73,6 +76,12 @@ class Draft:
         found = scales(parse_config(self.original), self.modules.values())
         return {module: found[old] for module, old in self.modules.items()}
 
+    @property
+    def scales_may_move(self) -> bool:
+        """Whether patterns in the config may match other modules than before: their names have changed."""
+        patterns = self.config.get("rank_pattern") or self.config.get("alpha_pattern")
+        return bool(patterns) and any(module != old for module, old in self.modules.items())
+
     def factors(self, module: str) -> tuple[str, str]:
         """The names of A ``[r, d_in]`` and B ``[d_out, r]`` of ``module``."""
         found = f"{PEFT_PREFIX}{module}.lora_A.weight", f"{PEFT_PREFIX}{module}.lora_B.weight"
@@ -109,6 +118,8 @@ def named_as_peft(
     if moved:
         if isinstance(targets := config.get("target_modules"), list):
             draft.config["target_modules"] = [moved.get(target, target) for target in targets]
+        elif targets is not None:
+            draft.config["target_modules"] = sorted({last_name(module) for module in draft.modules})
         old, new = next(iter(moved.items()))
         what = f"modules renamed as in the base: {old} → {new}"
         draft.changes.append(Change("names", what, "their old names do not exist in the base", len(moved)))
@@ -181,6 +192,22 @@ def copy_refusals(adapter: Adapter, copies: Mapping[str, bool]) -> Iterator[Refu
         yield Refusal(f"whether {unknown[0]} is the base's own weight is unknown", hint)
 
 
+def _why_not_folded(draft: Draft, stated: Mapping[str, Scale], ranks: Mapping[str, int]) -> Refusal | None:
+    """Why scales cannot be folded: of the ``ranks`` that the factors have, 0 is of others than two matrices."""
+    if absent := [name for name in ("r", "lora_alpha") if draft.config.get(name) is None]:
+        return Refusal(f"{absent[0]} is missing: the trained scale is unknown", SAVE_AGAIN)
+    if draft.config.get("target_parameters") or not all(ranks.values()):
+        return Refusal("fused experts and block factors keep their rank and scale", MERGE)
+    stored = {draft.tensors[name].dtype.name for module in ranks for name in draft.factors(module)}
+    if odd := stored - FLOATS:
+        return Refusal(f"factors are stored as {min(odd)}, which is not scaled", SAVE_AGAIN)
+    if unknown := [module for module, rank in ranks.items() if rank != stated[module].r]:
+        one, also = unknown[0], f", and {counted(len(unknown) - 1, 'more module')}" if len(unknown) > 1 else ""
+        what = f"{one}: its rank is {ranks[one]}, but {stated[one].r} in the config: the trained scale is unknown{also}"
+        return Refusal(what, SAVE_AGAIN)
+    return None
+
+
 def fold_scales(draft: Draft) -> None:
     """One rank and one scale for all modules, which every engine reads: the rest of a scale goes into B.
 
@@ -194,21 +221,12 @@ def fold_scales(draft: Draft) -> None:
         hint = error.hint or "write the values that it was trained with"
         draft.refusals.append(Refusal(f"{error.where}: {error.reason}", hint))
         return
-    ranks, unknown = {}, []
+    ranks = {}
     for module in draft.modules:
         a, b = (draft.tensors[name] for name in draft.factors(module))
         ranks[module] = a.shape[0] if a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] else 0
-        if ranks[module] != stated[module].r:
-            unknown.append(module)
-    if absent := [name for name in ("r", "lora_alpha") if draft.config.get(name) is None]:
-        draft.refusals.append(Refusal(f"{absent[0]} is missing: the trained scale is unknown", SAVE_AGAIN))
-    elif draft.config.get("target_parameters") or not all(ranks.values()):
-        draft.refusals.append(Refusal("fused experts and block factors keep their rank and scale", MERGE))
-    elif unknown:
-        one, also = unknown[0], f", and {counted(len(unknown) - 1, 'more module')}" if len(unknown) > 1 else ""
-        what = f"{one}: its rank is {ranks[one]}, but {stated[one].r} in the config: the trained scale is unknown{also}"
-        draft.refusals.append(Refusal(what, SAVE_AGAIN))
-    if draft.refusals:
+    if (refusal := _why_not_folded(draft, stated, ranks)) is not None:
+        draft.refusals.append(refusal)
         return
     r = max(ranks.values())
     trained = {module: scale.scaling for module, scale in stated.items()}

@@ -64,6 +64,21 @@ def test_a_baseline_holds_for_the_next_version_and_from_a_manifest_by_name(here:
     assert validate("loud", "--baseline", "known.yaml") == 1
 
 
+def test_nothing_that_people_wrote_in_it_is_lost(here: Path) -> None:
+    assert validate("bad", "--write-baseline", "known.yaml") == 0
+    text = Path("known.yaml").read_text()
+    written = re.sub("reason: .*", "reason: reviewed by Ada", text)
+    Path("known.yaml").write_text(written)
+    assert validate("bad", "--write-baseline", "known.yaml") == 0
+    assert reasons() == ["reviewed by Ada"]
+    assert validate("./gone", "--write-baseline", "known.yaml") == 3
+    assert reasons() == ["reviewed by Ada"]
+    for other in (written.replace("reason:", "reasom:"), "kind: AdapterSet\n"):
+        Path("known.yaml").write_text(other)
+        assert validate("bad", "--write-baseline", "known.yaml") == 2
+        assert Path("known.yaml").read_text() == other
+
+
 def test_an_adapter_that_cannot_be_read_is_never_known(here: Path) -> None:
     assert validate("./gone", "bad", "--write-baseline", "known.yaml") == 3
     assert validate("./gone", "bad", "--baseline", "known.yaml") == 3

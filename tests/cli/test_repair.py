@@ -80,27 +80,45 @@ def test_the_same_repair_is_the_same_bytes_so_its_digest_can_be_pinned(rslora: s
     assert written[0] == written[1]
 
 
-def test_in_place_the_other_files_stay_and_nothing_is_left_beside(rslora: str, base: str, capsys: Capture) -> None:
-    folder = Path(rslora)
-    (folder / "training_args.bin").write_bytes(b"mine")
-    (folder / "logs").mkdir()
-    (folder / "logs" / "a.txt").write_text("mine")
-    words = [rslora, "--engine", "sglang", "--base", base, "--in-place"]
+def test_in_place_all_else_stays_as_it_is(rslora: str, base: str, tmp_path: Path, capsys: Capture) -> None:
+    """Also hidden, nested, empty and linked; the modes too."""
+    run, folder = tmp_path / "run", tmp_path / "run" / "checkpoint-10"
+    run.mkdir()
+    (run / "trainer.log").touch()
+    Path(rslora).rename(folder)
+    for name in (".git", "empty", "checkpoint-5"):
+        (folder / name).mkdir()
+    for name in (
+        ".git/HEAD",
+        "checkpoint-5/adapter_model.safetensors",
+        "adapter_model_notes.txt",
+        "README.md",
+        "run.sh",
+    ):
+        (folder / name).write_text("mine")
+    (folder / "run.sh").chmod(0o755)
+    (folder / "adapter_config.json").chmod(0o600)
+    (folder / "latest").symlink_to("checkpoint-5")
+    (tmp_path / "link").symlink_to(folder)
 
-    assert document(capsys, *words)[1]["directory"] == rslora
+    def listed() -> dict[str, int]:
+        return {str(path.relative_to(run)): path.lstat().st_mode for path in run.rglob("*")}
+
+    before = listed() | {f"checkpoint-10/{WEIGHTS}": (folder / "adapter_config.json").stat().st_mode}
+    words = ["--engine", "sglang", "--base", base, "--in-place"]
+
+    assert document(capsys, str(run / "checkpoint-latest"), *words)[1]["directory"] == str(folder)
 
     assert validated(folder, base, "sglang") == 0
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "adapter_config.json",
-        WEIGHTS,
-        "logs",
-        "training_args.bin",
-    ]
-    assert (folder / "logs" / "a.txt").read_text() == "mine"
-    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
-    before = folder.stat().st_mtime_ns
-    assert document(capsys, *words)[1]["changes"] == []
-    assert folder.stat().st_mtime_ns == before
+    assert listed() == before
+    assert (folder / "checkpoint-5" / "adapter_model.safetensors").read_text() == "mine"
+    inode = folder.stat().st_ino
+    assert document(capsys, str(tmp_path / "link"), *words)[1]["changes"] == []
+    assert folder.stat().st_ino == inode
+    (folder / "escape").symlink_to("/etc/hostname")
+    _, found = document(capsys, str(folder), *words)
+    assert found["refusals"]
+    assert found["directory"] is None
 
 
 @pytest.mark.parametrize(("to", "code"), [(["--check"], 3), (["--to", "out"], 0)])
