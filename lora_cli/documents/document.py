@@ -184,8 +184,8 @@ def _toml_line(lines: list[str], path: Path) -> int:
 def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[Path, str, str]]:
     """Path, message and hint of pydantic's errors; no value is repeated, which may be a secret."""
     errors = error.errors(include_url=False)
-    # A key that is only misspelled is not missing, too.
-    misspelled = {one["loc"][:-1] for one in errors if one["type"] == "extra_forbidden"}
+    # A key that is only misspelled is not missing, too; but a file of another kind lacks its first keys.
+    misspelled = {one["loc"][:-1] for one in errors if one["type"] == "extra_forbidden" and len(one["loc"]) > 1}
     for one in errors:
         path, kind, around = one["loc"], one["type"], model
         for part in path[:-1]:
