@@ -108,10 +108,10 @@ def pair_up(tensors: Mapping[str, TensorInfo], keys: Mapping[str, Key]) -> dict[
         if key.part in PAIR_PARTS and name in tensors:
             factors.setdefault(key.module, {}).setdefault(key.part, tensors[name])
     order = dict.fromkeys(key.module for key in keys.values() if key.module in factors)
-    return {module: _pair(module, factors[module]) for module in order}
-
-
-def _pair(module: str, found: Mapping[str, TensorInfo]) -> LoraPair:
-    embedding = "lora_A" not in found and "lora_B" not in found
-    infix = "embedding_" if embedding else ""
-    return LoraPair(module, found.get(f"lora_{infix}A"), found.get(f"lora_{infix}B"), embedding)
+    pairs = {}
+    for module in order:
+        found = factors[module]
+        embedding = "lora_A" not in found and "lora_B" not in found
+        infix = "embedding_" if embedding else ""
+        pairs[module] = LoraPair(module, found.get(f"lora_{infix}A"), found.get(f"lora_{infix}B"), embedding)
+    return pairs

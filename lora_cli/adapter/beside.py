@@ -1,6 +1,7 @@
 """The small files next to an adapter's weights → ``Companions`` and ``Card``, within limits; no code is run."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -27,23 +28,23 @@ CARD_REMOTE_CAP, CARD_LOCAL_CAP = 8 << 10, 64 << 10
 MOST_FILES = 64
 """Such files that are read: a tokenizer has five, and one or two templates."""
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json")
-CODE_FILES = ("config.json", "preprocessor_config.json", "generation_config.json")
-"""Configs that transformers reads next to an adapter, and that may name classes to import."""
+READ = frozenset({
+    *("tokenizer_config.json", ADDED_TOKENS, "chat_template.jinja", "chat_template.json", "processor_config.json"),
+    *("config.json", "preprocessor_config.json", "generation_config.json"),
+})  # fmt: skip
+"""Files with chat templates, and configs that transformers reads next to an adapter and that may name classes to import
+(``CODE_FIELDS``)."""
 CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
 MORE_TEMPLATES = "additional_chat_templates/"
 
-PICKLES = (
-    *(".bin", ".pt", ".pth", ".ckpt", ".th", ".torch"),
-    *(".pkl", ".pickle", ".p", ".pk", ".pckl", ".pcl", ".cpkl", ".dill", ".sav"),
-)
-"""Endings of files for ``torch.load``, ``pickle.load`` and the like."""
-
-CONTAINERS = (".npy", ".npz", ".nemo", ".joblib", ".jbl", ".distcp", ".metadata")
-COMPRESSED = (".gz", ".z", ".bz2", ".xz", ".lzma", ".lz4", ".zst", ".tar")
-"""Endings of files that may contain pickles, which are not looked for; the second follow a pickle's ending."""
+_PACKED = r"\.(gz|z|bz2|xz|lzma|lz4|zst|tar)"
+_CONTAINER = r"\.(npy|npz|nemo|joblib|jbl|distcp|metadata)"
+_PICKLE = r"\.(bin|pt|pth|ckpt|th|torch|pkl|pickle|p|pk|pckl|pcl|cpkl|dill|sav)"
+PICKLED = re.compile(rf"({_PICKLE}|{_CONTAINER})({_PACKED})*$", re.IGNORECASE | re.ASCII)
+"""Endings of files for ``torch.load``, ``pickle.load`` and the like, and of what may contain pickles."""
+OPAQUE = re.compile(rf"({_CONTAINER}|{_PACKED})$", re.IGNORECASE | re.ASCII)
+"""Endings of those in which pickles are not looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +70,39 @@ class Companions:
 def read_companions(files: Files, *, threads: int = 1) -> Companions:
     """The files next to an adapter's weights.
 
-    Away from this disk ``threads`` are read at once. Errors in a file are not raised: they are in ``unread``.
+    Away from this disk ``threads`` are read at once; of local files one at a time is in memory. Errors in a file are
+    not raised: they are in ``unread``.
 
     Raises:
         LoraCliError: what the source raises.
     """
     templates: dict[str, str] = {}
     code: dict[str, str] = {}
-    unread: dict[str, str] = {}
     added_tokens: Mapping[str, int] | None = None
-    wanted, beyond = _within(files)
-    unread |= dict.fromkeys(beyond, f"is over the limit of {LOCAL_CAP} bytes in {MOST_FILES} files")
-    for file, text in zip(wanted, _texts(files, wanted, threads=threads), strict=True):
+    wanted: list[RemoteFile] = []
+    beyond: list[str] = []
+    left, most = LOCAL_CAP, LOCAL_CAP if files.on_disk else REMOTE_CAP
+    for file in files:
+        if file.path in READ or (file.path.startswith(MORE_TEMPLATES) and file.path.endswith(".jinja")):
+            size = file.size or 0 if files.on_disk and not file.defect else 0
+            if len(wanted) == MOST_FILES or size > left:
+                beyond.append(file.path)
+            else:
+                wanted.append(file)
+                left -= size
+    unread = dict.fromkeys(beyond, f"is over the limit of {LOCAL_CAP} bytes in {MOST_FILES} files")
+
+    def text_of(file: RemoteFile) -> bytes | FormatError:
+        try:
+            text = read_beginning(files, file, most + 1) if file.defect or (file.size or 0) <= most else b""
+        except FormatError as error:
+            return error
+        size = file.size or len(text)
+        return text if size <= most else FormatError(f"has over {most} bytes", where=file.path)
+
+    parts = [partial(text_of, file) for file in wanted]
+    texts = (part() for part in parts) if files.on_disk else call_in_threads(threads, *parts)
+    for file, text in zip(wanted, texts, strict=True):
         try:
             if isinstance(text, FormatError):
                 raise text
@@ -105,8 +127,8 @@ def read_companions(files: Files, *, threads: int = 1) -> Companions:
 def _pickles(files: Files) -> tuple[dict[str, str], str]:
     """What is wrong with the files with a pickle's name, by path; and which could not be looked into, in words."""
     weights, steps = weights_file(files), count()
-    named = [file for file in files if has_pickle_name(file.path) and file != weights and not file.defect]
-    left = [file.path for file in named if file.path.lower().endswith((*COMPRESSED, *CONTAINERS)) or file.size is None]
+    named = [file for file in files if PICKLED.search(file.path) and file != weights and not file.defect]
+    left = [file.path for file in named if OPAQUE.search(file.path) or file.size is None]
     named = [file for file in named if file.path not in left]
     beyond = f"is not checked: the folder has over {MOST_FILES} files with a pickle's name"
     wrong = {file.path: beyond for file in named[MOST_FILES:]}
@@ -120,56 +142,6 @@ def _pickles(files: Files) -> tuple[dict[str, str], str]:
             wrong[file.path] = error.reason
     more = f" and {len(left) - 1} more" if len(left) > 1 else ""
     return wrong, f"{left[0]}{more} may contain pickles, which are not looked for in such files" if left else ""
-
-
-def has_pickle_name(path: str) -> bool:
-    """Whether a file has the ending of a pickle, compressed or not."""
-    name = path.lower()
-    while name.endswith(COMPRESSED):
-        name = name.rpartition(".")[0]
-    return name.endswith((*PICKLES, *CONTAINERS))
-
-
-def _within(files: Files) -> tuple[list[RemoteFile], list[str]]:
-    """The files to read, and the paths of those beyond the limits of bytes and files."""
-    wanted: list[RemoteFile] = []
-    beyond: list[str] = []
-    left = LOCAL_CAP
-    for file in (file for file in files if _wanted(file)):
-        size = file.size or 0 if files.on_disk and not file.defect else 0
-        if len(wanted) == MOST_FILES or size > left:
-            beyond.append(file.path)
-        else:
-            wanted.append(file)
-            left -= size
-    return wanted, beyond
-
-
-def _texts(files: Files, wanted: Sequence[RemoteFile], *, threads: int) -> Iterable[bytes | FormatError]:
-    """Each file's text or error; of local files, one at a time is in memory."""
-
-    def text(file: RemoteFile) -> bytes | FormatError:
-        try:
-            return _text(files, file, LOCAL_CAP if files.on_disk else REMOTE_CAP)
-        except FormatError as error:
-            return error
-
-    return map(text, wanted) if files.on_disk else call_in_threads(threads, *(partial(text, file) for file in wanted))
-
-
-def _wanted(file: RemoteFile) -> bool:
-    if file.path.startswith(MORE_TEMPLATES) and file.path.endswith(".jinja"):
-        return True
-    return file.path in (TOKENIZER_CONFIG, ADDED_TOKENS, *TEMPLATE_FILES, *CODE_FILES)
-
-
-def _text(files: Files, file: RemoteFile, most: int) -> bytes:
-    if not file.defect and (file.size or 0) > most:
-        raise FormatError(f"has {file.size} bytes, over the limit of {most}", where=file.path)
-    text = read_beginning(files, file, most + 1)
-    if len(text) > most:
-        raise FormatError(f"is over the limit of {most} bytes", where=file.path)
-    return text
 
 
 def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
@@ -196,14 +168,11 @@ def read_card(files: Files) -> Card | None:
     """
     from lora_cli.documents.model_card import parse_card
 
-    file = files.file(CARD_FILE)
+    file, cap = files.file(CARD_FILE), CARD_LOCAL_CAP if files.on_disk else CARD_REMOTE_CAP
     if file is None:
         return None
-    if file.defect:
-        return Card(error=f"{file.path}: {file.defect}")
-    cap = CARD_LOCAL_CAP if files.on_disk else CARD_REMOTE_CAP
-    data = read_beginning(files, file, cap)
     try:
+        data = read_beginning(files, file, cap)
         check_stand_in(data, file)
     except FormatError as error:
         return Card(error=f"{file.path} {error.reason}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.config import LoraConfig, peft_fields, raw_value
+from lora_cli.adapter.config import PEFT_FIELDS, LoraConfig, raw_value
 from lora_cli.json_schema import Count
 
 
@@ -66,7 +66,7 @@ def compare(a: Adapter, b: Adapter, other: OtherAdapter) -> Comparison:
 
 def _fields(a: LoraConfig, b: LoraConfig) -> Iterator[FieldChange]:
     """PEFT's fields in their order, where one that is left out has the default; then those that PEFT does not know."""
-    both = [(name, raw_value(a, name), raw_value(b, name)) for name in peft_fields()]
+    both = [(name, raw_value(a, name), raw_value(b, name)) for name in PEFT_FIELDS]
     both += [(name, a.unknown.get(name), b.unknown.get(name)) for name in {**a.unknown, **b.unknown}]
     return (FieldChange(name, one, other) for name, one, other in both if _plain(one) != _plain(other))
 

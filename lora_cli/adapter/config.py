@@ -1,7 +1,4 @@
-"""``adapter_config.json``: PEFT's ``LoraConfig`` under its own field names, and what does not fit it.
-
-Fields and defaults are those of PEFT 0.21 (``tuners/lora/config.py``, ``config.py``).
-"""
+"""``adapter_config.json``: the fields and defaults of PEFT 0.21's ``LoraConfig``, and what does not fit it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -26,10 +23,9 @@ Ranges = tuple[tuple[int, ...], ...]
 class LoraConfig:
     """The fields of the file. A field that is absent, or has the wrong JSON type, holds PEFT's default.
 
-    ``mistyped`` keeps the raw values of fields with the wrong type, by name, and ``errors`` says what is wrong: nothing
-    is coerced, so ``"r": "8"`` leaves ``r`` at its default. ``unknown`` keeps what PEFT has no field for. ``given``
-    names PEFT's fields that the file has. ``duplicates`` are keys that appear twice in one object (the last one counts,
-    as for PEFT). A list is a tuple here. The nested configs of LoRA's variants (``kasa_config``…) are plain mappings.
+    Nothing is coerced: ``mistyped`` keeps the raw values of fields with the wrong type, and ``errors`` says what is
+    wrong. ``unknown`` keeps what PEFT has no field for, ``given`` names PEFT's fields that the file has. ``duplicates``
+    are keys that appear twice in one object (the last one counts, as for PEFT). A list is a tuple here.
     """
 
     task_type: str | None = None
@@ -88,10 +84,6 @@ class LoraConfig:
         return named if isinstance(named, str) else ""
 
 
-Getter = Callable[[Any, str], Any]
-"""Gives a value back with its type; raises ``FormatError`` (``parse``)."""
-
-
 def _ranges(value: Any, where: str) -> Ranges:
     ranges = parse.list_of(parse.list_of(parse.integer))(value, where)
     if any(len(one) != 2 or one[0] < 0 for one in ranges) or sum(max(0, b - a) for a, b in ranges) > MAX_LAYERS:
@@ -99,7 +91,7 @@ def _ranges(value: Any, where: str) -> Ranges:
     return ranges
 
 
-_SIMPLE: Mapping[Any, Getter] = {
+_SIMPLE: Mapping[Any, Callable[[Any, str], Any]] = {
     type(None): lambda _value, _where: None,
     str: parse.text,
     bool: lambda value, where: value is not None and parse.boolean(value, where),  # PEFT asks whether it is set
@@ -110,7 +102,7 @@ _SIMPLE: Mapping[Any, Getter] = {
 }
 
 
-def _getter(kind: Any) -> Getter:
+def _getter(kind: Any) -> Callable[[Any, str], Any]:
     """The getter of an annotation; of a union, the first member is meant where the value is of no other's type."""
     if kind in _SIMPLE:
         return _SIMPLE[kind]
@@ -123,16 +115,14 @@ def _getter(kind: Any) -> Getter:
     return lambda value, where: next((get for one, get in getters if isinstance(value, one)), otherwise)(value, where)
 
 
-_OWN = ("unknown", "mistyped", "errors", "given", "duplicates", "file")
-_GETTERS = {one.name: _getter(one.type) for one in fields(LoraConfig) if one.name not in _OWN}
-"""A getter for each of PEFT's fields, in order."""
+PEFT_FIELDS = {one.name: _getter(one.type) for one in fields(LoraConfig)[:-6]}  # the last six are ours
+"""PEFT's fields in their order, and what gives a value of each back with its type or raises ``FormatError``."""
 
 
 def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraConfig:
     """Read an ``adapter_config.json`` of any PEFT version.
 
-    Only what cannot be read at all is an error; a field of the wrong type is kept in ``mistyped``, and whether it is a
-    LoRA at all (``peft_type``) is for the caller to check.
+    Only what cannot be read at all is an error. Whether it is a LoRA (``peft_type``) is for the caller to check.
 
     Raises:
         FormatError: more than ``CONFIG_CAP`` bytes, not UTF-8, not JSON, or not an object.
@@ -143,25 +133,20 @@ def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraCon
     raw = parse.json_object(data, file, duplicates=duplicates) if isinstance(data, bytes) else data
     known: dict[str, Any] = {}
     errors: dict[str, FormatError] = {}
-    for name in (name for name in _GETTERS if name in raw):
+    for name in filter(raw.__contains__, PEFT_FIELDS):
         try:
-            known[name] = _GETTERS[name](raw[name], f"{file}: {name}")
+            known[name] = PEFT_FIELDS[name](raw[name], f"{file}: {name}")
         except FormatError as error:
             errors[name] = error
     return LoraConfig(
         **known,
-        unknown={name: value for name, value in raw.items() if name not in _GETTERS},
+        unknown={name: value for name, value in raw.items() if name not in PEFT_FIELDS},
         mistyped={name: raw[name] for name in errors},
         errors=errors,
-        given=frozenset(raw) & _GETTERS.keys(),
+        given=frozenset(raw) & PEFT_FIELDS.keys(),
         duplicates=tuple(dict.fromkeys(duplicates)),
         file=file,
     )
-
-
-def peft_fields() -> tuple[str, ...]:
-    """The names of PEFT's fields, in order."""
-    return tuple(_GETTERS)
 
 
 def raw_value(config: LoraConfig, name: str) -> Any:

@@ -6,7 +6,6 @@ Sources of the layouts: mlx-lm (``tuner/utils.py``), llama.cpp (``convert_lora_t
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import NamedTuple
 
 from lora_cli.adapter.config import LoraConfig
@@ -117,9 +116,6 @@ DIALECTS: Mapping[str, str] = {
 }
 """How names can differ among LoRA adapters of PEFT: a pattern, and what it is called."""
 
-MOST_KEYS, LONGEST_KEY = 4096, 256
-"""Names of tensors that identify a format, and their characters: those of one format are alike."""
-
 
 def by_start(start: bytes, formats: Iterable[Format]) -> Format | None:
     """The format whose first bytes these are, if any."""
@@ -129,19 +125,18 @@ def by_start(start: bytes, formats: Iterable[Format]) -> Format | None:
 
 def by_keys(keys: Iterable[str]) -> Format | None:
     """The first format which one of these names of tensors gives away, if any."""
-    names = "\n".join(name for name in islice(keys, MOST_KEYS) if len(name) <= LONGEST_KEY)
+    names = "\n".join(keys)
     return next((one for one in FORMATS if one.keys and re.search(one.keys, names, re.MULTILINE)), None)
 
 
 def by_config(config: LoraConfig) -> Format | None:
     """Another method of PEFT, which ``peft_type`` names, or another program's config, which has none."""
-    method, given = config.peft_type, {*config.given}
-    if method is not None:
+    if config.peft_type is not None:
         advice = "this is another PEFT method; engines serve LoRA only"
-        return Format(f"an adapter of {method}", advice) if method in METHODS else None
+        return Format(f"an adapter of {config.peft_type}", advice) if config.peft_type in METHODS else None
     if {"lora_parameters", "lora_layers", "fine_tune_type"} & config.unknown.keys():
         return MLX
-    return OTHER_CONFIG if config.unknown and given <= {"base_model_name_or_path", "revision"} else None
+    return OTHER_CONFIG if config.unknown and config.given <= {"base_model_name_or_path", "revision"} else None
 
 
 def dialects(keys: Iterable[str]) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """An adapter, read from its source: the config and the header by byte ranges, never the weights.
 
-Its weights may be in shards, which only SGLang reads, and which can be joined. Other formats than PEFT's are recognised
+Its weights may be in shards, which only SGLang reads. Other formats than PEFT's are recognised
 by their config, tensor names, file names and first bytes.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -22,9 +23,7 @@ from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.sources.files import Files
 
 _cached_config = lru_cache(maxsize=16)(parse_config)
-SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.(safetensors|bin)", re.ASCII)
-MOST_SHARDS = 100
-"""Shards of one adapter: transformers begins a new one every 5 GB."""
+SHARD = re.compile(r"adapter_model-\d{5}-of-(\d{5})\.(safetensors|bin)", re.ASCII)
 
 START = 1 << 16
 """Bytes that are read to recognise a file: GGUF starts with its metadata."""
@@ -65,11 +64,14 @@ def read_adapter(
     if file is not None and file.path != WEIGHTS and file.size is None and not file.defect:
         unread = f"{file.path}: its source does not report its size, so it cannot be read by ranges"
     read = None if unread else file
-    (config, config_error), (header, weights_error) = call_in_threads(
-        threads,
-        lambda: _read_config(files),
-        lambda: _read_weights(files, read if weights else None, most_header),
-    )
+
+    def header_of() -> tuple[Header, FormatError | None]:
+        try:
+            return Header({}, {}) if read is None or not weights else _header(files, read, most_header), None
+        except FormatError as error:
+            return Header({}, {}), error
+
+    (config, config_error), (header, weights_error) = call_in_threads(threads, lambda: _read_config(files), header_of)
     keys = parse_keys(header.tensors)
     pairs = pair_up(header.tensors, keys)
     return Adapter(
@@ -105,14 +107,6 @@ def weights_file(files: Files) -> RemoteFile | None:
     return next((file for file in map(files.file, (WEIGHTS, *PICKLED)) if file is not None), None)
 
 
-def _read_weights(files: Files, file: RemoteFile | None, most_header: int) -> tuple[Header, FormatError | None]:
-    """The header of the weights, empty without a file; or the error in it."""
-    try:
-        return Header({}, {}) if file is None else _header(files, file, most_header), None
-    except FormatError as error:
-        return Header({}, {}), error
-
-
 def _header(files: Files, file: RemoteFile, most_header: int) -> Header:
     """The tensors of a safetensors file, or of a torch file, which is not unpickled. Raises as ``read_header``."""
     if file.path.endswith(".safetensors"):
@@ -122,28 +116,8 @@ def _header(files: Files, file: RemoteFile, most_header: int) -> Header:
     return Header(read_tensors(files, file), {})
 
 
-def _shards(files: Files) -> list[RemoteFile]:
-    """The shards of the weights in order, the safetensors ones where there are both kinds; empty without shards.
-
-    Raises:
-        FormatError: some are missing, or there are two sets.
-    """
-    found = [(match, file) for file in files if (match := SHARD.fullmatch(file.path))]
-    kind = "safetensors" if any(match[3] == "safetensors" for match, _ in found) else "bin"
-    found = sorted(((match, file) for match, file in found if match[3] == kind), key=lambda one: one[0][1])
-    if not found:
-        return []
-    totals = {int(match[2]) for match, _ in found}
-    numbers = [int(match[1]) for match, _ in found]
-    if len(totals) > 1 or len(found) > MOST_SHARDS or numbers != list(range(1, min(totals) + 1)):
-        raise FormatError(
-            f"{len(found)} of {max(totals)} shards found", where=found[0][1].path, hint="fetch or copy all of them"
-        )
-    return [file for _, file in found]
-
-
 def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
-    """``adapter`` with the tensors of all its shards, or unchanged without shards.
+    """``adapter`` with the tensors of all its shards, or unchanged without shards; the safetensors ones of both kinds.
 
     The header of each shard may have at most ``most_header`` bytes.
 
@@ -151,18 +125,24 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
         FormatError: a shard is missing or malformed, or two hold one tensor.
         LoraCliError: what the source raises.
     """
-    shards = _shards(files) if not adapter.weight_files else []
-    if not shards:
+    found = [(match[2], file.path, int(match[1]), file) for file in files if (match := SHARD.fullmatch(file.path))]
+    kind = max((one[0] for one in found), default="")
+    found = sorted((one for one in found if one[0] == kind), key=lambda one: one[1])
+    if adapter.weight_files or not found:
         return adapter
+    _, first, total, _ = found[0]
+    paths = tuple(path for _, path, _, _ in found)
+    if paths != tuple(f"adapter_model-{number:05}-of-{total:05}.{kind}" for number in range(1, total + 1)):
+        raise FormatError(f"{len(paths)} of {total} shards found", where=first, hint="fetch or copy all of them")
     tensors: dict[str, TensorInfo] = {}
-    for file in shards:
+    for _, path, _, file in found:
         for name, tensor in _header(files, file, most_header).tensors.items():
             if name in tensors:
-                raise FormatError(f"{name} is also in {tensors[name].file}", where=file.path)
+                raise FormatError(f"{name} is also in {tensors[name].file}", where=path)
             tensors[name] = tensor
         if len(tensors) > MOST_TENSORS:
-            raise FormatError(f"the shards have over {MOST_TENSORS} tensors, more than any adapter", where=file.path)
-    keys, paths = parse_keys(tensors), tuple(file.path for file in shards)
+            raise FormatError(f"the shards have over {MOST_TENSORS} tensors, more than any adapter", where=path)
+    keys = parse_keys(tensors)
     pairs = pair_up(tensors, keys)
     return replace(adapter, weight_files=paths, tensors=tensors, keys=keys, pairs=pairs, foreign=None, unread="")
 
@@ -185,8 +165,18 @@ def _foreign_format(
         if config is not None and config.peft_type is not None:
             yield by_its_config, CONFIG
         if weights is None:
-            yield from _by_headers(files)
-            yield from _by_files(files)
+            others = [file for file in files if file.path.endswith(".safetensors") and not file.defect]
+            for file in others[:MOST_HEADERS]:
+                with suppress(FormatError):
+                    names = read_header(files, file, LONGEST_HEADER).tensors
+                    if not any(".lora_A." in name and name.startswith("base_model.") for name in names):
+                        yield by_keys(names), file.path
+            for file in (file for file in files if not file.defect):
+                named = [one for one in FORMATS if one.files and re.fullmatch(one.files, file.path, re.ASCII)]
+                if any(one.start for one in named):
+                    yield by_start(read_beginning(files, file, START), named), file.path
+                elif named:
+                    yield named[0], file.path
         elif keys:
             # With PEFT's prefix and LoRA factors it is no other format.
             if not pairs or not any(key.prefix for key in keys.values()):
@@ -197,25 +187,3 @@ def _foreign_format(
             yield by_its_config, CONFIG
 
     return next((Found(recognised, file) for recognised, file in guesses() if recognised is not None), None)
-
-
-def _by_headers(files: Files) -> Iterator[tuple[Format | None, str]]:
-    """By the tensor names in safetensors files with other names than PEFT's."""
-    others = [file for file in files if file.path.endswith(".safetensors") and not file.defect]
-    for file in others[:MOST_HEADERS]:
-        try:
-            names = read_header(files, file, LONGEST_HEADER).tensors
-        except FormatError:
-            continue
-        if not any(".lora_A." in name and name.startswith("base_model.") for name in names):
-            yield by_keys(names), file.path
-
-
-def _by_files(files: Files) -> Iterator[tuple[Format | None, str]]:
-    """By the names of files, and by their first bytes where the format has a signature."""
-    for file in files:
-        named = [one for one in FORMATS if one.files and re.fullmatch(one.files, file.path, re.ASCII)]
-        if named and not file.defect:
-            has_start = any(one.start for one in named)
-            first = by_start(read_beginning(files, file, START), named) if has_start else named[0]
-            yield first, file.path

@@ -1,9 +1,10 @@
-"""Torch files by ranges: their zip directory and their pickle's opcodes, never the tensors. Nothing is unpickled.
+"""Torch files and other pickles by their opcodes; torch's also by its zip directory. Nothing is unpickled.
 
-Since 1.6 ``torch.save`` writes a zip of stored entries: ``data.pkl``, and ``data/KEY`` for each storage. Of the opcodes
-those are read that ``torch.load(weights_only=True)`` knows, with which PEFT and vLLM load, and that tensors need.
+Since 1.6 ``torch.save`` writes a zip of stored entries: ``data.pkl``, and ``data/KEY`` for each storage. Of weights the
+opcodes are read that ``torch.load(weights_only=True)`` knows, with which PEFT and vLLM load, and that tensors need.
 """
 
+import io
 import math
 import pickletools
 import re
@@ -12,18 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 from zipfile import ZipFile, ZipInfo
 
 from lora_cli.adapter.byte_ranges import HEAD, MOST_AT_ONCE, RangeStream, check_stand_in
-from lora_cli.adapter.pickle_names import unfollowed
-from lora_cli.adapter.safetensors import DTYPE_BITS, LONGEST_NAME, MOST_TENSORS, TORCH_NAMES, TensorInfo
-from lora_cli.errors import FormatError, LoraCliError
+from lora_cli.adapter.safetensors import DTYPE_BITS, LONGEST_NAME, TensorInfo
+from lora_cli.errors import FormatError, LoraCliError, UnsafePickle
 from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.sources.files import Files
-
-ALIGNMENT = 64
-"""Bytes to which torch aligns a storage."""
 
 ZIP = b"PK\x03\x04"
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x78", b"\x93NUMPY", b"ZF0x")
@@ -33,37 +30,45 @@ BEGINNINGS = {op.code.encode("latin-1") for op in pickletools.opcodes if not op.
 """The opcodes that a pickle can begin with: all that take nothing from the stack."""
 
 ENTRY = re.compile(r"(data/\d+|data\.pkl|version|byteorder|\.(format_version|storage_alignment|data/serialization_id))")
-DTYPES = {f"torch {name}": dtype for dtype, name in TORCH_NAMES.items()}
 STORAGES = {
-    f"torch {name}Storage": dtype
-    for name, dtype in {
-        "Double": "F64", "Float": "F32", "Half": "F16", "BFloat16": "BF16", "Long": "I64", "Int": "I32", "Short": "I16",
-        "Char": "I8", "Byte": "U8", "Bool": "BOOL", "ComplexFloat": "C64",
-    }.items()
-} | {"torch.storage UntypedStorage": "U8"}  # fmt: skip
+    "torch DoubleStorage": "F64", "torch FloatStorage": "F32", "torch HalfStorage": "F16", "torch LongStorage": "I64",
+    "torch BFloat16Storage": "BF16", "torch IntStorage": "I32", "torch ShortStorage": "I16", "torch CharStorage": "I8",
+    "torch ByteStorage": "U8", "torch BoolStorage": "BOOL",
+}  # fmt: skip
 
+MOST_OPCODES = 2_000_000
+"""Opcodes of the weights, or of all pickles next to them: those of 36,864 tensors are 1.3 million."""
 
-class Name(str):
-    """A module and a name in it that the pickle looks up, with a space between them."""
+HARMLESS = re.compile(
+    r"torch (\w+Storage|Size|device|Tensor|(float|bfloat|complex|u?int)\d\w*|bool)|torch\.storage UntypedStorage|"
+    r"torch\._utils _rebuild_(tensor_v[23]|parameter|parameter_with_state)|torch\._tensor _rebuild_from_type_v2|"
+    r"torch\.nn\.parameter Parameter|torch\.serialization _get_layout|datetime timedelta|_codecs encode|"
+    r"(__builtin__|builtins) (set|frozenset|bytes|bytearray|complex|dict|list|int)|pathlib(\._local)? \w+Path|"
+    r"collections (OrderedDict|defaultdict|Counter)|"
+    r"numpy (dtype|ndarray)|numpy\._?core\.(multiarray (_reconstruct|scalar)|numeric _frombuffer)|"
+    r"transformers\.training_args(_seq2seq)? ((Seq2Seq)?TrainingArguments|OptimizerNames|ParallelMode)|"
+    r"transformers\.trainer_utils ((Interval|Save|Hub|Evaluation)Strategy|SchedulerType|FSDPOption)|"
+    r"transformers\.(trainer_pt_utils AcceleratorConfig|debug_utils DebugOption)|"
+    r"transformers\.generation\.configuration_utils GenerationConfig|"
+    r"transformers\.(integrations\.)?deepspeed Hf(Trainer)?DeepSpeedConfig|"
+    r"accelerate\.state (PartialState|AcceleratorState)|"
+    r"accelerate\.utils\.dataclasses [A-Z]\w*(Type|Backend|Precision|Plugin|Config|Configuration)|"
+    r"trl\.(trainer|experimental)(\.[a-z0-9_]+)* [A-Z]\w*Config|"
+    r"(__main__|(axolotl|llamafactory|swift)\.[a-z0-9_.]+) [A-Z]\w*Arguments|"
+    r"(unsloth_compiled_cache\.)?Unsloth[A-Za-z]+Trainer Unsloth[A-Za-z0-9]+Config",
+    re.ASCII,
+)
+"""A module and a name: what torch writes for tensors, and trainers for their arguments and the states of optimizers,
+schedulers and random generators (run: torch 2.15, transformers 5.24, accelerate 1.15, trl 1.16)."""
 
-
-class Storage(NamedTuple):
-    """The elements in the entry ``data/KEY``."""
-
-    dtype: str
-    key: str
-
-
-class Pairs(list[Any]):
-    """A dictionary as its pairs: keys are never hashed, for a pickle may nest them at will."""
-
+LOOKUPS = frozenset(("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))
 
 PUSHED: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), lambda arg: arg),
     **{"NONE": lambda _: None, "NEWTRUE": lambda _: True, "NEWFALSE": lambda _: False, "EMPTY_TUPLE": lambda _: ()},
-    **{"EMPTY_DICT": lambda _: Pairs(), "GLOBAL": Name},
+    **{"EMPTY_DICT": lambda _: [], "GLOBAL": str},
 }
-"""What an opcode pushes, by its argument."""
+"""What an opcode pushes, by its argument. A dictionary is a list of its pairs: a pickle may nest keys at will."""
 
 TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "REDUCE": 2, "BUILD": 1, "BINPERSID": 1}
 """How many values an opcode takes from the stack; TUPLE and SETITEMS take those behind the last mark."""
@@ -85,8 +90,6 @@ def _one_error(path: str) -> Iterator[None]:
 def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
     """The tensors of pickled weights by name, in the order of their bytes.
 
-    Away from this disk they are where ``ALIGNMENT`` puts them: each local header would cost a request.
-
     Raises:
         UnsafePickle: it looks up what neither weights nor a trainer's files need.
         FormatError: it is not a plain ``torch.save`` of a dictionary of contiguous tensors, or a placeholder.
@@ -95,21 +98,15 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
     with _one_error(file.path):
         stream = RangeStream(files, file)
         check_stand_in(stream.head, file)
-        if not stream.head.startswith(ZIP):
-            unfollowed(stream.read(MOST_AT_ONCE), count())
+        entries, data = _pickle(stream, count())
+        if not entries:
             raise FormatError("is not a zip as torch writes it since 1.6", hint=AS_SAFETENSORS)
-        entries = _entries(stream)
-        data = _bytes_of(stream, entries["data.pkl"])
-        if why := unfollowed(data, count()):
-            raise FormatError(why)
         if "byteorder" in entries and entries["byteorder"].file_size != len("little"):
             raise FormatError("was written by a big-endian machine", hint=AS_SAFETENSORS)
         tensors: dict[str, TensorInfo] = {}
         for name, tensor in _read_pickle(data):
             if type(name) is not str or not isinstance(tensor, TensorInfo) or len(name) > LONGEST_NAME:
                 raise FormatError("has something else than tensors by their names")
-            if name in tensors or len(tensors) == MOST_TENSORS:
-                raise FormatError(f"has {name[:100]!a} twice, or over {MOST_TENSORS} tensors")
             entry = entries[f"data/{tensor.file}"]
             at = _start(stream, entry)
             if tensor.stop > min(entry.file_size, stream.size - at):
@@ -124,17 +121,53 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
     ``steps`` counts the opcodes of all such files together. Raises as ``read_tensors``.
     """
     with _one_error(file.path):
-        stream, why = RangeStream(files, file), ""
+        stream = RangeStream(files, file)
         if stream.head.startswith(PACKED) or stream.head[257:262] == b"ustar":
             return False
-        if stream.head.startswith(ZIP):
-            why = unfollowed(_bytes_of(stream, _entries(stream)["data.pkl"]), steps)
-        elif stream.head[:1] in BEGINNINGS:
-            why = unfollowed(stream.read(MOST_AT_ONCE), steps)
-            why = why or (f"has over {MOST_AT_ONCE} bytes" if stream.size > MOST_AT_ONCE else "")
-        if why:
-            raise FormatError(why)
+        if stream.head.startswith(ZIP) or stream.head[:1] in BEGINNINGS:
+            _pickle(stream, steps)
         return True
+
+
+def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInfo], bytes]:
+    """The entries of a zip, none of another file, and its pickle, whose names are all ``HARMLESS``.
+
+    Not by ``ZipFile.open``, for torch may write no checksums. Raises as ``check_pickle``.
+    """
+    entries, size = {}, MOST_AT_ONCE
+    if stream.head.startswith(ZIP):
+        entries = _entries(stream)
+        size = entries["data.pkl"].file_size
+        stream.seek(_start(stream, entries["data.pkl"]))
+    pickles = io.BytesIO(data := stream.read(size))
+    while (begin := pickles.tell()) < len(data):
+        memo: dict[Any, str] = {}
+        texts: list[str] = []  # the last two that were pushed, with nothing since
+        try:
+            for op, arg, at in pickletools.genops(pickles):
+                if next(steps) >= MOST_OPCODES:
+                    raise FormatError(f"there are over {MOST_OPCODES} opcodes, more than any weights need")
+                if op.name in LOOKUPS:
+                    # A name from the stack must have been pushed there, or put into the memo, as text right before.
+                    name = " ".join(texts) if op.name == "STACK_GLOBAL" else str(arg)
+                    if not HARMLESS.fullmatch(name):
+                        dotted = name.replace(" ", ".")
+                        why = f"{dotted[:200]!a}, which neither weights nor trainers need"
+                        raise UnsafePickle(why, opcode=op.name, position=at or 0, global_name=dotted)
+                if "UNICODE" in op.name:
+                    texts = [*texts[-1:], str(arg)]
+                elif op.name.endswith("GET"):
+                    texts = [*texts[-1:], memo.get(arg, "")]
+                elif op.name.endswith("PUT") or op.name == "MEMOIZE":
+                    memo[len(memo) if arg is None else arg] = texts[-1] if texts else ""
+                elif op.name not in {"FRAME", "PROTO"}:
+                    texts = []
+        except ValueError as error:
+            why = f"cannot be followed as a pickle from byte {begin}: {str(error)[:200]!a}"
+            raise FormatError(why, hint=AS_SAFETENSORS) from error
+    if not entries and stream.size > size:
+        raise FormatError(f"has over {size} bytes", hint=AS_SAFETENSORS)
+    return entries, data
 
 
 def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
@@ -144,31 +177,26 @@ def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
     with ZipFile(stream) as archive:
         listed = archive.infolist()
     entries = {info.filename.partition("/")[2]: info for info in listed}
-    if strange := [name for name in entries if not ENTRY.fullmatch(name)]:
-        what = "is a TorchScript program" if "constants.pkl" in entries else f"holds {strange[0][:100]!a}"
-        raise FormatError(f"{what}, which torch.save does not write")
     folders = {info.filename.partition("/")[0] for info in listed}
     stored = all(not info.compress_type and info.file_size == info.compress_size for info in listed)
-    if len(entries) != len(listed) or len(folders) != 1 or min(info.header_offset for info in listed) or not stored:
+    named = len(entries) == len(listed) and len(folders) == 1 and all(map(ENTRY.fullmatch, entries))
+    if not stored or not named or min(info.header_offset for info in listed):
         raise FormatError("is not a zip as torch writes it: one folder of stored entries, each named once")
     return entries
 
 
 def _start(stream: RangeStream, entry: ZipInfo) -> int:
-    """Where the bytes of an entry begin: behind its local header (PKWARE's APPNOTE, 4.3.7)."""
+    """Where the bytes of an entry begin: behind its local header (PKWARE's APPNOTE, 4.3.7).
+
+    Away from this disk, where to read it costs a request, at the multiple of 64 to which torch aligns a storage.
+    """
     if not stream.near and entry.header_offset >= HEAD:
-        return -(-(entry.header_offset + 34 + len(entry.filename.encode())) // ALIGNMENT) * ALIGNMENT
+        return -(-(entry.header_offset + 34 + len(entry.filename.encode())) // 64) * 64
     stream.seek(entry.header_offset + 26)
     return int(entry.header_offset + 30 + sum(struct.unpack("<2H", stream.read(4))))
 
 
-def _bytes_of(stream: RangeStream, entry: ZipInfo) -> bytes:
-    """The bytes of an entry; not by ``ZipFile.open``, for torch may write no checksums."""
-    stream.seek(_start(stream, entry))
-    return stream.read(entry.file_size)
-
-
-def _read_pickle(data: bytes) -> Pairs:
+def _read_pickle(data: bytes) -> list[tuple[Any, Any]]:
     """The dictionary that a pickle of weights describes: of plain values, dictionaries, tuples and tensors.
 
     A tensor's ``file`` is the key of its storage, from which its bytes count. Linear in ``data``, whatever it says.
@@ -197,7 +225,7 @@ def _read_pickle(data: bytes) -> Pairs:
             stack.append(_made(*taken))
         elif name not in {"PROTO", "STOP", "BUILD"}:  # BUILD: the attributes of a dictionary, versions of modules
             raise FormatError(f"byte {at}: {name} is not an opcode that weights need")
-    if len(stack) != 1 or not isinstance(stack[0], Pairs) or at != len(data) - 1:
+    if len(stack) != 1 or not isinstance(stack[0], list) or at != len(data) - 1:
         raise FormatError("is not a dictionary of tensors")
     return stack[0]
 
@@ -205,23 +233,17 @@ def _read_pickle(data: bytes) -> Pairs:
 def _made(function: Any, args: Any = None) -> Any:
     """What a persistent id stands for, or what a call gives: the arguments are those of ``torch/_utils.py``."""
     match function, args:
-        case ("storage", Name() as cls, str() as key, _, int()), None:
-            return Storage(STORAGES[cls], key)
-        case Name("collections OrderedDict"), ():
-            return Pairs()
-        case Name("torch._tensor _rebuild_from_type_v2"), (function, _, args, _):
-            return _made(function, args)
-        case Name("torch._utils _rebuild_parameter" | "torch._utils _rebuild_parameter_with_state"), (tensor, *_):
-            return tensor
-        case Name("torch._utils _rebuild_tensor_v2" | "torch._utils _rebuild_tensor_v3"), (Storage() as storage, *rest):
-            offset, shape, strides, _, _, *dtype = rest
+        case ("storage", str() as cls, str() as key, _, int()), None if cls in STORAGES:
+            return STORAGES[cls], key
+        case "collections OrderedDict", ():
+            return []
+        case "torch._utils _rebuild_tensor_v2", ((str() as dtype, str() as key), offset, shape, strides, *_):
             if len(shape) > 64 or any(type(n) is not int or not 0 <= n < 1 << 63 for n in (offset, *shape, *strides)):
                 raise FormatError("has a tensor whose shape is not of counts")
             wanted = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
             if 0 not in shape and any(n > 1 and a != b for n, a, b in zip(shape, strides, wanted, strict=True)):
                 raise FormatError("has a tensor that is not contiguous", hint=AS_SAFETENSORS)
-            kind = DTYPES[dtype[0]] if function.endswith("v3") and type(dtype[0]) is Name else storage.dtype
-            size = DTYPE_BITS[kind] // 8
-            return TensorInfo("", kind, shape, offset * size, (offset + math.prod(shape)) * size, storage.key)
+            size = DTYPE_BITS[dtype] // 8
+            return TensorInfo("", dtype, shape, offset * size, (offset + math.prod(shape)) * size, key)
         case _:
-            raise FormatError("makes what weights never need")
+            raise FormatError("makes what weights never need", hint=AS_SAFETENSORS)

@@ -18,7 +18,6 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.byte_ranges import read_range
 from lora_cli.adapter.safetensors import DTYPE_BITS, TORCH_NAMES, TensorInfo
 from lora_cli.errors import Corrupt, FormatError
-from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.sources.files import Files
 
 Bits = NDArray[np.unsignedinteger[Any]]
@@ -31,17 +30,14 @@ _DECODED = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F
 NUMPY: Mapping[str, str] = {dtype: TORCH_NAMES[dtype] for dtype in _DECODED}
 """The dtypes whose elements can be decoded."""
 
-SCANNED: Mapping[str, str] = {**NUMPY, "F8_E8M0": TORCH_NAMES["F8_E8M0"], "C64": "<f4", "C128": "<f8"}
+SCANNED: Mapping[str, str] = {**NUMPY, "F8_E8M0": TORCH_NAMES["F8_E8M0"], "C64": "<f4"}
 """The dtypes that can hold NaN; a complex number is two floats."""
 
 MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes whose elements are the values themselves; narrower ones need their scales."""
 
-FOUR_BITS = 0x77
-"""The bits of two 4-bit floats (F4) without their signs."""
-
 PIECE = 1 << 18
-"""Bytes that are yielded at once."""
+"""Bytes that are scanned at once."""
 
 
 class Magnitude(NamedTuple):
@@ -71,27 +67,15 @@ def load(files: Files, tensor: TensorInfo) -> Bits:
         Corrupt: the file ends before the header says.
         LoraCliError: what the source raises.
     """
-    file, bits = file_of(files, tensor), DTYPE_BITS.get(tensor.dtype, 0)
+    bits = DTYPE_BITS.get(tensor.dtype, 0)
     if bits not in {8, 16, 32, 64}:
-        raise FormatError(
-            f"{tensor.name} is stored as {tensor.dtype}, which cannot be read as numbers", where=file.path
-        )
-    data = read_range(files, file, tensor.start, tensor.stop)
-    if len(data) < tensor.nbytes:
-        raise _truncated(tensor, tensor.nbytes - len(data), file.path)
-    return np.frombuffer(data, dtype=f"<u{bits // 8}").reshape(tensor.shape)
-
-
-def file_of(files: Files, tensor: TensorInfo) -> RemoteFile:
-    """The file that ``tensor`` is in.
-
-    Raises:
-        Corrupt: this file is not there any more.
-    """
+        why = f"{tensor.name} is stored as {tensor.dtype}, which cannot be read as numbers"
+        raise FormatError(why, where=tensor.file)
     file = files.file(tensor.file)
-    if file is None:
-        raise Corrupt(f"{tensor.file} was removed while it was read", hint="try again")
-    return file
+    data = read_range(files, file, tensor.start, tensor.stop) if file is not None else b""
+    if len(data) < tensor.nbytes:
+        raise _truncated(tensor, tensor.nbytes - len(data))
+    return np.frombuffer(data, dtype=f"<u{bits // 8}").reshape(tensor.shape)
 
 
 def decode(bits: Bits, dtype: str) -> Floats:
@@ -132,101 +116,58 @@ def scan_values(files: Files, adapter: Adapter) -> dict[str, TensorStats]:
         Corrupt: the bytes end before the header says.
         LoraCliError: what the source raises.
     """
-    stats: dict[str, TensorStats] = {}
-    for path in adapter.weight_files:
-        file = files.file(path)
-        tensors = [tensor for tensor in adapter.tensors.values() if tensor.file == path]
-        if file is None:
-            continue
-        for tensor in tensors:
-            stats[tensor.name] = stats_of(tensor.dtype, b"")
-        for tensor, piece in read_pieces(files, file, tensors):
-            stats[tensor.name] = _merge_stats(stats[tensor.name], stats_of(tensor.dtype, piece))
+    stats = {name: stats_of(tensor.dtype, b"") for name, tensor in adapter.tensors.items()}
+    for tensor, piece in _pieces(files, adapter.tensors.values()):
+        one, other, magnitude = stats[tensor.name], stats_of(tensor.dtype, piece), None
+        if one.magnitude is not None and other.magnitude is not None:
+            largest = max(one.magnitude.largest, other.magnitude.largest)
+            magnitude = Magnitude(largest, math.hypot(one.magnitude.norm, other.magnitude.norm))
+        stats[tensor.name] = TensorStats(one.nonfinite or other.nonfinite, one.zero and other.zero, magnitude)
     return stats
 
 
-def _merge_stats(one: TensorStats, other: TensorStats) -> TensorStats:
-    """The statistics of two pieces of one tensor."""
-    magnitude = None
-    if one.magnitude is not None and other.magnitude is not None:
-        largest = max(one.magnitude.largest, other.magnitude.largest)
-        magnitude = Magnitude(largest, math.hypot(one.magnitude.norm, other.magnitude.norm))
-    return TensorStats(one.nonfinite or other.nonfinite, one.zero and other.zero, magnitude)
-
-
+@np.errstate(all="ignore")
 def stats_of(dtype: str, piece: bytes | memoryview) -> TensorStats:
     """The statistics of contiguous whole elements of ``dtype``."""
     if dtype not in SCANNED or not piece:
-        data = np.frombuffer(piece, "u1")
-        zero = not (data & FOUR_BITS if dtype == "F4" else data).any()
+        zero = not np.frombuffer(piece, "u1").any()
         return TensorStats(nonfinite=False, zero=zero, magnitude=Magnitude(0.0, 0.0) if dtype in MEASURED else None)
-    magnitude = measure(dtype, piece)
-    finite = math.isfinite(magnitude.largest)
-    known = magnitude if finite and dtype in MEASURED else None
-    return TensorStats(nonfinite=not finite, zero=magnitude.largest == 0, magnitude=known)
-
-
-@np.errstate(all="ignore")
-def measure(dtype: str, piece: bytes | memoryview) -> Magnitude:
-    """The magnitude of one or more whole elements of a dtype of ``SCANNED``; not finite if one of them is not."""
-    size = np.dtype(SCANNED[dtype]).itemsize
-    values = _floats(np.frombuffer(piece, f"<u{size}"), SCANNED[dtype])
+    values = _floats(np.frombuffer(piece, f"<u{np.dtype(SCANNED[dtype]).itemsize}"), SCANNED[dtype])
     largest = float(max(-np.min(values), np.max(values)))
+    if not math.isfinite(largest) or dtype not in MEASURED:
+        return TensorStats(nonfinite=not math.isfinite(largest), zero=largest == 0)
     unit = largest if largest and not 1e-10 < largest < 1e10 else 1.0  # the squares stay within float32
     scaled = values if unit == 1 else values / values.dtype.type(unit)
-    return Magnitude(largest, unit * math.sqrt(scaled @ scaled))
+    return TensorStats(
+        nonfinite=False, zero=largest == 0, magnitude=Magnitude(largest, unit * math.sqrt(scaled @ scaled))
+    )
 
 
-def read_pieces(files: Files, file: RemoteFile, tensors: list[TensorInfo]) -> Iterator[tuple[TensorInfo, memoryview]]:
-    """The bytes of ``tensors`` (sorted by their first bytes), in pieces of at most ``PIECE`` bytes and whole elements.
+def _pieces(files: Files, tensors: Iterable[TensorInfo]) -> Iterator[tuple[TensorInfo, memoryview]]:
+    """The bytes of ``tensors`` in their order, in pieces of at most ``PIECE`` bytes and whole elements, none empty.
 
-    None of them is empty.
-
-    Raises:
-        Corrupt: the bytes end before the header says.
-        LoraCliError: what the source raises.
+    Those that adjoin are read together.
     """
-    for run in _runs(tensors):
-        start, stop = run[0].start, run[-1].stop
-        chunks = files.read(file, start, stop) if stop > start else iter(())
-        yield from split_pieces(run, chunks, file.path)
-
-
-def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
-    """Groups of adjacent tensors, which are read together."""
-    run: list[TensorInfo] = []
+    buffer, end = bytearray(), ("", 0)
+    chunks: Iterator[bytes] = iter(())
     for tensor in tensors:
-        if run and tensor.start != run[-1].stop:
-            yield run
-            run = []
-        run.append(tensor)
-    if run:
-        yield run
-
-
-def split_pieces(
-    tensors: Iterable[TensorInfo], chunks: Iterator[bytes], where: str
-) -> Iterator[tuple[TensorInfo, memoryview]]:
-    """Split a stream of bytes at the borders of tensors, and into pieces of at most ``PIECE`` bytes, none empty.
-
-    ``tensors`` are in the order of their bytes and without gaps; the stream starts with the first.
-    """
-    buffer = bytearray()
-    for tensor in tensors:
+        if not tensor.nbytes:
+            continue
+        if end != (tensor.file, tensor.start):
+            file = files.file(tensor.file)
+            buffer, chunks = bytearray(), files.read(file, tensor.start) if file is not None else iter(())
+        end = tensor.file, tensor.stop
         for left in range(tensor.nbytes, 0, -PIECE):
             wanted = min(left, PIECE)
             while len(buffer) < wanted:
                 chunk = next(chunks, b"")
                 if not chunk:
-                    raise _truncated(tensor, left - len(buffer), where)
+                    raise _truncated(tensor, left - len(buffer))
                 buffer += chunk
             yield tensor, memoryview(bytes(buffer[:wanted]))
             del buffer[:wanted]
 
 
-def _truncated(tensor: TensorInfo, missing: int, where: str) -> Corrupt:
-    """The error for data that ends too early."""
-    return Corrupt(
-        f"{where}: the data ends {missing} bytes before the end of {tensor.name}",
-        hint="fetch it again; the file is shorter than its header requires",
-    )
+def _truncated(tensor: TensorInfo, missing: int) -> Corrupt:
+    why = f"{tensor.file}: the data ends {missing} bytes before the end of {tensor.name}"
+    return Corrupt(why, hint="fetch it again; the file is shorter than its header requires")

@@ -6,10 +6,6 @@ from typing import Literal
 
 from lora_cli.json_schema import EXCLUDED
 
-HALF = ("bfloat16", "float16")
-HALF_BYTES = 2
-"""Bytes of an element of these dtypes, which engines serve in."""
-
 UNKNOWN_FAMILY = "unknown"
 """The ``model_type`` of a base that has no config, or whose config says none."""
 
@@ -63,11 +59,6 @@ class BaseModel:
     heads: int | None = field(default=None, metadata=EXCLUDED)
     repository: str = field(default="", metadata=EXCLUDED)
     architecture: str = field(default="", metadata=EXCLUDED)
-
-    @property
-    def served_dtype(self) -> str:
-        """The dtype in which engines serve it by default: its own half precision, else bfloat16 (float32 is halved)."""
-        return self.dtype if self.dtype in HALF else HALF[0]
 
     @property
     def tied_weights(self) -> dict[str, str]:

@@ -74,13 +74,19 @@ def base_from_tensors(
     tied = "lm_head" not in modules and embedding is not None
     if tied and embedding is not None:
         modules["lm_head"] = BaseModule(embedding.d_out, embedding.d_in)
+    # Layers of the language model are the longest list of modules that is of no other modality.
+    lists = [one for path in modules if (one := LAYER.match(path)) and not BESIDES_TEXT.search(path)]
+    ((longest, _),) = Counter(one[1] for one in lists).most_common(1) or [("", 0)]
+    layers = 1 + max((int(one[2]) for one in lists if one[1] == longest), default=-1)
+    if layers > MAX_LAYERS:
+        raise FormatError(f"it would have {layers} layers, over the limit", where=where)
     model_type = (config or {}).get("model_type")
     widths = Counter(one.d_in for one in modules.values() if one.kind != "embedding")
     return BaseModel(
         name=name,
         model_type=model_type if isinstance(model_type, str) else UNKNOWN_FAMILY,
         modules=modules,
-        num_layers=_layers(modules, where),
+        num_layers=layers,
         hidden_size=embedding.d_out if embedding is not None else max(widths, key=lambda one: widths[one], default=0),
         vocab_size=embedding.d_in if embedding is not None else None,
         tied_embeddings=tied,
@@ -113,18 +119,6 @@ def _sorted_out(shapes: Shapes) -> tuple[dict[str, BaseModule], dict[str, tuple[
         elif len(shape) >= 2 and leaf != "bias" and "scale" not in leaf:  # GPT-2's attention mask, the scales of fp8
             parameters[tensor] = shape
     return modules, parameters
-
-
-def _layers(modules: Mapping[str, BaseModule], where: str) -> int:
-    """Layers of the language model: of the list with the most modules that is not of another modality."""
-    found = [match for path in modules if (match := LAYER.match(path)) and not BESIDES_TEXT.search(path)]
-    if not found:
-        return 0
-    chosen, _ = Counter(match[1] for match in found).most_common(1)[0]
-    count = 1 + max(int(match[2]) for match in found if match[1] == chosen)
-    if count > MAX_LAYERS:
-        raise FormatError(f"{chosen} would have {count} layers, over the limit", where=where)
-    return count
 
 
 def names_in_memory(names: Iterable[str]) -> dict[str, str]:

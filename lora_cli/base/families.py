@@ -4,9 +4,10 @@ Adding a family: a line here, a function in ``shapes`` if its shape is new, and 
 transformers model itself then checks.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from lora_cli import parse
@@ -45,19 +46,20 @@ class Family:
     tied_in: tuple[str, ...] = ("",)
 
 
-def sizes(
-    vocab: int,
-    hidden: int,
-    intermediate: int | None,
-    layers: int,
-    heads: int | None = None,
-    kv_heads: int | None = None,
-    head_dim: int | None = None,
-    **more: int | None,
-) -> Defaults:
-    """The fields of a decoder of LLaMA's shape, and others."""
-    text = {"vocab_size": vocab, "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers}
-    return fields(**text, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, **more)
+SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+)
+
+
+def family(
+    build: Callable[[Model, Config], None],
+    sizes: Sequence[int | None],
+    more: Defaults | None = None,
+    tied: bool = False,
+) -> Family:
+    """A family by its default sizes, in the order of ``SIZES``, and its other fields."""
+    return Family(build, dict(zip_longest(SIZES, sizes)) | (more or {}), tied)
 
 
 def fields(**defaults: int | None) -> Defaults:
@@ -65,146 +67,113 @@ def fields(**defaults: int | None) -> Defaults:
     return defaults
 
 
-LLAMA = sizes(32000, 4096, 11008, 32, 32, attention_bias=False, mlp_bias=False)
-GEMMA3 = sizes(262208, 2304, 9216, 26, 8, 4, 256, attention_bias=False)
-LLAMA4 = sizes(202048, 5120, 8192, 48, 40, 8, 128, attention_bias=False, intermediate_size_mlp=16384, num_experts=16)
-LLAMA4 |= fields(interleave_moe_layer_step=1, moe_layers=None)
-BERT = sizes(30522, 768, 3072, 12, max_position_embeddings=512, type_vocab_size=2, add_cross_attention=False)
-QWEN_VL = sizes(152064, 8192, 29568, 80, 64, 8, qkv_bias=True)
-MLA = fields(kv_lora_rank=512, q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
-SPARSE = fields(decoder_sparse_step=1, mlp_only_layers=None)
-SIGLIP = fields(image_size=224, patch_size=16, num_channels=3, vision_use_head=True)
+LLAMA = family(shapes.llama, (32000, 4096, 11008, 32, 32), fields(attention_bias=False, mlp_bias=False))
+GEMMA3 = family(shapes.llama, (262208, 2304, 9216, 26, 8, 4, 256), fields(attention_bias=False), tied=True)
+LLAMA4 = family(shapes.llama4, (202048, 5120, 8192, 48, 40, 8, 128), fields(attention_bias=False, num_experts=16))
+LLAMA4.defaults.update(fields(intermediate_size_mlp=16384, interleave_moe_layer_step=1, moe_layers=None))
 LLAMA4_EYE = fields(image_size=448, patch_size=14, num_channels=3, vision_output_dim=7680)
+MLA = fields(kv_lora_rank=512, q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+MLA |= fields(attention_bias=False)
+SPARSE = fields(decoder_sparse_step=1, mlp_only_layers=None)
+BERT = family(
+    partial(shapes.bert, root="bert.", head="cls.predictions.", dense="transform.dense"),
+    (30522, 768, 3072, 12),
+    fields(max_position_embeddings=512, type_vocab_size=2),
+    tied=True,
+)
 QWEN_EYE = fields(depth=32, hidden_size=3584, in_channels=3, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
-
-qwen_vl = partial(
-    Family,
-    partial(shapes.llama, root="model.language_model."),
-    QWEN_VL,
+QWEN_VL = replace(
+    family(
+        partial(shapes.llama, root="model.language_model."), (152064, 8192, 29568, 80, 64, 8), fields(qkv_bias=True)
+    ),
     vision=shapes.qwen_vision,
     tied_in=("", "text_config"),
 )
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(shapes.llama, LLAMA),  # and what is published under its name: SmolLM2, Yi, TinyLlama
-    "granite": Family(shapes.llama, LLAMA),  # its multipliers are outside the modules
-    "mistral": Family(shapes.llama, sizes(32000, 4096, 14336, 32, 32, 8)),
-    "cohere": Family(shapes.llama, sizes(256000, 8192, 22528, 40, 64, attention_bias=False), tied=True),
-    "gemma": Family(shapes.llama, sizes(256000, 3072, 24576, 28, 16, 16, 256, attention_bias=False), tied=True),
-    "gemma2": Family(shapes.llama, sizes(256000, 2304, 9216, 26, 8, 4, 256, attention_bias=False), tied=True),
-    "gemma3_text": Family(shapes.llama, GEMMA3, tied=True),
-    "olmo2": Family(shapes.llama, sizes(50304, 4096, 11008, 32, 32, attention_bias=False)),
-    "phi": Family(partial(shapes.phi, head_bias=True), sizes(51200, 2048, 8192, 24, 32, attention_bias=True)),
-    "phi3": Family(shapes.phi3, sizes(32064, 3072, 8192, 32, 32)),
-    "qwen2": Family(shapes.llama, sizes(151936, 4096, 22016, 32, 32, 32, qkv_bias=True)),
-    "qwen3": Family(shapes.llama, sizes(151936, 4096, 22016, 32, 32, 32, 128, attention_bias=False)),
-    "stablelm": Family(shapes.llama, sizes(50304, 2560, 6912, 32, 32, 32, qkv_bias=False)),
-    "starcoder2": Family(shapes.starcoder2, sizes(49152, 3072, 12288, 30, 24, 2, use_bias=True), tied=True),
-    "deepseek_v2": Family(
+    "llama": LLAMA,  # and what is published under its name: SmolLM2, Yi, TinyLlama
+    "granite": LLAMA,  # its multipliers are outside the modules
+    "mistral": family(shapes.llama, (32000, 4096, 14336, 32, 32, 8)),
+    "cohere": family(shapes.llama, (256000, 8192, 22528, 40, 64), fields(attention_bias=False), tied=True),
+    "gemma": family(shapes.llama, (256000, 3072, 24576, 28, 16, 16, 256), fields(attention_bias=False), tied=True),
+    "gemma2": family(shapes.llama, (256000, 2304, 9216, 26, 8, 4, 256), fields(attention_bias=False), tied=True),
+    "gemma3_text": GEMMA3,
+    "olmo2": family(shapes.llama, (50304, 4096, 11008, 32, 32), fields(attention_bias=False)),
+    "phi": family(partial(shapes.phi, head_bias=True), (51200, 2048, 8192, 24, 32), fields(attention_bias=True)),
+    "phi3": family(shapes.phi3, (32064, 3072, 8192, 32, 32)),
+    "qwen2": family(shapes.llama, (151936, 4096, 22016, 32, 32, 32), fields(qkv_bias=True)),
+    "qwen3": family(shapes.llama, (151936, 4096, 22016, 32, 32, 32, 128), fields(attention_bias=False)),
+    "stablelm": family(shapes.llama, (50304, 2560, 6912, 32, 32, 32), fields(qkv_bias=False)),
+    "starcoder2": family(shapes.starcoder2, (49152, 3072, 12288, 30, 24, 2), fields(use_bias=True), tied=True),
+    "deepseek_v2": family(
         shapes.deepseek,
-        sizes(102400, 4096, 11008, 32, 32, attention_bias=False, mlp_bias=False, first_k_dense_replace=0)
-        | fields(num_experts=64, n_shared_experts=2, moe_intermediate_size=1407, **MLA),
+        (102400, 4096, 11008, 32, 32),
+        MLA
+        | fields(mlp_bias=False, first_k_dense_replace=0, n_shared_experts=2)
+        | fields(num_experts=64, moe_intermediate_size=1407),
     ),
-    "deepseek_v3": Family(  # also R1 and Kimi K2
+    "deepseek_v3": family(  # also R1 and Kimi K2
         shapes.deepseek,
-        sizes(129280, 7168, 18432, 61, 128, attention_bias=False, first_k_dense_replace=3)
-        | fields(num_experts=256, n_shared_experts=1, moe_intermediate_size=2048, **MLA),
+        (129280, 7168, 18432, 61, 128),
+        MLA | fields(first_k_dense_replace=3, n_shared_experts=1, num_experts=256, moe_intermediate_size=2048),
     ),
-    "gpt_oss": Family(shapes.gpt_oss, sizes(201088, 2880, 2880, 36, 64, 8, 64, attention_bias=True, num_experts=128)),
-    "llama4_text": Family(shapes.llama4, LLAMA4),
-    "mixtral": Family(shapes.mixtral, sizes(32000, 4096, 14336, 32, 32, 8, num_experts=8)),
-    "qwen2_moe": Family(
+    "gpt_oss": family(
+        shapes.gpt_oss, (201088, 2880, 2880, 36, 64, 8, 64), fields(attention_bias=True, num_experts=128)
+    ),
+    "llama4_text": LLAMA4,
+    "mixtral": family(shapes.mixtral, (32000, 4096, 14336, 32, 32, 8), fields(num_experts=8)),
+    "qwen2_moe": family(
         shapes.qwen_moe,
-        sizes(151936, 2048, 5632, 24, 16, 16, qkv_bias=True, num_experts=60, moe_intermediate_size=1408)
-        | fields(shared_expert_intermediate_size=5632, **SPARSE),
+        (151936, 2048, 5632, 24, 16, 16),
+        SPARSE
+        | fields(qkv_bias=True, num_experts=60, moe_intermediate_size=1408, shared_expert_intermediate_size=5632),
     ),
-    "qwen3_moe": Family(
+    "qwen3_moe": family(
         shapes.qwen_moe,
-        sizes(
-            151936, 2048, 6144, 24, 32, 4, attention_bias=False, num_experts=128, moe_intermediate_size=768, **SPARSE
-        ),
+        (151936, 2048, 6144, 24, 32, 4),
+        SPARSE | fields(attention_bias=False, num_experts=128, moe_intermediate_size=768),
     ),
-    "gpt2": Family(
-        shapes.gpt2,
-        sizes(50257, 768, None, 12, n_inner=None, max_position_embeddings=1024, add_cross_attention=False),
-        tied=True,
-    ),
-    "gptj": Family(shapes.gptj, sizes(50400, 4096, None, 28, n_inner=None)),
-    "gpt_neox": Family(shapes.gpt_neox, sizes(50432, 6144, 24576, 44, attention_bias=True)),
-    "bloom": Family(shapes.bloom, sizes(250880, 64, None, 2, bias=True), tied=True),
-    "falcon": Family(
+    "gpt2": family(shapes.gpt2, (50257, 768, None, 12), fields(n_inner=None, max_position_embeddings=1024), tied=True),
+    "gptj": family(shapes.gptj, (50400, 4096, None, 28), fields(n_inner=None)),
+    "gpt_neox": family(shapes.gpt_neox, (50432, 6144, 24576, 44), fields(attention_bias=True)),
+    "bloom": family(shapes.bloom, (250880, 64, None, 2), fields(bias=True), tied=True),
+    "falcon": family(
         shapes.bloom,
-        sizes(65024, 4544, None, 32, 71, bias=False, new_decoder_architecture=False, multi_query=True)
-        | fields(num_kv_heads=None, ffn_hidden_size=None),
+        (65024, 4544, None, 32, 71),
+        fields(bias=False, new_decoder_architecture=False, multi_query=True, num_kv_heads=None, ffn_hidden_size=None),
         tied=True,
     ),
-    "opt": Family(
+    "opt": family(
         shapes.opt,
-        sizes(50272, 768, None, 12, max_position_embeddings=2048)
-        | fields(ffn_dim=3072, word_embed_proj_dim=None, enable_bias=True),
+        (50272, 768, None, 12),
+        fields(max_position_embeddings=2048, ffn_dim=3072, word_embed_proj_dim=None, enable_bias=True),
         tied=True,
     ),
-    "bert": Family(
-        partial(shapes.bert, root="bert.", head="cls.predictions.", dense="transform.dense"), BERT, tied=True
+    "bert": BERT,
+    "roberta": replace(
+        BERT,
+        build=partial(shapes.bert, root="roberta.", head="lm_head.", dense="dense"),
+        defaults=BERT.defaults | fields(vocab_size=50265),
     ),
-    "roberta": Family(
-        partial(shapes.bert, root="roberta.", head="lm_head.", dense="dense"),
-        BERT | fields(vocab_size=50265),
-        tied=True,
-    ),
-    "gemma3": Family(
-        partial(shapes.llama, root="model.language_model."),
+    "gemma3": replace(
         GEMMA3,
-        tied=True,
+        build=partial(shapes.llama, root="model.language_model."),
         vision=shapes.siglip,
-        vision_defaults=fields(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, **SIGLIP),
+        vision_defaults=fields(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_channels=3)
+        | fields(image_size=224, patch_size=16, vision_use_head=True),
     ),
-    "llama4": Family(
-        partial(shapes.llama4, root="language_model.model.", head="language_model.lm_head"),
+    "llama4": replace(
         LLAMA4,
+        build=partial(shapes.llama4, root="language_model.model.", head="language_model.lm_head"),
         vision=shapes.llama4_vision,
         vision_defaults=fields(hidden_size=768, intermediate_size=5632, num_hidden_layers=34, **LLAMA4_EYE)
         | fields(projector_input_dim=4096, projector_output_dim=4096),
         tied_in=("text_config",),
     ),
-    "qwen2_vl": qwen_vl(vision_defaults=fields(embed_dim=1280, mlp_ratio=4, **QWEN_EYE)),
-    "qwen2_5_vl": qwen_vl(vision_defaults=fields(out_hidden_size=3584, intermediate_size=3420, **QWEN_EYE)),
+    "qwen2_vl": replace(QWEN_VL, vision_defaults=fields(embed_dim=1280, mlp_ratio=4, **QWEN_EYE)),
+    "qwen2_5_vl": replace(QWEN_VL, vision_defaults=fields(out_hidden_size=3584, intermediate_size=3420, **QWEN_EYE)),
 }
 """Every known ``model_type``."""
-
-NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
-FOUR_NORMS = (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
-QUERY_NORMS = ("q_norm", "k_norm")
-QWEN_VL_NORMS = (*NORMS, "norm1", "norm2", "ln_q")
-GEMMA3_NORMS = ("mm_soft_emb_norm", "layer_norm1", "layer_norm2", "layernorm", "post_layernorm")
-OTHER_NORMS: Mapping[str, tuple[str, ...]] = {
-    "bert": ("LayerNorm",),
-    "bloom": ("word_embeddings_layernorm", "input_layernorm", "post_attention_layernorm", "ln_f"),
-    "cohere": ("input_layernorm", "norm"),
-    "deepseek_v2": (*NORMS, "q_a_layernorm", "kv_a_layernorm"),
-    "deepseek_v3": (*NORMS, "q_a_layernorm", "kv_a_layernorm"),
-    "falcon": ("ln_attn", "ln_mlp", "input_layernorm", "ln_f"),
-    "gemma2": FOUR_NORMS,
-    "gemma3": (*FOUR_NORMS, *QUERY_NORMS, *GEMMA3_NORMS),
-    "gemma3_text": (*FOUR_NORMS, *QUERY_NORMS),
-    "gpt2": ("ln_1", "ln_2", "ln_cross_attn", "ln_f"),
-    "gpt_neox": ("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
-    "gptj": ("ln_1", "ln_f"),
-    "llama4": (*NORMS, "layernorm_pre", "layernorm_post"),
-    "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm", "norm", *QUERY_NORMS),
-    "opt": ("self_attn_layer_norm", "final_layer_norm"),
-    "phi": ("input_layernorm", "final_layernorm"),
-    "qwen2_5_vl": QWEN_VL_NORMS,
-    "qwen2_vl": QWEN_VL_NORMS,
-    "qwen3": (*NORMS, *QUERY_NORMS),
-    "qwen3_moe": (*NORMS, *QUERY_NORMS),
-    "roberta": ("LayerNorm", "layer_norm"),
-}
-
-
-def norms_of(model_type: str) -> tuple[str, ...]:
-    """The last names of the norms of a family, on which LoRA is not put; empty if it is unknown."""
-    return OTHER_NORMS.get(model_type, NORMS) if model_type in FAMILIES else ()
 
 
 def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
@@ -239,11 +208,8 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     if family.vision is not None:
         family.vision(model, section("vision_config", family.vision_defaults), text.hidden_size)
     dtypes = [one.get(key) for one in (config, text.fields) for key in ("dtype", "torch_dtype")]
-    heads = [text.fields.get(key) for key in ("num_attention_heads", "n_head", "n_heads", "num_heads")]
-    quantised, method = config.get("quantization_config"), None
-    if isinstance(quantised, Mapping):
-        method = quantised.get("quant_method", "")
-        method = method if isinstance(method, str) and method else "by an unknown method"
+    quantised = config.get("quantization_config")
+    method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
     return BaseModel(
         name=name,
         model_type=model_type,
@@ -253,9 +219,9 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         vocab_size=text.vocab_size,
         tied_embeddings=any(one.flag("tie_word_embeddings") for one in ties),
         parameters=model.parameters,
-        source=f"config.json ({model_type}{f', quantised: {method}' if method else ''})",
+        source=f"config.json ({model_type}{f', quantised: {method}' if isinstance(method, str) else ''})",
         dtype=next((one for one in dtypes if isinstance(one, str)), "").removeprefix("torch.")[:32],
-        heads=next((one for one in heads if type(one) is int and one > 0), None),
+        heads=text.optional("num_attention_heads") or None,
         architecture=architecture_of(config),
     )
 

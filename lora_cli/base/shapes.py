@@ -4,9 +4,9 @@ A function gets a ``Model`` to fill in and the ``Config`` of its section; one un
 Fused experts and their routers are parameters.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any
 
 from lora_cli import parse
@@ -14,13 +14,10 @@ from lora_cli.adapter.config import MAX_LAYERS
 from lora_cli.base.base_model import MAX_DIMENSION, MAX_EXPERTS, BaseModule, ModuleKind
 from lora_cli.errors import FormatError
 
-shared = lru_cache(maxsize=256)(BaseModule)
-"""A module of these dimensions: one value for all layers, of which a model may have thousands."""
-
-
 ALIASES = {
     "hidden_size": ("n_embd", "n_embed"),
     "num_hidden_layers": ("n_layer",),
+    "num_attention_heads": ("n_head",),
     "max_position_embeddings": ("n_positions",),
     "num_experts": ("n_routed_experts", "num_local_experts"),
     "qkv_bias": ("use_qkv_bias",),
@@ -35,45 +32,35 @@ class Config:
 
     ``defaults`` are all fields of its class with their defaults (None: it follows from others); any other is not looked
     at. ``where`` is what errors call the section. Every getter raises ``FormatError`` with the key for a value of
-    another type, or one that no model has; what it gave once is ``known``, for each layer asks for it.
+    another type, or one that no model has.
     """
 
     fields: Mapping[str, Any]
     defaults: Mapping[str, int | None]
     where: str = "config.json"
-    known: dict[str, int] = field(default_factory=dict)
-    listed: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def __getattr__(self, key: str) -> int:
         return self.number(key)
 
     def number(self, key: str, least: int = 1) -> int:
         """A whole number that is at least ``least``."""
-        if key not in self.known:
-            (value, where), few = self._value(key), "layer" in key or key == "depth"
-            most = MAX_LAYERS if few else MAX_EXPERTS if "experts" in key else MAX_DIMENSION
-            self.known[key] = parse.integer(value, where, minimum=least, maximum=most)
-        return self.known[key]
+        (value, where), few = self._value(key), "layer" in key or key == "depth"
+        most = MAX_LAYERS if few else MAX_EXPERTS if "experts" in key else MAX_DIMENSION
+        return parse.integer(value, where, minimum=least, maximum=most)
 
     def optional(self, key: str) -> int:
         """A whole number from 1, or 0 if it follows from other fields."""
-        if key not in self.known and self._value(key)[0] is None:
-            self.known[key] = 0
-        return self.number(key)
+        return 0 if self._value(key)[0] is None else self.number(key)
 
     def flag(self, key: str) -> bool:
         """True or false; null is false, as it is to the modelling code."""
-        if key not in self.known:
-            value, where = self._value(key)
-            self.known[key] = parse.boolean(value or False, where)
-        return bool(self.known[key])
+        value, where = self._value(key)
+        return parse.boolean(value or False, where)
 
     def layers(self, key: str) -> frozenset[int] | None:
         """The layers that are listed; None if there is no list."""
         value, where = self._value(key)
-        if value is not None and key not in self.listed:
-            self.listed[key] = frozenset(parse.list_of(parse.integer)(value, where))
-        return self.listed.get(key)
+        return None if value is None else frozenset(parse.list_of(parse.integer)(value, where))
 
     def _value(self, key: str) -> tuple[Any, str]:
         used = next((name for name in (key, *ALIASES.get(key, ())) if name in self.fields), key)
@@ -84,30 +71,44 @@ class Config:
 class Model:
     """The modules of a model by path, and its parameters of two or more dimensions outside them by shape.
 
-    What is added is put below ``prefix``.
+    What is added is put below ``prefix``. Where it is one layer, ``sparse`` says whether it has experts.
     """
 
     modules: dict[str, BaseModule] = field(default_factory=dict)
     parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
     prefix: str = ""
+    sparse: bool = False
 
     def under(self, prefix: str) -> "Model":
         """The same model, to add to below a further prefix."""
         return Model(self.modules, self.parameters, self.prefix + prefix)
 
+    def layers(self, path: str, count: int, sparse: Container[int] = ()) -> Iterator["Model"]:
+        """A layer to fill in, or two where some are ``sparse``: the others of the ``count`` below ``path`` equal it."""
+        filled: dict[bool, Model] = {}
+        for i in range(count):
+            prefix, kind = f"{self.prefix}{path}{i}.", i in sparse
+            if kind not in filled:
+                filled[kind] = Model(prefix=prefix, sparse=kind)
+                yield filled[kind]
+            one, start = filled[kind], len(filled[kind].prefix)
+            self.modules.update({prefix + name[start:]: module for name, module in one.modules.items()})
+            self.parameters.update({prefix + name[start:]: shape for name, shape in one.parameters.items()})
+
     def add(self, path: str, d_in: int, d_out: int, bias: bool = False, kind: ModuleKind = "linear") -> None:
         """A module. Raises ``FormatError`` for dimensions that no model has."""
-        self.modules[self.prefix + path] = shared(*self._sizes(path, d_in, d_out), kind, bias)
+        self._check(path, d_in, d_out)
+        self.modules[self.prefix + path] = BaseModule(d_in, d_out, kind, bias)
 
     def bare(self, path: str, *shape: int) -> None:
         """A parameter; raises as ``add``."""
-        self.parameters[self.prefix + path] = self._sizes(path, *shape)
+        self._check(path, *shape)
+        self.parameters[self.prefix + path] = shape
 
-    def _sizes(self, path: str, *shape: int) -> tuple[int, ...]:
-        if all(1 <= size <= MAX_DIMENSION for size in shape):
-            return shape
-        sizes = " x ".join(map(str, shape))
-        raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where="config.json")
+    def _check(self, path: str, *shape: int) -> None:
+        if not all(1 <= size <= MAX_DIMENSION for size in shape):
+            sizes = " x ".join(map(str, shape))
+            raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where="config.json")
 
 
 def square(m: Model, *paths: str, width: int, bias: bool = True) -> None:
@@ -136,75 +137,70 @@ def experts(m: Model, count: int, width: int, inner: int) -> None:
     m.bare("mlp.experts.down_proj", count, width, inner)
 
 
-def head_widths(c: Config) -> tuple[int, int]:
-    """The width of all queries, and that of all keys (and of all values)."""
-    dim = c.optional("head_dim") or c.hidden_size // c.num_attention_heads
-    return c.num_attention_heads * dim, (c.optional("num_key_value_heads") or c.num_attention_heads) * dim
+def attention(m: Model, c: Config, out: str = "o_proj", packed: str = "") -> None:
+    """q, k, v (``packed`` in one of this name, if any) and o, with grouped key-value heads and the class's biases."""
+    width, heads, bias = c.hidden_size, c.num_attention_heads, c.flag("attention_bias") or c.flag("use_bias")
+    dim = c.optional("head_dim") or width // heads
+    q, kv = heads * dim, (c.optional("num_key_value_heads") or heads) * dim
+    for name, size in [(packed, q + 2 * kv)] if packed else [("q_proj", q), ("k_proj", kv), ("v_proj", kv)]:
+        m.add(f"self_attn.{name}", width, size, bias or c.flag("qkv_bias"))
+    m.add(f"self_attn.{out}", q, width, bias)
 
 
-def attention(m: Model, c: Config, out: str = "o_proj") -> None:
-    """Separate q, k, v and o, with grouped key-value heads and the biases that the class has."""
-    (q, kv), bias = head_widths(c), c.flag("attention_bias") or c.flag("use_bias")
-    m.add("self_attn.q_proj", c.hidden_size, q, bias or c.flag("qkv_bias"))
-    m.add("self_attn.k_proj", c.hidden_size, kv, bias or c.flag("qkv_bias"))
-    m.add("self_attn.v_proj", c.hidden_size, kv, bias or c.flag("qkv_bias"))
-    m.add(f"self_attn.{out}", q, c.hidden_size, bias)
-
-
-def decoder(layer: Callable[[Model, Config, int], None]) -> Callable[..., None]:
+def decoder(sparse: Callable[[Config], Container[int]] = lambda _: ()) -> Callable[..., Callable[..., None]]:
     """A decoder of such layers, with LLaMA's names around them: ``root`` and ``head`` are where a wrapper has it."""
 
-    @wraps(layer)
-    def build(m: Model, c: Config, root: str = "model.", head: str = "lm_head", head_bias: bool = False) -> None:
-        inner = m.under(root)
-        inner.add("embed_tokens", c.vocab_size, c.hidden_size, kind="embedding")
-        for i in range(c.num_hidden_layers):
-            layer(inner.under(f"layers.{i}."), c, i)
-        m.add(head, c.hidden_size, c.vocab_size, head_bias)
+    def of(fill: Callable[[Model, Config], None]) -> Callable[..., None]:
+        @wraps(fill)
+        def build(m: Model, c: Config, root: str = "model.", head: str = "lm_head", head_bias: bool = False) -> None:
+            m.add(f"{root}embed_tokens", c.vocab_size, c.hidden_size, kind="embedding")
+            for layer in m.layers(f"{root}layers.", c.num_hidden_layers, sparse(c)):
+                fill(layer, c)
+            m.add(head, c.hidden_size, c.vocab_size, head_bias)
 
-    return build
+        return build
+
+    return of
 
 
-@decoder
-def llama(m: Model, c: Config, _: int) -> None:
+@decoder()
+def llama(m: Model, c: Config) -> None:
     """LLaMA, and most that came after it."""
     attention(m, c)
     gated(m, "mlp", c.hidden_size, c.intermediate_size, c.flag("mlp_bias"))
 
 
-@decoder
-def phi(m: Model, c: Config, _: int) -> None:
+@decoder()
+def phi(m: Model, c: Config) -> None:
     """Phi 1 and 2."""
     attention(m, c, out="dense")
     mlp(m, "mlp.fc1", "mlp.fc2", c.hidden_size, c.intermediate_size)
 
 
-@decoder
-def phi3(m: Model, c: Config, _: int) -> None:
+@decoder()
+def phi3(m: Model, c: Config) -> None:
     """Phi 3: q, k and v in one, and the two inner layers of the MLP."""
-    q, kv = head_widths(c)
-    m.add("self_attn.qkv_proj", c.hidden_size, q + 2 * kv)
-    m.add("self_attn.o_proj", q, c.hidden_size)
+    attention(m, c, packed="qkv_proj")
     m.add("mlp.gate_up_proj", c.hidden_size, 2 * c.intermediate_size)
     m.add("mlp.down_proj", c.intermediate_size, c.hidden_size)
 
 
-@decoder
-def starcoder2(m: Model, c: Config, _: int) -> None:
+@decoder()
+def starcoder2(m: Model, c: Config) -> None:
     """StarCoder 2."""
     attention(m, c)
     mlp(m, "mlp.c_fc", "mlp.c_proj", c.hidden_size, c.intermediate_size, c.flag("use_bias"))
 
 
-@decoder
-def mixtral(m: Model, c: Config, _: int) -> None:
+@decoder()
+def mixtral(m: Model, c: Config) -> None:
     """Mixtral."""
     attention(m, c)
     experts(m, c.num_experts, c.hidden_size, c.intermediate_size)
 
 
-@decoder
-def gpt_oss(m: Model, c: Config, _: int) -> None:
+@decoder()
+def gpt_oss(m: Model, c: Config) -> None:
     """gpt-oss: experts ``[experts, d_in, d_out]`` with biases."""
     attention(m, c)
     count, width, inner = c.num_experts, c.hidden_size, c.intermediate_size
@@ -215,29 +211,33 @@ def gpt_oss(m: Model, c: Config, _: int) -> None:
     m.bare("mlp.experts.down_proj_bias", count, width)
 
 
-@decoder
-def qwen_moe(m: Model, c: Config, i: int) -> None:
+def _qwen_sparse(c: Config) -> Container[int]:
+    count, step, dense = c.number("num_experts", least=0), c.decoder_sparse_step, c.layers("mlp_only_layers") or ()
+    return {i for i in range(c.num_hidden_layers) if count and (i + 1) % step == 0 and i not in dense}
+
+
+@decoder(_qwen_sparse)
+def qwen_moe(m: Model, c: Config) -> None:
     """Qwen 2 and 3: experts in every n-th layer that is not listed, in Qwen 2 beside one that all tokens share."""
     attention(m, c)
-    count, step, width = c.number("num_experts", least=0), c.decoder_sparse_step, c.hidden_size
-    if count == 0 or i in (c.layers("mlp_only_layers") or ()) or (i + 1) % step:
-        gated(m, "mlp", width, c.intermediate_size)
+    if not m.sparse:
+        gated(m, "mlp", c.hidden_size, c.intermediate_size)
         return
-    experts(m, count, width, c.moe_intermediate_size)
+    experts(m, c.num_experts, c.hidden_size, c.moe_intermediate_size)
     if inner := c.optional("shared_expert_intermediate_size"):
-        gated(m, "mlp.shared_expert", width, inner)
-        m.add("mlp.shared_expert_gate", width, 1)
+        gated(m, "mlp.shared_expert", c.hidden_size, inner)
+        m.add("mlp.shared_expert_gate", c.hidden_size, 1)
 
 
-@decoder
-def deepseek(m: Model, c: Config, i: int) -> None:
+@decoder(lambda c: range(c.number("first_k_dense_replace", least=0), c.num_hidden_layers))
+def deepseek(m: Model, c: Config) -> None:
     """DeepSeek 2 and 3: low-rank attention (MLA), and after the first layers experts beside shared ones.
 
     The layers that predict further tokens are not built.
     """
     heads, width, bias = c.num_attention_heads, c.hidden_size, c.flag("attention_bias")
-    q, rank = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim), c.optional("q_lora_rank")
-    if rank:
+    q = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim)
+    if rank := c.optional("q_lora_rank"):
         m.add("self_attn.q_a_proj", width, rank, bias)
         m.add("self_attn.q_b_proj", rank, q)
     else:
@@ -245,19 +245,23 @@ def deepseek(m: Model, c: Config, i: int) -> None:
     m.add("self_attn.kv_a_proj_with_mqa", width, c.kv_lora_rank + c.qk_rope_head_dim, bias)
     m.add("self_attn.kv_b_proj", c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim))
     m.add("self_attn.o_proj", heads * c.v_head_dim, width, bias)
-    if i < c.number("first_k_dense_replace", least=0):
-        gated(m, "mlp", width, c.intermediate_size, c.flag("mlp_bias"))
-    else:
+    if m.sparse:
         experts(m, c.num_experts, width, c.moe_intermediate_size)
         gated(m, "mlp.shared_experts", width, c.moe_intermediate_size * c.n_shared_experts, c.flag("mlp_bias"))
+    else:
+        gated(m, "mlp", width, c.intermediate_size, c.flag("mlp_bias"))
 
 
-@decoder
-def llama4(m: Model, c: Config, i: int) -> None:
+def _llama4_sparse(c: Config) -> Container[int]:
+    step, listed = c.interleave_moe_layer_step, c.layers("moe_layers")
+    return range(step - 1, c.num_hidden_layers, step) if listed is None else listed
+
+
+@decoder(_llama4_sparse)
+def llama4(m: Model, c: Config) -> None:
     """Llama 4: experts ``[experts, d_in, d_out]`` beside a shared one in every n-th layer, or in those listed."""
     attention(m, c)
-    listed, step = c.layers("moe_layers"), c.interleave_moe_layer_step
-    if (i + 1) % step if listed is None else i not in listed:
+    if not m.sparse:
         gated(m, "feed_forward", c.hidden_size, c.intermediate_size_mlp)
         return
     count, width, inner = c.num_experts, c.hidden_size, c.intermediate_size
@@ -272,15 +276,11 @@ def gpt2(m: Model, c: Config) -> None:
     width, inner, t = c.hidden_size, c.optional("n_inner") or 4 * c.hidden_size, m.under("transformer.")
     t.add("wte", c.vocab_size, width, kind="embedding")
     t.add("wpe", c.max_position_embeddings, width, kind="embedding")
-    rows = [("attn.c_attn", width, 3 * width), ("attn.c_proj", width, width)]
-    if c.flag("add_cross_attention"):
-        rows += [
-            (f"crossattention.{name}", width, n * width) for name, n in (("c_attn", 2), ("q_attn", 1), ("c_proj", 1))
-        ]
-    rows += [("mlp.c_fc", width, inner), ("mlp.c_proj", inner, width)]
-    for i in range(c.num_hidden_layers):
-        for path, d_in, d_out in rows:
-            t.add(f"h.{i}.{path}", d_in, d_out, True, "conv1d")
+    for layer in t.layers("h.", c.num_hidden_layers):
+        layer.add("attn.c_attn", width, 3 * width, True, "conv1d")
+        layer.add("attn.c_proj", width, width, True, "conv1d")
+        layer.add("mlp.c_fc", width, inner, True, "conv1d")
+        layer.add("mlp.c_proj", inner, width, True, "conv1d")
     m.add("lm_head", width, c.vocab_size)
 
 
@@ -288,8 +288,7 @@ def gptj(m: Model, c: Config) -> None:
     """GPT-J."""
     width, t = c.hidden_size, m.under("transformer.")
     t.add("wte", c.vocab_size, width, kind="embedding")
-    for i in range(c.num_hidden_layers):
-        layer = t.under(f"h.{i}.")
+    for layer in t.layers("h.", c.num_hidden_layers):
         square(layer, "attn.k_proj", "attn.v_proj", "attn.q_proj", "attn.out_proj", width=width, bias=False)
         mlp(layer, "mlp.fc_in", "mlp.fc_out", width, c.optional("n_inner") or 4 * width)
     m.add("lm_head", width, c.vocab_size, bias=True)
@@ -299,8 +298,7 @@ def gpt_neox(m: Model, c: Config) -> None:
     """GPT-NeoX and Pythia."""
     width, bias = c.hidden_size, c.flag("attention_bias")
     m.add("gpt_neox.embed_in", c.vocab_size, width, kind="embedding")
-    for i in range(c.num_hidden_layers):
-        layer = m.under(f"gpt_neox.layers.{i}.")
+    for layer in m.layers("gpt_neox.layers.", c.num_hidden_layers):
         layer.add("attention.query_key_value", width, 3 * width, bias)
         layer.add("attention.dense", width, width, bias)
         mlp(layer, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.intermediate_size)
@@ -316,8 +314,7 @@ def bloom(m: Model, c: Config) -> None:
     elif c.flag("multi_query"):
         qkv = width + 2 * (width // c.num_attention_heads)
     t.add("word_embeddings", c.vocab_size, width, kind="embedding")
-    for i in range(c.num_hidden_layers):
-        layer = t.under(f"h.{i}.")
+    for layer in t.layers("h.", c.num_hidden_layers):
         layer.add("self_attention.query_key_value", width, qkv, bias)
         layer.add("self_attention.dense", width, width, bias)
         mlp(layer, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.optional("ffn_hidden_size") or 4 * width, bias)
@@ -333,8 +330,7 @@ def opt(m: Model, c: Config) -> None:
     if outer != width:
         d.add("project_out", width, outer)
         d.add("project_in", outer, width)
-    for i in range(c.num_hidden_layers):
-        layer = d.under(f"layers.{i}.")
+    for layer in d.layers("layers.", c.num_hidden_layers):
         square(layer, *(f"self_attn.{name}_proj" for name in ("k", "v", "q", "out")), width=width, bias=bias)
         mlp(layer, "fc1", "fc2", width, c.ffn_dim, bias)
     m.add("lm_head", outer, c.vocab_size)
@@ -346,11 +342,9 @@ def bert(m: Model, c: Config, root: str, head: str, dense: str) -> None:
     b.add("embeddings.word_embeddings", c.vocab_size, width, kind="embedding")
     b.add("embeddings.position_embeddings", c.max_position_embeddings, width, kind="embedding")
     b.add("embeddings.token_type_embeddings", c.type_vocab_size, width, kind="embedding")
-    kinds = ("attention", "crossattention") if c.flag("add_cross_attention") else ("attention",)
     names = ("self.query", "self.key", "self.value", "output.dense")
-    for i in range(c.num_hidden_layers):
-        layer = b.under(f"encoder.layer.{i}.")
-        square(layer, *(f"{kind}.{name}" for kind in kinds for name in names), width=width)
+    for layer in b.layers("encoder.layer.", c.num_hidden_layers):
+        square(layer, *(f"attention.{name}" for name in names), width=width)
         mlp(layer, "intermediate.dense", "output.dense", width, c.intermediate_size)
     m.add(head + dense, width, width, bias=True)
     m.add(f"{head}decoder", width, c.vocab_size, bias=True)
@@ -366,7 +360,7 @@ def siglip(m: Model, c: Config, text_width: int) -> None:
         t.bare("head.attention.in_proj_weight", 3 * width, width)
         t.add("head.attention.out_proj", width, width, bias=True)
         mlp(t, "head.mlp.fc1", "head.mlp.fc2", width, c.intermediate_size)
-    _vision_layers(t.under("encoder.layers."), c, "out_proj")
+    _vision_layers(t, "encoder.layers.", c, "out_proj")
     m.bare("model.multi_modal_projector.mm_input_projection_weight", width, text_width)
 
 
@@ -377,13 +371,12 @@ def llama4_vision(m: Model, c: Config, text_width: int) -> None:
     v.add("patch_embedding.linear", c.num_channels * c.patch_size**2, c.hidden_size)
     v.add("vision_adapter.mlp.fc1", c.intermediate_size, c.projector_input_dim)
     v.add("vision_adapter.mlp.fc2", c.projector_output_dim, c.projector_output_dim)
-    _vision_layers(v.under("model.layers."), c, "o_proj")
+    _vision_layers(v, "model.layers.", c, "o_proj")
     m.add("multi_modal_projector.linear_1", c.vision_output_dim, text_width)
 
 
-def _vision_layers(m: Model, c: Config, out: str) -> None:
-    for i in range(c.num_hidden_layers):
-        layer = m.under(f"{i}.")
+def _vision_layers(m: Model, path: str, c: Config, out: str) -> None:
+    for layer in m.layers(path, c.num_hidden_layers):
         square(layer, *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", out)), width=c.hidden_size)
         mlp(layer, "mlp.fc1", "mlp.fc2", c.hidden_size, c.intermediate_size)
 
@@ -395,8 +388,7 @@ def qwen_vision(m: Model, c: Config, _: int) -> None:
     v.bare("patch_embed.proj.weight", width, c.in_channels, c.temporal_patch_size, c.patch_size, c.patch_size)
     v.add("merger.mlp.0", merged, merged, bias=True)
     v.add("merger.mlp.2", merged, c.optional("out_hidden_size") or c.hidden_size, bias=True)
-    for i in range(c.depth):
-        layer = v.under(f"blocks.{i}.")
+    for layer in v.layers("blocks.", c.depth):
         layer.add("attn.qkv", width, 3 * width, bias=True)
         layer.add("attn.proj", width, width, bias=True)
         if inner := c.optional("intermediate_size"):

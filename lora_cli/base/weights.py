@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lora_cli.adapter.safetensors import DTYPE_BITS, TensorInfo
 from lora_cli.adapter.values import Bits, decode, encode, load
 from lora_cli.base.checkpoint import names_in_memory
-from lora_cli.base.reading import WEIGHTS_FILE, read_checkpoint
+from lora_cli.base.reading import read_checkpoint
 from lora_cli.errors import FormatError
-from lora_cli.sources.files import Files, files_at
+from lora_cli.sources.files import Files
 
 ELEMENTS_PER_READ = 1 << 18
 
@@ -26,25 +25,18 @@ class Checkpoint:
 
     files: Files
     tensors: Mapping[str, TensorInfo]
-    tied: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, str]
 
 
-def checkpoint_at(files: Files, name: str = WEIGHTS_FILE) -> Checkpoint | None:
-    """The checkpoint in ``files``, from its headers; None if there is none (``name`` is as for ``read_checkpoint``).
+def checkpoint_at(files: Files, name: str, tied: Mapping[str, str]) -> Checkpoint | None:
+    """The checkpoint in ``files``, from its headers; None if there is none. ``name`` is as for ``read_checkpoint``.
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
         LoraCliError: what the source raises.
     """
     tensors = read_checkpoint(files, name)
-    return Checkpoint(files, tensors) if tensors else None
-
-
-def local_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint of a local folder or safetensors file; raises as ``checkpoint_at``."""
-    if not path.is_file():
-        return checkpoint_at(files_at(path))
-    return checkpoint_at(files_at(path.parent), path.name) if path.suffix == ".safetensors" else None
+    return Checkpoint(files, tensors, tied) if tensors else None
 
 
 def base_copies(files: Files, weights: Mapping[str, TensorInfo], base: Checkpoint) -> dict[str, bool]:

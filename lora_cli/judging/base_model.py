@@ -20,7 +20,7 @@ from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import AdapterRef, hub_words, repository_of
 from lora_cli.refs.request import BASE, Request
 from lora_cli.settings import Settings
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, files_at
 from lora_cli.sources.registry import Sources
 from lora_cli.text import cut, safe
 
@@ -47,11 +47,11 @@ def open_base(
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
     """
-    from lora_cli.base.reading import read_base_file
+    from lora_cli.base.reading import read_base
 
     ref = ref_of(base)
     if ref.scheme == "file" and Path(ref.location).is_file():
-        model = read_base_file(Path(ref.location), fallback=fallback)
+        model = read_base(Path(ref.location), ref.location, fallback=fallback)
         return replace(model, repository=repository_of(ref))
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     try:
@@ -141,13 +141,14 @@ def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapte
         NotFound: there is none, as next to a single checkpoint file.
         LoraCliError: as ``open_base``.
     """
-    from lora_cli.base.reading import read_config, read_config_file
+    from lora_cli.base.reading import local_config, read_config
 
     ref = ref_of(base)
     if locked is not None:
         config: dict[str, Any] | None = json_object(locked.config.encode(), BASE_CONFIG)
     elif ref.scheme == "file" and Path(ref.location).is_file():
-        config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
+        data = local_config(Path(ref.location))
+        config = None if data is None else json_object(data, ref.location)
     else:
         config = read_config(open_files(Request("", ref, selection=BASE), settings, Sources(settings)))
     if config is None:
@@ -163,13 +164,16 @@ def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "C
     Raises:
         LoraCliError: they cannot be read.
     """
-    from lora_cli.base.weights import checkpoint_at, local_checkpoint
+    from lora_cli.base.reading import WEIGHTS_FILE
+    from lora_cli.base.weights import checkpoint_at
 
-    found = None
+    path, tied = Path(ref.location), model.tied_weights
+    if ref.scheme == "file" and path.is_file():
+        return checkpoint_at(files_at(path.parent), path.name, tied) if path.suffix == ".safetensors" else None
     if ref.scheme == "file":
-        found = local_checkpoint(Path(ref.location))
-    elif ref.scheme == "hf":
+        return checkpoint_at(files_at(path), WEIGHTS_FILE, tied)
+    if ref.scheme == "hf":
         with suppress(Offline):  # offline, only the cache of huggingface_hub is read
             cache = Sources(replace(settings, offline=True)).of(ref)
-            found = checkpoint_at(Files(cache, cache.resolve(ref)))
-    return None if found is None else replace(found, tied=model.tied_weights)
+            return checkpoint_at(Files(cache, cache.resolve(ref)), WEIGHTS_FILE, tied)
+    return None

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_cli.adapter.names import last_name, leaf_of
-from lora_cli.base.base_model import HALF_BYTES
 from lora_cli.engines.name_resolution import TOWERS
 from lora_cli.engines.profile import Profile, SlotLayout
 from lora_cli.errors import UsageError
@@ -14,8 +13,11 @@ from lora_cli.finding import Outcome
 from lora_cli.json_schema import Count, PositiveCount
 from lora_cli.judging.causes import fold
 from lora_cli.judging.result import Result
-from lora_cli.peft.factors import EXPERTS
 from lora_cli.peft.match import highest_rank
+from lora_cli.peft.targets import EXPERTS
+
+HALF_BYTES = 2
+"""Bytes of an element of the dtypes that engines serve in."""
 
 MODEL = '"$MODEL"'
 """The variable for the base in a command if its name is not known."""

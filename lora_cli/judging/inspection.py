@@ -2,27 +2,28 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.beside import read_card
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.formats import dialects
-from lora_cli.adapter.names import layer_of, leaf_of
+from lora_cli.adapter.names import WRAPPER, layer_of, leaf_of, without_wrappers
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
 from lora_cli.errors import FormatError, LoraCliError, Refused
+from lora_cli.grouping import by_key
 from lora_cli.json_schema import Count, PositiveCount, Sha256OrEmpty
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
-from lora_cli.peft.factors import possible_scales, wrapped_by
 from lora_cli.peft.match import matched, misshapen
-from lora_cli.peft.patterns import one_budget
-from lora_cli.peft.targets import Scale
+from lora_cli.peft.patterns import endings, one_budget
+from lora_cli.peft.targets import EXPERTS, Scale, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from lora_cli.fetching.pipeline import FetchContext
 
 T = TypeVar("T", int, float, str)
+
+EXPERT_PARAMETERS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+"""The order in which the experts of the known families hold their parameters, and PEFT wraps them."""
+
+MOST_WRAPPED = 16
+"""Parameters of one module that are told apart: experts have four."""
 
 BEYOND_PLAIN = (
     "use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying",
@@ -127,7 +134,7 @@ def inspect_one(
             if adapter.has_weights:
                 with one_budget():
                     application = matched(adapter, base)[0]
-                misfits = misshapen(application, {}).keys() & {*application.matched}
+                misfits = misshapen(application).keys() & {*application.matched}
                 result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
     return result
 
@@ -178,15 +185,27 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
 
 def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
     """Every module with a factor, in the order of its tensors."""
-    scales: Mapping[str, tuple[Scale, ...]] = {}
+    # Where names leave open which parameter a wrapper is for, its scale is unknown if theirs differ.
+    paths, found = dict[str, Sequence[str]](), dict[str, Scale]()
     if adapter.config is not None:
+        names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
+        leaves = by_key((parent, leaf) for parent, _, leaf in names)
+        for module in adapter.pairs:
+            stem = without_wrappers(module)
+            ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
+            wrapped = list(dict.fromkeys(leaf for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]))
+            levels = [stem + WRAPPER * level for level in range(len(wrapped))]
+            if set(wrapped) <= set(EXPERT_PARAMETERS) and adapter.pairs.keys() >= set(levels) and module in levels:
+                # The parameter that the module holds first is the innermost.
+                wrapped = [sorted(wrapped, key=EXPERT_PARAMETERS.index)[-1 - levels.index(module)]]
+            paths[module] = [f"{stem}.{leaf}" for leaf in wrapped] or [module]
         with one_budget(), suppress(FormatError):
-            scales = possible_scales(adapter.config, adapter.pairs, wrapped_by(adapter.config, adapter.pairs))
+            found = scales(adapter.config, chain.from_iterable(paths.values()))
     return tuple(
         ModuleFacts(
             module=module,
             r=pair.rank,
-            scaling=found[0].scaling if len(found := scales.get(module, ())) == 1 else None,
+            scaling=alike.pop().scaling if len(alike) == 1 else None,
             d_in=pair.widths[0],
             d_out=pair.widths[1],
             dtype="/".join(dict.fromkeys(factor.dtype for factor in pair.factors)),
@@ -194,6 +213,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
             bytes=sum(factor.nbytes for factor in pair.factors),
         )
         for module, pair in adapter.pairs.items()
+        for alike in [{found[path] for path in paths.get(module, ()) if path in found}]
     )
 
 

@@ -9,7 +9,7 @@ Sources: PEFT 0.21 ``utils/transformers_weight_conversion.py``, transformers 5 `
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lora_cli.adapter.adapter import Adapter, LoraPair, pair_up
 from lora_cli.adapter.config import LoraConfig
@@ -46,35 +46,62 @@ CHILDREN = ("language_model.", "vision_tower.", "multi_modal_projector.")
 """The parts of it that PEFT finds without ``model.`` in names without PEFT's prefix."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An adapter as PEFT has it on a base.
+Unfit = tuple[tuple[str, str], ...]
+"""Why PEFT fails to stack the experts of a module, or drops them, and the module."""
 
-    In ``adapter`` the config is rewritten, and the pairs of experts are as one for each fused parameter, named after
-    the first of their tensors. ``refused`` is why PEFT does not take the config. ``unfit`` are modules whose experts
-    PEFT fails to stack or drops: (why, module). Both are empty for nearly every adapter and base.
+
+def parts_of(names: Names, parameter: str) -> list[str]:
+    """The old names of the projections that are ``parameter`` together."""
+    return [old for old, new in names.items() if new == parameter]
+
+
+def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError | None, Unfit]:
+    """``adapter`` as PEFT has it on ``base``; why PEFT does not take its config; and modules whose experts do not fit.
+
+    It is itself, but for families whose experts were fused or modules renamed: there the config is rewritten, and pairs
+    of experts are as one for each fused parameter, named after the first of their tensors. A stacked ``a`` is [experts
+    · ranks, d_in], and ``b`` [widths, experts · ranks], by the parameter's parts in order.
     """
-
-    adapter: Adapter
-    refused: FormatError | None = None
-    unfit: tuple[tuple[str, str], ...] = ()
-
-
-def as_loaded(adapter: Adapter, base: BaseModel) -> Loaded:
-    """``adapter`` as PEFT has it on ``base``: itself, but for families whose experts were fused or modules renamed."""
     if base.model_type == "gemma3":
         keys = {name: _renamed(key) for name, key in adapter.keys.items()}
-        return Loaded(replace(adapter, keys=keys, pairs=pair_up(adapter.tensors, keys)))
+        return replace(adapter, keys=keys, pairs=pair_up(adapter.tensors, keys)), None, ()
     if base.model_type not in OLD_NAMES or adapter.config is None:
-        return Loaded(adapter)
+        return adapter, None, ()
     try:
         config = rewrite_config(adapter.config, base)
     except FormatError as error:
-        return Loaded(adapter, refused=error)
+        return adapter, error, ()
+    names, pairs, unfit = OLD_NAMES[base.model_type], dict[str, LoraPair](), list[tuple[str, str]]()
+    groups: dict[tuple[str, str], dict[tuple[str, int], LoraPair]] = {}
+    for module, pair in adapter.pairs.items():
+        path = module.replace(".block_sparse_moe.", ".mlp.") if names is MIXTRAL else module
+        found = EXPERT.fullmatch(path)
+        if found is None or found[3] not in names or any(adapter.keys[one.name].infixes for one in pair.factors):
+            pairs[path] = replace(pair, module=path)
+        else:
+            groups.setdefault((found[1], names[found[3]]), {})[found[3], int(found[2])] = pair
+    for (container, parameter), members in groups.items():
+        parts = parts_of(names, parameter)
+        most = 1 + max(number for _, number in members)
+        count = base.parameters.get(f"{container}.{parameter}", (most,))[0]
+        shapes = {(part, pair.a and pair.a.shape, pair.b and pair.b.shape) for (part, _), pair in members.items()}
+        firsts = [members.get((part, 0)) for part in parts]
+        a_and_b = [(first.a, first.b) for first in firsts if first and first.a and first.b]
+        if not (len(members) == count * len(parts) == most * len(parts) and len(shapes) == len(a_and_b) == len(parts)):
+            unfit.append((f"PEFT stacks {' and '.join(parts)} of all {count} experts, each in one shape", container))
+            pairs |= {pair.module: pair for pair in members.values()}
+            continue
+        # PEFT takes gate_up_proj for the inner one of two wrappers, whether or not there is an outer one.
+        inner = parameter != "down_proj"
+        if inner and all(last_name(target) != "down_proj" for target in config.target_parameters or ()):
+            reason = f"PEFT looks for {parameter} below down_proj, which is not targeted, and drops its factors"
+            unfit.append((reason, container))
+        module, (a, b) = f"{container}.base_layer" if inner else container, a_and_b[0]
+        rank, width = count * sum(a.shape[0] for a, _ in a_and_b), sum(b.shape[0] for _, b in a_and_b)
+        pairs[module] = LoraPair(module, replace(a, shape=(rank, a.shape[1])), replace(b, shape=(width, rank)))
     # With these families PEFT puts a missing prefix back.
     keys = {name: key if key.prefix else replace(key, prefix=PEFT_PREFIX) for name, key in adapter.keys.items()}
-    pairs, unfit = _stacked(adapter, config, base)
-    return Loaded(replace(adapter, config=config, keys=keys, pairs=pairs), unfit=unfit)
+    return replace(adapter, config=config, keys=keys, pairs=pairs), None, tuple(unfit)
 
 
 def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
@@ -101,11 +128,13 @@ def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
     chosen: dict[str, set[str]] = {}
     for old in names.keys() & {last_name(target) for target in targets}:
         chosen.setdefault(names[old], set()).add(old)
-    fused = {f".*\\.{new}": len(olds) for new, olds in chosen.items() if len(_parts(names, new)) > 1}
+    fused = dict[str, int]()
     for new, olds in chosen.items():
-        if missing := [old for old in _parts(names, new) if old not in olds]:
+        if missing := [old for old in parts_of(names, new) if old not in olds]:
             untargeted, where = " and ".join(missing), f"{config.file}: target_modules"
             raise FormatError(f"{untargeted} is not targeted, but one parameter with {', '.join(olds)}", where=where)
+        if len(olds) > 1:
+            fused[f".*\\.{new}"] = len(olds)
     return replace(
         config,
         target_modules=tuple(target for target in targets if last_name(target) not in names),
@@ -113,48 +142,6 @@ def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
         rank_pattern={**config.rank_pattern, **{pattern: config.r * times for pattern, times in fused.items()}},
         alpha_pattern={**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in fused.items()}},
     )
-
-
-def _parts(names: Names, parameter: str) -> list[str]:
-    return [old for old, new in names.items() if new == parameter]
-
-
-def _stacked(
-    adapter: Adapter, config: LoraConfig, base: BaseModel
-) -> tuple[dict[str, LoraPair], tuple[tuple[str, str], ...]]:
-    """The adapter's pairs, experts as one a parameter where PEFT can stack them; and (why, module) where not.
-
-    A stacked ``a`` is [experts · ranks, d_in], and ``b`` [widths, experts · ranks], by the parameter's parts in order.
-    """
-    names, pairs, unfit = OLD_NAMES[base.model_type], dict[str, LoraPair](), list[tuple[str, str]]()
-    groups: dict[tuple[str, str], dict[tuple[str, int], LoraPair]] = {}
-    for module, pair in adapter.pairs.items():
-        path = module.replace(".block_sparse_moe.", ".mlp.") if names is MIXTRAL else module
-        found = EXPERT.fullmatch(path)
-        if found is None or found[3] not in names or any(adapter.keys[one.name].infixes for one in pair.factors):
-            pairs[path] = replace(pair, module=path)
-        else:
-            groups.setdefault((found[1], names[found[3]]), {})[found[3], int(found[2])] = pair
-    for (container, parameter), members in groups.items():
-        parts = _parts(names, parameter)
-        most = 1 + max(number for _, number in members)
-        count = base.parameters.get(f"{container}.{parameter}", (most,))[0]
-        shapes = {(part, pair.a and pair.a.shape, pair.b and pair.b.shape) for (part, _), pair in members.items()}
-        firsts = [members.get((part, 0)) for part in parts]
-        a_and_b = [(first.a, first.b) for first in firsts if first and first.a and first.b]
-        if not (len(members) == count * len(parts) == most * len(parts) and len(shapes) == len(a_and_b) == len(parts)):
-            unfit.append((f"PEFT stacks {' and '.join(parts)} of all {count} experts, each in one shape", container))
-            pairs |= {pair.module: pair for pair in members.values()}
-            continue
-        # PEFT takes gate_up_proj for the inner one of two wrappers, whether or not there is an outer one.
-        inner = parameter != "down_proj"
-        if inner and all(last_name(target) != "down_proj" for target in config.target_parameters or ()):
-            reason = f"PEFT looks for {parameter} below down_proj, which is not targeted, and drops its factors"
-            unfit.append((reason, container))
-        module, (a, b) = f"{container}.base_layer" if inner else container, a_and_b[0]
-        rank, width = count * sum(a.shape[0] for a, _ in a_and_b), sum(b.shape[0] for _, b in a_and_b)
-        pairs[module] = LoraPair(module, replace(a, shape=(rank, a.shape[1])), replace(b, shape=(width, rank)))
-    return pairs, tuple(unfit)
 
 
 def _renamed(key: Key) -> Key:

@@ -11,19 +11,17 @@ from lora_cli.adapter.names import PEFT_PREFIX, Key, last_name, leaf_of, without
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.finding import Applied, Location
-from lora_cli.peft.experts import Loaded, as_loaded
-from lora_cli.peft.factors import EXPERTS
+from lora_cli.peft.experts import Unfit, as_loaded
 from lora_cli.peft.patterns import Endings
 from lora_cli.peft.targets import (
     EMBEDDING_NAMES,
+    EXPERTS,
     OUTPUT_NAMES,
     Scale,
     for_task,
-    replicated,
     scales,
     targeted,
     targeted_in,
-    trained_bare,
     wrapped_parameters,
 )
 from lora_cli.text import counted, cut
@@ -41,7 +39,7 @@ class Application:
     """The modules of an adapter, sorted by what PEFT would do with them. Each module with a tensor is in one of these.
 
     ``adapter`` is the adapter as PEFT loads it on the base: separate experts are stacked if the base has fused ones;
-    ``refused`` and ``unfit`` are as in ``core.experts.Loaded``.
+    ``refused`` and ``unfit`` are as of ``as_loaded``.
 
     ``found`` exist in the base (without a base: all), ``beyond`` would if it had more layers, ``absent`` do not. Of the
     found, ``misnamed`` are dropped because of the form of their names, and ``untargeted`` because the config does not
@@ -65,7 +63,7 @@ class Application:
     expected: Mapping[str, tuple[BaseModule, ...]]
     errors: tuple[FormatError, ...] = ()
     refused: FormatError | None = None
-    unfit: tuple[tuple[str, str], ...] = ()
+    unfit: Unfit = ()
     scales: Mapping[str, Scale] = field(default_factory=dict)
     scales_error: FormatError | None = None
 
@@ -89,10 +87,18 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
     stored, (by_module, error) = adapter, _scales(adapter.config, adapter.pairs)
     # No base without parameters has experts.
-    loaded = as_loaded(adapter, base) if base is not None and base.parameters else Loaded(adapter)
-    adapter, config = loaded.adapter, loaded.adapter.config
+    no_change = adapter, None, ()
+    adapter, refused, unfit = as_loaded(adapter, base) if base is not None and base.parameters else no_change
+    config = adapter.config
     if base is not None and config is not None:
-        base = _with_weights(config, replicated(config, base))
+        # Layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
+        base = None if config.layer_replication else base
+    if base is not None and config is not None and config.target_parameters:
+        weights = {
+            f"{path}.weight": (one.d_out, one.d_in) if one.kind == "linear" else (one.d_in, one.d_out)
+            for path, one in base.modules.items()
+        }
+        base = replace(base, parameters={**weights, **base.parameters})
     modules = tuple(adapter.pairs)
     known: Container[str] = adapter.pairs if base is None else base.modules
     wrapped = _wrapped(config, base, modules)
@@ -104,6 +110,18 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     keys, pairs = adapter.keys, adapter.pairs
     misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
     left_out = {*untargeted, *misnamed}
+    missing, expected = list[str](), dict[str, tuple[BaseModule, ...]]()
+    if config is not None and base is not None and chosen is not None:
+        # PEFT stores the factors of tied modules once, under either of their names.
+        tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
+        wanted = [*(one for one in base.modules if one in chosen), *wrapped]
+        missing = [one for one in wanted if one not in pairs and last_name(one) not in tied]
+    for module in found:
+        if base is not None and module in wrapped:
+            d_in, d_out = base.parameters[wrapped[module]][-2:]
+            expected[module] = BaseModule(d_in, d_out), BaseModule(d_out, d_in)
+        elif base is not None:
+            expected[module] = (base.modules[module],)
     is_as_stored = config is stored.config and pairs.keys() == stored.pairs.keys()
     ranks, rank_error = _ranks(config, found, wrapped, base, (by_module, error) if is_as_stored else None)
     return Application(
@@ -114,12 +132,12 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         misnamed=misnamed,
         untargeted=untargeted,
         matched=tuple(module for module in found if module not in left_out),
-        missing=_missing(config, base, chosen, wrapped, adapter),
+        missing=tuple(missing),
         ranks=ranks,
-        expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
+        expected=expected,
         errors=tuple(one for one in (target_error, rank_error) if one is not None),
-        refused=loaded.refused,
-        unfit=loaded.unfit,
+        refused=refused,
+        unfit=unfit,
         scales=by_module,
         scales_error=error,
     )
@@ -128,8 +146,7 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
 def matched(adapter: Adapter, base: BaseModel | None) -> tuple[Application, BaseModel | None]:
     """``apply`` on ``base`` with the head that the adapter's task has, and that base."""
     if base is not None and adapter.config is not None:
-        bare = trained_bare(base, adapter.config)
-        base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
+        base = for_task(base, adapter.config.task_type, adapter.pairs, adapter.config.base_class)
     return apply(adapter, base), base
 
 
@@ -152,17 +169,6 @@ def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[s
         parents = Endings(name.rpartition(".")[0] for name in config.target_parameters)
         return {module: "" for module in modules if "" in parents.names or without_wrappers(module) in parents}
     return wrapped_parameters(config, base.parameters)
-
-
-def _with_weights(config: LoraConfig, base: BaseModel) -> BaseModel:
-    """``base`` with the weights of its modules among its parameters, if the config targets parameters."""
-    if not config.target_parameters:
-        return base
-    weights = {
-        f"{path}.weight": (one.d_out, one.d_in) if one.kind == "linear" else (one.d_in, one.d_out)
-        for path, one in base.modules.items()
-    }
-    return replace(base, parameters={**weights, **base.parameters})
 
 
 def _beyond(modules: Sequence[str], base: BaseModel) -> frozenset[str]:
@@ -216,21 +222,6 @@ def dropped_for(key: Key) -> str:
     return ""
 
 
-def _missing(
-    config: LoraConfig | None,
-    base: BaseModel | None,
-    chosen: frozenset[str] | None,
-    wrapped: Mapping[str, str],
-    adapter: Adapter,
-) -> tuple[str, ...]:
-    if config is None or base is None or chosen is None:
-        return ()
-    # PEFT stores the factors of tied modules once, under either of their names.
-    tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
-    wanted = [*(module for module in base.modules if module in chosen), *sorted(chosen - base.modules.keys()), *wrapped]
-    return tuple(m for m in wanted if m not in adapter.pairs and last_name(m) not in tied)
-
-
 def _ranks(
     config: LoraConfig | None,
     found: tuple[str, ...],
@@ -255,37 +246,22 @@ def _ranks(
     return ranks, None
 
 
-def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple[BaseModule, ...]:
-    """The module of the base, or for a parameter of fused experts its two possible orientations."""
-    if module not in wrapped:
-        return (base.modules[module],)
-    d_in, d_out = base.parameters[wrapped[module]][-2:]
-    return BaseModule(d_in, d_out), BaseModule(d_out, d_in)
-
-
-def misshapen(application: Application, narrowed: Mapping[str, tuple[int, int]]) -> dict[str, list[str]]:
-    """The modules of the base whose factors have other shapes, each with the differences.
-
-    ``narrowed`` is by what A's and B's columns of a module are divided, where the config changes LoRA's shapes.
-    """
+def misshapen(application: Application) -> dict[str, list[str]]:
+    """The modules of the base whose factors have other shapes, each with the differences."""
     found = dict[str, list[str]]()
     for module, wanted in application.expected.items():
-        pair = application.adapter.pairs[module]
-        by_layout = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
+        by_layout = [list(_differences(application.adapter.pairs[module], one)) for one in wanted]
         if by_layout and all(by_layout):
             found[module] = by_layout[0]
     return found
 
 
-def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) -> Iterator[str]:
+def _differences(pair: LoraPair, wanted: BaseModule) -> Iterator[str]:
     if pair.embedding != (wanted.kind == "embedding"):
         mine, its = ("an embedding", "a linear layer") if pair.embedding else ("a linear layer", "an embedding")
         yield f"the tensors are those of {mine}, but the module of the base is {its}"
         return
-    if wanted.d_in % narrowed[0] or wanted.d_out % narrowed[1]:
-        yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs do not divide into the config's blocks"
-        return
-    needs = {"A": (1, wanted.d_in // narrowed[0], "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
+    needs = {"A": (1, wanted.d_in, "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
     for name, factor in pair.named.items():
         axis, width, form = needs[name[-1]]
         if len(factor.shape) == 2 and factor.shape[axis] != width:

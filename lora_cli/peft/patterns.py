@@ -1,8 +1,7 @@
 """Names and regular expressions out of an adapter's config: matched as PEFT matches them, but only up to a time limit.
 
 PEFT hands them to ``re``, which cannot be stopped: a few characters in a config hang it for ever. We match with
-``regex``, which can, after ``re`` has agreed that the pattern is one; where the two read a pattern differently, the
-pattern is rewritten so that ``regex`` reads what ``re`` would.
+``regex``, which can, after ``re`` has agreed that the pattern is one. What the two read differently is refused.
 """
 
 import re
@@ -31,9 +30,8 @@ LITERAL = re.compile(r"[\w.\- ]*", re.ASCII)
 """A name, maybe with dots, which match any character."""
 
 _COUNTED = re.compile(r"\{([0-9]*),?([0-9]*)\}")
-_READ_OTHERWISE = re.compile(
-    r"\\.|(?P<start>\[\^?\]?)(?P<set>(?:\\.|[^\]\\])*)|\{(?![0-9]+\}|[0-9]*,[0-9]*\})", re.DOTALL
-)
+_READ_OTHERWISE = re.compile(r"\{(?![0-9]+\}|[0-9]*,[0-9]*\})|\[:")
+"""A brace that counts nothing (text to ``re``, errors that ``regex`` allows), and the start of a class by its name."""
 
 
 class Budget:
@@ -130,16 +128,12 @@ class Matcher:
                 # Both warn of what a later version may read as a set operation; nothing that a user of ours can mend.
                 warnings.simplefilter("ignore")
                 re.compile(framed)
-                return regex.compile(_READ_OTHERWISE.sub(_as_re_reads, framed), cache_pattern=size < 1000)
+                compiled = regex.compile(framed, cache_pattern=size < 1000)
         except (re.error, regex.error, RecursionError, OverflowError) as error:
             raise FormatError(f"{said} is not a regular expression: {error}", where=self.where) from error
-
-
-def _as_re_reads(found: re.Match[str]) -> str:
-    """A brace that counts nothing is text to ``re`` (to ``regex`` it allows errors); so is a bracket within a set."""
-    if found["start"] is None:
-        return r"\{" if found[0] == "{" else found[0]
-    return found["start"] + re.sub(r"(\\.)|\[", lambda one: one[1] or r"\[", found["set"], flags=re.DOTALL)
+        if _READ_OTHERWISE.search(re.sub(r"\\.", "", pattern, flags=re.DOTALL)):
+            raise FormatError(f"{said} has a brace that counts nothing, or [:", where=self.where)
+        return compiled
 
 
 def matching_keys(keys: Iterable[str], modules: Iterable[str], where: str) -> dict[str, list[str]]:
@@ -150,16 +144,15 @@ def matching_keys(keys: Iterable[str], modules: Iterable[str], where: str) -> di
     """
     matcher, places = Matcher(where), {key: place for place, key in enumerate(keys)}
     patterns = [key for key in places if not LITERAL.fullmatch(key)]
-    # A name is looked up by where its dots are, which are any character to PEFT, but no line break.
+    # A name is looked up by where its dots are, which are any character to PEFT.
     names: dict[tuple[int, ...], set[str]] = {}
     for key in places.keys() - patterns:
         names.setdefault((len(key), *(at for at, char in enumerate(key) if char == ".")), set()).add(key)
     found: dict[str, list[str]] = {}
     for module in modules:
         matcher.charge(len(names))
-        tried = places if "\n" in module else patterns
-        matched = [key for key in tried if matcher.dotted_end(key, module)]
-        for (length, *dots), alike in names.items() if tried is patterns else ():
+        matched = [key for key in patterns if matcher.dotted_end(key, module)]
+        for (length, *dots), alike in names.items():
             start = len(module) - length
             if start == 0 or (start > 0 and module[start - 1] == "."):
                 end = module[start:]

@@ -19,6 +19,9 @@ from lora_cli.peft.patterns import LITERAL, Endings, Matcher, matching_keys
 
 ALL_LINEAR = "all-linear"
 
+EXPERTS = "experts"
+"""The name of the module of fused experts, in every family that has one."""
+
 T = TypeVar("T")
 
 OUTPUT_NAMES = frozenset({"lm_head", "embed_out"})
@@ -36,9 +39,6 @@ EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
 
 FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 """The first numbered component: the layer, not the expert within it."""
-
-LAYERS = re.compile(r"(?P<stack>(?:model\.)*layers)\.(?P<idx>\d+)\.(?P<rest>.+)", re.ASCII)
-"""Where ``layer_replication`` finds the layers of a llama-like model."""
 
 DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
     **dict.fromkeys(
@@ -119,12 +119,11 @@ def targeted(
 
 
 def targeted_in(config: LoraConfig, base: BaseModel) -> frozenset[str]:
-    """The modules of ``base`` that the config puts a LoRA on, with replicated layers and tied embeddings.
+    """The modules of ``base`` that the config puts a LoRA on, with tied embeddings.
 
     Raises:
         FormatError: as ``targeted``.
     """
-    base = replicated(config, base)
     linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
     chosen = targeted(config, base.modules, linear=linear, model_type=base.model_type)
     return chosen | _tied(config, base)
@@ -163,15 +162,12 @@ def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
     modules = tuple(modules)
     ranks = _by_pattern(config.rank_pattern, modules, f"{config.file}: rank_pattern")
     alphas = _by_pattern(config.alpha_pattern, modules, f"{config.file}: alpha_pattern")
-    by_values: dict[tuple[int, float], Scale] = {}
     found: dict[str, Scale] = {}
     for module in modules:
         r, alpha = ranks.get(module, config.r), alphas.get(module, config.lora_alpha)
         if r <= 0:
             raise FormatError(f"the rank must be positive, and is {r} for {module}", where=f"{config.file}: r")
-        if (r, alpha) not in by_values:
-            by_values[r, alpha] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
-        found[module] = by_values[r, alpha]
+        found[module] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
     return found
 
 
@@ -180,35 +176,6 @@ def _by_pattern(pattern: Mapping[str, T], modules: Sequence[str], where: str) ->
     matching = matching_keys(pattern, modules, where) if pattern else {}
     keys = {module: found[0] if found else module for module, found in matching.items()}
     return {module: pattern[key] for module, key in keys.items() if key in pattern}
-
-
-def replicated(config: LoraConfig, base: BaseModel) -> BaseModel:
-    """``base`` with its layers stacked as ``layer_replication`` says: half-open ranges of its own layers, in order.
-
-    A range beyond the base's layers adds nothing; the base is returned as it is when the config replicates none.
-    """
-    if not config.layer_replication:
-        return base
-    originals = [layer for start, end in config.layer_replication for layer in range(start, min(end, base.num_layers))]
-    return replace(
-        base,
-        modules=_restacked(base.modules, originals),
-        parameters=_restacked(base.parameters, originals),
-        num_layers=len(originals),
-    )
-
-
-def _restacked(paths: Mapping[str, T], originals: Sequence[int]) -> dict[str, T]:
-    by_layer: dict[int, list[tuple[str, str, T]]] = {}
-    kept: dict[str, T] = {}
-    for path, value in paths.items():
-        if found := LAYERS.fullmatch(path):
-            by_layer.setdefault(int(found["idx"]), []).append((found["stack"], found["rest"], value))
-        else:
-            kept[path] = value
-    for layer, original in enumerate(originals):
-        kept |= {f"{stack}.{layer}.{rest}": value for stack, rest, value in by_layer.get(original, ())}
-    return kept
 
 
 def all_linear(base: BaseModel) -> tuple[str, ...]:
@@ -261,8 +228,6 @@ def _exclusion(config: LoraConfig) -> Callable[[str], bool]:
                 return True
         elif module in named:
             return True
-        if "\n" in module:  # a pattern ends before the last one
-            return any(saving.component(name, module) for name in saved)
         return not plain.isdisjoint(module.split(".")) or any(saving.component(name, module) for name in others)
 
     return is_excluded
@@ -306,27 +271,21 @@ def _tied(config: LoraConfig, base: BaseModel) -> frozenset[str]:
     return frozenset(embedding + [path for path in base.modules if path.rpartition(".")[2] in OUTPUT_NAMES])
 
 
-def trained_bare(base: BaseModel, config: LoraConfig) -> bool:
-    """Whether the adapter may be of a class without a head: the base's config or ``auto_mapping`` names ``BertModel``.
-
-    In such a class the names of modules do not begin with the model's own.
-    """
-    return any(HEADLESS.fullmatch(one) for one in (base.architecture, config.base_class))
-
-
-def for_task(base: BaseModel, task: str | None, named: Collection[str], *, bare: bool = False) -> BaseModel:
+def for_task(base: BaseModel, task: str | None, named: Collection[str], trained_class: str = "") -> BaseModel:
     """``base`` as its class for ``task`` has it: with another head than the language model's, or none.
 
-    A base's config does not say which class an adapter was trained on; ``task_type`` does, and the names of its
-    modules, which are ``named``. Sources: transformers 5 (``For…`` classes), PEFT 0.21 ``peft_model.py``.
+    A base's config does not say which class an adapter was trained on; ``task_type`` does, the ``trained_class`` of its
+    ``auto_mapping``, and the names of its modules, which are ``named``. In a class without a head (``BertModel``) these
+    do not begin with the model's own. Sources: transformers 5 (``For…`` classes), PEFT 0.21 ``peft_model.py``.
 
-    The base itself for text generation, and without a head (``bare``) where the names are text generation's even so.
+    The base itself for text generation, and without a head where the names are text generation's even so.
     """
     if task in HEADS:
         within = {path: module for path, module in base.modules.items() if not _of_head(path)}
         headed = replace(base, modules=within | _pooler(base, task))
         return _under(headed, named, "transformer.") if base.model_type in OTHER_PREFIX else headed
-    return _under(base, named, "") if bare or task == BARE else base
+    bare = task == BARE or any(HEADLESS.fullmatch(one) for one in (base.architecture, trained_class))
+    return _under(base, named, "") if bare else base
 
 
 def _pooler(base: BaseModel, task: str | None) -> dict[str, BaseModule]:

@@ -15,22 +15,11 @@ SIGNATURE = "model.sig"
 LARGEST_SIGNATURE = 2 << 20
 """Its bytes at most: an entry for a file has about 200."""
 
-BESIDE = frozenset(
-    {
-        "README.md",
-        "added_tokens.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "merges.txt",
-        "new_embeddings.safetensors",
-        "special_tokens_map.json",
-        "spiece.model",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "vocab.json",
-    }
-)
+BESIDE = frozenset({
+    "README.md", "added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt",
+    "new_embeddings.safetensors", "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "vocab.json",
+})  # fmt: skip
 """Files next to config and weights that are needed to use them, or describe their origin."""
 
 MOST_HEADER = 32 << 20

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
 
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 from lora_cli.redaction import without_secrets, without_tokens
 from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG, WEIGHTS
@@ -155,9 +154,8 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
             raise UsageError(f"{shown!r} is neither an existing path nor a repository on the Hub", hint=_HINT)
     known = SCHEMES.get(ALIASES.get(scheme, scheme))
     if known is None:
-        hint = f"write fsspec+{scheme}://" if scheme in BY_FSSPEC else ""
-        hint = hint or did_you_mean(f"{scheme}://", [f"{name}://" for name in SCHEMES if name != FSSPEC])
-        raise UsageError(f"{shown}: unsupported scheme {scheme}://", hint=hint)
+        known_as = f"fsspec+{scheme}" if scheme in BY_FSSPEC else ", ".join(SCHEMES)
+        raise UsageError(f"{shown}: unsupported scheme {scheme}://", hint=f"write {known_as}")
     form, pattern, make = known
     not_text = _CONTROL if scheme == "file" else f"{_CONTROL}|[\ud800-\udfff]"
     found = None if re.search(not_text, unquote(rest)) else re.fullmatch(pattern, rest, re.ASCII)
@@ -211,25 +209,19 @@ def _hub(location: str, folder: str, at: str) -> AdapterRef:
         raise ValueError("a folder in a repository without an owner is not supported")
     if at and not re.fullmatch(_REVISION, revision):
         raise ValueError(f"{revision!r} cannot be a branch, tag or commit")
-    if re.fullmatch(WITH_REVISIONS["hf"], revision.lower()):
-        revision = revision.lower()
     return AdapterRef("hf", location.removesuffix(".git"), folder, revision or None)
 
 
-def _page(path: str) -> AdapterRef:
-    """A page of the Hub's site: ``org/name``, ``…/tree/rev/folder``, ``…/blob/rev/folder/file``, ``…/commit/rev``."""
-    found = re.fullmatch(_PAGE, "/".join(part for part in path.split("/") if part), re.ASCII)
-    if found is None:
-        raise ValueError("this page does not list the files of a model repository")
-    location, tree, file, revision, rest = found.groups("")
-    return _hub(location, rest if tree else rest.rpartition("/")[0] if file else "", f"@{revision}" if revision else "")
-
-
 def _web(scheme: Scheme, authority: str, path: str, query: str) -> AdapterRef:
-    """The address of an adapter's config or weights is that of their folder."""
+    """A page of the Hub is the repository, revision and folder that it shows; a config or weights are their folder."""
     host = canonical_host(authority, scheme)
     if host in HUB_HOSTS:
-        return _page(path)
+        found = re.fullmatch(_PAGE, "/".join(part for part in path.split("/") if part), re.ASCII)
+        if found is None:
+            raise ValueError("this page does not list the files of a model repository")
+        location, tree, file, revision, rest = found.groups("")
+        inside = rest if tree else rest.rpartition("/")[0] if file else ""
+        return _hub(location, inside, f"@{revision}" if revision else "")
     if query:
         raise ValueError("a query is not allowed, because it can contain a secret")
     if scheme == "http" and not is_loopback(host):

@@ -8,7 +8,7 @@ from itertools import accumulate
 from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.finding import Applied, Problem, Severity
 from lora_cli.refs.reference import cached_repository, hub_words
-from lora_cli.rules.rule import Case, grouped, rule
+from lora_cli.rules.rule import Case, NotChecked, grouped, rule
 from lora_cli.text import counted, cut, names
 
 LONGEST_ENDING = 8
@@ -130,7 +130,7 @@ def layer_out_of_range(case: Case) -> Iterator[Problem]:
 
 
 @rule("LC314", "shape-mismatch", Severity.ERROR, needs=("config", "weights", "base"))
-def shape_mismatch(case: Case) -> Iterator[Problem]:
+def shape_mismatch(case: Case) -> Iterator[Problem | NotChecked]:
     """A's columns or B's rows are not the input or output width of the module in the base.
 
     *Why is this bad?* PEFT refuses it. vLLM copies a tensor that is too small into the corner of its buffer and
@@ -138,6 +138,8 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
 
     *Fix*: validate against the base that it was trained on (note grouped-query attention: k and v are narrower).
     """
+    if case.unserved_variant:
+        yield NotChecked(f"{case.unserved_variant} is set, which no engine serves: shapes are not checked")
     found = case.misshapen
     if 1 < len(found) == len(case.application.expected):
         first, differences = next(iter(found.items()))

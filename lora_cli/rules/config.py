@@ -9,7 +9,6 @@ from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.errors import FormatError
 from lora_cli.finding import Problem, Severity
-from lora_cli.peft.factors import divisors
 from lora_cli.peft.patterns import Endings, endings, matching_keys
 from lora_cli.peft.targets import HEADS, targeted_parameters
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shown
@@ -340,16 +339,8 @@ def _variant_errors(case: Case, config: LoraConfig) -> FieldErrors:
     for field in (*chosen, *(["lora_bias"] if config.lora_bias else [])):
         if embeddings and field != "use_dora":
             yield field, f"{field} is set: PEFT refuses it on an embedding ({cut(embeddings[0])})", AS_SAVED
-    if config.use_bdlora is not None:
-        try:
-            divided = divisors(config)
-            for module in case.application.adapter.pairs:
-                divided(module)
-        except FormatError as error:
-            yield "use_bdlora", f"use_bdlora {cut(error.reason)}", AS_SAVED
-        modules = case.base.modules if case.base is not None else {}
-        if any(modules[module].kind == "conv1d" for module in case.application.found if module in modules):
-            yield "use_bdlora", "use_bdlora is set, but a target is a Conv1D in the base: PEFT fails on it", AS_SAVED
+    if config.use_bdlora == {}:
+        yield "use_bdlora", "use_bdlora names a targeted module neither for A nor for B: PEFT refuses it", AS_SAVED
 
 
 def _parameter_problems(case: Case, config: LoraConfig) -> Iterator[Problem]:

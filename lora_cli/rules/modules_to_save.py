@@ -1,5 +1,6 @@
 """LC316 and LC32x: tensors that are not factors, and the vocabulary, compared with the base model."""
 
+import re
 from collections.abc import Iterator
 
 from lora_cli.adapter.config import LoraConfig
@@ -16,6 +17,8 @@ from lora_cli.text import names
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one value for each output of their module."""
 
+NORM = re.compile(r"norm|^ln_", re.IGNORECASE)
+"""In the last names of the norms of every family, which are modules of the base that no LoRA is put on."""
 
 OWN_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Segmentation", "ObjectDetection")
 """Ends of the names of transformers' classes with a new head for each task."""
@@ -107,9 +110,7 @@ def _missing_modules(case: Case, config: LoraConfig) -> list[str]:
         meant = [path for path in named if path.endswith(name) or f"{name}." in path] if is_there else []
         if meant or any(path.endswith(name) for path in saved):
             return any(path not in saved for path in meant)
-        from lora_cli.base.families import norms_of
-
-        return any(norm.endswith(last_name(name)) for norm in norms_of(base.model_type))
+        return NORM.search(last_name(name)) is not None
 
     return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
 

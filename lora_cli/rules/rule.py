@@ -13,7 +13,6 @@ from lora_cli.adapter.beside import Companions
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import Key
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import FormatError
 from lora_cli.finding import (
     NO_BASE,
     NO_VALUES,
@@ -26,7 +25,6 @@ from lora_cli.finding import (
     Skipped,
 )
 from lora_cli.grouping import by_key
-from lora_cli.peft.factors import divisors
 from lora_cli.peft.match import Application, misshapen
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
@@ -120,22 +118,17 @@ class Case:
         """The file that is named in findings about tensors."""
         return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS
 
-    def factor_divisors(self) -> Mapping[str, tuple[int, int]]:
-        """The divisors of A's and B's columns by module, if the config changes LoRA's shapes (``peft.factors``)."""
+    @property
+    def unserved_variant(self) -> str:
+        """The field of a variant of LoRA that no engine serves: shapes are not checked. Empty for all others."""
         config = self.adapter.config
-        if config is None or (config.use_bdlora is None and not config.use_qalora):
-            return {}
-        gptq = self.base is not None and "quantised: gptq" in self.base.source
-        try:
-            divided = divisors(config, gptq=gptq)
-            return {module: divided(module) for module in self.application.adapter.pairs}
-        except FormatError:  # PEFT refuses the config, which LC209 says
-            return {}
+        fields = ("use_bdlora", "use_qalora", "layer_replication")
+        return next((field for field in fields if config is not None and getattr(config, field)), "")
 
     @property
     def misshapen(self) -> Mapping[str, list[str]]:
         """The modules of the base whose factors have other shapes, each with the differences."""
-        return misshapen(self.application, self.factor_divisors())
+        return {} if self.unserved_variant else misshapen(self.application)
 
     def other_tensors(self) -> Iterator[Key]:
         """The tensors that are not factors: saved modules, trained tokens, biases."""

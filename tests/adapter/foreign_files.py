@@ -27,11 +27,6 @@ def mlx(directory: Path) -> None:
     (directory / "adapter_config.json").write_text(json.dumps(config))
 
 
-def renamed_mlx(directory: Path) -> None:
-    mlx(directory)
-    (directory / "adapters.safetensors").rename(directory / "adapter_model.safetensors")
-
-
 def gguf_file(directory: Path, kind: str) -> None:
     writer = gguf.GGUFWriter(directory / "adapter.gguf", "llama")
     writer.add_type(kind)
@@ -45,26 +40,14 @@ def gguf_file(directory: Path, kind: str) -> None:
     writer.close()
 
 
-def kohya(directory: Path, prefix: str = "lora_unet_down_blocks_0_attentions_0_proj_in") -> None:
-    down, up = raw(np.ones((4, 64, 1, 1))), raw(np.ones((64, 4, 1, 1)))
-    tensors = {
-        f"{prefix}.lora_down.weight": down,
-        f"{prefix}.lora_up.weight": up,
-        f"{prefix}.alpha": raw(np.array(4.0)),
-    }
-    write_safetensors(directory / "style.safetensors", tensors, {"ss_network_module": "networks.lora"})
+def kohya(directory: Path) -> None:
+    names = [f"lora_unet_down_blocks_0_attentions_0_proj_in.lora_{name}.weight" for name in ("down", "up")]
+    write_safetensors(directory / "style.safetensors", {name: raw(np.ones((4, 4, 1, 1))) for name in names})
 
 
-def lycoris(directory: Path) -> None:
-    names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha")
-    write_safetensors(
-        directory / "style.safetensors", {f"lora_unet_mid.{name}": raw(np.ones((4, 4))) for name in names}
-    )
-
-
-def diffusers(directory: Path, name: str = "pytorch_lora_weights.safetensors") -> None:
+def diffusers(directory: Path) -> None:
     module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-    write_safetensors(directory / name, lora_tensors({module: (64, 64)}, prefix=""))
+    write_safetensors(directory / "flux.safetensors", lora_tensors({module: (64, 64)}, prefix=""))
 
 
 def flux(directory: Path) -> None:
@@ -75,12 +58,6 @@ def flux(directory: Path) -> None:
 def merged(directory: Path) -> None:
     write_base_config(directory)
     write_safetensors(directory / "model.safetensors", llama_tensors())
-
-
-def merged_shards(directory: Path) -> None:
-    write_base_config(directory)
-    write_safetensors(directory / "model-00001-of-00001.safetensors", llama_tensors())
-    (directory / "model.safetensors.index.json").write_text("{}")
 
 
 def merged_pickle(directory: Path) -> None:
@@ -99,10 +76,7 @@ def sharded(directory: Path, ending: str = "safetensors") -> None:
 
 
 def sharded_pickle(directory: Path) -> None:
-    write_adapter(directory)
-    (directory / "adapter_model.safetensors").unlink()
-    for i in (1, 2):
-        torch.save({"a": torch.ones(2)}, directory / f"adapter_model-0000{i}-of-00002.bin")
+    sharded(directory, "bin")
 
 
 def tensorizer(directory: Path) -> None:
@@ -114,17 +88,12 @@ def tensorizer(directory: Path) -> None:
 KOHYA, DIFFUSERS = "a Kohya LoRA for images", "a diffusers LoRA for images"
 FOREIGN: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "MLX": (mlx, "an MLX LoRA"),
-    "MLX, renamed": (renamed_mlx, "an MLX LoRA"),
     "a GGUF LoRA": (lambda directory: gguf_file(directory, gguf.GGUFType.ADAPTER), "a GGUF LoRA for llama.cpp"),
     "a GGUF model": (lambda directory: gguf_file(directory, gguf.GGUFType.MODEL), "a GGUF model for llama.cpp"),
     "Kohya": (kohya, KOHYA),
-    "Kohya's text encoder": (lambda directory: kohya(directory, "lora_te1_text_model_layers_0_mlp_fc1"), KOHYA),
-    "LyCORIS": (lycoris, KOHYA),
     "diffusers": (diffusers, DIFFUSERS),
-    "diffusers under another name": (lambda directory: diffusers(directory, "flux.safetensors"), DIFFUSERS),
     "diffusers' transformer under PEFT's name": (flux, DIFFUSERS),
     "a merged model": (merged, "a full model"),
-    "a merged model in shards": (merged_shards, "a full model"),
     "a merged model, pickled": (merged_pickle, "a full model"),
     "a merged model under PEFT's name": (merged_under_our_name, "a full model"),
     "shards": (sharded, "a PEFT adapter in shards"),

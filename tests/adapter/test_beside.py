@@ -2,25 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lora_cli.adapter import beside as companions
+from lora_cli.adapter import beside
 from lora_cli.adapter.beside import REMOTE_CAP, Companions, read_companions
-from lora_cli.refs.reference import AdapterRef
-from lora_cli.refs.snapshot import RemoteFile, Revision
-from lora_cli.sources import Source
-from lora_cli.sources.files import Files
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.files import files_at
+from tests.adapter.remote import remote
 
 
-def read(directory: Path, *, here: bool = True) -> Companions:
-    source = LocalSource()
-    return read_companions(Files(source, source.resolve(AdapterRef("file" if here else "hf", str(directory)))))
+def read(directory: Path) -> Companions:
+    return read_companions(files_at(directory))
 
 
 def test_templates_classes_and_tokens_are_found_wherever_they_stand(tmp_path: Path) -> None:
@@ -71,57 +64,14 @@ def test_a_pointer_in_a_files_place_is_called_so(tmp_path: Path) -> None:
     assert found.templates == {"chat_template.jinja": "<html>{{ messages }}"}
 
 
-def test_a_large_file_is_not_read_from_afar_nor_a_huge_one_at_all(
+def test_a_large_file_is_not_read_from_afar_nor_one_without_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "chat_template.jinja").write_text("x" * (REMOTE_CAP + 1))
-
     assert read(tmp_path).unread == {}
-    assert read(tmp_path, here=False).unread == {
-        "chat_template.jinja": f"has {REMOTE_CAP + 1} bytes, over the limit of {REMOTE_CAP}"
-    }
-    monkeypatch.setattr(companions, "LOCAL_CAP", REMOTE_CAP)
+    for sized in (True, False):
+        origin, files = remote(tmp_path, sized=sized)
+        assert read_companions(files).unread == {"chat_template.jinja": f"has over {REMOTE_CAP} bytes"}
+        assert origin.given == (0 if sized else REMOTE_CAP + 1)
+    monkeypatch.setattr(beside, "LOCAL_CAP", REMOTE_CAP)
     assert read(tmp_path).unread.keys() == {"chat_template.jinja"}
-
-
-class Endless(Source):
-    """An origin that tells no size, and never stops sending."""
-
-    def __init__(self) -> None:
-        pass
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        return Revision(ref, "1", (RemoteFile("chat_template.jinja", None),))
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        while True:
-            yield b"x" * 1024
-
-
-def test_a_file_without_an_end_is_left_where_the_bound_is() -> None:
-    ref = AdapterRef("hf", "tiny/adapter")
-
-    found = read_companions(Files(Endless(), Endless().resolve(ref)))
-
-    assert found.unread == {"chat_template.jinja": f"is over the limit of {REMOTE_CAP} bytes"}
-
-
-@given(
-    fields=st.dictionaries(
-        st.sampled_from(["chat_template", "auto_map", "x"]),
-        st.recursive(
-            st.none() | st.booleans() | st.text(max_size=5),
-            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "template"]), inner),
-            max_leaves=5,
-        ),
-    )
-)
-def test_whatever_a_tokenizer_config_holds_it_is_read(
-    fields: dict[str, object], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    directory = tmp_path_factory.mktemp("adapter")
-    (directory / "tokenizer_config.json").write_text(json.dumps(fields))
-
-    found = read(directory)
-
-    assert all(isinstance(template, str) for template in found.templates.values())

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.comparison import FieldChange, OtherAdapter, compare
-from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config, peft_fields
+from lora_cli.adapter.config import CONFIG_CAP, PEFT_FIELDS, LoraConfig, parse_config
 from lora_cli.errors import FormatError
 
 READ: dict[str, tuple[Any, Any]] = {
     "peft_type": ("LORA", "LORA"),
-    "task_type": (None, None),
     "r": (16, 16),
     "lora_alpha": (32.5, 32.5),
     "use_rslora": (None, False),
@@ -24,12 +23,9 @@ READ: dict[str, tuple[Any, Any]] = {
     "modules_to_save": (["lm_head"], ("lm_head",)),
     "init_lora_weights": ("pissa_niter_4", "pissa_niter_4"),
     "layers_to_transform": (3, 3),
-    "layers_pattern": (["layers"], ("layers",)),
-    "rank_pattern": ({"q_proj": 4}, {"q_proj": 4}),
     "alpha_pattern": ({"q_proj": 4.5, "k_proj": 4}, {"q_proj": 4.5, "k_proj": 4}),
     "trainable_token_indices": ({"embed_tokens": [1, 2]}, {"embed_tokens": (1, 2)}),
     "alora_invocation_tokens": ([1, 2], (1, 2)),
-    "qalora_group_size": (None, None),
     "layer_replication": ([[0, 4], [2, 5]], ((0, 4), (2, 5))),
     "use_bdlora": ({"nblocks": 2}, {"nblocks": 2}),
 }
@@ -51,20 +47,14 @@ MISTYPED: list[tuple[str, Any, str]] = [
     ("lora_alpha", True, "must be a number, not a boolean: true"),
     ("lora_dropout", math.inf, "must be finite, not inf"),
     ("use_rslora", "false", 'must be a boolean, not a string: "false"'),
-    ("use_dora", 1, "must be a boolean, not an integer: 1"),
     ("target_modules", ["q_proj", 1], "must be a string, not an integer: 1"),
-    ("target_modules", {}, "must be a list, not an object: {}"),
     ("modules_to_save", "lm_head", 'must be a list, not a string: "lm_head"'),
     ("rank_pattern", {"q_proj": 4.0}, "must be an integer, not a number: 4.0"),
     ("alpha_pattern", None, "must be an object, not null: null"),
-    ("init_lora_weights", 1, "must be a boolean, not an integer: 1"),
     ("trainable_token_indices", {"a": ["1"]}, 'must be an integer, not a string: "1"'),
-    ("layers_to_transform", "3", 'must be a list, not a string: "3"'),
     ("layers_to_transform", True, "must be an integer, not a boolean: true"),
     ("layer_replication", [[0, 4, 2]], LIMIT),
-    ("layer_replication", [[-1, 4]], LIMIT),
     ("layer_replication", [[0, 2]] * 100_000, LIMIT),
-    ("peft_type", 1, "must be a string, not an integer: 1"),
 ]
 
 
@@ -108,7 +98,7 @@ json_values = st.recursive(
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.dictionaries(st.sampled_from(peft_fields()) | st.text(max_size=8), json_values, max_size=8))
+@given(st.dictionaries(st.sampled_from(list(PEFT_FIELDS)) | st.text(max_size=8), json_values, max_size=8))
 def test_any_object_is_read_and_nothing_in_it_is_lost(raw: dict[str, Any]) -> None:
     config = parse_config(json.dumps(raw).encode())
     assert config.given | config.unknown.keys() == raw.keys()
@@ -124,8 +114,7 @@ SAME: list[dict[str, Any]] = [
     {"bias": "none", "use_rslora": False, "rank_pattern": {}, "modules_to_save": None, "use_dora": None},
 ]
 OTHER: list[dict[str, Any]] = [
-    {"r": 16}, {"r": "8"}, {"lora_alpha": True}, {"use_rslora": True}, {"use_rslora": "yes"},
-    {"rank_pattern": {"q": 4}}, {"target_modules": "all-linear"}, {"layers_to_transform": [2, 1]},
+    {"r": "8"}, {"lora_alpha": True}, {"rank_pattern": {"q": 4}}, {"target_modules": "all-linear"},
     {"lora_dropout": 0.3, "revision": "x", "file": "y"},
 ]  # fmt: skip
 
@@ -145,7 +134,3 @@ def test_every_other_value_is_a_difference_with_both_values(fields: dict[str, An
     found = differences(PLAIN, {**PLAIN, **fields})
     assert {one.field for one in found} == fields.keys()
     assert differences({**PLAIN, **fields}, PLAIN) == tuple(FieldChange(one.field, one.b, one.a) for one in found)
-
-
-def test_the_order_of_numbers_counts() -> None:
-    assert len(differences({"layers_to_transform": [1, 2]}, {"layers_to_transform": [2, 1]})) == 1

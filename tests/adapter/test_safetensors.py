@@ -53,48 +53,34 @@ EMPTY = '{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
 MALFORMED: Mapping[str, tuple[bytes, str]] = {
     "nothing": (b"", "ends at byte 8 of 0"),
     "an end within the header": (with_header(ONE)[:-3], "truncated, or not safetensors"),
-    "an HTML page": (b"<!DOCTYPE html><html>", "truncated, or not safetensors"),
     "an empty header": (with_header(""), "does not start with {"),
     "not UTF-8": (with_header(b'{"\xff":{}}'), "can't decode byte 0xff"),
-    "UTF-16": (with_header(EMPTY.encode("utf-16")), "does not start with {"),
-    "a byte order mark": (with_header(f"\ufeff{EMPTY}"), "does not start with {"),
     "not JSON": (with_header("{nonsense}"), "Expecting property name"),
-    "JSON that ends early": (with_header('{"a":{"dtype":"U8"'), "Expecting ',' delimiter"),
-    "a list": (with_header("[]"), "does not start with {"),
     "a blank first": (with_header(f" {EMPTY}"), "does not start with {"),
     "a name twice": (with_header(f"{EMPTY[:-1]},{EMPTY[1:]}"), "a key appears twice"),
     "a field twice": (with_header('{"a":{"dtype":"U8","dtype":"U8"}}'), "a key appears twice"),
     "a list as metadata": (with_header('{"__metadata__":[]}'), "not of the type that belongs there"),
-    "zero as metadata": (with_header('{"__metadata__":0}'), "not of the type that belongs there"),
     "a number in metadata": (with_header('{"__metadata__":{"a":1}}'), "not of the type that belongs there"),
     "half a surrogate pair": (with_header('{"\\ud800":{}}'), "surrogates not allowed"),
-    "half a pair in metadata": (with_header('{"__metadata__":{"a":"\\udc00"}}'), "surrogates not allowed"),
     "a list as an entry": (of([]), "f: a: not as the format says"),
     "a field missing": (of({"dtype": "U8", "shape": []}), "f: a: not as the format says: a value is missing"),
     "an unknown field": (of(entry(x=1), body=BODY), NO_NUMBER),
     "an unknown dtype": (of(entry("F33", (0,), (0, 0))), NO_NUMBER),
-    "a number as a dtype": (of(entry(3), body=BODY), NO_NUMBER),
     "an object as a dtype": (of(entry({"U8": None}), body=BODY), "not of the type that belongs there"),
     "a negative dimension": (of(entry(shape=(-4,)), body=BODY), "-4"),
-    "minus zero": (with_header(EMPTY.replace("[0]", "[-0]")), "-0"),
     "a fraction": (of(entry(shape=(4.0,)), body=BODY), NO_NUMBER),
-    "NaN": (with_header(EMPTY.replace("[0]", "[NaN]")), NO_NUMBER),
     "true as a dimension": (of(entry(shape=(True,), offsets=(0, 1)), body=b"1"), NO_NUMBER),
-    "a number as a shape": (of(entry(shape=4), body=BODY), "not of the type that belongs there"),
-    "a string as a shape": (of(entry(shape="", offsets=(0, 1)), body=b"1"), NO_NUMBER),
-    "a long string in a shape": (of(entry(shape=(10**9, "x" * 99, 10**9)), body=BODY), NO_NUMBER),
     "a dimension beyond 64 bits": (of(entry(shape=(0, 2**64), offsets=(0, 0))), NO_NUMBER),
     "a dimension of too many digits": (with_header(EMPTY.replace("[0]", f"[{'9' * 60_000}]")), "digits"),
     "a product beyond 64 bits": (of(entry(shape=(2**40, 2**40, 0), offsets=(0, 0))), "overflows 64 bits"),
     "half a byte": (of(entry("F4", (3,), (0, 1)), body=b"1"), "F4 [3] does not take the 1 bytes"),
     "offsets backwards": (of(entry(offsets=(4, 0)), body=BODY), "does not take the -4 bytes"),
-    "three offsets": (of(entry(offsets=(0, 2, 4)), body=BODY), "too many values"),
-    "more bytes than the shape": (of(entry(shape=(3,)), body=BODY), "U8 [3] does not take the 4 bytes"),
     "an overlap": (of(entry(), entry(offsets=(2, 6)), body=b"123456"), "f: b: starts at byte"),
     "a gap": (of(entry(), entry(offsets=(5, 9)), body=b"123456789"), "f: b: starts at byte"),
     "missing bytes": (with_header(ONE, b"123"), "tensors end at byte"),
     "trailing bytes": (with_header(ONE, b"12345"), "tensors end at byte"),
     "deep nesting": (with_header('{"a":{"x":' + "[" * 20_000 + "}"), "f: not as the format says"),
+    "minus zero": (with_header(EMPTY.replace("[0]", "[-0]")), "-0"),
     "a long name": (with_header(EMPTY.replace('"a"', f'"{"x" * 1025}"')), "1025 characters, over the limit of 1024"),
 }
 """What is wrong: the file, and what its error says."""
@@ -221,10 +207,6 @@ def test_tensors_are_in_the_order_of_their_bytes_with_places_in_the_file() -> No
     assert ours(data)["a"] == ("U8", (4,), b"3456")
     length = header_length(data[:8], None, "f")
     assert parse_header(data[8 : 8 + length], None, "f") == read(data), "also before the size of the file is known"
-
-
-def test_a_name_may_have_1024_characters() -> None:
-    assert len(read(with_header(EMPTY.replace('"a"', f'"{"x" * 1024}"'))).tensors) == 1
 
 
 @pytest.mark.parametrize("filler", ["[],", "{},", '{"a":', "[", '"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'])

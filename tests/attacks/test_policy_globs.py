@@ -16,7 +16,6 @@ from tests.hub_server import Hub
 from tests.making import write_adapter
 
 HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
-COMMIT = "0e9e" * 10
 
 
 @pytest.fixture
@@ -39,7 +38,6 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         ("hf://*@v1", AdapterRef("hf", "evil/x", "a/b", "w@v1"), False),
         ("hf://evil/x@v1", AdapterRef("hf", "evil/x", "below", "v1"), True),
         ("hf://evil/x@v1", AdapterRef("hf", "evil/x", "at@v1"), False),
-        ("hf://acme/*@" + COMMIT.upper(), AdapterRef("hf", "acme/x", revision=COMMIT), True),
         ("*@v1", AdapterRef("hf", "evil/x", revision="main@v1"), False),
         ("oci://r/*@sha256:a*", AdapterRef("oci", "r/x", revision="sha256:" + "b" * 64), False),
         ("oci://r/x", AdapterRef("oci", "r/x:v1"), True),
@@ -87,13 +85,7 @@ def test_no_other_way_to_write_a_denied_repository_is_asked_for(
         ("oci://GHCR.io/acme/*", "oci://ghcr.io/acme/x"),
         ("oci://ghcr.io./acme/*", "oci://ghcr.io/acme/x"),
         ("oci://ghcr.io:443/acme/*", "oci://ghcr.io/acme/x"),
-        ("oci://index.docker.io/acme/*", "oci://docker.io/acme/x"),
-        ("oci://registry-1.docker.io/*", "oci://docker.io/acme/x"),
-        ("oci://docker.io/x", "oci://docker.io/x:v1"),
-        ("oci://docker.io/x:v1", "oci://index.docker.io/library/x:v1"),
         ("oci://[::1]:5000/*", "oci://[::1]:5000/x"),
-        ("oci://ghcr.io/acme/x:v1/below", "oci://ghcr.io/acme/x:v1/below"),
-        ("oci://ghcr.io/acme/x:v1/below", "oci://ghcr.io/acme/x:v1//below"),
     ],
 )
 def test_a_registry_is_denied_and_allowed_however_it_is_written(glob: str, ref: str) -> None:

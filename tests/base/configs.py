@@ -98,7 +98,6 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "gpt2": [
         GPT2,
         {**GPT2, "n_inner": 100, "tie_word_embeddings": False},
-        {**GPT2, "add_cross_attention": True, "n_inner": None},
         {"vocab_size": 96, "hidden_size": 40, "num_hidden_layers": 3, "n_head": 4, "max_position_embeddings": 20},
     ],
     "gpt_neox": [
@@ -190,9 +189,9 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "bert": [
         BERT,
-        {**BERT, "is_decoder": True, "add_cross_attention": True, "type_vocab_size": 3, "tie_word_embeddings": False},
+        {**BERT, "is_decoder": True, "type_vocab_size": 3, "tie_word_embeddings": False},
     ],
-    "roberta": [BERT, {**BERT, "is_decoder": True, "add_cross_attention": True, "tie_word_embeddings": False}],
+    "roberta": [BERT, {**BERT, "is_decoder": True, "tie_word_embeddings": False}],
 }
 """Model type to configs; ``model_type`` itself is left out."""
 

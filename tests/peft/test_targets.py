@@ -10,7 +10,6 @@ from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.peft.targets import (
     Scale,
-    replicated,
     scales,
     targeted,
     targeted_in,
@@ -127,11 +126,3 @@ def test_parameters_are_found_by_their_last_components_and_nested_in_order() -> 
     }
     alone = config(target_parameters=[paths[2]])
     assert wrapped_parameters(alone, paths) == {"model.layers.1.mlp.experts": paths[2]}
-
-
-def test_replicated_layers_are_stacked_and_the_rest_stays() -> None:
-    stacked = replicated(config(layer_replication=[[1, 2], [0, 2], [7, 9]]), BASE)
-    assert stacked.num_layers == 3
-    assert len(stacked.modules) == 2 + 3 * 7
-    assert stacked.modules["lm_head"] == BASE.modules["lm_head"]
-    assert replicated(config(layer_replication=[[0, 10**15]]), BASE) is BASE

@@ -28,7 +28,6 @@ def reference(text: str) -> AdapterRef:
         ("HF://gpt2/", "hf://gpt2"),
         ("hf://org/name/sub//folder/@v1", "hf://org/name/sub/folder@v1"),
         ("hf://org/name/a%40b@v1", "hf://org/name/a%40b@v1"),
-        (f"hf://org/name@{COMMIT.upper()}", f"hf://org/name@{COMMIT}"),
         ("https://huggingface.co/org/name.git", "hf://org/name"),
         ("https://HuggingFace.co.:443/org/name/", "hf://org/name"),
         ("https://hf.co/org/name?library=peft#usage", "hf://org/name"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_cli.adapter.config import peft_fields
+from lora_cli.adapter.config import PEFT_FIELDS
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import base_from_config
 from lora_cli.finding import Severity
@@ -72,7 +72,7 @@ REFUSED = {"peft_type", "r", "lora_alpha", "lora_dropout", "bias", "rank_pattern
 """The fields in which PEFT fails on null."""
 
 
-@pytest.mark.parametrize("field", [one for one in peft_fields() if one != "target_modules"])
+@pytest.mark.parametrize("field", [one for one in PEFT_FIELDS if one != "target_modules"])
 def test_null_is_an_error_in_exactly_the_fields_in_which_peft_fails_on_it(field: str, tmp_path: Path) -> None:
     """But for ``target_modules``, where PEFT guesses and engines refuse."""
     write_adapter(tmp_path, modules=llama_modules())
