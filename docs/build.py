@@ -142,8 +142,9 @@ def _kind(entry: Entry, known: Mapping[str, Entry] = MappingProxyType({})) -> st
         return f"`{json.dumps(entry['const']).strip(chr(34))}`"
     if "enum" in entry:
         return ", ".join(f"`{one}`" for one in entry["enum"])
-    if "anyOf" in entry:
-        return " or ".join(dict.fromkeys(_kind(one) for one in entry["anyOf"]))
+    types = entry["type"] if isinstance(entry.get("type"), list) else []
+    if any_of := entry.get("anyOf") or [{"type": one} for one in types]:
+        return " or ".join(dict.fromkeys(_kind(one) for one in any_of))
     if entry.get("type") == "array":
         items = _resolved(entry.get("items", {}), known)
         return "list of mappings" if items.get("type") == "object" else "list"

@@ -212,7 +212,7 @@ def _file_layer(file: Path, text: str, environ: Mapping[str, str]) -> dict[str, 
     """The file's layer. Paths in it are relative to it."""
     from lora_cli.documents.source_rules import read_settings
 
-    kinds = {key: setting.kind for key, setting in SETTINGS.items()}
+    kinds = {key: (setting.kind, setting.help) for key, setting in SETTINGS.items()}
     read = read_settings(text, str(file), kinds)
     layer = {SETTINGS[key].field if key in SETTINGS else key: value for key, value in read.items()}
     if "cache_dir" in layer:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from lora_cli.cli.main import main
-from lora_cli.documents.manifest import load_manifest
-from lora_cli.documents.policy import load_policy
+from lora_cli.documents.manifest import read_manifest
+from lora_cli.documents.policy import read_policy
 from lora_cli.documents.policy_checks import violations
 from lora_cli.settings import load_settings
 from tests.conftest import ROOT
@@ -32,7 +32,7 @@ FOLDERS = {
 def test_the_example_is_valid_by_the_published_schema_and_shows_every_kind_of_rule() -> None:
     schema = json.loads((ROOT / "manifests" / "schemas" / "adapter-set.schema.json").read_text())
     jsonschema.validate(yaml.safe_load(TEXT), schema)
-    parsed = load_manifest(TEXT, str(FILE), is_path=lambda _: False)
+    parsed = read_manifest(FILE)
 
     assert {entry.ref.scheme for entry in parsed.adapters} == {"hf", "s3", "https"}
     assert parsed.base is not None
@@ -45,11 +45,13 @@ def test_the_example_is_valid_by_the_published_schema_and_shows_every_kind_of_ru
 
 
 @pytest.mark.parametrize("page", ["manifests/production.yaml", "docs/operators.md"])
-def test_an_examples_own_policy_lets_its_first_fetch_lock_it(page: str) -> None:
+def test_an_examples_own_policy_lets_its_first_fetch_lock_it(page: str, tmp_path: Path) -> None:
     text = (ROOT / page).read_text()
     if page.endswith(".md"):
         text = text.partition("```yaml\n")[2].partition("```")[0]
-    parsed = load_manifest(text, page, is_path=lambda _: False)
+    file = tmp_path / "set.yaml"
+    file.write_text(text)
+    parsed = read_manifest(file)
     policy = parsed.policy
     assert policy is not None
     for entry in parsed.adapters:
@@ -57,9 +59,9 @@ def test_an_examples_own_policy_lets_its_first_fetch_lock_it(page: str) -> None:
 
 
 def test_the_policy_beside_it_allows_its_adapters() -> None:
-    parsed = load_manifest(TEXT, str(FILE), is_path=lambda _: False)
+    parsed = read_manifest(FILE)
     file = ROOT / "manifests" / "policy.yaml"
-    policy = load_policy(file.read_text(), str(file))
+    policy = read_policy(file)
     for entry in parsed.adapters:
         assert violations(policy, [entry.ref], sha256=entry.sha256) == (), entry.name
 

@@ -396,9 +396,8 @@ def fetch_requests(refs: Sequence[str], manifest: Path | None, selection: Select
         return FetchRequests(requests, alone=len(requests) == 1)
     adapter_set = read_named_manifest(manifest, refs, "fetch")
     assert adapter_set is not None
-    from lora_cli.documents.lockfile import requests_of
-
-    base, adapters = adapter_set.base, requests_of(_named_entries(adapter_set, refs), {}, selection)
+    base, entries = adapter_set.base, _named_entries(adapter_set, refs)
+    adapters = tuple(replace(one, selection=replace(selection, latest=one.selection.latest)) for one in entries)
     request = None if base is None or base.scheme == "file" else Request(THE_BASE, base, selection=BASE)
     return FetchRequests(adapters, adapter_set, alone=len(adapter_set.adapters) == 1, base=request)
 

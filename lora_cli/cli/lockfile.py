@@ -14,6 +14,7 @@ from lora_cli.documents.document import STDIN, read_text
 from lora_cli.documents.lockfile import (
     KIND,
     base_mismatch,
+    config_files,
     drift,
     dump_lock,
     lock_path,
@@ -26,11 +27,9 @@ from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.lock_drift import CheckedAdapter, checked_adapter, find_drift
-from lora_cli.refs.adapter_files import BASE_CONFIG
 from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.request import Request
-from lora_cli.refs.snapshot import Blob
 from lora_cli.render.fetch_report import CheckReport, LockChanges, lock_changes
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
@@ -94,7 +93,7 @@ def apply_lock(requests: FetchRequests, file: LockFile, flags: LockFlags) -> Fet
         Refused: ``--locked``, and lock and manifest disagree.
         MachineError: the lock will have to be written, and its folder is not writable.
     """
-    lock, manifest = file.lock or Lock(()), file.adapter_set.file
+    lock, manifest = file.lock or {}, file.adapter_set.file
     if flags.locked and (found := [*drift(file.adapter_set, lock), *_base_drift(file.adapter_set, lock)]):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         hint = f"lora-cli fetch -f {manifest} updates the lock"
@@ -123,7 +122,7 @@ def _locked_base(request: Request | None, lock: Lock, adapter_set: AdapterSet, f
     Raises:
         UsageError: the locked revision is invalid.
     """
-    locked = lock.base
+    locked = lock.get(THE_BASE)
     if request is None or flags.locked:
         return None
     if locked is None or base_mismatch(adapter_set, locked) or (flags.upgrade and not flags.some):
@@ -138,14 +137,15 @@ def _base_drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
     Raises:
         FormatError, MachineError: the config of a local base cannot be read.
     """
-    locked, said = lock.base, base_mismatch(adapter_set, lock.base)
+    locked = lock.get(THE_BASE)
+    said = base_mismatch(adapter_set, locked)
     path = _base_path(adapter_set)
     here = local_config(path) if path is not None else None
     if path is not None and here is None and locked is None and (path.exists() or path.suffix == ".safetensors"):
         return
     if said:
         yield said
-    elif here is not None and locked is not None and locked.files != _config_files(here):
+    elif here is not None and locked is not None and locked.files != config_files(here):
         yield f"{THE_BASE} has other bytes than the locked ones"
 
 
@@ -155,14 +155,10 @@ def _base_path(adapter_set: AdapterSet) -> Path | None:
     return Path(base.location) if base is not None and base.scheme == "file" else None
 
 
-def _config_files(data: bytes) -> Mapping[str, Blob]:
-    return {BASE_CONFIG: Blob(hashlib.sha256(data).hexdigest(), len(data))}
-
-
 def tell_endpoints(requests: FetchRequests, file: LockFile, settings: Settings) -> None:
     """Says in one line which adapters come from another server than when they were locked; their digests decide."""
-    lock, moved = file.lock or Lock(()), dict[tuple[str, str], list[str]]()
-    known = {**locked_adapters(file.adapter_set, lock), THE_BASE: lock.base}
+    lock, moved = file.lock or {}, dict[tuple[str, str], list[str]]()
+    known = {**locked_adapters(file.adapter_set, lock), THE_BASE: lock.get(THE_BASE)}
     for request in (*requests.adapters, *((requests.base,) if requests.base is not None else ())):
         locked = known.get(request.name)
         if locked is None or request.ref.scheme == "file" or (request.name == THE_BASE and not request.locked):
@@ -228,7 +224,7 @@ def write_lock(
     new |= dict(_locked_config(file.adapter_set, base, settings))
     path = Path(os.path.realpath(file.path))
     with exclusive(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
-        now = _read(path, flags, file.adapter_set.file) or Lock(())
+        now = _read(path, flags, file.adapter_set.file) or {}
         after = relocked(file.adapter_set, now, new)
         if dump_lock(after) != dump_lock(now):
             with on_disk("writing", file.path, "-f"):
@@ -269,7 +265,7 @@ def _locked_config(
         inform(f"warning: {THE_BASE} is not locked: {error.message}", settings)
         return
     if data is not None:
-        source, files, text = adapter_set.base_written, _config_files(data), data.decode()
+        source, files, text = adapter_set.base_written, config_files(data), data.decode()
         yield THE_BASE, LockedAdapter(THE_BASE, source, revision, files, endpoint=endpoint, config=text)
 
 
@@ -281,7 +277,7 @@ def report_drift(
     With ``some``, only of the adapters that were named. Returns the exit code: 1 for drift, else that of the error of
     an origin that could not be checked.
     """
-    lock = file.lock or Lock(())
+    lock = file.lock or {}
     done: list[CheckedAdapter] = []
     in_a_pipe = output_format == "human" and not sys.stdout.isatty()
     for one in _drifts(requests, lock, file.adapter_set, settings, base=not some):
@@ -292,7 +288,7 @@ def report_drift(
             write(render_drift(one))
     known = {entry.name for entry in file.adapter_set.adapters}
     known |= {THE_BASE} if file.adapter_set.base is not None else set()
-    removed = [] if some else [name for name in lock.by_name if name not in known]
+    removed = [] if some else [name for name in lock if name not in known]
     code = max([one.exit_code for one in done] + [int(bool(removed))])
     report = CheckReport(lock=str(file.path), adapters=done, left_over=removed, exit_code=code)
     if output_format == "json":
@@ -314,13 +310,13 @@ def _drifts(
         if request.locked is not None:
             yield next(looked)
         else:
-            difference = mismatch(entries[request.name], lock.adapter(request.name))
+            difference = mismatch(entries[request.name], lock.get(request.name))
             yield checked_adapter(request, (difference.removeprefix(f"{request.name} "),))
     if base and requests.base is not None and requests.base.locked is not None:
         # Policies about adapters do not apply to the base.
         yield from find_drift([requests.base], replace(settings, policies=()))
     elif base and adapter_set.base is not None:
         found = [one.removeprefix(f"{THE_BASE} ") for one in _base_drift(adapter_set, lock)]
-        if found or lock.base is not None:
-            request = Request(THE_BASE, adapter_set.base, locked=lock.base)
+        if found or THE_BASE in lock:
+            request = Request(THE_BASE, adapter_set.base, locked=lock.get(THE_BASE))
             yield checked_adapter(request, [f"{one}; lora-cli fetch -f {adapter_set.file} locks it" for one in found])

@@ -7,42 +7,29 @@ import yaml
 from pydantic import Field
 
 from lora_cli.documents.document import Model, parse_yaml
-from lora_cli.documents.fields import Several, text
-from lora_cli.errors import UsageError
 
 SCHEMA = "lora_cli/baseline/2"
-_HINT = "write it with lora-cli validate --write-baseline FILE"
 
 
 class AcceptedFinding(Model):
     """A finding that does not count, and why."""
 
-    fingerprint: Annotated[str, text("[0-9a-f]{32}", "a fingerprint", "see lora-cli validate --format json")]
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     """Identifies the adapter by its name, the rule and the place, whatever the adapter's version."""
-    code: Annotated[str, text("LC[0-9]{3}", "the code of a rule", "see lora-cli rules")]
-    """The rule."""
-    reason: Annotated[str, text(r"[\s\S]*\S[\s\S]*", "a reason in words", "write who checked it, and why it is right")]
-    """Why it is accepted."""
-    until: (
-        Annotated[
-            str,
-            text(
-                "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
-                "a day",
-                'write "2027-03-31", the last day on which it is accepted',
-            ),
-        ]
-        | None
-    ) = None
-    """The last day, in UTC, on which it is accepted (default: no end)."""
+    code: Annotated[str, Field(pattern="^LC[0-9]{3}$")]
+    """The code of the rule, as in lora-cli rules."""
+    reason: Annotated[str, Field(pattern=r"\S")]
+    """Why it is accepted, and by whom."""
+    until: Annotated[str, Field(pattern="^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")] | None = None
+    """The last day, in UTC, on which it is accepted: 2027-03-31 (default: no end)."""
 
 
 class Baseline(Model):
     """Accepted findings."""
 
     format: Literal["lora_cli/baseline/2"] = Field(alias="schema")
-    """The version of this format."""
-    findings: Several[AcceptedFinding]
+    """The version of this format: lora-cli validate --write-baseline FILE writes it, also in place of an older one."""
+    findings: tuple[AcceptedFinding, ...]
     """One for each place."""
 
 
@@ -60,8 +47,4 @@ def load_baseline(text: str, where: str) -> Mapping[str, AcceptedFinding]:
     Raises:
         UsageError: every mistake with file, line and key.
     """
-    try:
-        found = parse_yaml(text, where).read(Baseline)
-    except UsageError as error:
-        raise (error if SCHEMA in text else error.with_hint(_HINT)) from error
-    return {one.fingerprint: one for one in found.findings}
+    return {one.fingerprint: one for one in parse_yaml(text, where).read(Baseline).findings}

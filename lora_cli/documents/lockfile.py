@@ -5,40 +5,38 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lora_cli.documents.document import Head, Model, parse_yaml, read_text
-from lora_cli.documents.fields import LINE, Line, Name, Several, Sha256, text, unique
+from lora_cli.documents.fields import Line, Name, Sha256, unique
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import BASE_CONFIG
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
-from lora_cli.refs.request import USUAL, Request, Selection
+from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter
+from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Blob, snapshot_digest
 
 KIND = "AdapterSetLock"
 AGAIN = (
-    "the lock was edited, badly merged or cut off, or is from an earlier version: restore it from version control, "
-    "or recreate it with lora-cli fetch -f FILE --upgrade"
+    "if this is a lock, it was edited, badly merged or cut off, or is from an earlier version: restore it from version "
+    "control, or recreate it with lora-cli fetch -f FILE --upgrade; if it is another file that nothing needs, remove it"
 )
-NO_LOCK = "this is not a lock: if nothing needs this file, remove it; lora-cli fetch -f FILE then writes a new lock"
+LineOrNone = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,4096}$")]
 
 
 def _inside(path: str) -> str:
     if path.startswith("/") or "\\" in path or any(part in {"", ".", ".."} for part in path.split("/")):
-        raise ValueError(f"{path[:60]!r} is not a relative POSIX path inside the adapter", "")
+        raise ValueError("this is not a relative POSIX path inside the adapter")
     return path
 
 
 class LockedFile(Model):
     """One file of an adapter."""
 
-    path: Annotated[
-        Line, AfterValidator(_inside), Field(json_schema_extra={"not": {"pattern": r"^/|\\|(^|/)\.{0,2}(/|$)"}})
-    ]
+    path: Annotated[Line, AfterValidator(_inside)]
     """A relative POSIX path inside the adapter."""
     size: Annotated[int, Field(ge=0, le=10**15)]
     """Bytes."""
@@ -51,23 +49,25 @@ class Locked(Model):
 
     source: Line
     """As the AdapterSet writes it."""
-    endpoint: Annotated[str, text(f"({LINE})?", "one line of text")]
+    endpoint: LineOrNone
     """The address that was asked when it was locked; empty for a local folder. Another one may be asked later."""
-    revision: Annotated[str, text(f"({LINE})?", "one line of text")]
+    revision: LineOrNone
     """The origin's immutable id; empty for a local folder."""
-    files: Annotated[Several[LockedFile], Field(min_length=1)]
+    files: Annotated[tuple[LockedFile, ...], Field(min_length=1)]
     """All of its files; of the base, its config.json."""
     digest: Sha256
     """sha256 over the sorted lines '<sha256>  <size>  <path>' of the files."""
 
-    @field_validator("digest")
-    @classmethod
-    def _of_the_files(cls, digest: str, info: ValidationInfo) -> str:
-        blobs = {one.path: Blob(one.sha256, one.size) for one in info.data.get("files", ())}
-        actual = snapshot_digest(blobs.items())
-        if blobs and actual != digest:
-            raise ValueError(f"the digest of the files is {actual}", "")
-        return digest
+    def adapter(self, name: str, manifest: str, config: str = "") -> LockedAdapter:
+        """It, called ``name`` in the file ``manifest``."""
+        files = {file.path: Blob(file.sha256, file.size) for file in self.files}
+        return LockedAdapter(name, self.source, self.revision, files, self.endpoint, config, manifest)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.digest != (actual := self.adapter("", "").digest):
+            raise ValueError(f"the digest of the files is {actual}", "", "digest")
+        return self
 
 
 class LockedBase(Locked):
@@ -76,14 +76,11 @@ class LockedBase(Locked):
     config: str
     """The text of its config.json: nothing is asked for it any more."""
 
-    @field_validator("config")
-    @classmethod
-    def _as_listed(cls, config: str, info: ValidationInfo) -> str:
-        data = config.encode("utf-8", "surrogatepass")
-        blobs = {one.path: (one.sha256, one.size) for one in info.data.get("files", ())}
-        if blobs and blobs != {BASE_CONFIG: (hashlib.sha256(data).hexdigest(), len(data))}:
-            raise ValueError(f"these are not the bytes of {BASE_CONFIG} in files", "")
-        return config
+    @model_validator(mode="after")
+    def _is_the_file(self) -> Self:
+        if snapshot_digest(config_files(self.config.encode()).items()) != self.digest:
+            raise ValueError(f"these are not the bytes of {BASE_CONFIG} in files", "", "config")
+        return self
 
 
 class LockEntry(Locked):
@@ -100,8 +97,13 @@ class LockFile(Head):
     """The kind of this file."""
     base: LockedBase | None = None
     """The AdapterSet's base, where that has a config.json."""
-    adapters: Annotated[Several[LockEntry], AfterValidator(unique)]
+    adapters: Annotated[tuple[LockEntry, ...], AfterValidator(unique)]
     """Names are unique."""
+
+
+def config_files(data: bytes) -> Mapping[str, Blob]:
+    """What is locked of a base: the bytes of its config."""
+    return {BASE_CONFIG: Blob(hashlib.sha256(data).hexdigest(), len(data))}
 
 
 def lock_path(manifest: Path) -> Path:
@@ -126,10 +128,9 @@ _Dumper.add_representer(
 def dump_lock(lock: Lock) -> str:
     """The lock as YAML: adapters by name, files by path, so that equal locks are equal bytes and diffs are readable."""
     document: dict[str, Any] = {"apiVersion": "lora-cli/v1", "kind": KIND}
-    if lock.base is not None:
-        document["base"] = {**_dumped(lock.base), "config": _Block(lock.base.config)}
-    adapters = sorted(lock.adapters, key=lambda adapter: adapter.name)
-    document["adapters"] = [{"name": one.name, **_dumped(one)} for one in adapters]
+    if (base := lock.get(THE_BASE)) is not None:
+        document["base"] = {**_dumped(base), "config": _Block(base.config)}
+    document["adapters"] = [{"name": name, **_dumped(one)} for name, one in sorted(lock.items()) if name != THE_BASE]
     written: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1 << 30)
     return written
 
@@ -144,44 +145,28 @@ def _dumped(one: LockedAdapter) -> dict[str, Any]:
 def read_lock(path: Path, manifest: str = "") -> Lock:
     """The lock in a file, which is that of the file ``manifest``.
 
+    Strict: every key must be there, names and paths are unique and safe, digests agree.
+
     Raises:
         NotFound: there is no such file.
         UsageError: every mistake in it, with line and key.
         MachineError: it cannot be read.
     """
-    return load_lock(read_text(path, "lock"), str(path), manifest)
-
-
-def load_lock(text: str, where: str, manifest: str = "") -> Lock:
-    """The lock in ``text``; strict: every key must be there, names and paths are unique and safe, digests agree.
-
-    Raises:
-        UsageError: every mistake with file, line and key.
-    """
     try:
-        found = parse_yaml(text, where).read(LockFile)
+        found = parse_yaml(read_text(path, "lock"), str(path)).read(LockFile)
     except UsageError as error:
-        # Fetch overwrites a file that is empty or has a lock's kind.
-        raise error.with_hint(AGAIN if KIND in text or not text.strip() else NO_LOCK) from error
-    base = None if found.base is None else _locked(THE_BASE, found.base, manifest)
-    return Lock(tuple(_locked(one.name, one, manifest) for one in found.adapters), base)
-
-
-def _locked(name: str, one: Locked, manifest: str) -> LockedAdapter:
-    files = {file.path: Blob(file.sha256, file.size) for file in one.files}
-    config = one.config if isinstance(one, LockedBase) else ""
-    return LockedAdapter(name, one.source, one.revision, files, one.endpoint, config, manifest)
+        raise error.with_hint(AGAIN) from error
+    base = {} if found.base is None else {THE_BASE: found.base.adapter(THE_BASE, manifest, found.base.config)}
+    return base | {one.name: one.adapter(one.name, manifest) for one in found.adapters}
 
 
 def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
     """Where the adapters of a manifest and its lock disagree, one sentence each: missing, left over, another source."""
+    names = {THE_BASE, *(entry.name for entry in adapter_set.adapters)}
     for entry in adapter_set.adapters:
-        if said := mismatch(entry, lock.adapter(entry.name)):
+        if said := mismatch(entry, lock.get(entry.name)):
             yield said
-    names = {entry.name for entry in adapter_set.adapters}
-    for locked in lock.adapters:
-        if locked.name not in names:
-            yield f"{locked.name} is locked but not in the manifest"
+    yield from (f"{name} is locked but not in the manifest" for name in lock if name not in names)
 
 
 def mismatch(entry: Request, locked: LockedAdapter | None) -> str:
@@ -189,7 +174,7 @@ def mismatch(entry: Request, locked: LockedAdapter | None) -> str:
     if locked is None:
         return f"{entry.name} is not locked"
     if locked.source != entry.written:
-        return f"{entry.name} is locked for {locked.source}, but the manifest has {entry.written}"
+        return f"{entry.name} is locked for {locked.source}, but the manifest has {entry.written or 'none'}"
     if entry.sha256 is not None and locked.digest != entry.sha256:
         return f"{entry.name} is locked at {locked.digest}, but the manifest requires {entry.sha256}"
     return ""
@@ -198,66 +183,42 @@ def mismatch(entry: Request, locked: LockedAdapter | None) -> str:
 def base_mismatch(adapter_set: AdapterSet, locked: LockedAdapter | None) -> str:
     """Why what is locked is not the manifest's base, in one sentence; empty when it is."""
     base = adapter_set.base_written
-    if locked is None:
-        return f"{THE_BASE} is not locked" if base else ""
-    said = f"{THE_BASE} is locked for {locked.source}, but the manifest has {base or 'none'}"
-    return "" if locked.source == base else said
+    return mismatch(Request(THE_BASE, base, written=base), locked) if base or locked is not None else ""
 
 
-def relocked(adapter_set: AdapterSet, lock: Lock, new: Mapping[str, LockedAdapter]) -> Lock:
-    """``lock`` with what is ``new``, by name; what the manifest does not have any more is dropped.
+def relocked(adapter_set: AdapterSet, lock: Lock, new: Lock) -> Lock:
+    """``lock`` with what is ``new``; what the manifest does not have any more is dropped.
 
     The same bytes keep the endpoint that they were locked from.
     """
-    known = lock.by_name
-    for name, one in new.items():
-        old = known.get(name)
-        same = old is not None and (old.source, old.digest) == (one.source, one.digest)
-        known[name] = replace(one, endpoint=old.endpoint) if old is not None and same else one
-    base = known.get(THE_BASE)
-    kept = None if base is None or base_mismatch(adapter_set, base) else base
-    return Lock(tuple(known[entry.name] for entry in adapter_set.adapters if entry.name in known), kept)
+    known = {**lock, **new}
+    for name in lock.keys() & new.keys():
+        if (lock[name].source, lock[name].digest) == (new[name].source, new[name].digest):
+            known[name] = replace(new[name], endpoint=lock[name].endpoint)
+    names = {entry.name for entry in adapter_set.adapters}
+    if not base_mismatch(adapter_set, known.get(THE_BASE)):
+        names.add(THE_BASE)
+    return {name: one for name, one in known.items() if name in names}
 
 
-def locked_adapters(adapter_set: AdapterSet, lock: Lock) -> Mapping[str, LockedAdapter]:
-    """The lock's entries that match the manifest, by adapter name.
+def locked_adapters(adapter_set: AdapterSet, lock: Lock) -> Lock:
+    """The lock's entries that match the adapters of the manifest."""
+    return {one.name: lock[one.name] for one in adapter_set.adapters if not mismatch(one, lock.get(one.name))}
+
+
+def locked_base(adapter_set: AdapterSet, lock: Lock | None) -> LockedAdapter | None:
+    """The lock's base, if it is the manifest's; None for a path that exists: it is read in place."""
+    base, locked = adapter_set.base, (lock or {}).get(THE_BASE)
+    if base is None or locked is None or base_mismatch(adapter_set, locked):
+        return None
+    return None if base.scheme == "file" and os.path.lexists(base.location) else locked
+
+
+def requests_of(entries: Iterable[Request], locked: Lock) -> tuple[Request, ...]:
+    """Adapters at their locked revision; those without a lock at the revision of their source.
 
     Raises:
         UsageError: a locked revision is not a valid one.
     """
-    found = {}
-    for entry in adapter_set.adapters:
-        locked = lock.adapter(entry.name)
-        if locked is not None and not mismatch(entry, locked):
-            ref_at(entry.ref, locked)
-            found[entry.name] = locked
-    return found
-
-
-def locked_base(adapter_set: AdapterSet, lock: Lock | None) -> LockedAdapter | None:
-    """The lock's base, if it is the manifest's; None for a path that exists: it is read in place.
-
-    Raises:
-        UsageError: its revision is not a valid one.
-    """
-    base, locked = adapter_set.base, lock.base if lock is not None else None
-    if base is None or locked is None or base_mismatch(adapter_set, locked):
-        return None
-    is_here = base.scheme == "file" and os.path.lexists(base.location)
-    ref_at(base, locked)
-    return None if is_here else locked
-
-
-def requests_of(
-    entries: Iterable[Request], locked: Mapping[str, LockedAdapter], selection: Selection = USUAL
-) -> tuple[Request, ...]:
-    """Adapters at their locked revision; those without a lock at the revision of their source."""
-    return tuple(
-        replace(
-            entry,
-            source=entry.ref if (at := locked.get(entry.name)) is None else ref_at(entry.ref, at),
-            locked=at,
-            selection=replace(selection, latest=entry.selection.latest),
-        )
-        for entry in entries
-    )
+    requests = (replace(one, locked=locked.get(one.name)) for one in entries)
+    return tuple(replace(one, source=one.locked_ref) for one in requests)

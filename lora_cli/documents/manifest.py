@@ -1,17 +1,15 @@
 """``AdapterSet``: which adapters, for which base, under which policy; and the YAML that says so."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field
 
-from lora_cli.documents.document import STDIN, Head, Model, parse_yaml, read_text
-from lora_cli.documents.fields import Context, File, Name, Reference, Several, Sha256, Version, reference_of, unique
+from lora_cli.documents.document import Head, Model, parse_yaml, read_text
+from lora_cli.documents.fields import File, Name, Reference, Sha256, Version, reference_of, unique
 from lora_cli.documents.policy import Policy
-from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, is_path, training_run
+from lora_cli.refs.reference import AdapterRef, training_run
 from lora_cli.refs.request import Request, Selection
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -36,21 +34,10 @@ class EngineSpec(Model):
         """NAME or NAME@VERSION."""
         return f"{self.name}@{self.version}" if self.version else self.name
 
-    @field_validator("max_cpu_loras")
-    @classmethod
-    def _at_least_max_loras(cls, value: int | None, info: ValidationInfo) -> int | None:
-        slots = info.data.get("max_loras")
-        if value and slots and value < slots:
-            raise ValueError(f"{value} is less than max_loras, which is {slots}", f"max_cpu_loras: {slots}")
-        return value
-
 
 @dataclass(frozen=True, slots=True)
 class AdapterSet:
-    """A manifest, parsed. ``base`` is None when it names none, ``base_written`` how the manifest has it.
-
-    ``file`` is what errors call it.
-    """
+    """A manifest, parsed; ``base_written`` is the base as it is written ("" for none), ``file`` the manifest's path."""
 
     file: str
     base: AdapterRef | None
@@ -59,30 +46,18 @@ class AdapterSet:
     policy: Policy | None
     adapters: tuple[Request, ...]
 
-    @property
-    def references(self) -> Iterator[tuple[str, AdapterRef]]:
-        """The references of base and adapters, and where each is written."""
-        if self.base is not None:
-            yield f"{self.file}: base", self.base
-        yield from ((one.at, one.ref) for one in self.adapters)
-
 
 class ManifestAdapter(Model):
     """One adapter of the set, as written in the file."""
 
-    instead: ClassVar = {
-        "revision": "put it in the source: hf://ORG/NAME@REVISION",
-        "subfolder": "put it in the source: hf://ORG/NAME/SUBFOLDER",
-        "checkpoint": f"put it in the source: hf://ORG/RUN/checkpoint-100, or {LATEST_FOLDER}",
-        **dict.fromkeys(("path", "url", "repo", "repo_id", "lora_path"), "source: a path or a reference"),
-    }
-
     name: Name
     """The name of the adapter, also in requests to an engine; valid as the name of a folder."""
     source: Reference
-    """A path or a reference. The last folder may be checkpoint-latest: the latest checkpoint of a training run."""
+    """A path or a reference with its folder and revision: hf://ORG/NAME/FOLDER@REVISION. The last folder may be
+    checkpoint-latest: the latest checkpoint of a training run.
+    """
     sha256: Sha256 | None = None
-    """The required snapshot digest."""
+    """The required digest of the snapshot, as shown by lora-cli cache ls; not of one file."""
     signature: File | None = None
     """A file with its signature, if the source has no model.sig of its own."""
     pinned: bool = False
@@ -97,20 +72,13 @@ class ManifestFile(Head):
     kind: Literal["AdapterSet"]
     """The kind of this file."""
     base: Reference | None = None
+    """The base model: a path or a reference. Relative paths are relative to this file."""
     engine: EngineSpec | None = None
     """The engine that the set is for, and its limits."""
     policy: Policy | None = None
     """The rules that adapters must pass, in addition to the operator's policy."""
-    adapters: Annotated[Several[ManifestAdapter], Field(min_length=1), AfterValidator(unique)]
+    adapters: Annotated[tuple[ManifestAdapter, ...], Field(min_length=1), AfterValidator(unique)]
     """Names are unique."""
-
-    @model_validator(mode="after")
-    def _has_slots_for_pinned(self) -> Self:
-        pinned, slots = sum(one.pinned for one in self.adapters), self.engine and self.engine.max_loras
-        if slots and slots < pinned:
-            said = f"{pinned} adapters are pinned, but max_loras is {slots}"
-            raise ValueError(said, f"max_loras: {pinned}", "engine", "max_loras")
-        return self
 
 
 def read_manifest(path: Path) -> AdapterSet:
@@ -118,36 +86,21 @@ def read_manifest(path: Path) -> AdapterSet:
 
     Raises:
         NotFound: there is no such file.
-        UsageError: an error in it, with line and key.
+        UsageError: every mistake with file, line, key, and the nearest known key.
         MachineError: it cannot be read.
     """
-    base_dir = Path.cwd() if str(path) == STDIN else path.absolute().parent
-    where = "<stdin>" if str(path) == STDIN else str(path)
-    return load_manifest(read_text(path, "manifest"), where, partial(is_path, base_dir=base_dir), base_dir)
-
-
-def load_manifest(text: str, where: str, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterSet:
-    """The adapter set in ``text``; ``where`` is what errors call the file.
-
-    ``is_path`` says whether a reference, as it is written, exists as a path seen from ``base_dir`` (None: the folder of
-    ``where``), from which all relative paths are taken.
-
-    Raises:
-        UsageError: every mistake with file, line, key, and the nearest known key.
-    """
-    context = Context(base_dir if base_dir is not None else Path(where).parent, is_path)
-    document = parse_yaml(text, where)
-    found = document.read(ManifestFile, context)
+    base_dir, document = path.absolute().parent, parse_yaml(read_text(path, "manifest"), str(path))
+    found = document.read(ManifestFile, base_dir)
     return AdapterSet(
-        file=where,
-        base=reference_of(found.base, context) if found.base is not None else None,
+        file=document.file,
+        base=reference_of(found.base, base_dir) if found.base is not None else None,
         base_written=found.base or "",
         engine=found.engine,
         policy=found.policy,
         adapters=tuple(
             Request(
                 one.name,
-                reference_of(training_run(one.source) or one.source, context),
+                reference_of(training_run(one.source) or one.source, base_dir),
                 one.sha256,
                 one.pinned,
                 selection=Selection(latest=bool(training_run(one.source))),

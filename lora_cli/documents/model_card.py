@@ -38,8 +38,7 @@ def parse_card(data: bytes, *, whole: bool, file: str = CARD_FILE) -> Card:
         return Card()
     end = re.compile(r"^---\s*?$", re.MULTILINE).search(text, begin.end())
     if end is None:
-        within = "" if whole else f" within the first {len(data)} bytes, which is the limit"
-        return Card(error=f"{file}: the front matter starts with --- but does not end{within}")
+        return Card(error=f"{file}: the front matter starts with --- but does not end in the {len(data)} bytes read")
     from lora_cli.documents.document import parse_yaml
 
     try:
@@ -57,5 +56,5 @@ def parse_card(data: bytes, *, whole: bool, file: str = CARD_FILE) -> Card:
 def _words(value: object) -> list[str]:
     """The words of a list, or the one that is in its place; deeper nesting is ignored."""
     listed = value[:MOST] if isinstance(value, list) else [value]
-    texts = (str(one).strip()[:LONGEST] for one in listed if not isinstance(one, list | dict | None))
+    texts = (one.strip()[:LONGEST] for one in listed if isinstance(one, str))
     return [text for text in texts if text not in {"", "~", "null"}]

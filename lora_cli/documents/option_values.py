@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.text import quoted
-from lora_cli.units import LARGEST, parse_duration, parse_size
+from lora_cli.units import parse_duration, parse_size
 
 LONGEST_S = 1_000_000
 
@@ -34,7 +34,7 @@ def flag(value: object) -> bool:
     raise ValueError(f"{quoted(value)} is not true or false")
 
 
-def count(lowest: int, highest: int) -> Callable[[Any], int]:
+def whole(lowest: int, highest: int) -> Kind:
     """A whole number from ``lowest`` to ``highest``."""
 
     def parse(value: Any) -> int:
@@ -43,14 +43,14 @@ def count(lowest: int, highest: int) -> Callable[[Any], int]:
             return int(text)
         raise ValueError(f"{quoted(value)} is not a whole number from {lowest} to {highest}")
 
-    return parse
+    return Kind(parse, {"type": "integer", "minimum": lowest, "maximum": highest})
 
 
 def positive_duration(value: Any) -> float:
     """Seconds, more than none and at most 11 days."""
     seconds = parse_duration(value)
     if not 0 < seconds <= LONGEST_S:
-        raise ValueError(f"{quoted(value)} is not above 0" if seconds <= 0 else f"{quoted(value)} is over 11 days")
+        raise ValueError(f"{quoted(value)} is not above 0 and at most 11 days")
     return seconds
 
 
@@ -71,35 +71,8 @@ def endpoint(value: Any) -> str:
     return text
 
 
-def _text(pattern: str, most: int = 0) -> dict[str, Any]:
-    return {"type": "string", **({"maxLength": most} if most else {}), "pattern": pattern}
-
-
-_NUMBER = r"[0-9]+(\.[0-9]+)?"
-
 SWITCH = Kind(flag, {"type": "boolean"})
-DIRECTORY = Kind(path, _text(r"^[^\x00]+$"))
-HUB = Kind(endpoint, _text(r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"))
-SIZE = Kind(
-    parse_size,
-    {
-        "anyOf": [
-            {"type": "integer", "minimum": 0, "maximum": LARGEST},
-            _text(rf"^{_NUMBER} ?([KMGTPkmgtp][Ii]?)?[Bb]?$", 40),
-        ]
-    },
-)
-DURATION = Kind(
-    positive_duration,
-    {
-        "anyOf": [
-            {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_S},
-            _text(rf"^({_NUMBER}|({_NUMBER}(ms|s|m|h|d))+)$", 40),
-        ]
-    },
-)
-
-
-def whole(lowest: int, highest: int) -> Kind:
-    """A whole number from ``lowest`` to ``highest``."""
-    return Kind(count(lowest, highest), {"type": "integer", "minimum": lowest, "maximum": highest})
+DIRECTORY = Kind(path, {"type": "string"})
+HUB = Kind(endpoint, {"type": "string"})
+SIZE = Kind(parse_size, {"type": ["integer", "string"]})
+DURATION = Kind(positive_duration, {"type": ["number", "string"]})

@@ -6,19 +6,16 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from lora_cli.documents.document import Head, Model, parse_yaml, read_text
-from lora_cli.documents.fields import MOST_GLOBS, Context, File, Globs, Several, Size, text
-
-MOST_SIGNERS = 100
-"""Keys, certificates or identities of one required signature."""
+from lora_cli.documents.fields import File, Globs, Size
 
 
 class SigstoreIdentity(Model):
     """Who signed with Sigstore: the identity in the certificate, and who vouches for it."""
 
-    identity: Annotated[str, text(r"\S{1,1024}", "an e-mail address or a URL", "identity: release@acme.com")]
+    identity: Annotated[str, Field(pattern=r"^\S{1,1024}$")]
     """The e-mail address or URL in the certificate."""
-    issuer: Annotated[str, text(r"https://\S{1,1024}", "an https:// URL", "issuer: https://accounts.google.com")]
-    """The OpenID Connect issuer that identified the signer."""
+    issuer: Annotated[str, Field(pattern=r"^https://\S{1,1024}$")]
+    """The OpenID Connect issuer that identified the signer: https://accounts.google.com."""
 
 
 class RequiredSignature(Model):
@@ -26,11 +23,11 @@ class RequiredSignature(Model):
 
     sources: Globs | None = None
     """Globs for references, as in deny_sources. Missing: all adapters."""
-    keys: Annotated[Several[File], Field(max_length=MOST_SIGNERS)] = ()
+    keys: tuple[File, ...] = ()
     """Files with public keys in PEM: ECDSA on P-256, P-384 or P-521. Relative paths are relative to this file."""
-    certificates: Annotated[Several[File], Field(max_length=MOST_SIGNERS)] = ()
+    certificates: tuple[File, ...] = ()
     """Files with root certificates in PEM. The signer's certificate must chain to one; all must be valid today."""
-    identities: Annotated[Several[SigstoreIdentity], Field(max_length=MOST_SIGNERS)] = ()
+    identities: tuple[SigstoreIdentity, ...] = ()
     """Signers with Sigstore identities."""
     trust_config: File | None = None
     """A trust configuration of Sigstore. Missing: that of the public instance, which is downloaded."""
@@ -50,7 +47,6 @@ class Policy(Model):
 
     instead: ClassVar = {
         "suppressions": "accept findings in a file: lora-cli validate --write-baseline FILE, then --baseline FILE",
-        "allow_private_redirects": "it is the operator's: allow_private_redirects = true in the settings file",
     }
 
     allow_sources: Globs | None = None
@@ -59,7 +55,7 @@ class Policy(Model):
     """
     deny_sources: Globs = ()
     """Like allow_sources, and takes precedence over it."""
-    allow_formats: Several[Literal["safetensors", "pickle", "gguf"]] | None = None
+    allow_formats: tuple[Literal["safetensors", "pickle", "gguf"], ...] | None = None
     """Allowed formats of weights. Missing: all but pickle. A pickle also needs --allow-pickle; without a policy, only
     --allow-pickle.
     """
@@ -69,7 +65,7 @@ class Policy(Model):
     """Allow only a commit, an OCI digest or a known sha256, and no branch."""
     require_sha256: bool = False
     """Allow only adapters whose snapshot digest is in a manifest or a lock."""
-    require_signature: Annotated[Several[RequiredSignature], Field(max_length=MOST_GLOBS)] = ()
+    require_signature: tuple[RequiredSignature, ...] = ()
     """Allow only adapters with a valid model.sig (OpenSSF Model Signing), for all entries that are for their source."""
 
 
@@ -81,21 +77,11 @@ class PolicyFile(Policy, Head):
 
 
 def read_policy(path: Path) -> Policy:
-    """The policy in a file of its own, which its relative globs are relative to.
+    """The policy in a file of its own (``kind: Policy``), which its relative globs are relative to.
 
     Raises:
         NotFound: there is no such file.
-        UsageError: an error in it, with line and key.
+        UsageError: every mistake with file, line, key, and the nearest known key.
         MachineError: it cannot be read.
     """
-    return load_policy(read_text(path, "policy"), str(path), base_dir=path.absolute().parent)
-
-
-def load_policy(text: str, where: str, *, base_dir: Path | None = None) -> Policy:
-    """The policy in a document of its own (``kind: Policy``). Relative globs are relative to ``base_dir``.
-
-    Raises:
-        UsageError: every mistake with file, line, key, and the nearest known key.
-    """
-    found = parse_yaml(text, where).read(PolicyFile, Context(base_dir or Path()))
-    return Policy.model_construct(**{key: getattr(found, key) for key in Policy.model_fields})
+    return parse_yaml(read_text(path, "policy"), str(path)).read(PolicyFile, path.absolute().parent)

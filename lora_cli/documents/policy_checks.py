@@ -42,8 +42,24 @@ def violations(
     snapshot digest that a manifest or lock demands (None fails where one is required), ``files`` what would be fetched
     (None is not checked).
     """
-    pins = _pins(policy, names[0]) if sha256 is None else ()
-    return (*source_violations(policy, *names), *pins, *_files(policy, files or ()))
+    ref, found = names[0], [*source_violations(policy, *names)]
+    fetch = f"lora-cli fetch {shlex.quote(str(ref))} --format json"
+    learn = f"write its sha256 in the manifest ({fetch} prints it, without this policy), or lock it without this policy"
+    if policy.require_sha256 and sha256 is None:
+        found.append(Violation("require_sha256", f"no sha256 is given for {ref}", learn))
+    if policy.require_pinned and sha256 is None and not ref.pinned:
+        revision = {"hf": "add @COMMIT, or ", "oci": "add @sha256:DIGEST, or "}.get(ref.scheme, "")
+        found.append(Violation("require_pinned", f"{ref} is not pinned", revision + learn))
+    allowed = ("safetensors", "gguf") if policy.allow_formats is None else policy.allow_formats
+    for file in files or ():
+        kind = format_of(file.path)
+        if kind and kind not in allowed:
+            said = f"{file.path} is {kind}; allowed: {', '.join(allowed) or 'no format'}"
+            found.append(Violation("allow_formats", said))
+    total = sum(file.size or 0 for file in files or ())
+    if policy.max_bytes is not None and total > policy.max_bytes:
+        found.append(Violation("max_bytes", f"the adapter has {total} bytes, over {policy.max_bytes}"))
+    return tuple(found)
 
 
 def source_violations(policy: "Policy", *names: AdapterRef) -> Iterator[Violation]:
@@ -61,28 +77,6 @@ def denials(policy: "Policy", *names: AdapterRef) -> Iterator[Violation]:
         for glob in policy.deny_sources:
             if matches(glob, ref):
                 yield Violation("deny_sources", f"{ref} matches {some([glob])}")
-
-
-def _pins(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
-    """The violations by an adapter of which no digest is known."""
-    fetch = f"lora-cli fetch {shlex.quote(str(ref))} --format json"
-    learn = f"write its sha256 in the manifest ({fetch} prints it, without this policy), or lock it without this policy"
-    if policy.require_sha256:
-        yield Violation("require_sha256", f"no sha256 is given for {ref}", learn)
-    if policy.require_pinned and not ref.pinned:
-        hints = {"hf": f"add @COMMIT, or {learn}", "oci": f"add @sha256:DIGEST, or {learn}"}
-        yield Violation("require_pinned", f"{ref} is not pinned", hints.get(ref.scheme, learn))
-
-
-def _files(policy: "Policy", files: Sequence[RemoteFile]) -> Iterator[Violation]:
-    allowed = ("safetensors", "gguf") if policy.allow_formats is None else policy.allow_formats
-    for file in files:
-        kind = format_of(file.path)
-        if kind and kind not in allowed:
-            yield Violation("allow_formats", f"{file.path} is {kind}; allowed: {', '.join(allowed) or 'no format'}")
-    total = sum(file.size or 0 for file in files)
-    if policy.max_bytes is not None and total > policy.max_bytes:
-        yield Violation("max_bytes", f"the adapter has {total} bytes, over {policy.max_bytes}")
 
 
 def format_of(path: str) -> str | None:

@@ -3,18 +3,16 @@
 import os
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from lora_cli.documents.document import Model, parse_toml
-from lora_cli.documents.fields import Context, Glob, Several, text
-from lora_cli.documents.option_values import Kind
+from lora_cli.documents.fields import Glob
+from lora_cli.documents.option_values import Kind, endpoint
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
-from lora_cli.text import quoted
 
 VARIABLE = "[A-Z_][A-Z0-9_]{0,63}"
 _SECRET = re.compile("pass|secret|token|key|credential|signature|sas|auth|connection_string", re.IGNORECASE)
@@ -38,51 +36,29 @@ def _without_secrets(options: Mapping[str, Any], *path: str) -> Mapping[str, Any
 def checked_token(token: str, found_in: str) -> str:
     """``token``, which no message will repeat from now on; ``UsageError`` if it cannot be one."""
     if not re.fullmatch(r"[!-~]{1,4000}", token):
-        hint = "a token is printable ASCII without spaces"
-        raise UsageError(f"the value in {found_in} is not a valid token", hint=hint)
+        raise UsageError(f"the value in {found_in} is not a valid token", hint="a token is printable ASCII, no spaces")
     remember(token)
     return token
-
-
-_Endpoint = Annotated[
-    str,
-    text(
-        r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
-        "an address without user, query or fragment: https://HOST[/PATH]",
-        "https://minio.example.com; set profile or token_env for credentials",
-    ),
-]
-_Region = Annotated[str, text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", 'region = "eu-west-1"')]
-_Profile = Annotated[
-    str, text("[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile", "its name in ~/.aws/config, not a key")
-]
-_Variable = Annotated[
-    str, text(VARIABLE, "the name of an environment variable", 'token_env = "ACME_TOKEN"; the token is its value')
-]
 
 
 class SourceRule(Model):
     """How to reach the sources that ``match`` covers. Names of secrets, never values."""
 
-    secret: ClassVar = True
-
     match: Glob
     """A glob over references, as in a policy's allow_sources; the first rule that matches counts."""
-    endpoint_url: _Endpoint | None = None
+    endpoint_url: Annotated[str, BeforeValidator(endpoint)] | None = None
     """The address of the server, if it is not the provider's own."""
-    region: _Region | None = None
+    region: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,31}$")] | None = None
     """The region of a bucket."""
-    profile: _Profile | None = None
+    profile: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")] | None = None
     """A profile of ~/.aws/config."""
-    token_env: _Variable | None = None
-    """The environment variable with the token."""
+    token_env: Annotated[str, Field(pattern=f"^{VARIABLE}$")] | None = None
+    """The name of the environment variable with the token."""
     anonymous: bool = False
     """Send requests without credentials."""
     requester_pays: bool = False
     """Pay for the requests (S3 requester pays)."""
-    storage_options: Annotated[
-        Mapping[str, Any], AfterValidator(_without_secrets), WithJsonSchema({"type": "object"})
-    ] = Field(default={})
+    storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] = Field(default={})
     """Options of the file system, for fsspec+PROTOCOL://. NAME_env is the variable with the value of NAME."""
 
     def token(self) -> str:
@@ -100,31 +76,19 @@ class SourceRule(Model):
         hint = f"set it, or remove {key} from the rule for {self.match} in the settings file"
         raise UsageError(f"the variable {name} is not set, which the settings name for a token", hint=hint)
 
-    @model_validator(mode="after")
-    def _anonymous_has_no_secret(self) -> "SourceRule":
-        if self.anonymous and (self.profile or self.token_env):
-            raise ValueError("anonymous and a profile or token_env cannot be used together", "remove one of them")
-        return self
 
+def read_settings(text: str, file: str, kinds: Mapping[str, tuple[Kind, str]]) -> dict[str, Any]:
+    """The values by key, parsed, and the rules under ``sources``.
 
-def read_settings(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """The values by key, parsed, and the rules under ``sources``. ``file`` is what errors call it.
+    ``file`` is what errors call it, ``kinds`` has the kind of each key, and its help.
 
     Raises:
         UsageError: it is not TOML, or every mistake with its line.
     """
     fields: dict[str, Any] = {
-        key: (Annotated[Any, BeforeValidator(partial(_parsed, kind))], None) for key, kind in kinds.items()
+        key: (Annotated[Any, BeforeValidator(kind.parse), Field(description=about)], None)
+        for key, (kind, about) in kinds.items()
     }
-    model = create_model("SettingsFile", __base__=Model, sources=(Several[SourceRule], ()), **fields)
-    read = parse_toml(text, file).read(model, Context(Path(file).parent))
+    model = create_model("SettingsFile", __base__=Model, sources=(tuple[SourceRule, ...], ()), **fields)
+    read = parse_toml(text, file).read(model, Path(file).parent)
     return {key: getattr(read, key) for key in read.model_fields_set}
-
-
-def _parsed(kind: Kind, value: Any) -> Any:
-    """The value of a setting. A number in quotes is a mistake, though a variable would have it so."""
-    if not isinstance(value, bool | int | float | str | list | dict):
-        raise ValueError("this is a date or a time", "write it in quotes")  # noqa: TRY004 - pydantic wants one
-    if isinstance(value, str) and kind.schema.get("type") in {"boolean", "integer"}:
-        raise ValueError(f"{quoted(value)} is a string", "write it without quotes")
-    return kind.parse(value)

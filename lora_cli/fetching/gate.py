@@ -32,7 +32,10 @@ def with_policies(settings: Settings, adapter_set: "AdapterSet | None", policy: 
             of the settings says how: most packages of fsspec find credentials of this machine.
     """
     policies = [] if adapter_set is None or adapter_set.policy is None else [adapter_set.policy]
-    for at, ref in () if adapter_set is None else adapter_set.references:
+    written = [] if adapter_set is None else [(one.at, one.ref) for one in adapter_set.adapters]
+    if adapter_set is not None and adapter_set.base is not None:
+        written.insert(0, (f"{adapter_set.file}: base", adapter_set.base))
+    for at, ref in written:
         if ref.scheme == FSSPEC and rule_of(ref, settings) is None:
             prefix = str(ref).partition("://")[0] + "://"
             said = f"{at}: {ref}: a manifest needs a matching rule in the settings for {prefix}"
@@ -72,7 +75,8 @@ def refuse(
         # Rules name it in the other way.
         raise Refused(f"{ref}: a policy applies, and this is an address of the Hub", hint="write hf://ORG/NAME")
     policies = [_with_real_paths(policy) if ref.scheme == "file" else policy for policy in settings.policies]
-    found = [one for policy in policies for one in violations(policy, _names(ref), request.known_sha256, files)]
+    known = request.sha256 or (request.locked.digest if request.locked is not None else None)
+    found = [one for policy in policies for one in violations(policy, _names(ref), known, files)]
     found += [one for policy in policies for one in denials(policy, means)]
     if distinct := list(dict.fromkeys(found)):
         more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""

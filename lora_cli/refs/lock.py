@@ -1,6 +1,5 @@
 """``Lock``: what the adapters of a manifest meant at one moment, file by file."""
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -40,22 +39,8 @@ class LockedAdapter:
         return snapshot_digest(self.files.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """All adapters of a manifest, pinned, and its base, called ``THE_BASE``, where that is locked."""
-
-    adapters: tuple[LockedAdapter, ...]
-    base: LockedAdapter | None = None
-
-    @property
-    def by_name(self) -> dict[str, LockedAdapter]:
-        """Its adapters and the base by what they are called."""
-        every = self.adapters if self.base is None else (self.base, *self.adapters)
-        return {one.name: one for one in every}
-
-    def adapter(self, name: str) -> LockedAdapter | None:
-        """The one of that name, or None."""
-        return next((adapter for adapter in self.adapters if adapter.name == name), None)
+Lock = Mapping[str, LockedAdapter]
+"""All adapters of a manifest, pinned, by name; and its base, called ``THE_BASE``, where that is locked."""
 
 
 def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
@@ -70,16 +55,11 @@ def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
         return ref
     if ref.scheme == "hf" and not locked.revision:
         return AdapterRef("file", str(Path(locked.manifest).absolute().parent / locked.source))
-    shape, called = (r"[0-9a-f]{40}", "commit") if ref.scheme == "hf" else (r"sha256:[0-9a-f]{64}", "digest")
-    if not re.fullmatch(shape, locked.revision):
-        said = f"{locked.name} is locked at {locked.revision!r}, which is not a {called}"
-        raise UsageError(said, hint=f"the lock was edited: run {_upgrade(locked)}")
-    return replace(ref, revision=locked.revision)
-
-
-def _upgrade(locked: LockedAdapter) -> str:
-    """The options that update its lock; the base cannot be named."""
-    return "--upgrade" if locked.name == THE_BASE else f"--upgrade {locked.name}"
+    pinned = replace(ref, revision=locked.revision)
+    if not pinned.pinned:
+        said = f"{locked.name} is locked at {locked.revision!r}, which is not a commit or digest"
+        raise UsageError(said, hint=upgrade_hint(locked))
+    return pinned
 
 
 def lock_mismatch(locked: LockedAdapter, what: str) -> Refused:
@@ -89,5 +69,5 @@ def lock_mismatch(locked: LockedAdapter, what: str) -> Refused:
 
 def upgrade_hint(locked: LockedAdapter) -> str:
     """How to lock the origin's current version."""
-    file = shlex.quote(locked.manifest or "MANIFEST")
-    return f"lora-cli fetch -f {file} {_upgrade(locked)} locks the current version, after you checked the changes"
+    file, name = shlex.quote(locked.manifest or "MANIFEST"), "" if locked.name == THE_BASE else f" {locked.name}"
+    return f"lora-cli fetch -f {file} --upgrade{name} locks the current version, after you checked the changes"

@@ -10,9 +10,6 @@ from lora_cli.refs.reference import AdapterRef
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """The pattern of an adapter's name: safe as the name of a folder."""
 
-NAME_IN_WORDS = "a name: at most 128 letters, digits, dots, - and _, starting with a letter or digit"
-NAME_HINT = "name: sql-v2; it is used as the folder, and as the model name in requests"
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -96,8 +93,3 @@ class Request:
     def label(self) -> str:
         """The name, else the reference."""
         return self.name or str(self.source)
-
-    @property
-    def known_sha256(self) -> str | None:
-        """The snapshot digest as far as it is known before the download."""
-        return self.sha256 or (self.locked.digest if self.locked is not None else None)

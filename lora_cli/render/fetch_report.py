@@ -85,9 +85,8 @@ class LockChanges:
 
 def lock_changes(file: Path, before: Lock, after: Lock) -> LockChanges:
     """How the lock ``after`` differs from the one ``before``."""
-    old, new = before.by_name, after.by_name
-    changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
-    return LockChanges(str(file), sorted(new.keys() - old.keys()), changed, sorted(old.keys() - new.keys()))
+    changed = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
+    return LockChanges(str(file), sorted(after.keys() - before.keys()), changed, sorted(before.keys() - after.keys()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,8 +101,7 @@ def _short(revision: str, digits: int) -> str:
 
 def render_changes(changes: LockChanges, before: Lock, after: Lock) -> str:
     """The changes of a lock: a line for each updated adapter, and a summary."""
-    old, new = before.by_name, after.by_name
-    lines = [f"Updated {safe(name)} {_moved(old[name], new[name])}" for name in changes.changed]
+    lines = [f"Updated {safe(name)} {_moved(before[name], after[name])}" for name in changes.changed]
     names_by_change = (("added", changes.added), ("updated", changes.changed), ("removed", changes.removed))
     counts = [(len([name for name in names if name != THE_BASE]), what) for what, names in names_by_change]
     parts = [f"{count} {what}" for count, what in counts if count]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.documents.policy import load_policy
+from lora_cli.documents.document import parse_yaml
+from lora_cli.documents.policy import PolicyFile
 from lora_cli.documents.policy_checks import violations
 from lora_cli.errors import UsageError
 from lora_cli.refs.globs import matches
@@ -89,7 +90,9 @@ def test_no_other_way_to_write_a_denied_repository_is_asked_for(
 )
 def test_a_registry_is_denied_and_allowed_however_it_is_written(glob: str, ref: str) -> None:
     known = parse(ref, is_path=lambda _: False)
-    denied, allowed = (load_policy(f"{HEAD}{key}: ['{glob}']\n", "p.yaml") for key in ("deny_sources", "allow_sources"))
+    denied, allowed = (
+        parse_yaml(f"{HEAD}{key}: ['{glob}']\n", "p.yaml").read(PolicyFile) for key in ("deny_sources", "allow_sources")
+    )
     assert [one.rule for one in violations(denied, [known])] == ["deny_sources"]
     assert not violations(allowed, [known])
 

@@ -7,7 +7,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.documents.lockfile import dump_lock, read_lock
-from lora_cli.refs.lock import Lock, LockedAdapter
+from lora_cli.refs.lock import THE_BASE, LockedAdapter
 from tests.hub_content import Content
 from tests.hub_server import Hub
 
@@ -26,14 +26,13 @@ def set_of(*entries: str, base: str = "") -> None:
 
 
 def locked(name: str) -> LockedAdapter:
-    found = read_lock(Path("set.lock.yaml")).adapter(name)
-    assert found is not None
-    return found
+    return read_lock(Path("set.lock.yaml"))[name]
 
 
 def rewrite(change: Callable[[LockedAdapter], LockedAdapter]) -> None:
     lock = read_lock(Path("set.lock.yaml"))
-    Path("set.lock.yaml").write_text(dump_lock(Lock(tuple(change(adapter) for adapter in lock.adapters), lock.base)))
+    changed = {name: one if name == THE_BASE else change(one) for name, one in lock.items()}
+    Path("set.lock.yaml").write_text(dump_lock({one.name: one for one in changed.values()}))
 
 
 def fetch(*argv: str) -> int:

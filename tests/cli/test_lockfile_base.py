@@ -10,7 +10,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.documents.lockfile import read_lock
-from lora_cli.refs.lock import LockedAdapter
+from lora_cli.refs.lock import THE_BASE, LockedAdapter
 from tests.cli.locked_sets import Capture, fetch, forget_the_cache, hub_of_two, set_of
 from tests.hub_server import Hub
 from tests.making import base_config, llama_modules, write_adapter, write_base
@@ -32,7 +32,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def base() -> LockedAdapter | None:
-    return read_lock(LOCK).base
+    return read_lock(LOCK).get(THE_BASE)
 
 
 def test_its_config_is_in_the_lock_so_that_no_cache_and_no_network_is_needed_for_it(

