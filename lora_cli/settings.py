@@ -235,7 +235,7 @@ def _config_text(file: Path) -> tuple[str | None, str]:
             hint="see lora-cli --help for the settings",
         )
     try:
-        return data.decode("utf-8"), ""
+        return data.decode("utf-8-sig"), ""
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{file}: this is not UTF-8: {error.reason} at byte {error.start}", hint="save it as UTF-8"

@@ -18,7 +18,7 @@ from lora_cli.errors import DocumentError, MachineError, NotFound, UsageError
 from lora_cli.units import advised
 
 STDIN = "-"
-MOST_BYTES, MOST_VALUES, DEPTH, MOST_MISTAKES = 4 << 20, 250_000, 16, 100
+MOST_BYTES, MOST_VALUES, DEPTH, MOST_MISTAKES = 16 << 20, 250_000, 16, 100
 """The largest document, its keys and values, their deepest nesting, and the mistakes that are reported."""
 
 QUOTE = "indent with spaces; quote a value that contains ': ' or ' #', or that starts with * & @ % {"
@@ -208,6 +208,8 @@ def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[Path
                 wrong = one["ctx"]["error"]
                 message, advice, *below = wrong.args if len(wrong.args) > 1 else advised(wrong)
                 path, hint = (*path, *below), advice or hint
+            case "literal_error" if isinstance(one["input"], str):
+                hint = did_you_mean(one["input"], re.findall("'([^']*)'", one["ctx"]["expected"])) or hint
             case "tuple_type":
                 message = "input should be a list"
             case "model_type":

@@ -74,5 +74,8 @@ def endpoint(value: Any) -> str:
 SWITCH = Kind(flag, {"type": "boolean"})
 DIRECTORY = Kind(path, {"type": "string"})
 HUB = Kind(endpoint, {"type": "string"})
-SIZE = Kind(parse_size, {"type": ["integer", "string"]})
+SIZE = Kind(
+    parse_size,
+    {"type": ["integer", "string"], "minimum": 0, "pattern": r"^[0-9]+(\.[0-9]+)? ?([KMGTPkmgtp][Ii]?)?[Bb]?$"},
+)
 DURATION = Kind(positive_duration, {"type": ["number", "string"]})

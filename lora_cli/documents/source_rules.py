@@ -21,13 +21,14 @@ _SECRET = re.compile("pass|secret|token|key|credential|signature|sas|auth|connec
 def _without_secrets(options: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
     """The options of a file system, below ``path``. A lock and the cache record them, so that none may be a secret."""
     for name, value in options.items():
-        if isinstance(value, Mapping):
-            _without_secrets(value, *path, name)
+        if isinstance(value, Mapping | list):
+            inside = value if isinstance(value, Mapping) else {str(at): one for at, one in enumerate(value)}
+            _without_secrets(inside, *path, name)
         elif name.endswith("_env"):
             if not isinstance(value, str) or not re.fullmatch(VARIABLE, value, re.ASCII):
                 hint = f'{name} = "ACME_SECRET"; the secret is its value'
                 raise ValueError("this is not the name of an environment variable", hint, *path, name)
-        elif _SECRET.search(name) and not isinstance(value, bool):
+        elif (_SECRET.search(name) and not isinstance(value, bool)) or re.search("://[^/]*:[^/]*@", str(value)):
             hint = f'write {name}_env = "NAME", the variable that has the value'
             raise ValueError("a secret must not be in the settings file", hint, *path, name)
     return options
@@ -63,7 +64,7 @@ class SourceRule(Model):
 
     def token(self) -> str:
         """The value of the variable that ``token_env`` names; "" where it names none. Raises as ``secret_in``."""
-        return self.secret_in(self.token_env, "token_env") if self.token_env else ""
+        return self.secret_in(self.token_env, "token_env") if self.token_env and not self.anonymous else ""
 
     def secret_in(self, name: str, key: str) -> str:
         """The value of the variable ``name``, which ``key`` names.

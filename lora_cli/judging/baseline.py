@@ -1,8 +1,8 @@
 """Findings that a file accepts."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from lora_cli.documents.baseline import AcceptedFinding
 from lora_cli.finding import Accepted, Finding
@@ -33,7 +33,7 @@ def apply_baseline(
 
 def is_over(entry: AcceptedFinding) -> bool:
     """Whether its last day, in UTC, is past."""
-    return entry.until is not None and entry.until < time.strftime("%Y-%m-%d", time.gmtime())
+    return entry.until is not None and entry.until < datetime.now(UTC).date().isoformat()
 
 
 def unread(one: Result) -> list[str]:

@@ -18,9 +18,9 @@ def source_glob(glob: str, base_dir: Path) -> str:
     if not mark:
         if glob.startswith(("./", "../", "/")) or glob in {".", ".."}:
             return "file://" + posixpath.normpath(posixpath.join(base_dir.absolute(), glob))
-        return glob if glob.startswith("*") else "hf://" + glob
+        return glob if glob.startswith("*") or "+" in glob else "hf://" + glob
     scheme = ALIASES.get(word.lower(), word.lower())
-    host, slash, path = rest.partition("/")
+    host, slash, path = rest.removeprefix("localhost" if scheme == "file" else "").partition("/")
     if scheme == "az":
         host = host.lower().replace(".blob.core.windows.net", ".dfs.core.windows.net")
     if scheme not in {"https", "http", "oci"}:
@@ -59,6 +59,8 @@ def matches(glob: str, ref: AdapterRef) -> bool:
     elif ref.scheme == "hf":
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
         names, glob = [names[0].casefold()], glob.casefold()
+    if "/" not in ref.location:  # a whole host or bucket: what denies all below it denies it
+        names.append(f"{names[0]}/")
     patterns = _pattern(glob), _pattern(glob.rstrip("/") + "/*")
     return any(pattern.match(name) for name in names for pattern in patterns)
 
@@ -71,7 +73,8 @@ def _pattern(glob: str) -> re.Pattern[str]:
 
 def _of_any_user(text: str) -> str:
     """The host in lower case and no user of another machine's file system; ``ssh`` is ``sftp``."""
+    text = re.sub("^fsspec[+](gs|az)://", lambda found: f"fsspec+{'gcs' if found[1] == 'gs' else 'abfs'}://", text)
     if found := re.fullmatch("fsspec[+](sftp|ssh|smb|hdfs)://(?:[^/]*@)?([^/]*)(.*)", text):
         protocol = found[1].replace("ssh", "sftp")
-        return f"fsspec+{protocol}://{found[2].lower()}{re.sub('//+', '/', found[3])}"
+        return f"fsspec+{protocol}://{found[2].lower().removesuffix(':22')}{re.sub('//+', '/', found[3])}"
     return text

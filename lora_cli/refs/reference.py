@@ -251,6 +251,7 @@ _PAGE = (
     r"(?:/(?:(tree)|(blob|resolve)|commits?)/(refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(.*))?)?"
 )
 _BUCKET, _KEY = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", r"(?:/(?!\.\.?(?:/|$))[^/]+)*"
+_NO_QUERY = r"(?!.*[?&](?i:versionId|generation|x-amz-|x-goog-))"
 _AZURE = rf"(?!.*\?)({_BUCKET})((?i:@[a-z0-9]{{3,24}}\.(?:dfs|blob)\.core\.windows\.net))?({_KEY})/*"
 _URL = r"([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?"
 _OCI_PART = "[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
@@ -262,8 +263,8 @@ _FSSPEC = rf"(?!.*(?:\?|::))((?:{_PROTOCOLS})://(?:[^/@:]*@)?[^/@]+(?:/(?!\.\.?(
 SCHEMES: Mapping[str, tuple[str, str, Callable[..., AdapterRef]]] = {
     "file": ("file:///absolute/path, or ./path", "(?i:localhost)?/(.*)", _file),
     "hf": ("hf://ORG/NAME[/FOLDER][@REVISION]", rf"/*{_NO_MODELS}({_PART}(?:/{_PART})?)(?:/([^@]*))?(@.*)?", _hub),
-    "s3": ("s3://BUCKET/KEY", rf"({_BUCKET}{_KEY})/*", partial(AdapterRef, "s3")),
-    "gs": ("gs://BUCKET/KEY", rf"({_BUCKET}{_KEY})/*", partial(AdapterRef, "gs")),
+    "s3": ("s3://BUCKET/KEY", rf"{_NO_QUERY}({_BUCKET}{_KEY})/*", partial(AdapterRef, "s3")),
+    "gs": ("gs://BUCKET/KEY", rf"{_NO_QUERY}({_BUCKET}{_KEY})/*", partial(AdapterRef, "gs")),
     "az": ("az://CONTAINER[@ACCOUNT.dfs.core.windows.net]/PATH; AZURE_STORAGE_SAS_TOKEN signs", _AZURE, _azure),
     "https": ("https://HOST/PATH, without user and query", _URL, partial(_web, "https")),
     "http": ("https://HOST/PATH, or endpoint_url in [[sources]] of the settings file", _URL, partial(_web, "http")),

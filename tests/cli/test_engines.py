@@ -119,7 +119,7 @@ def test_a_manifests_unknown_engine_is_its_error(
 
     assert main(["validate", "-f", str(file)]) == 2
     said = capsys.readouterr().err
-    assert f"{file}:4: engine.name: 'sgl-lang' is not vllm or sglang or peft" in said
+    assert f"{file}:4: engine.name: input should be 'vllm', 'sglang' or 'peft'" in said
     assert "did you mean sglang?" in said
     assert main(["fetch", "-f", str(file), "--dry-run"]) == 2
 

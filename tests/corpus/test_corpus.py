@@ -38,6 +38,7 @@ AS_ENGINE = {
 QUICK = 3
 """One in so many is always tried; what each rule says of each break is in ``tests/rules/cases`` too."""
 
+UNCHECKED = frozenset({"BD-LoRA", "layers twice"})
 GOOD = [(family, option) for option in OPTIONS for family in FAMILIES if family not in NOT_FOR.get(option, ())]
 BROKEN = [(family, name) for name in BREAKS for family in FAMILIES]
 
@@ -77,7 +78,8 @@ def test_what_peft_wrote_and_answers_right_with_is_no_error(family: str, option:
     assert judge(base, tmp_path / "adapter", intended) is Outcome.RIGHT
     verdict = judged(family, tmp_path / "adapter", tmp_path)
     assert errors(verdict) == []
-    assert verdict.engines[0].outcome is EngineOutcome.OK
+    # Shapes of a variant that no engine serves are not checked.
+    assert verdict.engines[0].outcome is (EngineOutcome.UNKNOWN if option in UNCHECKED else EngineOutcome.OK)
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def test_a_missing_file_a_folder_and_other_bytes_are_each_said(manifest: Path) -
         read_manifest(manifest)
     with pytest.raises(MachineError, match="the manifest cannot be read"):
         read_manifest(Path("x" * 5000))
-    with pytest.raises(UsageError, match="the policy is over 4194304 bytes long"):
+    with pytest.raises(UsageError, match="the policy is over 16777216 bytes long"):
         read_policy(Path("/dev/zero"))
 
 

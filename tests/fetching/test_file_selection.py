@@ -41,7 +41,7 @@ def test_only_what_an_adapter_needs_is_taken(needed: list[str], others: list[str
 def test_pickled_weights_are_refused_unless_they_are_allowed() -> None:
     with pytest.raises(Refused, match="only pickled weights") as caught:
         chosen(CONFIG, PICKLED)
-    assert "`lora-cli repair REF --engine NAME --to DIR --allow-pickle` converts them" in caught.value.hint
+    assert "`lora-cli repair REF --engine NAME --to DIR` converts them" in caught.value.hint
     assert "`lora-cli fetch REF --allow-pickle`" in caught.value.hint, "warm, which says this too, has no such option"
 
 

@@ -122,6 +122,7 @@ def test_what_cannot_be_meant_is_refused(text: str) -> None:
     [
         *("https://me:{}@example.com/a", "https://example.com/a?sig={}", "az://c?sig={}", "http://example.com/a?x={}"),
         *("s3://me:{}@bucket/a", "oci://me:{}@ghcr.io/a", "fsspec+sftp://me:{}@host/a", "hf://me:{}@org/name"),
+        *("s3://bucket/a?X-Amz-Security-Token={}", "gs://bucket/a?b=1&X-Goog-Signature={}"),
     ],
 )
 def test_a_secret_in_a_reference_is_refused_and_not_repeated(text: str, secret: str) -> None:
