@@ -208,7 +208,7 @@ def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[Path
                 wrong = one["ctx"]["error"]
                 message, advice, *below = wrong.args if len(wrong.args) > 1 else advised(wrong)
                 path, hint = (*path, *below), advice or hint
-            case "literal_error" if isinstance(one["input"], str):
+            case "literal_error" if " or " in one["ctx"]["expected"] and isinstance(one["input"], str):
                 hint = did_you_mean(one["input"], re.findall("'([^']*)'", one["ctx"]["expected"])) or hint
             case "tuple_type":
                 message = "input should be a list"

@@ -103,7 +103,7 @@ OTHERS = [  # what is below the adapter, the message about line 5, a part of the
     ("base:", "base: string should match pattern", "The base model"),
     ("engine:", "engine: input should be a mapping", "The engine that the set is for"),
     ("engine: {version: '1'}", "engine: the key name is missing", "The name of the engine"),
-    ("engine: {name: vlm}", "engine.name: input should be 'vllm', 'sglang' or 'peft'", "lora-cli engines"),
+    ("engine: {name: vlm}", "engine.name: input should be 'vllm', 'sglang' or 'peft'", "did you mean vllm"),
     ("engine: {name: vllm, version: v1}", "engine.version: string should match", "newest known version"),
     ("engine: {name: vllm, max_loras: 0}", "engine.max_loras: input should be greater than or equal to 1", "slots"),
     ("engine: {name: vllm, max_loras: 1.50}", "engine.max_loras: input should be a valid integer", "slots"),
