@@ -1,4 +1,4 @@
-"""The values of tensors: loaded whole or in pieces, decoded, encoded, and scanned for NaN, infinities and zeros.
+"""The values of tensors: loaded whole or in pieces, decoded, and scanned for NaN, infinities and zeros.
 
 numpy has no bfloat16 and no 8-bit floats: importing ml_dtypes registers them by name. ``NUMPY`` maps safetensors'
 dtypes to numpy's.
@@ -87,12 +87,6 @@ def decode(bits: Bits, dtype: str) -> Floats:
     if dtype not in NUMPY:
         raise FormatError(f"{dtype} is not a float type", hint="save the adapter again in bfloat16")
     return _floats(bits, NUMPY[dtype])
-
-
-def encode(values: Floats, dtype: str) -> Bits:
-    """The bits of ``values`` in ``dtype`` (F64, F32, F16 or BF16), rounded to the nearest, ties to even."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(NUMPY[dtype], order="C").view(f"<u{DTYPE_BITS[dtype] // 8}")
 
 
 def _floats(bits: NDArray[Any], dtype: str) -> Floats:

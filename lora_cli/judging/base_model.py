@@ -25,8 +25,8 @@ from lora_cli.sources.registry import Sources
 from lora_cli.text import cut, safe
 
 if TYPE_CHECKING:
+    from lora_cli.adapter.safetensors import TensorInfo
     from lora_cli.base.reading import Fallback
-    from lora_cli.base.weights import Checkpoint
 
 _OPENING = threading.Lock()
 """Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
@@ -156,24 +156,26 @@ def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapte
     return config
 
 
-def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "Checkpoint | None":
-    """The weights of the base ``model``; None if they are not all on this disk as safetensors.
+def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[str, TensorInfo]] | None":
+    """The files of a base and its tensors by their names on disk; None if they are not on this disk as safetensors.
 
     They are in a folder, in a safetensors file, or, of a Hub repository, in the cache of huggingface_hub.
 
     Raises:
         LoraCliError: they cannot be read.
     """
-    from lora_cli.base.reading import WEIGHTS_FILE
-    from lora_cli.base.weights import checkpoint_at
+    from lora_cli.base.reading import WEIGHTS_FILE, read_checkpoint
 
-    path, tied = Path(ref.location), model.tied_weights
+    path, name = Path(ref.location), WEIGHTS_FILE
     if ref.scheme == "file" and path.is_file():
-        return checkpoint_at(files_at(path.parent), path.name, tied) if path.suffix == ".safetensors" else None
-    if ref.scheme == "file":
-        return checkpoint_at(files_at(path), WEIGHTS_FILE, tied)
-    if ref.scheme == "hf":
-        with suppress(Offline):  # offline, only the cache of huggingface_hub is read
+        path, name = path.parent, path.name
+    with suppress(Offline):  # offline, only the cache of huggingface_hub is read
+        if ref.scheme == "hf":
             cache = Sources(replace(settings, offline=True)).of(ref)
-            return checkpoint_at(Files(cache, cache.resolve(ref)), WEIGHTS_FILE, tied)
+            files = Files(cache, cache.resolve(ref))
+        elif ref.scheme == "file" and name.endswith(".safetensors"):
+            files = files_at(path)
+        else:
+            return None
+        return (files, tensors) if (tensors := read_checkpoint(files, name)) else None
     return None

@@ -25,7 +25,7 @@ from lora_cli.adapter.reading import SHARD, join_shards, read_adapter
 from lora_cli.adapter.safetensors import TORCH_NAMES
 from lora_cli.adapter.values import load
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.weights import base_copies
+from lora_cli.base.checkpoint import names_in_memory
 from lora_cli.engines import Profile
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import FetchContext, fetch, open_files
@@ -163,7 +163,7 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
     if options.in_place and files.directory is not None:
         target = files.directory.resolve()
     tensors = {name: load(files, one).view(TORCH_NAMES[one.dtype]) for name, one in adapter.tensors.items()}
-    copies = _copies(files, adapter, options, settings)
+    copies = _copies(adapter, tensors, options, settings)
     beside = target or Path(tempfile.gettempdir(), "repair")
     with on_disk("writing", beside, "--to"), hidden_folder(beside) as building:
         for fold in (False, True):
@@ -221,13 +221,28 @@ def _opened(item: Request, terms: Terms, settings: Settings, *, in_place: bool) 
     return judged, open_files(item, settings, Sources(settings))
 
 
-def _copies(files: Files, adapter: Adapter, options: RepairOptions, settings: Settings) -> Mapping[str, bool]:
-    """Whether saved tensors equal the base's own weights; empty if these are not on this disk."""
-    saved = saved_weights(adapter)
+def _copies(
+    adapter: Adapter, tensors: Mapping[str, Array], options: RepairOptions, settings: Settings
+) -> Mapping[str, bool]:
+    """Whether saved tensors equal the base's own weights, as far as these are on this disk as numbers.
+
+    PEFT saves whole embeddings that are targeted (``save_embedding_layers="auto"``), in the dtype that the model had in
+    memory: a copy equals the base's weight in that dtype.
+    """
+    saved, found = saved_weights(adapter), dict[str, bool]()
     if not saved or options.base is None or options.base_ref is None:
-        return {}
-    checkpoint = open_checkpoint(ref_of(options.base_ref), options.base, settings)
-    return {} if checkpoint is None else base_copies(files, saved, checkpoint)
+        return found
+    if (opened := open_checkpoint(ref_of(options.base_ref), settings)) is None:
+        return found
+    (files, stored), tied = opened, options.base.tied_weights
+    # A name on disk stands for itself, too, for an adapter that has the old names as well.
+    names = {**{name: name for name in stored}, **names_in_memory(stored)}
+    for path, tensor in saved.items():
+        own = stored.get(names.get(path) or names.get(tied.get(path, ""), ""))
+        if own is not None and own.dtype in TORCH_NAMES:
+            ours, theirs = tensors[tensor.name], load(files, own).view(TORCH_NAMES[own.dtype])
+            found[tensor.name] = own.shape == tensor.shape and theirs.astype(ours.dtype).tobytes() == ours.tobytes()
+    return found
 
 
 def _as_asked(draft: Draft, options: RepairOptions) -> None:
