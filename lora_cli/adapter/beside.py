@@ -41,7 +41,7 @@ MORE_TEMPLATES = "additional_chat_templates/"
 _PACKED = r"\.(gz|z|bz2|xz|lzma|lz4|zst|tar)"
 _CONTAINER = r"\.(npy|npz|nemo|joblib|jbl|distcp|metadata)"
 _PICKLE = r"\.(bin|pt|pth|ckpt|th|torch|pkl|pickle|p|pk|pckl|pcl|cpkl|dill|sav)"
-PICKLED = re.compile(rf"({_PICKLE}|{_CONTAINER})({_PACKED})*$", re.IGNORECASE | re.ASCII)
+PICKLED = re.compile(rf"({_PICKLE}|{_CONTAINER})({_PACKED}){{0,4}}$", re.IGNORECASE | re.ASCII)
 """Endings of files for ``torch.load``, ``pickle.load`` and the like, and of what may contain pickles."""
 OPAQUE = re.compile(rf"({_CONTAINER}|{_PACKED})$", re.IGNORECASE | re.ASCII)
 """Endings of those in which pickles are not looked for."""

@@ -35,7 +35,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "a slow pattern": {**everywhere([SLOW]), "target_modules": SLOW, "exclude_modules": SLOW},
     "parameters": {"target_parameters": [f"experts.{name}" for name in NAMES], "modules_to_save": NAMES},
     "tokens": {"trainable_token_indices": {name: [1] for name in NAMES}},
-    "blocks": {"use_bdlora": {"target_modules_bd_a": NAMES, "target_modules_bd_b": ["z"], "match_strict": False}},
     "layers": {"layers_to_transform": list(range(MANY * 2))},
 }
 

@@ -151,7 +151,7 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "values": (lambda: HEAD + "adapters: [" + "1," * 2_000_000 + "]", f"more than {MOST_VALUES}"),
     "mistakes": (lambda: HEAD + "adapters: [" + "1," * (MOST_VALUES - 100) + "]", "adapters[99]"),
-    "unknown keys": (lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(100_000)), "k99: unknown key"),
+    "unknown keys": (lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(100_000)), "k98: unknown key"),
     "the same name": (lambda: HEAD + "adapters:\n" + "- {name: a, source: b/c}\n" * 49_000, "is already the name of"),
 }
 

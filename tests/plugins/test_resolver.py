@@ -290,7 +290,7 @@ def test_a_broken_manifest_at_the_start_is_told_and_read_when_it_is_mended(
     desk.ask(work)
     said = [record.getMessage() for record in caplog.records if "set.yaml" in record.getMessage()]
     assert len(said) == 1
-    assert "set.yaml:3" in said[0]
+    assert "set.yaml:1: the key adapters is missing" in said[0]
 
 
 def test_a_file_system_that_hangs_stops_no_name_that_is_known(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

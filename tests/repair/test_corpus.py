@@ -133,7 +133,10 @@ def check(bench: Bench, case: Case, engine: str) -> RepairReport | None:
         return None
     assert found.directory is not None
     after = bench.judged(Path(found.directory), engine)
-    assert after.engines[0].outcome is Outcome.OK, (case.name, engine)
+    (outcome,) = after.engines
+    # PEFT takes variants that no engine serves; their shapes are not checked.
+    unchecked = outcome.outcome is Outcome.UNKNOWN and "shapes are not checked" in outcome.note
+    assert outcome.outcome is Outcome.OK or unchecked, (case.name, engine)
     assert not after.refused(), (case.name, engine)
     assert found.proof is not None
     if case.intended is not None:
