@@ -134,7 +134,6 @@ def check(bench: Bench, case: Case, engine: str) -> RepairReport | None:
     assert found.directory is not None
     after = bench.judged(Path(found.directory), engine)
     (outcome,) = after.engines
-    # PEFT takes variants that no engine serves; their shapes are not checked.
     unchecked = outcome.outcome is Outcome.UNKNOWN and "shapes are not checked" in outcome.note
     assert outcome.outcome is Outcome.OK or unchecked, (case.name, engine)
     assert not after.refused(), (case.name, engine)
