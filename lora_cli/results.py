@@ -86,6 +86,11 @@ class LoadReport:
         """The same, ended at ``stage`` by ``error``."""
         return replace(self, stage=stage, error=error.message, hint=error.hint, exit_code=error.exit_code)
 
+    def after(self, judged: "LoadReport") -> "LoadReport":
+        """The report of a load, with that of the fetching and judging before it."""
+        stage_ms = {**judged.stage_ms, **self.stage_ms}
+        return replace(self, applied=judged.applied, stage_ms=stage_ms, signers=judged.signers)
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:

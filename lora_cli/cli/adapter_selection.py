@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lora_cli.cli.output import inform
 from lora_cli.did_you_mean import did_you_mean
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lora_cli.base.base_model import BaseModel
     from lora_cli.documents.manifest import AdapterSet, EngineSpec
     from lora_cli.judging.base_model import Bases
-    from lora_cli.runtime.plan import TierLimits
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """Defaults: the most slots on the device, and the most adapters in memory."""
@@ -278,7 +277,7 @@ def base_model(
     An unknown family is read with transformers, if installed.
     """
     from lora_cli.judging.base_model import open_base
-    from lora_cli.runtime.module_tree import base_from_transformers
+    from lora_cli.warm.models import base_from_transformers
 
     try:
         return open_base(named, settings, fallback=base_from_transformers, locked=locked)
@@ -290,7 +289,7 @@ def base_model(
 def own_bases(settings: Settings, *, tp: int = 1, way: str = "set --base DIR") -> "Bases":
     """The base model of each adapter's own config; an unknown family is read with transformers, if installed."""
     from lora_cli.judging.base_model import Bases
-    from lora_cli.runtime.module_tree import base_from_transformers
+    from lora_cli.warm.models import base_from_transformers
 
     return Bases(settings, base_from_transformers, tp=tp, way=way)
 
@@ -308,6 +307,14 @@ def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> Non
         )
 
 
+class SlotLimits(NamedTuple):
+    """The limits of a warm process, in vLLM's words; ``max_lora_rank`` 0 is none."""
+
+    max_loras: int
+    max_cpu_loras: int
+    max_lora_rank: int
+
+
 def slot_limits(
     inputs: Inputs,
     max_loras: int | None,
@@ -315,24 +322,19 @@ def slot_limits(
     max_lora_rank: int | None,
     *,
     more_may_come: bool = False,
-    max_cpu_bytes: int | None = None,
-) -> "TierLimits":
+) -> SlotLimits:
     """The flags, else the limits of the manifest's engine, else the number of adapters up to the defaults.
 
-    With ``more_may_come`` memory holds as many as the default. The engine's ``max_cpu_loras`` is for its own machine:
-    if fewer fit here, there are fewer.
+    With ``more_may_come`` memory holds as many as the default.
 
     Raises:
         UsageError: ``max_cpu_loras`` is less than ``max_loras``.
     """
-    from lora_cli.runtime.plan import TierLimits
-
     engine, count = inputs.engine, MAX_CPU_LORAS if more_may_come else len(inputs.items)
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
     check_max_cpu_loras(max_cpu_loras, loras)
     cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
-    rank = max_lora_rank or inputs.max_lora_rank or 0
-    return TierLimits(loras, cpu_loras, rank, fewer_places=max_cpu_loras is None, max_cpu_bytes=max_cpu_bytes)
+    return SlotLimits(loras, cpu_loras, max_lora_rank or inputs.max_lora_rank or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,8 @@ def run() -> None:
     if os.getpid() == 1:
         _exit_on_sigterm()
     code = main(sys.argv[1:])
-    gc.freeze()  # else Python looks for garbage among all modules before it exits: a fifth of a short run
+    if "torch" not in sys.modules:  # whose libraries report what is left
+        gc.freeze()  # else Python looks for garbage among all modules before it exits: a fifth of a short run
     try:
         sys.stderr.flush()
     except OSError:  # full or closed: at exit Python would flush it again, and exit with 120

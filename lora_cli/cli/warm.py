@@ -1,154 +1,232 @@
-"""``lora-cli warm``: fetch, validate, load and test adapters in a process that owns the device."""
+"""``lora-cli warm``: adapters in running engines, in a server of our own, or in this process, each with a proof."""
 
+import os
 import time
 from dataclasses import replace
-from functools import wraps
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import (
     Inputs,
     apply_policies,
     infer_base,
     read_inputs,
-    slot_limits,
     unlocked_warning,
 )
-from lora_cli.cli.options import in_shard, origin_of, parse_size_option
+from lora_cli.cli.options import OUTPUT, in_shard, option
 from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, termination_log, write, write_result
-from lora_cli.cli.warm_endpoints import endpoint_engine, warm_engines
-from lora_cli.cli.warm_once import prove_once
-from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import WarmRun
-from lora_cli.cli.warm_serve import ServerOptions, warm_serve
-from lora_cli.endpoint.address import Address, is_host
+from lora_cli.endpoint.address import Address, parse_address
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
-from lora_cli.log import log_to_stderr
 from lora_cli.refs.reference import AdapterRef
-from lora_cli.render.terminal_warm import status_parts
 from lora_cli.settings import Settings
+from lora_cli.warm.plan import Device, Forward
 
-LOG_FORM = "%(asctime)s %(levelname)s %(message)s"
+STOP_S, POLL_S = 30.0, 0.05
 
-STOP_S = 30.0
-POLL_S = 0.05
+MODE = "Mode (default: prove all adapters once, and exit)"
+SERVER = "Server (--serve, --status, --stop)"
+ENGINES = "Running engines (--endpoint)"
+MEMORY = "Device and memory"
 
 EXAMPLES = (
-    "lora-cli warm -f set.yaml --once",
-    "lora-cli warm acme/sql --base acme/llama-3-8b --once --prompt 'List all users'",
-    "lora-cli warm -f set.yaml --serve --port 8321",
     "lora-cli warm -f set.yaml --endpoint http://127.0.0.1:8000 --engine vllm",
+    "lora-cli warm -f set.yaml",
+    "lora-cli warm acme/sql --base acme/llama-3-8b --prompt 'List all users'",
+    "lora-cli warm -f set.yaml --serve --listen 127.0.0.1:8321",
 )
 
+Several = list[str] | None
 
-@wraps(WarmOptions, assigned=(), updated=())  # typer reads the options off its fields
-def command(**given: Any) -> None:
-    """Load adapters into a warm process or running engines, and prove that they work."""
-    options = WarmOptions(**given)
-    settings: Settings = options.ctx.obj
-    modes = _modes(options)
-    options = replace(options, once=modes == ["once"], forward="model" if options.prompt else options.forward)
-    _check_flags(options, modes)
-    if options.status or options.stop:
-        server = _endpoint(options)
-        _stop(server) if options.stop else _status(server, options.output_format)
-        return
-    for file in (options.ready_file, options.metrics_file):
+
+def command(
+    ctx: typer.Context,
+    refs: options.Refs = None,
+    manifest: options.Manifest = None,
+    base: options.Base = "",
+    policy: options.PolicyFile = None,
+    shard: options.Shard = None,
+    endpoint: Annotated[
+        Several, option("--endpoint URL", "Load the adapters into this engine; may be repeated.", ..., ENGINES)
+    ] = None,
+    serve: Annotated[bool, option("--serve", "Run as an HTTP server.", ..., MODE)] = False,
+    status: Annotated[bool, option("--status", "Show the state of a running server.", ..., MODE)] = False,
+    stop: Annotated[bool, option("--stop", "Stop a running server.", ..., MODE)] = False,
+    engine: Annotated[
+        str,
+        option(
+            "--engine NAME[@VERSION]",
+            "Engine at the endpoint: vllm, sglang or lora-cli.",
+            ...,
+            ENGINES,
+            autocompletion=completion.choices("vllm", "sglang", "lora-cli"),
+        ),
+    ] = "",
+    engine_path: Annotated[
+        Several,
+        option(
+            "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", ..., ENGINES
+        ),
+    ] = None,
+    prune: Annotated[
+        bool,
+        option("--prune", "Unload adapters that are not in the manifest, or not among the REFs.", ..., ENGINES),
+    ] = False,
+    allow_unload: Annotated[
+        bool,
+        option(
+            "--allow-unload", "Also unload and replace adapters in engines with known unloading bugs.", ..., ENGINES
+        ),
+    ] = False,
+    no_prove: Annotated[
+        bool, option("--no-prove", "Do not check that each adapter changes the engine's output.", ..., ENGINES)
+    ] = False,
+    watch: Annotated[
+        bool,
+        option(
+            "--watch",
+            "Keep running, and load again when the manifest changes or the engine restarts.",
+            ...,
+            ENGINES,
+        ),
+    ] = False,
+    listen: Annotated[
+        str, option("--listen ADDRESS", "HOST:PORT, or unix:PATH for a socket of this user alone.", ..., SERVER)
+    ] = str(Address()).removeprefix("http://"),
+    root: Annotated[
+        Several,
+        option(
+            "--root DIRECTORY",
+            "Allow clients to load adapters from folders below this one; may be repeated.",
+            ...,
+            SERVER,
+        ),
+    ] = None,
+    max_loras: Annotated[
+        int | None, option("--max-loras", "Slots: number of adapters on the device.", ..., MEMORY, min=1)
+    ] = None,
+    max_cpu_loras: Annotated[
+        int | None,
+        option(
+            "--max-cpu-loras",
+            "Number of adapters in memory.",
+            ...,
+            MEMORY,
+            min=1,
+            show_default="32 with --serve, else one each, at most 32",
+        ),
+    ] = None,
+    max_lora_rank: Annotated[
+        int | None,
+        option("--max-lora-rank", "Maximum rank of an adapter, or with --endpoint of the engine.", ..., MEMORY, min=1),
+    ] = None,
+    device: Annotated[Device, option("--device", "Device of the slots.", ..., MEMORY)] = "auto",
+    forward: Annotated[
+        Forward,
+        option("--forward", "Verify adapters on the modules only, or also on the whole model.", ..., MEMORY),
+    ] = "modules",
+    prompt: Annotated[
+        str, option("--prompt", "Run this prompt without and with each adapter, on the whole model.", ..., MODE)
+    ] = "",
+    ready_file: Annotated[
+        Path | None,
+        option(
+            "--ready-file FILE",
+            "File that exists while the server is ready, or when all adapters were proved or tried (--endpoint).",
+            ...,
+            OUTPUT,
+        ),
+    ] = None,
+    metrics_file: Annotated[
+        Path | None, option("--metrics-file FILE", "Write Prometheus metrics to this file.", ..., OUTPUT)
+    ] = None,
+    output_format: options.OutputFormat = "human",
+) -> None:
+    """Load adapters into running engines or into a process of our own, and prove that they work."""
+    settings: Settings = ctx.obj
+    modes = {"endpoint": endpoint, "serve": serve, "status": status, "stop": stop}
+    named = [f"--{mode}" for mode, given in modes.items() if given]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} cannot be used together", hint="use only one of them")
+    own = {"prompt": prompt if serve or endpoint else "", "metrics_file": metrics_file if endpoint else None}
+    engines = {"engine": engine, "engine_path": engine_path, "prune": prune, "allow_unload": allow_unload}
+    engines |= {"no_prove": no_prove, "watch": watch}
+    for flag, value in {**own, **({} if endpoint else engines)}.items():
+        if value and ctx.get_parameter_source(flag).name == "COMMANDLINE":  # type: ignore[union-attr]
+            where = "for --endpoint" if flag in engines else "for adapters in a process of our own"
+            raise UsageError(f"--{flag.replace('_', '-')} is {where}", hint="remove it")
+    if watch and manifest is None:
+        raise UsageError("--watch is for --endpoint with a manifest", hint="set it with -f")
+    if prune and shard is not None and manifest is None:
+        raise UsageError("--prune would unload the adapters of other shards", hint="use a manifest: -f FILE")
+    token = os.environ.get("LORA_CLI_API_KEY", "").strip()
+    if status or stop:
+        server = Endpoint(parse_address(listen), token)
+        return _stop(server) if stop else _status(server, output_format)
+    for file in (ready_file, metrics_file):
         check_writable(file)
-    remove_ready_file(options.ready_file)
-    may_be_empty = options.serve and bool(options.root or options.policy)
-
+    remove_ready_file(ready_file)
     found: list[str | AdapterRef] = []  # the base that is inferred from configs is looked up once
     known_warnings = [""]  # no warning, and the last one: they are not repeated
 
     def load_inputs() -> tuple[Inputs, Settings]:
-        inputs = read_inputs(options.manifest, options.refs or [], options.base, "warm", may_be_empty=may_be_empty)
-        inputs = replace(inputs, items=in_shard(inputs.items, options.shard, lambda item: item.name))
-        reached = apply_policies(settings, inputs.manifest, options.policy)
+        may_be_empty = serve and bool(root or policy)
+        inputs = read_inputs(manifest, refs or [], base, "warm", may_be_empty=may_be_empty)
+        inputs = replace(inputs, items=in_shard(inputs.items, shard, lambda item: item.name))
+        reached = apply_policies(settings, inputs.manifest, policy)
         warning = unlocked_warning(inputs, without_lock=True)
         if warning not in known_warnings:
             inform(warning, settings)
         known_warnings[1:] = [warning]
-        if not inputs.base and found:
-            inputs = replace(inputs, base=found[0])
-        inputs = infer_base(inputs, "warm", reached)
+        inputs = infer_base(replace(inputs, base=inputs.base or next(iter(found), "")), "warm", reached)
         found[:] = [inputs.base]
         return inputs, reached
 
     with termination_log():
         inputs, reached = load_inputs()
-        if options.endpoint:
-            raise typer.Exit(warm_engines(options, endpoint_engine(options.engine, inputs), load_inputs))
-        most = slot_limits(
-            inputs, options.max_loras, options.max_cpu_loras, options.max_lora_rank, more_may_come=options.serve,
-            max_cpu_bytes=parse_size_option(options.max_cpu_bytes, "--max-cpu-bytes"),
-        )  # fmt: skip
-        run = WarmRun(most, options.device, options.forward, options.eviction)
-        if not options.serve:
-            raise typer.Exit(prove_once(inputs, run, options, reached))
-        if options.log_level is not None:
-            log_to_stderr(options.log_level.upper(), LOG_FORM)
-        files = (options.ready_file, options.metrics_file)
-        at = _endpoint(options)
-        serve = ServerOptions(at.address, at.token, options.root or [], options.load_timeout, *files)
-        warm_serve(inputs, run, serve, reached)
+        if endpoint:
+            from lora_cli.cli.warm_endpoint import EndpointOptions, warm_engines
 
+            kind = engine or (inputs.engine.name if inputs.engine is not None else "")
+            if not kind:
+                raise UsageError(
+                    "--endpoint needs the engine that runs there", hint="--engine vllm, sglang or lora-cli"
+                )
+            chosen = EndpointOptions(endpoint, kind, engine_path or (), prune, allow_unload, not no_prove, token)
+            chosen = replace(chosen, max_lora_rank=max_lora_rank, ready_file=ready_file, output_format=output_format)
+            raise typer.Exit(warm_engines(chosen, load_inputs, manifest if watch else None))
+        from lora_cli.cli.warm_process import process_plan, prove_once, serve_adapters
 
-def _modes(options: WarmOptions) -> list[str]:
-    """The modes on the command line; --once by default."""
-    return [flag for flag in ("once", "serve", "status", "stop", "endpoint") if getattr(options, flag)] or ["once"]
-
-
-def _check_flags(options: WarmOptions, modes: list[str]) -> None:
-    """Raises ``UsageError`` for several modes, and for a flag that has no effect in the mode."""
-    if len(modes) > 1:
-        both = " and ".join(f"--{mode}" for mode in modes)
-        raise UsageError(f"{both} cannot be used together", hint="use only one of them")
-
-    def is_given(flag: str) -> bool:
-        """Whether it is on the command line: a variable may be for other commands, too."""
-        return origin_of(options.ctx, flag) == "COMMANDLINE"
-
-    once, left = options.once, options.once or options.serve
-    for flag, fits, where in (
-        ("prompt", once, "for --once"),
-        ("ready_file", left or options.endpoint, "for --once, --serve and --endpoint"),
-        ("metrics_file", left, "for --once and --serve"),
-        ("log_level", options.serve, "for --serve"),
-        ("watch", options.endpoint and options.manifest, "for --endpoint with a manifest (-f)"),
-        ("allow_unload", options.endpoint, "for --endpoint"),
-    ):
-        if getattr(options, flag) and not fits and is_given(flag):
-            name = f"--{flag.replace('_', '-')}"
-            raise UsageError(f"{name} is {where}", hint=f"remove {name}")
-    for flag in ("engine", "engine_path", "prove", "prune", "wait"):
-        if not options.endpoint and is_given(flag):
-            name = f"--{flag.replace('_', '-')}"
-            raise UsageError(f"{name} is for --endpoint", hint=f"remove {name}; lora-cli validate checks for an engine")
-    if options.endpoint and options.prune and options.shard is not None and options.manifest is None:
-        raise UsageError("--prune would unload the adapters of other shards", hint="use a manifest: -f FILE")
-
-
-def _endpoint(options: WarmOptions) -> Endpoint:
-    if not is_host(options.host):
-        raise UsageError(f"--host {options.host!r} is not a host name", hint="--host 127.0.0.1")
-    return Endpoint(Address(options.host, options.port, options.uds), options.api_key.strip())
+        plan = process_plan(
+            inputs,
+            (max_loras, max_cpu_loras, max_lora_rank),
+            device,
+            "model" if prompt else forward,
+            reached,
+            more_may_come=serve,
+        )
+        if serve:
+            files = ready_file, metrics_file
+            return serve_adapters(inputs, plan, parse_address(listen), token, root or (), files, reached)
+        code = prove_once(inputs, plan, prompt, (ready_file, metrics_file), output_format, reached)
+        raise typer.Exit(code)
 
 
 def _status(server: Endpoint, output_format: Format) -> None:
     """Writes the status of a running server. Raises ``EndpointError``."""
+    from lora_cli.render.terminal_warm import status_parts
+
     try:
-        status = server.get("/v1/status")
+        status: Any = server.get("/v1/status")
     except Refusal as error:
         if error.status != 404:
             raise
         status = None
-    if not isinstance(status, dict) or status.get("schema") != "lora_cli/status/1":
-        raise EndpointError(
-            f"{server.address} is not a lora-cli server", hint="use --host, --port or --uds for another address"
-        )
+    if not isinstance(status, dict) or status.get("schema") != "lora_cli/status/2":
+        raise EndpointError(f"{server.address} is not a lora-cli server", hint="use --listen for another address")
     write_result(status, output_format, status_parts(status))
 
 

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,11 @@ class Server(ABC):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+
+    def note(self, actions: Collection[str], *, pinned: bool) -> str:
+        """What it cannot do or say after these actions of ``reconcile``."""
+        leftover = self.leftover if {"replaced", "pruned"}.intersection(actions) else ""
+        return "; ".join(filter(None, (leftover, self.cannot_pin if pinned else "")))
 
     def check_ready(self) -> None:
         """``/health``: raises ``EndpointError`` with the reason while the server is not ready."""
@@ -235,19 +240,17 @@ class LoraCliServer(Vllm):
     def proof(self, name: str) -> float | None:
         """The largest error of the server's own proof, over all modules; None if it has not proved the adapter.
 
-        An adapter that is not loaded yet is probed once, which loads and proves it.
+        An adapter that is not loaded yet is loaded from where it is listed.
         """
-        worst = self._proof(name)
-        if worst is None:
-            self.endpoint.request("POST", "/v1/probe", {"lora_name": name})
-            worst = self._proof(name)
-        return worst
-
-    def _proof(self, name: str) -> float | None:
-        for one in parse.objects(self.endpoint.get("/v1/adapters"), "adapters"):
-            if one.get("name") == name and one.get("proved") is True:
+        for last in (False, True):
+            for one in parse.objects(self.endpoint.get("/v1/status"), "adapters"):
+                if one.get("name") != name:
+                    continue
                 worst = one.get("worst_error")
-                return float(worst) if isinstance(worst, int | float) and abs(worst) <= parse.LARGEST else None
+                if one.get("state") == "ready" and isinstance(worst, int | float) and abs(worst) <= parse.LARGEST:
+                    return float(worst)
+                if not last:
+                    self.load(name, parse.text(one.get("source"), "source"))
         return None
 
 

@@ -1,29 +1,31 @@
 """Counters of a resolver, in the engine's own Prometheus registry."""
 
-import re
+from prometheus_client import Counter, Gauge
 
-from prometheus_client import Counter
-
-from lora_cli.results import LoadReport
-from lora_cli.serving.adapter_state import STATUS
+from lora_cli.isolation import Admission
+from lora_cli.warm.failures import STATUS, rule_of
 
 RESOLUTIONS = Counter(
     "lora_cli_resolutions_total", "Adapters fetched and validated for the engine, by outcome.", ["outcome"]
 )
 SECONDS = Counter("lora_cli_resolve_seconds_total", "Seconds of fetching and validating, by stage.", ["stage"])
-REFUSALS = Counter("lora_cli_refusals_total", "Adapters that were refused, by rule.", ["rule"])
+FAILED = Gauge("lora_cli_adapter_failed", "1 for each adapter whose last attempt failed.", ["adapter", "rule"])
 DOWNLOADED = Counter("lora_cli_downloaded_bytes_total", "Bytes of the adapters that were downloaded.")
 
-_RULE = re.compile(r"LC\d{3}(?= )")
 _OUTCOMES = {404: "not-found", 422: "refused", 502: "corrupt", 503: "unavailable"}
+_failed: dict[str, str] = {}
 
 
-def observe(report: LoadReport, downloaded: int) -> None:
-    """Counts one attempt, and the bytes that it ``downloaded``."""
+def observe(admission: Admission) -> None:
+    """Counts one attempt. An adapter that does not exist is not named: clients may ask for any name."""
+    report = admission.report
     status, _ = STATUS.get(report.exit_code, (500, ""))
     RESOLUTIONS.labels(_OUTCOMES.get(status, "failed") if report.error else "resolved").inc()
     for stage, ms in report.stage_ms.items():
         SECONDS.labels(stage).inc(ms / 1e3)
-    if (rule := _RULE.match(report.error)) is not None:
-        REFUSALS.labels(rule[0]).inc()
-    DOWNLOADED.inc(downloaded)
+    if (before := _failed.pop(report.name, None)) is not None:
+        FAILED.remove(report.name, before)
+    if report.error and status != 404:
+        _failed[report.name] = rule_of(report)
+        FAILED.labels(report.name, _failed[report.name]).set(1)
+    DOWNLOADED.inc(0 if admission.cached else admission.size)

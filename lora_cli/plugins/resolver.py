@@ -1,8 +1,8 @@
 """An engine's adapters by name: each fetched, verified and validated when a client first asks for it.
 
 Nothing here knows an engine (``plugins.vllm`` and ``plugins.sglang`` do). All of it runs in the engine's event loop,
-which never waits: files are looked at in threads, and adapters are fetched and validated in processes of their own
-(``serving.admissions``), where a bad one harms nothing.
+which never waits: the manifest is looked at in a thread, and adapters are fetched and validated in processes of their
+own (``lora_cli.isolation``), where a bad one harms nothing.
 """
 
 import asyncio
@@ -13,25 +13,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.finding import Deployment
+from lora_cli.isolation import Admission, Isolation, Setup
 from lora_cli.judging.base_model import open_base
 from lora_cli.log import logger
 from lora_cli.plugins.names import Fingerprint, Known, Names
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
-from lora_cli.runtime.module_tree import base_from_transformers
-from lora_cli.serving.adapter_state import STATUS, Backoff, shorten_name
-from lora_cli.serving.admissions import FETCH_AT_ONCE, VALIDATORS, Admissions, AdmissionSettings
-from lora_cli.settings import RESOLVE_TIMEOUT, Settings, parse_duration
+from lora_cli.settings import RESOLVE_TIMEOUT, parse_duration
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
+from lora_cli.warm.failures import STATUS, Backoff, shorten_name
+from lora_cli.warm.models import base_from_transformers
 
 T = TypeVar("T")
 
@@ -40,6 +38,9 @@ LOOK_S = 1.0
 
 LOOK_LIMIT_S = 5.0
 """The longest that a request waits for that check, for a file system may hang; then the last reading is used."""
+
+PROCESSES = 8
+"""Adapters that are fetched and validated at once."""
 
 MOST_WAITING = 512
 """Adapters that are fetched or wait for it; beyond that, clients get 503."""
@@ -50,17 +51,10 @@ MOST_NAMES = 10_000
 WAIT_S = 300.0
 """The default of ``RESOLVE_TIMEOUT``: how long a request waits for its adapter."""
 
-VALIDATE_S = 120.0
-"""The longest that validating one adapter may take."""
-
 log = logger(__name__)
 
-Observe = Callable[[LoadReport, int], None]
-"""Called after each attempt with its report and the downloaded bytes."""
-
-
-def unobserved(_report: LoadReport, _bytes: int) -> None:
-    """Does nothing: the default."""
+Observe = Callable[[Admission], None]
+"""Called after each attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +103,7 @@ class _Reading:
 
     known: Known
     fingerprint: Fingerprint
-    admissions: Admissions
+    isolation: Isolation
     attempts: int = 0
 
 
@@ -119,14 +113,13 @@ class Resolver:
     A request waits up to ``wait_s`` seconds for an adapter; fetching it goes on after that.
     """
 
-    def __init__(self, names: Names, wait_s: float, observe: Observe = unobserved) -> None:
+    def __init__(self, names: Names, wait_s: float = WAIT_S, observe: Observe = lambda _: None) -> None:
         self._names, self._wait_s, self._observe = names, wait_s, observe
         self._asked: OrderedDict[str, _Lookup] = OrderedDict()
-        self._threads = ThreadPoolExecutor(FETCH_AT_ONCE + 2, "lora-cli")
+        self._threads = ThreadPoolExecutor(2, "lora-cli")
         self._reading: _Reading | None = None
         self._look: asyncio.Task[None] | None = None
         self._look_at = 0.0
-        self._base: BaseModel | None = None
         self._hold: InUse | None = None
         self._broken = ""
         self._waiting = 0
@@ -134,7 +127,8 @@ class Resolver:
     async def resolve(self, name: str, running: Running) -> Resolved | None:
         """The adapter of that name, on this disk and validated for the engine; None for an unknown name.
 
-        Concurrent requests share one attempt, which continues when a client disconnects.
+        Concurrent requests share one attempt, which continues when a client disconnects. A resolved name never waits
+        for others.
 
         Raises:
             Unresolved: it is known, but cannot be served, or not yet.
@@ -144,7 +138,7 @@ class Resolver:
         if not items:
             return None
         asked = self._remembered(name, items, reading)
-        if asked.resolved is not None and await self._in_thread(asked.resolved.directory.is_dir):
+        if asked.resolved is not None and asked.resolved.directory.is_dir():
             return asked.resolved
         if asked.idle:
             if asked.failure is not None and asked.retry_in_s > 0:
@@ -152,6 +146,8 @@ class Resolver:
             if self._waiting >= MOST_WAITING:
                 raise Unresolved(503, f"{name}: {self._waiting} adapters are being fetched; retry in 5 s")
             asked.resolved = None
+            self._waiting += 1
+            reading.attempts += 1
             asked.task = asyncio.create_task(self._attempt(asked, reading))
         assert asked.task is not None
         await asyncio.wait((asked.task,), timeout=self._wait_s)
@@ -167,7 +163,7 @@ class Resolver:
         if self._look is not None:
             await asyncio.wait((self._look,))
         if self._reading is not None:
-            await self._in_thread(self._reading.admissions.close)
+            await self._in_thread(self._reading.isolation.close)
         if self._hold is not None:
             self._hold.close()
         self._threads.shutdown(wait=False)
@@ -186,22 +182,21 @@ class Resolver:
 
     async def _attempt(self, asked: _Lookup, reading: _Reading) -> LoadReport:
         """Fetches and validates one adapter, from the first source that has it. An error is in the report."""
-        self._waiting += 1
-        reading.attempts += 1
+        isolation, loop = reading.isolation, asyncio.get_running_loop()
         try:
             for item in asked.items:
-                admitted = await self._in_thread(partial(reading.admissions.admit, item, by_client=False))
-                report = admitted.report
-                if not report.error or report.exit_code != NotFound.exit_code:
+                admission = await loop.run_in_executor(isolation.threads, isolation.admit, item)
+                if admission.report.exit_code != NotFound.exit_code:
                     break
-            if admitted.lora is not None:
-                asked.resolved = Resolved(report.name, admitted.lora.directory, report.digest)
+            report = admission.report
+            if not report.error:
+                asked.resolved = Resolved(report.name, Path(admission.directory), report.digest)
             asked.record_result(report)
             if report.error:
                 log.warning("%s is not served: %s", report.name, _with_hint(report))
             elif report.signers:
                 log.info("%s: signed by %s", report.name, ", ".join(report.signers))
-            self._observe(report, 0 if admitted.cached else admitted.size)
+            self._observe(admission)
             return report
         finally:
             self._waiting -= 1
@@ -229,9 +224,8 @@ class Resolver:
             if before is not None and known.settings == before.known.settings:
                 before.known, before.fingerprint = known, fingerprint
             else:
-                self._reading = _Reading(
-                    known, fingerprint, await self._in_thread(lambda: self._opened(known, running))
-                )
+                isolation = await self._in_thread(lambda: self._opened(known, running))
+                self._reading = _Reading(known, fingerprint, isolation)
                 if before is not None:
                     self._retire(before)
             self._broken = ""
@@ -243,32 +237,31 @@ class Resolver:
         finally:
             self._look, self._look_at = None, time.monotonic() + LOOK_S
 
-    def _opened(self, known: Known, running: Running) -> Admissions:
+    def _opened(self, known: Known, running: Running) -> Isolation:
         """The processes that fetch and validate adapters for the running engine."""
-        settings = known.settings
-        if self._hold is None:
-            self._hold = InUse(Store(settings.cache_dir))
-            self._base = _base_of(running.base, settings)
-        deployment = running.deployment
-        if deployment is None:
-            # No limit is known: the engine itself refuses what is above it.
-            ranks = choose_engine(running.engine).engine.ranks
-            deployment = Deployment(max_lora_rank=known.max_lora_rank or (max(ranks) if ranks else None))
-        setup = AdmissionSettings(
-            settings,
-            self._base,
-            log_level=logging.getLogger("lora_cli").getEffectiveLevel(),
-            engine=running.engine,
-            deployment=deployment,
-        )
-        admissions = Admissions(setup, self._hold, VALIDATE_S)
-        admissions.start(validators=VALIDATORS)
-        return admissions
+        settings, base = known.settings, None
+        self._hold = self._hold or InUse(Store(settings.cache_dir))
+        # The engine has read the base's config: the Hub is asked only if it is not in its cache.
+        for offline in (True, settings.offline):
+            with suppress(LoraCliError):
+                reached = replace(settings, offline=offline, policies=())
+                base = base or open_base(running.base, reached, fallback=base_from_transformers)
+        if base is None:
+            log.warning("the config of the base %s cannot be read: adapters are validated without it", running.base)
+        # Without a known limit the engine itself refuses what is above it.
+        ranks = choose_engine(running.engine).engine.ranks
+        rank = known.max_lora_rank or (max(ranks) if ranks else None)
+        level = logging.getLevelName(logging.getLogger("lora_cli").getEffectiveLevel())
+        deployment = running.deployment or Deployment(max_lora_rank=rank)
+        setup = Setup(settings, base, running.engine, deployment, log_level=level)
+        isolation = Isolation(setup, self._hold, PROCESSES)
+        isolation.start()
+        return isolation
 
     def _retire(self, reading: _Reading) -> None:
         """Ends the processes of an earlier reading once they have no requests."""
         if reading is not self._reading and not reading.attempts:
-            self._threads.submit(reading.admissions.close)
+            self._threads.submit(reading.isolation.close)
 
     def _in_thread(self, call: Callable[[], T]) -> "asyncio.Future[T]":
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -290,15 +283,6 @@ def resolver_for(names: Names, engine: logging.Logger) -> Resolver:
     except ValueError as error:
         log.warning("%s: %s; %g s is used", RESOLVE_TIMEOUT, error, WAIT_S)
     return Resolver(names, wait_s, observe)
-
-
-def _base_of(base: str, settings: Settings) -> BaseModel | None:
-    """The engine's base model. The engine has read its config: the Hub is asked only if it is not in its cache."""
-    for offline in (True, settings.offline):
-        with suppress(LoraCliError):
-            return open_base(base, replace(settings, offline=offline, policies=()), fallback=base_from_transformers)
-    log.warning("the config of the base model %s cannot be read: adapters are validated without it", base)
-    return None
 
 
 def _with_hint(report: LoadReport) -> str:

@@ -1,0 +1,321 @@
+"""The adapters of a server: each is absent, loading, ready or failed, and is loaded once for all who wait for it."""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from lora_cli.adapter.reading import read_adapter
+from lora_cli.did_you_mean import nearest
+from lora_cli.errors import ERRORS, LoraCliError, MachineError, NotFound, Unreachable, UsageError
+from lora_cli.isolation import Admission, Isolation
+from lora_cli.refs.request import Request
+from lora_cli.results import LoadReport
+from lora_cli.sources.files import files_at
+from lora_cli.warm.composed import Slot
+from lora_cli.warm.failures import Backoff, shorten_name
+from lora_cli.warm.memory import out_of_memory
+from lora_cli.warm.plan import LoraRequest
+from lora_cli.warm.worker import Worker
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LEASES = 8
+"""Requests that wait for a slot at once."""
+
+MOST = 100_000
+MOST_SUGGESTED = 200
+"""With more names no similar one is suggested: comparing them takes too long."""
+
+
+@dataclass(slots=True)
+class AdapterState(Backoff):
+    """One adapter: its request and its state.
+
+    ``by_client`` says that a client registered it: each fetch then checks that its source is allowed. ``lora`` is the
+    validated adapter on this disk, ``report`` that of the last load, ``proved`` whether this process has proved it,
+    evicted since or not. ``remote`` says that it was downloaded, not cached. ``last_used`` is in seconds since 1970.
+    """
+
+    request: Request
+    by_client: bool = False
+    lora: LoraRequest | None = None
+    report: LoadReport | None = None
+    proved: bool = False
+    remote: bool = False
+    requests: int = 0
+    last_used: float | None = None
+    loading: "asyncio.Task[LoadReport] | None" = None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it is being fetched, validated, loaded or proved."""
+        return self.loading is not None and not self.loading.done()
+
+
+@dataclass(slots=True)
+class Counters:
+    """Sums since this process began: requests by tier, loads with their bytes and seconds by stage, failures."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    loads: int = 0
+    load_bytes: int = 0
+    stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What the supervisor is told, so that the next process knows it when this one dies."""
+
+    loading: Callable[[str, str], None]
+    """An adapter of this name and digest is read from now on."""
+    loaded: Callable[[], None]
+    registered: Callable[[Request], None]
+    removed: Callable[[str], None]
+
+
+class Adapters:
+    """The adapters by name, in the order of their registration. Everything runs in the server's event loop.
+
+    ``crashed`` has, by digest, why the process died that loaded an adapter: it is not loaded again.
+    """
+
+    def __init__(
+        self,
+        requests: Iterable[tuple[Request, bool]],
+        isolation: Isolation,
+        crashed: Mapping[str, str],
+        journal: Journal,
+    ) -> None:
+        self._states = {one.name: AdapterState(one, by_client=by_client) for one, by_client in requests}
+        self._isolation, self._crashed, self._journal = isolation, crashed, journal
+        self.counters = Counters()
+        self.stopping = asyncio.Event()
+        self.worker: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        # One adapter is loaded at a time: when the process dies meanwhile, that one is to blame.
+        self._loader, self._leases = ThreadPoolExecutor(1, "load"), ThreadPoolExecutor(LEASES, "lease")
+
+    def __iter__(self) -> Iterator[AdapterState]:
+        """A snapshot of all adapters."""
+        return iter(list(self._states.values()))
+
+    def __len__(self) -> int:
+        """The number of adapters."""
+        return len(self._states)
+
+    def find(self, name: str) -> AdapterState | None:
+        """The adapter ``name``, if there is one."""
+        return self._states.get(name)
+
+    def of(self, name: str) -> AdapterState:
+        """The adapter ``name``. Raises ``NotFound``."""
+        state = self._states.get(name)
+        if state is None:
+            close = nearest(shorten_name(name), self._states) if len(self._states) <= MOST_SUGGESTED else ""
+            raise NotFound(
+                f"The model `{shorten_name(name)}` does not exist.", hint=f"did you mean {close}?" if close else ""
+            )
+        return state
+
+    async def load_first(self, most: int) -> None:
+        """Load the first ``most`` adapters ahead of their requests, the pinned ones first."""
+        first = sorted(self, key=lambda state: not state.request.pinned)[:most]
+        await asyncio.gather(*(self._load_once(state) for state in first))
+
+    async def add(self, request: Request, *, in_place: bool) -> None:
+        """Register and load an adapter for a client. One of the same name and source is kept.
+
+        With ``in_place`` it takes over its name once it is proved, not before, and is pinned as before. Nothing is
+        registered when the load fails, as in vLLM.
+
+        Raises:
+            UsageError: there is another one of that name; or there are too many.
+            LoraCliError: it cannot be loaded.
+        """
+        before = self._states.get(request.name)
+        if before is None and len(self) >= MOST:
+            raise UsageError(f"there are already {MOST} adapters, the maximum", hint="unload some")
+        if before is not None and not in_place:
+            if str(before.request.source) != str(request.source):
+                raise UsageError(
+                    f"an adapter {request.name} from another source already exists",
+                    hint='"load_inplace": true replaces it',
+                )
+            await self.ensure_loaded(before)
+            return
+        state = AdapterState(request, by_client=True)
+        if before is not None:
+            state.request = replace(request, pinned=before.request.pinned)
+            await self.ensure_loaded(state)
+            self._states[request.name] = state
+            await self._drop(before)
+        else:
+            self._states[request.name] = state
+            try:
+                await self.ensure_loaded(state)
+            except LoraCliError:
+                if self._states.get(request.name) is state:
+                    del self._states[request.name]
+                raise
+        self._journal.registered(state.request)
+
+    async def remove(self, name: str) -> None:
+        """Remove an adapter, also from the tiers. Raises ``NotFound``."""
+        state = self.of(name)
+        del self._states[name]
+        self._journal.removed(name)
+        await self._drop(state)
+
+    async def ensure_loaded(self, state: AdapterState) -> LoraRequest:
+        """Fetch, validate, load and prove an adapter; concurrent callers share one load, which outlives them.
+
+        Raises:
+            LoraCliError: it cannot be loaded.
+        """
+        if not state.proved or state.lora is None:
+            report = await self._until_stop(self._load_once(state))
+            if report.error:
+                kind = ERRORS.get(report.exit_code, LoraCliError)
+                where = f" at {report.stage}" if report.stage else ""
+                message = f"{report.name} cannot be served: it failed{where}: {report.error}"
+                raise kind(message, hint=report.hint)
+        assert state.lora is not None
+        return state.lora
+
+    @asynccontextmanager
+    async def slot(self, state: AdapterState) -> AsyncIterator[tuple[Slot, str, float]]:
+        """A proved adapter's slot within the block, the tier where it was found, and the milliseconds of its load.
+
+        Files that were removed (``cache rm`` removes those in use, too) are fetched again.
+
+        Raises:
+            LoraCliError: it cannot be loaded, or no slot became free.
+        """
+        began = time.perf_counter()
+        worker = await self.until_loaded()
+        for last in (False, True):
+            was_proved = state.proved
+            lora = await self.ensure_loaded(state)
+            assert state.report is not None
+            tier = worker.tier_of(lora) if was_proved else "remote" if state.remote else state.report.tier
+            lease = ExitStack()
+            leasing = _in(self._leases, lease.enter_context, worker.lease(lora))
+            try:
+                slot = await asyncio.shield(leasing)
+                break
+            except asyncio.CancelledError:
+                leasing.add_done_callback(partial(_close, lease))
+                raise
+            except LoraCliError:
+                if last or lora.directory.is_dir():
+                    raise
+                state.proved = False
+        state.requests += 1
+        state.last_used = time.time()
+        self.counters.requests[tier] += 1
+        with lease:
+            yield slot, tier, (time.perf_counter() - began) * 1e3
+
+    async def until_loaded(self) -> Worker:
+        """The worker, as soon as the base is loaded. Raises ``Unreachable``: the server is stopping."""
+        return await self._until_stop(self.worker)
+
+    async def on_device(self, call: Callable[[], T]) -> T:
+        """The result of ``call``, which has the device for itself. Raises ``MachineError``: out of memory."""
+        worker = await self.until_loaded()
+
+        def run() -> T:
+            with out_of_memory():
+                return call()
+
+        return await _in(worker.device_queue, run)
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._leases.shutdown(wait=False, cancel_futures=True)
+
+    def _load_once(self, state: AdapterState) -> "asyncio.Task[LoadReport]":
+        """The load under way, or a new one."""
+        if state.loading is None or state.loading.done():
+            state.loading = asyncio.create_task(self._load(state))
+        return state.loading
+
+    async def _load(self, state: AdapterState) -> LoadReport:
+        """Load one adapter, unless it is proved or its backoff has not ended. Errors are in the report."""
+        if state.report is not None and state.proved:
+            return state.report
+        if state.failure is not None and state.retry_in_s > 0:
+            return state.failure
+        admission = await _in(self._isolation.threads, self._isolation.admit, state.request, by_client=state.by_client)
+        report = admission.report
+        try:
+            worker = await self.worker
+            if not report.error and (reason := self._crashed.get(report.digest)) is not None:
+                raise MachineError(reason, hint="it is tried again when it has changed")
+            if not report.error:
+                state.lora = await _in(self._loader, _read, state.request, admission)
+                loaded = await _in(self._loader, self._prove, worker, state.lora)
+                report = loaded.after(report)
+        except LoraCliError as error:
+            report = report.failed("load", error)
+        state.report, state.proved, state.remote = report, not report.error, not admission.cached
+        state.record_result(report)
+        self._count(report)
+        return report
+
+    def _prove(self, worker: Worker, lora: LoraRequest) -> LoadReport:
+        try:
+            return worker.load(lora, lambda name, stage: self._journal.loading(name, lora.digest))
+        finally:
+            self._journal.loaded()
+
+    def _count(self, report: LoadReport) -> None:
+        for stage, ms in report.stage_ms.items():
+            self.counters.stage_s[stage] += ms / 1e3
+        if report.error:
+            self.counters.failures[report.stage or "load"] += 1
+        else:
+            self.counters.loads += 1
+            self.counters.load_bytes += report.bytes
+
+    async def _drop(self, state: AdapterState) -> None:
+        """Drop it from the tiers, unless another name shares its snapshot."""
+        lora = state.lora
+        shared = lora is not None and any(one.lora is not None and one.lora.key == lora.key for one in self)
+        if lora is not None and not shared and self.worker.done():
+            await _in(self._leases, self.worker.result().drop, lora.key)
+
+    async def _until_stop(self, awaited: "asyncio.Future[T]") -> T:
+        """Wait for a result that others share. Raises ``Unreachable``: the server is stopping."""
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait((awaited, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if not awaited.done():
+            raise Unreachable("the server is stopping")
+        return awaited.result()
+
+
+def _read(request: Request, admission: Admission) -> LoraRequest:
+    """The description of an adapter that was judged, for the worker."""
+    directory = Path(admission.directory)
+    adapter = replace(read_adapter(files_at(directory), request.name), files=(), metadata={})
+    return LoraRequest(request.name, directory, adapter, admission.report.digest, request.pinned)
+
+
+def _close(lease: ExitStack, _leased: object) -> None:
+    lease.close()
+
+
+def _in(threads: Executor, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> "asyncio.Future[T]":
+    return asyncio.get_running_loop().run_in_executor(threads, partial(call, *args, **named))

@@ -1,0 +1,375 @@
+"""The server's HTTP API: vLLM's paths for adapters, models and completions, and our own for health and status."""
+
+import asyncio
+import hmac
+import json
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.refs.request import Request
+from lora_cli.results import LoadReport
+from lora_cli.settings import Settings
+from lora_cli.warm.adapters import Adapters, AdapterState
+from lora_cli.warm.composed import Slot
+from lora_cli.warm.failures import STATUS, rule_of
+from lora_cli.warm.full_model import FullModel
+from lora_cli.warm.generation import Delta, Generation, Sampling
+from lora_cli.warm.metrics import metrics_text
+from lora_cli.warm.requests import CompletionRequest, LoadRequest, UnloadRequest
+from lora_cli.warm.roots import allowed_reference
+from lora_cli.warm.status import AdapterStatus, StatusReport, finite
+from lora_cli.warm.worker import Worker
+
+LARGEST_BODY = 1 << 20
+GENERATED_AT_ONCE = 8
+"""Requests that are generated at once, step by step in turns; others wait."""
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""Paths that need no token: probes have none, and the responses are only yes or no."""
+
+
+class Api:
+    """The handlers.
+
+    ``base`` is the base's model name. ``ready`` is set when what was to be loaded first is loaded, or was tried.
+    """
+
+    def __init__(
+        self,
+        adapters: Adapters,
+        settings: Settings,
+        base: str,
+        roots: Sequence[Path],
+        starts: int,
+        stop: Callable[[], None],
+    ) -> None:
+        self.adapters, self.ready = adapters, False
+        self._settings, self._base, self._roots, self._starts, self._stop = settings, base, roots, starts, stop
+        self._began = time.time()
+        self._turns = asyncio.Semaphore(GENERATED_AT_ONCE)
+
+    def app(self, token: str, hosts: Collection[str] | None) -> ASGIApp:
+        """The ASGI application; ``token`` and ``hosts`` are as in ``Guard``."""
+        routes = [
+            Route("/health", self.health),
+            Route("/ready", self.is_ready),
+            Route("/metrics", self.metrics),
+            Route("/v1/models", self.models),
+            Route("/v1/status", self.status),
+            Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
+            Route("/v1/completions", self.completions, methods=["POST"]),
+            Route("/v1/stop", self.stop, methods=["POST"]),
+        ]
+        handlers = {HTTPException: _http_error, LoraCliError: _failed}
+        return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts)
+
+    async def health(self, _http: HttpRequest) -> Response:
+        """Whether this process lives."""
+        return Json({"status": "ok"})
+
+    async def is_ready(self, _http: HttpRequest) -> Response:
+        """Whether what was to be loaded first is loaded, or was tried."""
+        return Json({"ready": self.ready}, 200 if self.ready else 503)
+
+    async def metrics(self, _http: HttpRequest) -> Response:
+        """Prometheus' text."""
+        return PlainTextResponse(self.metrics_text(), media_type="text/plain; version=0.0.4")
+
+    def metrics_text(self) -> str:
+        """All metrics."""
+        return metrics_text(self.adapters, ready=self.ready, starts=self._starts)
+
+    async def models(self, _http: HttpRequest) -> Response:
+        """The base and each adapter that does not fail, as OpenAI and vLLM list them."""
+        fields = {"object": "model", "owned_by": "lora-cli", "created": int(self._began)}
+        listed = [{**fields, "id": self._base, "root": self._base, "parent": None}]
+        for state in self.adapters:
+            if state.failure is None:
+                root = str(state.lora.directory if state.lora is not None else state.request.source)
+                listed.append({**fields, "id": state.request.name, "root": root, "parent": self._base})
+        return Json({"object": "list", "data": listed})
+
+    async def status(self, _http: HttpRequest) -> Response:
+        """The process, its tiers and its adapters."""
+        worker = self.adapters.worker.result() if self.adapters.worker.done() else None
+        report = StatusReport(
+            base=self._base,
+            ready=self.ready,
+            up_s=round(time.time() - self._began, 3),
+            device="" if worker is None else str(worker.device),
+            dtype="" if worker is None else str(worker.dtype).removeprefix("torch."),
+            weights="" if worker is None else worker.base.origin,
+            pid=os.getpid(),
+            starts=self._starts,
+            tiers={} if worker is None else {"gpu": worker.slots.status(), "cpu": worker.memory.status()},
+            eviction_order={}
+            if worker is None
+            else {
+                "gpu": self._names(worker.slots.eviction_order()),
+                "cpu": self._names(worker.memory.eviction_order()),
+            },
+            adapters=[_described(state, worker) for state in self.adapters],
+        )
+        return Json(asdict(report))
+
+    async def load(self, http: HttpRequest) -> Response:
+        """As vLLM does at ``/v1/load_lora_adapter``: load and prove, then answer."""
+        asked = LoadRequest.read(await _body(http))
+        if asked.lora_name == self._base:
+            raise UsageError(f"{asked.lora_name} is the base's name", hint="use another name")
+        known = self.adapters.find(asked.lora_name)
+        if known is not None and str(known.request.source) == asked.lora_path and not asked.load_inplace:
+            await self.adapters.ensure_loaded(known)
+            return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
+        source = await asyncio.to_thread(allowed_reference, asked.lora_path, self._roots, self._settings)
+        await self.adapters.add(Request(asked.lora_name, source), in_place=asked.load_inplace)
+        return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
+
+    async def unload(self, http: HttpRequest) -> Response:
+        """As vLLM does at ``/v1/unload_lora_adapter``."""
+        name = UnloadRequest.read(await _body(http)).lora_name
+        await self.adapters.remove(name)
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    async def stop(self, _http: HttpRequest) -> Response:
+        """End the server, as SIGTERM does."""
+        self._stop()
+        return Json({"stopping": True}, 202)
+
+    async def completions(self, http: HttpRequest) -> Response:
+        """OpenAI's completions, by the base or by an adapter on it: one batch a request, whole or as a stream.
+
+        A client that leaves ends its rows.
+        """
+        asked = CompletionRequest.read(await _body(http))
+        state = None if asked.model == self._base else self.adapters.of(asked.model)
+        worker = await self.adapters.until_loaded()
+        model = worker.full_model
+        if model is None:
+            raise UsageError("this server has no whole model to generate with", hint="start it with --forward model")
+        async with AsyncExitStack() as stack:
+            slot, headers = None, dict[str, str]()
+            if state is not None:
+                slot, tier, load_ms = await stack.enter_async_context(self.adapters.slot(state))
+                headers = {"x-lora-tier": tier, "x-lora-load-ms": f"{load_ms:.3f}"}
+            prompts = [model.prompt_ids(prompt, asked.max_tokens) for prompt in asked.prompt]
+            deltas = self._deltas(_generation(model, asked, prompts, slot))
+            head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time())}
+            head |= {"model": asked.model, "object": "text_completion"}
+            if asked.stream:
+                await stack.enter_async_context(self._turns)
+                return _Stream(_events(asked, head, prompts, deltas), headers, stack.pop_all().aclose)
+            async with self._turns:
+                parts: list[list[Delta]] = [[] for _ in prompts]
+                async for delta in deltas:
+                    parts[delta.row].append(delta)
+                    if await http.is_disconnected():
+                        return Response(status_code=499)
+            return Json({**head, **_whole(asked, prompts, parts)}, headers=headers)
+
+    async def _deltas(self, generation: Callable[[], Generation]) -> AsyncIterator[Delta]:
+        """The output of all rows as it grows. Raises the ``LoraCliError`` that ends it."""
+        running = await self.adapters.on_device(generation)
+        while not running.ended:
+            for delta in await self.adapters.on_device(running.step):
+                yield delta
+
+    def _names(self, keys: Sequence[str]) -> list[str]:
+        """The adapters with these keys, in their order."""
+        names = {state.lora.key: state.request.name for state in self.adapters if state.lora is not None}
+        return [names[key] for key in keys if key in names]
+
+
+class Guard:
+    """Checks of every request before its handler.
+
+    ``token`` is "" if none is required. ``hosts`` are the accepted values of the Host header (None: all): a web page
+    can reach a server on this machine under a name of its own (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, token: str, hosts: Collection[str] | None) -> None:
+        self._app, self._token, self._hosts = app, token, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await (self._refusal(scope) or self._app)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        path, headers = scope["path"], Headers(scope=scope)
+        if self._hosts is not None and headers.get("host", "").lower() not in self._hosts:
+            return _error("the Host header names another server", 421, "MisdirectedRequestError")
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        # Bytes: compare_digest takes no text beyond ASCII.
+        matches = scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self._token.encode())
+        if self._token and path not in OPEN_PATHS and not matches:
+            wanted = {"www-authenticate": "Bearer"}
+            return _error("this server requires a bearer token", 401, "UnauthorizedError", wanted)
+        if scope["method"] != "POST":
+            return None
+        if path == "/v1/stop":
+            # It has no body, so a web page could send it; a browser then adds the page's origin.
+            return _error("browsers cannot stop this server", 403, "ForbiddenError") if "origin" in headers else None
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            # A web page can send no JSON to another origin without a preflight request.
+            reason = "send the request as JSON, with the header content-type: application/json"
+            return _error(reason, 415, "UnsupportedMediaTypeError")
+        return None
+
+
+class Json(JSONResponse):
+    """A JSON answer, of any text: also of half a surrogate pair."""
+
+    def render(self, content: Any) -> bytes:
+        """The encoded body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events; ``closing`` is called at their end, also when the client left before it."""
+
+    def __init__(
+        self, events: AsyncIterator[bytes], headers: Mapping[str, str], closing: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._closing = closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._closing()
+
+
+def _generation(
+    model: FullModel, asked: CompletionRequest, prompts: Sequence[Sequence[int]], slot: Slot | None
+) -> Callable[[], Generation]:
+    if asked.stop and model.decode is None:
+        raise UsageError("stop needs a tokenizer, but the base has no tokenizer")
+    ends = frozenset[int]() if asked.ignore_eos else model.ends
+    sampling = Sampling(asked.max_tokens, asked.stop, ends, asked.logprobs is not None)
+    return lambda: Generation(model.composed, prompts, slot, sampling, model.decode)
+
+
+def _whole(asked: CompletionRequest, prompts: Sequence[Sequence[int]], parts: Sequence[Sequence[Delta]]) -> Any:
+    """The choices and the usage of a response."""
+    choices = []
+    for row, deltas in enumerate(parts):
+        ids = tuple(token for one in deltas for token in one.ids)
+        logprobs = tuple(pair for one in deltas for pair in one.logprobs)
+        text = "".join(one.text for one in deltas)
+        choices.append(_choice(asked, Delta(row, ids, text, logprobs, deltas[-1].finish)))
+    return {"choices": choices, "usage": _usage(prompts, sum(len(one.ids) for deltas in parts for one in deltas))}
+
+
+async def _events(
+    asked: CompletionRequest,
+    head: Mapping[str, Any],
+    prompts: Sequence[Sequence[int]],
+    deltas: AsyncIterator[Delta],
+) -> AsyncIterator[bytes]:
+    """Server-sent events: each delta as it comes, the usage if requested, and ``[DONE]``."""
+    completed = 0
+    try:
+        async for delta in deltas:
+            yield _event({**head, "choices": [_choice(asked, delta)]})
+            completed += len(delta.ids)
+    except LoraCliError as error:
+        yield _event(_error_of(error)[1])
+    if asked.stream_options.include_usage:
+        yield _event({**head, "choices": [], "usage": _usage(prompts, completed)})
+    yield b"data: [DONE]\n\n"
+
+
+def _choice(asked: CompletionRequest, delta: Delta) -> dict[str, Any]:
+    tokens, values = [token for token, _ in delta.logprobs], [value for _, value in delta.logprobs]
+    logprobs = None if asked.logprobs is None else {"tokens": tokens, "token_logprobs": values}
+    choice = {"index": delta.row, "text": delta.text, "logprobs": logprobs, "finish_reason": delta.finish or None}
+    return {**choice, "token_ids": delta.ids} if asked.return_token_ids else choice
+
+
+def _usage(prompts: Sequence[Sequence[int]], completed: int) -> dict[str, int]:
+    sent = sum(map(len, prompts))
+    return {"prompt_tokens": sent, "completion_tokens": completed, "total_tokens": sent + completed}
+
+
+def _event(value: Mapping[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def _body(http: HttpRequest) -> bytes:
+    data = bytearray()
+    async for chunk in http.stream():
+        data += chunk
+        if len(data) > LARGEST_BODY:
+            raise HTTPException(413, f"the request has more than {LARGEST_BODY} bytes", {"connection": "close"})
+    return bytes(data)
+
+
+def _described(state: AdapterState, worker: Worker | None) -> AdapterStatus:
+    name, lora, failed = state.request.name, state.lora, state.failure
+    report = state.report or LoadReport(name)
+    proof = report.proof.worst if report.proof is not None else None
+    ready, loading = state.proved, state.is_loading
+    return AdapterStatus(
+        name=name,
+        source=str(state.request.source),
+        state="ready" if ready else "loading" if loading else "failed" if failed is not None else "absent",
+        digest=report.digest,
+        tier="remote" if lora is None or worker is None else worker.tier_of(lora),
+        pinned=state.request.pinned,
+        rank=report.rank,
+        bytes=report.bytes,
+        applied=report.applied,
+        requests=state.requests,
+        last_used=state.last_used,
+        worst_error=finite(proof.error if proof is not None else None),
+        stage_ms=report.stage_ms,
+        error=failed.error if failed is not None else "",
+        hint=failed.hint if failed is not None else "",
+        rule=rule_of(failed) if failed is not None else "",
+        failures=state.failures,
+        retry_in_s=round(state.retry_in_s, 3),
+    )
+
+
+def _error_of(error: LoraCliError) -> tuple[int, dict[str, Any]]:
+    """The HTTP status of an error, and its body."""
+    status, kind = STATUS.get(error.exit_code, (500, "InternalServerError"))
+    return status, _error_body(f"{error.message} ({error.hint})" if error.hint else error.message, status, kind)
+
+
+def _error_body(message: str, status: int, kind: str) -> dict[str, Any]:
+    """An error as vLLM and OpenAI write it."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+
+
+def _error(message: str, status: int, kind: str, headers: Mapping[str, str] | None = None) -> Json:
+    return Json(_error_body(message, status, kind), status, headers)
+
+
+async def _failed(_http: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, LoraCliError)
+    status, body = _error_of(error)
+    return Json(body, status, {"retry-after": "1"} if status == 503 else {})
+
+
+async def _http_error(_http: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.detail, error.status_code, "BadRequestError", error.headers)

@@ -1,0 +1,187 @@
+"""Greedy generation of a request's prompts in one batch, over transformers' own key-value cache."""
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lora_cli.errors import Refused
+from lora_cli.warm.composed import ComposedModel, Slot, cache_name
+
+INCOMPLETE = "\ufffd"
+"""The end of a text whose last character is incomplete."""
+
+NOT_FINITE = Refused("the model's logits are NaN with this adapter", hint="run lora-cli validate on it")
+
+Decode = Callable[[Sequence[int]], str]
+
+
+class Batch:
+    """Rows of one adapter between steps: ids, mask and key-value cache.
+
+    Rows of unequal length are padded on their left, and masked there.
+    """
+
+    def __init__(self, model: ComposedModel, prompts: Sequence[Sequence[int]], slot: Slot | None) -> None:
+        self._model, self._slot = model, slot
+        longest = max(map(len, prompts))
+        padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        real = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        self._ids = torch.tensor(padded, device=model.device)
+        self._mask = torch.tensor(real, device=model.device)
+        self._position = (self._mask.cumsum(-1) - 1).clamp_(min=0)
+        self._parameters = frozenset(inspect.signature(model.model.forward).parameters)
+        self._cache_name = cache_name(model.model)
+        self._cache: Any = None
+
+    def logits(self) -> torch.Tensor:
+        """The logits of each row's next token: ``[rows, vocabulary]`` in float32."""
+        inputs: dict[str, Any] = {self._cache_name: self._cache}
+        if not bool(self._mask.all()):
+            inputs["attention_mask"] = self._mask
+            if "position_ids" in self._parameters:
+                inputs["position_ids"] = self._position
+        if "logits_to_keep" in self._parameters:
+            inputs["logits_to_keep"] = 1
+        with torch.inference_mode(), self._model.using(self._slot):
+            output = self._model.model(input_ids=self._ids, use_cache=True, **inputs)
+        self._cache = output[self._cache_name]
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
+
+    def feed(self, tokens: Sequence[int]) -> None:
+        """Adds each row's next token."""
+        self._ids = torch.tensor([[token] for token in tokens], device=self._ids.device)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        self._position = self._position[:, -1:] + 1
+
+
+def greedy(
+    model: ComposedModel, prompt: Sequence[int], slot: Slot | None, max_tokens: int, stop: Collection[int]
+) -> tuple[list[int], torch.Tensor]:
+    """The most likely next tokens after ``prompt``, and the logits ``[vocabulary]`` of the first of them.
+
+    Ends before a token of ``stop``.
+    """
+    batch, answer, first = Batch(model, [prompt], slot), list[int](), torch.empty(0)
+    for step in range(max_tokens):
+        logits = batch.logits()[0]
+        first = first if step else logits
+        token = int(logits.argmax())
+        if token in stop:
+            break
+        answer.append(token)
+        batch.feed([token])
+    return answer, first
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New output of row ``row``: ``ids``, and ``text``, which may lag behind its tokens.
+
+    ``logprobs`` has each new token as text, with its natural log-probability. ``finish`` is "" while more comes, else
+    ``stop`` or ``length``.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[tuple[str, float], ...] = ()
+    finish: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """When a row ends: after ``max_tokens``, before a text of ``stop``, or at a token of ``ends``."""
+
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    ends: frozenset[int] = frozenset()
+    logprobs: bool = False
+
+
+@dataclass(slots=True)
+class _Row:
+    """One row's output. Without ``decode`` its text is empty.
+
+    Text is given as soon as it can no longer change: a token may be the first byte of a character, or the beginning of
+    what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
+    """
+
+    number: int
+    sampling: Sampling
+    decode: Decode | None
+    finish: str = ""
+    _ids: list[int] = field(default_factory=list)
+    _before: int = 0
+    _read: int = 0
+    _pending: str = ""
+
+    def append(self, token: int, logits: torch.Tensor) -> Delta:
+        """Append the next token, chosen from ``logits`` ``[vocabulary]``; returns the new output."""
+        ids: tuple[int, ...] = ()
+        if token in self.sampling.ends:
+            self.finish = "stop"
+        else:
+            ids = (token,)
+            self._ids.append(token)
+            if len(self._ids) >= self.sampling.max_tokens:
+                self.finish = "length"
+        text, logprobs = self._new_text(), tuple[tuple[str, float], ...]()
+        if ids and self.sampling.logprobs:
+            logprobs = ((self._token_text(token), float(torch.log_softmax(logits, dim=-1)[token])),)
+        return Delta(self.number, ids, text, logprobs, self.finish)
+
+    def _new_text(self) -> str:
+        """The text that can be sent now: without a stop string, and without a possible beginning of one."""
+        if self.decode is None:
+            return ""
+        before = self.decode(self._ids[self._before : self._read])
+        text = self.decode(self._ids[self._before :])
+        if self.finish or (len(text) > len(before) and not text.endswith(INCOMPLETE)):
+            self._before, self._read = self._read, len(self._ids)
+            self._pending += text[len(before) :]
+        found = [place for place in map(self._pending.find, self.sampling.stop) if place >= 0]
+        if found:
+            self.finish, self._pending = "stop", self._pending[: min(found)]
+        kept = 0 if self.finish else max(map(len, self.sampling.stop), default=1) - 1
+        sent = max(0, len(self._pending) - kept)
+        text, self._pending = self._pending[:sent], self._pending[sent:]
+        return text
+
+    def _token_text(self, token: int) -> str:
+        text = self.decode([token]) if self.decode is not None else ""
+        return text if text and INCOMPLETE not in text else f"token_id:{token}"
+
+
+class Generation:
+    """The prompts of one request, generated step by step until ``ended``."""
+
+    def __init__(
+        self,
+        model: ComposedModel,
+        prompts: Sequence[Sequence[int]],
+        slot: Slot | None,
+        sampling: Sampling,
+        decode: Decode | None,
+    ) -> None:
+        self._batch = Batch(model, prompts, slot)
+        self._rows = [_Row(number, sampling, decode) for number in range(len(prompts))]
+
+    @property
+    def ended(self) -> bool:
+        """Whether all rows have ended."""
+        return all(row.finish for row in self._rows)
+
+    def step(self) -> list[Delta]:
+        """The next token of every row that has not ended. Raises ``Refused``: a logit is NaN."""
+        logits = self._batch.logits()
+        tokens: list[int] = logits.argmax(-1).tolist()
+        if any(bool(torch.isnan(logits[row.number]).any()) for row in self._rows if not row.finish):
+            raise NOT_FINITE
+        deltas = [row.append(tokens[row.number], logits[row.number]) for row in self._rows if not row.finish]
+        if not self.ended:
+            self._batch.feed(tokens)
+        return deltas

@@ -1,0 +1,285 @@
+"""The worker: it owns the device, keeps adapters in memory and in slots, and proves them.
+
+Several threads may call it. ``device_queue`` is the one queue before the device: each step of a generation and each
+module of a proof waits its turn there, so that a request waits for one module of a proof at most.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.base.reading import has_weights
+from lora_cli.errors import FormatError, LoraCliError, MachineError, Refused
+from lora_cli.results import Answers, LoadReport
+from lora_cli.warm.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
+from lora_cli.warm.composable import copied_modules, largest_rank, scalings
+from lora_cli.warm.composed import Slot
+from lora_cli.warm.eviction import POLICIES, Budget, Ledger
+from lora_cli.warm.forward import lora_delta
+from lora_cli.warm.full_model import FullModel
+from lora_cli.warm.memory import available_bytes, out_of_memory
+from lora_cli.warm.plan import LoraRequest, Plan, TierName
+from lora_cli.warm.proof import prove
+from lora_cli.warm.tiers import Tier
+from lora_cli.warm.weights import (
+    LoadedAdapter,
+    factors,
+    load_adapter,
+    loaded_bytes,
+    read_tensors,
+    read_weights,
+    weight_bytes,
+)
+
+T = TypeVar("T")
+OnStage = Callable[[str, str], None]
+"""Called with an adapter's name and a stage that begins."""
+
+SERVED_TOKENS = 8
+"""Tokens of the small batch that ``probe`` sends through an adapter."""
+
+LEASE_TIMEOUT_S = 60.0
+"""How long a request waits for a slot."""
+
+MEMORY_SHARE = 3
+"""Adapters may take one part in so many of the free memory; the rest is for proofs, caches and the base's weights."""
+
+
+@dataclass(slots=True)
+class _Stages:
+    """The milliseconds of each stage of one load, and the running stage."""
+
+    name: str
+    on_stage: OnStage
+    stage: str = "read"
+    ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def at(self, stage: str) -> Iterator[None]:
+        """Time the block as ``stage``."""
+        self.stage = stage
+        self.on_stage(self.name, stage)
+        began = time.perf_counter()
+        yield
+        self.ms[stage] = (time.perf_counter() - began) * 1e3
+
+
+def _ignore(_name: str, _stage: str) -> None:
+    """The default of ``on_stage``."""
+
+
+class Worker:
+    """Slots, adapters in memory, the base's weights and, with ``forward="model"``, the full model.
+
+    ``notes`` are messages for the user. Evictions follow aged LFU: of Zipf, drifting and scanning requests it is never
+    far from the better of LRU and LFU.
+
+    Raises:
+        LoraCliError: there is no such device, or the base cannot be loaded.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        if plan.device == "cuda" and not torch.cuda.is_available():
+            raise MachineError("this torch finds no CUDA device", hint="--device cpu, or install torch with CUDA")
+        self.device = torch.device("cuda" if plan.device != "cpu" and torch.cuda.is_available() else "cpu")
+        # The proof's tolerance counts on float32 sums; torch may otherwise add up parts of a product in bfloat16.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.device_queue = ThreadPoolExecutor(1, "device")
+        self.full_model = FullModel(plan, self.dtype, self.device) if plan.forward == "model" else None
+        self.notes: tuple[str, ...] = ()
+        self.base = self._base_weights()
+        self._free = list(range(plan.max_loras, 0, -1))
+        self.memory: Tier[LoadedAdapter] = Tier(self._books("cpu", plan.max_cpu_loras, torch.device("cpu")))
+        self.slots: Tier[Slot] = Tier(
+            self._books("gpu", plan.max_loras, self.device), drop=lambda slot: self._free.append(slot.number)
+        )
+
+    def close(self) -> None:
+        """End the device's thread."""
+        self.device_queue.shutdown(cancel_futures=True)
+
+    def on_device(self, call: Callable[[], T]) -> T:
+        """The result of ``call``, which has the device for itself."""
+        return self.device_queue.submit(call).result()
+
+    def load(self, lora: LoraRequest, on_stage: OnStage = _ignore) -> LoadReport:
+        """Read, put into a slot and prove one adapter. A failure is in the report, and the adapter is dropped."""
+        stages = _Stages(lora.name, on_stage)
+        report = LoadReport(lora.name, lora.digest, tier=self.tier_of(lora))
+        try:
+            with self.lease(lora, stages) as slot, out_of_memory():
+                rank = largest_rank(lora.adapter, self.plan.base)
+                report = replace(report, slot=slot.number, rank=rank, bytes=weight_bytes(lora.adapter))
+                with stages.at("proof"):
+                    weights = read_weights(lora.directory, lora.adapter, self._scalings(lora.adapter))
+                    proof = prove(slot.adapter, weights, self.base, seed=self.plan.seed, step=self.on_device)
+                # Without factors in a slot (fused experts alone) the whole model says whether it does anything.
+                report = replace(report, proof=proof if proof.modules or self.full_model is None else None)
+                if self.full_model is not None and (report.proof is None or proof.holds):
+                    model = self.full_model
+                    with stages.at("model"):
+                        report = replace(report, moved=self.on_device(lambda: model.check(slot)))
+        except LoraCliError as error:
+            report = report.failed(stages.stage, error)
+        if report.proof is not None and not report.proof.holds:
+            worst = report.proof.worst
+            said = f"{worst.module}: {worst.reason}" if worst else "it has no modules"
+            report = replace(report, stage="proof", error=f"the proof failed: {said}", exit_code=1)
+        if report.error:
+            self.drop(lora.key)
+        return replace(report, stage_ms=stages.ms)
+
+    def probe(self, lora: LoraRequest) -> float:
+        """Send a small batch through every module of an adapter; returns its milliseconds. Raises as ``lease``."""
+
+        def forward() -> float:
+            began = time.perf_counter()
+            for module in slot.adapter.modules.values():
+                shape = (SERVED_TOKENS,) if module.embedding else (SERVED_TOKENS, module.a.shape[1])
+                dtype = torch.long if module.embedding else self.dtype
+                lora_delta(torch.ones(shape, dtype=dtype, device=self.device), module)
+            self._wait_for_device()
+            return (time.perf_counter() - began) * 1e3
+
+        with self.lease(lora) as slot:
+            return self.on_device(torch.inference_mode()(forward))
+
+    def answer(self, lora: LoraRequest, prompt: str, max_tokens: int) -> Answers:
+        """The base's and the adapter's own greedy answer to one prompt. Raises as ``lease``."""
+        model = self.full_model
+        if model is None:
+            raise MachineError("generation needs the whole model", hint="--forward model")
+        with self.lease(lora) as slot:
+            return self.on_device(lambda: model.answer(slot, prompt, max_tokens))
+
+    @contextmanager
+    def lease(self, lora: LoraRequest, stages: _Stages | None = None) -> Iterator[Slot]:
+        """An adapter's slot, which it keeps within the block.
+
+        Raises:
+            LoraCliError: it cannot be loaded, or no slot became free in time.
+        """
+        stages = stages or _Stages(lora.name, _ignore)
+        size = loaded_bytes(lora.adapter, self.plan.base, self.dtype, full_model=self.full_model is not None)
+        if self.tier_of(lora) == "disk":
+            self._check(lora)
+        if lora.pinned:
+            self.memory.pin(lora.key)
+            self.slots.pin(lora.key)
+
+        def read() -> LoadedAdapter:
+            with stages.at("read"), out_of_memory():
+                return load_adapter(
+                    lora.directory,
+                    lora.adapter,
+                    self.plan.base,
+                    self.dtype,
+                    full_model=self.full_model is not None,
+                    pinned=self.device.type == "cuda",
+                )
+
+        def put() -> Slot:
+            held_in_memory = self.memory.lease(lora.key, size, read, name=lora.name, timeout_s=LEASE_TIMEOUT_S)
+            with held_in_memory as held, stages.at("slot"), out_of_memory():
+                return self.on_device(lambda: self._put(held))
+
+        with self.slots.lease(lora.key, size, put, name=lora.name, timeout_s=LEASE_TIMEOUT_S) as slot:
+            yield slot
+
+    def drop(self, key: str) -> None:
+        """Remove an adapter from slots and memory, unless it is in use."""
+        self.slots.discard(key)
+        self.memory.discard(key)
+
+    def tier_of(self, lora: LoraRequest) -> TierName:
+        """The tier where it is now."""
+        if self.slots.is_loaded(lora.key):
+            return "gpu"
+        return "cpu" if self.memory.is_loaded(lora.key) else "disk"
+
+    def _put(self, held: LoadedAdapter) -> Slot:
+        """Copy an adapter to the device; on a CPU it is used where it is."""
+        adapter = held.on(self.device)
+        with torch.inference_mode():
+            variants = self.full_model.composed.variants(adapter) if self.full_model is not None else {}
+        self._wait_for_device()
+        return Slot(self._free.pop(), adapter, variants)
+
+    def _scalings(self, adapter: Adapter) -> dict[str, float]:
+        return scalings(adapter, self.plan.base, full_model=self.full_model is not None)
+
+    def _check(self, lora: LoraRequest) -> None:
+        """Check it by its header, before anything is evicted for it."""
+        adapter, base, most = lora.adapter, self.plan.base, self.plan.max_lora_rank
+        modules = self._scalings(adapter)
+        for path in modules:
+            module, (a, b) = base.modules[path], factors(adapter, path)
+            if most and a.shape[0] > most:
+                raise Refused(
+                    f"{adapter.name}: {path} has rank {a.shape[0]}, above the maximum rank of a slot ({most})",
+                    hint=f"--max-lora-rank {a.shape[0]}",
+                )
+            if (a.shape[1], b.shape[0]) != (module.d_in, module.d_out):
+                raise Refused(
+                    f"{adapter.name}: {path} maps {a.shape[1]} to {b.shape[0]}, but the base's maps {module.d_in} to "
+                    f"{module.d_out}",
+                    hint="check --base: the adapter was made for another model",
+                )
+        refuse_changed_copies(lora, self.plan, self.base)
+        if self.full_model is not None:
+            self.full_model.composed.refuse(lora.name, modules)
+
+    def _books(self, name: str, items: int, device: torch.device) -> Ledger:
+        free = available_bytes(device)
+        return Ledger(Budget(items, None if free is None else free // MEMORY_SHARE), POLICIES["lfu"](), name)
+
+    def _wait_for_device(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _base_weights(self) -> BaseWeights:
+        """The weights of the full model, else of the checkpoint, else synthetic ones, with a note."""
+        if self.full_model is not None:
+            return self.full_model.composed
+        plan = self.plan
+        if plan.base_directory is not None and has_weights(plan.base_directory):
+            try:
+                return CheckpointWeights(plan.base_directory, plan.base)
+            except FormatError as error:
+                self.notes = (f"adapters are proved on synthetic base weights: {error.message}",)
+        return SyntheticWeights(plan.base, plan.seed)
+
+
+def refuse_changed_copies(lora: LoraRequest, plan: Plan, weights: BaseWeights) -> None:
+    """Compare every copy of the base's own weights, which PEFT saves next to a LoRA on an embedding or output layer.
+
+    Its ``save_embedding_layers="auto"`` (``utils/save_and_load.py``) writes them whether or not they were changed. They
+    say something only where they differ from the base's: a resized vocabulary, or layers that were trained as well.
+
+    Raises:
+        Refused: a copy differs, or there is no checkpoint to compare it with.
+        Corrupt, MachineError: as reading raises.
+    """
+    for name, module in copied_modules(lora.adapter, plan.base).items():
+        info = lora.adapter.tensors[name]
+        if weights.origin != "base":
+            raise Refused(
+                f"{lora.name}: {info.name} is a copy of the base's own weight, but the base's weights are missing",
+                hint="set --base to a directory with the model's safetensors files",
+            )
+        copy = read_tensors(lora.directory / info.file, [info])[info.name]
+        own = weights.weight(module)
+        own = own.t() if plan.base.modules[module].kind == "conv1d" else own
+        if copy.shape != own.shape or not torch.equal(copy, own.to(copy.device, copy.dtype)):
+            raise Refused(
+                f"{lora.name}: {info.name} differs from the base's own weight and cannot be composed yet",
+                hint="it was trained on another base, or the layer was also trained",
+            )
