@@ -160,6 +160,6 @@ def _settings(cache_dir: str | Path | None, *, offline: bool) -> Settings:
 
 
 def _from_transformers(config: Mapping[str, Any]) -> "BaseModel":
-    from lora_cli.warm.models import base_from_transformers
+    from lora_cli.base.from_transformers import base_from_transformers
 
     return base_from_transformers(config)

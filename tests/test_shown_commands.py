@@ -20,7 +20,7 @@ from tests.bench.null_server import NullServer
 from tests.conftest import ROOT
 from tests.endpoint.engine import Engine
 from tests.planted import streams
-from tests.serving.running import free_port
+from tests.warm.running import free_port
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 

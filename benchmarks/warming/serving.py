@@ -16,7 +16,7 @@ from fetching.servers import hub
 
 from tests.making import write_adapter
 from tests.real_engines import vllm_server
-from tests.serving.running import Running
+from tests.warm.running import Running
 
 from .pairs import Goal, line
 

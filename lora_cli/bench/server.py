@@ -27,7 +27,7 @@ def own_server(argv: Sequence[str]) -> Iterator[Address]:
     """
     with tempfile.TemporaryDirectory(prefix="lora-cli-bench-", ignore_cleanup_errors=True) as folder:
         socket, ready = Path(folder, "socket"), Path(folder, "ready")
-        listen = ["--uds", str(socket)]
+        listen = ["--listen", f"unix:{socket}"]
         command = [sys.executable, "-m", "lora_cli", "warm", *argv, "--serve", *listen, "--ready-file", str(ready)]
         # Ctrl-C is for this process, which still needs the server for its report.
         with subprocess.Popen(  # noqa: S603

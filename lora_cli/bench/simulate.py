@@ -6,8 +6,7 @@ As in the warm process, whose policies these are, memory is asked only for an ad
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 
-from lora_cli.tiers.eviction import POLICIES, new_ledger
-from lora_cli.tiers.memory_accounting import Budget
+from lora_cli.warm.eviction import POLICIES, Budget, Ledger
 
 BELADY = "belady"
 POLICY_NAMES = (*POLICIES, BELADY)
@@ -41,7 +40,7 @@ def tier_hits(keys: Sequence[str], places: int, policy: str) -> list[bool]:
     """Whether each request finds its adapter in a tier of so many places, which then has it."""
     if policy == BELADY:
         return _belady(keys, places)
-    tier = new_ledger(POLICIES[policy], "simulated", Budget(places))  # type: ignore[index]
+    tier = Ledger(Budget(places), POLICIES[policy]())  # type: ignore[index]
     return [tier.request(key, 1) is None for key in keys]
 
 

@@ -276,8 +276,8 @@ def base_model(
 
     An unknown family is read with transformers, if installed.
     """
+    from lora_cli.base.from_transformers import base_from_transformers
     from lora_cli.judging.base_model import open_base
-    from lora_cli.warm.models import base_from_transformers
 
     try:
         return open_base(named, settings, fallback=base_from_transformers, locked=locked)
@@ -288,8 +288,8 @@ def base_model(
 
 def own_bases(settings: Settings, *, tp: int = 1, way: str = "set --base DIR") -> "Bases":
     """The base model of each adapter's own config; an unknown family is read with transformers, if installed."""
+    from lora_cli.base.from_transformers import base_from_transformers
     from lora_cli.judging.base_model import Bases
-    from lora_cli.warm.models import base_from_transformers
 
     return Bases(settings, base_from_transformers, tp=tp, way=way)
 

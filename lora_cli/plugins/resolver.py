@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from lora_cli.base.from_transformers import base_from_transformers
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.finding import Deployment
@@ -29,7 +30,6 @@ from lora_cli.settings import RESOLVE_TIMEOUT, parse_duration
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
 from lora_cli.warm.failures import STATUS, Backoff, shorten_name
-from lora_cli.warm.models import base_from_transformers
 
 T = TypeVar("T")
 

@@ -2,14 +2,13 @@
 
 import asyncio
 import time
-from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.did_you_mean import nearest
@@ -21,6 +20,7 @@ from lora_cli.sources.files import files_at
 from lora_cli.warm.composed import Slot
 from lora_cli.warm.failures import Backoff, shorten_name
 from lora_cli.warm.memory import out_of_memory
+from lora_cli.warm.metrics import Metrics
 from lora_cli.warm.plan import LoraRequest
 from lora_cli.warm.worker import Worker
 
@@ -55,37 +55,28 @@ class AdapterState(Backoff):
     loading: "asyncio.Task[LoadReport] | None" = None
 
     @property
+    def word(self) -> Literal["absent", "loading", "ready", "failed"]:
+        """Its state in a word."""
+        if self.proved or self.is_loading:
+            return "ready" if self.proved else "loading"
+        return "absent" if self.failure is None else "failed"
+
+    @property
     def is_loading(self) -> bool:
         """Whether it is being fetched, validated, loaded or proved."""
         return self.loading is not None and not self.loading.done()
 
 
-@dataclass(slots=True)
-class Counters:
-    """Sums since this process began: requests by tier, loads with their bytes and seconds by stage, failures."""
-
-    requests: Counter[str] = field(default_factory=Counter)
-    loads: int = 0
-    load_bytes: int = 0
-    stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    failures: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """What the supervisor is told, so that the next process knows it when this one dies."""
-
-    loading: Callable[[str, str], None]
-    """An adapter of this name and digest is read from now on."""
-    loaded: Callable[[], None]
-    registered: Callable[[Request], None]
-    removed: Callable[[str], None]
+Tell = Callable[..., None]
+"""Tells the supervisor, in words, what the next process has to know when this one dies."""
 
 
 class Adapters:
     """The adapters by name, in the order of their registration. Everything runs in the server's event loop.
 
-    ``crashed`` has, by digest, why the process died that loaded an adapter: it is not loaded again.
+    ``crashed`` has, by digest, why the process died that loaded an adapter: it is not loaded again. ``tell`` is called
+    with ``loading``, name and digest before an adapter is read and ``loaded`` after it is proved or failed, and with
+    ``registered``, name, source and pinned, or ``removed`` and name when a client does so.
     """
 
     def __init__(
@@ -93,11 +84,11 @@ class Adapters:
         requests: Iterable[tuple[Request, bool]],
         isolation: Isolation,
         crashed: Mapping[str, str],
-        journal: Journal,
+        metrics: Metrics,
+        tell: Tell,
     ) -> None:
         self._states = {one.name: AdapterState(one, by_client=by_client) for one, by_client in requests}
-        self._isolation, self._crashed, self._journal = isolation, crashed, journal
-        self.counters = Counters()
+        self._isolation, self._crashed, self.metrics, self._tell = isolation, crashed, metrics, tell
         self.stopping = asyncio.Event()
         self.worker: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         # One adapter is loaded at a time: when the process dies meanwhile, that one is to blame.
@@ -165,13 +156,13 @@ class Adapters:
                 if self._states.get(request.name) is state:
                     del self._states[request.name]
                 raise
-        self._journal.registered(state.request)
+        self._tell("registered", request.name, str(request.source), state.request.pinned)
 
     async def remove(self, name: str) -> None:
         """Remove an adapter, also from the tiers. Raises ``NotFound``."""
         state = self.of(name)
         del self._states[name]
-        self._journal.removed(name)
+        self._tell("removed", name)
         await self._drop(state)
 
     async def ensure_loaded(self, state: AdapterState) -> LoraRequest:
@@ -220,7 +211,7 @@ class Adapters:
                 state.proved = False
         state.requests += 1
         state.last_used = time.time()
-        self.counters.requests[tier] += 1
+        self.metrics.requests.labels(tier).inc()
         with lease:
             yield slot, tier, (time.perf_counter() - began) * 1e3
 
@@ -269,23 +260,14 @@ class Adapters:
             report = report.failed("load", error)
         state.report, state.proved, state.remote = report, not report.error, not admission.cached
         state.record_result(report)
-        self._count(report)
+        self.metrics.loaded(report)
         return report
 
     def _prove(self, worker: Worker, lora: LoraRequest) -> LoadReport:
         try:
-            return worker.load(lora, lambda name, stage: self._journal.loading(name, lora.digest))
+            return worker.load(lora, lambda name, _stage: self._tell("loading", name, lora.digest))
         finally:
-            self._journal.loaded()
-
-    def _count(self, report: LoadReport) -> None:
-        for stage, ms in report.stage_ms.items():
-            self.counters.stage_s[stage] += ms / 1e3
-        if report.error:
-            self.counters.failures[report.stage or "load"] += 1
-        else:
-            self.counters.loads += 1
-            self.counters.load_bytes += report.bytes
+            self._tell("loaded")
 
     async def _drop(self, state: AdapterState) -> None:
         """Drop it from the tiers, unless another name shares its snapshot."""

@@ -3,12 +3,12 @@
 import asyncio
 import hmac
 import json
+import math
 import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,27 @@ from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings
+from lora_cli.version import __version__
 from lora_cli.warm.adapters import Adapters, AdapterState
 from lora_cli.warm.composed import Slot
 from lora_cli.warm.failures import STATUS, rule_of
 from lora_cli.warm.full_model import FullModel
 from lora_cli.warm.generation import Delta, Generation, Sampling
-from lora_cli.warm.metrics import metrics_text
 from lora_cli.warm.requests import CompletionRequest, LoadRequest, UnloadRequest
 from lora_cli.warm.roots import allowed_reference
-from lora_cli.warm.status import AdapterStatus, StatusReport, finite
 from lora_cli.warm.worker import Worker
 
 LARGEST_BODY = 1 << 20
 GENERATED_AT_ONCE = 8
 """Requests that are generated at once, step by step in turns; others wait."""
+
+TIER_METRICS = (
+    ("resident_adapters", "Adapters in a tier.", "adapters"),
+    ("resident_bytes", "Bytes of the adapters in a tier.", "bytes"),
+    ("tier_hits_total", "Requests that found their adapter in a tier.", "hits"),
+    ("tier_misses_total", "Requests that loaded their adapter into a tier.", "loads"),
+    ("tier_evictions_total", "Adapters evicted from a tier.", "evictions"),
+)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Paths that need no token: probes have none, and the responses are only yes or no."""
@@ -92,8 +99,19 @@ class Api:
         return PlainTextResponse(self.metrics_text(), media_type="text/plain; version=0.0.4")
 
     def metrics_text(self) -> str:
-        """All metrics."""
-        return metrics_text(self.adapters, ready=self.ready, starts=self._starts)
+        """All metrics. Those of the tiers are left out until the base is loaded."""
+        metrics, adapters = self.adapters.metrics, list(self.adapters)
+        metrics.failed = {one.request.name: one.failure for one in adapters if one.failure is not None}
+        metrics.gauges = {
+            ("ready", "Whether the first adapters are loaded, or were tried."): self.ready,
+            ("adapters", "Adapters registered in the server."): len(adapters),
+            ("loading", "Adapters that are being loaded."): sum(one.is_loading for one in adapters),
+        }
+        if self.adapters.worker.done():
+            tiers = {name: tier.status() for name, tier in self.adapters.worker.result().tiers.items()}
+            for name, text, key in TIER_METRICS:
+                metrics.gauges[name, text] = {tier: status[key] or 0 for tier, status in tiers.items()}
+        return metrics.text()
 
     async def models(self, _http: HttpRequest) -> Response:
         """The base and each adapter that does not fail, as OpenAI and vLLM list them."""
@@ -106,27 +124,20 @@ class Api:
         return Json({"object": "list", "data": listed})
 
     async def status(self, _http: HttpRequest) -> Response:
-        """The process, its tiers and its adapters."""
-        worker = self.adapters.worker.result() if self.adapters.worker.done() else None
-        report = StatusReport(
-            base=self._base,
-            ready=self.ready,
-            up_s=round(time.time() - self._began, 3),
-            device="" if worker is None else str(worker.device),
-            dtype="" if worker is None else str(worker.dtype).removeprefix("torch."),
-            weights="" if worker is None else worker.base.origin,
-            pid=os.getpid(),
-            starts=self._starts,
-            tiers={} if worker is None else {"gpu": worker.slots.status(), "cpu": worker.memory.status()},
-            eviction_order={}
-            if worker is None
-            else {
-                "gpu": self._names(worker.slots.eviction_order()),
-                "cpu": self._names(worker.memory.eviction_order()),
-            },
-            adapters=[_described(state, worker) for state in self.adapters],
-        )
-        return Json(asdict(report))
+        """The process, its tiers and its adapters: the document of ``warm --status --format json``."""
+        worker, adapters = self.adapters.worker.result() if self.adapters.worker.done() else None, list(self.adapters)
+        document: dict[str, Any] = {"schema": "lora_cli/status/2", "version": __version__, "base": self._base}
+        document |= {"ready": self.ready, "up_s": round(time.time() - self._began, 3), "pid": os.getpid()}
+        document |= {"starts": self._starts, "tiers": {}, "eviction_order": {}}
+        if worker is not None:
+            dtype = str(worker.dtype).removeprefix("torch.")
+            document |= {"device": str(worker.device), "dtype": dtype, "weights": worker.base.origin}
+            names = {state.lora.key: state.request.name for state in adapters if state.lora is not None}
+            for name, tier in worker.tiers.items():
+                document["tiers"][name] = tier.status()
+                document["eviction_order"][name] = [names[key] for key in tier.eviction_order() if key in names]
+        document["adapters"] = [_described(state, worker) for state in adapters]
+        return Json(document)
 
     async def load(self, http: HttpRequest) -> Response:
         """As vLLM does at ``/v1/load_lora_adapter``: load and prove, then answer."""
@@ -189,11 +200,6 @@ class Api:
         while not running.ended:
             for delta in await self.adapters.on_device(running.step):
                 yield delta
-
-    def _names(self, keys: Sequence[str]) -> list[str]:
-        """The adapters with these keys, in their order."""
-        names = {state.lora.key: state.request.name for state in self.adapters if state.lora is not None}
-        return [names[key] for key in keys if key in names]
 
 
 class Guard:
@@ -260,7 +266,7 @@ class _Stream(StreamingResponse):
 def _generation(
     model: FullModel, asked: CompletionRequest, prompts: Sequence[Sequence[int]], slot: Slot | None
 ) -> Callable[[], Generation]:
-    if asked.stop and model.decode is None:
+    if asked.stop and not model.has_tokenizer:
         raise UsageError("stop needs a tokenizer, but the base has no tokenizer")
     ends = frozenset[int]() if asked.ignore_eos else model.ends
     sampling = Sampling(asked.max_tokens, asked.stop, ends, asked.logprobs is not None)
@@ -322,31 +328,28 @@ async def _body(http: HttpRequest) -> bytes:
     return bytes(data)
 
 
-def _described(state: AdapterState, worker: Worker | None) -> AdapterStatus:
-    name, lora, failed = state.request.name, state.lora, state.failure
-    report = state.report or LoadReport(name)
-    proof = report.proof.worst if report.proof is not None else None
-    ready, loading = state.proved, state.is_loading
-    return AdapterStatus(
-        name=name,
-        source=str(state.request.source),
-        state="ready" if ready else "loading" if loading else "failed" if failed is not None else "absent",
-        digest=report.digest,
-        tier="remote" if lora is None or worker is None else worker.tier_of(lora),
-        pinned=state.request.pinned,
-        rank=report.rank,
-        bytes=report.bytes,
-        applied=report.applied,
-        requests=state.requests,
-        last_used=state.last_used,
-        worst_error=finite(proof.error if proof is not None else None),
-        stage_ms=report.stage_ms,
-        error=failed.error if failed is not None else "",
-        hint=failed.hint if failed is not None else "",
-        rule=rule_of(failed) if failed is not None else "",
-        failures=state.failures,
-        retry_in_s=round(state.retry_in_s, 3),
-    )
+def _described(state: AdapterState, worker: Worker | None) -> dict[str, Any]:
+    """One adapter in the status; ``worst_error`` is of its proof, over all modules."""
+    lora, failed, report = state.lora, state.failure, state.report or LoadReport(state.request.name)
+    worst = report.proof.worst.error if report.proof is not None and report.proof.worst is not None else None
+    failing = {"error": failed.error, "hint": failed.hint, "rule": rule_of(failed)} if failed is not None else {}
+    return {
+        "name": state.request.name,
+        "source": str(state.request.source),
+        "state": state.word,
+        "digest": report.digest,
+        "tier": "remote" if lora is None or worker is None else worker.tier_of(lora),
+        "pinned": state.request.pinned,
+        "rank": report.rank,
+        "bytes": report.bytes,
+        "applied": report.applied,
+        "requests": state.requests,
+        "last_used": state.last_used,
+        "worst_error": worst if worst is not None and math.isfinite(worst) else None,
+        "stage_ms": report.stage_ms,
+        "retry_in_s": round(state.retry_in_s, 3),
+        **failing,
+    }
 
 
 def _error_of(error: LoraCliError) -> tuple[int, dict[str, Any]]:

@@ -2,19 +2,17 @@
 
 import math
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from lora_cli.adapter.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.checkpoint import names_in_memory
-from lora_cli.base.reading import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, weight_map
-from lora_cli.errors import Corrupt, FormatError, MachineError, NotFound
+from lora_cli.base.reading import INDEX_FILE, WEIGHTS_FILE, weight_map
+from lora_cli.errors import Corrupt, FormatError
 from lora_cli.peft.targets import all_linear
-from lora_cli.warm.weights import DTYPES, read_tensors
 
 DAMAGED = (
     "download the base again, or set --base to its config.json alone: adapters are then proved on synthetic weights"
@@ -66,82 +64,43 @@ class CheckpointWeights:
 
     def __init__(self, directory: Path, base: BaseModel) -> None:
         self._directory, self._base = directory, base
-        self._tensors = _tensors(directory)
-        self._names = names_in_memory(self._tensors)
+        index = directory / INDEX_FILE
+        single = (directory / WEIGHTS_FILE).is_file() or not index.is_file()  # as transformers prefers it
+        shard_of = {} if single else weight_map(index.read_bytes())
+        self._files: dict[str, str] = {}
+        for file in sorted(set(shard_of.values())) or [WEIGHTS_FILE]:
+            with self._opened(file) as opened:
+                self._files |= {name: file for name in opened.keys() if shard_of.get(name, file) == file}  # noqa: SIM118
+        self._names = names_in_memory(self._files)
         for module in all_linear(base):
-            self._find(module)
+            with self._opened(self._files[self._find(module)]) as opened:
+                self._check(module, opened)
 
     def weight(self, module: str) -> torch.Tensor:
         """In the checkpoint's dtype; a Conv1D's as a transposed view."""
-        info = self._find(module)
-        tensor = read_tensors(self._directory / info.file, [info])[info.name]
+        name = self._find(module)
+        with self._opened(self._files[name]) as opened:
+            self._check(module, opened)
+            tensor: torch.Tensor = opened.get_tensor(name)
         return tensor.t() if self._base.modules[module].kind == "conv1d" else tensor
 
-    def _find(self, module: str) -> TensorInfo:
-        shape, weight, tied = self._base.modules[module], f"{module}.weight", self._base.tied_weights
-        found = self._names.get(weight) or self._names.get(tied.get(weight, ""))
+    def _opened(self, file: str) -> Any:
+        try:
+            return safe_open(self._directory / file, "pt")
+        except (OSError, SafetensorError) as error:
+            raise Corrupt(f"the base's checkpoint is damaged: {file}: {error}", hint=DAMAGED) from error
+
+    def _find(self, module: str) -> str:
+        weight = f"{module}.weight"
+        found: str | None = self._names.get(weight) or self._names.get(self._base.tied_weights.get(weight, ""))
         if found is None:
             raise FormatError(f"the checkpoint has no {weight}", where=self._base.name)
-        info = self._tensors[found]
-        want = (shape.d_out, shape.d_in) if shape.kind == "linear" else (shape.d_in, shape.d_out)
-        if info.dtype not in DTYPES or info.dtype.startswith("F8") or info.shape != want:
-            raise FormatError(
-                f"{info.name} is {info.dtype} {list(info.shape)}, not a plain weight of shape {list(want)}",
-                where=info.file,
-            )
-        return info
+        return found
 
-
-def check_checkpoint(directory: Path) -> None:
-    """Checks by their headers that all files of a base's weights are there and complete.
-
-    Raises:
-        NotFound: there are no safetensors weights.
-        Corrupt: a file is damaged, or one that the index names is missing.
-    """
-    if not has_weights(directory):
-        raise NotFound(
-            f"{directory} has no {WEIGHTS_FILE} and no {INDEX_FILE}",
-            hint="the whole model needs the base's weights as safetensors",
-        )
-    _tensors(directory)
-
-
-def _index(directory: Path) -> Mapping[str, str]:
-    """Tensor name → shard; empty if there is a single file, which transformers prefers, too."""
-    path = directory / INDEX_FILE
-    if (directory / WEIGHTS_FILE).is_file() or not path.is_file():
-        return {}
-    if path.stat().st_size > INDEX_CAP:
-        raise FormatError("is too large for an index", where=str(path))
-    shard_of = weight_map(path.read_bytes())
-    if bad := [name for name in shard_of.values() if Path(name).name != name]:
-        raise FormatError(f"names a file outside its folder: {bad[0]!r}", where=str(path))
-    return shard_of
-
-
-def _tensors(directory: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint. If two have one name, the one in the index is used."""
-    shard_of = _index(directory)
-    tensors: dict[str, TensorInfo] = {}
-    for file in sorted(set(shard_of.values())) or [WEIGHTS_FILE]:
-        found = _header(directory / file)
-        tensors |= {name: info for name, info in found.items() if shard_of.get(name, file) == file}
-    return tensors
-
-
-def _header(path: Path) -> Mapping[str, TensorInfo]:
-    # Opening a FIFO would block.
-    if path.exists() and not path.is_file():
-        raise Corrupt(f"the base's checkpoint is damaged: {path}: is not a regular file", hint=DAMAGED)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = header_length(file.read(8), size, path.name)
-            return parse_header(file.read(length), size, path.name).tensors
-    except FormatError as error:
-        raise Corrupt(f"the base's checkpoint is damaged: {path}: {error.reason}", hint=DAMAGED) from error
-    except FileNotFoundError as error:
-        raise Corrupt(f"the base's checkpoint is incomplete: there is no {path}", hint=DAMAGED) from error
-    except OSError as error:
-        raise MachineError(f"cannot read {path}: {error.strerror}") from error
+    def _check(self, module: str, opened: Any) -> None:
+        shape, name = self._base.modules[module], self._find(module)
+        want = [shape.d_out, shape.d_in] if shape.kind == "linear" else [shape.d_in, shape.d_out]
+        info = opened.get_slice(name)
+        if info.get_dtype() not in {"F64", "F32", "F16", "BF16"} or info.get_shape() != want:
+            found = f"{info.get_dtype()} {info.get_shape()}"
+            raise FormatError(f"{name} is {found}, not a plain weight of shape {want}", where=self._files[name])

@@ -1,6 +1,5 @@
 """A whole model through transformers, with an adapter composed onto its modules by forward hooks."""
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ from torch import nn
 
 from lora_cli.base.base_model import BaseModule
 from lora_cli.errors import FormatError, Refused
-from lora_cli.results import Moved
 from lora_cli.warm.forward import add_lora
 from lora_cli.warm.variants import Variant, variant
 from lora_cli.warm.weights import ExtraWeights, LoadedAdapter, ModuleWeights
 
 
-def load_model(directory: Path, *, dtype: torch.dtype, device: str) -> nn.Module:
+def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device | str) -> nn.Module:
     """The causal language model in ``directory``, from its safetensors files. No network, no code of its own.
 
     Raises:
@@ -38,8 +36,7 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: str) -> nn.Module
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FormatError(f"transformers cannot load it: {said}", where=str(directory)) from error
+        raise FormatError(f"transformers cannot load it: {first_line(error)}", where=str(directory)) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise FormatError(
@@ -47,6 +44,11 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: str) -> nn.Module
         )
     loaded: nn.Module = model.to(device).eval()
     return loaded
+
+
+def first_line(error: Exception) -> str:
+    """What it says in its first line, else its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,29 +151,6 @@ def _with_lora(factors: ModuleWeights, module: nn.Module, x: torch.Tensor, outpu
     if scale is None:
         return add_lora(output.reshape(-1, d_out), flat, factors).view_as(output)
     return output + add_lora(torch.zeros_like(output).view(-1, d_out), flat, factors).view_as(output) * scale
-
-
-def moved(model: ComposedModel, ids: torch.Tensor, slot: Slot, base_logits: torch.Tensor) -> Moved:
-    """The effect of composing ``slot``. ``base_logits`` are those of the same ``ids``.
-
-    Raises:
-        Refused: a logit is not finite, or none changed.
-    """
-    logits = model.logits(ids, slot)
-    if not bool(torch.isfinite(logits).all()):
-        raise Refused("the whole model's logits are not finite with this adapter")
-    delta = float((logits - base_logits).abs().max())
-    if not delta:
-        raise Refused("the whole model's logits are bit-identical to the base's: the adapter changes nothing")
-    base, adapted = base_logits.double().log_softmax(-1), logits.double().log_softmax(-1)
-    kl = (base.exp() * (base - adapted)).sum(-1).mean()
-    changed = logits.argmax(-1) != base_logits.argmax(-1)
-    return Moved(delta, max(0.0, float(kl)), int(changed.sum()), changed.numel())
-
-
-def cache_name(model: nn.Module) -> str:
-    """The model's name of its key-value cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _why_not(found: Mapping[str, nn.Module], path: str, base: BaseModule) -> str:

@@ -6,50 +6,30 @@ recorded from are the same, and both can be repeated.
 
 import heapq
 from bisect import bisect_left, insort
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf, log2
-from typing import Literal, Protocol
+from typing import Literal
 
 from lora_cli.errors import MachineError
 
 
-class EvictionPolicy(Protocol):
-    """A policy gets the events of a tier, and gives the order of evictions.
-
-    It is told of a request once it is answered, so never of one whose load failed.
-    """
-
-    def hit(self, key: str) -> None:
-        """``key`` was requested, and is loaded."""
-        ...
-
-    def loaded(self, key: str) -> None:
-        """``key`` was loaded for a request."""
-        ...
-
-    def removed(self, key: str) -> None:
-        """``key`` was evicted or discarded."""
-        ...
-
-    def eviction_order(self) -> Iterator[str]:
-        """Every loaded key once, the first to evict first. No event is reported while it is iterated."""
-        ...
-
-
 class Lru:
-    """Evicts the key whose last request is the oldest."""
+    """Evicts the key whose last request is the oldest.
+
+    A policy is told of a request once it is answered, so never of one whose load failed.
+    """
 
     def __init__(self) -> None:
         self._order: OrderedDict[str, None] = OrderedDict()
 
     def hit(self, key: str) -> None:
-        """``key`` is the latest."""
+        """``key`` was requested, and is loaded."""
         self._order.move_to_end(key)
 
     def loaded(self, key: str) -> None:
-        """``key`` is the latest."""
+        """``key`` was loaded for a request."""
         self._order[key] = None
 
     def removed(self, key: str) -> None:
@@ -57,7 +37,7 @@ class Lru:
         del self._order[key]
 
     def eviction_order(self) -> Iterator[str]:
-        """The one whose last request is the oldest first."""
+        """Every loaded key, the first to evict first."""
         return iter(self._order)
 
 
@@ -121,7 +101,7 @@ class Lfu:
 
 
 PolicyName = Literal["lru", "lfu"]
-POLICIES: Mapping[PolicyName, Callable[[], EvictionPolicy]] = {"lru": Lru, "lfu": Lfu}
+POLICIES: Mapping[PolicyName, Callable[[], Lru | Lfu]] = {"lru": Lru, "lfu": Lfu}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +123,16 @@ class TierBusy(MachineError):
 class Ledger:
     """The accounting of one tier, also used by simulations: ``hits``, ``loads`` and ``evictions`` so far.
 
-    A key is absent, loading (its bytes are counted) or loaded. Evictions are chosen before any is done: an ``admit``
-    that fails changes nothing.
+    A key is absent, ``loading`` (its bytes are counted) or loaded. Evictions are chosen before any is done: an
+    ``admit`` that fails changes nothing. ``leases`` counts those who protect a key from eviction, and ``pinned`` keys
+    are never evicted, loaded already or later.
     """
 
-    def __init__(self, budget: Budget, policy: EvictionPolicy, name: str = "") -> None:
+    def __init__(self, budget: Budget, policy: Lru | Lfu, name: str = "") -> None:
         self.budget, self.policy, self.name = budget, policy, name
         self.used_bytes = self.hits = self.loads = self.evictions = 0
+        self.loading, self.pinned, self.leases = set[str](), set[str](), Counter[str]()
         self._weights: dict[str, int] = {}
-        self._loading: set[str] = set()
-        self._leases: dict[str, int] = {}
-        self.pinned: set[str] = set()
 
     def request(self, key: str, weight: int) -> tuple[str, ...] | None:
         """A complete request: None for a hit; else it is admitted and loaded, and the evicted keys are returned.
@@ -187,83 +166,53 @@ class Ledger:
         self.evictions += len(evicted)
         self._weights[key] = weight
         self.used_bytes += weight
-        self._loading.add(key)
+        self.loading.add(key)
         return evicted
 
     def loaded(self, key: str) -> None:
         """``key`` was loaded."""
-        self._loading.remove(key)
+        self.loading.remove(key)
         self.loads += 1
         self.policy.loaded(key)
 
     def failed(self, key: str) -> None:
         """The load of ``key`` failed."""
-        self._loading.remove(key)
+        self.loading.remove(key)
         self.used_bytes -= self._weights.pop(key)
 
     def discard(self, key: str) -> bool:
-        """Remove ``key`` if it is loaded and not leased, even if pinned; whether it was removed."""
-        if not self.is_loaded(key) or key in self._leases:
+        """Unpin ``key``, and remove it if it is loaded and not leased; whether it was removed."""
+        self.pinned.discard(key)
+        if not self.is_loaded(key) or self.leases[key]:
             return False
         self._remove(key)
         return True
 
-    def lease(self, key: str) -> None:
-        """Protect ``key`` from eviction until its ``release``; leases are counted."""
-        self._leases[key] = self._leases.get(key, 0) + 1
-
-    def release(self, key: str) -> None:
-        """End one lease."""
-        self._leases[key] -= 1
-        if not self._leases[key]:
-            del self._leases[key]
-
     def is_loaded(self, key: str) -> bool:
         """Whether ``key`` is loaded."""
-        return key in self._weights and key not in self._loading
-
-    def is_loading(self, key: str) -> bool:
-        """Whether ``key`` is being loaded."""
-        return key in self._loading
-
-    def eviction_order(self) -> tuple[str, ...]:
-        """The loaded keys, the first to be evicted first, leased and pinned ones too."""
-        return tuple(self.policy.eviction_order())
+        return key in self._weights and key not in self.loading
 
     def _to_evict(self, name: str, weight: int) -> tuple[str, ...]:
         items, used, evicted = len(self._weights), self.used_bytes, []
         if self.budget.fits(items, used, weight):
             return ()
         for one in self.policy.eviction_order():
-            if one in self._leases or one in self.pinned:
+            if self.leases[one] or one in self.pinned:
                 continue
             evicted.append(one)
             items -= 1
             used -= self._weights[one]
             if self.budget.fits(items, used, weight):
                 return tuple(evicted)
-        raise self._full_error(name, weight)
+        place, most = f"no room for {name} in the {self.name} tier", self.budget.max_bytes
+        kept = [self._weights[one] for one in self.pinned if one in self._weights]
+        if most is not None and weight + sum(kept) > most:
+            short = f"it needs {weight} bytes of {most}, of which {sum(kept)} are pinned"
+            raise MachineError(f"{place}: {short}", hint="pin fewer adapters, or use a machine with more memory")
+        if len(kept) >= self.budget.items:
+            raise MachineError(f"{place}: all {len(kept)} adapters there are pinned", hint="pin fewer adapters")
+        raise TierBusy(f"{place}: all {len(self._weights)} adapters there are in use", hint="raise its size")
 
     def _remove(self, key: str) -> None:
         self.used_bytes -= self._weights.pop(key)
         self.policy.removed(key)
-
-    def _full_error(self, name: str, weight: int) -> MachineError:
-        """The error if ``name`` does not fit: permanently, or now."""
-        place, limit = f"no room for {name} in the {self.name} tier", self.budget.max_bytes
-        kept = [self._weights[one] for one in self.pinned if one in self._weights]
-        if limit is not None and weight + sum(kept) > limit:
-            taken = f", of which {sum(kept)} are pinned" if kept else ""
-            return MachineError(
-                f"{place}: it needs {weight} bytes and there are {limit}{taken}, {weight + sum(kept) - limit} too few",
-                hint="use a machine with more memory" + (", or pin fewer adapters" if kept else ""),
-            )
-        if len(kept) >= self.budget.items:
-            return MachineError(
-                f"{place}: all {len(kept)} adapters there are pinned",
-                hint="raise the tier's size, or pin fewer adapters",
-            )
-        return TierBusy(
-            f"{place}: all {len(self._weights)} adapters there are {'in use or pinned' if kept else 'in use'}",
-            hint="raise the tier's size" + (", or pin fewer adapters" if kept else ""),
-        )

@@ -1,14 +1,14 @@
 """Greedy generation of a request's prompts in one batch, over transformers' own key-value cache."""
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from lora_cli.errors import Refused
-from lora_cli.warm.composed import ComposedModel, Slot, cache_name
+from lora_cli.warm.composed import ComposedModel, Slot
 
 INCOMPLETE = "\ufffd"
 """The end of a text whose last character is incomplete."""
@@ -33,7 +33,8 @@ class Batch:
         self._mask = torch.tensor(real, device=model.device)
         self._position = (self._mask.cumsum(-1) - 1).clamp_(min=0)
         self._parameters = frozenset(inspect.signature(model.model.forward).parameters)
-        self._cache_name = cache_name(model.model)
+        # transformers 5.24 renamed ``past_key_values`` to ``cache``.
+        self._cache_name = "cache" if "cache" in self._parameters else "past_key_values"
         self._cache: Any = None
 
     def logits(self) -> torch.Tensor:
@@ -56,25 +57,6 @@ class Batch:
         self._ids = torch.tensor([[token] for token in tokens], device=self._ids.device)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         self._position = self._position[:, -1:] + 1
-
-
-def greedy(
-    model: ComposedModel, prompt: Sequence[int], slot: Slot | None, max_tokens: int, stop: Collection[int]
-) -> tuple[list[int], torch.Tensor]:
-    """The most likely next tokens after ``prompt``, and the logits ``[vocabulary]`` of the first of them.
-
-    Ends before a token of ``stop``.
-    """
-    batch, answer, first = Batch(model, [prompt], slot), list[int](), torch.empty(0)
-    for step in range(max_tokens):
-        logits = batch.logits()[0]
-        first = first if step else logits
-        token = int(logits.argmax())
-        if token in stop:
-            break
-        answer.append(token)
-        batch.feed([token])
-    return answer, first
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +86,7 @@ class Sampling:
 
 @dataclass(slots=True)
 class _Row:
-    """One row's output. Without ``decode`` its text is empty.
+    """One row's output.
 
     Text is given as soon as it can no longer change: a token may be the first byte of a character, or the beginning of
     what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
@@ -112,7 +94,7 @@ class _Row:
 
     number: int
     sampling: Sampling
-    decode: Decode | None
+    decode: Decode
     finish: str = ""
     _ids: list[int] = field(default_factory=list)
     _before: int = 0
@@ -136,8 +118,6 @@ class _Row:
 
     def _new_text(self) -> str:
         """The text that can be sent now: without a stop string, and without a possible beginning of one."""
-        if self.decode is None:
-            return ""
         before = self.decode(self._ids[self._before : self._read])
         text = self.decode(self._ids[self._before :])
         if self.finish or (len(text) > len(before) and not text.endswith(INCOMPLETE)):
@@ -152,7 +132,7 @@ class _Row:
         return text
 
     def _token_text(self, token: int) -> str:
-        text = self.decode([token]) if self.decode is not None else ""
+        text = self.decode([token])
         return text if text and INCOMPLETE not in text else f"token_id:{token}"
 
 
@@ -165,7 +145,7 @@ class Generation:
         prompts: Sequence[Sequence[int]],
         slot: Slot | None,
         sampling: Sampling,
-        decode: Decode | None,
+        decode: Decode,
     ) -> None:
         self._batch = Batch(model, prompts, slot)
         self._rows = [_Row(number, sampling, decode) for number in range(len(prompts))]

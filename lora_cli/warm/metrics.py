@@ -1,70 +1,60 @@
-"""The server's metrics in Prometheus' text format."""
+"""The server's metrics, on a Prometheus registry of its own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from lora_cli.warm.adapters import Adapters
+from lora_cli.results import LoadReport
 from lora_cli.warm.failures import rule_of
 
 
-def metrics_text(adapters: Adapters, *, ready: bool, starts: int) -> str:
-    """All metrics of a server. Those of the tiers are left out until the base is loaded."""
+class Metrics(Collector):
+    """Counters since the process began; ``gauges`` of the moment are set by who renders them: name, text, values.
 
-    class Server(Collector):
-        def collect(self) -> Iterable[Metric]:
-            return (one for one in _metrics(adapters, ready=ready, starts=starts) if one.samples)
+    ``failed`` has the last report of each adapter that failed, by name.
+    """
 
-    registry = CollectorRegistry()
-    registry.register(Server())
-    return generate_latest(registry).decode()
+    def __init__(self, starts: int) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests by the tier of their adapter.", "tier")
+        self._loads = self._counter("loads", "Adapters loaded and proved.")
+        self._load_bytes = self._counter("load_bytes", "Bytes of factors loaded.")
+        self._seconds = self._counter("load_seconds", "Seconds of loads by stage.", "stage")
+        self._failures = self._counter("load_failures", "Loads that failed, by stage.", "stage")
+        self._counter("starts", "Starts of the server's process.").inc(starts)
+        self.gauges: dict[tuple[str, str], dict[str, float] | float] = {}
+        self.failed: dict[str, LoadReport] = {}
+        self._registry.register(self)
 
+    def loaded(self, report: LoadReport) -> None:
+        """Count one load."""
+        for stage, ms in report.stage_ms.items():
+            self._seconds.labels(stage).inc(ms / 1e3)
+        if report.error:
+            self._failures.labels(report.stage or "load").inc()
+        else:
+            self._loads.inc()
+            self._load_bytes.inc(report.bytes)
 
-def _metrics(adapters: Adapters, *, ready: bool, starts: int) -> Iterable[Metric]:
-    counters = adapters.counters
-    yield _metric("lora_cli_ready", "Whether the first adapters are loaded, or were tried.", ready)
-    yield _metric("lora_cli_adapters", "Adapters registered in the server.", len(adapters))
-    yield _metric("lora_cli_loading", "Adapters that are being loaded.", sum(one.is_loading for one in adapters))
-    failed = GaugeMetricFamily(
-        "lora_cli_adapter_failed", "1 for each adapter whose last load failed.", labels=["adapter", "rule"]
-    )
-    for state in adapters:
-        if state.failure is not None:
-            failed.add_metric([_printable(state.request.name), rule_of(state.failure)], 1)
-    yield failed
-    yield _metric("lora_cli_starts_total", "Starts of the server's process.", starts)
-    yield _metric("lora_cli_requests_total", "Requests by the tier of their adapter.", counters.requests, "tier")
-    yield _metric("lora_cli_loads_total", "Adapters loaded and proved.", counters.loads)
-    yield _metric("lora_cli_load_bytes_total", "Bytes of factors loaded.", counters.load_bytes)
-    yield _metric("lora_cli_load_seconds_total", "Seconds of loads by stage.", counters.stage_s, "stage")
-    yield _metric("lora_cli_load_failures_total", "Loads that failed, by stage.", counters.failures, "stage")
-    if not adapters.worker.done() or adapters.worker.exception() is not None:
-        return
-    worker = adapters.worker.result()
-    tiers = {"gpu": worker.slots.status(), "cpu": worker.memory.status()}
-    for name, text, key in (
-        ("lora_cli_resident_adapters", "Adapters in a tier.", "adapters"),
-        ("lora_cli_resident_bytes", "Bytes of the adapters in a tier.", "bytes"),
-        ("lora_cli_tier_hits_total", "Requests that found their adapter in a tier.", "hits"),
-        ("lora_cli_tier_misses_total", "Requests that loaded their adapter into a tier.", "loads"),
-        ("lora_cli_tier_evictions_total", "Adapters evicted from a tier.", "evictions"),
-    ):
-        yield _metric(name, text, {tier: status[key] or 0 for tier, status in tiers.items()}, "tier")
+    def collect(self) -> Iterable[Metric]:
+        """What is of the moment."""
+        for (name, text), values in self.gauges.items():
+            gauge = GaugeMetricFamily(f"lora_cli_{name}", text, labels=["tier"] if isinstance(values, dict) else [])
+            for tier, value in values.items() if isinstance(values, dict) else [("", values)]:
+                gauge.add_metric([tier] if tier else [], value)
+            yield gauge
+        text = "1 for each adapter whose last load failed."
+        failed = GaugeMetricFamily("lora_cli_adapter_failed", text, labels=["adapter", "rule"])
+        for name, report in self.failed.items():
+            # A name may have come from a file system, with what UTF-8 cannot encode.
+            failed.add_metric([name.encode("utf-8", "backslashreplace").decode(), rule_of(report)], 1)
+        yield failed
 
+    def text(self) -> str:
+        """Prometheus' text."""
+        return generate_latest(self._registry).decode()
 
-def _metric(name: str, text: str, values: float | Mapping[str, float], label: str = "") -> Metric:
-    """A value, or values by ``label``. The name of a counter ends with ``_total``."""
-    family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-    if not isinstance(values, Mapping):
-        return family(name, text, value=values)
-    metric = family(name, text, labels=[label])
-    for key, value in values.items():
-        metric.add_metric([key], value)
-    return metric
-
-
-def _printable(label: str) -> str:
-    """A name that may have come from a file system, without what UTF-8 cannot encode."""
-    return label.encode("utf-8", "backslashreplace").decode()
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"lora_cli_{name}", text, labels, registry=self._registry)

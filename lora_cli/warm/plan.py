@@ -1,11 +1,10 @@
 """The layout of one warm process, and an adapter that it is to load. Torch-free."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.base.base_model import BaseModel
@@ -24,9 +23,7 @@ class Plan:
     """The layout, in vLLM's words: ``max_loras`` slots, ``max_cpu_loras`` adapters in memory.
 
     Ranks above ``max_lora_rank`` are refused (0: none is). ``base_directory`` holds the base's checkpoint, or is None
-    when there is none on this disk. ``forward="model"`` loads that checkpoint with transformers. ``dummy`` is the
-    ``config.json`` of a whole model that gets random weights, as engines have it with ``--load-format dummy``: to be
-    timed, not believed.
+    when there is none on this disk. ``forward="model"`` loads that checkpoint with transformers.
     """
 
     base: BaseModel
@@ -37,7 +34,6 @@ class Plan:
     device: Device = "auto"
     forward: Forward = "modules"
     seed: int = 0
-    dummy: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,12 @@ from lora_cli.errors import LoraCliError
 from lora_cli.finding import Deployment
 from lora_cli.isolation import Isolation, Setup, end_with_parent
 from lora_cli.log import log_to_stderr, logger
-from lora_cli.refs.request import Request
 from lora_cli.store import Store
 from lora_cli.store.disk import replace_file
 from lora_cli.store.locks import InUse
-from lora_cli.warm.adapters import Adapters, Journal
+from lora_cli.warm.adapters import Adapters
 from lora_cli.warm.api import Api
+from lora_cli.warm.metrics import Metrics
 from lora_cli.warm.supervisor import ServerOptions
 from lora_cli.warm.worker import Worker
 
@@ -66,16 +66,8 @@ class _Run:
         isolation = Isolation(setup, hold)
         isolation.start()
 
-        def registered(request: Request) -> None:
-            self.tell("registered", request.name, str(request.source), request.pinned)
-
-        journal = Journal(
-            lambda name, digest: self.tell("loading", name, digest),
-            lambda: self.tell("loaded"),
-            registered,
-            lambda name: self.tell("removed", name),
-        )
-        adapters = Adapters(options.requests.values(), isolation, options.crashed, journal)
+        metrics = Metrics(options.starts)
+        adapters = Adapters(options.requests.values(), isolation, options.crashed, metrics, self.tell)
         api = Api(adapters, options.settings, options.base_name, options.roots, options.starts, self.stop)
         self._api = api
         config = uvicorn.Config(

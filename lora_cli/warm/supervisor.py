@@ -10,24 +10,24 @@ import multiprocessing
 import os
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from lora_cli.endpoint.address import Address
+from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import ERRORS, LoraCliError, MachineError
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.store.disk import replace_file
+from lora_cli.store.disk import write_file
 from lora_cli.warm.plan import Plan, quiet_threads
 
 BACKLOG = 4096
@@ -157,8 +157,7 @@ class Supervisor:
             self._say(problem)
         if (file := self._options.ready_file) is not None:
             try:
-                text = json.dumps({"pid": os.getpid(), "proved": proved}) + "\n"
-                replace_file(file, text.encode(), durable=False)
+                write_file(file, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
             except OSError as error:
                 self._say(f"{file} cannot be written: {error.strerror}")
 
@@ -192,54 +191,33 @@ def listening(address: Address) -> Iterator[socket.socket]:
     Raises:
         MachineError: the address is in use, or not allowed.
     """
-    with ExitStack() as opened:
-        try:
-            listener, place = _socket(address)
-            opened.enter_context(listener)
-            before = os.umask(0o177)  # so a Unix one has mode 0600 from its first moment
-            try:
-                listener.bind(place)
-            finally:
-                os.umask(before)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            asks = "check for another server there with lora-cli warm --status; "
-            raise MachineError(
-                f"cannot listen on {address}: {error.strerror or error}",
-                hint=f"{asks if error.errno == errno.EADDRINUSE else ''}use --listen for another address",
-            ) from error
-        if address.uds is not None:
-            opened.callback(_remove_socket, address.uds, address.uds.stat().st_ino)
-        yield listener
-
-
-def _socket(address: Address) -> tuple[socket.socket, Any]:
-    """A socket for ``address``, and the address to bind; the Unix socket of a dead server is removed."""
     path = address.uds
+    before = os.umask(0o177)  # so a Unix socket has mode 0600 from its first moment
+    try:
+        if path is None:
+            family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+            # With its protocol named, asyncio sends small pieces of a stream at once: TCP_NODELAY.
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+        else:
+            if path.is_socket() and not Endpoint(address).listens():
+                path.unlink()  # of a server that was killed
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        asks = "check for another server there with lora-cli warm --status; "
+        raise MachineError(
+            f"cannot listen on {address}: {error.strerror or error}",
+            hint=f"{asks if error.errno == errno.EADDRINUSE else ''}use --listen for another address",
+        ) from error
+    finally:
+        os.umask(before)
+    with listener:
+        yield listener
     if path is not None:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
-            path.unlink()
-        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), str(path)
-    family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-    # With its protocol named, asyncio sends small pieces of a stream at once: TCP_NODELAY.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return listener, place
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as ours:
-        try:
-            ours.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
-def _remove_socket(path: Path, inode: int) -> None:
-    with suppress(OSError):
-        if path.stat().st_ino == inode:
-            path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _remove_file(file: Path | None) -> None:

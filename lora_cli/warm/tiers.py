@@ -6,7 +6,6 @@ from threading import Condition
 from time import monotonic
 from typing import Generic, TypeVar
 
-from lora_cli.json_schema import Count
 from lora_cli.warm.eviction import Ledger, TierBusy
 
 T = TypeVar("T")
@@ -42,7 +41,7 @@ class Tier(Generic[T]):
             yield self._values[key]
         finally:
             with self._changed:
-                self._ledger.release(key)
+                self._ledger.leases[key] -= 1
                 self._changed.notify_all()
 
     def is_loaded(self, key: str) -> bool:
@@ -56,7 +55,6 @@ class Tier(Generic[T]):
     def discard(self, key: str) -> None:
         """Drop ``key`` if it is loaded and not leased, and unpin it."""
         with self._changed:
-            self._ledger.pinned.discard(key)
             if self._ledger.discard(key):
                 self._drop(self._values.pop(key))
                 self._changed.notify_all()
@@ -64,9 +62,9 @@ class Tier(Generic[T]):
     def eviction_order(self) -> tuple[str, ...]:
         """The loaded keys, the first to be evicted first."""
         with self._changed:
-            return self._ledger.eviction_order()
+            return tuple(self._ledger.policy.eviction_order())
 
-    def status(self) -> dict[str, Count | None]:
+    def status(self) -> dict[str, int | None]:
         """What is in the tier, the most that may be, and its counters."""
         with self._changed:
             books, limit = self._ledger, self._ledger.budget
@@ -84,7 +82,7 @@ class Tier(Generic[T]):
         """Lease ``key`` if it is loaded; else make room for it, and mark it as loading."""
         with self._changed:
             while not self._ledger.is_loaded(key):
-                if self._ledger.is_loading(key):
+                if key in self._ledger.loading:
                     self._changed.wait()
                     continue
                 try:
@@ -96,7 +94,7 @@ class Tier(Generic[T]):
                 else:
                     return False
             self._ledger.hit(key)
-            self._ledger.lease(key)
+            self._ledger.leases[key] += 1
             return True
 
     def _load(self, key: str, load: Callable[[], T]) -> None:
@@ -110,5 +108,5 @@ class Tier(Generic[T]):
         with self._changed:
             self._values[key] = value
             self._ledger.loaded(key)
-            self._ledger.lease(key)
+            self._ledger.leases[key] += 1
             self._changed.notify_all()

@@ -1,6 +1,6 @@
 """An adapter's weights: in the files' own dtype for the proof, and as it is held in memory and on a device."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -123,7 +123,7 @@ def load_adapter(
     """
     scaling = scalings(adapter, base, full_model=full_model)
     extra = read_extra_weights(directory, adapter, base, dtype) if full_model else {}
-    return hold(adapter.name, _modules(directory, adapter, scaling, by_views=True), dtype, extra, pinned=pinned)
+    return hold(adapter.name, read_weights(directory, adapter, scaling), dtype, extra, pinned=pinned)
 
 
 def loaded_bytes(adapter: Adapter, base: BaseModel, dtype: torch.dtype, *, full_model: bool) -> int:
@@ -143,7 +143,14 @@ def read_weights(directory: Path, adapter: Adapter, scalings: Mapping[str, float
         Corrupt: a file does not match its header when it was checked.
         MachineError: a file cannot be read.
     """
-    return _modules(directory, adapter, scalings, by_views=False)
+    infos = {module: factors(adapter, module) for module in scalings}
+    tensors: dict[str, torch.Tensor] = {}
+    for file, members in by_key((info.file, info) for pair in infos.values() for info in pair).items():
+        tensors.update(read_tensors(directory / file, members))
+    return {
+        module: ModuleWeights(tensors[a.name], tensors[b.name], scalings[module], adapter.pairs[module].embedding)
+        for module, (a, b) in infos.items()
+    }
 
 
 def weight_bytes(adapter: Adapter) -> int:
@@ -185,10 +192,11 @@ def read_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Ten
 
     Raises: as ``read_weights``.
     """
-    if path.suffix != ".safetensors":
-        return view_tensors(path, infos)
+    infos = list(infos)
     described = {info.name: (dtype_of(info), info.shape) for info in infos}
     try:
+        if path.suffix != ".safetensors":
+            return _view_tensors(path, infos)
         # Read and not mapped: the process would end with a file that is cut while it is mapped.
         with safe_open(path, "pt", backend="pread") as file:
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in described}
@@ -202,20 +210,17 @@ def read_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Ten
     return tensors
 
 
-def view_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
-    """Tensors of one file by name, as views of one buffer. Other threads run meanwhile, however long the disk takes.
-
-    Raises: as ``read_weights``.
-    """
-    infos = list(infos)
+def _view_tensors(path: Path, infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
     start, stop = min(info.start for info in infos), max(info.stop for info in infos)
-    try:
-        buffer = torch.from_numpy(np.fromfile(path, np.uint8, stop - start, offset=start))
-    except OSError as error:
-        raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
+    buffer = torch.from_numpy(np.fromfile(path, np.uint8, stop - start, offset=start))
     if missing := stop - start - len(buffer):
         raise Corrupt(f"{path.name} ends {missing} bytes before the end given in its header", hint="fetch it again")
-    return {info.name: _view(buffer[info.start - start : info.stop - start], info) for info in infos}
+    tensors = {}
+    for info in infos:
+        raw, dtype = buffer[info.start - start : info.stop - start], dtype_of(info)
+        raw = raw.clone() if raw.storage_offset() % dtype.itemsize else raw
+        tensors[info.name] = raw.view(dtype).view(info.shape)
+    return tensors
 
 
 def dtype_of(info: TensorInfo) -> torch.dtype:
@@ -226,20 +231,6 @@ def dtype_of(info: TensorInfo) -> torch.dtype:
             f"has dtype {info.dtype}, which is not a floating-point dtype", where=f"{info.file}: {info.name}"
         )
     return dtype
-
-
-def _modules(
-    directory: Path, adapter: Adapter, scalings: Mapping[str, float], *, by_views: bool
-) -> dict[str, ModuleWeights]:
-    infos = {module: factors(adapter, module) for module in scalings}
-    read = view_tensors if by_views else read_tensors
-    tensors: dict[str, torch.Tensor] = {}
-    for file, members in by_key((info.file, info) for pair in infos.values() for info in pair).items():
-        tensors.update(read(directory / file, members))
-    return {
-        module: ModuleWeights(tensors[a.name], tensors[b.name], scalings[module], adapter.pairs[module].embedding)
-        for module, (a, b) in infos.items()
-    }
 
 
 def _extra_names(named: ExtraTensorNames, adapter: Adapter) -> list[str]:
@@ -261,14 +252,6 @@ def _extra(
         tensors[named.magnitude].flatten() if named.magnitude else None,
         tensors[named.shift] * scaling if named.shift else None,
     )
-
-
-def _view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
-    """``raw`` (uint8) as the tensor that ``info`` describes; copied only if it is not aligned for its dtype."""
-    dtype = dtype_of(info)
-    if raw.storage_offset() % dtype.itemsize:
-        raw = raw.clone()
-    return raw.view(dtype).view(info.shape)
 
 
 def _refuse_not_finite(what: str, values: torch.Tensor) -> None:

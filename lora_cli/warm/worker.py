@@ -21,7 +21,6 @@ from lora_cli.warm.base_weights import BaseWeights, CheckpointWeights, Synthetic
 from lora_cli.warm.composable import copied_modules, largest_rank, scalings
 from lora_cli.warm.composed import Slot
 from lora_cli.warm.eviction import POLICIES, Budget, Ledger
-from lora_cli.warm.forward import lora_delta
 from lora_cli.warm.full_model import FullModel
 from lora_cli.warm.memory import available_bytes, out_of_memory
 from lora_cli.warm.plan import LoraRequest, Plan, TierName
@@ -29,7 +28,6 @@ from lora_cli.warm.proof import prove
 from lora_cli.warm.tiers import Tier
 from lora_cli.warm.weights import (
     LoadedAdapter,
-    factors,
     load_adapter,
     loaded_bytes,
     read_tensors,
@@ -40,9 +38,6 @@ from lora_cli.warm.weights import (
 T = TypeVar("T")
 OnStage = Callable[[str, str], None]
 """Called with an adapter's name and a stage that begins."""
-
-SERVED_TOKENS = 8
-"""Tokens of the small batch that ``probe`` sends through an adapter."""
 
 LEASE_TIMEOUT_S = 60.0
 """How long a request waits for a slot."""
@@ -102,6 +97,11 @@ class Worker:
             self._books("gpu", plan.max_loras, self.device), drop=lambda slot: self._free.append(slot.number)
         )
 
+    @property
+    def tiers(self) -> "dict[str, Tier[Slot] | Tier[LoadedAdapter]]":
+        """The slots of the device and the adapters in memory."""
+        return {"gpu": self.slots, "cpu": self.memory}
+
     def close(self) -> None:
         """End the device's thread."""
         self.device_queue.shutdown(cancel_futures=True)
@@ -136,21 +136,6 @@ class Worker:
         if report.error:
             self.drop(lora.key)
         return replace(report, stage_ms=stages.ms)
-
-    def probe(self, lora: LoraRequest) -> float:
-        """Send a small batch through every module of an adapter; returns its milliseconds. Raises as ``lease``."""
-
-        def forward() -> float:
-            began = time.perf_counter()
-            for module in slot.adapter.modules.values():
-                shape = (SERVED_TOKENS,) if module.embedding else (SERVED_TOKENS, module.a.shape[1])
-                dtype = torch.long if module.embedding else self.dtype
-                lora_delta(torch.ones(shape, dtype=dtype, device=self.device), module)
-            self._wait_for_device()
-            return (time.perf_counter() - began) * 1e3
-
-        with self.lease(lora) as slot:
-            return self.on_device(torch.inference_mode()(forward))
 
     def answer(self, lora: LoraRequest, prompt: str, max_tokens: int) -> Answers:
         """The base's and the adapter's own greedy answer to one prompt. Raises as ``lease``."""
@@ -218,21 +203,7 @@ class Worker:
 
     def _check(self, lora: LoraRequest) -> None:
         """Check it by its header, before anything is evicted for it."""
-        adapter, base, most = lora.adapter, self.plan.base, self.plan.max_lora_rank
-        modules = self._scalings(adapter)
-        for path in modules:
-            module, (a, b) = base.modules[path], factors(adapter, path)
-            if most and a.shape[0] > most:
-                raise Refused(
-                    f"{adapter.name}: {path} has rank {a.shape[0]}, above the maximum rank of a slot ({most})",
-                    hint=f"--max-lora-rank {a.shape[0]}",
-                )
-            if (a.shape[1], b.shape[0]) != (module.d_in, module.d_out):
-                raise Refused(
-                    f"{adapter.name}: {path} maps {a.shape[1]} to {b.shape[0]}, but the base's maps {module.d_in} to "
-                    f"{module.d_out}",
-                    hint="check --base: the adapter was made for another model",
-                )
+        modules = self._scalings(lora.adapter)
         refuse_changed_copies(lora, self.plan, self.base)
         if self.full_model is not None:
             self.full_model.composed.refuse(lora.name, modules)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.serving.running import Running
+from tests.warm.running import Running
 
 PROBE_S = 1.0
 """So long a probe of a healthy server may take."""

@@ -20,7 +20,7 @@ from lora_cli.store.locks import InUse
 from tests.attacks.besieged import alive, children_of, ends_s, probed
 from tests.attacks.hooked import hook, import_path
 from tests.making import llama_modules, write_adapter, write_base
-from tests.serving.running import Running, error_of
+from tests.warm.running import Running, error_of
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 
 from tests.making import Q_PROJ, llama_modules, write_adapter
-from tests.runtime.families import save_model
-from tests.serving.running import Running
+from tests.warm.families import save_model
+from tests.warm.running import Running
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.runtime.module_tree import describe
+from lora_cli.base.from_transformers import describe
 
 
 def stated(base: BaseModel) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from tests.making import (
     write_base,
     write_base_config,
 )
-from tests.runtime.families import save_model
-from tests.runtime.test_transformers_model import write_tokenizer
+from tests.warm.families import save_model
+from tests.warm.test_transformers_model import write_tokenizer
 
 pytestmark = pytest.mark.slow
 

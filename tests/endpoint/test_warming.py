@@ -23,7 +23,7 @@ from tests.endpoint.engine import BASE, Engine
 from tests.endpoint.sets import NAMES, QUERIES, Warm, actions, write_set
 from tests.faulty_proxy import FaultyProxy
 from tests.making import write_adapter
-from tests.serving.running import Running
+from tests.warm.running import Running
 from tests.sources.raw_servers import CERTIFICATE
 
 

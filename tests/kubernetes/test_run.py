@@ -22,7 +22,7 @@ from tests.kubernetes.pods import FOLDER, container
 from tests.kubernetes.sandbox import Sandbox
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.sandbox import missing
-from tests.serving.running import free_port
+from tests.warm.running import free_port
 from tests.signing.pki import key_pair, sign
 
 pytestmark = pytest.mark.slow

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel, BaseModule
-from lora_cli.runtime.composable import scalings
+from lora_cli.warm.composable import scalings
 from lora_cli.sources.files import files_at
 from tests.making import HIDDEN, LAYERS, VOCAB, llama_modules
 
 if TYPE_CHECKING:
-    from lora_cli.runtime.adapter_weights import LoraWeights
+    from lora_cli.warm.weights import ModuleWeights
 
 LLAMA = BaseModel(
     "tiny llama",
@@ -32,8 +32,8 @@ def read(directory: Path, name: str = "adapter") -> Adapter:
     return read_adapter(files_at(directory), name)
 
 
-def load(directory: Path, base: BaseModel = LLAMA) -> "LoraWeights":
-    from lora_cli.runtime.adapter_weights import read_weights
+def load(directory: Path, base: BaseModel = LLAMA) -> "dict[str, ModuleWeights]":
+    from lora_cli.warm.weights import read_weights
 
     adapter = read(directory)
     return read_weights(directory, adapter, scalings(adapter, base))

@@ -22,7 +22,7 @@ from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.host_weights import refuse_changed_copies
 from tests.making import HIDDEN, Q_PROJ, VOCAB, Raw, llama_modules, raw, write_adapter, write_base, write_safetensors
-from tests.runtime.reading import LLAMA, load, read
+from tests.warm.reading import LLAMA, load, read
 
 A, B = f"base_model.model.{Q_PROJ}.lora_A.weight", f"base_model.model.{Q_PROJ}.lora_B.weight"
 

@@ -10,7 +10,7 @@ from lora_cli.base.base_model import BaseModule
 from lora_cli.runtime.base_weights import SyntheticWeights
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.numerical_proof import prove
-from tests.runtime.tiny import BASE, MODULES, put, weights
+from tests.warm.tiny import BASE, MODULES, put, weights
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,15 +9,15 @@ import torch
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.reading import read_base
-from lora_cli.runtime.generation_batch import greedy
-from lora_cli.runtime.lora_slots import Slots
-from lora_cli.runtime.numerical_proof import prove
-from lora_cli.runtime.transformers_model import ComposedModel, load_model
 from lora_cli.sources.files import files_at
+from lora_cli.warm.composed import ComposedModel, Slot, load_model
+from lora_cli.warm.full_model import greedy
+from lora_cli.warm.generation import Sampling
+from lora_cli.warm.proof import prove
+from lora_cli.warm.weights import hold
 from tests.making import VOCAB
-from tests.runtime.families import deltas, save_model, with_peft
-from tests.runtime.reading import load
-from tests.runtime.tiny import put
+from tests.warm.families import deltas, save_model, with_peft
+from tests.warm.reading import load
 
 pytestmark = pytest.mark.slow
 
@@ -76,11 +76,9 @@ class Pair:
         self.peft, adapter = with_peft(directory / "adapter", self.base_directory, **config)
         self.base: BaseModel = read_base(files_at(self.base_directory), family)
         self.weights = load(adapter, self.base)
-        modules = {path: self.base.modules[path] for path in self.weights.modules}
-        self.slots = Slots(modules, 2, 16)
-        self.slot = put(self.slots, self.weights)
+        self.slot = Slot(1, hold("one", self.weights, torch.float32), {})
         model = load_model(self.base_directory, dtype=torch.float32, device="cpu")
-        self.ours = ComposedModel(model, self.slots)
+        self.ours = ComposedModel(model, self.base.modules)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -100,8 +98,8 @@ def peft_logits(pair: Pair, ids: torch.Tensor) -> torch.Tensor:
 
 def test_our_update_is_pefts_delta_weight(pair: Pair) -> None:
     theirs = deltas(pair.peft)
-    assert pair.weights.modules.keys() == theirs.keys()
-    for path, module in pair.weights.modules.items():
+    assert pair.weights.keys() == theirs.keys()
+    for path, module in pair.weights.items():
         ours = module.scaling * (module.b @ module.a)
         kind = pair.base.modules[path].kind
         ours = ours if kind == "linear" else ours.t()
@@ -109,48 +107,40 @@ def test_our_update_is_pefts_delta_weight(pair: Pair) -> None:
 
 
 def test_our_logits_are_pefts(pair: Pair) -> None:
-    assert pair.ours.refused == {}
+    pair.ours.refuse("one", pair.weights)
     ids = tokens()
-    theirs, ours = peft_logits(pair, ids), pair.ours.logits(ids, [pair.slot] * len(ids))
+    theirs, ours = peft_logits(pair, ids), pair.ours.logits(ids, pair.slot)
     assert float((ours - theirs).abs().max()) <= TOLERANCE * float(theirs.abs().max())
     assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
-    base = pair.ours.logits(ids, [0] * len(ids))
+    base = pair.ours.logits(ids, None)
     assert float((base - theirs).abs().max()) > 100 * TOLERANCE * float(theirs.abs().max())
 
 
-def test_the_base_in_slot_0_is_the_base_to_the_bit(pair: Pair) -> None:
+def test_the_base_without_an_adapter_is_the_base_to_the_bit(pair: Pair) -> None:
     ids = tokens()
-    composed = pair.ours.logits(ids, [0, 0])
+    composed = pair.ours.logits(ids, None)
     plain = load_model(pair.base_directory, dtype=torch.float32, device="cpu")
     with torch.inference_mode():
         assert torch.equal(composed, plain(input_ids=ids).logits)
 
 
-def test_a_mixed_batch_is_each_row_on_its_own(pair: Pair) -> None:
-    ids = tokens(rows=3)
-    mixed = pair.ours.logits(ids, [pair.slot, 0, pair.slot])
-    for row, slot in enumerate([pair.slot, 0, pair.slot]):
-        alone = pair.ours.logits(ids[row : row + 1], [slot])[0]
-        assert float((mixed[row] - alone).abs().max()) <= TOLERANCE * float(alone.abs().max())
-
-
 def test_every_module_is_proved_with_the_models_own_weights(pair: Pair) -> None:
-    proof = prove(pair.slots, pair.slot, pair.weights, pair.ours)
+    proof = prove(pair.slot.adapter, pair.weights, pair.ours)
     assert proof.holds, proof.worst
     assert proof.weights == "base"
 
 
 def test_greedy_with_a_cache_says_what_full_forwards_say(pair: Pair) -> None:
     prompt = tokens(rows=1)[0].tolist()
-    answer, first = greedy(pair.ours, prompt, pair.slot, 5, stop=())
+    answer, first = greedy(pair.ours, prompt, pair.slot, Sampling(5))
     ids = list(prompt)
     for token in answer:
-        logits = pair.ours.logits(torch.tensor([ids]), [pair.slot])[0, -1]
+        logits = pair.ours.logits(torch.tensor([ids]), pair.slot)[0, -1]
         assert token == int(logits.argmax())
         ids.append(token)
     assert len(answer) == 5
-    assert torch.allclose(first, pair.ours.logits(torch.tensor([prompt]), [pair.slot])[0, -1], atol=1e-4)
-    assert greedy(pair.ours, prompt, pair.slot, 5, stop={answer[2]})[0] == answer[: answer.index(answer[2])]
+    assert torch.allclose(first, pair.ours.logits(torch.tensor([prompt]), pair.slot)[0, -1], atol=1e-4)
+    assert greedy(pair.ours, prompt, pair.slot, Sampling(5, ends=frozenset({answer[2]})))[0] == answer[: answer.index(answer[2])]
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -161,8 +151,7 @@ def test_real_adapters_on_the_real_model_are_pefts(real_model: Path, real_adapte
     base = read_base(files_at(real_model), "smollm2")
     loaded = {name: load(directory, base) for name, directory in real_adapters.items()}
     # In float64, since float32 differs by processor: by 3e-5 of the largest logit on some.
-    slots = Slots({path: base.modules[path] for path in loaded["json"].modules}, 3, 8, dtype=torch.float64)
-    ours = ComposedModel(load_model(real_model, dtype=torch.float64, device="cpu"), slots)
+    ours = ComposedModel(load_model(real_model, dtype=torch.float64, device="cpu"), base.modules)
     peft: Any = AutoModelForCausalLM.from_pretrained(real_model, dtype=torch.float64)
     ids = torch.randint(base.vocab_size or 2, (2, 12), generator=torch.Generator().manual_seed(4))
     for number, (name, weights) in enumerate(loaded.items()):
@@ -173,12 +162,28 @@ def test_real_adapters_on_the_real_model_are_pefts(real_model: Path, real_adapte
         peft.set_adapter(name)
         peft.double().eval()
         theirs = deltas(peft, name)
-        assert weights.modules.keys() == theirs.keys()
-        for path, module in weights.modules.items():
+        assert weights.keys() == theirs.keys()
+        for path, module in weights.items():
             delta = module.scaling * (module.b.double() @ module.a.double())
             assert torch.allclose(delta, theirs[path], rtol=0, atol=1e-6 * float(theirs[path].abs().max())), path
         with torch.inference_mode():
             want = peft(input_ids=ids).logits
-        got = ours.logits(ids, [put(slots, weights)] * 2)
+        got = ours.logits(ids, Slot(1, hold(name, weights, torch.float64), {}))
         assert float((got - want).abs().max()) <= 1e-6 * float(want.abs().max())
         assert torch.equal(got.argmax(-1), want.argmax(-1))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2"])
+def test_in_float64_our_logits_are_pefts_to_a_millionth(family: str, tmp_path: Path) -> None:
+    targets = {"gpt2": ["c_attn", "c_proj", "wte"], "gpt_neox": ["query_key_value", "dense", "embed_in"]}.get(
+        family, ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "embed_tokens"]
+    )
+    directory = save_model(tmp_path / "base", family)
+    peft, adapter = with_peft(tmp_path / "adapter", directory, r=4, lora_alpha=16, target_modules=targets)
+    base, ids = read_base(files_at(directory), family), tokens()
+    ours = ComposedModel(load_model(directory, dtype=torch.float64, device="cpu"), base.modules)
+    got = ours.logits(ids, Slot(1, hold("one", load(adapter, base), torch.float64), {}))
+    with torch.inference_mode():
+        want = peft.double()(input_ids=ids).logits
+    assert got.dtype == torch.float64
+    assert float((got - want).abs().max()) <= 1e-6 * float(want.abs().max())

@@ -18,10 +18,10 @@ from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.runtime.transformers_model import ComposedModel, load_model, moved
 from lora_cli.runtime.warm_process import WarmProcess
 from tests.making import HIDDEN, Q_PROJ, VOCAB, llama_modules, write_adapter, write_base_config
-from tests.runtime.families import save_model, tiny_model
-from tests.runtime.jobs import job
-from tests.runtime.reading import LLAMA, read
-from tests.runtime.tiny import put, weights
+from tests.warm.families import save_model, tiny_model
+from tests.warm.jobs import job
+from tests.warm.reading import LLAMA, read
+from tests.warm.tiny import put, weights
 
 WORDS = ("hello", "world", "what", "is", "the", "capital", "of", "user", "assistant")
 TEMPLATE = "{% for m in messages %}user {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant{% endif %}"

@@ -23,9 +23,9 @@ from lora_cli.runtime.variants import extra_weight_bytes, read_extra_weights
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.files import files_at
 from tests.making import VOCAB
-from tests.runtime.families import save_model, with_peft
-from tests.runtime.reading import read
-from tests.runtime.test_peft_oracle import TOLERANCE, tokens
+from tests.warm.families import save_model, with_peft
+from tests.warm.reading import read
+from tests.warm.test_peft_oracle import TOLERANCE, tokens
 
 QV = ["q_proj", "v_proj"]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]

@@ -13,9 +13,9 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter
-from tests.runtime.families import save_model
-from tests.runtime.test_transformers_model import write_tokenizer
-from tests.serving.running import Running
+from tests.warm.families import save_model
+from tests.warm.test_transformers_model import write_tokenizer
+from tests.warm.running import Running
 
 pytestmark = pytest.mark.slow
 

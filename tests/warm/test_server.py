@@ -16,7 +16,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
-from tests.serving.running import PATIENCE_S, Running, error_of
+from tests.warm.running import PATIENCE_S, Running, error_of
 
 pytestmark = pytest.mark.slow
 

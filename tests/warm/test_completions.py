@@ -14,9 +14,9 @@ import torch
 from lora_cli.cli.main import main
 from lora_cli.runtime.transformers_model import load_model
 from tests.making import llama_modules, write_adapter, write_base_config
-from tests.runtime.families import save_model
-from tests.runtime.test_transformers_model import write_tokenizer
-from tests.serving.running import Running, error_of
+from tests.warm.families import save_model
+from tests.warm.test_transformers_model import write_tokenizer
+from tests.warm.running import Running, error_of
 
 pytestmark = pytest.mark.slow
 

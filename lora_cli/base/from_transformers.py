@@ -1,6 +1,6 @@
-"""Models as transformers makes them of a config alone, and the module tree of an unknown family."""
+"""The module tree of a model whose family has no table, as transformers builds it of its config alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,13 +22,6 @@ HEADS = (
     "AutoModel",
 )
 """The classes to try if the config names none: the first that transformers has for its family is used."""
-
-
-def causal_model(config: Mapping[str, Any], *, dtype: Any = None) -> Any:
-    """The language model of a config, with random weights on torch's default device, in ``dtype`` (None: its own)."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_config(_config(config), **({} if dtype is None else {"dtype": dtype}))
 
 
 def whole_model(config: Mapping[str, Any]) -> Any:
@@ -70,29 +63,6 @@ def _number(value: Any) -> Any:
     return float(said) if said in {"Infinity", "-Infinity", "NaN"} else value
 
 
-def outline(config: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """The result of ``build`` for ``config`` on the meta device: no weight is allocated.
-
-    Raises:
-        MissingExtra: transformers or torch is not installed.
-        FormatError: transformers makes no model of it.
-    """
-    try:
-        import torch
-        import transformers  # noqa: F401 - it is imported where it is needed
-    except ImportError as error:
-        raise MissingExtra("a base model of this family", "models", error.name or "transformers") from error
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise FormatError("model_type is missing", where=WHERE, hint="use the config of a model")
-    try:
-        with torch.device("meta"):
-            return build(config)
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise FormatError(f"transformers cannot build a model of type {model_type!r}: {said}", where=WHERE) from error
-
-
 COUNTS = {**dict.fromkeys(("layers", "layer", "depth", "depths", "blocks"), MAX_LAYERS), "experts": MAX_EXPERTS}
 """What a key's last word counts, and the most that is built: each one is Python objects, also on the meta device."""
 
@@ -109,10 +79,23 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
     """
     _bound(config)
     try:
-        model = outline(config, whole_model)
-    except FormatError as error:
-        hint = error.hint or "use a folder with the model's checkpoint"
-        raise UnknownArchitecture(error.reason, where=error.where, hint=hint) from error
+        import torch
+        import transformers  # noqa: F401 - it is imported where it is needed
+    except ImportError as error:
+        raise MissingExtra("a base model of this family", "models", error.name or "transformers") from error
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise UnknownArchitecture("model_type is missing", where=WHERE, hint="use the config of a model")
+    try:
+        with torch.device("meta"):
+            model = whole_model(config)
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UnknownArchitecture(
+            f"transformers cannot build a model of type {model_type!r}: {said}",
+            where=WHERE,
+            hint="use a folder with the model's checkpoint",
+        ) from error
     return replace(describe(model, config["model_type"]), architecture=architecture_of(config))
 
 

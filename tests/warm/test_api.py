@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
-from tests.serving.running import Running, error_of
+from tests.warm.running import Running, error_of
 
 pytestmark = pytest.mark.slow
 

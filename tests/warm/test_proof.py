@@ -10,26 +10,30 @@ import torch
 
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.results import ModuleProof, Proof
-from lora_cli.runtime.adapter_weights import LoraWeights
-from lora_cli.runtime.base_weights import SyntheticWeights
-from lora_cli.runtime.lora_slots import Slots
-from lora_cli.runtime.numerical_proof import Outputs, prove, tolerances, why_wrong
-from tests.runtime.tiny import BASE, CONV, EMBEDDING, LINEAR, MODULES, put, slots, weights
+from lora_cli.warm.base_weights import SyntheticWeights
+from lora_cli.warm.proof import Outputs, prove, tolerances, why_wrong
+from lora_cli.warm.weights import LoadedAdapter
+from tests.warm.tiny import BASE, CONV, EMBEDDING, LINEAR, MODULES, Weights, put, weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 PATHS = (LINEAR, CONV, EMBEDDING)
 SIZES = [1.0, 1e-3, 1e-5]
 
 
-def proved(held: Slots, slot: int, adapter: LoraWeights) -> Proof:
-    return prove(held, slot, adapter, SyntheticWeights(BASE))
+def proved(held: LoadedAdapter, adapter: Weights) -> Proof:
+    return prove(held, adapter, SyntheticWeights(BASE))
+
+
+def scaled(held: LoadedAdapter, factor: float) -> LoadedAdapter:
+    modules = {path: replace(one, scaling=one.scaling * factor) for path, one in held.modules.items()}
+    return replace(held, modules=modules)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_sound_adapter_is_proved_in_every_dtype_however_small_its_effect(dtype: torch.dtype, size: float) -> None:
-    held, adapter = slots(dtype=dtype), weights(size=size, r=6)
-    proof = proved(held, put(held, adapter), adapter)
+    adapter = weights(size=size, r=6)
+    proof = proved(put(adapter, dtype), adapter)
     assert proof.holds, proof.worst
     assert [module.module for module in proof.modules] == list(PATHS)
     assert all(module.moved > 0 and module.error <= module.tolerance for module in proof.modules)
@@ -42,21 +46,17 @@ def test_a_sound_adapter_is_proved_in_every_dtype_however_small_its_effect(dtype
 def test_a_wrong_scale_is_found_in_every_dtype_however_small_the_effect(
     dtype: torch.dtype, size: float, factor: float
 ) -> None:
-    held, adapter = slots(dtype=dtype), weights(size=size)
-    slot = put(held, adapter)
-    for stack in held.stacks.values():
-        stack.scaling[slot] *= factor
-    assert fails_everywhere(proved(held, slot, adapter))
+    adapter = weights(size=size)
+    assert fails_everywhere(proved(scaled(put(adapter, dtype), factor), adapter))
 
 
-def cancelling(r: int, left: float, modules: Mapping[str, BaseModule] = MODULES, seed: int = 0) -> LoraWeights:
+def cancelling(r: int, left: float, modules: Mapping[str, BaseModule] = MODULES, seed: int = 0) -> Weights:
     """An adapter whose second half undoes all of its first half but for ``left`` of it."""
     half = weights(r=r, modules=modules, seed=seed)
-    made = {
+    return {
         path: replace(one, a=torch.cat([one.a, one.a]), b=torch.cat([one.b, one.b * (left - 1)], 1))
-        for path, one in half.modules.items()
+        for path, one in half.items()
     }
-    return replace(half, modules=made)
 
 
 WIDE = {"proj": BaseModule(4096, 512)}
@@ -70,118 +70,87 @@ def test_a_sound_adapter_whose_factors_nearly_cancel_is_proved(
 ) -> None:
     base = replace(BASE, modules=modules)
     for seed in range(3):
-        held, adapter = Slots(modules, 1, 2 * r, dtype=dtype), cancelling(r, left, modules, seed)
-        proof = prove(held, put(held, adapter), adapter, SyntheticWeights(base), seed=seed)
+        adapter = cancelling(r, left, modules, seed)
+        proof = prove(put(adapter, dtype), adapter, SyntheticWeights(base), seed=seed)
         assert proof.holds, proof.worst
 
 
 @pytest.mark.parametrize("left", [1.0, 1e-2, 1e-3])
 @pytest.mark.parametrize("factor", [0.0, 0.5, 2.0])
 def test_a_wrong_scale_of_factors_that_nearly_cancel_is_found(left: float, factor: float) -> None:
-    held, adapter = slots(), cancelling(4, left)
-    slot = put(held, adapter)
-    for stack in held.stacks.values():
-        stack.scaling[slot] *= factor
-    assert fails_everywhere(proved(held, slot, adapter))
+    adapter = cancelling(4, left)
+    assert fails_everywhere(proved(scaled(put(adapter), factor), adapter))
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.7, 1.4])
 def test_a_wrong_scale_of_a_wide_module_is_found_in_bfloat16(factor: float) -> None:
-    held, adapter = Slots(WIDE, 1, 64, dtype=torch.bfloat16), weights(r=64, modules=WIDE)
-    slot = put(held, adapter)
-    held.stacks["proj"].scaling[slot] *= factor
-    assert fails_everywhere(prove(held, slot, adapter, SyntheticWeights(replace(BASE, modules=WIDE))))
+    adapter = weights(r=64, modules=WIDE)
+    held = scaled(put(adapter, torch.bfloat16), factor)
+    assert fails_everywhere(prove(held, adapter, SyntheticWeights(replace(BASE, modules=WIDE))))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_another_adapters_slot_is_found(dtype: torch.dtype, size: float) -> None:
-    held = slots(dtype=dtype)
-    mine, other = weights("mine", size=size), weights("other", size=size, seed=7)
-    put(held, mine)
-    assert fails_everywhere(proved(held, put(held, other), mine))
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_a_stale_row_above_the_rank_is_found(size: float) -> None:
-    held, adapter = slots(max_lora_rank=8), weights(r=4, size=size)
-    slot = put(held, adapter)
-    large = weights("large", r=8, seed=3, size=size)
-    for path, module in large.modules.items():
-        a, b = held.at(slot, path)
-        a[4:], b[:, 4:] = module.a[4:], module.b[:, 4:]
-    assert fails_everywhere(proved(held, slot, adapter))
+    assert fails_everywhere(proved(put(weights(size=size, seed=7), dtype), weights(size=size)))
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("side", ["a", "b"])
 def test_one_value_that_is_not_finite_is_found(path: str, value: float, side: str) -> None:
-    held, adapter = slots(), weights()
-    slot = put(held, adapter)
-    held.at(slot, path)["ab".index(side)].view(-1)[13] = value
-    failed = {module.module: module.reason for module in proved(held, slot, adapter).modules if module.reason}
+    adapter = weights()
+    held = put(adapter)
+    getattr(held.modules[path], side).view(-1)[13] = value
+    failed = {module.module: module.reason for module in proved(held, adapter).modules if module.reason}
     assert list(failed) == [path]
     assert "NaN or Inf" in failed[path]
 
 
-def test_a_value_that_overflows_the_slots_dtype_is_found() -> None:
-    held, adapter = slots(dtype=torch.float16), weights()
-    adapter.modules[LINEAR].a[0, 0] = 1e6
-    proof = proved(held, put(held, adapter), adapter)
-    assert proof.worst is not None
-    assert (proof.worst.module, proof.worst.reason) == (LINEAR, "lora_A contains NaN or Inf in its slot")
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_scaling_beyond_float32_fails_the_proof_and_not_the_process(dtype: torch.dtype) -> None:
-    held, adapter = slots(dtype=dtype), weights(scaling=1e300)
-    proof = proved(held, put(held, adapter), adapter)
+    adapter = weights(scaling=1e300)
+    proof = proved(put(adapter, dtype), adapter)
     assert proof.worst is not None
     assert proof.worst.reason == "the composed output is not finite"
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_one_wrong_row_of_b_is_found(path: str) -> None:
-    held, adapter = slots(), weights()
-    slot = put(held, adapter)
-    held.at(slot, path)[1][2] *= -1
-    assert [module.module for module in proved(held, slot, adapter).modules if module.reason] == [path]
+    adapter = weights()
+    held = put(adapter)
+    held.modules[path].b[2] *= -1
+    assert [module.module for module in proved(held, adapter).modules if module.reason] == [path]
 
 
 def test_an_adapter_that_changes_nothing_does_not_hold() -> None:
     adapter = weights(size=0.0)
-    held = slots()
-    proof = proved(held, put(held, adapter), adapter)
+    proof = proved(put(adapter), adapter)
     assert {module.reason for module in proof.modules} == {"changes nothing: its output is identical to the base's"}
 
 
 def test_a_module_without_an_update_must_equal_the_base_and_the_others_are_proved() -> None:
     """Encoders that were not trained, and the zeros that a repair adds for an engine."""
     adapter = weights()
-    path = next(iter(adapter.modules))
-    one = adapter.modules[path]
-    part = replace(adapter, modules={**adapter.modules, path: replace(one, b=torch.zeros_like(one.b))})
-    held = slots()
-    proof = proved(held, put(held, part), part)
+    path, one = next(iter(adapter.items()))
+    part = {**adapter, path: replace(one, b=torch.zeros_like(one.b))}
+    proof = proved(put(part), part)
     assert proof.holds
     assert {module.module for module in proof.modules if not module.moved} == {path}
-    wrong = proved(held, put(held, adapter), part)
+    wrong = proved(put(adapter), part)
     assert [module.module for module in wrong.modules if module.reason] == [path]
 
 
 def test_an_embedding_trained_on_three_tokens_only_still_differs_from_the_base() -> None:
-    held, adapter = slots(), weights()
-    a = adapter.modules[EMBEDDING].a
+    adapter = weights()
+    a = adapter[EMBEDDING].a
     a[:, [column for column in range(a.shape[1]) if column not in (5, 50, 99)]] = 0
-    proof = proved(held, put(held, adapter), adapter)
+    proof = proved(put(adapter), adapter)
     assert proof.holds, proof.worst
 
 
 def test_no_modules_prove_nothing() -> None:
-    held = slots()
-    adapter = LoraWeights("empty", {})
-    assert not proved(held, put(held, adapter), adapter).holds
+    assert not proved(put({}), {}).holds
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -191,13 +160,10 @@ def test_the_tolerance_leaves_room_above_the_error_but_not_much(
 ) -> None:
     modules = {"proj": BaseModule(d_in, d_out)}
     base = BaseModel("wide", "none", modules, 1, d_in)
-    held = Slots(modules, 1, r, dtype=dtype)
     errors = []
     for seed in range(3):
         adapter = weights(r=r, seed=seed, modules=modules)
-        slot = put(held, adapter)
-        (module,) = prove(held, slot, adapter, SyntheticWeights(base), seed=seed).modules
-        held.clear(slot)
+        (module,) = prove(put(adapter, dtype), adapter, SyntheticWeights(base), seed=seed).modules
         assert not module.reason
         errors.append(module.error / module.tolerance)
     assert 0.002 < max(errors) < 0.6
@@ -219,10 +185,10 @@ def test_the_tolerance_grows_with_the_dtypes_rounding_and_the_length_of_the_redu
 
 
 def test_the_same_seed_gives_the_same_proof_and_another_seed_another() -> None:
-    held, adapter = slots(), weights()
-    slot = put(held, adapter)
-    first, again = proved(held, slot, adapter), proved(held, slot, adapter)
-    other = prove(held, slot, adapter, SyntheticWeights(BASE), seed=1)
+    adapter = weights()
+    held = put(adapter)
+    first, again = proved(held, adapter), proved(held, adapter)
+    other = prove(held, adapter, SyntheticWeights(BASE), seed=1)
     assert first == again
     assert replace(first, modules=()) == replace(other, modules=())
     assert first.modules != other.modules

@@ -15,8 +15,8 @@ import pytest
 
 from tests.attacks.besieged import alive, children_of, resident_mb
 from tests.making import Q_PROJ, llama_modules, raw, write_adapter
-from tests.runtime.families import save_model
-from tests.serving.running import Running
+from tests.warm.families import save_model
+from tests.warm.running import Running
 
 pytestmark = pytest.mark.slow
 
