@@ -26,8 +26,8 @@ __all__ = [
     "parse_size",
 ]
 
-RESOLVE, RESOLVE_TIMEOUT = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT"
-"""Variables of the plugins in engines alone: no command has such an option (``plugins``)."""
+RESOLVE, RESOLVE_TIMEOUT, API_KEY = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT", "LORA_CLI_API_KEY"
+"""Variables without an option: of the plugins in engines, and the bearer token of a server."""
 
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000

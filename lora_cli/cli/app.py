@@ -21,7 +21,7 @@ from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat
 from lora_cli.did_you_mean import nearest
 from lora_cli.errors import UsageError
 from lora_cli.log import log_to_stderr, logger
-from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
+from lora_cli.settings import API_KEY, RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
 from lora_cli.store import Store
 from lora_cli.text import safe
 from lora_cli.version import __version__
@@ -217,7 +217,7 @@ def refuse_unknown_variables(root_command: Any) -> None:
         UsageError: it names each, with the nearest known one.
     """
     given = {name for name in os.environ if name.startswith(PREFIX)}
-    known = variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
+    known = variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {API_KEY, RESOLVE, RESOLVE_TIMEOUT}
     if not given - known:
         return
     for command in COMMANDS:

@@ -34,7 +34,7 @@ from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import INTERRUPTED, EndpointError, Refused, UsageError
 from lora_cli.render.bench import page, report_parts
-from lora_cli.settings import Settings
+from lora_cli.settings import API_KEY, Settings
 from lora_cli.text import counted, duration, quoted
 from lora_cli.text import names as listed
 
@@ -45,7 +45,6 @@ EXAMPLES = (
 )
 PROMPTS, SIMULATED_PROMPTS = 200, 20_000
 ADAPTERS, SLOTS = 500, "8,16,32"
-API_KEY = "LORA_CLI_API_KEY"
 TIMES_AND_LENGTHS = ("request_rate", "burstiness", "input_len", "output_len")
 NOT_WITH: Mapping[str, Sequence[str]] = {
     "simulate": ("url", "base", "max_concurrency", "goodput", *TIMES_AND_LENGTHS),

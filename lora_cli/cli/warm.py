@@ -22,7 +22,7 @@ from lora_cli.endpoint.address import Address, parse_address
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
 from lora_cli.refs.reference import AdapterRef
-from lora_cli.settings import Settings
+from lora_cli.settings import API_KEY, Settings
 from lora_cli.warm.plan import Device, Forward
 
 STOP_S, POLL_S = 30.0, 0.05
@@ -162,7 +162,7 @@ def command(
         raise UsageError("--watch is for --endpoint with a manifest", hint="set it with -f")
     if prune and shard is not None and manifest is None:
         raise UsageError("--prune would unload the adapters of other shards", hint="use a manifest: -f FILE")
-    token = os.environ.get("LORA_CLI_API_KEY", "").strip()
+    token = os.environ.get(API_KEY, "").strip()
     if status or stop:
         server = Endpoint(parse_address(listen), token)
         return _stop(server) if stop else _status(server, output_format)

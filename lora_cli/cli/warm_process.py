@@ -19,7 +19,6 @@ from lora_cli.finding import Deployment
 from lora_cli.isolation import report_of
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.refs.request import Request
-from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import separated
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
@@ -124,7 +123,13 @@ def _written(
         check = f"lora-cli validate -f {inputs.manifest.file}"
         inform(f"the proofs follow PEFT; to check the adapters for {inputs.engine.name}: {check}", settings)
     if metrics_file is not None:
-        write(render_load_metrics(reports), metrics_file)
+        from lora_cli.warm.metrics import Metrics
+
+        metrics = Metrics()
+        for report in reports:
+            metrics.loaded(report)
+        metrics.failed = {report.name: report for report in reports if report.error}
+        write(metrics.text(), metrics_file)
     log_failures((report.name, report.error, report.stage) for report in reports if report.error)
     code = max((report.exit_code for report in reports), default=0)
     if ready_file is not None and code == 0:

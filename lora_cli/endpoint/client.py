@@ -128,7 +128,7 @@ class Endpoint:
         server_message = body_message(body)
         hint = "set LORA_CLI_API_KEY to the server's token" if status in {401, 403} else ""
         if hint and self.token:
-            hint = "the server rejects the token: check --api-key, or LORA_CLI_API_KEY"
+            hint = "the server rejects the token: check LORA_CLI_API_KEY"
         hint = hint or (NOT_AN_ENGINE_HINT if server_message == HTML_PAGE else "")
         return Refusal(status, f"{self.address} responded with {status}: {server_message}", server_message, hint=hint)
 

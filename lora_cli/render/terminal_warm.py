@@ -20,8 +20,6 @@ from lora_cli.text import counted, duration, milliseconds, safe, size
 DIGEST_SHOWN = 12
 """Characters of a shortened digest, which ``cache show`` accepts."""
 
-STALE_S = 2.0
-
 
 def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterator[RenderableType]:
     """Tables of outcomes, stage times, next tokens and provenance, the errors, and a summary.
@@ -140,24 +138,21 @@ def _labelled_lines(who: str, answer: str) -> list[RenderableType]:
 def status_parts(status: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The process, its tiers, its adapters, and why some fail.
 
-    ``status`` is the document ``lora_cli/status/1``, of a server that may be another version: what is missing is ``-``.
+    ``status`` is the document ``lora_cli/status/2``, of a server that may be another version: what is missing is ``-``.
     """
     tiers = (status.get("tiers") or {}).items()
-    adapters, age_s = parse.objects(status, "adapters"), status.get("tiers_age_s")
+    adapters = parse.objects(status, "adapters")
     yield _process(status)
     if tiers:
         header = ("tier", "adapters", "size", "hits", "evictions")
         yield from ("", table_or_blocks(header, [(name, *_tier(tier)) for name, tier in tiers]))
-    if isinstance(age_s, int | float) and age_s > STALE_S:
-        yield Paragraph(f"as of {duration(age_s)} ago: the process that owns the device does not respond")
     if adapters:
         named = ("adapter", "tier", "state", "rank", "size", "requests", "max error")
         yield from ("", table_or_blocks(named, map(_adapter, adapters), left=3))
     for one in adapters:
         if one.get("error"):
-            where = f"failed at {one['stage']}" if one.get("stage") else "failed"
             again = f", tried again in {duration(one['retry_in_s'])}" if one.get("retry_in_s") else ""
-            yield from ("", *_failed(one.get("name"), where, str(one["error"]), str(one.get("hint") or ""), again))
+            yield from ("", *_failed(one.get("name"), "failed", str(one["error"]), str(one.get("hint") or ""), again))
 
 
 def _tier(tier: Mapping[str, Any]) -> Sequence[object]:
@@ -166,12 +161,11 @@ def _tier(tier: Mapping[str, Any]) -> Sequence[object]:
 
 
 def _process(status: Mapping[str, Any]) -> Text:
-    up, starts = status.get("up_s"), status.get("child_starts")
+    up, starts = status.get("up_s"), status.get("starts")
     rest = [
         f"{status.get('device') or '-'} {status.get('dtype') or ''}".rstrip(),
         f"up {duration(up)}" if isinstance(up, int | float) else "",
         f"started {starts} times" if isinstance(starts, int) and starts > 1 else "",
-        f"{status['queued']} queued" if status.get("queued") else "",
     ]
     word = ("ready", "green") if status.get("ready") else ("not ready", "red")
     return Text.assemble(f"{safe(status.get('base', '-'))}: ", word, *(f", {safe(one)}" for one in rest if one))
@@ -179,11 +173,11 @@ def _process(status: Mapping[str, Any]) -> Text:
 
 def _adapter(one: Mapping[str, Any]) -> Sequence[object]:
     worst = one.get("worst_error")
-    state = ("pinned" if one.get("pinned") else "proved") if one.get("proved") else "waiting"
+    state = str(one.get("state") or "-")
     return (
         one.get("name"),
         one.get("tier"),
-        text("failing", "red") if one.get("error") else state,
+        text(state, "red") if one.get("error") else state,
         one.get("rank"),
         size(one["bytes"]) if one.get("bytes") else None,
         one.get("requests"),

@@ -16,41 +16,30 @@ from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of ``init_lora_weights`` with which PEFT changes the base's weights when it loads the adapter."""
 
-FEATURES: Mapping[str, str] = {
+FULL_MODEL: Mapping[str, str] = {
     "use_dora": "DoRA",
     "bias": "biases",
     "lora_bias": "biases on lora_B",
     "modules_to_save": "modules_to_save",
     "target_parameters": "fused experts and bare parameters",
-    "trainable_token_indices": "trained tokens",
-    "layer_replication": "replicated layers",
-    "alora_invocation_tokens": "activated LoRA",
-    "use_qalora": "QALoRA",
-    "use_bdlora": "block-diagonal LoRA",
-    "arrow_config": "Arrow routing",
-    "kasa_config": "KaSA",
-    "monteclora_config": "MonteCLoRA",
-    "velora_config": "VeLoRA",
 }
-"""Variants whose forward is more than ``W + s*B*A``, by the field that turns them on."""
+"""Variants that need the full model, with its own weights, by the field that turns them on."""
 
-NEEDS_FULL_MODEL = frozenset({"use_dora", "bias", "lora_bias", "modules_to_save", "target_parameters"})
-"""Fields of variants that need the full model, with its own weights."""
+OTHERS = (
+    "trainable_token_indices",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+)
+"""Fields of variants whose forward is not implemented here: no engine serves them either."""
 
 FULL_MODEL_PARTS = frozenset({"magnitude", "lora_bias"})
 """Parts that go with them; biases and saved modules do where the config says so."""
-
-PART_NAMES = {
-    "magnitude": "a DoRA magnitude",
-    "bias": "a bias",
-    "lora_bias": "a bias on lora_B",
-    "saved": "a module saved whole (modules_to_save)",
-    "base_layer": "the base's own weight with a different shape",
-    "trainable_tokens": "trained tokens",
-    "diag": "a KaSA diagonal",
-    "variant": "a LoRA variant's tensor",
-    "unknown": "a tensor of an unknown kind",
-}
 
 COPY_PARTS = ("base_layer", "saved")
 
@@ -163,15 +152,12 @@ def _readable(adapter: Adapter) -> LoraConfig:
 
 def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, full_model: bool) -> Iterator[tuple[str, str]]:
     """Each reason why not, as "…" after the adapter's name, and what to do about it."""
-    for field_name, feature in FEATURES.items():
-        present = config.bias != "none" if field_name == "bias" else getattr(config, field_name)
-        if present and not (full_model and field_name in NEEDS_FULL_MODEL):
-            how, hint = (
-                ("module by module", FULL_MODEL_HINT)
-                if field_name in NEEDS_FULL_MODEL
-                else ("by the runtime yet", HINT)
-            )
-            yield f"{feature} cannot be composed {how} ({field_name} in its config)", hint
+    for name in OTHERS:
+        if getattr(config, name):
+            yield f"{name} of its config cannot be composed", HINT
+    for name, feature in FULL_MODEL.items():
+        if not full_model and (config.bias != "none" if name == "bias" else getattr(config, name)):
+            yield f"{feature} cannot be composed module by module ({name} in its config)", FULL_MODEL_HINT
     for reason in _tensor_obstacles(adapter, config, base, full_model=full_model):
         yield reason, HINT
 
@@ -184,7 +170,7 @@ def _tensor_obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, 
     for name, key in adapter.keys.items():
         extra = full_model and (key.part in FULL_MODEL_PARTS or replaces(key))
         if key.part not in PAIR_PARTS and name not in copies and not extra:
-            yield f"{name} is {PART_NAMES[key.part]}, which cannot be composed by the runtime yet"
+            yield f"{name} cannot be composed: it is not a LoRA factor ({key.part})"
     used = {info.name for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None}
     for name in adapter.tensors:
         if name not in used and name not in copies and adapter.keys[name].part in PAIR_PARTS:

@@ -16,7 +16,7 @@ class Metrics(Collector):
     ``failed`` has the last report of each adapter that failed, by name.
     """
 
-    def __init__(self, starts: int) -> None:
+    def __init__(self, starts: int = 1) -> None:
         self._registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by the tier of their adapter.", "tier")
         self._loads = self._counter("loads", "Adapters loaded and proved.")

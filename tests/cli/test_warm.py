@@ -27,7 +27,7 @@ from tests.making import (
     write_base_config,
 )
 from tests.warm.families import save_model
-from tests.warm.test_transformers_model import write_tokenizer
+from tests.warm.tokenizer import write_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel, BaseModule
-from lora_cli.warm.composable import scalings
 from lora_cli.sources.files import files_at
+from lora_cli.warm.composable import scalings
 from tests.making import HIDDEN, LAYERS, VOCAB, llama_modules
 
 if TYPE_CHECKING:

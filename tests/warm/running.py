@@ -7,13 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
-
-from tests.schemas import check_schema
 
 PATIENCE_S = 60.0
 
@@ -33,6 +32,8 @@ class Running:
         folder: Path,
         *argv: object,
         uds: Path | None = None,
+        host: str = "127.0.0.1",
+        options: Sequence[str] = (),
         token: str = "",
         ready_file: Path | None = None,
         **environ: str,
@@ -40,8 +41,9 @@ class Running:
         self.folder, self.uds, self.port, self.token = folder, uds, free_port(), token
         self.ready_file, self.log = ready_file or folder / "ready", folder / "log"
         self.ready_file.unlink(missing_ok=True)  # a server in the same folder was killed
-        at = ["--uds", str(uds)] if uds is not None else ["--port", str(self.port)]
-        words = ["--cache-dir", str(folder / "cache"), "warm", *map(str, argv), "--serve", "--device", "cpu", *at]
+        at = f"unix:{uds}" if uds is not None else f"{host}:{self.port}"
+        listen = ["--serve", "--device", "cpu", "--listen", at]
+        words = ["--cache-dir", str(folder / "cache"), *options, "warm", *map(str, argv), *listen]
         self.out = self.log.open("wb")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lora_cli", *words, "--ready-file", str(self.ready_file)],
@@ -61,11 +63,11 @@ class Running:
         self.out.close()
 
     def until_ready(self, patience_s: float = PATIENCE_S) -> Self:
-        until = time.monotonic() + patience_s
-        while not self.ready_file.exists():
+        def ready() -> bool:
             assert self.process.poll() is None, self.said()
-            assert time.monotonic() < until, self.said()
-            time.sleep(0.02)
+            return self.ready_file.exists()
+
+        self.until(ready, patience_s)
         return self
 
     def said(self) -> str:
@@ -87,17 +89,27 @@ class Running:
     def load(self, name: str, path: object, **more: Any) -> httpx2.Response:
         return self.post("/v1/load_lora_adapter", lora_name=name, lora_path=str(path), **more)
 
-    def probe(self, name: str) -> httpx2.Response:
-        return self.post("/v1/probe", lora_name=name)
-
     def status(self) -> dict[str, Any]:
         value: dict[str, Any] = self.ask("GET", "/v1/status").json()
-        check_schema(value)
         return value
 
     def adapter(self, name: str) -> dict[str, Any]:
-        found: list[dict[str, Any]] = self.ask("GET", "/v1/adapters").json()["adapters"]
+        found: list[dict[str, Any]] = self.status()["adapters"]
         return next(one for one in found if one["name"] == name)
+
+    def until(self, holds: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+        until = time.monotonic() + patience_s
+        while not holds():
+            assert time.monotonic() < until, self.said()
+            time.sleep(0.02)
+
+    def ids(self, model: str, prompt: Any, **more: Any) -> list[int]:
+        """The token ids of an answer."""
+        body = {"max_tokens": 6, "return_token_ids": True, "ignore_eos": True, **more}
+        answer = self.post("/v1/completions", model=model, prompt=prompt, **body)
+        assert answer.status_code == 200, answer.text
+        found: list[int] = answer.json()["choices"][0]["token_ids"]
+        return found
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -14,8 +14,8 @@ import pytest
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter
 from tests.warm.families import save_model
-from tests.warm.test_transformers_model import write_tokenizer
 from tests.warm.running import Running
+from tests.warm.tokenizer import write_tokenizer
 
 pytestmark = pytest.mark.slow
 

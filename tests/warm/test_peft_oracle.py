@@ -140,7 +140,10 @@ def test_greedy_with_a_cache_says_what_full_forwards_say(pair: Pair) -> None:
         ids.append(token)
     assert len(answer) == 5
     assert torch.allclose(first, pair.ours.logits(torch.tensor([prompt]), pair.slot)[0, -1], atol=1e-4)
-    assert greedy(pair.ours, prompt, pair.slot, Sampling(5, ends=frozenset({answer[2]})))[0] == answer[: answer.index(answer[2])]
+    assert (
+        greedy(pair.ours, prompt, pair.slot, Sampling(5, ends=frozenset({answer[2]})))[0]
+        == answer[: answer.index(answer[2])]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.reading import has_weights
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
-from lora_cli.runtime.adapter_weights import read_weights, weight_bytes
-from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights
-from lora_cli.runtime.composable import largest_rank, scalings
-from lora_cli.runtime.host_weights import refuse_changed_copies
+from lora_cli.warm.base_weights import CheckpointWeights, SyntheticWeights
+from lora_cli.warm.composable import largest_rank, scalings
+from lora_cli.warm.plan import LoraRequest, Plan
+from lora_cli.warm.weights import read_tensors, read_weights, weight_bytes
+from lora_cli.warm.worker import refuse_changed_copies
 from tests.making import HIDDEN, Q_PROJ, VOCAB, Raw, llama_modules, raw, write_adapter, write_base, write_safetensors
 from tests.warm.reading import LLAMA, load, read
 
@@ -32,8 +32,8 @@ def test_the_factors_are_those_that_safetensors_itself_reads(tmp_path: Path, dty
     write_adapter(tmp_path, modules=llama_modules(), dtype=dtype, r=3)
     weights = load(tmp_path)
     oracle = load_file(tmp_path / "adapter_model.safetensors")
-    assert weights.modules.keys() == llama_modules().keys()
-    for path, module in weights.modules.items():
+    assert weights.keys() == llama_modules().keys()
+    for path, module in weights.items():
         assert torch.equal(module.a, oracle[f"base_model.model.{path}.lora_A.weight"])
         assert torch.equal(module.b, oracle[f"base_model.model.{path}.lora_B.weight"])
         assert module.rank == 3
@@ -44,7 +44,6 @@ def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> N
     a, b = np.arange(3, dtype=np.float32).reshape(1, 3), np.arange(10, dtype=np.float64).reshape(5, 2)
     path = write_safetensors(tmp_path / "odd.safetensors", {"a": a, "b": b})
     from lora_cli.adapter.safetensors import header_length, parse_header
-    from lora_cli.runtime.adapter_weights import read_tensors
 
     data = path.read_bytes()
     header = parse_header(data[8 : 8 + header_length(data[:8], len(data), "f")], len(data), "f")
@@ -57,7 +56,7 @@ def test_pickled_factors_are_those_that_torch_itself_loads(tmp_path: Path) -> No
     write_adapter(tmp_path).joinpath("adapter_model.safetensors").unlink()
     shared = torch.randn(128, 4, generator=torch.Generator().manual_seed(0))
     torch.save({A: shared[:64].view(4, 64), B: shared[64:]}, tmp_path / "adapter_model.bin")
-    module = load(tmp_path).modules[Q_PROJ]
+    module = load(tmp_path)[Q_PROJ]
     oracle = torch.load(tmp_path / "adapter_model.bin", weights_only=True)
     assert torch.equal(module.a, oracle[A])
     assert torch.equal(module.b, oracle[B])
@@ -68,7 +67,7 @@ def test_scaling_is_per_module_with_rslora_and_patterns(tmp_path: Path) -> None:
     modules = llama_modules(["q_proj", "v_proj"])
     ranks = {path: 16 for path in modules if path.endswith("v_proj")}
     weights = load(write_adapter(tmp_path, modules=modules, r=4, lora_alpha=8, ranks=ranks, config=config))
-    scaling = {path.split(".", 2)[2]: module.scaling for path, module in weights.modules.items()}
+    scaling = {path.split(".", 2)[2]: module.scaling for path, module in weights.items()}
     assert scaling == {
         "0.self_attn.q_proj": 8 / math.sqrt(4),
         "1.self_attn.q_proj": 3 / math.sqrt(4),
@@ -100,22 +99,22 @@ def test_integers_are_no_factors(tmp_path: Path) -> None:
     ("config", "tensors", "said"),
     [
         ({"use_dora": True}, {}, "DoRA cannot be composed"),
-        ({}, {A.replace("lora_A", "lora_magnitude_vector"): np.ones(HIDDEN, np.float32)}, "is a DoRA magnitude"),
+        ({}, {A.replace("lora_A", "lora_magnitude_vector"): np.ones(HIDDEN, np.float32)}, "not a LoRA factor .magnitude"),
         ({"bias": "all"}, {}, "biases cannot be composed"),
         ({"lora_bias": True}, {}, "biases on lora_B cannot"),
-        ({}, {B.replace("weight", "bias"): np.ones(HIDDEN, np.float32)}, "a bias on lora_B"),
+        ({}, {B.replace("weight", "bias"): np.ones(HIDDEN, np.float32)}, "not a LoRA factor .lora_bias"),
         ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save cannot be composed"),
-        ({}, {"base_model.model.lm_head.weight": np.ones((VOCAB + 1, HIDDEN), np.float32)}, "is a module saved whole"),
-        ({}, {"base_model.model.lm_head.bias": np.ones(VOCAB, np.float32)}, "is a module saved whole"),
-        ({}, {"base_model.model.score.weight": np.ones((2, HIDDEN), np.float32)}, "is a module saved whole"),
+        ({}, {"base_model.model.lm_head.weight": np.ones((VOCAB + 1, HIDDEN), np.float32)}, "not a LoRA factor .saved"),
+        ({}, {"base_model.model.lm_head.bias": np.ones(VOCAB, np.float32)}, "not a LoRA factor .saved"),
+        ({}, {"base_model.model.score.weight": np.ones((2, HIDDEN), np.float32)}, "not a LoRA factor .saved"),
         ({"target_parameters": ["mlp.experts.down_proj"]}, {}, "fused experts and bare parameters"),
-        ({"trainable_token_indices": [1, 2]}, {}, "trained tokens"),
-        ({"layer_replication": [[0, 2]]}, {}, "replicated layers"),
-        ({"alora_invocation_tokens": [5]}, {}, "activated LoRA"),
-        ({"use_qalora": True}, {}, "QALoRA"),
+        ({"trainable_token_indices": [1, 2]}, {}, "trainable_token_indices of its config cannot"),
+        ({"layer_replication": [[0, 2]]}, {}, "layer_replication of its config"),
+        ({"alora_invocation_tokens": [5]}, {}, "alora_invocation_tokens of"),
+        ({"use_qalora": True}, {}, "use_qalora of"),
         ({"init_lora_weights": "pissa_niter_4"}, {}, "base weights changed by its initialisation"),
         ({"init_lora_weights": "olora"}, {}, "base weights changed by its initialisation"),
-        ({}, {A.replace("lora_A", "lora_C"): np.ones((4, 4), np.float32)}, "a tensor of an unknown kind"),
+        ({}, {A.replace("lora_A", "lora_C"): np.ones((4, 4), np.float32)}, "not a LoRA factor .unknown"),
         ({}, {A.replace("lora_A", "lora_A.default"): np.ones((4, HIDDEN), np.float32)}, "another tensor also provides"),
         ({"target_modules": ["v_proj"]}, {}, "which its config does not target: PEFT would ignore them"),
     ],
@@ -151,6 +150,13 @@ def test_factors_that_make_no_update_are_refused_by_name(
 COPY = "base_model.model.lm_head.base_layer.weight"
 
 
+PLAN = Plan(LLAMA, 1, 1)
+
+
+def lora(folder: Path, adapter: Adapter) -> LoraRequest:
+    return LoraRequest("adapter", folder / "adapter", adapter)
+
+
 def with_copy(directory: Path, change: float = 0.0, dtype: str = "float32") -> Adapter:
     """An adapter beside the output layer's own weight, as PEFT saves it, over the base in ``directory / "base"``."""
     write_base(directory / "base")
@@ -162,20 +168,18 @@ def with_copy(directory: Path, change: float = 0.0, dtype: str = "float32") -> A
 def test_a_copy_of_the_bases_own_weight_says_nothing_and_is_compared(tmp_path: Path, dtype: str) -> None:
     adapter = with_copy(tmp_path, dtype=dtype)
     assert scalings(adapter, LLAMA).keys() == {Q_PROJ}
-    base = CheckpointWeights(tmp_path / "base", LLAMA, [Q_PROJ])
-    refuse_changed_copies(tmp_path / "adapter", adapter, LLAMA, base)
+    refuse_changed_copies(lora(tmp_path, adapter), PLAN, CheckpointWeights(tmp_path / "base", LLAMA))
 
 
 def test_a_copy_that_differs_from_the_base_is_refused(tmp_path: Path) -> None:
     adapter = with_copy(tmp_path, change=1e-6)
-    base = CheckpointWeights(tmp_path / "base", LLAMA, [Q_PROJ])
     with pytest.raises(Refused, match=f"{COPY} differs from the base's own weight"):
-        refuse_changed_copies(tmp_path / "adapter", adapter, LLAMA, base)
+        refuse_changed_copies(lora(tmp_path, adapter), PLAN, CheckpointWeights(tmp_path / "base", LLAMA))
 
 
 def test_a_copy_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="the base's weights are missing"):
-        refuse_changed_copies(tmp_path / "adapter", with_copy(tmp_path), LLAMA, SyntheticWeights(LLAMA))
+        refuse_changed_copies(lora(tmp_path, with_copy(tmp_path)), PLAN, SyntheticWeights(LLAMA))
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
@@ -190,7 +194,7 @@ def test_an_embedding_adapter_has_the_vocabulary_on_its_a_side(tmp_path: Path) -
     name = "base_model.model.model.embed_tokens.lora_embedding_"
     factors = {f"{name}A": np.ones((4, VOCAB), np.float32), f"{name}B": np.ones((HIDDEN, 4), np.float32)}
     weights = load(write_adapter(tmp_path, modules={}, tensors=factors, config={"target_modules": ["embed_tokens"]}))
-    assert weights.modules["model.embed_tokens"].embedding
+    assert weights["model.embed_tokens"].embedding
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -198,7 +202,7 @@ def test_an_embedding_adapter_has_the_vocabulary_on_its_a_side(tmp_path: Path) -
 def test_the_bases_weights_are_the_checkpoints_own(tmp_path: Path, shards: int, dtype: str) -> None:
     directory = write_base(tmp_path, shards=shards, dtype=dtype)
     assert has_weights(directory)
-    base = CheckpointWeights(directory, LLAMA, LLAMA.modules)
+    base = CheckpointWeights(directory, LLAMA)
     oracle = {key: value for file in directory.glob("*.safetensors") for key, value in load_file(file).items()}
     for module in LLAMA.modules:
         assert torch.equal(base.weight(module), oracle[f"{module}.weight"])
@@ -207,37 +211,24 @@ def test_the_bases_weights_are_the_checkpoints_own(tmp_path: Path, shards: int, 
 def test_a_tied_output_has_the_embeddings_weights(tmp_path: Path) -> None:
     directory = write_base(tmp_path, tie_word_embeddings=True)
     tied = BaseModel("tied", "llama", LLAMA.modules, 2, HIDDEN, VOCAB, tied_embeddings=True)
-    base = CheckpointWeights(directory, tied, ["lm_head"])
+    base = CheckpointWeights(directory, tied)
     oracle = load_file(directory / "model.safetensors")
     assert torch.equal(base.weight("lm_head"), oracle["model.embed_tokens.weight"])
 
 
 def test_a_checkpoint_that_lacks_a_module_or_holds_it_quantised_says_so(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"the checkpoint has no lm_head\.weight"):
-        CheckpointWeights(write_base(tmp_path / "tied", tie_word_embeddings=True), LLAMA, LLAMA.modules)
-    write_safetensors(tmp_path / "int" / "model.safetensors", {"lm_head.weight": Raw("I8", (2, 2), b"1234")})
-    with pytest.raises(FormatError, match=r"lm_head\.weight is I8 \[2, 2\], not a plain weight of shape \[256, 64\]"):
-        CheckpointWeights(tmp_path / "int", LLAMA, ["lm_head"])
-
-
-@pytest.mark.parametrize("index", ["[]", "{", '{"weight_map": {"a": "../outside.safetensors"}}', '{"weight_map": 3}'])
-def test_an_index_that_is_none_or_leaves_its_folder_is_refused(tmp_path: Path, index: str) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(FormatError):
-        CheckpointWeights(tmp_path, LLAMA, ["lm_head"])
-
-
-def test_a_part_of_the_checkpoint_that_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "pipe.safetensors"}}')
-    os.mkfifo(tmp_path / "pipe.safetensors")
-    with pytest.raises(Corrupt, match=r"pipe\.safetensors: is not a regular file"):
-        CheckpointWeights(tmp_path, LLAMA, ["lm_head"])
+        CheckpointWeights(write_base(tmp_path / "tied", tie_word_embeddings=True), LLAMA).weight("lm_head")
+    packed = {f"{Q_PROJ}.weight": Raw("I8", (2, 2), b"1234")}
+    write_safetensors(tmp_path / "int" / "model.safetensors", packed)
+    with pytest.raises(FormatError, match=r"q_proj\.weight is I8 \[2, 2\], not a plain weight of shape \[64, 64\]"):
+        CheckpointWeights(tmp_path / "int", LLAMA)
 
 
 def test_of_a_single_file_and_an_index_the_single_file_counts_as_it_does_for_transformers(tmp_path: Path) -> None:
     base = write_base(tmp_path)
     (base / "model.safetensors.index.json").write_text('{"weight_map": {"a": "stale.safetensors"}}')
-    assert CheckpointWeights(base, LLAMA, ["lm_head"]).weight("lm_head").shape == (256, 64)
+    assert CheckpointWeights(base, LLAMA).weight("lm_head").shape == (256, 64)
 
 
 def test_of_two_shards_with_one_name_the_one_counts_that_the_index_names(tmp_path: Path) -> None:
@@ -250,4 +241,4 @@ def test_of_two_shards_with_one_name_the_one_counts_that_the_index_names(tmp_pat
     right = load_file(directory / shard_of[name])[name]
     held = {key: raw(value.numpy()) for key, value in load_file(directory / other).items()}
     write_safetensors(directory / other, held | {name: raw(np.zeros(right.shape))})
-    assert torch.equal(CheckpointWeights(directory, LLAMA, [module]).weight(module), right)
+    assert torch.equal(CheckpointWeights(directory, LLAMA).weight(module), right)
