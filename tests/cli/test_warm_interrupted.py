@@ -1,4 +1,4 @@
-"""``lora-cli warm --once`` that is interrupted tells what it did until then."""
+"""``lora-cli warm`` that is interrupted tells what it did until then."""
 
 import json
 import signal
@@ -12,8 +12,8 @@ from lora_cli.cli.main import main
 from lora_cli.cli.output import render_parts
 from lora_cli.render.terminal_warm import load_parts
 from lora_cli.results import LoadReport
-from lora_cli.runtime.messages import LoraRequest
-from lora_cli.runtime.warm_process import WarmProcess
+from lora_cli.warm.plan import LoraRequest
+from lora_cli.warm.worker import OnStage, Worker
 from tests.making import llama_modules, write_adapter, write_base_config
 
 pytestmark = pytest.mark.slow
@@ -33,13 +33,13 @@ def test_what_was_proved_until_an_interrupt_is_told(
 
     proved = threading.Event()
 
-    def load(process: WarmProcess, lora: LoraRequest) -> LoadReport:
-        report = whole(process, lora)
+    def load(worker: Worker, lora: LoraRequest, on_stage: OnStage) -> LoadReport:
+        report = whole(worker, lora, on_stage)
         proved.set()
         return report
 
-    whole = WarmProcess.load
-    monkeypatch.setattr(WarmProcess, "load", load)
+    whole = Worker.load
+    monkeypatch.setattr(Worker, "load", load)
 
     def interrupt() -> None:
         """When the first is proved."""
@@ -49,7 +49,7 @@ def test_what_was_proved_until_an_interrupt_is_told(
 
     watcher = threading.Thread(target=interrupt)
     watcher.start()
-    argv = ["warm", "-f", str(tmp_path / "set.yaml"), "--once", "--device", "cpu", "--cache-dir", str(cache)]
+    argv = ["warm", "-f", str(tmp_path / "set.yaml"), "--device", "cpu", "--cache-dir", str(cache)]
     assert main([*argv, "--format", "json"]) == 130
     watcher.join()
     reports = json.loads(capsys.readouterr().out)["adapters"]

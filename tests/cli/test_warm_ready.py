@@ -1,4 +1,4 @@
-"""``warm --once --ready-file``: what a probe, or a container that waits, sees of a run."""
+"""``warm --ready-file``: what a probe, or a container that waits, sees of a run."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def test_the_ready_file_is_there_when_all_are_proved_and_only_then(tmp_path: Pat
 
     def once(*refs: Path) -> int:
         words = ["--base", base, "--device", "cpu", "--ready-file", ready, "--cache-dir", tmp_path / "cache"]
-        return main(["warm", "--once", *map(str, (*refs, *words))])
+        return main(["warm", *map(str, (*refs, *words))])
 
     assert once(one) == 0
     assert json.loads(ready.read_text()) == {"pid": None, "proved": 1}
@@ -25,30 +25,24 @@ def test_the_ready_file_is_there_when_all_are_proved_and_only_then(tmp_path: Pat
     assert not ready.exists()
 
 
-@pytest.mark.parametrize("mode", ["--once", "--serve"])
-def test_the_ready_file_of_an_earlier_run_goes_before_anything_is_looked_at(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [[], ["--serve"]])
+def test_the_ready_file_of_an_earlier_run_goes_before_anything_is_looked_at(mode: list[str], tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     ready.write_text("{}")
     words = ["--base", tmp_path / "no-base", "--ready-file", ready, "--cache-dir", tmp_path / "cache"]
-    assert main(["warm", mode, *map(str, (tmp_path / "nowhere", *words))]) == 3
+    assert main(["warm", *mode, *map(str, (tmp_path / "nowhere", *words))]) == 3
     assert not ready.exists()
 
 
 ENDPOINT = ["a", "--base", "b", "--endpoint", "http://x"]
 
 
-@pytest.mark.parametrize(
-    ("mode", "option"),
-    [
-        *((mode, option) for mode in (["--stop"], ["--status"]) for option in ("--ready-file", "--metrics-file")),
-        (ENDPOINT, "--metrics-file"),
-    ],
-)
-def test_a_file_that_nothing_would_be_written_to_ends_with_2(
-    mode: list[str], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", [["--metrics-file", "file"], ["--prompt", "hello"]])
+def test_an_option_of_our_own_process_is_refused_for_running_engines(
+    option: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["warm", *mode, option, str(tmp_path / "file")]) == 2
-    assert f"{option} is for --once" in capsys.readouterr().err
+    assert main(["warm", *ENDPOINT, *option]) == 2
+    assert f"{option[0]} is for adapters in a process of our own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--engine", "vllm"], ["--prune"]])
@@ -56,7 +50,7 @@ def test_an_option_of_running_engines_is_refused_without_one(
     option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Such a run would look as if the engine had been checked. A variable may be there for other commands."""
-    assert main(["warm", "a", "--base", "b", "--once", *option]) == 2
+    assert main(["warm", "a", "--base", "b", *option]) == 2
     assert f"{option[0]} is for --endpoint" in capsys.readouterr().err
     monkeypatch.setenv("LORA_CLI_ENGINE", "vllm")
-    assert main(["warm", "./nowhere", "--base", "./b", "--once"]) == 3
+    assert main(["warm", "./nowhere", "--base", "./b"]) == 3

@@ -2,6 +2,7 @@
 
 from prometheus_client import REGISTRY
 
+from lora_cli.isolation import Admission
 from lora_cli.plugins.metrics import observe
 from lora_cli.results import LoadReport
 
@@ -10,22 +11,22 @@ def value(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-def test_an_attempt_is_counted_by_outcome_stage_rule_and_bytes() -> None:
+def test_an_attempt_is_counted_by_outcome_stage_and_bytes_and_a_failing_adapter_is_named() -> None:
     before = value("lora_cli_downloaded_bytes_total"), value("lora_cli_resolve_seconds_total", stage="fetch")
-    observe(LoadReport("sql", stage_ms={"fetch": 1500.0}), 1000)
+    observe(Admission(LoadReport("sql", stage_ms={"fetch": 1500.0}), size=1000))
+    observe(Admission(LoadReport("sql", stage_ms={}), size=1000, cached=True))
     assert value("lora_cli_downloaded_bytes_total") == before[0] + 1000
     assert value("lora_cli_resolve_seconds_total", stage="fetch") == before[1] + 1.5
     for code, error, outcome, rule in (
         (1, "LC501 not-finite: …", "refused", "LC501"),
         (3, "there is no LC501", "not-found", ""),
-        (4, "…", "unavailable", ""),
-        (5, "…", "corrupt", ""),
-        (70, "…", "failed", ""),
+        (4, "…", "unavailable", "fetch"),
+        (5, "…", "corrupt", "fetch"),
+        (70, "…", "failed", "fetch"),
     ):
-        seen, refusals = (
-            value("lora_cli_resolutions_total", outcome=outcome),
-            value("lora_cli_refusals_total", rule=rule),
-        )
-        observe(LoadReport("sql", error=error, exit_code=code), 0)
+        seen = value("lora_cli_resolutions_total", outcome=outcome)
+        observe(Admission(LoadReport("sql", stage="fetch", error=error, exit_code=code)))
         assert value("lora_cli_resolutions_total", outcome=outcome) == seen + 1
-        assert value("lora_cli_refusals_total", rule=rule) == refusals + bool(rule)
+        assert value("lora_cli_adapter_failed", adapter="sql", rule=rule) == bool(rule)
+    observe(Admission(LoadReport("sql")))
+    assert value("lora_cli_adapter_failed", adapter="sql", rule="fetch") == 0

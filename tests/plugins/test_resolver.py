@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.errors import UsageError
 from lora_cli.finding import Deployment
+from lora_cli.isolation import Admission
 from lora_cli.plugins import resolver as module
 from lora_cli.plugins.names import Known, Names
 from lora_cli.plugins.resolver import Resolved, Resolver, Running, Unresolved
 from lora_cli.results import LoadReport
-from lora_cli.serving import admissions
 from lora_cli.settings import load_settings
 from tests.hub_faults import Fault
 from tests.hub_server import Hub
@@ -76,9 +75,9 @@ class Desk:
         assert names is not None
         running = Running(VLLM.engine, str(self.base), deployment)
 
-        def observe(report: LoadReport, downloaded: int) -> None:
-            self.seen.append(report)
-            self.downloaded += downloaded
+        def observe(admission: Admission) -> None:
+            self.seen.append(admission.report)
+            self.downloaded += 0 if admission.cached else admission.size
 
         async def all_of_it() -> None:
             asked = Resolver(names, wait_s, observe)
@@ -131,20 +130,6 @@ def test_a_name_of_the_manifest_is_a_verified_snapshot_and_others_are_nobodys(de
     assert desk.downloaded > 0
 
 
-def test_a_fetch_that_is_slow_is_not_taken_for_one_that_hangs(
-    desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(admissions, "FETCHER", replace(admissions.FETCHER, silent_s=2.5))
-    hub.add("acme/sql", desk.adapter("sql"))
-    desk.write({"sql": "hf://acme/sql"})
-    hub.faults.append(Fault("acme/sql/resolve", times=1, delay_s=6))
-
-    async def work(asked: Resolver, running: Running) -> None:
-        assert (await found(asked, "sql", running)).directory.is_dir()
-
-    desk.ask(work)
-
-
 def test_a_closed_one_leaves_no_threads(desk: Desk) -> None:
     desk.adapter("sql")
     desk.write({"sql": "./made/sql"})
@@ -165,7 +150,7 @@ def test_a_closed_one_leaves_no_threads(desk: Desk) -> None:
 def test_what_cannot_be_served_says_why_and_is_not_asked_for_again_at_once(
     desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_cli.serving.adapter_state.FIRST_S", 60.0)
+    monkeypatch.setattr("lora_cli.warm.failures.FIRST_S", 60.0)
     weights = f"base_model.model.{Q_PROJ}.lora_B.weight"
     hub.add("acme/nan", desk.adapter("nan", tensors={weights: np.full((64, 4), np.nan, np.float32)}))
     hub.add("acme/dora", desk.adapter("dora", config={"use_dora": True}))
@@ -391,19 +376,24 @@ def test_a_pattern_that_lets_clients_choose_the_place_is_refused(
     assert said in f"{raised.value.message} {raised.value.hint}"
 
 
-def test_so_many_wait_and_no_more(desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 1)
-    hub.add("acme/slow", desk.adapter("slow"))
-    hub.faults.append(Fault("acme/slow/resolve", times=-1, delay_s=1))
-    desk.write({"slow": "hf://acme/slow", "sql": "hf://acme/sql"})
+def test_so_many_wait_and_no_more_and_a_name_that_is_resolved_never_waits(
+    desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_WAITING", 10)
+    hub.add("acme/sql", desk.adapter("sql"))
+    hub.faults.append(Fault("acme/slow", times=-1, delay_s=5))
+    desk.write({"sql": "hf://acme/sql", **{f"slow{number}": f"hf://acme/slow{number}" for number in range(30)}})
 
     async def work(asked: Resolver, running: Running) -> None:
-        slow = asyncio.create_task(asked.resolve("slow", running))
-        while not asked._waiting:
-            await asyncio.sleep(0.01)
-        error = await refused(asked, "sql", running)
-        assert (error.status, "retry in" in error.message) == (503, True)
-        assert await slow
+        ready = await found(asked, "sql", running)
+        slow = [asyncio.create_task(asked.resolve(f"slow{number}", running)) for number in range(30)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+            assert await asyncio.wait_for(found(asked, "sql", running), 2) == ready
+        answers = await asyncio.wait_for(asyncio.gather(*slow, return_exceptions=True), 60)
+        assert all(isinstance(one, Unresolved) for one in answers)
+        turned_away = [one for one in map(str, answers) if "10 adapters are being fetched; retry in 5 s" in one]
+        assert len(turned_away) == 20
 
     desk.ask(work)
 
