@@ -114,7 +114,10 @@ class Isolation:
                 reason = f"reading it takes longer than {self._setup.settings.adapter_timeout_s:g} s"
             return Admission(report.failed("fetch", Refused(reason, hint=hint)))
         with self._lock:
-            self._idle.append(child)
+            if not self._closed:
+                self._idle.append(child)
+        if self._closed:
+            self._end(child)
         if not admission.report.error:
             self._hold.add(admission.report.digest)
         return admission
@@ -123,10 +126,11 @@ class Isolation:
         """Kill the processes; who waits gets an error."""
         with self._lock:
             self._closed = True
-            children = list(self._all)
-        for child in children:
-            child.kill()
-            child.wait()
+            for child in self._all:
+                child.kill()  # one that is asked is ended by who asks it
+            idle, self._idle = self._idle, []
+        for child in idle:
+            self._end(child)
         self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
@@ -157,10 +161,17 @@ class Isolation:
             report = fields.pop("report")
             return Admission(LoadReport(**{**report, "signers": tuple(report["signers"])}), **fields)
         except BaseException:
-            child.kill()
-            child.wait()
-            self._all.discard(child)
+            self._end(child)
             raise
+
+    def _end(self, child: "subprocess.Popen[bytes]") -> None:
+        child.kill()
+        for pipe in (child.stdin, child.stdout):
+            with suppress(OSError):
+                _pipe(pipe).close()
+        child.wait()
+        with self._lock:
+            self._all.discard(child)
 
 
 def _kill(child: "subprocess.Popen[bytes]", killed: threading.Event) -> None:

@@ -97,7 +97,7 @@ def wait_ready(
             if time.monotonic() >= until:
                 return EndpointError(
                     f"{server.endpoint.address} is not ready after {patience_s:g} s: {error.message}",
-                    hint="check its log; --wait waits longer",
+                    hint="check its log",
                 )
             if time.monotonic() >= tell_at:
                 on_wait(
@@ -227,7 +227,7 @@ def _no_effect(name: str, effect: Effect) -> Refused:
         hint = (
             "this needs a server with deterministic greedy decoding"
             if effect.noise
-            else "see GET /v1/adapters for its state"
+            else "see GET /v1/status for its state"
         )
         return Refused(f"{name}: its effect is unknown: {effect.how}", hint=hint)
     return Refused(

@@ -13,6 +13,9 @@ from lora_cli.errors import EndpointError, FormatError, UsageError
 
 MOST_MODELS = 1_000_000
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+LOOKS = 3
+"""How often a vLLM server is asked for its ranks: each time over a connection of its own."""
+
 RUNTIME_UPDATING_HINT = "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and one API server"
 
 Prompt = str | tuple[int, ...]
@@ -138,6 +141,40 @@ class Vllm(Server):
 
     leftover = "vLLM keeps unloaded adapters in memory until others need the space (vllm#54839)"
     cannot_pin = "pinned has no effect: vLLM has no request that pins an adapter"
+    ranks: frozenset[int] = frozenset()
+    """The data-parallel ranks behind the address, as ``check_reach`` found them; empty if it reports none."""
+
+    def check_reach(self) -> None:
+        """Look at the label ``engine`` of its metrics, which vLLM's server has for each rank that it manages.
+
+        All ranks, from 0 on, are behind one server that balances them itself: a load reaches them. With external or
+        hybrid balancing each server has some ranks alone.
+
+        Raises:
+            EndpointError: it has other ranks each time, so it is a balancer before several servers.
+        """
+        seen = {self._ranks() for _ in range(LOOKS)}
+        if len(seen) > 1:
+            raise EndpointError(
+                f"{self.endpoint.address} balances several vLLM servers, of which each loads adapters for itself",
+                hint="--endpoint for each of them instead (data parallelism with external or hybrid balancing)",
+            )
+        (self.ranks,) = seen
+
+    def note(self, actions: Collection[str], *, pinned: bool) -> str:
+        """Also that it is one of several servers."""
+        note = super().note(actions, pinned=pinned)
+        if not self.ranks or min(self.ranks) == 0:
+            return note
+        own = "data-parallel rank " + ", ".join(map(str, sorted(self.ranks)))
+        return "; ".join(filter(None, (f"it has {own} alone: the others need an --endpoint, too", note)))
+
+    def _ranks(self) -> frozenset[int]:
+        try:
+            text = self.endpoint.request("GET", "/metrics").decode("utf-8", "replace")
+        except EndpointError:
+            return frozenset()
+        return frozenset(map(int, re.findall(r'^vllm:\w+\{[^}]*\bengine="(\d{1,6})"', text, re.MULTILINE)))
 
     def version(self) -> str:
         """``/version``."""
@@ -225,6 +262,9 @@ class Sglang(Server):
 
 class LoraCliServer(Vllm):
     """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
+
+    def check_reach(self) -> None:
+        """It is one process."""
 
     leftover = ""
     cannot_pin = "pinned has no effect: warm --serve pins the adapters of its own manifest"

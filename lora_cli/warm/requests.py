@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lora_cli.errors import UsageError
-from lora_cli.text import shown
+from lora_cli.text import cut, shown
 
 MOST_PROMPTS, MOST_PROMPT_TOKENS, MOST_PROMPT_CHARACTERS = 64, 1 << 17, 1 << 19
 MOST_TOKENS, USUAL_TOKENS, MOST_STOPS, LONGEST_STOP = 4096, 16, 4, 256
@@ -68,7 +68,7 @@ class ClientRequest(BaseModel):
             return cls.model_validate_json(body)
         except ValidationError as error:
             by_field = {".".join(map(str, one["loc"][:1])): one["msg"] for one in reversed(error.errors())}
-            said = [f"{shown(field)}: {text}" if field else text for field, text in reversed(by_field.items())]
+            said = [f"{cut(field)}: {text}" if field else text for field, text in reversed(by_field.items())]
             raise UsageError(f"the request is invalid: {'; '.join(said[:MOST_MISTAKES])}") from error
 
     @model_validator(mode="before")

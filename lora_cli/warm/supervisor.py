@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -191,21 +191,22 @@ def listening(address: Address) -> Iterator[socket.socket]:
     Raises:
         MachineError: the address is in use, or not allowed.
     """
-    path = address.uds
-    before = os.umask(0o177)  # so a Unix socket has mode 0600 from its first moment
+    path, before = address.uds, os.umask(0o177)  # so a Unix socket has mode 0600 from its first moment
     try:
-        if path is None:
-            family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-            # With its protocol named, asyncio sends small pieces of a stream at once: TCP_NODELAY.
-            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(place)
-        else:
-            if path.is_socket() and not Endpoint(address).listens():
-                path.unlink()  # of a server that was killed
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(path))
-        listener.listen(BACKLOG)
+        with ExitStack() as opened:
+            if path is None:
+                family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+                # With its protocol named, asyncio sends small pieces of a stream at once: TCP_NODELAY.
+                listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(place)
+            else:
+                if path.is_socket() and not Endpoint(address).listens():
+                    path.unlink()  # of a server that was killed
+                listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+                listener.bind(str(path))
+            listener.listen(BACKLOG)
+            opened.pop_all()
     except OSError as error:
         asks = "check for another server there with lora-cli warm --status; "
         raise MachineError(

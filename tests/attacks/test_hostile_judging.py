@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lora_cli.serving import admissions
+from lora_cli.serving.admissions import Admissions, AdmissionSettings, Admitted
 
 from lora_cli.cli.adapter_selection import base_model
 from lora_cli.refs.request import Request
-from lora_cli.serving import admissions
-from lora_cli.serving.admissions import Admissions, AdmissionSettings, Admitted
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse

@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from lora_cli.render.prometheus_metrics import render_load_metrics
 
 from lora_cli.cli.main import main
 from lora_cli.cli.output import write
@@ -17,7 +18,6 @@ from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render.json import to_json
-from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
 from lora_cli.render.warm_report import EndpointsReport, WarmReport

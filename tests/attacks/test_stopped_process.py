@@ -12,8 +12,8 @@ import pytest
 
 from tests.attacks.besieged import alive, all_end, children_of, ends_s, probed
 from tests.making import llama_modules, write_adapter, write_base
-from tests.warm.test_process_ends import slow_import, wait_for
 from tests.warm.running import Running, error_of
+from tests.warm.test_process_ends import slow_import, wait_for
 
 pytestmark = pytest.mark.slow
 

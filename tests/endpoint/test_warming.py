@@ -23,8 +23,8 @@ from tests.endpoint.engine import BASE, Engine
 from tests.endpoint.sets import NAMES, QUERIES, Warm, actions, write_set
 from tests.faulty_proxy import FaultyProxy
 from tests.making import write_adapter
-from tests.warm.running import Running
 from tests.sources.raw_servers import CERTIFICATE
+from tests.warm.running import Running
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])

@@ -7,12 +7,12 @@ import pytest
 
 from lora_cli.base.base_model import UNKNOWN_FAMILY, BaseModel
 from lora_cli.base.families import FAMILIES
+from lora_cli.base.from_transformers import base_from_transformers
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.vllm import LISTED, NO_LORA
 from lora_cli.judging.base_model import open_base
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
-from lora_cli.base.from_transformers import base_from_transformers
 from lora_cli.settings import Settings
 from tests.making import llama_modules, write_adapter, write_base_config
 

@@ -25,19 +25,35 @@ THEIRS = {"HF_TOKEN", "HOME", "VLLM_PLUGINS", "VLLM_LORA_RESOLVER_CACHE_DIR", "V
 
 def test_there_is_what_the_readme_promises() -> None:
     kinds = Counter(document["kind"] for _, document in DOCUMENTS)
-    assert kinds["Deployment"] == 5
-    assert {"DaemonSet", "Job", "PersistentVolumeClaim", "PersistentVolume", "NetworkPolicy"} <= kinds.keys()
+    assert kinds["Deployment"] == 4
+    assert {
+        "PodMonitor",
+        "PrometheusRule",
+        "Job",
+        "PersistentVolumeClaim",
+        "PersistentVolume",
+        "NetworkPolicy",
+    } <= kinds.keys()
+
+
+OPERATORS = "monitoring.coreos.com/v1"
+"""Kinds of the Prometheus operator, which Kubernetes has no schema of."""
 
 
 @pytest.mark.parametrize(
-    "document", [pytest.param(one, id=f"{file}/{one['metadata']['name']}") for file, one in DOCUMENTS]
+    "document",
+    [
+        pytest.param(one, id=f"{file}/{one['metadata']['name']}")
+        for file, one in DOCUMENTS
+        if one["apiVersion"] != OPERATORS
+    ],
 )
 def test_a_document_is_valid_by_the_schema_of_its_version_to_the_letter(document: Fields) -> None:
     kubernetes_validate.validate(document, VERSION, strict=True)
 
 
 def test_the_schema_sees_a_key_that_is_misspelt() -> None:
-    document = next(one for _, one in DOCUMENTS if one["kind"] == "DaemonSet")
+    document = next(one for _, one in DOCUMENTS if one["kind"] == "Deployment")
     spec = document["spec"]["template"]["spec"]
     broken = {**document, "spec": {**document["spec"], "template": {"spec": {**spec, "initContainer": []}}}}
 
@@ -165,3 +181,18 @@ def test_a_claim_of_a_pod_is_one_of_ours_and_fits_its_volume() -> None:
 
 def test_every_file_is_a_document_that_is_tested() -> None:
     assert {file.name for file in FOLDER.iterdir()} == {file for file, _ in DOCUMENTS}
+
+
+def test_the_monitor_finds_the_pods_of_the_plugin_and_the_alert_asks_for_a_metric_that_there_is() -> None:
+    from lora_cli.plugins.metrics import FAILED
+
+    monitor = next(one for _, one in DOCUMENTS if one["kind"] == "PodMonitor")
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    ports = {port["name"] for _, pod in pods() for one in containers(pod) for port in one.get("ports", ())}
+    labels = [one["spec"]["template"]["metadata"]["labels"] for _, one in DOCUMENTS if "template" in one["spec"]]
+    assert any(wanted <= one.items() for one in labels)
+    assert {one["port"] for one in monitor["spec"]["podMetricsEndpoints"]} <= ports
+    rule = next(one for _, one in DOCUMENTS if one["kind"] == "PrometheusRule")
+    (alert,) = rule["spec"]["groups"][0]["rules"]
+    (family,) = FAILED.collect()
+    assert family.name in alert["expr"]

@@ -1,7 +1,6 @@
 """The containers do what they are for, as written: as nobody, with nothing to write to but their volumes."""
 
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -10,19 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 import pytest
 
 from tests.endpoint.engine import Engine
 from tests.gate.walk import planted
 from tests.hub_server import Hub
-from tests.kubernetes.pods import FOLDER, container
+from tests.kubernetes.pods import container
 from tests.kubernetes.sandbox import Sandbox
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.sandbox import missing
-from tests.warm.running import free_port
 from tests.signing.pki import key_pair, sign
 
 pytestmark = pytest.mark.slow
@@ -104,8 +100,7 @@ def published(sandbox: Sandbox) -> set[str]:
 @isolated
 @pytest.mark.parametrize(
     ("workload", "name", "volume"),
-    [("vllm", "adapters", "lora/adapters"), ("lora-node-cache", "adapters", "lora/adapters"),
-     ("vllm-warmed", "adapters", "adapters"), ("lora-fleet", "fetch", "lora/adapters")],
+    [("vllm", "adapters", "lora/adapters"), ("lora-fleet", "fetch", "lora/adapters")],
 )  # fmt: skip
 def test_a_broken_adapter_is_left_out_and_the_pod_starts(
     workload: str, name: str, volume: str, sandbox: Sandbox, locked: Locked
@@ -196,60 +191,6 @@ def test_the_job_shares_the_fleet_among_its_indexes(sandbox: Sandbox) -> None:
     assert all("LC501" not in {skipped["code"] for skipped in one["skipped"]} for one in judged)  # values too: cached
 
 
-def test_the_sidecar_says_it_started_when_all_lies_in_memory(sandbox: Sandbox) -> None:
-    adapters, _ = container("vllm-warmed", "adapters")
-    code, out = sandbox.run(adapters)
-    assert code == 0, out
-    assert {file.name for file in sandbox.volumes["adapters"].iterdir()} >= set(NAMES)
-    warm, _ = container("vllm-warmed", "warm")
-    startup, ready, lives = (warm[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "readiness", "liveness"))
-    probe = Sandbox(sandbox.folder / "run", sandbox.volumes, {})
-
-    with sandbox.start(warm) as process:
-        try:
-            assert probe.run(warm, startup)[0] == 1
-            until_it_works(process, lambda: probe.run(warm, startup)[0] == 0, pause_s=1)
-            assert probe.run(warm, ready)[0] == 0
-            code, out = probe.run(warm, lives)
-            assert (code, "sql" in out) == (0, True), out
-        finally:
-            process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 0
-    assert probe.run(warm, lives)[0] == 7
-
-
-def test_the_init_container_that_the_sidecar_tells_of_proves_all(sandbox: Sandbox) -> None:
-    warm, _ = container("vllm-warmed", "warm")
-    told = re.search(r"^# .* with: (warm -f .*--once.*)", (FOLDER / "sidecar.yaml").read_text(), re.MULTILINE)
-    assert told is not None
-
-    code, out = sandbox.run({**warm, "args": [*told[1].split(), "--format", "json"]})
-
-    assert code == 0, out
-    adapters = json.loads(out[out.index("{") :])["adapters"]
-    assert {one["name"] for one in adapters if "proof" in one["stage_ms"]} == set(NAMES)
-
-
-def test_the_daemon_answers_the_kubelet_without_a_token_and_others_with_one(sandbox: Sandbox) -> None:
-    port = str(free_port())
-    at = Sandbox(
-        sandbox.folder, sandbox.volumes, sandbox.environ, {"LORA_CLI_API_KEY": "secret"}, replace={"8321": port}
-    )
-    warm, _ = container("lora-node-cache", "warm")
-    url = f"http://127.0.0.1:{port}"
-
-    with at.start(warm) as process:
-        try:
-            for kind in ("startup", "liveness", "readiness"):
-                path = warm[f"{kind}Probe"]["httpGet"]["path"]
-                until_it_works(process, lambda path=path: answers(url + path) == 200)  # type: ignore[misc]
-            assert answers(f"{url}/v1/adapters") == 401
-            assert answers(f"{url}/v1/adapters", "secret") == 200
-        finally:
-            process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 0
-
-
 def test_the_container_beside_an_engine_loads_the_set_and_follows_its_config_map(
     sandbox: Sandbox, locked: Locked
 ) -> None:
@@ -270,9 +211,8 @@ def test_the_container_beside_an_engine_loads_the_set_and_follows_its_config_map
 
 
 @isolated
-@pytest.mark.parametrize(("workload", "name"), [("vllm-warmed", "warm"), ("vllm", "adapters")])
-def test_the_reason_of_a_failure_is_left_for_the_kubelet(sandbox: Sandbox, workload: str, name: str) -> None:
-    one, _ = container(workload, name)
+def test_the_reason_of_a_failure_is_left_for_the_kubelet(sandbox: Sandbox) -> None:
+    one, _ = container("vllm", "adapters")
     (sandbox.volumes["set"] / "..data").unlink()
 
     code, out = sandbox.run(one)
@@ -287,13 +227,3 @@ def until_it_works(process: "subprocess.Popen[str]", works: Works, pause_s: floa
             process.kill()
             raise AssertionError(process.communicate()[0])
         time.sleep(pause_s)
-
-
-def answers(url: str, token: str = "") -> int:
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    try:
-        with urlopen(Request(url, headers=headers)) as response:
-            status: int = response.status
-            return status
-    except URLError as error:
-        return getattr(error, "code", 0)

@@ -1,13 +1,8 @@
 """No pod is evicted for what it is meant to write: sizes of volumes, and limits fit each other."""
 
 import pytest
-import torch
-import yaml
 
-from lora_cli.base.base_model import BaseModule
-from lora_cli.runtime.lora_slots import storage_bytes
 from lora_cli.units import parse_size
-from tests.conftest import ROOT
 from tests.kubernetes.pods import Fields, containers, documents, pods, reads_our_variables
 
 STORAGE = "ephemeral-storage"
@@ -84,29 +79,6 @@ def test_volumes_in_memory_fit_the_memory_of_what_writes_them_beside_its_own(pod
         memory = {kind: parse_size(one["resources"][kind]["memory"]) for kind in ("limits", "requests")}
         written = sum(sizes.get(mount["name"], 0) for mount in one["volumeMounts"] if not mount.get("readOnly"))
         assert written + memory["requests"] <= memory["limits"], one["name"]
-
-
-def test_a_warm_process_for_the_example_of_a_set_fits_its_memory() -> None:
-    engine = yaml.safe_load((ROOT / "manifests" / "production.yaml").read_text())["engine"]
-    layer = {"q": (4096, 4096), "k": (4096, 1024), "v": (4096, 1024), "o": (4096, 4096)}
-    layer |= {"gate": (4096, 14336), "up": (4096, 14336), "down": (14336, 4096)}
-    modules = {f"{number}.{name}": BaseModule(*shape) for number in range(32) for name, shape in layer.items()}
-    one_bytes = storage_bytes(modules, 1, engine["max_lora_rank"], torch.float32)
-    found = []
-    for workload, pod in pods():
-        memory = {one["name"]: parse_size(one["emptyDir"]["sizeLimit"]) for one in pod["volumes"]
-                  if one.get("emptyDir", {}).get("medium") == "Memory"}  # fmt: skip
-        for one in containers(pod):
-            words = one.get("args", ())
-            if "--serve" in words:
-                slots = int(words[words.index("--max-loras") + 1]) * one_bytes
-                volumes = sum(memory.get(mount["name"], 0) for mount in one["volumeMounts"])
-                # Places take half of what the slots leave.
-                left = (parse_size(one["resources"]["limits"]["memory"]) - slots) // 2
-                assert "--max-cpu-loras" not in words
-                assert max(one_bytes, volumes + parse_size("600MiB")) <= left, workload
-                found.append(workload)
-    assert sorted(found) == ["lora-node-cache", "vllm-warmed"]
 
 
 def sizes_of_volumes(pod: Fields) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import httpx2
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""``serve-bench`` of a real server of a tiny model: its tiers, its errors, and our own for as long as it is measured."""
+"""``serve-bench`` of a real server of a tiny model: its tiers, its errors, and our own while it is measured."""
 
 import json
 import os

@@ -99,7 +99,7 @@ def test_integers_are_no_factors(tmp_path: Path) -> None:
     ("config", "tensors", "said"),
     [
         ({"use_dora": True}, {}, "DoRA cannot be composed"),
-        ({}, {A.replace("lora_A", "lora_magnitude_vector"): np.ones(HIDDEN, np.float32)}, "not a LoRA factor .magnitude"),
+        ({}, {A.replace("lora_A", "lora_magnitude_vector"): np.ones(HIDDEN, np.float32)}, "factor .magnitude"),
         ({"bias": "all"}, {}, "biases cannot be composed"),
         ({"lora_bias": True}, {}, "biases on lora_B cannot"),
         ({}, {B.replace("weight", "bias"): np.ones(HIDDEN, np.float32)}, "not a LoRA factor .lora_bias"),
