@@ -54,7 +54,7 @@ def test_the_demo_proves_two_adapters_and_reports_the_broken_one(demo: str) -> N
 
 def test_the_demo_is_data_too(tmp_path: Path) -> None:
     done = run(
-        "-m", "lora_cli", "--cache-dir", str(tmp_path), "warm", "-f", "manifests/quickstart.yaml", "--once",
+        "-m", "lora_cli", "--cache-dir", str(tmp_path), "warm", "-f", "manifests/quickstart.yaml",
         "--format", "json",
     )  # fmt: skip
 

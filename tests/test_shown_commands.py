@@ -34,7 +34,7 @@ REGISTRY = "registry.example"
 SERVED = r"warm .*--(serve|status|stop)|--url"
 
 CODES = {
-    "warm -f manifests/quickstart.yaml --once": {1},
+    "warm -f manifests/quickstart.yaml": {1},
     "validate -f set.yaml": {0, 1},
     "validate manifests/quickstart/misnested": {1},
     "--engine vllm@0.31 --engine vllm@0.33": {1},

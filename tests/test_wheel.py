@@ -79,7 +79,7 @@ def test_fetch_validate_and_inspect_work_without_extras(installed: Run, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [(("warm", "--once"), "warm"), (("serve-bench",), "models")], ids=["warm", "serve-bench"]
+    ("command", "extra"), [(("warm",), "warm"), (("serve-bench",), "models")], ids=["warm", "serve-bench"]
 )
 def test_a_command_that_needs_torch_names_the_extra(
     installed: Run, tmp_path: Path, command: tuple[str, ...], extra: str

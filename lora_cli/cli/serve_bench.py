@@ -201,7 +201,7 @@ def _measured(
     with nullcontext(parse_address(options["url"])) if options["url"] else own_server(_warm_argv(ctx)) as address:
         endpoint = Endpoint(address, os.environ.get(API_KEY, "").strip())
         if not options["url"]:
-            states = parse.objects(endpoint.get("/v1/adapters"), "adapters")
+            states = parse.objects(endpoint.get("/v1/status"), "adapters")
             failures = {str(one.get("name")): f"is not served: {one['error']}" for one in states if one.get("error")}
         target = find_target(endpoint)
         requests = requests_of(target.adapters[: options["num_adapters"]])

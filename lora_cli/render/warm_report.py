@@ -1,4 +1,4 @@
-"""The reports of ``warm --once`` and ``warm --endpoint``, of which JSON is the fields."""
+"""The reports of ``warm`` and ``warm --endpoint``, of which JSON is the fields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

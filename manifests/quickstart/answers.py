@@ -18,7 +18,7 @@ def main() -> int:
     build_model()
     adapters = ["manifests/quickstart/pirate", "manifests/quickstart/zubrowka"]
     base = DEFAULT.relative_to(ROOT)
-    command = ["warm", *adapters, "--base", str(base), "--once", "--forward", "model", "--prompt", PROMPT]
+    command = ["warm", *adapters, "--base", str(base), "--forward", "model", "--prompt", PROMPT]
     print("$ lora-cli", " ".join(f"'{word}'" if " " in word else word for word in command), flush=True)
     return subprocess.run([sys.executable, "-m", "lora_cli", *command], cwd=ROOT, check=False).returncode
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = ["warm", "-f", "manifests/quickstart.yaml", "--once"]
+COMMAND = ["warm", "-f", "manifests/quickstart.yaml"]
 EXPECTED_EXIT = 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 HOOK = """import sys
-if any("admission_child" in word for word in sys.orig_argv):
+if any("lora_cli.isolation" in word for word in sys.orig_argv):
     import re, time
     from lora_cli.judging import judge as judging
 

@@ -134,7 +134,7 @@ def test_repair_and_warm_take_no_more(size: int, tmp_path: Path) -> None:
     adapter = filled(tmp_path / "adapter", "embeddings", size)
     assert within(*LIMITS[size], "repair", adapter, "--engine", "vllm", "--check").code == 1
     tiny = write_base(tmp_path / "tiny")
-    assert within(10, 600, "warm", adapter, "--base", tiny, "--once", "--device", "cpu").code == 1
+    assert within(10, 600, "warm", adapter, "--base", tiny, "--device", "cpu").code == 1
 
 
 @pytest.mark.parametrize("form", slowly(("json", "sarif", "junit", "github"), "json", "sarif"))

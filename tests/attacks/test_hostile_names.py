@@ -107,7 +107,7 @@ HUMAN: dict[str, Words] = {
     "inspect": lambda at: ["inspect", *at.adapters, "--base", str(at.folder / "base")],
     "inspect engine args": lambda at: ["inspect", *at.adapters, "--engine-args", "vllm"],
     "fetch": lambda at: ["fetch", *at.adapters],
-    "warm": lambda at: ["warm", *at.adapters, "--base", str(at.folder / "base"), "--once"],
+    "warm": lambda at: ["warm", *at.adapters, "--base", str(at.folder / "base")],
     "cache ls": lambda at: ["cache", "ls"],
     "cache show": lambda at: ["cache", "show", *at.adapters],
     "cache verify": lambda at: ["cache", "verify"],

@@ -51,7 +51,6 @@ VALUES = {
 FIELDS: Mapping[str, Mapping[str, object]] = {
     "load_lora_adapter": {"lora_name": "x", "lora_path": "no", "load_inplace": False, "pinned": False},
     "unload_lora_adapter": {"lora_name": "x", "lora_int_id": 1},
-    "probe": {"lora_name": "good"},
     "completions": {
         "model": "good",
         "prompt": [1, 2],
@@ -144,7 +143,7 @@ def test_a_listing_stays_whole_whatever_an_adapter_says(server: Running, client:
     write_adapter(folder / "root" / "long", modules=QUERIES, config={"peft_type": "x" * 2_000_000})
     for name in ("overflows", "surrogates", "long"):
         post(server, client, "load_lora_adapter", json.dumps({"lora_name": name, "lora_path": name}).encode())
-    for path in ("adapters", "status", "models"):
+    for path in ("status", "models"):
         answer = client.get(f"http://localhost:{server.port}/v1/{path}")
         assert answer.status_code == 200
         answer.json()

@@ -114,7 +114,7 @@ def test_the_words_of_a_server_are_repeated_harmlessly(argv: list[str], capsys: 
     body = json.dumps({"object": "error", "message": HOSTILE, "error": {"message": HOSTILE}}).encode()
     with answering(lambda _: (418, body, {"X-Error-Message": "x"})) as endpoint:
         port = endpoint.rpartition(":")[2]
-        asked = [*argv, "--url", endpoint] if argv[0] == "serve-bench" else [*argv, "--port", port]
+        asked = [*argv, "--url", endpoint] if argv[0] == "serve-bench" else [*argv, "--listen", f"127.0.0.1:{port}"]
         assert main(asked) in {2, 7}
     err = capsys.readouterr().err
     assert "INJECTED" in err or argv[0] == "serve-bench"

@@ -111,7 +111,7 @@ def test_offline_needs_no_network_for_folders(sql: Path, capsys: pytest.CaptureF
     [
         ["validate", "org/name", "--base", "none"],
         ["inspect", "org/name"],
-        ["warm", "org/name", "--once", "--base", "o/b"],
+        ["warm", "org/name", "--base", "o/b"],
     ],
     ids=lambda words: words[0],
 )

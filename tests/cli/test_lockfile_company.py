@@ -103,7 +103,7 @@ def test_what_a_lock_lacks_or_contradicts_is_warned_of_and_nothing_else(
         return "\n".join(line for line in lines if "locked" in line)
 
     one = "warning: 1 adapter of set.yaml is not locked: sql; lora-cli fetch -f set.yaml locks them"
-    once = ("warm", "--once", "--device", "cpu")
+    once = ("warm", "--device", "cpu")
     assert warned(*once) == one
     assert warned("validate") == warned("inspect") == ""  # nobody wants a lock here
     assert fetch() == 0

@@ -34,7 +34,7 @@ COMMANDS = {
     "fetch --publish": ["fetch", "--locked", "--publish", "out"],
     "validate": ["validate", "--base", "base"],
     "inspect": ["inspect", "--base", "base"],
-    "warm": ["warm", "--once", "--base", "base", "--device", "cpu"],
+    "warm": ["warm", "--base", "base", "--device", "cpu"],
     "serve-bench": ["serve-bench", "--base", "base", "--device", "cpu", "--num-prompts", "1", "--input-len", "8"],
 }
 

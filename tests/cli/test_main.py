@@ -207,7 +207,7 @@ def test_a_path_that_may_not_be_read_is_this_machines_fault(tmp_path: Path) -> N
 
 COMMAND_LINES = (
     ["cache", "ls"], ["cache", "verify"], ["cache", "gc"], ["cache", "rm", "x"], ["cache", "path"], ["fetch", "x"],
-    ["validate", "x"], ["inspect", "x"], ["warm", "x", "--base", "y", "--once"], ["serve-bench", "x", "--base", "y"],
+    ["validate", "x"], ["inspect", "x"], ["warm", "x", "--base", "y"], ["serve-bench", "x", "--base", "y"],
     ["rules"], ["engines"], ["repair", "x", "--engine", "vllm", "--check"], ["init", "x"],
 )  # fmt: skip
 
@@ -265,7 +265,7 @@ def test_an_unknown_variable_is_an_error_that_names_the_one_that_was_meant(
         (["warm", "x", "--tp", "abc"], "error: invalid value for '--tp': 'abc' is not a whole number\n"),
         (["fecth"], "error: no such command 'fecth'\nhint: did you mean 'fetch'?\n"),
         (["cache", "lss"], "error: no such command 'lss'\nhint: did you mean 'ls'?\n"),
-        (["warm", "x", "--port", "0"], "error: invalid value for '--port': 0 is not in the range 1<=x<=65535\n"),
+        (["warm", "x", "--max-loras", "0"], "error: invalid value for '--max-loras': 0 is not in the range x>=1.\n"),
         (["rules", "--format", "yaml"], "error: invalid value for '--format': 'yaml' is not one of 'human', 'json'\n"),
     ],
 )

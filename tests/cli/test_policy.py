@@ -31,7 +31,7 @@ COMMANDS = {
     "validate": ["validate", "./sql", "--base", "base"],
     "inspect": ["inspect", "./sql"],
     "repair": ["repair", "./sql", "--engine", "vllm", "--check"],
-    "warm": ["warm", "./sql", "--base", "base", "--once", "--device", "cpu"],
+    "warm": ["warm", "./sql", "--base", "base", "--device", "cpu"],
     "serve-bench": ["serve-bench", "./sql", "--base", "base", "--num-prompts", "1", "--device", "cpu"],
 }
 

@@ -1,4 +1,4 @@
-"""What a terminal shows while ``warm --once`` runs, and that it shows nothing where it should not."""
+"""What a terminal shows while ``warm`` runs, and that it shows nothing where it should not."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ def warm(tmp_path: Path) -> list[str]:
         write_adapter(tmp_path / name, modules=QUERIES, seed=seed)
     write_adapter(tmp_path / "bad", modules=QUERIES, drop=lambda name: "lora_B" in name)
     adapters = [str(tmp_path / name) for name in ("one", "bad", "two")]
-    words = ["warm", *adapters, "--base", str(tmp_path / "base"), "--once", "--device", "cpu"]
+    words = ["warm", *adapters, "--base", str(tmp_path / "base"), "--device", "cpu"]
     return ["--cache-dir", str(tmp_path / "cache"), *words]
 
 
@@ -81,7 +81,7 @@ def test_bytes_that_come_slowly_are_shown_as_they_come(tmp_path: Path, monkeypat
         hub.add("org/sql", files)
         hub.fault("cdn", times=-1, delay_s=0.5)
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        words = ["warm", "org/sql", "--base", str(tmp_path / "base"), "--once", "--device", "cpu"]
+        words = ["warm", "org/sql", "--base", str(tmp_path / "base"), "--device", "cpu"]
         code, shown = on_a_terminal(["--cache-dir", str(tmp_path / "cache"), *words], columns=80, rows=24)
     assert code == 1
     assert any(re.search(r"org/sql .*/\d.* (bytes|kB)", line) for line in drawn_in(shown))

@@ -3,7 +3,7 @@
 It reads each adapter's config from the path that it is given, as they do, and answers by what it read: an adapter whose
 ``lora_alpha`` is 0 changes nothing, and none that is loaded while the engine is ``idle``. ``down_for`` requests of its
 health fail first; with a ``page`` it is no engine, and answers 404. ``sees`` is where what it has at ``mounted`` lies
-here.
+here. ``ranks`` are the data-parallel ranks of its metrics, or of several such servers behind one address.
 """
 
 import json
@@ -30,6 +30,7 @@ class Engine:
         self.mounted = "/adapters"
         self.steps = 0
         self.page = ""
+        self.ranks: list[list[int]] = []
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -76,6 +77,12 @@ class Engine:
             return (503 if self.down_for >= 0 else 200), ""
         if path in {"/version", "/server_info"}:
             return 200, {"version": self.version, **self.flags}
+        if path == "/metrics" and self.ranks:
+            # Behind a balancer each request is of another server.
+            self.ranks.append(self.ranks.pop(0))
+            return 200, "".join(
+                f'vllm:num_requests_running{{engine="{rank}",model_name="tiny"}} 0.0\n' for rank in self.ranks[0]
+            )
         if path == "/v1/models":
             cards = [{"id": BASE, "object": "model", "root": "/models/tiny", "parent": None}]
             cards += [{"id": name, "root": root, "parent": BASE} for name, (root, _) in self.adapters.items()]

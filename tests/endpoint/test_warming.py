@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from lora_cli.cli import warm_endpoint
 from lora_cli.cli.main import main
 from lora_cli.endpoint.canary import CanaryProof
 from lora_cli.endpoint.servers import Completion
@@ -186,10 +187,13 @@ def test_a_base_that_does_not_repeat_itself_proves_nothing(warm: Warm) -> None:
         assert {one["effect"]["proved"] for one in document["servers"][0]["adapters"]} <= {False, None}
 
 
-def test_a_replica_that_refuses_is_told_in_its_own_words_and_the_others_are_warmed(warm: Warm) -> None:
+def test_a_replica_that_refuses_is_told_in_its_own_words_and_the_others_are_warmed(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_endpoint, "WAIT_S", 1.0)
     with Engine() as one, Engine() as other, Engine(down_for=10**6) as down:
         other.refuses["sql"] = "LoRA rank 4 is greater than max_lora_rank 2."
-        code, document = warm([one, other, down], "--wait", "1s")
+        code, document = warm([one, other, down])
         assert code == 7
         assert actions(document, 0) == {"sql": "loaded", "chat": "loaded"}
         assert actions(document, 1) == {"sql": "failed", "chat": "loaded"}
@@ -206,7 +210,7 @@ def test_waiting_says_for_whom_and_why_and_ends_with_ctrl_c(folder: Path, silent
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         if not silent:
             listener.close()
-        argv = ["warm", "-f", "set.yaml", "--endpoint", url, "--engine", "vllm", "--wait", "60s"]
+        argv = ["warm", "-f", "set.yaml", "--endpoint", url, "--engine", "vllm"]
         code = (
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have it ignored
         )
@@ -216,7 +220,7 @@ def test_waiting_says_for_whom_and_why_and_ends_with_ctrl_c(folder: Path, silent
         ) as warm:
             assert warm.stderr is not None
             if not silent:
-                assert re.match(f"waiting for {url} for up to (60|59) s: .*refused", warm.stderr.readline())
+                assert re.match(f"waiting for {url} for up to (600|599) s: .*refused", warm.stderr.readline())
             with listener.accept()[0] if silent else nullcontext():
                 began = time.monotonic()
                 warm.send_signal(signal.SIGINT)
@@ -245,18 +249,40 @@ def test_what_the_engine_of_that_version_would_not_serve_right_is_not_sent_to_it
         assert set(engine.adapters) == {"chat"}
 
 
-def test_a_token_is_sent_and_a_wrong_one_is_explained(warm: Warm) -> None:
+def test_a_token_is_sent_and_a_wrong_one_is_explained(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
     with Engine(token="sesame") as engine:
         code, document = warm(engine)
         assert code == 7
         hint = document["servers"][0]["adapters"][0]["error"]["hint"]
         assert hint == "set LORA_CLI_API_KEY to the server's token"
-        code, document = warm(engine, "--api-key", "wrong")
+        monkeypatch.setenv("LORA_CLI_API_KEY", "wrong")
+        code, document = warm(engine)
         assert code == 7
         hint = document["servers"][0]["adapters"][0]["error"]["hint"]
         assert "the server rejects the token" in hint
         assert "wrong" not in hint
-        assert warm(engine, "--api-key", "sesame")[0] == 0
+        monkeypatch.setenv("LORA_CLI_API_KEY", "sesame")
+        assert warm(engine)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "code", "said"),
+    [
+        ([[0, 1]], 0, ""),
+        ([[2, 3]], 0, "it has data-parallel rank 2, 3 alone: the others need an --endpoint, too"),
+        ([[0], [1]], 7, "balances several vLLM servers, of which each loads adapters for itself"),
+    ],
+)
+def test_vllm_with_external_or_hybrid_balancing_is_told_apart(
+    warm: Warm, ranks: list[list[int]], code: int, said: str
+) -> None:
+    with Engine() as engine:
+        engine.ranks = ranks
+        found, document = warm(engine)
+        (server,) = document["servers"]
+        assert found == code
+        assert said in (server["error"]["message"] if code else server["note"])
+        assert bool(engine.adapters) == (code == 0)
 
 
 def test_a_shard_warms_its_part(warm: Warm) -> None:
@@ -296,7 +322,7 @@ def test_quiet_prints_only_what_failed(folder: Path, capsys: pytest.CaptureFixtu
         (["--endpoint", "http://h:1/path", "--engine", "vllm"], "not the address"),
         (["--endpoint", "http://h:1", "--engine", "vlm"], "did you mean vllm?"),
         (["--endpoint", "http://h:1", "--engine", "vllm", "--engine-path", "x"], "FROM=TO"),
-        (["--endpoint", "http://h:1", "--engine", "vllm", "--once"], "cannot be used together"),
+        (["--endpoint", "http://h:1", "--engine", "vllm", "--serve"], "cannot be used together"),
         (["--endpoint", "http://h:1"], "--engine"),
     ],
 )
@@ -318,7 +344,7 @@ def test_our_own_server_is_warmed_like_any_other(folder: Path, capsys: pytest.Ca
         document = json.loads(capsys.readouterr().out)
         assert actions(document) == {"sql": "loaded", "chat": "loaded"}
         assert "all modules proved" in document["servers"][0]["adapters"][0]["effect"]["how"]
-        assert running.adapter("sql")["proved"] is True
+        assert running.adapter("sql")["state"] == "ready"
         assert main(words) == 0
         assert actions(json.loads(capsys.readouterr().out)) == {"sql": "kept", "chat": "kept"}
 
@@ -332,7 +358,7 @@ def test_our_own_server_is_asked_for_an_adapter_that_it_has_not_loaded_yet(
     write_set(folder, *NAMES, sources=capsys.readouterr().out.split())
     with Running(folder, "-f", folder / "set.yaml", "--max-loras", 1, "--max-cpu-loras", 1, uds=uds) as running:
         running.until_ready()
-        assert [running.adapter(name)["proved"] for name in NAMES] == [True, False]
+        assert [running.adapter(name)["state"] for name in NAMES] == ["ready", "absent"]
         words = [*cache, "warm", "-f", str(folder / "set.yaml"), "--endpoint", f"unix:{uds}", "--engine", "lora-cli"]
         assert main([*words, "--format", "json"]) == 0
         document = json.loads(capsys.readouterr().out)
@@ -364,7 +390,10 @@ def test_watch_follows_the_manifest_and_an_engine_that_forgot(folder: Path) -> N
     assert BASE not in engine.adapters
 
 
-def test_the_ready_file_is_there_when_every_adapter_was_tried_and_only_then(folder: Path, warm: Warm) -> None:
+def test_the_ready_file_is_there_when_every_adapter_was_tried_and_only_then(
+    folder: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_endpoint, "WAIT_S", 1.0)
     ready = folder / "ready"
     with Engine() as engine:
         assert warm(engine, "--ready-file", ready)[0] == 0
@@ -373,7 +402,7 @@ def test_the_ready_file_is_there_when_every_adapter_was_tried_and_only_then(fold
         engine.refuses["sql"] = "no"
         assert warm(engine, "--ready-file", ready)[0] == 7
         assert json.loads(ready.read_text()) == {"pid": None, "served": 1}, "one that fails holds nobody up"
-    assert warm(engine, "--ready-file", ready, "--wait", "1s")[0] == 7
+    assert warm(engine, "--ready-file", ready)[0] == 7
     assert not ready.exists()
 
 
@@ -414,7 +443,7 @@ def test_what_is_no_engine_is_said_at_once_without_its_markup(
         words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml")]
         assert main([*words, "--endpoint", engine.url, "--engine", "vllm"]) == 7
         assert main(["serve-bench", "--url", engine.url]) == 7
-        assert main(["warm", "--status", "--port", engine.url.rpartition(":")[2]]) == 7
+        assert main(["warm", "--status", "--listen", engine.url.removeprefix("http://")]) == 7
         assert time.monotonic() - began < 20
     said = "".join(capsys.readouterr())
     assert "<" not in said.replace("->", "")
@@ -432,8 +461,6 @@ def test_watch_ends_when_it_is_told_to_though_an_engine_is_not_ready_yet(folder:
             "-f",
             str(folder / "set.yaml"),
             "--watch",
-            "--wait",
-            "20m",
         ]
         argv = [sys.executable, "-m", "lora_cli", *words, "--endpoint", engine.url, "--engine", "vllm"]
         watching = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -456,11 +483,13 @@ def test_a_server_behind_tls_is_trusted_by_the_systems_certificates_alone(
 ) -> None:
     with Engine() as engine, FaultyProxy(engine.url, certificate=CERTIFICATE, raw=True) as outside:
         engine.url = outside.url
-        code, document = warm(engine, "--wait", "1s")
+        monkeypatch.setattr(warm_endpoint, "WAIT_S", 1.0)
+        code, document = warm(engine)
         assert (code, document["servers"][0]["adapters"]) == (7, [])
         assert "CERTIFICATE_VERIFY_FAILED" in document["servers"][0]["error"]["message"]
         monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-        code, document = warm(engine, "--wait", "10s")
+        monkeypatch.setattr(warm_endpoint, "WAIT_S", 10.0)
+        code, document = warm(engine)
         assert (code, actions(document)) == (0, {"sql": "loaded", "chat": "loaded"}), json.dumps(document)
 
 

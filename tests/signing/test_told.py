@@ -35,7 +35,7 @@ def test_who_signed_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_warm_says_who_signed_it(capsys: pytest.CaptureFixture[str]) -> None:
-    warm = ["warm", "./sql", "--base", "base", "--once", "--device", "cpu", "--policy", "policy.yaml"]
+    warm = ["warm", "./sql", "--base", "base", "--device", "cpu", "--policy", "policy.yaml"]
     capsys.readouterr()
     assert main([*warm, "--format", "json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)["adapters"]
