@@ -24,6 +24,7 @@ from lora_cli.bench.live.requests import RequestResult, prepare_requests
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.quantiles import nearest_rank
+
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import Lengths, SyntheticWorkload, make_requests
 from lora_cli.endpoint.address import parse_address

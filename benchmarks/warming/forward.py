@@ -1,8 +1,8 @@
-"""The forward of a mixed batch on a real model, beside the base alone and beside PEFT's two ways to serve it."""
+"""The forward of a batch with one adapter on a real model, beside the base alone and beside PEFT."""
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,23 @@ from safetensors.torch import save_file
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.reading import read_base
-from lora_cli.runtime.adapter_loader import load_into
-from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.lora_slots import Slots
-from lora_cli.runtime.transformers_model import ComposedModel, load_model
 from lora_cli.sources.files import files_at
+from lora_cli.warm.composed import ComposedModel, Slot, load_model
+from lora_cli.warm.weights import load_adapter
 
 from .pairs import Goal, Work, line, ratio, rounds
 
-RANKS = (4, 4, 8, 8, 16, 16, 32, 64)
-"""Of the eight adapters of the batch, one for each request."""
-
+ROWS, RANK = 8, 16
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PREFILL_TOKENS = 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 PREFILL: Mapping[str, Mapping[str, Goal | None]] = {
     "base alone": {"fp32": Goal(1.25, 1.15), "bf16": Goal(1.35, 1.20)},
-    "PEFT mixed batch": {"fp32": Goal(0.90, 0.80), "bf16": Goal(0.42, 0.36)},
+    "PEFT": {"fp32": Goal(1.0), "bf16": Goal(1.0)},
 }
 DECODE: Mapping[str, Mapping[str, Goal | None]] = {
-    "PEFT mixed batch": {"fp32": Goal(0.60, 0.50), "bf16": Goal(0.50, 0.33)},
-    "PEFT set_adapter, one by one": {"fp32": Goal(0.20), "bf16": Goal(0.20)},
+    "PEFT": {"fp32": Goal(1.0), "bf16": Goal(1.0)},
     "base alone": {"fp32": None, "bf16": None},
 }
 FEW = Goal(1.10, 1.03)
@@ -66,125 +61,87 @@ def base_of(directory: Path) -> BaseModel:
     return read_base(files_at(directory), "model")
 
 
-def ours(directory: Path, adapters: Sequence[Path], dtype: torch.dtype) -> tuple[ComposedModel, list[int]]:
-    """Our model with the adapters in its slots, and the slot of each."""
-    base = base_of(directory)
-    read = [read_adapter(files_at(path), path.name) for path in adapters]
-    modules = {path: base.modules[path] for path in base.modules if any(path in one.pairs for one in read)}
-    slots = Slots(modules, len(read), max(RANKS), dtype=dtype)
-    taken = [load_into(slots, path, one, scalings(one, base)) for path, one in zip(adapters, read, strict=True)]
-    return ComposedModel(load_model(directory, dtype=dtype, device="cpu"), slots), taken
-
-
-def peft(directory: Path, adapters: Sequence[Path], dtype: torch.dtype) -> Any:
-    """PEFT's model with the same adapters as it loads them: it keeps those of a bfloat16 model in float32."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
-    for number, path in enumerate(adapters):
-        if number:
-            model.load_adapter(path, path.name)
-        else:
-            model = PeftModel.from_pretrained(model, path, adapter_name=path.name)
-    return model.eval()
-
-
 class Batch:
-    """Eight requests over eight adapters, as each side runs them."""
+    """Eight rows with one adapter, as each side runs them."""
 
-    def __init__(self, directory: Path, adapters: Sequence[Path], dtype: torch.dtype) -> None:
-        self.composed, taken = ours(directory, adapters, dtype)
-        self.peft = peft(directory, adapters, dtype)
+    def __init__(self, directory: Path, adapter: Path, dtype: torch.dtype) -> None:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        base, read = base_of(directory), read_adapter(files_at(adapter), adapter.name)
+        self.composed = ComposedModel(load_model(directory, dtype=dtype, device="cpu"), base.modules)
+        self.slot = Slot(1, load_adapter(adapter, read, base, dtype, full_model=False), {})
+        plain: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+        self.peft = PeftModel.from_pretrained(plain, adapter).eval()
         self.base = load_model(directory, dtype=dtype, device="cpu")
-        self.slots = sorted(taken)
-        self.names = [adapters[taken.index(slot)].name for slot in self.slots]
         generator = torch.Generator().manual_seed(0)
-        self.ids = torch.randint(1000, (len(taken), PREFILL_TOKENS), generator=generator)
+        self.ids = torch.randint(1000, (ROWS, PREFILL_TOKENS), generator=generator)
 
     def work(self, ids: torch.Tensor, caches: Mapping[str, Any] | None = None) -> dict[str, Work]:
         """One forward of ``ids`` by each side, over its own key-value cache when there is one."""
 
-        def side(name: str, model: Any, **more: Any) -> Callable[[], Any]:
+        def side(name: str, model: Any) -> Work:
             cache = {"use_cache": False} if caches is None else {"past_key_values": caches[name], "use_cache": True}
-            return lambda: model(input_ids=ids, **cache, **more)
+            return lambda: model(input_ids=ids, **cache)
+
+        def using(name: str, slot: Slot | None) -> Work:
+            run = side(name, self.composed.model)
+
+            def within() -> None:
+                with self.composed.using(slot):
+                    run()
+
+            return within
 
         return {
             "base alone": side("base alone", self.base),
-            "ours": self._with_rows(side("ours", self.composed.model), self.slots),
-            "rows without LoRA": self._with_rows(side("rows without LoRA", self.composed.model), [0] * len(ids)),
-            "PEFT mixed batch": side("PEFT mixed batch", self.peft, adapter_names=self.names),
+            "ours": using("ours", self.slot),
+            "without an adapter": using("without an adapter", None),
+            "PEFT": side("PEFT", self.peft),
         }
-
-    def one_by_one(self, ids: torch.Tensor, caches: Sequence[Any]) -> Work:
-        """PEFT's set_adapter before each request's own forward."""
-
-        def run() -> None:
-            for row, name in enumerate(self.names):
-                self.peft.set_adapter(name)
-                self.peft(input_ids=ids[row : row + 1], past_key_values=caches[row], use_cache=True)
-
-        return run
 
     def cache(self, ids: torch.Tensor) -> Any:
         """A key-value cache with ``ids`` in it."""
         with torch.inference_mode():
             return self.base(input_ids=ids, use_cache=True).past_key_values
 
-    def _with_rows(self, run: Work, rows: Sequence[int]) -> Work:
-        def within() -> None:
-            with self.composed.with_slots(rows):
-                run()
-
-        return within
-
 
 def farthest(batch: Batch) -> float:
-    """How far our logits of the mixed batch are from PEFT's, of the largest."""
+    """How far our logits are from PEFT's, of the largest."""
     with torch.inference_mode():
-        mine = batch.composed.logits(batch.ids, batch.slots)
-        theirs = batch.peft(input_ids=batch.ids, adapter_names=batch.names, use_cache=False).logits.float()
+        mine = batch.composed.logits(batch.ids, batch.slot)
+        theirs = batch.peft(input_ids=batch.ids, use_cache=False).logits.float()
     return float((mine - theirs).abs().max() / theirs.abs().max())
 
 
 def lines(directory: Path, folder: Path, count: int) -> Iterator[str]:
     """Every row of the forward's table, as it is measured."""
     hush()
-    mixed = write_adapters(directory, folder / "all-linear", RANKS, ALL_LINEAR)
-    few = write_adapters(directory, folder / "qv", [8] * len(RANKS), ["q_proj", "v_proj"])
+    (large,) = write_adapters(directory, folder / "all-linear", [RANK], ALL_LINEAR)
+    (few,) = write_adapters(directory, folder / "qv", [8], ["q_proj", "v_proj"])
     for dtype, torch_dtype in DTYPES.items():
-        batch = Batch(directory, mixed, torch_dtype)
-        yield f"{dtype}: our logits of the mixed batch are {farthest(batch):.1e} of max |logit| from PEFT's"
-        yield from _prefill(batch, dtype, count)
+        batch = Batch(directory, large, torch_dtype)
+        yield f"{dtype}: our logits are {farthest(batch):.1e} of max |logit| from PEFT's"
+        took = timed(batch.work(batch.ids), count)
+        for beside, goal in PREFILL.items():
+            yield line(f"prefill, all-linear, {dtype}", beside, ratio(took, "ours", beside), goal[dtype])
+        found = ratio(took, "without an adapter", "base alone")
+        yield line(f"prefill, without an adapter, {dtype}", "base alone", found, NONE)
         yield from _decode(batch, dtype, 2 * count)
-        del batch
         batch = Batch(directory, few, torch_dtype)
         took = timed(batch.work(batch.ids), count)
         yield line(f"prefill, q/v r=8, {dtype}", "base alone", ratio(took, "ours", "base alone"), FEW)
-        del batch
-
-
-def _prefill(batch: Batch, dtype: str, count: int) -> Iterator[str]:
-    took = timed(batch.work(batch.ids), count)
-    for beside, goal in PREFILL.items():
-        yield line(f"prefill, all-linear, {dtype}", beside, ratio(took, "ours", beside), goal[dtype])
-    yield line(
-        f"prefill, rows without LoRA, {dtype}", "base alone", ratio(took, "rows without LoRA", "base alone"), NONE
-    )
 
 
 def _decode(batch: Batch, dtype: str, count: int) -> Iterator[str]:
     caches = {name: batch.cache(batch.ids) for name in batch.work(batch.ids)}
-    rows = [batch.cache(batch.ids[row : row + 1]) for row in range(len(batch.ids))]
-    work = batch.work(batch.ids[:, :1], caches)
-    work["PEFT set_adapter, one by one"] = batch.one_by_one(batch.ids[:, :1], rows)
 
     def forget() -> None:
-        for cache in (*caches.values(), *rows):
+        for cache in caches.values():
             if cache.get_seq_length() > PREFILL_TOKENS:
                 cache.crop(-1)
 
-    took = timed(work, count, forget)
+    took = timed(batch.work(batch.ids[:, :1], caches), count, forget)
     for beside, goal in DECODE.items():
         yield line(f"decode, all-linear, {dtype}", beside, ratio(took, "ours", beside), goal[dtype])
 

@@ -18,30 +18,29 @@ import torch, transformers, transformers.models.llama.modeling_llama, safetensor
 from warming.memory import rss
 from warming.forward import base_of, hush
 from lora_cli.adapter.reading import read_adapter
-from lora_cli.runtime.messages import LoraRequest
-from lora_cli.runtime.plan import TierLimits, Plan, plan_slots, slot_requirements
-from lora_cli.runtime.worker import Worker
 from lora_cli.sources.files import files_at
+from lora_cli.warm.plan import LoraRequest, Plan
+from lora_cli.warm.worker import Worker
 
 hush()
 model, cycles, folders = Path(sys.argv[1]), int(sys.argv[2]), [Path(one) for one in sys.argv[3:]]
 base = base_of(model)
 jobs = [LoraRequest(one.name, one, read_adapter(files_at(one), one.name)) for one in folders]
 imported = rss()
-plan = Plan(base, (), TierLimits(2, 4), base_directory=model, device="cpu", forward="model")
-worker = Worker(plan_slots(plan, [slot_requirements(job.adapter, plan.base) for job in jobs]))
+worker = Worker(Plan(base, 2, 4, base_directory=model, device="cpu", forward="model"))
 for job in jobs:
     assert not worker.load(job).error
 model = worker.full_model.composed.model
 weights = model.parameters()
-must = worker.host_slots.storage.nbytes + sum(one.numel() * one.element_size() for one in weights)
+must = worker.memory.status()["bytes"] + sum(one.numel() * one.element_size() for one in weights)
 loaded = rss()
 seen = []
 for cycle in range(cycles):
-    worker.serve(jobs[cycle % len(jobs)])
+    with worker.lease(jobs[cycle % len(jobs)]):
+        pass
     if cycle * 10 % cycles == 0:
         seen.append(rss())
-assert worker.cpu_tier.counts().evictions >= cycles - 10
+assert worker.slots.status()["evictions"] >= cycles / 4
 print(json.dumps({"must": must, "took": loaded - imported, "seen": seen}))
 """
 

@@ -42,7 +42,7 @@ def _hot_while_cold(model: Path, folder: Path) -> Iterator[str]:
 
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     adapters = write_adapters(model, folder / "adapters", [16] * (COLD + 1), targets)
-    limits = ["--max-loras", 8, "--max-cpu-loras", 64, "--max-lora-rank", 16]
+    limits = ["--max-loras", 8, "--max-cpu-loras", 64, "--forward", "model"]
     with Running(folder, adapters[0], "--base", model, "--root", folder / "adapters", *limits) as server:
         server.until_ready()
         name = adapters[0].name
@@ -60,13 +60,13 @@ def _hot_while_cold(model: Path, folder: Path) -> Iterator[str]:
 
 
 def _probed(server: Running, name: str, seconds: float) -> list[float]:
-    """Seconds of each probe, one after the other for so long, over one connection; at least one."""
+    """Seconds of each answer of one token, one after the other for so long, over one connection; at least one."""
     import httpx2
 
     took: list[float] = []
     until = time.perf_counter() + seconds
     with httpx2.Client(timeout=60) as client:
-        url, body = f"http://127.0.0.1:{server.port}/v1/probe", {"lora_name": name}
+        url, body = f"http://127.0.0.1:{server.port}/v1/completions", {"model": name, "prompt": [5], "max_tokens": 1}
         client.post(url, json=body)
         while not took or time.perf_counter() < until:
             began = time.perf_counter()

@@ -24,8 +24,8 @@ def server(tmp_path: Path) -> Iterator[Running]:
     write_base(tmp_path / "base")
     write_adapter(tmp_path / "root" / "good", modules=QUERIES)
     argv = (tmp_path / "root" / "good", "--base", tmp_path / "base", "--root", tmp_path / "root")
-    environ = {"PYTHONPATH": import_path(tmp_path / "hook"), "LORA_CLI_ADAPTER_TIMEOUT": "5s"}
-    with Running(tmp_path, *argv, **environ) as running:
+    path = import_path(tmp_path / "hook")
+    with Running(tmp_path, *argv, PYTHONPATH=path, LORA_CLI_ADAPTER_TIMEOUT="5s") as running:
         yield running.until_ready()
 
 
