@@ -65,7 +65,6 @@ class _Run:
         )
         isolation = Isolation(setup, hold)
         isolation.start()
-
         metrics = Metrics(options.starts)
         adapters = Adapters(options.requests.values(), isolation, options.crashed, metrics, self.tell)
         api = Api(adapters, options.settings, options.base_name, options.roots, options.starts, self.stop)
@@ -158,10 +157,10 @@ def main() -> None:
 
     run = _Run(options, tell)
     with InUse(Store(options.settings.cache_dir)) as hold:
-        asyncio.run(run.serve(listener, hold))
+        # Not asyncio.run: that waits for threads, which may still load the base or an adapter.
+        asyncio.new_event_loop().run_until_complete(run.serve(listener, hold))
         if run.error is not None:
             tell("failed", run.error.exit_code, run.error.message, run.error.hint)
-        # Threads may still read an adapter: nobody waits for them.
         sys.stderr.flush()
         os._exit(0)
 

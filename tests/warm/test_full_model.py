@@ -77,7 +77,7 @@ def test_what_an_adapter_changes_is_measured_over_all_logits_and_ends_with_it() 
     broken.modules[Q_PROJ].b[0, 0] = float("inf")
     with pytest.raises(Refused, match="not finite"):
         moved(ours, IDS, slot(broken), base)
-    broken.modules[Q_PROJ].a.fill_(float("nan"))
+    broken.modules["model.layers.1.mlp.down_proj"].a.fill_(float("nan"))
     generation = Generation(ours, [[3, 4]], slot(broken), Sampling(2), lambda _: "")
     with pytest.raises(Refused, match="logits are NaN"):
         generation.step()
