@@ -20,6 +20,7 @@ from lora_cli.bench.trace import Request
 from lora_cli.endpoint.client import Endpoint, body_message, error_message, ssl_context
 from lora_cli.endpoint.servers import SERVERS, open_server
 from lora_cli.errors import EndpointError, FormatError
+from lora_cli.redaction import redact
 
 if TYPE_CHECKING:
     import httpx2
@@ -32,7 +33,7 @@ KEPT_S = 2.0
 LEAD_S = 0.01
 """A delay before time 0, so that the first request is not late."""
 
-TOKEN_IDS = range(3, 256)
+TOKEN_IDS = range(3, 64)
 """Ids of prompts: every model has them, and smaller ones are special tokens of many."""
 
 
@@ -222,5 +223,5 @@ async def _send(
         output_tokens=usage.get("completion_tokens") or chunks,
         tier=tier,
         load_ms=load_ms,
-        error=error[:LONGEST_ERROR],
+        error=redact(error[:LONGEST_ERROR]),
     )
