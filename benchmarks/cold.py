@@ -1,7 +1,7 @@
 """What a cold and a warm adapter cost on a real vLLM on the CPU: ``serve-bench --url``, as docs/serve-bench.md has it.
 
     make test-engines model    # once: vLLM in .venv-vllm, SmolLM2-135M in .assets
-    python benchmarks/cold.py [--adapters 8] [--rank 64] [--requests 200] [serve-bench options]
+    python benchmarks/cold.py [--adapters 8] [--rank 64] [--requests 100] [serve-bench options]
 
 vLLM has 2 slots and 4 places in memory: an adapter that is in neither is read from disk again.
 """
@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--requests", type=int, default=100)
     asked, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="lora-cli-cold-") as temporary:
         folder = Path(temporary)
@@ -41,7 +41,7 @@ def main() -> int:
                 assert reply.status == 200, reply
             workload = ["--num-prompts", str(asked.requests), "--popularity", "uniform", "--input-len", "16"]
             url = ["--url", f"http://127.0.0.1:{server.port}", "--max-cpu-loras", str(MEMORY)]
-            return lora_cli(["serve-bench", *url, *workload, "--output-len", "8", *more])
+            return lora_cli(["serve-bench", *url, *workload, "--output-len", "4", *more])
 
 
 def _write_adapters(folders: list[Path], rank: int) -> None:
