@@ -85,6 +85,7 @@ def test_elsewhere_tiers_are_those_of_least_recently_used_slots_and_memory() -> 
     cold, warm, hot = "cold", "warm", "hot"
     assert tiers(*one_by_one, slots=2, memory=3) == [cold, cold, hot, cold, hot, warm, cold, warm, cold]
     assert tiers(*one_by_one, slots=2) == [cold, cold, hot, cold, hot, cold, cold, cold, cold]
+    assert tiers(*one_by_one, memory=3) == [cold, cold, warm, cold, warm, warm, cold, warm, cold]
     assert tiers(*one_by_one) == [cold, cold, warm, cold, warm, warm, cold, warm, warm]
     assert "2 slots, 3 in memory" in with_tiers(one_by_one, 2, 3)[1]
 
