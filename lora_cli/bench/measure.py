@@ -93,7 +93,8 @@ def with_tiers(answers: Sequence[Answer], slots: int | None, memory: int | None)
     """The answers in the order in which they were sent, each with the tier of its adapter; and how that is known.
 
     A server that names tiers is believed. For another one they are inferred as if it evicts the least recently used
-    adapter from so many ``slots`` and places in ``memory`` (None: as many as slots, as in vLLM), empty at the start.
+    adapter from so many ``slots`` and places in ``memory`` (None: as many as slots), empty at the start. So does vLLM,
+    and a request touches both (``vllm/lora/worker_manager.py`` and ``model_manager.py``, 0.32, read).
     Without either a first request is cold, and any other one warm. Who is sent while its adapter is being loaded waits
     for the same load, and is of the same tier. A failed request has none.
     """
