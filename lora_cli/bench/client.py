@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from lora_cli import parse
 from lora_cli.bench.trace import Request
-from lora_cli.endpoint.client import Endpoint, body_message, error_message, ssl_context
+from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Endpoint, Refusal, body_message, error_message, ssl_context
 from lora_cli.endpoint.servers import SERVERS, open_server
 from lora_cli.errors import EndpointError, FormatError
+from lora_cli.redaction import redact
 
 if TYPE_CHECKING:
     import httpx2
@@ -32,7 +33,7 @@ KEPT_S = 2.0
 LEAD_S = 0.01
 """A delay before time 0, so that the first request is not late."""
 
-TOKEN_IDS = range(3, 256)
+TOKEN_IDS = range(3, 64)
 """Ids of prompts: every model has them, and smaller ones are special tokens of many."""
 
 
@@ -88,7 +89,10 @@ def find_target(endpoint: Endpoint) -> Target:
     Raises:
         EndpointError: it does not answer.
     """
-    listed = parse.objects(endpoint.get("/v1/models"), "data")
+    try:
+        listed = parse.objects(endpoint.get("/v1/models"), "data")
+    except Refusal as error:
+        raise EndpointError(error.message, hint=error.hint or NOT_AN_ENGINE_HINT) from error
     engine = next((owner for one in listed if (owner := str(one.get("owned_by"))) in SERVERS), "")
     base = next((str(one.get("id")) for one in listed if not one.get("parent")), "")
     version = open_server(engine, endpoint).version() if engine else ""
@@ -222,5 +226,5 @@ async def _send(
         output_tokens=usage.get("completion_tokens") or chunks,
         tier=tier,
         load_ms=load_ms,
-        error=error[:LONGEST_ERROR],
+        error=redact(error[:LONGEST_ERROR]),
     )

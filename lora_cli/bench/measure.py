@@ -25,7 +25,6 @@ PERCENTILES = (50, 90, 99)
 LATE_MS = 5.0
 """Above it at p99 the load generator says little about the server."""
 
-
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -94,14 +93,16 @@ def with_tiers(answers: Sequence[Answer], slots: int | None, memory: int | None)
     """The answers in the order in which they were sent, each with the tier of its adapter; and how that is known.
 
     A server that names tiers is believed. For another one they are inferred as if it evicts the least recently used
-    adapter from so many ``slots`` and places in ``memory`` (None: as many as slots, as in vLLM), empty at the start.
-    Without slots a first request is cold, and any other one warm. Who is sent while its adapter is being loaded waits
+    adapter from so many ``slots`` and places in ``memory`` (None: as many as slots), empty at the start. So does vLLM,
+    and a request touches both (``vllm/lora/worker_manager.py`` and ``model_manager.py``, 0.32, read).
+    Without either a first request is cold, and any other one warm. Who is sent while its adapter is being loaded waits
     for the same load, and is of the same tier. A failed request has none.
     """
     answers = sorted(answers, key=lambda one: one.sent_s)
     if any(one.tier for one in answers):
         return [replace(one, tier=TIER_OF.get(one.tier, "")) for one in answers], "the server names them"
-    hot, held = (0, inf) if slots is None else (slots, max(slots, memory or 0))
+    hot = slots or 0
+    held = max(hot, memory or 0) or inf
     recent: list[str] = []
     loads: dict[str, tuple[float, str]] = {}  # when the adapter's last load had ended, and where from
     found = []
@@ -120,9 +121,9 @@ def with_tiers(answers: Sequence[Answer], slots: int | None, memory: int | None)
             recent.remove(one.adapter)
         recent.insert(0, one.adapter)
         found.append(replace(one, tier=tier))
-    if slots is None:
+    if held == inf:
         return found, "inferred, the server names none: a first request is cold; --max-loras N tells hot from warm"
-    return found, f"inferred, the server names none: least recently used of {slots} slots, {held} in memory"
+    return found, f"inferred, the server names none: least recently used of {hot} slots, {held} in memory"
 
 
 def parse_goodput(text: str) -> dict[str, float]:

@@ -8,10 +8,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from lora_cli.endpoint.address import Address
-from lora_cli.errors import ERRORS, MachineError
+from lora_cli.errors import ERRORS, MachineError, MissingExtra
 
 POLL_S, STOP_S = 0.05, 15.0
 PR_SET_PDEATHSIG = 1
@@ -22,9 +23,13 @@ def own_server(argv: Sequence[str]) -> Iterator[Address]:
     """Run ``lora-cli warm ARGV --serve`` on a private Unix socket until the block ends; the address once it is ready.
 
     Raises:
+        MissingExtra: it needs a package that is not installed.
         SystemExit: it ended with an error, which it has printed.
         MachineError: it ended otherwise.
     """
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise MissingExtra("serve-bench of its own server", "models", package)
     with tempfile.TemporaryDirectory(prefix="lora-cli-bench-", ignore_cleanup_errors=True) as folder:
         socket, ready = Path(folder, "socket"), Path(folder, "ready")
         listen = ["--listen", f"unix:{socket}"]

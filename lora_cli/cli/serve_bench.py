@@ -54,7 +54,7 @@ NOT_WITH: Mapping[str, Sequence[str]] = {
 }
 """Options that would have no effect together."""
 
-WORKLOAD = (*NOT_WITH["trace"], "max_concurrency", "seed", "trace", "goodput", "max_loras", "max_cpu_loras")
+WORKLOAD = (*TIMES_AND_LENGTHS, "max_concurrency", "trace", "goodput", "max_loras", "max_cpu_loras")
 
 what = partial(option, default=None, panel="What to measure")
 workload = partial(option, default=None, panel="Workload")
@@ -115,7 +115,7 @@ def command(
         default="",
         show_default="8,16,32 with --simulate",
     ),
-    max_cpu_loras: int | None = slot("--max-cpu-loras", "Number of adapters in memory, slots included.", min=1),
+    max_cpu_loras: int | None = slot("--max-cpu-loras", "Number of adapters in memory.", min=1),
     fail_if: list[str] | None = result(
         "--fail-if CONDITION",
         'Exit with 1 if true or not measured, such as "cold_p99_ttft_ms>500"; may be repeated.',
@@ -236,7 +236,7 @@ def _refuse_together(ctx: typer.Context) -> None:
             if name in given and other in given:
                 flags = " and ".join(f"--{one.replace('_', '-')}" for one in (other, name))
                 raise UsageError(f"{flags} cannot be used together", hint="remove one of them")
-    if not {"url", "simulate", "refs", "manifest"} & {*given}:
+    if not any(ctx.params[name] for name in ("url", "simulate", "refs", "manifest")):
         raise UsageError(
             "there is nothing to measure", hint="name adapters, or a server with --url; --simulate needs neither"
         )

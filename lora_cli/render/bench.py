@@ -1,6 +1,7 @@
 """What ``serve-bench`` shows, on the terminal and as a page: latencies by tier at a server, or the hits of slots."""
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from lora_cli.bench.measure import LATE_MS, MEASURES, PERCENTILES, TIERS, BenchReport
@@ -62,9 +63,9 @@ def page(report: BenchReport) -> str:
         ]
     else:
         title, table = "Latency by where the adapter was", latency_table(report)
-        medians = [(tier, metrics[f"{tier}_p50_ttft_ms"] or 0.0) for tier in TIERS]
-        most = max(value for _, value in medians) or 1.0
-        bars = [(tier, min(value / most, 1.0)) for tier, value in medians]
+        medians = {tier: metrics[f"{tier}_p50_ttft_ms"] or 0.0 for tier in TIERS}
+        most = max((value for value in medians.values() if value < inf), default=0.0) or 1.0
+        bars = [(tier, min(value / most, 1.0)) for tier, value in medians.items()]
     values = {"title": title, "table_of": table, "bars_of": bars, "run": list(run_facts(report)), "report": report}
     block = "" if report.simulated else vllm_block(report)
     return templates().get_template("serve_bench.html.j2").render(values, block=block)

@@ -1,7 +1,7 @@
 """Slots and memory once more, as slowly and plainly as can be, to compare the simulation with."""
 
 from collections.abc import Sequence
-from math import inf
+from math import exp2, inf
 
 HALF_LIFE = 5_000
 
@@ -33,7 +33,7 @@ class Tier:
         return max(self.held, key=self.next)
 
     def rate(self, name: str) -> float:
-        return sum(2.0 ** (when / HALF_LIFE) for when, one in enumerate(self.past, 1) if one == name)
+        return sum(exp2(when / HALF_LIFE) for when, one in enumerate(self.past, 1) if one == name)
 
     def next(self, name: str) -> float:
         return self.future.index(name) if name in self.future else inf

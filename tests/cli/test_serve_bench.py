@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from lora_cli.cli.main import main
-from tests.answering import answering
+from tests.answering import Asked, Reply, answering
 from tests.bench.null_server import NullServer
 from tests.making import write_adapter
 
@@ -285,8 +285,13 @@ def test_what_a_server_lacks_is_one_line(vllm: str, measured: Json, capsys: pyte
 
 
 def test_the_token_is_a_variable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = []
-    with answering(lambda asked: (401, b"{}", {"x": str(tokens.append(asked.headers["authorization"]))})) as url:
+    tokens: list[str | None] = []
+
+    def refuse(asked: Asked) -> Reply:
+        tokens.append(asked.headers["authorization"])
+        return 401, b"{}", {}
+
+    with answering(refuse) as url:
         assert main(["serve-bench", "--url", url]) == 7
         monkeypatch.setenv("LORA_CLI_API_KEY", "secret")
         assert main(["serve-bench", "--url", url]) == 7
