@@ -91,13 +91,18 @@ def prove_once(inputs: Inputs, plan: Plan, prompt: str, files: Files, output_for
             quiet_threads()
             from lora_cli.warm.worker import Worker
 
+            def tell(name: str, stage: str) -> None:
+                shown.set_stage(name, stage)
+                if settings.verbose:
+                    inform(f"{name}: {stage}", settings)
+
             shown.begin_part("proved", len(accepted))
             shown.set_stage("the base", "load")
             with closing(Worker(plan)) as worker:
                 for note in worker.notes:
                     inform(note, settings)
                 for place, judged, lora in accepted:
-                    loaded = worker.load(lora, shown.set_stage)
+                    loaded = worker.load(lora, tell)
                     if prompt and not loaded.error:
                         try:
                             answers.append(worker.answer(lora, prompt, PROMPT_TOKENS))

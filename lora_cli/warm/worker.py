@@ -20,7 +20,7 @@ from lora_cli.results import Answers, LoadReport
 from lora_cli.warm.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
 from lora_cli.warm.composable import copied_modules, largest_rank, scalings
 from lora_cli.warm.composed import Slot
-from lora_cli.warm.eviction import POLICIES, Budget, Ledger
+from lora_cli.warm.eviction import Budget, Ledger
 from lora_cli.warm.full_model import FullModel
 from lora_cli.warm.memory import available_bytes, out_of_memory
 from lora_cli.warm.plan import LoraRequest, Plan, TierName
@@ -210,7 +210,7 @@ class Worker:
 
     def _books(self, name: str, items: int, device: torch.device) -> Ledger:
         free = available_bytes(device)
-        return Ledger(Budget(items, None if free is None else free // MEMORY_SHARE), POLICIES["lfu"](), name)
+        return Ledger(Budget(items, None if free is None else free // MEMORY_SHARE), "lfu", name)
 
     def _wait_for_device(self) -> None:
         if self.device.type == "cuda":

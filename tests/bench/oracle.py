@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from math import exp2, inf
 
-HALF_LIFE = 5_000
+HALF_LIFE = 16
+"""Requests for each place of the tier."""
 
 
 class Tier:
@@ -33,7 +34,7 @@ class Tier:
         return max(self.held, key=self.next)
 
     def rate(self, name: str) -> float:
-        return sum(exp2(when / HALF_LIFE) for when, one in enumerate(self.past, 1) if one == name)
+        return sum(exp2(when / (HALF_LIFE * self.places)) for when, one in enumerate(self.past, 1) if one == name)
 
     def next(self, name: str) -> float:
         return self.future.index(name) if name in self.future else inf
