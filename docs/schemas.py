@@ -26,7 +26,6 @@ from lora_cli.render.catalog_report import EnginesReport, RulesReport
 from lora_cli.render.fetch_report import CheckReport, FetchReport, PlanReport
 from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
-from lora_cli.serving.status_report import StatusReport
 from lora_cli.settings import SETTINGS
 
 SCHEMAS = Path(__file__).parents[1] / "manifests" / "schemas"
@@ -50,7 +49,6 @@ REPORTS = {
     "fetch-plan": PlanReport,
     "inspect": InspectReport,
     "rules": RulesReport,
-    "status": StatusReport,
     "validate": Report,
     "warm": WarmReport,
 }

@@ -98,7 +98,7 @@ def fetch_progress(count: int) -> Iterator[Progress]:
 
 @contextmanager
 def stage_progress(settings: Settings, count: int) -> Iterator[RunProgress]:
-    """Shows the progress while ``count`` adapters are warmed; with ``--verbose`` ``log_stage`` writes lines instead."""
+    """Shows the progress while ``count`` adapters are warmed; in a pipe nothing."""
     staged = RunProgress(count, "accepted")
     with _live(staged) if is_interactive(settings) else nullcontext():
         yield staged
