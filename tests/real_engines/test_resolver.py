@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -188,7 +189,7 @@ def test_metrics_count_what_was_resolved_and_why_not(server: Server) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as response:
         text = response.read().decode()
     assert 'lora_cli_resolutions_total{outcome="resolved"}' in text
-    assert 'lora_cli_refusals_total{rule="LC501"} 1.0' in text
+    assert re.search(r'lora_cli_adapter_failed\{adapter="[^"]+",rule="LC501"\} 1\.0', text)
     assert "lora_cli_downloaded_bytes_total" in text
 
 
