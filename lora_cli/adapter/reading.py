@@ -15,7 +15,7 @@ from lora_cli.adapter.adapter import Adapter, LoraPair, pair_up
 from lora_cli.adapter.byte_ranges import FIRST_READ, check_stand_in, read_beginning, read_header
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.adapter.formats import FORMATS, Format, Found, by_config, by_keys, by_start
-from lora_cli.adapter.names import Key, parse_keys
+from lora_cli.adapter.names import Key, parse_key
 from lora_cli.adapter.safetensors import MOST_TENSORS, Header, TensorInfo
 from lora_cli.errors import FormatError
 from lora_cli.refs.adapter_files import CONFIG, MOST_HEADER, PICKLED, WEIGHTS
@@ -72,7 +72,7 @@ def read_adapter(
             return Header({}, {}), error
 
     (config, config_error), (header, weights_error) = call_in_threads(threads, lambda: _read_config(files), header_of)
-    keys = parse_keys(header.tensors)
+    keys = {name: parse_key(name) for name in header.tensors}
     pairs = pair_up(header.tensors, keys)
     return Adapter(
         name=name,
@@ -97,7 +97,7 @@ def _read_config(files: Files) -> tuple[LoraConfig | None, FormatError | None]:
     try:
         data = read_beginning(files, file, CONFIG_CAP + 1)  # so that parse_config sees that there is more
         check_stand_in(data, file)
-        return (_cached_config if len(data) <= FIRST_READ else parse_config)(data, file.path), None
+        return (_cached_config if len(data) <= FIRST_READ else parse_config)(data), None
     except FormatError as error:
         return None, error
 
@@ -142,7 +142,7 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
             tensors[name] = tensor
         if len(tensors) > MOST_TENSORS:
             raise FormatError(f"the shards have over {MOST_TENSORS} tensors, more than any adapter", where=path)
-    keys = parse_keys(tensors)
+    keys = {name: parse_key(name) for name in tensors}
     pairs = pair_up(tensors, keys)
     return replace(adapter, weight_files=paths, tensors=tensors, keys=keys, pairs=pairs, foreign=None, unread="")
 

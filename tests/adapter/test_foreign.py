@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from peft.utils import PeftType
 
-from lora_cli.adapter.formats import FORMATS, METHODS, STAND_INS, dialects
+from lora_cli.adapter.formats import FORMATS, STAND_INS, dialects
 from lora_cli.judging.inspection import inspection_of
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.judging.result import Result
