@@ -1,7 +1,7 @@
 """``adapter_config.json`` as a model: the fields and defaults of PEFT 0.21's ``LoraConfig``, and what does not fit."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WrapValidator, field_validator
 from pydantic import ValidationInfo as Info
@@ -19,7 +19,7 @@ MAX_LAYERS = 4096
 """No model is deeper. Rows of a family times layers bounds the memory that a hostile config can ask for."""
 
 WANTED = {
-    **{"string_type": "a string", "string_unicode": "a string", "int_type": "an integer", "bool_type": "a boolean"},
+    **{"string_type": "a string", "int_type": "an integer", "bool_type": "a boolean"},
     **{"float_type": "a number", "finite_number": "finite", "tuple_type": "a list", "dict_type": "an object"},
     **{"missing": "a pair", "too_long": "a pair", "greater_than_equal": "at least 0"},
 }
@@ -32,7 +32,7 @@ def _mistake(error: ValidationError) -> FormatError:
     value = found["input"]
     if isinstance(value, int) and abs(value) > parse.LARGEST:
         return FormatError(f"must fit in a float, not {shown(value)}")
-    return FormatError(f"must be {WANTED[found['type']]}, not {parse.kind_of(value)}: {shown(value)}")
+    return FormatError(f"must be {WANTED.get(found['type'], 'valid')}, not {parse.kind_of(value)}: {shown(value)}")
 
 
 def _at_once(value: Any, check: Check) -> Any:
@@ -43,16 +43,10 @@ def _at_once(value: Any, check: Check) -> Any:
         raise _mistake(error) from None
 
 
-def _as_written(value: Any, check: Check) -> Any:
-    """A whole number stays one, if a float can hold it."""
-    check(value)
-    return value
-
-
 LIST, FIRST = Field(fail_fast=True, strict=False), WrapValidator(_at_once)
 Flag = Annotated[bool, BeforeValidator(lambda value: value is not None and value)]  # PEFT asks whether it is set
 Integer = Annotated[int, Field(ge=-parse.LARGEST, le=parse.LARGEST)]
-Number = Annotated[float, Field(allow_inf_nan=False), WrapValidator(_as_written)]
+Number = Annotated[float, Field(allow_inf_nan=False), WrapValidator(lambda value, check: (check(value), value)[1])]
 Names = Annotated[tuple[str, ...], LIST]
 Integers = Annotated[tuple[Integer, ...], LIST]
 Range = Annotated[tuple[Annotated[int, Field(ge=0)], int], LIST]
@@ -118,14 +112,14 @@ class LoraConfig(BaseModel, frozen=True, strict=True, defer_build=True):
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _recorded(cls, value: Any, check: Check, info: Info[dict[str, FormatError]]) -> Any:
+    def _recorded(cls, value: Any, check: Check, info: Info) -> Any:
         """PEFT's default for a value of the wrong type, whose error is put into the context."""
         try:
             return _at_once(value, check)
         except FormatError as error:
-            assert info.field_name is not None and info.context is not None
-            info.context[info.field_name] = error.within(f"{CONFIG}: {info.field_name}")
-            return cls.model_fields[info.field_name].get_default(call_default_factory=True)
+            name, context = str(info.field_name), cast(dict[str, FormatError], info.context)
+            context[name] = error.within(f"{CONFIG}: {name}")
+            return cls.model_fields[name].get_default()
 
     @property
     def given(self) -> set[str]:

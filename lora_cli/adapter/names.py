@@ -7,23 +7,11 @@ those of PEFT 0.21 (``tuners/lora/layer.py``, ``tuners/lora/variants.py``, ``uti
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
-Part = Literal[
-    "lora_A",
-    "lora_B",
-    "lora_embedding_A",
-    "lora_embedding_B",
-    "lora_bias",
-    "magnitude",
-    "diag",
-    "variant",
-    "trainable_tokens",
-    "bias",
-    "base_layer",
-    "saved",
-    "unknown",
-]
+Factor = Literal["lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"]
+Own = Literal["lora_bias", "magnitude", "diag", "variant", "trainable_tokens"]
+Part = Factor | Own | Literal["bias", "base_layer", "saved", "unknown"]
 
 PEFT_PREFIX = "base_model.model."
 
@@ -46,7 +34,7 @@ MARKS: dict[str, tuple[tuple[Part, str], ...]] = {
 VARIANTS = frozenset({"lora_monteclora_sampler", "lora_velora_embed"})
 """Components of variants, with anything behind them."""
 
-PAIR_PARTS: frozenset[Part] = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"})
+PAIR_PARTS: frozenset[Part] = frozenset(get_args(Factor))
 """The parts that make a ``LoraPair``."""
 
 WRAPPER = ".base_layer"
