@@ -133,7 +133,7 @@ class LoraConfig(BaseModel, frozen=True, strict=True, defer_build=True):
         return named if isinstance(named, str) else ""
 
 
-PEFT_FIELDS = tuple(LoraConfig.model_fields)[:-4]  # the last four are ours
+PEFT_FIELDS = dict.fromkeys(tuple(LoraConfig.model_fields)[:-4])  # the last four are ours
 """PEFT's fields in their order."""
 
 

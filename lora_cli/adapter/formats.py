@@ -87,6 +87,15 @@ FORMATS = (
 )
 """Other formats than PEFT's, in the order in which they are looked for."""
 
+METHODS = frozenset({
+    "ADALORA", "ADAMSS", "ADAPTION_PROMPT", "BEFT", "BOFT", "C3A", "CARTRIDGE", "CPT", "DEFT", "DELORA",
+    "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "MISS",
+    "MULTITASK_PROMPT_TUNING", "OFT", "OSF", "PEANUT", "POLY", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING",
+    "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS",
+    "UNILORA", "VBLORA", "VERA", "WAVEFT", "XLORA",
+})  # fmt: skip
+"""PEFT's other methods by their ``peft_type``: PEFT refuses any other, and loads these as something else."""
+
 DIALECTS: Mapping[str, str] = {
     r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
     r"\.experts\.\d+\.": "one module for each expert",
@@ -114,8 +123,7 @@ def by_config(config: LoraConfig) -> Format | None:
     """Another method of PEFT, which ``peft_type`` names, or another program's config, which has none."""
     if config.peft_type is not None:
         advice = "this is another PEFT method; engines serve LoRA only"
-        is_method = config.peft_type != "LORA" and re.fullmatch(r"[A-Z0-9_]{2,40}", config.peft_type)
-        return Format(f"an adapter of {config.peft_type}", advice) if is_method else None
+        return Format(f"an adapter of {config.peft_type}", advice) if config.peft_type in METHODS else None
     if {"lora_parameters", "lora_layers", "fine_tune_type"} & config.unknown.keys():
         return MLX
     if not config.unknown or config.given - {"base_model_name_or_path", "revision"}:
