@@ -3,7 +3,7 @@
 import io
 from functools import partial
 
-from lora_cli.adapter.formats import PICKLE, STAND_INS, Format, by_start
+from lora_cli.adapter.formats import STAND_INS, by_start
 from lora_cli.adapter.safetensors import Header, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.refs.adapter_files import MOST_HEADER
@@ -50,7 +50,7 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> Head
         LoraCliError: what the source raises.
     """
     first = read_beginning(files, file, FIRST_READ)
-    check_stand_in(first, file, (*STAND_INS, PICKLE))
+    check_stand_in(first, file)
     end = 8 + header_length(first[:8], file.size, file.path, most)
     header = first[8:end] + read_range(files, file, len(first), end)
     if 8 + len(header) < end:
@@ -59,13 +59,13 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> Head
     return parse_header(header, file.size, file.path)
 
 
-def check_stand_in(first: bytes, file: RemoteFile, formats: tuple[Format, ...] = STAND_INS) -> None:
+def check_stand_in(first: bytes, file: RemoteFile) -> None:
     """Checks that the file is no placeholder: a pointer file, or a web page.
 
     Raises:
         FormatError: it is one.
     """
-    found = by_start(first, formats)
+    found = by_start(first, STAND_INS)
     if found is not None:
         raise FormatError(f"is {found.title}, not the file itself", where=file.path, hint=found.advice)
 

@@ -43,10 +43,6 @@ STAND_INS = (
 )
 """Stand-ins for a file: neither a format of an adapter nor corrupt. Recognised by their first bytes."""
 
-RENAME = "rename it to adapter_model.bin, or save it as safetensors"
-PICKLE = Format("a torch pickle under another name", RENAME, start=(b"pk\x03\x04",))
-"""A stand-in only where safetensors belong."""
-
 SHARDED = Format(
     "a PEFT adapter in shards",
     "write all tensors into one adapter_model.safetensors: `lora-cli repair` does, or load_file() of each shard and "
