@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.documents import option_values
-from lora_cli.documents.option_values import DURATION, HUB, SIZE, SWITCH, Kind, whole
+from lora_cli.documents.option_values import (
+    DURATION,
+    HUB,
+    SIZE,
+    SWITCH,
+    Kind,
+    advised,
+    parse_duration,
+    parse_size,
+    whole,
+)
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import MOST_HEADER
-from lora_cli.units import advised, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from lora_cli import redaction
-from lora_cli.cli import app
+from lora_cli.cli import main as app
 from tests.hf_variables import set_variables
 from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp
 from tests.oci_server import Registry, registry

@@ -27,7 +27,6 @@ from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_na
 from lora_cli.cli.bench_results import Failures, report_writer
 from lora_cli.cli.warm_plan import WarmRun, admission_function, has_base_weights, require_packages
 from lora_cli.cli.warm_serve import ServerOptions, warm_serve
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, UsageError
 from lora_cli.finding import Deployment
@@ -42,7 +41,7 @@ from lora_cli.runtime.plan import Device, TierLimits
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
-from lora_cli.text import safe, size
+from lora_cli.text import did_you_mean, safe, size
 from lora_cli.tiers.eviction import PolicyName
 
 COPIES_PER_ADAPTER = 2

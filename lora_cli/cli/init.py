@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 import yaml
 
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import MAX_LORAS, apply_policies, from_refs
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
@@ -48,7 +48,7 @@ def command(
     ctx: typer.Context,
     refs: list[str] = typer.Argument(metavar="REF", help="Adapters or folders of adapters."),
     base: options.Base = "",
-    engine: str = for_engine("--engine", "The engine that will serve them.", default="", **completion.ENGINE),
+    engine: str = for_engine("--engine", "The engine that will serve them.", default="", **options.AN_ENGINE),
     output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),
 ) -> None:
     """Write a manifest of adapters from their configs, with comments on further settings."""

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lora_cli.cli import completion, engine_options, options
+from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import (
     Inputs,
     apply_policies,
     base_model,
     changed_adapters,
+    deployment_of,
     is_here,
+    named_engines,
     own_bases,
     read_inputs,
     warn_of_unlocked,
@@ -24,7 +26,6 @@ from lora_cli.cli.adapter_selection import (
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.finding import Severity
 from lora_cli.judging.base_model import check_tp
@@ -32,7 +33,7 @@ from lora_cli.judging.judge import Terms, judge_all
 from lora_cli.judging.report import Naming, Report, validate_report
 from lora_cli.judging.result import Result
 from lora_cli.rules import choose, matching
-from lora_cli.text import safe
+from lora_cli.text import did_you_mean, safe
 
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import AcceptedFinding
@@ -70,16 +71,16 @@ class ValidateOptions:
         "--fail-on error|warning",
         "Lowest severity that exits with 1.",
         default="error",
-        autocompletion=completion.choices("error", "warning"),
+        autocompletion=options.choices("error", "warning"),
     )
     select: list[str] | None = finding(
         "--select",
         "Check only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
-        **completion.RULE,
+        **options.A_RULE,
     )
-    ignore: list[str] | None = finding("--ignore", "Skip these rules; may be repeated.", **completion.RULE)
+    ignore: list[str] | None = finding("--ignore", "Skip these rules; may be repeated.", **options.A_RULE)
     no_values: bool = finding("--no-values", "Do not read the tensors' values.", default=False)
-    engine: list[str] | None = for_engine("--engine", "Validate for this engine; may be repeated.", **completion.ENGINE)
+    engine: list[str] | None = for_engine("--engine", "Validate for this engine; may be repeated.", **options.AN_ENGINE)
     max_lora_rank: int | None = for_engine("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1)
     tp: int = for_engine("--tp", "The engine's tensor-parallel size.", default=1, min=1, max=4096)
     baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count.")
@@ -94,7 +95,7 @@ class ValidateOptions:
         "--format FORMAT[=FILE]",
         "human, json, sarif, junit or github; may be repeated, each with its file.",
         show_default="human",
-        autocompletion=completion.choices(*VALIDATE_FORMATS),
+        autocompletion=options.choices(*VALIDATE_FORMATS),
     )
 
 
@@ -114,8 +115,8 @@ def command(**given: Any) -> None:
     settings = apply_policies(chosen.ctx.obj, inputs.manifest, chosen.policy)
     rules = choose(chosen.select or (), chosen.ignore or (), pinned=settings.require_pinned)
     warn_of_unlocked(inputs, settings)
-    engines = engine_options.named_engines(chosen.engine, inputs.manifest)
-    deployment = engine_options.deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
+    engines = named_engines(chosen.engine, inputs.manifest)
+    deployment = deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
     model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings, inputs.locked_base)
     check_tp(model, chosen.tp)
     bases = None if model is not None or chosen.base == NO_BASE else own_bases(settings, tp=chosen.tp)

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import FormatError, NoAdapter, Offline, Refused, UsageError
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
 from lora_cli.refs.lock import LockedAdapter, lock_mismatch
 from lora_cli.refs.reference import LATEST_FOLDER, below

@@ -12,8 +12,8 @@ from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, No
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import check_no_folder_of_adapters, select_files, select_locked
 from lora_cli.fetching.pipeline import open_files
-from lora_cli.forks import forks, processors
 from lora_cli.judging.result import Result, failing_alone
+from lora_cli.parallel import forks, processors
 from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.refs.reference import AdapterRef, below, is_path, parse
 from lora_cli.refs.request import USUAL, Request, Selection

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 from lora_cli.adapter.config import CONFIG_CAP
 from lora_cli.base.base_model import BaseModel
 from lora_cli.finding import EngineOutcome, Finding, Location, Severity
-from lora_cli.grouping import by_key
 from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Version
 from lora_cli.judging.causes import fold
 from lora_cli.judging.result import Result
 from lora_cli.rules.rule import Rule
+from lora_cli.text import by_key
 from lora_cli.version import __version__
 
 LOCAL = "file://"

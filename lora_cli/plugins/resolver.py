@@ -22,8 +22,8 @@ from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.finding import Deployment
 from lora_cli.judging.base_model import open_base
-from lora_cli.log import logger
 from lora_cli.plugins.names import Fingerprint, Known, Names
+from lora_cli.redaction import logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.runtime.module_tree import base_from_transformers

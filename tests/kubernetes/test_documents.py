@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from lora_cli.cli.app import COMMANDS, build_app, load_command, variables
+from lora_cli.cli.main import COMMANDS, build_app, load_command, variables
 from lora_cli.cli.options import PREFIX
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS
 from tests.conftest import ROOT

@@ -1,14 +1,55 @@
-"""Copies of this process that work next to it, and end with it, however that ends."""
+"""Work beside this thread: in daemon threads, and in copies of this process."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, as_completed
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkProcess
+
+Name = TypeVar("Name")
+Reply = TypeVar("Reply")
+
+
+def run_in_thread(call: Callable[[], Reply], name: str) -> "Future[Reply]":
+    """What ``call`` will give, which runs in a daemon thread with that name: an interrupt does not wait for it."""
+    future = Future[Reply]()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def map_in_threads(ask: Callable[[Name], Reply], names: Iterable[Name], threads: int) -> list[Reply]:
+    """The answers, in the order of ``names``. The first error that comes is raised; nothing more is asked then."""
+    left, answers = deque(enumerate(names)), dict[int, Reply]()
+    count = len(left)
+
+    def run() -> None:
+        while True:
+            try:
+                number, name = left.popleft()
+            except IndexError:
+                return
+            answers[number] = ask(name)
+
+    for worker in as_completed([run_in_thread(run, "map") for _ in range(min(threads, count))]):
+        if (error := worker.exception()) is not None:
+            left.clear()
+            raise error
+    return [answers[number] for number in range(count)]
+
 
 Work = Callable[[Callable[[Any], None]], None]
 """What a copy does; it is given what sends a value to this process."""
@@ -60,7 +101,6 @@ def forks() -> "Iterator[Callable[[Work], Connection]]":
 def _live(work: Work, ours: "Connection", theirs: "Connection") -> None:
     """A copy's whole life. Ctrl-C is for the first process, which ends its copies; its handlers are not theirs."""
     import signal
-    import threading
 
     ours.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
