@@ -4,10 +4,13 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from lora_cli.errors import MachineError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
 Name = TypeVar("Name")
 Reply = TypeVar("Reply")
+
+TOGETHER, MOST_TOGETHER = 8, 64
+"""The batches of a process: small, so that all end at about the same time; what their results share is sent once."""
 
 
 def run_in_thread(call: Callable[[], Reply], name: str) -> "Future[Reply]":
@@ -122,3 +128,27 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def in_processes(call: Callable[[Name], Reply], items: Sequence[Name], workers: int) -> Iterator[Reply]:
+    """The answers in the order of the items, by copies of this process that take every ``workers``-th batch each.
+
+    Raises:
+        MachineError: one of the processes was killed.
+    """
+    together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
+    batches = [items[first : first + together] for first in range(0, len(items), together)]
+
+    def work(number: int, send: Callable[[list[Reply]], None]) -> None:
+        for batch in batches[number::workers]:
+            send([call(item) for item in batch])
+
+    with forks() as start:
+        pipes = [start(partial(work, number)) for number in range(workers)]
+        for number in range(len(batches)):
+            try:
+                answers: list[Reply] = pipes[number % workers].recv()
+            except EOFError as error:
+                hint = "free some memory, or lower jobs (LORA_CLI_JOBS)"
+                raise MachineError("a process that read some of the adapters was killed", hint=hint) from error
+            yield from answers

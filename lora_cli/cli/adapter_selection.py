@@ -203,7 +203,8 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     if inputs.base:
         return inputs
     from lora_cli.fetching import gate
-    from lora_cli.judging.read import each, read_one, ref_of
+    from lora_cli.judging.read import each, read_one
+    from lora_cli.refs.reference import ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()

@@ -16,10 +16,10 @@ from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.judging.read import each, read_one, ref_of
+from lora_cli.judging.read import each, read_one
 from lora_cli.judging.result import Result
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below, hub_words
+from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below, hub_words, ref_of
 from lora_cli.render.text import problem_lines
 from lora_cli.settings import Settings
 from lora_cli.text import counted, cut, names, safe

@@ -18,9 +18,10 @@ from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.judging.inspection import InspectReport, inspect_one, inspected
-from lora_cli.judging.read import each, ref_of
+from lora_cli.judging.read import each
 from lora_cli.judging.result import Result
 from lora_cli.redaction import without_secrets
+from lora_cli.refs.reference import ref_of
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources

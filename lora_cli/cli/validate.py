@@ -30,7 +30,7 @@ from lora_cli.errors import MachineError, UsageError
 from lora_cli.finding import Severity
 from lora_cli.judging.base_model import check_tp
 from lora_cli.judging.judge import Terms, judge_all
-from lora_cli.judging.report import Naming, Report, validate_report
+from lora_cli.judging.report import Naming, Report, accept_known, unread, validate_report
 from lora_cli.judging.result import Result
 from lora_cli.rules import choose, matching
 from lora_cli.text import did_you_mean, safe
@@ -137,9 +137,7 @@ def command(**given: Any) -> None:
             results.append(one)
             passed(one.error is not None)
     if where:
-        from lora_cli.judging.baseline import apply_baseline
-
-        results = [apply_baseline(one, partial(naming.fingerprint, one), known, where) for one in results]
+        results = [replace(one, findings=accept_known(one, naming, known, where)) for one in results]
     notices = list(baseline_notices(results, known, where, naming)) if where else []
     report = validate_report(
         results, fail_on, strict=chosen.strict, base=model, rules=rules, naming=naming, baseline=where, notices=notices
@@ -196,24 +194,26 @@ def baseline_notices(
     """
     from lora_cli.documents.baseline import AcceptedFinding, load_baseline, render_baseline
     from lora_cli.documents.document import read_text
-    from lora_cli.judging.baseline import is_over, unread_notices
 
     if known is not None:
-        over = (one for one in known.values() if is_over(one))
+        over = (one for one in known.values() if one.is_over)
         yield from (f"{where}: {one.code} ({one.reason}) is no longer accepted after {one.until}" for one in over)
         return
     before: Mapping[str, AcceptedFinding] = {}
     if Path(where).is_file():  # what people wrote in it stays
         before = load_baseline(read_text(Path(where), "baseline"), where)
-    unread = list(unread_notices([(naming.identity(one), one) for one in results], where))
-    entries = dict(before) if unread else {}
+    is_whole = not any(one.error is not None or unread(one) for one in results)
+    entries = {} if is_whole else dict(before)
     for one in results:
         for finding in (finding for finding in one.findings if finding.accepted is not None):
             key, at = naming.fingerprint(one, finding), finding.problem.at
             place = ": ".join(safe(part) for part in (naming.identity(one), at.file, at.field) if part)
             entries[key] = before.get(key) or AcceptedFinding(fingerprint=key, code=finding.code, reason=place)
     write(render_baseline(entries), Path(where))
-    yield from unread
+    for one in results:
+        if one.error is not None or unread(one):
+            why = f" ({', '.join(unread(one))})" if unread(one) else ""
+            yield f"{where}: {naming.identity(one)} is not in the baseline: it could not be read{why}"
 
 
 @dataclass(frozen=True, slots=True)

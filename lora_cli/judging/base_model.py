@@ -13,11 +13,10 @@ from lora_cli.base.families import UnknownArchitecture, base_from_config
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import open_files
-from lora_cli.judging.read import ref_of
 from lora_cli.parse import json_object
 from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
 from lora_cli.refs.lock import LockedAdapter
-from lora_cli.refs.reference import AdapterRef, hub_words, repository_of
+from lora_cli.refs.reference import AdapterRef, hub_words, ref_of, repository_of
 from lora_cli.refs.request import BASE, Request
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_at

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", int, float, str)
 
-EXPERT_PARAMETERS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
-"""The order in which the experts of the known families hold their parameters, and PEFT wraps them."""
-
 MOST_WRAPPED = 16
 """Parameters of one module that are told apart: experts have four."""
 
@@ -235,10 +232,6 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
             stem = without_wrappers(module)
             ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
             wrapped = list(dict.fromkeys(leaf for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]))
-            levels = [stem + WRAPPER * level for level in range(len(wrapped))]
-            if set(wrapped) <= set(EXPERT_PARAMETERS) and adapter.pairs.keys() >= set(levels) and module in levels:
-                # The parameter that the module holds first is the innermost.
-                wrapped = [sorted(wrapped, key=EXPERT_PARAMETERS.index)[-1 - levels.index(module)]]
             paths[module] = [f"{stem}.{leaf}" for leaf in wrapped] or [module]
         with one_budget(), suppress(FormatError):
             found = scales(adapter.config, chain.from_iterable(paths.values()))
