@@ -172,7 +172,16 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     if text is None and named:
         raise UsageError(unreadable or f"there is no settings file {file}", hint="check --config or LORA_CLI_CONFIG")
     from_file = {} if text is None else _file_layer(file, text, environ)
-    for layer in (from_file, _environment_layer(environ), _flag_layer(flags)):
+    variables: dict[str, Any] = {}
+    if environ.get("HF_ENDPOINT"):
+        variables |= _layer({"hub_endpoint": environ["HF_ENDPOINT"]}, lambda _: "HF_ENDPOINT")
+    if offline := environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE"):
+        # huggingface_hub reads both, and takes any other word as "no", and so do we: the variables are theirs.
+        variables["offline"] = offline.strip().lower() in option_values.TRUE
+    ours = {key: environ[name] for key in SETTINGS if environ.get(name := f"LORA_CLI_{key.upper()}")}
+    variables |= _layer(ours, lambda key: f"LORA_CLI_{key.upper()}")
+    given = {key: value for key, value in flags.items() if key in SETTINGS and value is not None}
+    for layer in (from_file, variables, _layer(given, lambda key: "--" + key.replace("_", "-"))):
         if layer.get("quiet") and layer.get("verbose"):
             raise UsageError("quiet and verbose cannot be used together", hint="set one of them")
         if layer.get("quiet") or layer.get("verbose"):
@@ -180,29 +189,6 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         fields.update(layer)
     fields["cache_dir"] = _expand(fields["cache_dir"], environ)
     return Settings(**fields, config=None if text is None else file, config_error=unreadable)
-
-
-def _flag_layer(flags: Mapping[str, Any]) -> dict[str, Any]:
-    return _layer({key: value for key, value in flags.items() if key in SETTINGS and value is not None}, _flag_name)
-
-
-def _flag_name(key: str) -> str:
-    return "--" + key.replace("_", "-")
-
-
-def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
-    layer: dict[str, Any] = {}
-    if environ.get("HF_ENDPOINT"):
-        layer |= _layer({"hub_endpoint": environ["HF_ENDPOINT"]}, lambda _: "HF_ENDPOINT")
-    if offline := environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE"):
-        # huggingface_hub reads both, and takes any other word as "no", and so do we: the variables are theirs.
-        layer["offline"] = offline.strip().lower() in option_values.TRUE
-    ours = {key: environ[_variable(key)] for key in SETTINGS if environ.get(_variable(key))}
-    return layer | _layer(ours, _variable)
-
-
-def _variable(key: str) -> str:
-    return f"LORA_CLI_{key.upper()}"
 
 
 def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def each_command_is_built_once() -> Iterator[None]:
         group.commands = {**stubs}
         return group
 
-    def load_command(name: str) -> app.Command:
+    def load_command(name: str, _root: "TyperGroup | None" = None) -> app.Command:
         return command(name) if name in known else loaded(name)
 
     with mock.patch.multiple(app, build_app=build_app, load_command=load_command):

@@ -236,9 +236,12 @@ def from_refs(refs: Sequence[str]) -> tuple[Request, ...]:
 
     A file of an adapter stands for its folder: pre-commit hooks and shell globs pass files.
     """
-    found = {path: is_run for ref in refs for path, is_run in adapters_in(_adapter_folder(ref)).items()}
+    found: dict[str, bool] = {}
+    for ref in refs:
+        path = Path(ref)
+        found |= adapters_in(str(path.parent) if is_adapter_file(path.name) and path.is_file() else ref)
     return tuple(
-        Request(without_secrets(ref), ref, selection=Selection(latest=is_run)) for ref, is_run in found.items()
+        Request(without_secrets(one), one, selection=Selection(latest=is_run)) for one, is_run in found.items()
     )
 
 
@@ -295,11 +298,6 @@ def is_here(file: str) -> bool:
 
 def _has_adapter(folder: Path) -> bool:
     return any(is_adapter_file(one.name) and (one.is_file() or one.is_symlink()) for one in folder.glob("*"))
-
-
-def _adapter_folder(text: str) -> str:
-    path = Path(text)
-    return str(path.parent) if is_adapter_file(path.name) and path.is_file() else text
 
 
 def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
-from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -23,7 +22,7 @@ from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat, to_stderr
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
 from lora_cli.redaction import log_to_stderr, logger
-from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
+from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, load_settings
 from lora_cli.store import Store
 from lora_cli.text import nearest, safe
 from lora_cli.version import __version__
@@ -84,11 +83,20 @@ class GroupedCommand(_Grouped, TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments of the command."""
-        return super().parse_args(ctx, repeat_flags(args, SEVERAL_VALUES.get(self.name or "", ())))
+        several = SEVERAL_VALUES.get(self.name or "")
+        return super().parse_args(ctx, repeat_flags(args, several) if several else args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command with the settings of the whole command line."""
-        ctx.obj = open_settings(ctx)
+        """Runs the command with the settings of the whole command line: global options, variables and the file."""
+        refuse_unknown_variables(ctx.find_root().command)
+        # load_settings reads the variables: flags override them, and they override the file.
+        ctx.obj = settings = load_settings(ctx.meta, os.environ)
+        if os.path.lexists(settings.cache_dir) and not settings.cache_dir.is_dir():
+            Store(settings.cache_dir).check_folder()
+        if settings.quiet or settings.verbose:  # log messages of lower layers go to stderr
+            log_to_stderr("ERROR" if settings.quiet else "INFO")
+        if settings.verbose and settings.config_error:
+            logger(__name__).warning("%s; it is ignored", settings.config_error)
         return super().invoke(ctx)
 
 
@@ -107,8 +115,9 @@ class GroupedGroup(_Grouped, TyperGroup):
         """The named command. Commands of the root are stubs until here, where their module is imported."""
         name, command, rest = super().resolve_command(ctx, args)
         if ctx.parent is None and name is not None:
-            ignore_validate_formats(name)
-            command = self.commands[name] = load_command(name)
+            if os.environ.get(variable_of("--format")):
+                ignore_validate_formats(name)
+            command = self.commands[name] = load_command(name, self)
         return name, command, rest
 
 
@@ -135,23 +144,6 @@ def root(
     Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR; blanks separate the
     values of one that may be repeated. Global options may be before or after the command.
     """
-
-
-def open_settings(ctx: Any) -> Settings:
-    """The settings of a command, from its global options, the variables and the file.
-
-    Raises:
-        LoraCliError: a value is wrong, a variable is unknown, or the cache is no folder.
-    """
-    refuse_unknown_variables(ctx.find_root().command)
-    # load_settings reads the variables: flags override them, and they override the file.
-    settings = load_settings(ctx.meta, os.environ)
-    Store(settings.cache_dir).check_folder()
-    if settings.quiet or settings.verbose:  # log messages of lower layers go to stderr
-        log_to_stderr("ERROR" if settings.quiet else "INFO")
-    if settings.verbose and settings.config_error:
-        logger(__name__).warning("%s; it is ignored", settings.config_error)
-    return settings
 
 
 def _record_flag(ctx: Any, parameter: Any, value: Any) -> Any:
@@ -188,8 +180,8 @@ def build_app() -> TyperGroup:
     return group
 
 
-def load_command(name: str) -> Command:
-    """Imports the module of a subcommand; its help shows the global options too."""
+def load_command(name: str, root_command: Any = None) -> Command:
+    """Imports the module of a subcommand; it has the global options of the root command too."""
     module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
     one = typer.Typer(cls=GroupedGroup, help=COMMANDS[name], add_completion=False)
     functions = module.COMMANDS if hasattr(module, "COMMANDS") else {name: module.command}
@@ -197,14 +189,9 @@ def load_command(name: str) -> Command:
         one.command(word, cls=GroupedCommand, help=_help(function), context_settings=HELP)(function)
     command: Command = typer.main.get_command(one)  # type: ignore[assignment]
     command.name, command.context_settings = name, HELP
-    _complete_help(command, module.EXAMPLES)
+    every = [one for one in (root_command or build_app()).params if one.callback is _record_flag]
+    _complete(command, every, module.EXAMPLES)
     return command
-
-
-@lru_cache
-def _global_options() -> list[Any]:
-    """The options of the root command that every command accepts."""
-    return [one for one in build_app().params if one.callback is _record_flag]
 
 
 def _help(function: Callable[..., Any]) -> str:
@@ -212,14 +199,14 @@ def _help(function: Callable[..., Any]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n"))
 
 
-def _complete_help(command: Command, examples: Sequence[str]) -> None:
-    """Adds the global options, units and examples to the help of a command and its subcommands."""
+def _complete(command: Command, every: Sequence[Any], examples: Sequence[str]) -> None:
+    """Adds the global options, and to the help units and examples, to a command and its subcommands."""
     for name, child in getattr(command, "commands", {}).items():
-        _complete_help(child, [line for line in examples if line.split()[2] == name])
+        _complete(child, every, [line for line in examples if line.split()[2] == name])
     metavars = {parameter.metavar for parameter in command.params}
     units = [text for metavar, text in UNITS.items() if metavar in metavars]
     command.epilog = "\n\n".join([*units, "Examples:", *(f"  $ {line}" for line in examples)])
-    command.params.extend(_global_options())
+    command.params.extend(every)
 
 
 def ignore_validate_formats(command: str) -> None:
@@ -252,8 +239,8 @@ def refuse_unknown_variables(root_command: Any) -> None:
         UsageError: it names each, with the nearest known one.
     """
     given = {name for name in os.environ if name.startswith(PREFIX)}
-    known = variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
-    if not given - known:
+    known = {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
+    if given <= known or given <= (known := known | variables(root_command)):
         return
     for command in COMMANDS:
         known |= variables(load_command(command))
@@ -279,7 +266,9 @@ def variables(command: Any) -> set[str]:
 def main(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit code. Never raises: an unexpected error is 70, with its traceback."""
     try:
-        return _run(argv)
+        remove_service_variables()
+        code = build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except typer.TyperException as error:
         return _report(_usage_error(error, argv))
     except KeyboardInterrupt:
@@ -293,12 +282,6 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the one boundary
         expected = _expected(error)
         return _bug() if expected is None else _report(expected)
-
-
-def _run(argv: Sequence[str]) -> int:
-    remove_service_variables()
-    code = build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
-    return code if isinstance(code, int) else 0
 
 
 def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -12,7 +13,6 @@ import typer
 
 from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import (
-    Inputs,
     apply_policies,
     base_model,
     changed_adapters,
@@ -109,9 +109,12 @@ def command(**given: Any) -> None:
         raise UsageError(f"--fail-on {safe(chosen.fail_on)}: must be error or warning", hint=hint)
     refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or ([] if chosen.manifest else ["."])
     outputs = parse_outputs(chosen.formats or (), os.environ)
-    known, where = known_findings(chosen.baseline, chosen.write_baseline)
+    known, where = None, ""
+    if chosen.baseline is not None or chosen.write_baseline is not None:
+        known, where = known_findings(chosen.baseline, chosen.write_baseline)
     whole = read_inputs(chosen.manifest, refs, chosen.base, "validate", may_be_empty=chosen.changed_files)
-    inputs = replace(whole, items=options.in_shard(whole.items, chosen.shard, lambda item: item.name))
+    items = options.in_shard(whole.items, chosen.shard, lambda item: item.name) if chosen.shard else whole.items
+    inputs = replace(whole, items=items)
     settings = apply_policies(chosen.ctx.obj, inputs.manifest, chosen.policy)
     rules = choose(chosen.select or (), chosen.ignore or (), pinned=settings.require_pinned)
     warn_of_unlocked(inputs, settings)
@@ -124,15 +127,19 @@ def command(**given: Any) -> None:
         model, bases, values=not chosen.no_values, rules=rules, engines=engines, deployment=deployment,
         ignored=tuple(matching(chosen.ignore or ())),
     )  # fmt: skip
-    naming, results = _naming(inputs), list[Result]()
-    with count_progress(settings, len(inputs.items), "validated") as passed:
-        items = inputs.to_validate(settings, digests=True)
+    # Reports name adapters from the working directory, in its repository, and by the lines of the manifest.
+    entries, here = inputs.manifest.adapters if inputs.manifest else (), Path.cwd()
+    repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+    naming, results = Naming(here, {entry.name: entry.at for entry in entries}, repository), list[Result]()
+    many = count_progress(settings, len(items), "validated") if len(items) > 1 else nullcontext(lambda failed: None)
+    with many as passed:
+        requests = inputs.to_validate(settings, digests=True)
         if chosen.ray is None:
-            judged = judge_all(items, terms, settings, contents=False)
+            judged = judge_all(requests, terms, settings, contents=False)
         else:
             from lora_cli.fleet.judging import judge_fleet
 
-            judged = judge_fleet(chosen.ray, items, terms, settings)
+            judged = judge_fleet(chosen.ray, requests, terms, settings)
         for one in judged:
             results.append(one)
             passed(one.error is not None)
@@ -154,13 +161,6 @@ def _changed_adapters(chosen: ValidateOptions) -> list[str]:
     if files and not any(map(is_here, files)):
         inform("warning: no changed file was found; paths are relative to the working directory", chosen.ctx.obj)
     return changed_adapters(files)
-
-
-def _naming(inputs: Inputs) -> Naming:
-    """How a report names adapters: from the working directory, in its repository, and by the lines of the manifest."""
-    entries, here = inputs.manifest.adapters if inputs.manifest else (), Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
-    return Naming(here, {entry.name: entry.at for entry in entries}, root)
 
 
 def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Mapping[str, AcceptedFinding] | None, str]":

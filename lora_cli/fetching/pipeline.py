@@ -330,9 +330,10 @@ def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
     Raises:
         LoraCliError: as ``resolve``.
     """
-    ref, store = request.locked_ref, Store(settings.cache_dir)
+    ref = request.locked_ref
     if ref.scheme == "file":
         return Files(sources.of(ref), resolve(request, sources))
+    store = Store(settings.cache_dir)
     if (found := lookup(request, store, settings)) is not None:
         at = replace(found_at(found[0], request), revision=ref.revision)
         return files_of(found[1], at, found[0].revision)

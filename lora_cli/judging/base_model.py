@@ -49,12 +49,25 @@ def open_base(
     from lora_cli.base.reading import read_base
 
     ref = ref_of(base)
-    if ref.scheme == "file" and Path(ref.location).is_file():
-        model = read_base(Path(ref.location), ref.location, fallback=fallback)
-        return replace(model, repository=repository_of(ref))
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
+    repository = repository_of(ref)
+    if ref.scheme == "file" and Path(ref.location).is_file():
+        return replace(read_base(Path(ref.location), ref.location, fallback=fallback), repository=repository)
+    if locked is not None:
+        config = _locked_config(locked)
+        with suppress(UnknownArchitecture):
+            return replace(base_from_config(config, name), repository=repository)
+        if fallback is not None and (settings.offline or ref.scheme == "file"):
+            return replace(fallback(config), repository=repository)
+    sources = Sources(settings)
     try:
-        return replace(_read(ref, name, settings, fallback, locked), repository=repository_of(ref))
+        files = open_files(Request("", ref, selection=BASE), settings, sources)
+        if ref.pinned and files.snapshot is not None and not settings.offline:
+            # A family without a table is read from headers, which only the origin has.
+            with suppress(UnknownArchitecture):
+                return replace(read_base(files, name), repository=repository)
+            files = Files(origin := sources.of(ref), origin.resolve(ref))
+        return replace(read_base(files, name, fallback=fallback), repository=repository)
     except Offline as error:
         hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
         raise Offline(error.message, hint=hint) from error
@@ -109,28 +122,8 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
         )
 
 
-def _read(
-    ref: AdapterRef, name: str, settings: Settings, fallback: "Fallback | None", locked: LockedAdapter | None
-) -> BaseModel:
-    """The base by the config in the lock, or in the cache, if it is of the same revision, else from its origin."""
-    from lora_cli.base.reading import read_base
-
-    if locked is not None:
-        config = json_object(locked.config.encode(), BASE_CONFIG)
-        try:
-            return base_from_config(config, name)
-        except UnknownArchitecture:
-            if settings.offline or ref.scheme == "file":
-                if fallback is None:
-                    raise
-                return fallback(config)
-    files = open_files(Request("", ref, selection=BASE), settings, Sources(settings))
-    if ref.pinned and files.snapshot is not None and not settings.offline:
-        # A family without a table is read from headers, which only the origin has.
-        with suppress(UnknownArchitecture):
-            return read_base(files, name)
-        files = Files(origin := Sources(settings).of(ref), origin.resolve(ref))
-    return read_base(files, name, fallback=fallback)
+def _locked_config(locked: LockedAdapter) -> dict[str, Any]:
+    return json_object(locked.config.encode(), BASE_CONFIG)
 
 
 def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
@@ -144,7 +137,7 @@ def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapte
 
     ref = ref_of(base)
     if locked is not None:
-        config: dict[str, Any] | None = json_object(locked.config.encode(), BASE_CONFIG)
+        config: dict[str, Any] | None = _locked_config(locked)
     elif ref.scheme == "file" and Path(ref.location).is_file():
         data = local_config(Path(ref.location))
         config = None if data is None else json_object(data, ref.location)

@@ -13,7 +13,7 @@ from lora_cli.adapter.beside import read_card
 from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.formats import dialects
-from lora_cli.adapter.names import WRAPPER, layer_of, leaf_of, without_wrappers
+from lora_cli.adapter.names import layer_of, leaf_of, without_wrappers
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card

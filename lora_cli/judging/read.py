@@ -1,6 +1,7 @@
 """An adapter's files, opened and read: a local one in place, a remote one from the cache or its origin."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,8 @@ def open_one(
     assert result.request is not None
     request = result.request = replace(result.request, source=ref_of(result.request.source))
     result.source = str(request.source)
-    gate.refuse(request, settings)
+    if settings.policies:
+        gate.refuse(request, settings)
     sources = context.sources if context is not None else Sources(settings)
     files = open_files(request, settings, sources)
     while context is not None and files.snapshot is not None and not context.in_use.add(files.snapshot.digest):
@@ -118,17 +120,6 @@ def each(requests: Sequence[Request], one: One, settings: Settings, *, contents:
     Raises:
         MachineError: a process that read some of them was killed.
     """
-    for result in _each(requests, one, settings, contents=contents):
-        request, error = result.request, result.error
-        if request is not None and not request.name and isinstance(error, NoAdapter) and error.folders:
-            runs = [(below(request.ref, folder), is_run) for folder, is_run in error.folders.items()]
-            inside = [replace(request, source=ref, selection=Selection(latest=is_run)) for ref, is_run in runs]
-            yield from each(inside, one, settings, contents=contents)
-        else:
-            yield result
-
-
-def _each(requests: Sequence[Request], one: One, settings: Settings, *, contents: bool) -> Iterator[Result]:
     context: FetchContext | None = None
     threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(requests))))
 
@@ -137,23 +128,29 @@ def _each(requests: Sequence[Request], one: One, settings: Settings, *, contents
         return result if contents else replace(result, adapter=None, card=None)
 
     def late(request: Request) -> Result:
-        result = Result.of(request)
-        result.error = Deadline.of(result.source, settings).error()
-        return result
+        return replace(Result.of(request), error=Deadline.of(str(request.source), settings).error())
 
-    refs = [request.source for request in requests]
-    if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
-        from lora_cli.fetching import pipeline
-        from lora_cli.fetching.batch import ordered_parallel_map
-        from lora_cli.fetching.readers import Deadline
-        from lora_cli.store import Store
+    with ExitStack() as stack:
+        results: Iterator[Result] = map(result_of, requests)
+        refs = [request.source for request in requests]
+        if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
+            from lora_cli.fetching import pipeline
+            from lora_cli.fetching.batch import ordered_parallel_map
+            from lora_cli.fetching.readers import Deadline
+            from lora_cli.store import Store
 
-        # Pins and signatures are judged of what was brought.
-        off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
-        policies = tuple(policy.model_copy(update=off) for policy in settings.policies)
-        with pipeline.FetchContext(Store(settings.cache_dir), replace(settings, policies=policies)) as context:
-            yield from ordered_parallel_map(result_of, requests, settings, late)
-    elif len(requests) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
-        yield from in_processes(result_of, requests, workers)
-    else:
-        yield from map(result_of, requests)
+            # Pins and signatures are judged of what was brought.
+            off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
+            reached = replace(settings, policies=tuple(one.model_copy(update=off) for one in settings.policies))
+            context = stack.enter_context(pipeline.FetchContext(Store(settings.cache_dir), reached))
+            results = ordered_parallel_map(result_of, requests, settings, late)
+        elif len(requests) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
+            results = in_processes(result_of, requests, workers)
+        for result in results:
+            request, error = result.request, result.error
+            if request is not None and not request.name and isinstance(error, NoAdapter) and error.folders:
+                runs = [(below(request.ref, folder), is_run) for folder, is_run in error.folders.items()]
+                inside = [replace(request, source=ref, selection=Selection(latest=is_run)) for ref, is_run in runs]
+                yield from each(inside, one, settings, contents=contents)
+            else:
+                yield result
