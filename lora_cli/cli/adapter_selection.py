@@ -128,6 +128,8 @@ def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
 
     A manifest without a lock file is reported only with ``without_lock``.
     """
+    if inputs.manifest is None or not (inputs.has_lock or (without_lock and inputs.has_lock is False)):
+        return ""
     unpinned = [
         item.name
         for item in inputs.items
@@ -135,17 +137,11 @@ def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
         and item.source.scheme != "file"
         and not (item.locked or item.sha256 or item.source.pinned)
     ]
-    if not unpinned or inputs.manifest is None or not (inputs.has_lock or (without_lock and inputs.has_lock is False)):
+    if not unpinned:
         return ""
     file, are = inputs.manifest.file, "is" if len(unpinned) == 1 else "are"
     unlocked = f"{counted(len(unpinned), 'adapter')} of {file} {are} not locked: {names(unpinned)}"
     return safe(f"warning: {unlocked}; lora-cli fetch -f {shlex.quote(file)} locks them")
-
-
-def warn_of_unlocked(inputs: Inputs, settings: Settings) -> None:
-    """Warns of adapters that the lock next to the manifest does not pin."""
-    if warning := unlocked_warning(inputs):
-        inform(warning, settings)
 
 
 def _named_entries(manifest: "AdapterSet", names: Sequence[str]) -> list[Request]:

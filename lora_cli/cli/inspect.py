@@ -12,7 +12,7 @@ from lora_cli.adapter.comparison import OtherAdapter
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
-from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
+from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, unlocked_warning
 from lora_cli.cli.options import ADAPTERS, for_engine, option
 from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
 from lora_cli.errors import Refused, UsageError
@@ -63,7 +63,8 @@ def command(
     check_writable(output)
     inputs = read_inputs(manifest, refs or [], base, "inspect")
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
-    warn_of_unlocked(inputs, settings)
+    if warning := unlocked_warning(inputs):
+        inform(warning, settings)
     model = base_model(inputs.base, settings, inputs.locked_base) if inputs.base else None
     other = None if diff is None else _compared(diff, inputs, settings)
     requests, args = inputs.to_validate(settings), None

@@ -153,8 +153,3 @@ def complete_rule(incomplete: str) -> list[tuple[str, str]]:
 AN_ENGINE: dict[str, Any] = {"metavar": "NAME[@VERSION]", "autocompletion": complete_engine}
 A_RULE: dict[str, Any] = {"metavar": "RULE", "autocompletion": complete_rule}
 """Parameters of ``option`` for values of these kinds: the metavar and the completion."""
-
-
-def choices(*known: str) -> Callable[[], list[str]]:
-    """Completes to one of these words."""
-    return lambda: list(known)

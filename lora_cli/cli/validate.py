@@ -21,7 +21,7 @@ from lora_cli.cli.adapter_selection import (
     named_engines,
     own_bases,
     read_inputs,
-    warn_of_unlocked,
+    unlocked_warning,
 )
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
@@ -71,7 +71,7 @@ class ValidateOptions:
         "--fail-on error|warning",
         "Lowest severity that exits with 1.",
         default="error",
-        autocompletion=options.choices("error", "warning"),
+        autocompletion=lambda: ["error", "warning"],
     )
     select: list[str] | None = finding(
         "--select",
@@ -95,7 +95,7 @@ class ValidateOptions:
         "--format FORMAT[=FILE]",
         "human, json, sarif, junit or github; may be repeated, each with its file.",
         show_default="human",
-        autocompletion=options.choices(*VALIDATE_FORMATS),
+        autocompletion=lambda: [*VALIDATE_FORMATS],
     )
 
 
@@ -117,7 +117,8 @@ def command(**given: Any) -> None:
     inputs = replace(whole, items=items)
     settings = apply_policies(chosen.ctx.obj, inputs.manifest, chosen.policy)
     rules = choose(chosen.select or (), chosen.ignore or (), pinned=settings.require_pinned)
-    warn_of_unlocked(inputs, settings)
+    if warning := unlocked_warning(inputs):
+        inform(warning, settings)
     engines = named_engines(chosen.engine, inputs.manifest)
     deployment = deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
     model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings, inputs.locked_base)
@@ -234,11 +235,20 @@ def parse_outputs(formats: Sequence[str], environ: Mapping[str, str]) -> tuple[O
         UsageError: a format is unknown, or two have the same file.
         MachineError: a file cannot be written.
     """
-    named = [_parse_format(word) for word in formats or [HUMAN]]
+    found = []
+    for word in formats or [HUMAN]:
+        if any(part.partition("=")[0] in VALIDATE_FORMATS for part in word.split(",")[1:]):
+            hint = f"repeat --format for each; in {variable_of('--format')} separate them with blanks"
+            raise UsageError(f"--format {safe(word)} has several formats with commas between them", hint=hint)
+        name, has_file, file = word.partition("=")
+        if name not in VALIDATE_FORMATS:
+            raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, VALIDATE_FORMATS))
+        if has_file and not file:
+            raise UsageError(f"--format {word} has no file", hint=f"--format {name}=FILE, or --format {name}")
+        found.append(Output(name, Path(file) if file else STDOUT))
     summary = environ.get(STEP_SUMMARY, "")
-    found = tuple(Output(name, given or STDOUT) for name, given in named)
     if summary and any(output.format == GITHUB for output in found):
-        found = (*found, Output(GITHUB, Path(summary), appended=True))
+        found.append(Output(GITHUB, Path(summary), appended=True))
     for output in found:
         same = [other.format for other in found if other.file == output.file]
         if len(same) > 1:
@@ -246,19 +256,7 @@ def parse_outputs(formats: Sequence[str], environ: Mapping[str, str]) -> tuple[O
                 f"{' and '.join(same)} would be mixed", hint=f"set a file for each: --format {same[-1]}=FILE"
             )
         check_writable(output.file)
-    return found
-
-
-def _parse_format(word: str) -> tuple[str, Path | None]:
-    if any(part.partition("=")[0] in VALIDATE_FORMATS for part in word.split(",")[1:]):
-        hint = f"repeat --format for each; in {variable_of('--format')} separate them with blanks"
-        raise UsageError(f"--format {safe(word)} has several formats with commas between them", hint=hint)
-    name, has_file, file = word.partition("=")
-    if name not in VALIDATE_FORMATS:
-        raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, VALIDATE_FORMATS))
-    if has_file and not file:
-        raise UsageError(f"--format {word} has no file", hint=f"--format {name}=FILE, or --format {name}")
-    return name, Path(file) if file else None
+    return tuple(found)
 
 
 def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool) -> None:

@@ -44,7 +44,7 @@ class WarmOptions:
         "Engine at the endpoint: vllm, sglang or lora-cli.",
         "",
         ENGINES,
-        autocompletion=options.choices("vllm", "sglang", "lora-cli"),
+        autocompletion=lambda: ["vllm", "sglang", "lora-cli"],
     )
     engine_path: list[str] | None = option(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", None, ENGINES

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.finding import Accepted, EngineOutcome, Finding, Severity
+from lora_cli.finding import Accepted, Finding, Severity
 from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Version
 from lora_cli.judging.causes import fold, with_accepted
 from lora_cli.judging.result import Result
@@ -138,14 +138,6 @@ def validate_report(
         naming=naming,
         baseline=baseline,
     )
-
-
-def engine_counts(one: Result, engine: EngineOutcome) -> bool:
-    """Whether a reason for the outcome of ``engine`` is a finding that counts: its rule ran, and it is not accepted."""
-    counting = [finding for finding in one.findings if finding.accepted is None]
-    every = [pair for finding in counting for pair in ((finding.code, finding.problem.by), *finding.consequences)]
-    codes = {code for code, by in every if by in {"", engine.engine}}
-    return not codes.isdisjoint(reason.code for reason in engine.reasons)
 
 
 def summarize(adapters: Sequence[Result]) -> ValidateSummary:
