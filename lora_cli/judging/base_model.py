@@ -50,27 +50,28 @@ def open_base(
 
     ref = ref_of(base)
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
-    repository = repository_of(ref)
-    if ref.scheme == "file" and Path(ref.location).is_file():
-        return replace(read_base(Path(ref.location), ref.location, fallback=fallback), repository=repository)
     if locked is not None:
-        config = _locked_config(locked)
-        with suppress(UnknownArchitecture):
-            return replace(base_from_config(config, name), repository=repository)
-        if fallback is not None and (settings.offline or ref.scheme == "file"):
-            return replace(fallback(config), repository=repository)
-    sources = Sources(settings)
-    try:
-        files = open_files(Request("", ref, selection=BASE), settings, sources)
-        if ref.pinned and files.snapshot is not None and not settings.offline:
-            # A family without a table is read from headers, which only the origin has.
-            with suppress(UnknownArchitecture):
-                return replace(read_base(files, name), repository=repository)
-            files = Files(origin := sources.of(ref), origin.resolve(ref))
-        return replace(read_base(files, name, fallback=fallback), repository=repository)
-    except Offline as error:
-        hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
-        raise Offline(error.message, hint=hint) from error
+        config = json_object(locked.config.encode(), BASE_CONFIG)
+        try:
+            model = base_from_config(config, name)
+        except UnknownArchitecture:
+            if fallback is None:
+                raise
+            model = fallback(config)
+    else:
+        try:
+            model = read_base(_place(ref, settings), name, fallback=fallback)
+        except Offline as error:
+            hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
+            raise Offline(error.message, hint=hint) from error
+    return replace(model, repository=repository_of(ref))
+
+
+def _place(ref: AdapterRef, settings: Settings) -> Files | Path:
+    """Where a base is: the path of a single file, or the files of a folder or repository."""
+    if ref.scheme == "file" and Path(ref.location).is_file():
+        return Path(ref.location)
+    return open_files(Request("", ref, selection=BASE), settings, Sources(settings))
 
 
 class Bases:
@@ -122,10 +123,6 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
         )
 
 
-def _locked_config(locked: LockedAdapter) -> dict[str, Any]:
-    return json_object(locked.config.encode(), BASE_CONFIG)
-
-
 def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
     """The ``config.json`` of a base, as JSON; that of the lock if it is ``locked``.
 
@@ -135,14 +132,13 @@ def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapte
     """
     from lora_cli.base.reading import local_config, read_config
 
-    ref = ref_of(base)
     if locked is not None:
-        config: dict[str, Any] | None = _locked_config(locked)
-    elif ref.scheme == "file" and Path(ref.location).is_file():
-        data = local_config(Path(ref.location))
-        config = None if data is None else json_object(data, ref.location)
+        return json_object(locked.config.encode(), BASE_CONFIG)
+    place = _place(ref_of(base), settings)
+    if isinstance(place, Files):
+        config = read_config(place)
     else:
-        config = read_config(open_files(Request("", ref, selection=BASE), settings, Sources(settings)))
+        config = None if (data := local_config(place)) is None else json_object(data, str(place))
     if config is None:
         raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
     return config
