@@ -5,12 +5,12 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import UnknownArchitecture, base_from_config
-from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, Offline, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.parse import json_object
@@ -59,19 +59,14 @@ def open_base(
                 raise
             model = fallback(config)
     else:
+        is_file = ref.scheme == "file" and Path(ref.location).is_file()
         try:
-            model = read_base(_place(ref, settings), name, fallback=fallback)
+            files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
+            model = read_base(files or Path(ref.location), name, fallback=fallback)
         except Offline as error:
             hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
             raise Offline(error.message, hint=hint) from error
     return replace(model, repository=repository_of(ref))
-
-
-def _place(ref: AdapterRef, settings: Settings) -> Files | Path:
-    """Where a base is: the path of a single file, or the files of a folder or repository."""
-    if ref.scheme == "file" and Path(ref.location).is_file():
-        return Path(ref.location)
-    return open_files(Request("", ref, selection=BASE), settings, Sources(settings))
 
 
 class Bases:
@@ -121,27 +116,6 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
         raise UsageError(
             f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine would start"
         )
-
-
-def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
-    """The ``config.json`` of a base, as JSON; that of the lock if it is ``locked``.
-
-    Raises:
-        NotFound: there is none, as next to a single checkpoint file.
-        LoraCliError: as ``open_base``.
-    """
-    from lora_cli.base.reading import local_config, read_config
-
-    if locked is not None:
-        return json_object(locked.config.encode(), BASE_CONFIG)
-    place = _place(ref_of(base), settings)
-    if isinstance(place, Files):
-        config = read_config(place)
-    else:
-        config = None if (data := local_config(place)) is None else json_object(data, str(place))
-    if config is None:
-        raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
-    return config
 
 
 def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[str, TensorInfo]] | None":

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,11 +111,20 @@ def engine_args(
     if served:
         pinned = {one.name for one in served if one.request is not None and one.request.pinned}
         _set_limits(args, [one.adapter for one in served if one.adapter is not None], len(pinned), profile, limits)
-        options = [*_options(args, layout, paths, pinned if layout.flags.pins else ())]
+        flags, located = layout.flags, []
+        # SGLang does not start with more adapters than max_loaded_loras; vLLM evicts the oldest.
+        for name, path in paths.items() if not flags.pins or len(paths) <= args.max_cpu_loras else ():
+            stays = {"pinned": True} if flags.pins and name in pinned else {}
+            document = {flags.keys[0]: name, flags.keys[1]: path, **stays}
+            located.append(json.dumps(document) if stays or "," in path else f"{name}={path}")
+        numbers = ((flags.rank, args.max_lora_rank), (flags.slots, args.max_loras), (flags.memory, args.max_cpu_loras))
+        options = [[flags.enable], *([flag, str(number)] for flag, number in numbers)]
+        options += [[flags.targets, *args.lora_target_modules], [flags.strict], [flags.adapters, *located]]
+        options = [option for option in options if option[0] and option != [flags.adapters]]
         args.flags = tuple(word for option in options for word in option)
-        lines = [layout.flags.launch.format(base=shlex.join(model) if model else '"$MODEL"')]
+        lines = [flags.launch.format(base=shlex.join(model) if model else '"$MODEL"')]
         for flag, *values in options:
-            between = " \\\n    " if flag == layout.flags.adapters else " "
+            between = " \\\n    " if flag == flags.adapters else " "
             lines.append(between.join([f"  {flag}", *map(shlex.quote, values)]))
         args.command = " \\\n".join(lines)
     return args
@@ -184,24 +193,3 @@ def _set_limits(
     args.max_cpu_loras = max(slots, min(len(adapters), (limits and limits.max_cpu_loras) or len(adapters)))
     args.slot_bytes = HALF_BYTES * rank * sum(widest.values())
     args.lora_target_modules = tuple(dict.fromkeys(name for one in adapters for name in _targets(one, layout)))
-
-
-def _options(
-    args: EngineArgs, layout: "SlotLayout", paths: Mapping[str, str], pinned: Collection[str]
-) -> Iterator[tuple[str, ...]]:
-    """Each option with its values, in the order for the command line; an adapter is ``NAME=PATH``, else JSON."""
-    flags = layout.flags
-    yield (flags.enable,)
-    yield flags.rank, str(args.max_lora_rank)
-    yield flags.slots, str(args.max_loras)
-    yield flags.memory, str(args.max_cpu_loras)
-    yield (flags.targets, *args.lora_target_modules)
-    if flags.strict:
-        yield (flags.strict,)
-    # SGLang does not start with more adapters than max_loaded_loras; vLLM evicts the oldest.
-    if paths and not (flags.pins and len(paths) > args.max_cpu_loras):
-        words = []
-        for name, path in paths.items():
-            document = dict(zip(flags.keys, (name, path), strict=True)) | ({"pinned": True} if name in pinned else {})
-            words.append(f"{name}={path}" if "," not in path and name not in pinned else json.dumps(document))
-        yield (flags.adapters, *words)
