@@ -43,8 +43,6 @@ BEYOND_PLAIN = (
 )  # fmt: skip
 """Fields of a config that, when set, go beyond plain LoRA."""
 
-MOST_MODULES = 75_000
-
 
 @dataclass(frozen=True, slots=True)
 class ModuleFacts:
@@ -102,7 +100,7 @@ class Inspection:
     card: Card | None
     """The front matter of README.md, or null if there is none."""
     by_module: tuple[ModuleFacts, ...]
-    """Every module, in the order of its tensors; at most the first 75000, while modules counts all."""
+    """Every module, in the order of its tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +210,7 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
             *([f"init_lora_weights={it}"] if isinstance(it := config.init_lora_weights, str) else []),
         ),
         card=card,
-        by_module=by_module[:MOST_MODULES],
+        by_module=by_module,
     )
 
 
