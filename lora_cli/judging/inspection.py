@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from lora_cli.adapter.adapter import Adapter
@@ -12,7 +13,7 @@ from lora_cli.adapter.beside import read_card
 from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.formats import dialects
-from lora_cli.adapter.names import layer_of, leaf_of, without_wrappers
+from lora_cli.adapter.names import WRAPPER, layer_of, leaf_of, without_wrappers
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
@@ -23,17 +24,24 @@ from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import matched, misshapen
-from lora_cli.peft.patterns import Endings, one_budget
-from lora_cli.peft.targets import Scale, scales
+from lora_cli.peft.patterns import endings, one_budget
+from lora_cli.peft.targets import EXPERTS, Scale, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
+from lora_cli.text import by_key
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
     from lora_cli.fetching.pipeline import FetchContext
 
 T = TypeVar("T", int, float, str)
+
+EXPERT_PARAMETERS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+"""The order in which the experts of the known families hold their parameters, and PEFT wraps them."""
+
+MOST_WRAPPED = 16
+"""Parameters of one module that are told apart: experts have four."""
 
 BEYOND_PLAIN = (
     "use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying",
@@ -216,18 +224,27 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
 
 def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
     """Every module with a factor, in the order of its tensors."""
-    config, found, named = adapter.config, dict[str, Scale](), Endings(())
-    if config is not None:
+    # Where names leave open which parameter a wrapper is for, its scale is unknown if theirs differ.
+    paths, found = dict[str, list[str]](), dict[str, Scale]()
+    if adapter.config is not None:
+        names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
+        leaves = by_key((parent, leaf) for parent, _, leaf in names)
+        for module in adapter.pairs:
+            stem = without_wrappers(module)
+            ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
+            wrapped = list(dict.fromkeys(leaf for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]))
+            levels = [stem + WRAPPER * level for level in range(len(wrapped))]
+            if {*wrapped} <= {*EXPERT_PARAMETERS} and module in levels and adapter.pairs.keys() >= {*levels}:
+                # The parameter that the module holds first is the innermost.
+                wrapped = [sorted(wrapped, key=EXPERT_PARAMETERS.index)[-1 - levels.index(module)]]
+            paths[module] = [f"{stem}.{leaf}" for leaf in wrapped] or [module]
         with one_budget(), suppress(FormatError):
-            found = scales(config, adapter.pairs)
-        if config.rank_pattern or config.alpha_pattern:
-            # Patterns are compared with the names of parameters, and a module may have several.
-            named = Endings(name.rpartition(".")[0] for name in config.target_parameters or ())
+            found = scales(adapter.config, chain.from_iterable(paths.values()))
     return tuple(
         ModuleFacts(
             module=module,
             r=pair.rank,
-            scaling=found[module].scaling if module in found and without_wrappers(module) not in named else None,
+            scaling=alike.pop().scaling if len(alike) == 1 else None,
             d_in=pair.widths[0],
             d_out=pair.widths[1],
             dtype="/".join(dict.fromkeys(factor.dtype for factor in pair.factors)),
@@ -235,6 +252,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
             bytes=sum(factor.nbytes for factor in pair.factors),
         )
         for module, pair in adapter.pairs.items()
+        for alike in [{found[path] for path in paths.get(module, ()) if path in found}]
     )
 
 
