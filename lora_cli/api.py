@@ -114,12 +114,12 @@ def validate(
     Raises:
         LoraCliError: the adapter or the base cannot be read, or there is no such engine.
     """
-    from lora_cli.documents.option_values import words_of
     from lora_cli.engines import check_max_lora_rank, choose_engine
     from lora_cli.finding import Deployment
     from lora_cli.judging.base_model import Bases, open_base
     from lora_cli.judging.judge import Terms, judge_one
     from lora_cli.rules import choose
+    from lora_cli.text import words_of
 
     settings = _settings(cache_dir, offline=offline)
     profiles = tuple(map(choose_engine, words_of([engines] if isinstance(engines, str) else engines)))

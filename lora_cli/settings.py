@@ -13,10 +13,8 @@ from lora_cli.documents.option_values import (
     SIZE,
     SWITCH,
     Kind,
+    Whole,
     advised,
-    parse_duration,
-    parse_size,
-    whole,
 )
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import MOST_HEADER
@@ -24,16 +22,6 @@ from lora_cli.refs.adapter_files import MOST_HEADER
 if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy
     from lora_cli.documents.source_rules import SourceRule
-
-__all__ = [
-    "HUB_ENDPOINT",
-    "SETTINGS",
-    "Setting",
-    "Settings",
-    "load_settings",
-    "parse_duration",
-    "parse_size",
-]
 
 RESOLVE, RESOLVE_TIMEOUT = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT"
 """Variables of the plugins in engines alone: no command has such an option (``plugins``)."""
@@ -104,7 +92,7 @@ class Setting:
     """
 
     field: str
-    kind: Kind
+    kind: Kind | Whole
     help: str
     default: Any = None
 
@@ -121,9 +109,9 @@ SETTINGS: Mapping[str, Setting] = {
         option_values.DIRECTORY,
         "Cache directory (default: $XDG_CACHE_HOME/lora-cli or ~/.cache/lora-cli).",
     ),
-    "jobs": Setting("jobs", whole(1, 256), "Maximum number of concurrent downloads or adapters.", 32),
+    "jobs": Setting("jobs", Whole(1, 256), "Maximum number of concurrent downloads or adapters.", 32),
     "timeout": Setting("timeout_s", DURATION, "Network idle timeout.", "30s"),
-    "retries": Setting("retries", whole(0, 100), "Maximum number of retries of a download without progress.", 5),
+    "retries": Setting("retries", Whole(0, 100), "Maximum number of retries of a download without progress.", 5),
     "lease": Setting("lease_s", DURATION, "How long to wait for another process that downloads the same files.", "10m"),
     "offline": Setting("offline", SWITCH, "Make no network requests; use only the cache.", False),
     "quiet": Setting("quiet", SWITCH, "Print only errors on stderr.", False),
@@ -137,7 +125,7 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "hub_endpoint": Setting("hub_endpoint", HUB, "The address of the Hub; HF_ENDPOINT sets it too.", HUB_ENDPOINT),
     "max_bytes": Setting("max_bytes", SIZE, "Maximum size of one adapter."),
-    "max_files": Setting("max_files", whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
+    "max_files": Setting("max_files", Whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
     "max_header_bytes": Setting("max_header_bytes", SIZE, "Maximum size of a safetensors header.", "32MiB"),
     "keep_free": Setting(
         "keep_free", SIZE, "Minimum free space on the disk of the cache (default: 5 % of it, at most 1GiB)."

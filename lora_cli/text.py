@@ -135,6 +135,11 @@ def by_key(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     return groups
 
 
+def words_of(texts: Iterable[str]) -> list[str]:
+    """The words of texts in which commas and blanks separate them."""
+    return [word for text in texts for word in text.replace(",", " ").split()]
+
+
 LONGEST_WORD = 100
 MOST, SIMILAR = 40, 4
 """Words that a hint lists at most, and how many of more words."""

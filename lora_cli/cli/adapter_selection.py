@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
-from lora_cli.documents.option_values import words_of
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
 from lora_cli.finding import Deployment
@@ -19,7 +18,7 @@ from lora_cli.refs.lock import THE_BASE, LockedAdapter, ref_at
 from lora_cli.refs.reference import AdapterRef, hub_words, is_path, parse, training_run
 from lora_cli.refs.request import BASE, Request, Selection
 from lora_cli.settings import Settings
-from lora_cli.text import counted, cut, did_you_mean, names, safe
+from lora_cli.text import counted, cut, did_you_mean, names, safe, words_of
 
 if TYPE_CHECKING:
     from lora_cli.base.base_model import BaseModel

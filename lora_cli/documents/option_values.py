@@ -1,7 +1,7 @@
-"""Values as operators write them: sizes, durations, lists, and the kinds that settings have."""
+"""Values as operators write them: sizes, durations, and the kinds that settings have."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,6 @@ def parse_duration(value: str | float) -> float:
     raise ValueError(f"{quoted(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
 
 
-def words_of(texts: Iterable[str]) -> list[str]:
-    """The words of texts in which commas and blanks separate them."""
-    return [word for text in texts for word in text.replace(",", " ").split()]
-
-
 def advised(error: ValueError) -> tuple[str, str]:
     """The two halves of an error that is raised here: what is wrong, and what to write instead ("" if not said)."""
     message, write, advice = str(error).partition(": write ")
@@ -87,16 +82,24 @@ def flag(value: object) -> bool:
     raise ValueError(f"{quoted(value)} is not true or false")
 
 
-def whole(lowest: int, highest: int) -> Kind:
-    """A whole number from ``lowest`` to ``highest``."""
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number from ``lowest`` to ``highest``, with what a ``Kind`` has."""
 
-    def parse(value: Any) -> int:
+    lowest: int
+    highest: int
+
+    def parse(self, value: Any) -> int:
+        """The number; raises ``ValueError``."""
         text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        if re.fullmatch(r"\d{1,9}", text, re.ASCII) and lowest <= int(text) <= highest:
+        if re.fullmatch(r"\d{1,9}", text, re.ASCII) and self.lowest <= int(text) <= self.highest:
             return int(text)
-        raise ValueError(f"{quoted(value)} is not a whole number from {lowest} to {highest}")
+        raise ValueError(f"{quoted(value)} is not a whole number from {self.lowest} to {self.highest}")
 
-    return Kind(parse, {"type": "integer", "minimum": lowest, "maximum": highest})
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """The JSON Schema of one in a settings file."""
+        return {"type": "integer", "minimum": self.lowest, "maximum": self.highest}
 
 
 def positive_duration(value: Any) -> float:
