@@ -198,13 +198,14 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     if inputs.base:
         return inputs
     from lora_cli.fetching import gate
-    from lora_cli.judging.read import each, read_one
+    from lora_cli.judging.inspection import inspect_one
+    from lora_cli.judging.read import each
     from lora_cli.refs.reference import ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
     requests = inputs.to_validate(settings)
-    for one in each(requests, lambda asked, *run: read_one(asked, settings, *run, weights=False), settings):
+    for one in each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings):
         config = one.adapter.config if one.adapter is not None else None
         if config is not None and config.base_model_name_or_path:
             named.setdefault(config.base_model_name_or_path, one.name)

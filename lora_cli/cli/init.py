@@ -16,7 +16,8 @@ from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.judging.read import each, read_one
+from lora_cli.judging.inspection import inspect_one
+from lora_cli.judging.read import each
 from lora_cli.judging.result import Result
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below, hub_words, ref_of
@@ -58,7 +59,7 @@ def command(
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
     found, code = dict[AdapterRef, Result](), 0
     requests = [replace(item, name="") for item in from_refs(refs)]
-    for one in each(requests, lambda request, *run: read_one(request, settings, *run), settings):
+    for one in each(requests, lambda request, *run: inspect_one(request, settings, *run), settings):
         if one.error is not None or one.adapter is None or not one.adapter.config:
             error = one.error or FormatError(f"there is no {CONFIG}", where=one.name)
             code = max(code, error.exit_code)

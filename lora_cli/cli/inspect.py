@@ -71,7 +71,9 @@ def command(
     if engine_args:
         results, args = _judged_for(engine_args, inputs, requests, model, settings)
     else:
-        results = list(each(requests, lambda one, *run: inspect_one(one, model, settings, *run), settings))
+        results = list(
+            each(requests, lambda one, *run: inspect_one(one, settings, *run, base=model, card=True), settings)
+        )
     report = InspectReport(base=model, adapters=tuple(inspected(one, other) for one in results), engine_args=args)
     _write(report, output_format, output, settings)
     raise typer.Exit(max([one.exit_code for one in results] + ([args.exit_code] if args is not None else [])))

@@ -137,12 +137,15 @@ class InspectReport:
 
 def inspect_one(
     request: Request,
-    base: BaseModel | None,
     settings: Settings,
     context: "FetchContext | None" = None,
     threads: int = 1,
+    *,
+    base: BaseModel | None = None,
+    card: bool = False,
+    weights: bool = True,
 ) -> Result:
-    """One adapter read by config, header and model card, and matched with ``base``; no rule is run.
+    """One adapter read by config, and if wanted by header and model card, and matched with ``base``; no rule is run.
 
     Raises no ``LoraCliError``: it is part of the result.
     """
@@ -152,8 +155,8 @@ def inspect_one(
         threads = 1 if files.on_disk else threads
         adapter, result.card = call_in_threads(
             threads,
-            lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads),
-            lambda: read_card(files),
+            lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads, weights=weights),
+            lambda: read_card(files) if card else None,
         )
         result.adapter, result.base = adapter, None if base is None else base.name
         if base is not None and adapter.has_weights:

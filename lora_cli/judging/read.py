@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.reading import read_adapter, weights_file
+from lora_cli.adapter.reading import weights_file
 from lora_cli.errors import Corrupt, FormatError, MachineError, NoAdapter, Refused
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import check_no_folder_of_adapters, files_to_fetch
 from lora_cli.fetching.pipeline import open_files
-from lora_cli.judging.result import Result, failing_alone
+from lora_cli.judging.result import Result
 from lora_cli.parallel import in_processes, processors
 from lora_cli.refs.reference import AdapterRef, below, is_path, ref_of
 from lora_cli.refs.request import Request, Selection
@@ -29,22 +29,6 @@ AT_ONCE = 4
 
 One = Callable[[Request, "FetchContext | None", int], Result]
 """Reads or judges one adapter, with the context of remote ones, and by so many threads. Raises no ``LoraCliError``."""
-
-
-def read_one(
-    request: Request,
-    settings: Settings,
-    context: "FetchContext | None" = None,
-    threads: int = 1,
-    *,
-    weights: bool = True,
-) -> Result:
-    """One adapter by config and header, or without ``weights`` by its config. Raises no ``LoraCliError``."""
-    result = Result.of(request)
-    with failing_alone(result):
-        files, _ = open_one(result, settings, context)
-        result.adapter = read_adapter(files, result.name, settings.max_header_bytes, threads=threads, weights=weights)
-    return result
 
 
 def open_one(
