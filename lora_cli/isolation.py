@@ -27,8 +27,8 @@ from lora_cli.fetching.pipeline import FetchContext
 from lora_cli.finding import Deployment
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.judging.result import Result
-from lora_cli.log import log_bug, log_to_stderr, logger
 from lora_cli.parse import json_object
+from lora_cli.redaction import log_bug, log_to_stderr, logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings

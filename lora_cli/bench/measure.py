@@ -9,9 +9,8 @@ from math import ceil, inf
 from statistics import fmean
 
 from lora_cli.bench.client import Answer
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
-from lora_cli.text import quoted
+from lora_cli.text import did_you_mean, quoted
 from lora_cli.version import __version__
 
 TIERS = ("hot", "warm", "cold")

@@ -40,7 +40,7 @@ def tier_hits(keys: Sequence[str], places: int, policy: str) -> list[bool]:
     """Whether each request finds its adapter in a tier of so many places, which then has it."""
     if policy == BELADY:
         return _belady(keys, places)
-    tier = Ledger(Budget(places), policy)  # type: ignore[index]
+    tier = Ledger(Budget(places), policy)  # type: ignore[arg-type]
     return [tier.request(key, 1) is None for key in keys]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import (
     Inputs,
     apply_policies,
@@ -62,7 +62,7 @@ def command(
             "Engine at the endpoint: vllm, sglang or lora-cli.",
             ...,
             ENGINES,
-            autocompletion=completion.choices("vllm", "sglang", "lora-cli"),
+            autocompletion=lambda: ["vllm", "sglang", "lora-cli"],
         ),
     ] = "",
     engine_path: Annotated[

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import Inputs, base_model
-from lora_cli.cli.engine_options import deployment_of
+from lora_cli.cli.adapter_selection import Inputs, base_model, deployment_of
 from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
 from lora_cli.cli.warm_process import uniquely_named
-from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, ReconcileOptions, Replica, reconcile, wait_ready
@@ -27,6 +25,7 @@ from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.pipeline import FetchContext
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
+from lora_cli.parallel import map_in_threads
 from lora_cli.render.terminal_warm import endpoint_parts
 from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.settings import Settings

@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from lora_cli.base.from_transformers import base_from_transformers
+from lora_cli.documents.option_values import parse_duration
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.finding import Deployment
 from lora_cli.isolation import Admission, Isolation, Setup
 from lora_cli.judging.base_model import open_base
-from lora_cli.log import logger
 from lora_cli.plugins.names import Fingerprint, Known, Names
+from lora_cli.redaction import logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
-from lora_cli.settings import RESOLVE_TIMEOUT, parse_duration
+from lora_cli.settings import RESOLVE_TIMEOUT
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
 from lora_cli.warm.failures import STATUS, Backoff, shorten_name

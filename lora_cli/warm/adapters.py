@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
 from lora_cli.adapter.reading import read_adapter
-from lora_cli.did_you_mean import nearest
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, NotFound, Unreachable, UsageError
 from lora_cli.isolation import Admission, Isolation
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.sources.files import files_at
+from lora_cli.text import nearest
 from lora_cli.warm.composed import Slot
 from lora_cli.warm.failures import Backoff, shorten_name
 from lora_cli.warm.memory import out_of_memory

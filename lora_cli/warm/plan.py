@@ -9,9 +9,8 @@ from typing import Literal
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import MissingExtra
-from lora_cli.judging.read import ref_of
 from lora_cli.refs.adapter_files import BASE_CONFIG
-from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.reference import AdapterRef, ref_of
 
 Device = Literal["auto", "cpu", "cuda"]
 Forward = Literal["modules", "model"]

@@ -23,7 +23,7 @@ import uvicorn
 from lora_cli.errors import LoraCliError
 from lora_cli.finding import Deployment
 from lora_cli.isolation import Isolation, Setup, end_with_parent
-from lora_cli.log import log_to_stderr, logger
+from lora_cli.redaction import log_to_stderr, logger
 from lora_cli.store import Store
 from lora_cli.store.disk import replace_file
 from lora_cli.store.locks import InUse

@@ -13,7 +13,7 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import Corrupt, FormatError, MachineError, Refused
-from lora_cli.grouping import by_key
+from lora_cli.text import by_key
 from lora_cli.warm.composable import ExtraTensorNames, extra_tensor_names, scalings
 
 DTYPES: Mapping[str, torch.dtype] = {

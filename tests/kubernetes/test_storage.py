@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_cli.units import parse_size
+from lora_cli.documents.option_values import parse_size
 from tests.kubernetes.pods import Fields, containers, documents, pods, reads_our_variables
 
 STORAGE = "ephemeral-storage"

@@ -114,7 +114,15 @@ STATUS = {
     "starts": 2,
     "tiers": {"gpu": {"adapters": 1, "most": 2, "bytes": 2048, "hits": 5, "evictions": 1}},
     "adapters": [
-        {"name": "sql", "tier": "gpu", "state": "ready", "rank": 4, "bytes": 2048, "requests": 7, "worst_error": 1.2e-7},
+        {
+            "name": "sql",
+            "tier": "gpu",
+            "state": "ready",
+            "rank": 4,
+            "bytes": 2048,
+            "requests": 7,
+            "worst_error": 1.2e-7,
+        },
         {"name": HOSTILE, "state": "failed", "error": "gone", "hint": "look", "retry_in_s": 9},
     ],
 }
@@ -133,7 +141,7 @@ def test_the_status_of_a_server(width: int) -> None:
             ["gpu", "1", "of", "2", "2.0", "KiB", "5", "1"],
         ]
         row = next(line for line in text.splitlines() if line.startswith("sql"))
-        assert row.split() == ["sql", "gpu", "ready", "4", "2.0", "KiB", "7", "1.2e-07"]
+        assert row.split() == ["sql", "gpu", "ready", "4", "2.0", "KiB", "7", "1.0e-07"]
 
 
 def test_the_status_of_another_version_lacks_what_it_does_not_tell() -> None:
