@@ -99,9 +99,7 @@ class Isolation:
         """Fetch and judge one adapter. Never raises: its error is in the report."""
         report, killed = LoadReport(request.name), threading.Event()
         try:
-            with self._lock:
-                child = self._idle.pop() if self._idle else None
-            child = child or self._spawn()
+            child = self._take()
             timer = threading.Timer(self._deadline_s, _kill, (child, killed))
             timer.start()
             try:
@@ -134,6 +132,17 @@ class Isolation:
         for child in idle:
             self._end(child)
         self.threads.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self) -> "subprocess.Popen[bytes]":
+        """An idle process that lives, or a new one."""
+        while True:
+            with self._lock:
+                child = self._idle.pop() if self._idle else None
+            if child is None:
+                return self._spawn()
+            if child.poll() is None:
+                return child
+            self._end(child)
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         with self._lock:

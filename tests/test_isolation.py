@@ -79,17 +79,13 @@ def test_clients_reach_only_what_is_below_the_roots(settings: Settings, tmp_path
     assert codes == [0, 1, 1, 0]
 
 
-def test_a_process_that_is_killed_fails_its_adapter_alone_and_another_takes_its_place(
-    pool: Isolation, tmp_path: Path
-) -> None:
+def test_one_that_was_killed_while_it_had_nothing_to_do_costs_nothing(pool: Isolation, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "a", modules=QUERIES)
     assert pool.admit(Request("first", str(adapter))).report.error == ""
     before = pid(pool)
     os.kill(before, signal.SIGKILL)
-    failed = pool.admit(Request("second", str(adapter))).report
-    assert (failed.stage, failed.exit_code) == ("fetch", 1)
-    assert "the process that reads it ended" in failed.error
-    assert pool.admit(Request("third", str(adapter))).report.error == ""
+    time.sleep(0.5)
+    assert pool.admit(Request("second", str(adapter))).report.error == ""
     assert pid(pool) != before
 
 

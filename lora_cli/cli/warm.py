@@ -129,7 +129,7 @@ def command(
         option("--forward", "Verify adapters on the modules only, or also on the whole model.", ..., MEMORY),
     ] = "modules",
     prompt: Annotated[
-        str, option("--prompt", "Run this prompt without and with each adapter, on the whole model.", ..., MODE)
+        str, option("--prompt TEXT", "Run this prompt without and with each adapter, on the whole model.", ..., MODE)
     ] = "",
     ready_file: Annotated[
         Path | None,

@@ -16,7 +16,6 @@ from lora_cli.isolation import Admission, Isolation
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.sources.files import files_at
-from lora_cli.text import nearest
 from lora_cli.warm.composed import Slot
 from lora_cli.warm.failures import Backoff, shorten_name
 from lora_cli.warm.memory import out_of_memory
@@ -31,8 +30,6 @@ LEASES = 8
 """Requests that wait for a slot at once."""
 
 MOST = 100_000
-MOST_SUGGESTED = 200
-"""With more names no similar one is suggested: comparing them takes too long."""
 
 
 @dataclass(slots=True)
@@ -110,10 +107,7 @@ class Adapters:
         """The adapter ``name``. Raises ``NotFound``."""
         state = self._states.get(name)
         if state is None:
-            close = nearest(shorten_name(name), self._states) if len(self._states) <= MOST_SUGGESTED else ""
-            raise NotFound(
-                f"The model `{shorten_name(name)}` does not exist.", hint=f"did you mean {close}?" if close else ""
-            )
+            raise NotFound(f"The model `{shorten_name(name)}` does not exist.")
         return state
 
     async def load_first(self, most: int) -> None:
