@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.byte_ranges import read_beginning
 from lora_cli.adapter.reading import read_adapter, weights_file
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
@@ -14,12 +13,10 @@ from lora_cli.fetching.file_selection import check_no_folder_of_adapters, select
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.forks import forks, processors
 from lora_cli.judging.result import Result, failing_alone
-from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.refs.reference import AdapterRef, below, is_path, parse
 from lora_cli.refs.request import USUAL, Request, Selection
 from lora_cli.refs.snapshot import Blob, RemoteFile
 from lora_cli.settings import Settings
-from lora_cli.signing.signed_adapter import Contents, check_signatures
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 
@@ -135,13 +132,7 @@ def check_permitted(request: Request, files: Files, settings: Settings) -> tuple
         why = "policy require_signature: " if required else ""
         raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
     gate.check_promised(request, blobs, ref)
-    if not required:
-        return ()
-    file = files.file(SIGNATURE)
-    signature = read_beginning(files, file, LARGEST_SIGNATURE) if file is not None else None
-    contents = Contents(blobs, signature, files.directory, request.signature)
-    chosen = partial(select_files, selection=EVERYTHING)
-    return check_signatures(ref, required, contents, chosen, offline=settings.offline)
+    return gate.check_signed(replace(request, selection=EVERYTHING), settings, at, files, blobs)
 
 
 def _files_to_fetch(files: Files) -> tuple[RemoteFile, ...]:
