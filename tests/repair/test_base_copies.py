@@ -78,7 +78,7 @@ def test_a_weight_that_was_trained_is_refused(tmp_path: Path) -> None:
     found = repaired(adapter, base, tmp_path / "out")
 
     said = "base_model.model.lm_head.weight is not the base's own weight: it was trained, or belongs to another base"
-    assert said in [refusal.what for refusal in found.refusals]
+    assert said in [refusal.message for refusal in found.refusals]
     assert not (tmp_path / "out").exists()
 
 
@@ -88,7 +88,7 @@ def test_without_the_bases_weights_nobody_knows(tmp_path: Path) -> None:
 
     found = repaired(adapter, base / "config.json")
 
-    said = {refusal.what: refusal.hint for refusal in found.refusals}
+    said = {refusal.message: refusal.hint for refusal in found.refusals}
     hint = said["whether base_model.model.lm_head.weight is the base's own weight is unknown"]
     assert hint.startswith("give --base a folder with the model's safetensors")
 
