@@ -32,9 +32,6 @@ pytestmark = pytest.mark.slow
 
 ENGINES = ("sglang", "vllm@0.31", "vllm@0.33", "peft", "vllm@0.32")
 FAMILY = "llama"
-SOME = 5
-"""Of the first family, one in so many cases on one engine each is tried always."""
-
 MENDED = {
     "prefix missing": "peft",
     "prefix doubled": "vllm",
@@ -158,15 +155,6 @@ def test_what_is_promised_is_mended(name: str, benches: Any) -> None:
     assert answers_right(case, Path(written.directory))
 
 
-@pytest.mark.parametrize("start", range(SOME))
-def test_every_adapter_is_repaired_or_refused_on_one_engine(start: int, benches: Any) -> None:
-    bench = benches(FAMILY)
-    for number, name in enumerate(bench.names[start::SOME]):
-        if number % SOME == 0:
-            check(bench, bench.cases[name], ENGINES[(number + start) % len(ENGINES)])
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("family", SERVED)
 def test_every_adapter_is_repaired_or_refused_on_every_engine(family: str, engine: str, benches: Any) -> None:
