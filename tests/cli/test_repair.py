@@ -63,6 +63,7 @@ def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(capsys: Capture, mon
     before = content("rslora")
     monkeypatch.setenv("LORA_CLI_POLICY", "policy.yaml")
     code, found = repair("rslora --engine sglang --base base --to out", capsys)
+    monkeypatch.delenv("LORA_CLI_POLICY")
     assert (code, found["proof"], found["directory"]) == (0, 0, str(Path("out").absolute()))
     assert (found["before"]["outcome"], found["after"]["outcome"]) == ("serves-wrong", "ok")
     assert content("rslora") == before
@@ -108,6 +109,18 @@ def test_in_place_all_else_stays_as_it_is(capsys: Capture) -> None:
     _, found = repair(f"{folder} {options}", capsys)
     assert found["refusals"]
     assert found["directory"] is None
+
+
+def test_validate_marks_what_it_mends_and_ends_with_the_command(capsys: Capture) -> None:
+    adapter("plain")
+    assert main(["validate", "plain", "--base", "base", "--engine", "sglang"]) == 0
+    assert "[*]" not in said(capsys)
+    assert main(["validate", "./rslora", "--base", "base", "--engine", "sglang"]) == 1
+    told = said(capsys)
+    assert "error LC404 engine-serves-wrong [*]" in told
+    command = told.partition("[*] 1 adapter can be repaired: lora-cli ")[2]
+    assert main(command.split()) == 0
+    assert is_ok("DIRECTORY")
 
 
 @pytest.mark.parametrize(("to", "code"), [("--check", 3), ("--to out", 0)])
