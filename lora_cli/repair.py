@@ -324,7 +324,7 @@ def _prove(
     serve right what PEFT does not read. Raises ``Refused`` if a change is larger than rounding explains.
     """
     assert new is not None
-    now, worst = scales(new.config or LoraConfig(), draft.modules if trained else ()), 0.0
+    now, worst = scales(new.config or LoraConfig(), draft.modules) if trained else {}, 0.0
     finfo: Any = ml_dtypes.finfo
     for module, old in draft.modules.items():
         pair = draft.adapter.pairs[old].factors

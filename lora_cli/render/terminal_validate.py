@@ -61,7 +61,8 @@ def _repair_command(report: Report) -> Iterator[RenderableType]:
     if mendable := [one for one in report.adapters if any(map(_is_mendable, one.findings))]:
         first = mendable[0]
         ref = first.name if first.source.endswith(first.name.rstrip("/")) else first.source
-        engine = next((each.engine for each in first.engines), "NAME")
+        failing = [each for each in first.engines if each.fails] or first.engines
+        engine = "@".join(filter(None, (failing[0].engine, failing[0].version))) if failing else "NAME"
         base = f" --base {first.base}" if first.base is not None else ""
         command = f"lora-cli repair {ref if len(mendable) == 1 else 'REF'} --engine {engine}{base} --to DIRECTORY"
         yield Paragraph(command, f"{MARK} {counted(len(mendable), 'adapter')} can be repaired: ")
