@@ -52,12 +52,11 @@ class Signed:
 
 
 class _SignedList(hashing.Config):  # noqa: PLW1641
-    """Takes the signed list instead of hashing a folder: not all files are fetched, and those that are, are hashed."""
+    """Takes the list of a valid signature, which is compared with it, in place of a folder: what is fetched is hashed."""
 
     manifest: Any = None
 
     def hash(self, model_path: Any, *, files_to_hash: Any = None) -> Any:
-        """This object, with which model-signing compares the list of a valid signature."""
         return self
 
     def __eq__(self, other: object) -> bool:
