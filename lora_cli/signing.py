@@ -52,7 +52,7 @@ class Signed:
 
 
 class _SignedList(hashing.Config):  # noqa: PLW1641
-    """Takes the list of a valid signature, which is compared with it, in place of a folder: what is fetched is hashed."""
+    """Takes the list of a valid signature, which is compared with it, in place of a folder: downloads are hashed."""
 
     manifest: Any = None
 
