@@ -1,7 +1,4 @@
-"""Repair: judge an adapter for an engine, rewrite it, judge what was written, and prove that its updates are the same.
-
-All is done in memory, and no step changes ``scaling · B @ A`` of a module. The proof reads both folders, as PEFT does.
-"""
+"""Repair: judge an adapter for an engine, rewrite it, judge what was written, and prove that its updates are the same."""
 
 import json
 import math
@@ -31,7 +28,7 @@ from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.pipeline import FetchContext
+from lora_cli.fetching.pipeline import FetchContext, fetch
 from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import Count, ErrorReport
 from lora_cli.judging.base_model import open_checkpoint
@@ -126,32 +123,33 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         LoraCliError: it cannot be fetched, read or rewritten, it is no LoRA adapter, or the folder cannot be written.
     """
     request = replace(item, source=ref_of(item.source))
-    if options.in_place and request.ref.scheme != "file":
-        raise UsageError("--in-place needs an adapter on this disk", hint="write it to a new folder with --to")
+    if request.ref.scheme != "file":
+        if options.in_place:
+            raise UsageError("--in-place needs an adapter on this disk", hint="write it to a new folder with --to")
+        request = replace(request, selection=replace(request.selection, allow_pickle=True))
+        with FetchContext(Store(settings.cache_dir), settings) as context:
+            found = AdapterRef("file", str(fetch(request, context).snapshot.directory))
+        request, settings = Request(item.name, found), replace(settings, policies=())
     terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    with FetchContext(Store(settings.cache_dir), settings) as context:
-        judged = judge_one(request, terms, settings, context)
-    if judged.error is not None:
-        raise judged.error
-    if (folder := judged.directory) is None or judged.adapter is None:
-        raise Refused(f"{request.ref}: {'; '.join(judged.unchecked)}")
+    judged = judge_one(request, terms, settings)
+    if judged.error is not None or judged.adapter is None or (folder := judged.directory) is None:
+        raise judged.error or Refused(f"{item.source}: it is not on this disk")
     adapter = join_shards(files := files_at(folder), judged.adapter, settings.max_header_bytes)
     if adapter.config is None or adapter.foreign is not None or not adapter.pairs:
         problem = judged.worst_first[0].problem
-        raise Refused(f"{request.ref}: {problem.message}", hint=problem.hint)
+        raise Refused(f"{ref_of(item.source)}: {problem.message}", hint=problem.hint)
     config = json_object((folder / CONFIG).read_bytes(), CONFIG)
-    patterns = config.get("rank_pattern") or config.get("alpha_pattern")
     tensors = {name: _values(files, one) for name, one in adapter.tensors.items()}
     target = folder.resolve() if options.in_place else options.to
     beside = target or Path(tempfile.gettempdir(), "repair")
     with on_disk("writing", beside, "--to"), hidden_folder(beside) as building:
         _put_others(building, folder, adapter, in_place=options.in_place)
         for folded in (False, True):
-            draft = _named_as_peft(adapter, config, tensors, options)
+            modules = (draft := _named_as_peft(adapter, config, tensors, options)).modules
             if folded:
                 _drop_copies(draft, options, settings)
-            elif patterns and [*draft.modules.keys()] != [*draft.modules.values()]:
-                continue  # they may match other modules now
+            elif (config.get("rank_pattern") or config.get("alpha_pattern")) and [*modules] != [*modules.values()]:
+                continue  # patterns may match other modules now
             trained = _fold_scales(draft) if folded else {}
             dtypes = {name: one.dtype.name for name, one in draft.tensors.items() if options.dtype is not None}
             if wide := [name for name, dtype in dtypes.items() if "float" in dtype and dtype != options.dtype]:
@@ -160,10 +158,10 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
             (building / WEIGHTS).write_bytes(save(dict(sorted(draft.tensors.items())), {"format": "pt"}))
             (building / CONFIG).write_text(json.dumps(draft.config, indent=2, sort_keys=True) + "\n")
             after = judge_one(Request("", AdapterRef("file", str(building))), terms, replace(settings, policies=()))
-            reasons = after.engines[0].reasons
-            told = (ENGINE_RULES, *(one.code for one in reasons))
+            outcome = after.engines[0]
+            told = (ENGINE_RULES, *(one.code for one in outcome.reasons))
             errors = [one for one in after.findings if one.severity is Severity.ERROR and not one.code.startswith(told)]
-            refusals = [ErrorReport(one.message, one.mend) for one in reasons if one.feature not in BY_FLAG]
+            refusals = [ErrorReport(one.message, one.mend) for one in outcome.reasons if one.feature not in BY_FLAG]
             refusals += [ErrorReport(f"{one.code} {one.problem.message}", one.problem.hint) for one in errors]
             if not refusals:
                 break
@@ -174,7 +172,7 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
             building.replace(options.to)
     directory = str(target.absolute()) if target is not None and proof is not None else None
     before, changes = judged.engines[0], tuple(draft.changes)
-    return RepairReport(before, after.engines[0], changes, tuple(refusals), judged.skipped, proof, directory)
+    return RepairReport(before, outcome, changes, tuple(refusals), judged.skipped, proof, directory)
 
 
 def _values(files: Files, tensor: TensorInfo) -> Array:
