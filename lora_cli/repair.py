@@ -1,4 +1,4 @@
-"""Repair: judge an adapter for an engine, rewrite it, judge what was written, and prove that its updates are the same."""
+"""Repair: judge an adapter for an engine, rewrite it, judge what was written, and prove that no update has changed."""
 
 import json
 import math
