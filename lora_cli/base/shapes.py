@@ -1,12 +1,11 @@
 """One function for each shape of model: the modules that transformers 5 makes of a config, with their dimensions.
 
-A function gets a ``Model`` to fill in and the ``Config`` of its section; one under ``decoder`` fills in one layer.
-Fused experts and their routers are parameters.
+A function gets a ``Model`` to fill in and the ``Config`` of its section. Most fill in one layer, for ``decoder``;
+GPT-2, OPT, BERT and the vision towers are whole. Fused experts and their routers are parameters.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
 from typing import Any
 
 from lora_cli import parse
@@ -111,6 +110,10 @@ class Model:
             raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where="config.json")
 
 
+Build = Callable[[Model, Config], None]
+"""Fills in a model, or a layer, by a config."""
+
+
 def square(m: Model, *paths: str, width: int, bias: bool = True) -> None:
     """Linear layers whose two dimensions are the same."""
     for path in paths:
@@ -126,8 +129,7 @@ def mlp(m: Model, first: str, second: str, width: int, inner: int, bias: bool = 
 def gated(m: Model, path: str, width: int, inner: int, bias: bool = False) -> None:
     """A gated MLP."""
     m.add(f"{path}.gate_proj", width, inner, bias)
-    m.add(f"{path}.up_proj", width, inner, bias)
-    m.add(f"{path}.down_proj", inner, width, bias)
+    mlp(m, f"{path}.up_proj", f"{path}.down_proj", width, inner, bias)
 
 
 def experts(m: Model, count: int, width: int, inner: int) -> None:
@@ -147,37 +149,39 @@ def attention(m: Model, c: Config, out: str = "o_proj", packed: str = "") -> Non
     m.add(f"self_attn.{out}", q, width, bias)
 
 
-def decoder(sparse: Callable[[Config], Container[int]] = lambda _: ()) -> Callable[..., Callable[..., None]]:
-    """A decoder of such layers, with LLaMA's names around them: ``root`` and ``head`` are where a wrapper has it."""
+def decoder(
+    layer: Build,
+    sparse: Callable[[Config], Container[int]] = lambda _: (),
+    *,
+    root: str = "model.",
+    embedding: str = "embed_tokens",
+    layers: str = "layers.",
+    head: str = "lm_head",
+    head_bias: bool = False,
+) -> Build:
+    """A decoder of such layers, with LLaMA's names around them. ``sparse`` are the layers with experts."""
 
-    def of(fill: Callable[[Model, Config], None]) -> Callable[..., None]:
-        @wraps(fill)
-        def build(m: Model, c: Config, root: str = "model.", head: str = "lm_head", head_bias: bool = False) -> None:
-            m.add(f"{root}embed_tokens", c.vocab_size, c.hidden_size, kind="embedding")
-            for layer in m.layers(f"{root}layers.", c.num_hidden_layers, sparse(c)):
-                fill(layer, c)
-            m.add(head, c.hidden_size, c.vocab_size, head_bias)
+    def build(m: Model, c: Config) -> None:
+        m.add(root + embedding, c.vocab_size, c.hidden_size, kind="embedding")
+        for one in m.layers(root + layers, c.num_hidden_layers, sparse(c)):
+            layer(one, c)
+        m.add(head, c.hidden_size, c.vocab_size, head_bias)
 
-        return build
-
-    return of
+    return build
 
 
-@decoder()
 def llama(m: Model, c: Config) -> None:
     """LLaMA, and most that came after it."""
     attention(m, c)
     gated(m, "mlp", c.hidden_size, c.intermediate_size, c.flag("mlp_bias"))
 
 
-@decoder()
 def phi(m: Model, c: Config) -> None:
     """Phi 1 and 2."""
     attention(m, c, out="dense")
     mlp(m, "mlp.fc1", "mlp.fc2", c.hidden_size, c.intermediate_size)
 
 
-@decoder()
 def phi3(m: Model, c: Config) -> None:
     """Phi 3: q, k and v in one, and the two inner layers of the MLP."""
     attention(m, c, packed="qkv_proj")
@@ -185,40 +189,63 @@ def phi3(m: Model, c: Config) -> None:
     m.add("mlp.down_proj", c.intermediate_size, c.hidden_size)
 
 
-@decoder()
 def starcoder2(m: Model, c: Config) -> None:
     """StarCoder 2."""
     attention(m, c)
     mlp(m, "mlp.c_fc", "mlp.c_proj", c.hidden_size, c.intermediate_size, c.flag("use_bias"))
 
 
-@decoder()
+def gptj(m: Model, c: Config) -> None:
+    """GPT-J."""
+    square(m, *(f"attn.{name}" for name in ("k_proj", "v_proj", "q_proj", "out_proj")), width=c.hidden_size, bias=False)
+    mlp(m, "mlp.fc_in", "mlp.fc_out", c.hidden_size, c.optional("n_inner") or 4 * c.hidden_size)
+
+
+def gpt_neox(m: Model, c: Config) -> None:
+    """GPT-NeoX and Pythia."""
+    width, bias = c.hidden_size, c.flag("attention_bias")
+    m.add("attention.query_key_value", width, 3 * width, bias)
+    m.add("attention.dense", width, width, bias)
+    mlp(m, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.intermediate_size)
+
+
+def bloom(m: Model, c: Config) -> None:
+    """BLOOM, and Falcon, whose keys and values are grouped (40B and later), single (7B), or one for each head."""
+    width, qkv, bias = c.hidden_size, 3 * c.hidden_size, c.flag("bias")
+    if c.flag("new_decoder_architecture"):
+        heads = c.num_attention_heads
+        qkv = width + 2 * (c.optional("num_kv_heads") or heads) * (width // heads)
+    elif c.flag("multi_query"):
+        qkv = width + 2 * (width // c.num_attention_heads)
+    m.add("self_attention.query_key_value", width, qkv, bias)
+    m.add("self_attention.dense", width, width, bias)
+    mlp(m, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.optional("ffn_hidden_size") or 4 * width, bias)
+
+
 def mixtral(m: Model, c: Config) -> None:
     """Mixtral."""
     attention(m, c)
     experts(m, c.num_experts, c.hidden_size, c.intermediate_size)
 
 
-@decoder()
 def gpt_oss(m: Model, c: Config) -> None:
     """gpt-oss: experts ``[experts, d_in, d_out]`` with biases."""
     attention(m, c)
     count, width, inner = c.num_experts, c.hidden_size, c.intermediate_size
     m.bare("mlp.router.weight", count, width)
-    m.bare("mlp.experts.gate_up_proj", count, width, 2 * inner)
-    m.bare("mlp.experts.gate_up_proj_bias", count, 2 * inner)
-    m.bare("mlp.experts.down_proj", count, inner, width)
-    m.bare("mlp.experts.down_proj_bias", count, width)
+    for name, d_in, d_out in (("gate_up_proj", width, 2 * inner), ("down_proj", inner, width)):
+        m.bare(f"mlp.experts.{name}", count, d_in, d_out)
+        m.bare(f"mlp.experts.{name}_bias", count, d_out)
 
 
-def _qwen_sparse(c: Config) -> Container[int]:
+def qwen_sparse(c: Config) -> Container[int]:
+    """Every n-th layer that is not listed."""
     count, step, dense = c.number("num_experts", least=0), c.decoder_sparse_step, c.layers("mlp_only_layers") or ()
     return {i for i in range(c.num_hidden_layers) if count and (i + 1) % step == 0 and i not in dense}
 
 
-@decoder(_qwen_sparse)
 def qwen_moe(m: Model, c: Config) -> None:
-    """Qwen 2 and 3: experts in every n-th layer that is not listed, in Qwen 2 beside one that all tokens share."""
+    """Qwen 2 and 3 with experts, in Qwen 2 beside one that all tokens share."""
     attention(m, c)
     if not m.sparse:
         gated(m, "mlp", c.hidden_size, c.intermediate_size)
@@ -229,9 +256,13 @@ def qwen_moe(m: Model, c: Config) -> None:
         m.add("mlp.shared_expert_gate", c.hidden_size, 1)
 
 
-@decoder(lambda c: range(c.number("first_k_dense_replace", least=0), c.num_hidden_layers))
+def deepseek_sparse(c: Config) -> Container[int]:
+    """All after the first layers."""
+    return range(c.number("first_k_dense_replace", least=0), c.num_hidden_layers)
+
+
 def deepseek(m: Model, c: Config) -> None:
-    """DeepSeek 2 and 3: low-rank attention (MLA), and after the first layers experts beside shared ones.
+    """DeepSeek 2 and 3: low-rank attention (MLA), and experts beside shared ones.
 
     The layers that predict further tokens are not built.
     """
@@ -245,21 +276,21 @@ def deepseek(m: Model, c: Config) -> None:
     m.add("self_attn.kv_a_proj_with_mqa", width, c.kv_lora_rank + c.qk_rope_head_dim, bias)
     m.add("self_attn.kv_b_proj", c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim))
     m.add("self_attn.o_proj", heads * c.v_head_dim, width, bias)
+    path, inner = "mlp", c.intermediate_size
     if m.sparse:
         experts(m, c.num_experts, width, c.moe_intermediate_size)
-        gated(m, "mlp.shared_experts", width, c.moe_intermediate_size * c.n_shared_experts, c.flag("mlp_bias"))
-    else:
-        gated(m, "mlp", width, c.intermediate_size, c.flag("mlp_bias"))
+        path, inner = "mlp.shared_experts", c.moe_intermediate_size * c.n_shared_experts
+    gated(m, path, width, inner, c.flag("mlp_bias"))
 
 
-def _llama4_sparse(c: Config) -> Container[int]:
+def llama4_sparse(c: Config) -> Container[int]:
+    """Every n-th layer, or those listed."""
     step, listed = c.interleave_moe_layer_step, c.layers("moe_layers")
     return range(step - 1, c.num_hidden_layers, step) if listed is None else listed
 
 
-@decoder(_llama4_sparse)
 def llama4(m: Model, c: Config) -> None:
-    """Llama 4: experts ``[experts, d_in, d_out]`` beside a shared one in every n-th layer, or in those listed."""
+    """Llama 4: experts ``[experts, d_in, d_out]`` beside a shared one."""
     attention(m, c)
     if not m.sparse:
         gated(m, "feed_forward", c.hidden_size, c.intermediate_size_mlp)
@@ -284,43 +315,6 @@ def gpt2(m: Model, c: Config) -> None:
     m.add("lm_head", width, c.vocab_size)
 
 
-def gptj(m: Model, c: Config) -> None:
-    """GPT-J."""
-    width, t = c.hidden_size, m.under("transformer.")
-    t.add("wte", c.vocab_size, width, kind="embedding")
-    for layer in t.layers("h.", c.num_hidden_layers):
-        square(layer, "attn.k_proj", "attn.v_proj", "attn.q_proj", "attn.out_proj", width=width, bias=False)
-        mlp(layer, "mlp.fc_in", "mlp.fc_out", width, c.optional("n_inner") or 4 * width)
-    m.add("lm_head", width, c.vocab_size, bias=True)
-
-
-def gpt_neox(m: Model, c: Config) -> None:
-    """GPT-NeoX and Pythia."""
-    width, bias = c.hidden_size, c.flag("attention_bias")
-    m.add("gpt_neox.embed_in", c.vocab_size, width, kind="embedding")
-    for layer in m.layers("gpt_neox.layers.", c.num_hidden_layers):
-        layer.add("attention.query_key_value", width, 3 * width, bias)
-        layer.add("attention.dense", width, width, bias)
-        mlp(layer, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.intermediate_size)
-    m.add("lm_head", width, c.vocab_size)
-
-
-def bloom(m: Model, c: Config) -> None:
-    """BLOOM, and Falcon, whose keys and values are grouped (40B and later), single (7B), or one for each head."""
-    width, qkv, bias, t = c.hidden_size, 3 * c.hidden_size, c.flag("bias"), m.under("transformer.")
-    if c.flag("new_decoder_architecture"):
-        heads = c.num_attention_heads
-        qkv = width + 2 * (c.optional("num_kv_heads") or heads) * (width // heads)
-    elif c.flag("multi_query"):
-        qkv = width + 2 * (width // c.num_attention_heads)
-    t.add("word_embeddings", c.vocab_size, width, kind="embedding")
-    for layer in t.layers("h.", c.num_hidden_layers):
-        layer.add("self_attention.query_key_value", width, qkv, bias)
-        layer.add("self_attention.dense", width, width, bias)
-        mlp(layer, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.optional("ffn_hidden_size") or 4 * width, bias)
-    m.add("lm_head", width, c.vocab_size)
-
-
 def opt(m: Model, c: Config) -> None:
     """OPT, whose embedding may have another width than its layers."""
     width, outer, d = c.hidden_size, c.optional("word_embed_proj_dim") or c.hidden_size, m.under("model.decoder.")
@@ -328,8 +322,7 @@ def opt(m: Model, c: Config) -> None:
     d.add("embed_tokens", c.vocab_size, outer, kind="embedding")
     d.add("embed_positions", c.max_position_embeddings + 2, width, kind="embedding")
     if outer != width:
-        d.add("project_out", width, outer)
-        d.add("project_in", outer, width)
+        mlp(d, "project_out", "project_in", width, outer, bias=False)
     for layer in d.layers("layers.", c.num_hidden_layers):
         square(layer, *(f"self_attn.{name}_proj" for name in ("k", "v", "q", "out")), width=width, bias=bias)
         mlp(layer, "fc1", "fc2", width, c.ffn_dim, bias)
@@ -339,9 +332,9 @@ def opt(m: Model, c: Config) -> None:
 def bert(m: Model, c: Config, root: str, head: str, dense: str) -> None:
     """BERT with its language-modelling head, without the pooler that other heads have."""
     width, b = c.hidden_size, m.under(root)
-    b.add("embeddings.word_embeddings", c.vocab_size, width, kind="embedding")
-    b.add("embeddings.position_embeddings", c.max_position_embeddings, width, kind="embedding")
-    b.add("embeddings.token_type_embeddings", c.type_vocab_size, width, kind="embedding")
+    rows = {"word": c.vocab_size, "position": c.max_position_embeddings, "token_type": c.type_vocab_size}
+    for name, count in rows.items():
+        b.add(f"embeddings.{name}_embeddings", count, width, kind="embedding")
     names = ("self.query", "self.key", "self.value", "output.dense")
     for layer in b.layers("encoder.layer.", c.num_hidden_layers):
         square(layer, *(f"attention.{name}" for name in names), width=width)

@@ -41,7 +41,7 @@ def open_base(
 ) -> BaseModel:
     """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
 
-    Only its config and header ranges are read, never weights. ``fallback`` builds a model of an unknown family. The
+    Only its config is read, never weights. ``fallback`` builds a model of an unknown family. The
     config of a ``locked`` base is that of the lock, and nothing is asked.
 
     Raises:
@@ -121,17 +121,10 @@ def _read(
         try:
             return base_from_config(config, name)
         except UnknownArchitecture:
-            if settings.offline or ref.scheme == "file":
-                if fallback is None:
-                    raise
-                return fallback(config)
-    files = open_files(Request("", ref, selection=BASE), settings, Sources(settings))
-    if ref.pinned and files.snapshot is not None and not settings.offline:
-        # A family without a table is read from headers, which only the origin has.
-        with suppress(UnknownArchitecture):
-            return read_base(files, name)
-        files = Files(origin := Sources(settings).of(ref), origin.resolve(ref))
-    return read_base(files, name, fallback=fallback)
+            if fallback is None:
+                raise
+            return fallback(config)
+    return read_base(open_files(Request("", ref, selection=BASE), settings, Sources(settings)), name, fallback=fallback)
 
 
 def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
@@ -164,7 +157,7 @@ def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[s
     Raises:
         LoraCliError: they cannot be read.
     """
-    from lora_cli.base.reading import WEIGHTS_FILE, read_checkpoint
+    from lora_cli.base.checkpoint import WEIGHTS_FILE, read_checkpoint
 
     path, name = Path(ref.location), WEIGHTS_FILE
     if ref.scheme == "file" and path.is_file():

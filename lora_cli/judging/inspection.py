@@ -22,7 +22,7 @@ from lora_cli.json_schema import Count, PositiveCount, Sha256OrEmpty
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import matched, misshapen
-from lora_cli.peft.patterns import endings, one_budget
+from lora_cli.peft.patterns import endings, one_deadline
 from lora_cli.peft.targets import EXPERTS, Scale, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
@@ -132,7 +132,7 @@ def inspect_one(
         if base is not None:
             result.base = base.name
             if adapter.has_weights:
-                with one_budget():
+                with one_deadline():
                     application = matched(adapter, base)[0]
                 misfits = misshapen(application).keys() & {*application.matched}
                 result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
@@ -199,7 +199,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
                 # The parameter that the module holds first is the innermost.
                 wrapped = [sorted(wrapped, key=EXPERT_PARAMETERS.index)[-1 - levels.index(module)]]
             paths[module] = [f"{stem}.{leaf}" for leaf in wrapped] or [module]
-        with one_budget(), suppress(FormatError):
+        with one_deadline(), suppress(FormatError):
             found = scales(adapter.config, chain.from_iterable(paths.values()))
     return tuple(
         ModuleFacts(

@@ -36,7 +36,7 @@ from lora_cli.judging.judge import ENGINE_RULES, Terms, judge_one
 from lora_cli.judging.read import ref_of
 from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
-from lora_cli.peft.patterns import one_budget
+from lora_cli.peft.patterns import one_deadline
 from lora_cli.peft.targets import scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
@@ -141,7 +141,7 @@ class RepairSetReport:
     exit_code: int
 
 
-@one_budget()
+@one_deadline()
 def repair_adapter(item: Request, options: RepairOptions, settings: Settings) -> RepairReport:
     """Repair one adapter; a remote one is fetched first. Its digest, its lock and ``settings.policies`` must hold.
 

@@ -16,7 +16,7 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import base_from_config
 from lora_cli.finding import Applied, Severity
 from lora_cli.judging.judge import Terms, judge_one
-from lora_cli.peft.experts import MIXTRAL, OLD_NAMES, QWEN, as_loaded
+from lora_cli.peft.experts import as_loaded
 from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
