@@ -283,11 +283,11 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
-        tied_embeddings=any(one.flag("tie_word_embeddings") for one in ties),
+        tied_embeddings=any(one.tie_word_embeddings for one in ties),
         parameters=model.parameters,
         source=f"config.json ({model_type}{f', quantised: {method}' if isinstance(method, str) else ''})",
         dtype=next((one for one in dtypes if isinstance(one, str)), "").removeprefix("torch.")[:32],
-        heads=text.optional("num_attention_heads") or None,
+        heads=text.num_attention_heads or None,
         architecture=architecture_of(config),
     )
 
