@@ -188,12 +188,9 @@ def _chosen(
 def _beyond(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
     """The modules that the base would have if it had more layers: the first number in their path is too high."""
     ours = {_FIRST_INDEX.sub("#", path, count=1) for path in base.modules}
-    found = ((module, index.group()) for module in modules if (index := _FIRST_INDEX.search(module)))
-    return frozenset(
-        module
-        for module, number in found
-        if _FIRST_INDEX.sub("#", module, count=1) in ours and (len(number) >= 10 or int(number) >= base.num_layers)
-    )
+    named = (module for module in modules if _FIRST_INDEX.sub("#", module, count=1) in ours)
+    numbers = {module: index.group() for module in named if (index := _FIRST_INDEX.search(module))}
+    return frozenset(one for one, number in numbers.items() if len(number) >= 10 or int(number) >= base.num_layers)
 
 
 def dropped_for(key: Key) -> str:

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import WRAPPER, last_name
@@ -22,8 +21,6 @@ ALL_LINEAR = "all-linear"
 
 EXPERTS = "experts"
 """The name of the module of fused experts, in every family that has one."""
-
-T = TypeVar("T")
 
 OUTPUT_NAMES = frozenset({"lm_head", "embed_out"})
 """Output embeddings of the families that we know, which ``all-linear`` leaves out."""
@@ -68,15 +65,13 @@ DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
 """PEFT's targets for a config without ``target_modules``, by the base's ``model_type``; a string is a regular
 expression. Source: PEFT 0.21 ``utils/constants.py``."""
 
-
 BARE = "FEATURE_EXTRACTION"
+
+POOLERS = {"bert": ("SEQ_CLS", BARE), "roberta": (BARE,)}
+"""Tasks over a whole sequence, for which these families have a pooler."""
 
 HEADLESS = re.compile(r"(?!Peft)\w+(?<!LMHead)(?<!Heads)(?<!MT)Model")
 """Classes of transformers without a head."""
-
-OTHER_PREFIX = ("llama", "qwen2", "qwen3")
-"""Families whose class for answering questions calls the model ``transformer`` and not ``model``."""
-
 
 SCALE_FIELDS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
 """The fields that ranks and scales follow from."""
@@ -240,8 +235,9 @@ def for_task(base: BaseModel, task: str | None, named: Collection[str], trained_
 
     The base itself for text generation, and without a head where the names are text generation's even so.
     """
-    headed = task in HEADS
-    if not (headed or task == BARE or any(HEADLESS.fullmatch(one) for one in (base.architecture, trained_class))):
+    if not (
+        task in HEADS or task == BARE or any(HEADLESS.fullmatch(one) for one in (base.architecture, trained_class))
+    ):
         return base
 
     def is_inside(path: str) -> bool:  # not of a head: lm_head, RoBERTa's lm_head.dense, BERT's cls
@@ -249,16 +245,12 @@ def for_task(base: BaseModel, task: str | None, named: Collection[str], trained_
         return first != "cls" and OUTPUT_NAMES.isdisjoint((first, last_name(path)))
 
     modules = {path: module for path, module in base.modules.items() if is_inside(path)}
-    root = next(iter(modules), "").partition(".")[0]
-    if base.model_type in {"bert", "roberta"} if not headed else (task, base.model_type) == ("SEQ_CLS", "bert"):
-        modules[f"{root}.pooler.dense"] = BaseModule(base.hidden_size, base.hidden_size, bias=True)
-    usual = replace(base, modules=modules) if headed else base
-    if headed and base.model_type not in OTHER_PREFIX:
-        return usual
-
-    def moved(paths: Mapping[str, T]) -> dict[str, T]:
-        prefix = "transformer." if headed else ""
-        return {prefix + path.removeprefix(f"{root}."): value for path, value in paths.items() if is_inside(path)}
-
-    other = replace(base, modules=moved(modules), parameters=moved(base.parameters))
-    return other if len(other.modules.keys() & named) > len(usual.modules.keys() & named) else usual
+    root = next(iter(modules), "").partition(".")[0] + "."
+    if (task if task in HEADS else BARE) in POOLERS.get(base.model_type, ()):
+        modules[f"{root}pooler.dense"] = BaseModule(base.hidden_size, base.hidden_size, bias=True)
+    if task in HEADS:
+        return replace(base, modules=modules)
+    modules = {path.removeprefix(root): module for path, module in modules.items()}
+    parameters = {path.removeprefix(root): shape for path, shape in base.parameters.items()}
+    bare = replace(base, modules=modules, parameters=parameters)
+    return bare if len(bare.modules.keys() & named) > len(base.modules.keys() & named) else base
