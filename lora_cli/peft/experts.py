@@ -51,15 +51,11 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError |
     groups: dict[tuple[str, str], dict[tuple[str, int], LoraPair]] = {}
     for module, pair in adapter.pairs.items():
         path = module.replace(f".{experts.block}.", ".mlp.")
-        found = EXPERT.fullmatch(path)
-        if (
-            found is None
-            or found[3] not in experts.projections
-            or any(adapter.keys[one.name].infixes for one in pair.factors)
-        ):
-            pairs[path] = replace(pair, module=path)
-        else:
+        found, is_odd = EXPERT.fullmatch(path), any(adapter.keys[one.name].infixes for one in pair.factors)
+        if found and found[3] in experts.projections and not is_odd:
             groups.setdefault((found[1], experts.projections[found[3]]), {})[found[3], int(found[2])] = pair
+        else:
+            pairs[path] = replace(pair, module=path)
     for (container, parameter), members in groups.items():
         parts = experts.parts_of(parameter)
         most = 1 + max(number for _, number in members)

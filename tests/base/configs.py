@@ -34,7 +34,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "qwen2": [*LIKE_LLAMA, {**NULLS, "hidden_size": 50, "use_sliding_window": True, "max_window_layers": 1}],
     "qwen3": [*LIKE_LLAMA, {**NULLS, **BIASES}],
     **dict.fromkeys(("gemma", "gemma2", "starcoder2", "cohere"), LIKE_LLAMA),
-    **dict.fromkeys(("granite", "olmo2", "phi3"), [*LIKE_LLAMA, NULLS]),
+    **{family: [*LIKE_LLAMA, NULLS] for family in ("granite", "olmo2", "phi3")},
     "phi": [GROUPED, *LIKE_LLAMA, NULLS],
     "stablelm": [*LIKE_LLAMA[1:], {**HEADS, **TIED, "num_key_value_heads": 4}],
     "gemma3_text": [*LIKE_LLAMA, {**GROUPED, "sliding_window_pattern": 2}],
