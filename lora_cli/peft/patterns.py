@@ -22,6 +22,9 @@ LIMIT_S = 3.0
 MOST_SIZE = 200_000
 """Characters of all patterns of one adapter times their counted repetitions: ``regex`` unrolls them, 400 bytes each."""
 
+MOST_COMPARED = 12_000_000
+"""Comparisons of names with modules that one question may take: about three seconds."""
+
 TOO_SLOW = "PEFT itself would hang on it; use fewer patterns without nested repetitions, or list the modules"
 
 WHOLE = "{}"
@@ -136,18 +139,20 @@ def matching_keys(keys: Iterable[str], modules: Iterable[str], where: str) -> di
     names: dict[tuple[int, ...], set[str]] = {}
     for key in places.keys() - patterns:
         names.setdefault((len(key), *(at for at, char in enumerate(key) if char == ".")), set()).add(key)
-    found: dict[str, list[str]] = {}
-    for module in modules:
-        matched = [key for key in patterns if match(END, key, module, where)]
-        with timed(where):
+    modules = tuple(modules)
+    found = {module: [key for key in patterns if match(END, key, module, where)] for module in modules}
+    with timed(where):
+        if len(names) * len(modules) > MOST_COMPARED:
+            raise TimeoutError
+        for module, matched in found.items():
             for (length, *dots), alike in names.items():
                 start = len(module) - length
                 if start == 0 or (start > 0 and module[start - 1] == "."):
                     end = module[start:]
                     for at in dots if end not in alike else ():
                         end = f"{end[:at]}.{end[at + 1 :]}"
-                    matched += [end] if end in alike else []
-        found[module] = sorted(matched, key=places.__getitem__)
+                    matched.extend([end] if end in alike else [])
+            matched.sort(key=places.__getitem__)
     return found
 
 

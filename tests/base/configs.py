@@ -29,14 +29,17 @@ BERT = {**HEADS, "max_position_embeddings": 40}
 LIKE_LLAMA = [{**GROUPED, "head_dim": 10}, {**GROUPED, **BIASES, **TIED}, {**GROUPED, **UNTIED, "num_hidden_layers": 3}]
 
 CONFIGS: dict[str, list[dict[str, Any]]] = {
-    "llama": [*LIKE_LLAMA, {**NULLS, "head_dim": None}, HEADS],
-    "mistral": [*LIKE_LLAMA, {**GROUPED, "head_dim": None}, {**SMALL, "num_attention_heads": 16, "hidden_size": 64}],
-    "qwen2": [*LIKE_LLAMA, {**NULLS, "hidden_size": 50, "use_sliding_window": True, "max_window_layers": 1}],
+    "llama": [GROUPED, *LIKE_LLAMA, {**NULLS, "head_dim": None}, HEADS],
+    "mistral": [{**GROUPED, "head_dim": 20}, *LIKE_LLAMA, {**SMALL, "num_attention_heads": 16, "hidden_size": 64}],
+    "qwen2": [GROUPED, *LIKE_LLAMA, {**NULLS, "hidden_size": 50, "use_sliding_window": True, "max_window_layers": 1}],
     "qwen3": [*LIKE_LLAMA, {**NULLS, **BIASES}],
-    **dict.fromkeys(("gemma", "gemma2", "starcoder2", "cohere"), LIKE_LLAMA),
-    **{family: [*LIKE_LLAMA, NULLS] for family in ("granite", "olmo2", "phi3")},
-    "phi": [GROUPED, *LIKE_LLAMA, NULLS],
-    "stablelm": [*LIKE_LLAMA[1:], {**HEADS, **TIED, "num_key_value_heads": 4}],
+    **dict.fromkeys(("gemma", "gemma2"), LIKE_LLAMA),
+    "granite": [*LIKE_LLAMA, NULLS],
+    "olmo2": [{**GROUPED, "attention_bias": True}, *LIKE_LLAMA, NULLS],
+    "cohere": [{**GROUPED, "attention_bias": True, "head_dim": 10}, *LIKE_LLAMA],
+    **{family: [GROUPED, *LIKE_LLAMA, NULLS] for family in ("phi", "phi3")},
+    "starcoder2": [GROUPED, *LIKE_LLAMA],
+    "stablelm": [{**GROUPED, "use_qkv_bias": True}, *LIKE_LLAMA[1:], {**HEADS, **TIED, "num_key_value_heads": 4}],
     "gemma3_text": [*LIKE_LLAMA, {**GROUPED, "sliding_window_pattern": 2}],
     "gemma3": [
         {**IMAGES, "text_config": {**GROUPED, "head_dim": 10}},
@@ -115,4 +118,4 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "bert": [BERT, {**BERT, **UNTIED, "is_decoder": True, "type_vocab_size": 3}],
     "roberta": [BERT, {**BERT, **UNTIED, "is_decoder": True}],
 }
-"""Model type to configs; ``model_type`` itself is left out."""
+"""Model type to configs; ``model_type`` itself is left out. Corpus and golden files are of the first of each."""
