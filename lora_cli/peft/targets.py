@@ -67,6 +67,9 @@ expression. Source: PEFT 0.21 ``utils/constants.py``."""
 
 BARE = "FEATURE_EXTRACTION"
 
+OTHER_PREFIX = ("llama", "qwen2", "qwen3")
+"""Families whose class for answering questions calls the model ``transformer`` and not ``model``."""
+
 POOLERS = {"bert": ("SEQ_CLS", BARE), "roberta": (BARE,)}
 """Tasks over a whole sequence, for which these families have a pooler."""
 
@@ -248,9 +251,10 @@ def for_task(base: BaseModel, task: str | None, named: Collection[str], trained_
     root = next(iter(modules), "").partition(".")[0] + "."
     if (task if task in HEADS else BARE) in POOLERS.get(base.model_type, ()):
         modules[f"{root}pooler.dense"] = BaseModule(base.hidden_size, base.hidden_size, bias=True)
-    if task in HEADS:
-        return replace(base, modules=modules)
-    modules = {path.removeprefix(root): module for path, module in modules.items()}
-    parameters = {path.removeprefix(root): shape for path, shape in base.parameters.items()}
-    bare = replace(base, modules=modules, parameters=parameters)
-    return bare if len(bare.modules.keys() & named) > len(base.modules.keys() & named) else base
+    usual, prefix = replace(base, modules=modules) if task in HEADS else base, "transformer." if task in HEADS else ""
+    if task in HEADS and base.model_type not in OTHER_PREFIX:
+        return usual
+    modules = {prefix + path.removeprefix(root): module for path, module in modules.items()}
+    parameters = {prefix + path.removeprefix(root): shape for path, shape in base.parameters.items()}
+    other = replace(base, modules=modules, parameters=parameters)
+    return other if len(other.modules.keys() & named) > len(usual.modules.keys() & named) else usual
