@@ -14,8 +14,8 @@ from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
-from lora_cli.grouping import by_key
 from lora_cli.peft.patterns import COMPONENT, LAYER, LITERAL, WHOLE, Endings, match, matching_keys
+from lora_cli.text import by_key
 
 ALL_LINEAR = "all-linear"
 
