@@ -82,10 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def no_search_through_what_stays() -> None:
-    """What is imported and collected lives to the end: a search for cycles that goes through it takes most of a second.
-
-    A measurement in this process (``bench.live.load_generator``) unfreezes it.
-    """
+    """Freezes what is imported and collected: a search for cycles that goes through it takes most of a second."""
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
