@@ -34,7 +34,7 @@ from lora_cli.json_schema import Count, ErrorReport
 from lora_cli.judging.base_model import open_checkpoint
 from lora_cli.judging.judge import ENGINE_RULES, Terms, judge_one
 from lora_cli.parse import json_object
-from lora_cli.peft.patterns import one_budget
+from lora_cli.peft.patterns import one_deadline
 from lora_cli.peft.targets import Scale, scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef, ref_of
@@ -111,7 +111,7 @@ class Draft:
     changes: list[Change]
 
 
-@one_budget()
+@one_deadline()
 @np.errstate(all="ignore")
 def repair_adapter(item: Request, options: RepairOptions, settings: Settings) -> RepairReport:
     """Repair one adapter; a remote one is fetched first. Its digest, its lock and ``settings.policies`` must hold.
