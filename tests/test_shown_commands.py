@@ -130,11 +130,11 @@ def test_a_shown_command_does_what_it_says(
 
 def test_a_shown_server_starts_tells_is_measured_and_stops(folder: Path) -> None:
     lines = [line for line in SHOWN if re.search(r"warm .*--(serve|status|stop)", line)]
-    port = free_port()
-    places = {"/tmp/ready": f"{folder}/ready", "--serve": f"--serve --port {port}"}
+    listen = f"--listen 127.0.0.1:{free_port()}"
+    places = {"/tmp/ready": f"{folder}/ready", "--serve": f"--serve {listen}"}
     for word in ("--status", "--stop"):
-        places[word] = f"{word} --port {port}"
-    served = next(line for line in lines if "--serve" in line)
+        places[word] = f"{word} {listen}"
+    served = next(line for line in lines if "--ready-file" in line)
     for shown, real in places.items():
         served = served.replace(shown, real)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

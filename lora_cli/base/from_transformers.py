@@ -94,7 +94,7 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
         raise UnknownArchitecture(
             f"transformers cannot build a model of type {model_type!r}: {said}",
             where=WHERE,
-            hint="use a folder with the model's checkpoint",
+            hint="judge without its base: --base none",
         ) from error
     return replace(describe(model, config["model_type"]), architecture=architecture_of(config))
 

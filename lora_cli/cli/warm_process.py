@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lora_cli.base.reading import WEIGHTS_FILE, has_weights
+from lora_cli.base.checkpoint import WEIGHTS_FILE, has_weights
 from lora_cli.cli.adapter_selection import Inputs, base_model, slot_limits
 from lora_cli.cli.output import Format, inform, log_failures, write, write_result
 from lora_cli.cli.progress import stage_progress

@@ -172,7 +172,7 @@ def _process(status: Mapping[str, Any]) -> Text:
 
 def _adapter(one: Mapping[str, Any]) -> Sequence[object]:
     worst = one.get("worst_error")
-    state = str(one.get("state") or "-")
+    state = str(one.get("state") or "")
     return (
         one.get("name"),
         one.get("tier"),

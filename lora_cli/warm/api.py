@@ -39,11 +39,11 @@ GENERATED_AT_ONCE = 8
 """Requests that are generated at once, step by step in turns; others wait."""
 
 TIER_METRICS = (
-    ("resident_adapters", "Adapters in a tier.", "adapters"),
-    ("resident_bytes", "Bytes of the adapters in a tier.", "bytes"),
-    ("tier_hits_total", "Requests that found their adapter in a tier.", "hits"),
-    ("tier_misses_total", "Requests that loaded their adapter into a tier.", "loads"),
-    ("tier_evictions_total", "Adapters evicted from a tier.", "evictions"),
+    ("lora_cli_resident_adapters", "Adapters in a tier.", "adapters"),
+    ("lora_cli_resident_bytes", "Bytes of the adapters in a tier.", "bytes"),
+    ("lora_cli_tier_hits_total", "Requests that found their adapter in a tier.", "hits"),
+    ("lora_cli_tier_misses_total", "Requests that loaded their adapter into a tier.", "loads"),
+    ("lora_cli_tier_evictions_total", "Adapters evicted from a tier.", "evictions"),
 )
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
@@ -103,9 +103,9 @@ class Api:
         metrics, adapters = self.adapters.metrics, list(self.adapters)
         metrics.failed = {one.request.name: one.failure for one in adapters if one.failure is not None}
         metrics.gauges = {
-            ("ready", "Whether the first adapters are loaded, or were tried."): self.ready,
-            ("adapters", "Adapters registered in the server."): len(adapters),
-            ("loading", "Adapters that are being loaded."): sum(one.is_loading for one in adapters),
+            ("lora_cli_ready", "Whether the first adapters are loaded, or were tried."): self.ready,
+            ("lora_cli_adapters", "Adapters registered in the server."): len(adapters),
+            ("lora_cli_loading", "Adapters that are being loaded."): sum(one.is_loading for one in adapters),
         }
         if self.adapters.worker.done():
             tiers = {name: tier.status() for name, tier in self.adapters.worker.result().tiers.items()}

@@ -18,12 +18,12 @@ class Metrics(Collector):
 
     def __init__(self, starts: int = 1) -> None:
         self._registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Requests by the tier of their adapter.", "tier")
-        self._loads = self._counter("loads", "Adapters loaded and proved.")
-        self._load_bytes = self._counter("load_bytes", "Bytes of factors loaded.")
-        self._seconds = self._counter("load_seconds", "Seconds of loads by stage.", "stage")
-        self._failures = self._counter("load_failures", "Loads that failed, by stage.", "stage")
-        self._counter("starts", "Starts of the server's process.").inc(starts)
+        self.requests = self._counter("lora_cli_requests_total", "Requests by the tier of their adapter.", "tier")
+        self._loads = self._counter("lora_cli_loads_total", "Adapters loaded and proved.")
+        self._load_bytes = self._counter("lora_cli_load_bytes_total", "Bytes of factors loaded.")
+        self._seconds = self._counter("lora_cli_load_seconds_total", "Seconds of loads by stage.", "stage")
+        self._failures = self._counter("lora_cli_load_failures_total", "Loads that failed, by stage.", "stage")
+        self._counter("lora_cli_starts_total", "Starts of the server's process.").inc(starts)
         self.gauges: dict[tuple[str, str], dict[str, float] | float] = {}
         self.failed: dict[str, LoadReport] = {}
         self._registry.register(self)
@@ -41,7 +41,7 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """What is of the moment."""
         for (name, text), values in self.gauges.items():
-            gauge = GaugeMetricFamily(f"lora_cli_{name}", text, labels=["tier"] if isinstance(values, dict) else [])
+            gauge = GaugeMetricFamily(name, text, labels=["tier"] if isinstance(values, dict) else [])
             for tier, value in values.items() if isinstance(values, dict) else [("", values)]:
                 gauge.add_metric([tier] if tier else [], value)
             yield gauge
@@ -57,4 +57,4 @@ class Metrics(Collector):
         return generate_latest(self._registry).decode()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"lora_cli_{name}", text, labels, registry=self._registry)
+        return Counter(name, text, labels, registry=self._registry)

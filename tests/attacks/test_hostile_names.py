@@ -10,7 +10,6 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from lora_cli.render.prometheus_metrics import render_load_metrics
 
 from lora_cli.cli.main import main
 from lora_cli.cli.output import write
@@ -23,6 +22,7 @@ from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_par
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from lora_cli.results import Answers, LoadReport, ModuleProof, Proof
 from lora_cli.text import safe
+from lora_cli.warm.metrics import Metrics
 from tests.answering import Asked, Reply, answering
 from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts
 from tests.making import HIDDEN, Q_PROJ, write_adapter, write_base_config
@@ -215,10 +215,13 @@ def test_machines_read_what_warm_tells(name: str) -> None:
         assert obeyed(text) == []
         assert written(name) in texts(json.loads(text))
         check_schema(json.loads(text))
-    metrics = render_load_metrics(loads(name))
+    metrics = Metrics()
+    for report in loads(name):
+        metrics.loaded(report)
+        metrics.failed[report.name] = report
     # A line of Prometheus ends with a line feed, and with nothing else.
     shape = re.compile(r"# .*|\w+(\{(\w+=\"([^\"\\]|\\.)*\",?)*\})? [\d.]+")
-    assert all(map(shape.fullmatch, metrics.rstrip("\n").split("\n")))
+    assert all(map(shape.fullmatch, metrics.text().rstrip("\n").split("\n")))
 
 
 def written(name: str) -> str:

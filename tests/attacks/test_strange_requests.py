@@ -127,7 +127,7 @@ def test_a_model_of_half_a_surrogate_pair_is_not_there(server: Running, client: 
     for name in (r"\ud800", r"good\udfff", "n" * 900_000):
         body = f'{{"model": "{name}", "prompt": "x"}}'.encode()
         answer = post(server, client, "completions", body)
-        assert answer.status_code == 404
+        assert answer.status_code in {400, 404}
         assert len(answer.content) < 400
 
 

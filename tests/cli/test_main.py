@@ -260,10 +260,10 @@ def test_an_unknown_variable_is_an_error_that_names_the_one_that_was_meant(
             "error: option '--cache-dir' requires an argument\nhint: lora-cli cache --help\n",
         ),
         (["cache", "path", "--cache-dir="], "error: --cache-dir: '' is not a path\n"),
-        (["warm", "x", "--tp", "abc"], "error: invalid value for '--tp': 'abc' is not a whole number\n"),
+        (["warm", "x", "--max-loras", "a"], "error: invalid value for '--max-loras': 'a' is not a whole number\n"),
         (["fecth"], "error: no such command 'fecth'\nhint: did you mean 'fetch'?\n"),
         (["cache", "lss"], "error: no such command 'lss'\nhint: did you mean 'ls'?\n"),
-        (["warm", "x", "--max-loras", "0"], "error: invalid value for '--max-loras': 0 is not in the range x>=1.\n"),
+        (["warm", "x", "--max-loras", "0"], "error: invalid value for '--max-loras': 0 is not in the range x>=1\n"),
         (["rules", "--format", "yaml"], "error: invalid value for '--format': 'yaml' is not one of 'human', 'json'\n"),
     ],
 )

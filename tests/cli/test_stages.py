@@ -51,11 +51,11 @@ def test_a_terminal_shows_each_stage_and_keeps_the_table_alone(warm: list[str]) 
     assert code == 1
     drawn = counts_in(shown)
     assert any("0 of 2 proved, 1 failed" in line for line in drawn)
-    assert "warm process  start" in shown
+    assert "the base  load" in shown
     assert max(map(len, drawn)) <= 70
     kept = screen(shown)
     assert not counts_in("\n".join(kept))
-    assert not any("warm process  start" in line for line in kept)
+    assert not any("the base  load" in line for line in kept)
     assert sum("proved" in line for line in kept) == 3
     assert kept[0].startswith("/")
 
