@@ -89,6 +89,8 @@ def prove_once(inputs: Inputs, plan: Plan, prompt: str, files: Files, output_for
             shown.adapter_ended(item.name, failed=bool(report.error))
         if accepted:
             quiet_threads()
+            shown.begin_part("proved", len(accepted))
+            shown.set_stage("the base", "load")
             from lora_cli.warm.worker import Worker
 
             def tell(name: str, stage: str) -> None:
@@ -96,8 +98,6 @@ def prove_once(inputs: Inputs, plan: Plan, prompt: str, files: Files, output_for
                 if settings.verbose:
                     inform(f"{name}: {stage}", settings)
 
-            shown.begin_part("proved", len(accepted))
-            shown.set_stage("the base", "load")
             with closing(Worker(plan)) as worker:
                 for note in worker.notes:
                     inform(note, settings)

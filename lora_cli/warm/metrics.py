@@ -31,9 +31,9 @@ class Metrics(Collector):
     def loaded(self, report: LoadReport) -> None:
         """Count one load."""
         for stage, ms in report.stage_ms.items():
-            self._seconds.labels(stage).inc(ms / 1e3)
+            self._seconds.labels(_label(stage)).inc(ms / 1e3)
         if report.error:
-            self._failures.labels(report.stage or "load").inc()
+            self._failures.labels(_label(report.stage or "load")).inc()
         else:
             self._loads.inc()
             self._load_bytes.inc(report.bytes)
@@ -48,8 +48,7 @@ class Metrics(Collector):
         text = "1 for each adapter whose last load failed."
         failed = GaugeMetricFamily("lora_cli_adapter_failed", text, labels=["adapter", "rule"])
         for name, report in self.failed.items():
-            # A name may have come from a file system, with what UTF-8 cannot encode.
-            failed.add_metric([name.encode("utf-8", "backslashreplace").decode(), rule_of(report)], 1)
+            failed.add_metric([_label(name), _label(rule_of(report))], 1)
         yield failed
 
     def text(self) -> str:
@@ -58,3 +57,8 @@ class Metrics(Collector):
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)
+
+
+def _label(text: str) -> str:
+    """A label's value: a name may have come from a file system, with what UTF-8 cannot encode."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -220,7 +220,7 @@ def test_machines_read_what_warm_tells(name: str) -> None:
         metrics.loaded(report)
         metrics.failed[report.name] = report
     # A line of Prometheus ends with a line feed, and with nothing else.
-    shape = re.compile(r"# .*|\w+(\{(\w+=\"([^\"\\]|\\.)*\",?)*\})? [\d.]+")
+    shape = re.compile(r"# .*|\w+(\{(\w+=\"([^\"\\]|\\.)*\",?)*\})? [\d.e+]+")
     assert all(map(shape.fullmatch, metrics.text().rstrip("\n").split("\n")))
 
 
