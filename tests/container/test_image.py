@@ -123,8 +123,9 @@ def test_every_package_is_locked_by_its_hashes_and_installed_from_a_lock() -> No
 
 def test_the_manifests_run_these_images_of_this_version() -> None:
     ours = {one["image"] for _, pod in pods() for one in containers(pod) if one["image"].startswith(OURS)}
-    assert ours == {f"{OURS}{__version__}-{target}" for target in TARGETS}
-    assert all(image in DOCKERFILE.read_text() for image in ours)
+    built = {f"{OURS}{__version__}-{target}" for target in TARGETS}
+    assert ours <= built
+    assert all(image in DOCKERFILE.read_text() for image in built)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_the_health_check_asks_the_process_and_the_command_wants_a_key_for_the_n
     warm = images["warm"]
     program, *words = warm.healthcheck
     assert (program, images["slim"].healthcheck) == ("lora-cli", [])
-    code, out = said(warm, tmp_path, *words, LORA_CLI_PORT="1")
+    code, out = said(warm, tmp_path, *words, "--listen", "127.0.0.1:1")
     assert (code, "127.0.0.1:1" in out) == (7, True), out  # unhealthy: nobody answers
 
     args = [word.replace("/etc/lora/set.yaml", str(QUICKSTART.parent / "quickstart.yaml")) for word in warm.cmd]
