@@ -2,25 +2,22 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial as bound
-from typing import TYPE_CHECKING
 
 from lora_cli.errors import Corrupt, Refused
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.disk_space import Reservation
 from lora_cli.fetching.gate import byte_limit
-from lora_cli.fetching.readers import Deadline
+from lora_cli.fetching.readers import Deadline, Transfer
 from lora_cli.log import logger
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision
 from lora_cli.sources import Source
-from lora_cli.store.disk import FULL, on_disk, reflink, write_all
+from lora_cli.store.disk import FULL, reflink, write_all
 from lora_cli.store.partials import Partial, leftover_bytes, open_partial
 from lora_cli.store.snapshots import has_blob, store_blobs
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.pipeline import FetchContext
 
 MAX_OPEN_FILES = 64
 """Files of one adapter that are downloaded at once."""
@@ -50,62 +47,7 @@ class Job:
     known: Mapping[str, Blob] = field(default_factory=dict)
 
 
-@dataclass(eq=False, slots=True)
-class Transfer:
-    """One file between its origin and its partial file, of which ``frontier`` bytes are written and hashed.
-
-    ``resumed``: the first of them were here before. After an ``error`` no further range of it is read.
-    """
-
-    label: str
-    file: RemoteFile
-    partial: Partial
-    read: Callable[[int, int | None], Iterator[bytes]]
-    frontier: int = 0
-    resumed: bool = False
-    error: BaseException | None = None
-    sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-
-    def digest(self, hasher: "hashlib._Hash") -> str:
-        """The digest of ``hasher`` and, after what it has, the bytes of the partial file; raises ``MachineError``."""
-        with on_disk("reading", self.partial.path), open(self.partial.descriptor, "rb", closefd=False) as stream:
-            stream.seek(0)
-            return hashlib.file_digest(stream, lambda: hasher).hexdigest()
-
-    def write(self, chunk: bytes, limit: int | None) -> None:
-        """Appends to the partial file.
-
-        Raises:
-            Refused: it has more than ``limit`` bytes then.
-            MachineError: a disk error.
-        """
-        if limit is not None and self.frontier + len(chunk) > limit:
-            raise Refused(f"{self.label} has more than {limit} bytes", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
-        # The name of the partial file means nothing to users; that of the cache does.
-        with on_disk(f"writing {self.label} to", self.partial.path.parents[1]):
-            write_all(self.partial.descriptor, chunk, self.frontier)
-        self.sha256.update(chunk)
-        self.frontier += len(chunk)
-
-    def verified(self, reported: Mapping[str, str]) -> Blob:
-        """The blob, compared with what its origin lists, and with each sha256 ``reported`` in its metadata.
-
-        Raises:
-            Corrupt: the size, a sha256 or, where none is listed, the git blob id differs.
-        """
-        file, blob = self.file, Blob(self.sha256.hexdigest(), self.frontier)
-        checks = [("size", file.size, blob.size), ("sha256", file.sha256, blob.sha256)]
-        if file.git_sha1 is not None and file.sha256 is None:
-            git_id = self.digest(hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False))
-            checks.append(("git blob", file.git_sha1, git_id))
-        for name, listed, received in [*checks, *((name, sha256, blob.sha256) for name, sha256 in reported.items())]:
-            if listed not in {None, received}:
-                hint = "the source, or a proxy in between, serves different bytes than it lists"
-                raise Corrupt(f"{self.label}: expected {name} {listed}, received {received}", hint=hint)
-        return blob
-
-
-def download(job: Job, context: "FetchContext") -> Mapping[str, Blob]:
+def download(job: Job, context: FetchContext) -> Mapping[str, Blob]:
     """Path → blob of all files, each verified and in the store.
 
     A file whose blob is cached is not downloaded. After an error or a kill the next call resumes the partial files, in
@@ -137,7 +79,7 @@ def download(job: Job, context: "FetchContext") -> Mapping[str, Blob]:
 
 
 def _download_batch(
-    job: Job, context: "FetchContext", reserved: Reservation, files: Sequence[RemoteFile], tries: int
+    job: Job, context: FetchContext, reserved: Reservation, files: Sequence[RemoteFile], tries: int
 ) -> dict[str, Blob]:
     """The blobs of some files, without those that are to be downloaded again.
 

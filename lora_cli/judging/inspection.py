@@ -29,7 +29,7 @@ from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.pipeline import FetchContext
+    from lora_cli.fetching.context import FetchContext
 
 T = TypeVar("T", int, float, str)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from lora_cli.adapter.beside import Companions, read_companions
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.fetching.pipeline import FetchContext, fetch
+from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem, Skipped
 from lora_cli.judging.base_model import Bases
 from lora_cli.judging.causes import first_of_each_rule, fold, root

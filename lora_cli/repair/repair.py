@@ -28,7 +28,8 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.base.checkpoint import names_in_memory
 from lora_cli.engines import Profile
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.pipeline import FetchContext, fetch, open_files
+from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.pipeline import fetch, open_files
 from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import ErrorReport, Version
 from lora_cli.judging.base_model import open_checkpoint

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 from lora_cli.documents.option_values import endpoint as endpoint_value
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
 from lora_cli.redaction import remember
-from lora_cli.refs.web_address import is_encrypted
-from lora_cli.sources.http import host
+from lora_cli.refs.web_address import host, is_encrypted
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule

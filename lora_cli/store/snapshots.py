@@ -62,10 +62,10 @@ def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None
         for path, descriptor, blob in new:
             if not is_named(path, descriptor):
                 raise LostBlob(str(path))
-            if has_blob(store, blob):
+            target = store.blob(blob.sha256)
+            if os.path.lexists(target):
                 continue  # the same bytes under another name, or from another process
             seal(descriptor)
-            target = store.blob(blob.sha256)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.replace(target)
@@ -185,12 +185,12 @@ def publish_snapshot(
     for a path that leaves it, ``LostBlob``, ``Corrupt`` if what is in its place cannot be removed, ``MachineError``.
     """
     check_paths(files)
-    if (present := find_snapshot(store, files)) is not None:
-        check(present)
-        return present
     digest = snapshot_digest(files.items())
     target, building = store.snapshot(digest), store.partials / os.urandom(6).hex()
     snapshot = Snapshot(digest, target, dict(sorted(files.items())))
+    if os.path.lexists(target) and find_snapshot(store, files) is not None:
+        check(snapshot)
+        return snapshot
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, building, ignore_errors=True)
         with on_disk("writing", target):
@@ -224,10 +224,8 @@ def build_directory(
         if "/" in path:
             target.parent.mkdir(parents=True, exist_ok=True)
         source = store.blob(blob.sha256)
-        if not has_blob(store, blob):
-            source = snapshot / path
-            if not is_sound(source, blob):
-                raise LostBlob(path)
+        if not has_blob(store, blob) and not is_sound(source := snapshot / path, blob):
+            raise LostBlob(path)
         try:
             if is_linked:
                 try:

@@ -11,8 +11,9 @@ import pytest
 
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import Outcome, fetch_all
+from lora_cli.fetching.context import SILENT, FetchContext, Progress
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.pipeline import SILENT, FetchContext, Fetched, Progress
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.fetching.readers import Deadline
 from lora_cli.refs.reference import AdapterRef, parse
 from lora_cli.refs.request import USUAL, Request, Selection

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
 from lora_cli.fetching import readers
+from lora_cli.fetching.context import Progress
 from lora_cli.fetching.download import download, partial_key
-from lora_cli.fetching.pipeline import Progress
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.store import Store
 from lora_cli.store.partials import open_partial
