@@ -87,7 +87,7 @@ def _download_batch(
     exceeds the limit.
     """
     source, progress, limit = job.source, context.progress, byte_limit(context.settings)
-    transfers, blobs, failure, resumable = list[Transfer](), dict[Transfer, Blob](), None, False
+    transfers, blobs, failure, kept = list[Transfer](), dict[Transfer, Blob](), None, False
     try:
         for file in files:
             # Without a known size nothing is resumed: a partial may be longer than the file.
@@ -95,9 +95,7 @@ def _download_batch(
             key, read = partial_key(job.revision, file, job.endpoint), bound(source.read, job.revision, file)
             partial = open_partial(context.store, key, file.size or 0, digest_known=digest_known)
             transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, read))
-            if not tries:
-                _reuse_local_bytes(source, job.revision, file, partial)
-            if frontier := os.fstat(partial.descriptor).st_size:
+            if frontier := partial.size if tries else _reuse_local_bytes(source, job.revision, file, partial):
                 transfer.digest(transfer.sha256)
                 transfer.frontier, transfer.resumed = frontier, True
                 progress.advanced(job.name, frontier)
@@ -116,21 +114,23 @@ def _download_batch(
                 if tries >= min(MISMATCH_RETRIES, context.settings.retries) + transfer.resumed:
                     failure = error
                 progress.advanced(job.name, -transfer.frontier)
+                transfer.frontier = 0
         store_blobs(context.store, [(one.partial.path, one.partial.descriptor, blob) for one, blob in blobs.items()])
+        kept = True  # by the store
     except BaseException as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
-        resumable = not full and not isinstance(error, (Corrupt, Refused))
+        kept = not full and not isinstance(error, (Corrupt, Refused))
         raise
     finally:
         for transfer in transfers:
-            transfer.partial.close(keep=resumable and transfer.frontier > 0)
+            transfer.partial.close(keep=kept and transfer.frontier > 0)
     if failure is not None:
         raise failure
     return {transfer.file.path: blob for transfer, blob in blobs.items()}
 
 
-def _reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, target: Partial) -> None:
-    """Fills a partial file with bytes that are on this machine, shared with them where the file system can.
+def _reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, target: Partial) -> int:
+    """The length of a partial file, after it was filled with bytes of this machine, shared where the disk can do that.
 
     The caller hashes them as a leftover's. Files of a local folder are shared or read as those of any source. Of the
     cache of huggingface_hub only files with a known digest and size are taken, as far as they can be copied.
@@ -141,16 +141,17 @@ def _reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, tar
     """
     size, at = file.size or 0, target.size
     if at >= size:
-        return
+        return at
     # The Hub's client names what it caches by the origin's own digest: a lock may have added a sha256.
     listed = revision.file(file.path) or file
     with source.local_copy(revision, listed) as found:
         if found is None or (not at and reflink(found, target.descriptor)):
-            return
+            return at if found is None else os.fstat(target.descriptor).st_size
         with suppress(OSError):  # the rest is fetched, and says what is wrong with the disk
             while (listed.sha256 or listed.git_sha1) and (chunk := os.pread(found, min(CHUNK, size - at), at)):
                 write_all(target.descriptor, chunk, at)
                 at += len(chunk)
+    return os.fstat(target.descriptor).st_size
 
 
 def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str:

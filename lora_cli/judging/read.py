@@ -215,15 +215,15 @@ def _each(requests: Sequence[Request], one: One, settings: Settings, *, contents
 
     refs = [request.source for request in requests]
     if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
+        from lora_cli.fetching import context as shared
         from lora_cli.fetching.batch import ordered_parallel_map
-        from lora_cli.fetching.context import FetchContext
         from lora_cli.fetching.readers import Deadline
         from lora_cli.store import Store
 
         # Pins and signatures are judged of what was brought.
         off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
         policies = tuple(policy.model_copy(update=off) for policy in settings.policies)
-        with FetchContext(Store(settings.cache_dir), replace(settings, policies=policies)) as context:
+        with shared.FetchContext(Store(settings.cache_dir), replace(settings, policies=policies)) as context:
             yield from ordered_parallel_map(result_of, requests, settings, late)
     elif len(requests) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
         yield from in_processes(result_of, requests, workers)

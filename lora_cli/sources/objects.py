@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import (
     AccessDenied,
     Changed,
@@ -106,12 +105,7 @@ class ObjectSource(Source):
 
         def listed(store: "ObjectStore") -> "list[ObjectMeta]":
             pages = obstore.list(store, prefix or None, chunk_size=100)
-            metas = at_most_10_000((meta for page in pages for meta in page), str(ref))
-            asked = run_in_thread(lambda: list(metas), ref.scheme)  # pages without objects would keep it for ever
-            try:
-                return asked.result(self._settings.adapter_timeout_s)
-            except TimeoutError as error:
-                raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter") from error
+            return list(at_most_10_000((meta for page in pages for meta in page), str(ref)))
 
         found = self._ask(ref, "list", "", listed)
         # Empty objects that stand for a folder are no files.
