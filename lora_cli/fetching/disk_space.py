@@ -57,10 +57,7 @@ class DiskSpace:
             beside = f", {size(others)} reserved for other adapters of this run" if others else ""
             if needed and self._budget is not None:
                 self._make_room(name, needed, self._budget - others, beside)
-            try:
-                status = os.statvfs(self._store.root)
-            except FileNotFoundError:
-                status = os.statvfs(nearest_folder(self._store.root))
+            status = os.statvfs(nearest_folder(self._store.root))
             kept = bytes_kept_free(self._keep_free, status.f_blocks * status.f_frsize)
             free = status.f_bavail * status.f_frsize
             if needed and needed + others + kept > free:

@@ -94,7 +94,7 @@ def _download_batch(
             digest_known = file.sha256 is not None or file.git_sha1 is not None
             key, read = partial_key(job.revision, file, job.endpoint), bound(source.read, job.revision, file)
             partial = open_partial(context.store, key, file.size or 0, digest_known=digest_known)
-            transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, read))
+            transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, context.store.root, read))
             if frontier := partial.size if tries else _reuse_local_bytes(source, job.revision, file, partial):
                 transfer.digest(transfer.sha256)
                 transfer.frontier, transfer.resumed = frontier, True

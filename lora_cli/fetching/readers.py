@@ -9,7 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Literal
 
 from lora_cli.errors import Corrupt, Refused, Unreachable
 from lora_cli.refs.snapshot import Blob, RemoteFile
@@ -68,12 +70,14 @@ class Deadline:
 class Transfer:
     """One file between its origin and its partial file, of which ``frontier`` bytes are written and hashed.
 
-    ``resumed``: the first of them were here before. After an ``error`` no further range of it is read.
+    ``resumed``: the first of them were here before. After an ``error`` no further range of it is read. The name of the
+    partial file means nothing to users; that of the ``cache`` does.
     """
 
     label: str
     file: RemoteFile
     partial: Partial
+    cache: Path
     read: Callable[[int, int | None], Iterator[bytes]]
     frontier: int = 0
     resumed: bool = False
@@ -95,8 +99,7 @@ class Transfer:
         """
         if limit is not None and self.frontier + len(chunk) > limit:
             raise Refused(f"{self.label} has more than {limit} bytes", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
-        # The name of the partial file means nothing to users; that of the cache does.
-        with on_disk(f"writing {self.label} to", self.partial.path.parents[1]):
+        with on_disk(f"writing {self.label} to", self.cache):
             write_all(self.partial.descriptor, chunk, self.frontier)
         self.sha256.update(chunk)
         self.frontier += len(chunk)
@@ -121,7 +124,7 @@ class Transfer:
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """Bytes ``start`` to ``stop`` (None: to the end) of a file: lists of its ``chunks``, and then None or an error.
+    """Bytes ``start`` to ``stop`` (None: to the end) of a file: lists of its ``chunks``, each with what follows.
 
     After one of the ``failures`` of its adapter it is not begun.
     """
@@ -130,24 +133,12 @@ class _Part:
     start: int
     stop: int | None
     failures: list[BaseException]
-    chunks: SimpleQueue[list[bytes] | BaseException | None] = field(default_factory=SimpleQueue)
+    chunks: SimpleQueue[tuple[list[bytes], BaseException | Literal["more"] | None]] = field(default_factory=SimpleQueue)
     dropped: bool = False
 
     @property
     def size(self) -> int:
         return RANGE if self.stop is None else self.stop - self.start
-
-    def read(self) -> Iterator[bytes]:
-        """Its bytes."""
-        error = self.failures[0] if self.failures else self.file.error
-        if error is not None and (self.failures or self.stop is not None):
-            raise error
-        at = self.start
-        for chunk in self.file.read(at, self.stop):
-            at += len(chunk)
-            if self.stop is not None and at > self.stop:
-                raise Corrupt(f"{self.file.label}: the server sent more bytes than its size")
-            yield chunk
 
 
 class Readers:
@@ -183,20 +174,22 @@ class Readers:
                     active.append(waiting.popleft())
                 part = active[0]
                 try:
-                    item = part.chunks.get(timeout=deadline.left_s(POLL_S))
+                    chunks, end = part.chunks.get(timeout=deadline.left_s(POLL_S))
                 except Empty:
                     continue
-                if isinstance(item, list):
-                    yield from ((part.file, chunk) for chunk in item)
-                elif item is None:
+                for chunk in chunks:
+                    yield part.file, chunk
+                if end == "more":
+                    continue
+                if end is None:
                     self._end([active.popleft()])
-                elif isinstance(item, NoRanges) and part.stop is not None:
+                elif isinstance(end, NoRanges) and part.stop is not None:
                     self._end(one for one in active if one.file is part.file)
                     active = deque(one for one in active if one.file is not part.file)
                     waiting = deque(one for one in waiting if one.file is not part.file)
                     waiting.appendleft(_Part(part.file, part.file.frontier, None, failures))
                 else:
-                    raise item
+                    raise end
         finally:
             self._end(active)
 
@@ -223,24 +216,22 @@ class Readers:
             self._read(part)
 
     def _read(self, part: _Part) -> None:
-        end: BaseException | None = None
+        end = part.failures[0] if part.failures else part.file.error if part.stop else None
         is_small, held = part.stop is not None and part.size <= SMALL, list[bytes]()
         try:
-            for chunk in part.read():
+            for chunk in part.file.read(part.start, part.stop) if end is None else ():
                 if part.dropped:
                     return
                 if is_small:
                     held.append(chunk)
                     continue
-                part.chunks.put([chunk])
+                part.chunks.put(([chunk], "more"))
                 while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
                     time.sleep(0.001)  # the disk is slower than the network
         except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
             end = part.file.error = error
             part.failures += [] if isinstance(error, NoRanges) else [error]
-        if held:
-            part.chunks.put(held)
-        part.chunks.put(end)
+        part.chunks.put((held, end))
 
 
 def _parts(files: Sequence[Transfer], failures: list[BaseException]) -> Iterator[_Part]:

@@ -220,7 +220,7 @@ def build_directory(
         if "/" in path:
             target.parent.mkdir(parents=True, exist_ok=True)
         source = store.blob(blob.sha256)
-        if not has_blob(store, blob) and not is_sound(source := snapshot / path, blob):
+        if not (is_sound(source, blob) or has_blob(store, blob) or is_sound(source := snapshot / path, blob)):
             raise LostBlob(path)
         try:
             if is_linked:

@@ -180,7 +180,7 @@ def test_what_an_earlier_run_left_costs_no_try_when_it_is_wrong_and_no_read_when
 class Generous(Scripted):
     """Sends more than it has."""
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+    def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         yield bytes(2000)
 
 
