@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lora_cli.cli.app import COMMANDS, UNITS, Command, build_app, load_command
+from lora_cli.cli.main import COMMANDS, UNITS, Command, build_app, load_command
 from lora_cli.cli.options import GLOBAL
 from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
 from lora_cli.finding import Outcome

@@ -13,7 +13,6 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
-from lora_cli.bench.report import BenchReport
 from lora_cli.documents.baseline import Baseline
 from lora_cli.documents.document import Model
 from lora_cli.documents.lockfile import LockFile
@@ -21,11 +20,11 @@ from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
+from lora_cli.judging.inspection import InspectReport
 from lora_cli.judging.report import Report
 from lora_cli.render.cache_report import CacheReport, RemovedReport, VerifyReport
 from lora_cli.render.catalog_report import EnginesReport, RulesReport
 from lora_cli.render.fetch_report import CheckReport, FetchReport, PlanReport
-from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from lora_cli.serving.status_report import StatusReport
 from lora_cli.settings import SETTINGS
@@ -51,7 +50,6 @@ REPORTS = {
     "fetch-plan": PlanReport,
     "inspect": InspectReport,
     "rules": RulesReport,
-    "serve-bench": BenchReport,
     "status": StatusReport,
     "validate": Report,
     "warm": WarmReport,

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from lora_cli import redaction
-from lora_cli.cli import app
+from lora_cli.cli import main as app
 from tests.hf_variables import set_variables
 from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp
 from tests.oci_server import Registry, registry
@@ -82,10 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def no_search_through_what_stays() -> None:
-    """What is imported and collected lives to the end: a search for cycles that goes through it takes most of a second.
-
-    A measurement in this process (``bench.live.load_generator``) unfreezes it.
-    """
+    """Freezes what is imported and collected: a search for cycles that goes through it takes most of a second."""
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
@@ -140,7 +137,7 @@ def each_command_is_built_once() -> Iterator[None]:
         group.commands = {**stubs}
         return group
 
-    def load_command(name: str) -> app.Command:
+    def load_command(name: str, _root: "TyperGroup | None" = None) -> app.Command:
         return command(name) if name in known else loaded(name)
 
     with mock.patch.multiple(app, build_app=build_app, load_command=load_command):

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from lora_cli import parse
-from lora_cli.did_you_mean import did_you_mean
+from lora_cli.documents.option_values import parse_size
 from lora_cli.errors import FormatError
-from lora_cli.text import shown
-from lora_cli.units import parse_size
+from lora_cli.text import did_you_mean, shown
 
 RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
     (parse.text, "x", "x"),
@@ -18,7 +17,6 @@ RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
     (parse.sequence, [1, "a"], [1, "a"]),
     (parse.list_of(parse.integer), [1, 2], (1, 2)),
     (parse.map_of(parse.text), {"b": "x", "a": "y"}, {"b": "x", "a": "y"}),
-    (parse.optional(parse.text), None, None),
 ]
 
 WRONG: list[tuple[Callable[[Any, str], Any], Any, str]] = [

@@ -49,9 +49,7 @@ class LoraPair:
         """The rank that the tensors themselves have, from A, else from B."""
         if self.a is not None and len(self.a.shape) == 2:
             return self.a.shape[0]
-        if self.b is not None and len(self.b.shape) == 2:
-            return self.b.shape[1]
-        return None
+        return self.b.shape[1] if self.b is not None and len(self.b.shape) == 2 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +101,13 @@ def pair_up(tensors: Mapping[str, TensorInfo], keys: Mapping[str, Key]) -> dict[
     When two names mean the same factor (``lora_A.weight`` and ``lora_A.default.weight``), the canonical one counts.
     An embedding's factors make a pair of their own only where the module has no linear ones.
     """
-    factors: dict[str, dict[str, TensorInfo]] = {}
+    factors: dict[str, dict[str, TensorInfo]] = {key.module: {} for key in keys.values() if key.part in PAIR_PARTS}
     for name, key in sorted(keys.items(), key=lambda item: not item[1].canonical):
-        if key.part in PAIR_PARTS and name in tensors:
-            factors.setdefault(key.module, {}).setdefault(key.part, tensors[name])
-    order = dict.fromkeys(key.module for key in keys.values() if key.module in factors)
+        if key.part in PAIR_PARTS:
+            factors[key.module].setdefault(key.part, tensors[name])
     pairs = {}
-    for module in order:
-        found = factors[module]
-        embedding = "lora_A" not in found and "lora_B" not in found
+    for module, found in factors.items():
+        embedding = not {"lora_A", "lora_B"} & found.keys()
         infix = "embedding_" if embedding else ""
         pairs[module] = LoraPair(module, found.get(f"lora_{infix}A"), found.get(f"lora_{infix}B"), embedding)
     return pairs

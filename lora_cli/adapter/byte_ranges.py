@@ -3,7 +3,7 @@
 import io
 from functools import partial
 
-from lora_cli.adapter.formats import PICKLE, STAND_INS, Format, by_start
+from lora_cli.adapter.formats import STAND_INS, by_start
 from lora_cli.adapter.safetensors import Header, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.refs.adapter_files import MOST_HEADER
@@ -23,15 +23,11 @@ MOST_AT_ONCE = 32 << 20
 def read_range(files: Files, file: RemoteFile, start: int, stop: int) -> bytes:
     """Bytes ``start`` to ``stop``, fewer if the file is shorter."""
     read = bytearray()
-    if stop <= start:
-        return b""
-    for chunk in files.read(file, start, stop):
+    for chunk in files.read(file, start, stop) if start < stop else ():
         if not read and len(chunk) == stop - start:
             return bytes(chunk)  # no copy if it is bytes already
         read += chunk
-        if len(read) >= stop - start:
-            break
-    return bytes(read[: stop - start])
+    return bytes(read)
 
 
 def read_beginning(files: Files, file: RemoteFile, most: int) -> bytes:
@@ -54,42 +50,35 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> Head
         LoraCliError: what the source raises.
     """
     first = read_beginning(files, file, FIRST_READ)
-    check_stand_in(first, file, (*STAND_INS, PICKLE))
-    length = header_length(first[:8], file.size, file.path, most)
-    header = first[8 : 8 + length]
-    if len(header) < length:
-        header += read_range(files, file, 8 + len(header), 8 + length)
-    if len(header) < length:
-        raise FormatError(
-            f"truncated: the header has {length} bytes, but only {len(header)} are present", where=file.path
-        )
+    check_stand_in(first, file)
+    end = 8 + header_length(first[:8], file.size, file.path, most)
+    header = first[8:end] + read_range(files, file, len(first), end)
+    if 8 + len(header) < end:
+        why = f"truncated: the header has {end - 8} bytes, but only {len(header)} are present"
+        raise FormatError(why, where=file.path)
     return parse_header(header, file.size, file.path)
 
 
-def check_stand_in(first: bytes, file: RemoteFile, formats: tuple[Format, ...] = STAND_INS) -> None:
+def check_stand_in(first: bytes, file: RemoteFile) -> None:
     """Checks that the file is no placeholder: a pointer file, or a web page.
 
     Raises:
         FormatError: it is one.
     """
-    found = by_start(first, formats)
+    found = by_start(first, STAND_INS)
     if found is not None:
         raise FormatError(f"is {found.title}, not the file itself", where=file.path, hint=found.advice)
 
 
 class RangeStream(io.RawIOBase):
-    """A file of a source as a stream. ``head`` and ``tail`` are read first: a zip has its directory at its end.
-
-    ``near``: a range costs no round trip.
-    """
+    """A file of a source as a stream. ``head`` and ``tail`` are read first: a zip has its directory at its end."""
 
     def __init__(self, files: Files, file: RemoteFile) -> None:
         if file.defect or file.size is None:
             raise FormatError(file.defect or "its source does not report its size, so it cannot be read by ranges")
-        self.size, self.near, self._at = file.size, files.on_disk, 0
-        self._fetch = partial(read_range, files, file)
-        self.head, self.tail = self._fetch(0, min(HEAD, self.size)), b""
-        self.tail = self._fetch(max(0, self.size - TAIL), self.size) if self.head.startswith(b"PK") else b""
+        self.size, self._at, self.fetch = file.size, 0, partial(read_range, files, file)
+        self.head = self.fetch(0, min(HEAD, self.size))
+        self.tail = self.fetch(max(0, self.size - TAIL), self.size) if self.head.startswith(b"PK") else b""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As a file does. Raises ``OSError`` for a place before the first byte."""
@@ -105,8 +94,7 @@ class RangeStream(io.RawIOBase):
         stop = self.size if size is None or size < 0 else min(start + size, self.size)
         if stop - start > MOST_AT_ONCE:
             raise FormatError(f"has {stop - start} bytes to read at once, more than any weights need")
-        self._at = max(start, stop)
-        first = self.size - len(self.tail)
+        self._at, first = max(start, stop), self.size - len(self.tail)
         if stop <= len(self.head):
             return self.head[start:stop]
-        return self.tail[start - first : stop - first] if start >= first else self._fetch(start, stop)
+        return self.tail[start - first : stop - first] if start >= first else self.fetch(start, stop)

@@ -14,15 +14,14 @@ from lora_cli.adapter.config import LoraConfig
 class Format(NamedTuple):
     """One format: what it is ("a Kohya LoRA"), and what to do with it.
 
-    It is known by any of: ``files``, a pattern for a path; ``start``, how its first bytes begin (in small letters),
-    with ``within`` somewhere in them; ``keys``, a pattern that is found in the name of a tensor.
+    It is known by any of: ``files``, a pattern for a path; ``start``, how its first bytes begin (in small letters);
+    ``keys``, a pattern that is found in the name of a tensor.
     """
 
     title: str
     advice: str
     files: str = ""
     start: tuple[bytes, ...] = ()
-    within: bytes = b""
     keys: str = ""
 
 
@@ -44,13 +43,6 @@ STAND_INS = (
 )
 """Stand-ins for a file: neither a format of an adapter nor corrupt. Recognised by their first bytes."""
 
-PICKLE = Format(
-    "a torch pickle under another name",
-    "rename it to adapter_model.bin, or save it as safetensors",
-    start=(b"pk\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cf\xf9"),
-)
-"""A stand-in only where safetensors belong: torch's zip file, or its magic number before 1.6."""
-
 SHARDED = Format(
     "a PEFT adapter in shards",
     "write all tensors into one adapter_model.safetensors: `lora-cli repair` does, or load_file() of each shard and "
@@ -63,19 +55,13 @@ MLX = Format(
     files=r"(\d{7}_)?adapters\.(safetensors|npz)",
     keys=r"\.lora_[ab]$",
 )
-OTHER_CONFIG = Format("another program's config", "get the adapter_config.json that was saved with the adapter")
-FROM_GGUF = "use the PEFT adapter that it was made from: llama.cpp loads a GGUF LoRA with --lora, engines do not"
+GGUF = "use the PEFT adapter that it was made from: llama.cpp loads a GGUF LoRA with --lora, engines do not"
+TENSORIZER = "vLLM reads it up to 0.31, and from Python only; use the PEFT adapter that it was made from"
 IMAGES = "diffusers reads it with load_lora_weights(); engines for language models do not"
 FORMATS = (
     SHARDED,
-    Format("a GGUF LoRA for llama.cpp", FROM_GGUF, r".*\.gguf", (b"gguf",), b"adapter.lora.alpha"),
-    Format("a GGUF model for llama.cpp", FROM_GGUF, r".*\.gguf", (b"gguf",)),
-    Format(
-        "an adapter in vLLM's tensorizer format",
-        "vLLM reads it up to 0.31, and from Python only; use the PEFT adapter that it was made from",
-        files=r"adapter_model\.tensors",
-        start=(b"|tzr|",),
-    ),
+    Format("a GGUF model for llama.cpp", GGUF, r".*\.gguf", (b"gguf",)),
+    Format("an adapter in vLLM's tensorizer format", TENSORIZER, r"adapter_model\.tensors", (b"|tzr|",)),
     MLX,
     Format(
         "a Kohya LoRA for images",
@@ -104,7 +90,7 @@ METHODS = frozenset({
     "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS",
     "UNILORA", "VBLORA", "VERA", "WAVEFT", "XLORA",
 })  # fmt: skip
-"""PEFT's other methods, each by its ``peft_type``."""
+"""PEFT's other methods by their ``peft_type``: PEFT refuses any other, and loads these as something else."""
 
 DIALECTS: Mapping[str, str] = {
     r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
@@ -120,7 +106,7 @@ DIALECTS: Mapping[str, str] = {
 def by_start(start: bytes, formats: Iterable[Format]) -> Format | None:
     """The format whose first bytes these are, if any."""
     text = start.lstrip(b" \t\r\n\xef\xbb\xbf").lower()
-    return next((one for one in formats if one.start and text.startswith(one.start) and one.within in start), None)
+    return next((one for one in formats if one.start and text.startswith(one.start)), None)
 
 
 def by_keys(keys: Iterable[str]) -> Format | None:
@@ -136,7 +122,9 @@ def by_config(config: LoraConfig) -> Format | None:
         return Format(f"an adapter of {config.peft_type}", advice) if config.peft_type in METHODS else None
     if {"lora_parameters", "lora_layers", "fine_tune_type"} & config.unknown.keys():
         return MLX
-    return OTHER_CONFIG if config.unknown and config.given <= {"base_model_name_or_path", "revision"} else None
+    if not config.unknown or config.given - {"base_model_name_or_path", "revision"}:
+        return None
+    return Format("another program's config", "get the adapter_config.json that was saved with the adapter")
 
 
 def dialects(keys: Iterable[str]) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
             if type(name) is not str or not isinstance(tensor, TensorInfo) or len(name) > LONGEST_NAME:
                 raise FormatError("has something else than tensors by their names")
             entry = entries[f"data/{tensor.file}"]
-            at = _start(stream, entry)
+            at = _start(stream, entry, near=files.on_disk)
             if tensor.stop > min(entry.file_size, stream.size - at):
                 raise FormatError(f"{name[:100]!a} reaches beyond its storage")
             tensors[name] = replace(tensor, name=name, start=at + tensor.start, stop=at + tensor.stop, file=file.path)
@@ -122,9 +122,8 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
     """
     with _one_error(file.path):
         stream = RangeStream(files, file)
-        if stream.head.startswith(PACKED) or stream.head[257:262] == b"ustar":
-            return False
-        if stream.head.startswith(ZIP) or stream.head[:1] in BEGINNINGS:
+        packed = stream.head.startswith(PACKED) or stream.head[257:262] == b"ustar"
+        if not packed and (stream.head.startswith(ZIP) or stream.head[:1] in BEGINNINGS):
             _pickle(stream, steps)
             return True
         return not stream.head
@@ -139,7 +138,7 @@ def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInf
     if stream.head.startswith(ZIP):
         entries = _entries(stream)
         size = entries["data.pkl"].file_size
-        stream.seek(_start(stream, entries["data.pkl"]))
+        stream.seek(_start(stream, entries["data.pkl"], near=True))
     pickles = io.BytesIO(data := stream.read(size))
     while (begin := pickles.tell()) < len(data):
         memo: dict[Any, str] = {}
@@ -173,18 +172,15 @@ def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInf
 
 def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
     """The entries of a zip by their names without the folder. Raises ``FormatError`` if torch would not write them."""
-    if stream.tail[-22:-18] != b"PK\x05\x06":
-        raise FormatError("truncated, or not a torch file: it does not end with a zip directory")
     # Readers differ where these differ: torch goes to the directory that is stated, zipfile to the one before the end.
-    [stated] = struct.unpack("<I", stream.tail[-6:-2])
+    end, stated = stream.tail[-22:], int.from_bytes(stream.tail[-6:-2], "little")
     if stream.tail[-42:-38] == b"PK\x06\x07":
-        [stated] = struct.unpack("<Q", stream.tail[-50:-42])
-        if stream.tail[-98:-94] != b"PK\x06\x06" or struct.unpack("<Q", stream.tail[-34:-26]) != (stream.size - 98,):
-            raise FormatError("is not a zip as torch writes it: its end is not where it says")
+        end, stated = stream.tail[-98:], int.from_bytes(stream.tail[-50:-42], "little")
+        end = end if int.from_bytes(stream.tail[-34:-26], "little") == stream.size - 98 else b""
     with ZipFile(stream) as archive:
         listed = archive.infolist()
-        if archive.start_dir != stated:
-            raise FormatError("is not a zip as torch writes it: its directory is not where it says")
+        if not end.startswith((b"PK\x05\x06", b"PK\x06\x06")) or archive.start_dir != stated:
+            raise FormatError("is not a zip as torch writes it: its end or its directory is not where it says")
     entries = {info.filename.partition("/")[2]: info for info in listed}
     folders = {info.filename.partition("/")[0] for info in listed}
     stored = all(not info.compress_type and info.file_size == info.compress_size for info in listed)
@@ -194,12 +190,12 @@ def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
     return entries
 
 
-def _start(stream: RangeStream, entry: ZipInfo) -> int:
+def _start(stream: RangeStream, entry: ZipInfo, *, near: bool) -> int:
     """Where the bytes of an entry begin: behind its local header (PKWARE's APPNOTE, 4.3.7).
 
-    Away from this disk, where to read it costs a request, at the multiple of 64 to which torch aligns a storage.
+    Where to read that costs a request, at the multiple of 64 to which torch aligns a storage.
     """
-    if not stream.near and entry.header_offset >= HEAD:
+    if not near and entry.header_offset >= HEAD:
         return -(-(entry.header_offset + 34 + len(entry.filename.encode())) // 64) * 64
     stream.seek(entry.header_offset + 26)
     return int(entry.header_offset + 30 + sum(struct.unpack("<2H", stream.read(4))))

@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store

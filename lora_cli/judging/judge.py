@@ -12,12 +12,12 @@ from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem, Skipped
 from lora_cli.judging.base_model import Bases
 from lora_cli.judging.causes import first_of_each_rule, fold, root
-from lora_cli.judging.read import each, open_one, ref_of
+from lora_cli.judging.read import each, open_one
 from lora_cli.judging.result import Result, Stopwatch, failing_alone
 from lora_cli.peft.match import matched
 from lora_cli.peft.patterns import TOO_SLOW, one_budget
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.refs.reference import WITH_REVISIONS
+from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.rules import RULES, choose
 from lora_cli.rules.base_model import fitting

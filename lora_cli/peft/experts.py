@@ -135,13 +135,13 @@ def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
             raise FormatError(f"{untargeted} is not targeted, but one parameter with {', '.join(olds)}", where=where)
         if len(olds) > 1:
             fused[f".*\\.{new}"] = len(olds)
-    return replace(
-        config,
-        target_modules=tuple(target for target in targets if last_name(target) not in names),
-        target_parameters=tuple(dict.fromkeys((*(config.target_parameters or ()), *chosen))),
-        rank_pattern={**config.rank_pattern, **{pattern: config.r * times for pattern, times in fused.items()}},
-        alpha_pattern={**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in fused.items()}},
-    )
+    fields = {
+        "target_modules": tuple(target for target in targets if last_name(target) not in names),
+        "target_parameters": tuple(dict.fromkeys((*(config.target_parameters or ()), *chosen))),
+        "rank_pattern": {**config.rank_pattern, **{pattern: config.r * times for pattern, times in fused.items()}},
+        "alpha_pattern": {**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in fused.items()}},
+    }
+    return config.model_copy(update=fields)
 
 
 def _renamed(key: Key) -> Key:

@@ -9,11 +9,11 @@ from rich.text import Text
 from lora_cli.engines import Profile
 from lora_cli.engines.profile import Row
 from lora_cli.finding import Outcome
-from lora_cli.grouping import by_key
 from lora_cli.render.catalog_report import RuleEntry
 from lora_cli.render.terminal import Paragraph, separated, table, text
 from lora_cli.render.text import without_markup
 from lora_cli.rules.features import FEATURES
+from lora_cli.text import by_key
 
 LETTERS: Mapping[Outcome | None, str] = {
     None: "?",

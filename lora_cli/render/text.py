@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from lora_cli.text import counted, safe
 
 if TYPE_CHECKING:
+    from lora_cli.finding import EngineOutcome
     from lora_cli.judging.report import ValidateSummary
+    from lora_cli.judging.result import Result
 
 
 def without_markup(documentation: str) -> str:
@@ -36,3 +38,11 @@ def summary(counts: "ValidateSummary") -> str:
             *[f"{counts.known} known"] * bool(counts.known),
         ]
     )
+
+
+def engine_counts(one: "Result", engine: "EngineOutcome") -> bool:
+    """Whether a reason for the outcome of ``engine`` is a finding that counts: its rule ran, and it is not accepted."""
+    counting = [finding for finding in one.findings if finding.accepted is None]
+    every = [pair for finding in counting for pair in ((finding.code, finding.problem.by), *finding.consequences)]
+    codes = {code for code, by in every if by in {"", engine.engine}}
+    return not codes.isdisjoint(reason.code for reason in engine.reasons)

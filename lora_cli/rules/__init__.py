@@ -6,10 +6,10 @@ Adding one is a function under ``@rule`` in one of these modules, and cases in `
 import re
 from collections.abc import Sequence
 
-from lora_cli.did_you_mean import nearest
 from lora_cli.errors import UsageError
 from lora_cli.rules import base_model, config, engine, files, modules_to_save, supply_chain, tensor_values, tensors
 from lora_cli.rules.rule import Rule
+from lora_cli.text import nearest
 
 _MODULES = (files, config, tensors, base_model, modules_to_save, engine, tensor_values, supply_chain)
 

@@ -50,7 +50,7 @@ def as_lora(case: Case, profiles: Iterable[Profile]) -> Case:
     adapter = case.adapter
     if adapter.config is None or not adapter.pairs or case.is_lora or not any(map(ignores_peft_type, profiles)):
         return case
-    adapter = replace(adapter, config=replace(adapter.config, peft_type="LORA"), foreign=None)
+    adapter = replace(adapter, config=adapter.config.model_copy(update={"peft_type": "LORA"}), foreign=None)
     return replace(case, adapter=adapter, application=apply(adapter, case.base))
 
 

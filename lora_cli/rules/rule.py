@@ -24,12 +24,11 @@ from lora_cli.finding import (
     Severity,
     Skipped,
 )
-from lora_cli.grouping import by_key
 from lora_cli.peft.match import Application, misshapen
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.text import LONGEST_NAME, beginning, counted, cut, names
+from lora_cli.text import LONGEST_NAME, beginning, by_key, counted, cut, names
 
 if TYPE_CHECKING:
     from lora_cli.adapter.values import TensorStats

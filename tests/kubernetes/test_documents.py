@@ -7,7 +7,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from lora_cli.cli.app import COMMANDS, build_app, load_command, variables
+from lora_cli.cli.main import COMMANDS, build_app, load_command, variables
 from lora_cli.cli.options import PREFIX
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS
 from tests.kubernetes.pods import FOLDER, Fields, containers, documents, pods, reads_our_variables

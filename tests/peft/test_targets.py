@@ -64,14 +64,14 @@ SCALE_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"r": "8"}, 'adapter_config.json: r: must be an integer, not a string: "8"'),
     ({"lora_alpha": None}, "adapter_config.json: lora_alpha: must be a number, not null: null"),
     ({"use_rslora": "yes"}, "adapter_config.json: use_rslora: must be a boolean"),
-    ({"rank_pattern": {"q_proj": "4"}}, 'adapter_config.json: rank_pattern["q_proj"]: must be an integer'),
+    ({"rank_pattern": {"q_proj": "4"}}, "adapter_config.json: rank_pattern: must be an integer"),
     ({"r": 10**400, "use_rslora": True}, "adapter_config.json: r: must fit in a float, not 1000"),
     ({"r": 0}, f"adapter_config.json: r: the rank must be positive, and is 0 for {Q0}"),
     ({"rank_pattern": {"q_proj": -1}}, f"the rank must be positive, and is -1 for {Q0}"),
     ({"rank_pattern": {"(": 1}}, "adapter_config.json: rank_pattern: '(' is not a regular expression"),
 ]
 TARGET_ERRORS: list[tuple[dict[str, Any], str]] = [
-    ({"target_modules": ["q_proj", 1]}, "target_modules[1]: must be a string, not an integer"),
+    ({"target_modules": ["q_proj", 1]}, "target_modules: must be a string, not an integer"),
     ({"target_modules": "*"}, "target_modules: '*' is not a regular expression"),
     ({"target_modules": "q_proj", "exclude_modules": "("}, "exclude_modules: '(' is not a regular expression"),
     ({"target_modules": [], "modules_to_save": ["("]}, "modules_to_save: '(' is not a regular expression"),

@@ -9,14 +9,13 @@ from lora_cli.adapter.names import WRAPPER, Key, Part, last_name
 from lora_cli.engines.name_resolution import named_alike
 from lora_cli.engines.profile import MERGE, PACKED, packed_in
 from lora_cli.finding import Location, Outcome
-from lora_cli.grouping import by_key
 from lora_cli.peft.match import highest_rank, is_fused
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.rules.features import config, tensors
 from lora_cli.rules.features.config import is_set
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.rule import MOST_PROBLEMS, shape
-from lora_cli.text import counted, cut, names
+from lora_cli.text import by_key, counted, cut, names
 
 QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
 NO_FACTORS = frozenset({"magnitude", "diag", "variant"})
