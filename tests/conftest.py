@@ -165,7 +165,7 @@ def peft_wrote(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Wri
 
             case = CASES[name]
             options = {"r": 4, "lora_alpha": 12, **case.options}
-            made[name] = write_with_peft(tmp_path_factory.mktemp("peft"), case.family, options, case.base, case.way)
+            made[name] = write_with_peft(tmp_path_factory.mktemp("peft"), case.family, options, case.base)
         return made[name]
 
     return of

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.reading import has_weights
+from lora_cli.base.checkpoint import has_weights
 from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.cli.output import inform
 from lora_cli.errors import MissingExtra

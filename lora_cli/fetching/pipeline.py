@@ -131,6 +131,8 @@ def _from_origin(
     on_resolved()
     files, selection = select(request, revision)
     gate.refuse(request, settings, revision.pinned, files)
+    signed = gate.signed_by(request, settings, revision.pinned, Files(source, revision))
+    beside = [] if signed is None else gate.signed_beside(request, settings, revision, files, signed)
 
     endpoint = endpoints_of(request.ref, settings)[-1]
     key = "\n".join((str(replace(revision.ref, revision=None)), revision.id, str(selection), endpoint))
@@ -158,12 +160,14 @@ def _from_origin(
             raise deadline.error()
         else:
             known = known_blobs(records, revision, files)
-            job = Job(request.label, revision, files, source, deadline, endpoint, known)
+            job = Job(request.label, revision, (*files, *beside), source, deadline, endpoint, known)
             try:
                 blobs = download(job, context)
             except Corrupt as error:
                 raise error if locked is None else Corrupt(error.message, hint=upgrade_hint(locked)) from error
-            snapshot = publish_snapshot(store, blobs, check)
+            if signed is not None:
+                signed.check(blobs, (), signed.files)
+            snapshot = publish_snapshot(store, {file.path: blobs[file.path] for file in files}, check)
         meant, asked = revision, selection
         if locked is not None and revision.ref.scheme != "file" and revision.id != locked.revision:
             # The origin has other bytes by now: what it lists says nothing about those of the lock.

@@ -24,7 +24,7 @@ from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import matched, misshapen
-from lora_cli.peft.patterns import endings, one_budget
+from lora_cli.peft.patterns import endings, one_deadline
 from lora_cli.peft.targets import EXPERTS, Scale, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
@@ -160,7 +160,7 @@ def inspect_one(
         )
         result.adapter, result.base = adapter, None if base is None else base.name
         if base is not None and adapter.has_weights:
-            with one_budget():
+            with one_deadline():
                 application = matched(adapter, base)[0]
             misfits = misshapen(application).keys() & {*application.matched}
             result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
@@ -241,7 +241,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
                 # The parameter that the module holds first is the innermost.
                 wrapped = [sorted(wrapped, key=EXPERT_PARAMETERS.index)[-1 - levels.index(module)]]
             paths[module] = [f"{stem}.{leaf}" for leaf in wrapped] or [module]
-        with one_budget(), suppress(FormatError):
+        with one_deadline(), suppress(FormatError):
             found = scales(adapter.config, chain.from_iterable(paths.values()))
     return tuple(
         ModuleFacts(

@@ -15,7 +15,7 @@ from lora_cli.judging.causes import first_of_each_rule, fold, root
 from lora_cli.judging.read import each, open_one
 from lora_cli.judging.result import Result, Stopwatch, failing_alone
 from lora_cli.peft.match import matched
-from lora_cli.peft.patterns import TOO_SLOW, one_budget
+from lora_cli.peft.patterns import LIMIT_S, TOO_SLOW, one_deadline
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request
@@ -179,10 +179,10 @@ def evidence_of(
 
 
 def judge(result: Result, terms: Terms, evidence: Evidence) -> Result:
-    """``result`` with what the rules say of its adapter; nothing is read. All pattern matching shares one budget."""
+    """``result`` with what the rules say of its adapter; nothing is read. All pattern matching has one deadline."""
     adapter, base = result.adapter, terms.base or evidence.base
     assert adapter is not None
-    with one_budget() as budget:
+    with one_deadline() as deadline:
         application, base = matched(adapter, base)
         case, found = _run(Case(adapter, application, evidence, base, deployment=terms.deployment), terms)
         result.findings = tuple(one for one in found if isinstance(one, Finding))
@@ -192,8 +192,8 @@ def judge(result: Result, terms: Terms, evidence: Evidence) -> Result:
         result.engines, result.base = case.outcomes, None if base is None else base.name
         result.unchecked = tuple(dict.fromkeys(_unchecked(case, terms)))
     slow = pattern_invalid
-    if budget.spent and slow in terms.rules and all(one.code != slow.code for one in result.findings):
-        problem = Problem(f"matching takes longer than {budget.limit_s:g} s", Location(CONFIG), TOO_SLOW)
+    if deadline.left_s <= 0 and slow in terms.rules and all(one.code != slow.code for one in result.findings):
+        problem = Problem(f"matching takes longer than {LIMIT_S:g} s", Location(CONFIG), TOO_SLOW)
         result.findings += (Finding(slow.code, slow.name, slow.severity, problem, None),)
     return result
 
