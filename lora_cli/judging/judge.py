@@ -15,7 +15,7 @@ from lora_cli.judging.causes import first_of_each_rule, fold, root
 from lora_cli.judging.read import each, open_one
 from lora_cli.judging.result import Result, Stopwatch, failing_alone
 from lora_cli.peft.match import matched
-from lora_cli.peft.patterns import LIMIT_S, TOO_SLOW, one_deadline
+from lora_cli.peft.targets import LIMIT_S, TOO_SLOW, one_deadline
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request

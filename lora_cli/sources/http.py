@@ -12,8 +12,7 @@ from urllib.parse import urljoin, urlsplit
 from lora_cli.errors import Corrupt, Refused, Unreachable
 from lora_cli.refs.web_address import DEFAULT_PORTS, host, origin
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges
-from lora_cli.sources.retries import Transient, from_status
+from lora_cli.sources import NoRanges, Transient, from_status
 from lora_cli.sources.ssrf_guard import guard
 
 if TYPE_CHECKING:

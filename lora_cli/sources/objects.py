@@ -22,10 +22,9 @@ from lora_cli.errors import (
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges, Source, at_most_10_000
+from lora_cli.sources import CONNECT_TIMEOUT_S, NoRanges, Source, Transient, at_most_10_000, from_status
 from lora_cli.sources.cloud_credentials import NOBODY, Account, find_account
 from lora_cli.sources.http import AGAIN, FAR
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:

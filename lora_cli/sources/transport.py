@@ -22,7 +22,7 @@ from urllib3.util import make_headers
 
 from lora_cli.redaction import remember
 from lora_cli.refs.web_address import DEFAULT_PORTS, host, origin
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host
+from lora_cli.sources import CONNECT_TIMEOUT_S, Transient, is_unknown_host
 from lora_cli.sources.ssrf_guard import Guard
 from lora_cli.version import __version__
 
