@@ -28,14 +28,14 @@ from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.pipeline import FetchContext, fetch
+from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import Count, ErrorReport
 from lora_cli.judging.base_model import open_checkpoint
 from lora_cli.judging.judge import ENGINE_RULES, Terms, judge_one
 from lora_cli.parse import json_object
-from lora_cli.peft.patterns import one_deadline
-from lora_cli.peft.targets import Scale, scales
+from lora_cli.peft.targets import Scale, one_deadline, scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef, ref_of
 from lora_cli.refs.request import Request

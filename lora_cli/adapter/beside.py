@@ -7,13 +7,13 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from lora_cli import parse
-from lora_cli.adapter.byte_ranges import check_stand_in, read_beginning
+from lora_cli.adapter.adapter import check_stand_in
 from lora_cli.adapter.reading import call_in_threads, weights_file
 from lora_cli.documents.model_card import CARD_FILE, Card
 from lora_cli.errors import FormatError, TooLarge
+from lora_cli.parse import integer, json_object, json_value, map_of
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, read_beginning
 from lora_cli.text import shown
 
 CAP = 8 << 20
@@ -106,9 +106,9 @@ def read_companions(files: Files, *, threads: int = 1) -> Companions:
                 continue
             check_stand_in(data, file)
             if file.path == ADDED_TOKENS:
-                added_tokens = parse.map_of(parse.integer)(parse.json_value(data, file.path), file.path)
+                added_tokens = map_of(integer)(json_value(data, file.path), file.path)
                 continue
-            fields = parse.json_object(data, file.path)
+            fields = json_object(data, file.path)
             templates |= dict(_templates(fields.get("chat_template"), f"{file.path}: chat_template"))
             code |= {f"{file.path}: {name}": shown(fields[name]) for name in CODE_FIELDS if fields.get(name)}
         except UnicodeDecodeError:

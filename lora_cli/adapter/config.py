@@ -7,8 +7,8 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WrapVal
 from pydantic import ValidationInfo as Info
 from pydantic import ValidatorFunctionWrapHandler as Check
 
-from lora_cli import parse
 from lora_cli.errors import FormatError
+from lora_cli.parse import LARGEST, json_object, kind_of
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.text import shown
 
@@ -30,9 +30,9 @@ def _mistake(error: ValidationError) -> FormatError:
     """What is wrong with the innermost value of the wrong type; of a union that has none, its first member is meant."""
     found = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
     value = found["input"]
-    if isinstance(value, int) and abs(value) > parse.LARGEST:
+    if isinstance(value, int) and abs(value) > LARGEST:
         return FormatError(f"must fit in a float, not {shown(value)}")
-    return FormatError(f"must be {WANTED.get(found['type'], 'valid')}, not {parse.kind_of(value)}: {shown(value)}")
+    return FormatError(f"must be {WANTED.get(found['type'], 'valid')}, not {kind_of(value)}: {shown(value)}")
 
 
 def _at_once(value: Any, check: Check) -> Any:
@@ -45,7 +45,7 @@ def _at_once(value: Any, check: Check) -> Any:
 
 LIST, FIRST = Field(fail_fast=True, strict=False), WrapValidator(_at_once)
 Flag = Annotated[bool, BeforeValidator(lambda value: value is not None and value)]  # PEFT asks whether it is set
-Integer = Annotated[int, Field(ge=-parse.LARGEST, le=parse.LARGEST)]
+Integer = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 Number = Annotated[float, Field(allow_inf_nan=False), WrapValidator(lambda value, check: (check(value), value)[1])]
 Names = Annotated[tuple[str, ...], LIST]
 Integers = Annotated[tuple[Integer, ...], LIST]
@@ -148,7 +148,7 @@ def parse_config(data: bytes | Mapping[str, Any]) -> LoraConfig:
     duplicates: list[str] = []
     if isinstance(data, bytes) and len(data) > CONFIG_CAP:
         raise FormatError(f"{len(data)} bytes are over the limit for a config ({CONFIG_CAP})", where=CONFIG)
-    raw = parse.json_object(data, CONFIG, duplicates=duplicates) if isinstance(data, bytes) else data
+    raw = json_object(data, CONFIG, duplicates=duplicates) if isinstance(data, bytes) else data
     errors: dict[str, FormatError] = {}
     known = LoraConfig.model_validate({name: raw[name] for name in PEFT_FIELDS if name in raw}, context=errors)
     ours = {

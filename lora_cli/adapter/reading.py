@@ -11,16 +11,27 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
-from lora_cli.adapter.adapter import Adapter, pair_up
-from lora_cli.adapter.byte_ranges import FIRST_READ, check_stand_in, read_beginning, read_header
+from lora_cli.adapter.adapter import (
+    FORMATS,
+    Adapter,
+    Format,
+    Found,
+    by_config,
+    by_keys,
+    by_start,
+    check_stand_in,
+    pair_up,
+)
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
-from lora_cli.adapter.formats import FORMATS, Format, Found, by_config, by_keys, by_start
 from lora_cli.adapter.names import parse_key
-from lora_cli.adapter.safetensors import MOST_TENSORS, Header, TensorInfo
+from lora_cli.adapter.safetensors import MOST_TENSORS, Header, TensorInfo, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.refs.adapter_files import CONFIG, MOST_HEADER, PICKLED, WEIGHTS
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, read_beginning, read_range
+
+FIRST_READ = 1 << 17
+"""Bytes of the first range of a weights file: the whole header of nearly every adapter, in one request."""
 
 _cached_config = lru_cache(maxsize=16)(parse_config)
 SHARD = re.compile(r"adapter_model-\d{5}-of-(\d{5})\.(safetensors|bin)", re.ASCII)
@@ -168,3 +179,20 @@ def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iter
         yield by_start(read_beginning(files, weights, START), FORMATS), weights.path
     if not adapter.pairs:
         yield by_its_config, CONFIG
+
+
+def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> Header:
+    """The header of a safetensors file, by one range, or two for a large one; at most ``most`` bytes.
+
+    Raises:
+        FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed or too large.
+        LoraCliError: what the source raises.
+    """
+    first = read_beginning(files, file, FIRST_READ)
+    check_stand_in(first, file)
+    end = 8 + header_length(first[:8], file.size, file.path, most)
+    header = first[8:end] + read_range(files, file, len(first), end)
+    if 8 + len(header) < end:
+        why = f"truncated: the header has {end - 8} bytes, but only {len(header)} are present"
+        raise FormatError(why, where=file.path)
+    return parse_header(header, file.size, file.path)

@@ -12,15 +12,22 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
-from lora_cli.adapter.byte_ranges import HEAD, MOST_AT_ONCE, RangeStream, check_stand_in
+from lora_cli.adapter.adapter import check_stand_in
 from lora_cli.adapter.safetensors import DTYPE_BITS, LONGEST_NAME, TensorInfo
 from lora_cli.errors import FormatError, LoraCliError, UnsafePickle
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, read_range
+
+HEAD, TAIL = 1 << 12, 1 << 16
+"""Bytes at the start and at the end of a torch file that are read first."""
+
+MOST_AT_ONCE = 32 << 20
+"""Bytes of a pickle, or of a zip's directory: 150,000 tensors have 24 MiB."""
 
 ZIP = b"PK\x03\x04"
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x78", b"\x93NUMPY", b"ZF0x")
@@ -74,6 +81,36 @@ TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "REDUCE": 2, "BUIL
 """How many values an opcode takes from the stack; TUPLE and SETITEMS take those behind the last mark."""
 
 AS_SAFETENSORS = "load it with torch.load(weights_only=True), and save it as safetensors"
+
+
+class RangeStream(io.RawIOBase):
+    """A file of a source as a stream. ``head`` and ``tail`` are read first: a zip has its directory at its end."""
+
+    def __init__(self, files: Files, file: RemoteFile) -> None:
+        if file.defect or file.size is None:
+            raise FormatError(file.defect or "its source does not report its size, so it cannot be read by ranges")
+        self.size, self._at, self.fetch = file.size, 0, partial(read_range, files, file)
+        self.head = self.fetch(0, min(HEAD, self.size))
+        self.tail = self.fetch(max(0, self.size - TAIL), self.size) if self.head.startswith(b"PK") else b""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As a file does. Raises ``OSError`` for a place before the first byte."""
+        at = offset + (0, self._at, self.size)[whence]
+        if at < 0:
+            raise OSError("before the first byte")
+        self._at = at
+        return at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As a file does. Raises ``FormatError`` for more than ``MOST_AT_ONCE`` bytes."""
+        start = self._at
+        stop = self.size if size is None or size < 0 else min(start + size, self.size)
+        if stop - start > MOST_AT_ONCE:
+            raise FormatError(f"has {stop - start} bytes to read at once, more than any weights need")
+        self._at, first = max(start, stop), self.size - len(self.tail)
+        if stop <= len(self.head):
+            return self.head[start:stop]
+        return self.tail[start - first : stop - first] if start >= first else self.fetch(start, stop)
 
 
 @contextmanager

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.byte_ranges import read_range
 from lora_cli.adapter.safetensors import DTYPE_BITS, TORCH_NAMES, TensorInfo
 from lora_cli.errors import Corrupt, FormatError
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, read_range
 
 MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes whose elements are the values themselves; narrower ones need their scales."""

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from lora_cli import parse
-from lora_cli.adapter.byte_ranges import read_beginning, read_header
+from lora_cli.adapter.reading import read_header
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.reading import json_object
 from lora_cli.errors import FormatError
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, read_beginning
 from lora_cli.text import shown
 
 WEIGHTS_FILE = "model.safetensors"

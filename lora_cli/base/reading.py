@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli import parse
-from lora_cli.adapter.byte_ranges import read_beginning
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import UnknownArchitecture, base_from_config
 from lora_cli.errors import FormatError, MachineError, NotFound
 from lora_cli.refs.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, read_beginning
 
 Fallback = Callable[[Mapping[str, Any]], BaseModel]
 """Builds a base model from a config of an unknown family."""

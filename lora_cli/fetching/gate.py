@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.byte_ranges import read_beginning
 from lora_cli.errors import Corrupt, LoraCliError, MissingExtra, Refused, UsageError
 from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.refs.lock import lock_mismatch
@@ -17,7 +16,7 @@ from lora_cli.refs.request import EVERYTHING, USUAL, Request
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot, snapshot_digest
 from lora_cli.refs.web_address import canonical_host
 from lora_cli.settings import Settings
-from lora_cli.sources.files import Files, files_of
+from lora_cli.sources.files import Files, files_of, read_beginning
 from lora_cli.sources.registry import rule_of
 from lora_cli.store.disk import on_disk
 

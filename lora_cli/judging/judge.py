@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 from lora_cli.adapter.beside import Companions, read_companions
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.fetching.pipeline import FetchContext, fetch
+from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem, Skipped
 from lora_cli.judging.base_model import Bases
 from lora_cli.judging.causes import first_of_each_rule, fold, root
 from lora_cli.judging.read import each, open_one
 from lora_cli.judging.result import Result, Stopwatch, failing_alone
 from lora_cli.peft.match import matched
-from lora_cli.peft.patterns import LIMIT_S, TOO_SLOW, one_deadline
+from lora_cli.peft.targets import LIMIT_S, TOO_SLOW, one_deadline
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request

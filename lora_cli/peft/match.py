@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lora_cli.adapter.adapter import Adapter, LoraPair
 from lora_cli.adapter.config import LoraConfig
@@ -11,13 +12,12 @@ from lora_cli.adapter.names import PEFT_PREFIX, Key, last_name, leaf_of, without
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.finding import Applied, Location
-from lora_cli.peft.experts import Unfit, as_loaded
-from lora_cli.peft.patterns import Endings
 from lora_cli.peft.targets import (
     EMBEDDING_NAMES,
     EXPERTS,
     OUTPUT_NAMES,
     SCALE_FIELDS,
+    Endings,
     Scale,
     for_task,
     scales,
@@ -26,6 +26,9 @@ from lora_cli.peft.targets import (
     wrapped_parameters,
 )
 from lora_cli.text import counted, cut
+
+if TYPE_CHECKING:
+    from lora_cli.peft.experts import Unfit
 
 DEFAULT_NAME = "default"
 """The name that PEFT gives an adapter in memory by default, and looks its tensors up under."""
@@ -62,7 +65,7 @@ class Application:
     expected: Mapping[str, tuple[BaseModule, ...]]
     errors: tuple[FormatError, ...] = ()
     refused: FormatError | None = None
-    unfit: Unfit = ()
+    unfit: "Unfit" = ()
     scales: Mapping[str, Scale] = field(default_factory=dict)
     scales_error: FormatError | None = None
 
@@ -92,8 +95,11 @@ def matched(adapter: Adapter, base: BaseModel | None) -> tuple[Application, Base
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
     stored, (by_module, scales_error) = adapter, _scales(adapter.config, adapter.pairs)
-    refused, unfit = None, Unfit()
+    refused: FormatError | None = None
+    unfit: Unfit = ()
     if base is not None and base.parameters:  # no base without parameters has fused experts
+        from lora_cli.peft.experts import as_loaded
+
         adapter, refused, unfit = as_loaded(adapter, base)
     config, pairs, keys = adapter.config, adapter.pairs, adapter.keys
     if config is not None and config.layer_replication:

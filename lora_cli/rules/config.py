@@ -9,8 +9,7 @@ from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.errors import FormatError
 from lora_cli.finding import Problem, Severity
-from lora_cli.peft.patterns import Endings, endings, matching_keys
-from lora_cli.peft.targets import HEADS, targeted_parameters
+from lora_cli.peft.targets import HEADS, Endings, endings, matching_keys, targeted_parameters
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shown
 from lora_cli.text import counted, cut, names
 

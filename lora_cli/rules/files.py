@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lora_cli.adapter.formats import SHARDED, Format
+from lora_cli.adapter.adapter import SHARDED, Format
 from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.finding import Location, Problem, Severity
 from lora_cli.refs.adapter_files import CONFIG, PICKLED, WEIGHTS

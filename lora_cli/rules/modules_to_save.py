@@ -9,8 +9,7 @@ from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import OTHER_BASE, BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.finding import Location, Problem, Severity
-from lora_cli.peft.patterns import timed
-from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
+from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES, timed
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shape, shown
 from lora_cli.text import names
 

@@ -10,8 +10,7 @@ from lora_cli.adapter.names import PAIR_PARTS, Key
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import FormatError, Refused
 from lora_cli.peft.experts import rewrite_config
-from lora_cli.peft.patterns import timed
-from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
+from lora_cli.peft.targets import scales, targeted_in, timed, wrapped_parameters
 
 ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of ``init_lora_weights`` with which PEFT changes the base's weights when it loads the adapter."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft.utils import PeftType
 
-from lora_cli.adapter.formats import FORMATS, METHODS, STAND_INS, dialects
+from lora_cli.adapter.adapter import FORMATS, METHODS, STAND_INS, dialects
 from lora_cli.judging.inspection import inspection_of
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.judging.result import Result

@@ -7,8 +7,7 @@ from unittest.mock import Mock
 import pytest
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.byte_ranges import FIRST_READ
-from lora_cli.adapter.reading import read_adapter
+from lora_cli.adapter.reading import FIRST_READ, read_adapter
 from lora_cli.errors import Unreachable, UnsafePickle
 from lora_cli.sources.files import files_at
 from tests.adapter.remote import remote

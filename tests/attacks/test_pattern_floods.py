@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from lora_cli.adapter.config import parse_config
-from lora_cli.peft.patterns import one_deadline
-from lora_cli.peft.targets import scales, targeted
+from lora_cli.peft.targets import one_deadline, scales, targeted
 from tests.attacks.measured import lora_cli
 from tests.making import write_adapter, write_base_config
 from tests.peft.test_patterns import SLOW

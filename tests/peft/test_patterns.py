@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.errors import FormatError
-from lora_cli.peft.patterns import (
+from lora_cli.peft.targets import (
     COMPONENT,
     END,
     LAYER,

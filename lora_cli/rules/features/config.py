@@ -9,8 +9,7 @@ from lora_cli.adapter.config import LoraConfig, raw_value
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.errors import FormatError
 from lora_cli.parse import LARGEST
-from lora_cli.peft.patterns import matching_keys
-from lora_cli.peft.targets import ALL_LINEAR, targeted_in
+from lora_cli.peft.targets import ALL_LINEAR, matching_keys, targeted_in
 from lora_cli.rules.config import LEAST, PATTERNS, disabling_keys
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.rule import shown

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+from lora_cli.adapter.adapter import SHARDED
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.formats import SHARDED
 from lora_cli.adapter.names import Key, last_name
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.engines.profile import VOCABULARY
