@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from lora_cli.rules import RULES
 
 from lora_cli.cli.app import COMMANDS, Command, build_app, load_command
-from lora_cli.rules import RULES
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

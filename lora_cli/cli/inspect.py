@@ -20,7 +20,6 @@ from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.finding import Deployment
-from lora_cli.judging.causes import fold
 from lora_cli.judging.inspection import inspect_one, inspection_of, unreadable
 from lora_cli.judging.read import each, ref_of
 from lora_cli.judging.result import Result
@@ -90,9 +89,9 @@ def _judged_for(
     launch: "Launch", requests: Sequence[Request], base: BaseModel | None, settings: Settings
 ) -> "tuple[list[Result], EngineArgs]":
     """The adapters, judged by all rules but those of values for an engine at its highest rank, and its flags."""
+    from lora_cli.checks import choose
     from lora_cli.judging.engine_args import engine_args
     from lora_cli.judging.judge import Terms, judge_all
-    from lora_cli.rules import choose
 
     rules, profile = choose(ignore=[VALUE_RULES], pinned=settings.require_pinned), launch.profile
     widest = Deployment(max_lora_rank=max(profile.engine.ranks, default=None))
@@ -106,7 +105,7 @@ def _inspected(one: Result, other: tuple[Adapter, OtherAdapter] | None) -> Inspe
     if adapter is None:
         return Inspected(replace(one, exit_code=error.exit_code if error is not None else 0), None, None)
     error = error or unreadable(adapter)
-    told = replace(one, findings=tuple(fold(one.findings, one.engines)), exit_code=error.exit_code if error else 0)
+    told = replace(one, exit_code=error.exit_code if error else 0)
     diff = compare(adapter, *other) if other is not None else None
     return Inspected(told, inspection_of(adapter, one.card), diff)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lora_cli.checks import choose
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.adapter_selection import (
     Inputs,
@@ -31,7 +32,6 @@ from lora_cli.judging.base_model import check_tp
 from lora_cli.judging.judge import Terms, judge_all
 from lora_cli.judging.report import Naming, Report, validate_report
 from lora_cli.judging.result import Result
-from lora_cli.rules import choose, matching
 from lora_cli.text import safe
 
 if TYPE_CHECKING:
@@ -121,7 +121,6 @@ def command(**given: Any) -> None:
     bases = None if model is not None or chosen.base == NO_BASE else own_bases(settings, tp=chosen.tp)
     terms = Terms(
         model, bases, values=not chosen.no_values, rules=rules, engines=engines, deployment=deployment,
-        ignored=tuple(matching(chosen.ignore or ())),
     )  # fmt: skip
     naming, results = _naming(inputs), list[Result]()
     with count_progress(settings, len(inputs.items), "validated") as passed:

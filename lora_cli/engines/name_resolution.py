@@ -8,10 +8,9 @@ from itertools import accumulate
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.names import PAIR_PARTS, Key, Part, last_name
 from lora_cli.base.base_model import BaseModel
-from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
+from lora_cli.engines.profile import VOCABULARY, Grammar, Profile
 from lora_cli.finding import Applied
 from lora_cli.peft.targets import OUTPUT_NAMES
-from lora_cli.text import cut
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
 """The number of a layer anywhere in a path, and the name of the list of layers."""
@@ -32,15 +31,13 @@ class NameResolution:
 
     ``applied`` are in the engine's model. ``unexpected`` have a last name that no module of the model has. ``towers``
     are in a tower without LoRA. ``nowhere`` maps the other modules to the reason why they are not in the model.
-    ``outside`` maps names of tensors that the engine cannot parse to the reason. ``collisions`` are modules that
-    another one overwrites.
+    ``collisions`` are modules that another one overwrites.
     """
 
     applied: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
     nowhere: Mapping[str, str] = field(default_factory=dict)
-    outside: Mapping[str, str] = field(default_factory=dict)
     collisions: tuple[str, ...] = ()
 
     @property
@@ -101,17 +98,8 @@ def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameRe
         unexpected=tuple(unexpected),
         towers=tuple(towers),
         nowhere=nowhere,
-        outside=unparsed_names(adapter, grammar),
         collisions=tuple(_collisions(applied)) if grammar.prefix == "ignored" else (),
     )
-
-
-def unparsed_names(adapter: Adapter, grammar: Grammar) -> Mapping[str, str]:
-    """The names of tensors that a strict engine cannot parse, whatever the base, with the reason."""
-    if not grammar.strict:
-        return {}
-    others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
-    return {key.name: why for key in others if (why := _why_unparsed(key, grammar))}
 
 
 def named_alike(adapter: Adapter, grammar: Grammar) -> list[str]:
@@ -149,19 +137,6 @@ def _model(base: BaseModel, profile: Profile) -> _Model:
 def _is_unchecked(module: str, grammar: Grammar) -> bool:
     """Whether an engine with separate experts does not look the name up, because it may be one of fused experts."""
     return grammar.experts_apart and "base_layer" in module
-
-
-def _why_unparsed(key: Key, grammar: Grammar) -> str:
-    """Why a strict engine cannot parse this name; empty if it can."""
-    if key.part == "base_layer" and last_name(key.module) in COPIED:
-        return ""
-    if key.part == "saved" and last_name(key.module) in HEADS:
-        return ""
-    if key.adapter_name and not grammar.adapter_name and key.part in grammar.parts:
-        return f"the name contains .{cut(key.adapter_name)}., the in-memory adapter name"
-    if key.part in grammar.parts or (key.part == "magnitude" and key.param):
-        return ""
-    return "the name is not that of a LoRA weight (lora_A/lora_B)"
 
 
 def _why_misnamed(keys: Sequence[Key], grammar: Grammar) -> str:

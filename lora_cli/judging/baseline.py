@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from lora_cli.checks import UNREAD
 from lora_cli.documents.baseline import AcceptedFinding
-from lora_cli.finding import Accepted, Finding
-from lora_cli.judging.causes import with_accepted
+from lora_cli.finding import Accepted, Finding, Severity
 from lora_cli.judging.result import Result
-from lora_cli.rules import UNREAD
 
 
 def apply_baseline(
@@ -28,7 +27,11 @@ def apply_baseline(
         entry = known.get(fingerprint(finding))
         return None if entry is None or is_over(entry) else Accepted(where, entry.reason)
 
-    return replace(one, findings=with_accepted(one.findings, accepted))
+    asked = (
+        each if each.accepted is not None or each.severity is Severity.NOTE else replace(each, accepted=accepted(each))
+        for each in one.findings
+    )
+    return replace(one, findings=tuple(asked))
 
 
 def is_over(entry: AcceptedFinding) -> bool:

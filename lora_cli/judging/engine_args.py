@@ -11,7 +11,6 @@ from lora_cli.engines.profile import Profile, SlotLayout
 from lora_cli.errors import UsageError
 from lora_cli.finding import Outcome
 from lora_cli.json_schema import Count, PositiveCount
-from lora_cli.judging.causes import fold
 from lora_cli.judging.result import Result
 from lora_cli.peft.match import highest_rank
 from lora_cli.peft.targets import EXPERTS
@@ -174,16 +173,14 @@ def _need(one: Result, profile: Profile, layout: SlotLayout) -> Need | Remark:
     if one.error is not None:
         return Remark(one.name, one.error.message, one.error.hint, one.error.exit_code)
     if adapter is None or not adapter.pairs or adapter.config is None:
-        worst = max(fold(one.findings, one.engines), key=lambda finding: finding.severity, default=None)
+        worst = max(one.findings, key=lambda finding: finding.severity, default=None)
         unread = adapter.unread if adapter is not None else ""
         why = f"{worst.code}: {worst.problem.message}" if worst is not None else unread or "it has no LoRA factors"
         return Remark(one.name, why)
     engine = one.engines[0]
-    reason = next((reason for reason in engine.reasons if reason.outcome is engine.outcome), None)
-    if reason is not None and engine.outcome is Outcome.SERVES_WRONG:
-        return Remark(one.name, reason.message, reason.mend)
-    if reason is not None and engine.fails:
-        return Remark(one.name, f"{engine} {engine.outcome.phrase}: {reason.message}", reason.mend)
+    worst = next((each for each in one.findings if each.effects.get(engine.asked) is engine.outcome), None)
+    if worst is not None and engine.fails:
+        return Remark(one.name, worst.problem.message, worst.problem.hint)
     widths, targets = {}, dict[str, None]()
     for module, pair in adapter.pairs.items():
         d_in, d_out = pair.widths

@@ -13,12 +13,11 @@ from urllib.parse import unquote
 
 from lora_cli.adapter.config import CONFIG_CAP
 from lora_cli.base.base_model import BaseModel
+from lora_cli.checks.check import Check
 from lora_cli.finding import EngineOutcome, Finding, Location, Severity
 from lora_cli.grouping import by_key
 from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Version
-from lora_cli.judging.causes import fold
 from lora_cli.judging.result import Result
-from lora_cli.rules.rule import Rule
 from lora_cli.version import __version__
 
 LOCAL = "file://"
@@ -85,8 +84,8 @@ class Naming:
 
     def fingerprint(self, one: Result, finding: Finding) -> str:
         """32 hexadecimal digits that identify rule and location, independent of the message."""
-        at, by = finding.problem.at, finding.problem.by
-        parts = (self.identity(one), finding.code, at.file, at.field, *([by] if by else ()))
+        at = finding.problem.at
+        parts = (self.identity(one), finding.code, at.file, at.field)
         return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
     def place(self, one: Result, at: Location) -> Place:
@@ -119,7 +118,7 @@ class Report:
     notices: tuple[str, ...]
     """Notices about the run itself."""
     summary: ValidateSummary
-    rules: tuple[Rule, ...] = field(metadata=EXCLUDED)
+    rules: tuple[Check, ...] = field(metadata=EXCLUDED)
     """The rules that ran."""
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
@@ -136,12 +135,12 @@ def validate_report(
     *,
     strict: bool = False,
     base: BaseModel | None = None,
-    rules: tuple[Rule, ...] = (),
+    rules: tuple[Check, ...] = (),
     naming: Naming = Naming(),
     baseline: str = "",
     notices: Sequence[str] = (),
 ) -> Report:
-    """The report of one run of ``validate``, in the order of the results: each with one finding for each cause.
+    """The report of one run of ``validate``, in the order of the results.
 
     ``notices`` are about the run itself, such as outdated entries of the baseline.
     """
@@ -160,8 +159,9 @@ def validate_report(
 
 def _reported(one: Result, fail_on: Severity, naming: Naming, *, strict: bool) -> Result:
     """The result with its outcome and exit code; an ``accepted`` one would be refused without baseline or policy."""
-    folded = fold(one.findings, one.engines)
-    told = replace(one, findings=tuple(replace(each, fingerprint=naming.fingerprint(one, each)) for each in folded))
+    told = replace(
+        one, findings=tuple(replace(each, fingerprint=naming.fingerprint(one, each)) for each in one.findings)
+    )
     if one.error is not None:
         return replace(told, outcome="failed", exit_code=one.error.exit_code)
     if one.refused(fail_on):
@@ -173,11 +173,8 @@ def _reported(one: Result, fail_on: Severity, naming: Naming, *, strict: bool) -
 
 
 def engine_counts(one: Result, engine: EngineOutcome) -> bool:
-    """Whether a reason for the outcome of ``engine`` is a finding that counts: its rule ran, and it is not accepted."""
-    counting = [finding for finding in one.findings if finding.accepted is None]
-    every = [pair for finding in counting for pair in ((finding.code, finding.problem.by), *finding.consequences)]
-    codes = {code for code, by in every if by in {"", engine.engine}}
-    return not codes.isdisjoint(reason.code for reason in engine.reasons)
+    """Whether a finding counts that ``engine`` does not serve right: its check was selected, and it is not accepted."""
+    return any(finding.accepted is None and engine.asked in finding.effects for finding in one.findings)
 
 
 def summarize(adapters: Sequence[Result]) -> ValidateSummary:

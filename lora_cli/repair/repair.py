@@ -32,7 +32,7 @@ from lora_cli.fetching.pipeline import FetchContext, fetch, open_files
 from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import ErrorReport, Version
 from lora_cli.judging.base_model import open_checkpoint
-from lora_cli.judging.judge import ENGINE_RULES, Terms, judge_one
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.judging.read import ref_of
 from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
@@ -64,8 +64,8 @@ from lora_cli.text import names
 ARITHMETIC = 1e-12
 """What our own arithmetic in float64 may leave, as a share of the update."""
 
-BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "tower"})
-"""Features that are fixed by the flags of the engine, not in the adapter."""
+BY_FLAG = frozenset({"LC401", "LC433", "LC443", "LC444"})
+"""Checks whose findings are fixed by the flags of the engine, not in the adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,11 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         after=outcome,
         changes=tuple(draft.changes),
         refusals=tuple(refusals),
-        flags=tuple(Refusal(one.message, one.mend) for one in outcome.reasons if one.feature in BY_FLAG),
+        flags=tuple(
+            Refusal(one.problem.message, one.problem.hint)
+            for one in after.findings
+            if one.code in BY_FLAG and one.severity is Severity.ERROR
+        ),
         skipped=judged.skipped,
         proof=proof,
         directory=str(target.absolute()) if target is not None and proof is not None else None,
@@ -282,12 +286,8 @@ def _write(draft: Draft, building: Path, files: Files) -> None:
 
 def _remaining(after: Result) -> Iterator[Refusal]:
     """What is still wrong: for the engine, but what its flags mend, and other errors."""
-    reasons = after.engines[0].reasons
-    yield from (Refusal(one.message, one.mend) for one in reasons if one.feature not in BY_FLAG)
-    told = {reason.code for reason in reasons}
     for finding in after.findings:
-        new = finding.code not in told and not finding.code.startswith(ENGINE_RULES)
-        if new and finding.severity is Severity.ERROR:
+        if finding.severity is Severity.ERROR and finding.code not in BY_FLAG:
             yield Refusal(f"{finding.code} {finding.name}: {finding.problem.message}", finding.problem.hint)
 
 

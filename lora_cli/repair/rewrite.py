@@ -18,8 +18,8 @@ from lora_cli.adapter.config import parse_config
 from lora_cli.adapter.names import INFIXES, PEFT_PREFIX, Key, last_name
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import OTHER_BASE, BaseModel
+from lora_cli.checks.check import MERGE, SAVE_AGAIN
 from lora_cli.engines.name_resolution import LAYER
-from lora_cli.engines.profile import MERGE, SAVE_AGAIN
 from lora_cli.errors import FormatError
 from lora_cli.json_schema import Count
 from lora_cli.peft.targets import Scale, scales

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from lora_cli.rules import RULES
 
 from lora_cli.cli.main import main
 from lora_cli.engines import ENGINES
-from lora_cli.rules import RULES
 from tests import forked
 from tests.cli.test_startup import HEAVY, modules_after
 

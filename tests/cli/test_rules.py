@@ -1,9 +1,9 @@
 """``lora-cli rules``: the list, and one rule's documentation."""
 
 import pytest
+from lora_cli.rules import RULES
 
 from lora_cli.cli.main import main
-from lora_cli.rules import RULES
 
 
 def test_every_rule_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

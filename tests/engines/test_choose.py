@@ -1,13 +1,13 @@
 """Which profile a name and a version mean, and the profiles as data."""
 
 import pytest
+from lora_cli.rules import RULES
+from lora_cli.rules.features import FEATURES
 
 from lora_cli.engines import ENGINES, all_profiles, choose_engine
 from lora_cli.engines.profile import ENGINE_INDEPENDENT, GENERIC_OUTCOMES, NAME_RULES, as_version
 from lora_cli.errors import UsageError
 from lora_cli.finding import Outcome, Severity
-from lora_cli.rules import RULES
-from lora_cli.rules.features import FEATURES
 
 NEWEST = ENGINES["vllm"].versions[-1]
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lora_cli.rules.features.config import required_field_missing
+from lora_cli.rules.features.tensors import has_tensors
 
 from lora_cli.adapter.config import parse_config
 from lora_cli.base.families import base_from_config
@@ -14,8 +16,6 @@ from lora_cli.engines.profile import MERGE
 from lora_cli.finding import Location
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
-from lora_cli.rules.features.config import required_field_missing
-from lora_cli.rules.features.tensors import has_tensors
 from lora_cli.settings import Settings
 from tests.making import HIDDEN, Q_PROJ, base_config, write_adapter
 

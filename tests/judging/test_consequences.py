@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from lora_cli.judging.causes import fold, with_accepted
 
 from lora_cli.base.families import base_from_config
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Accepted, Finding, Severity
-from lora_cli.judging.causes import fold, with_accepted
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request

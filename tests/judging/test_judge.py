@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lora_cli.rules import RULES
+from lora_cli.rules.rule import Case
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import NotFound, UsageError
@@ -14,8 +16,6 @@ from lora_cli.judging.judge import Terms, judge_all, judge_one
 from lora_cli.judging.read import WORTH_PROCESSES
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
-from lora_cli.rules import RULES
-from lora_cli.rules.rule import Case
 from lora_cli.settings import Settings
 from tests.making import llama_modules, write_adapter, write_base
 

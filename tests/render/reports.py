@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lora_cli.rules.rule import Case, NotChecked, Rule
+
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import NotFound
 from lora_cli.finding import (
@@ -21,7 +23,6 @@ from lora_cli.finding import (
 from lora_cli.judging.report import Naming, Report, validate_report
 from lora_cli.judging.result import Result
 from lora_cli.refs.reference import AdapterRef
-from lora_cli.rules.rule import Case, NotChecked, Rule
 
 HOSTILE = (
     "a\x1b[2J\u202e\n::set-output name=ok::1 ##[add-mask]x @octocat #1 <img src=x> | `x` [y](http://evil) {0} %0A,:\x00"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lora_cli.rules import RULES
 
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Deployment
@@ -14,7 +15,6 @@ from lora_cli.judging.judge import Terms, companions_of, evidence_of, judge, jud
 from lora_cli.judging.result import Result
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request
-from lora_cli.rules import RULES
 from lora_cli.settings import Settings
 from lora_cli.sources.files import files_at
 from tests.rule_cases import all_cases, base_directory, made

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from lora_cli.rules import RULES, choose, find
+from lora_cli.rules.rule import Rule
 
 import lora_cli
 from lora_cli.cli.main import main
 from lora_cli.errors import UsageError
-from lora_cli.rules import RULES, choose, find
-from lora_cli.rules.rule import Rule
 from tests.making import write_adapter
 
 

@@ -6,8 +6,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from lora_cli.adapter.safetensors import TensorInfo
+from lora_cli.checks.case import Case
+from lora_cli.checks.check import WRONG, NotChecked, Problems, check
 from lora_cli.finding import NO_BASE, Problem, Severity
-from lora_cli.rules.rule import Case, NotChecked, rule
 from lora_cli.text import counted, cut, names
 
 if TYPE_CHECKING:
@@ -29,33 +30,28 @@ FEWEST = 8
 """The number of modules from which a median is used."""
 
 
-@rule("LC501", "nonfinite-values", Severity.ERROR, needs=("weights", "values"))
-def nonfinite_values(case: Case) -> Iterator[Problem]:
+@check("LC501", "nonfinite-values", "weights", "values", peft=WRONG,
+       hint="the training diverged: use an earlier checkpoint")  # fmt: skip
+def nonfinite_values(case: Case) -> Problems:
     """A tensor contains NaN or infinity.
 
-    *Why is this bad?* Every engine loads it silently. One NaN makes all of a request's logits NaN, and in a
-    shared batch or a quantised cache it need not stay with that request.
-
-    *Fix*: the training diverged; use an earlier checkpoint.
+    Every engine loads it silently. One NaN makes all of a request's logits NaN, and in a shared batch or a quantised
+    cache it need not stay with that request.
     """
     bad = [name for name, values in case.evidence.stats.items() if values.nonfinite]
     if bad:
-        yield Problem(
-            f"{counted(len(bad), 'tensor contains', 'tensors contain')} NaN or infinity: {names(bad)}",
-            case.in_weights(bad[0]),
-            "the training diverged: use an earlier checkpoint",
-        )
+        message = f"{counted(len(bad), 'tensor contains', 'tensors contain')} NaN or infinity: {names(bad)}"
+        yield Problem(message, case.in_weights(bad[0]))
 
 
-@rule("LC502", "zero-update", Severity.ERROR, needs=("weights", "values"))
-def zero_update(case: Case) -> Iterator[Problem]:
+@check("LC502", "zero-update", "weights", "values", peft=WRONG,
+       hint="it seems untrained: save it after training; were its parameters in the optimiser?")  # fmt: skip
+def zero_update(case: Case) -> Problems:
     """A or B is zero in every module, so that the adapter changes nothing; or a saved weight is all zeros.
 
-    *Why is this bad?* LoRA starts with B at zero. An adapter that was saved before training, or whose training never
-    reached it, loads and serves as the base model. A whole matrix, or DoRA's magnitude, of zeros replaces the
-    base's own: the module no longer works.
-
-    *Fix*: save the adapter after training, and check that its parameters were in the optimiser.
+    LoRA starts with B at zero. An adapter that was saved before training, or whose training never reached it, loads and
+    serves as the base model. A whole matrix, or DoRA's magnitude, of zeros replaces the base's own: the module no
+    longer works.
     """
     stats = case.evidence.stats
     scanned = [
@@ -64,47 +60,36 @@ def zero_update(case: Case) -> Iterator[Problem]:
     ]
     zeros = [next((name for name in reversed(factors) if stats[name].zero), "") for factors in scanned if factors]
     if zeros and all(zeros) and not _has_other_tensors(case):
-        factor = (
-            "B" if all(name.rpartition("lora_")[2].startswith(("B", "embedding_B")) for name in zeros) else "A or B"
-        )
-        yield Problem(
-            f"{factor} is zero in {'the only module' if len(zeros) == 1 else f'all {len(zeros)} modules'}: "
-            "the adapter changes nothing",
-            case.in_weights(zeros[0]),
-            "it seems to be untrained: save it after training, and check that its parameters were in the optimiser",
-        )
-    yield from _zero_weights(case)
-
-
-def _zero_weights(case: Case) -> Iterator[Problem]:
+        of_b = all(name.rpartition("lora_")[2].startswith(("B", "embedding_B")) for name in zeros)
+        where = "the only module" if len(zeros) == 1 else f"all {len(zeros)} modules"
+        message = f"{'B' if of_b else 'A or B'} is zero in {where}: the adapter changes nothing"
+        yield Problem(message, case.in_weights(zeros[0]))
     matrices = {name for name, one in case.adapter.tensors.items() if len(one.shape) == 2 and one.nbytes}
     emptied = [
         name
         for name, key in case.adapter.keys.items()
-        if name in case.evidence.stats and case.evidence.stats[name].zero
+        if name in stats and stats[name].zero
         if key.part == "magnitude" or (key.part in {"saved", "base_layer"} and name in matrices)
     ]
     if emptied:
-        yield Problem(
-            f"{counted(len(emptied), 'tensor')} of zeros would replace the base's: {names(emptied)}",
-            case.in_weights(emptied[0]),
-            "save the adapter again; with ZeRO-3 and FSDP gather the parameters first",
-        )
+        message = f"{counted(len(emptied), 'tensor')} of zeros would replace the base's: {names(emptied)}"
+        hint = "save the adapter again; with ZeRO-3 and FSDP gather the parameters first"
+        yield Problem(message, case.in_weights(emptied[0]), hint)
 
 
 def _has_other_tensors(case: Case) -> bool:
     """Whether tensors other than factors may change the model."""
-    return any(key.part != "unknown" for key in case.other_tensors())
+    factors = {factor.name for pair in case.adapter.pairs.values() for factor in pair.factors}
+    return any(key.part != "unknown" for name, key in case.adapter.keys.items() if name not in factors)
 
 
-@rule("LC503", "overflow", Severity.ERROR, needs=("config", "weights", "values"))
-def overflow(case: Case) -> Iterator[Problem | NotChecked]:
+@check("LC503", "overflow", "config", "weights", "values", peft=WRONG,
+       hint="serve it in bfloat16, or use an earlier checkpoint")  # fmt: skip
+def overflow(case: Case) -> Problems:
     """A factor, or B times the scaling, exceeds the range of the dtype in which the base is served.
 
-    *Why is this bad?* Engines cast A and B to the base's dtype, and multiply the scaling into B first. In float16
-    everything beyond 65504 becomes infinity, and the request's logits NaN.
-
-    *Fix*: serve it in bfloat16, or use an earlier checkpoint: values of this size also mean that training failed.
+    Engines cast A and B to the base's dtype, and multiply the scaling into B first. In float16 everything beyond 65504
+    becomes infinity, and the request's logits NaN. Values of this size also mean that training failed.
     """
     beyond = list(_values_above(case, LARGEST["float16"]))
     if not beyond:
@@ -121,7 +106,6 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
             f"{counted(len(too_large), 'tensor has', 'tensors have')} values up to {value:.3g} once scaled, but "
             f"the maximum of {dtype} is {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
             case.in_weights(name),
-            "serve it in bfloat16, or use an earlier checkpoint",
         )
 
 
@@ -142,39 +126,35 @@ def _magnitude(case: Case, factor: TensorInfo | None) -> "Magnitude | None":
     return stats.magnitude if stats is not None else None
 
 
-@rule("LC504", "huge-update", Severity.WARNING, needs=("config", "weights", "values"))
-def huge_update(case: Case) -> Iterator[Problem]:
+@check("LC504", "huge-update", "config", "weights", "values",
+       hint="check lora_alpha, use_rslora and how it was trained; use an earlier checkpoint")  # fmt: skip
+def huge_update(case: Case) -> Problems:
     """The update ``s * B @ A`` of a module may be larger than any base's weights, or far larger than all others.
 
-    The bound ``|s| * norm(B) * norm(A)``, spread over the elements of the update, is compared with 10 (a base's weights
-    have a root mean square of 0.01 to 0.05), and against the median of the other modules.
-
-    *Why is this bad?* The training diverged in that module, or the scaling is not the one it was trained with: the
-    adapter overwhelms the base and its output is noise.
-
-    *Fix*: check ``lora_alpha``, ``use_rslora`` and the module's training; use an earlier checkpoint.
+    The training diverged in that module, or the scaling is not the one it was trained with: the adapter overwhelms the
+    base and its output is noise. The bound ``|s| * norm(B) * norm(A)``, spread over the elements of the update, is
+    compared with 10 (a base's weights have a root mean square of 0.01 to 0.05), and with the median of the modules.
     """
     updates = dict(_updates(case))
     usual = sorted(updates.values())[len(updates) // 2] if len(updates) >= FEWEST else math.inf
     huge = {module: size for module, size in updates.items() if size > HUGE or (usual and size > OUTLIER * usual)}
     if huge:
-        first = max(huge, key=lambda module: huge[module])
-        beside = f", {huge[first] / usual:.3g} times the median" if usual and not math.isinf(usual) else ""
+        worst_first = sorted(huge, key=lambda module: -huge[module])
+        size = huge[worst_first[0]]
+        beside = f", {size / usual:.3g} times the median" if usual and not math.isinf(usual) else ""
         yield Problem(
-            f"the update of {counted(len(huge), 'module')} may have a root mean square of {huge[first]:.3g}"
-            f"{beside}: {names(sorted(huge, key=lambda module: -huge[module]))}",
-            case.in_weights(first),
-            "check lora_alpha, use_rslora and how it was trained; use an earlier checkpoint",
+            f"the update of {counted(len(huge), 'module')} may have a root mean square of {size:.3g}"
+            f"{beside}: {names(worst_first)}",
+            case.in_weights(worst_first[0]),
         )
 
 
-@rule("LC505", "negligible-update", Severity.ERROR, needs=("config", "weights", "values"))
-def negligible_update(case: Case) -> Iterator[Problem | NotChecked]:
+@check("LC505", "negligible-update", "config", "weights", "values", floor=Severity.ERROR,
+       hint="check lora_alpha and the learning rate; save it after training")  # fmt: skip
+def negligible_update(case: Case) -> Problems:
     """The update ``s * B @ A`` is too small in every module to change the model's output.
 
-    *Why is this bad?* It loads and serves as the base model: it was hardly trained, or is scaled to nothing.
-
-    *Fix*: check ``lora_alpha`` and the learning rate; save the adapter after training.
+    It loads and serves as the base model: it was hardly trained, or is scaled to nothing.
     """
     updates, stats = dict(_updates(case)), case.evidence.stats
     factors = [factor for pair in case.adapter.pairs.values() for factor in pair.factors if factor.name in stats]
@@ -183,23 +163,18 @@ def negligible_update(case: Case) -> Iterator[Problem | NotChecked]:
         yield NotChecked(f"the size of an update in {narrow[0].dtype} is unknown")
     if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _has_other_tensors(case):
         first = max(updates, key=lambda module: updates[module])
-        yield Problem(
-            f"the largest update has a root mean square of at most {updates[first]:.3g}, but trained adapters have "
-            "more than 5e-05",
-            case.in_weights(first),
-            "check lora_alpha and the learning rate; save it after training",
-        )
+        size = f"the largest update has a root mean square of at most {updates[first]:.3g}"
+        yield Problem(f"{size}, but trained adapters have more than 5e-05", case.in_weights(first))
 
 
-@rule("LC506", "untrained-part", Severity.NOTE, needs=("weights", "values"))
-def untrained_part(case: Case) -> Iterator[Problem]:
+@check("LC506", "untrained-part", "weights", "values", floor=Severity.NOTE,
+       hint="remove them from target_modules, or train them")  # fmt: skip
+def untrained_part(case: Case) -> Problems:
     """B is zero in some modules, and not in the others.
 
-    *Why is this bad?* These modules change nothing. Training did not reach them: an encoder whose inputs have no
-    gradient under gradient checkpointing, or a part that the training never ran. Experts are ignored, because a router
-    may never select one.
-
-    *Fix*: remove them from ``target_modules``, or train them (``enable_input_require_grads()``).
+    These modules change nothing. Training did not reach them: an encoder whose inputs have no gradient under gradient
+    checkpointing (``enable_input_require_grads()``), or a part that the training never ran. Experts are ignored,
+    because a router may never select one.
     """
     zero = {
         module: case.evidence.stats[pair.b.name].zero
@@ -213,7 +188,6 @@ def untrained_part(case: Case) -> Iterator[Problem]:
             f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: "
             + (f"all of {cut(whole)}" if whole and len(untrained) > 1 else names(untrained)),
             case.in_weights(untrained[0]),
-            "remove them from target_modules, or train them",
         )
 
 

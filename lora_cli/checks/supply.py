@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, pairwise
 
+from lora_cli.checks.case import Case
+from lora_cli.checks.check import MOST_GROUPS, NotChecked, Problems, check, grouped
 from lora_cli.finding import Location, Problem, Severity
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import cached_repository
-from lora_cli.rules.rule import MOST_PROBLEMS, Case, NotChecked, grouped, rule
 from lora_cli.text import cut, names
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
@@ -37,61 +38,48 @@ WINDOWS_FORBIDDEN = frozenset('<>:"|?*\\')
 LONGEST_NAME_BYTES = 255
 
 
-@rule("LC601", "names-code", Severity.WARNING, needs=("companions",))
-def names_code(case: Case) -> Iterator[Problem]:
+@check("LC601", "names-code", "companions",
+       hint="remove it: with trust_remote_code a loader would import these classes")  # fmt: skip
+def names_code(case: Case) -> Problems:
     """The adapter comes with Python code, or names classes for a loader to import.
 
-    *Why is this bad?* An adapter is numbers and a config. With ``trust_remote_code``, or through
-    ``AutoPeftModel`` and its ``auto_mapping``, what is named here is imported and run.
-
-    *Fix*: remove the code and the ``auto_map``; LoRA serving does not need them.
+    An adapter is numbers and a config. With ``trust_remote_code``, or through ``AutoPeftModel`` and its
+    ``auto_mapping``, what is named here is imported and run.
     """
-    companions, config = case.evidence.companions, case.adapter.config
-    assert companions is not None
+    config = case.adapter.config
     shipped = [file.path for file in case.adapter.files if file.path.endswith((".py", ".pyc", ".so", ".dll"))]
     if shipped:
-        yield Problem(
-            f"the adapter contains code: {names(shipped)}",
-            Location(cut(shipped[0])),
-            "LoRA serving does not need it: remove it, and never set trust_remote_code",
-        )
-    hint = "remove it: with trust_remote_code a loader would import these classes"
-    for where, named in list(companions.code.items())[:MOST_PROBLEMS]:
-        yield Problem(f"it lists classes to import: {named}", Location(where), hint)
-    if config is not None and config.unknown.get("auto_map"):
-        yield Problem("it lists classes to import", Location(CONFIG, "auto_map"), hint)
-    if config is not None and config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
-        yield Problem(
-            f"PEFT would import {cut(repr(config.megatron_core))} to load it",
-            Location(CONFIG, "megatron_core"),
-            "Megatron uses megatron.core: remove megatron_core and megatron_config",
-        )
-    library = (config.auto_mapping or {}).get("parent_library") if config is not None else None
+        hint = "LoRA serving does not need it: remove it, and never set trust_remote_code"
+        yield Problem(f"the adapter contains code: {names(shipped)}", Location(cut(shipped[0])), hint)
+    for where, named in list(case.companions.code.items())[:MOST_GROUPS]:
+        yield Problem(f"it lists classes to import: {named}", Location(where))
+    if config is None:
+        return
+    if config.unknown.get("auto_map"):
+        yield Problem("it lists classes to import", Location(CONFIG, "auto_map"))
+    if config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
+        hint = "Megatron uses megatron.core: remove megatron_core and megatron_config"
+        message = f"PEFT would import {cut(repr(config.megatron_core))} to load it"
+        yield Problem(message, Location(CONFIG, "megatron_core"), hint)
+    library = (config.auto_mapping or {}).get("parent_library")
     if library is not None and (not isinstance(library, str) or library.partition(".")[0] not in LIBRARIES):
-        yield Problem(
-            f"AutoPeftModel would import {cut(repr(library))} to load it",
-            Location(CONFIG, "auto_mapping"),
-            f"the class of a base model must be from one of {', '.join(sorted(LIBRARIES))}",
-        )
+        hint = f"the class of a base model must be from one of {', '.join(sorted(LIBRARIES))}"
+        message = f"AutoPeftModel would import {cut(repr(library))} to load it"
+        yield Problem(message, Location(CONFIG, "auto_mapping"), hint)
 
 
-@rule("LC602", "hostile-template", Severity.ERROR, needs=("companions",))
-def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
+@check("LC602", "hostile-template", "companions", floor=Severity.ERROR,
+       hint="serve with the base model's own template (--chat-template), and report this one")  # fmt: skip
+def hostile_template(case: Case) -> Problems:
     """A chat template contains unsafe code: access to Python's internals, other templates, endless loops.
 
-    Templates are read, never rendered; a million characters in total are searched.
-
-    *Why is this bad?* An engine renders the template for each request. Code that escapes Jinja's sandbox runs as
-    the server; other code can still hang it.
-
-    *Fix*: serve with the base model's own template, and report this one to its publisher.
+    An engine renders the template for each request. Code that escapes Jinja's sandbox runs as the server; other code
+    can still hang it. Templates are read here, never rendered; a million characters in total are searched.
     """
-    companions = case.evidence.companions
-    assert companions is not None
+    companions = case.companions
     for path, reason in companions.unread.items():
-        if path in companions.beyond:
-            continue
-        yield NotChecked(f"{cut(path)} {cut(reason)}: it is unknown whether its chat template is safe")
+        if path not in companions.beyond:
+            yield NotChecked(f"{cut(path)} {cut(reason)}: it is unknown whether its chat template is safe")
     messages, left = [(BEYOND, path) for path in companions.beyond], LONGEST_TEMPLATES
     for where, template in companions.templates.items():
         if len(template) > left:
@@ -100,8 +88,7 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
             continue
         left -= max(len(template), LEAST_COUNTED)
         messages += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
-    hint = "serve with the base model's own template (--chat-template), and report this one"
-    yield from grouped(messages, "", "template", hint)
+    yield from grouped(messages, "", "template")
 
 
 CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
@@ -187,13 +174,11 @@ def _tags(template: str) -> Iterator[str]:
             yield template[opening.start() : at]
 
 
-@rule("LC603", "unsafe-name", Severity.WARNING)
-def unsafe_name(case: Case) -> Iterator[Problem]:
+@check("LC603", "unsafe-name", hint="rename it")
+def unsafe_name(case: Case) -> Problems:
     """A file's name is not safe on every platform: reserved, forbidden, too long, or the same as another's.
 
-    *Why is this bad?* Copied to Windows, macOS, a bucket or a ConfigMap it fails, or overwrites another file.
-
-    *Fix*: rename the file.
+    Copied to Windows, macOS, a bucket or a ConfigMap it fails, or overwrites another file.
     """
     reasons = [(reason, file.path) for file in case.adapter.files if (reason := _unsafe(file.path))]
     seen: dict[str, str] = {}
@@ -202,12 +187,7 @@ def unsafe_name(case: Case) -> Iterator[Problem]:
         if folded in seen:
             reasons.append((f"is the same as {cut(seen[folded])} if case or accents are ignored", file.path))
         seen.setdefault(folded, file.path)
-    yield from grouped(
-        ((f"a file's name {reason}", path) for reason, path in reasons),
-        "",
-        "file",
-        "rename it",
-    )
+    yield from grouped(((f"a file's name {reason}", path) for reason, path in reasons), "", "file")
 
 
 def _unsafe(path: str) -> str:
@@ -225,76 +205,58 @@ def _unsafe(path: str) -> str:
     return ""
 
 
-@rule("LC604", "unpinned-revision", Severity.NOTE)
-def unpinned_revision(case: Case) -> Iterator[Problem]:
+@check("LC604", "unpinned-revision", floor=Severity.NOTE)
+def unpinned_revision(case: Case) -> Problems:
     """The reference is not pinned: it has a branch, a tag or no revision, and can change at any time.
 
-    *Why is this bad?* An engine may load a different version from the validated one, and anyone who takes over the
-    account can choose it.
+    An engine may load a different version from the validated one, and anyone who takes over the account can choose it.
 
     *Fix*: add the commit (``org/name@<40 hex digits>``) or digest (``oci://…@sha256:<64 hex digits>``), or pin it in a
     lock.
     """
-    ref = case.evidence.ref
-    if ref is not None and ref.scheme == "oci" and not ref.pinned:
-        tag, digest = ref.location.rpartition("/")[2].partition(":")[2] or "latest", case.evidence.commit
-        where = Location(cut(str(ref)))
-        yield Problem(f"not pinned: the tag {tag} can change", where, f"pin it: append @{digest or 'sha256:DIGEST'}")
-    if ref is not None and ref.scheme == "hf" and not ref.pinned:
-        meant = f"{ref.revision}, which can change" if ref.revision else "the default branch, which can change"
-        commit = f"@{case.evidence.commit}" if case.evidence.commit else "@COMMIT"
-        yield Problem(
-            f"not pinned: this is {cut(meant)}",
-            Location(cut(str(ref))),
-            f"pin it: append {commit}" if ref.revision is None else f"pin it: {commit} instead of the name",
-        )
+    ref, commit = case.evidence.ref, case.evidence.commit
+    if ref is None or ref.pinned or ref.scheme not in {"hf", "oci"}:
+        return
+    if ref.scheme == "oci":
+        tag = ref.location.rpartition("/")[2].partition(":")[2] or "latest"
+        message, hint = f"the tag {tag} can change", f"append @{commit or 'sha256:DIGEST'}"
+    elif ref.revision is None:
+        message, hint = "this is the default branch, which can change", f"append @{commit or 'COMMIT'}"
+    else:
+        message = f"this is {cut(f'{ref.revision}, which can change')}"
+        hint = f"@{commit or 'COMMIT'} instead of the name"
+    yield Problem(f"not pinned: {message}", Location(cut(str(ref))), f"pin it: {hint}")
 
 
-@rule("LC605", "unpinned-base", Severity.NOTE, needs=("config",))
-def unpinned_base(case: Case) -> Iterator[Problem]:
+@check("LC605", "unpinned-base", "config", floor=Severity.NOTE,
+       hint="set revision to the commit that it was trained on")  # fmt: skip
+def unpinned_base(case: Case) -> Problems:
     """The config names a Hub repository as the base, but no revision.
 
-    PEFT never writes one, so this runs only with a policy's ``require_pinned`` or with ``--select LC605``.
-
-    *Why is this bad?* A base that is updated under the same name silently gets the adapter of the old one.
-
-    *Fix*: set ``revision`` to the commit that it was trained on.
+    A base that is updated under the same name silently gets the adapter of the old one. PEFT never writes a revision,
+    so this runs only with a policy's ``require_pinned`` or with ``--select LC605``.
     """
-    config = case.config
-    base = config.base_model_name_or_path
-    if (
-        base
-        and base.count("/") == 1
-        and base[-1] != "/"
-        and not _is_folder(base)
-        and not COMMIT.fullmatch(config.revision or "")
-    ):
-        yield Problem(
-            f"the base's revision {cut(config.revision)} is not pinned to a commit"
-            if config.revision
-            else "the base has no pinned revision",
-            Location(CONFIG, "revision"),
-            "set revision to the commit that it was trained on",
-        )
+    base, revision = case.config.base_model_name_or_path, case.config.revision
+    is_repository = base and base.count("/") == 1 and base[-1] != "/" and not _is_folder(base)
+    if is_repository and not COMMIT.fullmatch(revision or ""):
+        named = f"the base's revision {cut(revision)} is not pinned to a commit" if revision else ""
+        yield Problem(named or "the base has no pinned revision", Location(CONFIG, "revision"))
 
 
-@rule("LC606", "base-unclear", Severity.NOTE, needs=("config",))
-def base_unclear(case: Case) -> Iterator[Problem]:
+@check("LC606", "base-unclear", "config", floor=Severity.NOTE,
+       hint="`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy")  # fmt: skip
+def base_unclear(case: Case) -> Problems:
     """``base_model_name_or_path`` is empty, a path of the machine that it was trained on, or a quantised copy.
 
-    *Why is this bad?* ``AutoPeftModel``, vLLM's resolver and readers look for the base by this name. On other machines
-    a path does not exist, and a quantised copy (``…-bnb-4bit``) has a different name from the served base.
-
-    *Fix*: ``lora-cli repair --base-name ORG/NAME`` writes the base's name into a copy.
+    ``AutoPeftModel``, vLLM's resolver and readers look for the base by this name. On other machines a path does not
+    exist, and a quantised copy (``…-bnb-4bit``) has a different name from the served base.
     """
-    config = case.config
-    base = config.base_model_name_or_path
+    base, hint = case.config.base_model_name_or_path, ""
     cached = cached_repository(base or "")
-    hint = "`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy"
     if not base:
-        wrapped = config.base_class == "PeftModel"
-        message = "no base is set" + (
-            ", and the adapter was added to a PeftModel: it is wrapped twice" if wrapped else ""
+        wrapped = case.config.base_class == "PeftModel"
+        message = (
+            f"no base is set{', and the adapter was added to a PeftModel: it is wrapped twice' if wrapped else ''}"
         )
     elif cached:
         message = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"
