@@ -19,18 +19,16 @@ from lora_cli.refs.reference import cached_repository, hub_words
 from lora_cli.text import counted, cut, names
 
 LONGEST_ENDING = 8
-COPY = re.compile(
-    r"-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d{1,2}a\d{1,2})$"
-)
+COPY = r"-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d{1,2}a\d{1,2})$"
 """Ends of the names of quantised and converted copies of a model, in lower case."""
 
-VARIANT = re.compile(r"-(?:base|pt|instruct|it|chat)$")
+VARIANT = r"-(?:base|pt|instruct|it|chat)$"
 """Ends of the names of a model's pretrained and tuned versions, in lower case."""
 
 LONGEST_NAME = 96
 """Characters of a repository's name on the Hub, without its organisation."""
 
-FAMILY = re.compile(r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])")
+FAMILY = r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])"
 """Families whose models have their ``model_type`` in the name."""
 
 NOT_STACKED = "its experts do not fit the base's fused experts, see LC317"
@@ -282,16 +280,16 @@ def _other_base(case: Case) -> str:
     if base.repository and (cached or hub_words(trained)):
         return trained if name != _model_name(base.repository) else ""
     folder = _model_name(base.name.rstrip("/").removesuffix("/config.json"))
-    if name != folder and VARIANT.search(folder) and VARIANT.sub("", name) == VARIANT.sub("", folder):
+    if name != folder and re.search(VARIANT, folder) and re.sub(VARIANT, "", name) == re.sub(VARIANT, "", folder):
         return trained
-    families, family = set(FAMILY.findall(name)), set(FAMILY.findall(base.model_type))
+    families, family = set(re.findall(FAMILY, name)), set(re.findall(FAMILY, base.model_type))
     return trained if families and family and not families & family else ""
 
 
 def _model_name(repository: str) -> str:
     """A model's name without its organisation and marks of a copy; Llama 3 models have two names."""
     name = repository.rpartition("/")[2].lower()[:LONGEST_NAME]
-    while (shorter := COPY.sub("", name)) != name:
+    while (shorter := re.sub(COPY, "", name)) != name:
         name = shorter
     return name.removeprefix("meta-")
 

@@ -29,7 +29,7 @@ INIT = "init_lora_weights"
 INITIALISATION = r"(?as)pissa(?:_niter_\d+)?|corda.*|(?i:olora|mica|gaussian)|loftq|eva|orthogonal|lora_ga|"
 """The values of ``init_lora_weights`` other than true and false (PEFT 0.21 ``tuners/lora/layer.py``)."""
 
-CHANGES_BASE = re.compile(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
+CHANGES_BASE = r"(?is)(?:pissa|olora|corda|loftq).*"
 """Those with which PEFT changes the base's weights, too."""
 
 KNOWN_TO_VLLM = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
@@ -332,7 +332,7 @@ def field_value(case: Case) -> Problems:
     """
     config = case.config
     method = config.init_lora_weights
-    is_new = isinstance(method, str) and not CHANGES_BASE.fullmatch(method) and method.lower() not in KNOWN_TO_VLLM
+    is_new = isinstance(method, str) and not re.fullmatch(CHANGES_BASE, method) and method.lower() not in KNOWN_TO_VLLM
     if method == "":
         yield Problem(f"{INIT} is empty", case.in_config(INIT), "set it to true", {"peft": OK})
     errors = (

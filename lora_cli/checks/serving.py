@@ -11,6 +11,7 @@ from lora_cli.base.base_model import OTHER_BASE, UNKNOWN_FAMILY
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check, shown
 from lora_cli.checks.config import CHANGES_BASE, INIT
+from lora_cli.checks.tensors import shared_experts
 from lora_cli.engines.name_resolution import COPIED, HEADS
 from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
 from lora_cli.finding import Effect, Effects, Location, Problem, Severity
@@ -54,13 +55,13 @@ DIFFUSION = frozenset(
 )
 """First components of module names in the models of diffusers."""
 
-NOT_FOR_TEXT = re.compile(
+NOT_FOR_TEXT = (
     r"(?:Image|Video|Audio)\w*Classification|CTC|(?:Zero\w+)?ObjectDetection|\w*Segmentation|DepthEstimation"
     r"|MaskedImageModeling|AudioFrameClassification|XVector|QuestionAnswering|MultipleChoice|NextSentencePrediction"
 )
 """Ends of the names of classes in transformers that no engine here has: for images, for sound, and some for text."""
 
-GENERATORS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|^PeftModel\w*)$")
+GENERATORS = r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|^PeftModel\w*)$"
 """Classes of transformers and PEFT that engines for language models may serve."""
 
 ROOTS = frozenset({"model", "language_model", "lm_head", "thinker"})
@@ -122,7 +123,7 @@ def _sign_of_other_model(case: Case) -> str:
     """Why the adapter may not be for a language model that engines serve; empty if there is no sign of that."""
     config = case.adapter.config
     named = config.base_class if config is not None else ""
-    if named and not GENERATORS.search(named):
+    if named and not re.search(GENERATORS, named):
         return f"auto_mapping names {cut(named)}"
     if config is not None and config.task_type not in {None, "CAUSAL_LM"}:
         return f"task_type is {cut(str(config.task_type))}"
@@ -230,7 +231,7 @@ def init_changes_base(case: Case) -> Problems:
     does so randomly, and differently from training.
     """
     value = raw_value(case.config, INIT)
-    if isinstance(value, str) and CHANGES_BASE.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(CHANGES_BASE, value):
         is_random = value.startswith("pissa_niter_")
         yield Problem(f"{INIT} is {shown(value)}", case.in_config(INIT), effects={} if is_random else {"peft": OK})
 
@@ -530,7 +531,8 @@ def base_without_lora(case: Case, on: On) -> Problems:
     if (base := case.base) is not None:
         if not on.profile.has_lora(base.architecture, base.model_type):
             architecture = cut(base.architecture or base.model_type)
-            yield Problem(f"the base is {cut(base.name)} ({architecture})", case.in_weights())
+            message = f"the base is {cut(base.name)} ({architecture}), of which it has no class with LoRA"
+            yield Problem(message, case.in_weights())
         return
     named, library = _mapped_class(case)
     module = library.removeprefix("transformers.models.")
@@ -541,7 +543,7 @@ def base_without_lora(case: Case, on: On) -> Problems:
 
 def is_not_for_text(architecture: str) -> bool:
     """Whether a class of transformers is for images or sound, or has a head that no engine generates text with."""
-    return NOT_FOR_TEXT.fullmatch(architecture.rpartition("For")[2]) is not None
+    return re.fullmatch(NOT_FOR_TEXT, architecture.rpartition("For")[2]) is not None
 
 
 @serving("LC442", "other-model", vllm=REJECTS, sglang=REJECTS, hint="serve it with a server for such models",
@@ -607,6 +609,4 @@ def shared_expert_factors(case: Case) -> Problems:
     vLLM 0.33 takes that layout with ``--enable-moe-shared-loras`` alone. SGLang takes it, if all adapters of one start
     have it. PEFT does not write it.
     """
-    experts = [(module, pair) for module, pair in case.adapter.pairs.items() if "experts" in module.split(".")]
-    shared = (m for m, pair in experts if any(len(one.shape) == 3 and one.shape[0] == 1 for one in pair.factors))
-    yield from _counted(case, "the experts share a factor", shared)
+    yield from _counted(case, "the experts share a factor", shared_experts(case))

@@ -16,12 +16,10 @@ from lora_cli.text import cut, names
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
 """Libraries that the class of a base model in PEFT's ``auto_mapping`` may be from."""
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
-
 FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoints", "output", "outputs"})
 """Usual names of folders with models; none is an organisation on the Hub with models."""
 
-QUANTISED = re.compile(r"-(bnb-[48]bit|AWQ|GPTQ(-Int[48])?|GGUF)$", re.IGNORECASE)
+QUANTISED = r"(?i)-(bnb-[48]bit|AWQ|GPTQ(-Int[48])?|GGUF)$"
 
 LONGEST_TEMPLATES = 1 << 20
 """The maximum number of characters of all chat templates of one adapter; a long one has twenty thousand."""
@@ -94,11 +92,6 @@ def hostile_template(case: Case) -> Problems:
 CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
 """The delimiters of tags in a template; everything else is text."""
 
-_OPENING = re.compile(r"\{[{%#]")
-_CALL = re.compile(r"range\s*+\(([^()]*+)")
-_LARGE = re.compile(r"(?:^|,)\s*+\d{6}")
-_LONG_LOOP = re.compile(r"range\s*+\(\s*+\d{4}")
-
 Find = Callable[[str], str]
 """Finds a hostile part of a template's code; empty if there is none."""
 
@@ -118,11 +111,12 @@ def _spelt_out(code: str) -> str:
 
 
 def _large_range(code: str) -> str:
-    return next((call.group() for call in _CALL.finditer(code) if _LARGE.search(call[1])), "")
+    calls = re.finditer(r"range\s*+\(([^()]*+)", code)
+    return next((call.group() for call in calls if re.search(r"(?:^|,)\s*+\d{6}", call[1])), "")
 
 
 def _nested_loops(code: str) -> str:
-    loops = list(islice(_LONG_LOOP.finditer(code), 2))
+    loops = list(islice(re.finditer(r"range\s*+\(\s*+\d{4}", code), 2))
     return loops[1].group() if len(loops) == 2 else ""
 
 
@@ -165,8 +159,8 @@ def hostile_in(template: str) -> Iterator[tuple[str, str]]:
 
 def _tags(template: str) -> Iterator[str]:
     """The tags of a template, in one pass; one that is never closed extends to the end."""
-    at = 0
-    while opening := _OPENING.search(template, at):
+    at, tag = 0, re.compile(r"\{[{%#]")
+    while opening := tag.search(template, at):
         closing = CLOSING[opening.group()]
         end = template.find(closing, opening.end())
         at = len(template) if end < 0 else end + len(closing)
@@ -238,7 +232,7 @@ def unpinned_base(case: Case) -> Problems:
     """
     base, revision = case.config.base_model_name_or_path, case.config.revision
     is_repository = base and base.count("/") == 1 and base[-1] != "/" and not _is_folder(base)
-    if is_repository and not COMMIT.fullmatch(revision or ""):
+    if is_repository and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         named = f"the base's revision {cut(revision)} is not pinned to a commit" if revision else ""
         yield Problem(named or "the base has no pinned revision", Location(CONFIG, "revision"))
 
@@ -263,7 +257,7 @@ def base_unclear(case: Case) -> Problems:
         hint = f"it is {cached[0]} at commit {cached[1]}: write both instead"
     elif _is_folder(base):
         message = f"the base is a folder of the machine that it was trained on: {cut(base)}"
-    elif QUANTISED.search(base):
+    elif re.search(QUANTISED, base):
         message = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
     else:
         return

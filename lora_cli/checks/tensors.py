@@ -122,19 +122,27 @@ def factor_shape(case: Case) -> Problems:
     There is no product ``B @ A``. Empty and flat tensors are what ZeRO-3 and FSDP save when the parameters were not
     gathered first; vLLM serves what has two dimensions.
     """
-    messages, flat_messages = list[tuple[str, str]](), list[tuple[str, str]]()
+    messages, flat_messages, shared = list[tuple[str, str]](), list[tuple[str, str]](), list[tuple[str, str]]()
+    experts = shared_experts(case)
     for pair in case.adapter.pairs.values():
         flat = [(part, one) for part, one in pair.named.items() if len(one.shape) != 2 or 0 in one.shape]
         for part, one in flat:
             told = f"{part} has the shape {shape(one.shape)}, but must be a matrix", pair.module
-            (messages if len(one.shape) == 2 else flat_messages).append(told)
+            (messages if len(one.shape) == 2 else shared if pair.module in experts else flat_messages).append(told)
         if pair.a is None or pair.b is None or flat or case.unserved_variant:
             continue
         if pair.a.shape[0] != pair.b.shape[1]:
             message = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
             messages.append((message, pair.module))
     yield from grouped(flat_messages, case.weights_file, "module")
+    yield from grouped(shared, case.weights_file, "module", effects={"vllm": OK, "sglang": OK})
     yield from grouped(messages, case.weights_file, "module", effects={"vllm": WRONG})
+
+
+def shared_experts(case: Case) -> list[str]:
+    """The modules of experts that share a factor: with three dimensions, and one expert in the first."""
+    experts = ((module, pair) for module, pair in case.adapter.pairs.items() if "experts" in module.split("."))
+    return [m for m, pair in experts if any(len(one.shape) == 3 and one.shape[0] == 1 for one in pair.factors)]
 
 
 @check("LC307", "untargeted-tensors", "config", "weights", peft=WRONG, vllm=OK, sglang=CRASHES,

@@ -16,8 +16,8 @@ LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\
 """The number of a layer anywhere in a path, and the name of the list of layers."""
 
 EXPERTS = r"(?P<block>.+)\.(?:mlp|block_sparse_moe|feed_forward|ffn)\.experts\."
-EXPERT = re.compile(EXPERTS + r"(?P<idx>\d{1,9})\.[^.]+", re.ASCII)
-FUSED = re.compile(EXPERTS + r"[^.]+")
+EXPERT = r"(?a)" + EXPERTS + r"(?P<idx>\d{1,9})\.[^.]+"
+FUSED = EXPERTS + r"[^.]+"
 EXPERT_NAMES = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 TOWERS = re.compile(r"(?:^|\.)(?:visual|vision\w*|audio\w*|image\w*|multi_modal\w*)\.")
 HEADS = frozenset({"score", "classifier"})
@@ -125,7 +125,9 @@ def _model(base: BaseModel, profile: Profile) -> _Model:
     leaves -= engine.split.get(base.model_type, frozenset())
     numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
     in_layers = frozenset((int(found["idx"]), last_name(path)) for found, path in numbered)
-    experts = {found["block"]: shape[0] for path, shape in base.parameters.items() if (found := FUSED.fullmatch(path))}
+    experts = {
+        found["block"]: shape[0] for path, shape in base.parameters.items() if (found := re.fullmatch(FUSED, path))
+    }
     own = frozenset(leaf for _, leaf in in_layers)
     above = frozenset(parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format))
     fused, block_names = base.model_type in engine.fused_experts, engine.block_names.get(base.model_type)
@@ -216,7 +218,7 @@ def _is_expert(module: str, model: _Model) -> bool:
     """Whether this is the projection of an existing expert, for an engine with separate experts."""
     if not model.grammar.experts_apart or model.fused_experts or last_name(module) not in EXPERT_NAMES:
         return False
-    found = EXPERT.fullmatch(module)
+    found = re.fullmatch(EXPERT, module)
     return found is not None and int(found["idx"]) < model.experts.get(found["block"], 0)
 
 

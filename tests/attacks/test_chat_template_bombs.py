@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from lora_cli.rules.supply_chain import LONGEST_TEMPLATES, hostile_in
 
+from lora_cli.checks.supply import LONGEST_TEMPLATES, hostile_in
 from tests.attacks.measured import within
 from tests.making import write_adapter
 

@@ -1,14 +1,12 @@
-"""One finding for one cause: what follows from it is a part of it, unless the cause is accepted."""
+"""One finding for one cause, with what each engine does because of it."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from lora_cli.judging.causes import fold, with_accepted
 
 from lora_cli.base.families import base_from_config
 from lora_cli.engines import choose_engine
-from lora_cli.finding import Accepted, Finding, Severity
+from lora_cli.finding import Finding, Severity
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
@@ -30,28 +28,24 @@ def checked(tmp_path: Path, modules: dict[str, tuple[int, int]], *engines: str, 
     )
 
 
-def counting(findings: Iterable[Finding]) -> list[Finding]:
-    return [one for one in findings if one.severity is not Severity.NOTE]
-
-
 def told(one: Result) -> list[Finding]:
-    """What a report says of it."""
-    return counting(fold(one.findings, one.engines))
+    """What counts of it."""
+    return [finding for finding in one.findings if finding.severity is not Severity.NOTE]
 
 
 @pytest.mark.parametrize(
-    ("modules", "code", "folded"),
+    ("modules", "code"),
     [
-        (OF_GPT2, "LC311", {"LC402"}),
-        (NARROWER, "LC314", {"LC404"}),
-        (DEEPER, "LC313", {"LC404"}),
-        ({path: (2 * d_in, 2 * d_out) for path, (d_in, d_out) in NARROWER.items()} | OF_GPT2, "LC312", {"LC402"}),
-        ({path: (d_in // 4, d_out) for path, (d_in, d_out) in DEEPER.items()}, "LC314", {"LC313", "LC404"}),
+        (OF_GPT2, "LC311"),
+        (NARROWER, "LC314"),
+        (DEEPER, "LC313"),
+        ({path: (2 * d_in, 2 * d_out) for path, (d_in, d_out) in NARROWER.items()} | OF_GPT2, "LC312"),
+        ({path: (d_in // 4, d_out) for path, (d_in, d_out) in DEEPER.items()}, "LC314"),
     ],
     ids=["other names", "narrower", "deeper", "some other names", "narrower and deeper"],
 )
 def test_a_wrong_base_is_one_finding_with_what_the_engine_does(
-    modules: dict[str, tuple[int, int]], code: str, folded: set[str], tmp_path: Path
+    modules: dict[str, tuple[int, int]], code: str, tmp_path: Path
 ) -> None:
     one = checked(tmp_path, modules, "vllm")
 
@@ -59,9 +53,8 @@ def test_a_wrong_base_is_one_finding_with_what_the_engine_does(
 
     (engine,) = one.engines
     assert (finding.code, finding.severity) == (code, Severity.ERROR)
-    assert {each for each, _ in finding.consequences} == folded
+    assert finding.effects == {"vllm": engine.outcome}
     assert finding.problem.message.endswith(f"; {engine} {engine.outcome.phrase}")
-    assert {code, *folded} == {each.code for each in counting(one.findings)}
 
 
 def test_what_an_engine_does_for_another_reason_is_a_finding_of_its_own(tmp_path: Path) -> None:
@@ -73,8 +66,7 @@ def test_what_an_engine_does_for_another_reason_is_a_finding_of_its_own(tmp_path
 
     left = told(checked(tmp_path, modules, "sglang"))
 
-    assert {"LC312", "LC402"} <= {each.code for each in left}
-    assert any("v_proj" in each.problem.message for each in left if each.code == "LC402")
+    assert {"LC312", "LC436"} <= {each.code for each in left}
 
 
 def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) -> None:
@@ -84,7 +76,6 @@ def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) 
 
     assert finding.code == "LC314"
     assert finding.problem.hint == "validate against the base that it was trained on, google/gemma-3-270m-it"
-    assert [each for each, _ in finding.consequences] == ["LC324"]
 
 
 @pytest.mark.parametrize(
@@ -126,23 +117,3 @@ def test_an_engine_applies_no_module_whose_width_is_wrong(tmp_path: Path) -> Non
     result = checked(tmp_path, NARROWER, "vllm", "peft")
 
     assert {str(result.applied), *(str(one.applied) for one in result.engines)} == {"0/4"}
-
-
-@pytest.mark.parametrize(
-    ("code", "left"),
-    [
-        ("LC314", {("LC314", Severity.ERROR, False)}),
-        ("LC404", {("LC314", Severity.WARNING, True), ("LC404", Severity.ERROR, False)}),
-    ],
-    ids=["the cause", "what follows from it"],
-)
-def test_what_follows_from_an_accepted_finding_is_accepted_with_it(
-    code: str, left: set[tuple[str, Severity, bool]], tmp_path: Path
-) -> None:
-    one = checked(tmp_path, NARROWER, "vllm")
-    accepted = Accepted("known.yaml")
-
-    one.findings = with_accepted(one.findings, lambda each: accepted if each.code == code else None)
-
-    found = told(one)
-    assert {(each.code, each.severity, each.accepted is None) for each in found} == left

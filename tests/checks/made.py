@@ -1,4 +1,4 @@
-"""The builder of adapters that are wrong in one way each, from the cases in ``tests/rules`` and ``tests/engines``."""
+"""The builder of adapters that are wrong in one way each, from the cases beside it."""
 
 import json
 import os
@@ -24,14 +24,15 @@ from tests.making import (
 FIELDS = {
     "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
     "torch_save", "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect",
-    "skipped", "applied", "says", "ref", "engine", "deployment", "engines",
+    "skipped", "applied", "says", "hint", "ref", "engine", "deployment", "engines",
     "name", "base_repository",
 }  # fmt: skip
 
 
 def all_cases(of: str) -> Iterator[Mapping[str, Any]]:
-    """The cases of ``rules`` or ``engines``."""
-    for file in sorted((Path(__file__).parent / of / "cases").glob("*.yaml")):
+    """The cases of ``rules``, or those for all ``engines``."""
+    folder = Path(__file__).parent / "cases"
+    for file in sorted((folder if of == "rules" else folder / "serving").glob("*.yaml")):
         yield from yaml.load(file.read_text(), yaml.CSafeLoader)
 
 

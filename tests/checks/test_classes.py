@@ -187,16 +187,7 @@ def test_without_a_base_a_wrapper_of_peft_tells_nothing_of_the_model(
     checked = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert checked.error is None
-    assert [one.proven for one in checked.engines] == [expected]
-
-
-@pytest.mark.parametrize(("version", "proof"), [("0.31", "read"), ("0.32", "run"), ("0.33", "read")])
-def test_what_was_run_in_one_version_was_read_in_the_others(version: str, proof: str) -> None:
-    rows = choose_engine(f"vllm@{version}").rows
-    proofs = {row.feature: row.proof for row in rows}
-
-    assert {proofs[one] for one in ("rows-reordered", "base-without-lora", "saved-head")} == {proof}
-    assert proofs["dora"] == "run"
+    assert ("LC405" not in {one.code for one in checked.findings}) == expected
 
 
 def said_of(tmp_path: Path, family: str, architecture: str, module: str) -> tuple[str, ...]:
