@@ -201,7 +201,8 @@ def rslora(case: Case) -> Problems:
         yield Problem(message, case.in_config("use_rslora"))
 
 
-@serving("LC424", "module-scales", "config", vllm={"0.31": WRONG, "": OK}, sglang=WRONG, hint=FOLD,
+@serving("LC424", "module-scales", "config", vllm={"0.31": WRONG, "": OK}, sglang=WRONG,
+         hint=f"{FOLD}; vLLM reads the patterns since 0.32",
          evidence={"vllm": PEFT_HELPER, "sglang": "lora/lora_config.py (run)"})  # fmt: skip
 def module_scales(case: Case) -> Problems:
     """A module has another scale than the config's, because of ``rank_pattern`` or ``alpha_pattern``.
@@ -216,7 +217,7 @@ def module_scales(case: Case) -> Problems:
     if other:
         yield Problem(
             f"the scale of {cut(other[0])} is {by_module[other[0]].scaling:.4g}, and {common:.4g} without the "
-            f"patterns ({len(other)} of {len(by_module)} modules)",
+            f"patterns, which are not read ({len(other)} of {len(by_module)} modules)",
             case.in_config("alpha_pattern" if config.alpha_pattern else "rank_pattern"),
         )
 

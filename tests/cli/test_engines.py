@@ -189,7 +189,7 @@ def test_one_engine_is_explained(capsys: Capture) -> None:
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith("vLLM 0.31 --max-lora-rank is one of 1, 8, 16, 32, 64, 128, 256, 320, 512; 16 by default")
     assert "LC424: A module has another scale than the config's" in out
-    assert "fix: `lora-cli repair --engine vllm` folds the scales into lora_B source: lora/peft_helper.py (run)" in out
+    assert "folds the scales into lora_B; vLLM reads the patterns since 0.32 source: lora/peft_helper.py (run)" in out
     assert main(["engines", "triton"]) == 2
 
 
