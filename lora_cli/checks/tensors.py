@@ -78,10 +78,9 @@ def name_form(case: Case, on: On) -> Problems:
     ]
     effect = WRONG
     if on.name != "peft":
-        grammar = on.profile.grammar
         misnamed = (key for key in case.adapter.keys.values() if key.adapter_name and dropped_for(key))
-        refused = grammar.strict and any(key.part in PAIR_PARTS | {"lora_bias"} for key in misnamed)
-        effect = REJECTS if refused else WRONG if named_alike(case.adapter, grammar) else OK
+        refused = not on.profile.engine.by_layer and any(key.part in PAIR_PARTS | {"lora_bias"} for key in misnamed)
+        effect = REJECTS if refused else WRONG if named_alike(case.adapter, on.profile) else OK
     yield from grouped(messages, case.weights_file, "tensor", effects={on.name: effect})
 
 

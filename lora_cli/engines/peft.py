@@ -1,6 +1,6 @@
 """PEFT 0.21, which owns the format."""
 
-from lora_cli.engines.profile import Engine, Grammar
+from lora_cli.engines.profile import Engine
 from lora_cli.finding import Outcome
 
 BUILT = frozenset(
@@ -20,7 +20,7 @@ IA3_FAMILIES = frozenset(
 )
 """PEFT 0.21's ``TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING``."""
 
-ENGINE = Engine(name="peft", title="PEFT", versions=("0.21",), grammars={"0.21": Grammar(prefix="required")})
+ENGINE = Engine(name="peft", title="PEFT", versions=("0.21",))
 
 
 def method_outcome(peft_type: str | None, model_type: str) -> Outcome | None:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import FAMILIES
@@ -34,35 +33,17 @@ def packed_in(leaf: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Grammar:
-    """An engine's rules for names of tensors.
+class Names:
+    """What a version of an engine that goes by paths accepts, by family.
 
-    ``prefix``: ``base_model.model.`` is "optional" or "required", or everything before the layer is "ignored" (a module
-    is found by the number of its layer and its last name). ``adapter_name`` and ``infixes``: whether names with
-    ``lora_A.<name>.weight`` and with components of wrappers are accepted; ``strict``: it refuses the whole adapter for
-    a name that it does not accept. ``packed`` are names of packed modules that it also accepts. ``text_names`` are the
-    families whose multimodal wrapper accepts the names of the text model alone (None: all). ``wrapped`` are the
-    families that it serves through transformers' classes, whose names may lack their first component, or have
-    ``model.`` twice. ``towers``: whether LoRA applies to vision and audio towers. ``embeddings`` are the embeddings and
-    heads that support LoRA, by family (None: all). ``experts_apart``: its models have separate projections for each
-    expert. ``stacks`` are the names of layers that it knows (empty: all).
+    ``embeddings`` are the embeddings and heads that support LoRA. ``wrapped`` are the families that it serves through
+    transformers' classes, whose names may lack their first component, or have ``model.`` twice. ``text_names`` are
+    those whose multimodal wrapper accepts the names of the text model alone (None: all).
     """
 
-    prefix: Literal["optional", "required", "ignored"]
-    adapter_name: bool = False
-    infixes: bool = False
-    strict: bool = False
-    packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    embeddings: Mapping[str, frozenset[str]] | None = None
-    text_names: frozenset[str] | None = frozenset()
-    wrapped: frozenset[str] = frozenset()
-    towers: bool = True
-    experts_apart: bool = False
-    stacks: frozenset[str] = frozenset()
-
-    def vocabulary(self, base: BaseModel) -> frozenset[str]:
-        """The embeddings and heads of a base that support LoRA."""
-        return VOCABULARY if self.embeddings is None else self.embeddings.get(base.model_type, frozenset())
+    embeddings: Mapping[str, frozenset[str]]
+    wrapped: frozenset[str]
+    text_names: frozenset[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +87,8 @@ class SlotLayout:
 class Engine:
     """One engine: the behaviour of all its versions, as data.
 
-    ``versions`` are those with a profile, oldest first. ``grammars`` maps the first version of each grammar to it.
+    ``versions`` are those with a profile, oldest first. ``by_layer``: it finds a module by the number of its layer and
+    its last name, else by its path, by the ``names`` of the first version that has them.
     ``ranks`` are the possible values of ``max_lora_rank`` (empty: any), ``default_rank`` its default (None: no limit).
     ``unexpected`` is what it does with a module whose last name its model does not have, ``beyond`` with one in a layer
     that its model does not have. ``reads_peft_type``: tensors of LoRA are not enough for it.
@@ -124,7 +106,8 @@ class Engine:
     name: str
     title: str
     versions: tuple[str, ...]
-    grammars: Mapping[str, Grammar]
+    by_layer: bool = False
+    names: Mapping[str, Names] = field(default_factory=dict)
     unexpected: Outcome = Outcome.SERVES_WRONG
     beyond: Outcome = Outcome.SERVES_WRONG
     reads_peft_type: bool = True
@@ -188,9 +171,9 @@ class Profile:
         return as_version(since) <= as_version(self.version)
 
     @property
-    def grammar(self) -> Grammar:
-        """The grammar of this version."""
-        return [grammar for since, grammar in self.engine.grammars.items() if self.is_at_least(since)][-1]
+    def names(self) -> Names:
+        """The names that this version accepts."""
+        return [names for since, names in self.engine.names.items() if self.is_at_least(since)][-1]
 
     @property
     def allowed(self) -> str:

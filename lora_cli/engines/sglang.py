@@ -4,7 +4,7 @@ Read in ``sglang/srt/lora``, and run on adapters that PEFT wrote. Much that it t
 that needs it, and nothing between there and the scheduler's process catches that: the server goes down.
 """
 
-from lora_cli.engines.profile import PACKED, Engine, Flags, Grammar, SlotLayout
+from lora_cli.engines.profile import Engine, Flags, SlotLayout
 from lora_cli.finding import Outcome
 
 SLOTS = SlotLayout(
@@ -36,11 +36,7 @@ ENGINE = Engine(
     name="sglang",
     title="SGLang",
     versions=("0.5.23",),
-    grammars={
-        "0.5.23": Grammar(
-            prefix="ignored", adapter_name=True, infixes=True, packed=PACKED, stacks=frozenset({"layers"})
-        )
-    },
+    by_layer=True,
     unexpected=Outcome.CRASHES,
     beyond=Outcome.REJECTS,
     slots=SLOTS,

@@ -4,9 +4,7 @@ Read in ``vllm/lora`` of 0.28 to 0.33, and run on what PEFT wrote; of 0.32 the w
 At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what it had served wrongly before.
 """
 
-from dataclasses import replace
-
-from lora_cli.engines.profile import NEVER, Engine, Flags, Grammar, SlotLayout
+from lora_cli.engines.profile import NEVER, Engine, Flags, Names, SlotLayout
 from lora_cli.finding import Outcome
 
 INPUT = frozenset({"embed_tokens"})
@@ -175,23 +173,15 @@ SLOTS = SlotLayout(
     experts_as_one=True,
 )
 
-SINCE_0_32 = Grammar(
-    prefix="optional",
-    strict=True,
-    embeddings=EMBEDDINGS,
-    text_names=TEXT_NAMES,
-    wrapped=WRAPPED,
-    towers=False,
-    experts_apart=True,
-)
-UNTIL_0_31 = replace(SINCE_0_32, embeddings=EMBEDDINGS_0_31, wrapped=WRAPPED - OWN_0_31)
-SINCE_0_33 = replace(SINCE_0_32, text_names=None)
-
 ENGINE = Engine(
     name="vllm",
     title="vLLM",
     versions=("0.31", "0.32", "0.33"),
-    grammars={"0.31": UNTIL_0_31, "0.32": SINCE_0_32, "0.33": SINCE_0_33},
+    names={
+        "0.31": Names(EMBEDDINGS_0_31, WRAPPED - OWN_0_31, TEXT_NAMES),
+        "0.32": Names(EMBEDDINGS, WRAPPED, TEXT_NAMES),
+        "0.33": Names(EMBEDDINGS, WRAPPED, None),
+    },
     unexpected=Outcome.REJECTS,
     reads_peft_type=False,
     ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
