@@ -1,8 +1,7 @@
 """LC311 to LC317, LC32x: the adapter compared with the base model."""
 
 import re
-from collections.abc import Container, Iterator
-from itertools import accumulate
+from collections.abc import Iterator
 from operator import gt, lt
 
 from lora_cli.adapter.config import LoraConfig
@@ -10,15 +9,14 @@ from lora_cli.adapter.names import PAIR_PARTS, Key, last_name
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import OTHER_BASE, BaseModel, BaseModule
 from lora_cli.checks.case import Case, On
-from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape, shown
+from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
 from lora_cli.errors import FormatError
 from lora_cli.finding import Location, Outcome, Problem
 from lora_cli.peft.patterns import Matcher
 from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES, targeted_in
 from lora_cli.refs.reference import cached_repository, hub_words
-from lora_cli.text import counted, cut, names
+from lora_cli.text import counted, cut, names, shown
 
-LONGEST_ENDING = 8
 COPY = r"-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d{1,2}a\d{1,2})$"
 """Ends of the names of quantised and converted copies of a model, in lower case."""
 
@@ -30,8 +28,6 @@ LONGEST_NAME = 96
 
 FAMILY = r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])"
 """Families whose models have their ``model_type`` in the name."""
-
-NOT_STACKED = "its experts do not fit the base's fused experts, see LC317"
 
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one value for each output of their module."""
@@ -69,7 +65,7 @@ def nothing_applies(case: Case, on: On) -> Problems:
     yield Problem(
         f"0 of {counted(total, 'module')} apply to {cut(case.known_base.name)}: {application.reasons()}",
         case.in_weights(first),
-        NOT_STACKED if _all_are_experts(case) else _hint(case, first) or f"{_fix(case)}; {modules}",
+        f"{_fix(case)}; {modules}",
         {on.name: effect},
     )
 
@@ -78,24 +74,6 @@ def _fix(case: Case) -> str:
     """The hint to use the right base, with its name if the config has another one."""
     trained = _other_base(case)
     return f"{OTHER_BASE}, {cut(trained)}" if trained else OTHER_BASE
-
-
-def _hint(case: Case, module: str, taken: Container[str] = ()) -> str:
-    """A hint that names the base's module with the longest common ending; empty if it is ``taken`` or there is none.
-
-    An ending has at least two parts, and the number of the layer if the name has one.
-    """
-    parts = module.split(".")[-LONGEST_ENDING:]
-    number = next((at for at, part in enumerate(parts) if part.isdecimal()), len(parts))
-    for start in range(min(number, len(parts) - 2) + 1):
-        ending = "." + ".".join(parts[start:])
-        similar = next((name for name in case.known_base.modules if name.endswith(ending)), None)
-        if similar in taken:
-            return ""
-        if similar is not None:
-            fix = "if it is the same model, `lora-cli repair --base` corrects the names"
-            return f"{_fix(case)}; this base calls the module {similar}: {fix}"
-    return ""
 
 
 @check("LC312", "partly-applied", "weights", "base", peft=WRONG,
@@ -111,26 +89,13 @@ def partly_applied(case: Case, on: On) -> Problems:
     """
     application = case.application
     if application.matched and application.absent:
-        hint = _hint(case, application.absent[0], application.adapter.pairs) or _fix(case)
         yield Problem(
             f"only {application.applied.matched} of {counted(application.applied.total, 'module')} apply: the base has "
             f"no {names(application.absent)}",
             case.in_weights(application.absent[0]),
-            NOT_STACKED if _all_are_experts(case) else hint,
+            _fix(case),
             {} if on.name == "peft" else {on.name: on.without(application.absent)},
         )
-
-
-def _all_are_experts(case: Case) -> bool:
-    """Whether all absent modules are experts that PEFT cannot stack for the base's fused experts."""
-    application = case.application
-    if application.refused is not None:
-        return all(".experts." in module for module in application.absent)
-    containers = {container for _, container in application.unfit}
-    return bool(containers) and all(
-        any(above in containers for above in accumulate(module.split(".")[:-1], "{}.{}".format))
-        for module in application.absent
-    )
 
 
 @check("LC313", "layer-out-of-range", "weights", "base", peft=WRONG, sglang=REJECTS)

@@ -21,7 +21,7 @@ from lora_cli.finding import (
     Skipped,
 )
 from lora_cli.grouping import by_key
-from lora_cli.text import LONGEST_NAME, beginning, counted, cut, names
+from lora_cli.text import counted, cut, names
 
 OK, UNKNOWN, WRONG, CRASHES, REJECTS = Outcome
 
@@ -239,17 +239,6 @@ def _peft() -> Profile:
     from lora_cli.engines import peft
 
     return Profile(peft.ENGINE, peft.ENGINE.versions[-1])
-
-
-def shown(value: object) -> str:
-    """A config value roughly as in JSON, shortened: strings are quoted."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, str):
-        return cut(f'"{value}"')
-    # A long value is not formatted as a whole: a config may have lists of a hundred thousand names.
-    begun = beginning(value, 2 * LONGEST_NAME)
-    return cut(repr(value)) if len(begun) <= 2 * LONGEST_NAME else f"{begun[: LONGEST_NAME - 1]}…"
 
 
 def shape(dims: Iterable[int]) -> str:

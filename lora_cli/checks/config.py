@@ -9,14 +9,14 @@ from typing import Any
 from lora_cli.adapter.config import LoraConfig, raw_value
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.checks.case import Case
-from lora_cli.checks.check import OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shown
+from lora_cli.checks.check import OK, REJECTS, WRONG, NotChecked, Problems, check, grouped
 from lora_cli.engines.peft import method_outcome
 from lora_cli.errors import FormatError
 from lora_cli.finding import Effect, Effects, Problem, Severity
 from lora_cli.parse import LARGEST
 from lora_cli.peft.patterns import Endings, endings, matching_keys
 from lora_cli.peft.targets import HEADS, targeted_parameters
-from lora_cli.text import counted, cut, names
+from lora_cli.text import counted, cut, names, shown
 
 OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})
 """Fields of PEFT 0.2, which have no effect if they are null or false."""
@@ -292,15 +292,7 @@ def unknown_field(case: Case) -> Problems:
     PEFT drops them with a log line. If a newer PEFT gave them a meaning, or one is a misspelt name, the adapter is not
     served as it was trained.
     """
-    unknown = case.config.unknown
-    if unknown.get("enable_lora"):
-        yield Problem(
-            f"enable_lora is {shown(unknown['enable_lora'])}: only PEFT 0.2 supports LoRA on parts of a fused layer",
-            case.in_config("enable_lora"),
-            "load it with PEFT 0.2 and merge it into the base, or train it again",
-        )
-    fields = sorted(name for name, value in unknown.items() if name not in OLD_FIELDS or value)
-    fields = [name for name in fields if name != "enable_lora"]
+    fields = sorted(name for name, value in case.config.unknown.items() if name not in OLD_FIELDS or value)
     if fields:
         message = f"PEFT ignores {counted(len(fields), 'unknown field')}: {names(fields, 5)}"
         yield Problem(message, case.in_config(cut(fields[0])))

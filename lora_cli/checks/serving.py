@@ -9,7 +9,7 @@ from lora_cli.adapter.config import raw_value
 from lora_cli.adapter.names import WRAPPER, Key, last_name
 from lora_cli.base.base_model import OTHER_BASE, UNKNOWN_FAMILY
 from lora_cli.checks.case import Case, On
-from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check, shown
+from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check
 from lora_cli.checks.config import CHANGES_BASE, INIT
 from lora_cli.checks.tensors import shared_experts
 from lora_cli.engines.name_resolution import COPIED, HEADS
@@ -18,7 +18,7 @@ from lora_cli.finding import Effect, Effects, Location, Problem, Severity
 from lora_cli.peft.match import highest_rank, is_fused
 from lora_cli.peft.targets import ALL_LINEAR
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.text import counted, cut, names
+from lora_cli.text import counted, cut, names, shown
 
 serving = partial(check, floor=None)
 """A check that is not reported where no engine minds."""

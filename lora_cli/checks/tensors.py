@@ -121,21 +121,18 @@ def factor_shape(case: Case) -> Problems:
     There is no product ``B @ A``. Empty and flat tensors are what ZeRO-3 and FSDP save when the parameters were not
     gathered first; vLLM serves what has two dimensions.
     """
-    messages, flat_messages, shared = list[tuple[str, str]](), list[tuple[str, str]](), list[tuple[str, str]]()
-    experts = shared_experts(case)
+    experts, found = shared_experts(case), list[tuple[Effects, str, str]]()
     for pair in case.adapter.pairs.values():
         flat = [(part, one) for part, one in pair.named.items() if len(one.shape) != 2 or 0 in one.shape]
         for part, one in flat:
-            told = f"{part} has the shape {shape(one.shape)}, but must be a matrix", pair.module
-            (messages if len(one.shape) == 2 else shared if pair.module in experts else flat_messages).append(told)
-        if pair.a is None or pair.b is None or flat or case.unserved_variant:
-            continue
-        if pair.a.shape[0] != pair.b.shape[1]:
+            effects: Effects = {"vllm": OK, "sglang": OK} if pair.module in experts else {}
+            effects = {"vllm": WRONG} if len(one.shape) == 2 else effects
+            found.append((effects, f"{part} has the shape {shape(one.shape)}, but must be a matrix", pair.module))
+        if pair.a and pair.b and not flat and not case.unserved_variant and pair.a.shape[0] != pair.b.shape[1]:
             message = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
-            messages.append((message, pair.module))
-    yield from grouped(flat_messages, case.weights_file, "module")
-    yield from grouped(shared, case.weights_file, "module", effects={"vllm": OK, "sglang": OK})
-    yield from grouped(messages, case.weights_file, "module", effects={"vllm": WRONG})
+            found.append(({"vllm": WRONG}, message, pair.module))
+    for own in ({}, {"vllm": WRONG}, {"vllm": OK, "sglang": OK}):
+        yield from grouped([told[1:] for told in found if told[0] == own], case.weights_file, "module", effects=own)
 
 
 def shared_experts(case: Case) -> list[str]:

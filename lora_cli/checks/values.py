@@ -1,8 +1,7 @@
 """LC5xx: the values of the tensors."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lora_cli.adapter.safetensors import TensorInfo
@@ -183,23 +182,8 @@ def untrained_part(case: Case) -> Problems:
     }
     untrained = [module for module, is_zero in zero.items() if is_zero]
     if untrained and len(untrained) < len(zero):
-        whole = _common_part(untrained, [module for module in zero if not zero[module]])
-        yield Problem(
-            f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: "
-            + (f"all of {cut(whole)}" if whole and len(untrained) > 1 else names(untrained)),
-            case.in_weights(untrained[0]),
-        )
-
-
-def _common_part(untrained: Sequence[str], trained: Sequence[str]) -> str:
-    """The shortest path that contains all of ``untrained`` and none of ``trained``; empty if there is none."""
-    components = zip(*(module.split(".") for module in untrained), strict=False)
-    shared = [same[0] for same in takewhile(lambda some: len({*some}) == 1, components)]
-    for length in range(1, len(shared) + 1):
-        path = ".".join(shared[:length])
-        if not any(f"{module}.".startswith(f"{path}.") for module in trained):
-            return path
-    return ""
+        message = f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: {names(untrained)}"
+        yield Problem(message, case.in_weights(untrained[0]))
 
 
 def _updates(case: Case) -> Iterator[tuple[str, float]]:
