@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lora_cli.checks import CHECKS
-from lora_cli.cli.app import COMMANDS, UNITS, Command, build_app, load_command
+from lora_cli.cli.main import COMMANDS, UNITS, Command, build_app, load_command
 from lora_cli.cli.options import GLOBAL
 from lora_cli.engines import ENGINES, Profile, all_profiles
 from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, letters, told_apart

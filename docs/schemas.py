@@ -21,11 +21,11 @@ from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
+from lora_cli.judging.inspection import InspectReport
 from lora_cli.judging.report import Report
 from lora_cli.render.cache_report import CacheReport, RemovedReport, VerifyReport
 from lora_cli.render.catalog_report import EnginesReport, RulesReport
 from lora_cli.render.fetch_report import CheckReport, FetchReport, PlanReport
-from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from lora_cli.serving.status_report import StatusReport
 from lora_cli.settings import SETTINGS

@@ -73,11 +73,11 @@ def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None,
         LoraCliError: there is no such adapter, or it cannot be reached.
     """
     from lora_cli.errors import FormatError
-    from lora_cli.judging.read import read_one
+    from lora_cli.judging.inspection import inspect_one
     from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 
     settings = _settings(cache_dir, offline=offline)
-    adapter = _one(os.fspath(ref), lambda request, *run: read_one(request, settings, *run), settings).adapter
+    adapter = _one(os.fspath(ref), lambda request, *run: inspect_one(request, settings, *run), settings).adapter
     assert adapter is not None
     if adapter.config is None and adapter.config_error is None:
         adapter = replace(adapter, config_error=FormatError(f"there is no {CONFIG}"))
@@ -119,7 +119,7 @@ def validate(
     from lora_cli.finding import Deployment
     from lora_cli.judging.base_model import Bases, open_base
     from lora_cli.judging.judge import Terms, judge_one
-    from lora_cli.units import words_of
+    from lora_cli.text import words_of
 
     settings = _settings(cache_dir, offline=offline)
     profiles = tuple(map(choose_engine, words_of([engines] if isinstance(engines, str) else engines)))

@@ -1,8 +1,12 @@
-"""Secrets that no message may repeat: tokens, keys, passwords. A server may say back what it was sent."""
+"""Secrets that no message and no log may repeat: tokens, keys, passwords. A server may say back what it was sent."""
 
+import logging
 import re
+import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
+
+from lora_cli.text import safe_lines
 
 SHORTEST = 6
 """A shorter value is no secret: it would be found in any word."""
@@ -127,3 +131,30 @@ def redacted(text: str, environ: Mapping[str, str]) -> str:
     for shape, instead in _IN_TRACEBACKS:
         text = shape.sub(instead, text)
     return redact(text)
+
+
+def logger(name: str) -> logging.Logger:
+    """The logger of a module, whose records hold nothing that a terminal would obey, and no secret."""
+    log = logging.getLogger(name)
+    log.addFilter(_sanitize)
+    return log
+
+
+def log_to_stderr(level: str, form: str = "%(message)s") -> None:
+    """Have the loggers of lora-cli write records of ``level`` and above to standard error, each in this ``form``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(form))
+    ours = logging.getLogger("lora_cli")
+    ours.setLevel(level)
+    ours.handlers = [handler]
+
+
+def log_bug(log: logging.Logger, error: Exception) -> None:
+    """Log where an unexpected ``error`` was raised, and not its message: who made the adapter may have made that."""
+    where = "".join(traceback.format_tb(error.__traceback__))[-2000:]
+    log.error("a bug of lora-cli: %s at\n%s", type(error).__name__, where)
+
+
+def _sanitize(record: logging.LogRecord) -> bool:
+    record.msg, record.args = safe_lines(redact(record.getMessage())), ()
+    return True

@@ -7,24 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.documents import option_values
-from lora_cli.documents.option_values import DURATION, HUB, SIZE, SWITCH, Kind, whole
+from lora_cli.documents.option_values import (
+    DURATION,
+    HUB,
+    SIZE,
+    SWITCH,
+    Kind,
+    Whole,
+    advised,
+)
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import MOST_HEADER
-from lora_cli.units import advised, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy
     from lora_cli.documents.source_rules import SourceRule
-
-__all__ = [
-    "HUB_ENDPOINT",
-    "SETTINGS",
-    "Setting",
-    "Settings",
-    "load_settings",
-    "parse_duration",
-    "parse_size",
-]
 
 RESOLVE, RESOLVE_TIMEOUT = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT"
 """Variables of the plugins in engines alone: no command has such an option (``plugins``)."""
@@ -95,7 +92,7 @@ class Setting:
     """
 
     field: str
-    kind: Kind
+    kind: Kind | Whole
     help: str
     default: Any = None
 
@@ -112,9 +109,9 @@ SETTINGS: Mapping[str, Setting] = {
         option_values.DIRECTORY,
         "Cache directory (default: $XDG_CACHE_HOME/lora-cli or ~/.cache/lora-cli).",
     ),
-    "jobs": Setting("jobs", whole(1, 256), "Maximum number of concurrent downloads or adapters.", 32),
+    "jobs": Setting("jobs", Whole(1, 256), "Maximum number of concurrent downloads or adapters.", 32),
     "timeout": Setting("timeout_s", DURATION, "Network idle timeout.", "30s"),
-    "retries": Setting("retries", whole(0, 100), "Maximum number of retries of a download without progress.", 5),
+    "retries": Setting("retries", Whole(0, 100), "Maximum number of retries of a download without progress.", 5),
     "lease": Setting("lease_s", DURATION, "How long to wait for another process that downloads the same files.", "10m"),
     "offline": Setting("offline", SWITCH, "Make no network requests; use only the cache.", False),
     "quiet": Setting("quiet", SWITCH, "Print only errors on stderr.", False),
@@ -128,7 +125,7 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "hub_endpoint": Setting("hub_endpoint", HUB, "The address of the Hub; HF_ENDPOINT sets it too.", HUB_ENDPOINT),
     "max_bytes": Setting("max_bytes", SIZE, "Maximum size of one adapter."),
-    "max_files": Setting("max_files", whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
+    "max_files": Setting("max_files", Whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
     "max_header_bytes": Setting("max_header_bytes", SIZE, "Maximum size of a safetensors header.", "32MiB"),
     "keep_free": Setting(
         "keep_free", SIZE, "Minimum free space on the disk of the cache (default: 5 % of it, at most 1GiB)."
@@ -163,7 +160,16 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     if text is None and named:
         raise UsageError(unreadable or f"there is no settings file {file}", hint="check --config or LORA_CLI_CONFIG")
     from_file = {} if text is None else _file_layer(file, text, environ)
-    for layer in (from_file, _environment_layer(environ), _flag_layer(flags)):
+    variables: dict[str, Any] = {}
+    if environ.get("HF_ENDPOINT"):
+        variables |= _layer({"hub_endpoint": environ["HF_ENDPOINT"]}, lambda _: "HF_ENDPOINT")
+    if offline := environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE"):
+        # huggingface_hub reads both, and takes any other word as "no", and so do we: the variables are theirs.
+        variables["offline"] = offline.strip().lower() in option_values.TRUE
+    ours = {key: environ[name] for key in SETTINGS if environ.get(name := f"LORA_CLI_{key.upper()}")}
+    variables |= _layer(ours, lambda key: f"LORA_CLI_{key.upper()}")
+    given = {key: value for key, value in flags.items() if key in SETTINGS and value is not None}
+    for layer in (from_file, variables, _layer(given, lambda key: "--" + key.replace("_", "-"))):
         if layer.get("quiet") and layer.get("verbose"):
             raise UsageError("quiet and verbose cannot be used together", hint="set one of them")
         if layer.get("quiet") or layer.get("verbose"):
@@ -171,29 +177,6 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         fields.update(layer)
     fields["cache_dir"] = _expand(fields["cache_dir"], environ)
     return Settings(**fields, config=None if text is None else file, config_error=unreadable)
-
-
-def _flag_layer(flags: Mapping[str, Any]) -> dict[str, Any]:
-    return _layer({key: value for key, value in flags.items() if key in SETTINGS and value is not None}, _flag_name)
-
-
-def _flag_name(key: str) -> str:
-    return "--" + key.replace("_", "-")
-
-
-def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
-    layer: dict[str, Any] = {}
-    if environ.get("HF_ENDPOINT"):
-        layer |= _layer({"hub_endpoint": environ["HF_ENDPOINT"]}, lambda _: "HF_ENDPOINT")
-    if offline := environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE"):
-        # huggingface_hub reads both, and takes any other word as "no", and so do we: the variables are theirs.
-        layer["offline"] = offline.strip().lower() in option_values.TRUE
-    ours = {key: environ[_variable(key)] for key in SETTINGS if environ.get(_variable(key))}
-    return layer | _layer(ours, _variable)
-
-
-def _variable(key: str) -> str:
-    return f"LORA_CLI_{key.upper()}"
 
 
 def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, Any]:

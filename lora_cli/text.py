@@ -1,9 +1,12 @@
-"""Text for people: escaped for terminals and logs; counts, sizes, times, shares and names in words."""
+"""Text for people: escaped for terminals and logs; counts, sizes, times and names in words; what was probably meant."""
 
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 LONGEST_NAME = 161
 """Columns of a name in a message: 80 characters of either end."""
@@ -122,3 +125,60 @@ def span(numbers: Sequence[int]) -> str:
     """One number, or the least and the most: ``4``, ``2-8``."""
     low, high = min(numbers), max(numbers)
     return str(low) if low == high else f"{low}-{high}"
+
+
+def by_key(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """The second of each pair by the first, both in their order."""
+    groups: dict[K, list[V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def words_of(texts: Iterable[str]) -> list[str]:
+    """The words of texts in which commas and blanks separate them."""
+    return [word for text in texts for word in text.replace(",", " ").split()]
+
+
+LONGEST_WORD = 100
+MOST, SIMILAR = 40, 4
+"""Words that a hint lists at most, and how many of more words."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The word of ``known`` closest to ``word``, or None when none is close.
+
+    Case, ``-`` and ``_`` are worth nothing (``maxLoras`` is close to ``max_loras``); a prefix counts as close.
+    """
+    from difflib import SequenceMatcher
+
+    if len(word) > LONGEST_WORD:
+        return None
+    plain = _plain(word)
+    best, best_ratio = None, 0.0
+    for candidate in sorted(known):
+        other = _plain(candidate)
+        ratio = SequenceMatcher(None, plain, other).ratio()
+        if len(plain) >= 3 and (other.startswith(plain) or plain.startswith(other)):
+            ratio = max(ratio, 0.7)
+        if ratio > best_ratio:
+            best, best_ratio = candidate, ratio
+    return best if best_ratio >= 0.6 else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint: the nearest known word, else all of them; of many the most similar ones."""
+    words = sorted(known)
+    close = nearest(word, words)
+    if close:
+        return f"did you mean {close}?"
+    if len(words) <= MOST:
+        return f"known: {', '.join(words)}"
+    from difflib import get_close_matches
+
+    similar = get_close_matches(word[:LONGEST_WORD], words, SIMILAR, cutoff=0) if word else words[:SIMILAR]
+    return f"the most similar are {', '.join(similar)}; there are {len(words) - len(similar)} more"
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "").replace("_", "")

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from lora_cli import redaction
-from lora_cli.cli import app
+from lora_cli.cli import main as app
 from tests.hf_variables import set_variables
 from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp
 from tests.oci_server import Registry, registry
@@ -140,7 +140,7 @@ def each_command_is_built_once() -> Iterator[None]:
         group.commands = {**stubs}
         return group
 
-    def load_command(name: str) -> app.Command:
+    def load_command(name: str, _root: "TyperGroup | None" = None) -> app.Command:
         return command(name) if name in known else loaded(name)
 
     with mock.patch.multiple(app, build_app=build_app, load_command=load_command):

@@ -92,7 +92,9 @@ def test_a_string_is_one_engine(adapter: Path, base: str) -> None:
 
 
 def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(import lora_cli.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(import lora_cli.*?)```", (ROOT / "docs" / "first-ten-minutes.md").read_text(), re.DOTALL
+    )
 
     done = subprocess.run(
         [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.app import COMMANDS, Command, build_app, load_command
+from lora_cli.cli.main import COMMANDS, Command, build_app, load_command
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.checks import CHECKS
-from lora_cli.cli.app import COMMANDS, Command, build_app, load_command
+from lora_cli.cli.main import COMMANDS, Command, build_app, load_command
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.forks import forks
+from lora_cli.parallel import forks
 
 BUSY = """if True:
     import signal, time
-    from lora_cli.forks import forks
+    from lora_cli.parallel import forks
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -92,7 +92,7 @@ def send_and_wait(send: Callable[[str], None]) -> None:
 def test_a_copy_that_is_ended_as_it_begins_runs_no_handler_of_this_process(tmp_path: Path) -> None:
     code = """if True:
         import os, signal, sys, time
-        from lora_cli.forks import forks
+        from lora_cli.parallel import forks
 
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray and others have it
         fork = os.fork

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from lora_cli import parse
-from lora_cli.did_you_mean import did_you_mean
+from lora_cli.documents.option_values import parse_size
 from lora_cli.errors import FormatError
-from lora_cli.text import shown
-from lora_cli.units import parse_size
+from lora_cli.text import did_you_mean, shown
 
 RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
     (parse.text, "x", "x"),

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.finding import Location
-from lora_cli.judging.report import Naming, Place
+from lora_cli.judging.report import Naming
+from lora_cli.render.places import Place, place_of
 from tests.render.reports import checked
 
 CONFIG = "adapter_config.json"
@@ -29,7 +30,7 @@ CONFIG = "adapter_config.json"
     ],
 )
 def test_a_place_is_below_the_folder_elsewhere_or_remote(source: str, file: str, place: Place) -> None:
-    assert Naming(Path("/srv/work")).place(checked("a", source), Location(file)) == place
+    assert place_of(Naming(Path("/srv/work")), checked("a", source), Location(file)) == place
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_a_place_is_below_the_folder_elsewhere_or_remote(source: str, file: str,
 def test_what_lies_elsewhere_is_at_its_line_of_a_manifest_below(at: str, path: str | None) -> None:
     naming = Naming(Path("/srv/work"), {"a": at})
 
-    place = naming.place(checked("a", "hf://acme/sql"), Location(CONFIG))
+    place = place_of(naming, checked("a", "hf://acme/sql"), Location(CONFIG))
     assert place == (Place(path, "below", 7) if path else Place("hf/acme/sql/adapter_config.json", "remote"))
 
 
@@ -59,10 +60,10 @@ def test_a_field_of_a_config_is_at_its_line(tmp_path: Path, field: str, line: in
         '{\n  "note": "r",\n  "r": 4,\n  "lora_alpha" : 8,\n  "rank_pattern": {"r": 2}\n}\n'
     )
     one = checked("a", f"file://{tmp_path}/a")
-    assert Naming(tmp_path).place(one, Location(CONFIG, field)) == Place(f"a/{CONFIG}", "below", line)
+    assert place_of(Naming(tmp_path), one, Location(CONFIG, field)) == Place(f"a/{CONFIG}", "below", line)
     (tmp_path / "a" / CONFIG).unlink()
     os.mkfifo(tmp_path / "a" / CONFIG)
-    assert Naming(tmp_path).place(one, Location(CONFIG, field)).line == 1
+    assert place_of(Naming(tmp_path), one, Location(CONFIG, field)).line == 1
 
 
 def test_what_an_adapter_is_called_does_not_depend_on_where_it_lies() -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_cli.documents.option_values import parse_duration, parse_size
 from lora_cli.errors import DocumentError, UsageError
-from lora_cli.settings import HUB_ENDPOINT, Settings, load_settings, parse_duration, parse_size
+from lora_cli.settings import HUB_ENDPOINT, Settings, load_settings
 
 
 @pytest.fixture

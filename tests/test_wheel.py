@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.app import COMMANDS
+from lora_cli.cli.main import COMMANDS
 from tests.hub_server import Hub
 from tests.making import write_adapter, write_base_config
 

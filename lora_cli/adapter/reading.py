@@ -39,7 +39,7 @@ def call_in_threads(threads: int, *parts: Callable[[], Any]) -> list[Any]:
     """The results of ``parts`` in order, of which up to ``threads`` are called at once."""
     if threads == 1:
         return [part() for part in parts]
-    from lora_cli.daemon_threads import map_in_threads
+    from lora_cli.parallel import map_in_threads
 
     return map_in_threads(lambda part: part(), parts, threads)
 

@@ -14,9 +14,8 @@ from lora_cli import parse
 from lora_cli.base import shapes
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.shapes import Config, Model
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import FormatError
-from lora_cli.text import shown
+from lora_cli.text import did_you_mean, shown
 
 WHERE = "config.json"
 

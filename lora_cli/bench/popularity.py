@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli import parse
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import FormatError, MachineError, NotFound, UsageError
-from lora_cli.text import shown
+from lora_cli.text import did_you_mean, shown
 
 # Weights are whole numbers out of decimal arithmetic: unlike the C library's pow, the same on every machine.
 SCALE = 10**18

@@ -12,8 +12,8 @@ from itertools import accumulate, pairwise
 
 from lora_cli.bench.random_streams import RandomStream
 from lora_cli.bench.report import PolicyKind, PolicyReport
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
+from lora_cli.text import did_you_mean
 from lora_cli.tiers.access_history import History
 from lora_cli.tiers.eviction import POLICIES, Lru, new_ledger
 from lora_cli.tiers.memory_accounting import Budget, EvictionPolicy

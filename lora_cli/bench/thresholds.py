@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from lora_cli.bench.report import ConditionResult, PolicyReport
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
+from lora_cli.text import did_you_mean
 
 SHARES = ("hit_ratio", "gap_closed", "attainment")
 """Suffixes of metrics that are at most 1."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from lora_cli.checks import base, config, files, serving, supply, tensors, values
 from lora_cli.checks.check import Check
-from lora_cli.did_you_mean import nearest
 from lora_cli.errors import UsageError
+from lora_cli.text import nearest
 
 _MODULES = (files, config, tensors, base, serving, values, supply)
 

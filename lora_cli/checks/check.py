@@ -20,8 +20,7 @@ from lora_cli.finding import (
     Severity,
     Skipped,
 )
-from lora_cli.grouping import by_key
-from lora_cli.text import counted, cut, names
+from lora_cli.text import by_key, counted, cut, names
 
 OK, UNKNOWN, WRONG, CRASHES, REJECTS = Outcome
 

@@ -1,27 +1,29 @@
-"""The inputs of a command: adapters, base and limits, from the command line and the manifest."""
+"""The inputs of a command: adapters, base, engines and limits, from the command line and the manifest."""
 
 import os
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
+from lora_cli.finding import Deployment
 from lora_cli.redaction import without_secrets
 from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
 from lora_cli.refs.lock import THE_BASE, LockedAdapter, ref_at
 from lora_cli.refs.reference import AdapterRef, hub_words, is_path, parse, training_run
 from lora_cli.refs.request import BASE, Request, Selection
 from lora_cli.settings import Settings
-from lora_cli.text import counted, cut, names, safe
+from lora_cli.text import counted, cut, did_you_mean, names, safe, words_of
 
 if TYPE_CHECKING:
     from lora_cli.base.base_model import BaseModel
     from lora_cli.documents.manifest import AdapterSet, EngineSpec
+    from lora_cli.engines import Profile
     from lora_cli.judging.base_model import Bases
     from lora_cli.runtime.plan import TierLimits
 
@@ -103,19 +105,21 @@ def read_inputs(file: Path | None, refs: Sequence[str], base: str, verb: str, *,
     named = base or (manifest.base if manifest is not None else None) or ""
     if manifest is None:
         return Inputs(from_refs(refs), named)
-    from lora_cli.cli.lockfile import open_lock
-    from lora_cli.documents.lockfile import locked_adapters, locked_base, requests_of
+    from lora_cli.documents.document import STDIN
+    from lora_cli.documents.lockfile import lock_path, locked_adapters, locked_base, read_lock, requests_of
 
     assert file is not None
-    lock_file = open_lock(file, manifest, LockFlags())
-    lock = lock_file.lock if lock_file is not None else None
+    lock, has_folder = None, str(file) != STDIN and file.is_file()
+    if has_folder:
+        with suppress(NotFound):
+            lock = read_lock(lock_path(file), str(file))
     locked = locked_adapters(manifest, lock) if lock is not None else {}
     model = None if base else locked_base(manifest, lock)
     if model is not None:
         assert manifest.base is not None
         named = ref_at(manifest.base, model)
-    has_lock = lock is not None if lock_file is not None else None
-    return Inputs(requests_of(_named_entries(manifest, refs), locked), named, manifest, has_lock, model)
+    entries = requests_of(_named_entries(manifest, refs), locked)
+    return Inputs(entries, named, manifest, lock is not None if has_folder else None, model)
 
 
 def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
@@ -123,6 +127,8 @@ def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
 
     A manifest without a lock file is reported only with ``without_lock``.
     """
+    if inputs.manifest is None or not (inputs.has_lock or (without_lock and inputs.has_lock is False)):
+        return ""
     unpinned = [
         item.name
         for item in inputs.items
@@ -130,22 +136,55 @@ def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
         and item.source.scheme != "file"
         and not (item.locked or item.sha256 or item.source.pinned)
     ]
-    if not unpinned or inputs.manifest is None or not (inputs.has_lock or (without_lock and inputs.has_lock is False)):
+    if not unpinned:
         return ""
     file, are = inputs.manifest.file, "is" if len(unpinned) == 1 else "are"
     unlocked = f"{counted(len(unpinned), 'adapter')} of {file} {are} not locked: {names(unpinned)}"
     return safe(f"warning: {unlocked}; lora-cli fetch -f {shlex.quote(file)} locks them")
 
 
-def warn_of_unlocked(inputs: Inputs, settings: Settings) -> None:
-    """Warns of adapters that the lock next to the manifest does not pin."""
-    if warning := unlocked_warning(inputs):
-        inform(warning, settings)
-
-
 def _named_entries(manifest: "AdapterSet", names: Sequence[str]) -> list[Request]:
     """The adapters of these names; all if there are no names."""
     return [entry for entry in manifest.adapters if not names or entry.name in names]
+
+
+def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":
+    """The profiles of ``--engine``, else of the manifest's engine, each once.
+
+    Raises:
+        UsageError: an unknown engine, or not a version.
+    """
+    words = words_of(named or ())
+    if named and not words:
+        raise UsageError("--engine has no value", hint="use NAME or NAME@VERSION, or remove the option")
+    spec = manifest.engine if manifest is not None else None
+    if not words and spec is None:
+        return ()
+    from lora_cli.engines import choose_engine
+
+    if words or spec is None or manifest is None:
+        return tuple(map(choose_engine, dict.fromkeys(words)))
+    try:
+        return (choose_engine(spec.wanted),)
+    except UsageError as error:
+        raise UsageError(f"{manifest.file}: engine: {error.message}", hint=error.hint) from error
+
+
+def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: int | None) -> Deployment:
+    """The launch options of the engines, from ``--max-lora-rank`` and the manifest.
+
+    Raises:
+        UsageError: an engine does not start with that ``max_lora_rank``.
+    """
+    if engines:
+        from lora_cli.engines import check_max_lora_rank
+
+        check_max_lora_rank(engines, max_lora_rank)
+    return Deployment(
+        max_lora_rank=max_lora_rank,
+        max_loras=inputs.engine.max_loras if inputs.engine is not None else None,
+        pinned=sum(item.pinned for item in inputs.items),
+    )
 
 
 def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
@@ -159,12 +198,14 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     if inputs.base:
         return inputs
     from lora_cli.fetching import gate
-    from lora_cli.judging.read import each, read_one, ref_of
+    from lora_cli.judging.inspection import inspect_one
+    from lora_cli.judging.read import each
+    from lora_cli.refs.reference import ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
     requests = inputs.to_validate(settings)
-    for one in each(requests, lambda asked, *run: read_one(asked, settings, *run, weights=False), settings):
+    for one in each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings):
         config = one.adapter.config if one.adapter is not None else None
         if config is not None and config.base_model_name_or_path:
             named.setdefault(config.base_model_name_or_path, one.name)
@@ -191,9 +232,12 @@ def from_refs(refs: Sequence[str]) -> tuple[Request, ...]:
 
     A file of an adapter stands for its folder: pre-commit hooks and shell globs pass files.
     """
-    found = {path: is_run for ref in refs for path, is_run in adapters_in(_adapter_folder(ref)).items()}
+    found: dict[str, bool] = {}
+    for ref in refs:
+        path = Path(ref)
+        found |= adapters_in(str(path.parent) if is_adapter_file(path.name) and path.is_file() else ref)
     return tuple(
-        Request(without_secrets(ref), ref, selection=Selection(latest=is_run)) for ref, is_run in found.items()
+        Request(without_secrets(one), one, selection=Selection(latest=is_run)) for one, is_run in found.items()
     )
 
 
@@ -250,11 +294,6 @@ def is_here(file: str) -> bool:
 
 def _has_adapter(folder: Path) -> bool:
     return any(is_adapter_file(one.name) and (one.is_file() or one.is_symlink()) for one in folder.glob("*"))
-
-
-def _adapter_folder(text: str) -> str:
-    path = Path(text)
-    return str(path.parent) if is_adapter_file(path.name) and path.is_file() else text
 
 
 def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from lora_cli.base.base_model import BaseModel
+from lora_cli.base.reading import local_config, read_config
 from lora_cli.bench.live.result import live_metric_names
 from lora_cli.bench.simulator import parse_ranks
 from lora_cli.bench.synthetic_adapters import total_bytes, write_synthetic
@@ -27,22 +28,26 @@ from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_na
 from lora_cli.cli.bench_results import Failures, report_writer
 from lora_cli.cli.warm_plan import WarmRun, admission_function, has_base_weights, require_packages
 from lora_cli.cli.warm_serve import ServerOptions, warm_serve
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.endpoint.address import Address
-from lora_cli.errors import ERRORS, LoraCliError, MachineError, UsageError
+from lora_cli.errors import ERRORS, LoraCliError, MachineError, NotFound, UsageError
+from lora_cli.fetching.pipeline import open_files
 from lora_cli.finding import Deployment
-from lora_cli.judging.base_model import open_config
 from lora_cli.judging.judge import Terms
-from lora_cli.refs.request import Request
+from lora_cli.parse import json_object
+from lora_cli.refs.adapter_files import BASE_CONFIG
+from lora_cli.refs.lock import LockedAdapter
+from lora_cli.refs.reference import AdapterRef, ref_of
+from lora_cli.refs.request import BASE, Request
 from lora_cli.runtime.child_process import ChildProcess, ProcessDied, Program
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.load_jobs import report_of_admission
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import Device, TierLimits
 from lora_cli.settings import Settings
+from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
-from lora_cli.text import safe, size
+from lora_cli.text import did_you_mean, safe, size
 from lora_cli.tiers.eviction import PolicyName
 
 COPIES_PER_ADAPTER = 2
@@ -71,7 +76,7 @@ def measure_own_server(settings: Settings, options: BenchOptions) -> int:
             rank = max(rank for rank, _ in parse_ranks(options.ranks or RANKS).shares)
         most = slot_limits(inputs, options.max_loras, options.max_cpu_loras, rank)
         # A base without weights on this disk gets random ones: latencies do not depend on their values.
-        dummy = None if has_base_weights(inputs.base) else open_config(inputs.base, settings, inputs.locked_base)
+        dummy = None if has_base_weights(inputs.base) else _config(inputs.base, settings, inputs.locked_base)
         failures: Failures = {}
         hold = stack.enter_context(InUse(Store(own.cache_dir)))
         jobs = admit_adapters(inputs, base_model(inputs.base, own, inputs.locked_base), most, own, hold, failures)
@@ -209,3 +214,23 @@ def _exit_with_parent(connection: "Connection[Any, Any]") -> None:
     with suppress(EOFError, OSError):
         connection.recv()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None) -> dict[str, Any]:
+    """The ``config.json`` of a base, as JSON; that of the lock if it is ``locked``.
+
+    Raises:
+        NotFound: there is none, as next to a single checkpoint file.
+        LoraCliError: it cannot be read.
+    """
+    ref = ref_of(base)
+    if locked is not None:
+        return json_object(locked.config.encode(), BASE_CONFIG)
+    if ref.scheme == "file" and Path(ref.location).is_file():
+        data = local_config(Path(ref.location))
+        config = None if data is None else json_object(data, ref.location)
+    else:
+        config = read_config(open_files(Request("", ref, selection=BASE), settings, Sources(settings)))
+    if config is None:
+        raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
+    return config

@@ -15,7 +15,6 @@ from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
-from lora_cli.did_you_mean import nearest
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.cache_repair import repair_cache
 from lora_cli.refs.reference import parse
@@ -26,7 +25,7 @@ from lora_cli.store.disk import on_disk
 from lora_cli.store.gc import Retention, cache_bytes, collect, remove
 from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory
 from lora_cli.store.verify import verify
-from lora_cli.text import counted, safe, size
+from lora_cli.text import counted, nearest, safe, size
 
 REPAIR = "Repair"
 SHORTEST = 8

@@ -2,7 +2,7 @@
 
 import typer
 
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.output import write_result
 from lora_cli.engines import all_profiles, choose_engine
 from lora_cli.render.catalog_report import engines_report
@@ -15,7 +15,7 @@ def command(
         "",
         metavar="NAME[@VERSION]",
         help="One engine, for example vllm or vllm@0.31.",
-        autocompletion=completion.engines,
+        autocompletion=options.complete_engine,
     ),
     output_format: options.OutputFormat = "human",
 ) -> None:

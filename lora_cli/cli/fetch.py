@@ -21,7 +21,9 @@ from lora_cli.cli.adapter_selection import (
     apply_policies,
     base_model,
     check_lock_flags,
+    deployment_of,
     fetch_requests,
+    named_engines,
     own_bases,
 )
 from lora_cli.cli.options import ADAPTERS, LOCKING, OUTPUT, option
@@ -231,7 +233,6 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: the manifest's base cannot be read.
     """
-    from lora_cli.cli.engine_options import deployment_of, named_engines
     from lora_cli.documents.lockfile import locked_base
     from lora_cli.judging.judge import Terms
 

@@ -10,16 +10,17 @@ from pathlib import Path
 import typer
 import yaml
 
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import MAX_LORAS, apply_policies, from_refs
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.judging.read import each, read_one, ref_of
+from lora_cli.judging.inspection import inspect_one
+from lora_cli.judging.read import each
 from lora_cli.judging.result import Result
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below, hub_words
+from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below, hub_words, ref_of
 from lora_cli.render.text import problem_lines
 from lora_cli.settings import Settings
 from lora_cli.text import counted, cut, names, safe
@@ -48,7 +49,7 @@ def command(
     ctx: typer.Context,
     refs: list[str] = typer.Argument(metavar="REF", help="Adapters or folders of adapters."),
     base: options.Base = "",
-    engine: str = for_engine("--engine", "The engine that will serve them.", default="", **completion.ENGINE),
+    engine: str = for_engine("--engine", "The engine that will serve them.", default="", **options.AN_ENGINE),
     output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),
 ) -> None:
     """Write a manifest of adapters from their configs, with comments on further settings."""
@@ -58,7 +59,7 @@ def command(
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
     found, code = dict[AdapterRef, Result](), 0
     requests = [replace(item, name="") for item in from_refs(refs)]
-    for one in each(requests, lambda request, *run: read_one(request, settings, *run), settings):
+    for one in each(requests, lambda request, *run: inspect_one(request, settings, *run), settings):
         if one.error is not None or one.adapter is None or not one.adapter.config:
             error = one.error or FormatError(f"there is no {CONFIG}", where=one.name)
             code = max(code, error.exit_code)

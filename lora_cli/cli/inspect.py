@@ -2,40 +2,34 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.comparison import OtherAdapter, compare
+from lora_cli.adapter.comparison import OtherAdapter
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.cli import completion, options
-from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
-from lora_cli.cli.engine_options import engine_launch
+from lora_cli.cli import options
+from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, unlocked_warning
 from lora_cli.cli.options import ADAPTERS, for_engine, option
 from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import open_files
-from lora_cli.finding import Deployment
-from lora_cli.judging.inspection import inspect_one, inspection_of, unreadable
-from lora_cli.judging.read import each, ref_of
+from lora_cli.judging.inspection import InspectReport, inspect_one, inspected
+from lora_cli.judging.read import each
 from lora_cli.judging.result import Result
 from lora_cli.redaction import without_secrets
+from lora_cli.refs.reference import ref_of
 from lora_cli.refs.request import Request
-from lora_cli.render.inspect_report import Inspected, InspectReport
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lora_cli.judging.engine_args import EngineArgs, Launch
-
-VALUE_RULES = "LC5"
-"""Rules about tensor values, which ``inspect`` does not read."""
+    from lora_cli.judging.engine_args import EngineArgs
 
 EXAMPLES = (
     "lora-cli inspect acme/sql",
@@ -54,7 +48,7 @@ def command(
         "--engine-args",
         "Print the smallest flags with which vllm or sglang serves all adapters, and their GPU memory.",
         default="",
-        **completion.ENGINE,
+        **options.AN_ENGINE,
     ),
     diff: str | None = option(
         "--diff REF", "Show how the adapter's config and header differ from this one's.", None, ADAPTERS
@@ -69,45 +63,55 @@ def command(
     check_writable(output)
     inputs = read_inputs(manifest, refs or [], base, "inspect")
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
-    warn_of_unlocked(inputs, settings)
-    launch = engine_launch(engine_args, inputs)
+    if warning := unlocked_warning(inputs):
+        inform(warning, settings)
     model = base_model(inputs.base, settings, inputs.locked_base) if inputs.base else None
     other = None if diff is None else _compared(diff, inputs, settings)
     requests, args = inputs.to_validate(settings), None
-    if launch is None:
-        results = list(each(requests, lambda one, *run: inspect_one(one, model, settings, *run), settings))
+    if engine_args:
+        results, args = _judged_for(engine_args, inputs, requests, model, settings)
     else:
-        results, args = _judged_for(launch, requests, model, settings)
-    inspected = tuple(_inspected(one, other) for one in results)
-    report = InspectReport(base=model, adapters=inspected, engine_args=args)
+        results = list(
+            each(requests, lambda one, *run: inspect_one(one, settings, *run, base=model, card=True), settings)
+        )
+    report = InspectReport(base=model, adapters=tuple(inspected(one, other) for one in results), engine_args=args)
     _write(report, output_format, output, settings)
-    codes = [one.result.exit_code for one in inspected]
-    raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
+    raise typer.Exit(max([one.exit_code for one in results] + ([args.exit_code] if args is not None else [])))
 
 
 def _judged_for(
-    launch: "Launch", requests: Sequence[Request], base: BaseModel | None, settings: Settings
+    engine: str, inputs: Inputs, requests: Sequence[Request], base: BaseModel | None, settings: Settings
 ) -> "tuple[list[Result], EngineArgs]":
-    """The adapters, judged by all rules but those of values for an engine at its highest rank, and its flags."""
+    """The adapters, judged by all rules but those of values for an engine at its highest rank, and its flags.
+
+    The version defaults to that of a manifest for the same engine, whose limits hold.
+
+    Raises:
+        UsageError: no such engine or version, one whose flags are not known, or too few slots in the manifest.
+    """
     from lora_cli.checks import choose
+    from lora_cli.engines import ENGINES, choose_engine
+    from lora_cli.finding import Deployment
     from lora_cli.judging.engine_args import engine_args
     from lora_cli.judging.judge import Terms, judge_all
 
-    rules, profile = choose(ignore=[VALUE_RULES], pinned=settings.require_pinned), launch.profile
+    name, at, _ = engine.strip().partition("@")
+    limits = inputs.engine if inputs.engine is not None and inputs.engine.name == name.lower() else None
+    profile = choose_engine(limits.wanted if limits is not None and not at else engine)
+    if profile.engine.slots is None:
+        known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
+        raise UsageError(f"the flags of {profile.engine.title} are unknown", hint=f"--engine-args {known}")
+    model: tuple[str, ...] = ()
+    ref = ref_of(inputs.base) if inputs.base else None
+    if ref is not None and ref.scheme == "hf" and not ref.subfolder:
+        model = (ref.location, "--revision", ref.revision) if ref.revision else (ref.location,)
+    elif ref is not None and ref.scheme == "file" and Path(ref.location).is_dir() and ref.location.isprintable():
+        model = (ref.location,)
+    rules = choose(ignore=["LC5"], pinned=settings.require_pinned)  # they are of values, which are not read
     widest = Deployment(max_lora_rank=max(profile.engine.ranks, default=None))
     terms = Terms(base, values=False, rules=rules, engines=(profile,), deployment=widest)
     results = list(judge_all(requests, terms, settings))
-    return results, engine_args(results, launch)
-
-
-def _inspected(one: Result, other: tuple[Adapter, OtherAdapter] | None) -> Inspected:
-    adapter, error = one.adapter, one.error
-    if adapter is None:
-        return Inspected(replace(one, exit_code=error.exit_code if error is not None else 0), None, None)
-    error = error or unreadable(adapter)
-    told = replace(one, exit_code=error.exit_code if error else 0)
-    diff = compare(adapter, *other) if other is not None else None
-    return Inspected(told, inspection_of(adapter, one.card), diff)
+    return results, engine_args(results, profile, model, limits, named=inputs.manifest is not None)
 
 
 def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, OtherAdapter]:
@@ -135,21 +139,18 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, O
 
 def _write(report: InspectReport, form: Format, output: Path | None, settings: Settings) -> None:
     """Writes the result. A pipe gets only the command that starts an engine; its costs go to standard error."""
-    if form == "human" and report.engine_args and output is None and not sys.stdout.isatty():
-        from lora_cli.render.terminal import rendered
-        from lora_cli.render.terminal_inspect import engine_args_parts
-
-        write("".join(f"  {line}\n" for line in report.engine_args.command.splitlines()))
-        if not settings.quiet:
-            to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
-        return
-
     parts: Iterable[RenderableType] = ()
     if form == "human":
+        from lora_cli.render.terminal import rendered
         from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 
-        shown = report.engine_args
-        parts = inspection_parts(report, width(output)) if shown is None else engine_args_parts(report, shown)
+        args = report.engine_args
+        if args is not None and output is None and not sys.stdout.isatty():
+            write("".join(f"  {line}\n" for line in args.command.splitlines()))
+            if not settings.quiet:
+                to_stderr(rendered(engine_args_parts(report, args, command=False), width()).rstrip("\n"))
+            return
+        parts = inspection_parts(report, width(output)) if args is None else engine_args_parts(report, args)
     write_result(report, form, parts, output)
     if output is not None and str(output) != "-":
         inform(f"wrote {output}", settings)

@@ -1,21 +1,56 @@
-"""The console script, and the one place where errors become messages and exit codes."""
+"""The console script: its commands, and the one place where errors become messages and exit codes.
+
+typer parses the command line. A command is a line in ``COMMANDS`` and a module with a function ``command`` and
+``EXAMPLES``, imported when it is used; a group's module has ``COMMANDS`` too.
+"""
 
 import gc
 import os
+import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
+from importlib import import_module
 from pathlib import Path
+from typing import Any, get_args
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from lora_cli.cli import app
-from lora_cli.cli.options import origin_of
-from lora_cli.cli.output import to_stderr
-from lora_cli.did_you_mean import nearest
+from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
+from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat, to_stderr
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
-from lora_cli.text import safe
+from lora_cli.redaction import log_to_stderr, logger
+from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, load_settings
+from lora_cli.store import Store
+from lora_cli.text import nearest, safe
+from lora_cli.version import __version__
+
+Command = TyperCommand | TyperGroup
+
+COMMANDS = {
+    "init": "Write a manifest of adapters, to edit and commit.",
+    "fetch": "Download adapters into the cache, pinned and verified.",
+    "validate": "Check adapters against a base model and inference engines.",
+    "inspect": "Show an adapter's contents from its header alone, local or remote.",
+    "repair": "Write a copy of an adapter that an engine serves correctly.",
+    "warm": "Load adapters into a warm process or running engines and prove that they work.",
+    "serve-bench": "Measure cold starts, tier hits, eviction and latency.",
+    "cache": "Manage the disk cache: ls, show, verify, gc, rm, path.",
+    "rules": "List the rules of validate, or explain one.",
+    "engines": "List which adapters engines support, or explain one engine.",
+}
+
+HELP = {"help_option_names": ["-h", "--help"]}
+UNITS = {
+    "SIZE": "SIZE is a number of bytes, 2GiB (powers of 1024) or 500MB (powers of 1000).",
+    "TIME": "TIME is a number of seconds, 500ms, 30s or 1h30m.",
+}
+VERSION = ("--version", "-V")
+SEVERAL_VALUES = {"serve-bench": ("--lora-modules", "--goodput")}
+"""Options that take several values after one flag, as in ``vllm bench serve``; typer supports only one value."""
+
 
 # Errors of the operating system that are caused by the machine, not by a bug.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
@@ -31,10 +66,209 @@ OBJECTS_PER_COLLECTION = 1_000_000
 and with the default of 700 the collector would scan all of it again and again."""
 
 
+class _Grouped:
+    """A command in whose help flags have no type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All arguments and options, with ``--help``."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for one in parameters:
+            if getattr(one, "is_flag", False):
+                one.metavar = ""
+        return parameters
+
+
+class GroupedCommand(_Grouped, TyperCommand):
+    """A command that parses several values after one flag, and runs with its settings."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the arguments of the command."""
+        several = SEVERAL_VALUES.get(self.name or "")
+        return super().parse_args(ctx, repeat_flags(args, several) if several else args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command with the settings of the whole command line: global options, variables and the file."""
+        refuse_unknown_variables(ctx.find_root().command)
+        # load_settings reads the variables: flags override them, and they override the file.
+        ctx.obj = settings = load_settings(ctx.meta, os.environ)
+        if os.path.lexists(settings.cache_dir) and not settings.cache_dir.is_dir():
+            Store(settings.cache_dir).check_folder()
+        if settings.quiet or settings.verbose:  # log messages of lower layers go to stderr
+            log_to_stderr("ERROR" if settings.quiet else "INFO")
+        if settings.verbose and settings.config_error:
+            logger(__name__).warning("%s; it is ignored", settings.config_error)
+        return super().invoke(ctx)
+
+
+class GroupedGroup(_Grouped, TyperGroup):
+    """A group of commands; without a command it prints its help and fails."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the arguments of the group."""
+        if not args and not ctx.resilient_parsing:
+            with redirect_stdout(sys.stderr):
+                ctx.get_help()  # which typer prints
+            raise typer.Exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The named command. Commands of the root are stubs until here, where their module is imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if ctx.parent is None and name is not None:
+            if os.environ.get(variable_of("--format")):
+                ignore_validate_formats(name)
+            command = self.commands[name] = load_command(name, self)
+        return name, command, rest
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"lora-cli {__version__}")
+        raise typer.Exit
+
+
+def root(
+    cache_dir: str | None = option("--cache-dir DIRECTORY", SETTINGS["cache_dir"].help, None, GLOBAL),
+    config: str | None = option(
+        "--config FILE", "TOML settings file (default: $XDG_CONFIG_HOME/lora-cli/config.toml).", None, GLOBAL
+    ),
+    offline: bool = option("--offline", SETTINGS["offline"].help, False, GLOBAL),
+    quiet: bool = option("--quiet -q", SETTINGS["quiet"].help, False, GLOBAL),
+    verbose: bool = option("--verbose -v", SETTINGS["verbose"].help, False, GLOBAL),
+    version: bool = typer.Option(
+        False, *VERSION, callback=_print_version, is_eager=True, help="Print the version.", rich_help_panel=GLOBAL
+    ),
+) -> None:
+    """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
+
+    Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR; blanks separate the
+    values of one that may be repeated. Global options may be before or after the command.
+    """
+
+
+def _record_flag(ctx: Any, parameter: Any, value: Any) -> Any:
+    """Records a global option on the command line, before or after the command."""
+    if origin_of(ctx, parameter.name) == "COMMANDLINE":
+        ctx.meta[parameter.name] = value
+    return value
+
+
+def repeat_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """``words`` with the flag repeated before each of its values, up to the next option or ``--``."""
+    found: list[str] = []
+    flag = ""
+    for word in words:
+        if flag and not word.startswith("-") and found[-1] != flag:
+            found.append(flag)
+        elif word.startswith("-"):
+            flag = word if word in flags else ""
+        found.append(word)
+    return found
+
+
+def build_app() -> TyperGroup:
+    """The root command with a stub for each subcommand."""
+    app = typer.Typer(cls=GroupedGroup, context_settings=HELP)
+    app.callback(help=_help(root))(root)
+    for name, text in COMMANDS.items():
+        app.command(name, help=text)(lambda: None)
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    for parameter in group.params:
+        if not {*VERSION, "--install-completion", "--show-completion"} & {*parameter.opts}:
+            parameter.expose_value, parameter.callback = False, _record_flag
+    return group
+
+
+def load_command(name: str, root_command: Any = None) -> Command:
+    """Imports the module of a subcommand; it has the global options of the root command too."""
+    module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
+    one = typer.Typer(cls=GroupedGroup, help=COMMANDS[name], add_completion=False)
+    functions = module.COMMANDS if hasattr(module, "COMMANDS") else {name: module.command}
+    for word, function in functions.items():
+        one.command(word, cls=GroupedCommand, help=_help(function), context_settings=HELP)(function)
+    command: Command = typer.main.get_command(one)  # type: ignore[assignment]
+    command.name, command.context_settings = name, HELP
+    every = [one for one in (root_command or build_app()).params if one.callback is _record_flag]
+    _complete(command, every, module.EXAMPLES)
+    return command
+
+
+def _help(function: Callable[..., Any]) -> str:
+    """The docstring of a command with each paragraph on one line, to be wrapped to the terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n"))
+
+
+def _complete(command: Command, every: Sequence[Any], examples: Sequence[str]) -> None:
+    """Adds the global options, and to the help units and examples, to a command and its subcommands."""
+    for name, child in getattr(command, "commands", {}).items():
+        _complete(child, every, [line for line in examples if line.split()[2] == name])
+    metavars = {parameter.metavar for parameter in command.params}
+    units = [text for metavar, text in UNITS.items() if metavar in metavars]
+    command.epilog = "\n\n".join([*units, "Examples:", *(f"  $ {line}" for line in examples)])
+    command.params.extend(every)
+
+
+def ignore_validate_formats(command: str) -> None:
+    """Removes LORA_CLI_FORMAT if only ``validate`` has that format: a CI job sets it for all its commands."""
+    given = os.environ.get(variable_of("--format"), "").split()
+    if command == "validate" or {*given} <= {*get_args(ReportFormat)}:
+        return
+    if all(word.partition("=")[0] in VALIDATE_FORMATS for word in given):
+        del os.environ[variable_of("--format")]
+
+
+_SERVICE = re.compile(r"(tcp|udp|sctp)://[^/]+", re.ASCII)
+_SERVICE_NAME = re.compile(
+    PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
+)
+_SERVICE_PORT = re.compile(PREFIX + r"(\w+_)?PORT", re.ASCII)
+
+
+def remove_service_variables() -> None:
+    """Removes the variables that Kubernetes sets in containers for a Service called lora-cli or lora-cli-NAME."""
+    for name, value in list(os.environ.items()):
+        if _SERVICE_NAME.fullmatch(name) or (_SERVICE_PORT.fullmatch(name) and _SERVICE.fullmatch(value)):
+            del os.environ[name]
+
+
+def refuse_unknown_variables(root_command: Any) -> None:
+    """Refuses an unknown ``LORA_CLI_…`` in the environment: who set it relies on something that it does not do.
+
+    Raises:
+        UsageError: it names each, with the nearest known one.
+    """
+    given = {name for name in os.environ if name.startswith(PREFIX)}
+    known = {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
+    if given <= known or given <= (known := known | variables(root_command)):
+        return
+    for command in COMMANDS:
+        known |= variables(load_command(command))
+    if unknown := sorted(given - known):
+        named, several = ", ".join(safe(_with_nearest(name, known)) for name in unknown), len(unknown) > 1
+        raise UsageError(
+            f"unknown variable{'s' if several else ''} in the environment: {named}",
+            hint=f"unset {'them' if several else 'it'}; docs/settings.md lists the variables",
+        )
+
+
+def _with_nearest(name: str, known: set[str]) -> str:
+    close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
+    return f"{name} (did you mean {PREFIX}{close}?)" if close else name
+
+
+def variables(command: Any) -> set[str]:
+    """The environment variables of a command's options, and of its loaded subcommands."""
+    own = {str(parameter.envvar) for parameter in command.params if getattr(parameter, "envvar", None)}
+    return own.union(*(variables(child) for child in getattr(command, "commands", {}).values()))
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit code. Never raises: an unexpected error is 70, with its traceback."""
     try:
-        return _run(argv)
+        remove_service_variables()
+        code = build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except typer.TyperException as error:
         return _report(_usage_error(error, argv))
     except KeyboardInterrupt:
@@ -50,12 +284,6 @@ def main(argv: Sequence[str]) -> int:
         return _bug() if expected is None else _report(expected)
 
 
-def _run(argv: Sequence[str]) -> int:
-    app.remove_service_variables()
-    code = app.build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
-    return code if isinstance(code, int) else 0
-
-
 def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
     """The ``UsageError`` for typer's error, with a suggestion or the command's help as the hint."""
     message, context = _typer_message(error), getattr(error, "ctx", None)
@@ -67,7 +295,7 @@ def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError
     if context is not None and (wrong := text.removeprefix("no such option: ")) != text:
         known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
         likely = nearest(wrong, known) or ""
-    named = [word for word in argv if word in app.COMMANDS][:1]
+    named = [word for word in argv if word in COMMANDS][:1]
     command = context.command_path if context else " ".join(["lora-cli", *named])
     return UsageError(text, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
 

@@ -1,4 +1,4 @@
-"""The options of all commands: their declaration, and those that several commands share."""
+"""The options of all commands: their declaration, those that several commands share, and the completion of values."""
 
 import hashlib
 import re
@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from lora_cli.cli.output import Format
+from lora_cli.documents.option_values import parse_duration, parse_size
 from lora_cli.errors import UsageError
-from lora_cli.units import parse_duration, parse_size
 
 PREFIX = "LORA_CLI_"
 MOST_PARTS = 100_000
@@ -130,3 +130,26 @@ Ray = Annotated[
 AllowPickle = Annotated[bool, option("--allow-pickle", "Accept .bin weights without safetensors.", ..., ADAPTERS)]
 OutputFormat = Annotated[Format, option("--format", "The format of the result.", ..., OUTPUT)]
 OutputFile = Annotated[Path | None, option("--output -o FILE", "Write the result to this file.", ..., OUTPUT)]
+
+
+def complete_engine(incomplete: str) -> list[str]:
+    """Names of engines; after ``@`` the versions with a profile, newest first."""
+    from lora_cli.engines import ENGINES, profiles_of
+
+    name, at, _ = incomplete.partition("@")
+    if not at:
+        return list(ENGINES)
+    return [f"{name}@{profile.version}" for profile in profiles_of(ENGINES[name])] if name in ENGINES else []
+
+
+def complete_rule(incomplete: str) -> list[tuple[str, str]]:
+    """Codes of rules; their names if no code matches."""
+    from lora_cli.checks import CHECKS
+
+    codes = [(rule.code, rule.name) for rule in CHECKS if rule.code.startswith(incomplete)]
+    return codes or [(rule.name, rule.code) for rule in CHECKS if rule.name.startswith(incomplete)]
+
+
+AN_ENGINE: dict[str, Any] = {"metavar": "NAME[@VERSION]", "autocompletion": complete_engine}
+A_RULE: dict[str, Any] = {"metavar": "RULE", "autocompletion": complete_rule}
+"""Parameters of ``option`` for values of these kinds: the metavar and the completion."""

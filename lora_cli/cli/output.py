@@ -51,19 +51,18 @@ def table_width() -> int:
     return width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
 
 
-def use_colour() -> bool:
-    """Whether to colour, as rich decides: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR."""
+def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
+    """The text of ``parts`` in the width and colour of standard output; for a ``file`` 80 columns without colour.
+
+    rich decides on the colour: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR.
+    """
     from rich.console import Console
 
-    console = Console(file=sys.stdout)
-    return console.color_system is not None and not console.no_color
-
-
-def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
-    """The text of ``parts`` in the width and colour of standard output; for a ``file`` 80 columns without colour."""
     from lora_cli.render.terminal import rendered
 
-    return rendered(parts, columns or width(file), colour=file is None and use_colour())
+    console = Console(file=sys.stdout)
+    colour = file is None and console.color_system is not None and not console.no_color
+    return rendered(parts, columns or width(file), colour=colour)
 
 
 def write_result(

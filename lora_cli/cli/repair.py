@@ -7,8 +7,16 @@ from pathlib import Path
 import typer
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, infer_base, read_inputs
+from lora_cli.cli import options
+from lora_cli.cli.adapter_selection import (
+    Inputs,
+    apply_policies,
+    base_model,
+    deployment_of,
+    infer_base,
+    named_engines,
+    read_inputs,
+)
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import inform, write_result
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
@@ -33,7 +41,7 @@ def command(
     refs: options.Refs = None,
     manifest: options.Manifest = None,
     engine: str = option(
-        "--engine", "Engine that will serve it (default: from the manifest).", "", ENGINE, **completion.ENGINE
+        "--engine", "Engine that will serve it (default: from the manifest).", "", ENGINE, **options.AN_ENGINE
     ),
     to: Path | None = option(
         "--to DIRECTORY", "Write the copy to this new folder; with --manifest, each to DIRECTORY/NAME.", None, REPAIR
@@ -58,13 +66,13 @@ def command(
     inputs = read_inputs(manifest, refs or [], base, "repair")
     if inputs.manifest is None and len(inputs.items) > 1 and to is not None:
         raise UsageError("several adapters need a manifest", hint="write one with lora-cli init REF…, then use -f")
-    profiles = engine_options.named_engines([engine] if engine else None, inputs.manifest)
+    profiles = named_engines([engine] if engine else None, inputs.manifest)
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings: Settings = apply_policies(
         ctx.obj, inputs.manifest, Path(file) if (file := os.environ.get("LORA_CLI_POLICY")) else None
     )
-    deployment = engine_options.deployment_of(profiles, inputs, inputs.max_lora_rank)
+    deployment = deployment_of(profiles, inputs, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
         profiles[0],

@@ -3,7 +3,7 @@
 import typer
 
 from lora_cli.checks import CHECKS, find
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.output import render_parts, write
 from lora_cli.render.catalog_report import rules_report
 from lora_cli.render.json import to_json
@@ -13,7 +13,7 @@ EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format j
 
 def command(
     code: str = typer.Argument(
-        "", metavar="CODE", help="Code, prefix of a code, or name.", autocompletion=completion.rules
+        "", metavar="CODE", help="Code, prefix of a code, or name.", autocompletion=options.complete_rule
     ),
     output_format: options.OutputFormat = "human",
 ) -> None:

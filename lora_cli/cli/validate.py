@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -11,28 +12,28 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lora_cli.checks import choose
-from lora_cli.cli import completion, engine_options, options
+from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import (
-    Inputs,
     apply_policies,
     base_model,
     changed_adapters,
+    deployment_of,
     is_here,
+    named_engines,
     own_bases,
     read_inputs,
-    warn_of_unlocked,
+    unlocked_warning,
 )
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.finding import Severity
 from lora_cli.judging.base_model import check_tp
 from lora_cli.judging.judge import Terms, judge_all
-from lora_cli.judging.report import Naming, Report, validate_report
+from lora_cli.judging.report import Naming, Report, accept_known, unread, validate_report
 from lora_cli.judging.result import Result
-from lora_cli.text import safe
+from lora_cli.text import did_you_mean, safe
 
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import AcceptedFinding
@@ -70,16 +71,16 @@ class ValidateOptions:
         "--fail-on error|warning",
         "Lowest severity that exits with 1.",
         default="error",
-        autocompletion=completion.choices("error", "warning"),
+        autocompletion=lambda: ["error", "warning"],
     )
     select: list[str] | None = finding(
         "--select",
         "Check only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
-        **completion.RULE,
+        **options.A_RULE,
     )
-    ignore: list[str] | None = finding("--ignore", "Skip these rules; may be repeated.", **completion.RULE)
+    ignore: list[str] | None = finding("--ignore", "Skip these rules; may be repeated.", **options.A_RULE)
     no_values: bool = finding("--no-values", "Do not read the tensors' values.", default=False)
-    engine: list[str] | None = for_engine("--engine", "Validate for this engine; may be repeated.", **completion.ENGINE)
+    engine: list[str] | None = for_engine("--engine", "Validate for this engine; may be repeated.", **options.AN_ENGINE)
     max_lora_rank: int | None = for_engine("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1)
     tp: int = for_engine("--tp", "The engine's tensor-parallel size.", default=1, min=1, max=4096)
     baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count.")
@@ -94,7 +95,7 @@ class ValidateOptions:
         "--format FORMAT[=FILE]",
         "human, json, sarif, junit or github; may be repeated, each with its file.",
         show_default="human",
-        autocompletion=completion.choices(*VALIDATE_FORMATS),
+        autocompletion=lambda: [*VALIDATE_FORMATS],
     )
 
 
@@ -108,36 +109,42 @@ def command(**given: Any) -> None:
         raise UsageError(f"--fail-on {safe(chosen.fail_on)}: must be error or warning", hint=hint)
     refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or ([] if chosen.manifest else ["."])
     outputs = parse_outputs(chosen.formats or (), os.environ)
-    known, where = known_findings(chosen.baseline, chosen.write_baseline)
+    known, where = None, ""
+    if chosen.baseline is not None or chosen.write_baseline is not None:
+        known, where = known_findings(chosen.baseline, chosen.write_baseline)
     whole = read_inputs(chosen.manifest, refs, chosen.base, "validate", may_be_empty=chosen.changed_files)
-    inputs = replace(whole, items=options.in_shard(whole.items, chosen.shard, lambda item: item.name))
+    items = options.in_shard(whole.items, chosen.shard, lambda item: item.name) if chosen.shard else whole.items
+    inputs = replace(whole, items=items)
     settings = apply_policies(chosen.ctx.obj, inputs.manifest, chosen.policy)
     rules = choose(chosen.select or (), chosen.ignore or (), pinned=settings.require_pinned)
-    warn_of_unlocked(inputs, settings)
-    engines = engine_options.named_engines(chosen.engine, inputs.manifest)
-    deployment = engine_options.deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
+    if warning := unlocked_warning(inputs):
+        inform(warning, settings)
+    engines = named_engines(chosen.engine, inputs.manifest)
+    deployment = deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
     model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings, inputs.locked_base)
     check_tp(model, chosen.tp)
     bases = None if model is not None or chosen.base == NO_BASE else own_bases(settings, tp=chosen.tp)
     terms = Terms(
         model, bases, values=not chosen.no_values, rules=rules, engines=engines, deployment=deployment,
     )  # fmt: skip
-    naming, results = _naming(inputs), list[Result]()
-    with count_progress(settings, len(inputs.items), "validated") as passed:
-        items = inputs.to_validate(settings, digests=True)
+    # Reports name adapters from the working directory, in its repository, and by the lines of the manifest.
+    entries, here = inputs.manifest.adapters if inputs.manifest else (), Path.cwd()
+    repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+    naming, results = Naming(here, {entry.name: entry.at for entry in entries}, repository), list[Result]()
+    many = count_progress(settings, len(items), "validated") if len(items) > 1 else nullcontext(lambda failed: None)
+    with many as passed:
+        requests = inputs.to_validate(settings, digests=True)
         if chosen.ray is None:
-            judged = judge_all(items, terms, settings, contents=False)
+            judged = judge_all(requests, terms, settings, contents=False)
         else:
             from lora_cli.fleet.judging import judge_fleet
 
-            judged = judge_fleet(chosen.ray, items, terms, settings)
+            judged = judge_fleet(chosen.ray, requests, terms, settings)
         for one in judged:
             results.append(one)
             passed(one.error is not None)
     if where:
-        from lora_cli.judging.baseline import apply_baseline
-
-        results = [apply_baseline(one, partial(naming.fingerprint, one), known, where) for one in results]
+        results = [replace(one, findings=accept_known(one, naming, known, where)) for one in results]
     notices = list(baseline_notices(results, known, where, naming)) if where else []
     report = validate_report(
         results, fail_on, strict=chosen.strict, base=model, rules=rules, naming=naming, baseline=where, notices=notices
@@ -154,13 +161,6 @@ def _changed_adapters(chosen: ValidateOptions) -> list[str]:
     if files and not any(map(is_here, files)):
         inform("warning: no changed file was found; paths are relative to the working directory", chosen.ctx.obj)
     return changed_adapters(files)
-
-
-def _naming(inputs: Inputs) -> Naming:
-    """How a report names adapters: from the working directory, in its repository, and by the lines of the manifest."""
-    entries, here = inputs.manifest.adapters if inputs.manifest else (), Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
-    return Naming(here, {entry.name: entry.at for entry in entries}, root)
 
 
 def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Mapping[str, AcceptedFinding] | None, str]":
@@ -194,24 +194,26 @@ def baseline_notices(
     """
     from lora_cli.documents.baseline import AcceptedFinding, load_baseline, render_baseline
     from lora_cli.documents.document import read_text
-    from lora_cli.judging.baseline import is_over, unread_notices
 
     if known is not None:
-        over = (one for one in known.values() if is_over(one))
+        over = (one for one in known.values() if one.is_over)
         yield from (f"{where}: {one.code} ({one.reason}) is no longer accepted after {one.until}" for one in over)
         return
     before: Mapping[str, AcceptedFinding] = {}
     if Path(where).is_file():  # what people wrote in it stays
         before = load_baseline(read_text(Path(where), "baseline"), where)
-    unread = list(unread_notices([(naming.identity(one), one) for one in results], where))
-    entries = dict(before) if unread else {}
+    is_whole = not any(one.error is not None or unread(one) for one in results)
+    entries = {} if is_whole else dict(before)
     for one in results:
         for finding in (finding for finding in one.findings if finding.accepted is not None):
             key, at = naming.fingerprint(one, finding), finding.problem.at
             place = ": ".join(safe(part) for part in (naming.identity(one), at.file, at.field) if part)
             entries[key] = before.get(key) or AcceptedFinding(fingerprint=key, code=finding.code, reason=place)
     write(render_baseline(entries), Path(where))
-    yield from unread
+    for one in results:
+        if one.error is not None or unread(one):
+            why = f" ({', '.join(unread(one))})" if unread(one) else ""
+            yield f"{where}: {naming.identity(one)} is not in the baseline: it could not be read{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +234,20 @@ def parse_outputs(formats: Sequence[str], environ: Mapping[str, str]) -> tuple[O
         UsageError: a format is unknown, or two have the same file.
         MachineError: a file cannot be written.
     """
-    named = [_parse_format(word) for word in formats or [HUMAN]]
+    found = []
+    for word in formats or [HUMAN]:
+        if any(part.partition("=")[0] in VALIDATE_FORMATS for part in word.split(",")[1:]):
+            hint = f"repeat --format for each; in {variable_of('--format')} separate them with blanks"
+            raise UsageError(f"--format {safe(word)} has several formats with commas between them", hint=hint)
+        name, has_file, file = word.partition("=")
+        if name not in VALIDATE_FORMATS:
+            raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, VALIDATE_FORMATS))
+        if has_file and not file:
+            raise UsageError(f"--format {word} has no file", hint=f"--format {name}=FILE, or --format {name}")
+        found.append(Output(name, Path(file) if file else STDOUT))
     summary = environ.get(STEP_SUMMARY, "")
-    found = tuple(Output(name, given or STDOUT) for name, given in named)
     if summary and any(output.format == GITHUB for output in found):
-        found = (*found, Output(GITHUB, Path(summary), appended=True))
+        found.append(Output(GITHUB, Path(summary), appended=True))
     for output in found:
         same = [other.format for other in found if other.file == output.file]
         if len(same) > 1:
@@ -244,19 +255,7 @@ def parse_outputs(formats: Sequence[str], environ: Mapping[str, str]) -> tuple[O
                 f"{' and '.join(same)} would be mixed", hint=f"set a file for each: --format {same[-1]}=FILE"
             )
         check_writable(output.file)
-    return found
-
-
-def _parse_format(word: str) -> tuple[str, Path | None]:
-    if any(part.partition("=")[0] in VALIDATE_FORMATS for part in word.split(",")[1:]):
-        hint = f"repeat --format for each; in {variable_of('--format')} separate them with blanks"
-        raise UsageError(f"--format {safe(word)} has several formats with commas between them", hint=hint)
-    name, has_file, file = word.partition("=")
-    if name not in VALIDATE_FORMATS:
-        raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, VALIDATE_FORMATS))
-    if has_file and not file:
-        raise UsageError(f"--format {word} has no file", hint=f"--format {name}=FILE, or --format {name}")
-    return name, Path(file) if file else None
+    return tuple(found)
 
 
 def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool) -> None:

@@ -25,7 +25,7 @@ from lora_cli.cli.warm_serve import ServerOptions, warm_serve
 from lora_cli.endpoint.address import Address, is_host
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
-from lora_cli.log import log_to_stderr
+from lora_cli.redaction import log_to_stderr
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.render.terminal_warm import status_parts
 from lora_cli.settings import Settings

@@ -13,14 +13,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import Inputs, base_model
-from lora_cli.cli.engine_options import deployment_of
+from lora_cli.cli.adapter_selection import Inputs, base_model, deployment_of
 from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import admission_function
 from lora_cli.cli.warm_serve import uniquely_named
-from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, ReconcileOptions, Replica, reconcile, wait_ready
@@ -30,6 +28,7 @@ from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.judging.base_model import check_tp
 from lora_cli.judging.judge import Terms
 from lora_cli.judging.result import Result
+from lora_cli.parallel import map_in_threads
 from lora_cli.refs.request import Request
 from lora_cli.render.terminal_warm import endpoint_parts
 from lora_cli.render.warm_report import EndpointsReport

@@ -6,7 +6,7 @@ from typing import Literal
 
 import typer
 
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.options import OUTPUT, option
 from lora_cli.runtime.plan import Device, Forward
 from lora_cli.tiers.eviction import PolicyName
@@ -44,7 +44,7 @@ class WarmOptions:
         "Engine at the endpoint: vllm, sglang or lora-cli.",
         "",
         ENGINES,
-        autocompletion=completion.choices("vllm", "sglang", "lora-cli"),
+        autocompletion=lambda: ["vllm", "sglang", "lora-cli"],
     )
     engine_path: list[str] | None = option(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", None, ENGINES

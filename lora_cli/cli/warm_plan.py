@@ -14,10 +14,9 @@ from lora_cli.cli.output import inform
 from lora_cli.errors import MissingExtra
 from lora_cli.fetching.pipeline import SILENT, FetchContext, Progress
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
-from lora_cli.judging.read import ref_of
 from lora_cli.judging.result import Result
 from lora_cli.refs.adapter_files import BASE_CONFIG
-from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.reference import AdapterRef, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.runtime.plan import Device, Forward, Plan, TierLimits
 from lora_cli.settings import Settings

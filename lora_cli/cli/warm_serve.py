@@ -15,8 +15,8 @@ from lora_cli.cli.warm_plan import WarmRun, has_base_weights, log_stage, process
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.finding import Deployment
-from lora_cli.log import logger
 from lora_cli.peft.targets import all_linear
+from lora_cli.redaction import logger
 from lora_cli.refs.request import Request
 from lora_cli.runtime.child_process import ProcessDied
 from lora_cli.runtime.plan import Plan, SlotRequirements, plan_slots

@@ -1,6 +1,7 @@
 """The file of accepted findings: they are reported and do not count, so that only what is new refuses."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import yaml
@@ -22,6 +23,11 @@ class AcceptedFinding(Model):
     """Why it is accepted, and by whom."""
     until: Annotated[str, Field(pattern="^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")] | None = None
     """The last day, in UTC, on which it is accepted: 2027-03-31 (default: no end)."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its last day is past."""
+        return self.until is not None and self.until < datetime.now(UTC).date().isoformat()
 
 
 class Baseline(Model):

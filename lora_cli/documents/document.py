@@ -13,9 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from lora_cli.did_you_mean import did_you_mean
+from lora_cli.documents.option_values import advised
 from lora_cli.errors import DocumentError, MachineError, NotFound, UsageError
-from lora_cli.units import advised
+from lora_cli.text import did_you_mean
 
 STDIN = "-"
 MOST_BYTES, MOST_VALUES, DEPTH, MOST_MISTAKES = 16 << 20, 250_000, 16, 100

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
-from lora_cli.documents.option_values import SIZE
+from lora_cli.documents.option_values import SIZE, parse_size
 from lora_cli.errors import UsageError
 from lora_cli.refs.globs import source_glob
 from lora_cli.refs.reference import AdapterRef, is_path, parse, training_run
 from lora_cli.refs.request import NAME
-from lora_cli.units import parse_size
 
 
 def reference_of(written: str, base_dir: Path) -> AdapterRef:

@@ -1,4 +1,4 @@
-"""The kinds of values that settings have: how a text is parsed, and what a settings file may hold."""
+"""Values as operators write them: sizes, durations, and the kinds that settings have."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,7 +7,55 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.text import quoted
-from lora_cli.units import parse_duration, parse_size
+
+LARGEST = 2**63 - 1
+
+_SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(?:([KMGTP])(I)?)?B?", re.IGNORECASE | re.ASCII)
+_DURATION_PART = re.compile(r"(?<![\d.])(\d++(?:\.\d++)?)(ms|s|m|h|d)", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_size(value: str | int) -> int:
+    """Bytes in ``"8GiB"``, ``"8Gi"`` (powers of 1024), ``"500MB"``, ``"500M"`` (powers of 1000) or a bare number.
+
+    A fraction is rounded down to whole bytes.
+
+    Raises:
+        ValueError: it is none of these, or is beyond 2**63 - 1.
+    """
+    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    match = _SIZE.fullmatch(text) if len(text) <= 40 else None
+    if match is None:
+        raise ValueError(f"{quoted(value)} is not a size: write 2GiB, 500MB or a number of bytes")
+    whole, fraction, unit, binary = match.group(1), match.group(2) or "", match.group(3), match.group(4)
+    factor = (1024 if binary else 1000) ** ("KMGTP".index(unit.upper()) + 1) if unit else 1
+    size: int = int(whole + fraction) * factor // 10 ** len(fraction)
+    if size > LARGEST:
+        raise ValueError(f"{quoted(value)} is too large")
+    return size
+
+
+def parse_duration(value: str | float) -> float:
+    """Seconds in ``"30s"``, ``"500ms"``, ``"2m"``, ``"1h30m"``, ``"7d"`` or a bare number of seconds.
+
+    Raises:
+        ValueError: it is none of these, or is not finite.
+    """
+    text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    if 0 < len(text) <= 40:
+        if re.fullmatch(r"\d+(\.\d+)?(e[+-]?\d{1,2})?", text, re.ASCII):
+            return float(text)
+        parts = _DURATION_PART.findall(text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    raise ValueError(f"{quoted(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
+
+
+def advised(error: ValueError) -> tuple[str, str]:
+    """The two halves of an error that is raised here: what is wrong, and what to write instead ("" if not said)."""
+    message, write, advice = str(error).partition(": write ")
+    return message, f"write {advice}" if write else ""
+
 
 LONGEST_S = 1_000_000
 
@@ -34,16 +82,24 @@ def flag(value: object) -> bool:
     raise ValueError(f"{quoted(value)} is not true or false")
 
 
-def whole(lowest: int, highest: int) -> Kind:
-    """A whole number from ``lowest`` to ``highest``."""
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number from ``lowest`` to ``highest``, with what a ``Kind`` has."""
 
-    def parse(value: Any) -> int:
+    lowest: int
+    highest: int
+
+    def parse(self, value: Any) -> int:
+        """The number; raises ``ValueError``."""
         text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        if re.fullmatch(r"\d{1,9}", text, re.ASCII) and lowest <= int(text) <= highest:
+        if re.fullmatch(r"\d{1,9}", text, re.ASCII) and self.lowest <= int(text) <= self.highest:
             return int(text)
-        raise ValueError(f"{quoted(value)} is not a whole number from {lowest} to {highest}")
+        raise ValueError(f"{quoted(value)} is not a whole number from {self.lowest} to {self.highest}")
 
-    return Kind(parse, {"type": "integer", "minimum": lowest, "maximum": highest})
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """The JSON Schema of one in a settings file."""
+        return {"type": "integer", "minimum": self.lowest, "maximum": self.highest}
 
 
 def positive_duration(value: Any) -> float:

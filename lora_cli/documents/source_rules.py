@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from lora_cli.documents.document import Model, parse_toml
 from lora_cli.documents.fields import Glob
-from lora_cli.documents.option_values import Kind, endpoint
+from lora_cli.documents.option_values import Kind, Whole, endpoint
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 
@@ -78,7 +78,7 @@ class SourceRule(Model):
         raise UsageError(f"the variable {name} is not set, which the settings name for a token", hint=hint)
 
 
-def read_settings(text: str, file: str, kinds: Mapping[str, tuple[Kind, str]]) -> dict[str, Any]:
+def read_settings(text: str, file: str, kinds: Mapping[str, tuple[Kind | Whole, str]]) -> dict[str, Any]:
     """The values by key, parsed, and the rules under ``sources``.
 
     ``file`` is what errors call it, ``kinds`` has the kind of each key, and its help.

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lora_cli import parse
-from lora_cli.daemon_threads import run_in_thread
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import EndpointError, FormatError
+from lora_cli.parallel import run_in_thread
 from lora_cli.redaction import remember
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.canary import CanaryProof, Effect
 from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Refusal
 from lora_cli.endpoint.servers import ServedModel, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused
+from lora_cli.parallel import map_in_threads
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
 POLL_S = 0.25

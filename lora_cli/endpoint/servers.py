@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_cli import parse
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, FormatError, UsageError
+from lora_cli.text import did_you_mean
 
 MOST_MODELS = 1_000_000
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"

@@ -6,10 +6,10 @@ To add an engine, write its file and add it to ``ENGINES``; what it does with wh
 import re
 from collections.abc import Iterable, Mapping
 
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.engines import peft, sglang, vllm
 from lora_cli.engines.profile import Engine, Profile, as_version
 from lora_cli.errors import UsageError
+from lora_cli.text import did_you_mean
 
 __all__ = ["ENGINES", "Profile", "all_profiles", "choose_engine", "profiles_of"]
 

@@ -6,7 +6,6 @@ from types import NoneType
 
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import fetch_all
-from lora_cli.grouping import by_key
 from lora_cli.json_schema import ErrorReport, error_report
 from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import parse
@@ -15,6 +14,7 @@ from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.records import all_records
 from lora_cli.store.snapshots import find_snapshot
+from lora_cli.text import by_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetching.disk_space import Reservation
 from lora_cli.fetching.gate import byte_limit
 from lora_cli.fetching.readers import Deadline
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision
 from lora_cli.sources import Source
 from lora_cli.store.disk import FULL, on_disk, reflink, write_all

@@ -7,12 +7,12 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from lora_cli.documents.policy_checks import format_of
-from lora_cli.errors import FormatError, NoAdapter, Offline, Refused, UsageError
-from lora_cli.log import logger
+from lora_cli.errors import FormatError, LoraCliError, NoAdapter, Offline, Refused, UsageError
+from lora_cli.redaction import logger
 from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
 from lora_cli.refs.lock import LockedAdapter, lock_mismatch
 from lora_cli.refs.reference import LATEST_FOLDER, below
-from lora_cli.refs.request import Request, Selection
+from lora_cli.refs.request import EVERYTHING, Request, Selection
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.sources.registry import Sources
 from lora_cli.store.snapshots import check_paths
@@ -118,7 +118,7 @@ def is_adapter(paths: Iterable[str]) -> bool:
 def is_adapter_file(name: str) -> bool:
     """Whether a file has the name of an adapter's config or weights, also of another format's."""
     lora = "lora" in name and format_of(name) is not None
-    return name == CONFIG or name.startswith(WEIGHTS_STEM) or lora or format_of(name) in {"safetensors", "gguf"}
+    return name == CONFIG or name.startswith(WEIGHTS_STEM) or lora or name.lower().endswith((".safetensors", ".gguf"))
 
 
 def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
@@ -200,6 +200,14 @@ def latest_checkpoint(revision: Revision) -> Revision:
         raise FormatError("there are no checkpoints here", where=str(revision.ref), hint=hint)
     log.warning("%s: there are no checkpoints, the adapter itself is used", revision.ref)
     return revision
+
+
+def files_to_fetch(revision: Revision) -> tuple[RemoteFile, ...]:
+    """The files of an adapter that would be read, pickled ones too; if it is not an adapter, all files with weights."""
+    try:
+        return select_files(revision, EVERYTHING)
+    except LoraCliError:
+        return tuple(file for file in revision.files if format_of(file.path) and not file.defect)
 
 
 def select_locked(

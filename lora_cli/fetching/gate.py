@@ -12,10 +12,11 @@ from lora_cli.errors import Corrupt, Refused, UsageError
 from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.refs.lock import lock_mismatch
 from lora_cli.refs.reference import FSSPEC, WITH_REVISIONS, AdapterRef
-from lora_cli.refs.request import Request
+from lora_cli.refs.request import EVERYTHING, USUAL, Request
 from lora_cli.refs.snapshot import Blob, RemoteFile, Snapshot, snapshot_digest
 from lora_cli.refs.web_address import canonical_host
 from lora_cli.settings import Settings
+from lora_cli.sources.files import Files
 from lora_cli.sources.registry import rule_of
 from lora_cli.store.disk import on_disk, read_small
 
@@ -113,6 +114,48 @@ def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: Adapte
     contents = Contents(snapshot.files, signature, snapshot.directory, request.signature)
     chosen = partial(select_files, selection=request.selection)
     return check_signatures(_asked(request, ref)[0], required, contents, chosen, offline=settings.offline)
+
+
+def accept_in_place(request: Request, files: Files, settings: Settings) -> tuple[str, ...]:
+    """The signers that policies require of ``files`` that are read where they are, and are what was promised.
+
+    A lock is compared with the bytes that are on this disk, else with the listing. A digest that is unknown before a
+    fetch is only an error if a policy needs it.
+
+    Raises:
+        Refused: a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the lock.
+        Corrupt: its digest differs from the manifest's.
+        LoraCliError: what the source raises.
+    """
+    from lora_cli.fetching.file_selection import files_to_fetch, select_files, select_locked
+
+    at, planned = files.revision.pinned, files_to_fetch(files.revision)
+    required = signatures_for(request, settings, at)
+    refuse(request, settings, at, planned)
+    if request.locked is not None:
+        select_locked(files.revision, request.locked, USUAL, planned)
+    if request.sha256 is None and request.locked is None and not required:
+        return ()
+    # What an origin lists may be the signed files, and what it sends others.
+    known = {file.path: files.blob(file) for file in planned} if files.on_disk or not required else {"": None}
+    blobs = {path: blob for path, blob in known.items() if blob is not None}
+    if len(blobs) < len(known):
+        if not required and (request.sha256 is None or not settings.policies):
+            return ()
+        hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
+        why = "policy require_signature: " if required else ""
+        raise Refused(f"{files.ref}: {why}its digest is unknown before it is fetched", hint=hint)
+    check_promised(request, blobs, files.ref)
+    if not required:
+        return ()
+    from lora_cli.adapter.byte_ranges import read_beginning
+    from lora_cli.signing.signed_adapter import Contents, check_signatures
+
+    file = files.file(SIGNATURE)
+    signature = read_beginning(files, file, LARGEST_SIGNATURE) if file is not None else None
+    contents = Contents(blobs, signature, files.directory, request.signature)
+    chosen = partial(select_files, selection=EVERYTHING)
+    return check_signatures(files.ref, required, contents, chosen, offline=settings.offline)
 
 
 def check_promised(request: Request, files: Mapping[str, Blob], ref: AdapterRef | None = None) -> None:

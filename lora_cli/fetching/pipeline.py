@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, resolve, select_files, select_locked
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.refs.adapter_files import SIGNATURE
 from lora_cli.refs.lock import upgrade_hint
 from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef, parse
@@ -330,9 +330,10 @@ def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
     Raises:
         LoraCliError: as ``resolve``.
     """
-    ref, store = request.locked_ref, Store(settings.cache_dir)
+    ref = request.locked_ref
     if ref.scheme == "file":
         return Files(sources.of(ref), resolve(request, sources))
+    store = Store(settings.cache_dir)
     if (found := lookup(request, store, settings)) is not None:
         at = replace(found_at(found[0], request), revision=ref.revision)
         return files_of(found[1], at, found[0].revision)

@@ -5,19 +5,18 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import UnknownArchitecture, base_from_config
-from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, Offline, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import open_files
-from lora_cli.judging.read import ref_of
 from lora_cli.parse import json_object
 from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
 from lora_cli.refs.lock import LockedAdapter
-from lora_cli.refs.reference import AdapterRef, hub_words, repository_of
+from lora_cli.refs.reference import AdapterRef, hub_words, ref_of, repository_of
 from lora_cli.refs.request import BASE, Request
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_at
@@ -50,15 +49,24 @@ def open_base(
     from lora_cli.base.reading import read_base
 
     ref = ref_of(base)
-    if ref.scheme == "file" and Path(ref.location).is_file():
-        model = read_base(Path(ref.location), ref.location, fallback=fallback)
-        return replace(model, repository=repository_of(ref))
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
-    try:
-        return replace(_read(ref, name, settings, fallback, locked), repository=repository_of(ref))
-    except Offline as error:
-        hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
-        raise Offline(error.message, hint=hint) from error
+    if locked is not None:
+        config = json_object(locked.config.encode(), BASE_CONFIG)
+        try:
+            model = base_from_config(config, name)
+        except UnknownArchitecture:
+            if fallback is None:
+                raise
+            model = fallback(config)
+    else:
+        is_file = ref.scheme == "file" and Path(ref.location).is_file()
+        try:
+            files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
+            model = read_base(files or Path(ref.location), name, fallback=fallback)
+        except Offline as error:
+            hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
+            raise Offline(error.message, hint=hint) from error
+    return replace(model, repository=repository_of(ref))
 
 
 class Bases:
@@ -108,52 +116,6 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
         raise UsageError(
             f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine would start"
         )
-
-
-def _read(
-    ref: AdapterRef, name: str, settings: Settings, fallback: "Fallback | None", locked: LockedAdapter | None
-) -> BaseModel:
-    """The base by the config in the lock, or in the cache, if it is of the same revision, else from its origin."""
-    from lora_cli.base.reading import read_base
-
-    if locked is not None:
-        config = json_object(locked.config.encode(), BASE_CONFIG)
-        try:
-            return base_from_config(config, name)
-        except UnknownArchitecture:
-            if settings.offline or ref.scheme == "file":
-                if fallback is None:
-                    raise
-                return fallback(config)
-    files = open_files(Request("", ref, selection=BASE), settings, Sources(settings))
-    if ref.pinned and files.snapshot is not None and not settings.offline:
-        # A family without a table is read from headers, which only the origin has.
-        with suppress(UnknownArchitecture):
-            return read_base(files, name)
-        files = Files(origin := Sources(settings).of(ref), origin.resolve(ref))
-    return read_base(files, name, fallback=fallback)
-
-
-def open_config(base: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None) -> dict[str, Any]:
-    """The ``config.json`` of a base, as JSON; that of the lock if it is ``locked``.
-
-    Raises:
-        NotFound: there is none, as next to a single checkpoint file.
-        LoraCliError: as ``open_base``.
-    """
-    from lora_cli.base.reading import local_config, read_config
-
-    ref = ref_of(base)
-    if locked is not None:
-        config: dict[str, Any] | None = json_object(locked.config.encode(), BASE_CONFIG)
-    elif ref.scheme == "file" and Path(ref.location).is_file():
-        data = local_config(Path(ref.location))
-        config = None if data is None else json_object(data, ref.location)
-    else:
-        config = read_config(open_files(Request("", ref, selection=BASE), settings, Sources(settings)))
-    if config is None:
-        raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
-    return config
 
 
 def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[str, TensorInfo]] | None":

@@ -1,15 +1,16 @@
-"""What an adapter is, in numbers: from its config and header alone. ``inspect --format json`` has these fields."""
+"""What adapters are, in numbers: from config and header alone. ``inspect --format json`` has the fields of this."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.beside import read_card
+from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.formats import dialects
 from lora_cli.adapter.names import WRAPPER, layer_of, leaf_of, without_wrappers
@@ -17,8 +18,9 @@ from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
 from lora_cli.errors import FormatError, LoraCliError, Refused
-from lora_cli.grouping import by_key
-from lora_cli.json_schema import Count, PositiveCount, Sha256OrEmpty
+from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Version
+from lora_cli.judging.causes import fold
+from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import matched, misshapen
@@ -27,6 +29,8 @@ from lora_cli.peft.targets import EXPERTS, Scale, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
+from lora_cli.text import by_key
+from lora_cli.version import __version__
 
 if TYPE_CHECKING:
     from lora_cli.fetching.pipeline import FetchContext
@@ -46,8 +50,6 @@ BEYOND_PLAIN = (
     "kasa_config", "monteclora_config", "velora_config", "eva_config", "corda_config",
 )  # fmt: skip
 """Fields of a config that, when set, go beyond plain LoRA."""
-
-MOST_MODULES = 75_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,40 +108,80 @@ class Inspection:
     card: Card | None
     """The front matter of README.md, or null if there is none."""
     by_module: tuple[ModuleFacts, ...]
-    """Every module, in the order of its tensors; at most the first 75000, while modules counts all."""
+    """Every module, in the order of its tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """One adapter. Its exit_code is 1 where config or weights cannot be read; a finding is not a failure here."""
+
+    result: Result = field(metadata=INLINE)
+    inspection: Inspection | None
+    """What the adapter is, or null if it could not be read."""
+    diff: Comparison | None
+    """The result of --diff; null if it was not asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectReport:
+    """What adapters are. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/inspect/1"] = "lora_cli/inspect/1"
+    version: Version = __version__
+    base: BaseModel | None
+    """The base model that the adapters were compared with, or null."""
+    adapters: tuple[Inspected, ...]
+    engine_args: EngineArgs | None
+    """The smallest flags with which an engine serves the adapters, or null if they were not asked for."""
 
 
 def inspect_one(
     request: Request,
-    base: BaseModel | None,
     settings: Settings,
     context: "FetchContext | None" = None,
     threads: int = 1,
+    *,
+    base: BaseModel | None = None,
+    card: bool = False,
+    weights: bool = True,
 ) -> Result:
-    """One adapter read by config, header and model card, and matched with ``base``; no rule is run.
+    """One adapter read by config, and if wanted by header and model card, and matched with ``base``; no rule is run.
 
-    What makes config or weights unreadable is its error, too. Raises no ``LoraCliError``.
+    Raises no ``LoraCliError``: it is part of the result.
     """
     result = Result.of(request)
     with failing_alone(result):
         files, _ = open_one(result, settings, context)
+        threads = 1 if files.on_disk else threads
         adapter, result.card = call_in_threads(
             threads,
-            lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads),
-            lambda: read_card(files),
+            lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads, weights=weights),
+            lambda: read_card(files) if card else None,
         )
-        result.adapter, result.error = adapter, result.error or unreadable(adapter)
-        if base is not None:
-            result.base = base.name
-            if adapter.has_weights:
-                with one_budget():
-                    application = matched(adapter, base)[0]
-                misfits = misshapen(application).keys() & {*application.matched}
-                result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
+        result.adapter, result.base = adapter, None if base is None else base.name
+        if base is not None and adapter.has_weights:
+            with one_budget():
+                application = matched(adapter, base)[0]
+            misfits = misshapen(application).keys() & {*application.matched}
+            result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
     return result
 
 
-def unreadable(adapter: Adapter) -> LoraCliError | None:
+def inspected(result: Result, other: tuple[Adapter, OtherAdapter] | None = None) -> Inspected:
+    """What is said of an adapter that was read or judged; what makes it unreadable becomes the result's error.
+
+    ``other`` is what it is compared with.
+    """
+    adapter = result.adapter
+    result.error = result.error or (_unreadable(adapter) if adapter is not None else None)
+    result.exit_code = result.error.exit_code if result.error is not None else 0
+    result.findings = tuple(fold(result.findings, result.engines)) if result.findings else ()
+    if adapter is None:
+        return Inspected(result, None, None)
+    return Inspected(result, inspection_of(adapter, result.card), compare(adapter, *other) if other else None)
+
+
+def _unreadable(adapter: Adapter) -> LoraCliError | None:
     """Why config or weights could not be read, with exit code 1; None if both were."""
     error = adapter.config_error or adapter.weights_error
     if error is not None:
@@ -179,14 +221,14 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
             *([f"init_lora_weights={it}"] if isinstance(it := config.init_lora_weights, str) else []),
         ),
         card=card,
-        by_module=by_module[:MOST_MODULES],
+        by_module=by_module,
     )
 
 
 def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
     """Every module with a factor, in the order of its tensors."""
     # Where names leave open which parameter a wrapper is for, its scale is unknown if theirs differ.
-    paths, found = dict[str, Sequence[str]](), dict[str, Scale]()
+    paths, found = dict[str, list[str]](), dict[str, Scale]()
     if adapter.config is not None:
         names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
         leaves = by_key((parent, leaf) for parent, _, leaf in names)
@@ -195,7 +237,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
             ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
             wrapped = list(dict.fromkeys(leaf for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]))
             levels = [stem + WRAPPER * level for level in range(len(wrapped))]
-            if set(wrapped) <= set(EXPERT_PARAMETERS) and adapter.pairs.keys() >= set(levels) and module in levels:
+            if {*wrapped} <= {*EXPERT_PARAMETERS} and module in levels and adapter.pairs.keys() >= {*levels}:
                 # The parameter that the module holds first is the innermost.
                 wrapped = [sorted(wrapped, key=EXPERT_PARAMETERS.index)[-1 - levels.index(module)]]
             paths[module] = [f"{stem}.{leaf}" for leaf in wrapped] or [module]

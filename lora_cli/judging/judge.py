@@ -14,12 +14,12 @@ from lora_cli.checks.config import pattern_invalid
 from lora_cli.fetching.pipeline import FetchContext, fetch
 from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem
 from lora_cli.judging.base_model import Bases
-from lora_cli.judging.read import each, open_one, ref_of
+from lora_cli.judging.read import each, open_one
 from lora_cli.judging.result import Result, Stopwatch, failing_alone
 from lora_cli.peft.match import matched
 from lora_cli.peft.patterns import TOO_SLOW, one_budget
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.refs.reference import WITH_REVISIONS
+from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of

@@ -13,8 +13,7 @@ from lora_cli.documents.model_card import Card
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.finding import NO_BASE, NO_VALUES, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
 from lora_cli.json_schema import EXCLUDED, Count, Sha256
-from lora_cli.log import log_bug, logger
-from lora_cli.redaction import without_secrets
+from lora_cli.redaction import log_bug, logger, without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Snapshot
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
-from lora_cli.grouping import by_key
 from lora_cli.peft.patterns import LITERAL, Endings, Matcher, matching_keys
+from lora_cli.text import by_key
 
 ALL_LINEAR = "all-linear"
 

@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from lora_cli.base.base_model import BaseModel
+from lora_cli.documents.option_values import parse_duration
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.finding import Deployment
 from lora_cli.judging.base_model import open_base
-from lora_cli.log import logger
 from lora_cli.plugins.names import Fingerprint, Known, Names
+from lora_cli.redaction import logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.runtime.module_tree import base_from_transformers
 from lora_cli.serving.adapter_state import STATUS, Backoff, shorten_name
 from lora_cli.serving.admissions import FETCH_AT_ONCE, VALIDATORS, Admissions, AdmissionSettings
-from lora_cli.settings import RESOLVE_TIMEOUT, Settings, parse_duration
+from lora_cli.settings import RESOLVE_TIMEOUT, Settings
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
 

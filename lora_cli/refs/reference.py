@@ -272,3 +272,12 @@ SCHEMES: Mapping[str, tuple[str, str, Callable[..., AdapterRef]]] = {
     FSSPEC: (f"fsspec+({_PROTOCOLS})://[USER@]HOST/PATH", _FSSPEC, lambda url: AdapterRef(FSSPEC, url.rstrip("/"))),
 }
 """For each scheme how a reference is written, the pattern of what is behind ``://``, and what its groups make."""
+
+
+def ref_of(source: str | AdapterRef) -> AdapterRef:
+    """The reference that ``source`` is, or that its text means in the working directory.
+
+    Raises:
+        UsageError: the text is not a reference.
+    """
+    return parse(source, is_path=is_path) if isinstance(source, str) else source

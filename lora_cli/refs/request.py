@@ -38,6 +38,8 @@ class Selection:
 
 USUAL = Selection()
 BASE = Selection(base=True)
+EVERYTHING = Selection(allow_pickle=True)
+"""What is read of an adapter that is not fetched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from lora_cli.bench.report import (
     PolicyReport,
     SimulationReport,
 )
-from lora_cli.grouping import by_key
-from lora_cli.text import counted, milliseconds, safe
+from lora_cli.text import by_key, counted, milliseconds, safe
 
 SIMULATION_HEADER = ("policy", "hits", "closed", "disk")
 LIVE_HEADER = ("ms", "requests", "ttft p50", "p99", "tpot p50", "e2el p50", "p99")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from lora_cli.finding import Finding, Location, Severity
 from lora_cli.judging.report import Report
 from lora_cli.judging.result import Result
+from lora_cli.render.places import place_of
 from lora_cli.render.text import problem_lines, summary
 from lora_cli.text import safe
 
@@ -56,7 +57,7 @@ def _interleaved(found: Iterable[tuple[Result, Finding]]) -> Iterator[tuple[Resu
 
 def _properties(report: Report, one: Result, at: Location, title: str) -> dict[str, str]:
     """The title of an annotation, and its file and line, if the file is in the repository."""
-    place, titled = report.naming.place(one, at), {"title": f"{title} ({report.naming.identity(one)})"}
+    place, titled = place_of(report.naming, one, at), {"title": f"{title} ({report.naming.identity(one)})"}
     if place.kind != "below":
         return titled
     return {"file": place.path} | ({"line": str(place.line)} if place.line else {}) | titled

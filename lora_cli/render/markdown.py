@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from lora_cli.finding import Finding
-from lora_cli.judging.report import Report, engine_counts, summarize
+from lora_cli.judging.report import Report, summarize
 from lora_cli.judging.result import Result
-from lora_cli.render.text import summary
+from lora_cli.render.text import engine_counts, summary
 from lora_cli.text import counted, safe
 
 STEP_LIMIT = 1024 * 1024

@@ -16,6 +16,7 @@ from lora_cli.finding import Finding, Problem, Severity
 from lora_cli.judging.report import LOCAL, Report
 from lora_cli.judging.result import Result
 from lora_cli.render.json import to_json
+from lora_cli.render.places import place_of
 from lora_cli.render.text import without_markup
 from lora_cli.text import safe
 from lora_cli.version import __version__
@@ -105,7 +106,7 @@ def _message_and_location(report: Report, one: Result, problem: Problem) -> dict
     What is remote has an address without its scheme: of a run with any but ``file`` GitHub takes nothing at all.
     """
     at, identity = problem.at, report.naming.identity(one)
-    place = report.naming.place(one, at)
+    place = place_of(report.naming, one, at)
     path = quote(place.path.encode(errors="surrogatepass"))
     artifact = {"uri": f"file://{path}"} if place.kind == "elsewhere" else {"uri": path, "uriBaseId": ROOT}
     logical = {

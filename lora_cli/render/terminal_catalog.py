@@ -9,10 +9,10 @@ from lora_cli.checks import CHECKS
 from lora_cli.checks.check import Check
 from lora_cli.engines import Profile
 from lora_cli.finding import Outcome
-from lora_cli.grouping import by_key
 from lora_cli.render.catalog_report import RuleEntry
 from lora_cli.render.terminal import Paragraph, separated, table, text
 from lora_cli.render.text import without_markup
+from lora_cli.text import by_key
 
 LETTERS: Mapping[Outcome, str] = {
     Outcome.UNKNOWN: "?",

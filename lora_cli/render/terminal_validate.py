@@ -7,12 +7,11 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.finding import EngineOutcome, Finding, Problem, Severity, Skipped
-from lora_cli.grouping import by_key
-from lora_cli.judging.report import Report, engine_counts
+from lora_cli.judging.report import Report
 from lora_cli.judging.result import Result
 from lora_cli.render.terminal import FittedTable, Paragraph, hints
-from lora_cli.render.text import summary
-from lora_cli.text import counted, safe
+from lora_cli.render.text import engine_counts, summary
+from lora_cli.text import by_key, counted, safe
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 OUTCOMES: Mapping[str | None, str] = {

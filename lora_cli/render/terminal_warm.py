@@ -11,11 +11,10 @@ from rich.text import Text
 from lora_cli import parse
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import INTERRUPTED
-from lora_cli.grouping import by_key
 from lora_cli.render.terminal import Paragraph, hints, separated, table_or_blocks, text
 from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.results import Answers, LoadReport
-from lora_cli.text import counted, duration, milliseconds, safe, size
+from lora_cli.text import by_key, counted, duration, milliseconds, safe, size
 
 DIGEST_SHOWN = 12
 """Characters of a shortened digest, which ``cache show`` accepts."""

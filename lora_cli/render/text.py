@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from lora_cli.text import counted, safe
 
 if TYPE_CHECKING:
+    from lora_cli.finding import EngineOutcome
     from lora_cli.judging.report import ValidateSummary
+    from lora_cli.judging.result import Result
 
 
 def without_markup(documentation: str) -> str:
@@ -36,3 +38,8 @@ def summary(counts: "ValidateSummary") -> str:
             *[f"{counts.known} known"] * bool(counts.known),
         ]
     )
+
+
+def engine_counts(one: "Result", engine: "EngineOutcome") -> bool:
+    """Whether a finding counts that ``engine`` does not serve right: its check was selected, and it is not accepted."""
+    return any(finding.accepted is None and engine.asked in finding.effects for finding in one.findings)

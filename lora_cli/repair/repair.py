@@ -33,13 +33,12 @@ from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import ErrorReport, Version
 from lora_cli.judging.base_model import open_checkpoint
 from lora_cli.judging.judge import Terms, judge_one
-from lora_cli.judging.read import ref_of
 from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
 from lora_cli.peft.patterns import one_budget
 from lora_cli.peft.targets import scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS
-from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.reference import AdapterRef, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.repair.rewrite import (
     Array,

@@ -8,9 +8,9 @@ import torch
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.errors import Refused
-from lora_cli.grouping import by_key
 from lora_cli.runtime.adapter_weights import factors, view_tensors
 from lora_cli.runtime.lora_slots import Shape, Slots
+from lora_cli.text import by_key
 
 
 def shapes_of(adapter: Adapter, modules: Iterable[str]) -> dict[str, Shape]:

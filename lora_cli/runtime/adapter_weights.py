@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, FormatError, MachineError
-from lora_cli.grouping import by_key
+from lora_cli.text import by_key
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from lora_cli.errors import LoraCliError, MachineError
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.runtime.messages import Logged, OutputDelta, RowEvent, RowFailed, RowScheduled, Stage
 
 T = TypeVar("T")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
-from lora_cli.grouping import by_key
 from lora_cli.runtime.device_lock import DeviceLock
 from lora_cli.runtime.generation_batch import GenerationBatch
 from lora_cli.runtime.lora_slots import BASE_SLOT
@@ -26,6 +25,7 @@ from lora_cli.runtime.messages import (
 )
 from lora_cli.runtime.parent_connection import Send
 from lora_cli.runtime.transformers_model import ComposedModel
+from lora_cli.text import by_key
 
 if TYPE_CHECKING:
     from lora_cli.runtime.full_model import FullModel

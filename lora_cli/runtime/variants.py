@@ -16,9 +16,9 @@ from torch import nn
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import Refused
-from lora_cli.grouping import by_key
 from lora_cli.runtime.adapter_weights import ModuleWeights, factors, read_tensors
 from lora_cli.runtime.composable import ExtraTensorNames, extra_tensor_names, scalings
+from lora_cli.text import by_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
-from lora_cli.did_you_mean import nearest
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import SlotRequirements
+from lora_cli.text import nearest
 
 STATUS: Mapping[int, tuple[int, str]] = {
     1: (422, "UnprocessableEntityError"),

@@ -22,7 +22,7 @@ from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
 from lora_cli.fetching.pipeline import FetchContext
 from lora_cli.judging.judge import OnStage, Terms, fetch_one, judge_fetched
 from lora_cli.judging.result import Result
-from lora_cli.log import log_bug, logger
+from lora_cli.redaction import log_bug, logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.runtime.load_jobs import report_of_admission

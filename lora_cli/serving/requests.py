@@ -16,9 +16,8 @@ from pydantic import (
 )
 
 from lora_cli import parse
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.text import shown
+from lora_cli.text import did_you_mean, shown
 
 LONGEST_NAME, LONGEST_PATH = 256, 4096
 MOST_KEYS, MOST_MISTAKES = 100, 8

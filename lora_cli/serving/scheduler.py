@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 
 from lora_cli.errors import LoraCliError, MachineError
-from lora_cli.grouping import by_key
 from lora_cli.runtime.messages import (
     MAX_BATCH_SIZE,
     Generate,
@@ -19,6 +18,7 @@ from lora_cli.runtime.messages import (
 )
 from lora_cli.serving.adapter_manager import AdapterManager
 from lora_cli.serving.requests import CompletionRequest
+from lora_cli.text import by_key
 
 MAX_WAITING = 4096
 

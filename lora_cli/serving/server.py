@@ -21,7 +21,7 @@ import uvicorn
 
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.serving.api import Api
 from lora_cli.serving.connection import IDLE_S, connection_limits, protocol
 from lora_cli.serving.middleware import PROBES

@@ -28,7 +28,7 @@ from OpenSSL import crypto
 
 from lora_cli.documents.policy import RequiredSignature, SigstoreIdentity
 from lora_cli.errors import LoraCliError, Offline, Refused, Unreachable, UsageError
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.signing.trusted_files import read_trusted
 from lora_cli.text import cut, safe
 

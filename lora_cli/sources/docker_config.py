@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_cli.errors import UsageError
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.settings import home_of
 
 log = logger(__name__)

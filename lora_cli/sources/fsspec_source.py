@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Refused, UsageError
+from lora_cli.parallel import run_in_thread
 from lora_cli.refs.reference import FSSPEC, AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings, home_of

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings

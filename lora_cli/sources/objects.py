@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import (
     AccessDenied,
     Changed,
@@ -20,6 +19,7 @@ from lora_cli.errors import (
     Unreachable,
     UsageError,
 )
+from lora_cli.parallel import run_in_thread
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
 
 from lora_cli.errors import Corrupt, Unreachable
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 
 CONNECT_TIMEOUT_S, LONGEST_WAIT_S, LONGEST_BACKOFF_S = 10.0, 330.0, 8.0
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from lora_cli.daemon_threads import map_in_threads
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Unreachable
+from lora_cli.parallel import map_in_threads
 from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, PICKLED, SIGNATURE, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision

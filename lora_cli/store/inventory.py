@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.grouping import by_key
 from lora_cli.store import Store
 from lora_cli.store.records import Record, all_records
 from lora_cli.store.snapshots import is_digest
+from lora_cli.text import by_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.errors import Corrupt, Refused
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.refs.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.disk import EXHAUSTED, on_disk, opened, remove_path

@@ -11,7 +11,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.cli.output import to_stderr, write
-from lora_cli.log import logger
+from lora_cli.redaction import logger
 from lora_cli.render.json import to_json
 from lora_cli.text import escape_ci_commands, safe, safe_lines
 from tests.answering import answering

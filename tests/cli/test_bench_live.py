@@ -12,8 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from lora_cli.cli.app import repeat_flags
-from lora_cli.cli.main import main
+from lora_cli.cli.main import main, repeat_flags
 from tests.bench.null_server import NullServer
 from tests.cli.test_bench_results import valid
 from tests.cli.test_bench_simulate import explained

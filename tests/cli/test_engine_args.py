@@ -49,8 +49,7 @@ def test_a_manifest_is_served_by_the_smallest_flags(folder: Path, capsys: Captur
         *("--lora-modules", f"tone={folder}/tone", f"support={folder}/support"),
     ]
     # q, k, v and o of two layers 64 wide, with two key heads of 16: (128 + 96 + 96 + 128) · 2 · 16 · 2 bytes
-    assert found["fit"]["slot_bytes"] == 28_672
-    assert found["fit"]["total_bytes"] == 2 * 28_672
+    assert found["slot_bytes"] == 28_672
 
 
 def test_what_people_are_shown_is_what_a_shell_runs(folder: Path, capsys: Captured) -> None:
@@ -81,7 +80,6 @@ def test_sglang_has_a_slot_for_the_base_and_is_told_who_is_pinned(folder: Path, 
         json.dumps({"lora_name": "tone", "lora_path": f"{folder}/tone", "pinned": True}),
         f"support={folder}/support",
     ]
-    assert found["base_slots"] == 1
     file = manifest(folder, "tone", engine="engine: {name: sglang, max_loras: 1}\n", pinned=("tone",))
     assert main(["inspect", "-f", file, "--engine-args", "sglang"]) == 2
     told = "1 slots are too few: 1 adapters are pinned, and requests to the base use one slot"
@@ -93,11 +91,10 @@ def test_the_manifests_engine_bounds_it(folder: Path, capsys: Captured) -> None:
     file = manifest(folder, "tone", "support", engine=engine)
     found = asked(capsys, "-f", file, "--engine-args", "vllm")
 
-    assert (found["version"], found["profile"]) == ("0.31", "0.31")
-    assert (found["fit"]["max_loras"], found["fit"]["max_cpu_loras"]) == (1, 2)
-    assert found["notes"] == ["the manifest's max_lora_rank is 8, but 16 is needed"]
+    assert (found["version"], found["max_loras"], found["max_cpu_loras"]) == ("0.31", 1, 2)
+    assert found["note"] == "the manifest's max_lora_rank is 8, but 16 is needed"
     other = asked(capsys, "-f", file, "--engine-args", "sglang")
-    assert (other["version"], other["fit"]["max_loras"]) == (None, 3)
+    assert other["max_loras"] == 3
 
 
 def test_one_adapter_without_a_base_is_told_the_least(folder: Path, capsys: Captured) -> None:
@@ -120,7 +117,7 @@ def test_what_no_flag_serves_is_left_out_and_ends_with_1(folder: Path, capsys: C
     reasons = {one["name"]: one["reason"] for one in found["left_out"]}
     assert "use_dora is true; vLLM 0.33 rejects it" in reasons["dora"]
     assert "the rank is 600 (r), but --max-lora-rank is 512" in reasons["wide"]
-    assert reasons["torn"].startswith("LC102: ")
+    assert reasons["torn"].startswith("LC102 ")
     assert found["served"] == ["tone"]
     assert asked(capsys, str(folder / "wide"), "--engine-args", "vllm", code=1)["flags"] == []
 
@@ -137,7 +134,7 @@ def test_modules_that_an_option_does_not_take_are_said(folder: Path, capsys: Cap
                             config={"target_modules": ["q_proj", "fc1"]})  # fmt: skip
     found = asked(capsys, str(adapter), "--engine-args", "sglang", code=1)
 
-    assert found["left_out"][0]["reason"] == "SGLang's --lora-target-modules does not accept fc1"
+    assert found["left_out"][0]["reason"] == "--lora-target-modules does not accept fc1"
 
 
 def test_what_is_served_otherwise_than_trained_is_told(folder: Path, capsys: Captured) -> None:
@@ -147,7 +144,7 @@ def test_what_is_served_otherwise_than_trained_is_told(folder: Path, capsys: Cap
 
     assert [one["name"] for one in found["served_wrong"]] == ["rs"]
     assert found["served"] == ["tone"]
-    assert found["fit"] == alone["fit"]
+    assert found["slot_bytes"] == alone["slot_bytes"]
     assert main(["inspect", "-f", manifest(folder, "rs"), "--engine-args", "sglang"]) == 1
     assert "--enable-lora" not in capsys.readouterr().out
     assert main(["inspect", "-f", manifest(folder, "tone", "rs"), "--engine-args", "sglang"]) == 1
@@ -169,8 +166,6 @@ def test_what_is_served_otherwise_than_trained_is_not_in_the_command(
 
     assert [(one["name"], one["exit_code"]) for one in found["served_wrong"]] == [(wrong, 1)]
     assert found["flags"][found["flags"].index(flag) + 1 :] == [f"tone={folder}/tone"]
-    assert main(["inspect", *words]) == 1
-    assert f"not in {flag}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_base_without_lora_serves_none(tmp_path: Path, capsys: Captured) -> None:
@@ -188,8 +183,8 @@ def test_experts_and_their_routers_count(tmp_path: Path, capsys: Captured) -> No
     adapter = write_adapter(tmp_path / "a", modules=modules, r=8)
     found = asked(capsys, str(adapter), "--base", str(base), "--engine-args", "vllm@0.33")
 
-    assert found["fit"]["lora_target_modules"] == ["experts"]
-    assert found["fit"]["slot_bytes"] == 2 * 4 * (192 + 192 + 192) * 8 * 2
+    assert found["lora_target_modules"] == ["experts"]
+    assert found["slot_bytes"] == 2 * 4 * (192 + 192 + 192) * 8 * 2
 
 
 def test_an_adapter_of_the_hub_is_named_once_it_is_here(
@@ -211,7 +206,7 @@ def test_an_adapter_of_the_hub_is_named_once_it_is_here(
         found = asked(capsys, *cache, "-f", str(file), "--engine-args", "vllm")
 
     (snapshot,) = (tmp_path / "cache" / "snapshots" / "sha256").glob("*/adapter_model.safetensors")
-    assert found["located"] == [{"name": "sql", "path": str(snapshot.parent), "pinned": False}]
+    assert found["flags"][-1] == f"sql={snapshot.parent}"
     assert snapshot.read_bytes() == (folder / WEIGHTS).read_bytes()
 
 

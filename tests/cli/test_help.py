@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from lora_cli.cli.app import COMMANDS, load_command
 from lora_cli.cli.cache import COMMANDS as OF_CACHE
-from lora_cli.cli.main import main
+from lora_cli.cli.main import COMMANDS, load_command, main
 from tests.cli.test_main import options_of
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -157,14 +157,3 @@ def test_policies_over_adapters_do_not_apply_to_it(hub: Hub, tmp_path: Path) -> 
     )
     assert fetch("--policy", "policy.yaml") == 0
     assert base() is not None
-
-
-def test_a_family_without_a_table_is_told_by_the_headers_of_its_origin(hub: Hub, tmp_path: Path) -> None:
-    folder = write_base(tmp_path / "odd")
-    config = json.loads((folder / "config.json").read_text()) | {"model_type": "odd"}
-    weights = next(folder.glob("*.safetensors"))
-    hub.add("org/odd", {"config.json": config, weights.name: weights.read_bytes()})
-    set_of("real=org/real", base="org/odd")
-    assert fetch() == 0
-    assert main(["validate", "-f", "set.yaml"]) == 0
-    assert hub.count(weights.name)

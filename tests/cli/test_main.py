@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from lora_cli import __version__, errors
-from lora_cli.cli import app
-from lora_cli.cli.app import COMMANDS
-from lora_cli.cli.main import main
+from lora_cli.cli.main import COMMANDS, load_command, main
 
 EXIT_TABLE = [
     (errors.FormatError("not JSON", where="adapter_config.json"), 1),
@@ -118,7 +116,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_option_has_its_environment_variable() -> None:
     for name in COMMANDS:
-        for parameter in options_of(app.load_command(name)):
+        for parameter in options_of(load_command(name)):
             longest = next(flag for flag in parameter.opts if flag.startswith("--"))
             if longest != "--help":
                 assert parameter.envvar == "LORA_CLI_" + longest[2:].replace("-", "_").upper()

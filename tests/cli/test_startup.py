@@ -75,7 +75,7 @@ def console_script() -> str:
     return f"from {module} import {function}; {function}()"
 
 
-@pytest.mark.parametrize("module", ["lora_cli.errors", "lora_cli.cli.app", "typer", "lora_cli.cli.rules"])
+@pytest.mark.parametrize("module", ["lora_cli.errors", "lora_cli.cli.main", "typer", "lora_cli.cli.rules"])
 @pytest.mark.parametrize("start", [["-m", "lora_cli"], ["-c", console_script()]], ids=["module", "script"])
 def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback(
     start: list[str], module: str, tmp_path: Path

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from lora_cli.documents.manifest import EngineSpec
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Deployment
-from lora_cli.judging.engine_args import EngineArgs, Launch, engine_args
+from lora_cli.judging.engine_args import EngineArgs, engine_args
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -18,15 +19,16 @@ from tests.making import llama_modules, write_adapter
 QV = ("q_proj", "v_proj")
 
 
-def args(folder: Path, engine: str, adapters: Sequence[tuple[str, int]], **launch: Any) -> EngineArgs:
+def args(folder: Path, engine: str, adapters: Sequence[tuple[str, int]], pinned: str = "", **how: Any) -> EngineArgs:
     """The flags for adapters of these folders and ranks, on two layers of q and v."""
     profile, settings = choose_engine(engine), Settings(folder / "cache")
     terms = Terms(engines=(profile,), values=False, deployment=Deployment(max_lora_rank=512))
     results = []
     for path, rank in adapters:
         write_adapter(folder / path, modules=llama_modules(QV), r=rank)
-        results.append(judge_one(Request(Path(path).name, str(folder / path)), terms, settings))
-    return engine_args(results, Launch(profile, **launch))
+        request = Request(Path(path).name, str(folder / path), pinned=path == pinned)
+        results.append(judge_one(request, terms, settings))
+    return engine_args(results, profile, **how)
 
 
 @pytest.mark.parametrize(
@@ -43,20 +45,18 @@ def args(folder: Path, engine: str, adapters: Sequence[tuple[str, int]], **launc
 def test_the_smallest_legal_limits_serve_all(
     engine: str, ranks: Sequence[int], limits: dict[str, int], expected: tuple[int, ...], tmp_path: Path
 ) -> None:
-    found = args(tmp_path, engine, [(str(number), rank) for number, rank in enumerate(ranks)], **limits)
+    limited = EngineSpec.model_validate({"name": engine, **limits})
+    found = args(tmp_path, engine, [(str(number), rank) for number, rank in enumerate(ranks)], limits=limited)
 
-    fit, widths = found.fit, llama_modules(QV).values()
-    assert fit is not None
-    assert (fit.max_lora_rank, fit.max_loras, fit.max_cpu_loras) == expected
-    assert fit.lora_target_modules == QV
-    assert fit.slot_bytes == 2 * fit.max_lora_rank * sum(d_in + d_out for d_in, d_out in widths)
-    assert fit.total_bytes == fit.max_loras * fit.slot_bytes
+    assert (found.max_lora_rank, found.max_loras, found.max_cpu_loras) == expected
+    assert found.lora_target_modules == QV
+    assert found.slot_bytes == 2 * found.max_lora_rank * sum(map(sum, llama_modules(QV).values()))
     assert found.served == tuple(map(str, range(len(ranks))))
 
 
 def test_a_path_that_is_no_plain_word_reaches_the_engine_whole(tmp_path: Path) -> None:
     paths = [("my adapters/a", 8), ("a,b/b", 8), ("c", 8)]
-    found = args(tmp_path, "sglang", paths, named=True, pinned=frozenset({"c"}))
+    found = args(tmp_path, "sglang", paths, pinned="c", named=True)
 
     assert found.flags[-4:] == (
         "--lora-paths",

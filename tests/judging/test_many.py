@@ -13,8 +13,9 @@ import pytest
 from lora_cli.errors import MachineError
 from lora_cli.judging.base_model import open_base
 from lora_cli.judging.judge import Terms, judge_all, judge_one
-from lora_cli.judging.read import TOGETHER, WORTH_PROCESSES, in_processes
+from lora_cli.judging.read import WORTH_PROCESSES
 from lora_cli.judging.result import Result
+from lora_cli.parallel import TOGETHER, in_processes
 from lora_cli.refs.reference import is_path, parse
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings

@@ -6,12 +6,10 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 
-from lora_cli.cli.app import COMMANDS, build_app, load_command, variables
+from lora_cli.cli.main import COMMANDS, build_app, load_command, variables
 from lora_cli.cli.options import PREFIX
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS
-from tests.conftest import ROOT
 from tests.kubernetes.pods import FOLDER, Fields, containers, documents, pods, reads_our_variables
 
 VERSION = "1.33"
@@ -167,10 +165,3 @@ def test_a_claim_of_a_pod_is_one_of_ours_and_fits_its_volume() -> None:
 
 def test_every_file_is_a_document_that_is_tested() -> None:
     assert {file.name for file in FOLDER.iterdir()} == {file for file, _ in DOCUMENTS}
-
-
-def test_the_pod_with_an_image_volume_of_the_docs_is_valid() -> None:
-    text = (ROOT / "docs/oci.md").read_text(encoding="utf-8")
-    (pod,) = (yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "vllm"}, **pod}
-    kubernetes_validate.validate(document, VERSION, strict=True)

@@ -5,8 +5,8 @@ import torch
 import yaml
 
 from lora_cli.base.base_model import BaseModule
+from lora_cli.documents.option_values import parse_size
 from lora_cli.runtime.lora_slots import storage_bytes
-from lora_cli.units import parse_size
 from tests.conftest import ROOT
 from tests.kubernetes.pods import Fields, containers, documents, pods, reads_our_variables
 

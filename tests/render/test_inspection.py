@@ -11,10 +11,9 @@ from lora_cli.adapter.comparison import Comparison, FieldChange, OtherAdapter, S
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import base_from_config
 from lora_cli.documents.model_card import Card
-from lora_cli.judging.engine_args import EngineArgs, Fit, Located, Remark
-from lora_cli.judging.inspection import Inspection, ModuleFacts
+from lora_cli.judging.engine_args import EngineArgs, Remark
+from lora_cli.judging.inspection import Inspected, Inspection, InspectReport, ModuleFacts
 from lora_cli.judging.result import Result
-from lora_cli.render.inspect_report import Inspected, InspectReport
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
@@ -23,7 +22,6 @@ from tests.render.reports import HOSTILE, all_checked
 from tests.schemas import check_schema
 
 BASE = base_from_config(base_config("llama"), "tiny")
-FIT = Fit(256, ("q_proj", "v_proj"), 3, 4, 2 << 30, 6 << 30)
 
 
 def described(word: str = "sql") -> Inspection:
@@ -47,10 +45,11 @@ def described(word: str = "sql") -> Inspection:
 def flags(word: str = "sql") -> EngineArgs:
     """Flags with all that can be said of them."""
     return EngineArgs(
-        engine="vllm", version="0.40", profile="0.33", proven=True, flags=("--enable-lora",),
+        engine="vllm", version="0.40", flags=("--enable-lora",),
         command="vllm serve acme/base \\\n  --enable-lora",
-        served=(word, "tone"), left_out=(Remark(word, word, word, 1),), served_wrong=(Remark(word, word),), fit=FIT,
-        base_slots=0, located=(Located("tone", "/srv/tone"),), absent=(word,), notes=(word,),
+        max_lora_rank=256, lora_target_modules=("q_proj", "v_proj"), max_loras=3, max_cpu_loras=4, slot_bytes=2 << 30,
+        served=(word, "tone"), left_out=(Remark(word, word, word, 1),), served_wrong=(Remark(word, word),),
+        absent=(word,), note=word,
     )  # fmt: skip
 
 
@@ -88,7 +87,7 @@ def documents(word: str) -> list[dict[str, Any]]:
     reports = [
         inspected([(one, described(word)) for one in checked], BASE, flags(word), diff=compared(word)),
         inspected([(checked[-1], None)]),
-        inspected([], None, replace(flags(word), fit=None)),
+        inspected([], None, replace(flags(word), served=())),
     ]
     return [json.loads(to_json(report)) for report in reports]
 

@@ -20,7 +20,7 @@ from lora_cli.bench.report import (
     bench_report,
 )
 from lora_cli.errors import UsageError
-from lora_cli.grouping import by_key
+from lora_cli.text import by_key
 
 KINDS: tuple[LiveTier, ...] = ("hot", "warm", "cold", "later")
 """``later``: the server reports no tier, and the adapter was requested before."""

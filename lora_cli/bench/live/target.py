@@ -9,11 +9,11 @@ from lora_cli import parse
 from lora_cli.bench.live.load_generator import READ_TIMEOUT_S
 from lora_cli.bench.live.requests import token_ids
 from lora_cli.bench.trace import Request
-from lora_cli.did_you_mean import did_you_mean
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Endpoint, Refusal
 from lora_cli.endpoint.servers import SERVERS, ServedModel, Server, open_server
 from lora_cli.errors import EndpointError
+from lora_cli.text import did_you_mean
 
 VOCABULARIES = (1000, 100, 16)
 """Token ids are below one of these: the first that the server takes."""
