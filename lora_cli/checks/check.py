@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from inspect import getdoc
 from itertools import islice
 from typing import Literal
@@ -131,29 +131,22 @@ def judge(case: Case, engines: Sequence[Profile], checks: Iterable[Check]) -> Ju
     if adapter.pairs and adapter.config is not None and any(not one.engine.reads_peft_type for one in engines):
         case = replace(case, as_lora=not case.is_lora)
     ons = [on_engine(named if one.engine.reads_peft_type else case, one) for one in engines]
-    found: list[Finding] = []
-    skipped: list[Skipped] = []
-    matter: list[tuple[Check, str]] = []
-    for one in checks:
-        for told in _run(one, case, ons):
-            if isinstance(told, Finding):
-                found.append(told)
-            else:
-                skipped.append(told)
-                matter.append((one, told.reason))
-    outcomes = tuple(_outcome(on, found, matter) for on in ons)
+    told = [(one, each) for one in checks for each in _run(one, case, ons)]
+    found = [each for _, each in told if isinstance(each, Finding)]
+    skipped = [(one, each) for one, each in told if isinstance(each, Skipped)]
+    outcomes = tuple(_outcome(on, found, skipped) for on in ons)
     rejected = {one.asked for one in outcomes if one.outcome is REJECTS}
     # What an engine does is not unknown if it refuses the adapter anyway.
     kept = (
         one for one in found if not one.effects or max(one.effects.values()) > UNKNOWN or one.effects.keys() - rejected
     )
-    return Judgement(case, tuple(kept), tuple(skipped), outcomes)
+    return Judgement(case, tuple(kept), tuple(each for _, each in skipped), outcomes)
 
 
-def _outcome(on: On, found: Iterable[Finding], skipped: Iterable[tuple[Check, str]]) -> EngineOutcome:
+def _outcome(on: On, found: Iterable[Finding], skipped: Iterable[tuple[Check, Skipped]]) -> EngineOutcome:
     by_effect = by_key((one.effects[on.key], one.problem.message) for one in found if on.key in one.effects)
     outcome = max(by_effect, default=OK)
-    why = next((reason for one, reason in skipped if one.matters_to(on.profile)), "") if outcome is OK else ""
+    why = next((each.reason for one, each in skipped if one.matters_to(on.profile)), "") if outcome is OK else ""
     notes = (on.profile.note, *(by_effect.get(UNKNOWN, ()) if outcome is UNKNOWN else ()), why)
     return EngineOutcome(
         engine=on.name,
@@ -166,14 +159,6 @@ def _outcome(on: On, found: Iterable[Finding], skipped: Iterable[tuple[Check, st
     )
 
 
-@dataclass(slots=True)
-class _Told:
-    """A problem, and its effects on the engines for which it is one."""
-
-    problem: Problem
-    effects: dict[str, Outcome] = field(default_factory=dict)
-
-
 def _run(one: Check, case: Case, ons: Sequence[On]) -> Iterator[Finding | Skipped]:
     """The findings of a check, or one ``Skipped`` if what it needs is missing."""
     asked = ons or [On(_peft(), asked=False)]
@@ -184,43 +169,35 @@ def _run(one: Check, case: Case, ons: Sequence[On]) -> Iterator[Finding | Skippe
         yield Skipped(one.code, one.name, reason)
         return
     by_engine = one.find.__code__.co_argcount == 2
-    told: dict[Problem, _Told] = {}
+    told: dict[Problem, dict[str, Outcome]] = {}
     for number, on in enumerate(minding if by_engine else minding[:1]):
-        problems = one.find(case, on) if by_engine else one.find(case)
-        for problem in _first(problems):
-            if isinstance(problem, NotChecked):
-                if number == 0:
-                    yield Skipped(one.code, one.name, cut(problem.reason, LONGEST_MESSAGE))
-                continue
-            entry = told.setdefault(problem, _Told(problem))
-            for each in [on] if by_engine else asked:
-                effect = each.profile.effect(problem.effects.get(each.name, one.effects[each.name]))
-                entry.effects[each.key] = max(effect, entry.effects.get(each.key, OK))
-    for entry in told.values():
-        if (found := _finding(one, entry, asked)) is not None:
-            yield found
+        for problem in _first(one.find(case, on) if by_engine else one.find(case)):
+            if isinstance(problem, Problem):
+                effects = told.setdefault(problem, {})
+                for each in [on] if by_engine else asked:
+                    effect = each.profile.effect(problem.effects.get(each.name, one.effects[each.name]))
+                    effects[each.key] = max(effect, effects.get(each.key, OK))
+            elif number == 0:
+                yield Skipped(one.code, one.name, cut(problem.reason, LONGEST_MESSAGE))
+    for problem, effects in told.items():
+        if one.floor is not None or max(effects.values()):
+            yield _finding(one, problem, effects, asked)
 
 
-def _finding(one: Check, told: _Told, asked: Sequence[On]) -> Finding | None:
-    """The finding of a problem with what the engines do; None if it is none for any of them."""
-    worst = max(told.effects.values())
-    if worst is OK and one.floor is None:
-        return None
+def _finding(one: Check, problem: Problem, effects: Mapping[str, Outcome], asked: Sequence[On]) -> Finding:
+    """The finding of a problem, with what the engines do at the end of its message."""
+    worst = max(effects.values())
     severity = Severity.ERROR if worst > UNKNOWN else Severity.WARNING if one.floor is None else one.floor
-    effects = {on.key: told.effects.get(on.key, OK) for on in asked if on.asked}
-    does = [f"{on.profile.title} {effects[on.key].phrase}" for on in asked if effects.get(on.key, OK) > OK]
-    problem, minds = told.problem, next(on.name for on in asked if told.effects.get(on.key) is worst)
+    minding = [on for on in asked if effects.get(on.key)]
+    does = (f"{on.profile.title} {effects[on.key].phrase}" for on in minding if on.asked and effects[on.key] > UNKNOWN)
+    hint = problem.hint or one.hint.format(engine=next((on.name for on in minding if effects[on.key] is worst), ""))
+    told = Problem(
+        cut("; ".join([cut(problem.message, LONGEST_MESSAGE), *does]), LONGEST_MESSAGE),
+        Location(cut(problem.at.file, LONGEST_MESSAGE), cut(problem.at.field, LONGEST_MESSAGE)),
+        cut(hint, LONGEST_MESSAGE),
+    )
     return Finding(
-        one.code,
-        one.name,
-        severity,
-        Problem(
-            cut("; ".join([cut(problem.message, LONGEST_MESSAGE), *does]), LONGEST_MESSAGE),
-            Location(cut(problem.at.file, LONGEST_MESSAGE), cut(problem.at.field, LONGEST_MESSAGE)),
-            cut(problem.hint or one.hint.format(engine=minds), LONGEST_MESSAGE),
-        ),
-        None,
-        effects={name: effect for name, effect in effects.items() if effect > OK},
+        one.code, one.name, severity, told, None, effects={on.key: effects[on.key] for on in minding if on.asked}
     )
 
 

@@ -610,4 +610,4 @@ def shared_expert_factors(case: Case) -> Problems:
     vLLM 0.33 takes that layout with ``--enable-moe-shared-loras`` alone. SGLang takes it, if all adapters of one start
     have it. PEFT does not write it.
     """
-    yield from _counted(case, "the experts share a factor", shared_experts(case))
+    yield from _counted(case, "the experts share a factor", shared_experts(case.adapter))

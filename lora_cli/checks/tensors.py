@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.names import PAIR_PARTS, last_name
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, Problems, check, grouped, shape
@@ -121,7 +122,7 @@ def factor_shape(case: Case) -> Problems:
     There is no product ``B @ A``. Empty and flat tensors are what ZeRO-3 and FSDP save when the parameters were not
     gathered first; vLLM serves what has two dimensions.
     """
-    experts, found = shared_experts(case), list[tuple[Effects, str, str]]()
+    experts, found = shared_experts(case.adapter), list[tuple[Effects, str, str]]()
     for pair in case.adapter.pairs.values():
         flat = [(part, one) for part, one in pair.named.items() if len(one.shape) != 2 or 0 in one.shape]
         for part, one in flat:
@@ -135,9 +136,14 @@ def factor_shape(case: Case) -> Problems:
         yield from grouped([told[1:] for told in found if told[0] == own], case.weights_file, "module", effects=own)
 
 
-def shared_experts(case: Case) -> list[str]:
+def is_expert(module: str) -> bool:
+    """Whether a module is of experts."""
+    return "experts" in module.split(".")
+
+
+def shared_experts(adapter: Adapter) -> list[str]:
     """The modules of experts that share a factor: with three dimensions, and one expert in the first."""
-    experts = ((module, pair) for module, pair in case.adapter.pairs.items() if "experts" in module.split("."))
+    experts = ((module, pair) for module, pair in adapter.pairs.items() if is_expert(module))
     return [m for m, pair in experts if any(len(one.shape) == 3 and one.shape[0] == 1 for one in pair.factors)]
 
 
