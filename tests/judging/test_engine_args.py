@@ -78,7 +78,7 @@ def test_sglang_takes_one_layout_of_experts_factors(
         name = "base_model.model.model.layers.0.mlp.experts.gate_up_proj.lora_{}.weight"
         tensors = {name.format("A"): np.ones(shape, "f4"), name.format("B"): np.ones((8, 128, 4)[-len(shape) :], "f4")}
         folder = write_adapter(
-            tmp_path / str(number), modules={}, tensors=tensors, config={"target_modules": ["o_proj"]}
+            tmp_path / str(number), modules={}, tensors=tensors, config={"target_modules": ["gate_up_proj"]}
         )
         terms = Terms(engines=(profile,), values=False)
         results.append(judge_one(Request("", str(folder)), terms, Settings(tmp_path / "cache")))
