@@ -14,19 +14,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from math import ceil
 
 from fetching.servers import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from lora_cli.bench.live.load_generator import LoadTest, run_load
-from lora_cli.bench.live.requests import RequestResult, prepare_requests
-from lora_cli.bench.live.target import find_target
-from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.trace import Trace
-from lora_cli.bench.workload import Lengths, SyntheticWorkload, make_requests
+from lora_cli.bench.client import Answer, Load, find_target, run_load
+from lora_cli.bench.trace import Request
+from lora_cli.bench.workload import Popularity, Workload, make_requests
 from lora_cli.endpoint.address import parse_address
+from lora_cli.endpoint.client import Endpoint
 from tests.bench.null_server import NullServer
 
 GOAL_MS = 5.0
@@ -43,7 +41,7 @@ def main() -> None:
     parser.add_argument("--sleep", type=int, default=None, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.sleep is not None:
-        print(*asyncio.run(_slept(_trace(asked, asked.sleep, ["a0"]))))
+        print(*asyncio.run(_slept([one.time_s or 0.0 for one in _requests(asked, asked.sleep, ["a0"])])))
         return
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {asked.rate:g} requests a second", flush=True)
     missed = 0
@@ -53,28 +51,26 @@ def main() -> None:
     print(f"goal {GOAL_MS:g} ms at p99: {'met' if not missed else f'MISSED by {missed} of {asked.seeds} seeds'}")
 
 
-def _trace(asked: argparse.Namespace, seed: int, names: Sequence[str]) -> Trace:
-    length = Lengths(asked.output_len, asked.output_len)
-    number = int(asked.rate * asked.seconds)
-    traffic = SyntheticWorkload(parse_popularity("zipf:1.0"), number, seed, request_rate=asked.rate, output_len=length)
-    return make_requests(names, traffic)
+def _requests(asked: argparse.Namespace, seed: int, names: Sequence[str]) -> Sequence[Request]:
+    number, length = int(asked.rate * asked.seconds), (asked.output_len, asked.output_len)
+    return make_requests(names, Workload(Popularity(), number, seed, asked.rate, output_len=length))
 
 
 def _one(asked: argparse.Namespace, seed: int, server: NullServer) -> bool:
     """One seed; whether the goal is missed."""
-    target = find_target(parse_address(server.url), "", [])
-    load = prepare_requests(_trace(asked, seed, list(target.models)), target.models, seed, 1000)
-    course: list[RequestResult] = []
+    target = find_target(Endpoint(parse_address(server.url)))
+    requests = _requests(asked, seed, target.adapters)
+    answers: list[Answer] = []
     command = [sys.executable, __file__, "--sleep", str(seed), "--rate", str(asked.rate), "--seconds"]
     with subprocess.Popen([*command, str(asked.seconds)], stdout=subprocess.PIPE, text=True) as sleeper:
         before = _processor_s()
-        run_load(LoadTest(target.address, "", load), course)
-        each_ms = (_processor_s() - before) / len(load) * 1e3
+        run_load(Load(target, requests), answers)
+        each_ms = (_processor_s() - before) / len(requests) * 1e3
         assert sleeper.stdout is not None
         slept = [float(word) for word in sleeper.stdout.read().split()]
-    late = sorted((one.woke_s - one.scheduled_s) * 1e3 for one in course)
-    ours = [nearest_rank(late, share) for share in SHARES]
-    failed = sum(bool(one.error) for one in course)
+    late = sorted(one.late_s * 1e3 for one in answers)
+    ours = _percentiles(late)
+    failed = sum(bool(one.error) for one in answers)
     told = [", ".join(f"{one:.2f}" for one in values) for values in (ours, slept)]
     print(
         f"seed {seed}: {len(late)} requests, {failed} failed, {each_ms:.2f} ms of a processor each; late"
@@ -84,14 +80,18 @@ def _one(asked: argparse.Namespace, seed: int, server: NullServer) -> bool:
     return ours[1] > GOAL_MS
 
 
-async def _slept(trace: Trace) -> list[float]:
+def _percentiles(ordered: Sequence[float]) -> list[float]:
+    return [ordered[max(ceil(share * len(ordered)) - 1, 0)] for share in SHARES]
+
+
+async def _slept(times_s: Sequence[float]) -> list[float]:
     begin = time.perf_counter()
     late = []
-    for time_s in trace.times_s:
+    for time_s in times_s:
         await asyncio.sleep(max(begin + time_s - time.perf_counter(), 0))
         late.append((time.perf_counter() - begin - time_s) * 1e3)
     late.sort()
-    return [nearest_rank(late, share) for share in SHARES]
+    return _percentiles(late)
 
 
 def _processor_s() -> float:

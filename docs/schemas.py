@@ -13,7 +13,6 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
-from lora_cli.bench.report import BenchReport
 from lora_cli.documents.baseline import Baseline
 from lora_cli.documents.document import Model
 from lora_cli.documents.lockfile import LockFile
@@ -51,7 +50,6 @@ REPORTS = {
     "fetch-plan": PlanReport,
     "inspect": InspectReport,
     "rules": RulesReport,
-    "serve-bench": BenchReport,
     "status": StatusReport,
     "validate": Report,
     "warm": WarmReport,

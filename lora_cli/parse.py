@@ -132,15 +132,6 @@ def map_of(item: Callable[[Any, str], T]) -> Callable[[Any, str], dict[str, T]]:
     return getter
 
 
-def optional(item: Callable[[Any, str], T]) -> Callable[[Any, str], T | None]:
-    """A getter that lets null through."""
-
-    def getter(value: Any, where: str) -> T | None:
-        return None if value is None else item(value, where)
-
-    return getter
-
-
 def required(fields: Mapping[str, Any], key: str, where: str) -> Any:
     """The value under ``key``, or an error that names what is missing."""
     if key not in fields:

@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
-from lora_cli.fetching.pipeline import FetchContext, Fetched
+from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.fetching.pipeline import fetch as fetch_request
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.request import USUAL, Request, Selection

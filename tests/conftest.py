@@ -82,10 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def no_search_through_what_stays() -> None:
-    """What is imported and collected lives to the end: a search for cycles that goes through it takes most of a second.
-
-    A measurement in this process (``bench.live.load_generator``) unfreezes it.
-    """
+    """Freezes what is imported and collected: a search for cycles that goes through it takes most of a second."""
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
@@ -168,7 +165,7 @@ def peft_wrote(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Wri
 
             case = CASES[name]
             options = {"r": 4, "lora_alpha": 12, **case.options}
-            made[name] = write_with_peft(tmp_path_factory.mktemp("peft"), case.family, options, case.base, case.way)
+            made[name] = write_with_peft(tmp_path_factory.mktemp("peft"), case.family, options, case.base)
         return made[name]
 
     return of

@@ -17,7 +17,6 @@ RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
     (parse.sequence, [1, "a"], [1, "a"]),
     (parse.list_of(parse.integer), [1, 2], (1, 2)),
     (parse.map_of(parse.text), {"b": "x", "a": "y"}, {"b": "x", "a": "y"}),
-    (parse.optional(parse.text), None, None),
 ]
 
 WRONG: list[tuple[Callable[[Any, str], Any], Any, str]] = [

@@ -41,8 +41,6 @@ CODES = {
     "fetch -f set.yaml --check": {0, 1},
     "cache rm acme/sql acme/chat": {3},
     "inspect -f manifests/quickstart.yaml --engine-args": {1},
-    "lru.hit_ratio_error>0.02": {0, 1},
-    "lru.ttft_p99_ms>2000": {1},
 }
 """Exit codes of what finds something by design; of all others it is 0."""
 

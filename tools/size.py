@@ -82,7 +82,7 @@ def measure() -> tuple[Counter[str], Counter[str]]:
 def count_options() -> int:
     """The options in the help of all commands; those of the root once."""
     sys.path.insert(0, str(ROOT))
-    from lora_cli.cli.app import COMMANDS, build_app, load_command
+    from lora_cli.cli.main import COMMANDS, build_app, load_command
 
     def offered(command: Any) -> set[str]:
         context = command.make_context("lora-cli", [], resilient_parsing=True)

@@ -7,26 +7,26 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from lora_cli import parse
-from lora_cli.adapter.byte_ranges import check_stand_in, read_beginning
+from lora_cli.adapter.adapter import check_stand_in
 from lora_cli.adapter.reading import call_in_threads, weights_file
 from lora_cli.documents.model_card import CARD_FILE, Card
 from lora_cli.errors import FormatError, TooLarge
+from lora_cli.parse import integer, json_object, json_value, map_of
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, read_beginning
 from lora_cli.text import shown
 
-LOCAL_CAP = 8 << 20
-"""Bytes of all such local files: the added tokens of large vocabularies have some megabytes."""
+CAP = 8 << 20
+"""Bytes of all such files: the added tokens of large vocabularies have some megabytes."""
 
-REMOTE_CAP = 32 << 10
-"""Bytes of one remote file: remote adapters are checked with a few kilobytes."""
-
-CARD_REMOTE_CAP, CARD_LOCAL_CAP = 8 << 10, 64 << 10
-"""Bytes of a model card: enough for the front matter of nearly all."""
+UNSIZED = CAP >> 6
+"""Bytes of a file whose size its origin does not say."""
 
 MOST_FILES = 64
 """Such files that are read: a tokenizer has five, and one or two templates."""
+
+CARD_CAP = 64 << 10
+"""Bytes of a model card: enough for the front matter."""
 
 ADDED_TOKENS = "added_tokens.json"
 READ = frozenset({
@@ -36,7 +36,7 @@ READ = frozenset({
 """Files with chat templates, and configs that transformers reads next to an adapter and that may name classes to import
 (``CODE_FIELDS``)."""
 CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
-MORE_TEMPLATES = "additional_chat_templates/"
+MORE_TEMPLATES = re.compile(r"additional_chat_templates/.*\.jinja", re.DOTALL)
 
 _PACKED = r"\.(gz|z|bz2|xz|lzma|lz4|zst|tar)"
 _CONTAINER = r"\.(npy|npz|nemo|joblib|jbl|distcp|metadata)"
@@ -68,80 +68,55 @@ class Companions:
 
 
 def read_companions(files: Files, *, threads: int = 1) -> Companions:
-    """The files next to an adapter's weights.
+    """The files next to an adapter's weights, of which ``threads`` are read at once.
 
-    Away from this disk ``threads`` are read at once; of local files one at a time is in memory. Errors in a file are
-    not raised: they are in ``unread``.
+    Errors in a file are not raised: they are in ``unread``.
 
     Raises:
         LoraCliError: what the source raises.
     """
-    templates: dict[str, str] = {}
-    code: dict[str, str] = {}
+    templates, code, unread, beyond, left = dict[str, str](), dict[str, str](), dict[str, str](), list[str](), CAP
     added_tokens: Mapping[str, int] | None = None
-    wanted: list[RemoteFile] = []
-    beyond: list[str] = []
-    left, most = LOCAL_CAP, LOCAL_CAP if files.on_disk else REMOTE_CAP
+    wanted: list[tuple[RemoteFile, int]] = []
     for file in files:
-        if file.path in READ or (file.path.startswith(MORE_TEMPLATES) and file.path.endswith(".jinja")):
-            size = file.size or 0 if files.on_disk and not file.defect else 0
-            if len(wanted) == MOST_FILES or size > left:
-                beyond.append(file.path)
+        if file.path in READ or MORE_TEMPLATES.fullmatch(file.path):
+            most = UNSIZED if file.size is None else file.size
+            if len(wanted) < MOST_FILES and most <= left:
+                wanted.append((file, most))
+                left -= most
             else:
-                wanted.append(file)
-                left -= size
-    unread = dict.fromkeys(beyond, f"is over the limit of {LOCAL_CAP} bytes in {MOST_FILES} files")
+                beyond.append(file.path)
+                unread[file.path] = f"is over the limit of {CAP} bytes in {MOST_FILES} files"
 
-    def text_of(file: RemoteFile) -> bytes | FormatError:
+    def read(file: RemoteFile, most: int) -> bytes | FormatError:
         try:
-            text = read_beginning(files, file, most + 1) if file.defect or (file.size or 0) <= most else b""
+            return read_beginning(files, file, most + 1)
         except FormatError as error:
             return error
-        size = file.size or len(text)
-        return text if size <= most else FormatError(f"has over {most} bytes", where=file.path)
 
-    parts = [partial(text_of, file) for file in wanted]
-    texts = (part() for part in parts) if files.on_disk else call_in_threads(threads, *parts)
-    for file, text in zip(wanted, texts, strict=True):
+    found = call_in_threads(threads, *(partial(read, *one) for one in wanted))
+    for (file, most), data in zip(wanted, found, strict=True):
         try:
-            if isinstance(text, FormatError):
-                raise text
+            if isinstance(data, FormatError):
+                raise data
+            if len(data) > most:
+                raise TooLarge(f"has over {most} bytes")
+            if file.path.endswith(".jinja"):
+                templates[file.path] = data.decode()
+                continue
+            check_stand_in(data, file)
             if file.path == ADDED_TOKENS:
-                added_tokens = parse.map_of(parse.integer)(parse.json_value(text, file.path), file.path)
-            elif file.path.endswith(".jinja"):
-                templates[file.path] = text.decode()
-            else:
-                check_stand_in(text, file)
-                fields = parse.json_object(text, file.path)
-                templates |= dict(_templates(fields.get("chat_template"), f"{file.path}: chat_template"))
-                named = {name: shown(fields[name]) for name in CODE_FIELDS if fields.get(name)}
-                code |= {f"{file.path}: {name}": classes for name, classes in named.items()}
+                added_tokens = map_of(integer)(json_value(data, file.path), file.path)
+                continue
+            fields = json_object(data, file.path)
+            templates |= dict(_templates(fields.get("chat_template"), f"{file.path}: chat_template"))
+            code |= {f"{file.path}: {name}": shown(fields[name]) for name in CODE_FIELDS if fields.get(name)}
         except UnicodeDecodeError:
             unread[file.path] = "is not text in UTF-8"
         except FormatError as error:
             unread[file.path] = error.reason
             beyond += [file.path] if isinstance(error, TooLarge) else []
     return Companions(templates, code, added_tokens, unread, beyond, *_pickles(files))
-
-
-def _pickles(files: Files) -> tuple[dict[str, str], str]:
-    """What is wrong with the files with a pickle's name, by path; and which could not be looked into, in words."""
-    weights, steps = weights_file(files), count()
-    named = [file for file in files if PICKLED.search(file.path) and file != weights and not file.defect]
-    left = [file.path for file in named if OPAQUE.search(file.path) or file.size is None]
-    named = [file for file in named if file.path not in left]
-    beyond = f"is not checked: the folder has over {MOST_FILES} files with a pickle's name"
-    wrong = {file.path: beyond for file in named[MOST_FILES:]}
-    for file in named[:MOST_FILES]:
-        from lora_cli.adapter.torchfile import check_pickle
-
-        try:
-            if not check_pickle(files, file, steps):
-                left.append(file.path)
-        except FormatError as error:
-            wrong[file.path] = error.reason
-    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    return wrong, f"{left[0]}{more} may contain pickles, which are not looked for in such files" if left else ""
 
 
 def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
@@ -158,6 +133,26 @@ def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
                 yield f"{where}.{name}", item
 
 
+def _pickles(files: Files) -> tuple[dict[str, str], str]:
+    """What is wrong with the files with a pickle's name, by path; and which could not be looked into, in words."""
+    weights, steps, wrong, left = weights_file(files), count(), dict[str, str](), list[str]()
+    named = [file for file in files if PICKLED.search(file.path) and file != weights and not file.defect]
+    for number, file in enumerate(named):
+        from lora_cli.adapter.torchfile import check_pickle
+
+        try:
+            if OPAQUE.search(file.path) or file.size is None:
+                left.append(file.path)
+            elif number >= MOST_FILES:
+                wrong[file.path] = f"is not checked: the folder has over {MOST_FILES} files with a pickle's name"
+            elif not check_pickle(files, file, steps):
+                left.append(file.path)
+        except FormatError as error:
+            wrong[file.path] = error.reason
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return wrong, f"{left[0]}{more} may contain pickles, which are not looked for in such files" if left else ""
+
+
 def read_card(files: Files) -> Card | None:
     """The model card, None if there is none.
 
@@ -168,12 +163,11 @@ def read_card(files: Files) -> Card | None:
     """
     from lora_cli.documents.model_card import parse_card
 
-    file, cap = files.file(CARD_FILE), CARD_LOCAL_CAP if files.on_disk else CARD_REMOTE_CAP
-    if file is None:
+    if (file := files.file(CARD_FILE)) is None:
         return None
     try:
-        data = read_beginning(files, file, cap)
+        data = read_beginning(files, file, CARD_CAP)
         check_stand_in(data, file)
     except FormatError as error:
         return Card(error=f"{file.path} {error.reason}")
-    return parse_card(data, whole=len(data) < cap or len(data) == file.size, file=file.path)
+    return parse_card(data, whole=len(data) < CARD_CAP or len(data) == file.size, file=file.path)

@@ -1,11 +1,11 @@
 """Two adapters, A and B, side by side: the fields of their configs and the tensors of their headers that differ."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.config import PEFT_FIELDS, LoraConfig, raw_value
+from lora_cli.adapter.config import PEFT_FIELDS, raw_value
 from lora_cli.json_schema import Count
 
 
@@ -29,10 +29,9 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor as its header has it."""
+    """A tensor as its header has it; its dtype is named as safetensors names it."""
 
     dtype: str
-    """As safetensors names it."""
     shape: tuple[Count, ...]
 
 
@@ -47,28 +46,29 @@ class TensorChange:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The adapter, which is A, compared with another one, which is B."""
+    """What differs between the adapter that has this, which is A, and another one, which is B."""
 
     with_: OtherAdapter
-    """The adapter B. A is the adapter that has this comparison."""
     fields: tuple[FieldChange, ...]
-    """Fields of the configs that differ."""
     tensors: tuple[TensorChange, ...] | None
-    """Tensors that differ; null if the header of one adapter could not be read."""
+    """Null if the header of one adapter could not be read."""
 
 
 def compare(a: Adapter, b: Adapter, other: OtherAdapter) -> Comparison:
-    """How ``b``, which is ``other``, differs from ``a``; pure. No values are compared."""
-    is_read = all(one.weight_files and one.weights_error is None for one in (a, b))
-    fields = _fields(a.config, b.config) if a.config is not None and b.config is not None else ()
-    return Comparison(other, tuple(fields), tuple(_changed(a, b)) if is_read else None)
+    """How ``b``, which is ``other``, differs from ``a``; pure. No values are compared.
 
-
-def _fields(a: LoraConfig, b: LoraConfig) -> Iterator[FieldChange]:
-    """PEFT's fields in their order, where one that is left out has the default; then those that PEFT does not know."""
-    both = [(name, raw_value(a, name), raw_value(b, name)) for name in PEFT_FIELDS]
-    both += [(name, a.unknown.get(name), b.unknown.get(name)) for name in {**a.unknown, **b.unknown}]
-    return (FieldChange(name, one, other) for name, one, other in both if _plain(one) != _plain(other))
+    PEFT's fields come first, where one that is left out has the default; then those that PEFT does not know.
+    """
+    both, tensors = list[tuple[str, Any, Any]](), None
+    if a.config is not None and b.config is not None:
+        both = [(name, raw_value(a.config, name), raw_value(b.config, name)) for name in PEFT_FIELDS]
+        one, two = a.config.unknown, b.config.unknown
+        both += [(name, one.get(name), two.get(name)) for name in {**one, **two}]
+    if all(one.weight_files and one.weights_error is None for one in (a, b)):
+        ours, theirs = ({name: Stored(one.dtype, one.shape) for name, one in it.tensors.items()} for it in (a, b))
+        changes = (TensorChange(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs})
+        tensors = tuple(one for one in changes if one.a != one.b)
+    return Comparison(other, tuple(FieldChange(*one) for one in both if _plain(one[1]) != _plain(one[2])), tensors)
 
 
 def _plain(value: Any) -> Any:
@@ -78,11 +78,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     return (bool, value) if isinstance(value, bool) else value
-
-
-def _changed(a: Adapter, b: Adapter) -> Iterator[TensorChange]:
-    for name in dict.fromkeys((*a.tensors, *b.tensors)):
-        found = (one.tensors.get(name) for one in (a, b))
-        ours, theirs = (None if tensor is None else Stored(tensor.dtype, tensor.shape) for tensor in found)
-        if ours != theirs:
-            yield TensorChange(name, ours, theirs)

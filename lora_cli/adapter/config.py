@@ -1,12 +1,16 @@
-"""``adapter_config.json``: the fields and defaults of PEFT 0.21's ``LoraConfig``, and what does not fit it."""
+"""``adapter_config.json`` as a model: the fields and defaults of PEFT 0.21's ``LoraConfig``, and what does not fit."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, get_args, get_origin
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, cast
 
-from lora_cli import parse
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WrapValidator, field_validator
+from pydantic import ValidationInfo as Info
+from pydantic import ValidatorFunctionWrapHandler as Check
+
 from lora_cli.errors import FormatError
+from lora_cli.parse import LARGEST, json_object, kind_of
 from lora_cli.refs.adapter_files import CONFIG
+from lora_cli.text import shown
 
 CONFIG_CAP = 8 << 20
 """Bytes that a config may have: PEFT writes a list of every targeted module, which is far below this."""
@@ -14,18 +18,47 @@ CONFIG_CAP = 8 << 20
 MAX_LAYERS = 4096
 """No model is deeper. Rows of a family times layers bounds the memory that a hostile config can ask for."""
 
-Names = tuple[str, ...]
-Sub = Mapping[str, Any]
-Ranges = tuple[tuple[int, ...], ...]
+WANTED = {
+    **{"string_type": "a string", "int_type": "an integer", "bool_type": "a boolean"},
+    **{"float_type": "a number", "finite_number": "finite", "tuple_type": "a list", "dict_type": "an object"},
+    **{"missing": "a pair", "too_long": "a pair", "greater_than_equal": "at least 0"},
+}
+"""What pydantic wants, by the type of its error."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoraConfig:
+def _mistake(error: ValidationError) -> FormatError:
+    """What is wrong with the innermost value of the wrong type; of a union that has none, its first member is meant."""
+    found = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
+    value = found["input"]
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return FormatError(f"must fit in a float, not {shown(value)}")
+    return FormatError(f"must be {WANTED.get(found['type'], 'valid')}, not {kind_of(value)}: {shown(value)}")
+
+
+def _at_once(value: Any, check: Check) -> Any:
+    """Ends the validation of an object at its first wrong member, where pydantic would make an error for each."""
+    try:
+        return check(value)
+    except ValidationError as error:
+        raise _mistake(error) from None
+
+
+LIST, FIRST = Field(fail_fast=True, strict=False), WrapValidator(_at_once)
+Flag = Annotated[bool, BeforeValidator(lambda value: value is not None and value)]  # PEFT asks whether it is set
+Integer = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+Number = Annotated[float, Field(allow_inf_nan=False), WrapValidator(lambda value, check: (check(value), value)[1])]
+Names = Annotated[tuple[str, ...], LIST]
+Integers = Annotated[tuple[Integer, ...], LIST]
+Range = Annotated[tuple[Annotated[int, Field(ge=0)], int], LIST]
+Sub = dict[str, Any]
+
+
+class LoraConfig(BaseModel, frozen=True, strict=True, defer_build=True):
     """The fields of the file. A field that is absent, or has the wrong JSON type, holds PEFT's default.
 
     Nothing is coerced: ``mistyped`` keeps the raw values of fields with the wrong type, and ``errors`` says what is
-    wrong. ``unknown`` keeps what PEFT has no field for, ``given`` names PEFT's fields that the file has. ``duplicates``
-    are keys that appear twice in one object (the last one counts, as for PEFT). A list is a tuple here.
+    wrong. ``unknown`` keeps what PEFT has no field for. ``duplicates`` are keys that appear twice in one object (the
+    last one counts, as for PEFT). A list is a tuple here.
     """
 
     task_type: str | None = None
@@ -34,48 +67,64 @@ class LoraConfig:
     peft_version: str | None = None
     base_model_name_or_path: str | None = None
     revision: str | None = None
-    inference_mode: bool = False
-    r: int = 8
+    inference_mode: Flag = False
+    r: Integer = 8
     target_modules: Names | str | None = None
     exclude_modules: Names | str | None = None
-    lora_alpha: float = 8
-    lora_dropout: float = 0.0
-    fan_in_fan_out: bool = False
+    lora_alpha: Number = 8
+    lora_dropout: Number = 0.0
+    fan_in_fan_out: Flag = False
     bias: str = "none"
-    use_rslora: bool = False
+    use_rslora: Flag = False
     modules_to_save: Names | None = None
-    init_lora_weights: bool | str = True
-    layers_to_transform: tuple[int, ...] | int | None = None
+    init_lora_weights: Flag | str = True
+    layers_to_transform: Integers | Integer | None = None
     layers_pattern: Names | str | None = None
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_pattern: dict[str, Annotated[Integer, FIRST]] = {}
+    alpha_pattern: dict[str, Annotated[Number, FIRST]] = {}
     megatron_config: Sub | None = None
     megatron_core: str | None = "megatron.core"
-    trainable_token_indices: tuple[int, ...] | Mapping[str, tuple[int, ...]] | None = None
-    loftq_config: Sub | None = field(default_factory=dict)
+    trainable_token_indices: Integers | dict[str, Annotated[Integers, FIRST]] | None = None
+    loftq_config: Sub | None = {}
     eva_config: Sub | None = None
     corda_config: Sub | None = None
     lora_ga_config: Sub | None = None
-    use_dora: bool = False
+    use_dora: Flag = False
     velora_config: Sub | None = None
-    alora_invocation_tokens: tuple[int, ...] | None = None
-    use_qalora: bool = False
-    qalora_group_size: int | None = 16
+    alora_invocation_tokens: Integers | None = None
+    use_qalora: Flag = False
+    qalora_group_size: Integer | None = 16
     monteclora_config: Sub | None = None
-    layer_replication: Ranges | None = None
+    layer_replication: Annotated[tuple[Range, ...], LIST] | None = None
     runtime_config: Sub | None = None
-    lora_bias: bool = False
+    lora_bias: Flag = False
     target_parameters: Names | None = None
     use_bdlora: Sub | None = None
     arrow_config: Sub | None = None
     kasa_config: Sub | None = None
-    ensure_weight_tying: bool = False
-    unknown: Mapping[str, Any] = field(default_factory=dict)
-    mistyped: Mapping[str, Any] = field(default_factory=dict)
-    errors: Mapping[str, FormatError] = field(default_factory=dict, compare=False)
-    given: frozenset[str] = frozenset()
-    duplicates: Names = ()
-    file: str = CONFIG
+    ensure_weight_tying: Flag = False
+    unknown: Sub = {}
+    mistyped: Sub = {}
+    errors: dict[str, Any] = {}
+    duplicates: tuple[str, ...] = ()
+
+    file: ClassVar[str] = CONFIG
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _recorded(cls, value: Any, check: Check, info: Info) -> Any:
+        """PEFT's default for a value of the wrong type, whose error is put into the context."""
+        try:
+            return _at_once(value, check)
+        except FormatError as error:
+            name, context = str(info.field_name), cast(dict[str, FormatError], info.context)
+            context[name] = error.within(f"{CONFIG}: {name}")
+            return cls.model_fields[name].get_default()
+
+    @property
+    def given(self) -> set[str]:
+        """PEFT's fields that the file has."""
+        return self.model_fields_set.intersection(PEFT_FIELDS)
 
     @property
     def base_class(self) -> str:
@@ -84,42 +133,11 @@ class LoraConfig:
         return named if isinstance(named, str) else ""
 
 
-def _ranges(value: Any, where: str) -> Ranges:
-    ranges = parse.list_of(parse.list_of(parse.integer))(value, where)
-    if any(len(one) != 2 or one[0] < 0 for one in ranges) or sum(max(0, b - a) for a, b in ranges) > MAX_LAYERS:
-        raise FormatError(f"must be pairs [start, end) of layers, at most {MAX_LAYERS} in all", where=where)
-    return ranges
+PEFT_FIELDS = dict.fromkeys(tuple(LoraConfig.model_fields)[:-4])  # the last four are ours
+"""PEFT's fields in their order."""
 
 
-_SIMPLE: Mapping[Any, Callable[[Any, str], Any]] = {
-    type(None): lambda _value, _where: None,
-    str: parse.text,
-    bool: lambda value, where: value is not None and parse.boolean(value, where),  # PEFT asks whether it is set
-    int: lambda value, where: parse.number(parse.integer(value, where), where),
-    float: parse.number,
-    Sub: parse.mapping,
-    Ranges: _ranges,
-}
-
-
-def _getter(kind: Any) -> Callable[[Any, str], Any]:
-    """The getter of an annotation; of a union, the first member is meant where the value is of no other's type."""
-    if kind in _SIMPLE:
-        return _SIMPLE[kind]
-    origin, (first, *others) = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        return parse.list_of(_getter(first))
-    if origin is Mapping:
-        return parse.map_of(_getter(others[0]))
-    otherwise, getters = _getter(first), [(get_origin(one) or one, _getter(one)) for one in others]
-    return lambda value, where: next((get for one, get in getters if isinstance(value, one)), otherwise)(value, where)
-
-
-PEFT_FIELDS = {one.name: _getter(one.type) for one in fields(LoraConfig)[:-6]}  # the last six are ours
-"""PEFT's fields in their order, and what gives a value of each back with its type or raises ``FormatError``."""
-
-
-def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraConfig:
+def parse_config(data: bytes | Mapping[str, Any]) -> LoraConfig:
     """Read an ``adapter_config.json`` of any PEFT version.
 
     Only what cannot be read at all is an error. Whether it is a LoRA (``peft_type``) is for the caller to check.
@@ -129,24 +147,17 @@ def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraCon
     """
     duplicates: list[str] = []
     if isinstance(data, bytes) and len(data) > CONFIG_CAP:
-        raise FormatError(f"{len(data)} bytes are over the limit for a config ({CONFIG_CAP})", where=file)
-    raw = parse.json_object(data, file, duplicates=duplicates) if isinstance(data, bytes) else data
-    known: dict[str, Any] = {}
+        raise FormatError(f"{len(data)} bytes are over the limit for a config ({CONFIG_CAP})", where=CONFIG)
+    raw = json_object(data, CONFIG, duplicates=duplicates) if isinstance(data, bytes) else data
     errors: dict[str, FormatError] = {}
-    for name in filter(raw.__contains__, PEFT_FIELDS):
-        try:
-            known[name] = PEFT_FIELDS[name](raw[name], f"{file}: {name}")
-        except FormatError as error:
-            errors[name] = error
-    return LoraConfig(
-        **known,
-        unknown={name: value for name, value in raw.items() if name not in PEFT_FIELDS},
-        mistyped={name: raw[name] for name in errors},
-        errors=errors,
-        given=frozenset(raw) & PEFT_FIELDS.keys(),
-        duplicates=tuple(dict.fromkeys(duplicates)),
-        file=file,
-    )
+    known = LoraConfig.model_validate({name: raw[name] for name in PEFT_FIELDS if name in raw}, context=errors)
+    ours = {
+        "unknown": {name: value for name, value in raw.items() if name not in PEFT_FIELDS},
+        "mistyped": {name: raw[name] for name in errors},
+        "errors": errors,
+        "duplicates": tuple(dict.fromkeys(duplicates)),
+    }
+    return known.model_copy(update=ours)
 
 
 def raw_value(config: LoraConfig, name: str) -> Any:

@@ -5,26 +5,13 @@ those of PEFT 0.21 (``tuners/lora/layer.py``, ``tuners/lora/variants.py``, ``uti
 """
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
-Part = Literal[
-    "lora_A",
-    "lora_B",
-    "lora_embedding_A",
-    "lora_embedding_B",
-    "lora_bias",
-    "magnitude",
-    "diag",
-    "variant",
-    "trainable_tokens",
-    "bias",
-    "base_layer",
-    "saved",
-    "unknown",
-]
+Factor = Literal["lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"]
+Own = Literal["lora_bias", "magnitude", "diag", "variant", "trainable_tokens"]
+Part = Factor | Own | Literal["bias", "base_layer", "saved", "unknown"]
 
 PEFT_PREFIX = "base_model.model."
 
@@ -34,21 +21,29 @@ INFIXES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 DDP_PREFIX = "module"
 """DistributedDataParallel's wrapper: only at the very start, since a model may have a component of that name."""
 
-MARKS: dict[str, tuple[Part, tuple[tuple[str, ...], ...]]] = {
-    "lora_A": ("lora_A", (("weight",),)),
-    "lora_B": ("lora_B", (("weight",), ("bias",))),
-    "lora_embedding_A": ("lora_embedding_A", ((),)),
-    "lora_embedding_B": ("lora_embedding_B", ((),)),
-    "lora_magnitude_vector": ("magnitude", (("weight",), ())),
-    "lora_diag": ("diag", ((),)),
-    "trainable_tokens_delta": ("trainable_tokens", ((),)),
-    "lora_monteclora_sampler": ("variant", ()),
-    "lora_velora_embed": ("variant", ()),
+MARKS: dict[str, tuple[tuple[Part, str], ...]] = {
+    "lora_A": (("lora_A", "weight"),),
+    "lora_B": (("lora_B", "weight"), ("lora_bias", "bias")),
+    "lora_embedding_A": (("lora_embedding_A", ""),),
+    "lora_embedding_B": (("lora_embedding_B", ""),),
+    "lora_magnitude_vector": (("magnitude", "weight"), ("magnitude", "")),
+    "lora_diag": (("diag", ""),),
+    "trainable_tokens_delta": (("trainable_tokens", ""),),
 }
-"""The component after a module's path → its part, and the endings allowed after it and an optional adapter name."""
+"""The component after a module's path → the parts, each by the name that ends it after an optional adapter name."""
+VARIANTS = frozenset({"lora_monteclora_sampler", "lora_velora_embed"})
+"""Components of variants, with anything behind them."""
 
-PAIR_PARTS: frozenset[Part] = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"})
+PAIR_PARTS: frozenset[Part] = frozenset(get_args(Factor))
 """The parts that make a ``LoraPair``."""
+
+WRAPPER = ".base_layer"
+"""The suffix of a module's path under ``target_parameters``, once for each wrapper around it but one."""
+
+ODD = re.compile("lora_|base_model|_delta|" + "|".join(INFIXES))
+"""What the path of a usual module lacks: a name with it is taken apart component by component."""
+
+LAYER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +80,6 @@ class Key:
         return self.prefix == PEFT_PREFIX and not self.adapter_name and not self.infixes
 
 
-ENDINGS: tuple[tuple[str, Part], ...] = ((".lora_A.weight", "lora_A"), (".lora_B.weight", "lora_B"))
-ODD = ("lora_", "base_model", "_delta", *INFIXES)
-"""Substrings that a usual module's path lacks: a name with one of them is parsed component by component."""
-
-
-LONGEST_KEPT = 256
-MOST_KEPT = 4096
-
-WRAPPER = ".base_layer"
-"""The suffix of a module's path under ``target_parameters``, once for each wrapper around it but one."""
-
-
 def last_name(module: str) -> str:
     """The last component of a module's path: ``q_proj`` of ``model.layers.0.self_attn.q_proj``."""
     return module.rpartition(".")[2]
@@ -115,73 +98,43 @@ def leaf_of(module: str) -> str:
     return last_name(without_wrappers(module))
 
 
-LAYER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
-
-
 def layer_of(module: str) -> int | None:
     """The number of the layer that a module is in, None if its name has no number."""
     found = LAYER.search(module)
     return int(found.group()) if found else None
 
 
+@lru_cache(maxsize=4096)  # adapters of one base have the same names
 def parse_key(name: str) -> Key:
     """Take a tensor name apart. Total: every string has a ``Key``, if only an ``unknown`` one."""
-    return _parsed(name) if len(name) <= LONGEST_KEPT else _taken_apart(name)
-
-
-def parse_keys(names: Collection[str]) -> dict[str, Key]:
-    """Each name, taken apart; of more than are ever kept none is."""
-    parse = parse_key if len(names) <= MOST_KEPT else _parsed.__wrapped__
-    return {name: parse(name) for name in names}
-
-
-@lru_cache(maxsize=MOST_KEPT)  # adapters of one base have the same names
-def _parsed(name: str) -> Key:
-    for ending, part in ENDINGS:
-        if name.endswith(ending) and name.startswith(PEFT_PREFIX):
-            path = name[len(PEFT_PREFIX) : -len(ending)]
-            if path and not any(odd in path for odd in ODD):
-                return Key(name, path, part)
-    return _taken_apart(name)
-
-
-def _taken_apart(name: str) -> Key:
-    components, infixes = name.split("."), tuple[str, ...]()
-    if components[0] == DDP_PREFIX or any(infix in name for infix in INFIXES):
-        components, infixes = _without_infixes(components)
-    count = _prefixes(components)
-    prefix = PEFT_PREFIX * count
-    path = components[2 * count :]
-    module, part, adapter_name, param = _part(path)
-    return Key(name, ".".join(module), part, prefix, adapter_name, infixes, param)
-
-
-def _without_infixes(components: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    infixes: list[str] = []
-    if len(components) > 1 and components[0] == DDP_PREFIX:
-        infixes.append(components[0])
-        components = components[1:]
-    infixes += [component for component in components if component in INFIXES]
-    return [component for component in components if component not in INFIXES], tuple(infixes)
-
-
-def _prefixes(components: list[str]) -> int:
-    count = 0
+    mark: Part = "lora_A" if name.endswith(".lora_A.weight") else "lora_B"
+    path = name[len(PEFT_PREFIX) : -len(".lora_A.weight")]
+    if name == f"{PEFT_PREFIX}{path}.{mark}.weight" and not ODD.search(path):
+        return Key(name, path, mark)
+    components, infixes, count = name.split("."), list[str](), 0
+    if components[0] == DDP_PREFIX and len(components) > 1:
+        infixes.append(components.pop(0))
+    if any(infix in name for infix in INFIXES):
+        infixes += [one for one in components if one in INFIXES]
+        components = [one for one in components if one not in INFIXES]
     while components[2 * count : 2 * count + 2] == ["base_model", "model"]:
         count += 1
-    return count
+    module, part, adapter_name, param = _part(components[2 * count :])
+    return Key(name, ".".join(module), part, PEFT_PREFIX * count, adapter_name, tuple(infixes), param)
 
 
 def _part(path: list[str]) -> tuple[list[str], Part, str, str]:
     """Module path, part, adapter name and parameter name of a path without prefix and infixes."""
-    last = next((i for i in range(len(path) - 1, 0, -1) if path[i] in MARKS), 0)
-    if last:
-        module, mark, rest = path[:last], path[last], path[last + 1 :]
-        read = _marked(mark, rest)
-        if read is not None:
-            if mark == "trainable_tokens_delta" and module[-1] == "token_adapter" and len(module) > 1:
-                module = module[:-1]
-            return module, *read, ""
+    last = next((i for i in range(len(path) - 1, 0, -1) if path[i] in MARKS or path[i] in VARIANTS), 0)
+    module, rest = path[:last], path[last + 1 :]
+    if last and path[last] in VARIANTS:
+        return module, "variant", "", ""
+    for part, ending in MARKS[path[last]] if last else ():
+        names = rest[:-1] if ending else rest
+        if len(names) <= 1 and rest[len(names) :] == [ending][: len(ending)]:
+            if part == "trainable_tokens" and module[-1] == "token_adapter" and len(module) > 1:
+                module.pop()
+            return module, part, "".join(names), ""
     *module, leaf = path or [""]
     if not module or any(component.startswith("lora_") for component in path):
         return module, "unknown", "", ""
@@ -190,15 +143,3 @@ def _part(path: list[str]) -> tuple[list[str], Part, str, str]:
     if len(module) > 2 and module[-2] == "modules_to_save":
         return module[:-2], "saved", module[-1], leaf
     return module, "saved", "", leaf
-
-
-def _marked(mark: str, rest: list[str]) -> tuple[Part, str] | None:
-    """Part and adapter name of what follows ``mark``; None when it is not in the grammar."""
-    part, endings = MARKS[mark]
-    if part == "variant":
-        return part, ""
-    for ending in endings:
-        names = rest[: len(rest) - len(ending)]
-        if rest[len(names) :] == list(ending) and len(names) <= 1:
-            return "lora_bias" if ending == ("bias",) else part, "".join(names)
-    return None

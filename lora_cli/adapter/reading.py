@@ -5,34 +5,43 @@ by their config, tensor names, file names and first bytes.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from lora_cli.adapter.adapter import Adapter, LoraPair, pair_up
-from lora_cli.adapter.byte_ranges import FIRST_READ, check_stand_in, read_beginning, read_header
+from lora_cli.adapter.adapter import (
+    FORMATS,
+    Adapter,
+    Format,
+    Found,
+    by_config,
+    by_keys,
+    by_start,
+    check_stand_in,
+    pair_up,
+)
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
-from lora_cli.adapter.formats import FORMATS, Format, Found, by_config, by_keys, by_start
-from lora_cli.adapter.names import Key, parse_keys
-from lora_cli.adapter.safetensors import MOST_TENSORS, Header, TensorInfo
+from lora_cli.adapter.names import parse_key
+from lora_cli.adapter.safetensors import MOST_TENSORS, Header, TensorInfo, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.refs.adapter_files import CONFIG, MOST_HEADER, PICKLED, WEIGHTS
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, read_beginning, read_range
+
+FIRST_READ = 1 << 17
+"""Bytes of the first range of a weights file: the whole header of nearly every adapter, in one request."""
 
 _cached_config = lru_cache(maxsize=16)(parse_config)
 SHARD = re.compile(r"adapter_model-\d{5}-of-(\d{5})\.(safetensors|bin)", re.ASCII)
 
-START = 1 << 16
-"""Bytes that are read to recognise a file: GGUF starts with its metadata."""
+START = 1 << 8
+"""Bytes that are read to recognise a file."""
 
-MOST_HEADERS = 4
-"""Headers of other safetensors files that are read to recognise their format."""
-
-LONGEST_HEADER = 2 << 20
-"""Bytes of such a header: a LoRA for images with its training log has some hundred thousand."""
+MOST_HEADERS, LONGEST_HEADER = 4, 2 << 20
+"""Headers of other safetensors files that are read to recognise their format, and their bytes: a LoRA for images with
+its training log has some hundred thousand."""
 
 
 def call_in_threads(threads: int, *parts: Callable[[], Any]) -> list[Any]:
@@ -45,12 +54,7 @@ def call_in_threads(threads: int, *parts: Callable[[], Any]) -> list[Any]:
 
 
 def read_adapter(
-    files: Files,
-    name: str,
-    most_header: int = MOST_HEADER,
-    *,
-    threads: int = 1,
-    weights: bool = True,
+    files: Files, name: str, most_header: int = MOST_HEADER, *, threads: int = 1, weights: bool = True
 ) -> Adapter:
     """Read config and header of the adapter in ``files``. ``name`` is the user's name for it.
 
@@ -65,41 +69,43 @@ def read_adapter(
         unread = f"{file.path}: its source does not report its size, so it cannot be read by ranges"
     read = None if unread else file
 
-    def header_of() -> tuple[Header, FormatError | None]:
-        try:
-            return Header({}, {}) if read is None or not weights else _header(files, read, most_header), None
-        except FormatError as error:
-            return Header({}, {}), error
+    def header() -> Header:
+        return _header(files, read, most_header) if read is not None and weights else Header({}, {})
 
-    (config, config_error), (header, weights_error) = call_in_threads(threads, lambda: _read_config(files), header_of)
-    keys = parse_keys(header.tensors)
-    pairs = pair_up(header.tensors, keys)
-    return Adapter(
+    parts = (partial(_or_error, partial(_config, files)), partial(_or_error, header))
+    (config, config_error), (found, weights_error) = call_in_threads(threads, *parts)
+    tensors, metadata = found or Header({}, {})
+    adapter = Adapter(
         name=name,
         files=files.revision.files,
         weight_files=(read.path,) if read is not None else (),
         config=config,
         config_error=config_error,
-        tensors=header.tensors,
+        tensors=tensors,
         weights_error=weights_error,
-        keys=keys,
-        pairs=pairs,
-        metadata=header.metadata,
-        foreign=_foreign_format(files, config, file, keys, pairs) if weights or file is None else None,
+        keys=(keys := {name: parse_key(name) for name in tensors}),
+        pairs=pair_up(tensors, keys),
+        metadata=metadata,
         unread=unread,
     )
+    guesses = _guesses(files, adapter, file) if weights or file is None else ()
+    return replace(adapter, foreign=next((Found(one, at) for one, at in guesses if one is not None), None))
 
 
-def _read_config(files: Files) -> tuple[LoraConfig | None, FormatError | None]:
-    file = files.file(CONFIG)
-    if file is None:
-        return None, None
+def _or_error(read: Callable[[], Any]) -> tuple[Any, FormatError | None]:
+    """What ``read`` gives, or the error inside the adapter."""
     try:
-        data = read_beginning(files, file, CONFIG_CAP + 1)  # so that parse_config sees that there is more
-        check_stand_in(data, file)
-        return (_cached_config if len(data) <= FIRST_READ else parse_config)(data, file.path), None
+        return read(), None
     except FormatError as error:
         return None, error
+
+
+def _config(files: Files) -> LoraConfig | None:
+    if (file := files.file(CONFIG)) is None:
+        return None
+    data = read_beginning(files, file, CONFIG_CAP + 1)  # so that parse_config sees that there is more
+    check_stand_in(data, file)
+    return _cached_config(data) if len(data) <= FIRST_READ else parse_config(data)
 
 
 def weights_file(files: Files) -> RemoteFile | None:
@@ -125,65 +131,68 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
         FormatError: a shard is missing or malformed, or two hold one tensor.
         LoraCliError: what the source raises.
     """
-    found = [(match[2], file.path, int(match[1]), file) for file in files if (match := SHARD.fullmatch(file.path))]
-    kind = max((one[0] for one in found), default="")
-    found = sorted((one for one in found if one[0] == kind), key=lambda one: one[1])
-    if adapter.weight_files or not found:
+    shards = {file.path: file for file in files if SHARD.fullmatch(file.path)}
+    kind = max((path.rpartition(".")[2] for path in shards), default="")
+    paths = tuple(sorted(path for path in shards if path.endswith(kind)))
+    if adapter.weight_files or not paths:
         return adapter
-    _, first, total, _ = found[0]
-    paths = tuple(path for _, path, _, _ in found)
+    total = int(paths[0].rpartition("-")[2].partition(".")[0])
     if paths != tuple(f"adapter_model-{number:05}-of-{total:05}.{kind}" for number in range(1, total + 1)):
-        raise FormatError(f"{len(paths)} of {total} shards found", where=first, hint="fetch or copy all of them")
+        raise FormatError(f"{len(paths)} of {total} shards found", where=paths[0], hint="fetch or copy all of them")
     tensors: dict[str, TensorInfo] = {}
-    for _, path, _, file in found:
-        for name, tensor in _header(files, file, most_header).tensors.items():
-            if name in tensors:
-                raise FormatError(f"{name} is also in {tensors[name].file}", where=path)
-            tensors[name] = tensor
+    for path in paths:
+        own = _header(files, shards[path], most_header).tensors
+        if twice := tensors.keys() & own.keys():
+            raise FormatError(f"{min(twice)} is also in {tensors[min(twice)].file}", where=path)
+        tensors |= own
         if len(tensors) > MOST_TENSORS:
             raise FormatError(f"the shards have over {MOST_TENSORS} tensors, more than any adapter", where=path)
-    keys = parse_keys(tensors)
+    keys = {name: parse_key(name) for name in tensors}
     pairs = pair_up(tensors, keys)
     return replace(adapter, weight_files=paths, tensors=tensors, keys=keys, pairs=pairs, foreign=None, unread="")
 
 
-def _foreign_format(
-    files: Files,
-    config: LoraConfig | None,
-    weights: RemoteFile | None,
-    keys: Mapping[str, Key],
-    pairs: Mapping[str, LoraPair],
-) -> Found | None:
-    """The format that this is instead of PEFT's LoRA; None if it is LoRA, or unknown.
+def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iterator[tuple[Format | None, str]]:
+    """The formats that this may be instead of PEFT's LoRA, each with the file that it is known by; the first counts.
 
     Raises:
         LoraCliError: what the source raises.
     """
+    by_its_config = by_config(adapter.config) if adapter.config is not None else None
+    if adapter.config is not None and adapter.config.peft_type is not None:
+        yield by_its_config, CONFIG
+    if weights is None:
+        readable = [file for file in files if not file.defect]
+        for file in [file for file in readable if file.path.endswith(".safetensors")][:MOST_HEADERS]:
+            with suppress(FormatError):
+                names = read_header(files, file, LONGEST_HEADER).tensors
+                if not any(".lora_A." in name and name.startswith("base_model.") for name in names):
+                    yield by_keys(names), file.path
+        for file in readable:
+            for one in (one for one in FORMATS if one.files and re.fullmatch(one.files, file.path, re.ASCII)):
+                yield by_start(read_beginning(files, file, START), [one]) if one.start else one, file.path
+    elif adapter.keys:
+        # With PEFT's prefix and LoRA factors it is no other format.
+        if not adapter.pairs or not any(key.prefix for key in adapter.keys.values()):
+            yield by_keys(adapter.keys), weights.path
+    elif not weights.defect:
+        yield by_start(read_beginning(files, weights, START), FORMATS), weights.path
+    if not adapter.pairs:
+        yield by_its_config, CONFIG
 
-    def guesses() -> Iterator[tuple[Format | None, str]]:
-        by_its_config = by_config(config) if config is not None else None
-        if config is not None and config.peft_type is not None:
-            yield by_its_config, CONFIG
-        if weights is None:
-            others = [file for file in files if file.path.endswith(".safetensors") and not file.defect]
-            for file in others[:MOST_HEADERS]:
-                with suppress(FormatError):
-                    names = read_header(files, file, LONGEST_HEADER).tensors
-                    if not any(".lora_A." in name and name.startswith("base_model.") for name in names):
-                        yield by_keys(names), file.path
-            for file in (file for file in files if not file.defect):
-                named = [one for one in FORMATS if one.files and re.fullmatch(one.files, file.path, re.ASCII)]
-                if any(one.start for one in named):
-                    yield by_start(read_beginning(files, file, START), named), file.path
-                elif named:
-                    yield named[0], file.path
-        elif keys:
-            # With PEFT's prefix and LoRA factors it is no other format.
-            if not pairs or not any(key.prefix for key in keys.values()):
-                yield by_keys(keys), weights.path
-        elif not weights.defect:
-            yield by_start(read_beginning(files, weights, START), FORMATS), weights.path
-        if not pairs:
-            yield by_its_config, CONFIG
 
-    return next((Found(recognised, file) for recognised, file in guesses() if recognised is not None), None)
+def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> Header:
+    """The header of a safetensors file, by one range, or two for a large one; at most ``most`` bytes.
+
+    Raises:
+        FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed or too large.
+        LoraCliError: what the source raises.
+    """
+    first = read_beginning(files, file, FIRST_READ)
+    check_stand_in(first, file)
+    end = 8 + header_length(first[:8], file.size, file.path, most)
+    header = first[8:end] + read_range(files, file, len(first), end)
+    if 8 + len(header) < end:
+        why = f"truncated: the header has {end - 8} bytes, but only {len(header)} are present"
+        raise FormatError(why, where=file.path)
+    return parse_header(header, file.size, file.path)

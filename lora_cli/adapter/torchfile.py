@@ -12,15 +12,22 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
-from lora_cli.adapter.byte_ranges import HEAD, MOST_AT_ONCE, RangeStream, check_stand_in
+from lora_cli.adapter.adapter import check_stand_in
 from lora_cli.adapter.safetensors import DTYPE_BITS, LONGEST_NAME, TensorInfo
 from lora_cli.errors import FormatError, LoraCliError, UnsafePickle
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, read_range
+
+HEAD, TAIL = 1 << 12, 1 << 16
+"""Bytes at the start and at the end of a torch file that are read first."""
+
+MOST_AT_ONCE = 32 << 20
+"""Bytes of a pickle, or of a zip's directory: 150,000 tensors have 24 MiB."""
 
 ZIP = b"PK\x03\x04"
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x78", b"\x93NUMPY", b"ZF0x")
@@ -76,6 +83,36 @@ TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "REDUCE": 2, "BUIL
 AS_SAFETENSORS = "load it with torch.load(weights_only=True), and save it as safetensors"
 
 
+class RangeStream(io.RawIOBase):
+    """A file of a source as a stream. ``head`` and ``tail`` are read first: a zip has its directory at its end."""
+
+    def __init__(self, files: Files, file: RemoteFile) -> None:
+        if file.defect or file.size is None:
+            raise FormatError(file.defect or "its source does not report its size, so it cannot be read by ranges")
+        self.size, self._at, self.fetch = file.size, 0, partial(read_range, files, file)
+        self.head = self.fetch(0, min(HEAD, self.size))
+        self.tail = self.fetch(max(0, self.size - TAIL), self.size) if self.head.startswith(b"PK") else b""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As a file does. Raises ``OSError`` for a place before the first byte."""
+        at = offset + (0, self._at, self.size)[whence]
+        if at < 0:
+            raise OSError("before the first byte")
+        self._at = at
+        return at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As a file does. Raises ``FormatError`` for more than ``MOST_AT_ONCE`` bytes."""
+        start = self._at
+        stop = self.size if size is None or size < 0 else min(start + size, self.size)
+        if stop - start > MOST_AT_ONCE:
+            raise FormatError(f"has {stop - start} bytes to read at once, more than any weights need")
+        self._at, first = max(start, stop), self.size - len(self.tail)
+        if stop <= len(self.head):
+            return self.head[start:stop]
+        return self.tail[start - first : stop - first] if start >= first else self.fetch(start, stop)
+
+
 @contextmanager
 def _one_error(path: str) -> Iterator[None]:
     """Turns whatever hostile bytes make the standard library raise into a ``FormatError`` in the file ``path``."""
@@ -108,7 +145,7 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
             if type(name) is not str or not isinstance(tensor, TensorInfo) or len(name) > LONGEST_NAME:
                 raise FormatError("has something else than tensors by their names")
             entry = entries[f"data/{tensor.file}"]
-            at = _start(stream, entry)
+            at = _start(stream, entry, near=files.on_disk)
             if tensor.stop > min(entry.file_size, stream.size - at):
                 raise FormatError(f"{name[:100]!a} reaches beyond its storage")
             tensors[name] = replace(tensor, name=name, start=at + tensor.start, stop=at + tensor.stop, file=file.path)
@@ -122,9 +159,8 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
     """
     with _one_error(file.path):
         stream = RangeStream(files, file)
-        if stream.head.startswith(PACKED) or stream.head[257:262] == b"ustar":
-            return False
-        if stream.head.startswith(ZIP) or stream.head[:1] in BEGINNINGS:
+        packed = stream.head.startswith(PACKED) or stream.head[257:262] == b"ustar"
+        if not packed and (stream.head.startswith(ZIP) or stream.head[:1] in BEGINNINGS):
             _pickle(stream, steps)
             return True
         return not stream.head
@@ -139,7 +175,7 @@ def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInf
     if stream.head.startswith(ZIP):
         entries = _entries(stream)
         size = entries["data.pkl"].file_size
-        stream.seek(_start(stream, entries["data.pkl"]))
+        stream.seek(_start(stream, entries["data.pkl"], near=True))
     pickles = io.BytesIO(data := stream.read(size))
     while (begin := pickles.tell()) < len(data):
         memo: dict[Any, str] = {}
@@ -173,18 +209,15 @@ def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInf
 
 def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
     """The entries of a zip by their names without the folder. Raises ``FormatError`` if torch would not write them."""
-    if stream.tail[-22:-18] != b"PK\x05\x06":
-        raise FormatError("truncated, or not a torch file: it does not end with a zip directory")
     # Readers differ where these differ: torch goes to the directory that is stated, zipfile to the one before the end.
-    [stated] = struct.unpack("<I", stream.tail[-6:-2])
+    end, stated = stream.tail[-22:], int.from_bytes(stream.tail[-6:-2], "little")
     if stream.tail[-42:-38] == b"PK\x06\x07":
-        [stated] = struct.unpack("<Q", stream.tail[-50:-42])
-        if stream.tail[-98:-94] != b"PK\x06\x06" or struct.unpack("<Q", stream.tail[-34:-26]) != (stream.size - 98,):
-            raise FormatError("is not a zip as torch writes it: its end is not where it says")
+        end, stated = stream.tail[-98:], int.from_bytes(stream.tail[-50:-42], "little")
+        end = end if int.from_bytes(stream.tail[-34:-26], "little") == stream.size - 98 else b""
     with ZipFile(stream) as archive:
         listed = archive.infolist()
-        if archive.start_dir != stated:
-            raise FormatError("is not a zip as torch writes it: its directory is not where it says")
+        if not end.startswith((b"PK\x05\x06", b"PK\x06\x06")) or archive.start_dir != stated:
+            raise FormatError("is not a zip as torch writes it: its end or its directory is not where it says")
     entries = {info.filename.partition("/")[2]: info for info in listed}
     folders = {info.filename.partition("/")[0] for info in listed}
     stored = all(not info.compress_type and info.file_size == info.compress_size for info in listed)
@@ -194,12 +227,12 @@ def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
     return entries
 
 
-def _start(stream: RangeStream, entry: ZipInfo) -> int:
+def _start(stream: RangeStream, entry: ZipInfo, *, near: bool) -> int:
     """Where the bytes of an entry begin: behind its local header (PKWARE's APPNOTE, 4.3.7).
 
-    Away from this disk, where to read it costs a request, at the multiple of 64 to which torch aligns a storage.
+    Where to read that costs a request, at the multiple of 64 to which torch aligns a storage.
     """
-    if not stream.near and entry.header_offset >= HEAD:
+    if not near and entry.header_offset >= HEAD:
         return -(-(entry.header_offset + 34 + len(entry.filename.encode())) // 64) * 64
     stream.seek(entry.header_offset + 26)
     return int(entry.header_offset + 30 + sum(struct.unpack("<2H", stream.read(4))))

@@ -1,13 +1,11 @@
-"""The values of tensors: loaded whole or in pieces, decoded, and scanned for NaN, infinities and zeros.
+"""The values of tensors: loaded whole, or in pieces and scanned for NaN, infinities and zeros.
 
-numpy has no bfloat16 and no 8-bit floats: importing ml_dtypes registers them by name. ``NUMPY`` maps safetensors'
-dtypes to numpy's.
+numpy has no bfloat16 and no 8-bit floats: importing ml_dtypes registers them by the names of ``TORCH_NAMES``.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401
@@ -15,26 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.byte_ranges import read_range
 from lora_cli.adapter.safetensors import DTYPE_BITS, TORCH_NAMES, TensorInfo
 from lora_cli.errors import Corrupt, FormatError
-from lora_cli.sources.files import Files
-
-Bits = NDArray[np.unsignedinteger[Any]]
-"""A tensor's elements as they are stored: unsigned integers of their width."""
-
-Floats = NDArray[np.floating[Any]]
-"""A tensor's values: float64 if it is stored so, else float32, which represents every narrower float exactly."""
-
-_DECODED = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
-NUMPY: Mapping[str, str] = {dtype: TORCH_NAMES[dtype] for dtype in _DECODED}
-"""The dtypes whose elements can be decoded."""
-
-SCANNED: Mapping[str, str] = {**NUMPY, "F8_E8M0": TORCH_NAMES["F8_E8M0"], "C64": "<f4"}
-"""The dtypes that can hold NaN; a complex number is two floats."""
+from lora_cli.sources.files import Files, read_range
 
 MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes whose elements are the values themselves; narrower ones need their scales."""
+
+SCANNED = {dtype: name for dtype, name in TORCH_NAMES.items() if dtype in MEASURED or dtype.startswith("F8")}
+SCANNED["C64"] = "float32"
+"""The dtypes that can hold NaN, as numpy reads them; a complex number is two floats."""
 
 PIECE = 1 << 18
 """Bytes that are scanned at once."""
@@ -59,8 +47,8 @@ class TensorStats:
     magnitude: Magnitude | None = field(default=None, compare=False)
 
 
-def load(files: Files, tensor: TensorInfo) -> Bits:
-    """The elements of ``tensor`` as they are stored, in its shape, contiguous by rows.
+def load(files: Files, tensor: TensorInfo) -> NDArray[np.unsignedinteger[Any]]:
+    """The elements of ``tensor`` as they are stored, unsigned integers of their width, in its shape.
 
     Raises:
         FormatError: its elements do not fill whole bytes.
@@ -76,29 +64,6 @@ def load(files: Files, tensor: TensorInfo) -> Bits:
     if len(data) < tensor.nbytes:
         raise _truncated(tensor, tensor.nbytes - len(data))
     return np.frombuffer(data, dtype=f"<u{bits // 8}").reshape(tensor.shape)
-
-
-def decode(bits: Bits, dtype: str) -> Floats:
-    """The values of a tensor's bits.
-
-    Raises:
-        FormatError: they are no floats.
-    """
-    if dtype not in NUMPY:
-        raise FormatError(f"{dtype} is not a float type", hint="save the adapter again in bfloat16")
-    return _floats(bits, NUMPY[dtype])
-
-
-def _floats(bits: NDArray[Any], dtype: str) -> Floats:
-    values: Floats = _eight_bits(dtype)[bits] if bits.itemsize == 1 else bits.view(dtype)
-    return values if values.itemsize >= 4 else values.astype("<f4")
-
-
-@cache
-def _eight_bits(dtype: str) -> Floats:
-    """All 256 values of an 8-bit float, by their bits: a look-up is many times as fast as decoding."""
-    values: Floats = np.arange(256, dtype="u1").view(dtype).astype("<f4")
-    return values
 
 
 def scan_values(files: Files, adapter: Adapter) -> dict[str, TensorStats]:
@@ -126,18 +91,18 @@ def stats_of(dtype: str, piece: bytes | memoryview) -> TensorStats:
     if dtype not in SCANNED or not piece:
         zero = not np.frombuffer(piece, "u1").any()
         return TensorStats(nonfinite=False, zero=zero, magnitude=Magnitude(0.0, 0.0) if dtype in MEASURED else None)
-    values = _floats(np.frombuffer(piece, f"<u{np.dtype(SCANNED[dtype]).itemsize}"), SCANNED[dtype])
+    values: NDArray[Any] = np.frombuffer(piece, "u1").view(SCANNED[dtype])
+    values = values if values.itemsize >= 4 else values.astype("<f4")  # which holds every narrower float exactly
     largest = float(max(-np.min(values), np.max(values)))
     if not math.isfinite(largest) or dtype not in MEASURED:
         return TensorStats(nonfinite=not math.isfinite(largest), zero=largest == 0)
     unit = largest if largest and not 1e-10 < largest < 1e10 else 1.0  # the squares stay within float32
     scaled = values if unit == 1 else values / values.dtype.type(unit)
-    return TensorStats(
-        nonfinite=False, zero=largest == 0, magnitude=Magnitude(largest, unit * math.sqrt(scaled @ scaled))
-    )
+    norm = unit * math.sqrt(scaled @ scaled)
+    return TensorStats(nonfinite=False, zero=largest == 0, magnitude=Magnitude(largest, norm))
 
 
-def _pieces(files: Files, tensors: Iterable[TensorInfo]) -> Iterator[tuple[TensorInfo, memoryview]]:
+def _pieces(files: Files, tensors: Iterable[TensorInfo]) -> Iterator[tuple[TensorInfo, bytes]]:
     """The bytes of ``tensors`` in their order, in pieces of at most ``PIECE`` bytes and whole elements, none empty.
 
     Those that adjoin are read together.
@@ -158,7 +123,7 @@ def _pieces(files: Files, tensors: Iterable[TensorInfo]) -> Iterator[tuple[Tenso
                 if not chunk:
                     raise _truncated(tensor, left - len(buffer))
                 buffer += chunk
-            yield tensor, memoryview(bytes(buffer[:wanted]))
+            yield tensor, bytes(buffer[:wanted])
             del buffer[:wanted]
 
 

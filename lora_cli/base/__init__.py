@@ -1,1 +1,1 @@
-"""Base models: ``config.json``, or the headers of a checkpoint, to modules and their shapes."""
+"""Base models: ``config.json`` to modules and their shapes."""

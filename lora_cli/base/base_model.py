@@ -39,7 +39,7 @@ class BaseModel:
     """Module path, as transformers names it (``model.layers.0.self_attn.q_proj``), to dimensions.
 
     ``parameters`` are bare parameters that PEFT's ``target_parameters`` can name (fused experts), path to shape.
-    ``source`` says where the facts are from: ``"config.json (llama)"`` or ``"checkpoint header"``. ``dtype`` is what
+    ``source`` says where the facts are from: ``"config.json (llama)"``. ``dtype`` is what
     its config says it is served in (``"bfloat16"``), empty if it says nothing. ``heads`` are the
     heads for queries of a layer, None if that is not known. ``repository`` is its name on the Hub (``org/name``), empty
     if that is not known. ``architecture`` is the class that its config names (``BertModel``), empty if it names none.

@@ -1,31 +1,28 @@
-"""A checkpoint's own tensors → ``BaseModel``: for a model without a config, or of an unknown family.
+"""The tensors of a base's checkpoint, by their headers: of one safetensors file, or of the shards in an index.
 
-Names differ from those in memory where transformers 5 renames them while it loads (its ``conversion_mapping``). A
-checkpoint that is quantised is refused: its header does not show the dimensions. Kinds are recognised by names: an
-embedding, and GPT-2's transposed layers. Experts that are stored one by one are modules of their own.
+Names differ from those in memory where transformers 5 renames them while it loads (its ``conversion_mapping``).
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
-from lora_cli.adapter.config import MAX_LAYERS
+from lora_cli import parse
+from lora_cli.adapter.reading import read_header
 from lora_cli.adapter.safetensors import TensorInfo
-from lora_cli.base.base_model import UNKNOWN_FAMILY, BaseModel, BaseModule
-from lora_cli.base.families import architecture_of
+from lora_cli.base.reading import json_object
 from lora_cli.errors import FormatError
+from lora_cli.sources.files import Files, read_beginning
+from lora_cli.text import shown
 
-Shapes = Mapping[str, tuple[int, ...]]
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 
-EMBEDDING = re.compile(r"wte|wpe|embed_(?:in|tokens|positions)\w*|tok_embeddings|\w*embeddings?")
-LAYER = re.compile(r"^((?:.*?\.)?(?:layers|layer|h|blocks|block))\.(\d{1,9})\.")
-BESIDES_TEXT = re.compile(r"(?:^|[._])(?:vision|visual|audio|speech|image)")
-TRANSPOSED = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
-"""The last names of GPT-2's transposed layers; those of other models may be linear."""
-
-PACKED = frozenset({"U8", "I8", "I16", "I32"})
-"""The dtypes that quantised weights are stored in."""
+INDEX_CAP = 16 << 20
+"""Bytes of an index; that of a model with 100 000 expert tensors has 10 MiB."""
+HEADERS_AT_ONCE = 8
 
 RENAMES = {
     "vision_tower.": (
@@ -44,81 +41,53 @@ RENAMES = {
 """What is renamed in a checkpoint that has tensors of such names: of Gemma 3, Qwen-VL, GPT-2 and GPT-NeoX."""
 
 
-def base_from_tensors(
-    tensors: Mapping[str, TensorInfo], name: str, config: Mapping[str, Any] | None = None
-) -> BaseModel:
-    """The base model whose checkpoint holds ``tensors`` (those of all shards together).
+def has_weights(directory: Path) -> bool:
+    """Whether a directory has a base's weights as safetensors."""
+    return (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file()
 
-    A model that shares its head with its embedding stores no head: without one, ``lm_head`` is added and tied.
-    ``config``, where there is one, gives the ``model_type`` and the class.
+
+def read_checkpoint(files: Files, name: str = WEIGHTS_FILE) -> dict[str, TensorInfo]:
+    """Every tensor of the checkpoint; empty without one as safetensors.
+
+    That is one file of this ``name``, or shards with an index in place of the usual one.
 
     Raises:
-        FormatError: no weight of a linear layer is in it, it is an adapter, or it is quantised.
+        FormatError: index or header is malformed, or a shard is missing.
+        LoraCliError: what the source raises.
     """
-    where = next((tensor.file for tensor in tensors.values()), "checkpoint")
-    for tensor in tensors.values():
-        if tensor.dtype in PACKED and len(tensor.shape) >= 2 and not tensor.name.endswith(".bias"):
-            raise FormatError(
-                f"the checkpoint is quantised: {tensor.name} is {tensor.dtype}, which does not show its dimensions",
-                where=tensor.file,
-                hint="use the unquantised model as the base, or one with a config.json of a known family",
-            )
-    if any(".lora_A." in tensor for tensor in tensors):
-        raise FormatError("these are an adapter's weights, not a base model's", where=where)
-    on_disk = names_in_memory(tensors)
-    modules, parameters = _sorted_out({new: tensors[old].shape for new, old in on_disk.items()})
-    if not modules:
-        raise FormatError("contains no linear layer: not a language model", where=where)
-    embeddings = [one for one in modules.values() if one.kind == "embedding"]
-    embedding = max(embeddings, key=lambda one: one.d_in, default=None)
-    tied = "lm_head" not in modules and embedding is not None
-    if tied and embedding is not None:
-        modules["lm_head"] = BaseModule(embedding.d_out, embedding.d_in)
-    # Layers of the language model are the longest list of modules that is of no other modality.
-    lists = [one for path in modules if (one := LAYER.match(path)) and not BESIDES_TEXT.search(path)]
-    ((longest, _),) = Counter(one[1] for one in lists).most_common(1) or [("", 0)]
-    layers = 1 + max((int(one[2]) for one in lists if one[1] == longest), default=-1)
-    if layers > MAX_LAYERS:
-        raise FormatError(f"it would have {layers} layers, over the limit", where=where)
-    model_type = (config or {}).get("model_type")
-    widths = Counter(one.d_in for one in modules.values() if one.kind != "embedding")
-    return BaseModel(
-        name=name,
-        model_type=model_type if isinstance(model_type, str) else UNKNOWN_FAMILY,
-        modules=modules,
-        num_layers=layers,
-        hidden_size=embedding.d_out if embedding is not None else max(widths, key=lambda one: widths[one], default=0),
-        vocab_size=embedding.d_in if embedding is not None else None,
-        tied_embeddings=tied,
-        parameters=parameters,
-        source="checkpoint header",
-        architecture=architecture_of(config or {}),
-    )
+    single = files.file(name)
+    if single is not None:
+        return read_header(files, single).tensors
+    index = files.file(INDEX_FILE) if name == WEIGHTS_FILE else None
+    if index is None:
+        return {}
+    shard_of = weight_map(read_beginning(files, index, INDEX_CAP + 1))
+    # Names are only looked up among the files, so that no path leads outside.
+    shards = {name: files.file(name) for name in sorted(set(shard_of.values()))}
+    if missing := [name for name, file in shards.items() if file is None]:
+        raise FormatError(f"the shard {shown(missing[0])} is missing", where=INDEX_FILE)
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        headers = pool.map(partial(read_header, files), (file for file in shards.values() if file is not None))
+        # If two shards have a tensor of the same name, that of the index counts, as in transformers.
+        tensors = {
+            name: one
+            for header in headers
+            for name, one in header.tensors.items()
+            if shard_of.get(name, one.file) == one.file
+        }
+    if lost := next((name for name in shard_of if name not in tensors), ""):
+        raise FormatError(f"{shard_of[lost]} does not contain {lost}, although the index lists it", where=INDEX_FILE)
+    return tensors
 
 
-def _sorted_out(shapes: Shapes) -> tuple[dict[str, BaseModule], dict[str, tuple[int, ...]]]:
-    # Those of GPT-2 have a bias as long as the second dimension of the weight.
-    gpt2 = any(
-        path.endswith(".c_attn.weight")
-        and len(shape) == 2
-        and shapes.get(f"{path[:-7]}.bias") == shape[1:] != shape[:1]
-        for path, shape in shapes.items()
-    )
-    modules: dict[str, BaseModule] = {}
-    parameters: dict[str, tuple[int, ...]] = {}
-    for tensor, shape in shapes.items():
-        path, _, leaf = tensor.rpartition(".")
-        last = path.rpartition(".")[2]
-        if leaf == "weight" and len(shape) == 2 and path and min(shape) > 0:
-            if EMBEDDING.fullmatch(last):
-                modules[path] = BaseModule(*shape, "embedding")
-            elif gpt2 and last in TRANSPOSED:
-                modules[path] = BaseModule(*shape, "conv1d", f"{path}.bias" in shapes)
-            else:
-                modules[path] = BaseModule(*shape[::-1], "linear", f"{path}.bias" in shapes)
-        elif len(shape) >= 2 and leaf != "bias" and "scale" not in leaf:  # GPT-2's attention mask, the scales of fp8
-            parameters[tensor] = shape
-    return modules, parameters
+def weight_map(data: bytes) -> dict[str, str]:
+    """Tensor name → shard, from the bytes of an index.
+
+    Raises:
+        FormatError: it is no index, or too large.
+    """
+    entries = parse.required(json_object(data, INDEX_FILE, INDEX_CAP), "weight_map", INDEX_FILE)
+    return parse.map_of(parse.text)(entries, f"{INDEX_FILE}: weight_map")
 
 
 def names_in_memory(names: Iterable[str]) -> dict[str, str]:

@@ -1,12 +1,11 @@
 """One function for each shape of model: the modules that transformers 5 makes of a config, with their dimensions.
 
-A function gets a ``Model`` to fill in and the ``Config`` of its section; one under ``decoder`` fills in one layer.
-Fused experts and their routers are parameters.
+A function gets a ``Model`` to fill in and the ``Config`` of its section. Most fill in one layer, for ``decoder``;
+GPT-2, OPT, BERT and the vision towers are whole. Fused experts and their routers are parameters.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
 from typing import Any
 
 from lora_cli import parse
@@ -26,36 +25,33 @@ ALIASES = {
 """Other keys that a field has in the configs of some families."""
 
 
+NULLABLE = frozenset({"head_dim", "num_key_value_heads", "q_lora_rank"})
+"""Fields with a default that may be null even so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A section of a config: ``c.hidden_size`` is a whole number from 1, in the config or by default.
+    """A section of a config: ``c.hidden_size`` is a whole number, or a flag where its default is one.
 
-    ``defaults`` are all fields of its class with their defaults (None: it follows from others); any other is not looked
-    at. ``where`` is what errors call the section. Every getter raises ``FormatError`` with the key for a value of
-    another type, or one that no model has.
+    ``defaults`` are all fields of its class with their defaults. One that is null or not of the class is 0: it follows
+    from others, and a flag is off. ``where`` is what errors call the section. Each raises ``FormatError`` with its key
+    for a value of another type, or one that no model has.
     """
 
     fields: Mapping[str, Any]
     defaults: Mapping[str, int | None]
     where: str = "config.json"
 
-    def __getattr__(self, key: str) -> int:
-        return self.number(key)
-
-    def number(self, key: str, least: int = 1) -> int:
-        """A whole number that is at least ``least``."""
-        (value, where), few = self._value(key), "layer" in key or key == "depth"
-        most = MAX_LAYERS if few else MAX_EXPERTS if "experts" in key else MAX_DIMENSION
-        return parse.integer(value, where, minimum=least, maximum=most)
-
-    def optional(self, key: str) -> int:
-        """A whole number from 1, or 0 if it follows from other fields."""
-        return 0 if self._value(key)[0] is None else self.number(key)
-
-    def flag(self, key: str) -> bool:
-        """True or false; null is false, as it is to the modelling code."""
-        value, where = self._value(key)
-        return parse.boolean(value or False, where)
+    def __getattr__(self, key: str) -> Any:
+        default, (value, where) = self.defaults.get(key), self._value(key)
+        if isinstance(default, bool):
+            return parse.boolean(value or False, where)
+        if value is None and (default is None or key in NULLABLE):
+            return 0
+        most = MAX_LAYERS if "layer" in key or key == "depth" else MAX_EXPERTS if "experts" in key else MAX_DIMENSION
+        return parse.integer(
+            value, where, minimum=int(key not in {"num_experts", "first_k_dense_replace"}), maximum=most
+        )
 
     def layers(self, key: str) -> frozenset[int] | None:
         """The layers that are listed; None if there is no list."""
@@ -98,7 +94,7 @@ class Model:
     def add(self, path: str, d_in: int, d_out: int, bias: bool = False, kind: ModuleKind = "linear") -> None:
         """A module. Raises ``FormatError`` for dimensions that no model has."""
         self._check(path, d_in, d_out)
-        self.modules[self.prefix + path] = BaseModule(d_in, d_out, kind, bias)
+        self.modules[self.prefix + path] = BaseModule(d_in, d_out, kind, bool(bias))
 
     def bare(self, path: str, *shape: int) -> None:
         """A parameter; raises as ``add``."""
@@ -109,6 +105,10 @@ class Model:
         if not all(1 <= size <= MAX_DIMENSION for size in shape):
             sizes = " x ".join(map(str, shape))
             raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where="config.json")
+
+
+Build = Callable[[Model, Config], None]
+"""Fills in a model, or a layer, by a config."""
 
 
 def square(m: Model, *paths: str, width: int, bias: bool = True) -> None:
@@ -126,8 +126,7 @@ def mlp(m: Model, first: str, second: str, width: int, inner: int, bias: bool = 
 def gated(m: Model, path: str, width: int, inner: int, bias: bool = False) -> None:
     """A gated MLP."""
     m.add(f"{path}.gate_proj", width, inner, bias)
-    m.add(f"{path}.up_proj", width, inner, bias)
-    m.add(f"{path}.down_proj", inner, width, bias)
+    mlp(m, f"{path}.up_proj", f"{path}.down_proj", width, inner, bias)
 
 
 def experts(m: Model, count: int, width: int, inner: int) -> None:
@@ -139,45 +138,47 @@ def experts(m: Model, count: int, width: int, inner: int) -> None:
 
 def attention(m: Model, c: Config, out: str = "o_proj", packed: str = "") -> None:
     """q, k, v (``packed`` in one of this name, if any) and o, with grouped key-value heads and the class's biases."""
-    width, heads, bias = c.hidden_size, c.num_attention_heads, c.flag("attention_bias") or c.flag("use_bias")
-    dim = c.optional("head_dim") or width // heads
-    q, kv = heads * dim, (c.optional("num_key_value_heads") or heads) * dim
+    width, heads, bias = c.hidden_size, c.num_attention_heads, c.attention_bias or c.use_bias
+    dim = c.head_dim or width // heads
+    q, kv = heads * dim, (c.num_key_value_heads or heads) * dim
     for name, size in [(packed, q + 2 * kv)] if packed else [("q_proj", q), ("k_proj", kv), ("v_proj", kv)]:
-        m.add(f"self_attn.{name}", width, size, bias or c.flag("qkv_bias"))
+        m.add(f"self_attn.{name}", width, size, bias or c.qkv_bias)
     m.add(f"self_attn.{out}", q, width, bias)
 
 
-def decoder(sparse: Callable[[Config], Container[int]] = lambda _: ()) -> Callable[..., Callable[..., None]]:
-    """A decoder of such layers, with LLaMA's names around them: ``root`` and ``head`` are where a wrapper has it."""
+def decoder(
+    layer: Build,
+    sparse: Callable[[Config], Container[int]] = lambda _: (),
+    *,
+    root: str = "model.",
+    embedding: str = "embed_tokens",
+    layers: str = "layers.",
+    head: str = "lm_head",
+    head_bias: bool = False,
+) -> Build:
+    """A decoder of such layers, with LLaMA's names around them. ``sparse`` are the layers with experts."""
 
-    def of(fill: Callable[[Model, Config], None]) -> Callable[..., None]:
-        @wraps(fill)
-        def build(m: Model, c: Config, root: str = "model.", head: str = "lm_head", head_bias: bool = False) -> None:
-            m.add(f"{root}embed_tokens", c.vocab_size, c.hidden_size, kind="embedding")
-            for layer in m.layers(f"{root}layers.", c.num_hidden_layers, sparse(c)):
-                fill(layer, c)
-            m.add(head, c.hidden_size, c.vocab_size, head_bias)
+    def build(m: Model, c: Config) -> None:
+        m.add(root + embedding, c.vocab_size, c.hidden_size, kind="embedding")
+        for one in m.layers(root + layers, c.num_hidden_layers, sparse(c)):
+            layer(one, c)
+        m.add(head, c.hidden_size, c.vocab_size, head_bias)
 
-        return build
-
-    return of
+    return build
 
 
-@decoder()
 def llama(m: Model, c: Config) -> None:
     """LLaMA, and most that came after it."""
     attention(m, c)
-    gated(m, "mlp", c.hidden_size, c.intermediate_size, c.flag("mlp_bias"))
+    gated(m, "mlp", c.hidden_size, c.intermediate_size, c.mlp_bias)
 
 
-@decoder()
 def phi(m: Model, c: Config) -> None:
     """Phi 1 and 2."""
     attention(m, c, out="dense")
     mlp(m, "mlp.fc1", "mlp.fc2", c.hidden_size, c.intermediate_size)
 
 
-@decoder()
 def phi3(m: Model, c: Config) -> None:
     """Phi 3: q, k and v in one, and the two inner layers of the MLP."""
     attention(m, c, packed="qkv_proj")
@@ -185,59 +186,86 @@ def phi3(m: Model, c: Config) -> None:
     m.add("mlp.down_proj", c.intermediate_size, c.hidden_size)
 
 
-@decoder()
 def starcoder2(m: Model, c: Config) -> None:
     """StarCoder 2."""
     attention(m, c)
-    mlp(m, "mlp.c_fc", "mlp.c_proj", c.hidden_size, c.intermediate_size, c.flag("use_bias"))
+    mlp(m, "mlp.c_fc", "mlp.c_proj", c.hidden_size, c.intermediate_size, c.use_bias)
 
 
-@decoder()
+def gptj(m: Model, c: Config) -> None:
+    """GPT-J."""
+    square(m, *(f"attn.{name}" for name in ("k_proj", "v_proj", "q_proj", "out_proj")), width=c.hidden_size, bias=False)
+    mlp(m, "mlp.fc_in", "mlp.fc_out", c.hidden_size, c.n_inner or 4 * c.hidden_size)
+
+
+def gpt_neox(m: Model, c: Config) -> None:
+    """GPT-NeoX and Pythia."""
+    width, bias = c.hidden_size, c.attention_bias
+    m.add("attention.query_key_value", width, 3 * width, bias)
+    m.add("attention.dense", width, width, bias)
+    mlp(m, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.intermediate_size)
+
+
+def bloom(m: Model, c: Config) -> None:
+    """BLOOM, and Falcon, whose keys and values are grouped (40B and later), single (7B), or one for each head."""
+    width, qkv, bias = c.hidden_size, 3 * c.hidden_size, c.bias
+    if c.new_decoder_architecture:
+        heads = c.num_attention_heads
+        qkv = width + 2 * (c.num_kv_heads or heads) * (width // heads)
+    elif c.multi_query:
+        qkv = width + 2 * (width // c.num_attention_heads)
+    m.add("self_attention.query_key_value", width, qkv, bias)
+    m.add("self_attention.dense", width, width, bias)
+    mlp(m, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.ffn_hidden_size or 4 * width, bias)
+
+
 def mixtral(m: Model, c: Config) -> None:
     """Mixtral."""
     attention(m, c)
     experts(m, c.num_experts, c.hidden_size, c.intermediate_size)
 
 
-@decoder()
 def gpt_oss(m: Model, c: Config) -> None:
     """gpt-oss: experts ``[experts, d_in, d_out]`` with biases."""
     attention(m, c)
     count, width, inner = c.num_experts, c.hidden_size, c.intermediate_size
     m.bare("mlp.router.weight", count, width)
-    m.bare("mlp.experts.gate_up_proj", count, width, 2 * inner)
-    m.bare("mlp.experts.gate_up_proj_bias", count, 2 * inner)
-    m.bare("mlp.experts.down_proj", count, inner, width)
-    m.bare("mlp.experts.down_proj_bias", count, width)
+    for name, d_in, d_out in (("gate_up_proj", width, 2 * inner), ("down_proj", inner, width)):
+        m.bare(f"mlp.experts.{name}", count, d_in, d_out)
+        m.bare(f"mlp.experts.{name}_bias", count, d_out)
 
 
-def _qwen_sparse(c: Config) -> Container[int]:
-    count, step, dense = c.number("num_experts", least=0), c.decoder_sparse_step, c.layers("mlp_only_layers") or ()
+def qwen_sparse(c: Config) -> Container[int]:
+    """Every n-th layer that is not listed."""
+    count, step, dense = c.num_experts, c.decoder_sparse_step, c.layers("mlp_only_layers") or ()
     return {i for i in range(c.num_hidden_layers) if count and (i + 1) % step == 0 and i not in dense}
 
 
-@decoder(_qwen_sparse)
 def qwen_moe(m: Model, c: Config) -> None:
-    """Qwen 2 and 3: experts in every n-th layer that is not listed, in Qwen 2 beside one that all tokens share."""
+    """Qwen 2 and 3 with experts, in Qwen 2 beside one that all tokens share."""
     attention(m, c)
     if not m.sparse:
         gated(m, "mlp", c.hidden_size, c.intermediate_size)
         return
     experts(m, c.num_experts, c.hidden_size, c.moe_intermediate_size)
-    if inner := c.optional("shared_expert_intermediate_size"):
+    if inner := c.shared_expert_intermediate_size:
         gated(m, "mlp.shared_expert", c.hidden_size, inner)
         m.add("mlp.shared_expert_gate", c.hidden_size, 1)
 
 
-@decoder(lambda c: range(c.number("first_k_dense_replace", least=0), c.num_hidden_layers))
+def deepseek_sparse(c: Config) -> Container[int]:
+    """All after the first layers."""
+    return range(c.first_k_dense_replace, c.num_hidden_layers)
+
+
 def deepseek(m: Model, c: Config) -> None:
-    """DeepSeek 2 and 3: low-rank attention (MLA), and after the first layers experts beside shared ones.
+    """DeepSeek 2 and 3: low-rank attention (MLA), and experts beside shared ones.
 
     The layers that predict further tokens are not built.
     """
-    heads, width, bias = c.num_attention_heads, c.hidden_size, c.flag("attention_bias")
+    heads, width, bias = c.num_attention_heads, c.hidden_size, c.attention_bias
     q = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim)
-    if rank := c.optional("q_lora_rank"):
+    if rank := c.q_lora_rank:
         m.add("self_attn.q_a_proj", width, rank, bias)
         m.add("self_attn.q_b_proj", rank, q)
     else:
@@ -245,21 +273,21 @@ def deepseek(m: Model, c: Config) -> None:
     m.add("self_attn.kv_a_proj_with_mqa", width, c.kv_lora_rank + c.qk_rope_head_dim, bias)
     m.add("self_attn.kv_b_proj", c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim))
     m.add("self_attn.o_proj", heads * c.v_head_dim, width, bias)
+    path, inner = "mlp", c.intermediate_size
     if m.sparse:
         experts(m, c.num_experts, width, c.moe_intermediate_size)
-        gated(m, "mlp.shared_experts", width, c.moe_intermediate_size * c.n_shared_experts, c.flag("mlp_bias"))
-    else:
-        gated(m, "mlp", width, c.intermediate_size, c.flag("mlp_bias"))
+        path, inner = "mlp.shared_experts", c.moe_intermediate_size * c.n_shared_experts
+    gated(m, path, width, inner, c.mlp_bias)
 
 
-def _llama4_sparse(c: Config) -> Container[int]:
+def llama4_sparse(c: Config) -> Container[int]:
+    """Every n-th layer, or those listed."""
     step, listed = c.interleave_moe_layer_step, c.layers("moe_layers")
     return range(step - 1, c.num_hidden_layers, step) if listed is None else listed
 
 
-@decoder(_llama4_sparse)
 def llama4(m: Model, c: Config) -> None:
-    """Llama 4: experts ``[experts, d_in, d_out]`` beside a shared one in every n-th layer, or in those listed."""
+    """Llama 4: experts ``[experts, d_in, d_out]`` beside a shared one."""
     attention(m, c)
     if not m.sparse:
         gated(m, "feed_forward", c.hidden_size, c.intermediate_size_mlp)
@@ -273,7 +301,7 @@ def llama4(m: Model, c: Config) -> None:
 
 def gpt2(m: Model, c: Config) -> None:
     """GPT-2: transposed linear layers (``Conv1D``), q, k and v in one."""
-    width, inner, t = c.hidden_size, c.optional("n_inner") or 4 * c.hidden_size, m.under("transformer.")
+    width, inner, t = c.hidden_size, c.n_inner or 4 * c.hidden_size, m.under("transformer.")
     t.add("wte", c.vocab_size, width, kind="embedding")
     t.add("wpe", c.max_position_embeddings, width, kind="embedding")
     for layer in t.layers("h.", c.num_hidden_layers):
@@ -284,52 +312,14 @@ def gpt2(m: Model, c: Config) -> None:
     m.add("lm_head", width, c.vocab_size)
 
 
-def gptj(m: Model, c: Config) -> None:
-    """GPT-J."""
-    width, t = c.hidden_size, m.under("transformer.")
-    t.add("wte", c.vocab_size, width, kind="embedding")
-    for layer in t.layers("h.", c.num_hidden_layers):
-        square(layer, "attn.k_proj", "attn.v_proj", "attn.q_proj", "attn.out_proj", width=width, bias=False)
-        mlp(layer, "mlp.fc_in", "mlp.fc_out", width, c.optional("n_inner") or 4 * width)
-    m.add("lm_head", width, c.vocab_size, bias=True)
-
-
-def gpt_neox(m: Model, c: Config) -> None:
-    """GPT-NeoX and Pythia."""
-    width, bias = c.hidden_size, c.flag("attention_bias")
-    m.add("gpt_neox.embed_in", c.vocab_size, width, kind="embedding")
-    for layer in m.layers("gpt_neox.layers.", c.num_hidden_layers):
-        layer.add("attention.query_key_value", width, 3 * width, bias)
-        layer.add("attention.dense", width, width, bias)
-        mlp(layer, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.intermediate_size)
-    m.add("lm_head", width, c.vocab_size)
-
-
-def bloom(m: Model, c: Config) -> None:
-    """BLOOM, and Falcon, whose keys and values are grouped (40B and later), single (7B), or one for each head."""
-    width, qkv, bias, t = c.hidden_size, 3 * c.hidden_size, c.flag("bias"), m.under("transformer.")
-    if c.flag("new_decoder_architecture"):
-        heads = c.num_attention_heads
-        qkv = width + 2 * (c.optional("num_kv_heads") or heads) * (width // heads)
-    elif c.flag("multi_query"):
-        qkv = width + 2 * (width // c.num_attention_heads)
-    t.add("word_embeddings", c.vocab_size, width, kind="embedding")
-    for layer in t.layers("h.", c.num_hidden_layers):
-        layer.add("self_attention.query_key_value", width, qkv, bias)
-        layer.add("self_attention.dense", width, width, bias)
-        mlp(layer, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.optional("ffn_hidden_size") or 4 * width, bias)
-    m.add("lm_head", width, c.vocab_size)
-
-
 def opt(m: Model, c: Config) -> None:
     """OPT, whose embedding may have another width than its layers."""
-    width, outer, d = c.hidden_size, c.optional("word_embed_proj_dim") or c.hidden_size, m.under("model.decoder.")
-    bias = c.flag("enable_bias")
+    width, outer, d = c.hidden_size, c.word_embed_proj_dim or c.hidden_size, m.under("model.decoder.")
+    bias = c.enable_bias
     d.add("embed_tokens", c.vocab_size, outer, kind="embedding")
     d.add("embed_positions", c.max_position_embeddings + 2, width, kind="embedding")
     if outer != width:
-        d.add("project_out", width, outer)
-        d.add("project_in", outer, width)
+        mlp(d, "project_out", "project_in", width, outer, bias=False)
     for layer in d.layers("layers.", c.num_hidden_layers):
         square(layer, *(f"self_attn.{name}_proj" for name in ("k", "v", "q", "out")), width=width, bias=bias)
         mlp(layer, "fc1", "fc2", width, c.ffn_dim, bias)
@@ -339,9 +329,9 @@ def opt(m: Model, c: Config) -> None:
 def bert(m: Model, c: Config, root: str, head: str, dense: str) -> None:
     """BERT with its language-modelling head, without the pooler that other heads have."""
     width, b = c.hidden_size, m.under(root)
-    b.add("embeddings.word_embeddings", c.vocab_size, width, kind="embedding")
-    b.add("embeddings.position_embeddings", c.max_position_embeddings, width, kind="embedding")
-    b.add("embeddings.token_type_embeddings", c.type_vocab_size, width, kind="embedding")
+    rows = {"word": c.vocab_size, "position": c.max_position_embeddings, "token_type": c.type_vocab_size}
+    for name, count in rows.items():
+        b.add(f"embeddings.{name}_embeddings", count, width, kind="embedding")
     names = ("self.query", "self.key", "self.value", "output.dense")
     for layer in b.layers("encoder.layer.", c.num_hidden_layers):
         square(layer, *(f"attention.{name}" for name in names), width=width)
@@ -355,7 +345,7 @@ def siglip(m: Model, c: Config, text_width: int) -> None:
     width, t = c.hidden_size, m.under("model.vision_tower.")
     t.bare("embeddings.patch_embedding.weight", width, c.num_channels, c.patch_size, c.patch_size)
     t.add("embeddings.position_embedding", (c.image_size // c.patch_size) ** 2, width, kind="embedding")
-    if c.flag("vision_use_head"):
+    if c.vision_use_head:
         t.bare("head.probe", 1, 1, width)
         t.bare("head.attention.in_proj_weight", 3 * width, width)
         t.add("head.attention.out_proj", width, width, bias=True)
@@ -383,15 +373,15 @@ def _vision_layers(m: Model, path: str, c: Config, out: str) -> None:
 
 def qwen_vision(m: Model, c: Config, _: int) -> None:
     """The vision transformers of Qwen2-VL, which has an ``embed_dim``, and of Qwen2.5-VL."""
-    width, v = c.optional("embed_dim") or c.hidden_size, m.under("model.visual.")
+    width, v = c.embed_dim or c.hidden_size, m.under("model.visual.")
     merged = width * c.spatial_merge_size**2
     v.bare("patch_embed.proj.weight", width, c.in_channels, c.temporal_patch_size, c.patch_size, c.patch_size)
     v.add("merger.mlp.0", merged, merged, bias=True)
-    v.add("merger.mlp.2", merged, c.optional("out_hidden_size") or c.hidden_size, bias=True)
+    v.add("merger.mlp.2", merged, c.out_hidden_size or c.hidden_size, bias=True)
     for layer in v.layers("blocks.", c.depth):
         layer.add("attn.qkv", width, 3 * width, bias=True)
         layer.add("attn.proj", width, width, bias=True)
-        if inner := c.optional("intermediate_size"):
+        if inner := c.intermediate_size:
             gated(layer, "mlp", width, inner, bias=True)
         else:
             mlp(layer, "mlp.fc1", "mlp.fc2", width, width * c.mlp_ratio)

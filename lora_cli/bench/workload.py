@@ -1,106 +1,148 @@
-"""Synthetic workloads: which adapters are requested, in which order, when, and with how many tokens; seeded.
+"""Workloads: which adapters are requested, in which order, when and with how many tokens, drawn from a seed."""
 
-A seed gives the same trace on every machine.
-"""
-
-from array import array
-from collections.abc import Sequence
+import json
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import inf
+from math import inf, isfinite
+from pathlib import Path
 
-from lora_cli.bench.popularity import AnyPopularity
-from lora_cli.bench.random_streams import RandomStream
-from lora_cli.bench.trace import MOST_TOKENS, Trace
+from lora_cli.bench.trace import OUTPUT_TOKENS, PROMPT_TOKENS, Request
 from lora_cli.errors import UsageError
+from lora_cli.text import names as listed
+from lora_cli.text import quoted
+
+Range = tuple[int, int]
+"""The least and the most, both included."""
+
+LARGEST_EXPONENT, LARGEST_WEIGHT = 10.0, 1e18
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
-    """From the least to the most, both included."""
+class Popularity:
+    """How often each adapter is requested: by the ``weights`` of their names, else by Zipf's law.
 
-    least: int
-    most: int
+    Its ``exponent`` s gives the adapter of rank i the weight i^-s; 0 is uniform.
+    """
 
-    def draw(self, stream: RandomStream) -> int:
-        """One of them."""
-        return self.least if self.least == self.most else self.least + stream.below(self.most - self.least + 1)
+    exponent: float = 1.0
+    weights: Mapping[str, float] | None = None
+
+    def of(self, names: Sequence[str]) -> list[float]:
+        """The weight of each of these adapters, the most popular first.
+
+        Raises:
+            UsageError: the file of weights lacks some of them, or all are 0.
+        """
+        if self.weights is None:
+            return [rank**-self.exponent for rank in range(1, len(names) + 1)]
+        if missing := [name for name in names if name not in self.weights]:
+            raise UsageError(
+                f"--popularity has no weight for {listed(missing)}", hint="add it to the file, at least as 0"
+            )
+        found = [self.weights[name] for name in names]
+        if not any(found):
+            raise UsageError("--popularity: all weights are 0")
+        return found
 
 
-def parse_lengths(text: str, flag: str) -> Lengths:
-    """``128``, or ``8-512``.
+def parse_popularity(text: str) -> Popularity:
+    """``uniform``, ``zipf:1.0``, or a ``.json`` file: ``{"sql": 120, "chat": 3.5}``.
 
     Raises:
-        UsageError: it is neither.
+        LoraCliError: it is none of these, or the file cannot be read.
     """
-    first, dash, last = text.partition("-")
-    numbers = [first, last] if dash else [first, first]
-    if all(one.isascii() and one.isdecimal() and len(one) <= 8 for one in numbers):
-        least, most = map(int, numbers)
-        if least <= most <= MOST_TOKENS and most:
-            return Lengths(least, most)
-    raise UsageError(f"{flag} {text[:60]}: must be a number of tokens, or a range", hint=f"{flag} 128, {flag} 8-512")
+    if text.endswith(".json"):
+        from lora_cli.documents.document import read_text
+
+        try:
+            value = json.loads(read_text(Path(text), "file of weights"))
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or not value or not all(map(_is_weight, value.values())):
+            raise UsageError(f"{text}: must be an object of weights", hint='{"sql": 120, "chat": 3.5}')
+        return Popularity(weights=value)
+    family, _, number = text.partition(":")
+    if text == "uniform":
+        return Popularity(0.0)
+    try:
+        exponent = float(number or 1)
+    except ValueError:
+        exponent = -1.0
+    if family != "zipf" or not 0 <= exponent <= LARGEST_EXPONENT:
+        raise UsageError(f"--popularity {quoted(text)}: is none", hint="zipf:1.0, uniform or weights.json")
+    return Popularity(exponent)
 
 
-MICROSECONDS = 6
-"""Decimals that a time keeps: as many as a trace's file has."""
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST_WEIGHT
 
 
-def arrival_times(requests: int, request_rate: float, burstiness: float, seed: int) -> "array[float]":
-    """Seconds from the start of the run, one for each request, rising.
-
-    The gaps are Gamma variates of shape ``burstiness``: 1 is Poisson, less comes in bursts (their coefficient of
-    variation is ``1 / sqrt(burstiness)``), and with an infinite one they are all equal. As in vLLM the last request
-    comes at ``requests / request_rate`` exactly. With an infinite rate all come at 0.
-    """
-    if request_rate == inf:
-        return array("d", bytes(8 * requests))
-    if burstiness == inf:
-        return array("d", (round(number / request_rate, MICROSECONDS) for number in range(1, requests + 1)))
-    stream = RandomStream.derive("arrivals", seed)
-    times = list(accumulate(stream.gamma(burstiness) for _ in range(requests)))
-    stretch = requests / request_rate / times[-1] if times and times[-1] > 0 else 0.0
-    return array("d", (round(time * stretch, MICROSECONDS) for time in times))
+def parse_range(text: str, flag: str) -> Range:
+    """``128``, or ``8-512``. Raises ``UsageError``."""
+    words = text.split("-")
+    if len(words) <= 2 and all(word.isascii() and word.isdecimal() and len(word) < 9 for word in words):
+        least, most = int(words[0]), int(words[-1])
+        if 1 <= least <= most:
+            return least, most
+    raise UsageError(f"{flag} {quoted(text)}: must be a number of tokens, or a range", hint=f"{flag} 8-512")
 
 
-@dataclass(frozen=True, slots=True)
-class SyntheticWorkload:
-    """The parameters of a workload; the same ones give the same trace on every machine."""
-
-    popularity: AnyPopularity
-    requests: int
-    seed: int = 0
-    request_rate: float = inf
-    burstiness: float = 1.0
-    input_len: Lengths = Lengths(128, 128)
-    output_len: Lengths = Lengths(16, 16)
-
-
-def make_requests(names: Sequence[str], traffic: SyntheticWorkload) -> Trace:
-    """The trace of ``traffic`` over these adapters, the most popular first; more requests begin with the same names."""
-    number, seed = traffic.requests, traffic.seed
-    lengths = RandomStream.derive("lengths", seed)
-    tokens = [(traffic.input_len.draw(lengths), traffic.output_len.draw(lengths)) for _ in range(number)]
-    draws, cumulative_weights = RandomStream(seed), list(accumulate(traffic.popularity.weights(names)))
-    return Trace(
-        tuple(names),
-        array("I", (draws.index_by_weight(cumulative_weights) for _ in range(number))),
-        arrival_times(number, traffic.request_rate, traffic.burstiness, seed),
-        array("I", (one for one, _ in tokens)),
-        array("I", (one for _, one in tokens)),
-    )
-
-
-def parse_rate(text: str, flag: str) -> float:
-    """A number above 0, or ``inf``.
-
-    Raises:
-        UsageError: it is not one.
-    """
+def parse_positive(text: str, flag: str, *, may_be_infinite: bool = False) -> float:
+    """A number above 0. Raises ``UsageError``."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not value > 0 or (1e9 < value < inf) or value < 1e-6:
-        raise UsageError(f"{flag} {text[:60]}: must be a number above 0, or inf", hint=f"{flag} 10")
+    if not value > 0 or not (isfinite(value) or may_be_infinite):
+        raise UsageError(f"{flag} {quoted(text)}: must be a number above 0{', or inf' if may_be_infinite else ''}")
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is drawn. Without a ``request_rate`` the requests have no times; with an infinite one all are at 0."""
+
+    popularity: Popularity
+    requests: int
+    seed: int = 0
+    request_rate: float | None = None
+    burstiness: float = 1.0
+    input_len: Range = (PROMPT_TOKENS, PROMPT_TOKENS)
+    output_len: Range = (OUTPUT_TOKENS, OUTPUT_TOKENS)
+
+
+def make_requests(names: Sequence[str], load: Workload) -> list[Request]:
+    """The requests over these adapters, the most popular first; none without adapters.
+
+    Each purpose has random numbers of its own.
+
+    Raises:
+        UsageError: an adapter has no weight.
+    """
+    if not names:
+        return []
+    order, lengths = (random.Random(f"{purpose} {load.seed}") for purpose in ("adapters", "lengths"))  # noqa: S311
+    chosen = order.choices(names, load.popularity.of(names), k=load.requests)
+    times = _arrivals(load)
+    return [
+        Request(name, times[at] if times else None, lengths.randint(*load.input_len), lengths.randint(*load.output_len))
+        for at, name in enumerate(chosen)
+    ]
+
+
+def _arrivals(load: Workload) -> list[float]:
+    """Seconds from the start; empty without a rate.
+
+    The gaps are Gamma variates of shape ``burstiness`` (1 is Poisson, less comes in bursts), and as in ``vllm bench
+    serve`` the last request comes at ``requests / request_rate`` exactly.
+    """
+    if load.request_rate is None:
+        return []
+    if load.request_rate == inf:
+        return [0.0] * load.requests
+    draw = random.Random(f"arrivals {load.seed}")  # noqa: S311 - a workload, not a secret
+    times = list(accumulate(draw.gammavariate(load.burstiness, 1.0) for _ in range(load.requests)))
+    stretch = load.requests / load.request_rate / (times[-1] or 1.0)
+    return [time * stretch for time in times]

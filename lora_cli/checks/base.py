@@ -12,8 +12,7 @@ from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
 from lora_cli.errors import FormatError
 from lora_cli.finding import Location, Outcome, Problem
-from lora_cli.peft.patterns import Matcher
-from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES, targeted_in
+from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES, targeted_in, timed
 from lora_cli.refs.reference import cached_repository, hub_words
 from lora_cli.text import counted, cut, names, shown
 
@@ -318,19 +317,19 @@ def _missing_modules(case: Case, config: LoraConfig) -> list[str]:
     Raises:
         FormatError: there are too many names to compare.
     """
-    base, matcher = case.known_base, Matcher(f"{config.file}: modules_to_save")
+    base = case.known_base
     saved = {key.module for key in case.adapter.keys.values() if key.part == "saved" and not key.adapter_name}
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()  # written once for both
     named = [path for path in base.modules if last_name(path) not in tied]
     text = "\n".join([*named, ""])
 
     def lacks(name: str) -> bool:
-        matcher.charge(len(named) + len(saved))
-        is_there = f"{name}\n" in text or f"{name}." in text
-        # PEFT matches the end of the path of the module or of one around it, not a pattern.
-        meant = [path for path in named if path.endswith(name) or f"{name}." in path] if is_there else []
-        if meant or any(path.endswith(name) for path in saved):
-            return any(path not in saved for path in meant)
+        with timed(f"{config.file}: modules_to_save"):
+            is_there = f"{name}\n" in text or f"{name}." in text
+            # PEFT matches the end of the path of the module or of one around it, not a pattern.
+            meant = [path for path in named if path.endswith(name) or f"{name}." in path] if is_there else []
+            if meant or any(path.endswith(name) for path in saved):
+                return any(path not in saved for path in meant)
         return NORM.search(last_name(name)) is not None
 
     return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
@@ -365,12 +364,11 @@ def saved_shape(case: Case) -> Problems:
         "trainable_tokens": "the trained tokens",
     }
     messages = []
-    tokens = Matcher("trainable_token_indices")
     for key, tensor, module in _other_tensors(case):
         wanted = _base_shape(key, module)
         if key.part == "trainable_tokens":
             try:
-                wanted = _trained_tokens_shape(case, key, module, tokens)
+                wanted = _trained_tokens_shape(case, key, module)
             except FormatError as error:
                 yield NotChecked(f"trainable_token_indices: {error.reason}")
                 break
@@ -382,7 +380,7 @@ def saved_shape(case: Case) -> Problems:
     yield from grouped(messages, case.weights_file, "tensor")
 
 
-def _trained_tokens_shape(case: Case, key: Key, module: BaseModule, matcher: Matcher) -> tuple[int, ...] | None:
+def _trained_tokens_shape(case: Case, key: Key, module: BaseModule) -> tuple[int, ...] | None:
     """The shape of the trained tokens of the module: a row for each, as wide as the model; None if it has none.
 
     Raises:
@@ -390,8 +388,8 @@ def _trained_tokens_shape(case: Case, key: Key, module: BaseModule, matcher: Mat
     """
     chosen = case.adapter.config.trainable_token_indices if case.adapter.config is not None else None
     if chosen is not None and not isinstance(chosen, tuple):
-        matcher.charge(len(chosen))
-        chosen = next((indices for name, indices in chosen.items() if key.module.endswith(name)), None)
+        with timed("trainable_token_indices"):
+            chosen = next((indices for name, indices in chosen.items() if key.module.endswith(name)), None)
     width = module.d_out if module.kind == "embedding" else module.d_in
     return None if chosen is None else (len(chosen), width)
 

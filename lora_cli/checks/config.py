@@ -14,8 +14,7 @@ from lora_cli.engines.peft import method_outcome
 from lora_cli.errors import FormatError
 from lora_cli.finding import Effect, Effects, Problem, Severity
 from lora_cli.parse import LARGEST
-from lora_cli.peft.patterns import Endings, endings, matching_keys
-from lora_cli.peft.targets import HEADS, targeted_parameters
+from lora_cli.peft.targets import HEADS, Endings, endings, matching_keys, targeted_parameters
 from lora_cli.text import counted, cut, names, shown
 
 OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})

@@ -41,7 +41,7 @@ from lora_cli.cli.output import (
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.pipeline import SILENT, Progress
+from lora_cli.fetching.context import SILENT, Progress
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
 from lora_cli.refs.lock import THE_BASE, Lock, ref_at
 from lora_cli.refs.request import NAME, Selection

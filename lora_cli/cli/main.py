@@ -36,7 +36,7 @@ COMMANDS = {
     "inspect": "Show an adapter's contents from its header alone, local or remote.",
     "repair": "Write a copy of an adapter that an engine serves correctly.",
     "warm": "Load adapters into a warm process or running engines and prove that they work.",
-    "serve-bench": "Measure cold starts, tier hits, eviction and latency.",
+    "serve-bench": "Measure adapters at a server: cold, warm and hot; or simulate how many slots they need.",
     "cache": "Manage the disk cache: ls, show, verify, gc, rm, path.",
     "rules": "List the rules of validate, or explain one.",
     "engines": "List which adapters engines support, or explain one engine.",
@@ -48,9 +48,6 @@ UNITS = {
     "TIME": "TIME is a number of seconds, 500ms, 30s or 1h30m.",
 }
 VERSION = ("--version", "-V")
-SEVERAL_VALUES = {"serve-bench": ("--lora-modules", "--goodput")}
-"""Options that take several values after one flag, as in ``vllm bench serve``; typer supports only one value."""
-
 
 # Errors of the operating system that are caused by the machine, not by a bug.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
@@ -79,12 +76,7 @@ class _Grouped:
 
 
 class GroupedCommand(_Grouped, TyperCommand):
-    """A command that parses several values after one flag, and runs with its settings."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parses the arguments of the command."""
-        several = SEVERAL_VALUES.get(self.name or "")
-        return super().parse_args(ctx, repeat_flags(args, several) if several else args)
+    """A command that runs with its settings."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command with the settings of the whole command line: global options, variables and the file."""
@@ -151,19 +143,6 @@ def _record_flag(ctx: Any, parameter: Any, value: Any) -> Any:
     if origin_of(ctx, parameter.name) == "COMMANDLINE":
         ctx.meta[parameter.name] = value
     return value
-
-
-def repeat_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """``words`` with the flag repeated before each of its values, up to the next option or ``--``."""
-    found: list[str] = []
-    flag = ""
-    for word in words:
-        if flag and not word.startswith("-") and found[-1] != flag:
-            found.append(flag)
-        elif word.startswith("-"):
-            flag = word if word in flags else ""
-        found.append(word)
-    return found
 
 
 def build_app() -> TyperGroup:

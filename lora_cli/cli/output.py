@@ -6,7 +6,7 @@ https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-fa
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -77,40 +77,6 @@ def write_result(
     from lora_cli.render.json import to_json
 
     write(to_json(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
-
-
-def write_report(
-    report: object,
-    output_format: ReportFormat,
-    parts: Callable[[bool], Iterable["RenderableType"]],
-    page: Callable[[], str],
-    file: Path | None,
-    settings: Settings,
-) -> None:
-    """Writes ``report`` to standard output or ``file``: as JSON, as an HTML ``page``, or as its ``parts``.
-
-    ``parts`` is called with whether the output must be ASCII.
-    """
-    if output_format == "json":
-        from lora_cli.render.json import to_json
-
-        text = to_json(report)
-    elif output_format == "html":
-        text = page()
-    else:
-        text = render_parts(parts(file is None and not _can_draw_blocks()), file)
-    write(text, file)
-    if file is not None and str(file) != "-":
-        inform(f"wrote {file}", settings)
-
-
-def _can_draw_blocks() -> bool:
-    """Whether the encoding of standard output has the block characters of plots."""
-    try:
-        "\u2591\u2588".encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def write(text: str, file: Path | None = None, *, commands: bool = False) -> None:

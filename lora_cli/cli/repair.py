@@ -22,11 +22,12 @@ from lora_cli.cli.output import inform, write_result
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.finding import Outcome
 from lora_cli.json_schema import error_report
-from lora_cli.render.terminal_repair import repair_parts
-from lora_cli.repair import DTYPES, RepairedAdapter, RepairOptions, RepairReport, RepairSetReport, repair_adapter
+from lora_cli.render.terminal_repair import RepairedAdapter, RepairSetReport, repair_parts
+from lora_cli.repair import RepairOptions, RepairReport, repair_adapter
 from lora_cli.settings import Settings
 
 REPAIR = "Repair"
+DTYPES = ("float32", "float16", "bfloat16")
 
 EXAMPLES = (
     "lora-cli repair acme/sql --engine vllm --check",
@@ -88,6 +89,8 @@ def command(
         name = item.name or str(item.source)
         where = to / item.name if to is not None and inputs.manifest is not None else to
         try:
+            if where is not None and where.exists():
+                raise UsageError(f"{where} already exists", hint="remove it, or use a new folder with --to")
             found = repair_adapter(item, replace(wish, to=where), settings)
             done.append(RepairedAdapter(name, found, None, _exit_code(found, check=check)))
         except LoraCliError as error:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.reading import has_weights
+from lora_cli.base.checkpoint import has_weights
 from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.cli.output import inform
 from lora_cli.errors import MissingExtra
-from lora_cli.fetching.pipeline import SILENT, FetchContext, Progress
+from lora_cli.fetching.context import SILENT, FetchContext, Progress
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.judging.result import Result
 from lora_cli.refs.adapter_files import BASE_CONFIG

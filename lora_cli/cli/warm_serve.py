@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lora_cli.base.reading import WEIGHTS_FILE
+from lora_cli.base.checkpoint import WEIGHTS_FILE
 from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import inform

@@ -12,7 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching.pipeline import SILENT, FetchContext, Fetched, Progress, fetch
+from lora_cli.fetching.context import SILENT, FetchContext, Progress
+from lora_cli.fetching.pipeline import Fetched, fetch
 from lora_cli.fetching.readers import Deadline
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings

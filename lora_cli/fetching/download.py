@@ -2,25 +2,22 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial as bound
-from typing import TYPE_CHECKING
 
 from lora_cli.errors import Corrupt, Refused
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.disk_space import Reservation
 from lora_cli.fetching.gate import byte_limit
-from lora_cli.fetching.readers import Deadline
+from lora_cli.fetching.readers import Deadline, Transfer
 from lora_cli.redaction import logger
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision
 from lora_cli.sources import Source
-from lora_cli.store.disk import FULL, on_disk, reflink, write_all
+from lora_cli.store.disk import FULL, reflink, write_all
 from lora_cli.store.partials import Partial, leftover_bytes, open_partial
 from lora_cli.store.snapshots import has_blob, store_blobs
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.pipeline import FetchContext
 
 MAX_OPEN_FILES = 64
 """Files of one adapter that are downloaded at once."""
@@ -50,62 +47,7 @@ class Job:
     known: Mapping[str, Blob] = field(default_factory=dict)
 
 
-@dataclass(eq=False, slots=True)
-class Transfer:
-    """One file between its origin and its partial file, of which ``frontier`` bytes are written and hashed.
-
-    ``resumed``: the first of them were here before. After an ``error`` no further range of it is read.
-    """
-
-    label: str
-    file: RemoteFile
-    partial: Partial
-    read: Callable[[int, int | None], Iterator[bytes]]
-    frontier: int = 0
-    resumed: bool = False
-    error: BaseException | None = None
-    sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-
-    def digest(self, hasher: "hashlib._Hash") -> str:
-        """The digest of ``hasher`` and, after what it has, the bytes of the partial file; raises ``MachineError``."""
-        with on_disk("reading", self.partial.path), open(self.partial.descriptor, "rb", closefd=False) as stream:
-            stream.seek(0)
-            return hashlib.file_digest(stream, lambda: hasher).hexdigest()
-
-    def write(self, chunk: bytes, limit: int | None) -> None:
-        """Appends to the partial file.
-
-        Raises:
-            Refused: it has more than ``limit`` bytes then.
-            MachineError: a disk error.
-        """
-        if limit is not None and self.frontier + len(chunk) > limit:
-            raise Refused(f"{self.label} has more than {limit} bytes", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
-        # The name of the partial file means nothing to users; that of the cache does.
-        with on_disk(f"writing {self.label} to", self.partial.path.parents[1]):
-            write_all(self.partial.descriptor, chunk, self.frontier)
-        self.sha256.update(chunk)
-        self.frontier += len(chunk)
-
-    def verified(self, reported: Mapping[str, str]) -> Blob:
-        """The blob, compared with what its origin lists, and with each sha256 ``reported`` in its metadata.
-
-        Raises:
-            Corrupt: the size, a sha256 or, where none is listed, the git blob id differs.
-        """
-        file, blob = self.file, Blob(self.sha256.hexdigest(), self.frontier)
-        checks = [("size", file.size, blob.size), ("sha256", file.sha256, blob.sha256)]
-        if file.git_sha1 is not None and file.sha256 is None:
-            git_id = self.digest(hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False))
-            checks.append(("git blob", file.git_sha1, git_id))
-        for name, listed, received in [*checks, *((name, sha256, blob.sha256) for name, sha256 in reported.items())]:
-            if listed not in {None, received}:
-                hint = "the source, or a proxy in between, serves different bytes than it lists"
-                raise Corrupt(f"{self.label}: expected {name} {listed}, received {received}", hint=hint)
-        return blob
-
-
-def download(job: Job, context: "FetchContext") -> Mapping[str, Blob]:
+def download(job: Job, context: FetchContext) -> Mapping[str, Blob]:
     """Path → blob of all files, each verified and in the store.
 
     A file whose blob is cached is not downloaded. After an error or a kill the next call resumes the partial files, in
@@ -137,7 +79,7 @@ def download(job: Job, context: "FetchContext") -> Mapping[str, Blob]:
 
 
 def _download_batch(
-    job: Job, context: "FetchContext", reserved: Reservation, files: Sequence[RemoteFile], tries: int
+    job: Job, context: FetchContext, reserved: Reservation, files: Sequence[RemoteFile], tries: int
 ) -> dict[str, Blob]:
     """The blobs of some files, without those that are to be downloaded again.
 
@@ -145,17 +87,15 @@ def _download_batch(
     exceeds the limit.
     """
     source, progress, limit = job.source, context.progress, byte_limit(context.settings)
-    transfers, blobs, failure, resumable = list[Transfer](), dict[Transfer, Blob](), None, False
+    transfers, blobs, failure, kept = list[Transfer](), dict[Transfer, Blob](), None, False
     try:
         for file in files:
             # Without a known size nothing is resumed: a partial may be longer than the file.
             digest_known = file.sha256 is not None or file.git_sha1 is not None
             key, read = partial_key(job.revision, file, job.endpoint), bound(source.read, job.revision, file)
             partial = open_partial(context.store, key, file.size or 0, digest_known=digest_known)
-            transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, read))
-            if not tries:
-                _reuse_local_bytes(source, job.revision, file, partial)
-            if frontier := os.fstat(partial.descriptor).st_size:
+            transfers.append(transfer := Transfer(f"{job.name}: {file.path}", file, partial, context.store.root, read))
+            if frontier := partial.size if tries else _reuse_local_bytes(source, job.revision, file, partial):
                 transfer.digest(transfer.sha256)
                 transfer.frontier, transfer.resumed = frontier, True
                 progress.advanced(job.name, frontier)
@@ -174,21 +114,23 @@ def _download_batch(
                 if tries >= min(MISMATCH_RETRIES, context.settings.retries) + transfer.resumed:
                     failure = error
                 progress.advanced(job.name, -transfer.frontier)
+                transfer.frontier = 0
         store_blobs(context.store, [(one.partial.path, one.partial.descriptor, blob) for one, blob in blobs.items()])
+        kept = True  # by the store
     except BaseException as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
-        resumable = not full and not isinstance(error, (Corrupt, Refused))
+        kept = not full and not isinstance(error, (Corrupt, Refused))
         raise
     finally:
         for transfer in transfers:
-            transfer.partial.close(keep=resumable and transfer.frontier > 0)
+            transfer.partial.close(keep=kept and transfer.frontier > 0)
     if failure is not None:
         raise failure
     return {transfer.file.path: blob for transfer, blob in blobs.items()}
 
 
-def _reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, target: Partial) -> None:
-    """Fills a partial file with bytes that are on this machine, shared with them where the file system can.
+def _reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, target: Partial) -> int:
+    """The length of a partial file, after it was filled with bytes of this machine, shared where the disk can do that.
 
     The caller hashes them as a leftover's. Files of a local folder are shared or read as those of any source. Of the
     cache of huggingface_hub only files with a known digest and size are taken, as far as they can be copied.
@@ -199,16 +141,17 @@ def _reuse_local_bytes(source: Source, revision: Revision, file: RemoteFile, tar
     """
     size, at = file.size or 0, target.size
     if at >= size:
-        return
+        return at
     # The Hub's client names what it caches by the origin's own digest: a lock may have added a sha256.
     listed = revision.file(file.path) or file
     with source.local_copy(revision, listed) as found:
         if found is None or (not at and reflink(found, target.descriptor)):
-            return
+            return at if found is None else os.fstat(target.descriptor).st_size
         with suppress(OSError):  # the rest is fetched, and says what is wrong with the disk
             while (listed.sha256 or listed.git_sha1) and (chunk := os.pread(found, min(CHUNK, size - at), at)):
                 write_all(target.descriptor, chunk, at)
                 at += len(chunk)
+    return os.fstat(target.descriptor).st_size
 
 
 def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str:

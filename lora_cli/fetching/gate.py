@@ -3,26 +3,27 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.errors import Corrupt, Refused, UsageError
+from lora_cli.errors import Corrupt, LoraCliError, MissingExtra, Refused, UsageError
 from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.refs.lock import lock_mismatch
 from lora_cli.refs.reference import FSSPEC, WITH_REVISIONS, AdapterRef
 from lora_cli.refs.request import EVERYTHING, USUAL, Request
-from lora_cli.refs.snapshot import Blob, RemoteFile, Snapshot, snapshot_digest
+from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot, snapshot_digest
 from lora_cli.refs.web_address import canonical_host
 from lora_cli.settings import Settings
-from lora_cli.sources.files import Files
+from lora_cli.sources.files import Files, files_of, read_beginning
 from lora_cli.sources.registry import rule_of
-from lora_cli.store.disk import on_disk, read_small
+from lora_cli.store.disk import on_disk
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.documents.policy import Policy, RequiredSignature
+    from lora_cli.signing import Signed
 
 
 def with_policies(settings: Settings, adapter_set: "AdapterSet | None", policy: Path | None = None) -> Settings:
@@ -90,7 +91,7 @@ def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: Adapte
     Raises:
         Refused: a limit or policy forbids it, its signature is missing or wrong, or a header is too large.
         Corrupt: its digest differs from the manifest's, or its files from the lock's.
-        MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures``.
+        MissingExtra, UsageError, Offline, Unreachable: see ``signed_by``.
     """
     check_promised(request, snapshot.files, ref)
     for path, blob in snapshot.files.items():
@@ -105,15 +106,7 @@ def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: Adapte
                     hint="typical are a few hundred kilobytes; raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)",
                 )
     refuse(request, settings, ref, [RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items()])
-    if request.selection.base or not (required := signatures_for(request, settings, ref)):
-        return ()
-    from lora_cli.fetching.file_selection import select_files
-    from lora_cli.signing.signed_adapter import Contents, check_signatures
-
-    signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
-    contents = Contents(snapshot.files, signature, snapshot.directory, request.signature)
-    chosen = partial(select_files, selection=request.selection)
-    return check_signatures(_asked(request, ref)[0], required, contents, chosen, offline=settings.offline)
+    return check_signed(request, settings, ref, files_of(snapshot, request.ref), snapshot.files)
 
 
 def accept_in_place(request: Request, files: Files, settings: Settings) -> tuple[str, ...]:
@@ -127,7 +120,7 @@ def accept_in_place(request: Request, files: Files, settings: Settings) -> tuple
         Corrupt: its digest differs from the manifest's.
         LoraCliError: what the source raises.
     """
-    from lora_cli.fetching.file_selection import files_to_fetch, select_files, select_locked
+    from lora_cli.fetching.file_selection import files_to_fetch, select_locked
 
     at, planned = files.revision.pinned, files_to_fetch(files.revision)
     required = signatures_for(request, settings, at)
@@ -146,16 +139,7 @@ def accept_in_place(request: Request, files: Files, settings: Settings) -> tuple
         why = "policy require_signature: " if required else ""
         raise Refused(f"{files.ref}: {why}its digest is unknown before it is fetched", hint=hint)
     check_promised(request, blobs, files.ref)
-    if not required:
-        return ()
-    from lora_cli.adapter.byte_ranges import read_beginning
-    from lora_cli.signing.signed_adapter import Contents, check_signatures
-
-    file = files.file(SIGNATURE)
-    signature = read_beginning(files, file, LARGEST_SIGNATURE) if file is not None else None
-    contents = Contents(blobs, signature, files.directory, request.signature)
-    chosen = partial(select_files, selection=EVERYTHING)
-    return check_signatures(files.ref, required, contents, chosen, offline=settings.offline)
+    return check_signed(replace(request, selection=EVERYTHING), settings, at, files, blobs)
 
 
 def check_promised(request: Request, files: Mapping[str, Blob], ref: AdapterRef | None = None) -> None:
@@ -203,6 +187,78 @@ def signatures_for(request: Request, settings: Settings, ref: AdapterRef | None 
         return any(matches(one, name) for one in {glob, _real_glob(glob)} for name in names)
 
     return [entry for entry in entries if entry.sources is None or any(map(applies, entry.sources))]
+
+
+def signed_by(request: Request, settings: Settings, ref: AdapterRef | None, files: Files) -> "Signed | None":
+    """What the signature signs that policies require of an adapter, found at ``ref``; None where none is required.
+
+    Raises:
+        Refused: it has none, or it is by none of the allowed signers.
+        MissingExtra, UsageError, Offline, Unreachable: as ``verify``, or the extra ``signing`` is not installed.
+    """
+    if request.selection.base or not (required := signatures_for(request, settings, ref)):
+        return None
+    rule = "policy require_signature"
+    try:
+        from lora_cli.signing import verify
+    except ImportError as error:
+        raise MissingExtra(rule, "signing", error.name or "model-signing") from error
+    where, name, own = f"{_asked(request, ref)[0]}: {rule}", SIGNATURE, files.file(SIGNATURE)
+    if request.signature is not None:
+        name = request.signature.name
+        try:
+            data = request.signature.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{request.signature} cannot be read: {error.strerror}", hint="check its path") from error
+    elif own is not None:
+        data = read_beginning(files, own, LARGEST_SIGNATURE)
+    else:
+        hint = f"ask its publisher for a {SIGNATURE}; if it has one now, fetch --upgrade locks it"
+        raise Refused(f"{where}: it has no {SIGNATURE}", hint=hint)
+    return verify(data, required, f"{where}: {name}", offline=settings.offline)
+
+
+def signed_beside(
+    request: Request, settings: Settings, revision: Revision, files: Sequence[RemoteFile], signed: "Signed"
+) -> list[RemoteFile]:
+    """The signed files of a revision beside ``files``: they are downloaded and compared, and not published.
+
+    Raises:
+        Refused: a file was added or removed, or a limit forbids it.
+        FormatError: one can never be read.
+    """
+    from lora_cli.fetching.file_selection import check_readable
+
+    listed = {file.path: file for file in revision.files}
+    if revision.ref.scheme in {"https", "http"}:  # they list nothing: they were asked for the usual files
+        listed |= {path: RemoteFile(path, None) for path in signed.files.keys() - listed.keys()}
+    signed.check({}, listed, signed.files.keys() - listed.keys())
+    beside = [listed[path] for path in sorted(signed.files.keys() - {file.path for file in files})]
+    check_readable(revision, beside)
+    # Policies are about what is published: a signed training run has pickles.
+    refuse(request, replace(settings, policies=(), max_bytes=byte_limit(settings)), None, [*files, *beside])
+    return beside
+
+
+def check_signed(
+    request: Request, settings: Settings, ref: AdapterRef | None, files: Files, blobs: Mapping[str, Blob]
+) -> tuple[str, ...]:
+    """Compares the selected files, ``blobs``, with the signature that policies require, and gives its signers.
+
+    Raises:
+        Refused: they are not the signed ones.
+        LoraCliError: as ``signed_by``.
+    """
+    from lora_cli.fetching.file_selection import select_files
+
+    if (signed := signed_by(request, settings, ref, files)) is None:
+        return ()
+    wanted = set(signed.files)
+    with suppress(LoraCliError):  # a list without an adapter
+        listed = Revision(request.ref, "", tuple(RemoteFile(path, None) for path in signed.files))
+        wanted = {file.path for file in select_files(listed, request.selection)}
+    signed.check(blobs, blobs, wanted)
+    return signed.by
 
 
 def _asked(request: Request, ref: AdapterRef | None) -> tuple[AdapterRef, AdapterRef]:

@@ -8,11 +8,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Self
 
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching import gate
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, resolve, select_files, select_locked
 from lora_cli.redaction import logger
 from lora_cli.refs.adapter_files import SIGNATURE
@@ -24,13 +23,9 @@ from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of
 from lora_cli.sources.registry import Sources, endpoint_of, endpoints_of
 from lora_cli.store import Store
-from lora_cli.store.locks import InUse, exclusive
+from lora_cli.store.locks import exclusive
 from lora_cli.store.records import Record, all_records, mark_used, read_record, write_record
 from lora_cli.store.snapshots import LostBlob, find_snapshot, publish_snapshot
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.disk_space import DiskSpace
-    from lora_cli.fetching.readers import Readers
 
 Found = tuple[Record, Snapshot]
 
@@ -38,73 +33,6 @@ TRIES = 3
 """Attempts to fetch what others remove from the cache meanwhile, or whose origin changes while it is read."""
 
 log = logger(__name__)
-
-
-class Progress:
-    """How a fetch reports its progress, from many threads, each with its ``adapter``'s name; logs waits alone."""
-
-    def began(self, adapter: str, size: int) -> None:
-        """A download begins; ``size`` bytes are missing, as far as their number is known."""
-
-    def advanced(self, adapter: str, count: int) -> None:
-        """``count`` more bytes are here; a negative ``count`` takes wrong ones back."""
-
-    def waiting(self, adapter: str) -> None:
-        """This process waits for another one that downloads the same adapter."""
-        log.warning("%s: waiting for another process that fetches it", adapter)
-
-    def adapter_ended(self, adapter: str) -> None:
-        """The adapter is done or has failed."""
-
-
-SILENT = Progress()
-
-
-class FetchContext:
-    """The shared state of the fetches of one run: cache, settings, sources, threads and limits.
-
-    ``in_use`` keeps what is fetched from being garbage-collected; by default, until the context is closed.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        settings: Settings,
-        progress: Progress = SILENT,
-        *,
-        in_use: InUse | None = None,
-        sources: Sources | None = None,
-    ) -> None:
-        store.check_folder()
-        self.store, self.settings, self.progress = store, settings, progress
-        self.in_use, self._owns_locks = in_use or InUse(store), in_use is None
-        self.sources = sources or Sources(settings)
-
-    @cached_property
-    def readers(self) -> "Readers":
-        """The threads that read from origins."""
-        from lora_cli.fetching.readers import Readers
-
-        readers: Readers = vars(self).setdefault("readers", Readers(self.settings.jobs))  # threads may ask at once
-        return readers
-
-    @cached_property
-    def disk_space(self) -> "DiskSpace":
-        """The space that the adapters of this run share."""
-        from lora_cli.fetching.disk_space import DiskSpace
-
-        own = DiskSpace(self.store, self.settings.keep_free, self.settings.cache_budget)
-        shared: DiskSpace = vars(self).setdefault("disk_space", own)
-        return shared
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if "readers" in vars(self):
-            self.readers.close()
-        if self._owns_locks:
-            self.in_use.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +131,8 @@ def _from_origin(
     on_resolved()
     files, selection = select(request, revision)
     gate.refuse(request, settings, revision.pinned, files)
+    signed = gate.signed_by(request, settings, revision.pinned, Files(source, revision))
+    beside = [] if signed is None else gate.signed_beside(request, settings, revision, files, signed)
 
     endpoint = endpoints_of(request.ref, settings)[-1]
     key = "\n".join((str(replace(revision.ref, revision=None)), revision.id, str(selection), endpoint))
@@ -230,12 +160,14 @@ def _from_origin(
             raise deadline.error()
         else:
             known = known_blobs(records, revision, files)
-            job = Job(request.label, revision, files, source, deadline, endpoint, known)
+            job = Job(request.label, revision, (*files, *beside), source, deadline, endpoint, known)
             try:
                 blobs = download(job, context)
             except Corrupt as error:
                 raise error if locked is None else Corrupt(error.message, hint=upgrade_hint(locked)) from error
-            snapshot = publish_snapshot(store, blobs, check)
+            if signed is not None:
+                signed.check(blobs, (), signed.files)
+            snapshot = publish_snapshot(store, {file.path: blobs[file.path] for file in files}, check)
         meant, asked = revision, selection
         if locked is not None and revision.ref.scheme != "file" and revision.id != locked.revision:
             # The origin has other bytes by now: what it lists says nothing about those of the lock.

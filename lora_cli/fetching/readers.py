@@ -3,20 +3,22 @@
 Parallel connections hide the latency of each request, and get more of a network that limits each connection.
 """
 
+import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from lora_cli.errors import Corrupt, Unreachable
+from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.refs.snapshot import Blob, RemoteFile
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.download import Transfer
+from lora_cli.store.disk import on_disk, write_all
+from lora_cli.store.partials import Partial
 
 RANGE = 4 << 20
 """Bytes of one range."""
@@ -65,34 +67,78 @@ class Deadline:
 
 
 @dataclass(eq=False, slots=True)
+class Transfer:
+    """One file between its origin and its partial file, of which ``frontier`` bytes are written and hashed.
+
+    ``resumed``: the first of them were here before. After an ``error`` no further range of it is read. The name of the
+    partial file means nothing to users; that of the ``cache`` does.
+    """
+
+    label: str
+    file: RemoteFile
+    partial: Partial
+    cache: Path
+    read: Callable[[int, int | None], Iterator[bytes]]
+    frontier: int = 0
+    resumed: bool = False
+    error: BaseException | None = None
+    sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def digest(self, hasher: "hashlib._Hash") -> str:
+        """The digest of ``hasher`` and, after what it has, the bytes of the partial file; raises ``MachineError``."""
+        with on_disk("reading", self.partial.path), open(self.partial.descriptor, "rb", closefd=False) as stream:
+            stream.seek(0)
+            return hashlib.file_digest(stream, lambda: hasher).hexdigest()
+
+    def write(self, chunk: bytes, limit: int | None) -> None:
+        """Appends to the partial file.
+
+        Raises:
+            Refused: it has more than ``limit`` bytes then.
+            MachineError: a disk error.
+        """
+        if limit is not None and self.frontier + len(chunk) > limit:
+            raise Refused(f"{self.label} has more than {limit} bytes", hint="raise max_bytes (LORA_CLI_MAX_BYTES)")
+        with on_disk(f"writing {self.label} to", self.cache):
+            write_all(self.partial.descriptor, chunk, self.frontier)
+        self.sha256.update(chunk)
+        self.frontier += len(chunk)
+
+    def verified(self, reported: Mapping[str, str]) -> Blob:
+        """The blob, compared with what its origin lists, and with each sha256 ``reported`` in its metadata.
+
+        Raises:
+            Corrupt: the size, a sha256 or, where none is listed, the git blob id differs.
+        """
+        file, blob = self.file, Blob(self.sha256.hexdigest(), self.frontier)
+        checks = [("size", file.size, blob.size), ("sha256", file.sha256, blob.sha256)]
+        if file.git_sha1 is not None and file.sha256 is None:
+            git_id = self.digest(hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False))
+            checks.append(("git blob", file.git_sha1, git_id))
+        for name, listed, received in [*checks, *((name, sha256, blob.sha256) for name, sha256 in reported.items())]:
+            if listed not in {None, received}:
+                hint = "the source, or a proxy in between, serves different bytes than it lists"
+                raise Corrupt(f"{self.label}: expected {name} {listed}, received {received}", hint=hint)
+        return blob
+
+
+@dataclass(eq=False, slots=True)
 class _Part:
-    """Bytes ``start`` to ``stop`` (None: to the end) of a file: lists of its ``chunks``, and then None or an error.
+    """Bytes ``start`` to ``stop`` (None: to the end) of a file: lists of its ``chunks``, each with what follows.
 
     After one of the ``failures`` of its adapter it is not begun.
     """
 
-    file: "Transfer"
+    file: Transfer
     start: int
     stop: int | None
     failures: list[BaseException]
-    chunks: SimpleQueue[list[bytes] | BaseException | None] = field(default_factory=SimpleQueue)
+    chunks: SimpleQueue[tuple[list[bytes], BaseException | Literal["more"] | None]] = field(default_factory=SimpleQueue)
     dropped: bool = False
 
     @property
     def size(self) -> int:
         return RANGE if self.stop is None else self.stop - self.start
-
-    def read(self) -> Iterator[bytes]:
-        """Its bytes."""
-        error = self.failures[0] if self.failures else self.file.error
-        if error is not None and (self.failures or self.stop is not None):
-            raise error
-        at = self.start
-        for chunk in self.file.read(at, self.stop):
-            at += len(chunk)
-            if self.stop is not None and at > self.stop:
-                raise Corrupt(f"{self.file.label}: the server sent more bytes than its size")
-            yield chunk
 
 
 class Readers:
@@ -109,9 +155,7 @@ class Readers:
         for _ in range(self._threads):
             self._parts.put(None)
 
-    def receive(
-        self, files: "Sequence[Transfer]", deadline: Deadline
-    ) -> "Generator[tuple[Transfer, bytes], None, None]":
+    def receive(self, files: Sequence[Transfer], deadline: Deadline) -> Generator[tuple[Transfer, bytes], None, None]:
         """What is missing of the files, in order and as it arrives; small files first. Close it when it is left early.
 
         Raises:
@@ -130,20 +174,22 @@ class Readers:
                     active.append(waiting.popleft())
                 part = active[0]
                 try:
-                    item = part.chunks.get(timeout=deadline.left_s(POLL_S))
+                    chunks, end = part.chunks.get(timeout=deadline.left_s(POLL_S))
                 except Empty:
                     continue
-                if isinstance(item, list):
-                    yield from ((part.file, chunk) for chunk in item)
-                elif item is None:
+                for chunk in chunks:
+                    yield part.file, chunk
+                if end == "more":
+                    continue
+                if end is None:
                     self._end([active.popleft()])
-                elif isinstance(item, NoRanges) and part.stop is not None:
+                elif isinstance(end, NoRanges) and part.stop is not None:
                     self._end(one for one in active if one.file is part.file)
                     active = deque(one for one in active if one.file is not part.file)
                     waiting = deque(one for one in waiting if one.file is not part.file)
                     waiting.appendleft(_Part(part.file, part.file.frontier, None, failures))
                 else:
-                    raise item
+                    raise end
         finally:
             self._end(active)
 
@@ -170,27 +216,25 @@ class Readers:
             self._read(part)
 
     def _read(self, part: _Part) -> None:
-        end: BaseException | None = None
+        end = part.failures[0] if part.failures else part.file.error if part.stop else None
         is_small, held = part.stop is not None and part.size <= SMALL, list[bytes]()
         try:
-            for chunk in part.read():
+            for chunk in part.file.read(part.start, part.stop) if end is None else ():
                 if part.dropped:
                     return
                 if is_small:
                     held.append(chunk)
                     continue
-                part.chunks.put([chunk])
+                part.chunks.put(([chunk], "more"))
                 while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
                     time.sleep(0.001)  # the disk is slower than the network
         except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
             end = part.file.error = error
             part.failures += [] if isinstance(error, NoRanges) else [error]
-        if held:
-            part.chunks.put(held)
-        part.chunks.put(end)
+        part.chunks.put((held, end))
 
 
-def _parts(files: "Sequence[Transfer]", failures: list[BaseException]) -> Iterator[_Part]:
+def _parts(files: Sequence[Transfer], failures: list[BaseException]) -> Iterator[_Part]:
     for file in sorted(files, key=lambda file: file.file.size or 0):
         if file.file.size is None:
             yield _Part(file, file.frontier, None, failures)

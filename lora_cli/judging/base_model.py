@@ -40,7 +40,7 @@ def open_base(
 ) -> BaseModel:
     """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
 
-    Only its config and header ranges are read, never weights. ``fallback`` builds a model of an unknown family. The
+    Only its config is read, never weights. ``fallback`` builds a model of an unknown family. The
     config of a ``locked`` base is that of the lock, and nothing is asked.
 
     Raises:
@@ -126,7 +126,7 @@ def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[s
     Raises:
         LoraCliError: they cannot be read.
     """
-    from lora_cli.base.reading import WEIGHTS_FILE, read_checkpoint
+    from lora_cli.base.checkpoint import WEIGHTS_FILE, read_checkpoint
 
     path, name = Path(ref.location), WEIGHTS_FILE
     if ref.scheme == "file" and path.is_file():

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.adapter import Adapter, dialects
 from lora_cli.adapter.beside import read_card
 from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.formats import dialects
 from lora_cli.adapter.names import WRAPPER, layer_of, leaf_of, without_wrappers
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
@@ -23,8 +22,7 @@ from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import matched, misshapen
-from lora_cli.peft.patterns import endings, one_budget
-from lora_cli.peft.targets import EXPERTS, Scale, scales
+from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -32,7 +30,7 @@ from lora_cli.text import by_key
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.pipeline import FetchContext
+    from lora_cli.fetching.context import FetchContext
 
 T = TypeVar("T", int, float, str)
 
@@ -159,7 +157,7 @@ def inspect_one(
         )
         result.adapter, result.base = adapter, None if base is None else base.name
         if base is not None and adapter.has_weights:
-            with one_budget():
+            with one_deadline():
                 application = matched(adapter, base)[0]
             misfits = misshapen(application).keys() & {*application.matched}
             result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
@@ -239,7 +237,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
                 # The parameter that the module holds first is the innermost.
                 wrapped = [sorted(wrapped, key=EXPERT_PARAMETERS.index)[-1 - levels.index(module)]]
             paths[module] = [f"{stem}.{leaf}" for leaf in wrapped] or [module]
-        with one_budget(), suppress(FormatError):
+        with one_deadline(), suppress(FormatError):
             found = scales(adapter.config, chain.from_iterable(paths.values()))
     return tuple(
         ModuleFacts(

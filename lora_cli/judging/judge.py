@@ -11,13 +11,14 @@ from lora_cli.checks import CHECKS, check, choose
 from lora_cli.checks.case import Case, Evidence, fitting
 from lora_cli.checks.check import Check
 from lora_cli.checks.config import pattern_invalid
-from lora_cli.fetching.pipeline import FetchContext, fetch
+from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem
 from lora_cli.judging.base_model import Bases
 from lora_cli.judging.read import each, open_one
 from lora_cli.judging.result import Result, Stopwatch, failing_alone
 from lora_cli.peft.match import matched
-from lora_cli.peft.patterns import TOO_SLOW, one_budget
+from lora_cli.peft.targets import LIMIT_S, TOO_SLOW, one_deadline
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request
@@ -172,13 +173,13 @@ def evidence_of(
 
 
 def judge(result: Result, terms: Terms, evidence: Evidence) -> Result:
-    """``result`` with what the checks say of its adapter; nothing is read. All pattern matching shares one budget.
+    """``result`` with what the checks say of its adapter; nothing is read. All pattern matching has one deadline.
 
     For an engine all checks are run, selected or not: an outcome must not be ok because a check was not selected.
     """
     adapter, base = result.adapter, terms.base or evidence.base
     assert adapter is not None
-    with one_budget() as budget:
+    with one_deadline() as deadline:
         application, base = matched(adapter, base)
         case = Case(adapter, application, evidence, base, terms.deployment)
         judged = check.judge(case, terms.engines, CHECKS if terms.engines else terms.rules)
@@ -190,8 +191,8 @@ def judge(result: Result, terms: Terms, evidence: Evidence) -> Result:
         result.applied = fitting(judged.case)
     result.unchecked = tuple(dict.fromkeys(_unchecked(judged.case, terms)))
     slow = pattern_invalid
-    if budget.spent and slow in terms.rules and all(one.code != slow.code for one in result.findings):
-        problem = Problem(f"matching takes longer than {budget.limit_s:g} s", Location(CONFIG), TOO_SLOW)
+    if deadline.left_s <= 0 and slow in terms.rules and all(one.code != slow.code for one in result.findings):
+        problem = Problem(f"matching takes longer than {LIMIT_S:g} s", Location(CONFIG), TOO_SLOW)
         result.findings += (Finding(slow.code, slow.name, slow.severity, problem, None),)
     return result
 

@@ -19,7 +19,7 @@ from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.pipeline import FetchContext
+    from lora_cli.fetching.context import FetchContext
 
 WORTH_PROCESSES = 24
 """The number of local adapters from which a second process saves more time than it takes to start."""
@@ -118,7 +118,7 @@ def each(requests: Sequence[Request], one: One, settings: Settings, *, contents:
         results: Iterator[Result] = map(result_of, requests)
         refs = [request.source for request in requests]
         if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
-            from lora_cli.fetching import pipeline
+            from lora_cli.fetching import context as shared
             from lora_cli.fetching.batch import ordered_parallel_map
             from lora_cli.fetching.readers import Deadline
             from lora_cli.store import Store
@@ -126,7 +126,7 @@ def each(requests: Sequence[Request], one: One, settings: Settings, *, contents:
             # Pins and signatures are judged of what was brought.
             off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
             reached = replace(settings, policies=tuple(one.model_copy(update=off) for one in settings.policies))
-            context = stack.enter_context(pipeline.FetchContext(Store(settings.cache_dir), reached))
+            context = stack.enter_context(shared.FetchContext(Store(settings.cache_dir), reached))
             results = ordered_parallel_map(result_of, requests, settings, late)
         elif len(requests) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
             results = in_processes(result_of, requests, workers)

@@ -2,41 +2,22 @@
 
 ``experts.0.w1``, ``experts.0.w3`` … are modules to an adapter of that time, and parts of ``experts.gate_up_proj`` to
 the model of today: PEFT rewrites the config before it matches anything, and stacks the factors before it loads them.
-Over models of other families than these an adapter with old names does nothing.
+The base's family says which names those are; over other families an adapter with old names does nothing.
 
 Sources: PEFT 0.21 ``utils/transformers_weight_conversion.py``, transformers 5 ``conversion_mapping.py``.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 
 from lora_cli.adapter.adapter import Adapter, LoraPair, pair_up
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import PAIR_PARTS, PEFT_PREFIX, Key, last_name
 from lora_cli.base.base_model import BaseModel
+from lora_cli.base.families import experts_of
 from lora_cli.errors import FormatError
 from lora_cli.peft.targets import targeted
-
-Names = Mapping[str, str]
-"""The old names of a family's projections → the parameter that each is, or is a part of; in PEFT's order."""
-
-MIXTRAL: Names = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
-QWEN: Names = {"gate": "gate.weight", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
-
-OLD_NAMES: Mapping[str, Names] = {
-    **dict.fromkeys(("mixtral", "minimax", "minimax_m2"), MIXTRAL),
-    **dict.fromkeys(
-        (
-            *("afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe"),
-            *("exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe"),
-            *("longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text"),
-            *("qwen3_omni_moe_thinker", "sarvam_mla", "solar_open", "Dots3NoteTextModel", "UnlimitedOcrTextModel"),
-        ),
-        QWEN,
-    ),
-}
-"""The model types whose adapters PEFT rewrites."""
+from lora_cli.text import by_key
 
 EXPERT = re.compile(r"(.+\.experts)\.([0-9]{1,6})\.([^.]+)", re.DOTALL)
 
@@ -45,14 +26,8 @@ GEMMA3 = {"language_model.model.": "model.language_model.", "vision_tower.vision
 CHILDREN = ("language_model.", "vision_tower.", "multi_modal_projector.")
 """The parts of it that PEFT finds without ``model.`` in names without PEFT's prefix."""
 
-
 Unfit = tuple[tuple[str, str], ...]
 """Why PEFT fails to stack the experts of a module, or drops them, and the module."""
-
-
-def parts_of(names: Names, parameter: str) -> list[str]:
-    """The old names of the projections that are ``parameter`` together."""
-    return [old for old, new in names.items() if new == parameter]
 
 
 def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError | None, Unfit]:
@@ -65,23 +40,24 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError |
     if base.model_type == "gemma3":
         keys = {name: _renamed(key) for name, key in adapter.keys.items()}
         return replace(adapter, keys=keys, pairs=pair_up(adapter.tensors, keys)), None, ()
-    if base.model_type not in OLD_NAMES or adapter.config is None:
+    experts = experts_of(base.model_type)
+    if experts is None or adapter.config is None:
         return adapter, None, ()
     try:
         config = rewrite_config(adapter.config, base)
     except FormatError as error:
         return adapter, error, ()
-    names, pairs, unfit = OLD_NAMES[base.model_type], dict[str, LoraPair](), list[tuple[str, str]]()
+    pairs, unfit = dict[str, LoraPair](), list[tuple[str, str]]()
     groups: dict[tuple[str, str], dict[tuple[str, int], LoraPair]] = {}
     for module, pair in adapter.pairs.items():
-        path = module.replace(".block_sparse_moe.", ".mlp.") if names is MIXTRAL else module
-        found = EXPERT.fullmatch(path)
-        if found is None or found[3] not in names or any(adapter.keys[one.name].infixes for one in pair.factors):
-            pairs[path] = replace(pair, module=path)
+        path = module.replace(f".{experts.block}.", ".mlp.")
+        found, is_odd = EXPERT.fullmatch(path), any(adapter.keys[one.name].infixes for one in pair.factors)
+        if found and found[3] in experts.projections and not is_odd:
+            groups.setdefault((found[1], experts.projections[found[3]]), {})[found[3], int(found[2])] = pair
         else:
-            groups.setdefault((found[1], names[found[3]]), {})[found[3], int(found[2])] = pair
+            pairs[path] = replace(pair, module=path)
     for (container, parameter), members in groups.items():
-        parts = parts_of(names, parameter)
+        parts = experts.parts_of(parameter)
         most = 1 + max(number for _, number in members)
         count = base.parameters.get(f"{container}.{parameter}", (most,))[0]
         shapes = {(part, pair.a and pair.a.shape, pair.b and pair.b.shape) for (part, _), pair in members.items()}
@@ -107,41 +83,45 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError |
 def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
     """``config`` with the experts' old names as the parameters of ``base`` that they became.
 
-    A regular expression or ``all-linear`` becomes the last names of what it matches, wherever they are. Where two
-    projections became one parameter, its rank and alpha are twice those of the config.
+    A regular expression or ``all-linear`` becomes the last names of what it matches, wherever they are, so also those
+    of shared experts, which are modules still. Where two projections became one parameter, its rank and alpha are
+    twice those of the config.
 
     Raises:
         FormatError: it targets one of two projections that are one parameter now.
     """
-    names, targets = OLD_NAMES.get(base.model_type, {}), config.target_modules
-    if isinstance(targets, str) and names:
-        inside = [(old, path) for old, new in names.items() for path in base.parameters if path.endswith(f".{new}")]
-        experts = [f"{path.removesuffix(names[old])}{old}" for old, path in inside]
+    experts, targets = experts_of(base.model_type), config.target_modules
+    if experts is None:
+        return config
+    if isinstance(targets, str):
+        olds = [
+            path.removesuffix(new) + old
+            for old, new in experts.projections.items()
+            for path in base.parameters
+            if path.endswith(f".{new}")
+        ]
         linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
         try:
-            found = targeted(config, [*base.modules, *experts], linear=[*linear, *experts])
+            found = targeted(config, [*base.modules, *olds], linear=[*linear, *olds])
         except FormatError:  # the pattern is at fault, which whoever matches the config itself will say
             return config
         targets = tuple(sorted({last_name(path) for path in found}))
-    if not targets or not names or "target_modules" in config.mistyped:
+    if not targets or "target_modules" in config.mistyped:
         return config
-    chosen: dict[str, set[str]] = {}
-    for old in names.keys() & {last_name(target) for target in targets}:
-        chosen.setdefault(names[old], set()).add(old)
-    fused = dict[str, int]()
-    for new, olds in chosen.items():
-        if missing := [old for old in parts_of(names, new) if old not in olds]:
-            untargeted, where = " and ".join(missing), f"{config.file}: target_modules"
-            raise FormatError(f"{untargeted} is not targeted, but one parameter with {', '.join(olds)}", where=where)
-        if len(olds) > 1:
-            fused[f".*\\.{new}"] = len(olds)
-    return replace(
-        config,
-        target_modules=tuple(target for target in targets if last_name(target) not in names),
-        target_parameters=tuple(dict.fromkeys((*(config.target_parameters or ()), *chosen))),
-        rank_pattern={**config.rank_pattern, **{pattern: config.r * times for pattern, times in fused.items()}},
-        alpha_pattern={**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in fused.items()}},
-    )
+    named = {last_name(target) for target in targets}
+    fused = by_key((new, old) for old, new in experts.projections.items() if old in named)
+    for new, olds in fused.items():
+        if missing := [old for old in experts.parts_of(new) if old not in named]:
+            message = f"{' and '.join(missing)} is not targeted, but one parameter with {', '.join(olds)}"
+            raise FormatError(message, where=f"{config.file}: target_modules")
+    twice = {f".*\\.{new}": len(olds) for new, olds in fused.items() if len(olds) > 1}
+    fields = {
+        "target_modules": tuple(target for target in targets if last_name(target) not in experts.projections),
+        "target_parameters": tuple(dict.fromkeys((*(config.target_parameters or ()), *fused))),
+        "rank_pattern": {**config.rank_pattern, **{one: config.r * times for one, times in twice.items()}},
+        "alpha_pattern": {**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in twice.items()}},
+    }
+    return config.model_copy(update=fields)
 
 
 def _renamed(key: Key) -> Key:

@@ -3,7 +3,8 @@
 import math
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lora_cli.adapter.adapter import Adapter, LoraPair
 from lora_cli.adapter.config import LoraConfig
@@ -11,12 +12,12 @@ from lora_cli.adapter.names import PEFT_PREFIX, Key, last_name, leaf_of, without
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.finding import Applied, Location
-from lora_cli.peft.experts import Unfit, as_loaded
-from lora_cli.peft.patterns import Endings
 from lora_cli.peft.targets import (
     EMBEDDING_NAMES,
     EXPERTS,
     OUTPUT_NAMES,
+    SCALE_FIELDS,
+    Endings,
     Scale,
     for_task,
     scales,
@@ -26,12 +27,13 @@ from lora_cli.peft.targets import (
 )
 from lora_cli.text import counted, cut
 
+if TYPE_CHECKING:
+    from lora_cli.peft.experts import Unfit
+
 DEFAULT_NAME = "default"
 """The name that PEFT gives an adapter in memory by default, and looks its tensors up under."""
 
 _FIRST_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
-SCALE_FIELDS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"})
-"""Fields without which ranks are unknown if they have the wrong type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Application:
     expected: Mapping[str, tuple[BaseModule, ...]]
     errors: tuple[FormatError, ...] = ()
     refused: FormatError | None = None
-    unfit: Unfit = ()
+    unfit: "Unfit" = ()
     scales: Mapping[str, Scale] = field(default_factory=dict)
     scales_error: FormatError | None = None
 
@@ -83,47 +85,70 @@ class Application:
         return "; ".join(f"{reason} ({counted(number, 'module')})" for number, reason in counts if number)
 
 
+def matched(adapter: Adapter, base: BaseModel | None) -> tuple[Application, BaseModel | None]:
+    """``apply`` on ``base`` with the head that the adapter's task has, and that base."""
+    if base is not None and adapter.config is not None:
+        base = for_task(base, adapter.config.task_type, adapter.pairs, adapter.config.base_class)
+    return apply(adapter, base), base
+
+
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
-    stored, (by_module, error) = adapter, _scales(adapter.config, adapter.pairs)
-    # No base without parameters has experts.
-    no_change = adapter, None, ()
-    adapter, refused, unfit = as_loaded(adapter, base) if base is not None and base.parameters else no_change
-    config = adapter.config
-    if base is not None and config is not None:
+    stored, (by_module, scales_error) = adapter, _scales(adapter.config, adapter.pairs)
+    refused: FormatError | None = None
+    unfit: Unfit = ()
+    if base is not None and base.parameters:  # no base without parameters has fused experts
+        from lora_cli.peft.experts import as_loaded
+
+        adapter, refused, unfit = as_loaded(adapter, base)
+    config, pairs, keys = adapter.config, adapter.pairs, adapter.keys
+    if config is not None and config.layer_replication:
         # Layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
-        base = None if config.layer_replication else base
-    if base is not None and config is not None and config.target_parameters:
-        weights = {
-            f"{path}.weight": (one.d_out, one.d_in) if one.kind == "linear" else (one.d_in, one.d_out)
-            for path, one in base.modules.items()
-        }
-        base = replace(base, parameters={**weights, **base.parameters})
-    modules = tuple(adapter.pairs)
-    known: Container[str] = adapter.pairs if base is None else base.modules
-    wrapped = _wrapped(config, base, modules)
-    found = tuple(module for module in modules if module in known or module in wrapped)
-    others = [module for module in modules if module not in known and module not in wrapped]
+        base = None
+    shapes, wrapped = dict[str, tuple[int, ...]](), dict[str, str]()
+    if config is not None and config.target_parameters and base is not None:
+        for path, one in base.modules.items():
+            shapes[f"{path}.weight"] = (one.d_out, one.d_in) if one.kind == "linear" else (one.d_in, one.d_out)
+        shapes |= base.parameters
+        wrapped = wrapped_parameters(config, shapes)
+    elif config is not None and config.target_parameters:
+        parents = Endings(name.rpartition(".")[0] for name in config.target_parameters)
+        wrapped = {module: "" for module in pairs if "" in parents.names or without_wrappers(module) in parents}
+
+    modules = {} if base is None else base.modules
+    known: Container[str] = pairs if base is None else modules
+    found = tuple(module for module in pairs if module in known or module in wrapped)
+    others = [module for module in pairs if module not in known and module not in wrapped]
     beyond = frozenset() if base is None else _beyond(others, base)
     chosen, target_error = _chosen(config, base, found)
+    errors = [target_error] if target_error is not None else []
     untargeted = () if chosen is None else tuple(m for m in found if m not in chosen and m not in wrapped)
-    keys, pairs = adapter.keys, adapter.pairs
     misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
-    left_out = {*untargeted, *misnamed}
-    missing, expected = list[str](), dict[str, tuple[BaseModule, ...]]()
+    left_out, missing = {*untargeted, *misnamed}, list[str]()
     if config is not None and base is not None and chosen is not None:
         # PEFT stores the factors of tied modules once, under either of their names.
         tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
         wanted = [*(one for one in base.modules if one in chosen), *wrapped]
         missing = [one for one in wanted if one not in pairs and last_name(one) not in tied]
-    for module in found:
-        if base is not None and module in wrapped:
-            d_in, d_out = base.parameters[wrapped[module]][-2:]
+
+    expected, ranks = dict[str, tuple[BaseModule, ...]](), dict[str, int]()
+    for module in found if base is not None else ():
+        if module in wrapped:
+            d_in, d_out = shapes[wrapped[module]][-2:]
             expected[module] = BaseModule(d_in, d_out), BaseModule(d_out, d_in)
-        elif base is not None:
-            expected[module] = (base.modules[module],)
-    is_as_stored = config is stored.config and pairs.keys() == stored.pairs.keys()
-    ranks, rank_error = _ranks(config, found, wrapped, base, (by_module, error) if is_as_stored else None)
+        else:
+            expected[module] = (modules[module],)
+    places = {module: place for module in found if (place := wrapped.get(module, module))}
+    is_valid = config is not None and config.r > 0 and not config.mistyped.keys() & {*SCALE_FIELDS}
+    if config is not None and is_valid and places and all(rank > 0 for rank in config.rank_pattern.values()):
+        is_as_stored = config is stored.config and not wrapped and pairs.keys() == stored.pairs.keys()
+        as_stored = by_module, scales_error
+        by_place, error = as_stored if is_as_stored else _scales(config, places.values())
+        errors += [error] if error is not None else []
+        for module, place in places.items() if error is None else ():
+            # A fused parameter [experts, …] has the factors of all experts side by side: r rows for each.
+            shape = shapes[place] if module in wrapped else ()
+            ranks[module] = by_place[place].r * (shape[0] if len(shape) == 3 else 1)
     return Application(
         adapter=adapter,
         found=found,
@@ -135,75 +160,43 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         missing=tuple(missing),
         ranks=ranks,
         expected=expected,
-        errors=tuple(one for one in (target_error, rank_error) if one is not None),
+        errors=tuple(errors),
         refused=refused,
         unfit=unfit,
         scales=by_module,
-        scales_error=error,
+        scales_error=scales_error,
     )
 
 
-def matched(adapter: Adapter, base: BaseModel | None) -> tuple[Application, BaseModel | None]:
-    """``apply`` on ``base`` with the head that the adapter's task has, and that base."""
-    if base is not None and adapter.config is not None:
-        base = for_task(base, adapter.config.task_type, adapter.pairs, adapter.config.base_class)
-    return apply(adapter, base), base
-
-
-Scaled = tuple[Mapping[str, Scale], FormatError | None]
-"""Rank, alpha and scale of modules by the config (empty without one), and why they are unknown."""
-
-
-def _scales(config: LoraConfig | None, modules: Iterable[str]) -> Scaled:
+def _scales(config: LoraConfig | None, modules: Iterable[str]) -> tuple[Mapping[str, Scale], FormatError | None]:
+    """Rank, alpha and scale of modules by the config (empty without one), and why they are unknown."""
     try:
         return ({} if config is None else scales(config, modules)), None
     except FormatError as error:
         return {}, error
 
 
-def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[str, ...]) -> Mapping[str, str]:
-    """The modules that wrap targeted parameters, to the parameter (empty if no base is known)."""
-    if config is None or not config.target_parameters:
-        return {}
-    if base is None:
-        parents = Endings(name.rpartition(".")[0] for name in config.target_parameters)
-        return {module: "" for module in modules if "" in parents.names or without_wrappers(module) in parents}
-    return wrapped_parameters(config, base.parameters)
-
-
-def _beyond(modules: Sequence[str], base: BaseModel) -> frozenset[str]:
-    """The modules that the base would have if it had more layers."""
-    if not modules:
-        return frozenset()
-    ours = {(path[: index.start()], path[index.end() :]) for path, index in _numbered(base.modules)}
-    return frozenset(
-        module
-        for module, index in _numbered(modules)
-        if (module[: index.start()], module[index.end() :]) in ours
-        and (len(index.group()) >= 10 or int(index.group()) >= base.num_layers)
-    )
-
-
-def _numbered(modules: Iterable[str]) -> Iterator[tuple[str, re.Match[str]]]:
-    """The modules with a numbered component, each with the match of the first one."""
-    return ((module, index) for module in modules if (index := _FIRST_INDEX.search(module)))
-
-
 def _chosen(
-    config: LoraConfig | None, base: BaseModel | None, found: tuple[str, ...]
+    config: LoraConfig | None, base: BaseModel | None, found: Sequence[str]
 ) -> tuple[frozenset[str] | None, FormatError | None]:
-    """The modules of the base, or without one of the adapter, that the config targets; None if unknown, and why."""
+    """The modules of the base, or without one those found, that the config targets; None if unknown, and why."""
     if config is None:
         return None, None
+    is_given = config.target_modules is not None and "target_modules" not in config.mistyped
     try:
-        if base is not None:
-            return targeted_in(config, base), None
-        if config.target_modules is None and "target_modules" not in config.mistyped:
-            return None, None
-        return targeted(config, found, linear=found), None
+        if base is None:
+            return (targeted(config, found, linear=found) if is_given else None), None
+        return targeted_in(config, base), None
     except FormatError as error:
-        is_error = "target_modules" not in config.mistyped and config.target_modules is not None
-        return None, error if is_error else None
+        return None, error if is_given else None
+
+
+def _beyond(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
+    """The modules that the base would have if it had more layers: the first number in their path is too high."""
+    ours = {_FIRST_INDEX.sub("#", path, count=1) for path in base.modules}
+    named = (module for module in modules if _FIRST_INDEX.sub("#", module, count=1) in ours)
+    numbers = {module: index.group() for module in named if (index := _FIRST_INDEX.search(module))}
+    return frozenset(one for one, number in numbers.items() if len(number) >= 10 or int(number) >= base.num_layers)
 
 
 def dropped_for(key: Key) -> str:
@@ -220,30 +213,6 @@ def dropped_for(key: Key) -> str:
     if key.adapter_name not in {"", DEFAULT_NAME}:
         return f"the name contains the in-memory adapter name, {cut(key.adapter_name)}"
     return ""
-
-
-def _ranks(
-    config: LoraConfig | None,
-    found: tuple[str, ...],
-    wrapped: Mapping[str, str],
-    base: BaseModel | None,
-    known: Scaled | None,
-) -> tuple[Mapping[str, int], FormatError | None]:
-    """The rank of each module by the config; empty if its fields are invalid, and why its patterns are."""
-    if config is None or config.mistyped.keys() & SCALE_FIELDS:
-        return {}, None
-    if config.r <= 0 or any(rank <= 0 for rank in config.rank_pattern.values()):
-        return {}, None
-    places = {module: wrapped.get(module, module) for module in found}
-    named = [place for place in places.values() if place]
-    by_place, error = known if known is not None and not wrapped else _scales(config, named)
-    if error is not None:
-        return {}, error if named else None
-    # A fused parameter [experts, …] has the factors of all experts side by side: r rows for each.
-    shapes = base.parameters if base is not None else {}
-    experts = {path: shapes[path][0] if len(shapes[path]) == 3 else 1 for path in wrapped.values() if path}
-    ranks = {module: by_place[place].r * experts.get(place, 1) for module, place in places.items() if place}
-    return ranks, None
 
 
 def misshapen(application: Application) -> dict[str, list[str]]:

@@ -7,22 +7,185 @@ The modules of a mixture-of-experts model are those of transformers 5 (experts f
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+import time
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
 
 from lora_cli.adapter.config import LoraConfig
+from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
-from lora_cli.peft.patterns import LITERAL, Endings, Matcher, matching_keys
 from lora_cli.text import by_key
+
+LIMIT_S = 3.0
+"""Seconds of this thread's processor time for all matching for one adapter: a busy machine refuses no adapter."""
+
+MOST_SIZE = 200_000
+"""Characters of all patterns of one adapter times their counted repetitions: ``regex`` unrolls them, 400 bytes each."""
+
+MOST_COMPARED = 12_000_000
+"""Comparisons of names with modules that one question may take: about three seconds."""
+
+TOO_SLOW = "PEFT itself would hang on it; use fewer patterns without nested repetitions, or list the modules"
+
+WHOLE = "{}"
+"""``re.fullmatch``: how PEFT reads a text as ``target_modules`` or ``exclude_modules``."""
+END = r"(.*\.)?({})$"
+"""How PEFT reads the keys of ``rank_pattern`` and ``alpha_pattern``; this and the next two with ``re.match``."""
+COMPONENT = r"(^|.*\.){}($|\..*)"
+"""How PEFT reads ``modules_to_save``."""
+LAYER = r"(?:^|.*?\.){}\.(?P<idx>\d+)\."
+"""How PEFT reads ``layers_pattern``: ``idx`` is the layer."""
+
+LITERAL = re.compile(r"[\w.\- ]*", re.ASCII)
+"""A name, maybe with dots, which match any character."""
+
+_COUNTED = re.compile(r"\{([0-9]*),?([0-9]*)\}")
+_READ_OTHERWISE = re.compile(r"\{(?![0-9]+\}|[0-9]*,[0-9]*\})|\[:")
+"""A brace that counts nothing (text to ``re``, errors that ``regex`` allows), and the start of a class by its name."""
+
+
+@dataclass(slots=True)
+class Deadline:
+    """What one adapter's matching has left, and the patterns that were compiled for it, with their size."""
+
+    left_s: float
+    compiled: dict[str, Any] = field(default_factory=dict)
+    size: int = 0
+
+
+_CURRENT: ContextVar[Deadline | None] = ContextVar("matching", default=None)
+
+
+@contextmanager
+def one_deadline() -> Iterator[Deadline]:
+    """All matching in here has one deadline, whoever asks; within another such block it is that one's."""
+    deadline = _CURRENT.get() or Deadline(LIMIT_S)
+    token = _CURRENT.set(deadline)
+    try:
+        yield deadline
+    finally:
+        _CURRENT.reset(token)
+
+
+@contextmanager
+def timed(where: str) -> Iterator[Deadline]:
+    """What is done in here takes from the time that is left. ``where`` names file and field in the error.
+
+    Raises:
+        FormatError: there is none left.
+    """
+    deadline, begun = _CURRENT.get() or Deadline(LIMIT_S), time.thread_time()
+    if deadline.left_s <= 0:
+        raise _too_slow(where)
+    try:
+        yield deadline
+    except TimeoutError as error:
+        deadline.left_s = 0.0  # by the clock of regex, which may be ahead of ours
+        raise _too_slow(where) from error
+    finally:
+        deadline.left_s -= time.thread_time() - begun
+
+
+def _too_slow(where: str) -> FormatError:
+    return FormatError(f"matching takes longer than {LIMIT_S:g} s", where=where, hint=TOO_SLOW)
+
+
+def match(how: str, pattern: str, name: str, where: str) -> Any:
+    """The match of a pattern of the config, read as ``how`` says, or None.
+
+    Raises:
+        FormatError: it is no pattern, is too large, or is not matched by the deadline.
+    """
+    with timed(where) as deadline:
+        framed = how.replace("{}", pattern, 1)
+        if framed not in deadline.compiled:
+            deadline.compiled[framed] = _compiled(framed, pattern, where, deadline)
+        compiled = deadline.compiled[framed]
+        return (compiled.fullmatch if how == WHOLE else compiled.match)(name, timeout=deadline.left_s)
+
+
+def _compiled(framed: str, pattern: str, where: str, deadline: Deadline) -> Any:
+    import regex
+
+    said = repr(pattern if len(pattern) <= 80 else pattern[:79] + "…")
+    size = len(pattern)
+    for counts in _COUNTED.findall(pattern):
+        size = min(size * max([1, *(int(count[:9]) for count in counts if count)]), MOST_SIZE + 1)
+    deadline.size += size
+    if deadline.size > MOST_SIZE:
+        raise FormatError(f"with {said}, the regular expressions are too large", where=where)
+    try:
+        with warnings.catch_warnings():
+            # Both warn of what a later version may read as a set operation; nothing that a user of ours can mend.
+            warnings.simplefilter("ignore")
+            re.compile(framed)
+            compiled = regex.compile(framed, cache_pattern=size < 1000)
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
+        raise FormatError(f"{said} is not a regular expression: {error}", where=where) from error
+    if _READ_OTHERWISE.search(re.sub(r"\\.", "", pattern, flags=re.DOTALL)):
+        raise FormatError(f"{said} has a brace that counts nothing, or [:", where=where)
+    return compiled
+
+
+def matching_keys(keys: Iterable[str], modules: Iterable[str], where: str) -> dict[str, list[str]]:
+    """The keys of ``rank_pattern`` or ``alpha_pattern`` that match each module, in their order.
+
+    Raises:
+        FormatError: as ``match``.
+    """
+    places = {key: place for place, key in enumerate(keys)}
+    patterns = [key for key in places if not LITERAL.fullmatch(key)]
+    # A name is looked up by where its dots are, which are any character to PEFT.
+    names: dict[tuple[int, ...], set[str]] = {}
+    for key in places.keys() - patterns:
+        names.setdefault((len(key), *(at for at, char in enumerate(key) if char == ".")), set()).add(key)
+    modules = tuple(modules)
+    found = {module: [key for key in patterns if match(END, key, module, where)] for module in modules}
+    with timed(where):
+        if len(names) * len(modules) > MOST_COMPARED:
+            raise TimeoutError
+        for module, matched in found.items():
+            for (length, *dots), alike in names.items():
+                start = len(module) - length
+                if start == 0 or (start > 0 and module[start - 1] == "."):
+                    end = module[start:]
+                    for at in dots if end not in alike else ():
+                        end = f"{end[:at]}.{end[at + 1 :]}"
+                    matched.extend([end] if end in alike else [])
+            matched.sort(key=places.__getitem__)
+    return found
+
+
+def endings(module: str) -> Iterator[str]:
+    """The path of a module, and every ending of it after a dot, the longest first."""
+    yield module
+    while "." in module:
+        module = module.partition(".")[2]
+        yield module
+
+
+class Endings:
+    """A module is in here where it has one of the names, or ends in one after a dot."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+        self._longest = max(map(len, self.names), default=0)
+
+    def __contains__(self, module: str) -> bool:
+        ends = islice(endings(module[-self._longest - 1 :]), 1, None)
+        return module in self.names or any(end in self.names for end in ends)
+
 
 ALL_LINEAR = "all-linear"
 
 EXPERTS = "experts"
 """The name of the module of fused experts, in every family that has one."""
-
-T = TypeVar("T")
 
 OUTPUT_NAMES = frozenset({"lm_head", "embed_out"})
 """Output embeddings of the families that we know, which ``all-linear`` leaves out."""
@@ -67,14 +230,19 @@ DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
 """PEFT's targets for a config without ``target_modules``, by the base's ``model_type``; a string is a regular
 expression. Source: PEFT 0.21 ``utils/constants.py``."""
 
-
 BARE = "FEATURE_EXTRACTION"
+
+OTHER_PREFIX = ("llama", "qwen2", "qwen3")
+"""Families whose class for answering questions calls the model ``transformer`` and not ``model``."""
+
+POOLERS = {"bert": ("SEQ_CLS", BARE), "roberta": (BARE,)}
+"""Tasks over a whole sequence, for which these families have a pooler."""
 
 HEADLESS = re.compile(r"(?!Peft)\w+(?<!LMHead)(?<!Heads)(?<!MT)Model")
 """Classes of transformers without a head."""
 
-OTHER_PREFIX = ("llama", "qwen2", "qwen3")
-"""Families whose class for answering questions calls the model ``transformer`` and not ``model``."""
+SCALE_FIELDS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
+"""The fields that ranks and scales follow from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,31 +270,82 @@ def targeted(
         FormatError: a pattern is no regular expression or takes too long; ``target_modules`` has a wrong type, or is
             absent with no default for ``model_type``.
     """
-    targets = named_targets(config, linear, model_type)
-    named = Endings(targets if not isinstance(targets, str) else ())
-    matcher = Matcher(f"{config.file}: target_modules")
-    is_excluded, in_chosen_layer = _exclusion(config), _layer_choice(config, matcher)
-    return frozenset(
-        module
-        for module in modules
-        if not is_excluded(module)
-        and (
-            matcher.full(targets, module)
-            if isinstance(targets, str)
-            else module in named.names or (named.ends(module) and in_chosen_layer(module))
-        )
-    )
+    targets, excluded, where = _named_targets(config, linear, model_type), config.exclude_modules or (), config.file
+    named, unnamed = (Endings(names if not isinstance(names, str) else ()) for names in (targets, excluded))
+    saved, layers = config.modules_to_save or (), config.layers_to_transform
+    plain = frozenset(name for name in saved if name and "." not in name and LITERAL.fullmatch(name))
+    others = [name for name in saved if name not in plain]
+    chosen = frozenset((layers,) if isinstance(layers, int) else layers or ())
+
+    def is_excluded(module: str) -> bool:
+        if isinstance(excluded, str) and match(WHOLE, excluded, module, f"{where}: exclude_modules"):
+            return True
+        if module in unnamed or not plain.isdisjoint(module.split(".")):
+            return True
+        return any(match(COMPONENT, name, module, f"{where}: modules_to_save") for name in others)
+
+    def is_targeted(module: str) -> bool:
+        if isinstance(targets, str):
+            return match(WHOLE, targets, module, f"{where}: target_modules") is not None
+        return module in named.names or (module in named and (not chosen or _layer(config, module) in chosen))
+
+    return frozenset(module for module in modules if not is_excluded(module) and is_targeted(module))
+
+
+def _named_targets(config: LoraConfig, linear: Collection[str], model_type: str) -> Collection[str] | str:
+    """The ``target_modules`` that count: a regular expression, or names. ``linear`` is what ``all-linear`` means."""
+    if "target_modules" in config.errors:
+        raise config.errors["target_modules"]
+    targets = config.target_modules
+    if targets is None:
+        targets = DEFAULT_TARGETS.get(model_type)
+        if targets is None and config.target_parameters is None:
+            raise FormatError(
+                f"target_modules is absent, and PEFT has no default for {model_type or 'an unknown model type'}",
+                where=f"{config.file}: target_modules",
+            )
+    elif isinstance(targets, str) and targets.lower() == ALL_LINEAR:
+        left_out = OUTPUT_NAMES.union(HEADS["SEQ_CLS"] if config.task_type == "SEQ_CLS" else ())
+        targets = tuple(path for path in linear if last_name(path) not in left_out)
+    return targets or ()
+
+
+def _layer(config: LoraConfig, module: str) -> int | None:
+    """The layer that ``layers_to_transform`` takes a module to be in."""
+    patterns, where = config.layers_pattern, f"{config.file}: target_modules"
+    if patterns:
+        tried = (match(LAYER, one, module, where) for one in ([patterns] if isinstance(patterns, str) else patterns))
+        found = next((one for one in tried if one is not None and len(one["idx"]) < 10), None)
+    else:
+        found = FIRST_INDEX.match(module)
+    return int(found["idx"]) if found and len(found["idx"]) < 10 else None
 
 
 def targeted_in(config: LoraConfig, base: BaseModel) -> frozenset[str]:
-    """The modules of ``base`` that the config puts a LoRA on, with tied embeddings.
+    """The modules of ``base`` that the config puts a LoRA on, with the embedding and the output that share one.
 
     Raises:
         FormatError: as ``targeted``.
     """
     linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
     chosen = targeted(config, base.modules, linear=linear, model_type=base.model_type)
-    return chosen | _tied(config, base)
+    saved = {last_name(name) for name in config.modules_to_save or ()}
+    if not (config.ensure_weight_tying and base.tied_embeddings) or saved & EMBEDDING_NAMES:
+        return chosen
+    targets = _named_targets(config, (), base.model_type)
+    if isinstance(targets, str):
+        is_tied = any(match(WHOLE, targets, name, f"{config.file}: target_modules") for name in EMBEDDING_NAMES)
+    else:
+        is_tied = any(last_name(name) in EMBEDDING_NAMES for name in targets)
+    embedding = [path for path, module in base.modules.items() if module.kind == "embedding"][:1]
+    outputs = [path for path in base.modules if last_name(path) in OUTPUT_NAMES]
+    return chosen.union(embedding, outputs) if is_tied else chosen
+
+
+def all_linear(base: BaseModel) -> tuple[str, ...]:
+    """The modules that ``target_modules="all-linear"`` means, in their order."""
+    paths = (path for path, module in base.modules.items() if module.kind != "embedding")
+    return tuple(path for path in paths if last_name(path) not in OUTPUT_NAMES)
 
 
 def targeted_parameters(config: LoraConfig, parameters: Iterable[str]) -> tuple[str, ...]:
@@ -143,7 +362,7 @@ def wrapped_parameters(config: LoraConfig, parameters: Iterable[str]) -> dict[st
     """
     by_module = by_key((path.rpartition(".")[0], path) for path in targeted_parameters(config, parameters))
     return {
-        module + ".base_layer" * depth: path
+        module + WRAPPER * depth: path
         for module, paths in by_module.items()
         for depth, path in enumerate(reversed(paths))
     }
@@ -152,123 +371,27 @@ def wrapped_parameters(config: LoraConfig, parameters: Iterable[str]) -> dict[st
 def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
     """Rank, alpha and scaling of each module (or parameter path), as if it were targeted.
 
+    Of a pattern the first key that matches a module counts, else the module itself as a key.
+
     Raises:
         FormatError: ``r``, ``lora_alpha`` or a pattern has the wrong type; the rank is not positive; a pattern is no
             regular expression or takes too long.
     """
-    for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"):
+    for name in SCALE_FIELDS:
         if name in config.errors:
             raise config.errors[name]
-    modules = tuple(modules)
-    ranks = _by_pattern(config.rank_pattern, modules, f"{config.file}: rank_pattern")
-    alphas = _by_pattern(config.alpha_pattern, modules, f"{config.file}: alpha_pattern")
-    found: dict[str, Scale] = {}
+    modules, found = tuple(modules), dict[str, Scale]()
+    rank_keys, alpha_keys = (
+        matching_keys(pattern, modules, f"{config.file}: {name}") if (pattern := getattr(config, name)) else {}
+        for name in ("rank_pattern", "alpha_pattern")
+    )
     for module in modules:
-        r, alpha = ranks.get(module, config.r), alphas.get(module, config.lora_alpha)
+        r = config.rank_pattern.get((rank_keys.get(module) or [module])[0], config.r)
+        alpha = config.alpha_pattern.get((alpha_keys.get(module) or [module])[0], config.lora_alpha)
         if r <= 0:
             raise FormatError(f"the rank must be positive, and is {r} for {module}", where=f"{config.file}: r")
         found[module] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
     return found
-
-
-def _by_pattern(pattern: Mapping[str, T], modules: Sequence[str], where: str) -> dict[str, T]:
-    """The value of the first key that matches each module, else of the module itself as a key."""
-    matching = matching_keys(pattern, modules, where) if pattern else {}
-    keys = {module: found[0] if found else module for module, found in matching.items()}
-    return {module: pattern[key] for module, key in keys.items() if key in pattern}
-
-
-def all_linear(base: BaseModel) -> tuple[str, ...]:
-    """The modules that ``target_modules="all-linear"`` means."""
-    return tuple(
-        path
-        for path, module in base.modules.items()
-        if module.kind != "embedding" and path.rpartition(".")[2] not in OUTPUT_NAMES
-    )
-
-
-def named_targets(config: LoraConfig, linear: Collection[str], model_type: str) -> Collection[str] | str:
-    """The ``target_modules`` that count: a regular expression, or names. ``linear`` is what ``all-linear`` means.
-
-    Raises:
-        FormatError: of a wrong type, or absent with no default for ``model_type``.
-    """
-    if "target_modules" in config.errors:
-        raise config.errors["target_modules"]
-    targets = config.target_modules
-    if targets is None:
-        targets = DEFAULT_TARGETS.get(model_type)
-        if targets is None and config.target_parameters is None:
-            raise FormatError(
-                f"target_modules is absent, and PEFT has no default for {model_type or 'an unknown model type'}",
-                where=f"{config.file}: target_modules",
-            )
-        return () if targets is None else targets
-    if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
-        left_out = OUTPUT_NAMES.union(HEADS["SEQ_CLS"] if config.task_type == "SEQ_CLS" else ())
-        return frozenset(path for path in linear if path.rpartition(".")[2] not in left_out)
-    return targets
-
-
-def _exclusion(config: LoraConfig) -> Callable[[str], bool]:
-    """Whether ``exclude_modules`` or ``modules_to_save`` keeps a LoRA off a module."""
-    excluding = Matcher(f"{config.file}: exclude_modules")
-    saving = Matcher(f"{config.file}: modules_to_save")
-    names = config.exclude_modules or ()
-    named = Endings(names if not isinstance(names, str) else ())
-    saved = config.modules_to_save or ()
-    plain = frozenset(name for name in saved if name and "." not in name and LITERAL.fullmatch(name))
-    others = [name for name in saved if name not in plain]
-    if not names and not saved:
-        return lambda _: False
-
-    def is_excluded(module: str) -> bool:
-        if isinstance(names, str):
-            if excluding.full(names, module):
-                return True
-        elif module in named:
-            return True
-        return not plain.isdisjoint(module.split(".")) or any(saving.component(name, module) for name in others)
-
-    return is_excluded
-
-
-def _layer_choice(config: LoraConfig, matcher: Matcher) -> Callable[[str], bool]:
-    """Whether ``layers_to_transform`` lets a module through."""
-    layers = config.layers_to_transform
-    if layers is None or layers == ():
-        return lambda _: True
-    chosen = frozenset((layers,) if isinstance(layers, int) else layers)
-    patterns = (config.layers_pattern,) if isinstance(config.layers_pattern, str) else config.layers_pattern
-
-    def is_chosen(module: str) -> bool:
-        if not config.layers_pattern or patterns is None:
-            found = FIRST_INDEX.match(module)
-            index = int(found["idx"]) if found and len(found["idx"]) < 10 else None
-        else:
-            indexes = (matcher.layer_index(pattern, module) for pattern in patterns)
-            index = next((index for index in indexes if index is not None), None)
-        return index in chosen
-
-    return is_chosen
-
-
-def _tied(config: LoraConfig, base: BaseModel) -> frozenset[str]:
-    """The embedding and the output tied to it, when ``ensure_weight_tying`` puts one shared LoRA on both."""
-    if not (config.ensure_weight_tying and base.tied_embeddings):
-        return frozenset()
-    if any(name.rpartition(".")[2] in EMBEDDING_NAMES for name in config.modules_to_save or ()):
-        return frozenset()
-    targets = named_targets(config, (), base.model_type)
-    if isinstance(targets, str):
-        matcher = Matcher(f"{config.file}: target_modules")
-        wanted = any(matcher.full(targets, name) for name in EMBEDDING_NAMES)
-    else:
-        wanted = any(name.rpartition(".")[2] in EMBEDDING_NAMES for name in targets)
-    if not wanted:
-        return frozenset()
-    embedding = [path for path, module in base.modules.items() if module.kind == "embedding"][:1]
-    return frozenset(embedding + [path for path in base.modules if path.rpartition(".")[2] in OUTPUT_NAMES])
 
 
 def for_task(base: BaseModel, task: str | None, named: Collection[str], trained_class: str = "") -> BaseModel:
@@ -280,35 +403,23 @@ def for_task(base: BaseModel, task: str | None, named: Collection[str], trained_
 
     The base itself for text generation, and without a head where the names are text generation's even so.
     """
-    if task in HEADS:
-        within = {path: module for path, module in base.modules.items() if not _of_head(path)}
-        headed = replace(base, modules=within | _pooler(base, task))
-        return _under(headed, named, "transformer.") if base.model_type in OTHER_PREFIX else headed
-    bare = task == BARE or any(HEADLESS.fullmatch(one) for one in (base.architecture, trained_class))
-    return _under(base, named, "") if bare else base
-
-
-def _pooler(base: BaseModel, task: str | None) -> dict[str, BaseModule]:
-    """The pooler that BERT and RoBERTa have for tasks over a whole sequence."""
-    has = base.model_type in {"bert", "roberta"} if task == BARE else (task, base.model_type) == ("SEQ_CLS", "bert")
-    pooler = BaseModule(base.hidden_size, base.hidden_size, bias=True)
-    return {f"{base.model_type}.pooler.dense": pooler} if has else {}
-
-
-def _under(base: BaseModel, named: Collection[str], prefix: str) -> BaseModel:
-    """``base`` with another first component, if more of the adapter's names are those then."""
-    model = next((path for path in base.modules if not _of_head(path)), "").partition(".")[0] + "."
-
-    def moved(paths: Mapping[str, T]) -> dict[str, T]:
-        return {prefix + path.removeprefix(model): value for path, value in paths.items() if not _of_head(path)}
-
-    modules = moved({**base.modules, **(_pooler(base, BARE) if not prefix else {})})
-    if sum(path in modules for path in named) <= sum(path in base.modules for path in named):
+    if not (
+        task in HEADS or task == BARE or any(HEADLESS.fullmatch(one) for one in (base.architecture, trained_class))
+    ):
         return base
-    return replace(base, modules=modules, parameters=moved(base.parameters))
 
+    def is_inside(path: str) -> bool:  # not of a head: lm_head, RoBERTa's lm_head.dense, BERT's cls
+        first = path.partition(".")[0]
+        return first != "cls" and OUTPUT_NAMES.isdisjoint((first, last_name(path)))
 
-def _of_head(path: str) -> bool:
-    """Whether it belongs to the language model's head: ``lm_head``, RoBERTa's ``lm_head.dense``, BERT's ``cls``."""
-    parts = path.split(".")
-    return parts[-1] in OUTPUT_NAMES or parts[0] in OUTPUT_NAMES or parts[0] == "cls"
+    modules = {path: module for path, module in base.modules.items() if is_inside(path)}
+    root = next(iter(modules), "").partition(".")[0] + "."
+    if (task if task in HEADS else BARE) in POOLERS.get(base.model_type, ()):
+        modules[f"{root}pooler.dense"] = BaseModule(base.hidden_size, base.hidden_size, bias=True)
+    usual, prefix = replace(base, modules=modules) if task in HEADS else base, "transformer." if task in HEADS else ""
+    if task in HEADS and base.model_type not in OTHER_PREFIX:
+        return usual
+    modules = {prefix + path.removeprefix(root): module for path, module in modules.items()}
+    parameters = {prefix + path.removeprefix(root): shape for path, shape in base.parameters.items()}
+    other = replace(base, modules=modules, parameters=parameters)
+    return other if len(other.modules.keys() & named) > len(usual.modules.keys() & named) else usual

@@ -1,5 +1,6 @@
 """The one address of a folder on a web server (RFC 3986, section 6): no policy is passed by writing it oddly."""
 
+import functools
 import re
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -47,6 +48,20 @@ def is_encrypted(address: str) -> bool:
     """Whether what is sent to a web ``address`` does not go over http:// to another machine."""
     parts = urlsplit(address)
     return parts.scheme == "https" or is_loopback(parts.netloc)
+
+
+@functools.lru_cache(1024)
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: a token is only for one origin."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
+
+
+@functools.lru_cache(1024)
+def host(url: str) -> str:
+    """The host, with its port if there is one, for messages. The rest of a URL may be a signature."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or '?'}:{parts.port}" if parts.port else parts.hostname or "?"
 
 
 def canonical_path(path: str) -> str:

@@ -1,19 +1,50 @@
 """The terminal output of ``repair``: the engine's outcome before and after, the changes, and the proof."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from lora_cli import __version__
 from lora_cli.finding import EngineOutcome, Outcome
+from lora_cli.json_schema import ErrorReport, Version
 from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
-from lora_cli.repair import RepairReport, RepairSetReport, Sameness
-from lora_cli.repair.repair import ARITHMETIC
+from lora_cli.repair import ARITHMETIC, RepairReport
 from lora_cli.text import counted, safe
 
+WHY: Mapping[str, str] = {
+    "files": "engines and PEFT read one file, and some load every such file of a folder; a pickle can run code",
+    "names": "engines and PEFT look up tensors by the names that PEFT writes for the base's modules",
+    "base": "--base-name asks for it",
+    "copies": "engines refuse or ignore them",
+    "scales": "every engine reads one rank and one scale for all modules the same way",
+    "dtype": "--dtype asks for it",
+}
 NO_BASE = "no base: names and shapes not checked; set --base BASE (its config.json is enough)"
+
+
+@dataclass(frozen=True, slots=True)
+class RepairedAdapter:
+    """One adapter of a run: its report, or why there is none, and what it alone would end the command with."""
+
+    name: str
+    repair: RepairReport | None
+    error: ErrorReport | None
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairSetReport:
+    """What repair did with all adapters; ``exit_code`` is the largest of theirs."""
+
+    schema: Literal["lora_cli/repair/2"] = "lora_cli/repair/2"
+    version: Version = __version__
+    adapters: tuple[RepairedAdapter, ...]
+    exit_code: int
 
 
 def repair_parts(report: RepairSetReport, *, check: bool) -> Iterator[RenderableType]:
@@ -38,12 +69,12 @@ def _adapter(name: str, found: RepairReport, *, check: bool) -> Iterator[Rendera
     for change in found.changes:
         many = f" ({counted(change.modules, 'module')})" if change.modules else ""
         yield from ("", Paragraph(f"{change.what}{many}", f"{change.step}: ", indent=2))
-        yield Paragraph(change.why, "why: ", indent=4, hanging=9)
+        yield Paragraph(WHY[change.step], "why: ", indent=4, hanging=9)
     for refusal in found.refusals:
-        yield from ("", Paragraph(refusal.what, text("cannot be repaired losslessly: ", "red"), indent=2))
+        yield from ("", Paragraph(refusal.message, text("cannot be repaired losslessly: ", "red"), indent=2))
         yield from hints(refusal.hint, 4)
-    for flag in found.flags:
-        yield from ("", Paragraph(flag.what, indent=2), *hints(flag.hint))
+    for flag in found.flags if not found.refusals else ():
+        yield from ("", Paragraph(flag.message, indent=2), *hints(flag.hint))
     yield from skipped_checks(found.skipped)
     yield from hints(NO_BASE, 4) if found.after.applied is None else []
     if found.proof is not None and found.directory is not None:
@@ -68,12 +99,7 @@ def _outcome_text(one: EngineOutcome) -> str:
     return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")
 
 
-def _proof(same: Sameness) -> str:
-    proved = f"{counted(same.modules, 'update')}: "
-    if not same.rewritten:
-        return f"{proved}bit-identical"
-    if same.worst_change <= ARITHMETIC:
-        return f"{proved}{same.rewritten} stored differently, none changed in effect"
-    worst = f"by {same.worst_change:.2g} of its size at most ({safe(same.worst_module)})"
-    allowed = f"{same.allowed_change:.2g}"
-    return f"{proved}{same.rewritten} stored differently and changed {worst}, while rounding allows {allowed}"
+def _proof(worst_change: float) -> str:
+    if worst_change <= ARITHMETIC:
+        return "every update is the same"
+    return f"every update is the same up to rounding: it changed by {worst_change:.2g} of its size at most"

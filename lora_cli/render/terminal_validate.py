@@ -22,6 +22,8 @@ OUTCOMES: Mapping[str | None, str] = {
     "failed": "red",
 }
 NOT_COUNTED = "not counted: all findings are ignored or baselined"
+MARK = "[*]"
+"""Beside a finding: ``repair`` mends it."""
 MAX_NAMES = 20
 """The most adapters that are listed for one finding."""
 
@@ -50,6 +52,25 @@ def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableT
         yield from skipped_checks(check for one in shown for check in one.skipped)
         yield from ("",) if report.adapters else ()
         yield Paragraph(summary(report.summary))
+        yield from _repair_command(report)
+
+
+def _repair_command(report: Report) -> Iterator[RenderableType]:
+    """The command that mends what is marked, if anything is."""
+    if mendable := [one for one in report.adapters if any(map(_is_mendable, one.findings))]:
+        first = mendable[0]
+        ref = first.name if first.source.endswith(first.name.rstrip("/")) else first.source
+        failing = [each for each in first.engines if each.fails] or first.engines
+        engine = "@".join(filter(None, (failing[0].engine, failing[0].version))) if failing else "NAME"
+        base = f" --base {first.base}" if first.base is not None else ""
+        command = f"lora-cli repair {ref if len(mendable) == 1 else 'REF'} --engine {engine}{base} --to DIRECTORY"
+        yield Paragraph(command, f"{MARK} {counted(len(mendable), 'adapter')} can be repaired: ")
+
+
+def _is_mendable(finding: Finding) -> bool:
+    """Whether its hint is a repair that mends it."""
+    hint = finding.problem.hint
+    return finding.accepted is None and "`lora-cli repair" in hint and "--base-name" not in hint
 
 
 def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:
@@ -129,7 +150,8 @@ def _outcome(checked: Result, *, with_base: bool) -> Iterator[RenderableType]:
 
 def _finding_header(finding: Finding) -> Text:
     label = (str(finding.severity), STYLES[finding.severity])
-    return Text.assemble("  ", label, f" {finding.code} {safe(finding.name)}")
+    mark = f" {MARK}" if _is_mendable(finding) else ""
+    return Text.assemble("  ", label, f" {finding.code} {safe(finding.name)}{mark}")
 
 
 def _problem(problem: Problem, names: Sequence[str] = ()) -> Iterator[RenderableType]:

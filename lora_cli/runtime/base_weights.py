@@ -10,8 +10,7 @@ import torch
 
 from lora_cli.adapter.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.checkpoint import names_in_memory
-from lora_cli.base.reading import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, weight_map
+from lora_cli.base.checkpoint import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, names_in_memory, weight_map
 from lora_cli.errors import Corrupt, FormatError, MachineError, NotFound
 from lora_cli.runtime.adapter_weights import DTYPES, read_tensors
 

@@ -10,8 +10,7 @@ from lora_cli.adapter.names import PAIR_PARTS, Key
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import FormatError, Refused
 from lora_cli.peft.experts import rewrite_config
-from lora_cli.peft.patterns import Matcher
-from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
+from lora_cli.peft.targets import scales, targeted_in, timed, wrapped_parameters
 
 ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of ``init_lora_weights`` with which PEFT changes the base's weights when it loads the adapter."""
@@ -116,14 +115,13 @@ def _replacing(config: LoraConfig) -> Callable[[Key], bool]:
 
     What is returned raises ``FormatError`` if there are more names than can be compared in time.
     """
-    matcher = Matcher(f"{config.file}: modules_to_save")
     saved = [f".{name}." for name in config.modules_to_save or ()]
 
     def replaces(key: Key) -> bool:
         if key.part in {"bias", *COPY_PARTS} and key.param == "bias" and config.bias != "none":
             return True
-        matcher.charge(len(saved))
-        return key.part == "saved" and any(name in f".{key.module}." for name in saved)
+        with timed(f"{config.file}: modules_to_save"):
+            return key.part == "saved" and any(name in f".{key.module}." for name in saved)
 
     return replaces
 

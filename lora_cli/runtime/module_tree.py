@@ -111,7 +111,7 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
     try:
         model = outline(config, whole_model)
     except FormatError as error:
-        hint = error.hint or "use a folder with the model's checkpoint"
+        hint = error.hint or "judge without its base: --base none"
         raise UnknownArchitecture(error.reason, where=error.where, hint=hint) from error
     return replace(describe(model, config["model_type"]), architecture=architecture_of(config))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lora_cli.base.reading import has_weights
+from lora_cli.base.checkpoint import has_weights
 from lora_cli.errors import FormatError, LoraCliError, MachineError
 from lora_cli.results import Answers, LoadReport
 from lora_cli.runtime.adapter_weights import weight_bytes

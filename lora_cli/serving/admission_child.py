@@ -19,7 +19,7 @@ from typing import cast
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.engines import choose_engine
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
-from lora_cli.fetching.pipeline import FetchContext
+from lora_cli.fetching.context import FetchContext
 from lora_cli.judging.judge import OnStage, Terms, fetch_one, judge_fetched
 from lora_cli.judging.result import Result
 from lora_cli.redaction import log_bug, logger

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 from lora_cli.documents.option_values import endpoint as endpoint_value
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
 from lora_cli.redaction import remember
-from lora_cli.refs.web_address import is_encrypted
-from lora_cli.sources.http import host
+from lora_cli.refs.web_address import host, is_encrypted
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
@@ -176,12 +175,12 @@ def _aws(endpoint: str, rule: "SourceRule | None") -> Account:
 
 
 @contextmanager
-def _session(profile: str | None) -> Iterator[Any]:
+def _session(profile: str | None, *, asks: bool = True) -> Iterator[Any]:
     """A session of botocore. Of its errors only the kind is reported: they may hold what a credential process said."""
     from botocore.session import Session
 
     try:
-        yield Session(profile=profile)
+        yield Session(profile=profile, include_builtin_handlers=asks)  # which only matter to requests
     except Exception as error:
         name, kind = profile or _first(_AWS_PROFILES)[1] or "default", type(error).__name__
         _, raised, says, hint = next(row for row in _AWS_ERRORS if re.search(row[0], kind))
@@ -193,7 +192,7 @@ def _configured(profile: str | None, _: tuple[str | None, ...]) -> str:
     """The address that the configuration has for S3: a profile's ``endpoint_url``, or that of its ``services``."""
     from botocore.configprovider import ConfiguredEndpointProvider
 
-    with _session(profile) as session:
+    with _session(profile, asks=False) as session:
         provider = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3")
         address = "" if session.get_config_variable("ignore_configured_endpoint_urls") else provider.provide()
     return _checked(address, "endpoint_url of the AWS profile") if address else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lora_cli.errors import Corrupt
+from lora_cli.errors import Corrupt, FormatError
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.sources import Source
@@ -92,3 +92,25 @@ def files_of(snapshot: Snapshot, ref: AdapterRef, revision: str = "") -> Files:
     """The files of a cached snapshot, as those of ``ref`` at its ``revision``: nothing is asked of an origin."""
     listed = (RemoteFile(path, blob.size, blob.sha256) for path, blob in sorted(snapshot.files.items()))
     return Files(LocalSource(), Revision(ref, revision, tuple(listed)), snapshot)
+
+
+def read_range(files: Files, file: RemoteFile, start: int, stop: int) -> bytes:
+    """Bytes ``start`` to ``stop``, fewer if the file is shorter."""
+    read = bytearray()
+    for chunk in files.read(file, start, stop) if start < stop else ():
+        if not read and len(chunk) == stop - start:
+            return bytes(chunk)  # no copy if it is bytes already
+        read += chunk
+    return bytes(read)
+
+
+def read_beginning(files: Files, file: RemoteFile, most: int) -> bytes:
+    """The first ``most`` bytes, fewer if the file is shorter.
+
+    Raises:
+        FormatError: the file cannot be read as plain bytes (``defect``).
+        LoraCliError: what the source raises.
+    """
+    if file.defect:
+        raise FormatError(file.defect, where=file.path)
+    return read_range(files, file, 0, most if file.size is None else min(most, file.size))

@@ -12,9 +12,8 @@ from lora_cli.parallel import run_in_thread
 from lora_cli.refs.reference import FSSPEC, AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings, home_of
-from lora_cli.sources import MOST_ENTRIES, Source
+from lora_cli.sources import MOST_ENTRIES, Source, Transient, is_unknown_host
 from lora_cli.sources.http import AGAIN
-from lora_cli.sources.retries import Transient, is_unknown_host
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule

@@ -1,6 +1,5 @@
 """The one HTTP client: pooled, bounded in time and bytes, with retries, and strict about where tokens are sent."""
 
-import functools
 import json
 import re
 import time
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from lora_cli.errors import Corrupt, Refused, Unreachable
-from lora_cli.refs.web_address import DEFAULT_PORTS
+from lora_cli.refs.web_address import DEFAULT_PORTS, host, origin
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges
-from lora_cli.sources.retries import Transient, from_status
+from lora_cli.sources import NoRanges, Transient, from_status
 from lora_cli.sources.ssrf_guard import guard
 
 if TYPE_CHECKING:
@@ -29,20 +27,6 @@ _CHECK = "check the address (HF_ENDPOINT for the Hub)"
 Headers = Mapping[str, str]
 Check = Callable[[Headers], None]
 NO_HEADERS: Headers = {}
-
-
-@functools.lru_cache(1024)
-def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port: a token is only for one origin."""
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
-
-
-@functools.lru_cache(1024)
-def host(url: str) -> str:
-    """The host, with its port if there is one, for messages. The rest of a URL may be a signature."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or '?'}:{parts.port}" if parts.port else parts.hostname or "?"
 
 
 class StatusError(Exception):

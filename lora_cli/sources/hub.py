@@ -14,9 +14,10 @@ from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offli
 from lora_cli.redaction import logger
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
+from lora_cli.refs.web_address import host
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, at_most_10_000
-from lora_cli.sources.http import Http, Piece, StatusError, TooLarge, get_bytes, get_json, host, next_query
+from lora_cli.sources.http import Http, Piece, StatusError, TooLarge, get_bytes, get_json, next_query
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule

@@ -13,8 +13,7 @@ from lora_cli.errors import Corrupt, MachineError, NotFound, Refused, Unreachabl
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, at_most_10_000
-from lora_cli.sources.retries import Retries
+from lora_cli.sources import Retries, Source, at_most_10_000
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule

@@ -19,14 +19,12 @@ from lora_cli.errors import (
     Unreachable,
     UsageError,
 )
-from lora_cli.parallel import run_in_thread
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges, Source, at_most_10_000
+from lora_cli.sources import CONNECT_TIMEOUT_S, NoRanges, Source, Transient, at_most_10_000, from_status
 from lora_cli.sources.cloud_credentials import NOBODY, Account, find_account
 from lora_cli.sources.http import AGAIN, FAR
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -106,12 +104,7 @@ class ObjectSource(Source):
 
         def listed(store: "ObjectStore") -> "list[ObjectMeta]":
             pages = obstore.list(store, prefix or None, chunk_size=100)
-            metas = at_most_10_000((meta for page in pages for meta in page), str(ref))
-            asked = run_in_thread(lambda: list(metas), ref.scheme)  # pages without objects would keep it for ever
-            try:
-                return asked.result(self._settings.adapter_timeout_s)
-            except TimeoutError as error:
-                raise Unreachable(f"{ref}: its listing does not end", hint="use the folder of one adapter") from error
+            return list(at_most_10_000((meta for page in pages for meta in page), str(ref)))
 
         found = self._ask(ref, "list", "", listed)
         # Empty objects that stand for a folder are no files.

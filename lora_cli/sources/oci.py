@@ -29,12 +29,11 @@ from lora_cli.redaction import remember
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import DOCKER_HUB, AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
-from lora_cli.refs.web_address import is_encrypted, is_loopback
+from lora_cli.refs.web_address import host, is_encrypted, is_loopback
 from lora_cli.settings import Settings
-from lora_cli.sources import MOST_ENTRIES, Source
+from lora_cli.sources import MOST_ENTRIES, Source, Transient, from_status
 from lora_cli.sources.docker_config import Credentials, find_credentials
-from lora_cli.sources.http import Http, Piece, StatusError, get_bytes, host, redirect_target, whole
-from lora_cli.sources.retries import Transient, from_status
+from lora_cli.sources.http import Http, Piece, StatusError, get_bytes, redirect_target, whole
 from lora_cli.sources.ssrf_guard import guard
 
 MOST_LAYERS, CHUNK = 200, 1 << 20

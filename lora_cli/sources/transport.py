@@ -9,7 +9,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
@@ -21,9 +21,8 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, ProtocolError
 from urllib3.util import make_headers
 
 from lora_cli.redaction import remember
-from lora_cli.refs.web_address import DEFAULT_PORTS
-from lora_cli.sources.http import Headers, host, origin
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, is_unknown_host
+from lora_cli.refs.web_address import DEFAULT_PORTS, host, origin
+from lora_cli.sources import CONNECT_TIMEOUT_S, Transient, is_unknown_host
 from lora_cli.sources.ssrf_guard import Guard
 from lora_cli.version import __version__
 
@@ -42,7 +41,7 @@ class Response:
     peer: str
     timeout_s: float
     status: int
-    headers: Headers
+    headers: Mapping[str, str]
 
     def chunks(self) -> Iterator[bytes]:
         """The body as it comes. Raises ``Transient``: it is compressed, broke, or is silent for the timeout."""
@@ -62,7 +61,13 @@ class Response:
 
 
 def send(
-    url: str, headers: Headers, timeout_s: float, allowed: Guard, *, method: str = "GET", body: bytes | None = None
+    url: str,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    allowed: Guard,
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
 ) -> Response:
     """The answer to a request as far as its headers; redirects are the caller's, who closes it.
 

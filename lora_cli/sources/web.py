@@ -12,9 +12,10 @@ from lora_cli.parallel import map_in_threads
 from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, PICKLED, SIGNATURE, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
+from lora_cli.refs.web_address import host, origin
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, host, open_response, origin
+from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, open_response
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule

@@ -22,8 +22,8 @@ TEXT = b"""%s
 class Store:
     """The paths in a cache. Constructing it touches nothing; folders are created with their first file.
 
-    ``refs`` has the records of references, ``partials`` unfinished files (``<key>.part``) and folders, and ``locks``
-    the locks of running downloads and of snapshots in use.
+    ``refs`` has the records of references, ``partials`` unfinished files (``<key>.part``), and ``locks`` the locks of
+    running downloads and of snapshots in use.
     """
 
     def __init__(self, root: Path) -> None:

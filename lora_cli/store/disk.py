@@ -68,21 +68,33 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True, parents: bool
 
     If it is not ``durable``, it may be empty after a power failure. Raises ``OSError``.
     """
-    if parents:
-        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{os.urandom(6).hex()}")
     try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
+        descriptor = create(temporary, os.O_WRONLY | os.O_EXCL, parents=parents)
+        try:
+            write_all(descriptor, data, 0)
             if durable:
-                os.fsync(stream.fileno())
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.replace(path)
     except BaseException as error:
         remove_path(temporary)
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
+
+
+def create(path: Path, flags: int, mode: int = 0o666, *, parents: bool = True) -> int:
+    """A descriptor of a file that is created if it is missing, with its folders (``parents``). Raises ``OSError``."""
+    flags |= os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode)
+    except FileNotFoundError:
+        if not parents:
+            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, mode)
 
 
 def reflink(source: int, target: int) -> bool:

@@ -176,8 +176,9 @@ class _Contents:
                 remove_path(path)
             for path in list_folder(self.store.locks):
                 if re.fullmatch(r"[0-9a-f]{12}|[0-9a-f]{64}", path.name):
-                    with exclusive(self.store, path.name):
-                        pass  # The lock of a killed process goes with this one.
+                    with exclusive(self.store, path.name) as held:
+                        if held:
+                            path.unlink(missing_ok=True)
         return removed
 
 

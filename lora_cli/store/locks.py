@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.disk import FULL
+from lora_cli.store.disk import FULL, create
 
 SHORTEST_S, LONGEST_S = 0.01, 0.2
 OTHERS_S = 60.0
@@ -53,14 +53,17 @@ class InUse(ExitStack):
                 self._held.add(digest)
                 self.callback(self._held.discard, digest)
                 self.enter_context(shared(self._store, digest))
-        with suppress(OSError):
-            os.utime(self._store.snapshot(digest))  # by which garbage collection sees a use since it began
-        return self._store.snapshot(digest).is_dir()
+        directory = self._store.snapshot(digest)
+        try:
+            os.utime(directory)  # by which garbage collection sees a use since it began
+        except OSError:  # it is gone, or another user's
+            return directory.is_dir()
+        return True
 
 
 @contextmanager
 def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None]) -> Iterator[bool | None]:
-    """Holds a lock, whose file goes with its last holder."""
+    """Holds a lock, whose file stays: ext4 looks longer for room for new files the more were just removed."""
     path, descriptor, held, pause, until = store.locks / key, None, None, 0.0, time.monotonic() + wait_s
     try:
         with suppress(OSError):
@@ -68,8 +71,6 @@ def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[
         while descriptor is None:
             try:
                 descriptor = claim(path, how)
-            except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
             except BlockingIOError:
                 if time.monotonic() >= until:
                     break
@@ -84,10 +85,6 @@ def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[
         yield held
     finally:
         if descriptor is not None:
-            with suppress(OSError):  # unless somebody else shares it
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if is_named(path, descriptor):
-                    path.unlink()
             with suppress(OSError):  # also for forks of this process
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
@@ -96,7 +93,7 @@ def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[
 def claim(path: Path, how: int = fcntl.LOCK_EX, mode: int = 0o666) -> int | None:
     """The file, locked and open; None if it was replaced meanwhile. ``BlockingIOError`` if another process has it."""
     with ExitStack() as stack:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        descriptor = create(path, os.O_RDWR | os.O_NOFOLLOW, mode)
         stack.callback(os.close, descriptor)
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         if is_named(path, descriptor):

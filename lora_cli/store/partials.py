@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.disk import on_disk, opened
+from lora_cli.store.disk import create, on_disk, opened
 from lora_cli.store.locks import claim, is_named
 
 
@@ -40,19 +40,19 @@ def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = T
     path, descriptor = store.partials / f"{key}.part", None
     with on_disk("writing", path):
         store.tag()
-        store.partials.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # another process has it, or it cannot be known that none has
             descriptor = claim(path, mode=0o600)
         if descriptor is None:
             path = store.partials / f"{key}.{os.urandom(6).hex()}.part"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = create(path, os.O_RDWR | os.O_EXCL, 0o600)
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         status = os.fstat(descriptor)
         lost = not digest_known and status.st_mtime <= time.time() - time.monotonic()
-        if lost or status.st_size > longest:
-            os.ftruncate(descriptor, 0)
-        return Partial(path, descriptor, os.fstat(descriptor).st_size)
+        if not (lost or status.st_size > longest):
+            return Partial(path, descriptor, status.st_size)
+        os.ftruncate(descriptor, 0)
+        return Partial(path, descriptor, 0)
 
 
 def leftover_bytes(store: Store, key: str, longest: int) -> int:

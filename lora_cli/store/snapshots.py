@@ -23,7 +23,7 @@ from lora_cli.redaction import logger
 from lora_cli.refs.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.disk import EXHAUSTED, on_disk, opened, remove_path
-from lora_cli.store.locks import OTHERS_S, exclusive, is_named, shared
+from lora_cli.store.locks import OTHERS_S, exclusive, shared
 
 BLOB_MTIME_NS = 946_684_800 * 10**9
 """2000-01-01: valid in archives that start in 1980, and no real file has that time."""
@@ -51,21 +51,18 @@ def seal(descriptor: int) -> None:
 def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None:
     """Renames files to their blobs, durably: all are synced together, then renamed. Each has its path and descriptor.
 
-    An existing blob stays; the caller removes the file then. Raises ``LostBlob`` if a path is no longer that file, and
-    ``MachineError``.
+    An existing blob stays, and the file is removed. Raises ``LostBlob`` if a file is gone, and ``MachineError``.
     """
     with on_disk("writing", store.blobs):
-        new = [one for one in written if not has_blob(store, one[2])]
         # Config and weights are synced here: to wait for threads takes longer.
-        in_turn = map if len(new) <= 2 else _syncing(os.getpid()).map
-        list(in_turn(os.fsync, [descriptor for _, descriptor, _ in new]))
-        for path, descriptor, blob in new:
-            if not is_named(path, descriptor):
-                raise LostBlob(str(path))
-            if has_blob(store, blob):
-                continue  # the same bytes under another name, or from another process
-            seal(descriptor)
+        in_turn = map if len(written) <= 2 else _syncing(os.getpid()).map
+        list(in_turn(os.fsync, [descriptor for _, descriptor, _ in written]))
+        for path, descriptor, blob in written:
             target = store.blob(blob.sha256)
+            if os.path.lexists(target) and has_blob(store, blob):  # under another name, or from another process
+                path.unlink(missing_ok=True)
+                continue
+            seal(descriptor)  # if the path is another file by now, that is not sealed, and hashed before it is used
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.replace(target)
@@ -185,12 +182,12 @@ def publish_snapshot(
     for a path that leaves it, ``LostBlob``, ``Corrupt`` if what is in its place cannot be removed, ``MachineError``.
     """
     check_paths(files)
-    if (present := find_snapshot(store, files)) is not None:
-        check(present)
-        return present
     digest = snapshot_digest(files.items())
-    target, building = store.snapshot(digest), store.partials / os.urandom(6).hex()
+    target, building = store.snapshot(digest), store.snapshots / os.urandom(6).hex()
     snapshot = Snapshot(digest, target, dict(sorted(files.items())))
+    if os.path.lexists(target) and find_snapshot(store, files) is not None:
+        check(snapshot)
+        return snapshot
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, building, ignore_errors=True)
         with on_disk("writing", target):
@@ -201,7 +198,6 @@ def publish_snapshot(
             build_directory(store, files, building)
         check(replace(snapshot, directory=building))
         with on_disk("writing", target):
-            target.parent.mkdir(parents=True, exist_ok=True)
             renamed = rename_into_place(building, target)
     if not renamed and not _is_sound_snapshot(target, files):
         if not target.exists():
@@ -224,10 +220,8 @@ def build_directory(
         if "/" in path:
             target.parent.mkdir(parents=True, exist_ok=True)
         source = store.blob(blob.sha256)
-        if not has_blob(store, blob):
-            source = snapshot / path
-            if not is_sound(source, blob):
-                raise LostBlob(path)
+        if not (is_sound(source, blob) or has_blob(store, blob) or is_sound(source := snapshot / path, blob)):
+            raise LostBlob(path)
         try:
             if is_linked:
                 try:

@@ -4,10 +4,7 @@ import json
 import os
 from pathlib import Path
 
-import pytest
-
-from lora_cli.adapter import beside
-from lora_cli.adapter.beside import REMOTE_CAP, Companions, read_companions
+from lora_cli.adapter.beside import CAP, MOST_FILES, UNSIZED, Companions, read_companions
 from lora_cli.sources.files import files_at
 from tests.adapter.remote import remote
 
@@ -19,7 +16,7 @@ def read(directory: Path) -> Companions:
 def test_templates_classes_and_tokens_are_found_wherever_they_stand(tmp_path: Path) -> None:
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("{{ rag }}")
-    (tmp_path / "chat_template.jinja").write_text("{{ main }}")
+    (tmp_path / "chat_template.jinja").write_text("<html>{{ main }}")
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": {"default": "{{ older }}"}}))
     named = [{"name": "tools", "template": "{{ tools }}"}, {"name": "broken"}]
     fields = {"chat_template": named, "auto_map": {"AutoTokenizer": ["tok.Tok", None]}}
@@ -30,7 +27,7 @@ def test_templates_classes_and_tokens_are_found_wherever_they_stand(tmp_path: Pa
 
     assert found.templates == {
         "additional_chat_templates/rag.jinja": "{{ rag }}",
-        "chat_template.jinja": "{{ main }}",
+        "chat_template.jinja": "<html>{{ main }}",
         "chat_template.json: chat_template.default": "{{ older }}",
         "tokenizer_config.json: chat_template[0]": "{{ tools }}",
     }
@@ -43,35 +40,26 @@ def test_what_cannot_be_read_is_told_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
     (tmp_path / "added_tokens.json").write_text('{"<sql>": "many"}')
     (tmp_path / "tokenizer_config.json").write_text("[]")
+    (tmp_path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
     os.mkfifo(tmp_path / "chat_template.json")
-
     found = read(tmp_path)
-
     assert found.added_tokens is None
-    assert found.unread.keys() == {
-        "added_tokens.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "tokenizer_config.json",
-    }
+    assert found.unread["config.json"] == "is a git-lfs pointer, not the file itself"
+    rest = {f"{name}.json" for name in ("config", "added_tokens", "chat_template", "tokenizer_config")}
+    assert found.unread.keys() == {*rest, "chat_template.jinja"}
+    assert found.beyond == []
 
 
-def test_a_pointer_in_a_files_place_is_called_so(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer_config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
-    (tmp_path / "chat_template.jinja").write_text("<html>{{ messages }}")
-    found = read(tmp_path)
-    assert found.unread == {"tokenizer_config.json": "is a git-lfs pointer, not the file itself"}
-    assert found.templates == {"chat_template.jinja": "<html>{{ messages }}"}
-
-
-def test_a_large_file_is_not_read_from_afar_nor_one_without_an_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "chat_template.jinja").write_text("x" * (REMOTE_CAP + 1))
-    assert read(tmp_path).unread == {}
-    for sized in (True, False):
-        origin, files = remote(tmp_path, sized=sized)
-        assert read_companions(files).unread == {"chat_template.jinja": f"has over {REMOTE_CAP} bytes"}
-        assert origin.given == (0 if sized else REMOTE_CAP + 1)
-    monkeypatch.setattr(beside, "LOCAL_CAP", REMOTE_CAP)
-    assert read(tmp_path).unread.keys() == {"chat_template.jinja"}
+def test_what_is_beyond_the_limits_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("x" * (UNSIZED + 1))
+    origin, files = remote(tmp_path, sized=False)
+    assert read_companions(files, threads=2).unread == {"chat_template.jinja": f"has over {UNSIZED} bytes"}
+    assert origin.given == UNSIZED + 1
+    assert read_companions(remote(tmp_path)[1]).unread == {}
+    with (tmp_path / "added_tokens.json").open("wb") as stream:
+        stream.truncate(CAP)
+    origin, files = remote(tmp_path)
+    assert read_companions(files).beyond == ["chat_template.jinja"]
+    assert origin.given == CAP
+    many = {f"additional_chat_templates/{number:03}.jinja": b"" for number in range(MOST_FILES + 2)}
+    assert read_companions(remote(many)[1]).beyond == [*many][-2:]

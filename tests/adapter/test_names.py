@@ -1,83 +1,75 @@
-"""The grammar of tensor names."""
+"""The grammar of tensor names, and how they become pairs."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.adapter.names import INFIXES, PEFT_PREFIX, Key, parse_key
+from lora_cli.adapter.adapter import LoraPair, pair_up
+from lora_cli.adapter.names import INFIXES, PEFT_PREFIX, Key, Part, parse_key
+from lora_cli.adapter.safetensors import TensorInfo
 
-Q = "model.layers.0.self_attn.q_proj"
-P = PEFT_PREFIX
+P, Q = PEFT_PREFIX, "model.layers.0.self_attn.q_proj"
+E = "model.embed_tokens"
+WRAPPED = f"{P}model._fsdp_wrapped_module.layers.0._checkpoint_wrapped_module.self_attn.q_proj.lora_A.weight"
 
-NAMES = {
-    f"{P}{Q}.lora_A.weight": Key("", Q, "lora_A"),
-    f"{P}{Q}.lora_B.weight": Key("", Q, "lora_B"),
-    f"{P}{Q}.lora_B.bias": Key("", Q, "lora_bias"),
-    f"{P}{Q}.lora_magnitude_vector": Key("", Q, "magnitude"),
-    f"{P}{Q}.lora_magnitude_vector.weight": Key("", Q, "magnitude"),
-    f"{P}{Q}.lora_diag": Key("", Q, "diag"),
-    f"{P}{Q}.lora_monteclora_sampler.std_prior": Key("", Q, "variant"),
-    f"{P}model.embed_tokens.lora_embedding_A": Key("", "model.embed_tokens", "lora_embedding_A"),
-    f"{P}model.embed_tokens.base_layer.weight": Key("", "model.embed_tokens", "base_layer", param="weight"),
-    f"{P}{Q}.base_layer.bias": Key("", Q, "bias", param="bias"),
-    f"{P}model.embed_tokens.token_adapter.trainable_tokens_delta": Key("", "model.embed_tokens", "trainable_tokens"),
-    f"{P}lm_head.weight": Key("", "lm_head", "saved", param="weight"),
-    f"{P}score.modules_to_save.default.weight": Key("", "score", "saved", adapter_name="default", param="weight"),
-    f"{P}model.layers.0.mlp.experts.base_layer.lora_B.weight": Key(
-        "", "model.layers.0.mlp.experts.base_layer", "lora_B"
-    ),
-    f"{P}{Q}.lora_A.default.weight": Key("", Q, "lora_A", adapter_name="default"),
-    f"{P}{Q}.lora_B.my_adapter.bias": Key("", Q, "lora_bias", adapter_name="my_adapter"),
-    f"{P}{Q}.lora_magnitude_vector.default.weight": Key("", Q, "magnitude", adapter_name="default"),
+CANONICAL: dict[str, tuple[str, Part, str]] = {
+    f"{P}{Q}.lora_A.weight": (Q, "lora_A", ""),
+    f"{P}{Q}.lora_B.weight": (Q, "lora_B", ""),
+    f"{P}{Q}.lora_B.bias": (Q, "lora_bias", ""),
+    f"{P}{Q}.lora_magnitude_vector": (Q, "magnitude", ""),
+    f"{P}{Q}.lora_magnitude_vector.weight": (Q, "magnitude", ""),
+    f"{P}{Q}.lora_diag": (Q, "diag", ""),
+    f"{P}{Q}.lora_monteclora_sampler.std_prior": (Q, "variant", ""),
+    f"{P}{E}.lora_embedding_A": (E, "lora_embedding_A", ""),
+    f"{P}{E}.base_layer.weight": (E, "base_layer", "weight"),
+    f"{P}{Q}.base_layer.bias": (Q, "bias", "bias"),
+    f"{P}{E}.token_adapter.trainable_tokens_delta": (E, "trainable_tokens", ""),
+    f"{P}lm_head.weight": ("lm_head", "saved", "weight"),
+    f"{P}model.layers.0.mlp.experts.base_layer.lora_B.weight": ("model.layers.0.mlp.experts.base_layer", "lora_B", ""),
+    f"{P}model.{Q}.lora_A.weight": (f"model.{Q}", "lora_A", ""),
+    f"base_model.{Q}.lora_A.weight": (Q.removeprefix("model."), "lora_A", ""),
+    f"{P}{Q}.lora_A": (Q, "unknown", ""),
+    f"{P}{Q}.lora_A.bias": (f"{Q}.lora_A", "unknown", ""),
+    f"{P}{Q}.lora_C.weight": (f"{Q}.lora_C", "unknown", ""),
+    f"{P}{Q}.lora_A.two.names.weight": (f"{Q}.lora_A.two.names", "unknown", ""),
+    P[:-1]: ("", "unknown", ""),
+}
+"""Names as PEFT writes them, or next to it: the module, the part, and the parameter's own name."""
+
+OTHERS = {
+    f"{P}score.modules_to_save.default.weight": Key("", "score", "saved", P, "default", (), "weight"),
+    f"{P}{Q}.lora_A.default.weight": Key("", Q, "lora_A", P, "default"),
+    f"{P}{Q}.lora_B.my_adapter.bias": Key("", Q, "lora_bias", P, "my_adapter"),
+    f"{P}{Q}.lora_magnitude_vector.default.weight": Key("", Q, "magnitude", P, "default"),
     f"{P}_orig_mod.{Q}.lora_A.weight": Key("", Q, "lora_A", infixes=("_orig_mod",)),
     f"{P}model.layers.0._orig_mod.self_attn.q_proj.lora_A.weight": Key("", Q, "lora_A", infixes=("_orig_mod",)),
     f"module.{P}{Q}.lora_A.weight": Key("", Q, "lora_A", infixes=("module",)),
-    f"{P}model._fsdp_wrapped_module.layers.0._checkpoint_wrapped_module.self_attn.q_proj.lora_A.weight": Key(
-        "", Q, "lora_A", infixes=("_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-    ),
-    f"{Q}.lora_A.weight": Key("", Q, "lora_A", prefix=""),
-    f"{P}{P}{Q}.lora_A.weight": Key("", Q, "lora_A", prefix=P + P),
-    f"{P}model.{Q}.lora_A.weight": Key("", f"model.{Q}", "lora_A"),
-    f"base_model.{Q}.lora_A.weight": Key("", Q.removeprefix("model."), "lora_A"),
-    f"{P}{Q}.lora_A": Key("", Q, "unknown"),
-    f"{P}{Q}.lora_A.bias": Key("", f"{Q}.lora_A", "unknown"),
-    f"{P}{Q}.lora_C.weight": Key("", f"{Q}.lora_C", "unknown"),
-    f"{P}{Q}.lora_A.two.names.weight": Key("", f"{Q}.lora_A.two.names", "unknown"),
-    "lora_unet_down_blocks_0.lora_down.weight": Key("", "lora_unet_down_blocks_0.lora_down", "unknown", prefix=""),
-    "lora_A.weight": Key("", "lora_A", "unknown", prefix=""),
-    "weight": Key("", "", "unknown", prefix=""),
-    "": Key("", "", "unknown", prefix=""),
-    P[:-1]: Key("", "", "unknown"),
+    WRAPPED: Key("", Q, "lora_A", infixes=("_fsdp_wrapped_module", "_checkpoint_wrapped_module")),
+    f"{Q}.lora_A.weight": Key("", Q, "lora_A", ""),
+    f"{P}{P}{Q}.lora_A.weight": Key("", Q, "lora_A", P + P),
+    "lora_unet_down_blocks_0.lora_down.weight": Key("", "lora_unet_down_blocks_0.lora_down", "unknown", ""),
+    "lora_A.weight": Key("", "lora_A", "unknown", ""),
+    "weight": Key("", "", "unknown", ""),
+    "": Key("", "", "unknown", ""),
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*CANONICAL, *OTHERS])
 def test_a_name_is_taken_apart(name: str) -> None:
-    wanted = NAMES[name]
-    read = parse_key(name)
-    assert read.name == name
-    assert (read.module, read.part, read.prefix) == (wanted.module, wanted.part, wanted.prefix)
+    read, wanted = parse_key(name), OTHERS.get(name)
+    if name in CANONICAL:
+        module, part, param = CANONICAL[name]
+        wanted = Key(name, module, part, param=param)
+    assert wanted is not None
+    assert (read.name, read.module, read.part, read.prefix) == (name, wanted.module, wanted.part, wanted.prefix)
     assert (read.adapter_name, read.infixes, read.param) == (wanted.adapter_name, wanted.infixes, wanted.param)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_only_what_peft_writes_is_canonical(name: str) -> None:
-    oddities = ("default", "my_adapter", "_orig_mod", "wrapped_module", "module.base", P + P)
-    assert parse_key(name).canonical == (name.startswith(P[:-1]) and not any(odd in name for odd in oddities))
+    assert read.canonical == (name in CANONICAL)
 
 
 components = st.sampled_from(["model", "layers", "0", "17", "self_attn", "q_proj", "base", "experts", "modules"])
 paths = st.lists(components, min_size=1, max_size=6).map(".".join)
 endings = st.sampled_from(
-    [
-        ("lora_A", ".lora_A{}.weight"),
-        ("lora_B", ".lora_B{}.weight"),
-        ("lora_bias", ".lora_B{}.bias"),
-        ("lora_embedding_A", ".lora_embedding_A{}"),
-        ("lora_embedding_B", ".lora_embedding_B{}"),
-        ("magnitude", ".lora_magnitude_vector{}"),
-        ("diag", ".lora_diag{}"),
-    ]
+    [("lora_A", ".lora_A{}.weight"), ("lora_bias", ".lora_B{}.bias"), ("lora_embedding_A", ".lora_embedding_A{}")]
 )
 
 
@@ -92,14 +84,34 @@ def test_every_way_to_write_a_factor_is_read_back(
     infix = data.draw(st.sampled_from(("", *INFIXES)))
     # A wrapper stands in front of a module, so never within the part's own name.
     at = data.draw(st.integers(0, 2 * prefixes + len(path.split("."))))
-    name = ".".join([*parts[:at], infix, *parts[at:]]) if infix else plain
-    key = parse_key(name)
+    key = parse_key(".".join([*parts[:at], infix, *parts[at:]]) if infix else plain)
     assert (key.module, key.part, key.adapter_name) == (path, part, adapter_name)
-    assert key.prefix == PEFT_PREFIX * prefixes
-    assert key.infixes == ((infix,) if infix else ())
-    assert key.canonical == (prefixes == 1 and not infix and not adapter_name)
+    assert (key.prefix, key.infixes) == (PEFT_PREFIX * prefixes, (infix,) if infix else ())
 
 
 @given(st.text() | st.lists(components | st.sampled_from(["lora_A", "weight", "", "base_layer"])).map(".".join))
 def test_every_string_has_a_key(name: str) -> None:
     assert parse_key(name).name == name
+
+
+def paired(*names: str, shape: tuple[int, ...] = (4, 8)) -> dict[str, LoraPair]:
+    tensors = {name: TensorInfo(name, "F32", shape, 0, 0, "f") for name in names}
+    return pair_up(tensors, {name: parse_key(name) for name in names})
+
+
+def test_tensors_are_paired_by_module_in_the_order_of_their_first_one() -> None:
+    pairs = paired(
+        *(f"{P}q.lora_B.weight", f"{P}k.lora_B.weight", f"{P}q.lora_A.weight", f"{P}q.lora_magnitude_vector"),
+        *(f"{P}v.lora_A.default.weight", f"{P}v.lora_A.weight", f"{P}_orig_mod.v.lora_B.weight", f"{P}lm_head.weight"),
+        *(f"{P}wte.lora_embedding_A", f"{P}wte.lora_embedding_B", f"{P}experts.base_layer.lora_A.weight"),
+    )
+    assert [(module, *(one and one.name for one in (pair.a, pair.b))) for module, pair in pairs.items()] == [
+        ("q", f"{P}q.lora_A.weight", f"{P}q.lora_B.weight"),
+        ("k", None, f"{P}k.lora_B.weight"),
+        ("v", f"{P}v.lora_A.weight", f"{P}_orig_mod.v.lora_B.weight"),
+        ("wte", f"{P}wte.lora_embedding_A", f"{P}wte.lora_embedding_B"),
+        ("experts.base_layer", f"{P}experts.base_layer.lora_A.weight", None),
+    ]
+    assert [pair.embedding for pair in pairs.values()] == [False, False, False, True, False]
+    assert [pair.rank for pair in pairs.values()] == [4, 8, 4, 4, 4]
+    assert paired(f"{P}q.lora_A.weight", f"{P}q.lora_B.weight", shape=(4,))["q"].rank is None

@@ -7,14 +7,13 @@ from unittest.mock import Mock
 import pytest
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.byte_ranges import FIRST_READ
-from lora_cli.adapter.reading import read_adapter
+from lora_cli.adapter.reading import FIRST_READ, read_adapter
 from lora_cli.errors import Unreachable, UnsafePickle
 from lora_cli.sources.files import files_at
 from tests.adapter.remote import remote
 from tests.making import Q_PROJ, llama_modules, write_adapter
 
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def read(directory: Path) -> Adapter:
@@ -26,33 +25,27 @@ def test_a_good_adapter_is_read_in_full(tmp_path: Path) -> None:
     assert (adapter.name, adapter.config_error, adapter.weights_error) == ("sql", None, None)
     assert adapter.config is not None
     assert adapter.config.r == 4
-    assert set(adapter.pairs) == set(llama_modules(["q_proj", "v_proj"]))
+    assert adapter.pairs.keys() == {*llama_modules(["q_proj", "v_proj"])}
     pair = adapter.pairs[Q_PROJ]
-    assert pair.a is not None
-    assert pair.b is not None
-    assert (pair.a.shape, pair.b.shape, pair.a.dtype, pair.rank) == ((4, 64), (64, 4), "BF16", 4)
+    assert [(one.shape, one.dtype) for one in pair.factors] == [((4, 64), "BF16"), ((64, 4), "BF16")]
     assert adapter.tensors.keys() == adapter.keys.keys()
-    assert adapter.weight_files == (WEIGHTS,)
-    assert adapter.metadata == {"format": "pt"}
+    assert (adapter.weight_files, adapter.metadata) == ((WEIGHTS,), {"format": "pt"})
 
 
 def test_a_small_adapter_takes_one_range_for_each_file_and_never_its_weights(tmp_path: Path) -> None:
     write_adapter(tmp_path, modules={"model.q": (1 << 16, 64)})
     source, files = remote(tmp_path)
-    adapter = read_adapter(files, "sql")
-    assert adapter.pairs.keys() == {"model.q"}
-    assert sorted(path for path, _, _ in source.ranges) == ["adapter_config.json", WEIGHTS]
+    assert read_adapter(files, "sql").pairs.keys() == {"model.q"}
+    assert sorted(path for path, _, _ in source.ranges) == [CONFIG, WEIGHTS]
     assert source.given < FIRST_READ + 2000 < (tmp_path / WEIGHTS).stat().st_size
 
 
 def test_a_large_header_takes_a_second_range_for_its_rest(tmp_path: Path) -> None:
     write_adapter(tmp_path, modules={f"model.layers.{i}.self_attn.q_proj": (1, 1) for i in range(1200)}, r=1)
     source, files = remote(tmp_path)
-    assert len(read_adapter(files, "sql").pairs) == 1200
+    assert len(read_adapter(files, "sql", threads=2).pairs) == 1200
     ranges = [(start, stop) for path, start, stop in source.ranges if path == WEIGHTS]
-    assert ranges[0] == (0, FIRST_READ)
-    assert ranges[1][0] == FIRST_READ
-    assert len(ranges) == 2
+    assert [ranges[0], ranges[1][0], len(ranges)] == [(0, FIRST_READ), FIRST_READ, 2]
 
 
 def test_an_origin_that_knows_no_sizes_is_read_too(tmp_path: Path) -> None:
@@ -60,49 +53,44 @@ def test_an_origin_that_knows_no_sizes_is_read_too(tmp_path: Path) -> None:
     adapter = read_adapter(remote(tmp_path, sized=False)[1], "sql")
     assert (adapter.config_error, adapter.weights_error) == (None, None)
     assert len(adapter.pairs) == 14
-
-
-@pytest.mark.parametrize(
-    ("config", "reason"),
-    [
-        (b"", "adapter_config.json: not JSON: Expecting value"),
-        (b" " * (9 << 20), "adapter_config.json: 8388609 bytes are over the limit for a config"),
-    ],
-)
-@pytest.mark.parametrize("sized", [True, False])
-def test_a_config_that_cannot_be_read_is_the_adapters_error_not_ours(
-    tmp_path: Path, config: bytes, reason: str, sized: bool
-) -> None:
-    (write_adapter(tmp_path) / "adapter_config.json").write_bytes(config)
-    adapter = read_adapter(remote(tmp_path, sized=sized)[1], "sql")
-    assert adapter.config is None
-    assert reason in str(adapter.config_error)
-    assert adapter.pairs.keys() == {Q_PROJ}
-
-
-@pytest.mark.parametrize(
-    ("weights", "reason"),
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a git-lfs pointer, not the file itself"),
-        ((1000).to_bytes(8, "little") + b"{}", "truncated"),
-    ],
-)
-def test_weights_that_cannot_be_read_are_the_adapters_error_not_ours(
-    tmp_path: Path, weights: bytes, reason: str
-) -> None:
-    (write_adapter(tmp_path) / WEIGHTS).write_bytes(weights)
-    adapter = read(tmp_path)
-    assert adapter.config is not None
-    assert adapter.weights_error is not None
-    assert adapter.weights_error.where.startswith(WEIGHTS)
-    assert reason in str(adapter.weights_error)
-    assert (adapter.tensors, adapter.weight_files) == ({}, (WEIGHTS,))
-
-
-def test_a_header_that_ends_early_is_found_without_knowing_the_size(tmp_path: Path) -> None:
-    (tmp_path / WEIGHTS).write_bytes((1000).to_bytes(8, "little") + b"{}")
+    (tmp_path / WEIGHTS).rename(tmp_path / "adapter_model.bin")
     adapter = read_adapter(remote(tmp_path, sized=False)[1], "sql")
-    assert "truncated: the header has 1000 bytes, but only 2 are present" in str(adapter.weights_error)
+    assert (adapter.weight_files, adapter.weights_error) == ((), None)
+    assert "does not report its size" in adapter.unread
+
+
+TOO_LONG = "8388609 bytes are over the limit for a config"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0"
+SHORT = (1000).to_bytes(8, "little") + b"{}"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sized", "reason"),
+    [
+        *((CONFIG, b"", sized, "not JSON: Expecting value") for sized in (True, False)),
+        *((CONFIG, b" " * (9 << 20), sized, TOO_LONG) for sized in (True, False)),
+        (WEIGHTS, LFS, True, "is a git-lfs pointer, not the file itself"),
+        (WEIGHTS, SHORT, True, "truncated"),
+        (WEIGHTS, SHORT, False, "truncated: the header has 1000 bytes, but only 2 are present"),
+    ],
+)
+def test_what_cannot_be_read_is_the_adapters_error_not_ours(
+    tmp_path: Path, name: str, data: bytes, sized: bool, reason: str
+) -> None:
+    (write_adapter(tmp_path) / name).write_bytes(data)
+    adapter = read_adapter(remote(tmp_path, sized=sized)[1], "sql")
+    error, other = adapter.config_error, adapter.weights_error
+    if name == CONFIG:
+        assert adapter.config is None
+        assert adapter.pairs.keys() == {Q_PROJ}
+    else:
+        error, other = other, error
+        assert adapter.config is not None
+        assert (adapter.tensors, adapter.weight_files) == ({}, (WEIGHTS,))
+    assert other is None
+    assert error is not None
+    assert error.where.startswith(name)
+    assert reason in str(error)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
@@ -116,21 +104,20 @@ def test_pickled_weights_are_never_unpickled(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", WEIGHTS])
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_what_can_never_be_read_as_bytes_is_not_opened(tmp_path: Path, name: str) -> None:
     write_adapter(tmp_path)
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
     adapter = read(tmp_path)
-    error = adapter.config_error if name == "adapter_config.json" else adapter.weights_error
+    error = adapter.config_error if name == CONFIG else adapter.weights_error
     assert error is not None
     assert error.where == name
     assert "not a regular file" in str(error)
 
 
 def test_what_the_source_raises_is_not_the_adapters_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_adapter(tmp_path)
-    source, files = remote(tmp_path)
+    source, files = remote(write_adapter(tmp_path))
     monkeypatch.setattr(source, "read", Mock(side_effect=Unreachable("the line is dead")))
     with pytest.raises(Unreachable):
         read_adapter(files, "sql")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.adapter.formats import DIALECTS, FORMATS
+from lora_cli.adapter.adapter import DIALECTS, FORMATS
 from tests.attacks.measured import slowness
 from tests.conftest import ROOT
 

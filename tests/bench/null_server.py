@@ -2,7 +2,6 @@
 
 Run as a script it serves at a free port of loopback, and prints it. ``--slots`` adapters are there at once, the others
 take ``--load-ms``; with ``--owned-by lora-cli`` it says so in headers.
-A prompt of ids above ``--vocabulary`` is refused.
 """
 
 import argparse
@@ -82,18 +81,12 @@ class _Answers:
         if self.asked.owned_by == "sglang" and name != BASE:
             parent, _, name = name.partition(":")
             name = name if parent == BASE else ""
-        ids = isinstance(prompt, list)
         if name not in {BASE, *self.adapters}:
             self._json(writer, 404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}})
-        elif ids and max(prompt) >= self.asked.vocabulary:
-            status = self.asked.vocabulary_status
-            self._json(writer, status, {"error": {"message": "out of vocabulary", "code": status}})
         elif name in self.asked.fails:
             self._json(writer, 500, {"error": {"message": "it broke", "code": 500}})
-        elif not body.get("stream"):
-            self._json(writer, 200, {"choices": [{"text": "x"}], "usage": {"completion_tokens": 1}})
         else:
-            await self._stream(writer, name, len(prompt) if ids else len(prompt.split()), body["max_tokens"])
+            await self._stream(writer, name, len(prompt), body["max_tokens"])
             self.completed += 1
             if self.completed == self.asked.dies_after:
                 sys.exit()
@@ -151,8 +144,6 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--load-ms", type=float, default=0.0)
     parser.add_argument("--token-ms", type=float, default=0.0)
-    parser.add_argument("--vocabulary", type=int, default=32_000)
-    parser.add_argument("--vocabulary-status", type=int, default=400)
     parser.add_argument("--fails", nargs="*", default=[])
     parser.add_argument("--dies-after", type=int, default=0)
     return parser.parse_args()

@@ -1,76 +1,157 @@
+"""Requests: drawn as asked, or read from a trace; what is wrong is said with its place."""
+
+import json
 from collections import Counter
+from itertools import pairwise
+from math import inf
+from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.popularity import FAMILIES, SCALE, parse_popularity
-from lora_cli.errors import UsageError
-from tests.requested import requested
+from lora_cli.bench.trace import Request, read_trace
+from lora_cli.bench.workload import (
+    Popularity,
+    Workload,
+    make_requests,
+    parse_popularity,
+    parse_positive,
+    parse_range,
+)
+from lora_cli.errors import LoraCliError, UsageError
 
-NAMES = [f"a{i}" for i in range(100)]
-
-
-def shares(popularity: str, requests: int = 50_000) -> list[float]:
-    """How often each name comes, as a share, in the order of the names."""
-    counts = Counter(requested(NAMES, parse_popularity(popularity), requests, seed=0))
-    return [counts[name] / requests for name in NAMES]
-
-
-def test_weights_are_exact_to_the_last_digit() -> None:
-    assert parse_popularity("zipf:0.83").weights(NAMES[:4]) == (
-        SCALE,
-        562529242344404695,
-        401780965982173735,
-        316439148492569989,
-    )
+NAMES = [f"a{number}" for number in range(100)]
 
 
-def test_a_longer_trace_begins_with_the_shorter_one() -> None:
-    zipf = parse_popularity("zipf:1.0")
-    assert requested(NAMES, zipf, 1000, 5)[:100] == requested(NAMES, zipf, 100, 5)
+def shares(popularity: Popularity) -> list[float]:
+    counts = Counter(one.adapter for one in make_requests(NAMES, Workload(popularity, 50_000)))
+    return [counts[name] / 50_000 for name in NAMES]
 
 
-def test_zipf_is_inverse_to_the_rank() -> None:
-    found = shares("zipf:1.0")
-    harmonic = sum(1 / rank for rank in range(1, 101))
+def test_adapters_come_as_often_as_asked(tmp_path: Path) -> None:
+    zipf, harmonic = shares(parse_popularity("zipf")), sum(1 / rank for rank in range(1, 101))
     for rank in (1, 2, 10):
-        assert found[rank - 1] == pytest.approx(1 / rank / harmonic, rel=0.1)
+        assert zipf[rank - 1] == pytest.approx(1 / rank / harmonic, rel=0.1)
+    assert all(0.0075 < share < 0.0125 for share in shares(parse_popularity("uniform")))
+    (tmp_path / "w.json").write_text(json.dumps(dict.fromkeys(NAMES, 0) | {"a7": 30.5, "a1": 10}))
+    weighed = shares(parse_popularity(str(tmp_path / "w.json")))
+    assert weighed[7] == pytest.approx(30.5 / 40.5, rel=0.05)
+    assert weighed[7] + weighed[1] == pytest.approx(1)
 
 
-def test_uniform_is_even() -> None:
-    assert max(shares("uniform")) < 0.0125
-    assert min(shares("uniform")) > 0.0075
+@pytest.mark.parametrize(("burstiness", "rate"), [(0.1, 10.0), (1.0, 10.0), (4.0, 8.0)])
+def test_gaps_are_as_uneven_as_vllm_says_and_the_last_one_comes_when_the_rate_says(
+    burstiness: float, rate: float
+) -> None:
+    made = make_requests(["a"], Workload(Popularity(), 50_000, 1, rate, burstiness))
+    times = [one.time_s for one in made if one.time_s is not None]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(50_000 / rate)
+    assert stdev(gaps) / mean(gaps) == pytest.approx(burstiness**-0.5, rel=0.05)
+
+
+def test_a_seed_is_a_workload_and_each_option_changes_only_what_it_says() -> None:
+    def made(seed: int = 3, rate: float | None = 5.0, requests: int = 300) -> list[Request]:
+        return make_requests(NAMES, Workload(Popularity(), requests, seed, rate, 1.0, (1, 50), (7, 7)))
+
+    assert made() == made() != made(seed=4)
+    assert [one.adapter for one in made(requests=20)] == [one.adapter for one in made()][:20]
+    assert {one.time_s for one in made(rate=None)} == {None}
+    assert {one.time_s for one in made(rate=inf)} == {0.0}
+    assert [one._replace(time_s=None) for one in made()] == made(rate=None)
+    assert {one.prompt_tokens for one in made()} == set(range(1, 51))
+    assert {one.output_tokens for one in made()} == {7}
+    assert make_requests([], Workload(Popularity(), 5)) == []
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "said"),
     [
-        ("zip:1", "unknown family"),
-        ("", "unknown family"),
-        ("uniform:1", "uniform has no parameter"),
-        ("zipf:", "the parameter is a number from 0 to 10"),
-        ("zipf:x", "the parameter is a number from 0 to 10"),
-        ("zipf:nan", "the parameter is a number from 0 to 10"),
-        ("zipf:inf", "the parameter is a number from 0 to 10"),
-        ("zipf:-1", "the parameter is a number from 0 to 10"),
-        ("zipf:1" + "0" * 30, "the parameter is a number from 0 to 10"),
+        ("zip:1", "zipf:1.0, uniform"),
+        ("uniform:1", "zipf:1.0, uniform"),
+        ("zipf:x", "zipf:1.0"),
+        ("zipf:nan", "zipf:1.0"),
+        ("zipf:-1", "zipf:1.0"),
+        ("none.json", "there is no file of weights none.json"),
+        ("[1, 2].json", "must be an object of weights"),
+        ('{"a": -1}.json', "must be an object of weights"),
+        ('{"a": true}.json', "must be an object of weights"),
+        ("{.json", "must be an object of weights"),
+        ('{"b": 1}.json', "has no weight for a"),
+        ('{"a": 0}.json', "all weights are 0"),
     ],
 )
-def test_a_wrong_popularity_is_refused(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        parse_popularity(text)
+def test_a_wrong_popularity_is_said(text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text != "none.json" and text.endswith(".json"):
+        Path("w.json").write_text(text.removesuffix(".json"))
+        text = "w.json"
+    with pytest.raises(LoraCliError) as caught:
+        make_requests(["a"], Workload(parse_popularity(text), 5))
+    assert said in f"{caught.value.message} {caught.value.hint}"
 
 
-@given(st.sampled_from(sorted(FAMILIES)), st.integers(1, 300))
-def test_every_adapter_can_come_and_none_beats_one_before_it(family: str, adapters: int) -> None:
-    found = parse_popularity(family).weights(["a"] * adapters)
-    assert len(found) == adapters
-    assert min(found) >= 1
-    assert list(found) == sorted(found, reverse=True)
+def test_lengths_and_rates_are_numbers() -> None:
+    assert (parse_range("128", "-"), parse_range("8-512", "-")) == ((128, 128), (8, 512))
+    for text in ("", "0", "9-8", "1-2-3", "x", "-5", "1" * 9):
+        with pytest.raises(UsageError, match="--input-len"):
+            parse_range(text, "--input-len")
+    assert (parse_positive("0.5", "-"), parse_positive("inf", "-", may_be_infinite=True)) == (0.5, inf)
+    for text in ("0", "-1", "nan", "x", "inf"):
+        with pytest.raises(UsageError, match="--burstiness"):
+            parse_positive(text, "--burstiness")
 
 
-@given(st.sampled_from(sorted(FAMILIES)))
-def test_a_popularity_is_what_its_text_says(family: str) -> None:
-    popularity = parse_popularity(family)
-    assert parse_popularity(str(popularity)) == popularity
+LINES = st.lists(
+    st.tuples(st.floats(-1e9, 2e9), st.text(min_size=1), st.integers(1, 10**7), st.integers(1, 9)),
+    min_size=1,
+    max_size=9,
+)
+
+
+@given(LINES)
+def test_a_trace_is_read_by_its_times(lines: list[tuple[float, str, int, int]]) -> None:
+    from tempfile import NamedTemporaryFile
+
+    keys = ("t", "adapter", "prompt_tokens", "output_tokens")
+    with NamedTemporaryFile() as file:
+        file.write(
+            "\n\n".join(json.dumps(dict(zip(keys, line, strict=True)) | {"other": 1}) for line in lines).encode()
+        )
+        file.flush()
+        found = read_trace(Path(file.name))
+    first = min(line[0] for line in lines)
+    expected = [
+        Request(name, time_s - first, *tokens) for time_s, name, *tokens in sorted(lines, key=lambda one: one[0])
+    ]
+    assert found == expected
+    assert found[0].time_s == 0
+
+
+def test_a_trace_may_be_names_alone(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text('"a"\n{"adapter": "b", "prompt_tokens": 3}\n"a"')
+    assert read_trace(tmp_path / "t") == [Request("a"), Request("b", None, 3), Request("a")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"a"\n{', "line 2: not JSON"),
+        ('"a"\n[]', "line 2: must be an object, not a list"),
+        ("{}", "line 1: adapter is missing"),
+        ('{"adapter": 1}', "line 1: adapter: must be a string"),
+        ('{"adapter": "a", "t": "1"}', "line 1: t: must be a number"),
+        ('{"adapter": "a", "t": NaN}', "line 1: t: must be finite"),
+        ('{"adapter": "a", "output_tokens": 0}', "line 1: output_tokens: must be at least 1"),
+        ('"a"\n{"adapter": "a", "t": 1}', "1 of 2 requests have no t"),
+        ("\n\n", "the trace has no requests"),
+    ],
+)
+def test_a_wrong_line_is_named(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_trace(tmp_path / "trace.jsonl")
+    assert caught.value.message.startswith(f"{tmp_path / 'trace.jsonl'}: {said}")

@@ -1,4 +1,4 @@
-"""``--policy FILE``: one file, the same in fetch, validate, warm and serve-bench; a violation names its rule."""
+"""``--policy FILE``: one file, the same in fetch, validate and warm; a violation names its rule."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,6 @@ COMMANDS = {
     "inspect": ["inspect", "./sql"],
     "repair": ["repair", "./sql", "--engine", "vllm", "--check"],
     "warm": ["warm", "./sql", "--base", "base", "--once", "--device", "cpu"],
-    "serve-bench": ["serve-bench", "./sql", "--base", "base", "--num-prompts", "1", "--device", "cpu"],
 }
 
 
@@ -50,7 +49,7 @@ COMMANDS = {
 def test_a_violation_names_its_rule_and_ends_with_1(
     command: str, text: str, rule: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if command in {"warm", "serve-bench"}:
+    if command == "warm":
         write_base(Path("base"))
     assert main([*COMMANDS[command], "--policy", policy(text)]) == 1
     out, err = capsys.readouterr()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli import sources
 from lora_cli.settings import Settings
-from lora_cli.sources import retries
 from tests.fetching.desk import Desk
 from tests.fetching.places import FILES, PLACES, Place, standing
 from tests.hub_server import Hub
@@ -26,7 +26,7 @@ def desk(tmp_path: Path, hub: Hub) -> Desk:
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Each remote source, or those that a test names, with ``FILES`` there; pauses between tries are short."""
-    monkeypatch.setattr(retries, "LONGEST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(sources, "LONGEST_BACKOFF_S", 0.02)
     settings = Settings(tmp_path / "cache", timeout_s=5, retries=2, keep_free=0)
     with standing(request, settings) as place:
         place.write(FILES)

@@ -11,16 +11,16 @@ import pytest
 
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import Outcome, fetch_all
+from lora_cli.fetching.context import SILENT, FetchContext, Progress
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.pipeline import SILENT, FetchContext, Fetched, Progress
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.fetching.readers import Deadline
 from lora_cli.refs.reference import AdapterRef, parse
 from lora_cli.refs.request import USUAL, Request, Selection
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges, Source
+from lora_cli.sources import NoRanges, Retries, Source, Transient
 from lora_cli.sources.registry import Sources
-from lora_cli.sources.retries import Retries, Transient
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
 from tests.bringing import bring

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
 from lora_cli.fetching import readers
+from lora_cli.fetching.context import Progress
 from lora_cli.fetching.download import download, partial_key
-from lora_cli.fetching.pipeline import Progress
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.store import Store
 from lora_cli.store.partials import open_partial
@@ -180,7 +180,7 @@ def test_what_an_earlier_run_left_costs_no_try_when_it_is_wrong_and_no_read_when
 class Generous(Scripted):
     """Sends more than it has."""
 
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+    def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         yield bytes(2000)
 
 

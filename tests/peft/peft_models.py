@@ -2,13 +2,13 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_cli.base.base_model import BaseModel, BaseModule
+from lora_cli.base.base_model import BaseModel
+from lora_cli.runtime.module_tree import describe
 from tests.making import base_config
-from tests.peft.peft_ways import Way, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An adapter that PEFT wrote.
-
-    ``layers`` are by the wrapper's path. ``raw`` is the config as it was given, before PEFT resolved it against the
-    model; ``live_names`` are the adapter's tensors as they are named in the model.
-    """
+    """An adapter that PEFT wrote: its layers by the wrapper's path, and the config before PEFT resolved it."""
 
     directory: Path
     base: BaseModel
     layers: Mapping[str, Layer]
     raw: Mapping[str, Any]
-    live_names: tuple[str, ...]
-    adapter_name: str = "default"
 
 
 def tiny_model(family: str, **overrides: Any) -> Any:
@@ -47,71 +41,36 @@ def tiny_model(family: str, **overrides: Any) -> Any:
 
 
 def as_base(model: Any) -> BaseModel:
-    """The ``BaseModel`` of a transformers model, from the model itself."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    modules: dict[str, BaseModule] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            modules[path] = BaseModule(module.in_features, module.out_features)
-        elif isinstance(module, Conv1D):
-            modules[path] = BaseModule(module.nx, module.nf, "conv1d")
-        elif isinstance(module, nn.Embedding):
-            modules[path] = BaseModule(module.num_embeddings, module.embedding_dim, "embedding")
-    return BaseModel(
-        name="tiny",
-        model_type=model.config.model_type,
-        modules=modules,
-        num_layers=model.config.num_hidden_layers,
-        hidden_size=model.config.hidden_size,
-        vocab_size=model.config.vocab_size,
-        tied_embeddings=bool(model.config.tie_word_embeddings),
-        parameters={path: tuple(parameter.shape) for path, parameter in model.named_parameters()},
-    )
+    """The ``BaseModel`` of a transformers model, from the model itself, with every parameter."""
+    parameters = {path: tuple(parameter.shape) for path, parameter in model.named_parameters()}
+    return replace(describe(model, model.config.model_type), parameters=parameters)
 
 
-def write_with_peft(
-    directory: Path, family: str, options: Mapping[str, Any], base: Mapping[str, Any], way: Way = plain
-) -> Written:
-    """Put a LoRA with ``options`` on a tiny model of ``family``, and save it below ``directory``."""
+def write_with_peft(directory: Path, family: str, options: Mapping[str, Any], base: Mapping[str, Any]) -> Written:
+    """Put a LoRA with ``options`` on a tiny model of ``family``, and save it in ``directory``."""
     with warnings.catch_warnings():
         # PEFT, transformers and torch warn of each other; none of it is about what is compared here.
         warnings.simplefilter("ignore")
-        from peft import LoraConfig, LoraRuntimeConfig
+        from peft import LoraConfig, get_peft_model
 
         model = tiny_model(family, **base)
-        described = as_base(model)
-        runtime = LoraRuntimeConfig(**options.get("runtime_config", {}))
-        config = LoraConfig(**{**options, "runtime_config": runtime})
+        described, config = as_base(model), LoraConfig(**options)
         raw = {name: list(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
-        adapted, name = way(model, config, directory / "before")
-        adapted.save_pretrained(directory, selected_adapters=[name])
-    saved = directory if name == "default" else directory / name
-    return Written(saved, described, layers_of(adapted, name), raw, _live_names(adapted, name), name)
+        adapted = get_peft_model(model, config)
+        adapted.save_pretrained(directory)
+    return Written(directory, described, layers_of(adapted), raw)
 
 
-def layers_of(adapted: Any, name: str = "default") -> dict[str, Layer]:
-    """The layers of the adapter ``name`` in a model that PEFT adapted, by the wrapper's path."""
+def layers_of(adapted: Any) -> dict[str, Layer]:
+    """The layers of the adapter in a model that PEFT adapted, by the wrapper's path."""
     from peft.tuners.lora import LoraLayer
 
     return {
         path: Layer(
-            module.r[name],
-            module.lora_alpha[name],
-            module.scaling[name],
+            *(module.r["default"], module.lora_alpha["default"], module.scaling["default"]),
             getattr(module, "parameter_name", ""),
             getattr(module, "num_experts", 1),
         )
         for path, module in adapted.base_model.model.named_modules()
         if isinstance(module, LoraLayer)
     }
-
-
-def _live_names(adapted: Any, adapter: str) -> tuple[str, ...]:
-    """Names of the adapter's tensors in the model; of tensors that share memory (tied ones), the first."""
-    seen: dict[int, str] = {}
-    for name, tensor in adapted.state_dict().items():
-        if ("lora_" in name or "trainable_tokens_delta" in name) and f".{adapter}" in name:
-            seen.setdefault(tensor.untyped_storage().data_ptr(), name)
-    return tuple(seen.values())

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_cli.adapter.names import PEFT_PREFIX, parse_key
+from lora_cli.adapter.names import PEFT_PREFIX, last_name, parse_key
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.families import base_from_config
+from lora_cli.base.checkpoint import read_checkpoint
+from lora_cli.base.families import FAMILIES, base_from_config, experts_of
 from lora_cli.finding import Applied, Severity
 from lora_cli.judging.judge import Terms, judge_one
-from lora_cli.peft.experts import MIXTRAL, OLD_NAMES, QWEN, as_loaded
+from lora_cli.peft.experts import as_loaded
 from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -61,8 +62,18 @@ NOT_LOADED: dict[str, tuple[str, dict[str, Any], str]] = {
         "LC312",
     ),
     "dense layers, too": ("qwen3_moe", {"targets": GATED, "base": {"mlp_only_layers": [0]}}, "LC307"),
+    "shared experts": ("deepseek_v3", {"targets": GATED}, "LC307"),
     "no targets": ("mixtral", {"targets": ["q_proj"], "target_modules": None}, "LC205"),
 }
+
+
+def made(family: str, **base: Any) -> Any:
+    """A model with random weights."""
+    return (
+        tiny_model(family, **base)
+        if family in {"mixtral", "qwen3_moe"}
+        else transformers_model({"model_type": family, **CONFIGS[family][0]}).to_empty(device="cpu")
+    )
 
 
 def write_old(directory: Path, family: str, targets: list[str], **how: Any) -> None:
@@ -73,11 +84,10 @@ def write_old(directory: Path, family: str, targets: list[str], **how: Any) -> N
     prefix, drop = how.pop("prefix", PEFT_PREFIX), how.pop("drop", "-")
     ranks, random, tensors = how.pop("ranks", {}), np.random.default_rng(0), {}
     # Checkpoints have the names of transformers 4 to this day.
-    tiny_model(family, **how.pop("base", {})).save_pretrained(directory / "base")
-    with import_module("safetensors").safe_open(directory / "base" / "model.safetensors", "np") as file:
-        shapes = {name.removesuffix(".weight"): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    for module, shape in shapes.items():
-        if len(shape) == 2 and module.rpartition(".")[2] in targets and drop not in module:
+    made(family, **how.pop("base", {})).save_pretrained(directory / "base")
+    for name, tensor in read_checkpoint(files_at(directory / "base")).items():
+        module, shape = name.removesuffix(".weight"), tensor.shape
+        if len(shape) == 2 and last_name(module) in targets and drop not in module:
             r = next((rank for part, rank in ranks.items() if part in module), 4)
             tensors[f"{prefix}{module}.lora_A.weight"] = raw(random.standard_normal((r, shape[1])) / 100)
             tensors[f"{prefix}{module}.lora_B.weight"] = raw(random.standard_normal((shape[0], r)))
@@ -137,7 +147,7 @@ def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
 
 @pytest.mark.parametrize(("family", "how", "code"), NOT_LOADED.values(), ids=NOT_LOADED)
 def test_what_peft_refuses_or_drops_is_found(family: str, how: dict[str, Any], code: str, tmp_path: Path) -> None:
-    model = tiny_model(family, **how.get("base", {}))
+    model = made(family, **how.get("base", {}))
     write_old(tmp_path, family, **how)
     assert code in judged(tmp_path, as_base(model))[0]
     with suppress(RuntimeError, ValueError):  # refused
@@ -146,10 +156,10 @@ def test_what_peft_refuses_or_drops_is_found(family: str, how: dict[str, Any], c
 
 def test_the_families_and_names_are_pefts() -> None:
     conversion = import_module("peft.utils.transformers_weight_conversion")
-    kinds = {"mixtral": MIXTRAL, "qwen2_moe": QWEN}
-    theirs = conversion._MODEL_TO_CONVERSION_PATTERN
-    assert kinds == conversion._MOE_TARGET_MODULE_MAPPING
-    assert dict(OLD_NAMES) == {model_type: kinds[kind] for model_type, kind in theirs.items() if kind in kinds}
+    kinds, theirs = conversion._MOE_TARGET_MODULE_MAPPING, conversion._MODEL_TO_CONVERSION_PATTERN
+    for family in {*theirs, *FAMILIES}:
+        experts = experts_of(family)
+        assert (experts and experts.projections) == kinds.get(theirs.get(family))
 
 
 @pytest.mark.parametrize("prefix", [PEFT_PREFIX, ""], ids=["prefix", "none"])

@@ -1,56 +1,48 @@
-"""A config's regular expressions: read as ``re`` reads them, within one budget of time and size."""
+"""A config's regular expressions: read as ``re`` reads them, within one deadline and one size."""
 
 import re
+import time
 import warnings
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.errors import FormatError
-from lora_cli.peft.patterns import Endings, Matcher, endings, matching_keys, one_budget
+from lora_cli.peft.targets import (
+    COMPONENT,
+    END,
+    LAYER,
+    WHOLE,
+    Endings,
+    endings,
+    match,
+    matching_keys,
+    one_deadline,
+    timed,
+)
 
 NAME = "model.layers.10.self_attn.q_proj"
 SLOW = "".join(f"(?P<{group}>.*)" for group in "abcdefgh") + "".join(f"(?P={group})" for group in "hgfedcba") + "model"
-
-WAYS: dict[str, tuple[Callable[[Matcher, str, str], object], str]] = {
-    "full": (Matcher.full, r"(?:{})\Z"),
-    "dotted_end": (Matcher.dotted_end, r"(.*\.)?({})$"),
-    "component": (Matcher.component, r"(^|.*\.){}($|\..*)"),
-}
-"""A way to match, and what PEFT gives to ``re.match`` for it."""
-
-NAMES = [
-    "q_proj",
-    NAME,
-    "self_attn",
-    "layers.10",
-    "selfXattn.q_proj",
-    "layers.10.self.attn.q_proj",
-    "mlp-0",
-    "",
-    ".",
-    "q",
-]
+NAMES = ["q_proj", NAME, "self_attn", "layers.10", "selfXattn.q_proj", "layers.10.self.attn.q_proj", "mlp-0", "", "."]
 PATTERNS = [r".*\.q_proj", r"model\.layers\.\d+\..*(q|v)_proj", "q_proj|k_proj", r"(?!model).*", r"(?<=\.)q_proj"]
 BRACES = ["a{,2}", "a{,}", r"a\{1", "[a{1}]", "[[a]", "[]a[][^]b]"]
-TEXTS = ["x", "y", "abc", "abxc", "a", "aa", "aaa", "a{}", "x{e<=1}", "a{x}", "a{1", "{", "[", "a\n", "", "a[{x}c"]
+TEXTS = ["x", "y", "abc", "abxc", "a", "aa", "aaa", "a{}", "x{e<=1}", "a{x}", "a{1", "{", "[", "a\n", "a[{x}c"]
 
 
-def by_re(frame: str, pattern: str, name: str) -> bool:
+def by_re(how: str, pattern: str, name: str) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return re.match(frame.replace("{}", pattern, 1), name) is not None
+        framed = how.replace("{}", pattern, 1)
+        return (re.fullmatch if how == WHOLE else re.match)(framed, name) is not None
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("how", [WHOLE, END, COMPONENT, LAYER])
 @pytest.mark.parametrize("pattern", [*NAMES, *PATTERNS, *BRACES])
-def test_a_pattern_matches_what_peft_finds_with_re(way: str, pattern: str) -> None:
-    match, frame = WAYS[way]
+def test_a_pattern_matches_what_peft_finds_with_re(how: str, pattern: str) -> None:
     for name in [*NAMES, *TEXTS, f"{NAME}\n", "a\nq_proj"]:
-        assert match(Matcher("f"), pattern, name) == by_re(frame, pattern, name), name
+        assert (match(how, pattern, name, "f") is not None) == by_re(how, pattern, name), name
 
 
 PIECES = (
@@ -61,31 +53,21 @@ PIECES = (
 
 
 @settings(deadline=None, max_examples=600)
-@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=7).map("".join), st.text("ab_.0-[{}e:&", max_size=6))
-def test_any_pattern_means_what_re_says(pattern: str, name: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            found = re.fullmatch(pattern, name)
-        except re.error:
-            with pytest.raises(FormatError, match="is not a regular expression"):
-                Matcher("f").full(pattern, name)
-            return
-        if re.search(r"\{|\[:", pattern):
-            with suppress(FormatError):  # those that the two libraries read differently
-                assert Matcher("f").full(pattern, name) == (found is not None)
-            return
-        assert Matcher("f").full(pattern, name) == (found is not None)
-        try:
-            framed = by_re(WAYS["dotted_end"][1], pattern, name)
-        except re.error:
-            assume(False)
-            raise
-        assert Matcher("f").dotted_end(pattern, name) == framed
-
-
-def test_the_layer_is_the_number_behind_the_pattern() -> None:
-    assert [Matcher("f").layer_index(pattern, NAME) for pattern in ("layers", "l.*s", "h")] == [10, 10, None]
+@given(
+    st.sampled_from([WHOLE, END]),
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=7).map("".join),
+    st.text("ab_.0-[{}e:&", max_size=6),
+)
+def test_any_pattern_means_what_re_says(how: str, pattern: str, name: str) -> None:
+    try:
+        found = by_re(how, pattern, name)
+    except re.error:
+        with pytest.raises(FormatError, match="is not a regular expression"):
+            match(how, pattern, name, "f")
+        return
+    # Those that the two libraries read differently may be refused.
+    with suppress(*([FormatError] if re.search(r"\{|\[:", pattern) else [])):
+        assert (match(how, pattern, name, "f") is not None) == found
 
 
 KEYS = ["q_proj", "layers.1.q_proj", "layersX1Xq_proj", r".*\.k_proj", "k_proj", "", "q", "a.b", ".b", "mlp-0", "x\ty"]
@@ -94,18 +76,23 @@ MODULES += ["m.mlp-0", ".b", "x."]
 
 
 @pytest.mark.parametrize("keys", [KEYS, KEYS[::-1]])
-def test_names_that_are_looked_up_match_as_the_patterns_that_they_are(keys: Sequence[str]) -> None:
-    wanted = {one: [key for key in keys if by_re(WAYS["dotted_end"][1], key, one)] for one in MODULES}
-    assert matching_keys(keys, MODULES, "f") == wanted
+def test_names_that_are_looked_up_match_as_the_patterns_that_they_are(keys: list[str]) -> None:
+    assert matching_keys(keys, MODULES, "f") == {one: [key for key in keys if by_re(END, key, one)] for one in MODULES}
 
 
 def test_a_module_ends_in_a_name_after_a_dot() -> None:
     assert list(endings("a.b.c")) == ["a.b.c", "b.c", "c"]
-    names = Endings(["q_proj", "a.b"])
-    assert [one in names for one in ("q_proj", "x.q_proj", "xq_proj", "x.a.b", "a.b.x", "a.xb", "")] == [
-        *(True, True, False, True, False, False, False),
-    ]
-    assert not names.ends("q_proj")
+    names = Endings(["q_proj", "a.b", ""])
+    asked = {
+        "q_proj": True,
+        "x.q_proj": True,
+        "xq_proj": False,
+        "x.a.b": True,
+        "a.b.x": False,
+        "a.xb": False,
+        "x.": True,
+    }
+    assert {one: one in names for one in asked} == asked
 
 
 @pytest.mark.parametrize(
@@ -118,33 +105,32 @@ def test_a_module_ends_in_a_name_after_a_dot() -> None:
     ],
 )
 def test_what_cannot_be_matched_is_an_error(pattern: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_cli.peft.patterns.TIME_LIMIT_S", 0.2)
+    monkeypatch.setattr("lora_cli.peft.patterns.LIMIT_S", 0.2)
     with pytest.raises(FormatError, match=message) as caught:
-        Matcher("adapter_config.json: rank_pattern").full(pattern, NAME)
+        match(WHOLE, pattern, NAME, "adapter_config.json: rank_pattern")
     assert caught.value.where == "adapter_config.json: rank_pattern"
 
 
-def test_one_budget_is_for_all_that_ask_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_cli.peft.patterns.TIME_LIMIT_S", 0.2)
-    with one_budget() as budget:
+def test_the_patterns_of_one_adapter_have_one_deadline_and_one_size() -> None:
+    with one_deadline() as deadline:
+        deadline.left_s = 0.2
         for pattern in (SLOW, r".*\d", "q_proj"):
-            with pytest.raises(FormatError, match="takes longer than"), one_budget():
-                Matcher("f").full(pattern, NAME)
-        with pytest.raises(FormatError, match="takes longer than"):
-            Matcher("g").charge(1)
-        assert budget.spent
-    assert not Matcher("f").full("q_proj", NAME)
-
-
-def test_millions_of_names_are_not_compared() -> None:
-    with pytest.raises(FormatError, match="takes longer than 3 s"):
-        Matcher("f").charge(20_000_000)
-
-
-def test_the_patterns_of_one_adapter_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_cli.peft.patterns.TIME_LIMIT_S", 60.0)  # on a busy machine the time would be over first
-    with one_budget():
+            with pytest.raises(FormatError, match="takes longer than"), one_deadline():
+                match(WHOLE, pattern, NAME, "f")
+        with pytest.raises(FormatError, match="takes longer than"), timed("f"):
+            pass
+    assert match(WHOLE, "q_proj", NAME, "f") is None
+    with one_deadline() as deadline:
+        deadline.left_s = 60.0
         for number in range(3):
-            Matcher("f").full("a" * 60_000 + f"{number}+", "model")
+            match(WHOLE, "a" * 60_000 + f"{number}+", "model", "f")
         with pytest.raises(FormatError, match="are too large"):
-            Matcher("f").full("a" * 60_000 + "3+", "model")
+            match(WHOLE, "a" * 60_000 + "3+", "model", "f")
+
+
+def test_waiting_takes_no_time_from_the_deadline() -> None:
+    with one_deadline() as deadline:
+        deadline.left_s = 0.05
+        with timed("f"):
+            time.sleep(0.1)
+        assert match(WHOLE, NAME, NAME, "f")

@@ -10,15 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.live.requests import RequestResult
-from lora_cli.bench.live.result import LiveRun, classify_tiers, live_report
-from lora_cli.bench.report import BenchReport, describe_run
-from lora_cli.bench.trace import Request, build_trace
+from lora_cli.bench.client import Answer
+from lora_cli.bench.measure import BenchReport, failures_of, metrics_of, with_tiers
 from lora_cli.cli.main import main
-from lora_cli.render.bench_summary import SIMULATION_HEADER
-from lora_cli.render.charts import Axis, Chart
-from lora_cli.render.html import render_bench, templates
-from tests.browser import DESK, PHONE, Page, browsing, opened
+from lora_cli.render.bench import page
+from lora_cli.render.html import templates
+from tests.browser import DESK, PHONE, browsing, opened
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -27,31 +24,6 @@ HOSTILE = (
     "</title><script>alert(1)</script><img src=http://127.0.0.1:9/x onerror=alert(2)> "
     "{{ 7 * 7 }} {% raw %} {# \" ' & \x1b[31m\u202e"
 )
-ELEMENTS = """
-{% extends "base.html.j2" %}
-{% from "macros.html.j2" import badge, bars, curves, facts, table %}
-{% block body %}
-{{ badge("refused", "error") }}{{ badge("ok", "good") }}{{ badge("look", "warning") }}{{ badge(title, "good") }}
-{{ facts([("name", title), ("nothing", ""), (title, title)]) }}
-{{ table(title, ["module", "why"] + columns, [[title, title] + columns], text=2) }}
-{{ bars(title, [title, "", title], [(title, 0.5, [title])]) }}
-{{ curves(chart) }}
-{% endblock %}
-"""
-BEYOND_THE_SCREEN = """
-selector => Array.from(document.querySelectorAll(selector)).filter(one => {
-  const box = one.getBoundingClientRect();
-  return box.width && (box.left < 0 || box.right > window.innerWidth);
-}).length
-"""
-"""Parts of charts that are cut."""
-
-COLOURS = """
-() => Array.from(document.querySelectorAll(".curve, .bar")).map(one => {
-  const style = getComputedStyle(one);
-  return one.tagName === "SPAN" ? style.backgroundColor : style.stroke;
-})
-"""
 
 
 class Reader(HTMLParser):
@@ -71,26 +43,21 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def whole(name: str) -> str:
-    """A page of every element, with ``name`` wherever a text can be."""
-    values = {
-        "title": name,
-        "columns": [f"column {n}" for n in range(20)],
-        "chart": Chart(name, Axis(name, 0, 1), Axis(name, 0, 1), {name: [(0, 0), (1, 1)]}),
-    }
-    return templates().from_string(ELEMENTS).render(values)
-
-
-def live(name: str, said: str) -> BenchReport:
-    """Two adapters, one of which fails."""
+def live(name: str) -> str:
+    """The page of a run with two adapters, one of which is called so and fails, with the same words wherever it can."""
     answers = [
-        RequestResult("a", at / 10, at / 10, at / 10, (at / 10 + 0.05, at / 10 + 0.08), 8, 2, tier, 1.0)
+        Answer("a", at / 10, 0.0, at / 10, at / 10 + 0.05, at / 10 + 0.08, 8, 2, tier, 1.0)
         for at, tier in enumerate(["disk", "cpu", "gpu", "gpu"])
     ]
-    answers.append(RequestResult(name, 0.5, 0.5, 0.5, error=said))
-    run = LiveRun(answers, *classify_tiers(answers))
-    trace = build_trace([Request(0.5, name, 8, 2), Request(0.5, "a", 8, 2)])
-    return live_report(*describe_run("live", trace, 0, {"x": said}, {"y": said}), name, {"ttft": 9.0}, run)
+    told, how = with_tiers([*answers, Answer(name, 0.5, 0.0, 0.5, error=name)], None, None)
+    report = BenchReport(
+        workload={"trace": name},
+        metrics=metrics_of(told, {"ttft": 9.0}),
+        server={"base": name},
+        tiers_from=how,
+        failures=failures_of(told),
+    )
+    return page(report)
 
 
 @pytest.fixture(scope="module")
@@ -101,26 +68,25 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of each report, as the commands write them."""
+    """A page of each report."""
     made = tmp_path_factory.mktemp("pages")
-    (made / "elements.html").write_text(whole(HOSTILE), encoding="utf-8")
-    (made / "live.html").write_text(render_bench(live("an-adapter-with-quite-a-long-name" * 3, "it broke")))
-
-    small = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapters", "60"]
-    more = ["--max-loras", "12", "--eviction", "lru,fifo,lfu,opt", "--fail-if", "lru.hit_ratio>0"]
-    assert main([*small, *more, "--format", "html", "-o", str(made / "simulation.html")]) == 1
+    (made / "hostile.html").write_text(live(HOSTILE), encoding="utf-8")
+    (made / "live.html").write_text(live("an-adapter-with-quite-a-long-name" * 3))
+    simulated = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapters", "60", "--max-cpu-loras", "40"]
+    more = ["--max-loras", "4,12", "--fail-if", "lru_hit_ratio_4>0"]
+    assert main([*simulated, *more, "--format", "html", "-o", str(made / "simulation.html")]) == 1
     return made
 
 
 @given(st.text(st.characters(codec=None), min_size=1, max_size=60))
 def test_whatever_a_name_holds_it_is_text(name: str) -> None:
-    plain, odd = Reader(whole("name")), Reader(whole(name))
+    plain, odd = Reader(live("name")), Reader(live(name))
     assert odd.names == plain.names
     assert not any(char in odd.text for char in "\x1b\u202e\x00")
 
 
 def test_text_is_escaped_once_and_is_no_template() -> None:
-    assert HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e") in Reader(whole(HOSTILE)).text
+    assert HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e") in Reader(live(HOSTILE)).text
 
 
 def test_no_template_can_declare_text_markup() -> None:
@@ -132,55 +98,36 @@ def test_no_template_can_declare_text_markup() -> None:
         assert not re.search(r"\bsafe\b|autoescape|Markup|<script|javascript:", source), name
 
 
-def test_what_a_server_says_is_text() -> None:
-    page = Reader(render_bench(live(HOSTILE, HOSTILE)))
-    assert page.names == Reader(render_bench(live("x", "y"))).names
-    for said in ("hot", "warm", "cold", "1 of its requests failed"):
-        assert said in page.text
-
-
-def test_a_simulation_has_the_policies_the_charts_and_the_definitions(folder: Path) -> None:
-    page = Reader((folder / "simulation.html").read_text())
-    assert page.names.count("figure") == 1
-    failed = "failed lru.hit_ratio > 0 is true: the value is 0."
-    for said in (failed, " ".join(SIMULATION_HEADER), "Hits over time", "lfu", "Belady's"):
-        assert said in page.text
-
-
-def read_by_all(shown: Page) -> None:
-    """It fits, loads nothing, and can be read."""
-    assert shown.overflow() <= 0
-    assert shown.page.evaluate(BEYOND_THE_SCREEN, "figure, figure *") == 0
-    assert shown.contrasts()[0][0] >= 4.5, shown.contrasts()
-    assert (shown.asked, shown.told) == ([], [])
+def test_a_page_has_what_the_terminal_has(folder: Path) -> None:
+    simulation, run = (Reader((folder / f"{name}.html").read_text()) for name in ("simulation", "live"))
+    for said in (
+        "failed lru_hit_ratio_4 > 0 is true: the value is 0.",
+        "slots lru lfu belady lru disk",
+        "belady, 12 slots",
+    ):
+        assert said in simulation.text
+    for said in ("ms hot warm cold all", "ttft p50 50.0", "1 of its requests failed", "Serving Benchmark Result"):
+        assert said in run.text
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("size", [PHONE, DESK])
-@pytest.mark.parametrize("name", ["elements", "simulation", "live"])
+@pytest.mark.parametrize("name", ["hostile", "simulation", "live"])
 def test_it_fits_loads_nothing_and_can_be_read(
     name: str, size: tuple[int, int], dark: bool, browser: Any, folder: Path
 ) -> None:
     with opened(browser, folder / f"{name}.html", size, dark=dark) as shown:
-        read_by_all(shown)
-
-
-def test_curves_differ_in_colour_and_are_not_cut(browser: Any, folder: Path) -> None:
-    with opened(browser, folder / "simulation.html", PHONE) as shown:
-        colours = shown.page.evaluate(COLOURS)
-        assert len(colours) == 8  # four curves with their keys
-        assert len(set(colours)) == 4
-        assert "none" not in colours
+        assert shown.overflow() <= 0
+        assert shown.contrasts()[0][0] >= 4.5, shown.contrasts()
+        assert (shown.asked, shown.told) == ([], [])
 
 
 def test_all_that_scrolls_is_reached_by_keyboard(browser: Any, folder: Path) -> None:
-    with opened(browser, folder / "elements.html", PHONE) as shown:
-        reached = shown.focused_by_tab()
-        assert [name for name, _ in reached] == ["DIV", "DIV"]
-        assert all(label for _, label in reached)
+    with opened(browser, folder / "simulation.html", PHONE) as shown:
+        assert [(name, bool(label)) for name, label in shown.focused_by_tab()] == [("DIV", True)]
 
 
-@pytest.mark.parametrize("name", ["elements", "simulation"])
+@pytest.mark.parametrize("name", ["live", "simulation"])
 def test_it_prints(name: str, browser: Any, folder: Path) -> None:
     with opened(browser, folder / f"{name}.html", dark=True) as shown:
         shown.page.emulate_media(media="print")

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
@@ -104,11 +103,6 @@ plain
   (same as the base; max logit change 0.25)
 """
     )
-
-
-@pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.95, 95), (0.99, 99), (1.0, 100), (0.001, 1)])
-def test_a_percentile_is_a_value_that_was_measured(share: float, value: int) -> None:
-    assert nearest_rank([float(number) for number in range(1, 101)], share) == value
 
 
 STATUS = {

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.reading import has_weights
+from lora_cli.base.checkpoint import has_weights
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
 from lora_cli.runtime.adapter_weights import read_weights, weight_bytes
 from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights

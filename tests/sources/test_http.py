@@ -10,8 +10,8 @@ import pytest
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
+from lora_cli.sources import Retries
 from lora_cli.sources.registry import open_source
-from lora_cli.sources.retries import Retries
 from tests.hub_server import Hub
 from tests.sources.raw_servers import ACME, CERTIFICATE, at, forget_environment, raw_server, read
 from tests.web_server import Site, WebServer

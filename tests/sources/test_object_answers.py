@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, Refused, Unreachable
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
@@ -108,15 +107,6 @@ def test_a_listing_without_end_is_refused_with_the_number(tmp_path: Path) -> Non
     assert isinstance(error, Refused)
     assert "over 10000 entries" in error.message
     assert "continuation-token=1%2F%2B%3D%26%C5%BC" in asked[1]
-
-
-def test_pages_without_objects_end_with_the_deadline(tmp_path: Path) -> None:
-    with answering(lambda _: (200, listing([], MORE.format("again")), {})) as endpoint:
-        settings = Settings(tmp_path, timeout_s=5, retries=0, adapter_timeout_s=0.5)
-        rule = SourceRule(match="s3://abc/*", endpoint_url=endpoint, anonymous=True)
-        error = error_of(lambda: open_source("s3", settings, rule).resolve(REF))
-    assert isinstance(error, Unreachable)
-    assert "does not end" in error.message
 
 
 @pytest.mark.parametrize(

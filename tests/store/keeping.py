@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,6 +50,6 @@ def edit_in_place(path: Path, at: int = 0) -> None:
 
 
 def tree(root: Path) -> set[str]:
-    """Every file below ``root``, but for the tag of a cache."""
+    """Every file below ``root``, but for the tag of a cache and its locks, which are empty files."""
     found = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
-    return found - {"CACHEDIR.TAG"}
+    return {path for path in found if path != "CACHEDIR.TAG" and not re.fullmatch("locks/[0-9a-f]+", path)}

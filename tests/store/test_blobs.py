@@ -34,7 +34,7 @@ def test_all_files_are_on_the_disk_before_one_has_its_name(store: Store, monkeyp
     monkeypatch.setattr(os, "fsync", noted)
     written = [Blob(one.path.stem, len(data)) for one, data in zip(partials, datas, strict=True)]
     store_blobs(store, [(one.path, one.descriptor, blob) for one, blob in zip(partials, written, strict=True)])
-    assert synced == [{f"{there.sha256[:2]}/{there.sha256}"}] * 20
+    assert synced == [{f"{there.sha256[:2]}/{there.sha256}"}] * 21
     assert [store.blob(blob.sha256).read_bytes() for blob in written] == datas
     assert path.stat().st_ino == inode
     for one in partials:
@@ -46,9 +46,9 @@ def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:
     blob = Blob("a" * 64, 5)
     partial = open_partial(store, blob.sha256, 5)
     partial.path.rename(partial.path.with_name("taken"))
-    for _ in ("gone", "another"):
-        with pytest.raises(LostBlob):
-            store_blobs(store, [(partial.path, partial.descriptor, blob)])
-        partial.path.write_bytes(b"other")
-    assert not store.blobs.exists()
+    with pytest.raises(LostBlob):
+        store_blobs(store, [(partial.path, partial.descriptor, blob)])
+    partial.path.write_bytes(b"other")
+    store_blobs(store, [(partial.path, partial.descriptor, blob)])
+    assert not has_blob(store, blob)
     partial.close()

@@ -1,1 +1,0 @@
-"""Signatures of adapters in the OpenSSF Model Signing format, verified (extra ``signing``)."""
