@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.names import last_name, leaf_of
-from lora_cli.checks.tensors import is_expert, shared_experts
 from lora_cli.errors import UsageError
 from lora_cli.finding import Outcome
 from lora_cli.json_schema import Count
@@ -109,6 +108,8 @@ def engine_args(
         absent=tuple(one.name for one in served if named and one.name not in paths),
         note=profile.note,
     )
+    from lora_cli.checks.tensors import is_expert, shared_experts
+
     of_experts = [one.adapter for one in served if one.adapter is not None and any(map(is_expert, one.adapter.pairs))]
     if profile.engine.by_layer and len({bool(shared_experts(adapter)) for adapter in of_experts}) > 1:
         args.note = "SGLang does not start with adapters whose experts share factors beside others (lora_manager.py)"
