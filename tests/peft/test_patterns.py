@@ -105,7 +105,7 @@ def test_a_module_ends_in_a_name_after_a_dot() -> None:
     ],
 )
 def test_what_cannot_be_matched_is_an_error(pattern: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_cli.peft.patterns.LIMIT_S", 0.2)
+    monkeypatch.setattr("lora_cli.peft.targets.LIMIT_S", 0.2)
     with pytest.raises(FormatError, match=message) as caught:
         match(WHOLE, pattern, NAME, "adapter_config.json: rank_pattern")
     assert caught.value.where == "adapter_config.json: rank_pattern"

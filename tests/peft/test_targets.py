@@ -40,7 +40,7 @@ TARGET_ERRORS: list[tuple[dict[str, Any], str]] = [
     [*((scales, *one) for one in SCALE_ERRORS), *((targeted, *one) for one in TARGET_ERRORS)],
 )
 def test_nothing_is_guessed(ask: Any, fields: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_cli.peft.patterns.LIMIT_S", 0.1)
+    monkeypatch.setattr("lora_cli.peft.targets.LIMIT_S", 0.1)
     with pytest.raises(FormatError) as caught:
         ask(parse_config(fields), [Q0, Q1])
     assert message in str(caught.value)
