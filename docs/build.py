@@ -4,19 +4,16 @@
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from lora_cli.checks import CHECKS
 from lora_cli.cli.main import COMMANDS, UNITS, Command, build_app, load_command
 from lora_cli.cli.options import GLOBAL
-from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
-from lora_cli.finding import Outcome
-from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, PROOFS, letter
-from lora_cli.rules import RULES
-from lora_cli.rules.features import FEATURES
+from lora_cli.engines import ENGINES, Profile, all_profiles
+from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, letters, told_apart
 
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parent / "manifests" / "schemas"
@@ -156,44 +153,33 @@ def _kind(entry: Entry, known: Mapping[str, Entry] = MappingProxyType({})) -> st
 
 
 def rules_page() -> Iterator[str]:
-    """Every rule of ``validate``, as it documents itself."""
-    yield from ("# The rules of `lora-cli validate`", "", "Generated from the rules by `make docs`.")
+    """Every check of ``validate``, as it documents itself."""
+    yield from ("# The rules of `lora-cli validate`", "", "Generated from the checks by `make docs`.")
     hundred = ""
-    for rule in RULES:
-        if rule.code[:3] != hundred:
-            hundred = rule.code[:3]
+    for check in CHECKS:
+        if check.code[:3] != hundred:
+            hundred = check.code[:3]
             yield from ("", f"## {hundred}xx: {HUNDREDS[hundred]}")
-        needs = f"; needs {', '.join(rule.needs)}" if rule.needs else ""
-        yield from ("", f"### {rule.code} {rule.name}", f"{rule.severity}{needs}", "")
-        yield rule.documentation.replace("``", "`")
+        needs = f"; needs {', '.join(check.needs)}" if check.needs else ""
+        yield from ("", f"### {check.code} {check.name}", f"{check.severity}{needs}", "")
+        yield check.documentation.replace("``", "`")
 
 
 def engines_page() -> Iterator[str]:
-    """The matrix of features and engines, then each engine's rows with their evidence."""
+    """The matrix of checks and engines, then each engine's with their evidence."""
     profiles = all_profiles()
-    yield from ("# What engines do with which adapters", "", "Generated from `lora_cli/engines` by `make docs`.", "")
-    yield "| feature of the adapter | " + " | ".join(one.title for one in profiles) + " |"
+    yield from ("# What engines do with which adapters", "", "Generated from `lora_cli/checks` by `make docs`.", "")
+    yield "| [rule](rules.md) | " + " | ".join(one.title for one in profiles) + " |"
     yield "|---|" + ":-:|" * len(profiles)
-    for name, feature in FEATURES.items():
-        yield f"| {feature.title} | " + " | ".join(_plain(letter(name, profile)) for profile in profiles) + " |"
+    for check in told_apart(profiles):
+        yield f"| {check.code} {check.name} | " + " | ".join(map(_plain, letters(check, profiles))) + " |"
     yield from ("", f"{_plain(LEGEND)}.", "")
-    yield "Damaged files, broken configs and non-finite values are covered by the rules that need no engine."
+    yield "What all make the same of, such as damaged files and non-finite values, is left out."
     for engine in ENGINES.values():
-        for profile in reversed(profiles_of(engine)):
-            if profile.rows:
-                yield from ("", f"## {profile.title}", "", f"{profile.allowed}.", "", *_rows(profile))
-
-
-def _rows(profile: Profile) -> Iterator[str]:
-    yield "| feature | outcome | why | fix | evidence |"
-    yield "|---|---|---|---|---|"
-    for outcome in (Outcome.REJECTS, Outcome.CRASHES, Outcome.SERVES_WRONG):
-        for row in profile.rows:
-            if row.outcome is outcome:
-                mend = row.mend.format_map(defaultdict(lambda: "…")).removeprefix("…")
-                evidence = f"`{row.evidence}`; {PROOFS[row.proof]}"
-                cells = (FEATURES[row.feature].title, outcome.label, row.reason, mend, evidence)
-                yield f"| {' | '.join(map(_plain, cells))} |"
+        profile = Profile(engine, engine.versions[-1])
+        rows = [one for one in told_apart(profiles) if engine.name in one.evidence]
+        yield from ("", f"## {engine.title}", "", f"{profile.allowed}.", "", "| rule | evidence |", "|---|---|")
+        yield from (f"| {one.code} {one.name} | {_plain(one.evidence[engine.name])} |" for one in rows)
 
 
 def _plain(text: str) -> str:

@@ -114,11 +114,11 @@ def validate(
     Raises:
         LoraCliError: the adapter or the base cannot be read, or there is no such engine.
     """
+    from lora_cli.checks import choose
     from lora_cli.engines import check_max_lora_rank, choose_engine
     from lora_cli.finding import Deployment
     from lora_cli.judging.base_model import Bases, open_base
     from lora_cli.judging.judge import Terms, judge_one
-    from lora_cli.rules import choose
     from lora_cli.text import words_of
 
     settings = _settings(cache_dir, offline=offline)

@@ -1,5 +1,6 @@
-"""What rules and engines say about an adapter: ``Finding`` and ``EngineOutcome``."""
+"""What checks say about an adapter: ``Finding``, and ``EngineOutcome`` for each engine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -19,6 +20,41 @@ class Severity(IntEnum):
     def __str__(self) -> str:
         """Lower-case name, as it is in every output."""
         return self.name.lower()
+
+
+class Outcome(IntEnum):
+    """What an engine does with an adapter. Of several the largest counts: what is rejected is never served."""
+
+    OK = 0
+    UNKNOWN = 1
+    SERVES_WRONG = 2
+    CRASHES = 3
+    REJECTS = 4
+
+    @property
+    def label(self) -> str:
+        """As people read it: ``serves wrong``, ``crashes on first use``."""
+        return "crashes on first use" if self is Outcome.CRASHES else str(self).replace("-", " ")
+
+    @property
+    def phrase(self) -> str:
+        """What an engine does with "it", to be put behind the engine's name."""
+        phrases = "serves it correctly", "may not serve it correctly", "serves it incorrectly"
+        return (*phrases, "crashes on it at first use", "rejects it")[self]
+
+    def __str__(self) -> str:
+        """As machines read it: ``ok``, ``unknown``, ``serves-wrong``, ``crashes``, ``rejects``."""
+        return self.name.lower().replace("_", "-")
+
+
+Effect = Outcome | Mapping[str, Outcome]
+"""What an engine does because of a finding; by version where that matters: the last version to what it does, newest "".
+
+``{"0.31": WRONG, "": REJECTS}`` is served wrong until 0.31, and rejected by what is newer.
+"""
+
+Effects = Mapping[str, Effect]
+"""An effect for each engine, by the engine's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +79,8 @@ class Problem:
     at: Location = field(default=Location(), metadata=INLINE)
     hint: str = ""
     """What fixes it; may be empty."""
-    by: str = field(default="", metadata=EXCLUDED)
-    """The engine for which it is a problem, where it is for one: for another engine it is another problem."""
-    causes: tuple[str, ...] = field(default=(), metadata=EXCLUDED)
-    """Rules that report the cause of this problem: it is not reported beside a finding of the first that has one."""
+    effects: Effects = field(default_factory=dict, metadata=EXCLUDED, compare=False)
+    """What engines do because of it, where that is not what they do because of the check's other problems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +94,20 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding of a rule."""
+    """One finding of a check."""
 
     code: RuleCode
-    """The rule: LC and three digits. A code never changes its meaning."""
+    """The check: LC and three digits. A code never changes its meaning."""
     name: str
-    """The rule in words."""
+    """The check in words."""
     severity: Severity
     problem: Problem = field(metadata=INLINE)
     accepted: Accepted | None
     """Why the finding does not count, or null."""
     fingerprint: Fingerprint | None = None
-    """The same as long as the rule finds something there, on every machine; missing outside of a report."""
-    consequences: tuple[tuple[str, str], ...] = field(default=(), metadata=EXCLUDED)
-    """Code and engine (may be empty) of the findings that follow from this one, which are reported as a part of it."""
+    """The same as long as the check finds something there, on every machine; missing outside of a report."""
+    effects: Mapping[str, Outcome] = field(default_factory=dict)
+    """What each engine that was asked for does because of it, as far as it does not serve the adapter right."""
 
 
 NO_BASE, NO_VALUES = "no base model was given", "--no-values was given"
@@ -82,7 +116,7 @@ NO_BASE, NO_VALUES = "no base model was given", "--no-values was given"
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A rule that could not check, and why."""
+    """A check that could not look, and why."""
 
     code: str
     name: str
@@ -100,52 +134,6 @@ class Applied:
         return f"{self.matched}/{self.total}"
 
 
-class Outcome(IntEnum):
-    """The engine's result for an adapter. Of several the largest counts: what is rejected is never served."""
-
-    OK = 0
-    UNKNOWN = 1
-    SERVES_WRONG = 2
-    CRASHES = 3
-    REJECTS = 4
-
-    @property
-    def label(self) -> str:
-        """As people read it: ``serves wrong``, ``crashes on first use``."""
-        return "crashes on first use" if self is Outcome.CRASHES else str(self).replace("-", " ")
-
-    @property
-    def phrase(self) -> str:
-        """What an engine does with "it", to be put behind the engine's name."""
-        phrases = "serves it correctly", "may not serve it correctly", "serves it incorrectly"
-        return (*phrases, "crashes on it at first use", "rejects it")[self]
-
-    def __str__(self) -> str:
-        """As machines read it: ``ok``, ``unknown``, ``serves-wrong``, ``crashes``, ``rejects``."""
-        return self.name.lower().replace("_", "-")
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One thing about the adapter that the engine does not serve as it was trained."""
-
-    outcome: Outcome
-    feature: str
-    """The row of the engine's profile, or the code of a rule that holds without an engine."""
-    code: RuleCode
-    """The rule under which it is a finding."""
-    message: str
-    at: Location = field(metadata=INLINE)
-    limit: str = ""
-    """The engine's own limit, in words; may be empty."""
-    mend: str = ""
-    """The flag or the repair that fixes it; may be empty."""
-    evidence: str = ""
-    """The engine's source file in which this was read; may be empty."""
-    causes: tuple[str, ...] = field(default=(), metadata=EXCLUDED)
-    """Rules that report the same without an engine."""
-
-
 @dataclass(frozen=True, slots=True)
 class EngineOutcome:
     """What one engine does with the adapter."""
@@ -158,14 +146,16 @@ class EngineOutcome:
     """The version that was asked for, or null for the newest."""
     profile: str
     """The version whose profile was used."""
-    proven: bool = field(metadata=EXCLUDED)
-    """Whether it is established what the engine does with such an adapter, on such a base, at this version."""
     note: str
     """Why the profile is that of another version, or the outcome is unknown; may be empty."""
     outcome: Outcome
     applied: Applied | None
     """How many modules apply by the engine's own naming rules, or null."""
-    reasons: tuple[Reason, ...]
+
+    @property
+    def asked(self) -> str:
+        """The engine as --engine takes it, with the version if one was asked for: the key in a finding's effects."""
+        return f"{self.engine}@{self.version}" if self.version else self.engine
 
     @property
     def fails(self) -> bool:

@@ -24,16 +24,16 @@ from lora_cli.adapter.safetensors import TORCH_NAMES, TensorInfo
 from lora_cli.adapter.values import load
 from lora_cli.base.base_model import OTHER_BASE, BaseModel
 from lora_cli.base.checkpoint import names_in_memory
+from lora_cli.checks.check import MERGE, SAVE_AGAIN
 from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import LAYER
-from lora_cli.engines.profile import MERGE, SAVE_AGAIN
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import Count, ErrorReport
 from lora_cli.judging.base_model import open_checkpoint
-from lora_cli.judging.judge import ENGINE_RULES, Terms, judge_one
+from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.parse import json_object
 from lora_cli.peft.targets import Scale, one_deadline, scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS
@@ -51,8 +51,8 @@ Array = NDArray[Any]
 ARITHMETIC = 1e-12
 """What our own arithmetic in float64 may leave, as a share of the update."""
 
-BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "tower"})
-"""Features that are fixed by the flags of the engine, not in the adapter."""
+BY_FLAG = frozenset({"LC401", "LC433", "LC443", "LC444"})
+"""Checks whose findings are fixed by the flags of the engine, not in the adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Change:
 class RepairReport:
     """What repair did with one adapter: what the engine does with it ``before``, and ``after`` as it is written.
 
-    With ``refusals`` nothing was written; without, the rest is fixed by how the engine is started. ``skipped`` are the
+    With ``refusals`` nothing was written; ``flags`` are fixed by how the engine is started. ``skipped`` are the
     checks that need a base. ``proof`` is the largest change of an update, as a share of its norm, and ``directory`` the
     absolute path that was written.
     """
@@ -94,6 +94,7 @@ class RepairReport:
     after: EngineOutcome
     changes: tuple[Change, ...]
     refusals: tuple[ErrorReport, ...]
+    flags: tuple[ErrorReport, ...]
     skipped: tuple[Skipped, ...]
     proof: float | None
     directory: str | None
@@ -158,10 +159,12 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
             (building / CONFIG).write_text(json.dumps(draft.config, indent=2, sort_keys=True) + "\n")
             after = judge_one(Request("", AdapterRef("file", str(building))), terms, replace(settings, policies=()))
             outcome = after.engines[0]
-            told = (ENGINE_RULES, *(one.code for one in outcome.reasons))
-            errors = [one for one in after.findings if one.severity is Severity.ERROR and not one.code.startswith(told)]
-            refusals = [ErrorReport(one.message, one.mend) for one in outcome.reasons if one.feature not in BY_FLAG]
-            refusals += [ErrorReport(f"{one.code} {one.problem.message}", one.problem.hint) for one in errors]
+            errors = [
+                (one.code in BY_FLAG, ErrorReport(f"{one.code} {one.problem.message}", one.problem.hint))
+                for one in after.findings
+                if one.severity is Severity.ERROR
+            ]
+            refusals = [error for by_flag, error in errors if not by_flag]
             if not refusals:
                 break
         proof = None if refusals else _prove(draft, tensors, trained, after.adapter, files_at(building))
@@ -171,7 +174,8 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
             building.replace(options.to)
     directory = str(target.absolute()) if target is not None and proof is not None else None
     before, changes = judged.engines[0], tuple(draft.changes)
-    return RepairReport(before, outcome, changes, tuple(refusals), judged.skipped, proof, directory)
+    flags = tuple(error for by_flag, error in errors if by_flag)
+    return RepairReport(before, outcome, changes, tuple(refusals), flags, judged.skipped, proof, directory)
 
 
 def _values(files: Files, tensor: TensorInfo) -> Array:

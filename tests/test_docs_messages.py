@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.checks import CHECKS
 from lora_cli.cli.main import COMMANDS, Command, build_app, load_command
-from lora_cli.rules import RULES
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,7 +25,7 @@ def test_every_option_of_a_shown_command_and_every_rule_and_page_that_is_named_e
     for line, name in re.findall(r"(\blora-cli (?:--?[a-z]\S* )*([a-z-]+)\b[^\n`#\"]*)", text):
         shown = re.findall(r"(?<!\S)--?[a-z][a-z-]*", line.partition(", ")[0])
         assert name not in flags or flags[name].issuperset(shown), line
-    assert {rule.code for rule in RULES}.issuperset(re.findall(r"\bLC\d{3}\b", text))
+    assert {rule.code for rule in CHECKS}.issuperset(re.findall(r"\bLC\d{3}\b", text))
     assert all((ROOT / page).exists() for page in re.findall(r"(?<![\w/])docs/[\w-]+\.md", text))
 
 

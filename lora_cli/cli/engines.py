@@ -1,4 +1,4 @@
-"""``lora-cli engines``: what each engine does with which feature of an adapter, or all that one of them does."""
+"""``lora-cli engines``: what each engine does with which adapters, or all that one of them does."""
 
 import typer
 
@@ -19,8 +19,10 @@ def command(
     ),
     output_format: options.OutputFormat = "human",
 ) -> None:
-    """List which adapter features engines support, or explain one engine."""
+    """List what engines make of what the checks find, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
     from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
 
-    write_result(engines_report(chosen), output_format, engine_parts(chosen[0]) if name else matrix_parts(chosen))
+    write_result(
+        engines_report(chosen), output_format, engine_parts(chosen[0], all_profiles()) if name else matrix_parts(chosen)
+    )

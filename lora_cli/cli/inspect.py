@@ -89,11 +89,11 @@ def _judged_for(
     Raises:
         UsageError: no such engine or version, one whose flags are not known, or too few slots in the manifest.
     """
+    from lora_cli.checks import choose
     from lora_cli.engines import ENGINES, choose_engine
     from lora_cli.finding import Deployment
     from lora_cli.judging.engine_args import engine_args
     from lora_cli.judging.judge import Terms, judge_all
-    from lora_cli.rules import choose
 
     name, at, _ = engine.strip().partition("@")
     limits = inputs.engine if inputs.engine is not None and inputs.engine.name == name.lower() else None

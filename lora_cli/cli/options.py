@@ -144,10 +144,10 @@ def complete_engine(incomplete: str) -> list[str]:
 
 def complete_rule(incomplete: str) -> list[tuple[str, str]]:
     """Codes of rules; their names if no code matches."""
-    from lora_cli.rules import RULES
+    from lora_cli.checks import CHECKS
 
-    codes = [(rule.code, rule.name) for rule in RULES if rule.code.startswith(incomplete)]
-    return codes or [(rule.name, rule.code) for rule in RULES if rule.name.startswith(incomplete)]
+    codes = [(rule.code, rule.name) for rule in CHECKS if rule.code.startswith(incomplete)]
+    return codes or [(rule.name, rule.code) for rule in CHECKS if rule.name.startswith(incomplete)]
 
 
 AN_ENGINE: dict[str, Any] = {"metavar": "NAME[@VERSION]", "autocompletion": complete_engine}

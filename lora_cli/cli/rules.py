@@ -2,11 +2,11 @@
 
 import typer
 
+from lora_cli.checks import CHECKS, find
 from lora_cli.cli import options
 from lora_cli.cli.output import render_parts, write
 from lora_cli.render.catalog_report import rules_report
 from lora_cli.render.json import to_json
-from lora_cli.rules import RULES, find
 
 EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format json")
 
@@ -18,7 +18,7 @@ def command(
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List the rules of validate, or explain one."""
-    report = rules_report(find(code) if code else RULES)
+    report = rules_report(find(code) if code else CHECKS)
     if output_format == "json":
         write(to_json(report))
         return

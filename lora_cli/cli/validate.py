@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lora_cli.checks import choose
 from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import (
     apply_policies,
@@ -32,7 +33,6 @@ from lora_cli.judging.base_model import check_tp
 from lora_cli.judging.judge import Terms, judge_all
 from lora_cli.judging.report import Naming, Report, accept_known, unread, validate_report
 from lora_cli.judging.result import Result
-from lora_cli.rules import choose, matching
 from lora_cli.text import did_you_mean, safe
 
 if TYPE_CHECKING:
@@ -126,7 +126,6 @@ def command(**given: Any) -> None:
     bases = None if model is not None or chosen.base == NO_BASE else own_bases(settings, tp=chosen.tp)
     terms = Terms(
         model, bases, values=not chosen.no_values, rules=rules, engines=engines, deployment=deployment,
-        ignored=tuple(matching(chosen.ignore or ())),
     )  # fmt: skip
     # Reports name adapters from the working directory, in its repository, and by the lines of the manifest.
     entries, here = inputs.manifest.adapters if inputs.manifest else (), Path.cwd()

@@ -1,7 +1,6 @@
-"""Serving engines: versioned profiles, as data.
+"""Facts of engines: how each version reads names, which models take LoRA, and which ranks.
 
-A profile says for each feature of an adapter what it leads to, how the engine reads names, and which ranks it takes.
-To add an engine, write its file and add it to ``ENGINES``; to add a row, add it to the engine's table.
+To add an engine, write its file and add it to ``ENGINES``; what it does with which adapters stands with the checks.
 """
 
 import re

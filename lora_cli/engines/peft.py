@@ -1,21 +1,7 @@
-"""PEFT 0.21, which owns the format: the rules without an engine are its. Its rows say what it refuses of all that."""
+"""PEFT 0.21, which owns the format."""
 
-from lora_cli.engines.profile import (
-    BASE_CHANGED,
-    GENERIC_OUTCOMES,
-    NUMBER,
-    Engine,
-    Grammar,
-    rejects,
-    repair,
-    serves_wrong,
-)
+from lora_cli.engines.profile import Engine
 from lora_cli.finding import Outcome
-
-MODEL = "peft/tuners/lora/model.py"
-LAYER = "peft/tuners/lora/layer.py"
-TUNERS = "peft/tuners/tuners_utils.py"
-SAVE_AND_LOAD = "peft/utils/save_and_load.py"
 
 BUILT = frozenset(
     {
@@ -34,48 +20,7 @@ IA3_FAMILIES = frozenset(
 )
 """PEFT 0.21's ``TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING``."""
 
-ROWS = (
-    rejects("rank-unusable", "PEFT does not support such a rank", LAYER, "run", NUMBER),
-    rejects("rank-fraction", "PEFT does not support such a rank", LAYER, "run", NUMBER),
-    rejects("module-rank-unusable", "PEFT does not support such a rank", LAYER, "run", NUMBER),
-    rejects("alpha-unusable", "the division fails unless alpha fits a float", LAYER, "run", NUMBER),
-    rejects("module-alpha-unusable", "the division fails unless alpha fits a float", LAYER, "run", NUMBER),
-    rejects("module-alpha-null", "null cannot be divided", LAYER, "run", NUMBER),
-    rejects("pattern-empty", "reading the keys fails", TUNERS, "run", "write an empty object"),
-    rejects("pattern-untyped", "reading the keys fails", TUNERS, "run", "write an object"),
-    rejects(
-        "bias-untyped",
-        "PEFT compares the end of the string, which fails",
-        TUNERS,
-        "run",
-        'write "none" in its place',
-    ),
-    serves_wrong(
-        "init-iterated",
-        "PEFT decomposes the base again on loading, randomly and differently from training",
-        LAYER,
-        "run",
-        BASE_CHANGED,
-    ),
-    rejects("targets-nothing", "the base does not have them", MODEL, "run", "list the trained modules"),
-    rejects(
-        "pt-alone",
-        "PEFT looks for adapter_model.safetensors and adapter_model.bin",
-        SAVE_AND_LOAD,
-        "run",
-        repair("peft", "writes adapter_model.safetensors"),
-    ),
-)
-
-ENGINE = Engine(
-    name="peft",
-    title="PEFT",
-    versions=("0.21",),
-    rows=ROWS,
-    grammars={"0.21": Grammar(prefix="required")},
-    generic={**GENERIC_OUTCOMES, "LC202": Outcome.OK},
-    reads_others=False,
-)
+ENGINE = Engine(name="peft", title="PEFT", versions=("0.21",))
 
 
 def method_outcome(peft_type: str | None, model_type: str) -> Outcome | None:

@@ -1,44 +1,21 @@
-"""Profiles of engines: rows that say what a feature of an adapter leads to, how names are read, and what slots are.
+"""Profiles of engines: how names are read, which models take LoRA, and what slots are.
 
-A row names its feature by the key of a detector in ``lora_cli.rules.features``; a test checks each against that list.
+What an engine does with which adapters stands with the checks (``lora_cli.checks``).
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import lru_cache
 
-from lora_cli.adapter.names import PAIR_PARTS, Part
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import FAMILIES
-from lora_cli.finding import Outcome
-
-MERGE = "merge it into the base (merge_and_unload of PEFT) and serve that as a model, or train without it"
-NUMBER = "write the number that the adapter was trained with"
-BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base unchanged"
-SAVE_AGAIN = "save the adapter again"
-NAMES = f"rewrites the names of LoRA weights; if they are not LoRA weights, {MERGE}"
-OTHER_SERVER = "serve it with a server for such models"
-ALONE = "publish the adapter without them: `lora-cli fetch --publish`"
-"""Fixes that several engines have in common."""
-
-
-def repair(engine: str, what: str) -> str:
-    """The fix that ``lora-cli repair`` does ``what`` for ``engine``."""
-    return f"`lora-cli repair --engine {engine}` {what}"
-
-
-Proof = Literal["run", "read", "reasoned"]
-"""The evidence for a row: the engine was run on such an adapter, its code was read, or it follows from both."""
+from lora_cli.finding import Effect, Outcome
 
 Version = tuple[int, ...]
 
 NEVER = "999"
 """A version that is newer than any."""
-
-FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
-"""The factors of a linear layer."""
 
 VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
 """Names of token embeddings and of output heads."""
@@ -56,61 +33,17 @@ def packed_in(leaf: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """The outcome for one feature of an adapter.
+class Names:
+    """What a version of an engine that goes by paths accepts, by family.
 
-    ``reason`` says what the engine does with it, ``mend`` what fixes it; both may contain fields of the detection in
-    braces (``{rank}``). ``evidence`` is the engine's source file. ``since`` and ``until`` are the first and the last
-    version that the row applies to, empty for no limit. ``ran`` is the only version that was run, empty if all were.
+    ``embeddings`` are the embeddings and heads that support LoRA. ``wrapped`` are the families that it serves through
+    transformers' classes, whose names may lack their first component, or have ``model.`` twice. ``text_names`` are
+    those whose multimodal wrapper accepts the names of the text model alone (None: all).
     """
 
-    outcome: Outcome
-    feature: str
-    reason: str
-    evidence: str
-    proof: Proof = "read"
-    mend: str = MERGE
-    since: str = ""
-    until: str = ""
-    ran: str = ""
-
-
-rejects = partial(Row, Outcome.REJECTS)
-crashes = partial(Row, Outcome.CRASHES)
-serves_wrong = partial(Row, Outcome.SERVES_WRONG)
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """An engine's rules for names of tensors.
-
-    ``prefix``: ``base_model.model.`` is "optional" or "required", or everything before the layer is "ignored" (a module
-    is found by the number of its layer and its last name). ``adapter_name`` and ``infixes``: whether names with
-    ``lora_A.<name>.weight`` and with components of wrappers are accepted. ``parts`` are the parts of a module that it
-    supports; for others it refuses the whole adapter (``strict``) or drops the tensor. ``packed`` are names of packed
-    modules that it also accepts. ``text_names`` are the families whose multimodal wrapper accepts the names of the text
-    model alone (None: all). ``wrapped`` are the families that it serves through transformers' classes, whose names may
-    lack their first component, or have ``model.`` twice. ``towers``: whether LoRA applies to vision and audio towers.
-    ``embeddings`` are the embeddings and heads that support LoRA, by family (None: all). ``experts_apart``: its models
-    have separate projections for each expert. ``stacks`` are the names of layers that it knows (empty: all).
-    """
-
-    prefix: Literal["optional", "required", "ignored"]
-    adapter_name: bool = False
-    infixes: bool = False
-    parts: frozenset[Part] = PAIR_PARTS
-    strict: bool = False
-    packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    embeddings: Mapping[str, frozenset[str]] | None = None
-    text_names: frozenset[str] | None = frozenset()
-    wrapped: frozenset[str] = frozenset()
-    towers: bool = True
-    experts_apart: bool = False
-    stacks: frozenset[str] = frozenset()
-
-    def vocabulary(self, base: BaseModel) -> frozenset[str]:
-        """The embeddings and heads of a base that support LoRA."""
-        return VOCABULARY if self.embeddings is None else self.embeddings.get(base.model_type, frozenset())
+    embeddings: Mapping[str, frozenset[str]]
+    wrapped: frozenset[str]
+    text_names: frozenset[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +87,11 @@ class SlotLayout:
 class Engine:
     """One engine: the behaviour of all its versions, as data.
 
-    ``versions`` are those with a profile, oldest first. ``grammars`` maps the first version of each grammar to it.
-    ``generic`` maps rules that apply without an engine to the outcome of their errors: OK if the engine serves such an
-    adapter correctly, or if its own rows check it instead. ``ranks`` are the possible values of ``max_lora_rank``
-    (empty: any), ``default_rank`` its default (None: no limit).
+    ``versions`` are those with a profile, oldest first. ``by_layer``: it finds a module by the number of its layer and
+    its last name, else by its path, by the ``names`` of the first version that has them.
+    ``ranks`` are the possible values of ``max_lora_rank`` (empty: any), ``default_rank`` its default (None: no limit).
+    ``unexpected`` is what it does with a module whose last name its model does not have, ``beyond`` with one in a layer
+    that its model does not have. ``reads_peft_type``: tensors of LoRA are not enough for it.
 
     ``no_lora`` are families whose class does not support LoRA. ``lora_since`` maps classes of ``architectures`` to the
     first version in which they do (``NEVER``: none of the profiles), whatever their family. ``heads_since`` maps ends
@@ -166,17 +100,17 @@ class Engine:
     tensor. ``block_names`` is the class's and transformers' name of the block with the experts, ``reordered`` the
     modules whose outputs the class keeps in another order, ``split`` names of transformers' modules that it does not
     have, ``prefixes`` a beginning of names that it rewrites, and to what. ``unknown_embeddings`` are the embeddings and
-    heads that support LoRA in families that are not known. ``unknown`` are features whose effect is unknown.
-    ``reads_others``: it may load other files than PEFT's weights. ``slots`` is None if the layout of the slots is
-    unknown.
+    heads that support LoRA in families that are not known. ``slots`` is None if the layout of the slots is unknown.
     """
 
     name: str
     title: str
     versions: tuple[str, ...]
-    rows: tuple[Row, ...]
-    grammars: Mapping[str, Grammar]
-    generic: Mapping[str, Outcome]
+    by_layer: bool = False
+    names: Mapping[str, Names] = field(default_factory=dict)
+    unexpected: Outcome = Outcome.SERVES_WRONG
+    beyond: Outcome = Outcome.SERVES_WRONG
+    reads_peft_type: bool = True
     ranks: tuple[int, ...] = ()
     default_rank: int | None = None
     no_lora: frozenset[str] = frozenset()
@@ -189,8 +123,6 @@ class Engine:
     split: Mapping[str, frozenset[str]] = field(default_factory=dict)
     prefixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     unknown_embeddings: frozenset[str] = frozenset()
-    unknown: frozenset[str] = frozenset()
-    reads_others: bool = True
     slots: SlotLayout | None = None
 
     def is_known(self, base: BaseModel) -> bool:
@@ -217,13 +149,12 @@ class Profile:
         """``vLLM 0.33``, with the requested version."""
         return f"{self.engine.title} {self.requested or self.version}"
 
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """The engine's rows that apply to this version."""
-        version, rows = as_version(self.version), self.engine.rows
-        begun = (row for row in rows if as_version(row.since) <= version)
-        current = (row for row in begun if not row.until or version <= as_version(row.until))
-        return tuple(replace(row, proof="read") if row.ran not in {"", self.version} else row for row in current)
+    def effect(self, effect: Effect) -> Outcome:
+        """What this version does, of an effect that may depend on the version."""
+        if isinstance(effect, Outcome):
+            return effect
+        own = as_version(self.version)
+        return next(found for until, found in effect.items() if not until or own <= as_version(until))
 
     def has_lora(self, architecture: str, model_type: str) -> bool:
         """Whether the engine's class of a base supports LoRA, as far as is known; ``architecture`` may be empty."""
@@ -240,9 +171,9 @@ class Profile:
         return as_version(since) <= as_version(self.version)
 
     @property
-    def grammar(self) -> Grammar:
-        """The grammar of this version."""
-        return [grammar for since, grammar in self.engine.grammars.items() if self.is_at_least(since)][-1]
+    def names(self) -> Names:
+        """The names that this version accepts."""
+        return [names for since, names in self.engine.names.items() if self.is_at_least(since)][-1]
 
     @property
     def allowed(self) -> str:
@@ -250,8 +181,7 @@ class Profile:
         engine = self.engine
         if engine.ranks:
             return f"--max-lora-rank is one of {', '.join(map(str, engine.ranks))}; {engine.default_rank} by default"
-        has_limit = any(row.feature == "rank-above-max" for row in self.rows)
-        return "any rank up to --max-lora-rank" if has_limit else "any rank"
+        return "any rank" if engine.slots is None else "any rank up to --max-lora-rank"
 
 
 @lru_cache(maxsize=256)
@@ -259,27 +189,3 @@ def as_version(text: str) -> Version:
     """``0.5.23`` as numbers, without a suffix (``rc1``, ``+cu129``); empty if it does not start with a number."""
     found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6}){0,5})", text, re.ASCII)
     return tuple(map(int, found[1].split("."))) if found else ()
-
-
-GENERIC_OUTCOMES: Mapping[str, Outcome] = {
-    **dict.fromkeys(("LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108", "LC109"), Outcome.REJECTS),
-    **dict.fromkeys(("LC201", "LC202", "LC208", "LC209"), Outcome.REJECTS),
-    **dict.fromkeys(("LC203", "LC204", "LC205"), Outcome.SERVES_WRONG),
-    **dict.fromkeys(("LC301", "LC306", "LC314", "LC316", "LC321", "LC322"), Outcome.REJECTS),
-    **dict.fromkeys(("LC302", "LC303", "LC305", "LC307", "LC308", "LC309", "LC310"), Outcome.SERVES_WRONG),
-    **dict.fromkeys(("LC311", "LC312", "LC313", "LC315", "LC317"), Outcome.SERVES_WRONG),
-    **dict.fromkeys(("LC501", "LC502", "LC503"), Outcome.SERVES_WRONG),
-}
-"""The outcome of errors of the rules that apply without an engine, unless an engine's table has another one."""
-
-ENGINE_INDEPENDENT = frozenset({"LC206", "LC505", "LC602"})
-"""Errors that stay errors whatever the engine: they are not about how the adapter is served.
-
-An update that is too small (LC505), for example, is served as small as it was trained.
-"""
-
-NAME_RULES = frozenset({"LC303", "LC307", "LC311", "LC312"})
-"""Rules about which modules names mean. Every engine but PEFT has its own rows for this."""
-
-OWN_NAME_RULES: Mapping[str, Outcome] = dict.fromkeys(sorted(NAME_RULES), Outcome.OK)
-"""For an engine whose own rows check names: what PEFT finds says nothing about it."""

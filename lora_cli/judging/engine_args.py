@@ -108,6 +108,11 @@ def engine_args(
         absent=tuple(one.name for one in served if named and one.name not in paths),
         note=profile.note,
     )
+    from lora_cli.checks.tensors import is_expert, shared_experts
+
+    of_experts = [one.adapter for one in served if one.adapter is not None and any(map(is_expert, one.adapter.pairs))]
+    if profile.engine.by_layer and len({bool(shared_experts(adapter)) for adapter in of_experts}) > 1:
+        args.note = "SGLang does not start with adapters whose experts share factors beside others (lora_manager.py)"
     if served:
         pinned = {one.name for one in served if one.request is not None and one.request.pinned}
         _set_limits(args, [one.adapter for one in served if one.adapter is not None], len(pinned), profile, limits)
@@ -138,10 +143,9 @@ def _remark(one: Result, layout: "SlotLayout") -> Remark | None:
             return Remark(one.name, refusal.message, refusal.hint, refusal.exit_code)
         return Remark(one.name, adapter.unread if adapter is not None and adapter.unread else "it has no LoRA factors")
     engine = one.engines[0]
-    reason = next((reason for reason in engine.reasons if reason.outcome is engine.outcome), None)
-    if reason is not None and engine.fails:
-        does = "" if engine.outcome is Outcome.SERVES_WRONG else f"{engine} {engine.outcome.phrase}: "
-        return Remark(one.name, does + reason.message, reason.mend)
+    worst = next((each for each in one.findings if each.effects.get(engine.asked) is engine.outcome), None)
+    if worst is not None and engine.fails:
+        return Remark(one.name, worst.problem.message, worst.problem.hint)
     if layout.choices and (unknown := sorted({*_targets(adapter, layout)} - layout.choices)):
         return Remark(one.name, f"{layout.flags.targets} does not accept {', '.join(unknown)}")
     return None

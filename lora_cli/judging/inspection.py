@@ -18,7 +18,6 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
 from lora_cli.errors import FormatError, LoraCliError, Refused
 from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Version
-from lora_cli.judging.causes import fold
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
@@ -173,7 +172,6 @@ def inspected(result: Result, other: tuple[Adapter, OtherAdapter] | None = None)
     adapter = result.adapter
     result.error = result.error or (_unreadable(adapter) if adapter is not None else None)
     result.exit_code = result.error.exit_code if result.error is not None else 0
-    result.findings = tuple(fold(result.findings, result.engines)) if result.findings else ()
     if adapter is None:
         return Inspected(result, None, None)
     return Inspected(result, inspection_of(adapter, result.card), compare(adapter, *other) if other else None)

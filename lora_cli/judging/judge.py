@@ -1,4 +1,4 @@
-"""One adapter × terms → its result, many adapters → theirs: the only place that runs rules."""
+"""One adapter × terms → its result, many adapters → theirs: the only place that runs checks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from lora_cli.adapter.beside import Companions, read_companions
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
+from lora_cli.checks import CHECKS, check, choose
+from lora_cli.checks.case import Case, Evidence, fitting
+from lora_cli.checks.check import Check
+from lora_cli.checks.config import pattern_invalid
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
-from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem, Skipped
+from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem
 from lora_cli.judging.base_model import Bases
-from lora_cli.judging.causes import first_of_each_rule, fold, root
 from lora_cli.judging.read import each, open_one
 from lora_cli.judging.result import Result, Stopwatch, failing_alone
 from lora_cli.peft.match import matched
@@ -19,17 +22,11 @@ from lora_cli.peft.targets import LIMIT_S, TOO_SLOW, one_deadline
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request
-from lora_cli.rules import RULES, choose
-from lora_cli.rules.base_model import fitting
-from lora_cli.rules.config import not_lora, pattern_invalid
-from lora_cli.rules.rule import Case, Evidence, Rule, run
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of
 
 if TYPE_CHECKING:
     from lora_cli.engines import Profile
-
-ENGINE_RULES = "LC4"
 
 OnStage = Callable[[str], None]
 """Called as each stage begins."""
@@ -41,17 +38,15 @@ class Terms:
 
     ``base`` is the base model of all adapters; without it each is judged against its own by ``bases``, or none.
     Without ``values`` the tensors' values are not read. ``engines`` are the engines that will serve them, started as
-    ``deployment`` says; without engines PEFT's behaviour counts, and of the deployment ``max_lora_rank``. What rules of
-    ``ignored`` find is not reported, nor what follows from it.
+    ``deployment`` says; without engines PEFT's behaviour counts, and of the deployment ``max_lora_rank``.
     """
 
     base: BaseModel | None = None
     bases: Bases | None = None
     values: bool = True
-    rules: tuple[Rule, ...] = choose()
+    rules: tuple[Check, ...] = choose()
     engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
-    ignored: tuple[Rule, ...] = ()
 
 
 def judge_one(
@@ -117,7 +112,6 @@ def judge_fetched(fetched: Result, terms: Terms, settings: Settings, on_stage: O
     on_stage("validate")
     with failing_alone(result):
         _judge_files(result, files_of(fetched.snapshot, fetched.request.ref), terms, settings, Stopwatch({}))
-        result.findings = tuple(fold(result.findings, result.engines))
     watch.lap("validate")
     if result.refusal is not None:
         result.stage = "validate"
@@ -179,56 +173,28 @@ def evidence_of(
 
 
 def judge(result: Result, terms: Terms, evidence: Evidence) -> Result:
-    """``result`` with what the rules say of its adapter; nothing is read. All pattern matching has one deadline."""
+    """``result`` with what the checks say of its adapter; nothing is read. All pattern matching has one deadline.
+
+    For an engine all checks are run, selected or not: an outcome must not be ok because a check was not selected.
+    """
     adapter, base = result.adapter, terms.base or evidence.base
     assert adapter is not None
     with one_deadline() as deadline:
         application, base = matched(adapter, base)
-        case, found = _run(Case(adapter, application, evidence, base, deployment=terms.deployment), terms)
-        result.findings = tuple(one for one in found if isinstance(one, Finding))
-        result.skipped = tuple(one for one in found if isinstance(one, Skipped))
-        if base is not None and case.has_weights:
-            result.applied = fitting(case, case.application.applied, case.application.matched)
-        result.engines, result.base = case.outcomes, None if base is None else base.name
-        result.unchecked = tuple(dict.fromkeys(_unchecked(case, terms)))
+        case = Case(adapter, application, evidence, base, terms.deployment)
+        judged = check.judge(case, terms.engines, CHECKS if terms.engines else terms.rules)
+    chosen = {one.code for one in terms.rules}
+    result.findings = tuple(one for one in judged.findings if one.code in chosen)
+    result.skipped = tuple(one for one in judged.skipped if one.code in chosen)
+    result.engines, result.base = judged.engines, None if base is None else base.name
+    if base is not None and judged.case.has_weights:
+        result.applied = fitting(judged.case)
+    result.unchecked = tuple(dict.fromkeys(_unchecked(judged.case, terms)))
     slow = pattern_invalid
     if deadline.left_s <= 0 and slow in terms.rules and all(one.code != slow.code for one in result.findings):
         problem = Problem(f"matching takes longer than {LIMIT_S:g} s", Location(CONFIG), TOO_SLOW)
         result.findings += (Finding(slow.code, slow.name, slow.severity, problem, None),)
     return result
-
-
-def _run(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:
-    """The case with the outcome of each engine of the terms, and what their rules say, without what is ignored.
-
-    For an engine all rules are run, selected or not: an outcome must not be ok because a rule with an error was not
-    selected.
-    """
-    rules = sorted((*terms.rules, *terms.ignored), key=lambda rule: rule.code)
-    if not terms.engines:
-        found = [one for rule in rules for one in run(rule, case)]
-    else:
-        from lora_cli.rules.engine_verdict import as_lora, downgraded, engine_outcome, ignores_peft_type
-
-        generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]
-        every = [one for rule in generic for one in run(rule, case)]
-        as_named, case = case, as_lora(case, terms.engines)
-        if case is not as_named:
-            every = [one for one in every if one.code == not_lora.code]
-            every += [one for rule in generic for one in run(rule, case)]
-        outcomes = tuple(
-            engine_outcome(case if ignores_peft_type(engine) else as_named, engine, every) for engine in terms.engines
-        )
-        case, chosen = replace(case, outcomes=outcomes), {rule.code for rule in rules}
-        own = [one for rule in rules if rule not in generic for one in run(rule, case)]
-        kept = (one for one in every if one.code in chosen)
-        found = [downgraded(one, terms.engines, outcomes) if isinstance(one, Finding) else one for one in kept]
-        found += own
-    if ignored := {rule.code for rule in terms.ignored}:
-        first = first_of_each_rule(one for one in found if isinstance(one, Finding))
-        causes = ((one, root(one, first).code if isinstance(one, Finding) else one.code) for one in found)
-        found = [one for one, cause in causes if ignored.isdisjoint({cause, one.code})]
-    return case, found
 
 
 def _unchecked(case: Case, terms: Terms) -> Iterator[str]:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote
 
 from lora_cli.base.base_model import BaseModel
+from lora_cli.checks import UNREAD
+from lora_cli.checks.check import Check
 from lora_cli.finding import Accepted, Finding, Severity
 from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Version
-from lora_cli.judging.causes import fold, with_accepted
 from lora_cli.judging.result import Result
-from lora_cli.rules import UNREAD
-from lora_cli.rules.rule import Rule
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -68,8 +67,8 @@ class Naming:
 
     def fingerprint(self, one: Result, finding: Finding) -> str:
         """32 hexadecimal digits that identify rule and location, independent of the message."""
-        at, by = finding.problem.at, finding.problem.by
-        parts = (self.identity(one), finding.code, at.file, at.field, *([by] if by else ()))
+        at = finding.problem.at
+        parts = (self.identity(one), finding.code, at.file, at.field)
         return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
 
@@ -87,7 +86,7 @@ class Report:
     notices: tuple[str, ...]
     """Notices about the run itself."""
     summary: ValidateSummary
-    rules: tuple[Rule, ...] = field(metadata=EXCLUDED)
+    rules: tuple[Check, ...] = field(metadata=EXCLUDED)
     """The rules that ran."""
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
@@ -104,20 +103,18 @@ def validate_report(
     *,
     strict: bool = False,
     base: BaseModel | None = None,
-    rules: tuple[Rule, ...] = (),
+    rules: tuple[Check, ...] = (),
     naming: Naming = Naming(),
     baseline: str = "",
     notices: Sequence[str] = (),
 ) -> Report:
-    """The report of one run of ``validate``, in the order of the results: each with one finding for each cause.
+    """The report of one run of ``validate``, in the order of the results.
 
     ``notices`` are about the run itself, such as outdated entries of the baseline.
     """
     adapters = []
     for one in results:
-        findings = tuple(
-            replace(each, fingerprint=naming.fingerprint(one, each)) for each in fold(one.findings, one.engines)
-        )
+        findings = tuple(replace(each, fingerprint=naming.fingerprint(one, each)) for each in one.findings)
         told = replace(one, findings=findings, outcome="ok")
         if one.error is not None:
             told.outcome, told.exit_code = "failed", one.error.exit_code
@@ -180,7 +177,9 @@ def accept_known(
         entry = known.get(naming.fingerprint(one, finding))
         return None if entry is None or entry.is_over else Accepted(where, entry.reason)
 
-    return with_accepted(one.findings, accepted)
+    return tuple(
+        each if each.severity is Severity.NOTE else replace(each, accepted=accepted(each)) for each in one.findings
+    )
 
 
 def unread(one: Result) -> list[str]:

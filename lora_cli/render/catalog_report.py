@@ -1,14 +1,14 @@
 """The reports of ``rules`` and ``engines``, of which JSON is the fields."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lora_cli.checks import CHECKS
+from lora_cli.checks.check import Check, Need
 from lora_cli.engines import Profile
 from lora_cli.finding import Outcome, Severity
 from lora_cli.json_schema import PositiveCount, RuleCode, Version
-from lora_cli.rules.features import FEATURES
-from lora_cli.rules.rule import Need, Rule
 from lora_cli.version import __version__
 
 
@@ -35,27 +35,24 @@ class RulesReport:
     rules: Sequence[RuleEntry]
 
 
-def rules_report(rules: Sequence[Rule]) -> RulesReport:
+def rules_report(rules: Sequence[Check]) -> RulesReport:
     """The report of ``rules``."""
     entries = [RuleEntry(one.code, one.name, one.severity, one.needs, one.summary, one.documentation) for one in rules]
     return RulesReport(rules=entries)
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureEntry:
-    """What an engine does with one feature of an adapter."""
+class EffectEntry:
+    """What an engine does with an adapter in which a check finds something."""
 
-    feature: str
-    title: str
-    outcome: Outcome | None
-    """Null where it is not known."""
-    reason: str
-    mend: str
-    """How the adapter can be changed, or the engine started, so that it is served right."""
+    code: RuleCode
+    name: str
+    summary: str
+    outcome: Outcome
+    hint: str
+    """How the adapter can be changed, or the engine started, so that it is served right; may be empty."""
     evidence: str
-    """Where this was found."""
-    proof: str
-    """How it is known: run, read or reasoned; empty if the feature is served right."""
+    """The engine's file in which this was read, and whether it was run; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +70,7 @@ class EngineEntry:
     ranks: Sequence[PositiveCount] | None
     """The maximum ranks that it can be started with; null if any can be."""
     default_rank: PositiveCount | None
-    features: Sequence[FeatureEntry]
-    rules: Mapping[str, Outcome]
-    """What it does where a rule of validate finds something, by the rule's code."""
+    checks: Sequence[EffectEntry]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +83,7 @@ class EnginesReport:
 
 
 def engines_report(profiles: Sequence[Profile]) -> EnginesReport:
-    """The report of ``engines``: an entry for each profile, with each feature."""
+    """The report of ``engines``: an entry for each profile, with each check."""
     return EnginesReport(engines=[_engine(profile) for profile in profiles])
 
 
@@ -103,12 +98,11 @@ def _engine(profile: Profile) -> EngineEntry:
         proven=profile.proven,
         ranks=engine.ranks or None,
         default_rank=engine.default_rank,
-        features=[_feature(name, profile) for name in FEATURES],
-        rules=dict(sorted(engine.generic.items())),
+        checks=[_effect(check, profile) for check in CHECKS],
     )
 
 
-def _feature(name: str, profile: Profile) -> FeatureEntry:
-    feature, row = FEATURES[name], next((row for row in profile.rows if row.feature == name), None)
-    details = ("", "", "", "") if row is None else (row.reason, row.mend, row.evidence, row.proof)
-    return FeatureEntry(name, feature.title, feature.outcome(name, profile), *details)
+def _effect(check: Check, profile: Profile) -> EffectEntry:
+    name = profile.engine.name
+    outcome, hint = profile.effect(check.effects[name]), check.hint.format(engine=name)
+    return EffectEntry(check.code, check.name, check.summary, outcome, hint, check.evidence.get(name, ""))

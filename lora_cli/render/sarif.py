@@ -11,13 +11,13 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
+from lora_cli.checks.check import Check
 from lora_cli.finding import Finding, Problem, Severity
 from lora_cli.judging.report import LOCAL, Report
 from lora_cli.judging.result import Result
 from lora_cli.render.json import to_json
 from lora_cli.render.places import place_of
 from lora_cli.render.text import without_markup
-from lora_cli.rules.rule import Rule
 from lora_cli.text import safe
 from lora_cli.version import __version__
 
@@ -54,7 +54,7 @@ def render_report(report: Report) -> str:
     return to_json({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _rule(rule: Check) -> dict[str, Any]:
     summary, whole = without_markup(rule.summary), without_markup(rule.documentation)
     return {
         "id": rule.code,

@@ -1,22 +1,21 @@
 """The terminal output of ``engines`` and ``rules``."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from lora_cli.checks import CHECKS
+from lora_cli.checks.check import Check
 from lora_cli.engines import Profile
-from lora_cli.engines.profile import Row
 from lora_cli.finding import Outcome
 from lora_cli.render.catalog_report import RuleEntry
 from lora_cli.render.terminal import Paragraph, separated, table, text
 from lora_cli.render.text import without_markup
-from lora_cli.rules.features import FEATURES
 from lora_cli.text import by_key
 
-LETTERS: Mapping[Outcome | None, str] = {
-    None: "?",
+LETTERS: Mapping[Outcome, str] = {
+    Outcome.UNKNOWN: "?",
     Outcome.OK: "·",
     Outcome.REJECTS: "R",
     Outcome.CRASHES: "C",
@@ -25,47 +24,47 @@ LETTERS: Mapping[Outcome | None, str] = {
 STYLES = {"R": "red", "C": "red", "W": "yellow"}
 LEGEND = "· works, R rejected, C crashes on first use, W served incorrectly, ? unknown"
 ORDER = (Outcome.REJECTS, Outcome.CRASHES, Outcome.SERVES_WRONG)
-PROOFS = {"run": "tested", "read": "from source", "reasoned": "inferred"}
-HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engine", "LC5": "values", "LC6": "supply chain"}
+HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engines", "LC5": "values", "LC6": "supply chain"}
+
+
+def told_apart(profiles: Sequence[Profile]) -> list[Check]:
+    """The checks of which not every engine makes the same."""
+    return [
+        one for one in CHECKS if len({profile.effect(one.effects[profile.engine.name]) for profile in profiles}) > 1
+    ]
 
 
 def matrix_parts(profiles: Sequence[Profile]) -> Iterator[RenderableType]:
-    """The table of features by engines, with a letter for each outcome, and its legend."""
+    """The table of checks by engines, with a letter for each outcome, and its legend."""
     heads = [Text(f"{one.engine.title}\n{one.version}") for one in profiles]
     rows = [
-        (feature.title, *(text(cell, STYLES.get(cell, "")) for cell in (letter(name, one) for one in profiles)))
-        for name, feature in FEATURES.items()
+        (f"{check.code} {check.name}", *(text(cell, STYLES.get(cell, "")) for cell in letters(check, profiles)))
+        for check in told_apart(profiles)
     ]
     matrix = table(("", *heads), rows)
     matrix.padding = (0, 1, 0, 0)
     yield from (matrix, "", Paragraph(LEGEND))
-    yield Paragraph("`lora-cli engines NAME[@VERSION]` shows the reasons and the fixes.")
+    yield Paragraph("`lora-cli rules CODE` says more of each, `lora-cli engines NAME[@VERSION]` shows the fixes.")
 
 
-def letter(name: str, profile: Profile) -> str:
-    """The engine's outcome for a feature, as a letter of the legend."""
-    return LETTERS[FEATURES[name].outcome(name, profile)]
+def letters(check: Check, profiles: Sequence[Profile]) -> list[str]:
+    """The engines' outcomes for what a check finds, as letters of the legend."""
+    return [LETTERS[profile.effect(check.effects[profile.engine.name])] for profile in profiles]
 
 
-def engine_parts(profile: Profile) -> Iterator[RenderableType]:
-    """One profile: its ranks, and the features that it rejects, crashes on or serves incorrectly, with the fix."""
+def engine_parts(profile: Profile, profiles: Sequence[Profile]) -> Iterator[RenderableType]:
+    """One of the profiles: its ranks, and what it rejects, crashes on or serves incorrectly, with the fix."""
     yield text(profile.title, "bold")
     lines = (profile.note, profile.allowed, f"profiles: {', '.join(profile.engine.versions)}")
     yield from (Paragraph(one) for one in lines if one)
-    if not profile.rows:
-        yield from ("", Paragraph("It defines the format: rules without an engine follow it."))
+    name, checks = profile.engine.name, told_apart(profiles)
     for outcome in ORDER:
-        rows = [part for row in profile.rows if row.outcome is outcome for part in _row(row)]
-        yield from ("", text(outcome.label, "bold"), *rows) if rows else ()
-
-
-def _row(row: Row) -> Iterator[RenderableType]:
-    reason = f": {row.reason}" if row.reason else ""
-    yield Paragraph(FEATURES[row.feature].title + reason, indent=2)
-    if row.mend and not row.mend.startswith("{"):
-        # The fields of the text have values only for an adapter.
-        yield Paragraph(row.mend.format_map(defaultdict(lambda: "…")), "fix: ", indent=4)
-    yield Paragraph(f"{row.evidence} ({PROOFS[row.proof]})", "source: ", indent=4)
+        minded = [one for one in checks if profile.effect(one.effects[name]) is outcome]
+        yield from ("", text(outcome.label, "bold")) if minded else ()
+        for one in minded:
+            yield Paragraph(without_markup(one.summary), f"{one.code}: ", indent=2)
+            yield from (Paragraph(one.hint.format(engine=name), "fix: ", indent=4),) if one.hint else ()
+            yield from (Paragraph(one.evidence[name], "source: ", indent=4),) if name in one.evidence else ()
 
 
 def rules_parts(rules: Sequence[RuleEntry]) -> Iterator[RenderableType]:

@@ -73,8 +73,8 @@ def _adapter(name: str, found: RepairReport, *, check: bool) -> Iterator[Rendera
     for refusal in found.refusals:
         yield from ("", Paragraph(refusal.message, text("cannot be repaired losslessly: ", "red"), indent=2))
         yield from hints(refusal.hint, 4)
-    for flag in found.after.reasons if not found.refusals else ():
-        yield from ("", Paragraph(flag.message, indent=2), *hints(flag.mend))
+    for flag in found.flags if not found.refusals else ():
+        yield from ("", Paragraph(flag.message, indent=2), *hints(flag.hint))
     yield from skipped_checks(found.skipped)
     yield from hints(NO_BASE, 4) if found.after.applied is None else []
     if found.proof is not None and found.directory is not None:

@@ -41,8 +41,5 @@ def summary(counts: "ValidateSummary") -> str:
 
 
 def engine_counts(one: "Result", engine: "EngineOutcome") -> bool:
-    """Whether a reason for the outcome of ``engine`` is a finding that counts: its rule ran, and it is not accepted."""
-    counting = [finding for finding in one.findings if finding.accepted is None]
-    every = [pair for finding in counting for pair in ((finding.code, finding.problem.by), *finding.consequences)]
-    codes = {code for code, by in every if by in {"", engine.engine}}
-    return not codes.isdisjoint(reason.code for reason in engine.reasons)
+    """Whether a finding counts that ``engine`` does not serve right: its check was selected, and it is not accepted."""
+    return any(finding.accepted is None and engine.asked in finding.effects for finding in one.findings)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.rules.supply_chain import LONGEST_TEMPLATES, hostile_in
+from lora_cli.checks.supply import LONGEST_TEMPLATES, hostile_in
 from tests.attacks.measured import within
 from tests.making import write_adapter
 

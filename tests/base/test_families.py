@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lora_cli.base.base_model import MAX_DIMENSION, BaseModel
 from lora_cli.base.families import FAMILIES, base_from_config
+from lora_cli.checks.base import NORM
 from lora_cli.errors import FormatError
-from lora_cli.rules.modules_to_save import NORM
 from tests.base.configs import CONFIGS, GROUPED, IMAGES, QWEN_EYE
 from tests.base.oracle import facts, stated, transformers_model
 

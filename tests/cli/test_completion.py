@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.checks import CHECKS
 from lora_cli.cli.main import main
 from lora_cli.engines import ENGINES
-from lora_cli.rules import RULES
 from tests import forked
 from tests.cli.test_startup import HEAVY, modules_after
 
@@ -55,7 +55,7 @@ def fish(line: str) -> list[str]:
 @pytest.mark.parametrize("offered", [bash, zsh, fish], ids=lambda shell: shell.__name__)
 def test_each_shell_is_offered_engines_and_rules(offered: Offered) -> None:
     assert offered("lora-cli engines ") == list(ENGINES)
-    assert offered("lora-cli rules LC50") == [rule.code for rule in RULES if rule.code.startswith("LC50")]
+    assert offered("lora-cli rules LC50") == [rule.code for rule in CHECKS if rule.code.startswith("LC50")]
 
 
 @pytest.mark.parametrize(

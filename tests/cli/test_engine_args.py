@@ -115,7 +115,7 @@ def test_what_no_flag_serves_is_left_out_and_ends_with_1(folder: Path, capsys: C
     found = asked(capsys, "-f", manifest(folder, "tone", "dora", "wide", "torn"), "--engine-args", "vllm", code=1)
 
     reasons = {one["name"]: one["reason"] for one in found["left_out"]}
-    assert "DoRA is not supported" in reasons["dora"]
+    assert "use_dora is true; vLLM 0.33 rejects it" in reasons["dora"]
     assert "the rank is 600 (r), but --max-lora-rank is 512" in reasons["wide"]
     assert reasons["torn"].startswith("LC102 ")
     assert found["served"] == ["tone"]
@@ -173,7 +173,7 @@ def test_a_base_without_lora_serves_none(tmp_path: Path, capsys: Captured) -> No
     adapter = write_adapter(tmp_path / "a", modules={"transformer.h.0.attn.c_attn": (64, 192)})
 
     found = asked(capsys, str(adapter), "--base", str(base), "--engine-args", "vllm", code=1)
-    assert "the engine exits at start" in found["left_out"][0]["reason"]
+    assert "of which it has no class with LoRA" in found["left_out"][0]["reason"]
 
 
 def test_experts_and_their_routers_count(tmp_path: Path, capsys: Captured) -> None:

@@ -117,7 +117,7 @@ def test_validate_marks_what_it_mends_and_ends_with_the_command(capsys: Capture)
     assert "[*]" not in said(capsys)
     assert main(["validate", "./rslora", "--base", "base", "--engine", "sglang"]) == 1
     told = said(capsys)
-    assert "error LC404 engine-serves-wrong [*]" in told
+    assert "error LC423 rslora [*]" in told
     command = told.partition("[*] 1 adapter can be repaired: lora-cli ")[2]
     assert main(command.split()) == 0
     assert is_ok("DIRECTORY")
@@ -166,7 +166,7 @@ def test_what_a_flag_mends_is_named_and_is_no_refusal(
     assert main(["repair", "-f", "set.yaml", "--check"]) == 0
     assert hint in said(capsys)
     code, found = repair("-f set.yaml --check", capsys)
-    assert (code, found["refusals"], bool(found["after"]["reasons"])) == (0, [], bool(hint))
+    assert (code, found["refusals"], bool(found["flags"])) == (0, [], bool(hint))
 
 
 def spoil(name: str, how: str) -> None:

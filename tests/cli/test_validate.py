@@ -212,6 +212,7 @@ def test_the_json_document_says_all_that_the_text_says(
         "hint": "a part of the adapter is missing: save or convert it again",
         "accepted": None,
         "fingerprint": document["adapters"][1]["findings"][0]["fingerprint"],
+        "effects": {},
     }
     assert document["adapters"][2]["error"]["exit_code"] == 3
     assert document["summary"] == {

@@ -37,7 +37,7 @@ AS_ENGINE = {
 """What the outcome on the engine ``peft`` must be."""
 
 QUICK = 3
-"""One in so many is always tried; what each rule says of each break is in ``tests/rules/cases`` too."""
+"""One in so many is always tried; what each rule says of each break is in ``tests/checks/cases`` too."""
 
 UNCHECKED = frozenset({"BD-LoRA", "layers twice"})
 GOOD = [(family, option) for option in OPTIONS for family in FAMILIES if family not in NOT_FOR.get(option, ())]

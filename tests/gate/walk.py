@@ -22,12 +22,12 @@ ENGINE = "engine: {name: vllm, version: '0.33', max_lora_rank: 64}\n"
 BUCKET, HUB, FOLDER = range(20), range(20, 23), (0, 1, 2, *range(23, 30))
 
 DEFECTS = {
-    "a07": ("LC402", "use_dora"),
+    "a07": ("LC420", "use_dora"),
     "a11": ("LC324", OTHER),
     "a13": ("LC401", "the rank is 128"),
     "a17": ("LC502", "B is zero"),
     "a19": ("LC501", "NaN"),
-    "a23": ("LC402", 'bias is "all"'),
+    "a23": ("LC421", 'bias is "all"'),
     "a29": ("LC102", "truncated"),
 }
 """The broken ones, with the finding of each. a11 is whole, but was trained on another base."""

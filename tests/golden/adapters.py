@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.checks.made import all_cases, base_directory, made
 from tests.corpus.bases import FAMILIES, Base, base_of, write_config
 from tests.corpus.breaks import BREAKS, Break
 from tests.corpus.goods import NOT_FOR, OPTIONS, options
@@ -19,7 +20,6 @@ from tests.golden.running import Case
 from tests.real_engines import cases as engine_cases
 from tests.real_engines.bases import SERVED
 from tests.real_engines.families import BASES
-from tests.rule_cases import all_cases, base_directory, made
 
 VERSIONS = ("vllm@0.31", "vllm@0.32")
 FILES = {"torch_save", "delete", "rename_file", "write", "truncate", "link", "fifo"}

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.base.base_model import BaseModel
+from lora_cli.checks import CHECKS
+from lora_cli.checks.case import Case
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.finding import Applied, Problem
 from lora_cli.judging.base_model import open_base
@@ -14,8 +16,6 @@ from lora_cli.judging.judge import Terms, judge_all, judge_one
 from lora_cli.judging.read import WORTH_PROCESSES
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
-from lora_cli.rules import RULES
-from lora_cli.rules.rule import Case
 from lora_cli.settings import Settings
 from tests.making import llama_modules, write_adapter, write_base
 
@@ -69,7 +69,9 @@ def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Setti
 
     assert verdict.applied is None
     assert {one.reason for one in verdict.skipped} == {"no base model was given"}
-    assert {one.code for one in verdict.skipped} == {rule.code for rule in RULES if "base" in rule.needs}
+    assert {one.code for one in verdict.skipped} == {
+        check.code for check in CHECKS if "base" in check.needs and (check.floor is not None or check.effects["peft"])
+    }
 
 
 def test_a_bug_in_a_rule_fails_the_adapter_that_shows_it(
@@ -83,7 +85,7 @@ def test_a_bug_in_a_rule_fails_the_adapter_that_shows_it(
             raise KeyError("made to fail")
         yield from ()
 
-    terms = Terms(base, rules=(replace(RULES[0], needs=(), check=broken),))
+    terms = Terms(base, rules=(replace(CHECKS[0], needs=(), find=broken),))
     items = [Request(folder.name, str(folder)) for folder in sorted(tmp_path.iterdir())]
     checked = list(judge_all(items, terms, replace(settings, jobs=2)))
 

@@ -21,7 +21,7 @@ ours = [one for one in entered if "/lora_cli/" in one.co_filename and "__qualnam
 ours = [one for one in ours if not one.co_name.startswith("<")]
 lines = [len({line for _, _, line in one.co_lines() if line}) for one in ours]
 print(code, len({one.co_filename for one in ours}), len(ours), max(lines), file=sys.stderr)
-print(*(name for name in sys.modules if name.startswith("lora_cli.rules")), sep=" ", file=sys.stderr)
+print(*(name for name in sys.modules if name.startswith("lora_cli.checks")), sep=" ", file=sys.stderr)
 """
 
 

@@ -33,7 +33,7 @@ def predictions(engine: str, base: Path, corpus: Sequence[Case], out: Path) -> d
 
 def _predicted(adapter: Mapping[str, Any]) -> Predicted:
     (engine,) = adapter["engines"]
-    why = [f"{one['feature']}: {one['message']}" for one in engine["reasons"]]
+    why = [f"{one['code']}: {one['message']}" for one in adapter["findings"] if one["effects"]]
     return Predicted(Observed(engine["outcome"]), "; ".join(why))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from lora_cli.checks.serving import is_not_for_text
 from lora_cli.engines.vllm import NO_LORA
-from lora_cli.rules.features.modules import is_not_for_text
 from tests.corpus.peft_judge import quiet
 from tests.real_engines.bases import HIDDEN, VOCABULARY, write_words
 from tests.real_engines.family_oracle import Worker, working

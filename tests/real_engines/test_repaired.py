@@ -47,7 +47,7 @@ def repaired(family: str, base: Path, folder: Path) -> list[Case]:
                 )
             except LoraCliError:
                 continue
-            if made.directory is not None and made.changes and not made.after.reasons:
+            if made.directory is not None and made.changes and not made.flags:
                 found.append(replace(cases[name], name=f"{engine} {name}", directory=Path(made.directory)))
     return found
 

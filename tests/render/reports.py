@@ -1,10 +1,12 @@
 """One report with everything in it that a report can have, the same on every machine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.base.base_model import BaseModel
+from lora_cli.checks.case import Case
+from lora_cli.checks.check import Check, Problems
 from lora_cli.errors import NotFound
 from lora_cli.finding import (
     Accepted,
@@ -14,14 +16,12 @@ from lora_cli.finding import (
     Location,
     Outcome,
     Problem,
-    Reason,
     Severity,
     Skipped,
 )
 from lora_cli.judging.report import Naming, Report, validate_report
 from lora_cli.judging.result import Result
 from lora_cli.refs.reference import AdapterRef
-from lora_cli.rules.rule import Case, NotChecked, Rule
 
 HOSTILE = (
     "a\x1b[2J\u202e\n::set-output name=ok::1 ##[add-mask]x @octocat #1 <img src=x> | `x` [y](http://evil) {0} %0A,:\x00"
@@ -39,18 +39,19 @@ SEVERITIES = {
 }
 
 
-def _check(_: Case) -> Iterator[Problem | NotChecked]:
+def _check(_: Case) -> Problems:
     """One half of ``lora_A`` and ``lora_B`` is missing.
 
-    *Why is this bad?* Nothing can be
+    Nothing can be
     multiplied.
-
-    *Fix*: save it again.
     """
     yield from ()
 
 
-RULES = tuple(Rule(code, name, severity, (), _check) for code, (name, severity) in SEVERITIES.items())
+RULES = tuple(
+    Check(code, name, (), dict.fromkeys(("peft", "vllm", "sglang"), Outcome.OK), severity, "save it again", {}, _check)
+    for code, (name, severity) in SEVERITIES.items()
+)
 COMMIT = "0e9e" * 10
 NOTICES = ("known.json: 1 finding is no longer there",)
 
@@ -60,7 +61,8 @@ def finding(
 ) -> Finding:
     """What a rule found."""
     name, severity = SEVERITIES[code]
-    return Finding(code, name, severity, Problem(message, Location(file, field), hint), accepted)
+    effects = {"vllm@0.33": Outcome.REJECTS} if code == "LC302" else {}
+    return Finding(code, name, severity, Problem(message, Location(file, field), hint), accepted, effects=effects)
 
 
 def checked(
@@ -122,5 +124,4 @@ def everything() -> Report:
 
 
 def _on(engine: str, outcome: Outcome) -> EngineOutcome:
-    half = Reason(outcome, "LC302", "LC302", "there is lora_A without its lora_B", Location(WEIGHTS, "q_proj"))
-    return EngineOutcome(engine, "vLLM", "0.33", "0.33", True, "", outcome, None, (half,) if outcome else ())
+    return EngineOutcome(engine, "vLLM", "0.33", "0.33", "", outcome, None)

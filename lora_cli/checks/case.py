@@ -1,0 +1,206 @@
+"""What checks look at: ``Case``, one adapter with its base and evidence, and ``Engine``, where its modules go there."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from lora_cli.adapter.adapter import Adapter, Found
+from lora_cli.adapter.beside import Companions
+from lora_cli.adapter.config import LoraConfig
+from lora_cli.adapter.names import PAIR_PARTS, Key
+from lora_cli.base.base_model import BaseModel
+from lora_cli.engines.name_resolution import NameResolution, resolve_names
+from lora_cli.engines.profile import Profile
+from lora_cli.finding import NO_BASE, NO_VALUES, Applied, Deployment, Location, Outcome
+from lora_cli.peft.match import Application, misshapen
+from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
+from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.snapshot import RemoteFile
+from lora_cli.text import counted, cut, names
+
+if TYPE_CHECKING:
+    from lora_cli.adapter.values import TensorStats
+
+UNSERVED = ("use_bdlora", "use_qalora", "layer_replication")
+"""Fields of variants of LoRA that no engine serves, whose tensors have other shapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Data of one adapter beyond its config and header.
+
+    ``stats`` maps tensor names to statistics of their values; ``stats_reason`` says why there are none, empty if the
+    values were scanned. ``companions`` are the files next to the weights, None if no check needs them. ``ref`` is the
+    requested reference, ``commit`` its revision if it is a Hub repository. ``base`` is the base model of its own
+    config; ``base_reason`` says why there is none.
+    """
+
+    stats: Mapping[str, "TensorStats"] = field(default_factory=dict)
+    stats_reason: str = NO_VALUES
+    companions: Companions | None = None
+    ref: AdapterRef | None = None
+    commit: str = ""
+    base: BaseModel | None = None
+    base_reason: str = NO_BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One adapter, with everything that checks look at.
+
+    ``base`` is None if none was given. ``application`` sorts the adapter's modules by what PEFT would do with them.
+    ``deployment`` is how the engines are started. ``as_lora``: an engine is asked for that does not read ``peft_type``,
+    to which factors of LoRA are LoRA's.
+    """
+
+    adapter: Adapter
+    application: Application
+    evidence: Evidence = Evidence()
+    base: BaseModel | None = None
+    deployment: Deployment = field(default_factory=Deployment)
+    as_lora: bool = False
+
+    def why_missing(self, need: str) -> str:
+        """Why ``need`` (config, weights, base, values or companions) is missing; empty if it is not."""
+        foreign = f"it is {self.foreign.format.title}" if self.foreign is not None else ""
+        if need == "base":
+            return "" if self.base is not None else self.evidence.base_reason
+        if need == "values":
+            return self.evidence.stats_reason
+        if need == "companions":
+            return "" if self.evidence.companions is not None else "the files next to the weights were not read"
+        if need == "weights":
+            return "" if self.has_weights else foreign or self.adapter.unread or "the weights could not be read"
+        unread = "" if self.adapter.config is not None else f"{CONFIG} could not be read"
+        return unread if self.is_lora else foreign or unread
+
+    @property
+    def config(self) -> LoraConfig:
+        """The adapter's config, for a check that needs it."""
+        assert self.adapter.config is not None
+        return self.adapter.config
+
+    @property
+    def known_base(self) -> BaseModel:
+        """The base, for a check that needs it."""
+        assert self.base is not None
+        return self.base
+
+    @property
+    def companions(self) -> Companions:
+        """The files next to the weights, for a check that needs them."""
+        assert self.evidence.companions is not None
+        return self.evidence.companions
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether the config is that of a LoRA adapter."""
+        return self.as_lora or (self.adapter.config is not None and self.adapter.config.peft_type == "LORA")
+
+    @property
+    def foreign(self) -> Found | None:
+        """What it is where it is no LoRA adapter in PEFT's format."""
+        return None if self.as_lora else self.adapter.foreign
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the names and shapes of the tensors are known, and are in PEFT's format."""
+        return self.foreign is None and self.adapter.weights_error is None and bool(self.adapter.weight_files)
+
+    def in_weights(self, name: str = "") -> Location:
+        """The location of a tensor or a module in the weights."""
+        return Location(self.weights_file, cut(name))
+
+    def in_config(self, field: str = "") -> Location:
+        """The location of a field in the config."""
+        return Location(self.adapter.config.file if self.adapter.config is not None else CONFIG, field)
+
+    @property
+    def weights_file(self) -> str:
+        """The file that is named in findings about tensors."""
+        return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS
+
+    @property
+    def unserved_variant(self) -> str:
+        """The field of a variant of LoRA that no engine serves: shapes are not checked. Empty for all others."""
+        config = self.adapter.config
+        return next((field for field in UNSERVED if config is not None and getattr(config, field)), "")
+
+    @property
+    def misshapen(self) -> Mapping[str, list[str]]:
+        """The modules of the base whose factors have other shapes, each with the differences."""
+        return {} if self.unserved_variant else misshapen(self.application)
+
+    @property
+    def nothing_fits(self) -> bool:
+        """Whether no module fits on the base: the names or the widths of all are another model's."""
+        return not set(self.application.matched) - self.misshapen.keys()
+
+    @property
+    def other_keys(self) -> Iterator[Key]:
+        """The names of the tensors that are not factors: saved modules, trained tokens, biases."""
+        return (key for key in self.adapter.keys.values() if key.part not in PAIR_PARTS)
+
+    def tokens_beyond_vocabulary(self) -> tuple[str, Location] | None:
+        """The message and location if ``added_tokens.json`` has ids beyond the base's vocabulary."""
+        size = self.base.vocab_size if self.base is not None else None
+        companions = self.evidence.companions
+        added = (companions.added_tokens or {}) if companions is not None else {}
+        beyond = sorted(token for token, index in added.items() if size is not None and index >= size)
+        if not beyond:
+            return None
+        message = f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
+        return f"{message}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0]))
+
+    def file(self, path: str) -> RemoteFile | None:
+        """The adapter's file at ``path``, or None."""
+        return next((file for file in self.adapter.files if file.path == path), None)
+
+
+@dataclass(frozen=True, slots=True)
+class On:
+    """One engine for a case: ``placed`` is where it puts the modules (nowhere without a base or weights).
+
+    ``asked`` is False for PEFT where no engine was asked for.
+    """
+
+    profile: Profile
+    placed: NameResolution = field(default_factory=NameResolution)
+    applied: Applied | None = None
+    asked: bool = True
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+        return self.profile.engine.name
+
+    @property
+    def key(self) -> str:
+        """The engine as it was asked for."""
+        return f"{self.name}@{self.profile.requested}" if self.profile.requested else self.name
+
+    def without(self, modules: Iterable[str], *, beyond: bool = False) -> Outcome:
+        """What the engine does with ``modules``, which PEFT does not find; ``beyond``: some are in layers too many."""
+        missed, engine = set(modules), self.profile.engine
+        worst = engine.beyond if beyond else Outcome.OK
+        if not missed.isdisjoint(self.placed.unexpected):
+            worst = max(worst, engine.unexpected)
+        return worst if missed.isdisjoint(self.placed.nowhere) else max(worst, Outcome.SERVES_WRONG)
+
+
+def fitting(case: Case, on: NameResolution | None = None) -> Applied:
+    """How many modules apply by PEFT's names, or those of an engine, without those that have other widths."""
+    named, modules = (
+        (case.application.applied, case.application.matched) if on is None else (on.applied_count, on.applied)
+    )
+    return replace(named, matched=named.matched - len(case.misshapen.keys() & {*modules}))
+
+
+def on_engine(case: Case, profile: Profile) -> On:
+    """Where the engine of a profile puts the modules of the adapter."""
+    if case.base is None or not case.has_weights:
+        return On(profile)
+    if profile.engine.name == "peft":
+        return On(profile, applied=fitting(case))
+    placed = resolve_names(case.adapter, case.base, profile)
+    return On(profile, placed, fitting(case, placed))

@@ -1,0 +1,197 @@
+"""LC5xx: the values of the tensors."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from lora_cli.adapter.safetensors import TensorInfo
+from lora_cli.checks.case import Case
+from lora_cli.checks.check import WRONG, NotChecked, Problems, check
+from lora_cli.finding import NO_BASE, Problem, Severity
+from lora_cli.text import counted, cut, names
+
+if TYPE_CHECKING:
+    from lora_cli.adapter.values import Magnitude
+
+LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
+"""The largest finite value of each dtype that a model is served in."""
+
+HUGE = 10.0
+"""Root mean square from which an update dominates the base, whose weights have 0.01 to 0.05."""
+
+NEGLIGIBLE = 1e-5
+"""Root mean square below which an update has no effect: of 26 published sets of adapters the weakest has 5.7e-5."""
+
+OUTLIER = 1000.0
+"""The multiple of the median of all modules from which an update is an outlier."""
+
+FEWEST = 8
+"""The number of modules from which a median is used."""
+
+
+@check("LC501", "nonfinite-values", "weights", "values", peft=WRONG,
+       hint="the training diverged: use an earlier checkpoint")  # fmt: skip
+def nonfinite_values(case: Case) -> Problems:
+    """A tensor contains NaN or infinity.
+
+    Every engine loads it silently. One NaN makes all of a request's logits NaN, and in a shared batch or a quantised
+    cache it need not stay with that request.
+    """
+    bad = [name for name, values in case.evidence.stats.items() if values.nonfinite]
+    if bad:
+        message = f"{counted(len(bad), 'tensor contains', 'tensors contain')} NaN or infinity: {names(bad)}"
+        yield Problem(message, case.in_weights(bad[0]))
+
+
+@check("LC502", "zero-update", "weights", "values", peft=WRONG,
+       hint="it seems untrained: save it after training; were its parameters in the optimiser?")  # fmt: skip
+def zero_update(case: Case) -> Problems:
+    """A or B is zero in every module, so that the adapter changes nothing; or a saved weight is all zeros.
+
+    LoRA starts with B at zero. An adapter that was saved before training, or whose training never reached it, loads and
+    serves as the base model. A whole matrix, or DoRA's magnitude, of zeros replaces the base's own: the module no
+    longer works.
+    """
+    stats = case.evidence.stats
+    scanned = [
+        [factor.name for factor in pair.factors if factor.nbytes and factor.name in stats]
+        for pair in case.adapter.pairs.values()
+    ]
+    zeros = [next((name for name in reversed(factors) if stats[name].zero), "") for factors in scanned if factors]
+    if zeros and all(zeros) and not _has_other_tensors(case):
+        of_b = all(name.rpartition("lora_")[2].startswith(("B", "embedding_B")) for name in zeros)
+        where = "the only module" if len(zeros) == 1 else f"all {len(zeros)} modules"
+        message = f"{'B' if of_b else 'A or B'} is zero in {where}: the adapter changes nothing"
+        yield Problem(message, case.in_weights(zeros[0]))
+    matrices = {name for name, one in case.adapter.tensors.items() if len(one.shape) == 2 and one.nbytes}
+    emptied = [
+        name
+        for name, key in case.adapter.keys.items()
+        if name in stats and stats[name].zero
+        if key.part == "magnitude" or (key.part in {"saved", "base_layer"} and name in matrices)
+    ]
+    if emptied:
+        message = f"{counted(len(emptied), 'tensor')} of zeros would replace the base's: {names(emptied)}"
+        hint = "save the adapter again; with ZeRO-3 and FSDP gather the parameters first"
+        yield Problem(message, case.in_weights(emptied[0]), hint)
+
+
+def _has_other_tensors(case: Case) -> bool:
+    """Whether tensors other than factors may change the model."""
+    factors = {factor.name for pair in case.adapter.pairs.values() for factor in pair.factors}
+    return any(key.part != "unknown" for name, key in case.adapter.keys.items() if name not in factors)
+
+
+@check("LC503", "overflow", "config", "weights", "values", peft=WRONG,
+       hint="serve it in bfloat16, or use an earlier checkpoint")  # fmt: skip
+def overflow(case: Case) -> Problems:
+    """A factor, or B times the scaling, exceeds the range of the dtype in which the base is served.
+
+    Engines cast A and B to the base's dtype, and multiply the scaling into B first. In float16 everything beyond 65504
+    becomes infinity, and the request's logits NaN. Values of this size also mean that training failed.
+    """
+    beyond = list(_values_above(case, LARGEST["float16"]))
+    if not beyond:
+        return
+    dtype = case.base.dtype if case.base is not None else ""
+    if dtype not in LARGEST:
+        why = NO_BASE if case.base is None else "the base's config has no known dtype"
+        yield NotChecked(f"{cut(beyond[0][0])} exceeds float16, and the dtype used for serving is unknown: {why}")
+        return
+    too_large = list(_values_above(case, LARGEST[dtype]))
+    if too_large:
+        name, value = too_large[0]
+        yield Problem(
+            f"{counted(len(too_large), 'tensor has', 'tensors have')} values up to {value:.3g} once scaled, but "
+            f"the maximum of {dtype} is {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
+            case.in_weights(name),
+        )
+
+
+def _values_above(case: Case, most: float) -> Iterator[tuple[str, float]]:
+    """The factors with a value above ``most`` as engines store them, B times its scaling: (tensor, value)."""
+    by_module = case.application.scales
+    for pair in case.adapter.pairs.values():
+        scale = by_module.get(pair.module)
+        for factor, scaling in ((pair.a, 1.0), (pair.b, abs(scale.scaling) if scale is not None else 1.0)):
+            magnitude = _magnitude(case, factor)
+            if factor is not None and magnitude is not None and magnitude.largest * max(1.0, scaling) > most:
+                yield factor.name, magnitude.largest * max(1.0, scaling)
+
+
+def _magnitude(case: Case, factor: TensorInfo | None) -> "Magnitude | None":
+    """The magnitude of a factor, None if it was not measured."""
+    stats = case.evidence.stats.get(factor.name) if factor is not None else None
+    return stats.magnitude if stats is not None else None
+
+
+@check("LC504", "huge-update", "config", "weights", "values",
+       hint="check lora_alpha, use_rslora and how it was trained; use an earlier checkpoint")  # fmt: skip
+def huge_update(case: Case) -> Problems:
+    """The update ``s * B @ A`` of a module may be larger than any base's weights, or far larger than all others.
+
+    The training diverged in that module, or the scaling is not the one it was trained with: the adapter overwhelms the
+    base and its output is noise. The bound ``|s| * norm(B) * norm(A)``, spread over the elements of the update, is
+    compared with 10 (a base's weights have a root mean square of 0.01 to 0.05), and with the median of the modules.
+    """
+    updates = dict(_updates(case))
+    usual = sorted(updates.values())[len(updates) // 2] if len(updates) >= FEWEST else math.inf
+    huge = {module: size for module, size in updates.items() if size > HUGE or (usual and size > OUTLIER * usual)}
+    if huge:
+        worst_first = sorted(huge, key=lambda module: -huge[module])
+        size = huge[worst_first[0]]
+        beside = f", {size / usual:.3g} times the median" if usual and not math.isinf(usual) else ""
+        yield Problem(
+            f"the update of {counted(len(huge), 'module')} may have a root mean square of {size:.3g}"
+            f"{beside}: {names(worst_first)}",
+            case.in_weights(worst_first[0]),
+        )
+
+
+@check("LC505", "negligible-update", "config", "weights", "values", floor=Severity.ERROR,
+       hint="check lora_alpha and the learning rate; save it after training")  # fmt: skip
+def negligible_update(case: Case) -> Problems:
+    """The update ``s * B @ A`` is too small in every module to change the model's output.
+
+    It loads and serves as the base model: it was hardly trained, or is scaled to nothing.
+    """
+    updates, stats = dict(_updates(case)), case.evidence.stats
+    factors = [factor for pair in case.adapter.pairs.values() for factor in pair.factors if factor.name in stats]
+    narrow = [one for one in factors if stats[one.name].magnitude is None and not stats[one.name].nonfinite]
+    if narrow and not updates:
+        yield NotChecked(f"the size of an update in {narrow[0].dtype} is unknown")
+    if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _has_other_tensors(case):
+        first = max(updates, key=lambda module: updates[module])
+        size = f"the largest update has a root mean square of at most {updates[first]:.3g}"
+        yield Problem(f"{size}, but trained adapters have more than 5e-05", case.in_weights(first))
+
+
+@check("LC506", "untrained-part", "weights", "values", floor=Severity.NOTE,
+       hint="remove them from target_modules, or train them")  # fmt: skip
+def untrained_part(case: Case) -> Problems:
+    """B is zero in some modules, and not in the others.
+
+    These modules change nothing. Training did not reach them: an encoder whose inputs have no gradient under gradient
+    checkpointing (``enable_input_require_grads()``), or a part that the training never ran. Experts are ignored,
+    because a router may never select one.
+    """
+    zero = {
+        module: case.evidence.stats[pair.b.name].zero
+        for module, pair in case.adapter.pairs.items()
+        if pair.b is not None and pair.b.name in case.evidence.stats and ".experts." not in f".{module}."
+    }
+    untrained = [module for module, is_zero in zero.items() if is_zero]
+    if untrained and len(untrained) < len(zero):
+        message = f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: {names(untrained)}"
+        yield Problem(message, case.in_weights(untrained[0]))
+
+
+def _updates(case: Case) -> Iterator[tuple[str, float]]:
+    """An upper bound of the root mean square of each module's update, if both factors were measured."""
+    scales = case.application.scales
+    for module, pair in case.adapter.pairs.items():
+        first, second = _magnitude(case, pair.a), _magnitude(case, pair.b)
+        d_in, d_out = pair.widths
+        if module in scales and d_in and d_out and first is not None and second is not None:
+            factor = abs(scales[module].scaling) / math.sqrt(d_in * d_out)
+            yield module, factor * first.norm * second.norm

@@ -1,0 +1,122 @@
+"""The builder of adapters that are wrong in one way each, from the cases beside it."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tests.making import (
+    NAMES,
+    Q_PROJ,
+    Raw,
+    llama_modules,
+    lora_config,
+    lora_tensors,
+    raw,
+    write_base_config,
+    write_safetensors,
+)
+
+FIELDS = {
+    "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
+    "torch_save", "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect",
+    "skipped", "applied", "says", "hint", "ref", "engine", "deployment", "engines",
+    "name", "base_repository",
+}  # fmt: skip
+
+
+def all_cases(of: str) -> Iterator[Mapping[str, Any]]:
+    """The cases of ``rules``, or those for all ``engines``."""
+    folder = Path(__file__).parent / "cases"
+    for file in sorted((folder if of == "rules" else folder / "serving").glob("*.yaml")):
+        yield from yaml.load(file.read_text(), yaml.CSafeLoader)
+
+
+def base_directory(case: Mapping[str, Any], directory: Path) -> Path:
+    """The base of the case's family, with the fields that the case gives."""
+    if repository := case.get("base_repository"):
+        directory /= f"models--{repository.replace('/', '--')}/snapshots/{'5' * 40}"
+    written = write_base_config(directory, case.get("base", "llama"))
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | case.get("base_config", {})))
+    return written
+
+
+def made(case: Mapping[str, Any], directory: Path) -> None:
+    """The adapter of the case: a good one, then changed as the case says."""
+    assert case.keys() <= FIELDS, f"{case['case']} has an unknown field"
+    directory.mkdir(parents=True)
+    how = dict(case.get("adapter", {}))
+    modules = chosen_modules(how.pop("modules", None), how.pop("layers", 2))
+    r, ranks, prefix = how.pop("r", 4), how.pop("ranks", None), how.pop("prefix", "base_model.model.")
+    dtype = how.pop("dtype", "float32")
+    assert not how, f"{case['case']} has an unknown field in adapter"
+    tensors = lora_tensors(modules, r=r, ranks=ranks, dtype=dtype, prefix=prefix)
+    tensors |= {name: tensor(spec) for name, spec in case.get("tensors", {}).items()}
+    tensors = {renamed(name, case.get("rename", {})): one for name, one in tensors.items()}
+    for part, value in case.get("fill", {}).items():
+        filled = {name: raw(np.full(one.shape, value), dtype) for name, one in tensors.items() if part in name}
+        assert filled, f"{case['case']} fills no tensor"
+        tensors |= filled
+    for name in case.get("drop", ()):
+        del tensors[name]
+    write_safetensors(directory / "adapter_model.safetensors", tensors)
+    fields = lora_config(modules, r=r) | scope(modules, case) | case.get("config", {})
+    for name in case.get("remove", ()):
+        del fields[name]
+    (directory / "adapter_config.json").write_text(json.dumps(fields))
+    change_files(case, directory)
+
+
+def scope(modules: Mapping[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    """Small adapters are on one layer only: unless the case says otherwise, the config of those says so."""
+    layers = {int(part) for module in modules for part in module.split(".") if part.isdecimal()}
+    return {} if "scope" in case or len(layers) != 1 else {"layers_to_transform": sorted(layers)}
+
+
+def chosen_modules(spec: Any, layers: int) -> Mapping[str, tuple[int, int]]:
+    if spec is None:
+        return {Q_PROJ: (64, 64)}
+    if spec == "all":
+        return llama_modules(layers=layers)
+    return {} if spec == "none" else {module: tuple(shape) for module, shape in spec.items()}
+
+
+def tensor(spec: Any) -> Raw:
+    dtype, shape = (spec["dtype"], spec["shape"]) if isinstance(spec, dict) else (NAMES["float32"], spec)
+    if dtype == NAMES["float32"]:
+        return raw(np.full(shape, 0.02))
+    return Raw(dtype, tuple(shape), b"\1" * int(np.prod(shape)))
+
+
+def renamed(name: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
+        name = name.replace(old, new)
+    return name
+
+
+def change_files(case: Mapping[str, Any], directory: Path) -> None:
+    for old, new in case.get("torch_save", {}).items():
+        import torch
+        from safetensors.torch import load_file
+
+        torch.save(load_file(directory / old), directory / new)
+        (directory / old).unlink()
+    for name in case.get("delete", ()):
+        (directory / name).unlink()
+    for old, new in case.get("rename_file", {}).items():
+        (directory / old).rename(directory / new)
+    for name, text in case.get("write", {}).items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("latin-1") if isinstance(text, str) else text)
+    for name, size in case.get("truncate", {}).items():
+        os.truncate(directory / name, size if size >= 0 else (directory / name).stat().st_size + size)
+    for name, target in case.get("link", {}).items():
+        (directory / name).symlink_to(target)
+    for name in case.get("fifo", ()):
+        os.mkfifo(directory / name)

@@ -1,0 +1,62 @@
+"""Which profile a name and a version mean, and the profiles as data."""
+
+import pytest
+
+from lora_cli.engines import ENGINES, choose_engine
+from lora_cli.errors import UsageError
+
+NEWEST = ENGINES["vllm"].versions[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "note", "proven"),
+    [
+        ("vllm", NEWEST, "", True),
+        ("vllm@0.32", "0.32", "", True),
+        ("vllm@0.32.1", "0.32", "", True),
+        ("vLLM@v0.31.0rc1+cu129", "0.31", "", True),
+        ("vllm@0.40", NEWEST, f"newer than the newest profile: validated as {NEWEST}", True),
+        ("vllm@1", NEWEST, f"newer than the newest profile: validated as {NEWEST}", True),
+        ("vllm@0.11.2", "0.31", "older than the oldest profile (0.31), which is used instead and may differ", False),
+        ("sglang@0.5.23", "0.5.23", "", True),
+        (
+            "sglang@0.5.9",
+            "0.5.23",
+            "older than the oldest profile (0.5.23), which is used instead and may differ",
+            False,
+        ),
+        ("peft@0.21.2", "0.21", "", True),
+    ],
+)
+def test_a_version_means_a_profile(text: str, version: str, note: str, proven: bool) -> None:
+    profile = choose_engine(text)
+
+    assert (profile.version, profile.note, profile.proven) == (version, note, proven)
+
+
+def test_a_version_between_two_profiles_is_judged_by_the_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    gap = replace(ENGINES["vllm"], versions=("0.31", "0.33"))
+    monkeypatch.setattr("lora_cli.engines.ENGINES", {"vllm": gap})
+
+    profile = choose_engine("vllm@0.32.2")
+
+    assert (profile.version, profile.note) == ("0.31", "between two profiles: validated as 0.31")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("vlm", "did you mean vllm?"), ("vllm==0.33", "did you mean vllm@0.33?"), ("x", "known: peft"), ("", "known")],
+)
+def test_an_unknown_engine_is_an_error_with_the_nearest_name(text: str, hint: str) -> None:
+    with pytest.raises(UsageError, match="unknown engine") as caught:
+        choose_engine(text)
+    assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("text", ["vllm@", "vllm@latest", "vllm@x0.3"])
+def test_a_version_that_is_none_is_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a version of vLLM") as caught:
+        choose_engine(text)
+    assert caught.value.hint == f"for example vllm@{NEWEST}"
