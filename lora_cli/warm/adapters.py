@@ -139,17 +139,20 @@ class Adapters:
         state = AdapterState(request, by_client=True)
         if before is not None:
             state.request = replace(request, pinned=before.request.pinned)
-            await self.ensure_loaded(state)
-            self._states[request.name] = state
-            await self._drop(before)
         else:
             self._states[request.name] = state
-            try:
-                await self.ensure_loaded(state)
-            except LoraCliError:
-                if self._states.get(request.name) is state:
-                    del self._states[request.name]
-                raise
+        try:
+            await self.ensure_loaded(state)
+        except LoraCliError:
+            if self._states.get(request.name) is state:
+                del self._states[request.name]
+            raise
+        if self._states.get(request.name) is not (before or state):
+            await self._drop(state)
+            raise NotFound(f"{request.name} was unloaded while it was loaded")
+        self._states[request.name] = state
+        if before is not None:
+            await self._drop(before)
         self._tell("registered", request.name, str(request.source), state.request.pinned)
 
     async def remove(self, name: str) -> None:
