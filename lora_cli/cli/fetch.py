@@ -98,7 +98,7 @@ class FetchOptions:
     prune: bool = into(
         "--prune", "With --publish: remove published adapters that are not in the manifest.", default=False
     )
-    base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default="")
+    base_name: str = into("--base-name NAME", "With --publish: the base model's name in the engine.", default="")
     include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated.")
     allow_pickle: options.AllowPickle = False
     policy: options.PolicyFile = None
@@ -316,7 +316,7 @@ def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions, 
             "--to and --publish cannot be used together", hint="fetch twice: the second fetch uses the cache"
         )
     if chosen.publish is not None:
-        served = chosen.base or _repository(requests)
+        served = chosen.base_name or _repository(requests)
         published = folders("--publish", chosen.publish, requests, by_name=True)
         return Destination(store, published, settings, published=True, served=served)
     targets = None if chosen.to is None else folders("--to", chosen.to, requests, by_name=not requests.alone)
@@ -336,7 +336,7 @@ def unchecked_base_warning(requests: FetchRequests, destination: Destination) ->
     base = requests.manifest.base if requests.manifest is not None else None
     is_path = base is not None and base.scheme == "file"
     why = "no base is set" if base is None else f"the manifest's base is {'a path' if is_path else base}"
-    return f"the base was not checked for publishing: {why}; set --base NAME to the engine's --model"
+    return f"the base was not checked for publishing: {why}; set --base-name NAME to the engine's --model"
 
 
 def folders(option: str, folder: str, requests: FetchRequests, *, by_name: bool) -> list[Path]:
