@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lora_cli.base.base_model import BaseModel
     from lora_cli.documents.manifest import AdapterSet, EngineSpec
     from lora_cli.engines import Profile
-    from lora_cli.judging.base_model import Bases
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """Defaults: the most slots on the device, and the most adapters in memory."""
@@ -311,26 +310,14 @@ def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Pa
 def base_model(
     named: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None, option: str = "--base"
 ) -> "BaseModel":
-    """The base model of a path or reference, by the ``locked`` config where there is one.
-
-    An unknown family is read with transformers, if installed.
-    """
-    from lora_cli.base.from_transformers import base_from_transformers
+    """The base model of a path or reference, by the ``locked`` config where there is one."""
     from lora_cli.judging.base_model import open_base
 
     try:
-        return open_base(named, settings, fallback=base_from_transformers, locked=locked)
+        return open_base(named, settings, locked=locked)
     except (NotFound, AccessDenied, Unreachable) as error:
         hint = f"this is the base model: {option} also takes a folder or a config.json; {error.hint}"
         raise type(error)(error.message, hint=hint) from error
-
-
-def own_bases(settings: Settings, *, tp: int = 1, way: str = "set --base DIR") -> "Bases":
-    """The base model of each adapter's own config; an unknown family is read with transformers, if installed."""
-    from lora_cli.base.from_transformers import base_from_transformers
-    from lora_cli.judging.base_model import Bases
-
-    return Bases(settings, base_from_transformers, tp=tp, way=way)
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:
@@ -390,39 +377,15 @@ class FetchRequests:
     alone: bool = False
     base: Request | None = None
 
+    @property
+    def every(self) -> tuple[Request, ...]:
+        """The adapters, and the base if it is asked for."""
+        return (*self.adapters, *((self.base,) if self.base is not None else ()))
+
     def key(self, request: Request) -> str:
         """The sort key for shards: the name in the manifest, else the reference."""
         named = self.manifest is not None or request.invalid is not None
         return request.name if named else str(request.source)
-
-
-@dataclass(frozen=True, slots=True)
-class LockFlags:
-    """The options for a manifest's lock. ``some``: only some of its adapters are named on the command line."""
-
-    locked: bool = False
-    check: bool = False
-    upgrade: bool = False
-    some: bool = False
-
-    @property
-    def given(self) -> list[str]:
-        """The names of the given options."""
-        return [name for name in ("locked", "check", "upgrade") if getattr(self, name)]
-
-
-def check_lock_flags(flags: LockFlags, manifest: Path | None, selection: Selection) -> None:
-    """Checks that the flags are compatible.
-
-    Raises:
-        UsageError: they are not.
-    """
-    if manifest is None and flags.given:
-        raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
-    if len(flags.given) > 1:
-        raise UsageError("--{} and --{} cannot be used together".format(*flags.given), hint="remove one of them")
-    if flags.locked and selection.include:
-        raise UsageError("--locked uses the files of the lock", hint="remove --include")
 
 
 def fetch_requests(refs: Sequence[str], manifest: Path | None, selection: Selection) -> FetchRequests:

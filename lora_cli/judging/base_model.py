@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.families import UnknownArchitecture, base_from_config
 from lora_cli.errors import AccessDenied, LoraCliError, Offline, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import open_files
@@ -25,44 +24,30 @@ from lora_cli.text import cut, safe
 
 if TYPE_CHECKING:
     from lora_cli.adapter.safetensors import TensorInfo
-    from lora_cli.base.reading import Fallback
 
 _OPENING = threading.Lock()
 """Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
 
 
-def open_base(
-    base: str | AdapterRef,
-    settings: Settings,
-    *,
-    fallback: "Fallback | None" = None,
-    locked: LockedAdapter | None = None,
-) -> BaseModel:
+def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapter | None = None) -> BaseModel:
     """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
 
-    Only its config is read, never weights. ``fallback`` builds a model of an unknown family. The
-    config of a ``locked`` base is that of the lock, and nothing is asked.
+    Only its config is read, never weights. The config of a ``locked`` base is that of the lock, and nothing is asked.
 
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
     """
-    from lora_cli.base.reading import read_base
+    from lora_cli.base.reading import base_of, read_base
 
     ref = ref_of(base)
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     if locked is not None:
-        config = json_object(locked.config.encode(), BASE_CONFIG)
-        try:
-            model = base_from_config(config, name)
-        except UnknownArchitecture:
-            if fallback is None:
-                raise
-            model = fallback(config)
+        model = base_of(json_object(locked.config.encode(), BASE_CONFIG), name)
     else:
         is_file = ref.scheme == "file" and Path(ref.location).is_file()
         try:
             files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
-            model = read_base(files or Path(ref.location), name, fallback=fallback)
+            model = read_base(files or Path(ref.location), name)
         except Offline as error:
             hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
             raise Offline(error.message, hint=hint) from error
@@ -72,13 +57,11 @@ def open_base(
 class Bases:
     """Base models by the names in adapters' configs, each opened once; ``tp`` is the engine's tensor-parallel size.
 
-    ``fallback`` builds a model of an unknown family. ``way`` is how the user can name a base.
+    ``way`` is how the user can name a base.
     """
 
-    def __init__(
-        self, settings: Settings, fallback: "Fallback | None" = None, *, tp: int = 1, way: str = "set --base DIR"
-    ) -> None:
-        self._settings, self._fallback, self._tp, self._way = settings, fallback, tp, way
+    def __init__(self, settings: Settings, *, tp: int = 1, way: str = "set --base DIR") -> None:
+        self._settings, self._tp, self._way = settings, tp, way
         self._known: dict[str, tuple[BaseModel | None, str]] = {}
 
     def of(self, config: LoraConfig | None) -> tuple[BaseModel | None, str]:
@@ -97,7 +80,7 @@ class Bases:
                 try:
                     # The author of the adapter chose the base, not the user.
                     gate.refuse(Request("", ref_of(name)), self._settings)
-                    self._known[name] = open_base(name, self._settings, fallback=self._fallback), ""
+                    self._known[name] = open_base(name, self._settings), ""
                 except LoraCliError as error:
                     enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
                     self._known[name] = None, f"base unchecked: {error.message}; {self._way}{enough}"
