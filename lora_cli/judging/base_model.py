@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,39 @@ def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapt
             hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
             raise Offline(error.message, hint=hint) from error
     return replace(model, repository=repository_of(ref))
+
+
+def infer_base(requests: Sequence[Request], settings: Settings, command: str) -> str:
+    """The repository or folder that the adapters' configs name, for a ``command`` that needs a base.
+
+    Raises:
+        UsageError: the configs have no base, several, or one that is neither a Hub repository nor a local folder.
+        Refused: a policy does not allow the base.
+        LoraCliError: none of the adapters can be read.
+    """
+    from lora_cli.judging.inspection import inspect_one
+    from lora_cli.judging.read import each
+
+    hint = "--base DIRECTORY, config.json or ORG/NAME"
+    named, errors = dict[str, str](), list[LoraCliError]()
+    for one in each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings):
+        config = one.adapter.config if one.adapter is not None else None
+        if config is not None and config.base_model_name_or_path:
+            named.setdefault(config.base_model_name_or_path, one.name)
+        if one.error is not None:
+            errors.append(one.error)
+    if len(named) > 1:
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
+    if not named:
+        raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
+    base = next(iter(named))
+    if not (hub_words(base) or os.path.isdir(base)):  # noqa: PTH112 - a name that no system takes is no folder
+        why = f"{safe(cut(base))} of the config is not on this machine"
+        raise UsageError(f"{command} needs a base model: {why}", hint=hint)
+    # The author of the adapter chose it, not the user.
+    gate.refuse(Request("", ref_of(base)), settings)
+    return base
 
 
 class Bases:
