@@ -31,8 +31,8 @@ POLICY = (
 )
 ABOUT_SETTINGS = (
     "Each can be set in three places; the last one wins: the settings file (`$XDG_CONFIG_HOME/lora-cli/config.toml`, "
-    "or `--config FILE`), the variable `LORA_CLI_<KEY>`, and, where a command has it, the flag. Only the file has "
-    "`[[sources]]`. A path in the file is relative to it; `~` is your home.",
+    "or the one that `LORA_CLI_CONFIG` names), the variable `LORA_CLI_<KEY>`, and, where a command has it, the flag. "
+    "Only the file has `[[sources]]`. A path in the file is relative to it; `~` is your home.",
     "A variable that begins with `LORA_CLI_` and belongs to no setting and no option ([all of them](cli.md)) is an "
     "error in every command: it is misspelt, or of another version, and what it was set for would not happen. The "
     "message names each with the nearest known one (exit 2). What Kubernetes sets for a Service called lora-cli is "

@@ -5,16 +5,15 @@ An error that ends a command is a ``LoraCliError`` here, with that command's exi
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_cli.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from lora_cli.adapter.adapter import Adapter
-    from lora_cli.base.base_model import BaseModel
     from lora_cli.judging.read import One
     from lora_cli.judging.result import Result
     from lora_cli.refs.snapshot import Snapshot
@@ -125,8 +124,8 @@ def validate(
     profiles = tuple(map(choose_engine, words_of([engines] if isinstance(engines, str) else engines)))
     check_max_lora_rank(profiles, max_lora_rank)
     terms = Terms(
-        None if base in {None, "none"} else open_base(os.fspath(base), settings, fallback=_from_transformers),
-        Bases(settings, _from_transformers) if base is None else None,
+        None if base in {None, "none"} else open_base(os.fspath(base), settings),
+        Bases(settings) if base is None else None,
         values=values,
         rules=choose(pinned=settings.require_pinned),
         engines=profiles,
@@ -157,9 +156,3 @@ def _settings(cache_dir: str | Path | None, *, offline: bool) -> Settings:
 
         settings = replace(settings, policies=(read_policy(Path(policy)),))
     return settings
-
-
-def _from_transformers(config: Mapping[str, Any]) -> "BaseModel":
-    from lora_cli.base.from_transformers import base_from_transformers
-
-    return base_from_transformers(config)

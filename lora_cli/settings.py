@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy
     from lora_cli.documents.source_rules import SourceRule
 
-RESOLVE, RESOLVE_TIMEOUT, API_KEY = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT", "LORA_CLI_API_KEY"
-"""Variables without an option: of the plugins in engines, and the bearer token of a server."""
+CONFIG, API_KEY = "LORA_CLI_CONFIG", "LORA_CLI_API_KEY"
+RESOLVE, RESOLVE_TIMEOUT = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT"
+"""Variables without an option: the settings file, the bearer token of a server, and of the plugins in engines."""
 
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000
@@ -145,20 +146,20 @@ SETTINGS: Mapping[str, Setting] = {
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """The settings that four layers make: defaults < file < environment < flag.
 
-    ``flags`` holds option names with underscores (``cache_dir``, ``offline``, ``config``, …), None for "not given";
-    names that are not global options are ignored. The file is ``config`` or ``LORA_CLI_CONFIG``, which then must
-    be readable, else ``$XDG_CONFIG_HOME/lora-cli/config.toml`` if it is. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` (or
+    ``flags`` holds option names with underscores (``cache_dir``, ``offline``, …), None for "not given"; names that are
+    not global options are ignored. The file is ``LORA_CLI_CONFIG``, which then must be readable, else
+    ``$XDG_CONFIG_HOME/lora-cli/config.toml`` if it is. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` (or
     ``TRANSFORMERS_OFFLINE``) count as environment, below our own names. An empty variable is as good as none.
 
     Raises:
         UsageError: a value or key that is wrong, with the layer, file and line that it is in.
     """
-    named = flags.get("config") or environ.get("LORA_CLI_CONFIG")
+    named = environ.get(CONFIG)
     file = _expand(Path(named), environ) if named else _xdg(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
     fields: dict[str, Any] = {"cache_dir": _xdg(environ, "XDG_CACHE_HOME", ".cache")}
     text, unreadable = _config_text(file)
     if text is None and named:
-        raise UsageError(unreadable or f"there is no settings file {file}", hint="check --config or LORA_CLI_CONFIG")
+        raise UsageError(unreadable or f"there is no settings file {file}", hint=f"check {CONFIG}")
     from_file = {} if text is None else _file_layer(file, text, environ)
     variables: dict[str, Any] = {}
     if environ.get("HF_ENDPOINT"):

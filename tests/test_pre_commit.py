@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lora_cli.cli.adapter_selection import changed_adapters
 from lora_cli.cli.main import main
+from lora_cli.fetching.local_adapters import changed_adapters
 from tests.conftest import ROOT
 
 HOOKS = ROOT / ".pre-commit-hooks.yaml"

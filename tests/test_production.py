@@ -39,7 +39,7 @@ def test_the_example_is_valid_by_the_published_schema_and_shows_every_kind_of_ru
     assert parsed.base.pinned
     assert parsed.policy is not None
     assert parsed.policy.require_pinned
-    sources = load_settings({"config": SETTINGS}, {"HOME": "/nowhere"}).sources
+    sources = load_settings({}, {"HOME": "/nowhere", "LORA_CLI_CONFIG": str(SETTINGS)}).sources
     for rule in ("token_env", "profile", "endpoint_url", "region", "requester_pays"):
         assert any(getattr(source, rule) for source in sources), rule
 

@@ -150,7 +150,7 @@ def test_odd_values_of_a_file_are_told_and_not_repeated(environ: dict[str, str],
 
 def test_a_named_file_must_exist(environ: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no settings file .*nowhere\.toml"):
-        load_settings({"config": tmp_path / "nowhere.toml"}, environ)
+        load_settings({}, environ | {"LORA_CLI_CONFIG": str(tmp_path / "nowhere.toml")})
 
 
 @pytest.fixture
@@ -171,10 +171,9 @@ def test_a_file_in_the_usual_place_that_cannot_be_read_is_left_out(environ: dict
 
 
 def test_a_file_that_was_named_and_cannot_be_read_is_an_error(environ: dict[str, str], unreadable: Path) -> None:
-    for flags, variables in (({"config": unreadable}, {}), ({}, {"LORA_CLI_CONFIG": str(unreadable)})):
-        with pytest.raises(UsageError, match="cannot be read") as caught:
-            load_settings(flags, environ | variables)
-        assert "--config" in caught.value.hint
+    with pytest.raises(UsageError, match="cannot be read") as caught:
+        load_settings({}, environ | {"LORA_CLI_CONFIG": str(unreadable)})
+    assert "LORA_CLI_CONFIG" in caught.value.hint
 
 
 @pytest.mark.parametrize(("words", "told"), [(["--verbose"], 1), ([], 0), (["--quiet"], 0)])

@@ -6,7 +6,8 @@
 - lines: of every text file that git tracks (in an sdist: that is there), without lock files and the models in
   tests/recorded/world. A package is a folder of lora_cli with all below it; ``top`` is what lies beside the packages.
 - modules and functions: ``.py`` files of lora_cli, and every ``def`` in them, also methods and nested ones.
-- options: what the help of each command offers, with a short name or without. Global ones count once, ``--help`` never.
+- options: what the help of each command offers, with a short name or without. Global ones count once, ``--help`` and
+  what typer adds for completion never.
 - words: what blanks separate in README.md and docs/*.md; a page whose third line says so is generated.
 """
 
@@ -25,6 +26,7 @@ SIZES = ROOT / "size.toml"
 FOLDERS = ("lora_cli", "tests", "docs", "manifests", "benchmarks", "tools")
 MODELS = "tests/recorded/world/"
 GENERATED = "Generated from "
+COMPLETION = ("install_completion", "show_completion")
 SECONDS = "tests.make_test_seconds"
 """A machine may be busy: it has a ceiling, and nothing fails above it."""
 
@@ -87,7 +89,7 @@ def count_options() -> int:
     def offered(command: Any) -> set[str]:
         context = command.make_context("lora-cli", [], resilient_parsing=True)
         shown = [one for one in command.get_params(context) if one.get_help_record(context) is not None]
-        return {one.name for one in shown if one.param_type_name == "option" and "--help" not in one.opts}
+        return {one.name for one in shown if one.param_type_name == "option"} - {"help", *COMPLETION}
 
     def own(command: Any) -> int:
         children = getattr(command, "commands", {}).values()

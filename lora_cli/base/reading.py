@@ -1,6 +1,6 @@
 """A base model, read from its source by its ``config.json``. Never weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,29 @@ from lora_cli.errors import FormatError, MachineError, NotFound
 from lora_cli.refs.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
 from lora_cli.sources.files import Files, read_beginning
 
-Fallback = Callable[[Mapping[str, Any]], BaseModel]
-"""Builds a base model from a config of an unknown family."""
+
+def base_of(config: Mapping[str, Any], name: str) -> BaseModel:
+    """The base model of a config; of a family that is not ours as transformers builds it, if that is installed.
+
+    Raises:
+        MissingExtra: transformers or torch is not installed.
+        UnknownArchitecture: transformers does not know the family either.
+        FormatError: it is no model's config.
+    """
+    try:
+        return base_from_config(config, name)
+    except UnknownArchitecture:
+        from lora_cli.base.from_transformers import base_from_transformers
+
+        return base_from_transformers(config)
 
 
-def read_base(place: Files | Path, name: str, *, fallback: Fallback | None = None) -> BaseModel:
+def read_base(place: Files | Path, name: str) -> BaseModel:
     """The base model by the ``config.json`` in ``place``, or by a config that is a local file.
-
-    ``fallback`` is called with a config of an unknown family.
 
     Raises:
         NotFound: there is no config.
-        UnknownArchitecture: it is of an unknown family, and there is no ``fallback``.
-        FormatError: it is malformed, too large, or no model's.
+        FormatError: it is malformed, too large, or no model's; else as ``base_of``.
         LoraCliError: what the source raises.
     """
     if isinstance(place, Files):
@@ -33,14 +43,7 @@ def read_base(place: Files | Path, name: str, *, fallback: Fallback | None = Non
     if config is None:
         hint = "a base model is a folder with its config.json, and no adapter"
         raise NotFound(f"{name} contains no {BASE_CONFIG}", hint=hint)
-    try:
-        return base_from_config(config, name)
-    except UnknownArchitecture as unknown:
-        if fallback is not None:
-            return fallback(config)
-        way = "pip install 'lora-cli[models]' for all architectures"
-        hint = f"{unknown.hint} or {way}" if unknown.hint else way
-        raise UnknownArchitecture(unknown.reason, where=unknown.where, hint=hint) from unknown
+    return base_of(config, name)
 
 
 def read_config(files: Files) -> dict[str, Any] | None:

@@ -1,30 +1,26 @@
 """The inputs of a command: adapters, base, engines and limits, from the command line and the manifest."""
 
-import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lora_cli.cli.output import inform
-from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
-from lora_cli.fetching.file_selection import adapter_folders, is_adapter_file
+from lora_cli.errors import AccessDenied, NotFound, Unreachable, UsageError
+from lora_cli.fetching.local_adapters import adapters_in, from_refs
 from lora_cli.finding import Deployment
 from lora_cli.redaction import without_secrets
-from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
 from lora_cli.refs.lock import THE_BASE, LockedAdapter, ref_at
-from lora_cli.refs.reference import AdapterRef, hub_words, is_path, parse, training_run
+from lora_cli.refs.reference import AdapterRef, is_path, parse
 from lora_cli.refs.request import BASE, Request, Selection
 from lora_cli.settings import Settings
-from lora_cli.text import counted, cut, did_you_mean, names, safe, words_of
+from lora_cli.text import counted, did_you_mean, names, safe, words_of
 
 if TYPE_CHECKING:
     from lora_cli.base.base_model import BaseModel
     from lora_cli.documents.manifest import AdapterSet, EngineSpec
     from lora_cli.engines import Profile
-    from lora_cli.judging.base_model import Bases
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """Defaults: the most slots on the device, and the most adapters in memory."""
@@ -186,115 +182,6 @@ def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: i
     )
 
 
-def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
-    """``inputs`` with a base: the given one, else the repository or folder in the adapters' configs.
-
-    Raises:
-        UsageError: the configs have no base, several, or one that is neither a Hub repository nor a local folder.
-        Refused: a policy does not allow the base.
-        LoraCliError: none of the adapters can be read.
-    """
-    if inputs.base:
-        return inputs
-    from lora_cli.fetching import gate
-    from lora_cli.judging.inspection import inspect_one
-    from lora_cli.judging.read import each
-    from lora_cli.refs.reference import ref_of
-
-    hint = "--base DIRECTORY, config.json or ORG/NAME"
-    named, errors = dict[str, str](), list[LoraCliError]()
-    requests = inputs.to_validate(settings)
-    for one in each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings):
-        config = one.adapter.config if one.adapter is not None else None
-        if config is not None and config.base_model_name_or_path:
-            named.setdefault(config.base_model_name_or_path, one.name)
-        if one.error is not None:
-            errors.append(one.error)
-    if len(named) > 1:
-        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
-        raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
-    if not named:
-        raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
-    base = next(iter(named))
-    if not (hub_words(base) or os.path.isdir(base)):  # noqa: PTH112 - a name that no system takes is no folder
-        raise UsageError(
-            f"{command} needs a base model: {safe(cut(base))} of the config is not on this machine", hint=hint
-        )
-    # The author of the adapter chose it, not the user.
-    gate.refuse(Request("", ref_of(base)), settings)
-    inform(f"base: {base} (from the adapter's config)", settings)
-    return replace(inputs, base=base)
-
-
-def from_refs(refs: Sequence[str]) -> tuple[Request, ...]:
-    """Each adapter of the REFs once; invalid references are kept, and reported when they are used.
-
-    A file of an adapter stands for its folder: pre-commit hooks and shell globs pass files.
-    """
-    found: dict[str, bool] = {}
-    for ref in refs:
-        path = Path(ref)
-        found |= adapters_in(str(path.parent) if is_adapter_file(path.name) and path.is_file() else ref)
-    return tuple(
-        Request(without_secrets(one), one, selection=Selection(latest=is_run)) for one, is_run in found.items()
-    )
-
-
-def adapters_in(text: str) -> dict[str, bool]:
-    """The adapters in a local folder, and whether each is a training run. Any other REF is one: its source lists it.
-
-    Hidden folders are not entered; a link to a folder is an adapter, or is not entered.
-    """
-    if run := training_run(text):
-        return {run: True}
-    folders = adapter_folders(_adapter_files(text)) if os.path.isdir(text) else {}  # noqa: PTH112 - never raises
-    return {f"{text.rstrip('/')}/{one}" if one else text: is_run for one, is_run in folders.items()} or {text: False}
-
-
-def _adapter_files(top: str) -> Iterator[str]:
-    """The paths of configs and weights below a folder; what is inside of an adapter is not looked at.
-
-    A folder that cannot be read is taken for an adapter, which then says so.
-    """
-    unreadable: list[OSError] = []
-    for folder, inside, files in os.walk(top, onerror=unreadable.append):
-        here, found = Path(folder), [name for name in files if is_adapter_file(name)]
-        is_base = BASE_CONFIG in files and not any(name.startswith("adapter_") for name in found)
-        inside[:] = [] if found and not is_base else [name for name in inside if not name.startswith(".")]
-        linked = [file for name in inside if (here / name).is_symlink() for file in (here / name).glob("adapter_*")]
-        named = (here / name for name in (*found, *([BASE_CONFIG] if is_base else ())))
-        yield from (file.relative_to(top).as_posix() for file in (*named, *linked))
-    yield from (Path(error.filename, CONFIG).relative_to(top).as_posix() for error in unreadable)
-
-
-def changed_adapters(files: Sequence[str]) -> list[str]:
-    """The folders of the adapters that these files belong to, each once; a file may be gone, or belong to none.
-
-    A file's adapter is the nearest folder above it that has an adapter's config or weights. A folder (git names a
-    submodule so) stands for all adapters in it.
-    """
-    folders = dict[str, None]()
-    for file in map(Path, files):
-        above = [str(one) for one in file.parents if one.is_dir()]
-        nearest = [one for one in above if _has_adapter(Path(one))][:1]
-        if is_adapter_file(file.name) and (file.is_file() or file.is_symlink()):
-            nearest = above[:1]
-        elif file.is_dir() and file.resolve().is_relative_to(Path.cwd().resolve()):
-            nearest = [one for one in adapters_in(str(file)) if _has_adapter(Path(one))] or nearest
-        folders |= dict.fromkeys(nearest)
-    return list(folders)
-
-
-def is_here(file: str) -> bool:
-    """Whether a changed file, or the folder that it was in, exists."""
-    path = Path(file)
-    return os.path.lexists(path) or (bool(path.parent.name) and path.parent.is_dir())
-
-
-def _has_adapter(folder: Path) -> bool:
-    return any(is_adapter_file(one.name) and (one.is_file() or one.is_symlink()) for one in folder.glob("*"))
-
-
 def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
     """``settings`` with the manifest's ``policy``, and with the policy file of ``--policy``.
 
@@ -311,26 +198,14 @@ def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Pa
 def base_model(
     named: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None, option: str = "--base"
 ) -> "BaseModel":
-    """The base model of a path or reference, by the ``locked`` config where there is one.
-
-    An unknown family is read with transformers, if installed.
-    """
-    from lora_cli.base.from_transformers import base_from_transformers
+    """The base model of a path or reference, by the ``locked`` config where there is one."""
     from lora_cli.judging.base_model import open_base
 
     try:
-        return open_base(named, settings, fallback=base_from_transformers, locked=locked)
+        return open_base(named, settings, locked=locked)
     except (NotFound, AccessDenied, Unreachable) as error:
         hint = f"this is the base model: {option} also takes a folder or a config.json; {error.hint}"
         raise type(error)(error.message, hint=hint) from error
-
-
-def own_bases(settings: Settings, *, tp: int = 1, way: str = "set --base DIR") -> "Bases":
-    """The base model of each adapter's own config; an unknown family is read with transformers, if installed."""
-    from lora_cli.base.from_transformers import base_from_transformers
-    from lora_cli.judging.base_model import Bases
-
-    return Bases(settings, base_from_transformers, tp=tp, way=way)
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:
@@ -390,39 +265,15 @@ class FetchRequests:
     alone: bool = False
     base: Request | None = None
 
+    @property
+    def every(self) -> tuple[Request, ...]:
+        """The adapters, and the base if it is asked for."""
+        return (*self.adapters, *((self.base,) if self.base is not None else ()))
+
     def key(self, request: Request) -> str:
         """The sort key for shards: the name in the manifest, else the reference."""
         named = self.manifest is not None or request.invalid is not None
         return request.name if named else str(request.source)
-
-
-@dataclass(frozen=True, slots=True)
-class LockFlags:
-    """The options for a manifest's lock. ``some``: only some of its adapters are named on the command line."""
-
-    locked: bool = False
-    check: bool = False
-    upgrade: bool = False
-    some: bool = False
-
-    @property
-    def given(self) -> list[str]:
-        """The names of the given options."""
-        return [name for name in ("locked", "check", "upgrade") if getattr(self, name)]
-
-
-def check_lock_flags(flags: LockFlags, manifest: Path | None, selection: Selection) -> None:
-    """Checks that the flags are compatible.
-
-    Raises:
-        UsageError: they are not.
-    """
-    if manifest is None and flags.given:
-        raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
-    if len(flags.given) > 1:
-        raise UsageError("--{} and --{} cannot be used together".format(*flags.given), hint="remove one of them")
-    if flags.locked and selection.include:
-        raise UsageError("--locked uses the files of the lock", hint="remove --include")
 
 
 def fetch_requests(refs: Sequence[str], manifest: Path | None, selection: Selection) -> FetchRequests:

@@ -13,13 +13,13 @@ import typer
 
 from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import read_inputs
-from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
+from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option, parse_size_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.cache_repair import repair_cache
 from lora_cli.refs.reference import parse
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
-from lora_cli.settings import Settings, load_settings
+from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
 from lora_cli.store.gc import Retention, cache_bytes, collect, remove
@@ -113,11 +113,13 @@ def _verified_names(store: Store, names: Sequence[str], manifest: Path | None, *
 
 def collect_garbage(
     ctx: typer.Context,
-    cache_budget: str | None = option(
-        "--cache-budget --max-bytes SIZE",
+    max_bytes: str | None = option(
+        "--max-bytes SIZE",
         "Remove the least recently used snapshots until the cache is within this size.",
         None,
         LIMITS,
+        envvar=None,
+        show_default="the setting cache_budget",
     ),
     unused_for: str | None = option(
         "--unused-for TIME", "Remove snapshots not used for this time, for example 30d.", None, LIMITS
@@ -129,11 +131,12 @@ def collect_garbage(
 
     Adapters in use stay: those with hard links (fetch --to, --publish), and those that are being fetched.
     """
-    settings = load_settings({**ctx.meta, "cache_budget": cache_budget}, os.environ)
+    settings: Settings = ctx.obj
+    budget = settings.cache_budget if max_bytes is None else parse_size_option(max_bytes, "--max-bytes")
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
         raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"for days: --unused-for {unused_for}d")
     unused_for_s = math.inf if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
-    most = math.inf if settings.cache_budget is None else settings.cache_budget
+    most = math.inf if budget is None else budget
     store = Store(ctx.obj.cache_dir)
     from lora_cli.render.terminal_cache import removed_parts
 
@@ -142,8 +145,8 @@ def collect_garbage(
     if not removed and unused_for is not None:
         inform("nothing to remove: all snapshots are in use (by hard link) or were used in this time", settings)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
-    if settings.cache_budget is not None and left > most:
-        inform(f"{size(left)} are left, over {size(settings.cache_budget)}: the snapshots are in use or new", settings)
+    if budget is not None and left > budget:
+        inform(f"{size(left)} are left, over {size(budget)}: the snapshots are in use or new", settings)
     report = removed_report(removed, dry_run=dry_run)
     write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 
@@ -276,7 +279,7 @@ EXAMPLES = (
     "lora-cli cache show acme/sql",
     "lora-cli cache verify",
     "lora-cli cache verify acme/sql --repair",
-    "lora-cli cache gc --cache-budget 50GiB --unused-for 30d",
+    "lora-cli cache gc --max-bytes 50GiB --unused-for 30d",
     "lora-cli cache rm acme/sql@v1 --dry-run",
     "lora-cli cache rm --all --yes",
     "lora-cli cache path acme/sql",

@@ -1,10 +1,8 @@
 """``lora-cli fetch``: downloads adapters into the cache, ``--to`` or ``--publish``."""
 
-import os
-import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, wraps
@@ -17,17 +15,15 @@ from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import (
     FetchRequests,
     Inputs,
-    LockFlags,
     apply_policies,
     base_model,
-    check_lock_flags,
     deployment_of,
     fetch_requests,
     named_engines,
-    own_bases,
 )
 from lora_cli.cli.options import ADAPTERS, LOCKING, OUTPUT, option
 from lora_cli.cli.output import (
+    Format,
     inform,
     is_interactive,
     log_failures,
@@ -39,22 +35,38 @@ from lora_cli.cli.output import (
     write_result,
 )
 from lora_cli.documents.policy_checks import format_of
-from lora_cli.errors import LoraCliError, MachineError, UsageError
+from lora_cli.errors import UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.context import SILENT, Progress
+from lora_cli.fetching.lock_drift import CheckedAdapter
+from lora_cli.judging.publishing import Destination, folders
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
-from lora_cli.refs.lock import THE_BASE, Lock, ref_at
-from lora_cli.refs.request import NAME, Selection
-from lora_cli.render.fetch_report import FetchReport, LockChanges, fetched_adapter, render_line
-from lora_cli.render.terminal_fetch import fetched_parts, render_not_pruned
+from lora_cli.refs.lock import THE_BASE, LockFlags, ref_at
+from lora_cli.refs.request import Selection
+from lora_cli.render.fetch_report import (
+    CheckReport,
+    FetchReport,
+    LockChanges,
+    fetched_adapter,
+    lock_changes,
+    render_line,
+)
+from lora_cli.render.json import to_json
+from lora_cli.render.terminal_fetch import (
+    drift_parts,
+    fetched_parts,
+    render_changes,
+    render_drift,
+    render_drift_error,
+    render_not_pruned,
+)
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.materialize import NotPruned, materialize, prune, publish_adapter, remove_leftovers
-from lora_cli.store.snapshots import LostBlob
+from lora_cli.store.materialize import NotPruned, prune, remove_leftovers
 from lora_cli.text import names, safe
 
 if TYPE_CHECKING:
-    from lora_cli.cli.lockfile import LockFile
+    from lora_cli.fetching.lock_update import LockFile
     from lora_cli.judging.judge import Terms
 
 BASE_TIMEOUT_S = 10.0
@@ -98,7 +110,7 @@ class FetchOptions:
     prune: bool = into(
         "--prune", "With --publish: remove published adapters that are not in the manifest.", default=False
     )
-    base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default="")
+    base_name: str = into("--base-name NAME", "With --publish: the base model's name in the engine.", default="")
     include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated.")
     allow_pickle: options.AllowPickle = False
     policy: options.PolicyFile = None
@@ -116,21 +128,19 @@ def command(**given: Any) -> None:
     """
     chosen, refs = FetchOptions(**given), given["refs"] or []
     settings: Settings = chosen.ctx.obj
-    flags = LockFlags(chosen.locked, chosen.check, chosen.upgrade, some=bool(refs))
-    selection = Selection(tuple(chosen.include or ()), chosen.allow_pickle)
-    check_lock_flags(flags, chosen.manifest, selection)
+    flags = _lock_flags(chosen)
     if chosen.upgrade and settings.offline:
         inform("warning: offline mode is on: --upgrade takes the newest versions that are cached", settings)
-    requests = fetch_requests(refs, chosen.manifest, selection)
-    settings = apply_policies(settings, requests.manifest, chosen.policy)
-    file, whole = _with_lock(requests, chosen.manifest, flags)
+    whole = fetch_requests(refs, chosen.manifest, Selection(tuple(chosen.include or ()), chosen.allow_pickle))
+    settings, lock_file = apply_policies(settings, whole.manifest, chosen.policy), None
+    if chosen.manifest is not None and whole.manifest is not None:
+        lock_file, whole = _at_lock(chosen.manifest, whole, flags)
     requests = replace(whole, adapters=options.in_shard(whole.adapters, chosen.shard, whole.key))
-    if file is not None:
-        from lora_cli.cli import lockfile
-
-        lockfile.tell_endpoints(requests, file, settings)
+    if lock_file is not None:
+        if moved := lock_file.moved(requests.every, settings):
+            inform(moved, settings)
         if chosen.check:
-            raise typer.Exit(lockfile.report_drift(requests, file, settings, chosen.output_format, some=flags.some))
+            raise typer.Exit(_report_drift(requests, lock_file, settings, chosen.output_format))
     store = Store(settings.cache_dir)
     destination = destination_of(requests, store, chosen, settings)
     if chosen.dry_run:
@@ -138,19 +148,21 @@ def command(**given: Any) -> None:
     if warning := unchecked_base_warning(requests, destination):
         inform(warning, settings)
     if destination.published and not chosen.no_validate:
-        destination = replace(destination, terms=_terms(whole, None if file is None else file.lock, chosen, settings))
+        destination = replace(destination, terms=_terms(whole, lock_file, chosen, settings))
     done = _fetch_all(requests, destination, chosen, settings)
     base_config = _base_config(requests, store, settings)
     failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
     pruned, not_pruned = _prune(requests, chosen, settings, failed=bool(failed))
-    changes = None if file is None else LockChanges(str(file.path))
-    if file is not None and not flags.locked:
-        changes = lockfile.write_lock(file, flags, done, base_config, store, settings)
+    changes = None if lock_file is None else LockChanges(str(lock_file.path))
+    if lock_file is not None and not flags.locked:
+        warn = partial(_warn, settings)
+        before, after = lock_file.update(done, base_config, store, settings, warn)
+        changes = lock_changes(lock_file.path, before, after)
+        if (changes.added or changes.changed or changes.removed) and not settings.quiet:
+            to_stderr(render_changes(changes, before, after))
     goes_on = chosen.keep_going and any(one.published is not None for one in done)
     code = 0 if goes_on else max((one.exit_code for one in done), default=0)
     if chosen.output_format == "json":
-        from lora_cli.render.json import to_json
-
         adapters = list(map(fetched_adapter, done))
         report = FetchReport(adapters=adapters, lock=changes, pruned=pruned, not_pruned=not_pruned, exit_code=code)
         write(to_json(report))
@@ -158,20 +170,64 @@ def command(**given: Any) -> None:
     raise typer.Exit(code)
 
 
-def _with_lock(
-    requests: FetchRequests, manifest: Path | None, flags: LockFlags
-) -> "tuple[LockFile | None, FetchRequests]":
+def _lock_flags(chosen: FetchOptions) -> LockFlags:
+    """The options for a manifest's lock. Raises ``UsageError`` if they are not compatible."""
+    flags = LockFlags(chosen.locked, chosen.check, chosen.upgrade, some=bool(chosen.refs))
+    if chosen.manifest is None and flags.given:
+        raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
+    if len(flags.given) > 1:
+        raise UsageError("--{} and --{} cannot be used together".format(*flags.given), hint="remove one of them")
+    if chosen.locked and chosen.include:
+        raise UsageError("--locked uses the files of the lock", hint="remove --include")
+    return flags
+
+
+def _at_lock(manifest: Path, requests: FetchRequests, flags: LockFlags) -> "tuple[LockFile | None, FetchRequests]":
     """The lock of the manifest, if it can have one, and the requests with each adapter at its locked version.
 
     Raises:
-        LoraCliError: see ``open_lock`` and ``apply_lock``.
+        UsageError, NotFound: see ``open_lock``.
+        Refused: ``--locked``, and lock and manifest disagree.
+        MachineError: the lock will have to be written, and its folder is not writable.
     """
-    if manifest is None or requests.manifest is None:
-        return None, requests
-    from lora_cli.cli.lockfile import apply_lock, open_lock
+    from lora_cli.fetching.lock_update import open_lock
 
+    assert requests.manifest is not None
     file = open_lock(manifest, requests.manifest, flags)
-    return file, replace(requests, base=None) if file is None else apply_lock(requests, file, flags)
+    if file is None:
+        return None, replace(requests, base=None)
+    if flags.locked:
+        file.check_agrees()
+    adapters, base = tuple(file.apply(requests.adapters)), file.apply_base(requests.base)
+    requests = replace(requests, adapters=adapters, base=base)
+    if not (flags.locked or flags.check):
+        file.check_writable(requests.every)
+    return file, requests
+
+
+def _report_drift(requests: FetchRequests, file: "LockFile", settings: Settings, output_format: Format) -> int:
+    """Writes what differs from the lock: a line for each adapter in a pipe, a table on a terminal.
+
+    Returns the exit code: 1 for drift, else that of the error of an origin that could not be checked.
+    """
+    done: list[CheckedAdapter] = []
+    in_a_pipe = output_format == "human" and not sys.stdout.isatty()
+    for one in file.drifts(requests.adapters, requests.base, settings):
+        done.append(one)
+        if output_format == "human" and one.error is not None:
+            to_stderr(render_drift_error(one))
+        elif in_a_pipe and (one.drift or not settings.quiet):
+            write(render_drift(one))
+    left_over = [] if file.flags.some else file.left_over
+    code = max([one.exit_code for one in done] + [int(bool(left_over))])
+    report = CheckReport(lock=str(file.path), adapters=done, left_over=left_over, exit_code=code)
+    if output_format == "json":
+        write(to_json(report))
+    elif in_a_pipe:
+        write("".join(f"{name}: is locked but not in the manifest\n" for name in left_over))
+    elif code or not settings.quiet:
+        write(render_parts(drift_parts(report)))
+    return code
 
 
 def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> Outcome | None:
@@ -183,8 +239,12 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
     outcome = next(fetch_all([requests.base], store, own))
     if outcome.error is None:
         return outcome
-    inform(f"warning: {THE_BASE} is not locked: {outcome.error.message}", settings)
+    _warn(settings, f"{THE_BASE} is not locked: {outcome.error.message}")
     return None
+
+
+def _warn(settings: Settings, message: str) -> None:
+    inform(f"warning: {message}", settings)
 
 
 def _dry_run(requests: FetchRequests, chosen: FetchOptions, store: Store, settings: Settings) -> int:
@@ -225,7 +285,7 @@ def _prune(
     return removed, kept
 
 
-def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, settings: Settings) -> "Terms":
+def _terms(requests: FetchRequests, file: "LockFile | None", chosen: FetchOptions, settings: Settings) -> "Terms":
     """How adapters are judged before they are published: on the manifest's engine, against its base as it is locked.
 
     Without a manifest's base, each is judged against its own.
@@ -234,6 +294,7 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
         NotFound, AccessDenied, Unreachable, FormatError: the manifest's base cannot be read.
     """
     from lora_cli.documents.lockfile import locked_base
+    from lora_cli.judging.base_model import Bases
     from lora_cli.judging.judge import Terms
 
     manifest, model = requests.manifest, None
@@ -241,62 +302,17 @@ def _terms(requests: FetchRequests, lock: Lock | None, chosen: FetchOptions, set
     engines = named_engines((), manifest)
     deployment = deployment_of(engines, inputs, inputs.max_lora_rank)
     if manifest is not None and manifest.base is not None:
-        locked = None if chosen.upgrade and not chosen.refs else locked_base(manifest, lock)
+        locked = (
+            None if chosen.upgrade and not chosen.refs else locked_base(manifest, None if file is None else file.lock)
+        )
         ref = manifest.base if locked is None else ref_at(manifest.base, locked)
         model = base_model(ref, settings, locked, "the manifest's base")
     return Terms(
         model,
-        None if model is not None else own_bases(settings, way="set base: in a manifest"),
+        None if model is not None else Bases(settings, way="set base: in a manifest"),
         engines=engines,
         deployment=deployment,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where the adapters are written: the store, or the folder in ``targets`` for each adapter.
-
-    If they are ``published``, it is for the resolver of an engine that names the base ``served`` (None: unknown), and
-    only what passes ``terms`` (None: everything).
-    """
-
-    store: Store
-    targets: Sequence[Path] | None
-    settings: Settings
-    published: bool = False
-    served: str | None = None
-    terms: "Terms | None" = None
-
-    def deliver(self, outcome: Outcome, number: int) -> Outcome:
-        """The outcome with its directory, or with the error of writing it."""
-        if outcome.fetched is None:
-            return outcome
-        snapshot, target = outcome.fetched.snapshot, self.targets[number] if self.targets else None
-        try:
-            if target is None:
-                return replace(outcome, directory=snapshot.directory.absolute())
-            if not self.published:
-                materialize(self.store, snapshot, target)
-                return replace(outcome, directory=target)
-            unchecked: tuple[str, ...] = ()
-            if self.terms is not None:
-                from lora_cli.judging.judge import judge_fetched
-                from lora_cli.judging.result import Result
-
-                fetched = replace(Result.of(outcome.request), snapshot=snapshot)
-                judged = judge_fetched(fetched, self.terms, self.settings)
-                if judged.refusal is not None:
-                    raise judged.refusal
-                unchecked = judged.unchecked
-            published = publish_adapter(self.store, snapshot, target, self.served)
-            return replace(outcome, directory=target, published=published, unchecked=unchecked)
-        except LostBlob:
-            error: LoraCliError = MachineError(
-                f"{self.store.root} is being cleaned up at the same time", hint="try again"
-            )
-        except LoraCliError as refused:
-            error = refused
-        return replace(outcome, error=error)
 
 
 def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions, settings: Settings) -> Destination:
@@ -316,10 +332,10 @@ def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions, 
             "--to and --publish cannot be used together", hint="fetch twice: the second fetch uses the cache"
         )
     if chosen.publish is not None:
-        served = chosen.base or _repository(requests)
-        published = folders("--publish", chosen.publish, requests, by_name=True)
+        served = chosen.base_name or _repository(requests)
+        published = folders(chosen.publish, requests.adapters, "--publish", by_name=True)
         return Destination(store, published, settings, published=True, served=served)
-    targets = None if chosen.to is None else folders("--to", chosen.to, requests, by_name=not requests.alone)
+    targets = None if chosen.to is None else folders(chosen.to, requests.adapters, "--to", by_name=not requests.alone)
     return Destination(store, targets, settings)
 
 
@@ -336,26 +352,7 @@ def unchecked_base_warning(requests: FetchRequests, destination: Destination) ->
     base = requests.manifest.base if requests.manifest is not None else None
     is_path = base is not None and base.scheme == "file"
     why = "no base is set" if base is None else f"the manifest's base is {'a path' if is_path else base}"
-    return f"the base was not checked for publishing: {why}; set --base NAME to the engine's --model"
-
-
-def folders(option: str, folder: str, requests: FetchRequests, *, by_name: bool) -> list[Path]:
-    """The folder of each adapter: ``folder`` itself, or folders in it ``by_name``.
-
-    Raises:
-        UsageError: it is empty, or a name cannot be the folder of one adapter.
-    """
-    if not folder:
-        raise UsageError(f"{option} needs a folder", hint=f"{option} DIRECTORY")
-    root = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - links stay links
-    if not by_name:
-        return [root] * len(requests.adapters)
-    names = [item.name for item in requests.adapters]
-    for name in (one.name for one in requests.adapters if one.invalid is None):
-        if not re.fullmatch(NAME, name, re.ASCII) or names.count(name) > 1:
-            hint = "give each a name in a manifest, with -f"
-            raise UsageError(f"{name!r} cannot be the folder of one adapter in {root}", hint=hint)
-    return [root / name for name in names]
+    return f"the base was not checked for publishing: {why}; set --base-name NAME to the engine's --model"
 
 
 def _warnings(outcome: Outcome, *, judged: bool) -> Iterator[str]:

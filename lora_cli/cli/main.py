@@ -22,7 +22,7 @@ from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat, to_stderr
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
 from lora_cli.redaction import log_to_stderr, logger
-from lora_cli.settings import API_KEY, RESOLVE, RESOLVE_TIMEOUT, SETTINGS, load_settings
+from lora_cli.settings import API_KEY, CONFIG, RESOLVE, RESOLVE_TIMEOUT, SETTINGS, load_settings
 from lora_cli.store import Store
 from lora_cli.text import nearest, safe
 from lora_cli.version import __version__
@@ -121,9 +121,6 @@ def _print_version(value: bool) -> None:
 
 def root(
     cache_dir: str | None = option("--cache-dir DIRECTORY", SETTINGS["cache_dir"].help, None, GLOBAL),
-    config: str | None = option(
-        "--config FILE", "TOML settings file (default: $XDG_CONFIG_HOME/lora-cli/config.toml).", None, GLOBAL
-    ),
     offline: bool = option("--offline", SETTINGS["offline"].help, False, GLOBAL),
     quiet: bool = option("--quiet -q", SETTINGS["quiet"].help, False, GLOBAL),
     verbose: bool = option("--verbose -v", SETTINGS["verbose"].help, False, GLOBAL),
@@ -134,7 +131,8 @@ def root(
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
 
     Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR; blanks separate the
-    values of one that may be repeated. Global options may be before or after the command.
+    values of one that may be repeated. LORA_CLI_CONFIG names the settings file (default:
+    $XDG_CONFIG_HOME/lora-cli/config.toml). Global options may be before or after the command.
     """
 
 
@@ -218,7 +216,7 @@ def refuse_unknown_variables(root_command: Any) -> None:
         UsageError: it names each, with the nearest known one.
     """
     given = {name for name in os.environ if name.startswith(PREFIX)}
-    known = {PREFIX + name.upper() for name in SETTINGS} | {API_KEY, RESOLVE, RESOLVE_TIMEOUT}
+    known = {PREFIX + name.upper() for name in SETTINGS} | {API_KEY, CONFIG, RESOLVE, RESOLVE_TIMEOUT}
     if given <= known or given <= (known := known | variables(root_command)):
         return
     for command in COMMANDS:

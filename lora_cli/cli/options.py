@@ -48,8 +48,8 @@ def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
     metavar = " ".join(spec.split()[len(flags) :]) or ("N" if "min" in given else None)
     if isinstance(shown := given.get("show_default"), str):  # the effective default of an option whose default is None
         text, given["show_default"] = f"{text} (default: {shown})", False
-    given = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, **given}
-    return typer.Option(default, *flags, envvar=variable_of(flags[0].partition("/")[0]), rich_help_panel=panel, **given)
+    shown = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, "rich_help_panel": panel}
+    return typer.Option(default, *flags, **{"envvar": variable_of(flags[0]), **shown, **given})
 
 
 for_engine = partial(option, default=None, panel=ENGINE)
@@ -57,10 +57,8 @@ result = partial(option, default=None, panel=OUTPUT)
 """``option`` for a panel; its default is None."""
 
 
-def parse_size_option(text: str | None, flag: str) -> int | None:
-    """The bytes in the value of a flag; None without a value. Raises ``UsageError``."""
-    if text is None:
-        return None
+def parse_size_option(text: str, flag: str) -> int:
+    """The bytes in the value of a flag. Raises ``UsageError``."""
     try:
         found = parse_size(text)
     except ValueError as error:

@@ -13,7 +13,6 @@ from lora_cli.cli.adapter_selection import (
     apply_policies,
     base_model,
     deployment_of,
-    infer_base,
     named_engines,
     read_inputs,
 )
@@ -22,6 +21,7 @@ from lora_cli.cli.output import inform, write_result
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.finding import Outcome
 from lora_cli.json_schema import error_report
+from lora_cli.judging.base_model import infer_base
 from lora_cli.render.terminal_repair import RepairedAdapter, RepairSetReport, repair_parts
 from lora_cli.repair import RepairOptions, RepairReport, repair_adapter
 from lora_cli.settings import Settings
@@ -108,12 +108,12 @@ def _with_base(inputs: Inputs, settings: Settings) -> tuple[Inputs, BaseModel | 
         return inputs, base_model(inputs.base, settings, inputs.locked_base)
     offline = replace(settings, offline=True)
     try:
-        found = infer_base(inputs, "repair", replace(offline, quiet=True))
-        model = base_model(found.base, offline)
+        base = infer_base(inputs.to_validate(offline), offline, "repair")
+        model = base_model(base, offline)
     except LoraCliError:
         return inputs, None
-    inform(f"base: {found.base} (from the adapter's config)", settings)
-    return found, model
+    inform(f"base: {base} (from the adapter's config)", settings)
+    return replace(inputs, base=base), model
 
 
 def _exit_code(found: RepairReport, *, check: bool) -> int:

@@ -16,11 +16,8 @@ from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import (
     apply_policies,
     base_model,
-    changed_adapters,
     deployment_of,
-    is_here,
     named_engines,
-    own_bases,
     read_inputs,
     unlocked_warning,
 )
@@ -28,8 +25,9 @@ from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
 from lora_cli.errors import MachineError, UsageError
+from lora_cli.fetching.local_adapters import changed_adapters, is_here
 from lora_cli.finding import Severity
-from lora_cli.judging.base_model import check_tp
+from lora_cli.judging.base_model import Bases, check_tp
 from lora_cli.judging.judge import Terms, judge_all
 from lora_cli.judging.report import Naming, Report, accept_known, unread, validate_report
 from lora_cli.judging.result import Result
@@ -123,7 +121,7 @@ def command(**given: Any) -> None:
     deployment = deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
     model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings, inputs.locked_base)
     check_tp(model, chosen.tp)
-    bases = None if model is not None or chosen.base == NO_BASE else own_bases(settings, tp=chosen.tp)
+    bases = None if model is not None or chosen.base == NO_BASE else Bases(settings, tp=chosen.tp)
     terms = Terms(
         model, bases, values=not chosen.no_values, rules=rules, engines=engines, deployment=deployment,
     )  # fmt: skip

@@ -12,7 +12,6 @@ from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import (
     Inputs,
     apply_policies,
-    infer_base,
     read_inputs,
     unlocked_warning,
 )
@@ -21,6 +20,7 @@ from lora_cli.cli.output import Format, check_writable, inform, remove_ready_fil
 from lora_cli.endpoint.address import Address, parse_address
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
+from lora_cli.judging.base_model import infer_base
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import API_KEY, Settings
 from lora_cli.warm.plan import Device, Forward
@@ -181,9 +181,8 @@ def command(
         if warning not in known_warnings:
             inform(warning, settings)
         known_warnings[1:] = [warning]
-        inputs = infer_base(replace(inputs, base=inputs.base or next(iter(found), "")), "warm", reached)
-        found[:] = [inputs.base]
-        return inputs, reached
+        found[:] = [inputs.base or next(iter(found), "") or _inferred_base(inputs, reached)]
+        return replace(inputs, base=found[0]), reached
 
     with termination_log():
         inputs, reached = load_inputs()
@@ -213,6 +212,12 @@ def command(
             return serve_adapters(inputs, plan, parse_address(listen), token, root or (), files, reached)
         code = prove_once(inputs, plan, prompt, (ready_file, metrics_file), output_format, reached)
         raise typer.Exit(code)
+
+
+def _inferred_base(inputs: Inputs, settings: Settings) -> str:
+    base = infer_base(inputs.to_validate(settings), settings, "warm")
+    inform(f"base: {base} (from the adapter's config)", settings)
+    return base
 
 
 def _status(server: Endpoint, output_format: Format) -> None:

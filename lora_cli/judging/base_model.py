@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.families import UnknownArchitecture, base_from_config
 from lora_cli.errors import AccessDenied, LoraCliError, Offline, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import open_files
@@ -25,60 +25,77 @@ from lora_cli.text import cut, safe
 
 if TYPE_CHECKING:
     from lora_cli.adapter.safetensors import TensorInfo
-    from lora_cli.base.reading import Fallback
 
 _OPENING = threading.Lock()
 """Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
 
 
-def open_base(
-    base: str | AdapterRef,
-    settings: Settings,
-    *,
-    fallback: "Fallback | None" = None,
-    locked: LockedAdapter | None = None,
-) -> BaseModel:
+def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapter | None = None) -> BaseModel:
     """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
 
-    Only its config is read, never weights. ``fallback`` builds a model of an unknown family. The
-    config of a ``locked`` base is that of the lock, and nothing is asked.
+    Only its config is read, never weights. The config of a ``locked`` base is that of the lock, and nothing is asked.
 
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
     """
-    from lora_cli.base.reading import read_base
+    from lora_cli.base.reading import base_of, read_base
 
     ref = ref_of(base)
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     if locked is not None:
-        config = json_object(locked.config.encode(), BASE_CONFIG)
-        try:
-            model = base_from_config(config, name)
-        except UnknownArchitecture:
-            if fallback is None:
-                raise
-            model = fallback(config)
+        model = base_of(json_object(locked.config.encode(), BASE_CONFIG), name)
     else:
         is_file = ref.scheme == "file" and Path(ref.location).is_file()
         try:
             files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
-            model = read_base(files or Path(ref.location), name, fallback=fallback)
+            model = read_base(files or Path(ref.location), name)
         except Offline as error:
             hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
             raise Offline(error.message, hint=hint) from error
     return replace(model, repository=repository_of(ref))
 
 
+def infer_base(requests: Sequence[Request], settings: Settings, command: str) -> str:
+    """The repository or folder that the adapters' configs name, for a ``command`` that needs a base.
+
+    Raises:
+        UsageError: the configs have no base, several, or one that is neither a Hub repository nor a local folder.
+        Refused: a policy does not allow the base.
+        LoraCliError: none of the adapters can be read.
+    """
+    from lora_cli.judging.inspection import inspect_one
+    from lora_cli.judging.read import each
+
+    hint = "--base DIRECTORY, config.json or ORG/NAME"
+    named, errors = dict[str, str](), list[LoraCliError]()
+    for one in each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings):
+        config = one.adapter.config if one.adapter is not None else None
+        if config is not None and config.base_model_name_or_path:
+            named.setdefault(config.base_model_name_or_path, one.name)
+        if one.error is not None:
+            errors.append(one.error)
+    if len(named) > 1:
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
+    if not named:
+        raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
+    base = next(iter(named))
+    if not (hub_words(base) or os.path.isdir(base)):  # noqa: PTH112 - a name that no system takes is no folder
+        why = f"{safe(cut(base))} of the config is not on this machine"
+        raise UsageError(f"{command} needs a base model: {why}", hint=hint)
+    # The author of the adapter chose it, not the user.
+    gate.refuse(Request("", ref_of(base)), settings)
+    return base
+
+
 class Bases:
     """Base models by the names in adapters' configs, each opened once; ``tp`` is the engine's tensor-parallel size.
 
-    ``fallback`` builds a model of an unknown family. ``way`` is how the user can name a base.
+    ``way`` is how the user can name a base.
     """
 
-    def __init__(
-        self, settings: Settings, fallback: "Fallback | None" = None, *, tp: int = 1, way: str = "set --base DIR"
-    ) -> None:
-        self._settings, self._fallback, self._tp, self._way = settings, fallback, tp, way
+    def __init__(self, settings: Settings, *, tp: int = 1, way: str = "set --base DIR") -> None:
+        self._settings, self._tp, self._way = settings, tp, way
         self._known: dict[str, tuple[BaseModel | None, str]] = {}
 
     def of(self, config: LoraConfig | None) -> tuple[BaseModel | None, str]:
@@ -97,7 +114,7 @@ class Bases:
                 try:
                     # The author of the adapter chose the base, not the user.
                     gate.refuse(Request("", ref_of(name)), self._settings)
-                    self._known[name] = open_base(name, self._settings, fallback=self._fallback), ""
+                    self._known[name] = open_base(name, self._settings), ""
                 except LoraCliError as error:
                     enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
                     self._known[name] = None, f"base unchecked: {error.message}; {self._way}{enough}"

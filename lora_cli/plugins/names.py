@@ -13,7 +13,7 @@ from lora_cli.errors import LoraCliError, NotFound, UsageError
 from lora_cli.fetching.gate import with_policies
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import NAME, Request
-from lora_cli.settings import RESOLVE, Settings, load_settings
+from lora_cli.settings import CONFIG, RESOLVE, Settings, load_settings
 
 MANIFEST, POLICY = "LORA_CLI_MANIFEST", "LORA_CLI_POLICY"
 """The variables of ``--manifest``, which turns a plugin on as ``RESOLVE`` does, and of ``--policy``."""
@@ -78,7 +78,7 @@ class Names:
     def fingerprint(self) -> Fingerprint:
         """A value that changes when a file is replaced or edited."""
         lock = (lock_path(self.manifest),) if self.manifest is not None else ()
-        config = self.environ.get("LORA_CLI_CONFIG")
+        config = self.environ.get(CONFIG)
         files = (self.manifest, *lock, self.policy, Path(config) if config else None)
         return tuple(_state(path) for path in files if path is not None)
 

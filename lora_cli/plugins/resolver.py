@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from lora_cli.base.from_transformers import base_from_transformers
 from lora_cli.documents.option_values import parse_duration
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
@@ -246,7 +245,7 @@ class Resolver:
         for offline in (True, settings.offline):
             with suppress(LoraCliError):
                 reached = replace(settings, offline=offline, policies=())
-                base = base or open_base(running.base, reached, fallback=base_from_transformers)
+                base = base or open_base(running.base, reached)
         if base is None:
             log.warning("the config of the base %s cannot be read: adapters are validated without it", running.base)
         # Without a known limit the engine itself refuses what is above it.

@@ -175,7 +175,6 @@ def test_a_password_in_an_address_is_repeated_nowhere(
         ["serve-bench", "--url", address, "--format", "json"],
         ["warm", "--endpoint", address],
         ["cache", "verify", "--repair", "-f", address],
-        ["--config", address, "cache", "ls"],
         ["rules", address],
         ["engines", address],
     ):

@@ -111,7 +111,7 @@ HUMAN: dict[str, Words] = {
     "cache ls": lambda at: ["cache", "ls"],
     "cache show": lambda at: ["cache", "show", *at.adapters],
     "cache verify": lambda at: ["cache", "verify"],
-    "cache gc": lambda at: ["cache", "gc", "--cache-budget", "1", "--dry-run"],
+    "cache gc": lambda at: ["cache", "gc", "--max-bytes", "1", "--dry-run"],
 }
 TELLING = {"warm", "validate", "inspect"}
 """Commands that write each name whole."""

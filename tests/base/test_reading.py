@@ -1,13 +1,10 @@
 """A base model is read from a folder, the Hub or one file, by its config alone, and never more than it takes."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lora_cli.base.base_model import BaseModel
-from lora_cli.base.families import UnknownArchitecture, base_from_config
+from lora_cli.base.families import base_from_config
 from lora_cli.base.reading import local_config, read_base
 from lora_cli.errors import FormatError, NotFound
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
@@ -29,19 +26,10 @@ def test_a_config_of_a_known_family_is_all_that_is_read(tmp_path: Path, real_mod
     assert len(real.modules) == 30 * 7 + 2
 
 
-def test_a_config_of_an_unknown_family_is_the_fallbacks(tmp_path: Path) -> None:
-    asked: list[Mapping[str, Any]] = []
-
-    def fallback(config: Mapping[str, Any]) -> BaseModel:
-        asked.append(config)
-        return LLAMA
-
+def test_a_config_of_an_unknown_family_is_for_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_cli.base.from_transformers.base_from_transformers", dict)
     (tmp_path / "config.json").write_text('{"model_type": "lama", "width": 3}')
-    assert read_base(files_at(tmp_path), "base", fallback=fallback) is LLAMA
-    assert asked == [{"model_type": "lama", "width": 3}]
-    with pytest.raises(UnknownArchitecture) as unknown:
-        read_base(files_at(tmp_path), "base")
-    assert unknown.value.hint == "did you mean llama? or pip install 'lora-cli[models]' for all architectures"
+    assert dict(read_base(files_at(tmp_path), "base")) == {"model_type": "lama", "width": 3}  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("text", ["", "not JSON", "[]", '{"model_type"', "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])

@@ -79,7 +79,7 @@ def test_gc_keeps_to_the_budget_of_the_environment(
     assert main(["fetch", str(sql)]) == 0
     monkeypatch.setenv("LORA_CLI_CACHE_BUDGET", "10")
     capsys.readouterr()
-    assert main(["cache", "gc", "--cache-budget", "1GiB", "--dry-run"]) == 0
+    assert main(["cache", "gc", "--max-bytes", "1GiB", "--dry-run"]) == 0
     assert "adapter" not in capsys.readouterr().out
     assert main(["cache", "gc"]) == 0
     out, err = capsys.readouterr()

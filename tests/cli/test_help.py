@@ -52,7 +52,7 @@ def test_h_is_help_and_the_global_options_are_in_it(words: list[str], capsys: py
     text = capsys.readouterr().out
     assert main([*words, "-h"]) == 0
     assert capsys.readouterr().out == text
-    assert {"--cache-dir", "--config", "--offline", "--quiet", "--verbose"} <= set(text.split())
+    assert {"--cache-dir", "--offline", "--quiet", "--verbose"} <= set(text.split())
 
 
 @pytest.mark.parametrize("words", [*WORDS, ["cache"]], ids=" ".join)

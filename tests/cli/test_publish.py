@@ -34,7 +34,7 @@ def a_cache_of_its_own(tmp_path: Path, base_hub: str, monkeypatch: pytest.Monkey
 
 
 def test_each_adapter_is_a_folder_by_name_even_when_it_is_alone(capsys: Capture) -> None:
-    assert publish("./sql", "--base", BASE) == 0
+    assert publish("./sql", "--base-name", BASE) == 0
     out, err = capsys.readouterr()
     assert out == f"{Path.cwd()}/served/sql\n"
     assert f"published for {BASE}" in err
@@ -230,7 +230,7 @@ def test_a_dry_run_shows_what_would_be_pruned(capsys: Capture) -> None:
 
 @pytest.mark.parametrize("served", ["acme/base-7B", "acme/base-7b/", "/models/base"])
 def test_another_base_than_is_served_is_refused_because_no_resolver_would_take_it(served: str, capsys: Capture) -> None:
-    assert publish("./sql", "--base", served) == 1
+    assert publish("./sql", "--base-name", served) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert f"--base-name {served}" in err
@@ -242,7 +242,7 @@ def test_the_base_of_a_manifest_is_the_one_that_is_served(capsys: Capture) -> No
     Path("set.yaml").write_text(text.format("acme/other@" + "ab" * 20))
     assert publish("-f", "set.yaml", "--no-validate") == 1
     assert '"acme/other" is served' in capsys.readouterr().err
-    assert publish("-f", "set.yaml", "--no-validate", "--base", BASE) == 0
+    assert publish("-f", "set.yaml", "--no-validate", "--base-name", BASE) == 0
     Path("set.yaml").write_text(text.format("./a/folder/that/the/engine/may/call/otherwise"))
     assert publish("-f", "set.yaml", "--no-validate") == 0
     assert resolves(Path("served"), "sql-v2", BASE)
@@ -352,7 +352,7 @@ def test_a_base_that_has_no_name_is_said_not_to_be_checked(manifest: str, why: s
     adapters = "adapters: [{name: sql, source: ./sql}]\n"
     Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{manifest}{adapters}")
     assert publish("-f", "set.yaml") == 0
-    assert f"the base was not checked for publishing: {why}; set --base NAME" in capsys.readouterr().err
-    assert publish("-f", "set.yaml", "--base", BASE) == 0
+    assert f"the base was not checked for publishing: {why}; set --base-name NAME" in capsys.readouterr().err
+    assert publish("-f", "set.yaml", "--base-name", BASE) == 0
     assert publish("-f", "set.yaml", "--quiet") == 0
     assert "not checked" not in capsys.readouterr().err

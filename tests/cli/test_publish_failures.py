@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_written_is_exit_6(capsys: Capture) -> None:
 
 def test_an_empty_folder_that_was_there_stays_when_nothing_is_published() -> None:
     Path("served").mkdir()
-    assert publish("./sql", "--base", "acme/other") == 1
+    assert publish("./sql", "--base-name", "acme/other") == 1
     assert Path("served").is_dir()
     Path("served/sql").mkdir()
     assert publish("./sql") == 0
