@@ -30,7 +30,7 @@ def _unreadable(case: Case, error: FormatError | None, file: str) -> Iterator[Pr
 
 
 @check("LC101", "weights-missing", peft=REJECTS,
-       hint="use the folder that contains the weights, or save the adapter again with save_pretrained()")  # fmt: skip
+       hint=f"use the folder that contains {WEIGHTS}, or save the adapter again with save_pretrained()")  # fmt: skip
 def weights_missing(case: Case) -> Problems:
     """There is no file with the adapter's weights.
 
@@ -40,15 +40,8 @@ def weights_missing(case: Case) -> Problems:
         return
     found = [file.path for file in case.adapter.files if file.path.endswith(WEIGHT_ENDS) and file.path not in PICKLED]
     others = [path for path in found if not path.rpartition("/")[2].startswith(TRAINERS)]
-    message, hint = f"there is no {WEIGHTS}, and no other file with weights", ""
-    if others:
-        message = f"there is no {WEIGHTS}, only {names(others)}, which PEFT and engines do not look for"
-        nested = [path.rpartition("/")[0] for path in others if path.endswith("/" + WEIGHTS)]
-        hint = f"rename the file to {WEIGHTS} if it contains the LoRA weights"
-        hint = f"use the folder that contains them: {cut(nested[0])}" if nested else hint
-    elif found:
-        message = f"there is no {WEIGHTS}; {names(found)} are files of a trainer, not weights"
-    yield Problem(message, Location(WEIGHTS), hint)
+    what = f"only {names(others)}, which nothing looks for" if others else "and no other file with weights"
+    yield Problem(f"there is no {WEIGHTS}, {what}", Location(WEIGHTS))
 
 
 @check("LC102", "weights-corrupt", peft=REJECTS,
@@ -56,7 +49,7 @@ def weights_missing(case: Case) -> Problems:
 def weights_corrupt(case: Case) -> Problems:
     """The weights file is not a complete, well-formed safetensors or torch file.
 
-    If its header is truncated, is no JSON, or points past the end of the file, loading fails, or reads other bytes.
+    Loading fails, or reads other bytes.
     """
     error = case.adapter.weights_error
     if not isinstance(error, UnsafePickle) and not _foreign(case):
@@ -97,19 +90,17 @@ def unreadable_file(case: Case) -> Problems:
     )
 
 
-@check("LC106", "config-missing", peft=REJECTS, hint="add the file that PEFT wrote")
+@check("LC106", "config-missing", peft=REJECTS, hint="use the folder that contains it, or add the file that PEFT wrote")
 def config_missing(case: Case) -> Problems:
     """There is no ``adapter_config.json``.
 
     Rank, scaling and target modules are stored only there; nothing loads weights without it.
     """
-    if _foreign(case) and _foreign(case) is not SHARDED:
-        return
-    if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG) is None:
-        nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG)]
-        which = "that folder" if len(nested) == 1 else "one of these folders"
-        hint = f"there is one in {names(nested)}: use {which}" if nested else ""
-        yield Problem(f"there is no {CONFIG}", Location(CONFIG), hint)
+    adapter = case.adapter
+    is_missing = adapter.config is None and adapter.config_error is None and case.file(CONFIG) is None
+    if is_missing and _foreign(case) in {None, SHARDED}:
+        nested = [file.path for file in adapter.files if file.path.endswith("/" + CONFIG)]
+        yield Problem(f"there is no {CONFIG}" + (f", only {names(nested)}" if nested else ""), Location(CONFIG))
 
 
 @check("LC107", "config-unreadable", peft=REJECTS, hint="restore the file that save_pretrained() wrote")
@@ -123,10 +114,8 @@ def config_unreadable(case: Case) -> Problems:
 def unsafe_pickle(case: Case) -> Problems:
     """A pickle (the weights or a file next to them) looks up something else than data, or cannot be followed.
 
-    Loading it runs its code: as your server, with your tokens and your users' data. SGLang may load other files of the
-    folder, too. Nothing is unpickled here: pickles are read opcode by opcode, and each name that they look up must be
-    one that torch writes for tensors, or a trainer for its arguments and states. Arrays, archives and what is
-    compressed are reported as not checked.
+    Loading it runs its code: as your server, with your tokens. Nothing is unpickled here: pickles are read opcode by
+    opcode, and may look up only what torch writes for tensors, or a trainer for its arguments and states.
     """
     error, weights = case.adapter.weights_error, case.adapter.weight_files
     if isinstance(error, UnsafePickle):
