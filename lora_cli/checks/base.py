@@ -17,12 +17,6 @@ from lora_cli.text import counted, cut, names, shown
 COPY = r"(?:-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d{1,2}a\d{1,2}))+$"
 """The end of the names of quantised and converted copies of a model, in lower case."""
 
-VARIANT = r"-(?:base|pt|instruct|it|chat)$"
-"""Ends of the names of a model's pretrained and tuned versions, in lower case."""
-
-LONGEST_NAME = 96
-"""Characters of a repository's name on the Hub, without its organisation."""
-
 FAMILY = r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])"
 """Families whose models have their ``model_type`` in the name."""
 
@@ -47,15 +41,13 @@ HEAD_NAMES = frozenset(name for names in HEADS.values() for name in names) | {"d
 
 
 @check("LC311", "modules-not-in-base", "weights", "base", peft=WRONG,
+       hint=f"{OTHER_BASE}; `lora-cli repair` corrects names that a wrapper changed",
        evidence={"peft": "tuners/lora/model.py (run)", "vllm": "lora/lora_model.py, lora/model_manager.py (run)",
                  "sglang": "lora/lora.py (read), lora/mem_pool.py (run)"})  # fmt: skip
 def modules_not_in_base(case: Case, on: On) -> Problems:
     """Some or all of the adapter's modules do not exist in the base: it has other names, or fewer layers.
 
-    PEFT drops their tensors silently. Engines drop them too, refuse modules that their model does not have (vLLM), or
-    crash on them (SGLang).
-
-    *Fix*: validate against the base that it was trained on; ``lora-cli repair`` corrects names that a wrapper changed.
+    PEFT drops their tensors silently. Engines drop them, too, refuse them (vLLM), or crash on them (SGLang).
     """
     application = case.application
     missing = (*application.absent, *application.beyond)
@@ -80,15 +72,13 @@ def _fix(case: Case) -> str:
     return f"{OTHER_BASE}, {cut(trained)}" if trained else OTHER_BASE
 
 
-@check("LC314", "shape-mismatch", "config", "weights", "base", peft=REJECTS, sglang=CRASHES,
+@check("LC314", "shape-mismatch", "config", "weights", "base", peft=REJECTS, sglang=CRASHES, hint=OTHER_BASE,
        evidence={"vllm": "lora/layers/base_linear.py (run)"})  # fmt: skip
 def shape_mismatch(case: Case, on: On) -> Problems:
     """A's columns or B's rows are not the input or output width of the module in the base.
 
     PEFT refuses it. vLLM refuses a factor that is too wide, and serves one that is too narrow with zeros for the rest:
     an adapter of a narrower model of the same family loads without an error.
-
-    *Fix*: validate against the base that it was trained on.
     """
     if case.unserved_variant:
         yield NotChecked(f"{case.unserved_variant} is set, which no engine serves: shapes are not checked")
@@ -99,10 +89,9 @@ def shape_mismatch(case: Case, on: On) -> Problems:
     if case.nothing_fits and on.name != "peft":
         effect = max(effect, on.without((*application.absent, *application.beyond), beyond=bool(application.beyond)))
     first, differences = next(iter(found.items()))
-    message = f"{len(found)} of {counted(len(application.expected), 'module')} have other widths than the base"
-    yield Problem(
-        f"{message}: in {cut(first)} {'; '.join(differences)}", case.in_weights(first), _fix(case), {on.name: effect}
-    )
+    share = f"{len(found)} of {counted(len(application.expected), 'module')}"
+    message = f"the base has other widths than {share}: in {cut(first)} {'; '.join(differences)}"
+    yield Problem(message, case.in_weights(first), _fix(case), {on.name: effect})
 
 
 def _width_effect(case: Case, on: On) -> Outcome:
@@ -151,9 +140,8 @@ def other_base(case: Case) -> Problems:
     """The config has a different base from the one that the adapter is validated against.
 
     A model and its instruct version have the same shapes: the adapter loads on either, and changes a model that it was
-    not trained on. Mirrors and quantised copies count as the same. A base in a folder is compared by its family, and by
-    its name if that ends in ``-instruct``, ``-chat``, ``-it`` or ``-base``. ``lora-cli repair --base-name ORG/NAME``
-    corrects the config.
+    not trained on. Mirrors and quantised copies count as the same. Of a base in a folder only the family
+    is known. ``lora-cli repair --base-name ORG/NAME`` corrects the config.
     """
     trained, base, application = _other_base(case), case.known_base, case.application
     is_told = application.absent or application.beyond or (case.has_weights and case.misshapen)  # in the hint of that
@@ -173,16 +161,14 @@ def _other_base(case: Case) -> str:
     name = _model_name(trained if cached is None else cached[0])
     if base.repository and (cached or hub_words(trained)):
         return trained if name != _model_name(base.repository) else ""
-    folder = _model_name(base.name.rstrip("/").removesuffix("/config.json"))
-    if name != folder and re.search(VARIANT, folder) and re.sub(VARIANT, "", name) == re.sub(VARIANT, "", folder):
-        return trained
     families, family = set(re.findall(FAMILY, name)), set(re.findall(FAMILY, base.model_type))
     return trained if families and family and not families & family else ""
 
 
 def _model_name(repository: str) -> str:
-    """A model's name without its organisation and marks of a copy; Llama 3 models have two names."""
-    return re.sub(COPY, "", repository.rpartition("/")[2].lower()[:LONGEST_NAME]).removeprefix("meta-")
+    """A model's name (on the Hub it has at most 96 characters) without its organisation and marks of a copy."""
+    name = re.sub(COPY, "", repository.rpartition("/")[2].lower()[:96])
+    return name.removeprefix("meta-")  # Llama 3 models have two names
 
 
 @check("LC316", "saved-module-missing", "config", "weights", "base", peft=REJECTS, vllm=WRONG, sglang=WRONG,
@@ -194,37 +180,7 @@ def saved_module_missing(case: Case) -> Problems:
     PEFT fails without them, or makes a new head of random weights; engines serve the base's own module.
     """
     config, keys = case.config, case.adapter.keys.values()
-    try:
-        missing = _missing_modules(case)
-    except FormatError as error:
-        yield NotChecked(f"modules_to_save: {error.reason}")
-        missing = []
-    if missing:
-        message = f"the weights do not contain all of {names(missing)} of modules_to_save"
-        yield Problem(message, case.in_config("modules_to_save"))
-    lacks = "but the weights contain no trained"
-    heads, trained = HEADS.get(config.task_type or "", ()), {part for key in keys for part in key.module.split(".")}
-    if heads and trained.isdisjoint(heads):
-        message = f"task_type is {shown(config.task_type)}, {lacks} {' or '.join(heads)}"
-        yield Problem(message, case.in_config("task_type"))
-    own_head = "For" in config.base_class and config.base_class.endswith(OWN_HEADS)
-    if own_head and not heads and not config.modules_to_save and trained.isdisjoint(HEAD_NAMES):
-        message = f"it was trained on {shown(config.base_class)}, {lacks} head: a new, random one would be used"
-        yield Problem(message, case.in_config("auto_mapping"), effects=dict.fromkeys(ENGINE_NAMES, OK))
-    tokens = config.trainable_token_indices
-    is_asked = bool(tokens) or isinstance(tokens, tuple)  # PEFT looks for those of an empty list, too
-    if is_asked and not any(key.part == "trainable_tokens" for key in keys):
-        yield Problem(f"trainable_token_indices is set, {lacks} tokens", case.in_config("trainable_token_indices"))
-
-
-def _missing_modules(case: Case) -> list[str]:
-    """The names of ``modules_to_save`` that match a module of the base without a saved tensor.
-
-    Raises:
-        FormatError: there are too many names to compare.
-    """
-    config = case.config
-    saved = {key.module for key in case.adapter.keys.values() if key.part == "saved" and not key.adapter_name}
+    saved = {key.module for key in keys if key.part == "saved" and not key.adapter_name}
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()  # written once for both
     named = [path for path in case.known_base.modules if last_name(path) not in tied]
 
@@ -236,7 +192,27 @@ def _missing_modules(case: Case) -> list[str]:
                 return any(path not in saved for path in meant)
         return NORM.search(last_name(name)) is not None
 
-    return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
+    missing = list[str]()
+    try:
+        missing += filter(lacks, dict.fromkeys(config.modules_to_save or ()))
+    except FormatError as error:
+        yield NotChecked(f"modules_to_save: {error.reason}")
+    if missing:
+        message = f"the weights do not contain all of {names(missing)} of modules_to_save"
+        yield Problem(message, case.in_config("modules_to_save"))
+    without = "but the weights contain no trained"
+    heads, trained = HEADS.get(config.task_type or "", ()), {part for key in keys for part in key.module.split(".")}
+    if heads and trained.isdisjoint(heads):
+        message = f"task_type is {shown(config.task_type)}, {without} {' or '.join(heads)}"
+        yield Problem(message, case.in_config("task_type"))
+    own_head = "For" in config.base_class and config.base_class.endswith(OWN_HEADS)
+    if own_head and not heads and not config.modules_to_save and trained.isdisjoint(HEAD_NAMES):
+        message = f"it was trained on {shown(config.base_class)}, {without} head: a new, random one would be used"
+        yield Problem(message, case.in_config("auto_mapping"), effects=dict.fromkeys(ENGINE_NAMES, OK))
+    tokens = config.trainable_token_indices
+    is_asked = bool(tokens) or isinstance(tokens, tuple)  # PEFT looks for those of an empty list, too
+    if is_asked and not any(key.part == "trainable_tokens" for key in keys):
+        yield Problem(f"trainable_token_indices is set, {without} tokens", case.in_config("trainable_token_indices"))
 
 
 @check("LC321", "saved-shape", "weights", "base", "companions", peft=REJECTS, vllm=WRONG, sglang=REJECTS,

@@ -85,37 +85,22 @@ def not_lora(case: Case) -> Problems:
     yield Problem(message, case.in_config("peft_type"), hint, effects)
 
 
-def _numbers(
-    case: Case,
-    name: str,
-    wanted: str,
-    is_right: Callable[[Any], bool],
-    effects: Callable[[Any], Effects],
-    in_pattern: Callable[[Any, bool], Effects],
-) -> Iterator[Problem]:
-    """Problems of a field and its pattern; ``in_pattern`` takes a value and whether PEFT uses it, maybe."""
+def _wrong(case: Case, name: str, is_right: Callable[[Any], bool]) -> Iterator[tuple[str, Any, bool | None]]:
+    """Numbers that are not right: where, the value, and for a key of the pattern whether PEFT uses it, maybe."""
     config, pattern = case.config, {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}[name]
-    value, values = raw_value(config, name), raw_value(config, pattern)
-    if name not in config.given:
-        yield Problem(f"{name} is missing: PEFT silently uses 8", case.in_config(name), effects=effects(None))
-    elif not is_right(value):
-        yield Problem(f"{name} is {shown(value)}, not {wanted}", case.in_config(name), effects=effects(value))
+    values = raw_value(config, pattern)
+    if name not in config.given or not is_right(raw_value(config, name)):
+        yield name, raw_value(config, name), None
     if not isinstance(values, Mapping):
-        as_empty: Effects = {"vllm": SINCE_0_32 if values else OK, "peft": REJECTS}
-        message = f"{pattern} is {shown(values)}, not an object"
-        yield Problem(message, case.in_config(pattern), effects={**in_pattern(None, False), **as_empty})
+        yield pattern, values, None
         return
-    wrong = [key for key, one in values.items() if not is_right(one)]
+    wrong = [key for key, value in values.items() if not is_right(value)]
     try:
         matching = matching_keys(values, case.adapter.pairs, config.file).values() if wrong else ()
         used = {keys[0] for keys in matching if keys}
     except FormatError:
         used = set(wrong)
-    kept = disabling_keys(case) if pattern == "alpha_pattern" else ()
-    for key in wrong:
-        if key not in kept:
-            message = f"{cut(key)} in {pattern} is {shown(values[key])}, not {wanted}"
-            yield Problem(message, case.in_config(cut(key)), effects=in_pattern(values[key], key in used))
+    yield from ((key, values[key], key in used) for key in wrong)
 
 
 def _is_number(value: Any) -> bool:
@@ -135,18 +120,20 @@ def rank_invalid(case: Case) -> Problems:
     def is_right(value: Any) -> bool:
         return isinstance(value, int) and _is_number(value) and value > 0
 
-    def effects(value: Any) -> Effects:
-        if "r" not in case.config.given:
-            return {"peft": OK}
-        if isinstance(value, float) and value.is_integer() and value > 0:
-            return {"peft": OK, "vllm": OK}
-        return {"vllm": WRONG} if value is True or (isinstance(value, float) and 0 < value < math.inf) else {}
-
-    def in_pattern(value: Any, is_used: bool) -> Effects:
+    for where, value, is_used in _wrong(case, "r", is_right):
+        effects: Effects = {}
         as_one: Effect = {"0.31": OK, "": WRONG} if is_used else OK
-        return {"peft": REJECTS if is_used else OK, "vllm": as_one if value is True else SINCE_0_32}
-
-    yield from _numbers(case, "r", "a positive integer", is_right, effects, in_pattern)
+        if is_used is not None:
+            effects = {"peft": REJECTS if is_used else OK, "vllm": as_one if value is True else SINCE_0_32}
+        elif where != "r":
+            effects = {"vllm": SINCE_0_32 if value else OK}
+        elif "r" not in case.config.given:
+            effects = {"peft": OK}
+        elif isinstance(value, float) and value.is_integer() and value > 0:
+            effects = {"peft": OK, "vllm": OK}
+        elif value is True or (isinstance(value, float) and 0 < value < math.inf):
+            effects = {"vllm": WRONG}
+        yield _not(case, where, value, "a positive integer", effects)
 
 
 @check("LC203", "alpha-invalid", "config", peft=WRONG, vllm=REJECTS, sglang=REJECTS,
@@ -163,19 +150,28 @@ def alpha_invalid(case: Case) -> Problems:
     def is_right(value: Any) -> bool:
         return _is_number(value) and LEAST <= value < math.inf
 
-    def effects(value: Any) -> Effects:
-        if "lora_alpha" not in case.config.given:
-            return {}
-        return {"vllm": WRONG, "sglang": WRONG} if isinstance(value, bool) or _is_number(value) else {"peft": REJECTS}
+    kept = disabling_keys(case)
+    for where, value, is_used in _wrong(case, "lora_alpha", is_right):
+        effects: dict[str, Effect] = {"sglang": WRONG}
+        if is_used is not None and where in kept:
+            continue
+        if is_used is False:
+            effects |= {"vllm": OK}
+        elif where == "lora_alpha" and where not in case.config.given:
+            effects = {}
+        elif (is_used or where == "lora_alpha") and (isinstance(value, bool) or _is_number(value)):
+            effects |= {"vllm": WRONG}
+        elif where == "lora_alpha":
+            effects = {"peft": REJECTS}
+        else:
+            effects |= {"peft": REJECTS, "vllm": SINCE_0_32 if value or (is_used and value is not None) else OK}
+        yield _not(case, where, value, "a positive number", effects)
 
-    def in_pattern(value: Any, is_used: bool) -> Effects:
-        if not is_used:
-            return {"vllm": OK, "sglang": WRONG}
-        if isinstance(value, bool) or _is_number(value):
-            return {"vllm": WRONG, "sglang": WRONG}
-        return {"peft": REJECTS, "vllm": OK if value is None else SINCE_0_32, "sglang": WRONG}
 
-    yield from _numbers(case, "lora_alpha", "a positive number", is_right, effects, in_pattern)
+def _not(case: Case, where: str, value: Any, wanted: str, effects: Effects) -> Problem:
+    is_missing = where in {"r", "lora_alpha"} and where not in case.config.given
+    said = "is missing: PEFT silently uses 8" if is_missing else f"is {shown(value)}, not {wanted}"
+    return Problem(f"{cut(where)} {said}", case.in_config(cut(where)), effects=effects)
 
 
 def disabling_keys(case: Case) -> list[str]:
@@ -301,25 +297,21 @@ def field_value(case: Case) -> Problems:
     is_new = isinstance(method, str) and not re.fullmatch(CHANGES_BASE, method) and method.lower() not in KNOWN_TO_VLLM
     if method == "":
         yield Problem(f"{INIT} is empty", case.in_config(INIT), "set it to true", {"peft": OK})
-    for mistakes in (_single_mistakes(case), _combined_mistakes(case), _parameter_mistakes(case)):
-        for field, is_wrong, refusal in mistakes:
-            message = f"{field} is {shown(getattr(config, field))}: PEFT {refusal}"
+    for field, is_wrong, refusal in _refusals(case):
+        if is_wrong:
             effects: Effects = {} if field == INIT and is_new else {"vllm": OK}
-            if is_wrong:
-                yield Problem(message, case.in_config(field), effects=effects)
+            message = f"{field} is {shown(getattr(config, field))}: PEFT {refusal}"
+            yield Problem(message, case.in_config(field), effects=effects)
 
 
-Mistakes = Iterator[tuple[str, object, str]]
-"""Field, whether PEFT refuses its value, and why."""
-
-
-def _single_mistakes(case: Case) -> Mistakes:
+def _refusals(case: Case) -> Iterator[tuple[str, object, str]]:
+    """What PEFT refuses: the field, whether it has such a value, and why."""
     config = case.config
     yield "lora_dropout", config.lora_dropout > 1, "takes at most 1"
     yield "bias", config.bias not in BIASES, f"knows {', '.join(BIASES)}"
     yield "task_type", config.task_type not in TASKS, f"knows {', '.join(filter(None, TASKS))}"
-    chosen = config.trainable_token_indices or ()
-    lists = [chosen] if isinstance(chosen, tuple) else list(chosen.values())
+    trained = config.trainable_token_indices or ()
+    lists = [trained] if isinstance(trained, tuple) else trained.values()
     is_wrong = any(len(set(tokens)) < len(tokens) or min(tokens, default=0) < 0 for tokens in lists)
     yield "trainable_token_indices", is_wrong, "refuses a token twice, or below 0"
     method = config.init_lora_weights  # PEFT initialises a layer before it loads the weights
@@ -331,10 +323,7 @@ def _single_mistakes(case: Case) -> Mistakes:
         is_odd = any(rank % 2 for rank in case.application.ranks.values())
         yield INIT, method == "orthogonal" and is_odd, "refuses an odd rank with it"
         yield "lora_bias", config.lora_bias, f"refuses it with {INIT} {shown(method)}"
-
-
-def _combined_mistakes(case: Case) -> Mistakes:
-    config, one_string = case.config, isinstance(case.config.target_modules, str)
+    one_string = isinstance(config.target_modules, str)
     for field in ("layers_to_transform", "layers_pattern"):
         yield field, one_string and getattr(config, field) is not None, "refuses it if target_modules is a string"
     alone = config.layers_to_transform is None and "layers_to_transform" not in config.mistyped
@@ -350,25 +339,16 @@ def _combined_mistakes(case: Case) -> Mistakes:
     has_embedding = any(pair.embedding for pair in case.adapter.pairs.values())
     for field in (*chosen, *(["lora_bias"] if config.lora_bias else [])):
         yield field, has_embedding and field != "use_dora", "refuses it on an embedding"
-
-
-def _parameter_mistakes(case: Case) -> Mistakes:
-    """Fields that PEFT refuses on parameters, by the config as PEFT loads it on the base."""
-    config, loaded = case.config, case.application.adapter.config or case.config
-    if not loaded.target_parameters:
-        return
-    what = "target_parameters" if config.target_parameters else "the base's fused experts"
-    for field in ONLY_ON_MODULES:  # an empty object counts
-        yield field, getattr(config, field) not in (None, 0, False), f"refuses it on {what}"
-    if case.base is not None and isinstance(loaded.target_modules, tuple):
+    loaded = case.application.adapter.config or config  # it has the base's fused experts as parameters
+    for field in ONLY_ON_MODULES if loaded.target_parameters else ():  # an empty object counts
+        yield field, getattr(config, field) not in (None, 0, False), "refuses it on parameters, as of fused experts"
+    if loaded.target_parameters and case.base is not None and isinstance(loaded.target_modules, tuple):
         named, weights = Endings(loaded.target_modules), (f"{one}.weight" for one in case.base.modules)
         both = any(one.removesuffix(".weight") in named for one in targeted_parameters(loaded, weights))
         yield "target_parameters", both, "refuses what target_modules lists, too"
 
 
-@check(
-    "LC210", "pattern-match", "config", "weights", hint="correct the name, remove it, or write keys that do not overlap"
-)
+@check("LC210", "pattern-match", "config", "weights", hint="correct or remove the name; let no two keys match a module")
 def pattern_match(case: Case) -> Problems:
     """A name or pattern of the config matches nothing, or ``alpha_pattern`` has a 0, or two alphas for a module.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lora_cli.adapter.adapter import SHARDED, Format
+from lora_cli.adapter.adapter import SHARDED
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import OK, REJECTS, UNKNOWN, WRONG, NotChecked, Problems, check, grouped
 from lora_cli.errors import FormatError, UnsafePickle
@@ -10,14 +10,7 @@ from lora_cli.finding import Location, Problem, Severity
 from lora_cli.refs.adapter_files import CONFIG, PICKLED, WEIGHTS
 from lora_cli.text import cut, names
 
-TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states", "sampler")
-"""Beginnings of the names of files with a trainer's arguments and states, which contain no weights."""
-
 WEIGHT_ENDS = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
-
-
-def _foreign(case: Case) -> Format | None:
-    return case.foreign.format if case.foreign is not None else None
 
 
 def _unreadable(case: Case, error: FormatError | None, file: str) -> Iterator[Problem]:
@@ -36,10 +29,9 @@ def weights_missing(case: Case) -> Problems:
 
     PEFT and every engine look for ``adapter_model.safetensors`` (then ``.bin``) by name.
     """
-    if case.adapter.weight_files or case.adapter.unread or _foreign(case):
+    if case.adapter.weight_files or case.adapter.unread or case.foreign is not None:
         return
-    found = [file.path for file in case.adapter.files if file.path.endswith(WEIGHT_ENDS) and file.path not in PICKLED]
-    others = [path for path in found if not path.rpartition("/")[2].startswith(TRAINERS)]
+    others = [file.path for file in case.adapter.files if file.path.endswith(WEIGHT_ENDS) and file.path not in PICKLED]
     what = f"only {names(others)}, which nothing looks for" if others else "and no other file with weights"
     yield Problem(f"there is no {WEIGHTS}, {what}", Location(WEIGHTS))
 
@@ -52,7 +44,7 @@ def weights_corrupt(case: Case) -> Problems:
     Loading fails, or reads other bytes.
     """
     error = case.adapter.weights_error
-    if not isinstance(error, UnsafePickle) and not _foreign(case):
+    if not isinstance(error, UnsafePickle) and case.foreign is None:
         yield from _unreadable(case, error, case.weights_file)
 
 
@@ -98,7 +90,7 @@ def config_missing(case: Case) -> Problems:
     """
     adapter = case.adapter
     is_missing = adapter.config is None and adapter.config_error is None and case.file(CONFIG) is None
-    if is_missing and _foreign(case) in {None, SHARDED}:
+    if is_missing and (case.foreign is None or case.foreign.format is SHARDED):
         nested = [file.path for file in adapter.files if file.path.endswith("/" + CONFIG)]
         yield Problem(f"there is no {CONFIG}" + (f", only {names(nested)}" if nested else ""), Location(CONFIG))
 
