@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lora_cli.adapter.adapter import SHARDED, Format
+from lora_cli.adapter.adapter import SHARDED
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import OK, REJECTS, UNKNOWN, WRONG, NotChecked, Problems, check, grouped
 from lora_cli.errors import FormatError, UnsafePickle
@@ -10,14 +10,7 @@ from lora_cli.finding import Location, Problem, Severity
 from lora_cli.refs.adapter_files import CONFIG, PICKLED, WEIGHTS
 from lora_cli.text import cut, names
 
-TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states", "sampler")
-"""Beginnings of the names of files with a trainer's arguments and states, which contain no weights."""
-
 WEIGHT_ENDS = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
-
-
-def _foreign(case: Case) -> Format | None:
-    return case.foreign.format if case.foreign is not None else None
 
 
 def _unreadable(case: Case, error: FormatError | None, file: str) -> Iterator[Problem]:
@@ -30,25 +23,17 @@ def _unreadable(case: Case, error: FormatError | None, file: str) -> Iterator[Pr
 
 
 @check("LC101", "weights-missing", peft=REJECTS,
-       hint="use the folder that contains the weights, or save the adapter again with save_pretrained()")  # fmt: skip
+       hint=f"use the folder that contains {WEIGHTS}, or save the adapter again with save_pretrained()")  # fmt: skip
 def weights_missing(case: Case) -> Problems:
     """There is no file with the adapter's weights.
 
     PEFT and every engine look for ``adapter_model.safetensors`` (then ``.bin``) by name.
     """
-    if case.adapter.weight_files or case.adapter.unread or _foreign(case):
+    if case.adapter.weight_files or case.adapter.unread or case.foreign is not None:
         return
-    found = [file.path for file in case.adapter.files if file.path.endswith(WEIGHT_ENDS) and file.path not in PICKLED]
-    others = [path for path in found if not path.rpartition("/")[2].startswith(TRAINERS)]
-    message, hint = f"there is no {WEIGHTS}, and no other file with weights", ""
-    if others:
-        message = f"there is no {WEIGHTS}, only {names(others)}, which PEFT and engines do not look for"
-        nested = [path.rpartition("/")[0] for path in others if path.endswith("/" + WEIGHTS)]
-        hint = f"rename the file to {WEIGHTS} if it contains the LoRA weights"
-        hint = f"use the folder that contains them: {cut(nested[0])}" if nested else hint
-    elif found:
-        message = f"there is no {WEIGHTS}; {names(found)} are files of a trainer, not weights"
-    yield Problem(message, Location(WEIGHTS), hint)
+    others = [file.path for file in case.adapter.files if file.path.endswith(WEIGHT_ENDS) and file.path not in PICKLED]
+    what = f"only {names(others)}, which nothing looks for" if others else "and no other file with weights"
+    yield Problem(f"there is no {WEIGHTS}, {what}", Location(WEIGHTS))
 
 
 @check("LC102", "weights-corrupt", peft=REJECTS,
@@ -56,10 +41,10 @@ def weights_missing(case: Case) -> Problems:
 def weights_corrupt(case: Case) -> Problems:
     """The weights file is not a complete, well-formed safetensors or torch file.
 
-    If its header is truncated, is no JSON, or points past the end of the file, loading fails, or reads other bytes.
+    Loading fails, or reads other bytes.
     """
     error = case.adapter.weights_error
-    if not isinstance(error, UnsafePickle) and not _foreign(case):
+    if not isinstance(error, UnsafePickle) and case.foreign is None:
         yield from _unreadable(case, error, case.weights_file)
 
 
@@ -97,19 +82,17 @@ def unreadable_file(case: Case) -> Problems:
     )
 
 
-@check("LC106", "config-missing", peft=REJECTS, hint="add the file that PEFT wrote")
+@check("LC106", "config-missing", peft=REJECTS, hint="use the folder that contains it, or add the file that PEFT wrote")
 def config_missing(case: Case) -> Problems:
     """There is no ``adapter_config.json``.
 
     Rank, scaling and target modules are stored only there; nothing loads weights without it.
     """
-    if _foreign(case) and _foreign(case) is not SHARDED:
-        return
-    if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG) is None:
-        nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG)]
-        which = "that folder" if len(nested) == 1 else "one of these folders"
-        hint = f"there is one in {names(nested)}: use {which}" if nested else ""
-        yield Problem(f"there is no {CONFIG}", Location(CONFIG), hint)
+    adapter = case.adapter
+    is_missing = adapter.config is None and adapter.config_error is None and case.file(CONFIG) is None
+    if is_missing and (case.foreign is None or case.foreign.format is SHARDED):
+        nested = [file.path for file in adapter.files if file.path.endswith("/" + CONFIG)]
+        yield Problem(f"there is no {CONFIG}" + (f", only {names(nested)}" if nested else ""), Location(CONFIG))
 
 
 @check("LC107", "config-unreadable", peft=REJECTS, hint="restore the file that save_pretrained() wrote")
@@ -123,10 +106,8 @@ def config_unreadable(case: Case) -> Problems:
 def unsafe_pickle(case: Case) -> Problems:
     """A pickle (the weights or a file next to them) looks up something else than data, or cannot be followed.
 
-    Loading it runs its code: as your server, with your tokens and your users' data. SGLang may load other files of the
-    folder, too. Nothing is unpickled here: pickles are read opcode by opcode, and each name that they look up must be
-    one that torch writes for tensors, or a trainer for its arguments and states. Arrays, archives and what is
-    compressed are reported as not checked.
+    Loading it runs its code: as your server, with your tokens. Nothing is unpickled here: pickles are read opcode by
+    opcode, and may look up only what torch writes for tensors, or a trainer for its arguments and states.
     """
     error, weights = case.adapter.weights_error, case.adapter.weight_files
     if isinstance(error, UnsafePickle):

@@ -78,7 +78,7 @@ def test_every_module_applies(family: str, tmp_path: Path, capsys: pytest.Captur
 
     (judged,) = json.loads(capsys.readouterr().out)["adapters"]
     # The heads of these are not trained, and no base is named.
-    assert {finding["code"] for finding in judged["findings"]} <= {"LC320", "LC606"}
+    assert {finding["code"] for finding in judged["findings"]} <= {"LC316", "LC606"}
     assert code == 0
 
 
@@ -94,7 +94,7 @@ def test_a_module_that_the_model_has_not_is_found(
 
     assert main(["validate", str(adapter), "--base", str(base), "--format", "json"]) == 1
     (judged,) = json.loads(capsys.readouterr().out)["adapters"]
-    assert {"LC311", "LC312", "LC313"} & {finding["code"] for finding in judged["findings"]}
+    assert "LC311" in {finding["code"] for finding in judged["findings"]}
 
 
 def test_without_architectures_the_family_says_which_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,8 +38,8 @@ def told(one: Result) -> list[Finding]:
     [
         (OF_GPT2, "LC311"),
         (NARROWER, "LC314"),
-        (DEEPER, "LC313"),
-        ({path: (2 * d_in, 2 * d_out) for path, (d_in, d_out) in NARROWER.items()} | OF_GPT2, "LC312"),
+        (DEEPER, "LC311"),
+        ({path: (2 * d_in, 2 * d_out) for path, (d_in, d_out) in NARROWER.items()} | OF_GPT2, "LC311"),
         ({path: (d_in // 4, d_out) for path, (d_in, d_out) in DEEPER.items()}, "LC314"),
     ],
     ids=["other names", "narrower", "deeper", "some other names", "narrower and deeper"],
@@ -66,7 +66,7 @@ def test_what_an_engine_does_for_another_reason_is_a_finding_of_its_own(tmp_path
 
     left = told(checked(tmp_path, modules, "sglang"))
 
-    assert {"LC312", "LC436"} <= {each.code for each in left}
+    assert {"LC311", "LC436"} <= {each.code for each in left}
 
 
 def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) -> None:
@@ -76,30 +76,6 @@ def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) 
 
     assert finding.code == "LC314"
     assert finding.problem.hint == "validate against the base that it was trained on, google/gemma-3-270m-it"
-
-
-@pytest.mark.parametrize(
-    ("folder", "trained", "differs"),
-    [
-        ("models/tiny-llama-instruct", "acme/tiny-llama", True),
-        ("models/tiny-llama-base", "acme/Tiny-Llama-Instruct", True),
-        ("models/gemma-3-270m-it/config.json", "google/gemma-3-270m", True),
-        ("models/Tiny-Llama/", "acme/tiny-llama", False),
-        ("models/tiny-llama-instruct-awq", "acme/tiny-llama-instruct", False),
-        ("models/base", "acme/tiny-llama-chat", False),
-        ("models/tiny-llama", "acme/Tiny-Llama-Instruct", False),
-        ("models/tiny-llama-chat", "someone/else-chat", False),
-    ],
-)
-def test_a_folder_named_like_another_version_of_the_base_is_another_base(
-    folder: str, trained: str, differs: bool, tmp_path: Path
-) -> None:
-    config = {"base_model_name_or_path": trained}
-    adapter = write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj"]), config=config)
-    terms = Terms(base_from_config(base_config("gemma2" if "gemma" in folder else "llama"), folder))
-    one = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
-
-    assert ("LC324" in {each.code for each in one.findings}) == differs
 
 
 def test_every_engine_that_does_something_is_named_and_no_other(tmp_path: Path) -> None:

@@ -221,8 +221,8 @@ def scaled(by: float, layers: int = 2) -> dict[str, tuple[int, int]]:
 GPT2 = {f"transformer.h.{layer}.attn.c_attn": (64, 192) for layer in range(2)}
 CAUSES: dict[str, tuple[dict[str, tuple[int, int]], str, list[str]]] = {
     "other names": (GPT2, "LC311", ["vllm", "sglang", "peft"]),
-    "some other names": (MODULES | GPT2, "LC312", ["vllm", "sglang"]),
-    "more layers": (scaled(1, layers=4), "LC313", ["vllm", "sglang"]),
+    "some other names": (MODULES | GPT2, "LC311", ["vllm", "sglang"]),
+    "more layers": (scaled(1, layers=4), "LC311", ["vllm", "sglang"]),
     "narrower": (scaled(0.5), "LC314", ["vllm", "sglang"]),
     "wider": (scaled(2), "LC314", ["vllm", "sglang"]),
     "twice": (MODULES, "LC303", ["sglang"]),

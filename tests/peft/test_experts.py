@@ -59,7 +59,7 @@ NOT_LOADED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a regex with numbers": (
         "mixtral",
         {"targets": [*W, "q_proj"], "target_modules": r".*\.(q_proj|experts\.\d+\.w[123])"},
-        "LC312",
+        "LC311",
     ),
     "dense layers, too": ("qwen3_moe", {"targets": GATED, "base": {"mlp_only_layers": [0]}}, "LC307"),
     "shared experts": ("deepseek_v3", {"targets": GATED}, "LC307"),
