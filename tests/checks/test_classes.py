@@ -115,10 +115,10 @@ def test_a_class_that_rewrites_beginnings_of_names_takes_those_too(tmp_path: Pat
         ("starcoder2", "model.model.layers.0.self_attn.q_proj", (True, True, True)),
         ("starcoder2", "model.model.model.layers.0.self_attn.q_proj", (False, False, False)),
         ("starcoder2", "transformer.layers.0.self_attn.q_proj", (False, False, False)),
-        ("phi", "layers.0.self_attn.q_proj", (False, True, True)),
+        ("phi", "layers.0.self_attn.q_proj", (True, True, True)),
         ("gpt_neox", "gpt_neox.layers.0.attention.query_key_value", (True, True, True)),
-        ("gpt_neox", "model.layers.0.attention.query_key_value", (False, True, True)),
-        ("gpt_neox", "layers.0.attention.query_key_value", (False, True, True)),
+        ("gpt_neox", "model.layers.0.attention.query_key_value", (True, True, True)),
+        ("gpt_neox", "layers.0.attention.query_key_value", (True, True, True)),
         ("qwen2", "layers.0.self_attn.q_proj", (False, False, False)),
     ],
 )
