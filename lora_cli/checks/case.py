@@ -1,4 +1,4 @@
-"""What checks look at: ``Case``, one adapter with its base and evidence, and ``On``, where its modules go in an engine."""
+"""What checks look at: ``Case``, an adapter with its base and evidence, and ``On``, its modules in an engine."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -59,17 +59,17 @@ class Case:
 
     def why_missing(self, need: str) -> str:
         """Why ``need`` (config, weights, base, values or companions) is missing; empty if it is not."""
+        adapter, evidence = self.adapter, self.evidence
         foreign = f"it is {self.foreign.format.title}" if self.foreign is not None else ""
-        if need == "base":
-            return "" if self.base is not None else self.evidence.base_reason
-        if need == "values":
-            return self.evidence.stats_reason
-        if need == "companions":
-            return "" if self.evidence.companions is not None else "the files next to the weights were not read"
-        if need == "weights":
-            return "" if self.has_weights else foreign or self.adapter.unread or "the weights could not be read"
-        unread = "" if self.adapter.config is not None else f"{CONFIG} could not be read"
-        return unread if self.is_lora else foreign or unread
+        is_lora = self.as_lora or (adapter.config is not None and adapter.config.peft_type == "LORA")
+        unread = "" if adapter.config is not None else f"{CONFIG} could not be read"
+        return {
+            "config": unread if is_lora else foreign or unread,
+            "weights": "" if self.has_weights else foreign or adapter.unread or "the weights could not be read",
+            "base": "" if self.base is not None else evidence.base_reason,
+            "values": evidence.stats_reason,
+            "companions": "" if evidence.companions is not None else "the files next to the weights were not read",
+        }[need]
 
     @property
     def config(self) -> LoraConfig:
@@ -88,11 +88,6 @@ class Case:
         """The files next to the weights, for a check that needs them."""
         assert self.evidence.companions is not None
         return self.evidence.companions
-
-    @property
-    def is_lora(self) -> bool:
-        """Whether the config is that of a LoRA adapter."""
-        return self.as_lora or (self.adapter.config is not None and self.adapter.config.peft_type == "LORA")
 
     @property
     def foreign(self) -> Found | None:

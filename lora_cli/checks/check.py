@@ -114,13 +114,13 @@ def check(
     return made
 
 
-def find(selector: str) -> list[Check]:
+def find(selector: str) -> tuple[Check, ...]:
     """The checks that a selector matches: a code, a prefix of codes (``LC3``), or a name.
 
     Raises:
         UsageError: it matches none.
     """
-    found = [one for one in CHECKS if selector.lower() == one.name or one.code.startswith(selector.upper())]
+    found = tuple(one for one in CHECKS if selector.lower() == one.name or one.code.startswith(selector.upper()))
     if not found or not selector:
         close = nearest(selector, [word for one in CHECKS for word in (one.code, one.name)])
         hint = f"did you mean {close}?" if close else "lora-cli rules lists them all"
