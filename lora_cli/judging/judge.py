@@ -44,7 +44,7 @@ class Terms:
     base: BaseModel | None = None
     bases: Bases | None = None
     values: bool = True
-    rules: tuple[Check, ...] = choose()
+    rules: Sequence[Check] = choose()
     engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
 
