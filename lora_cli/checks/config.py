@@ -10,7 +10,7 @@ from lora_cli.adapter.config import LoraConfig, raw_value
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import OK, REJECTS, WRONG, NotChecked, Problems, check, grouped
-from lora_cli.engines import BUILT
+from lora_cli.engines.peft import method_outcome
 from lora_cli.errors import FormatError
 from lora_cli.finding import Effect, Effects, Problem, Severity
 from lora_cli.parse import LARGEST
@@ -72,8 +72,8 @@ def not_lora(case: Case) -> Problems:
     if config is None or "peft_type" in config.mistyped or config.peft_type == "LORA":
         return
     peft: Effect | None = None
-    if has_factors and config.peft_type in BUILT:
-        peft = WRONG
+    if has_factors:
+        peft = method_outcome(config.peft_type, case.base.model_type if case.base is not None else "")
     if peft is None:
         peft = WRONG if foreign is not None and case.adapter.weight_files else REJECTS
     effects: Effects = {"peft": peft, "vllm": REJECTS if foreign is not None and not has_factors else OK}

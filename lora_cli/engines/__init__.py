@@ -208,14 +208,6 @@ that needs it, and nothing between there and the scheduler's process catches tha
 
 PEFT = Engine(name="peft", title="PEFT", versions=("0.21",))
 
-BUILT = frozenset(
-    {
-        *("BEFT", "BOFT", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING"),
-        *("LOHA", "LOKR", "MISS", "OSF", "PEANUT", "PSOFT", "RANDLORA", "SHIRA", "SUPERTUNING", "TINYLORA", "UNILORA"),
-    }
-)
-"""The values of ``peft_type`` with which PEFT 0.21 loads what it saved as LoRA; its tensors are dropped."""
-
 ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (VLLM, SGLANG, PEFT)}
 """All engines by name."""
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.engines import BUILT, choose_engine
+from lora_cli.engines import choose_engine
+from lora_cli.engines.peft import BUILT, IA3_FAMILIES
 from lora_cli.judging.base_model import open_base
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.refs.request import Request
@@ -46,6 +47,12 @@ def test_what_each_engine_does_with_what_peft_wrote(option: str, tmp_path: Path)
     assert checked.error is None
     letters = "".join(LETTERS[str(one.outcome)] for one in checked.engines)
     assert letters == WANTED[option], [(one.code, one.effects) for one in checked.findings]
+
+
+def test_ia3_has_defaults_for_the_families_that_peft_has() -> None:
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as DEFAULTS
+
+    assert {family for family in DEFAULTS if family[0].islower()} == IA3_FAMILIES
 
 
 def test_each_peft_type_that_peft_builds_is_one_of_its() -> None:
