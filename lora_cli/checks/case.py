@@ -1,4 +1,4 @@
-"""What checks look at: ``Case``, one adapter with its base and evidence, and ``Engine``, where its modules go there."""
+"""What checks look at: ``Case``, an adapter with its base and evidence, and ``On``, its modules in an engine."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,8 +9,8 @@ from lora_cli.adapter.beside import Companions
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import PAIR_PARTS, Key
 from lora_cli.base.base_model import BaseModel
+from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import NameResolution, resolve_names
-from lora_cli.engines.profile import Profile
 from lora_cli.finding import NO_BASE, NO_VALUES, Applied, Deployment, Location, Outcome
 from lora_cli.peft.match import Application, misshapen
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
@@ -20,9 +20,6 @@ from lora_cli.text import counted, cut, names
 
 if TYPE_CHECKING:
     from lora_cli.adapter.values import TensorStats
-
-UNSERVED = ("use_bdlora", "use_qalora", "layer_replication")
-"""Fields of variants of LoRA that no engine serves, whose tensors have other shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +59,17 @@ class Case:
 
     def why_missing(self, need: str) -> str:
         """Why ``need`` (config, weights, base, values or companions) is missing; empty if it is not."""
+        adapter, evidence = self.adapter, self.evidence
         foreign = f"it is {self.foreign.format.title}" if self.foreign is not None else ""
-        if need == "base":
-            return "" if self.base is not None else self.evidence.base_reason
-        if need == "values":
-            return self.evidence.stats_reason
-        if need == "companions":
-            return "" if self.evidence.companions is not None else "the files next to the weights were not read"
-        if need == "weights":
-            return "" if self.has_weights else foreign or self.adapter.unread or "the weights could not be read"
-        unread = "" if self.adapter.config is not None else f"{CONFIG} could not be read"
-        return unread if self.is_lora else foreign or unread
+        is_lora = self.as_lora or (adapter.config is not None and adapter.config.peft_type == "LORA")
+        unread = "" if adapter.config is not None else f"{CONFIG} could not be read"
+        return {
+            "config": unread if is_lora else foreign or unread,
+            "weights": "" if self.has_weights else foreign or adapter.unread or "the weights could not be read",
+            "base": "" if self.base is not None else evidence.base_reason,
+            "values": evidence.stats_reason,
+            "companions": "" if evidence.companions is not None else "the files next to the weights were not read",
+        }[need]
 
     @property
     def config(self) -> LoraConfig:
@@ -91,11 +88,6 @@ class Case:
         """The files next to the weights, for a check that needs them."""
         assert self.evidence.companions is not None
         return self.evidence.companions
-
-    @property
-    def is_lora(self) -> bool:
-        """Whether the config is that of a LoRA adapter."""
-        return self.as_lora or (self.adapter.config is not None and self.adapter.config.peft_type == "LORA")
 
     @property
     def foreign(self) -> Found | None:
@@ -122,9 +114,9 @@ class Case:
 
     @property
     def unserved_variant(self) -> str:
-        """The field of a variant of LoRA that no engine serves: shapes are not checked. Empty for all others."""
-        config = self.adapter.config
-        return next((field for field in UNSERVED if config is not None and getattr(config, field)), "")
+        """The field of a variant that no engine serves, whose tensors have other shapes; empty for all others."""
+        fields = ("use_bdlora", "use_qalora", "layer_replication")
+        return next((field for field in fields if getattr(self.adapter.config, field, None)), "")
 
     @property
     def misshapen(self) -> Mapping[str, list[str]]:
@@ -147,10 +139,8 @@ class Case:
         companions = self.evidence.companions
         added = (companions.added_tokens or {}) if companions is not None else {}
         beyond = sorted(token for token, index in added.items() if size is not None and index >= size)
-        if not beyond:
-            return None
         message = f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
-        return f"{message}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0]))
+        return (f"{message}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0]))) if beyond else None
 
     def file(self, path: str) -> RemoteFile | None:
         """The adapter's file at ``path``, or None."""
@@ -188,16 +178,17 @@ class On:
         return worst if missed.isdisjoint(self.placed.nowhere) else max(worst, Outcome.SERVES_WRONG)
 
 
-def fitting(case: Case, on: NameResolution | None = None) -> Applied:
+def fitting(case: Case, placed: NameResolution | None = None) -> Applied:
     """How many modules apply by PEFT's names, or those of an engine, without those that have other widths."""
-    named, modules = (
-        (case.application.applied, case.application.matched) if on is None else (on.applied_count, on.applied)
-    )
+    named = case.application.applied if placed is None else placed.applied_count
+    modules = case.application.matched if placed is None else placed.applied
     return replace(named, matched=named.matched - len(case.misshapen.keys() & {*modules}))
 
 
 def on_engine(case: Case, profile: Profile) -> On:
     """Where the engine of a profile puts the modules of the adapter."""
+    if profile.engine.reads_peft_type:
+        case = replace(case, as_lora=False)
     if case.base is None or not case.has_weights:
         return On(profile)
     if profile.engine.name == "peft":

@@ -1,26 +1,17 @@
 """One kind of check: a function that finds one thing, with what PEFT and the engines make of it."""
 
-from collections import Counter
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import getdoc
 from itertools import islice
 from typing import Literal
 
 from lora_cli.checks.case import Case, On, on_engine
-from lora_cli.engines.profile import Profile
-from lora_cli.finding import (
-    Effect,
-    Effects,
-    EngineOutcome,
-    Finding,
-    Location,
-    Outcome,
-    Problem,
-    Severity,
-    Skipped,
-)
-from lora_cli.text import by_key, counted, cut, names
+from lora_cli.engines import Profile, choose_engine
+from lora_cli.errors import UsageError
+from lora_cli.finding import Effect, Effects, EngineOutcome, Finding, Location, Outcome, Problem, Severity, Skipped
+from lora_cli.text import by_key, counted, cut, names, nearest, words_of
 
 OK, UNKNOWN, WRONG, CRASHES, REJECTS = Outcome
 
@@ -28,7 +19,7 @@ LONGEST_MESSAGE = 2000
 MOST_GROUPS = 20
 """How many messages of one check are told each with its modules; the rest is counted."""
 MOST_PROBLEMS = 200
-"""How many problems of one check about one adapter are reported; the rest is counted."""
+"""How many problems of one check about one adapter are reported."""
 
 MERGE = "merge it into the base (merge_and_unload of PEFT) and serve that as a model, or train without it"
 SAVE_AGAIN = "save the adapter again"
@@ -83,13 +74,19 @@ class Check:
         worst = max(max(each.values()) if isinstance(each, Mapping) else each for each in self.effects.values())
         return Severity.ERROR if worst > UNKNOWN else Severity.WARNING if self.floor is None else self.floor
 
-    def matches(self, selector: str) -> bool:
-        """Whether ``selector`` is the name of this check, its code, or a prefix of its code (``LC3``)."""
-        return selector.lower() == self.name or self.code.startswith(selector.upper())
-
     def matters_to(self, profile: Profile) -> bool:
         """Whether an engine minds what this finds: without it the outcome is unknown."""
         return profile.effect(self.effects[profile.engine.name]) > OK
+
+
+CHECKS: list[Check] = []
+"""All checks, in the order in which they are run and listed: by code."""
+
+UNREAD = frozenset({"LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108", "LC109"})
+"""Checks that report why a config or weights were not read. They always run: others are skipped, which is not ok."""
+
+ON_REQUEST = frozenset({"LC605"})
+"""Checks that hold of nearly every adapter: they run where ``--select`` or a policy asks for them."""
 
 
 def check(
@@ -103,66 +100,88 @@ def check(
     hint: str = "",
     evidence: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Problems]], Check]:
-    """The decorator that makes a function a check; ``lora_cli.checks.CHECKS`` collects them.
+    """The decorator that makes a function a check, one of ``CHECKS``.
 
     PEFT owns the format: its effect is that of an engine for which none is given. A problem may carry its own effects.
     """
     effects = {"peft": peft, "vllm": peft if vllm is None else vllm, "sglang": peft if sglang is None else sglang}
-    return lambda find: Check(code, name, needs, effects, floor, hint, evidence or {}, find)
+
+    def made(find: Callable[..., Problems]) -> Check:
+        one = Check(code, name, needs, effects, floor, hint, evidence or {}, find)
+        insort(CHECKS, one, key=lambda other: other.code)
+        return one
+
+    return made
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What all checks say of one adapter, and what each engine does with it; ``case`` is as the engines see it."""
+def find(selector: str) -> tuple[Check, ...]:
+    """The checks that a selector matches: a code, a prefix of codes (``LC3``), or a name.
 
-    case: Case
-    findings: tuple[Finding, ...]
-    skipped: tuple[Skipped, ...]
-    engines: tuple[EngineOutcome, ...]
+    Raises:
+        UsageError: it matches none.
+    """
+    found = tuple(one for one in CHECKS if selector.lower() == one.name or one.code.startswith(selector.upper()))
+    if not found or not selector:
+        close = nearest(selector, [word for one in CHECKS for word in (one.code, one.name)])
+        hint = f"did you mean {close}?" if close else "lora-cli rules lists them all"
+        raise UsageError(f"unknown rule {selector!r}", hint=hint)
+    return found
 
 
-def judge(case: Case, engines: Sequence[Profile], checks: Iterable[Check]) -> Judgement:
-    """What ``checks`` find, and what each engine makes of that; pure, the only place where the three meet.
+def choose(select: Iterable[str] = (), ignore: Iterable[str] = (), *, pinned: bool = False) -> tuple[Check, ...]:
+    """The checks of ``select`` and ``UNREAD`` without those of ``ignore``, in order of code.
+
+    Without ``select`` all but those that are on request; also these if everything must be ``pinned``. Each entry may
+    contain several selectors, separated by commas.
+
+    Raises:
+        UsageError: a selector matches no check.
+    """
+    wanted, unwanted = ({one for word in words_of(words) for one in find(word)} for words in (select, ignore))
+    wanted |= {one for one in CHECKS if (one.code in UNREAD if select else pinned or one.code not in ON_REQUEST)}
+    return tuple(one for one in CHECKS if one in wanted - unwanted)
+
+
+def judge(
+    case: Case, engines: Iterable[Profile], checks: Iterable[Check]
+) -> tuple[list[Finding], list[Skipped], tuple[EngineOutcome, ...]]:
+    """What ``checks`` find, which were skipped, and what each engine makes of that; pure, the only place they meet.
 
     Without engines the adapter is judged by what PEFT does, and what only engines mind is not looked at. An engine's
     outcome is the worst effect of a finding, unknown if nothing is found and a check that matters to it was skipped.
     """
-    named, adapter = case, case.adapter
-    if adapter.pairs and adapter.config is not None and any(not one.engine.reads_peft_type for one in engines):
-        case = replace(case, as_lora=not case.is_lora)
-    ons = [on_engine(named if one.engine.reads_peft_type else case, one) for one in engines]
-    told = [(one, each) for one in checks for each in _run(one, case, ons)]
+    ons = [on_engine(case, profile) for profile in engines]
+    told = [(one, each) for one in checks for each in _run(one, case, ons or [On(choose_engine("peft"), asked=False)])]
     found = [each for _, each in told if isinstance(each, Finding)]
     skipped = [(one, each) for one, each in told if isinstance(each, Skipped)]
-    outcomes = tuple(_outcome(on, found, skipped) for on in ons)
+    outcomes = []
+    for on in ons:
+        by_effect = by_key((one.effects[on.key], one.problem.message) for one in found if on.key in one.effects)
+        outcome = max(by_effect, default=OK)
+        why = next((each.reason for one, each in skipped if outcome is OK and one.matters_to(on.profile)), "")
+        notes = (on.profile.note, *(by_effect[UNKNOWN] if outcome is UNKNOWN else ()), why)
+        outcomes.append(
+            EngineOutcome(
+                engine=on.name,
+                title=on.profile.engine.title,
+                version=on.profile.requested or None,
+                profile=on.profile.version,
+                note="; ".join(dict.fromkeys(filter(None, notes))),
+                outcome=UNKNOWN if why else outcome,
+                applied=on.applied,
+            )
+        )
     rejected = {one.asked for one in outcomes if one.outcome is REJECTS}
     # What an engine does is not unknown if it refuses the adapter anyway.
-    kept = (
+    kept = [
         one for one in found if not one.effects or max(one.effects.values()) > UNKNOWN or one.effects.keys() - rejected
-    )
-    return Judgement(case, tuple(kept), tuple(each for _, each in skipped), outcomes)
-
-
-def _outcome(on: On, found: Iterable[Finding], skipped: Iterable[tuple[Check, Skipped]]) -> EngineOutcome:
-    by_effect = by_key((one.effects[on.key], one.problem.message) for one in found if on.key in one.effects)
-    outcome = max(by_effect, default=OK)
-    why = next((each.reason for one, each in skipped if one.matters_to(on.profile)), "") if outcome is OK else ""
-    notes = (on.profile.note, *(by_effect.get(UNKNOWN, ()) if outcome is UNKNOWN else ()), why)
-    return EngineOutcome(
-        engine=on.name,
-        title=on.profile.engine.title,
-        version=on.profile.requested or None,
-        profile=on.profile.version,
-        note="; ".join(dict.fromkeys(filter(None, notes))),
-        outcome=UNKNOWN if why else outcome,
-        applied=on.applied,
-    )
+    ]
+    return kept, [each for _, each in skipped], tuple(outcomes)
 
 
 def _run(one: Check, case: Case, ons: Sequence[On]) -> Iterator[Finding | Skipped]:
     """The findings of a check, or one ``Skipped`` if what it needs is missing."""
-    asked = ons or [On(_peft(), asked=False)]
-    minding = [on for on in asked if one.floor is not None or one.matters_to(on.profile)]
+    minding = [on for on in ons if one.floor is not None or one.matters_to(on.profile)]
     if not minding or (one.floor is None and case.foreign is not None and not case.adapter.pairs):
         return
     if reason := next(filter(None, map(case.why_missing, one.needs)), ""):
@@ -170,51 +189,29 @@ def _run(one: Check, case: Case, ons: Sequence[On]) -> Iterator[Finding | Skippe
         return
     by_engine = one.find.__code__.co_argcount == 2
     told: dict[Problem, dict[str, Outcome]] = {}
-    for number, on in enumerate(minding if by_engine else minding[:1]):
-        for problem in _first(one.find(case, on) if by_engine else one.find(case)):
+    for on in minding if by_engine else minding[:1]:
+        for problem in islice(one.find(case, on) if by_engine else one.find(case), MOST_PROBLEMS):
             if isinstance(problem, Problem):
                 effects = told.setdefault(problem, {})
-                for each in [on] if by_engine else asked:
+                for each in [on] if by_engine else ons:
                     effect = each.profile.effect(problem.effects.get(each.name, one.effects[each.name]))
                     effects[each.key] = max(effect, effects.get(each.key, OK))
-            elif number == 0:
+            elif on is minding[0]:
                 yield Skipped(one.code, one.name, cut(problem.reason, LONGEST_MESSAGE))
     for problem, effects in told.items():
-        if one.floor is not None or max(effects.values()):
-            yield _finding(one, problem, effects, asked)
-
-
-def _finding(one: Check, problem: Problem, effects: Mapping[str, Outcome], asked: Sequence[On]) -> Finding:
-    """The finding of a problem, with what the engines do at the end of its message."""
-    worst = max(effects.values())
-    severity = Severity.ERROR if worst > UNKNOWN else Severity.WARNING if one.floor is None else one.floor
-    minding = [on for on in asked if effects.get(on.key)]
-    does = (f"{on.profile.title} {effects[on.key].phrase}" for on in minding if on.asked and effects[on.key] > UNKNOWN)
-    hint = problem.hint or one.hint.format(engine=next((on.name for on in minding if effects[on.key] is worst), ""))
-    told = Problem(
-        cut("; ".join([cut(problem.message, LONGEST_MESSAGE), *does]), LONGEST_MESSAGE),
-        Location(cut(problem.at.file, LONGEST_MESSAGE), cut(problem.at.field, LONGEST_MESSAGE)),
-        cut(hint, LONGEST_MESSAGE),
-    )
-    return Finding(
-        one.code, one.name, severity, told, None, effects={on.key: effects[on.key] for on in minding if on.asked}
-    )
-
-
-def _first(problems: Problems) -> Problems:
-    """The first of the problems, and for the rest one with their number, and one for what was not checked."""
-    yield from islice(problems, MOST_PROBLEMS)
-    counts = Counter(map(type, problems))
-    if more := counts[Problem]:
-        yield Problem(f"there are {more} more findings of this check")
-    if more := counts[NotChecked]:
-        yield NotChecked(f"{more} more of these")
-
-
-def _peft() -> Profile:
-    from lora_cli.engines import peft
-
-    return Profile(peft.ENGINE, peft.ENGINE.versions[-1])
+        worst = max(effects.values())
+        if one.floor is None and worst is OK:
+            continue
+        severity = Severity.ERROR if worst > UNKNOWN else Severity.WARNING if one.floor is None else one.floor
+        does = {on.key: effects[on.key] for on in ons if on.asked and effects.get(on.key)}
+        phrases = (f"{on.profile.title} {does[on.key].phrase}" for on in ons if does.get(on.key, OK) > UNKNOWN)
+        minds = next((on.name for on in ons if worst and effects.get(on.key) is worst), "")
+        shown = Problem(
+            "; ".join([cut(problem.message, LONGEST_MESSAGE), *phrases]),
+            Location(cut(problem.at.file, LONGEST_MESSAGE), cut(problem.at.field, LONGEST_MESSAGE)),
+            cut(problem.hint or one.hint.format(engine=minds), LONGEST_MESSAGE),
+        )
+        yield Finding(one.code, one.name, severity, shown, None, effects=does)
 
 
 def shape(dims: Iterable[int]) -> str:

@@ -12,8 +12,8 @@ from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check
 from lora_cli.checks.config import CHANGES_BASE, INIT
 from lora_cli.checks.tensors import shared_experts
+from lora_cli.engines import PACKED, VOCABULARY, packed_in
 from lora_cli.engines.name_resolution import COPIED, HEADS
-from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
 from lora_cli.finding import Effect, Effects, Location, Problem, Severity
 from lora_cli.peft.match import highest_rank, is_fused
 from lora_cli.peft.targets import ALL_LINEAR

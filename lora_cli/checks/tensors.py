@@ -6,8 +6,8 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.names import PAIR_PARTS, last_name
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, Problems, check, grouped, shape
+from lora_cli.engines import packed_in
 from lora_cli.engines.name_resolution import named_alike
-from lora_cli.engines.profile import packed_in
 from lora_cli.finding import Effects, Outcome, Problem
 from lora_cli.peft.match import DEFAULT_NAME, dropped_for
 from lora_cli.text import counted, cut, names

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.safetensors import TensorInfo
+from lora_cli.adapter.adapter import LoraPair
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import WRONG, NotChecked, Problems, check
 from lora_cli.finding import NO_BASE, Problem, Severity
@@ -44,7 +44,7 @@ def nonfinite_values(case: Case) -> Problems:
 
 
 @check("LC502", "zero-update", "weights", "values", peft=WRONG,
-       hint="it seems untrained: save it after training; were its parameters in the optimiser?")  # fmt: skip
+       hint="it seems untrained: save it after training; with ZeRO-3 and FSDP gather the parameters first")  # fmt: skip
 def zero_update(case: Case) -> Problems:
     """A or B is zero in every module, so that the adapter changes nothing; or a saved weight is all zeros.
 
@@ -52,34 +52,35 @@ def zero_update(case: Case) -> Problems:
     serves as the base model. A whole matrix, or DoRA's magnitude, of zeros replaces the base's own: the module no
     longer works.
     """
-    stats = case.evidence.stats
-    scanned = [
-        [factor.name for factor in pair.factors if factor.nbytes and factor.name in stats]
-        for pair in case.adapter.pairs.values()
-    ]
+    stats, pairs, tensors = case.evidence.stats, case.adapter.pairs.values(), case.adapter.tensors
+    scanned = [[one.name for one in pair.factors if one.nbytes and one.name in stats] for pair in pairs]
     zeros = [next((name for name in reversed(factors) if stats[name].zero), "") for factors in scanned if factors]
     if zeros and all(zeros) and not _has_other_tensors(case):
-        of_b = all(name.rpartition("lora_")[2].startswith(("B", "embedding_B")) for name in zeros)
-        where = "the only module" if len(zeros) == 1 else f"all {len(zeros)} modules"
-        message = f"{'B' if of_b else 'A or B'} is zero in {where}: the adapter changes nothing"
-        yield Problem(message, case.in_weights(zeros[0]))
-    matrices = {name for name, one in case.adapter.tensors.items() if len(one.shape) == 2 and one.nbytes}
+        yield Problem("A or B is zero in every module: the adapter changes nothing", case.in_weights(zeros[0]))
     emptied = [
         name
         for name, key in case.adapter.keys.items()
-        if name in stats and stats[name].zero
-        if key.part == "magnitude" or (key.part in {"saved", "base_layer"} and name in matrices)
+        if name in stats and stats[name].zero and tensors[name].nbytes
+        if key.part == "magnitude" or (key.part in {"saved", "base_layer"} and len(tensors[name].shape) == 2)
     ]
     if emptied:
         message = f"{counted(len(emptied), 'tensor')} of zeros would replace the base's: {names(emptied)}"
-        hint = "save the adapter again; with ZeRO-3 and FSDP gather the parameters first"
-        yield Problem(message, case.in_weights(emptied[0]), hint)
+        yield Problem(message, case.in_weights(emptied[0]))
 
 
 def _has_other_tensors(case: Case) -> bool:
     """Whether tensors other than factors may change the model."""
     factors = {factor.name for pair in case.adapter.pairs.values() for factor in pair.factors}
     return any(key.part != "unknown" for name, key in case.adapter.keys.items() if name not in factors)
+
+
+def _measured(case: Case) -> Iterator[tuple[LoraPair, float, "Magnitude | None", "Magnitude | None"]]:
+    """Each pair with its scaling (1 if that is not known), and the magnitudes of A and B as far as they are known."""
+    for pair in case.adapter.pairs.values():
+        scale = case.application.scales.get(pair.module)
+        found = (case.evidence.stats.get(one.name) if one is not None else None for one in (pair.a, pair.b))
+        first, second = (one.magnitude if one is not None else None for one in found)
+        yield pair, 1.0 if scale is None else abs(scale.scaling), first, second
 
 
 @check("LC503", "overflow", "config", "weights", "values", peft=WRONG,
@@ -90,39 +91,33 @@ def overflow(case: Case) -> Problems:
     Engines cast A and B to the base's dtype, and multiply the scaling into B first. In float16 everything beyond 65504
     becomes infinity, and the request's logits NaN. Values of this size also mean that training failed.
     """
-    beyond = list(_values_above(case, LARGEST["float16"]))
-    if not beyond:
-        return
+    largest = dict[str, float]()
+    for pair, scaling, first, second in _measured(case):
+        for factor, magnitude, by in ((pair.a, first, 1.0), (pair.b, second, max(1.0, scaling))):
+            if factor is not None and magnitude is not None:
+                largest[factor.name] = magnitude.largest * by
     dtype = case.base.dtype if case.base is not None else ""
-    if dtype not in LARGEST:
-        why = NO_BASE if case.base is None else "the base's config has no known dtype"
-        yield NotChecked(f"{cut(beyond[0][0])} exceeds float16, and the dtype used for serving is unknown: {why}")
-        return
-    too_large = list(_values_above(case, LARGEST[dtype]))
-    if too_large:
-        name, value = too_large[0]
-        yield Problem(
-            f"{counted(len(too_large), 'tensor has', 'tensors have')} values up to {value:.3g} once scaled, but "
-            f"the maximum of {dtype} is {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
-            case.in_weights(name),
+    most = LARGEST.get(dtype, LARGEST["float16"])
+    beyond = [name for name, value in largest.items() if value > most]
+    if beyond and dtype in LARGEST:
+        values = (
+            f"{counted(len(beyond), 'tensor has', 'tensors have')} values up to {largest[beyond[0]]:.3g} once scaled"
         )
+        message = f"{values}, but the maximum of {dtype} is {most:.5g}: {names(beyond)}"
+        yield Problem(message, case.in_weights(beyond[0]))
+    elif beyond:
+        why = NO_BASE if case.base is None else "the base's config has no known dtype"
+        yield NotChecked(f"{cut(beyond[0])} exceeds float16, and the dtype used for serving is unknown: {why}")
 
 
-def _values_above(case: Case, most: float) -> Iterator[tuple[str, float]]:
-    """The factors with a value above ``most`` as engines store them, B times its scaling: (tensor, value)."""
-    by_module = case.application.scales
-    for pair in case.adapter.pairs.values():
-        scale = by_module.get(pair.module)
-        for factor, scaling in ((pair.a, 1.0), (pair.b, abs(scale.scaling) if scale is not None else 1.0)):
-            magnitude = _magnitude(case, factor)
-            if factor is not None and magnitude is not None and magnitude.largest * max(1.0, scaling) > most:
-                yield factor.name, magnitude.largest * max(1.0, scaling)
-
-
-def _magnitude(case: Case, factor: TensorInfo | None) -> "Magnitude | None":
-    """The magnitude of a factor, None if it was not measured."""
-    stats = case.evidence.stats.get(factor.name) if factor is not None else None
-    return stats.magnitude if stats is not None else None
+def _updates(case: Case) -> dict[str, float]:
+    """An upper bound of the root mean square of each module's update, if its scale is known and both were measured."""
+    found = dict[str, float]()
+    for pair, scaling, first, second in _measured(case):
+        d_in, d_out = pair.widths
+        if pair.module in case.application.scales and d_in and d_out and first is not None and second is not None:
+            found[pair.module] = scaling / math.sqrt(d_in * d_out) * first.norm * second.norm
+    return found
 
 
 @check("LC504", "huge-update", "config", "weights", "values",
@@ -134,18 +129,15 @@ def huge_update(case: Case) -> Problems:
     base and its output is noise. The bound ``|s| * norm(B) * norm(A)``, spread over the elements of the update, is
     compared with 10 (a base's weights have a root mean square of 0.01 to 0.05), and with the median of the modules.
     """
-    updates = dict(_updates(case))
-    usual = sorted(updates.values())[len(updates) // 2] if len(updates) >= FEWEST else math.inf
+    updates = _updates(case)
+    usual = sorted(updates.values())[len(updates) // 2] if len(updates) >= FEWEST else 0.0
     huge = {module: size for module, size in updates.items() if size > HUGE or (usual and size > OUTLIER * usual)}
     if huge:
         worst_first = sorted(huge, key=lambda module: -huge[module])
-        size = huge[worst_first[0]]
-        beside = f", {size / usual:.3g} times the median" if usual and not math.isinf(usual) else ""
-        yield Problem(
-            f"the update of {counted(len(huge), 'module')} may have a root mean square of {size:.3g}"
-            f"{beside}: {names(worst_first)}",
-            case.in_weights(worst_first[0]),
-        )
+        beside = f", {huge[worst_first[0]] / usual:.3g} times the median" if usual else ""
+        has = f"may have a root mean square of {huge[worst_first[0]]:.3g}{beside}"
+        message = f"the update of {counted(len(huge), 'module')} {has}: {names(worst_first)}"
+        yield Problem(message, case.in_weights(worst_first[0]))
 
 
 @check("LC505", "negligible-update", "config", "weights", "values", floor=Severity.ERROR,
@@ -155,7 +147,7 @@ def negligible_update(case: Case) -> Problems:
 
     It loads and serves as the base model: it was hardly trained, or is scaled to nothing.
     """
-    updates, stats = dict(_updates(case)), case.evidence.stats
+    updates, stats = _updates(case), case.evidence.stats
     factors = [factor for pair in case.adapter.pairs.values() for factor in pair.factors if factor.name in stats]
     narrow = [one for one in factors if stats[one.name].magnitude is None and not stats[one.name].nonfinite]
     if narrow and not updates:
@@ -175,23 +167,10 @@ def untrained_part(case: Case) -> Problems:
     checkpointing (``enable_input_require_grads()``), or a part that the training never ran. Experts are ignored,
     because a router may never select one.
     """
-    zero = {
-        module: case.evidence.stats[pair.b.name].zero
-        for module, pair in case.adapter.pairs.items()
-        if pair.b is not None and pair.b.name in case.evidence.stats and ".experts." not in f".{module}."
-    }
+    pairs, stats = case.adapter.pairs.items(), case.evidence.stats
+    of_b = ((m, stats.get(pair.b.name)) for m, pair in pairs if pair.b is not None and ".experts." not in f".{m}.")
+    zero = {module: found.zero for module, found in of_b if found is not None}
     untrained = [module for module, is_zero in zero.items() if is_zero]
     if untrained and len(untrained) < len(zero):
         message = f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: {names(untrained)}"
         yield Problem(message, case.in_weights(untrained[0]))
-
-
-def _updates(case: Case) -> Iterator[tuple[str, float]]:
-    """An upper bound of the root mean square of each module's update, if both factors were measured."""
-    scales = case.application.scales
-    for module, pair in case.adapter.pairs.items():
-        first, second = _magnitude(case, pair.a), _magnitude(case, pair.b)
-        d_in, d_out = pair.widths
-        if module in scales and d_in and d_out and first is not None and second is not None:
-            factor = abs(scales[module].scaling) / math.sqrt(d_in * d_out)
-            yield module, factor * first.norm * second.norm

@@ -98,8 +98,8 @@ def _judged_for(
     name, at, _ = engine.strip().partition("@")
     limits = inputs.engine if inputs.engine is not None and inputs.engine.name == name.lower() else None
     profile = choose_engine(limits.wanted if limits is not None and not at else engine)
-    if profile.engine.slots is None:
-        known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
+    if profile.engine.flags is None:
+        known = " or ".join(engine.name for engine in ENGINES.values() if engine.flags is not None)
         raise UsageError(f"the flags of {profile.engine.title} are unknown", hint=f"--engine-args {known}")
     model: tuple[str, ...] = ()
     ref = ref_of(inputs.base) if inputs.base else None

@@ -132,12 +132,12 @@ OutputFile = Annotated[Path | None, option("--output -o FILE", "Write the result
 
 def complete_engine(incomplete: str) -> list[str]:
     """Names of engines; after ``@`` the versions with a profile, newest first."""
-    from lora_cli.engines import ENGINES, profiles_of
+    from lora_cli.engines import ENGINES
 
     name, at, _ = incomplete.partition("@")
     if not at:
         return list(ENGINES)
-    return [f"{name}@{profile.version}" for profile in profiles_of(ENGINES[name])] if name in ENGINES else []
+    return [f"{name}@{version}" for version in reversed(ENGINES[name].versions)] if name in ENGINES else []
 
 
 def complete_rule(incomplete: str) -> list[tuple[str, str]]:

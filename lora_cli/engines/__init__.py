@@ -1,30 +1,220 @@
-"""Facts of engines: how each version reads names, which models take LoRA, and which ranks.
+"""Facts of engines: how each is started, which models take LoRA, and which ranks.
 
-To add an engine, write its file and add it to ``ENGINES``; what it does with which adapters stands with the checks.
+To add an engine, add it to ``ENGINES``; what it does with which adapters stands with the checks (``lora_cli.checks``).
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 
-from lora_cli.engines import peft, sglang, vllm
-from lora_cli.engines.profile import Engine, Profile, as_version
+from lora_cli.base.base_model import BaseModel
+from lora_cli.base.families import FAMILIES
+from lora_cli.engines import vllm
 from lora_cli.errors import UsageError
+from lora_cli.finding import Effect, Outcome
 from lora_cli.text import did_you_mean
 
-__all__ = ["ENGINES", "Profile", "all_profiles", "choose_engine", "profiles_of"]
+VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
+"""Names of token embeddings and of output heads."""
 
-ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (vllm.ENGINE, sglang.ENGINE, peft.ENGINE)}
+PACKED: Mapping[str, tuple[str, ...]] = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+"""Modules that engines pack into one, by the name of the packed module."""
+
+
+def packed_in(leaf: str) -> str:
+    """The name of the packed module that contains a module with this last name; empty if there is none."""
+    return next((whole for whole, parts in PACKED.items() if leaf in parts), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """How an engine is started with LoRA: the options in which engines differ, and its slots, allocated at the start.
+
+    ``launch`` is the command before its options, with ``{base}`` for the model. ``slots`` limits the adapters in one
+    batch, ``memory`` those in the machine's memory. ``adapters`` lists those that are loaded at start-up, as
+    ``NAME=PATH`` or as JSON with ``keys`` for the two; with ``pins`` one can be pinned to its slot there. ``strict``
+    makes the engine refuse an adapter instead of dropping tensors. ``choices`` are the only names that
+    ``--lora-target-modules`` may have (empty: any); ``experts_as_one``: one name stands for all experts there.
+    ``base_slots`` are the slots that requests for the base alone take.
+    """
+
+    launch: str
+    slots: str
+    memory: str
+    adapters: str
+    keys: tuple[str, str]
+    pins: bool = False
+    strict: str = ""
+    choices: frozenset[str] = frozenset()
+    experts_as_one: bool = False
+    base_slots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine: the behaviour of all its versions, as data.
+
+    ``versions`` are those with a profile, oldest first. ``by_layer``: it finds a module by the number of its layer and
+    its last name, else by its path. ``ranks`` are the possible values of ``max_lora_rank`` (empty: any),
+    ``default_rank`` its default (None: no limit). ``unexpected`` is what it does with a module whose last name its
+    model does not have, ``beyond`` with one in a layer that its model does not have. ``reads_peft_type``: tensors of
+    LoRA are not enough for it. ``flags`` is None if it is no server.
+
+    ``no_lora`` are families whose class does not support LoRA, ``with_lora`` other families that do without a table in
+    ``base.families``. ``lora_since`` maps classes of ``architectures`` to the first version in which they do, whatever
+    their family; ``heads_since`` ends of class names to the first version that loads their trained head.
+    ``fused_experts`` are families whose class has its experts in one tensor. ``block_names`` is the class's and
+    transformers' name of the block with the experts, ``reordered`` the modules whose outputs the class keeps in another
+    order.
+    """
+
+    name: str
+    title: str
+    versions: tuple[str, ...]
+    by_layer: bool = False
+    unexpected: Outcome = Outcome.SERVES_WRONG
+    beyond: Outcome = Outcome.SERVES_WRONG
+    reads_peft_type: bool = True
+    ranks: tuple[int, ...] = ()
+    default_rank: int | None = None
+    flags: Flags | None = None
+    no_lora: frozenset[str] = frozenset()
+    with_lora: frozenset[str] = frozenset()
+    lora_since: Mapping[str, str] = field(default_factory=dict)
+    heads_since: Mapping[str, str] = field(default_factory=dict)
+    fused_experts: frozenset[str] = frozenset()
+    block_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    reordered: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def is_known(self, base: BaseModel) -> bool:
+        """Whether it is known if the engine supports LoRA on such a base."""
+        family = base.model_type
+        return family in FAMILIES or family in self.with_lora or base.architecture in self.lora_since
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """An engine at a version: ``version`` is the profile's, ``requested`` the user's (empty: the newest).
+
+    ``note`` says why the two differ; ``proven`` is False for a version older than all profiles.
+    """
+
+    engine: Engine
+    version: str
+    requested: str = ""
+    note: str = ""
+    proven: bool = True
+
+    @property
+    def title(self) -> str:
+        """``vLLM 0.33``, with the requested version."""
+        return f"{self.engine.title} {self.requested or self.version}"
+
+    @property
+    def allowed(self) -> str:
+        """The engine's own limit of ranks, in words."""
+        engine = self.engine
+        if engine.ranks:
+            return f"--max-lora-rank is one of {', '.join(map(str, engine.ranks))}; {engine.default_rank} by default"
+        return "any rank" if engine.flags is None else "any rank up to --max-lora-rank"
+
+    def is_at_least(self, since: str) -> bool:
+        """Whether this version is that one or newer."""
+        return as_version(since) <= as_version(self.version)
+
+    def effect(self, effect: Effect) -> Outcome:
+        """What this version does, of an effect that may depend on the version."""
+        if isinstance(effect, Outcome):
+            return effect
+        own = as_version(self.version)
+        return next(found for until, found in effect.items() if not until or own <= as_version(until))
+
+    def has_lora(self, architecture: str, model_type: str) -> bool:
+        """Whether the engine's class of a base supports LoRA, as far as is known; ``architecture`` may be empty."""
+        since = self.engine.lora_since.get(architecture)
+        return model_type not in self.engine.no_lora if since is None else self.is_at_least(since)
+
+    def takes_head(self, architecture: str) -> bool:
+        """Whether the engine loads a trained head on a base of this class; the end of its name is enough."""
+        heads = self.engine.heads_since.items()
+        return any(architecture.endswith(end) and self.is_at_least(since) for end, since in heads)
+
+
+@lru_cache(maxsize=256)
+def as_version(text: str) -> tuple[int, ...]:
+    """``0.5.23`` as numbers, without a suffix (``rc1``, ``+cu129``); empty if it does not start with a number."""
+    found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6}){0,5})", text, re.ASCII)
+    return tuple(map(int, found[1].split("."))) if found else ()
+
+
+VLLM = Engine(
+    name="vllm",
+    title="vLLM",
+    versions=("0.31", "0.32", "0.33"),
+    unexpected=Outcome.REJECTS,
+    reads_peft_type=False,
+    ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
+    default_rank=16,
+    flags=Flags(
+        launch="vllm serve {base}",
+        slots="--max-loras",
+        memory="--max-cpu-loras",
+        adapters="--lora-modules",
+        keys=("name", "path"),
+        experts_as_one=True,
+    ),
+    no_lora=vllm.NO_LORA,
+    with_lora=vllm.WITH_LORA,
+    lora_since=vllm.LORA_SINCE,
+    heads_since=vllm.HEADS_SINCE,
+    fused_experts=vllm.FUSED_EXPERTS,
+    block_names=vllm.BLOCK_NAMES,
+    reordered=vllm.REORDERED,
+)
+"""Read in ``vllm/lora`` of 0.28 to 0.33, and run on what PEFT wrote; of 0.32 the whole server (make test-engines).
+At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what it had served wrongly before."""
+
+SGLANG = Engine(
+    name="sglang",
+    title="SGLang",
+    versions=("0.5.23",),
+    by_layer=True,
+    unexpected=Outcome.CRASHES,
+    beyond=Outcome.REJECTS,
+    flags=Flags(
+        launch="python -m sglang.launch_server --model-path {base}",
+        slots="--max-loras-per-batch",
+        memory="--max-loaded-loras",
+        adapters="--lora-paths",
+        keys=("lora_name", "lora_path"),
+        pins=True,
+        strict="--lora-strict-loading",
+        choices=frozenset(
+            {
+                *("q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "kv_a_proj_with_mqa", "q_b_proj", "kv_b_proj"),
+                *("wq_b", "wk", "weights_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"),
+                *("embed_tokens", "lm_head", "qkvr", "wo_ud"),
+            }
+        ),
+        base_slots=1,
+    ),
+)
+"""Read in ``sglang/srt/lora``, and run on adapters that PEFT wrote. Much that it takes at load fails in the first batch
+that needs it, and nothing between there and the scheduler's process catches that: the server goes down."""
+
+PEFT = Engine(name="peft", title="PEFT", versions=("0.21",))
+
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (VLLM, SGLANG, PEFT)}
 """All engines by name."""
-
-
-def profiles_of(engine: Engine) -> tuple[Profile, ...]:
-    """The engine's profiles, newest first."""
-    return tuple(Profile(engine, version) for version in reversed(engine.versions))
 
 
 def all_profiles() -> tuple[Profile, ...]:
     """Every profile of every engine, in their order, oldest version first."""
-    return tuple(profile for engine in ENGINES.values() for profile in reversed(profiles_of(engine)))
+    return tuple(Profile(engine, version) for engine in ENGINES.values() for version in engine.versions)
 
 
 def choose_engine(text: str) -> Profile:
@@ -43,25 +233,21 @@ def choose_engine(text: str) -> Profile:
         word, _, version = re.sub("[=:]+", "@", name, count=1).partition("@")
         hint = f"did you mean {word}@{version}?" if word.lower() in ENGINES else did_you_mean(name, ENGINES)
         raise UsageError(f"unknown engine {called!r}", hint=hint)
+    oldest, newest = engine.versions[0], engine.versions[-1]
     if not at:
-        return Profile(engine, engine.versions[-1])
+        return Profile(engine, newest)
     wanted = as_version(requested)
     if not wanted:
         raise UsageError(
-            f"{requested!r} is not a version of {engine.title}",
-            hint=f"for example {engine.name}@{engine.versions[-1]}",
+            f"{requested!r} is not a version of {engine.title}", hint=f"for example {engine.name}@{newest}"
         )
-    older = [version for version in engine.versions if as_version(version) <= wanted]
-    if not older:
-        oldest = engine.versions[0]
+    found = next((version for version in reversed(engine.versions) if as_version(version) <= wanted), "")
+    if not found:
         note = f"older than the oldest profile ({oldest}), which is used instead and may differ"
         return Profile(engine, oldest, requested, note, proven=False)
-    found = older[-1]
-    if wanted[: len(as_version(found))] == as_version(found):
-        return Profile(engine, found, requested)
-    newest = found == engine.versions[-1]
-    which = "newer than the newest profile" if newest else "between two profiles"
-    return Profile(engine, found, requested, f"{which}: validated as {found}")
+    which = "newer than the newest profile" if found == newest else "between two profiles"
+    is_same = wanted[: len(as_version(found))] == as_version(found)
+    return Profile(engine, found, requested, "" if is_same else f"{which}: validated as {found}")
 
 
 def check_max_lora_rank(profiles: Iterable[Profile], max_lora_rank: int | None) -> None:

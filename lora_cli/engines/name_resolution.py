@@ -8,7 +8,7 @@ from itertools import accumulate
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.names import PAIR_PARTS, Key, last_name
 from lora_cli.base.base_model import BaseModel
-from lora_cli.engines.profile import PACKED, VOCABULARY, Profile
+from lora_cli.engines import PACKED, VOCABULARY, Profile, vllm
 from lora_cli.finding import Applied
 from lora_cli.peft.targets import OUTPUT_NAMES
 
@@ -23,7 +23,9 @@ HEADS = frozenset({"score", "classifier"})
 COPIED = frozenset({"embed_tokens", "lm_head"})
 """Modules whose whole weight beside the factors, as ``base_layer``, is passed over."""
 
-ABSENT = "the engine's model has no module of that name"
+APPLIED, UNEXPECTED, TOWER = "applied", "unexpected", "tower"
+Place = Callable[[str, list[Key]], str]
+"""One of these for a module and the names of its factors, or the reason why it is nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,12 @@ class NameResolution:
 def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameResolution:
     """Sort the modules of ``adapter`` by what the engine does with them; pure."""
     place = _by_layer(base) if profile.engine.by_layer else _by_path(base, profile)
-    applied, unexpected, towers, nowhere = list[str](), list[str](), list[str](), dict[str, str]()
-    for module, pair in adapter.pairs.items():
-        where = place(module, [adapter.keys[factor.name] for factor in pair.factors])
-        if where in _LISTS:
-            (applied, unexpected, towers)[_LISTS.index(where)].append(module)
-        else:
-            nowhere[module] = where
+    pairs, keys = adapter.pairs.items(), adapter.keys
+    where = {module: place(module, [keys[factor.name] for factor in pair.factors]) for module, pair in pairs}
+    applied, unexpected, towers = (
+        tuple(module for module, found in where.items() if found == kind) for kind in (APPLIED, UNEXPECTED, TOWER)
+    )
+    nowhere = {module: found for module, found in where.items() if found not in {APPLIED, UNEXPECTED, TOWER}}
     seen: dict[tuple[str, ...], str] = {}
     collisions = []
     for module in applied if profile.engine.by_layer else ():
@@ -65,18 +66,14 @@ def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameRe
             expert = module[found.end() :].rpartition(".")[0] if ".experts." in module else ""
             if seen.setdefault((found["idx"], expert, last_name(module)), module) is not module:
                 collisions.append(module)
-    return NameResolution(tuple(applied), tuple(unexpected), tuple(towers), nowhere, tuple(collisions))
+    return NameResolution(applied, unexpected, towers, nowhere, tuple(collisions))
 
 
-APPLIED, UNEXPECTED, TOWER = _LISTS = ("applied", "unexpected", "tower")
-Place = Callable[[str, list[Key]], str]
-"""One of these for a module and the names of its factors, or the reason why it is nowhere."""
-
-
-def _layered(base: BaseModel) -> frozenset[tuple[int, str]]:
-    """The modules in the layers: (number, last name)."""
-    numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
-    return frozenset((int(found["idx"]), last_name(path)) for found, path in numbered)
+def named_alike(adapter: Adapter, profile: Profile) -> bool:
+    """Whether the engine takes two tensors for the same factor."""
+    factors = (key for key in adapter.keys.values() if key.part in PAIR_PARTS)
+    found = [(key.module, key.part) for key in factors if profile.engine.by_layer or not _misnamed(key)]
+    return len(set(found)) < len(found)
 
 
 def _linear(base: BaseModel) -> set[str]:
@@ -84,9 +81,23 @@ def _linear(base: BaseModel) -> set[str]:
     return {last_name(path) for path, module in base.modules.items() if module.kind != "embedding"} - OUTPUT_NAMES
 
 
+def _why_absent(module: str, base: BaseModel) -> str:
+    found = LAYER.search(module)
+    is_beyond = found is not None and int(found["idx"]) >= base.num_layers
+    return "the base has no such layer" if is_beyond else "the engine's model has no module of that name"
+
+
+def _misnamed(key: Key) -> str:
+    """Why vLLM ignores a factor of that name, whatever the module; empty if it does not."""
+    if key.adapter_name:
+        return "the name contains the in-memory adapter name"
+    return "the name contains the prefix of a wrapper" if key.infixes else ""
+
+
 def _by_layer(base: BaseModel) -> Place:
     """SGLang finds a module by the number in ``layers.N`` and its last name, or that of the packed module."""
-    linear, layered = _linear(base), _layered(base)
+    linear = _linear(base)
+    layered = {(int(found["idx"]), last_name(path)) for path in base.modules if (found := LAYER.search(path))}
     leaves = linear | VOCABULARY | {name for name, parts in PACKED.items() if linear >= set(parts)}
     own = {leaf for _, leaf in layered}
 
@@ -105,15 +116,15 @@ def _by_layer(base: BaseModel) -> Place:
 
 def _by_path(base: BaseModel, profile: Profile) -> Place:
     """VLLM finds a module by its path, which a class may rewrite; its models keep experts apart, and towers plain."""
-    engine, family, names = profile.engine, base.model_type, profile.names
-    leaves = _linear(base) | names.embeddings.get(family, frozenset())
-    leaves |= frozenset() if engine.is_known(base) else engine.unknown_embeddings
-    leaves |= {last_name(path.removesuffix(".weight")) for path in base.parameters if path.endswith("gate.weight")}
-    leaves |= {"experts", "base_layer"} if any(".experts." in path for path in base.parameters) else set()
-    leaves -= engine.split.get(family, frozenset())
-    blocks = {one["block"]: shape[0] for path, shape in base.parameters.items() if (one := re.fullmatch(FUSED, path))}
-    above = {parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format)}
-    is_fused, renamed = family in engine.fused_experts, engine.block_names.get(family)
+    family, parameters = base.model_type, base.parameters
+    leaves = _linear(base) | vllm.EMBEDDINGS.get(family, frozenset())
+    leaves |= frozenset() if profile.engine.is_known(base) else vllm.INPUT
+    leaves |= {last_name(path.removesuffix(".weight")) for path in parameters if path.endswith("gate.weight")}
+    leaves |= {"experts", "base_layer"} if any(".experts." in path for path in parameters) else set()
+    leaves -= vllm.SPLIT.get(family, frozenset())
+    blocks = {one["block"]: shape[0] for path, shape in parameters.items() if (one := re.fullmatch(FUSED, path))}
+    above = {parent for path in parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format)}
+    is_fused, renamed = family in vllm.FUSED_EXPERTS, vllm.BLOCK_NAMES.get(family)
     others = _other_paths(base, profile)
 
     def is_expert(module: str) -> bool:
@@ -127,7 +138,7 @@ def _by_path(base: BaseModel, profile: Profile) -> Place:
             module = module.replace(*renamed)
         paths = any(path in base.modules for path in (module, *others(module)))
         fused = is_fused and module.removesuffix(".base_layer") in above
-        return paths or f"{module}.weight" in base.parameters or fused or is_expert(module)
+        return paths or f"{module}.weight" in parameters or fused or is_expert(module)
 
     def place(module: str, keys: list[Key]) -> str:
         # vLLM takes a wrapper's component at the end for the module's name.
@@ -144,31 +155,12 @@ def _by_path(base: BaseModel, profile: Profile) -> Place:
     return place
 
 
-def _why_absent(module: str, base: BaseModel) -> str:
-    found = LAYER.search(module)
-    return "the base has no such layer" if found is not None and int(found["idx"]) >= base.num_layers else ABSENT
-
-
-def _misnamed(key: Key) -> str:
-    """Why vLLM ignores a factor of that name, whatever the module; empty if it does not."""
-    if key.adapter_name:
-        return "the name contains the in-memory adapter name"
-    return "the name contains the prefix of a wrapper" if key.infixes else ""
-
-
-def named_alike(adapter: Adapter, profile: Profile) -> bool:
-    """Whether the engine takes two tensors for the same factor."""
-    factors = (key for key in adapter.keys.values() if key.part in PAIR_PARTS)
-    found = [(key.module, key.part) for key in factors if profile.engine.by_layer or not _misnamed(key)]
-    return len(set(found)) < len(found)
-
-
 def _other_paths(base: BaseModel, profile: Profile) -> Callable[[str], Iterator[str]]:
     """Other paths of a module to vLLM: in a multimodal wrapper, in a class that it wraps, or with another beginning."""
-    family, names = base.model_type, profile.names
-    prefixes, text_names = profile.engine.prefixes.get(family), names.text_names is None or family in names.text_names
-    split = [path.split(".", 2) for path in base.modules]
-    root = next((path[0] for path in split if len(path) > 2), "") if family in names.wrapped else ""
+    family, split = base.model_type, [path.split(".", 2) for path in base.modules]
+    prefixes = vllm.PREFIXES.get(family)
+    text_names = family in vllm.TEXT_NAMES or profile.is_at_least("0.33")
+    root = next((path[0] for path in split if len(path) > 2), "") if family in vllm.WRAPPED else ""
     children = {path[1] for path in split if len(path) > 1 and path[0] == root}
 
     def others(module: str) -> Iterator[str]:

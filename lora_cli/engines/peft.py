@@ -1,6 +1,5 @@
-"""PEFT 0.21, which owns the format."""
+"""Tables of PEFT 0.21, which owns the format: what it makes of a config of another method."""
 
-from lora_cli.engines.profile import Engine
 from lora_cli.finding import Outcome
 
 BUILT = frozenset(
@@ -19,8 +18,6 @@ IA3_FAMILIES = frozenset(
     }
 )
 """PEFT 0.21's ``TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING``."""
-
-ENGINE = Engine(name="peft", title="PEFT", versions=("0.21",))
 
 
 def method_outcome(peft_type: str | None, model_type: str) -> Outcome | None:

@@ -1,13 +1,14 @@
-"""vLLM: what it makes of an adapter, from 0.31 to 0.33.
+"""Tables of vLLM: which families of base models it serves with LoRA, and what they call their modules.
 
-Read in ``vllm/lora`` of 0.28 to 0.33, and run on what PEFT wrote; of 0.32 the whole server (make test-engines).
-At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what it had served wrongly before.
+Read in its classes of 0.31 to 0.33, and compared with what those of 0.32 say of themselves (``test_registry.py``).
 """
 
-from lora_cli.engines.profile import NEVER, Engine, Flags, Names, SlotLayout
-from lora_cli.finding import Outcome
+NEVER = "999"
+"""A version that is newer than any."""
 
 INPUT = frozenset({"embed_tokens"})
+"""What has LoRA in a family that vLLM has no class for, too: it wraps transformers' own."""
+
 BOTH = INPUT | {"lm_head"}
 
 WRAPPED = frozenset(
@@ -18,9 +19,6 @@ WRAPPED = frozenset(
     }
 )
 """Families that are served through transformers' own classes for text, which vLLM wraps."""
-
-OWN_0_31 = frozenset({"arcee", "cwm", "glm", "gpt_neox", "jais2", "mellum", "phi", "seed_oss"})
-"""Those of which 0.31 still had a class."""
 
 EMBEDDINGS = {
     **dict.fromkeys(
@@ -40,15 +38,6 @@ EMBEDDINGS = {
 
 ``make test-engines`` compares it with the classes of 0.32. VaultGemma's loads it too, and serves another scale.
 """
-
-EMBEDDINGS_0_31 = {
-    **{family: modules for family, modules in EMBEDDINGS.items() if family not in OWN_0_31},
-    **dict.fromkeys(("cwm", "glm", "jais2", "mellum"), BOTH),
-}
-"""The same in 0.31."""
-
-UNKNOWN_EMBEDDINGS = INPUT
-"""What has LoRA in a family that vLLM has no class for: it wraps transformers' own."""
 
 SPLIT = {"glm4": frozenset({"gate_up_proj"})}
 """Modules that a class packs by itself, though transformers' model has them in one: it refuses that name."""
@@ -70,40 +59,15 @@ LORA_SINCE = {
     "BertForTokenClassification": "0.33",
     "RobertaModel": "0.32",
     "RobertaForMaskedLM": "0.32",
-    "RobertaForSequenceClassification": "0",
     "RobertaForTokenClassification": NEVER,
     "XLMRobertaModel": "0.32",
     "XLMRobertaForSequenceClassification": "0",
     "XLMRobertaForTokenClassification": NEVER,
-    **dict.fromkeys(
-        (
-            *("AXK1ForCausalLM", "CohereCompassForConditionalGeneration", "DeepseekV3ForCausalLM"),
-            *("Ernie4_5_VLMoeForConditionalGeneration", "ExaoneMoeForCausalLM", "FlexOlmoForCausalLM"),
-            *("Gemma3ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration", "Jais2ForCausalLM"),
-            *("LagunaForCausalLM", "LlamaForCausalLM", "MellumForCausalLM", "MiniCPMV4_6ForConditionalGeneration"),
-            *("Ministral3ForCausalLM", "MuseGlimmerForConditionalGeneration", "OlmoeForCausalLM"),
-            *("QianfanOCRForConditionalGeneration", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM"),
-        ),
-        "0",
-    ),
     **dict.fromkeys(("GPTNeoXForCausalLM", "MiniCPMV4_7ForConditionalGeneration"), "0.32"),
     **dict.fromkeys(("Kolibri1ForCausalLM", "MiniCPMOcrForConditionalGeneration"), "0.33"),
-    **dict.fromkeys(
-        (
-            *("AriaForConditionalGeneration", "Cohere2MoeForCausalLM", "Cohere2VisionForConditionalGeneration"),
-            *("CohereAsrForConditionalGeneration", "Cosmos3EdgeForConditionalGeneration", "DbrxForCausalLM"),
-            *("DoryForCausalLM", "FalconMambaForCausalLM", "GPT2LMHeadModel", "Gemma3nForCausalLM"),
-            *("Gemma3nForConditionalGeneration", "HrmTextForCausalLM", "LlavaOnevisionForConditionalGeneration"),
-            *("Mamba2ForCausalLM", "MambaForCausalLM", "MiMoV2FlashForCausalLM"),
-            *("MossTranscribeDiarizeForConditionalGeneration", "PaddleOCRVLForConditionalGeneration"),
-            *("Qwen2AudioForConditionalGeneration", "Step3p7ForConditionalGeneration", "Zamba2ForCausalLM"),
-        ),
-        NEVER,
-    ),
 }
-"""Classes to the first version in which they take LoRA, whatever the family. Read in the classes of 0.31 to 0.33; those
-of BERT and RoBERTa were run in 0.32 (``test_pooling.py``), and the others compared with what its classes say of
-themselves (``test_registry.py``)."""
+"""Classes to the first version in which they take LoRA, whatever their family. Read in the classes of 0.31 to 0.33;
+those of BERT and RoBERTa were run in 0.32 (``test_pooling.py``)."""
 
 HEADS_SINCE = {"ForSequenceClassification": "0", "ForTokenClassification": "0.33"}
 """Ends of class names whose head, saved as ``score`` or ``classifier``, is loaded from an adapter. 0.32 was run: it
@@ -126,19 +90,21 @@ LISTED = frozenset(
         *("gpt_bigcode", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared"),
         *("hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "jamba", "lfm2", "lfm2_moe", "longcat_flash"),
         *("minicpm3", "minimax_m2", "nemotron", "nemotron_h", "olmo", "olmo3", "olmo_hybrid", "phimoe", "qwen3_next"),
-        *("sarvam_moe", "seed_oss", "smollm3", "vaultgemma"),
+        *("sarvam_moe", "seed_oss", "smollm3", "vaultgemma", "axk1", "laguna", "ministral3", "olmoe", "sarvam_mla"),
         # Wrappers for images, video and audio.
         *("audioflamingo3", "blip-2", "emu3", "exaone4_5", "gemma4", "glm4v", "glm4v_moe", "glm_ocr", "glmasr"),
         *("granite4_vision", "granite_speech", "granite_speech_plus", "hunyuan_vl", "idefics3", "internvl", "lfm2_vl"),
         *("lighton_ocr", "llava", "llava_next", "llava_next_video", "mistral3", "molmo2", "paligemma", "qwen2_5_omni"),
         *("qwen2_5_omni_thinker", "qwen3_5", "qwen3_asr", "qwen3_omni_moe_thinker", "qwen3_vl", "smolvlm"),
-        *("vibevoice_asr", "voxtral"),
+        *("vibevoice_asr", "voxtral", "cohere_compass", "ernie4_5_vl_moe", "gemma4_unified", "minicpmv4_6"),
+        *("muse_glimmer", "qianfan_ocr"),
         # Families of which transformers has no class.
         *("bailing_moe", "chatglm", "deepseek", "exaone", "internlm2", "internvl_chat", "mimo", "minicpmo", "minicpmv"),
         *("molmo", "phi4mm", "ultravox"),
     }
 )
-"""Families without a table here that support LoRA by vLLM's list of models (``docs/models/supported_models.md``)."""
+"""Families without a table here that support LoRA by vLLM's list of models (``docs/models/supported_models.md``), or by
+their classes."""
 
 WITH_LORA = LISTED | EMBEDDINGS.keys() | FUSED_EXPERTS | {"whisper"}
 """Families without a table here that take LoRA. Whisper's class does, although the list does not say so.
@@ -157,44 +123,3 @@ PREFIXES = {
     **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), ("model.language_model.", "model.")),
 }
 """Beginnings of names that a class rewrites (``hf_to_vllm_mapper``), and what they become. That of OPT was run."""
-
-SLOTS = SlotLayout(
-    flags=Flags(
-        launch="vllm serve {base}",
-        enable="--enable-lora",
-        rank="--max-lora-rank",
-        slots="--max-loras",
-        memory="--max-cpu-loras",
-        targets="--lora-target-modules",
-        adapters="--lora-modules",
-        keys=("name", "path"),
-        revision="--revision",
-    ),
-    experts_as_one=True,
-)
-
-ENGINE = Engine(
-    name="vllm",
-    title="vLLM",
-    versions=("0.31", "0.32", "0.33"),
-    names={
-        "0.31": Names(EMBEDDINGS_0_31, WRAPPED - OWN_0_31, TEXT_NAMES),
-        "0.32": Names(EMBEDDINGS, WRAPPED, TEXT_NAMES),
-        "0.33": Names(EMBEDDINGS, WRAPPED, None),
-    },
-    unexpected=Outcome.REJECTS,
-    reads_peft_type=False,
-    ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
-    default_rank=16,
-    no_lora=NO_LORA,
-    lora_since=LORA_SINCE,
-    heads_since=HEADS_SINCE,
-    with_lora=WITH_LORA,
-    fused_experts=FUSED_EXPERTS,
-    block_names=BLOCK_NAMES,
-    reordered=REORDERED,
-    split=SPLIT,
-    prefixes=PREFIXES,
-    unknown_embeddings=UNKNOWN_EMBEDDINGS,
-    slots=SLOTS,
-)

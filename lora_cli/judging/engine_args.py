@@ -17,7 +17,7 @@ from lora_cli.peft.targets import EXPERTS
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import EngineSpec
-    from lora_cli.engines.profile import Profile, SlotLayout
+    from lora_cli.engines import Flags, Profile
 
 HALF_BYTES = 2
 """Bytes of an element of the dtypes that engines serve in."""
@@ -88,11 +88,11 @@ def engine_args(
     Raises:
         UsageError: the slots are too few for the pinned adapters, and the base.
     """
-    layout = profile.engine.slots
-    assert layout is not None
+    flags = profile.engine.flags
+    assert flags is not None
     served, left_out, wrong, paths = list[Result](), list[Remark](), list[Remark](), dict[str, str]()
     for one in results:
-        if (remark := _remark(one, layout)) is not None:
+        if (remark := _remark(one, flags)) is not None:
             is_wrong = one.engines and one.engines[0].outcome is Outcome.SERVES_WRONG
             (wrong if is_wrong else left_out).append(remark)
             continue
@@ -116,15 +116,19 @@ def engine_args(
     if served:
         pinned = {one.name for one in served if one.request is not None and one.request.pinned}
         _set_limits(args, [one.adapter for one in served if one.adapter is not None], len(pinned), profile, limits)
-        flags, located = layout.flags, []
+        located = list[str]()
         # SGLang does not start with more adapters than max_loaded_loras; vLLM evicts the oldest.
         for name, path in paths.items() if not flags.pins or len(paths) <= args.max_cpu_loras else ():
             stays = {"pinned": True} if flags.pins and name in pinned else {}
             document = {flags.keys[0]: name, flags.keys[1]: path, **stays}
             located.append(json.dumps(document) if stays or "," in path else f"{name}={path}")
-        numbers = ((flags.rank, args.max_lora_rank), (flags.slots, args.max_loras), (flags.memory, args.max_cpu_loras))
-        options = [[flags.enable], *([flag, str(number)] for flag, number in numbers)]
-        options += [[flags.targets, *args.lora_target_modules], [flags.strict], [flags.adapters, *located]]
+        numbers = (
+            ("--max-lora-rank", args.max_lora_rank),
+            (flags.slots, args.max_loras),
+            (flags.memory, args.max_cpu_loras),
+        )
+        options = [["--enable-lora"], *([flag, str(number)] for flag, number in numbers)]
+        options += [["--lora-target-modules", *args.lora_target_modules], [flags.strict], [flags.adapters, *located]]
         options = [option for option in options if option[0] and option != [flags.adapters]]
         args.flags = tuple(word for option in options for word in option)
         lines = [flags.launch.format(base=shlex.join(model) if model else '"$MODEL"')]
@@ -135,7 +139,7 @@ def engine_args(
     return args
 
 
-def _remark(one: Result, layout: "SlotLayout") -> Remark | None:
+def _remark(one: Result, flags: "Flags") -> Remark | None:
     """Why the engine does not serve an adapter as it was trained; None if it does."""
     adapter, refusal = one.adapter, one.refusal
     if adapter is None or adapter.config is None or not adapter.pairs or one.error is not None:
@@ -146,18 +150,18 @@ def _remark(one: Result, layout: "SlotLayout") -> Remark | None:
     worst = next((each for each in one.findings if each.effects.get(engine.asked) is engine.outcome), None)
     if worst is not None and engine.fails:
         return Remark(one.name, worst.problem.message, worst.problem.hint)
-    if layout.choices and (unknown := sorted({*_targets(adapter, layout)} - layout.choices)):
-        return Remark(one.name, f"{layout.flags.targets} does not accept {', '.join(unknown)}")
+    if flags.choices and (unknown := sorted({*_targets(adapter, flags)} - flags.choices)):
+        return Remark(one.name, f"--lora-target-modules does not accept {', '.join(unknown)}")
     return None
 
 
-def _targets(adapter: Adapter, layout: "SlotLayout") -> list[str]:
+def _targets(adapter: Adapter, flags: "Flags") -> list[str]:
     """The names of the adapter's modules for the engine's list of target modules, in their order."""
     targets = [
-        EXPERTS if layout.experts_as_one and f".{EXPERTS}." in f".{module}." else leaf_of(module)
+        EXPERTS if flags.experts_as_one and f".{EXPERTS}." in f".{module}." else leaf_of(module)
         for module in _widths(adapter)
     ]
-    if layout.choices and adapter.config is not None and isinstance(adapter.config.target_modules, tuple):
+    if flags.choices and adapter.config is not None and isinstance(adapter.config.target_modules, tuple):
         targets += map(last_name, adapter.config.target_modules)  # the engine compares the config with its flags
     return targets
 
@@ -174,15 +178,15 @@ def _set_limits(
     args: EngineArgs, adapters: Sequence[Adapter], pinned: int, profile: "Profile", limits: "EngineSpec | None"
 ) -> None:
     """Set the smallest limits that serve all of the ``adapters``; raises as ``engine_args``."""
-    layout = profile.engine.slots
-    assert layout is not None
-    slots = len(adapters) + layout.base_slots
+    flags = profile.engine.flags
+    assert flags is not None
+    slots = len(adapters) + flags.base_slots
     if limits is not None and limits.max_loras is not None:
-        if limits.max_loras < pinned + layout.base_slots:
-            base = ", and requests to the base use one slot" if layout.base_slots else ""
+        if limits.max_loras < pinned + flags.base_slots:
+            base = ", and requests to the base use one slot" if flags.base_slots else ""
             raise UsageError(
                 f"{limits.max_loras} slots are too few: {pinned} adapters are pinned{base}",
-                hint=f"set max_loras: {pinned + layout.base_slots} in the manifest, or pin fewer",
+                hint=f"set max_loras: {pinned + flags.base_slots} in the manifest, or pin fewer",
             )
         slots = min(slots, limits.max_loras)
     highest = max(found[1] for adapter in adapters if (found := highest_rank(adapter)) is not None)
@@ -196,4 +200,4 @@ def _set_limits(
     args.max_lora_rank, args.max_loras = rank, slots
     args.max_cpu_loras = max(slots, min(len(adapters), (limits and limits.max_cpu_loras) or len(adapters)))
     args.slot_bytes = HALF_BYTES * rank * sum(widest.values())
-    args.lora_target_modules = tuple(dict.fromkeys(name for one in adapters for name in _targets(one, layout)))
+    args.lora_target_modules = tuple(dict.fromkeys(name for one in adapters for name in _targets(one, flags)))

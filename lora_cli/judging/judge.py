@@ -44,7 +44,7 @@ class Terms:
     base: BaseModel | None = None
     bases: Bases | None = None
     values: bool = True
-    rules: tuple[Check, ...] = choose()
+    rules: Sequence[Check] = choose()
     engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
 
@@ -181,15 +181,17 @@ def judge(result: Result, terms: Terms, evidence: Evidence) -> Result:
     assert adapter is not None
     with one_deadline() as deadline:
         application, base = matched(adapter, base)
-        case = Case(adapter, application, evidence, base, terms.deployment)
-        judged = check.judge(case, terms.engines, CHECKS if terms.engines else terms.rules)
+        is_other = adapter.config is not None and adapter.config.peft_type != "LORA" and bool(adapter.pairs)
+        as_lora = is_other and any(not one.engine.reads_peft_type for one in terms.engines)
+        case = Case(adapter, application, evidence, base, terms.deployment, as_lora)
+        found, skipped, result.engines = check.judge(case, terms.engines, CHECKS if terms.engines else terms.rules)
     chosen = {one.code for one in terms.rules}
-    result.findings = tuple(one for one in judged.findings if one.code in chosen)
-    result.skipped = tuple(one for one in judged.skipped if one.code in chosen)
-    result.engines, result.base = judged.engines, None if base is None else base.name
-    if base is not None and judged.case.has_weights:
-        result.applied = fitting(judged.case)
-    result.unchecked = tuple(dict.fromkeys(_unchecked(judged.case, terms)))
+    result.findings = tuple(one for one in found if one.code in chosen)
+    result.skipped = tuple(one for one in skipped if one.code in chosen)
+    result.base = None if base is None else base.name
+    if base is not None and case.has_weights:
+        result.applied = fitting(case)
+    result.unchecked = tuple(dict.fromkeys(_unchecked(case, terms)))
     slow = pattern_invalid
     if deadline.left_s <= 0 and slow in terms.rules and all(one.code != slow.code for one in result.findings):
         problem = Problem(f"matching takes longer than {LIMIT_S:g} s", Location(CONFIG), TOO_SLOW)

@@ -1,7 +1,7 @@
 """docs/engines-run.md beside what there is without the engine; ``make test-engines`` holds its cells to the engine."""
 
 from lora_cli.base.families import FAMILIES
-from lora_cli.engines import choose_engine
+from lora_cli.engines.vllm import NO_LORA
 from tests.real_engines.families import BASES
 from tests.real_engines.family_page import PAGE, date_of, lines, page
 from tests.real_engines.known import NO_ANSWER
@@ -22,9 +22,8 @@ def test_every_family_has_a_base_and_every_base_a_line() -> None:
 def test_the_families_without_lora_are_those_that_vllm_said_it_of() -> None:
     said = {family for family, line in lines().items() if "does not support LoRA yet" in line}
 
-    no_lora = choose_engine("vllm@0.32").engine.no_lora
-    assert said == no_lora & lines().keys()
+    assert said == NO_LORA & lines().keys()
     # The others have no line: test_other_models runs a class of each.
     run = {architecture.partition("For")[0].lower() for architecture in MODELS}
-    assert no_lora - lines().keys() <= run
+    assert NO_LORA - lines().keys() <= run
     assert {family for family, line in lines().items() if "/L" in line} == NO_ANSWER.keys()
