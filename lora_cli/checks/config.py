@@ -130,7 +130,7 @@ def rank_invalid(case: Case) -> Problems:
         elif "r" not in case.config.given:
             effects = {"peft": OK}
         elif isinstance(value, float) and value.is_integer() and value > 0:
-            effects = {"peft": OK, "vllm": OK}
+            effects = {"vllm": OK}
         elif value is True or (isinstance(value, float) and 0 < value < math.inf):
             effects = {"vllm": WRONG}
         yield _not(case, where, value, "a positive integer", effects)

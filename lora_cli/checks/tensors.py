@@ -81,7 +81,9 @@ def name_form(case: Case, on: On) -> Problems:
     if on.name != "peft":
         misnamed = (key for key in case.adapter.keys.values() if key.adapter_name and dropped_for(key))
         refused = not on.profile.engine.by_layer and any(key.part in PAIR_PARTS | {"lora_bias"} for key in misnamed)
-        effect = REJECTS if refused else WRONG if named_alike(case.adapter, on.profile) else OK
+        # Of a base that is known, another check says which modules are found under such names.
+        wrapped = case.base is None and not on.profile.engine.by_layer and any(key.infixes for _, key in reasons)
+        effect = REJECTS if refused else WRONG if wrapped or named_alike(case.adapter, on.profile) else OK
     yield from grouped(messages, case.weights_file, "tensor", effects={on.name: effect})
 
 

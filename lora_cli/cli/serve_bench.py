@@ -40,7 +40,7 @@ from lora_cli.text import names as listed
 
 EXAMPLES = (
     "lora-cli serve-bench --url http://127.0.0.1:8000 sql chat --request-rate 20 --goodput ttft:500,tpot:50",
-    "lora-cli serve-bench ./sql ./chat --base ./llama --fail-if 'cold_p99_ttft_ms>500'",
+    "lora-cli serve-bench ./sql ./chat --base ./llama --fail-if 'hot_p99_ttft_ms>500'",
     "lora-cli serve-bench --simulate --num-adapters 500 --max-loras 8,16,32",
 )
 PROMPTS, SIMULATED_PROMPTS = 200, 20_000

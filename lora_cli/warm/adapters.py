@@ -160,6 +160,8 @@ class Adapters:
         state = self.of(name)
         del self._states[name]
         self._tell("removed", name)
+        if state.loading is not None:
+            await asyncio.wait((state.loading,))  # what it has by then is dropped, too
         await self._drop(state)
 
     async def ensure_loaded(self, state: AdapterState) -> LoraRequest:
