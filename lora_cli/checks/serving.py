@@ -40,12 +40,13 @@ FIELDS: Mapping[str, Effects] = {
 }
 """Fields that PEFT serves and engines do not, and what these do where that is not refusing it."""
 
-PARTS: Mapping[str, tuple[str, Effects]] = {
-    "lora_bias": ("biases of lora_B", UNREAD),
-    **dict.fromkeys(("diag", "variant"), ("tensors of a variant", {"sglang": CRASHES})),
-    "trainable_tokens": ("trained tokens", {"sglang": WRONG}),
+PARTS: Mapping[str, Effects] = {
+    "lora_bias": UNREAD,
+    "diag": {"sglang": CRASHES},
+    "variant": {"sglang": CRASHES},
+    "trainable_tokens": {"sglang": WRONG},
 }
-"""The same for tensors: the part of their name, and in words."""
+"""The same for tensors, by what of a module they are."""
 
 CLASSES_OF = {"SEQ_CLS": "Sequence", "TOKEN_CLS": "Token", None: "Sequence"}
 """PEFT's tasks with a classification head, in the names of their classes; without a task it may be such a one."""
@@ -121,8 +122,9 @@ def _signs_of_other_model(case: Case) -> Iterator[str]:
     if config is not None and config.task_type not in {None, "CAUSAL_LM"}:
         yield f"task_type is {cut(str(config.task_type))}"
     strange = (one for one in case.adapter.pairs if one.partition(".")[0] not in ROOTS or ".encoder." in one)
+    yield from (f"there is a module {cut(one)}" for one in strange)
     heads = (key.name for key in case.other_keys if is_saved(key) and last_name(key.module) in HEADS)
-    yield from (f"there is {cut(one)}" for found in (strange, heads) for one in found)
+    yield from (f"there is a head {cut(one)}" for one in heads)
 
 
 @serving("LC420", "unserved-feature", "config", vllm=REJECTS, sglang=REJECTS, hint=MERGE,
@@ -138,20 +140,19 @@ def unserved_feature(case: Case) -> Problems:
         value = raw_value(case.config, field)
         if isinstance(value, str) and value != "none" if field == "bias" else value:
             yield Problem(f"{field} is {shown(value)}", case.in_config(field), effects=effects)
-    for part, (what, effects) in PARTS.items():
+    for part, effects in PARTS.items():
         if part != "lora_bias" or not raw_value(case.config, part):
             found = (key.name for key in case.other_keys if key.part == part)
-            yield from _told(case, f"there are {what}", found, effects=effects)
+            yield from _told(case, "there are tensors that are no factors", found, effects=effects)
 
 
 @serving("LC424", "module-scales", "config", "weights", vllm={"0.31": WRONG, "": OK}, sglang=WRONG,
-         hint="`lora-cli repair --engine {engine}` folds them into the adapter; vLLM reads the patterns since 0.32",
+         hint="`lora-cli repair --engine {engine}` folds the scales in; vLLM reads the patterns since 0.32",
          evidence={"vllm": PEFT_HELPER, "sglang": "lora/lora_config.py (run)"})  # fmt: skip
 def module_scales(case: Case, on: On) -> Problems:
     """A module has another scale than the config's ``lora_alpha`` divided by its ``r``.
 
-    SGLang scales all modules by that; it does not read ``use_rslora``, ``rank_pattern`` and ``alpha_pattern``. vLLM did
-    not read the patterns until 0.31.
+    SGLang reads no ``use_rslora``, ``rank_pattern`` and ``alpha_pattern``, vLLM until 0.31 no patterns.
     """
     config, by_module = case.config, case.application.scales
     if not by_module:  # with a rank of 0 there is no scale
@@ -172,8 +173,7 @@ def module_scales(case: Case, on: On) -> Problems:
 def init_changes_base(case: Case) -> Problems:
     """PiSSA, OLoRA, CorDA or LoftQ (``init_lora_weights``), which changed the base's weights in training.
 
-    An engine has the base as it was before. PEFT decomposes it again on loading; by iterations (``pissa_niter_…``) it
-    does so randomly.
+    Engines have the base as it was. PEFT decomposes it again on loading, by iterations (``pissa_niter_…``) randomly.
     """
     value = raw_value(case.config, INIT)
     if isinstance(value, str) and re.fullmatch(CHANGES_BASE, value):
@@ -233,8 +233,7 @@ def targets_form(case: Case) -> Problems:
 def tensor_unread(case: Case) -> Problems:
     """A tensor that is no factor, and that vLLM cannot parse: it refuses the whole adapter.
 
-    Copies of the base's weights other than the embedding's and the head's, or what a field of the config does not
-    announce: magnitudes without ``use_dora``, biases without ``bias``.
+    A copy of the base's weights, or what the config does not announce, such as magnitudes without ``use_dora``.
     """
     has_dora, has_bias = raw_value(case.config, "use_dora"), raw_value(case.config, "bias") != "none"
 
@@ -301,9 +300,9 @@ def rank_not_r(case: Case) -> Problems:
 @serving("LC436", "packed-incomplete", "weights", "base", sglang=CRASHES, hint=MERGE,
          evidence={"sglang": "lora/lora.py, lora/mem_pool.py (run)"})  # fmt: skip
 def packed_incomplete(case: Case) -> Problems:
-    """Q without v, k or v without q, or up without gate.
+    """Q without v, k or v without q, or up without gate, which SGLang packs.
 
-    SGLang packs q, k and v, and gate and up. It refuses q without v, and crashes where the first of a set is missing.
+    It refuses q without v, and crashes where the first of a set is missing.
     """
     leaves = {last_name(path) for path in case.known_base.modules}
     for members in PACKED.values():
@@ -360,10 +359,7 @@ def experts_layout(case: Case, on: On) -> Problems:
          hint="target all projections, or both parameters, of all experts",
          evidence={"vllm": f"{MANAGER} (read)"})  # fmt: skip
 def experts_incomplete(case: Case, on: On) -> Problems:
-    """Not all experts, not all of an expert's projections, different ranks, or one of two fused parameters alone.
-
-    vLLM needs gate, up and down of every expert, each with one rank. What SGLang does is not known.
-    """
+    """Not all experts, not all of an expert's projections, different ranks, or one of two fused parameters alone."""
     fused = set(_fused(case, on, by_engine=True))
     alone = (one for one in sorted(fused) if fused.isdisjoint({one.removesuffix(WRAPPER), f"{one}{WRAPPER}"} - {one}))
     yield from _told(case, "one of the experts' two parameters has no factors", alone)
@@ -400,12 +396,12 @@ def rows_reordered(case: Case, on: On) -> Problems:
 def base_without_lora(case: Case, on: On) -> Problems:
     """The engine has no class with LoRA for the base: vLLM exits at start when ``--enable-lora`` is set.
 
-    Without a base, this is about the class in ``auto_mapping`` and the names of the modules: no engine here serves
-    classes of diffusers, for images or for sound.
+    Without a base, this is about the class in ``auto_mapping`` and the modules: none has diffusers, images or sound.
     """
     if (base := case.base) is not None:
         if not on.profile.has_lora(base.architecture, base.model_type):
-            yield Problem(f"the base is of the class {cut(base.architecture or base.model_type)}", case.in_weights())
+            named = cut(base.architecture or base.model_type)
+            yield Problem(f"the base is {named}, of which it has no class with LoRA", case.in_weights())
         return
     config = case.adapter.config
     named = config.base_class if config is not None else ""

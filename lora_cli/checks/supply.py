@@ -63,8 +63,8 @@ def names_code(case: Case) -> Problems:
 def hostile_template(case: Case) -> Problems:
     """A chat template contains unsafe code: access to Python's internals, other templates, endless loops.
 
-    An engine renders the template for each request. Code that escapes Jinja's sandbox runs as the server, other code
-    can hang it. Templates are read here, never rendered; a million characters in total are searched.
+    Code that escapes Jinja's sandbox runs as the server. Templates are read here, never rendered; a million characters
+    in total are searched.
     """
     companions, left = case.companions, LONGEST_TEMPLATES
     for path, reason in companions.unread.items():
@@ -99,9 +99,7 @@ HOSTILE: Mapping[str, str] = {
     "loops over millions of elements": r"(?s)range\s*+\(\s*+\d{4}.*?range\s*+\(\s*+\d{4}",
 }
 """Constructs that no chat template needs. Sources: known escapes from Jinja's sandbox; CVE-2024-34359, CVE-2025-61620.
-
-Each takes time in proportion to the template: no part is scanned from two beginnings.
-"""
+Each pattern takes time in proportion to the template: no part is scanned from two beginnings."""
 
 
 def hostile_in(template: str) -> Iterator[tuple[str, str]]:
@@ -151,8 +149,7 @@ def unpinned_revision(case: Case) -> Problems:
     ref = case.evidence.ref
     if ref is not None and not ref.pinned and ref.scheme in {"hf", "oci"}:
         pin = case.evidence.commit or ("sha256:DIGEST" if ref.scheme == "oci" else "COMMIT")
-        named = ref.revision or "the default branch" if ref.scheme == "hf" else "a tag"
-        yield Problem(f"not pinned: {cut(named)} can change", Location(cut(str(ref))), f"pin it: end it with @{pin}")
+        yield Problem("the reference is not pinned", Location(cut(str(ref))), f"end it with @{pin}")
 
 
 @check("LC605", "unpinned-base", "config", floor=Severity.NOTE,
@@ -160,8 +157,7 @@ def unpinned_revision(case: Case) -> Problems:
 def unpinned_base(case: Case) -> Problems:
     """The config names a Hub repository as the base, but no commit.
 
-    The base may be updated. PEFT never writes a revision: this runs only with a policy's ``require_pinned`` or with
-    ``--select LC605``.
+    PEFT never writes one: this runs only with a policy's ``require_pinned`` or with ``--select LC605``.
     """
     base, revision = case.config.base_model_name_or_path, case.config.revision or ""
     is_repository = base and base.count("/") == 1 and base[-1] != "/" and not _is_folder(base)

@@ -117,7 +117,7 @@ def test_validate_marks_what_it_mends_and_ends_with_the_command(capsys: Capture)
     assert "[*]" not in said(capsys)
     assert main(["validate", "./rslora", "--base", "base", "--engine", "sglang"]) == 1
     told = said(capsys)
-    assert "error LC423 rslora [*]" in told
+    assert "error LC424 module-scales [*]" in told
     command = told.partition("[*] 1 adapter can be repaired: lora-cli ")[2]
     assert main(command.split()) == 0
     assert is_ok("DIRECTORY")
