@@ -8,7 +8,7 @@ from lora_cli.adapter.config import raw_value
 from lora_cli.adapter.names import WRAPPER, Key, last_name
 from lora_cli.base.base_model import OTHER_BASE, UNKNOWN_FAMILY
 from lora_cli.checks.case import Case, On
-from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, UNKNOWN, WRONG, Problems, check
+from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check
 from lora_cli.checks.config import CHANGES_BASE, INIT
 from lora_cli.checks.tensors import shared_experts
 from lora_cli.engines.name_resolution import COPIED, HEADS
@@ -94,7 +94,7 @@ def rank_above_max(case: Case, on: On) -> Problems:
     if on.name == "vllm":  # which also copies a B that has another rank than A
         flat = ((module, pair.b, pair.rank) for module, pair in case.adapter.pairs.items() if not pair.embedding)
         wide = (module for module, b, rank in flat if b and len(b.shape) == 2 and rank != b.shape[1] > limit)
-        yield from _told(case, f"lora_B has more than the {limit} columns of a slot", wide, "save the adapter again")
+        yield from _told(case, f"lora_B has more than the {limit} columns of a slot", wide, SAVE_AGAIN)
 
 
 @serving("LC405", "engine-unproven", peft=UNKNOWN,
