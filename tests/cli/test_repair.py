@@ -154,7 +154,7 @@ def test_the_base_that_the_config_names_is_taken_where_it_is_on_this_machine(
 
 @pytest.mark.parametrize(
     ("engine", "limit", "hint"),
-    [("vllm", None, "start vLLM with `--max-lora-rank 64`"), ("vllm", 32, "`--max-lora-rank 64`"), ("vllm", 64, "")],
+    [("vllm", None, "start the engine with `--max-lora-rank 64`"), ("vllm", 32, "`--max-lora-rank 64`"), ("vllm", 64, "")],
 )
 def test_what_a_flag_mends_is_named_and_is_no_refusal(
     engine: str, limit: int | None, hint: str, capsys: Capture
