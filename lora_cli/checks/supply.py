@@ -70,7 +70,8 @@ def hostile_template(case: Case) -> Problems:
     for path, reason in companions.unread.items():
         if path not in companions.beyond:
             yield NotChecked(f"{cut(path)} {cut(reason)}: it is unknown whether its chat template is safe")
-    messages = [("some files beside the weights are too many or too large to read", path) for path in companions.beyond]
+    beyond = "the files next to the weights exceed the limit in bytes or number"
+    messages = [(beyond, path) for path in companions.beyond]
     for where, template in companions.templates.items():
         if len(template) > left:
             message = f"the chat templates have over {LONGEST_TEMPLATES} characters, and the rest is not searched"
