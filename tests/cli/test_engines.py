@@ -99,7 +99,7 @@ def test_a_manifests_engine_is_the_default_and_a_flag_overrides_it(
     code, document = judged(capsys, "-f", str(file))
     assert (code, outcomes(document)) == (1, {"sglang": "rejects"})
     codes = [one["code"] for one in document["adapters"][0]["findings"] if one["effects"]]
-    assert sorted(codes) == ["LC401", "LC423"]
+    assert sorted(codes) == ["LC401", "LC424"]
     code, document = judged(capsys, "-f", str(file), "--engine", "vllm", "--max-lora-rank", "8")
     assert (code, outcomes(document)) == (0, {"vllm": "ok"})
 
@@ -168,7 +168,7 @@ def test_an_outcome_that_refuses_nothing_is_said_not_to_count(
     assert main([*line, "--write-baseline", str(Path(base).with_name("known.json"))]) == 0
     assert uncounted in capsys.readouterr().out
     monkeypatch.setenv("COLUMNS", "300")
-    assert main([*line, made("plain"), "--ignore", "LC423"]) == 0
+    assert main([*line, made("plain"), "--ignore", "LC424"]) == 0
     assert "serves wrong 14/14 (not counted)  ok 14/14" in capsys.readouterr().out
 
 
@@ -179,8 +179,8 @@ def test_the_matrix_fits_the_terminal(width: int, capsys: Capture, monkeypatch: 
 
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
-    row = next(number for number, line in enumerate(lines) if line.startswith("LC423 rslora"))
-    assert lines[row].split()[-5:] == ["·", "·", "·", "W", "·"]
+    row = next(number for number, line in enumerate(lines) if line.startswith("LC424 module-scales"))
+    assert lines[row].split()[-5:] == ["W", "·", "·", "W", "·"]
 
 
 def test_one_engine_is_explained(capsys: Capture) -> None:
@@ -189,7 +189,7 @@ def test_one_engine_is_explained(capsys: Capture) -> None:
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith("vLLM 0.31 --max-lora-rank is one of 1, 8, 16, 32, 64, 128, 256, 320, 512; 16 by default")
     assert "LC424: A module has another scale than the config's" in out
-    assert "folds the scales into lora_B; vLLM reads the patterns since 0.32 source: lora/peft_helper.py (run)" in out
+    assert "folds the scales in; vLLM reads the patterns since 0.32 source: lora/peft_helper.py (run)" in out
     assert main(["engines", "triton"]) == 2
 
 

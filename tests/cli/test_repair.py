@@ -117,7 +117,7 @@ def test_validate_marks_what_it_mends_and_ends_with_the_command(capsys: Capture)
     assert "[*]" not in said(capsys)
     assert main(["validate", "./rslora", "--base", "base", "--engine", "sglang"]) == 1
     told = said(capsys)
-    assert "error LC423 rslora [*]" in told
+    assert "error LC424 module-scales [*]" in told
     command = told.partition("[*] 1 adapter can be repaired: lora-cli ")[2]
     assert main(command.split()) == 0
     assert is_ok("DIRECTORY")
@@ -154,7 +154,11 @@ def test_the_base_that_the_config_names_is_taken_where_it_is_on_this_machine(
 
 @pytest.mark.parametrize(
     ("engine", "limit", "hint"),
-    [("vllm", None, "start vLLM with `--max-lora-rank 64`"), ("vllm", 32, "`--max-lora-rank 64`"), ("vllm", 64, "")],
+    [
+        ("vllm", None, "start the engine with `--max-lora-rank 64`"),
+        ("vllm", 32, "`--max-lora-rank 64`"),
+        ("vllm", 64, ""),
+    ],
 )
 def test_what_a_flag_mends_is_named_and_is_no_refusal(
     engine: str, limit: int | None, hint: str, capsys: Capture

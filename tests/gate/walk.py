@@ -27,7 +27,7 @@ DEFECTS = {
     "a13": ("LC401", "the rank is 128"),
     "a17": ("LC502", "B is zero"),
     "a19": ("LC501", "NaN"),
-    "a23": ("LC421", 'bias is "all"'),
+    "a23": ("LC420", 'bias is "all"'),
     "a29": ("LC102", "truncated"),
 }
 """The broken ones, with the finding of each. a11 is whole, but was trained on another base."""

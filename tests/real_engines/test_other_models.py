@@ -1,12 +1,13 @@
 """The real vLLM with models that are not for text, or that it has no class for: none starts (``make test-engines``)."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_cli.checks.serving import is_not_for_text
+from lora_cli.checks.serving import NOT_FOR_TEXT
 from lora_cli.engines.vllm import NO_LORA
 from tests.corpus.peft_judge import quiet
 from tests.real_engines.bases import HIDDEN, VOCABULARY, write_words
@@ -52,4 +53,4 @@ def test_vllm_does_not_start_with_it(architecture: str, worker: Worker, tmp_path
     (told,) = worker.run(tmp_path / "base", {}, {}, tmp_path / "seen.json")
 
     assert told["fails"]
-    assert is_not_for_text(architecture) or config.model_type in NO_LORA
+    assert re.fullmatch(NOT_FOR_TEXT, architecture.rpartition("For")[2]) or config.model_type in NO_LORA
