@@ -127,8 +127,7 @@ def _from_yaml(kind: str) -> Iterator[Case]:
 
 
 def _made(case: Mapping[str, Any]) -> Sequence[str]:
-    without = {key: value for key, value in case.items() if key not in {"others", "counts"}}
-    made(without, Path("adapter"))
+    made(case, Path("adapter"))
     ref = ["adapter"]
     if name := case.get("name"):
         manifest = {
