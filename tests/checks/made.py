@@ -22,11 +22,12 @@ from tests.making import (
 )
 
 PREFIX = "base_model.model."
-FIELDS = set(
-    "case modules layers r ranks prefix dtype config remove tensors fill rename drop write delete rename_file torch_save "
-    "truncate link fifo base base_config base_repository scope max_lora_rank deployment values ref name engine engines "
-    "others counts expect skipped applied says hint".split()
-)
+FIELDS = {
+    "case", "modules", "layers", "r", "ranks", "prefix", "dtype", "config", "remove", "tensors", "fill", "rename",
+    "drop", "write", "delete", "rename_file", "torch_save", "truncate", "link", "fifo", "base", "base_config",
+    "base_folder", "family", "scope", "max_lora_rank", "deployment", "values", "ref", "name", "engine", "engines",
+    "others", "counts", "expect", "skipped", "applied", "says", "hint",
+}  # fmt: skip
 WORDS = ("engine", "remove", "drop", "delete", "fifo", "expect", "skipped")
 """Fields that are several words."""
 LLAMA = {path.rpartition(".")[2]: path.partition(".layers.0.")[2] for path in llama_modules(layers=1)}
@@ -45,11 +46,8 @@ def all_cases(of: str) -> Iterator[Mapping[str, Any]]:
 
 def base_directory(case: Mapping[str, Any], directory: Path) -> Path:
     """The base of the case's family, with the fields that the case gives."""
-    if repository := case.get("base_repository"):
-        directory /= f"models--{repository.replace('/', '--')}/snapshots/{'5' * 40}"
-    written = write_base_config(directory, case.get("base", "llama"))
-    file = directory / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | case.get("base_config", {})))
+    written = write_base_config(directory / case.get("base_folder", ""), case.get("base", "llama"))
+    written.write_text(json.dumps(json.loads(written.read_text()) | case.get("base_config", {})))
     return written
 
 
@@ -63,8 +61,8 @@ def made(case: Mapping[str, Any], directory: Path) -> None:
     tensors |= {whole(name, PREFIX): tensor(spec) for name, spec in case.get("tensors", {}).items()}
     tensors = {renamed(name, case.get("rename", {})): one for name, one in tensors.items()}
     for part, value in case.get("fill", {}).items():
-        part = whole(part, PREFIX)
-        filled = {name: raw(np.full(one.shape, value), dtype) for name, one in tensors.items() if part in name}
+        names = [name for name in tensors if whole(part, PREFIX) in name]
+        filled = {name: raw(np.full(tensors[name].shape, value), dtype) for name in names}
         assert filled, f"{case['case']} fills no tensor"
         tensors |= filled
     for name in case.get("drop", ()):
@@ -84,7 +82,7 @@ def scope(modules: Mapping[str, Any], case: Mapping[str, Any]) -> dict[str, Any]
 
 
 def chosen_modules(spec: Any, layers: int) -> Mapping[str, tuple[int, int]]:
-    """The modules that ``spec`` names: ``all``, ``none``, ``q_proj v_proj`` or ``0.q_proj``, or names with their widths."""
+    """The modules of ``all``, ``none``, ``q_proj v_proj`` or ``0.q_proj``, or by name with their widths."""
     if isinstance(spec, dict):
         return {whole(name): tuple(widths) for name, widths in spec.items()}
     if spec in {"all", "none"}:
