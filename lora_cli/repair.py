@@ -188,14 +188,13 @@ def _put_others(building: Path, folder: Path, adapter: Adapter, *, in_place: boo
         if file.path in BESIDE and not file.defect:
             shutil.copyfile(folder / file.path, building / file.path)
     if in_place:
-        gone = {CONFIG, WEIGHTS, f"{WEIGHTS}.index.json", *adapter.weight_files, *adapter.stray_weights}
-
-        def ignored(inside: str, _: object) -> set[str]:
-            return gone if Path(inside) == folder else set()
-
-        shutil.copytree(folder, building, symlinks=True, copy_function=os.link, dirs_exist_ok=True, ignore=ignored)
+        shutil.copytree(folder, building, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
+        for name in (f"{WEIGHTS}.index.json", *adapter.weight_files, *adapter.stray_weights, WEIGHTS, CONFIG):
+            (building / name).unlink(missing_ok=True)
         for name in (WEIGHTS, CONFIG):
             shutil.copy(folder / CONFIG, building / name)  # they are overwritten, and keep its mode
+        for name in ("", WEIGHTS, CONFIG) if os.geteuid() == 0 else ():
+            os.chown(building / name, (owner := folder.stat()).st_uid, owner.st_gid)
 
 
 def _named_as_peft(

@@ -148,6 +148,10 @@ def command(
         names = [one.name for one in read_inputs(manifest, refs or [], "", "measure").items]
     elif refs and (url or simulate):
         names = refs
+    if names and num_adapters is not None:
+        raise UsageError("--num-adapters is for adapters that are not named", hint="remove it, or the names")
+    if simulate and names and traced is not None:
+        raise UsageError("--trace has the names of its own adapters", hint="remove the others")
 
     def requests_of(others: Sequence[str]) -> Sequence[Request]:
         """The trace, or what is drawn from the adapters that were named, else from ``others``."""

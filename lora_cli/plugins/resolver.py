@@ -139,7 +139,7 @@ class Resolver:
         if not items:
             return None
         asked = self._remembered(name, items, reading)
-        if asked.resolved is not None and asked.resolved.directory.is_dir():
+        if asked.resolved is not None and await self._in_thread(asked.resolved.directory.is_dir):
             return asked.resolved
         if asked.idle:
             if asked.failure is not None and asked.retry_in_s > 0:
