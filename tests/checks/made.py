@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import yaml
 
 from tests.making import (
     NAMES,
-    Q_PROJ,
     Raw,
     llama_modules,
     lora_config,
@@ -21,49 +21,52 @@ from tests.making import (
     write_safetensors,
 )
 
+PREFIX = "base_model.model."
 FIELDS = {
-    "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
-    "torch_save", "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect",
-    "skipped", "applied", "says", "hint", "ref", "engine", "deployment", "engines",
-    "name", "base_repository",
+    "case", "modules", "layers", "r", "ranks", "prefix", "dtype", "config", "remove", "tensors", "fill", "rename",
+    "drop", "write", "delete", "rename_file", "torch_save", "truncate", "link", "fifo", "base", "base_config",
+    "base_folder", "family", "scope", "max_lora_rank", "deployment", "values", "ref", "name", "engine", "engines",
+    "others", "counts", "expect", "skipped", "applied", "says", "hint",
 }  # fmt: skip
+WORDS = ("engine", "remove", "drop", "delete", "fifo", "expect", "skipped")
+"""Fields that are several words."""
+LLAMA = {path.rpartition(".")[2]: path.partition(".layers.0.")[2] for path in llama_modules(layers=1)}
 
 
 def all_cases(of: str) -> Iterator[Mapping[str, Any]]:
     """The cases of ``rules``, or those for all ``engines``."""
     folder = Path(__file__).parent / "cases"
     for file in sorted((folder if of == "rules" else folder / "serving").glob("*.yaml")):
-        yield from yaml.load(file.read_text(), yaml.CSafeLoader)
+        cases = yaml.load(text := file.read_text(), yaml.CSafeLoader)
+        assert len(cases) == len(re.findall(r"^[^ #\n]", text, re.MULTILINE)), f"two cases of {file.name} have one name"
+        for name, case in cases.items():
+            assert case.keys() <= FIELDS, f"{name} has an unknown field"
+            yield {"case": name, **case, **{key: case[key].split() for key in WORDS if key in case}}
 
 
 def base_directory(case: Mapping[str, Any], directory: Path) -> Path:
     """The base of the case's family, with the fields that the case gives."""
-    if repository := case.get("base_repository"):
-        directory /= f"models--{repository.replace('/', '--')}/snapshots/{'5' * 40}"
-    written = write_base_config(directory, case.get("base", "llama"))
-    file = directory / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | case.get("base_config", {})))
+    written = write_base_config(directory / case.get("base_folder", ""), case.get("base", "llama"))
+    written.write_text(json.dumps(json.loads(written.read_text()) | case.get("base_config", {})))
     return written
 
 
 def made(case: Mapping[str, Any], directory: Path) -> None:
     """The adapter of the case: a good one, then changed as the case says."""
-    assert case.keys() <= FIELDS, f"{case['case']} has an unknown field"
     directory.mkdir(parents=True)
-    how = dict(case.get("adapter", {}))
-    modules = chosen_modules(how.pop("modules", None), how.pop("layers", 2))
-    r, ranks, prefix = how.pop("r", 4), how.pop("ranks", None), how.pop("prefix", "base_model.model.")
-    dtype = how.pop("dtype", "float32")
-    assert not how, f"{case['case']} has an unknown field in adapter"
+    modules = chosen_modules(case.get("modules", "0.q_proj"), case.get("layers", 2))
+    r, dtype, prefix = case.get("r", 4), case.get("dtype", "float32"), case.get("prefix", PREFIX)
+    ranks = {whole(name): rank for name, rank in case.get("ranks", {}).items()}
     tensors = lora_tensors(modules, r=r, ranks=ranks, dtype=dtype, prefix=prefix)
-    tensors |= {name: tensor(spec) for name, spec in case.get("tensors", {}).items()}
+    tensors |= {whole(name, PREFIX): tensor(spec) for name, spec in case.get("tensors", {}).items()}
     tensors = {renamed(name, case.get("rename", {})): one for name, one in tensors.items()}
     for part, value in case.get("fill", {}).items():
-        filled = {name: raw(np.full(one.shape, value), dtype) for name, one in tensors.items() if part in name}
+        names = [name for name in tensors if whole(part, PREFIX) in name]
+        filled = {name: raw(np.full(tensors[name].shape, value), dtype) for name in names}
         assert filled, f"{case['case']} fills no tensor"
         tensors |= filled
     for name in case.get("drop", ()):
-        del tensors[name]
+        del tensors[whole(name, PREFIX)]
     write_safetensors(directory / "adapter_model.safetensors", tensors)
     fields = lora_config(modules, r=r) | scope(modules, case) | case.get("config", {})
     for name in case.get("remove", ()):
@@ -79,11 +82,20 @@ def scope(modules: Mapping[str, Any], case: Mapping[str, Any]) -> dict[str, Any]
 
 
 def chosen_modules(spec: Any, layers: int) -> Mapping[str, tuple[int, int]]:
-    if spec is None:
-        return {Q_PROJ: (64, 64)}
-    if spec == "all":
-        return llama_modules(layers=layers)
-    return {} if spec == "none" else {module: tuple(shape) for module, shape in spec.items()}
+    """The modules of ``all``, ``none``, ``q_proj v_proj`` or ``0.q_proj``, or by name with their widths."""
+    if isinstance(spec, dict):
+        return {whole(name): tuple(widths) for name, widths in spec.items()}
+    if spec in {"all", "none"}:
+        return llama_modules(layers=layers) if spec == "all" else {}
+    every, words = llama_modules(layers=layers), spec.split()
+    return {whole(word): every[whole(word)] for word in words} if "." in spec else llama_modules(words, layers)
+
+
+def whole(name: str, prefix: str = "") -> str:
+    """``0.q_proj`` as Llama calls it, behind the prefix; a name that begins with no number is whole."""
+    layer, _, rest = name.partition(".")
+    kind, dot, end = rest.partition(".")
+    return f"{prefix}model.layers.{layer}.{LLAMA.get(kind, kind)}{dot}{end}" if layer.isdecimal() else name
 
 
 def tensor(spec: Any) -> Raw:

@@ -111,10 +111,10 @@ class Peft:
 
 
 def _from_yaml(kind: str) -> Iterator[Case]:
-    """The cases of rules or engines; none that is of another reference than its own, or of what stays loaded."""
+    """The cases of rules or engines; none of another reference or family than its own, or of what stays loaded."""
     for case in all_cases(kind):
         deployment = {"max_lora_rank": case.get("max_lora_rank"), **case.get("deployment", {})}
-        if "ref" in case or deployment.keys() != {"max_lora_rank"}:
+        if {"ref", "family"} & case.keys() or deployment.keys() != {"max_lora_rank"}:
             continue
         argv = [] if case.get("values", True) else ["--no-values"]
         argv += [] if case.get("base") != "none" else ["--base", "none"]
@@ -127,8 +127,7 @@ def _from_yaml(kind: str) -> Iterator[Case]:
 
 
 def _made(case: Mapping[str, Any]) -> Sequence[str]:
-    without = {key: value for key, value in case.items() if key not in {"others", "counts"}}
-    made(without, Path("adapter"))
+    made(case, Path("adapter"))
     ref = ["adapter"]
     if name := case.get("name"):
         manifest = {

@@ -1,8 +1,13 @@
-"""Which profile a name and a version mean, and the profiles as data."""
+"""Which profile a name and a version mean, and what the profiles list."""
+
+from dataclasses import replace
 
 import pytest
 
+from lora_cli.base.families import FAMILIES
 from lora_cli.engines import ENGINES, choose_engine
+from lora_cli.engines.peft import BUILT, IA3_FAMILIES
+from lora_cli.engines.vllm import LISTED, NO_LORA
 from lora_cli.errors import UsageError
 
 NEWEST = ENGINES["vllm"].versions[-1]
@@ -35,8 +40,6 @@ def test_a_version_means_a_profile(text: str, version: str, note: str, proven: b
 
 
 def test_a_version_between_two_profiles_is_judged_by_the_older(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     gap = replace(ENGINES["vllm"], versions=("0.31", "0.33"))
     monkeypatch.setattr("lora_cli.engines.ENGINES", {"vllm": gap})
 
@@ -60,3 +63,15 @@ def test_a_version_that_is_none_is_an_error(text: str) -> None:
     with pytest.raises(UsageError, match="is not a version of vLLM") as caught:
         choose_engine(text)
     assert caught.value.hint == f"for example vllm@{NEWEST}"
+
+
+def test_no_family_is_listed_twice() -> None:
+    assert LISTED & (FAMILIES.keys() | NO_LORA) == set()
+
+
+def test_what_peft_builds_and_has_defaults_for_is_what_the_real_one_does() -> None:
+    from peft import PeftType
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as DEFAULTS
+
+    assert set(PeftType) >= BUILT
+    assert {family for family in DEFAULTS if family[0].islower()} == IA3_FAMILIES
