@@ -26,7 +26,7 @@ class Predicted:
 def predictions(engine: str, base: Path, corpus: Sequence[Case], out: Path) -> dict[str, Predicted]:
     """Every case's name to what the command says of it, all judged in one run of it."""
     judged = ("validate", "--engine", engine, "--max-lora-rank", str(MAX_LORA_RANK), "--base", str(base))
-    main([*judged, "--format", "json", "--output", str(out), *(str(case.directory) for case in corpus)])
+    main([*judged, "--format", f"json={out}", *(str(case.directory) for case in corpus)])
     adapters = json.loads(out.read_text())["adapters"]
     return {Path(urllib.parse.unquote(one["source"])).name: _predicted(one) for one in adapters}
 

@@ -236,6 +236,11 @@ def _meant(case: Case) -> Any:
         return case.intended
 
 
+def given(base: Base, folder: Path) -> list[Case]:
+    """The adapters of ``corpus`` of which an engine is given the folder: an adapter below that is one only to us."""
+    return [one for one in corpus(base, folder) if not any(one.directory.glob(f"*/{CONFIG}"))]
+
+
 def corpus(base: Base, folder: Path) -> list[Case]:
     """All of them, on disk."""
     cases = Cases(base, folder)

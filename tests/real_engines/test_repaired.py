@@ -66,5 +66,5 @@ def test_vllm_serves_what_was_repaired_as_it_was_trained(
         print(f"\nvLLM 0.32 on {family}: {len(seen) - len(wrong)} of {len(seen)} repaired adapters served right")
         for one in wrong:
             print(f"  {one.name}: {one.observed.value} {one.said[:200]}")
-    assert len(seen) > 40
+    assert len(seen) > 30
     assert wrong == []
