@@ -23,12 +23,6 @@ NAMED = frozenset({"fingerprint", "fingerprint/v1", "loraCliFinding/v1", "primar
 UNSTABLE = {"folder": LOCAL, "web": NAMED, "s3": NAMED}
 """What is another at every run, by where adapters come from."""
 
-ENVIRONMENT = frozenset({"lora_cli", "python", "cores"})
-"""Keys that hold what a benchmark ran on, where they stand together."""
-
-WORST = frozenset({"worst_change", "worst_module", "allowed_change"})
-"""Keys that tell which module of a repair changed most: any one where none did by more than rounding."""
-
 ROUNDING = 1e-13
 """Numbers below it are what rounding left; other releases of numpy and torch add in another order."""
 
@@ -68,16 +62,12 @@ class Normaliser:
     def json(self, value: Any, key: str = "", inside: Mapping[str, Any] | None = None) -> Any:
         """A JSON value without times, measurements and sentences."""
         if isinstance(value, dict):
-            if isinstance(worst := value.get("worst_change"), float) and 0 < worst < ROUNDING:
-                value = {**value, **dict.fromkeys(WORST, "<rounding>")}
             times = key if _MEASURED.fullmatch(key) else ""
             return {self.text(name): self.json(one, times or name, value) for name, one in value.items()}
         if isinstance(value, list):
             return [self.json(one, key) for one in value]
         if key in VERSIONED and inside is not None and ("schema" in inside or inside.get("name") == "lora-cli"):
             return "<version>"
-        if key in ENVIRONMENT and inside is not None and inside.keys() >= ENVIRONMENT:
-            return "<machine>"
         if isinstance(value, int | float) and not isinstance(value, bool) and self._is_measured(value, key):
             return NUMBER
         if value and key in UNSTABLE.get(self.source, ()):
