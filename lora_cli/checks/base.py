@@ -8,6 +8,7 @@ from lora_cli.base.base_model import OTHER_BASE, BaseModule
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
 from lora_cli.checks.config import targets_none
+from lora_cli.engines.name_resolution import LAYER
 from lora_cli.errors import FormatError
 from lora_cli.finding import ENGINE_NAMES, Outcome, Problem
 from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES, timed
@@ -56,12 +57,16 @@ def modules_not_in_base(case: Case, on: On) -> Problems:
     effect = on.without(missing, beyond=bool(application.beyond))
     if on.name == "peft":
         effect = REJECTS if not application.matched and targets_none(case) else WRONG
-    applied, base = application.applied, case.known_base
+    applied, base, layer = application.applied, case.known_base, LAYER.search(missing[0])
+    own = [path for path in base.modules if layer and path.endswith(missing[0][layer.start("stack") :])]
+    hint = f"{_fix(case)}; the base has modules like {names(list(base.modules), 2)}"
+    if len(own) == 1:
+        hint = f"this base calls it {cut(own[0])}: if it is the same model, `lora-cli repair --base` corrects the names"
     yield Problem(
         f"{applied.matched} of {counted(applied.total, 'module')} apply to {cut(base.name)}: {application.reasons()}: "
         f"{names(missing)}",
         case.in_weights(missing[0]),
-        f"{_fix(case)}; the base has modules like {names(list(base.modules), 2)}",
+        hint,
         {on.name: effect},
     )
 
