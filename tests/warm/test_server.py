@@ -194,6 +194,19 @@ def test_an_adapter_that_kills_the_process_is_marked_and_not_tried_again_until_i
         assert running.adapter("alias")["state"] == "ready"
 
 
+def test_what_is_unloaded_while_it_loads_stays_away_after_a_death_too(folder: Path) -> None:
+    fresh = write_adapter(folder / "fresh", modules=QUERIES, seed=11)
+    with Running(folder, folder / "a0", "--base", folder / "base", "--root", folder) as running:
+        pid = running.until_ready().status()["pid"]
+        with ThreadPoolExecutor() as threads:
+            loading = threads.submit(running.load, "fresh", fresh)
+            running.until(lambda: running.post("/v1/unload_lora_adapter", lora_name="fresh").status_code == 200)
+            assert loading.result().status_code in {200, 404}
+        os.kill(pid, signal.SIGKILL)
+        running.until(lambda: not running.ready_file.exists())
+        assert [one["name"] for one in running.until_ready().status()["adapters"]] == ["a0"]
+
+
 def test_the_ready_file_is_there_while_the_server_is_ready_and_each_death_is_told_once(folder: Path) -> None:
     (folder / "ready").write_text("of an earlier run that was killed")
     with Running(folder, folder / "a0", "--base", folder / "base") as running:
