@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lora_cli.cli.main import main
-from lora_cli.fetching.local_adapters import changed_adapters
+from lora_cli.fetching.file_selection import changed_adapters
 from tests.conftest import ROOT
 
 HOOKS = ROOT / ".pre-commit-hooks.yaml"

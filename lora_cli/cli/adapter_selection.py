@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lora_cli.errors import AccessDenied, NotFound, Unreachable, UsageError
-from lora_cli.fetching.local_adapters import adapters_in, from_refs
+from lora_cli.fetching.file_selection import adapters_in, from_refs
 from lora_cli.finding import Deployment
 from lora_cli.redaction import without_secrets
 from lora_cli.refs.lock import THE_BASE, LockedAdapter, ref_at

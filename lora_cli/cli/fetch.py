@@ -41,8 +41,8 @@ from lora_cli.fetching.context import SILENT, Progress
 from lora_cli.fetching.lock_drift import CheckedAdapter
 from lora_cli.judging.publishing import Destination, folders
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
-from lora_cli.refs.lock import THE_BASE, LockFlags, ref_at
-from lora_cli.refs.request import Selection
+from lora_cli.refs.lock import THE_BASE, ref_at
+from lora_cli.refs.request import LockFlags, Selection
 from lora_cli.render.fetch_report import (
     CheckReport,
     FetchReport,

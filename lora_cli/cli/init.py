@@ -16,7 +16,7 @@ from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.fetching.local_adapters import from_refs
+from lora_cli.fetching.file_selection import from_refs
 from lora_cli.judging.inspection import inspect_one
 from lora_cli.judging.read import each
 from lora_cli.judging.result import Result

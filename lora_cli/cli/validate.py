@@ -25,7 +25,7 @@ from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
 from lora_cli.errors import MachineError, UsageError
-from lora_cli.fetching.local_adapters import changed_adapters, is_here
+from lora_cli.fetching.file_selection import changed_adapters, is_here
 from lora_cli.finding import Severity
 from lora_cli.judging.base_model import Bases, check_tp
 from lora_cli.judging.judge import Terms, judge_all

@@ -24,8 +24,8 @@ from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.lock_drift import CheckedAdapter, checked_adapter, find_drift
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, LockFlags, ref_at
-from lora_cli.refs.request import Request
+from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
+from lora_cli.refs.request import LockFlags, Request
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store

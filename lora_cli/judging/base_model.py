@@ -50,7 +50,7 @@ def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapt
             files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
             model = read_base(files or Path(ref.location), name)
         except Offline as error:
-            hint = "lora-cli fetch -f locks a manifest's base; or set --base to a folder or a config.json on this disk"
+            hint = "lora-cli fetch -f locks a manifest's base, or set --base to a folder or a config.json on this disk"
             raise Offline(error.message, hint=hint) from error
     return replace(model, repository=repository_of(ref))
 

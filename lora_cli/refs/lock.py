@@ -43,21 +43,6 @@ Lock = Mapping[str, LockedAdapter]
 """All adapters of a manifest, pinned, by name; and its base, called ``THE_BASE``, where that is locked."""
 
 
-@dataclass(frozen=True, slots=True)
-class LockFlags:
-    """What is asked of a lock. ``some``: only some of the manifest's adapters are named."""
-
-    locked: bool = False
-    check: bool = False
-    upgrade: bool = False
-    some: bool = False
-
-    @property
-    def given(self) -> list[str]:
-        """The names of the given options."""
-        return [name for name in ("locked", "check", "upgrade") if getattr(self, name)]
-
-
 def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
     """``ref`` at the locked revision, where its kind has revisions that can be asked for (the Hub, OCI registries).
 

@@ -95,3 +95,18 @@ class Request:
     def label(self) -> str:
         """The name, else the reference."""
         return self.name or str(self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class LockFlags:
+    """What is asked of a lock. ``some``: only some of the manifest's adapters are named."""
+
+    locked: bool = False
+    check: bool = False
+    upgrade: bool = False
+    some: bool = False
+
+    @property
+    def given(self) -> list[str]:
+        """The names of the given options."""
+        return [name for name in ("locked", "check", "upgrade") if getattr(self, name)]

@@ -25,7 +25,7 @@ def test_a_completion_that_is_none_is_one_error(logprobs: str) -> None:
 
 
 def test_an_error_of_a_proof_that_no_number_can_hold_is_none() -> None:
-    said = f'{{"adapters": [{{"name": "sql", "proved": true, "worst_error": {HUGE}}}]}}'.encode()
+    said = f'{{"adapters": [{{"name": "sql", "source": "sql", "state": "ready", "worst_error": {HUGE}}}]}}'.encode()
     with answering(lambda _: (200, said, {})) as url:
         endpoint = Endpoint(parse_address(url))
         assert SERVERS["lora-cli"](endpoint).proof("sql") is None  # type: ignore[attr-defined]

@@ -157,7 +157,6 @@ WITH_JSON = [name for name in HUMAN if name in {"validate", "inspect", "fetch", 
 DOCUMENTS: dict[str, Words] = {
     "validate sarif": lambda at: validated(at, "--format", "sarif"),
     "inspect diff": lambda at: ["inspect", at.adapters[0], "--diff", at.adapters[1], "--format", "json"],
-    "repair": lambda at: ["repair", at.adapters[0], "--engine", "vllm", "--check", "--format", "json"],
 }
 
 

@@ -16,15 +16,5 @@ def test_the_hint_is_to_find_the_weights(left: list[str], tmp_path: Path) -> Non
         (adapter / name).write_bytes(b"\x80\x04N.")
     said = " ".join(lora_cli("validate", adapter, "--base", "none").out.split())
     assert "LC101" in said
-    assert "rename the file" not in said
-    assert "are files of a trainer, not weights" in said
-    assert "hint: use the folder that contains the weights" in said
-
-
-def test_beside_it_what_may_be_weights_is_still_named(tmp_path: Path) -> None:
-    adapter = write_adapter(tmp_path / "adapter")
-    (adapter / "adapter_model.safetensors").rename(adapter / "lora.safetensors")
-    (adapter / "training_args.bin").write_bytes(b"\x80\x04N.")
-    said = " ".join(lora_cli("validate", adapter, "--base", "none").out.split())
-    assert "only lora.safetensors, which PEFT and engines do not look for" in said
-    assert "rename the file to adapter_model.safetensors if it contains the LoRA weights" in said
+    assert "rename" not in said
+    assert "hint: use the folder that contains adapter_model.safetensors" in said

@@ -220,6 +220,6 @@ def test_a_stray_weights_file_is_a_change_of_the_repair(tmp_path: Path, capsys: 
     shutil.copy(QUICKSTART / "zubrowka" / "adapter_model.safetensors", tmp_path / "dup" / "model.safetensors")
     words = ["repair", str(tmp_path / "dup"), "--base", str(QUICKSTART / "smollm2-135m"), "--engine", "sglang"]
     assert main([*words, "--check"]) == 1
-    assert "model.safetensors left out" in " ".join(capsys.readouterr().out.split())
+    assert "without model.safetensors" in " ".join(capsys.readouterr().out.split())
     assert main([*words, "--to", str(tmp_path / "out")]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}

@@ -101,14 +101,3 @@ def test_a_base_is_a_folder_or_its_config(tmp_path: Path, settings: Settings) ->
     folder = write_base(tmp_path / "base")
     by_folder = open_base(str(folder), settings)
     assert by_folder.modules == open_base(str(folder / "config.json"), settings).modules
-
-
-def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Settings) -> None:
-    folder = write_adapter(tmp_path / "run")
-    (folder / "checkpoint-20").mkdir()
-    (folder / "adapter_model.safetensors").rename(folder / "checkpoint-20" / "adapter_model.safetensors")
-
-    checked = judge_one(Request("", str(folder)), Terms(), settings)
-
-    found = next(one for one in checked.findings if one.code == "LC101")
-    assert found.problem.hint == "use the folder that contains them: checkpoint-20"
