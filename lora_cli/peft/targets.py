@@ -45,7 +45,7 @@ LAYER = r"(?:^|.*?\.){}\.(?P<idx>\d+)\."
 LITERAL = re.compile(r"[\w.\- ]*", re.ASCII)
 """A name, maybe with dots, which match any character."""
 
-_COUNTED = re.compile(r"\{([0-9]*),?([0-9]*)\}")
+_COUNTED = re.compile(r"\{([0-9]*)(?:,([0-9]*))?\}")
 _READ_OTHERWISE = re.compile(r"\{(?![0-9]+\}|[0-9]*,[0-9]*\})|\[:")
 """A brace that counts nothing (text to ``re``, errors that ``regex`` allows), and the start of a class by its name."""
 

@@ -120,7 +120,7 @@ def folder_of(where: str) -> str:
 def test_the_patterns_of_the_package_are_found() -> None:
     assert len(patterns()) > 150
     assert {folder_of(where) for where, _, _ in patterns()} <= {"", *FOLDERS}
-    assert any(where.startswith("rules/supply_chain.py") for where, _, _ in patterns())
+    assert any(where.startswith("checks/supply.py") for where, _, _ in patterns())
     assert any(where == "a Kohya LoRA for images" for where, _, _ in patterns())
 
 
