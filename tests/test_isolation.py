@@ -55,7 +55,7 @@ def test_what_passes_is_in_the_cache_and_what_does_not_has_its_reason_and_one_pr
     assert Path(first.directory, "adapter_model.safetensors").is_file()
     refused = pool.admit(Request("two", str(bad)))
     assert (refused.report.stage, refused.report.exit_code) == ("validate", 1)
-    assert refused.report.error.startswith("LC402 ")
+    assert refused.report.error.startswith("LC302 ")
     assert pool.admit(Request("three", str(tmp_path / "nowhere"))).report.exit_code == 3
     assert pool.admit(Request("one", str(good))).cached
     assert pid(pool) == pid(pool)

@@ -25,7 +25,7 @@ UNSIZED = CAP >> 6
 MOST_FILES = 64
 """Such files that are read: a tokenizer has five, and one or two templates."""
 
-CARD_CAP = 64 << 10
+CARD_CAP = 32 << 10
 """Bytes of a model card: enough for the front matter."""
 
 ADDED_TOKENS = "added_tokens.json"

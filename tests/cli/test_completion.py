@@ -120,7 +120,6 @@ def test_what_begins_a_path_is_left_to_the_shell(tmp_path: Path) -> None:
         ("lora-cli validate --format j", ["json", "junit"]),
         ("lora-cli validate --engine vllm@0.3", ["vllm@0.33", "vllm@0.32", "vllm@0.31"]),
         ("lora-cli warm --engine l", ["lora-cli"]),
-        ("lora-cli warm --eviction l", ["lru", "lfu"]),
         ("lora-cli engines nobody@", []),
         ("lora-cli valid", ["validate"]),
         ("lora-cli cache ", ["ls", "show", "verify", "gc", "rm", "path"]),

@@ -81,7 +81,7 @@ BOMB = "---\na: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     ("readme", "why"),
     [
         (f"{BOMB}---\n".encode(), "an alias (*)"),
-        (b"---\nlicense: mit\n" + b"# more\n" * 20_000, "does not end in the 65536 bytes read"),
+        (b"---\nlicense: mit\n" + b"# more\n" * 20_000, "does not end in the 32768 bytes read"),
         (bytes(range(256)) * 100, "is not text in UTF-8"),
         (b"version https://git-lfs.github.com/spec/v1\n", "README.md is a git-lfs pointer"),
         (b"---\nlicense: \x1b[2Jmit\n---\n", "this is not YAML"),
