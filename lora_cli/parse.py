@@ -78,19 +78,6 @@ def number(value: Any, where: str) -> float:
     return value
 
 
-def number_within(lowest: float, highest: float, unit: str = "") -> Callable[[Any, str], float]:
-    """A getter for a finite number from ``lowest`` to ``highest``; ``unit`` is what the error counts in."""
-
-    def getter(value: Any, where: str) -> float:
-        found = number(value, where)
-        if not lowest <= found <= highest:
-            bounds = f"from {lowest:g} to {highest:g}".replace("e+0", "e").replace("e+", "e")
-            raise FormatError(f"must be {bounds}{unit and ' '}{unit}, not {found:g}", where=where)
-        return found
-
-    return getter
-
-
 def mapping(value: Any, where: str) -> dict[str, Any]:
     """An object whose keys are all strings (YAML allows others)."""
     if not isinstance(value, Mapping):
