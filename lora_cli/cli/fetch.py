@@ -37,7 +37,7 @@ from lora_cli.cli.output import (
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.context import SILENT, Progress
+from lora_cli.fetching.batch import SILENT, Progress
 from lora_cli.fetching.lock_drift import CheckedAdapter
 from lora_cli.judging.publishing import Destination, folders
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP

@@ -9,13 +9,12 @@ from lora_cli.errors import LoraCliError
 from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.file_selection import refuse_pickled, resolve
-from lora_cli.fetching.pipeline import earlier, found_at, hints, known_blobs, lookup, recorded, select
-from lora_cli.fetching.readers import Deadline
+from lora_cli.fetching.pipeline import found_at, hints, lookup, recorded, select
 from lora_cli.json_schema import Count, ErrorReport, error_report
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources, endpoints_of
+from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 
 
@@ -42,42 +41,34 @@ def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> I
     """The plan for each request, in their order: origins are asked for listings, and no file is downloaded."""
     sources = Sources(settings)
 
+    def planned(request: Request) -> PlannedAdapter:
+        gate.refuse(request, settings)
+        # A cached snapshot does not show which other files the origin has.
+        found = None if request.selection.include else lookup(request, store, settings)
+        snapshot, missing = None, list[RemoteFile]()
+        if found is not None:
+            record, snapshot = found
+            ref, revision = found_at(record, request), record.revision
+            refuse_pickled(request.label, snapshot.files, request.selection)
+            files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
+        else:
+            with hints(request, store, settings):
+                listed = resolve(request, sources)
+            ref, revision = listed.pinned, listed.id
+            files, selection = select(request, listed)
+            snapshot, known = recorded(request, listed, files, selection, store, settings)
+        gate.refuse(request, settings, ref, files)
+        if snapshot is not None:
+            gate.check_promised(request, snapshot.files, ref)
+        else:
+            digests = ((file, known[file.path].sha256 if file.path in known else file.sha256) for file in files)
+            missing = [file for file, sha256 in digests if not (sha256 and os.path.lexists(store.blob(sha256)))]
+        total, to_load = (sum(file.size or 0 for file in some) for some in (files, missing))
+        which = request.name, request.canonical, revision or None
+        return PlannedAdapter(*which, len(files), total, len(missing), to_load)
+
     def failed(request: Request, error: LoraCliError) -> PlannedAdapter:
         reported = error_report(error)
         return PlannedAdapter(request.name, request.canonical, exit_code=error.exit_code, error=reported)
 
-    def one(request: Request) -> PlannedAdapter:
-        try:
-            return _plan(request, sources, store, settings)
-        except LoraCliError as error:
-            return failed(request, error)
-
-    yield from ordered_parallel_map(
-        one, requests, settings, lambda request: failed(request, Deadline.of(request.name, settings).error())
-    )
-
-
-def _plan(request: Request, sources: Sources, store: Store, settings: Settings) -> PlannedAdapter:
-    gate.refuse(request, settings)
-    # A cached snapshot does not show which other files the origin has.
-    found = None if request.selection.include else lookup(request, store, settings)
-    files: Sequence[RemoteFile]
-    missing: list[RemoteFile] = []
-    if found is not None:
-        refuse_pickled(request.label, found[1].files, request.selection)
-        ref, revision = found_at(found[0], request), found[0].revision
-        files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in found[1].files.items()]
-    else:
-        with hints(request, store, settings):
-            listed = resolve(request, sources)
-        ref, revision = listed.pinned, listed.id
-        files, selection = select(request, listed)
-        records = earlier(request, listed, selection, store, endpoints_of(request.ref, settings)[-1])
-        if recorded(records, listed, files, store) is None:
-            known = known_blobs(records, listed, files)
-            digests = ((file, known[file.path].sha256 if file.path in known else file.sha256) for file in files)
-            missing = [file for file, sha256 in digests if not (sha256 and os.path.lexists(store.blob(sha256)))]
-    gate.refuse(request, settings, ref, files)
-    total, to_load = (sum(file.size or 0 for file in some) for some in (files, missing))
-    which = request.name, request.canonical, revision or None
-    return PlannedAdapter(*which, len(files), total, len(missing), to_load)
+    yield from ordered_parallel_map(planned, requests, settings, failed)

@@ -184,8 +184,7 @@ def latest_checkpoint(revision: Revision) -> Revision:
     A checkpoint without a config or weights, such as one that is being written, is skipped. Without any checkpoint it
     is the adapter at the root.
 
-    Raises:
-        FormatError: there is no adapter either.
+    Raises ``FormatError``: there is no adapter either.
     """
     folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
     numbered = sorted((int(found[1]), folder) for folder in folders if (found := CHECKPOINT.fullmatch(folder)))

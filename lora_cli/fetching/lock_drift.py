@@ -8,7 +8,6 @@ from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching import gate
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.file_selection import resolve, select_files
-from lora_cli.fetching.readers import Deadline
 from lora_cli.json_schema import EXCLUDED, Count, ErrorReport, error_report
 from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings
@@ -44,44 +43,32 @@ def checked_adapter(
     request: Request, changes: Sequence[str] = (), now: str = "", error: LoraCliError | None = None
 ) -> CheckedAdapter:
     """One adapter with its ``changes``, a sentence each; ``now`` is the origin's revision ("" if it was not asked)."""
-    locked = request.locked
-    return CheckedAdapter(
-        name=request.name,
-        ref=request.canonical,
-        locked=None if locked is None else locked.revision,
-        now=now or None,
-        drift=changes,
-        exit_code=error.exit_code if error is not None else int(bool(changes)),
-        error=error_report(error),
-        locked_version=None if locked is None else locked.revision or locked.digest,
-    )
+    was, code = request.locked, int(bool(changes)) if error is None else error.exit_code
+    revision, version = (None, None) if was is None else (was.revision, was.revision or was.digest)
+    about = request.name, request.canonical, revision, now or None
+    return CheckedAdapter(*about, changes, code, error_report(error), version)
 
 
 def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[CheckedAdapter]:
-    """The changes at each origin since it was locked, in the order of ``requests``; those without a lock have none."""
+    """The changes at each origin since it was locked, in the order of ``requests``."""
     sources = Sources(settings)
 
-    def one(request: Request) -> CheckedAdapter:
-        locked = request.locked
-        if locked is None:
-            return checked_adapter(request)
-        try:
-            ref = request.ref
-            gate.refuse(request, settings)
-            if ref.pinned and ref.revision == locked.revision:
-                return checked_adapter(request, now=locked.revision)
-            if settings.offline and ref.scheme != "file":
-                raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
-            revision = resolve(replace(request, locked=None), sources)
-            changes = tuple(_changes(locked, Files(sources.of(ref), revision), request.selection))
-            return checked_adapter(request, changes, revision.id)
-        except LoraCliError as error:
-            return checked_adapter(request, error=error)
+    def checked(request: Request) -> CheckedAdapter:
+        locked, ref = request.locked, request.ref
+        assert locked is not None
+        gate.refuse(request, settings)
+        if ref.pinned and ref.revision == locked.revision:
+            return checked_adapter(request, now=locked.revision)
+        if settings.offline and ref.scheme != "file":
+            raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
+        revision = resolve(replace(request, locked=None), sources)
+        changes = tuple(_changes(locked, Files(sources.of(ref), revision), request.selection))
+        return checked_adapter(request, changes, revision.id)
 
-    def late(request: Request) -> CheckedAdapter:
-        return checked_adapter(request, error=Deadline.of(request.name, settings).error())
+    def failed(request: Request, error: LoraCliError) -> CheckedAdapter:
+        return checked_adapter(request, error=error)
 
-    yield from ordered_parallel_map(one, requests, settings, late)
+    yield from ordered_parallel_map(checked, requests, settings, failed)
 
 
 def _changes(locked: "LockedAdapter", files: Files, selection: Selection) -> Iterator[str]:

@@ -49,8 +49,7 @@ class LockFile:
         With ``--locked`` and ``--check`` these are all adapters. Otherwise those that do not match the lock, that are
         to be upgraded, or that are local folders (which have no revision to stay at) are fetched as they are now.
 
-        Raises:
-            UsageError: a locked revision is invalid.
+        Raises ``UsageError``: a locked revision is invalid.
         """
         is_exact, locked = self.flags.locked or self.flags.check, locked_adapters(self.adapter_set, self.lock)
         for request in requests:
@@ -64,8 +63,7 @@ class LockFile:
     def apply_base(self, request: Request | None) -> Request | None:
         """The base that is to be locked, or compared with its lock; None where it stays as it is locked.
 
-        Raises:
-            UsageError: the locked revision is invalid.
+        Raises ``UsageError``: the locked revision is invalid.
         """
         locked, flags = self.lock.get(THE_BASE), self.flags
         if request is None or flags.locked:
@@ -91,8 +89,7 @@ class LockFile:
     def check_writable(self, requests: Iterable[Request]) -> None:
         """Checks before the fetch that a lock that will change can be written.
 
-        Raises:
-            MachineError: its folder is not writable.
+        Raises ``MachineError``: its folder is not writable.
         """
         if self.lock and all(one.ref.scheme == "file" for one in requests if one.locked is None):
             return
@@ -202,8 +199,7 @@ class LockFile:
     def _base_drift(self) -> Iterator[str]:
         """Why the locked base is not the manifest's, in one sentence; nothing when it is, or has no config to lock.
 
-        Raises:
-            FormatError, MachineError: the config of a local base cannot be read.
+        Raises ``FormatError`` and ``MachineError``: the config of a local base cannot be read.
         """
         locked, path = self.lock.get(THE_BASE), self._base_path
         said = base_mismatch(self.adapter_set, locked)

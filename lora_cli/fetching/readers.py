@@ -11,14 +11,16 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.errors import Corrupt, Refused
 from lora_cli.refs.snapshot import Blob, RemoteFile
-from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.store.disk import on_disk, write_all
 from lora_cli.store.partials import Partial
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.pipeline import Deadline
 
 RANGE = 4 << 20
 """Bytes of one range."""
@@ -33,37 +35,6 @@ MAX_CHUNKS = 16
 """Chunks of a stream of unknown length that wait to be taken."""
 
 POLL_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """``adapter_timeout``: when the adapter ``name`` must be complete, by the monotonic clock."""
-
-    name: str
-    timeout_s: float
-    at_s: float
-
-    @classmethod
-    def of(cls, name: str, settings: Settings) -> "Deadline":
-        """The deadline of an adapter that starts now."""
-        timeout_s = settings.adapter_timeout_s
-        return cls(name, timeout_s, time.monotonic() + timeout_s)
-
-    def left_s(self, most_s: float) -> float:
-        """Seconds until the deadline, at most ``most_s``."""
-        return max(0.0, min(most_s, self.at_s - time.monotonic()))
-
-    @property
-    def passed(self) -> bool:
-        """Whether the deadline has passed."""
-        return time.monotonic() >= self.at_s
-
-    def error(self) -> Unreachable:
-        """The error for a passed deadline."""
-        return Unreachable(
-            f"{self.name} is not complete after {self.timeout_s:g} s",
-            hint="what was downloaded is kept: run it again, or raise adapter_timeout (LORA_CLI_ADAPTER_TIMEOUT)",
-        )
 
 
 @dataclass(eq=False, slots=True)
@@ -83,6 +54,12 @@ class Transfer:
     resumed: bool = False
     error: BaseException | None = None
     sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def parts(self) -> "list[_Part]":
+        """What is missing of it."""
+        if (size := self.file.size) is None:
+            return [_Part(self, self.frontier, None)]
+        return [_Part(self, at, min(size, at + RANGE)) for at in range(self.frontier, size, RANGE)]
 
     def digest(self, hasher: "hashlib._Hash") -> str:
         """The digest of ``hasher`` and, after what it has, the bytes of the partial file; raises ``MachineError``."""
@@ -107,8 +84,7 @@ class Transfer:
     def verified(self, reported: Mapping[str, str]) -> Blob:
         """The blob, compared with what its origin lists, and with each sha256 ``reported`` in its metadata.
 
-        Raises:
-            Corrupt: the size, a sha256 or, where none is listed, the git blob id differs.
+        Raises ``Corrupt``: the size, a sha256 or, where none is listed, the git blob id differs.
         """
         file, blob = self.file, Blob(self.sha256.hexdigest(), self.frontier)
         checks = [("size", file.size, blob.size), ("sha256", file.sha256, blob.sha256)]
@@ -124,15 +100,11 @@ class Transfer:
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """Bytes ``start`` to ``stop`` (None: to the end) of a file: lists of its ``chunks``, each with what follows.
-
-    After one of the ``failures`` of its adapter it is not begun.
-    """
+    """Bytes ``start`` to ``stop`` (None: to the end) of a file: lists of its ``chunks``, each with what follows."""
 
     file: Transfer
     start: int
     stop: int | None
-    failures: list[BaseException]
     chunks: SimpleQueue[tuple[list[bytes], BaseException | Literal["more"] | None]] = field(default_factory=SimpleQueue)
     dropped: bool = False
 
@@ -155,21 +127,19 @@ class Readers:
         for _ in range(self._threads):
             self._parts.put(None)
 
-    def receive(self, files: Sequence[Transfer], deadline: Deadline) -> Generator[tuple[Transfer, bytes], None, None]:
+    def receive(self, files: Sequence[Transfer], deadline: "Deadline") -> Generator[tuple[Transfer, bytes], None, None]:
         """What is missing of the files, in order and as it arrives; small files first. Close it when it is left early.
 
         Raises:
             LoraCliError: the first error in that order, after the bytes before it; or the deadline passed.
             KeyboardInterrupt: the readers were closed meanwhile.
         """
-        failures = list[BaseException]()
-        waiting, active = deque(_parts(files, failures)), deque[_Part]()
+        by_size = sorted(files, key=lambda file: file.file.size or 0)
+        waiting, active = deque(part for file in by_size for part in file.parts()), deque[_Part]()
         try:
             while waiting or active:
                 if self._closed:
                     raise KeyboardInterrupt
-                if deadline.passed:
-                    raise deadline.error()
                 while waiting and self._begin(waiting[0], beside=active):
                     active.append(waiting.popleft())
                 part = active[0]
@@ -187,7 +157,7 @@ class Readers:
                     self._end(one for one in active if one.file is part.file)
                     active = deque(one for one in active if one.file is not part.file)
                     waiting = deque(one for one in waiting if one.file is not part.file)
-                    waiting.appendleft(_Part(part.file, part.file.frontier, None, failures))
+                    waiting.appendleft(_Part(part.file, part.file.frontier, None))
                 else:
                     raise end
         finally:
@@ -213,30 +183,18 @@ class Readers:
 
     def _work(self) -> None:
         for part in iter(self._parts.get, None):
-            self._read(part)
-
-    def _read(self, part: _Part) -> None:
-        end = part.failures[0] if part.failures else part.file.error if part.stop else None
-        is_small, held = part.stop is not None and part.size <= SMALL, list[bytes]()
-        try:
-            for chunk in part.file.read(part.start, part.stop) if end is None else ():
-                if part.dropped:
-                    return
-                if is_small:
-                    held.append(chunk)
-                    continue
-                part.chunks.put(([chunk], "more"))
-                while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
-                    time.sleep(0.001)  # the disk is slower than the network
-        except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
-            end = part.file.error = error
-            part.failures += [] if isinstance(error, NoRanges) else [error]
-        part.chunks.put((held, end))
-
-
-def _parts(files: Sequence[Transfer], failures: list[BaseException]) -> Iterator[_Part]:
-    for file in sorted(files, key=lambda file: file.file.size or 0):
-        if file.file.size is None:
-            yield _Part(file, file.frontier, None, failures)
-        for start in range(file.frontier, file.file.size or 0, RANGE):
-            yield _Part(file, start, min(file.file.size or 0, start + RANGE), failures)
+            end = part.file.error if part.stop else None
+            is_small, held = part.stop is not None and part.size <= SMALL, list[bytes]()
+            try:
+                for chunk in part.file.read(part.start, part.stop) if end is None and not part.dropped else ():
+                    if part.dropped:
+                        break
+                    if is_small:
+                        held.append(chunk)
+                        continue
+                    part.chunks.put(([chunk], "more"))
+                    while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
+                        time.sleep(0.001)  # the disk is slower than the network
+            except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
+                end = part.file.error = error
+            part.chunks.put((held, end))

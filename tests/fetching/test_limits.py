@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.main import main
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.disk_space import DiskSpace
 from lora_cli.fetching.readers import RANGE
-from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART
+from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
 from lora_cli.store import Store
 from lora_cli.store.gc import cache_bytes
 from lora_cli.store.inventory import inventory
@@ -66,27 +65,10 @@ def error_of(outcome: Outcome) -> str:
     return f"{outcome.error.message} {outcome.error.hint}"
 
 
-def test_a_header_that_is_larger_than_allowed_is_refused_cached_or_not_and_not_read_by_inspect(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    desk.hub.add("org/wide", {CONFIG: {}, WEIGHTS: (100_000).to_bytes(8, "little") + b"{}" + b" " * 99_998})
-    for _ in ("cold", "warm"):
-        (outcome,) = desk.ask("org/wide", max_header_bytes=99_999)
-        assert outcome.exit_code == 1
-        assert "claims a header of 100000 bytes, but 99999 are allowed" in error_of(outcome)
-        assert "LORA_CLI_MAX_HEADER_BYTES" in error_of(outcome)
-    assert codes(desk, "org/wide", max_header_bytes=100_000) == [0]
-    monkeypatch.setenv("HF_ENDPOINT", desk.hub.endpoint)
-    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "other"))
-    monkeypatch.setenv("LORA_CLI_MAX_HEADER_BYTES", "99999")
-    assert main(["inspect", "org/wide"]) == 1
-    assert "its header has 100000 bytes" in " ".join(capsys.readouterr().out.split())
-
-
 def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
-    free, room = status.f_bavail * status.f_frsize, DiskSpace(Store(tmp_path))
+    free, room = status.f_bavail * status.f_frsize, DiskSpace(Store(tmp_path), Settings(tmp_path))
     with pytest.raises(MachineError), room.reserve("a", free - reserve // 2):
         pass
     with room.reserve("a", free - 2 * reserve):
@@ -101,7 +83,7 @@ def test_the_adapters_of_a_run_share_disk_and_budget_and_what_is_refused_or_writ
         (None, status.f_bavail * status.f_frsize * 6 // 10, MachineError),
         (10, 6, Refused),
     ):
-        room = DiskSpace(store, 0, budget)
+        room = DiskSpace(store, Settings(tmp_path, keep_free=0, cache_budget=budget))
         with room.reserve("a", most) as reserved:
             with pytest.raises(error, match="reserved for other adapters"), room.reserve("b", most):
                 pass
