@@ -22,8 +22,7 @@ from lora_cli.store import Store
 from lora_cli.store.locks import InUse
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.disk_space import DiskSpace
-    from lora_cli.fetching.readers import Readers
+    from lora_cli.fetching.download import Downloads
     from lora_cli.store.materialize import Published
 
 MAX_THREADS = 32
@@ -76,27 +75,19 @@ class FetchContext:
         self.sources = sources or Sources(settings)
 
     @cached_property
-    def readers(self) -> "Readers":
-        """The threads that read from origins."""
-        from lora_cli.fetching.readers import Readers
+    def downloads(self) -> "Downloads":
+        """The threads that read from origins, and the space that the adapters of this run share."""
+        from lora_cli.fetching.download import Downloads
 
-        readers: Readers = vars(self).setdefault("readers", Readers(self.settings.jobs))  # threads may ask at once
-        return readers
-
-    @cached_property
-    def disk_space(self) -> "DiskSpace":
-        """The space that the adapters of this run share."""
-        from lora_cli.fetching.disk_space import DiskSpace
-
-        shared: DiskSpace = vars(self).setdefault("disk_space", DiskSpace(self.store, self.settings))
+        shared: Downloads = vars(self).setdefault("downloads", Downloads(self.store, self.settings))  # of many threads
         return shared
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if "readers" in vars(self):
-            self.readers.close()
+        if "downloads" in vars(self):
+            self.downloads.close()
         if self._owns_locks:
             self.in_use.close()
 

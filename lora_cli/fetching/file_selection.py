@@ -25,6 +25,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
 """The folder name of a checkpoint that transformers' Trainer writes."""
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
 _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,43 +36,30 @@ class LeftOut:
     bytes: int
 
 
-def left_out(revision: Revision, files: Iterable[RemoteFile]) -> LeftOut | None:
-    """The revision's files other than ``files``; None if not all of its files are known."""
-    taken = {file.path for file in files}
-    others = [file for file in revision.files if file.path not in taken]
-    return LeftOut(len(others), sum(file.size or 0 for file in others)) if revision.whole else None
-
-
 def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     """The files of ``revision`` to fetch, in the order of their paths.
 
-    Raises:
-        FormatError: there is no adapter, or a needed file can never be read.
-        Refused: the weights are pickled and that is not allowed, or a path would leave the snapshot.
-        Offline: only some of the revision's files are known, and they are not a complete adapter.
+    Raises ``FormatError`` (there is no adapter, or a needed file can never be read), ``Refused`` (the weights are
+    pickled and that is not allowed, or a path would leave the snapshot), ``Offline`` (only some of the revision's files
+    are known, and they are not a complete adapter).
     """
-    if selection.base:
-        config = revision.file(BASE_CONFIG)
-        if config is None:
-            raise FormatError(f"has no {BASE_CONFIG}", where=str(revision.ref), hint="use a transformers model")
-        check_readable(revision, (config,))
-        return (config,)
-    paths = [file.path for file in revision.files]
-    weights = [path for path in paths if _WEIGHTS.fullmatch(path)]
-    pickled = [path for path in paths if _PICKLED.fullmatch(path)]
-    refuse_pickled(str(revision.ref), paths, selection)
-    if not weights and not pickled and CONFIG not in paths:
-        raise _no_adapter(revision)
-    needed = {CONFIG, SIGNATURE, *weights, *(pickled if not weights else ()), *BESIDE}
-    if not revision.whole:
-        known = [path for path in weights or pickled if _is_weights(path)]
-        shards = [found for path in known if (found := re.search(r"-\d{5}-of-(\d{5})\.", path))]
-        missing = [] if CONFIG in paths else [CONFIG]
-        if not known or any(len(shards) < int(shard[1]) for shard in shards):
-            missing.append("the weights")
-        if missing:
-            what, hint = " and ".join(missing), "fetch it once with network access"
-            raise Offline(f"{revision.ref}: not cached: {what}; offline mode is on", hint=hint)
+    paths, needed = [file.path for file in revision.files], {BASE_CONFIG}
+    if selection.base and BASE_CONFIG not in paths:
+        raise FormatError(f"has no {BASE_CONFIG}", where=str(revision.ref), hint="use a transformers model")
+    if not selection.base:
+        refuse_pickled(str(revision.ref), paths, selection)
+        weights = list(filter(_WEIGHTS.fullmatch, paths)) or list(filter(_PICKLED.fullmatch, paths))
+        if not weights and CONFIG not in paths:
+            raise _no_adapter(revision)
+        needed = {CONFIG, SIGNATURE, *weights, *BESIDE}
+        shards = [int(found[1]) for path in filter(_is_weights, weights) if (found := _SHARD.search(path))]
+        there = CONFIG in paths, any(map(_is_weights, weights)) and len(shards) >= max(shards, default=0)
+        if not revision.whole and not all(there):
+            missing = " and ".join(
+                what for what, is_there in zip((CONFIG, "the weights"), there, strict=True) if not is_there
+            )
+            hint = "fetch it once with network access"
+            raise Offline(f"{revision.ref}: not cached: {missing}; offline mode is on", hint=hint)
     files = tuple(
         file
         for file in sorted(revision.files, key=lambda file: file.path)
@@ -96,9 +84,7 @@ def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> No
 def check_readable(revision: Revision, files: Iterable[RemoteFile]) -> None:
     """Checks that these files can be read and stored in one folder.
 
-    Raises:
-        FormatError: one can never be read.
-        Refused: a path would leave the snapshot.
+    Raises ``FormatError`` (one can never be read), ``Refused`` (a path would leave the snapshot).
     """
     check_paths({file.path: file for file in files})
     for file in files:
@@ -163,10 +149,8 @@ def _no_adapter(revision: Revision) -> NoAdapter:
 def resolve(request: Request, sources: Sources) -> Revision:
     """The revision that the reference means now, or the lock has for it; that of the latest checkpoint where asked.
 
-    Raises:
-        UsageError: the latest checkpoint of a web server, which does not list its folders.
-        FormatError: see ``latest_checkpoint``.
-        LoraCliError: what the source raises.
+    Raises ``UsageError`` (the latest checkpoint of a web server, which does not list its folders), ``FormatError`` (see
+    ``latest_checkpoint``), ``LoraCliError`` (what the source raises).
     """
     ref = request.locked_ref
     if request.selection.latest and ref.scheme in {"https", "http"}:
@@ -218,10 +202,8 @@ def select_locked(
     These are the locked files; with ``--include`` the ``planned`` ones. Those of a local folder keep what the folder
     says of them: they are read, and compared with the lock.
 
-    Raises:
-        Refused: the listing of the origin differs from the lock.
-        Offline: the revision is not listed completely, and lacks a locked file.
-        FormatError: a file can never be read.
+    Raises ``Refused`` (the listing of the origin differs from the lock), ``Offline`` (the revision is not listed
+    completely, and lacks a locked file), ``FormatError`` (a file can never be read).
     """
     usual = [file.path for file in planned]
     paths, local = usual if selection.include else sorted(locked.files), revision.ref.scheme == "file"
@@ -294,11 +276,8 @@ def changed_adapters(files: Sequence[str]) -> list[str]:
     """
     folders = dict[str, None]()
     for file in map(Path, files):
-        above = [str(one) for one in file.parents if one.is_dir()]
-        nearest = [one for one in above if _has_adapter(Path(one))][:1]
-        if is_adapter_file(file.name) and (file.is_file() or file.is_symlink()):
-            nearest = above[:1]
-        elif file.is_dir() and file.resolve().is_relative_to(Path.cwd().resolve()):
+        nearest = [str(one) for one in file.parents if _has_adapter(one)][:1]
+        if file.is_dir() and file.resolve().is_relative_to(Path.cwd().resolve()):
             nearest = [one for one in adapters_in(str(file)) if _has_adapter(Path(one))] or nearest
         folders |= dict.fromkeys(nearest)
     return list(folders)

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 def with_policies(settings: Settings, adapter_set: "AdapterSet | None", policy: Path | None = None) -> Settings:
     """``settings`` with the policy of a manifest, and with the policy file.
 
-    Raises:
-        UsageError: an error in the policy file, with line and key, or the manifest names what fsspec reads, and no rule
-            of the settings says how: most packages of fsspec find credentials of this machine.
+    Raises ``UsageError`` (an error in the policy file, with line and key, or the manifest names what fsspec reads, and
+    no rule of the settings says how: most packages of fsspec find credentials of this machine).
     """
     policies = []
     if adapter_set is not None:
@@ -88,10 +87,9 @@ def refuse(
 def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: AdapterRef | None = None) -> tuple[str, ...]:
     """The signers that policies require of a complete snapshot, whose bytes are what was promised.
 
-    Raises:
-        Refused: a limit or policy forbids it, or its signature is missing or wrong.
-        Corrupt: its digest differs from the manifest's, or its files from the lock's.
-        MissingExtra, UsageError, Offline, Unreachable: see ``signed_by``.
+    Raises ``Refused`` (a limit or policy forbids it, or its signature is missing or wrong), ``Corrupt`` (its digest
+    differs from the manifest's, or its files from the lock's), ``MissingExtra``, ``UsageError``, ``Offline``,
+    ``Unreachable`` (see ``signed_by``).
     """
     check_promised(request, snapshot.files, ref)
     refuse(request, settings, ref, [RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items()])
@@ -106,10 +104,8 @@ def accept_in_place(request: Request, files: Files, settings: Settings) -> tuple
     A lock is compared with the bytes that are on this disk, else with the listing. A digest that is unknown before a
     fetch is only an error if a policy needs it.
 
-    Raises:
-        Refused: a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the lock.
-        Corrupt: its digest differs from the manifest's.
-        LoraCliError: what the source raises.
+    Raises ``Refused`` (a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the
+    lock), ``Corrupt`` (its digest differs from the manifest's), ``LoraCliError`` (what the source raises).
     """
     at, planned = files.revision.pinned, files_to_fetch(files.revision)
     is_signed, blobs = bool(signatures_for(request, settings, at)), dict[str, Blob]()
@@ -133,9 +129,7 @@ def accept_in_place(request: Request, files: Files, settings: Settings) -> tuple
 def check_promised(request: Request, files: Mapping[str, Blob], ref: AdapterRef | None = None) -> None:
     """Compares files with the digest of the manifest, and with the lock; with globs, only those that the lock has.
 
-    Raises:
-        Corrupt: they differ.
-        Refused: an origin without revisions differs from the lock.
+    Raises ``Corrupt`` (they differ), ``Refused`` (an origin without revisions differs from the lock).
     """
     digest, locked = snapshot_digest(files.items()), request.locked
     if request.sha256 is not None and digest != request.sha256:
@@ -178,9 +172,8 @@ def signatures_for(request: Request, settings: Settings, ref: AdapterRef | None 
 def signed_by(request: Request, settings: Settings, ref: AdapterRef | None, files: Files) -> "Signed | None":
     """What the signature signs that policies require of an adapter, found at ``ref``; None where none is required.
 
-    Raises:
-        Refused: it has none, or it is by none of the allowed signers.
-        MissingExtra, UsageError, Offline, Unreachable: as ``verify``, or the extra ``signing`` is not installed.
+    Raises ``Refused`` (it has none, or it is by none of the allowed signers), ``MissingExtra``, ``UsageError``,
+    ``Offline``, ``Unreachable`` (as ``verify``, or the extra ``signing`` is not installed).
     """
     if not (required := signatures_for(request, settings, ref)):
         return None
@@ -209,9 +202,7 @@ def signed_beside(
 ) -> list[RemoteFile]:
     """The signed files of a revision beside ``files``: they are downloaded and compared, and not published.
 
-    Raises:
-        Refused: a file was added or removed, or a limit forbids it.
-        FormatError: one can never be read.
+    Raises ``Refused`` (a file was added or removed, or a limit forbids it), ``FormatError`` (one can never be read).
     """
     listed = {file.path: file for file in revision.files}
     if revision.ref.scheme in {"https", "http"}:  # they list nothing: they were asked for the usual files
@@ -229,9 +220,7 @@ def check_signed(
 ) -> tuple[str, ...]:
     """Compares the selected files, ``blobs``, with the signature that policies require, and gives its signers.
 
-    Raises:
-        Refused: they are not the signed ones.
-        LoraCliError: as ``signed_by``.
+    Raises ``Refused`` (they are not the signed ones), ``LoraCliError`` (as ``signed_by``).
     """
     if (signed := signed_by(request, settings, ref, files)) is None:
         return ()

@@ -6,8 +6,8 @@ Bytes are checked here, never their meaning.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -89,13 +89,11 @@ def fetch(
     published. A locked adapter is fetched at its locked revision, costs no request when it is cached, and must have the
     locked bytes. ``revision`` is what it means, if that is known; ``on_resolved`` is called when it is.
 
-    Raises:
-        NotFound, AccessDenied, Unreachable, Offline: the origin does not give it.
-        FormatError: there is no adapter, or one of its files can never be read.
-        Refused: pickled weights only, too many bytes, a path outside of its folder, a policy, or an origin that differs
-            from the lock.
-        Corrupt: the received bytes are not the listed ones, or the snapshot has another digest than is demanded.
-        MachineError: a disk error, or other processes remove the files each time.
+    Raises ``NotFound``, ``AccessDenied``, ``Unreachable``, ``Offline`` (the origin does not give it), ``FormatError``
+    (there is no adapter, or one of its files can never be read), ``Refused`` (pickled weights only, too many bytes, a
+    path outside of its folder, a policy, or an origin that differs from the lock), ``Corrupt`` (the received bytes are
+    not the listed ones, or the snapshot has another digest than is demanded), ``MachineError`` (a disk error, or other
+    processes remove the files each time).
     """
     for left in reversed(range(TRIES)):
         try:
@@ -142,12 +140,11 @@ def _from_origin(
     store, settings, locked = context.store, context.settings, request.locked
     deadline, source = Deadline(request.label, settings), context.sources.of(request.ref)
     if revision is None:
-        with hints(request, store, settings):
-            pinned = request.ref if request.ref.pinned or locked else source.pin(request.ref)
-            at_pin = replace(request, source=pinned)
-            if pinned != request.ref and (found := _from_cache(request, context, at_pin)) is not None:
-                return found
-            revision = resolve(request, context.sources)
+        pinned = request.ref if request.ref.pinned or locked else source.pin(request.ref)
+        at_pin = replace(request, source=pinned)
+        if pinned != request.ref and (found := _from_cache(request, context, at_pin)) is not None:
+            return found
+        revision = resolve(request, context.sources)
     on_resolved()
     at, endpoint, (files, selection) = Files(source, revision), _endpoint(request, settings), select(request, revision)
     gate.refuse(request, settings, revision.pinned, files)
@@ -212,50 +209,29 @@ def lookup(request: Request, store: Store, settings: Settings) -> Found | None:
     offline = settings.offline and ref.scheme != "file"
     if ref.scheme == "file" and os.path.lexists(ref.location):
         return None
-    if locked is None or selection.include:
-        found = last_fetched(request, store, settings) if offline or ref.pinned else None
-    elif (snapshot := find_snapshot(store, locked.files)) is None:
-        found = None
-    else:
-        endpoint, keys = endpoint_of(ref, settings), (str(selection), str(replace(selection, locked=locked.digest)))
-        known = (read_record(store, ref.in_records, key, endpoint) for key in keys)
-        new = Record(ref.in_records, keys[1], locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
-        record = next((one for one in known if one is not None and one.snapshot == snapshot.digest), new)
-        # From elsewhere: a policy may have rules for the folder that is meant, which a listing shows.
-        is_open = not record.at and settings.policies and (selection.latest or ref.scheme == "oci")
-        found = None if is_open else (record, snapshot)
-    if found is None and offline and ref.scheme != "hf":
+    if locked is not None and not selection.include:
+        if (snapshot := find_snapshot(store, locked.files)) is not None:
+            endpoint, keys = endpoint_of(ref, settings), (str(selection), str(replace(selection, locked=locked.digest)))
+            known = (read_record(store, ref.in_records, key, endpoint) for key in keys)
+            new = Record(ref.in_records, keys[1], locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
+            record = next((one for one in known if one is not None and one.snapshot == snapshot.digest), new)
+            # From elsewhere: a policy may have rules for the folder that is meant, which a listing shows.
+            if record.at or not settings.policies or not (selection.latest or ref.scheme == "oci"):
+                return record, snapshot
+    elif offline or ref.pinned:
+        # Offline, what the Hub's own cache had counts, too.
+        for endpoint in (endpoint_of(ref, settings), _endpoint(request, settings)):
+            last = read_record(store, ref.in_records, str(selection), endpoint)
+            if last is not None and (snapshot := find_snapshot(store, last.files)) is not None:
+                return last, snapshot
+    if offline and ref.scheme != "hf":
         raise Offline(f"{ref} is not cached and offline mode is on", hint="fetch it online first")
-    return found
+    return None
 
 
 def found_at(record: Record, request: Request) -> AdapterRef:
     """Where a record's snapshot was found, as far as it is known."""
     return parse(record.at, is_path=lambda _: False) if record.at else request.locked_ref
-
-
-def last_fetched(request: Request, store: Store, settings: Settings) -> Found | None:
-    """Record and snapshot of the last fetch of the reference from its endpoint, if it is still cached.
-
-    Offline, what the Hub's own cache had counts, too.
-    """
-    for endpoint in (endpoint_of(request.ref, settings), _endpoint(request, settings)):
-        record = read_record(store, request.locked_ref.in_records, str(request.selection), endpoint)
-        if record is not None and (snapshot := find_snapshot(store, record.files)) is not None:
-            return record, snapshot
-    return None
-
-
-@contextmanager
-def hints(request: Request, store: Store, settings: Settings) -> Iterator[None]:
-    """Adds to an origin that does not answer what is cached of it."""
-    try:
-        yield
-    except Unreachable as error:
-        if (found := last_fetched(request, store, settings)) is None:
-            raise
-        hint = f"--offline uses the version of the last fetch: revision {found[0].revision}"
-        raise Unreachable(error.message, hint=hint) from error
 
 
 def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
@@ -273,8 +249,7 @@ def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
     if (found := lookup(request, store, settings)) is not None:
         at = replace(found_at(found[0], request), revision=ref.revision)
         return files_of(found[1], at, found[0].revision)
-    with hints(request, store, settings):
-        revision = resolve(request, sources)
+    revision = resolve(request, sources)
     with suppress(LoraCliError):  # whoever reads it says what is wrong
         files, selection = select(request, revision)
         snapshot, _ = recorded(request, revision, files, selection, store, settings)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
-from lora_cli.fetching import readers
+from lora_cli.fetching import download as readers
 from lora_cli.fetching.batch import Progress
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.store import Store

@@ -9,8 +9,8 @@ import pytest
 
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.disk_space import DiskSpace
-from lora_cli.fetching.readers import RANGE
+from lora_cli.fetching.download import RANGE, Downloads
+from lora_cli.fetching.pipeline import Deadline
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
 from lora_cli.store import Store
 from lora_cli.store.gc import cache_bytes
@@ -66,12 +66,12 @@ def error_of(outcome: Outcome) -> str:
 
 
 def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
-    status = os.statvfs(tmp_path)
+    status, settings = os.statvfs(tmp_path), Settings(tmp_path)
     reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
-    free, room = status.f_bavail * status.f_frsize, DiskSpace(Store(tmp_path), Settings(tmp_path))
-    with pytest.raises(MachineError), room.reserve("a", free - reserve // 2):
+    free, room = status.f_bavail * status.f_frsize, Downloads(Store(tmp_path), settings)
+    with pytest.raises(MachineError), room.reserve(Deadline("a", settings), free - reserve // 2):
         pass
-    with room.reserve("a", free - 2 * reserve):
+    with room.reserve(Deadline("a", settings), free - 2 * reserve):
         pass
 
 
@@ -83,14 +83,15 @@ def test_the_adapters_of_a_run_share_disk_and_budget_and_what_is_refused_or_writ
         (None, status.f_bavail * status.f_frsize * 6 // 10, MachineError),
         (10, 6, Refused),
     ):
-        room = DiskSpace(store, Settings(tmp_path, keep_free=0, cache_budget=budget))
-        with room.reserve("a", most) as reserved:
-            with pytest.raises(error, match="reserved for other adapters"), room.reserve("b", most):
+        settings = Settings(tmp_path, keep_free=0, cache_budget=budget)
+        room, a, b = Downloads(store, settings), Deadline("a", settings), Deadline("b", settings)
+        with room.reserve(a, most):
+            with pytest.raises(error, match="reserved for other adapters"), room.reserve(b, most):
                 pass
-            reserved.left -= most
-            with room.reserve("b", most):
+            room.left[a] -= most
+            with room.reserve(b, most):
                 pass
-        with room.reserve("b", most):
+        with room.reserve(b, most):
             pass
 
 
