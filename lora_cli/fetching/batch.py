@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from lora_cli.errors import LoraCliError
@@ -150,15 +149,11 @@ def ordered_parallel_map(
     """
     results: dict[int, Future[T]] = {number: Future() for number in range(len(requests))}
     began_s: dict[int, float] = {}
-    left: SimpleQueue[int] = SimpleQueue()
-    for number in results:
-        left.put(number)
+    left = iter(range(len(requests)))  # all threads take the next one of it
 
     def work() -> None:
-        # Until nothing is left, or its call timed out, when another thread has replaced this one.
-        with suppress(Empty, InvalidStateError):
-            while True:
-                index = left.get_nowait()
+        with suppress(InvalidStateError):  # its call timed out: another thread has replaced this one
+            for index in left:
                 result, began_s[index] = results[index], time.monotonic()
                 try:
                     found = call(requests[index])

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from lora_cli.documents.policy_checks import format_of
-from lora_cli.errors import FormatError, LoraCliError, NoAdapter, Offline, Refused, UsageError
+from lora_cli.errors import FormatError, LoraCliError, NoAdapter, Offline, Refused
 from lora_cli.redaction import logger, without_secrets
 from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
 from lora_cli.refs.lock import LockedAdapter, lock_mismatch
@@ -149,16 +149,9 @@ def _no_adapter(revision: Revision) -> NoAdapter:
 def resolve(request: Request, sources: Sources) -> Revision:
     """The revision that the reference means now, or the lock has for it; that of the latest checkpoint where asked.
 
-    Raises ``UsageError`` (the latest checkpoint of a web server, which does not list its folders), ``FormatError`` (see
-    ``latest_checkpoint``), ``LoraCliError`` (what the source raises).
+    Raises ``FormatError`` (see ``latest_checkpoint``), ``LoraCliError`` (what the source raises).
     """
-    ref = request.locked_ref
-    if request.selection.latest and ref.scheme in {"https", "http"}:
-        raise UsageError(
-            f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
-            hint="use the folder of one: checkpoint-N",
-        )
-    revision = sources.of(request.ref).resolve(ref)
+    revision = sources.of(request.ref).resolve(request.locked_ref)
     return latest_checkpoint(revision) if request.selection.latest else revision
 
 
@@ -166,9 +159,7 @@ def latest_checkpoint(revision: Revision) -> Revision:
     """``revision`` with the folder of its highest-numbered checkpoint as its root.
 
     A checkpoint without a config or weights, such as one that is being written, is skipped. Without any checkpoint it
-    is the adapter at the root.
-
-    Raises ``FormatError``: there is no adapter either.
+    is the adapter at the root. Raises ``FormatError`` if there is no adapter either.
     """
     folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
     numbered = sorted((int(found[1]), folder) for folder in folders if (found := CHECKPOINT.fullmatch(folder)))

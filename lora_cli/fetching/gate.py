@@ -1,6 +1,7 @@
 """The gate of limits and policies: asked before a request, before a byte, and before a snapshot is published."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from lora_cli.sources.registry import rule_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
-    from lora_cli.documents.policy import RequiredSignature
+    from lora_cli.documents.policy import Policy, RequiredSignature
     from lora_cli.signing import Signed
 
 
@@ -76,9 +77,11 @@ def refuse(
         raise Refused(f"{asked}: a policy applies, and this is an address of the Hub", hint="write hf://ORG/NAME")
     known = request.sha256 or (request.locked.digest if request.locked is not None else None)
     # The rules allow a tag, not the commits that it meant; and a path and its links lead to one place.
-    named = means if asked.scheme == "file" else asked
-    found = [one for policy in settings.policies for one in violations(policy, (named,), known, files)]
-    found += [one for policy in settings.policies for one in denials(policy, asked, means)]
+    named, policies = asked, settings.policies
+    if asked.scheme == "file":
+        named, policies = means, tuple(map(_with_real_paths, settings.policies))
+    found = [one for policy in policies for one in violations(policy, (named,), known, files)]
+    found += [one for policy in policies for one in denials(policy, asked, means)]
     if distinct := list(dict.fromkeys(found)):
         more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""
         raise Refused(f"{asked}: {distinct[0]}{more}", hint=distinct[0].hint)
@@ -163,10 +166,11 @@ def signatures_for(request: Request, settings: Settings, ref: AdapterRef | None 
     from lora_cli.refs.globs import matches
 
     names = _asked(request, ref)
-    is_for = [
-        entry.sources is None or any(matches(g, one) for g in entry.sources for one in names) for entry in entries
-    ]
-    return [entry for entry, applies in zip(entries, is_for, strict=True) if applies]
+
+    def applies(glob: str) -> bool:
+        return any(matches(one, name) for one in {glob, _real_glob(glob)} for name in names)
+
+    return [entry for entry in entries if entry.sources is None or any(map(applies, entry.sources))]
 
 
 def signed_by(request: Request, settings: Settings, ref: AdapterRef | None, files: Files) -> "Signed | None":
@@ -238,3 +242,19 @@ def _asked(request: Request, ref: AdapterRef | None) -> tuple[AdapterRef, Adapte
     if means.scheme == "file":
         return means, replace(means, location=os.path.realpath(means.location))
     return replace(means, revision=request.ref.revision) if means.scheme == request.ref.scheme else means, means
+
+
+def _with_real_paths(policy: "Policy") -> "Policy":
+    """``policy`` with each local folder in its globs also given with links resolved."""
+    globs = {key: getattr(policy, key) for key in ("allow_sources", "deny_sources") if getattr(policy, key) is not None}
+    both = {key: tuple(path for one in several for path in {one, _real_glob(one)}) for key, several in globs.items()}
+    return policy.model_copy(update=both)
+
+
+def _real_glob(glob: str) -> str:
+    """A glob over local paths with the links before its first wildcard resolved."""
+    stem = re.split(r"[*?[]", glob.removeprefix("file://"), maxsplit=1)[0]
+    if not glob.startswith("file:///"):
+        return glob
+    folder = stem if f"file://{stem}" == glob else stem.rpartition("/")[0]
+    return "file://" + os.path.realpath(folder or "/").rstrip("/") + glob[len("file://") + len(folder) :]

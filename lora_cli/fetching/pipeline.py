@@ -15,7 +15,6 @@ from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Offlin
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import LeftOut, refuse_pickled, resolve, select_files, select_locked
 from lora_cli.redaction import logger
-from lora_cli.refs.adapter_files import SIGNATURE
 from lora_cli.refs.lock import upgrade_hint
 from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef, parse
 from lora_cli.refs.request import Request, Selection
@@ -122,11 +121,7 @@ def _from_cache(request: Request, context: "FetchContext", pinned: Request | Non
     record, snapshot = found
     if request.locked is not None:
         refuse_pickled(request.label, snapshot.files, request.selection)
-    is_unsigned = SIGNATURE not in snapshot.files and not (request.signature or request.locked or settings.offline)
-    ref = found_at(record, pinned or request)
-    if is_unsigned and gate.signatures_for(request, settings, ref):
-        return None  # it may have one by now, or had one before fetch took it
-    signers = gate.accept(request, snapshot, settings, ref)
+    signers = gate.accept(request, snapshot, settings, found_at(record, pinned or request))
     mark_used(store, record)
     return Fetched(snapshot, record.revision, cached=True, signers=signers)
 

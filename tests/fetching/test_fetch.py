@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_cli.documents.policy import Policy
-from lora_cli.errors import Corrupt, FormatError, Offline, Refused, Unreachable
+from lora_cli.errors import Corrupt, FormatError, Offline, Refused
 from lora_cli.refs.request import Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -55,16 +55,6 @@ def test_offline_gives_what_a_reference_meant_and_asks_nobody(desk: Desk) -> Non
     for text in ("org/other", "org/sql@v1"):
         assert isinstance(desk.fails(text, offline=True), Offline)
     assert desk.hub.requests == []
-
-
-def test_a_hub_that_is_down_is_an_error_that_points_at_the_cache(desk: Desk) -> None:
-    found = desk.bring()
-    desk.hub.fault("", status=503, times=-1, headers={"Retry-After": "0"})
-    error = desk.fails()
-    assert isinstance(error, Unreachable)
-    assert "--offline" in error.hint
-    assert found.revision in error.hint
-    assert desk.bring(f"org/sql@{found.revision}").snapshot == found.snapshot
 
 
 def test_another_selection_is_another_snapshot_and_a_subfolder_an_adapter_of_its_own(desk: Desk) -> None:

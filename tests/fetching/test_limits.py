@@ -9,7 +9,7 @@ import pytest
 
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.download import RANGE, Downloads
+from lora_cli.fetching.download import Downloads
 from lora_cli.fetching.pipeline import Deadline
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
 from lora_cli.store import Store
@@ -137,19 +137,6 @@ def test_an_adapter_that_takes_too_long_is_given_up_and_gone_on_with(desk: Desk)
     assert content(desk.bring("org/slow"))[WEIGHTS] == weights
 
 
-def test_one_that_hangs_and_many_that_do_are_given_up_at_once(desk: Desk) -> None:
-    names = [f"org/slow-{number}" for number in range(8)]
-    for name in ("org/alone", *names):
-        add(desk.hub, name, 3 * MIB)
-    desk.hub.fault("GET cdn .*", stall_at=2 * MIB, stall_s=30, times=-1)
-    began = time.monotonic()
-    assert desk.fails("org/alone", adapter_timeout_s=1.0, timeout_s=20).exit_code == 4
-    assert time.monotonic() - began < 4
-    began = time.monotonic()
-    assert codes(desk, *names, adapter_timeout_s=1.0, timeout_s=20, jobs=8) == [4] * 8
-    assert time.monotonic() - began < 5
-
-
 def test_a_listing_that_hangs_is_given_up_in_time_and_the_others_go_on(desk: Desk) -> None:
     desk.hub.fault(f"/api/models/{A}", delay_s=15, times=-1)
     began = time.monotonic()
@@ -166,24 +153,3 @@ def test_whoever_waits_for_another_process_waits_no_longer_than_an_adapter_may_t
     assert codes(desk, A, adapter_timeout_s=0.5) == [4]
     assert time.monotonic() - began < 2.4
     slow.join()
-
-
-@pytest.mark.parametrize("after", [0, 2])
-def test_a_server_that_knows_no_ranges_or_forgets_them_is_read_as_one_stream(desk: Desk, after: int) -> None:
-    weights = add(desk.hub, "org/large", 30 * MIB)
-    desk.hub.fault("GET cdn", ignore_range=True, times=-1, after=after)
-    assert content(desk.bring("org/large", jobs=2))[WEIGHTS] == weights
-    # Not each of its ranges was asked for in vain.
-    assert desk.hub.count("GET cdn") < -(-len(weights) // RANGE)
-
-
-def test_only_tries_that_bring_nothing_count_and_a_cut_after_every_mebibyte_is_none(desk: Desk) -> None:
-    weights = add(desk.hub, "org/cut", 6 * MIB)
-    desk.hub.fault("GET cdn", cut_at=MIB, times=-1)
-    assert content(desk.bring("org/cut"))[WEIGHTS] == weights
-    add(desk.hub, "org/dead", 6 * MIB)
-    desk.hub.faults.clear()
-    desk.hub.requests.clear()
-    desk.hub.fault("GET cdn", cut_at=0, times=-1)
-    assert codes(desk, "org/dead", jobs=1) == [4]
-    assert desk.hub.count("GET cdn") == 2
