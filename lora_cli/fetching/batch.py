@@ -5,11 +5,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.pipeline import Fetched, fetch, too_late
@@ -53,7 +53,7 @@ class Progress:
 SILENT = Progress()
 
 
-class FetchContext:
+class FetchContext(ExitStack):
     """The shared state of the fetches of one run: cache, settings, sources, threads and limits.
 
     ``in_use`` keeps what is fetched from being garbage-collected; by default, until the context is closed.
@@ -68,9 +68,10 @@ class FetchContext:
         in_use: InUse | None = None,
         sources: Sources | None = None,
     ) -> None:
+        super().__init__()
         store.check_folder()
         self.store, self.settings, self.progress = store, settings, progress
-        self.in_use, self._owns_locks = in_use or InUse(store), in_use is None
+        self.in_use = in_use or self.enter_context(InUse(store))
         self.sources = sources or Sources(settings)
 
     @cached_property
@@ -79,16 +80,8 @@ class FetchContext:
         from lora_cli.fetching.download import Downloads
 
         shared: Downloads = vars(self).setdefault("downloads", Downloads(self.store, self.settings))  # of many threads
+        self.callback(shared.close)
         return shared
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if "downloads" in vars(self):
-            self.downloads.close()
-        if self._owns_locks:
-            self.in_use.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from lora_cli.documents.policy_checks import format_of
-from lora_cli.errors import FormatError, LoraCliError, NoAdapter, Offline, Refused
+from lora_cli.errors import FormatError, LoraCliError, NoAdapter, Offline, Refused, UsageError
 from lora_cli.redaction import logger, without_secrets
 from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
 from lora_cli.refs.lock import LockedAdapter, lock_mismatch
@@ -149,9 +149,13 @@ def _no_adapter(revision: Revision) -> NoAdapter:
 def resolve(request: Request, sources: Sources) -> Revision:
     """The revision that the reference means now, or the lock has for it; that of the latest checkpoint where asked.
 
-    Raises ``FormatError`` (see ``latest_checkpoint``), ``LoraCliError`` (what the source raises).
+    Raises ``UsageError`` (of a web server, which does not list its folders), else as ``latest_checkpoint``, and the source.
     """
-    revision = sources.of(request.ref).resolve(request.locked_ref)
+    ref = request.locked_ref
+    if request.selection.latest and ref.scheme in {"https", "http"}:
+        what = f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown"
+        raise UsageError(what, hint="use the folder of one: checkpoint-N")
+    revision = sources.of(request.ref).resolve(ref)
     return latest_checkpoint(revision) if request.selection.latest else revision
 
 

@@ -83,16 +83,14 @@ def fetch(
     """The snapshot of what ``request.ref`` means now; what is not cached is downloaded.
 
     From then on ``context.in_use`` keeps the snapshot. A cached pinned reference costs no request, and with
-    ``settings.offline`` none does: files then come from the cache of huggingface_hub, and are not downloaded. What
-    ``request``, limits and policies demand is checked before a request, before a download, and before the snapshot is
-    published. A locked adapter is fetched at its locked revision, costs no request when it is cached, and must have the
-    locked bytes. ``revision`` is what it means, if that is known; ``on_resolved`` is called when it is.
+    ``settings.offline`` none does: files then come from the cache of huggingface_hub, and are not downloaded. A locked
+    adapter is fetched at its locked revision, costs no request when it is cached, and must have the locked bytes.
+    ``revision`` is what it means, if that is known; ``on_resolved`` is called when it is.
 
     Raises ``NotFound``, ``AccessDenied``, ``Unreachable``, ``Offline`` (the origin does not give it), ``FormatError``
-    (there is no adapter, or one of its files can never be read), ``Refused`` (pickled weights only, too many bytes, a
-    path outside of its folder, a policy, or an origin that differs from the lock), ``Corrupt`` (the received bytes are
-    not the listed ones, or the snapshot has another digest than is demanded), ``MachineError`` (a disk error, or other
-    processes remove the files each time).
+    (there is no adapter, or one of its files can never be read), ``Refused`` (pickled weights only, a limit, a policy,
+    a path outside of its folder, or an origin that differs from the lock), ``Corrupt`` (other bytes than are listed,
+    locked or demanded), ``MachineError`` (the disk, or other processes remove the files each time).
     """
     for left in reversed(range(TRIES)):
         try:

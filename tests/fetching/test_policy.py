@@ -99,14 +99,6 @@ def test_another_machine_is_the_same_whoever_logs_in(text: str) -> None:
     assert allowed(text, "allow_sources: ['fsspec+sftp://files.example/good/*']") == "allow_sources"
 
 
-def test_a_page_of_the_hubs_own_endpoint_is_its_repository() -> None:
-    settings = replace(SETTINGS, hub_endpoint="https://mirror.acme.internal/hub")
-    for path in ("evil/sql", "evil/sql/resolve/main/adapter_config.json"):
-        text = f"https://Mirror.acme.internal/hub/{path}"
-        assert "address of the Hub" in allowed(text, "deny_sources: ['hf://evil/*']", settings=settings)
-    assert allowed("https://mirror.acme.internal/x", "deny_sources: ['hf://evil/*']", settings=settings) == ""
-
-
 def test_a_link_is_judged_by_its_name_and_by_where_it_leads(tmp_path: Path) -> None:
     good, evil = tmp_path / "good", tmp_path / "evil"
     write_adapter(good / "sql")

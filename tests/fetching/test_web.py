@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lora_cli.errors import Changed, Offline
+from lora_cli.errors import Changed, Offline, UsageError
 from lora_cli.fetching import download as readers
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.refs.request import USUAL, Selection
@@ -97,3 +97,9 @@ def test_what_changes_again_and_again_is_given_up(web: Web) -> None:
     with pytest.raises(Changed, match=WEIGHTS):
         web.bring()
     assert web.desk.is_sound
+
+
+def test_the_latest_checkpoint_of_a_web_server_is_nothing_that_can_be_told(web: Web) -> None:
+    with pytest.raises(UsageError, match="does not list its folders"):
+        web.bring(selection=Selection(latest=True))
+    assert not web.server.asked
