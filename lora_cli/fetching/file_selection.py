@@ -149,7 +149,7 @@ def _no_adapter(revision: Revision) -> NoAdapter:
 def resolve(request: Request, sources: Sources) -> Revision:
     """The revision that the reference means now, or the lock has for it; that of the latest checkpoint where asked.
 
-    Raises ``UsageError`` (of a web server, which does not list its folders), else as ``latest_checkpoint``, and the source.
+    Raises ``UsageError`` (a web server does not list its folders), else as ``latest_checkpoint``, and as the source.
     """
     ref = request.locked_ref
     if request.selection.latest and ref.scheme in {"https", "http"}:
