@@ -10,7 +10,9 @@ import pytest
 
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import Corrupt, FormatError, Offline, Refused
-from lora_cli.refs.request import Selection
+from lora_cli.fetching.preview import plan_all
+from lora_cli.refs.reference import parse
+from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from tests.bringing import fetch
@@ -88,6 +90,9 @@ def test_a_demanded_digest_is_judged_whether_it_is_cached_or_not(desk: Desk) -> 
     assert desk.bring(sha256=digest).cached
     with pytest.raises(Corrupt, match="the manifest has sha256"):
         desk.bring(sha256="0" * 64)
+    for ref in (parse(text, is_path=os.path.lexists) for text in ("org/sql", f"org/sql@{desk.commit}")):
+        wanted = [Request("sql", ref, sha256) for sha256 in (digest, "0" * 64)]
+        assert [one.exit_code for one in plan_all(wanted, desk.store, desk.settings)] == [0, 5]
 
 
 def test_somebody_who_cleans_meanwhile_only_costs_another_try(tmp_path: Path) -> None:
