@@ -50,7 +50,7 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
         refuse_pickled(str(revision.ref), paths, selection)
         weights = list(filter(_WEIGHTS.fullmatch, paths)) or list(filter(_PICKLED.fullmatch, paths))
         if not weights and CONFIG not in paths:
-            raise _no_adapter(revision)
+            check_no_folder_of_adapters(revision, is_none=True)
         needed = {CONFIG, SIGNATURE, *weights, *BESIDE}
         shards = [int(found[1]) for path in filter(_is_weights, weights) if (found := _SHARD.search(path))]
         there = CONFIG in paths, any(map(_is_weights, weights)) and len(shards) >= max(shards, default=0)
@@ -128,22 +128,19 @@ def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
     return {folder: outer[folder] for folder in by_number}
 
 
-def check_no_folder_of_adapters(revision: Revision) -> None:
-    """Checks that there are not only adapters below, or checkpoints; raises ``NoAdapter``."""
-    folders = adapter_folders(file.path for file in revision.files)
-    if folders.get("", bool(folders)):
-        raise _no_adapter(revision)
+def check_no_folder_of_adapters(revision: Revision, *, is_none: bool = False) -> None:
+    """Raises ``NoAdapter`` where there are only adapters below, or checkpoints; or where there ``is_none`` at all.
 
-
-def _no_adapter(revision: Revision) -> NoAdapter:
-    """The error for a folder that is no adapter: how many of its subfolders are, and how to name one."""
+    It says how many of the subfolders are adapters, and how to name one.
+    """
     folders, hint = adapter_folders(file.path for file in revision.files), "it does not look like a PEFT adapter"
-    if folders.get("", bool(folders)):
+    if is_above := folders.get("", bool(folders)):
         first = next(iter(folders))
         one = below(revision.ref, first or LATEST_FOLDER)
         found = f"it has {counted(len(folders), 'adapter')}, in {names(list(folders))}: " if first else ""
         hint = f"{found}use {one.location if one.scheme == 'file' else one}"
-    return NoAdapter(f"neither {CONFIG} nor {WEIGHTS} was found", folders, where=str(revision.ref), hint=hint)
+    if is_above or is_none:
+        raise NoAdapter(f"neither {CONFIG} nor {WEIGHTS} was found", folders, where=str(revision.ref), hint=hint)
 
 
 def resolve(request: Request, sources: Sources) -> Revision:
