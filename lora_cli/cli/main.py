@@ -232,7 +232,7 @@ def refuse_unknown_variables(root_command: Any) -> None:
         named, several = ", ".join(safe(_with_nearest(name, known)) for name in unknown), len(unknown) > 1
         raise UsageError(
             f"unknown variable{'s' if several else ''} in the environment: {named}",
-            hint=f"unset {'them' if several else 'it'}; docs/settings.md lists the variables",
+            hint=f"unset {'them' if several else 'it'}; docs/cli.md and docs/manifest.md list the variables",
         )
 
 
