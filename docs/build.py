@@ -34,7 +34,7 @@ def pages() -> dict[str, str]:
     manifest = (HERE / "manifest.md").read_text(encoding="utf-8")
     for name in ("adapter-set", "policy", "settings"):
         head, mark, below = manifest.partition(f"<!-- keys of {name} -->\n")
-        table, end, rest = below.partition("<!-- end -->\n")
+        _, end, rest = below.partition("<!-- end -->\n")
         manifest = "".join([head, mark, *(f"{line}\n" for line in keys_of(name)), end, rest])
     return {**{name: "\n".join(lines) + "\n" for name, lines in made.items()}, "manifest.md": manifest}
 

@@ -1,8 +1,9 @@
-"""The session that the README shows, as it is printed: a folder of three adapters, a Hub with their base, and an engine.
+"""The session that the README shows, as it is printed: a folder of adapters, a Hub with their base, and an engine.
 
 ``python -m tests.readme`` writes what each command prints into the README, and docs/terminal.svg.
 """
 
+import io
 import os
 import pty
 import re
@@ -87,7 +88,7 @@ def write() -> None:
 
     (first, *_) = shown()
     (coloured,) = session([first], colour=True)
-    console = Console(width=80, record=True, file=Path(os.devnull).open("w", encoding="utf-8"))
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(Text(f"$ {first}"), Text.from_ansi(coloured), sep="\n")
     console.save_svg(str(PICTURE), title="lora-cli", unique_id="terminal")
 

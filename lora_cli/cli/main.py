@@ -132,7 +132,12 @@ def root(
     quiet: bool = option("--quiet -q", SETTINGS["quiet"].help, False, GLOBAL),
     verbose: bool = option("--verbose -v", SETTINGS["verbose"].help, False, GLOBAL),
     version: bool = typer.Option(
-        False, *VERSION, callback=_print_version, is_eager=True, help="Print the version; with -v also cache, credentials found, packages.", rich_help_panel=GLOBAL
+        False,
+        *VERSION,
+        callback=_print_version,
+        is_eager=True,
+        help="Print the version; with -v also cache, credentials found, packages.",
+        rich_help_panel=GLOBAL,
     ),
 ) -> None:
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
