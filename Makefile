@@ -82,7 +82,8 @@ $(DEMO): pyproject.toml
 	@echo "1 of 2: lora-cli into $(VENV), 240 MB"
 	@$(PIP) -e .
 	@echo "2 of 2: for warm torch from $(TORCH_INDEX), 1 GB"
-	@$(BIN)/python -c 'import torch' 2> /dev/null || $(PIP) --retries 1 --timeout 10 --index-url $(TORCH_INDEX) torch || \
+	@$(BIN)/python -c 'import torch' 2> /dev/null || \
+		$(PIP) --retries 1 --timeout 10 --no-deps --index-url $(TORCH_INDEX) torch || \
 		echo "$(TORCH_INDEX) cannot be reached: torch is taken from the registry, up to 6 GB"
 	@$(PIP) -e '.[warm]'
 	@touch $@
