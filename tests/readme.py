@@ -74,13 +74,22 @@ def shortened(said: str, as_shown: str) -> str:
     return "".join(said.splitlines(keepends=True)[: head.count("\n")]) + mark if mark else said
 
 
+def without_numbers(text: str) -> str:
+    """Text with every measured number and revision replaced and white space folded: what is the same in each run."""
+    return " ".join(re.sub(r"\b[0-9a-f]{12}\b|\d+(\.\d+)?(e[+-]?\d+)?", "N", text).split())
+
+
 def write() -> None:
     """Writes the outputs into the README, and the picture of its first command."""
     said = iter(list(session(shown())))
     text = README.read_text(encoding="utf-8")
 
     def filled(block: re.Match[str]) -> str:
-        return f"```console\n$ {block[1]}\n{shortened(next(said), block['said']) if block['said'] else ''}```"
+        if not block["said"]:
+            return block[0]
+        now = shortened(next(said), block["said"])
+        changed = without_numbers(now) != without_numbers(block["said"])
+        return f"```console\n$ {block[1]}\n{now if changed else block['said']}```"
 
     README.write_text(BLOCK.sub(filled, text), encoding="utf-8")
 

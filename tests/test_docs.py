@@ -74,4 +74,4 @@ def test_every_metric_is_told_of_and_none_that_there_is_not() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len((DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines()) <= 95
+    assert len((DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines()) <= 100

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import QUICKSTART, ROOT
-from tests.readme import BLOCK, PICTURE, README, session, shortened
+from tests.readme import BLOCK, PICTURE, README, session, shortened, without_numbers
 
 pytestmark = pytest.mark.slow
 
@@ -72,11 +72,6 @@ def test_the_readme_shows_what_is_printed() -> None:
         assert without_numbers(shortened(printed, said)) == without_numbers(said)
     picture = " ".join(re.sub("<[^>]+>|&#160;", " ", PICTURE.read_text(encoding="utf-8")).split())
     assert "0 of 4 modules apply to HuggingFaceTB/SmolLM2-135M-Instruct" in picture
-
-
-def without_numbers(text: str) -> str:
-    """Text with every measured number replaced and white space folded: what must not change between runs."""
-    return " ".join(re.sub(r"\b[0-9a-f]{12}\b|\d+(\.\d+)?(e[+-]?\d+)?", "N", text).split())
 
 
 def test_the_committed_lock_is_that_of_the_committed_adapters(tmp_path: Path) -> None:
