@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_cli.checks import CHECKS
 from lora_cli.cli.main import COMMANDS, UNITS, Command, build_app, load_command
-from lora_cli.cli.options import GLOBAL, variable_of
+from lora_cli.cli.options import GLOBAL
 from lora_cli.engines import ENGINES, Profile, all_profiles
 from lora_cli.finding import Severity
 from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, letters, told_apart
@@ -21,9 +21,9 @@ SCHEMAS = HERE.parent / "manifests" / "schemas"
 Entry = dict[str, Any]
 
 ABOUT_COMMANDS = (
-    "`lora-cli COMMAND --help` shows the same. Each option can also be set by a variable: `--max-loras` by "
-    "`LORA_CLI_MAX_LORAS`; blanks separate the values of an option that may be repeated. A flag takes precedence over "
-    "the variable, and the variable over the [settings file](manifest.md#settings).",
+    "`lora-cli COMMAND --help` shows the same. An option with a variable can also be set by that; blanks separate the "
+    "values of one that may be repeated. A flag takes precedence over the variable, and the variable over the "
+    "[settings file](manifest.md#settings).",
     *UNITS.values(),
 )
 
@@ -73,8 +73,7 @@ def _options(command: Command, path: str) -> Iterator[str]:
         everywhere = group == GLOBAL or "--help" in parameter.opts
         if record is not None and parameter.param_type_name == "option" and (path == "lora-cli" or not everywhere):
             words, text = (cell.replace("|", "\\|") for cell in record)
-            usual = everywhere or parameter.envvar == variable_of(max(parameter.opts, key=len))
-            yield f"| `{words}` | {text}{'' if usual else ' (no variable)'} |"
+            yield f"| `{words}` | {text}{f' `{parameter.envvar}`' if parameter.envvar else ''} |"
 
 
 def keys_of(schema: str) -> Iterator[str]:
