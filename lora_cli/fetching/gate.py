@@ -15,6 +15,7 @@ from lora_cli.refs.lock import lock_mismatch
 from lora_cli.refs.reference import FSSPEC, WITH_REVISIONS, AdapterRef
 from lora_cli.refs.request import EVERYTHING, USUAL, Request
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot, snapshot_digest
+from lora_cli.refs.web_address import canonical_host
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of, read_beginning
 from lora_cli.sources.registry import rule_of
@@ -68,6 +69,12 @@ def refuse(
     from lora_cli.documents.policy_checks import denials, violations
 
     asked, means = _asked(request, ref)
+    scheme, _, address = settings.hub_endpoint.partition("://")
+    authority, slash, path = address.partition("/")
+    hub = f"{canonical_host(authority, scheme.lower())}{slash}{path}".lower()
+    if asked.scheme in {"https", "http"} and f"{asked.location}/".startswith(f"{hub}/"):
+        # Rules name it in the other way.
+        raise Refused(f"{asked}: a policy applies, and this is an address of the Hub", hint="write hf://ORG/NAME")
     known = request.sha256 or (request.locked.digest if request.locked is not None else None)
     # The rules allow a tag, not the commits that it meant; and a path and its links lead to one place.
     named, policies = asked, settings.policies

@@ -143,7 +143,7 @@ def test_the_init_container_takes_only_signed_adapters_with_the_policy(sandbox: 
         adapter = write_adapter(
             tmp_path / name, modules=MODULES, seed=seed, config={"base_model_name_or_path": "acme/tiny"}
         )
-        sign(adapter, pair.private, folder / f"{name}.sig")
+        sign(adapter, pair.public.with_suffix(".key"), folder / f"{name}.sig")
         (sandbox.volumes["set"] / f"{name}.sig").symlink_to(f"..data/{name}.sig")
         text = text.replace(f"acme/{name}}}", f"acme/{name}, signature: {name}.sig}}")
     (folder / "set.yaml").write_text(text)
