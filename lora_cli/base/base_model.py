@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lora_cli.json_schema import EXCLUDED
 
 UNKNOWN_FAMILY = "unknown"
 """The ``model_type`` of a base that has no config, or whose config says none."""
+
+WHERE = "config.json"
+"""How errors call the config of a base."""
 
 OTHER_BASE = "validate against the base that it was trained on"
 """The hint where an adapter does not fit the base."""
@@ -71,3 +74,10 @@ class BaseModel:
             for path, one in self.modules.items()
             if one.kind == "linear" and (one.d_out, one.d_in) in embeddings
         }
+
+
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """The class that a config names first; empty where it names none."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    return first[:128] if isinstance(first, str) else ""

@@ -38,12 +38,13 @@ def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapt
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
     """
-    from lora_cli.base.reading import base_of, read_base
+    from lora_cli.base.families import base_from_config
+    from lora_cli.base.reading import read_base
 
     ref = ref_of(base)
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     if locked is not None:
-        model = base_of(json_object(locked.config.encode(), BASE_CONFIG), name)
+        model = base_from_config(json_object(locked.config.encode(), BASE_CONFIG), name)
     else:
         is_file = ref.scheme == "file" and Path(ref.location).is_file()
         try:

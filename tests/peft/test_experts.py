@@ -14,10 +14,11 @@ from lora_cli.adapter.names import PEFT_PREFIX, last_name, parse_key
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.checkpoint import read_checkpoint
-from lora_cli.base.families import FAMILIES, base_from_config, experts_of
+from lora_cli.base.families import FAMILIES as BASES
+from lora_cli.base.families import base_from_config
 from lora_cli.finding import Applied, Severity
 from lora_cli.judging.judge import Terms, judge_one
-from lora_cli.peft.experts import as_loaded
+from lora_cli.peft.experts import FAMILIES, as_loaded
 from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -157,8 +158,8 @@ def test_what_peft_refuses_or_drops_is_found(family: str, how: dict[str, Any], c
 def test_the_families_and_names_are_pefts() -> None:
     conversion = import_module("peft.utils.transformers_weight_conversion")
     kinds, theirs = conversion._MOE_TARGET_MODULE_MAPPING, conversion._MODEL_TO_CONVERSION_PATTERN
-    for family in {*theirs, *FAMILIES}:
-        experts = experts_of(family)
+    for family in {*theirs, *FAMILIES, *BASES}:
+        experts = FAMILIES.get(family)
         assert (experts and experts.projections) == kinds.get(theirs.get(family))
 
 
