@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from lora_cli.json_schema import EXCLUDED
 
@@ -74,10 +74,3 @@ class BaseModel:
             for path, one in self.modules.items()
             if one.kind == "linear" and (one.d_out, one.d_in) in embeddings
         }
-
-
-def architecture_of(config: Mapping[str, Any]) -> str:
-    """The class that a config names first; empty where it names none."""
-    named = config.get("architectures")
-    first = named[0] if isinstance(named, list) and named else None
-    return first[:128] if isinstance(first, str) else ""

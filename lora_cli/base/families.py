@@ -16,15 +16,7 @@ from typing import Any
 
 from lora_cli import parse
 from lora_cli.adapter.config import MAX_LAYERS
-from lora_cli.base.base_model import (
-    MAX_DIMENSION,
-    MAX_EXPERTS,
-    WHERE,
-    BaseModel,
-    BaseModule,
-    ModuleKind,
-    architecture_of,
-)
+from lora_cli.base.base_model import MAX_DIMENSION, MAX_EXPERTS, WHERE, BaseModel, BaseModule, ModuleKind
 from lora_cli.errors import FormatError
 
 ALIASES = {
@@ -548,11 +540,14 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     if "peft_type" in config:
         raise FormatError("is the config of an adapter", where=WHERE, hint="use the config of its base model")
     model_type = parse.text(parse.required(config, "model_type", WHERE), f"{WHERE}: model_type")
+    classes = config.get("architectures")
+    first = classes[0] if isinstance(classes, list) and classes else None
+    architecture = first[:128] if isinstance(first, str) else ""
     family = FAMILIES.get(model_type)
     if family is None:
         from lora_cli.base.from_transformers import base_from_transformers
 
-        return base_from_transformers(config)
+        return replace(base_from_transformers(config, architecture), name=name, architecture=architecture)
 
     def section(key: str, defaults: Defaults) -> Config:
         where = f"{WHERE}: {key}" if key else WHERE
@@ -580,5 +575,5 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         source=f"config.json ({model_type}{f', quantised: {method}' if isinstance(method, str) else ''})",
         dtype=next((one for one in dtypes if isinstance(one, str)), "").removeprefix("torch.")[:32],
         heads=text.num_attention_heads or None,
-        architecture=architecture_of(config),
+        architecture=architecture,
     )

@@ -1,11 +1,10 @@
 """The module tree of a model whose family has no table, as transformers builds it of its config alone."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from lora_cli.adapter.config import MAX_LAYERS
-from lora_cli.base.base_model import MAX_EXPERTS, WHERE, BaseModel, BaseModule, architecture_of
+from lora_cli.base.base_model import MAX_EXPERTS, WHERE, BaseModel, BaseModule
 from lora_cli.errors import FormatError, MissingExtra
 
 HEADS = (
@@ -18,8 +17,8 @@ COUNTS = {**dict.fromkeys(("layers", "layer", "depth", "depths", "blocks"), MAX_
 """What a key's last word counts, and the most that is built: each one is Python objects, also on the meta device."""
 
 
-def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
-    """The base model of a config whose family has no line of ours, as transformers' own class has it.
+def base_from_transformers(config: Mapping[str, Any], architecture: str) -> BaseModel:
+    """The base model of a config whose family has no line of ours, as transformers' class ``architecture`` has it.
 
     No weight is allocated, and none of the repository's code is run.
 
@@ -36,12 +35,11 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
     model_type = config["model_type"]
     try:
         with torch.device("meta"):
-            model = _built(config)
+            return describe(_built(config, architecture), model_type)
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         message = f"transformers cannot build a model of type {model_type!r}: {said}"
         raise FormatError(message, where=WHERE, hint="judge without its base: --base none") from error
-    return replace(describe(model, model_type), architecture=architecture_of(config))
 
 
 def _bound(config: Mapping[str, Any]) -> None:
@@ -54,8 +52,8 @@ def _bound(config: Mapping[str, Any]) -> None:
                 raise FormatError(f"{count} is over the limit of {most}", where=f"{WHERE}: {name}")
 
 
-def _built(config: Mapping[str, Any]) -> Any:
-    """The model that adapters are trained on: by the config's ``architectures``, else by its family, with its towers.
+def _built(config: Mapping[str, Any], architecture: str) -> Any:
+    """The model that adapters are trained on: of the class ``architecture``, else by its family, with its towers.
 
     A class without a head (``ViTModel``) is taken for the first with one, whose modules adapters name.
     """
@@ -63,7 +61,7 @@ def _built(config: Mapping[str, Any]) -> Any:
 
     fields = {name: _number(value) for name, value in config.items() if name not in {"model_type", "auto_map"}}
     made = transformers.AutoConfig.for_model(config["model_type"], **fields)
-    found: Any = getattr(transformers, architecture_of(config), None)
+    found: Any = getattr(transformers, architecture, None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     if is_model and found.config_class is type(made):
         model = found(made)

@@ -3,14 +3,13 @@
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import AccessDenied, LoraCliError, Offline, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.parse import json_object
@@ -68,25 +67,36 @@ def infer_base(requests: Sequence[Request], settings: Settings, command: str) ->
     from lora_cli.judging.read import each
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
-    named, errors = dict[str, str](), list[LoraCliError]()
-    for one in each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings):
-        config = one.adapter.config if one.adapter is not None else None
-        if config is not None and config.base_model_name_or_path:
-            named.setdefault(config.base_model_name_or_path, one.name)
-        if one.error is not None:
-            errors.append(one.error)
+    results = list(each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings))
+    named = {base: one.name for one in reversed(results) if one.adapter and (base := _named(one.adapter.config))}
     if len(named) > 1:
-        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in [*named.items()][:-3:-1])
         raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
     if not named:
+        errors = [one.error for one in results if one.error is not None]
         raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
-    base = next(iter(named))
-    if not (hub_words(base) or os.path.isdir(base)):  # noqa: PTH112 - a name that no system takes is no folder
-        why = f"{safe(cut(base))} of the config is not on this machine"
-        raise UsageError(f"{command} needs a base model: {why}", hint=hint)
-    # The author of the adapter chose it, not the user.
-    gate.refuse(Request("", ref_of(base)), settings)
+    (base,) = named
+    try:
+        _allow(base, settings)
+    except NotFound as error:
+        raise UsageError(f"{command} needs a base model: {error.message}", hint=hint) from error
     return base
+
+
+def _named(config: LoraConfig | None) -> str:
+    return (config.base_model_name_or_path if config is not None else None) or ""
+
+
+def _allow(base: str, settings: Settings) -> None:
+    """Check that a base may be read which the author of the adapter chose, not the user.
+
+    Raises:
+        NotFound: it is neither a Hub repository nor a local folder.
+        Refused: a policy does not allow it.
+    """
+    if not (hub_words(base) or os.path.isdir(base)):  # noqa: PTH112 - a name that no system takes is no folder
+        raise NotFound(f"{safe(cut(base))} is not on this machine")
+    gate.refuse(Request("", ref_of(base)), settings)
 
 
 class Bases:
@@ -105,16 +115,12 @@ class Bases:
         Raises:
             UsageError: ``tp`` does not divide its attention heads.
         """
-        name = config.base_model_name_or_path if config is not None else None
-        if not name:
+        if not (name := _named(config)):
             return None, f"base unchecked: no base is set in {CONFIG}; {self._way}"
-        if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
-            return None, f"base unchecked: {safe(cut(name))} is not on this machine; {self._way}"
         with _OPENING:
             if name not in self._known:
                 try:
-                    # The author of the adapter chose the base, not the user.
-                    gate.refuse(Request("", ref_of(name)), self._settings)
+                    _allow(name, self._settings)
                     self._known[name] = open_base(name, self._settings), ""
                 except LoraCliError as error:
                     enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
@@ -131,9 +137,8 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
         UsageError: ``tp`` does not divide the heads of ``base``.
     """
     if base is not None and base.heads is not None and base.heads % tp:
-        raise UsageError(
-            f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine would start"
-        )
+        message = f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}"
+        raise UsageError(message, hint="no engine would start")
 
 
 def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[str, TensorInfo]] | None":
@@ -149,13 +154,11 @@ def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[s
     path, name = Path(ref.location), WEIGHTS_FILE
     if ref.scheme == "file" and path.is_file():
         path, name = path.parent, path.name
-    with suppress(Offline):  # offline, only the cache of huggingface_hub is read
-        if ref.scheme == "hf":
-            cache = Sources(replace(settings, offline=True)).of(ref)
-            files = Files(cache, cache.resolve(ref))
-        elif ref.scheme == "file" and name.endswith(".safetensors"):
-            files = files_at(path)
-        else:
-            return None
-        return (files, tensors) if (tensors := read_checkpoint(files, name)) else None
-    return None
+    if ref.scheme not in {"hf", "file"} or not name.endswith(".safetensors"):
+        return None
+    try:
+        cache = Sources(replace(settings, offline=True)).of(ref)
+        files = files_at(path) if ref.scheme == "file" else Files(cache, cache.resolve(ref))
+    except Offline:  # it is not in the cache
+        return None
+    return (files, tensors) if (tensors := read_checkpoint(files, name)) else None

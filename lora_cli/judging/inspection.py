@@ -21,7 +21,7 @@ from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Ve
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
-from lora_cli.peft.match import matched, misshapen
+from lora_cli.peft.match import apply, misshapen
 from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
@@ -158,7 +158,7 @@ def inspect_one(
         result.adapter, result.base = adapter, None if base is None else base.name
         if base is not None and adapter.has_weights:
             with one_deadline():
-                application = matched(adapter, base)[0]
+                application = apply(adapter, base)
             misfits = misshapen(application).keys() & {*application.matched}
             result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
     return result
