@@ -39,20 +39,16 @@ def has_weights(directory: Path) -> bool:
     return (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file()
 
 
-def read_checkpoint(files: Files, name: str = WEIGHTS_FILE) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint; empty without one as safetensors.
-
-    That is one file of this ``name``, or shards with an index in place of the usual one.
+def read_checkpoint(files: Files) -> dict[str, TensorInfo]:
+    """Every tensor of the checkpoint, in one file or in the shards of an index; empty without one as safetensors.
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
         LoraCliError: what the source raises.
     """
-    single = files.file(name)
-    if single is not None:
+    if (single := files.file(WEIGHTS_FILE)) is not None:
         return read_header(files, single).tensors
-    index = files.file(INDEX_FILE) if name == WEIGHTS_FILE else None
-    if index is None:
+    if (index := files.file(INDEX_FILE)) is None:
         return {}
     shard_of = weight_map(b"".join(files.read(index)))
     tensors: dict[str, TensorInfo] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, Offline, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.parse import json_object
@@ -44,15 +44,14 @@ def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapt
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     if locked is not None:
         model = base_from_config(json_object(locked.config.encode(), BASE_CONFIG), name)
-    else:
-        is_file = ref.scheme == "file" and Path(ref.location).is_file()
-        try:
-            files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
-            model = read_base(files or Path(ref.location), name)
-        except Offline as error:
-            hint = "lora-cli fetch -f locks a manifest's base, or set --base to a folder or a config.json on this disk"
-            raise Offline(error.message, hint=hint) from error
-    return replace(model, repository=repository_of(ref))
+        return replace(model, repository=repository_of(ref))
+    is_file = ref.scheme == "file" and Path(ref.location).is_file()
+    try:
+        files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
+        return replace(read_base(files or Path(ref.location), name), repository=repository_of(ref))
+    except Offline as error:
+        hint = "lora-cli fetch -f locks a manifest's base, or set --base to a folder or a config.json on this disk"
+        raise Offline(error.message, hint=hint) from error
 
 
 def infer_base(requests: Sequence[Request], settings: Settings, command: str) -> str:
@@ -67,36 +66,29 @@ def infer_base(requests: Sequence[Request], settings: Settings, command: str) ->
     from lora_cli.judging.read import each
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
-    results = list(each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings))
-    named = {base: one.name for one in reversed(results) if one.adapter and (base := _named(one.adapter.config))}
+    named, errors = dict[str, str](), list[LoraCliError]()
+    for one in each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings):
+        if one.error is not None:
+            errors.append(one.error)
+        if one.adapter and one.adapter.config and (base := one.adapter.config.base_model_name_or_path):
+            named.setdefault(base, one.name)
     if len(named) > 1:
-        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in [*named.items()][:-3:-1])
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
         raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
     if not named:
-        errors = [one.error for one in results if one.error is not None]
         raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
     (base,) = named
-    try:
-        _allow(base, settings)
-    except NotFound as error:
-        raise UsageError(f"{command} needs a base model: {error.message}", hint=hint) from error
+    if reason := _unreadable(base):
+        raise UsageError(f"{command} needs a base model: {reason}", hint=hint)
+    # The author of the adapter chose it, not the user.
+    gate.refuse(Request("", ref_of(base)), settings)
     return base
 
 
-def _named(config: LoraConfig | None) -> str:
-    return (config.base_model_name_or_path if config is not None else None) or ""
-
-
-def _allow(base: str, settings: Settings) -> None:
-    """Check that a base may be read which the author of the adapter chose, not the user.
-
-    Raises:
-        NotFound: it is neither a Hub repository nor a local folder.
-        Refused: a policy does not allow it.
-    """
-    if not (hub_words(base) or os.path.isdir(base)):  # noqa: PTH112 - a name that no system takes is no folder
-        raise NotFound(f"{safe(cut(base))} is not on this machine")
-    gate.refuse(Request("", ref_of(base)), settings)
+def _unreadable(base: str) -> str:
+    """Why a base that a config names is neither a Hub repository nor a local folder; empty if it is."""
+    is_known = hub_words(base) or os.path.isdir(base)  # noqa: PTH112 - a name that no system takes is no folder
+    return "" if is_known else f"{safe(cut(base))} is not on this machine"
 
 
 class Bases:
@@ -115,12 +107,13 @@ class Bases:
         Raises:
             UsageError: ``tp`` does not divide its attention heads.
         """
-        if not (name := _named(config)):
-            return None, f"base unchecked: no base is set in {CONFIG}; {self._way}"
+        name = (config.base_model_name_or_path if config is not None else None) or ""
+        if reason := _unreadable(name) if name else f"no base is set in {CONFIG}":
+            return None, f"base unchecked: {reason}; {self._way}"
         with _OPENING:
             if name not in self._known:
                 try:
-                    _allow(name, self._settings)
+                    gate.refuse(Request("", ref_of(name)), self._settings)
                     self._known[name] = open_base(name, self._settings), ""
                 except LoraCliError as error:
                     enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
@@ -144,21 +137,18 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
 def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[str, TensorInfo]] | None":
     """The files of a base and its tensors by their names on disk; None if they are not on this disk as safetensors.
 
-    They are in a folder, in a safetensors file, or, of a Hub repository, in the cache of huggingface_hub.
+    They are in a folder, or, of a Hub repository, in the cache of huggingface_hub.
 
     Raises:
         LoraCliError: they cannot be read.
     """
-    from lora_cli.base.checkpoint import WEIGHTS_FILE, read_checkpoint
+    from lora_cli.base.checkpoint import read_checkpoint
 
-    path, name = Path(ref.location), WEIGHTS_FILE
-    if ref.scheme == "file" and path.is_file():
-        path, name = path.parent, path.name
-    if ref.scheme not in {"hf", "file"} or not name.endswith(".safetensors"):
+    if ref.scheme not in {"hf", "file"} or Path(ref.location).is_file():
         return None
+    source = Sources(replace(settings, offline=True)).of(ref)
     try:
-        cache = Sources(replace(settings, offline=True)).of(ref)
-        files = files_at(path) if ref.scheme == "file" else Files(cache, cache.resolve(ref))
+        files = Files(source, source.resolve(ref)) if ref.scheme == "hf" else files_at(Path(ref.location))
     except Offline:  # it is not in the cache
         return None
-    return (files, tensors) if (tensors := read_checkpoint(files, name)) else None
+    return (files, tensors) if (tensors := read_checkpoint(files)) else None
