@@ -47,21 +47,14 @@ LOADED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 NOT_LOADED: dict[str, tuple[str, dict[str, Any], str]] = {
     "w1 without w3": ("mixtral", {"targets": ["w1", "w2"]}, "LC317"),
-    "up without gate": ("qwen3_moe", {"targets": ["up_proj", "down_proj"]}, "LC317"),
     "w1 and w3 without w2": ("mixtral", {"targets": ["w1", "w3"]}, "LC317"),
-    "an expert is missing": ("mixtral", {"targets": W, "drop": "experts.1."}, "LC317"),
     "the last expert is missing": ("mixtral", {"targets": W, "drop": "experts.3."}, "LC317"),
     "one projection of one expert is missing": ("qwen3_moe", {"targets": GATED, "drop": "experts.2.up_proj"}, "LC317"),
-    "w3 is targeted and missing": ("mixtral", {"targets": W, "drop": ".w3"}, "LC317"),
     "experts of two ranks": ("mixtral", {"targets": W, "ranks": {"experts.0.": 2}}, "LC317"),
     "another rank than the config's": ("mixtral", {"targets": W, "ranks": {".w1": 8}}, "LC301"),
     "dropout": ("mixtral", {"targets": W, "lora_dropout": 0.05}, "LC209"),
     "a bias on lora_B": ("qwen3_moe", {"targets": GATED, "lora_bias": True}, "LC209"),
-    "a regex with numbers": (
-        "mixtral",
-        {"targets": [*W, "q_proj"], "target_modules": r".*\.(q_proj|experts\.\d+\.w[123])"},
-        "LC311",
-    ),
+    "a regex with numbers": ("mixtral", {"targets": W, "target_modules": r".*\.experts\.\d+\.w[123]"}, "LC311"),
     "dense layers, too": ("qwen3_moe", {"targets": GATED, "base": {"mlp_only_layers": [0]}}, "LC307"),
     "shared experts": ("deepseek_v3", {"targets": GATED}, "LC307"),
     "no targets": ("mixtral", {"targets": ["q_proj"], "target_modules": None}, "LC205"),
@@ -70,11 +63,9 @@ NOT_LOADED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 def made(family: str, **base: Any) -> Any:
     """A model with random weights."""
-    return (
-        tiny_model(family, **base)
-        if family in {"mixtral", "qwen3_moe"}
-        else transformers_model({"model_type": family, **CONFIGS[family][0]}).to_empty(device="cpu")
-    )
+    if family in {"mixtral", "qwen3_moe"}:
+        return tiny_model(family, **base)
+    return transformers_model({"model_type": family, **CONFIGS[family][0]}).to_empty(device="cpu")
 
 
 def write_old(directory: Path, family: str, targets: list[str], **how: Any) -> None:
@@ -99,10 +90,12 @@ def write_old(directory: Path, family: str, targets: list[str], **how: Any) -> N
 
 def load(directory: Path, model: Any) -> tuple[Any, int]:
     """The real PEFT's model with the adapter, and how many elements of the file's B (none is zero) did not arrive."""
+    from safetensors.torch import load_file
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = import_module("peft").PeftModel.from_pretrained(model, directory)
-    file = import_module("safetensors.torch").load_file(directory / "adapter_model.safetensors")
+    file = load_file(directory / "adapter_model.safetensors")
     held, arrived = (
         sum(int((tensor != 0).sum()) for name, tensor in tensors.items() if ".lora_B." in name)
         for tensors in (file, loaded.state_dict())  # stacked, zeros stand between them
@@ -113,7 +106,6 @@ def load(directory: Path, model: Any) -> tuple[Any, int]:
 def judged(directory: Path, base: BaseModel) -> tuple[set[str], Applied | None]:
     """The codes of the errors, and how many modules apply."""
     verdict = judge_one(Request("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache"))
-    assert verdict is not None
     return {found.code for found in verdict.findings if found.severity is Severity.ERROR}, verdict.applied
 
 
@@ -138,10 +130,8 @@ def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
         (scale,) = scales(config, [wrapped.get(path, path)]).values()
         assert (scale.r, scale.lora_alpha, scale.scaling) == (layer.r, layer.lora_alpha, layer.scaling)
     for path, pair in pairs.items():
-        assert pair.a is not None
-        assert pair.b is not None
-        assert pair.a.shape == tuple(live[path].lora_A["default"].weight.shape)
-        assert pair.b.shape == tuple(live[path].lora_B["default"].weight.shape)
+        theirs = [tuple(factors["default"].weight.shape) for factors in (live[path].lora_A, live[path].lora_B)]
+        assert [one.shape for one in pair.factors] == theirs
     codes = {"LC315"} if set(layers) - set(pairs) else set()
     assert judged(tmp_path, base) == (codes, Applied(len(pairs), len(pairs)))
 
@@ -167,12 +157,8 @@ def test_the_families_and_names_are_pefts() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "model.language_model.layers.0.self_attn.q_proj",
-        "language_model.model.layers.0.self_attn.q_proj",
-        "model.vision_tower.encoder.layers.0.self_attn.q_proj",
-        "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",
-        "multi_modal_projector.linear",
-        "lm_head",
+        *("model.language_model.layers.0.self_attn.q_proj", "language_model.model.layers.0.self_attn.q_proj"),
+        *("vision_tower.vision_model.encoder.layers.0.self_attn.q_proj", "multi_modal_projector.linear", "lm_head"),
     ],
 )
 def test_a_factor_of_gemma_3_is_where_peft_looks_for_it(module: str, prefix: str, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A config's regular expressions: read as ``re`` reads them, within one deadline and one size."""
 
 import re
-import time
 import warnings
 from contextlib import suppress
 
@@ -83,16 +82,8 @@ def test_names_that_are_looked_up_match_as_the_patterns_that_they_are(keys: list
 def test_a_module_ends_in_a_name_after_a_dot() -> None:
     assert list(endings("a.b.c")) == ["a.b.c", "b.c", "c"]
     names = Endings(["q_proj", "a.b", ""])
-    asked = {
-        "q_proj": True,
-        "x.q_proj": True,
-        "xq_proj": False,
-        "x.a.b": True,
-        "a.b.x": False,
-        "a.xb": False,
-        "x.": True,
-    }
-    assert {one: one in names for one in asked} == asked
+    assert all(one in names for one in ("q_proj", "x.q_proj", "x.a.b", "x."))
+    assert not any(one in names for one in ("xq_proj", "a.b.x", "a.xb"))
 
 
 @pytest.mark.parametrize(
@@ -119,18 +110,9 @@ def test_the_patterns_of_one_adapter_have_one_deadline_and_one_size() -> None:
                 match(WHOLE, pattern, NAME, "f")
         with pytest.raises(FormatError, match="takes longer than"), timed("f"):
             pass
-    assert match(WHOLE, "q_proj", NAME, "f") is None
     with one_deadline() as deadline:
         deadline.left_s = 60.0
         for number in range(3):
             match(WHOLE, "a" * 60_000 + f"{number}+", "model", "f")
         with pytest.raises(FormatError, match="are too large"):
             match(WHOLE, "a" * 60_000 + "3+", "model", "f")
-
-
-def test_waiting_takes_no_time_from_the_deadline() -> None:
-    with one_deadline() as deadline:
-        deadline.left_s = 0.05
-        with timed("f"):
-            time.sleep(0.1)
-        assert match(WHOLE, NAME, NAME, "f")

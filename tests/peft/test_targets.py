@@ -17,20 +17,16 @@ LANGUAGE = "x.language_model.y.q_proj"
 SCALE_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"r": "8"}, 'adapter_config.json: r: must be an integer, not a string: "8"'),
     ({"lora_alpha": None}, "adapter_config.json: lora_alpha: must be a number, not null: null"),
-    ({"use_rslora": "yes"}, "adapter_config.json: use_rslora: must be a boolean"),
     ({"rank_pattern": {"q_proj": "4"}}, "adapter_config.json: rank_pattern: must be an integer"),
     ({"r": 10**400, "use_rslora": True}, "adapter_config.json: r: must fit in a float, not 1000"),
     ({"r": 0}, f"adapter_config.json: r: the rank must be positive, and is 0 for {Q0}"),
-    ({"rank_pattern": {"q_proj": -1}}, f"the rank must be positive, and is -1 for {Q0}"),
     ({"rank_pattern": {"(": 1}}, "adapter_config.json: rank_pattern: '(' is not a regular expression"),
 ]
 TARGET_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"target_modules": ["q_proj", 1]}, "target_modules: must be a string, not an integer"),
-    ({"target_modules": "*"}, "target_modules: '*' is not a regular expression"),
     ({"target_modules": "q_proj", "exclude_modules": "("}, "exclude_modules: '(' is not a regular expression"),
     ({"target_modules": [], "modules_to_save": ["("]}, "modules_to_save: '(' is not a regular expression"),
     ({"target_modules": SLOW}, "takes longer than 0.1 s"),
-    ({"target_modules": "q_proj", "exclude_modules": SLOW}, "takes longer than 0.1 s"),
     ({}, "PEFT has no default for an unknown model type"),
 ]
 
@@ -49,7 +45,6 @@ def test_nothing_is_guessed(ask: Any, fields: dict[str, Any], message: str, monk
 LINEAR = [Q0, "model.layers.0.self_attn.k_proj", "lm_head", "embed_out", "score", LANGUAGE]
 TARGETED: list[tuple[dict[str, Any], str, set[str]]] = [
     ({}, "llama", {Q0, LANGUAGE}),
-    ({}, "gemma4", {LANGUAGE}),
     ({"target_parameters": ["experts.down_proj"]}, "", set()),
     ({"target_modules": "ALL-LINEAR", "task_type": "SEQ_CLS"}, "", {*LINEAR} - {"lm_head", "embed_out", "score"}),
     ({"target_modules": ["q_proj", "score"], "modules_to_save": ["score", "language.model"]}, "", {Q0}),
