@@ -47,7 +47,6 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
             **{**IMAGES, **UNTIED, "text_config": {**GROUPED, **TIED, "model_type": "gemma3_text"}},
             "vision_config": {**SIGLIP, "vision_use_head": False, "num_channels": 1, "patch_size": 7},
         },
-        {**IMAGES, "text_config": {**GROUPED, **UNTIED}},
     ],
     "gpt2": [GPT2 | {"n_positions": 40}, {**GPT2, **UNTIED, "n_inner": 100}, {**NAMED, "max_position_embeddings": 20}],
     "gptj": [{**GPT2, "rotary_dim": 4}, {**NAMED, "n_inner": 100, "rotary_dim": 4}],
@@ -55,13 +54,11 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "mixtral": [
         {**GROUPED, "num_local_experts": 3},
         {**GROUPED, **TIED, "num_experts": 5, "head_dim": 10},
-        {**SMALL, "num_attention_heads": 8, "hidden_size": 64, "head_dim": None},
     ],
     "qwen3_moe": [
         {**EXPERTS, "num_experts": 4, "num_hidden_layers": 6, "decoder_sparse_step": 2},
         {**EXPERTS, "num_local_experts": 3, "mlp_only_layers": [0, 2], "head_dim": 10},
         {**GROUPED, **TIED, "num_experts": 0, "attention_bias": True},
-        {**EXPERTS, "num_experts": 4, "decoder_sparse_step": 3, "mlp_only_layers": [2], "num_hidden_layers": 7},
     ],
     "qwen2_moe": [
         {**EXPERTS, "num_experts": 4, "shared_expert_intermediate_size": 28, "decoder_sparse_step": 2},
@@ -71,13 +68,11 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "opt": [
         {**BERT, "ffn_dim": 80},
         {**BERT, **UNTIED, "ffn_dim": 60, "word_embed_proj_dim": 32, "enable_bias": False},
-        {**BERT, "word_embed_proj_dim": None, "do_layer_norm_before": False},
     ],
     "falcon": [
         {**HEADS, "multi_query": True},
         {**HEADS, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
         {**HEADS, **UNTIED, "multi_query": False, "ffn_hidden_size": 60, "alibi": True},
-        {"vocab_size": 96, "n_embed": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_kv_heads": None},
     ],
     "bloom": [{"vocab_size": 96, "n_embed": 48, "n_layer": 2, "n_head": 4}, {**NAMED, **UNTIED}],
     "deepseek_v2": [
@@ -103,12 +98,10 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
             "text_config": {**LLAMA4, "model_type": "llama4_text", "interleave_moe_layer_step": 2},
             "vision_config": {**LLAMA4_EYE, "model_type": "llama4_vision_model", "num_channels": 1, "patch_size": 14},
         },
-        {"text_config": {**LLAMA4, **TIED}, "vision_config": LLAMA4_EYE},
     ],
     "qwen2_vl": [
         {**GROUPED, **TOKENS, "vision_config": QWEN_EYE},
         {**TOKENS, "text_config": {**GROUPED, "model_type": "qwen2_vl_text"}, "vision_config": QWEN_EYE},
-        {**GROUPED, **TOKENS, **TIED, "vision_config": {**QWEN_EYE, "model_type": "qwen2_vl"}},
         {**TOKENS, "text_config": {**GROUPED, **TIED}, "vision_config": QWEN_EYE},
     ],
     "qwen2_5_vl": [

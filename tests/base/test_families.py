@@ -80,7 +80,6 @@ def test_any_sensible_config_gives_the_model_that_transformers_builds(family: st
         ({}, "heads", 6),
         ({"model_type": "gpt2", "num_attention_heads": None}, "heads", None),
         ({"architectures": ["SomeModel", "Other"]}, "architecture", "SomeModel"),
-        ({"architectures": "SomeModel"}, "architecture", ""),
     ],
 )
 def test_what_else_a_config_tells(config: dict[str, Any], field: str, value: Any) -> None:
@@ -95,18 +94,12 @@ def test_what_else_a_config_tells(config: dict[str, Any], field: str, value: Any
         (LLAMA | {"hidden_size": "48"}, 'hidden_size: must be an integer, not a string: "48"'),
         (LLAMA | {"attention_bias": "yes"}, 'attention_bias: must be a boolean, not a string: "yes"'),
         (LLAMA | {"head_dim": MAX_DIMENSION}, "model.layers.0.self_attn.q_proj would be 48 x 100663296: no model is"),
-        (LLAMA | {"num_attention_heads": 64}, "model.layers.0.self_attn.q_proj would be 48 x 0: no model is"),
         (MOE | {"num_experts": HUGE}, f"num_experts: must be at most 65536, not {HUGE}"),
         (MOE | {"num_local_experts": -1}, "num_local_experts: must be at least 0, not -1"),
         (MOE | {"mlp_only_layers": ["0"]}, 'mlp_only_layers[0]: must be an integer, not a string: "0"'),
         (GEMMA3 | {"text_config": {"hidden_size": HUGE}}, "text_config: hidden_size: must be at most"),
         (GEMMA3 | {"text_config": [1]}, "text_config: must be an object, not a list: [1]"),
-        (
-            GEMMA3 | {"vision_config": {"patch_size": 500}},
-            "model.vision_tower.embeddings.position_embedding would be 0",
-        ),
         ({}, "model_type is missing"),
-        ({"model_type": 3}, "model_type: must be a string, not an integer: 3"),
         ({"model_type": "qwen3moe"}, "transformers cannot build a model of type 'qwen3moe'"),
         ({"peft_type": "LORA", "r": 8}, "is the config of an adapter"),
     ],

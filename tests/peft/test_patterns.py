@@ -24,10 +24,6 @@ from lora_cli.peft.targets import (
 
 NAME = "model.layers.10.self_attn.q_proj"
 SLOW = "".join(f"(?P<{group}>.*)" for group in "abcdefgh") + "".join(f"(?P={group})" for group in "hgfedcba") + "model"
-NAMES = ["q_proj", NAME, "self_attn", "layers.10", "selfXattn.q_proj", "layers.10.self.attn.q_proj", "mlp-0", "", "."]
-PATTERNS = [r".*\.q_proj", r"model\.layers\.\d+\..*(q|v)_proj", "q_proj|k_proj", r"(?!model).*", r"(?<=\.)q_proj"]
-BRACES = ["a{,2}", "a{,}", r"a\{1", "[a{1}]", "[[a]", "[]a[][^]b]"]
-TEXTS = ["x", "y", "abc", "abxc", "a", "aa", "aaa", "a{}", "x{e<=1}", "a{x}", "a{1", "{", "[", "a\n", "a[{x}c"]
 
 
 def by_re(how: str, pattern: str, name: str) -> bool:
@@ -37,25 +33,18 @@ def by_re(how: str, pattern: str, name: str) -> bool:
         return (re.fullmatch if how == WHOLE else re.match)(framed, name) is not None
 
 
-@pytest.mark.parametrize("how", [WHOLE, END, COMPONENT, LAYER])
-@pytest.mark.parametrize("pattern", [*NAMES, *PATTERNS, *BRACES])
-def test_a_pattern_matches_what_peft_finds_with_re(how: str, pattern: str) -> None:
-    for name in [*NAMES, *TEXTS, f"{NAME}\n", "a\nq_proj"]:
-        assert (match(how, pattern, name, "f") is not None) == by_re(how, pattern, name), name
-
-
 PIECES = (
     *("a", "b", "_", ".", "0", r"\.", r"\d", r"\w", r"\b", "^", "$", "*", "+", "?", "|", "(", ")", "(?:", "(?=", "(?!"),
     *("[", "]", "[^", "[ab]", "-", "{", "}", "{1}", "{1,2}", "{,1}", "{,}", "{e}", "(?i)", "(?<=a)", "(?P<n>", r"\1"),
-    *("*?", "a++", r"\[", r"\]", r"\{", "&&", "--", "[:alpha:]", "\\"),
+    *("*?", "a++", r"\[", r"\]", r"\{", "&&", "--", "[:alpha:]", "\\", "layers", "q_proj", r".*\.q_proj", "(q|v)_proj"),
 )
 
 
 @settings(deadline=None, max_examples=600)
 @given(
-    st.sampled_from([WHOLE, END]),
+    st.sampled_from([WHOLE, END, COMPONENT, LAYER]),
     st.lists(st.sampled_from(PIECES), min_size=1, max_size=7).map("".join),
-    st.text("ab_.0-[{}e:&", max_size=6),
+    st.text("ab_.0-[{}e:&\n", max_size=6) | st.sampled_from([NAME, "q_proj", "layersX1.q_proj", f"{NAME}\n"]),
 )
 def test_any_pattern_means_what_re_says(how: str, pattern: str, name: str) -> None:
     try:
