@@ -6,9 +6,6 @@ from typing import Literal
 
 from lora_cli.json_schema import EXCLUDED
 
-UNKNOWN_FAMILY = "unknown"
-"""The ``model_type`` of a base that has no config, or whose config says none."""
-
 WHERE = "config.json"
 """How errors call the config of a base."""
 

@@ -95,18 +95,17 @@ class Model:
 
     def add(self, path: str, d_in: int, d_out: int, bias: bool = False, kind: ModuleKind = "linear") -> None:
         """A module. Raises ``FormatError`` for dimensions that no model has."""
-        self._check(path, d_in, d_out)
-        self.modules[self.prefix + path] = BaseModule(d_in, d_out, kind, bool(bias))
+        self.modules[self._path(path, d_in, d_out)] = BaseModule(d_in, d_out, kind, bool(bias))
 
     def bare(self, path: str, *shape: int) -> None:
         """A parameter; raises as ``add``."""
-        self._check(path, *shape)
-        self.parameters[self.prefix + path] = shape
+        self.parameters[self._path(path, *shape)] = shape
 
-    def _check(self, path: str, *shape: int) -> None:
+    def _path(self, path: str, *shape: int) -> str:
         if not all(1 <= size <= MAX_DIMENSION for size in shape):
             sizes = " x ".join(map(str, shape))
             raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where=WHERE)
+        return self.prefix + path
 
 
 Build = Callable[[Model, Config], None]

@@ -59,8 +59,7 @@ def _built(config: Mapping[str, Any], architecture: str) -> Any:
     """
     import transformers
 
-    fields = {name: _number(value) for name, value in config.items() if name not in {"model_type", "auto_map"}}
-    made = transformers.AutoConfig.for_model(config["model_type"], **fields)
+    made = transformers.AutoConfig.for_model(**{name: value for name, value in config.items() if name != "auto_map"})
     found: Any = getattr(transformers, architecture, None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     if is_model and found.config_class is type(made):
@@ -70,14 +69,6 @@ def _built(config: Mapping[str, Any], architecture: str) -> Any:
     heads = ("IMAGE_TEXT_TO_TEXT", *HEADS) if hasattr(made, "vision_config") else HEADS
     tables = [*(getattr(transformers, f"MODEL_FOR_{head}_MAPPING") for head in heads), transformers.MODEL_MAPPING]
     return next(table[type(made)] for table in tables if type(made) in table)(made)
-
-
-def _number(value: Any) -> Any:
-    """A field's value, with infinities and NaN as transformers writes them: ``{"__float__": "Infinity"}``."""
-    if isinstance(value, list):
-        return [_number(one) for one in value]
-    said = value.get("__float__") if isinstance(value, Mapping) and len(value) == 1 else None
-    return float(said) if said in {"Infinity", "-Infinity", "NaN"} else value
 
 
 def describe(model: Any, model_type: str) -> BaseModel:

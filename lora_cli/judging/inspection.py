@@ -12,7 +12,7 @@ from lora_cli.adapter.adapter import Adapter, dialects
 from lora_cli.adapter.beside import read_card
 from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.names import WRAPPER, layer_of, leaf_of, without_wrappers
+from lora_cli.adapter.names import layer_of, leaf_of, without_wrappers
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from lora_cli.fetching.context import FetchContext
 
 T = TypeVar("T", int, float, str)
-
-EXPERT_PARAMETERS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
-"""The order in which the experts of the known families hold their parameters, and PEFT wraps them."""
 
 MOST_WRAPPED = 16
 """Parameters of one module that are told apart: experts have four."""
@@ -231,12 +228,8 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
         for module in adapter.pairs:
             stem = without_wrappers(module)
             ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
-            wrapped = list(dict.fromkeys(leaf for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]))
-            levels = [stem + WRAPPER * level for level in range(len(wrapped))]
-            if {*wrapped} <= {*EXPERT_PARAMETERS} and module in levels and adapter.pairs.keys() >= {*levels}:
-                # The parameter that the module holds first is the innermost.
-                wrapped = [sorted(wrapped, key=EXPERT_PARAMETERS.index)[-1 - levels.index(module)]]
-            paths[module] = [f"{stem}.{leaf}" for leaf in wrapped] or [module]
+            wrapped = [f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]]
+            paths[module] = wrapped or [module]
         with one_deadline(), suppress(FormatError):
             found = scales(adapter.config, chain.from_iterable(paths.values()))
     return tuple(

@@ -22,7 +22,6 @@ WHISPER |= {"bos_token_id": 0, "eos_token_id": 2}
 T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "pad_token_id": 0}
 DISTILBERT = {"vocab_size": 100, "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "pad_token_id": 0}
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
-MAMBA2 = {**WIDE, "num_heads": 8, "head_dim": 8, "n_groups": 1}  # has an infinity, which is written as an object
 SEGFORMER = {"hidden_sizes": [16, 32, 32, 32], "num_encoder_blocks": 4, "decoder_hidden_size": 32}
 
 MODELS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
@@ -32,7 +31,6 @@ MODELS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "t5": ("T5ForConditionalGeneration", T5, ["q", "v"]),
     "distilbert": ("DistilBertForSequenceClassification", DISTILBERT, ["q_lin", "v_lin"]),
     "vit": ("ViTForImageClassification", VIT, ["q_proj", "v_proj"]),
-    "mamba2": ("Mamba2ForCausalLM", MAMBA2, ["in_proj"]),
     "segformer": ("SegformerForSemanticSegmentation", SEGFORMER, ["q_proj", "v_proj"]),
 }
 """Family: the class of its tiny model, its config, and what LoRA is put on."""
