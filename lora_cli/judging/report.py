@@ -85,7 +85,7 @@ class Report:
     adapters: tuple[Result, ...]
     notices: tuple[str, ...]
     """Notices about the run itself."""
-    summary: ValidateSummary = field(init=False)
+    summary: ValidateSummary = field(default_factory=lambda: summarize(()))
     rules: tuple[Check, ...] = field(metadata=EXCLUDED)
     """The rules that ran."""
     naming: Naming = field(metadata=EXCLUDED)
