@@ -236,7 +236,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
         ModuleFacts(
             module=module,
             r=pair.rank,
-            scaling=alike.pop().scaling if len(alike) == 1 else None,
+            scaling=alike.pop() if len(alike) == 1 else None,
             d_in=pair.widths[0],
             d_out=pair.widths[1],
             dtype="/".join(dict.fromkeys(factor.dtype for factor in pair.factors)),
@@ -244,7 +244,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
             bytes=sum(factor.nbytes for factor in pair.factors),
         )
         for module, pair in adapter.pairs.items()
-        for alike in [{found[path] for path in paths.get(module, ()) if path in found}]
+        for alike in [{found[path].scaling for path in paths.get(module, ()) if path in found}]
     )
 
 

@@ -51,10 +51,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "gpt2": [GPT2 | {"n_positions": 40}, {**GPT2, **UNTIED, "n_inner": 100}, {**NAMED, "max_position_embeddings": 20}],
     "gptj": [{**GPT2, "rotary_dim": 4}, {**NAMED, "n_inner": 100, "rotary_dim": 4}],
     "gpt_neox": [HEADS, {**HEADS, **TIED, "attention_bias": False, "use_parallel_residual": False}],
-    "mixtral": [
-        {**GROUPED, "num_local_experts": 3},
-        {**GROUPED, **TIED, "num_experts": 5, "head_dim": 10},
-    ],
+    "mixtral": [{**GROUPED, "num_local_experts": 3}, {**GROUPED, **TIED, "num_experts": 5, "head_dim": 10}],
     "qwen3_moe": [
         {**EXPERTS, "num_experts": 4, "num_hidden_layers": 6, "decoder_sparse_step": 2},
         {**EXPERTS, "num_local_experts": 3, "mlp_only_layers": [0, 2], "head_dim": 10},
@@ -63,12 +60,8 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "qwen2_moe": [
         {**EXPERTS, "num_experts": 4, "shared_expert_intermediate_size": 28, "decoder_sparse_step": 2},
         {**EXPERTS, "num_experts": 3, "mlp_only_layers": [0, 2], "qkv_bias": False, "head_dim": 10},
-        {**HEADS, **TIED, "num_key_value_heads": 4, "num_experts": 0},
     ],
-    "opt": [
-        {**BERT, "ffn_dim": 80},
-        {**BERT, **UNTIED, "ffn_dim": 60, "word_embed_proj_dim": 32, "enable_bias": False},
-    ],
+    "opt": [{**BERT, "ffn_dim": 80}, {**BERT, **UNTIED, "word_embed_proj_dim": 32, "enable_bias": False}],
     "falcon": [
         {**HEADS, "multi_query": True},
         {**HEADS, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
@@ -90,7 +83,6 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "llama4_text": [
         {**LLAMA4, "interleave_moe_layer_step": 2, "num_hidden_layers": 4},
         {**LLAMA4, **TIED, "moe_layers": [], "attention_bias": True},
-        {**LLAMA4, "moe_layers": [1], "interleave_moe_layer_step": 1, "num_hidden_layers": 3},
     ],
     "llama4": [
         {"text_config": LLAMA4, "vision_config": LLAMA4_EYE, "image_token_index": 90},
@@ -101,8 +93,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "qwen2_vl": [
         {**GROUPED, **TOKENS, "vision_config": QWEN_EYE},
-        {**TOKENS, "text_config": {**GROUPED, "model_type": "qwen2_vl_text"}, "vision_config": QWEN_EYE},
-        {**TOKENS, "text_config": {**GROUPED, **TIED}, "vision_config": QWEN_EYE},
+        {**TOKENS, "text_config": {**GROUPED, **TIED, "model_type": "qwen2_vl_text"}, "vision_config": QWEN_EYE},
     ],
     "qwen2_5_vl": [
         {**GROUPED, **TOKENS, **TIED, "vision_config": QWEN25_EYE},

@@ -33,27 +33,22 @@ GATED = ["gate_proj", "up_proj", "down_proj"]
 LINEAR = ["gate", "q_proj", "k_proj", "v_proj", "o_proj"]
 
 LOADED: dict[str, tuple[str, dict[str, Any]]] = {
-    "the router": ("mixtral", {"targets": [*W, "gate", "o_proj"]}),
     "w2 alone": ("mixtral", {"targets": ["w2", "k_proj"]}),
     "rslora": ("mixtral", {"targets": W, "use_rslora": True}),
-    "longer names": ("mixtral", {"targets": W, "target_modules": ["experts.0.w1", "mlp.w3", "block_sparse_moe.w2"]}),
     "a regex": ("mixtral", {"targets": [*W, "q_proj"], "target_modules": r".*\.(q_proj|w1|w2|w3)"}),
     "all-linear": ("mixtral", {"targets": [*W, *LINEAR], "target_modules": "all-linear"}),
     "patterns": ("mixtral", {"targets": W, "rank_pattern": {"w2": 3}, "alpha_pattern": {"down_proj": 5}}),
-    "one layer, which is all": ("mixtral", {"targets": ["w2"], "layers_to_transform": [0]}),
     "no prefix": ("mixtral", {"targets": [*W, "q_proj"], "prefix": ""}),
     "gated": ("qwen3_moe", {"targets": [*GATED, "gate", "v_proj"], "use_rslora": True}),
     "a regex for gated": ("qwen3_moe", {"targets": GATED, "target_modules": r".*\.(gate|up|down)_proj"}),
 }
 NOT_LOADED: dict[str, tuple[str, dict[str, Any], str]] = {
     "w1 without w3": ("mixtral", {"targets": ["w1", "w2"]}, "LC317"),
-    "w1 and w3 without w2": ("mixtral", {"targets": ["w1", "w3"]}, "LC317"),
     "the last expert is missing": ("mixtral", {"targets": W, "drop": "experts.3."}, "LC317"),
     "one projection of one expert is missing": ("qwen3_moe", {"targets": GATED, "drop": "experts.2.up_proj"}, "LC317"),
     "experts of two ranks": ("mixtral", {"targets": W, "ranks": {"experts.0.": 2}}, "LC317"),
     "another rank than the config's": ("mixtral", {"targets": W, "ranks": {".w1": 8}}, "LC301"),
     "dropout": ("mixtral", {"targets": W, "lora_dropout": 0.05}, "LC209"),
-    "a bias on lora_B": ("qwen3_moe", {"targets": GATED, "lora_bias": True}, "LC209"),
     "a regex with numbers": ("mixtral", {"targets": W, "target_modules": r".*\.experts\.\d+\.w[123]"}, "LC311"),
     "dense layers, too": ("qwen3_moe", {"targets": GATED, "base": {"mlp_only_layers": [0]}}, "LC307"),
     "shared experts": ("deepseek_v3", {"targets": GATED}, "LC307"),
@@ -117,12 +112,11 @@ def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
     model = tiny_model(family)
     base = as_base(model)
     model, lost = load(tmp_path, model)
-    assert lost == 0
     layers, live = layers_of(model), dict(model.base_model.model.named_modules())
     loaded, *problems = as_loaded(read_adapter(files_at(tmp_path), "old"), base)
     config, pairs = loaded.config, loaded.pairs
     assert config is not None
-    assert problems == [None, ()]
+    assert (lost, problems) == (0, [None, ()])
     wrapped = wrapped_parameters(config, base.parameters)
     assert targeted_in(config, base) == {path for path, layer in layers.items() if not layer.parameter}
     assert wrapped.keys() == {path for path, layer in layers.items() if layer.parameter}
@@ -153,22 +147,19 @@ def test_the_families_and_names_are_pefts() -> None:
         assert (experts and experts.projections) == kinds.get(theirs.get(family))
 
 
+GEMMA3 = {"model_type": "gemma3", **CONFIGS["gemma3"][0]}
+OF_GEMMA3 = ("model.language_model.layers.0.mlp.up_proj", "language_model.model.layers.0.mlp.up_proj", "lm_head")
+OF_GEMMA3 += ("vision_tower.vision_model.encoder.layers.0.mlp.fc1", "multi_modal_projector.linear")
+
+
 @pytest.mark.parametrize("prefix", [PEFT_PREFIX, ""], ids=["prefix", "none"])
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("model.language_model.layers.0.self_attn.q_proj", "language_model.model.layers.0.self_attn.q_proj"),
-        *("vision_tower.vision_model.encoder.layers.0.self_attn.q_proj", "multi_modal_projector.linear", "lm_head"),
-    ],
-)
-def test_a_factor_of_gemma_3_is_where_peft_looks_for_it(module: str, prefix: str, tmp_path: Path) -> None:
+def test_a_factor_of_gemma_3_is_where_peft_looks_for_it(prefix: str, tmp_path: Path) -> None:
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 
-    model = transformers_model({"model_type": "gemma3", **CONFIGS["gemma3"][0]})
-    write_adapter(tmp_path, modules={module: (8, 8)}, prefix=prefix)
-    written = read_adapter(files_at(tmp_path), "old")
-    found = as_loaded(written, base_from_config({"model_type": "gemma3", **CONFIGS["gemma3"][0]}, "base"))[0]
+    model, base = transformers_model(GEMMA3), base_from_config(GEMMA3, "base")
+    write_adapter(tmp_path, modules=dict.fromkeys(OF_GEMMA3, (8, 8)), prefix=prefix)
+    found = as_loaded(read_adapter(files_at(tmp_path), "old"), base)[0]
     for name, key in found.keys.items():
         (loaded,) = convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(r=1), {name: raw(np.zeros(1))})
         assert key.module == parse_key(loaded).module
