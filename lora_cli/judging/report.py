@@ -5,7 +5,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote
 
@@ -170,10 +170,7 @@ def inside(source: str, directory: Path) -> str | None:
 def below(path: str, directory: Path) -> str | None:
     """``path`` (absolute or relative to ``directory``) as a path below ``directory``; None if it is not below it."""
     whole = posixpath.normpath(posixpath.join(directory, path))
-    root = str(directory).rstrip("/") + "/"
-    if whole + "/" == root:
-        return "."
-    return whole.removeprefix(root) if whole.startswith(root) else None
+    return PurePosixPath(whole).relative_to(directory).as_posix() if Path(whole).is_relative_to(directory) else None
 
 
 def unpinned(source: str) -> str:

@@ -323,8 +323,7 @@ def targeted_in(config: LoraConfig, base: BaseModel) -> frozenset[str]:
     Raises:
         FormatError: as ``targeted``.
     """
-    linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
-    chosen = targeted(config, base.modules, linear=linear, model_type=base.model_type)
+    chosen = targeted(config, base.modules, linear=all_linear(base), model_type=base.model_type)
     saved = {last_name(name) for name in config.modules_to_save or ()}
     if not (config.ensure_weight_tying and base.tied_embeddings) or saved & EMBEDDING_NAMES:
         return chosen

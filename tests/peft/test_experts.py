@@ -148,7 +148,7 @@ def test_the_families_and_names_are_pefts() -> None:
 
 
 GEMMA3 = {"model_type": "gemma3", **CONFIGS["gemma3"][0]}
-OF_GEMMA3 = ("model.language_model.layers.0.mlp.up_proj", "language_model.model.layers.0.mlp.up_proj", "lm_head")
+OF_GEMMA3 = ["model.language_model.layers.0.mlp.up_proj", "language_model.model.layers.0.mlp.up_proj", "lm_head"]
 OF_GEMMA3 += ("vision_tower.vision_model.encoder.layers.0.mlp.fc1", "multi_modal_projector.linear")
 
 
