@@ -6,7 +6,7 @@ from functools import partial
 
 from lora_cli.adapter.config import raw_value
 from lora_cli.adapter.names import WRAPPER, Key, last_name
-from lora_cli.base.base_model import OTHER_BASE
+from lora_cli.base.base_model import OTHER_BASE, UNKNOWN_FAMILY
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check
 from lora_cli.checks.config import CHANGES_BASE, INIT
@@ -106,11 +106,12 @@ def engine_unproven(case: Case, on: On) -> Problems:
         yield Problem(on.profile.note, case.in_weights())
     if on.name == "peft":
         return
-    if base is not None:
+    if base is not None and base.model_type != UNKNOWN_FAMILY:
         if not on.profile.engine.is_known(base):
             yield Problem(f"it is unknown if it has LoRA for {cut(base.model_type)}", case.in_weights())
     elif sign := next(_signs_of_other_model(case), ""):
-        yield Problem(f"without a base it is unknown whether it serves the adapter: {sign}", case.in_weights())
+        lacking = "a base" if base is None else "the base's family"
+        yield Problem(f"without {lacking} it is unknown whether it serves the adapter: {sign}", case.in_weights())
 
 
 def _signs_of_other_model(case: Case) -> Iterator[str]:
