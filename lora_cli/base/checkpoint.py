@@ -5,24 +5,17 @@ Names differ from those in memory where transformers 5 renames them while it loa
 
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from lora_cli import parse
 from lora_cli.adapter.reading import read_header
 from lora_cli.adapter.safetensors import TensorInfo
-from lora_cli.base.reading import json_object
 from lora_cli.errors import FormatError
-from lora_cli.sources.files import Files, read_beginning
+from lora_cli.sources.files import Files
 from lora_cli.text import shown
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-
-INDEX_CAP = 16 << 20
-"""Bytes of an index; that of a model with 100 000 expert tensors has 10 MiB."""
-HEADERS_AT_ONCE = 8
 
 RENAMES = {
     "vision_tower.": (
@@ -46,35 +39,25 @@ def has_weights(directory: Path) -> bool:
     return (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file()
 
 
-def read_checkpoint(files: Files, name: str = WEIGHTS_FILE) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint; empty without one as safetensors.
-
-    That is one file of this ``name``, or shards with an index in place of the usual one.
+def read_checkpoint(files: Files) -> dict[str, TensorInfo]:
+    """Every tensor of the checkpoint, in one file or in the shards of an index; empty without one as safetensors.
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
         LoraCliError: what the source raises.
     """
-    single = files.file(name)
-    if single is not None:
+    if (single := files.file(WEIGHTS_FILE)) is not None:
         return read_header(files, single).tensors
-    index = files.file(INDEX_FILE) if name == WEIGHTS_FILE else None
-    if index is None:
+    if (index := files.file(INDEX_FILE)) is None:
         return {}
-    shard_of = weight_map(read_beginning(files, index, INDEX_CAP + 1))
-    # Names are only looked up among the files, so that no path leads outside.
-    shards = {name: files.file(name) for name in sorted(set(shard_of.values()))}
-    if missing := [name for name, file in shards.items() if file is None]:
-        raise FormatError(f"the shard {shown(missing[0])} is missing", where=INDEX_FILE)
-    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
-        headers = pool.map(partial(read_header, files), (file for file in shards.values() if file is not None))
+    shard_of = weight_map(b"".join(files.read(index)))
+    tensors: dict[str, TensorInfo] = {}
+    for shard in sorted(set(shard_of.values())):
+        if (file := files.file(shard)) is None:  # only looked up among the files, so that no path leads outside
+            raise FormatError(f"the shard {shown(shard)} is missing", where=INDEX_FILE)
         # If two shards have a tensor of the same name, that of the index counts, as in transformers.
-        tensors = {
-            name: one
-            for header in headers
-            for name, one in header.tensors.items()
-            if shard_of.get(name, one.file) == one.file
-        }
+        found = read_header(files, file).tensors
+        tensors |= {name: one for name, one in found.items() if shard_of.get(name, shard) == shard}
     if lost := next((name for name in shard_of if name not in tensors), ""):
         raise FormatError(f"{shard_of[lost]} does not contain {lost}, although the index lists it", where=INDEX_FILE)
     return tensors
@@ -84,9 +67,9 @@ def weight_map(data: bytes) -> dict[str, str]:
     """Tensor name → shard, from the bytes of an index.
 
     Raises:
-        FormatError: it is no index, or too large.
+        FormatError: it is no index.
     """
-    entries = parse.required(json_object(data, INDEX_FILE, INDEX_CAP), "weight_map", INDEX_FILE)
+    entries = parse.required(parse.json_object(data, INDEX_FILE), "weight_map", INDEX_FILE)
     return parse.map_of(parse.text)(entries, f"{INDEX_FILE}: weight_map")
 
 

@@ -1,81 +1,30 @@
 """The module tree of a model whose family has no table, as transformers builds it of its config alone."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from lora_cli.adapter.config import MAX_LAYERS
-from lora_cli.base.base_model import MAX_EXPERTS, BaseModel, BaseModule
-from lora_cli.base.families import UnknownArchitecture, architecture_of
+from lora_cli.base.base_model import MAX_EXPERTS, WHERE, BaseModel, BaseModule
 from lora_cli.errors import FormatError, MissingExtra
 
-WHERE = "config.json"
-
 HEADS = (
-    "AutoModelForCausalLM",
-    "AutoModelForSeq2SeqLM",
-    "AutoModelForSpeechSeq2Seq",
-    "AutoModelForMaskedLM",
-    "AutoModelForSequenceClassification",
-    "AutoModelForImageClassification",
-    "AutoModelForAudioClassification",
-    "AutoModel",
+    *("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "MASKED_LM", "SEQUENCE_CLASSIFICATION"),
+    *("IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION"),
 )
-"""The classes to try if the config names none: the first that transformers has for its family is used."""
-
-
-def whole_model(config: Mapping[str, Any]) -> Any:
-    """The model that adapters are trained on: by the config's ``architectures``, else by its family, with its towers.
-
-    A class without a head (``ViTModel``) is taken for the first with one, whose modules adapters name.
-    """
-    import transformers
-
-    made = _config(config)
-    found: Any = getattr(transformers, architecture_of(config), None)
-    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    if is_model and found.config_class is type(made):
-        model = found(made)
-        if model.base_model is not model:
-            return model
-    heads = ("AutoModelForImageTextToText", *HEADS) if hasattr(made, "vision_config") else HEADS
-    for name in heads[:-1]:
-        try:
-            return getattr(transformers, name).from_config(made)
-        except ValueError as error:
-            if "Unrecognized configuration class" not in str(error):
-                raise
-    return transformers.AutoModel.from_config(made)
-
-
-def _config(config: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    fields = {name: _number(value) for name, value in config.items() if name not in {"model_type", "auto_map"}}
-    return AutoConfig.for_model(config["model_type"], **fields)
-
-
-def _number(value: Any) -> Any:
-    """A field's value, with infinities and NaN as transformers writes them: ``{"__float__": "Infinity"}``."""
-    if isinstance(value, list):
-        return [_number(one) for one in value]
-    said = value.get("__float__") if isinstance(value, Mapping) and len(value) == 1 else None
-    return float(said) if said in {"Infinity", "-Infinity", "NaN"} else value
-
+"""The tasks whose classes are tried if the config names none: the first that its family has is used."""
 
 COUNTS = {**dict.fromkeys(("layers", "layer", "depth", "depths", "blocks"), MAX_LAYERS), "experts": MAX_EXPERTS}
 """What a key's last word counts, and the most that is built: each one is Python objects, also on the meta device."""
 
 
-def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
-    """The base model of a config whose family has no table, as transformers' own class has it.
+def base_from_transformers(config: Mapping[str, Any], architecture: str) -> BaseModel:
+    """The base model of a config whose family has no line of ours, as transformers' class ``architecture`` has it.
 
     No weight is allocated, and none of the repository's code is run.
 
     Raises:
         MissingExtra: transformers or torch is not installed.
-        UnknownArchitecture: transformers does not know the ``model_type`` either.
-        FormatError: its fields do not make a model, or make one larger than any is.
+        FormatError: transformers has no such model, or it would be larger than any is.
     """
     _bound(config)
     try:
@@ -83,20 +32,14 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
         import transformers  # noqa: F401 - it is imported where it is needed
     except ImportError as error:
         raise MissingExtra("a base model of this family", "models", error.name or "transformers") from error
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise UnknownArchitecture("model_type is missing", where=WHERE, hint="use the config of a model")
+    model_type = config["model_type"]
     try:
         with torch.device("meta"):
-            model = whole_model(config)
+            return describe(_built(config, architecture), model_type)
     except Exception as error:
         said = " ".join(str(error).split())[:200]
-        raise UnknownArchitecture(
-            f"transformers cannot build a model of type {model_type!r}: {said}",
-            where=WHERE,
-            hint="judge without its base: --base none",
-        ) from error
-    return replace(describe(model, config["model_type"]), architecture=architecture_of(config))
+        message = f"transformers cannot build a model of type {model_type!r}: {said}"
+        raise FormatError(message, where=WHERE, hint="judge without its base: --base none") from error
 
 
 def _bound(config: Mapping[str, Any]) -> None:
@@ -109,18 +52,43 @@ def _bound(config: Mapping[str, Any]) -> None:
                 raise FormatError(f"{count} is over the limit of {most}", where=f"{WHERE}: {name}")
 
 
+def _built(config: Mapping[str, Any], architecture: str) -> Any:
+    """The model that adapters are trained on: of the class ``architecture``, else by its family, with its towers.
+
+    A class without a head (``ViTModel``) is taken for the first with one, whose modules adapters name.
+    """
+    import transformers
+
+    made = transformers.AutoConfig.for_model(**{name: value for name, value in config.items() if name != "auto_map"})
+    found: Any = getattr(transformers, architecture, None)
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    if is_model and found.config_class is type(made):
+        model = found(made)
+        if model.base_model is not model:
+            return model
+    heads = ("IMAGE_TEXT_TO_TEXT", *HEADS) if hasattr(made, "vision_config") else HEADS
+    tables = [*(getattr(transformers, f"MODEL_FOR_{head}_MAPPING") for head in heads), transformers.MODEL_MAPPING]
+    return next(table[type(made)] for table in tables if type(made) in table)(made)
+
+
 def describe(model: Any, model_type: str) -> BaseModel:
     """A transformers model: the modules that LoRA can wrap, and every other parameter of two or more dimensions."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
     modules: dict[str, BaseModule] = {}
     parameters: dict[str, tuple[int, ...]] = {}
     for path, module in model.named_modules():
-        made = _wrappable(module)
-        if made is not None:
-            modules[path] = made
-            continue
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            if parameter.dim() >= 2:
-                parameters[f"{path}.{name}"] = tuple(parameter.shape)
+        bias = getattr(module, "bias", None) is not None
+        if isinstance(module, nn.Embedding):
+            modules[path] = BaseModule(module.num_embeddings, module.embedding_dim, "embedding")
+        elif isinstance(module, nn.Linear):
+            modules[path] = BaseModule(module.in_features, module.out_features, bias=bias)
+        elif isinstance(module, Conv1D):
+            modules[path] = BaseModule(module.nx, module.nf, "conv1d", bias)
+        else:
+            own = module.named_parameters(recurse=False, remove_duplicate=False)
+            parameters |= {f"{path}.{name}": tuple(one.shape) for name, one in own if one.dim() >= 2}
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
     return BaseModel(
@@ -134,17 +102,3 @@ def describe(model: Any, model_type: str) -> BaseModel:
         parameters=parameters,
         source=f"config.json ({model_type}, as transformers builds it)",
     )
-
-
-def _wrappable(module: Any) -> BaseModule | None:
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    if isinstance(module, nn.Embedding):
-        return BaseModule(module.num_embeddings, module.embedding_dim, "embedding")
-    bias = getattr(module, "bias", None) is not None
-    if isinstance(module, nn.Linear):
-        return BaseModule(module.in_features, module.out_features, "linear", bias)
-    if isinstance(module, Conv1D):
-        return BaseModule(module.nx, module.nf, "conv1d", bias)
-    return None

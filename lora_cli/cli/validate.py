@@ -29,7 +29,7 @@ from lora_cli.fetching.file_selection import changed_adapters, is_here
 from lora_cli.finding import Severity
 from lora_cli.judging.base_model import Bases, check_tp
 from lora_cli.judging.judge import Terms, judge_all
-from lora_cli.judging.report import Naming, Report, accept_known, unread, validate_report
+from lora_cli.judging.report import Naming, Report, accept_known, unread
 from lora_cli.judging.result import Result
 from lora_cli.text import did_you_mean, safe
 
@@ -144,9 +144,10 @@ def command(**given: Any) -> None:
     if where:
         results = [replace(one, findings=accept_known(one, naming, known, where)) for one in results]
     notices = list(baseline_notices(results, known, where, naming)) if where else []
-    report = validate_report(
-        results, fail_on, strict=chosen.strict, base=model, rules=rules, naming=naming, baseline=where, notices=notices
-    )
+    report = Report(
+        base=model, fail_on=fail_on, adapters=tuple(results), notices=tuple(notices), rules=rules, naming=naming,
+        baseline=where, strict=chosen.strict,
+    )  # fmt: skip
     write_outputs(report, outputs, quiet=settings.quiet)
     raise typer.Exit(report.summary.exit_code)
 

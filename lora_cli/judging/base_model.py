@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,21 +37,21 @@ def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapt
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
     """
-    from lora_cli.base.reading import base_of, read_base
+    from lora_cli.base.families import base_from_config
+    from lora_cli.base.reading import read_base
 
     ref = ref_of(base)
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     if locked is not None:
-        model = base_of(json_object(locked.config.encode(), BASE_CONFIG), name)
-    else:
-        is_file = ref.scheme == "file" and Path(ref.location).is_file()
-        try:
-            files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
-            model = read_base(files or Path(ref.location), name)
-        except Offline as error:
-            hint = "lora-cli fetch -f locks a manifest's base, or set --base to a folder or a config.json on this disk"
-            raise Offline(error.message, hint=hint) from error
-    return replace(model, repository=repository_of(ref))
+        model = base_from_config(json_object(locked.config.encode(), BASE_CONFIG), name)
+        return replace(model, repository=repository_of(ref))
+    is_file = ref.scheme == "file" and Path(ref.location).is_file()
+    try:
+        files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
+        return replace(read_base(files or Path(ref.location), name), repository=repository_of(ref))
+    except Offline as error:
+        hint = "lora-cli fetch -f locks a manifest's base, or set --base to a folder or a config.json on this disk"
+        raise Offline(error.message, hint=hint) from error
 
 
 def infer_base(requests: Sequence[Request], settings: Settings, command: str) -> str:
@@ -69,23 +68,27 @@ def infer_base(requests: Sequence[Request], settings: Settings, command: str) ->
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
     for one in each(requests, lambda asked, *run: inspect_one(asked, settings, *run, weights=False), settings):
-        config = one.adapter.config if one.adapter is not None else None
-        if config is not None and config.base_model_name_or_path:
-            named.setdefault(config.base_model_name_or_path, one.name)
         if one.error is not None:
             errors.append(one.error)
+        if one.adapter and one.adapter.config and (base := one.adapter.config.base_model_name_or_path):
+            named.setdefault(base, one.name)
     if len(named) > 1:
         several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
         raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
     if not named:
         raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
-    base = next(iter(named))
-    if not (hub_words(base) or os.path.isdir(base)):  # noqa: PTH112 - a name that no system takes is no folder
-        why = f"{safe(cut(base))} of the config is not on this machine"
-        raise UsageError(f"{command} needs a base model: {why}", hint=hint)
+    (base,) = named
+    if reason := _unreadable(base):
+        raise UsageError(f"{command} needs a base model: {reason}", hint=hint)
     # The author of the adapter chose it, not the user.
     gate.refuse(Request("", ref_of(base)), settings)
     return base
+
+
+def _unreadable(base: str) -> str:
+    """Why a base that a config names is neither a Hub repository nor a local folder; empty if it is."""
+    is_known = hub_words(base) or os.path.isdir(base)  # noqa: PTH112 - a name that no system takes is no folder
+    return "" if is_known else f"{safe(cut(base))} is not on this machine"
 
 
 class Bases:
@@ -104,15 +107,12 @@ class Bases:
         Raises:
             UsageError: ``tp`` does not divide its attention heads.
         """
-        name = config.base_model_name_or_path if config is not None else None
-        if not name:
-            return None, f"base unchecked: no base is set in {CONFIG}; {self._way}"
-        if not (hub_words(name) or os.path.isdir(name)):  # noqa: PTH112 - a name that no system takes is no folder
-            return None, f"base unchecked: {safe(cut(name))} is not on this machine; {self._way}"
+        name = (config.base_model_name_or_path if config is not None else None) or ""
+        if reason := _unreadable(name) if name else f"no base is set in {CONFIG}":
+            return None, f"base unchecked: {reason}; {self._way}"
         with _OPENING:
             if name not in self._known:
                 try:
-                    # The author of the adapter chose the base, not the user.
                     gate.refuse(Request("", ref_of(name)), self._settings)
                     self._known[name] = open_base(name, self._settings), ""
                 except LoraCliError as error:
@@ -130,31 +130,25 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
         UsageError: ``tp`` does not divide the heads of ``base``.
     """
     if base is not None and base.heads is not None and base.heads % tp:
-        raise UsageError(
-            f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine would start"
-        )
+        message = f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}"
+        raise UsageError(message, hint="no engine would start")
 
 
 def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[str, TensorInfo]] | None":
     """The files of a base and its tensors by their names on disk; None if they are not on this disk as safetensors.
 
-    They are in a folder, in a safetensors file, or, of a Hub repository, in the cache of huggingface_hub.
+    They are in a folder, or, of a Hub repository, in the cache of huggingface_hub.
 
     Raises:
         LoraCliError: they cannot be read.
     """
-    from lora_cli.base.checkpoint import WEIGHTS_FILE, read_checkpoint
+    from lora_cli.base.checkpoint import read_checkpoint
 
-    path, name = Path(ref.location), WEIGHTS_FILE
-    if ref.scheme == "file" and path.is_file():
-        path, name = path.parent, path.name
-    with suppress(Offline):  # offline, only the cache of huggingface_hub is read
-        if ref.scheme == "hf":
-            cache = Sources(replace(settings, offline=True)).of(ref)
-            files = Files(cache, cache.resolve(ref))
-        elif ref.scheme == "file" and name.endswith(".safetensors"):
-            files = files_at(path)
-        else:
-            return None
-        return (files, tensors) if (tensors := read_checkpoint(files, name)) else None
-    return None
+    if ref.scheme not in {"hf", "file"} or Path(ref.location).is_file():
+        return None
+    source = Sources(replace(settings, offline=True)).of(ref)
+    try:
+        files = Files(source, source.resolve(ref)) if ref.scheme == "hf" else files_at(Path(ref.location))
+    except Offline:  # it is not in the cache
+        return None
+    return (files, tensors) if (tensors := read_checkpoint(files)) else None

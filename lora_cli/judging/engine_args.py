@@ -90,52 +90,51 @@ def engine_args(
     """
     flags = profile.engine.flags
     assert flags is not None
-    served, left_out, wrong, paths = list[Result](), list[Remark](), list[Remark](), dict[str, str]()
+    served, left_out, wrong, paths = dict[str, Adapter](), list[Remark](), list[Remark](), dict[str, str]()
+    pinned = set[str]()
     for one in results:
         if (remark := _remark(one, flags)) is not None:
             is_wrong = one.engines and one.engines[0].outcome is Outcome.SERVES_WRONG
             (wrong if is_wrong else left_out).append(remark)
-            continue
-        served.append(one)
-        if named and one.directory is not None and (path := str(one.directory.absolute())).isprintable():
-            paths[one.name] = path
+        elif one.adapter is not None:
+            served[one.name] = one.adapter
+            if one.request is not None and one.request.pinned:
+                pinned.add(one.name)
+            if named and one.directory is not None and (path := str(one.directory.absolute())).isprintable():
+                paths[one.name] = path
     args = EngineArgs(
         engine=profile.engine.name,
         version=profile.requested or profile.version,
-        served=tuple(one.name for one in served),
+        served=tuple(served),
         left_out=tuple(left_out),
         served_wrong=tuple(wrong),
-        absent=tuple(one.name for one in served if named and one.name not in paths),
+        absent=tuple(name for name in served if named and name not in paths),
         note=profile.note,
     )
-    from lora_cli.checks.tensors import is_expert, shared_experts
-
-    of_experts = [one.adapter for one in served if one.adapter is not None and any(map(is_expert, one.adapter.pairs))]
-    if profile.engine.by_layer and len({bool(shared_experts(adapter)) for adapter in of_experts}) > 1:
-        args.note = "SGLang does not start with adapters whose experts share factors beside others (lora_manager.py)"
-    if served:
-        pinned = {one.name for one in served if one.request is not None and one.request.pinned}
-        _set_limits(args, [one.adapter for one in served if one.adapter is not None], len(pinned), profile, limits)
-        located = list[str]()
-        # SGLang does not start with more adapters than max_loaded_loras; vLLM evicts the oldest.
-        for name, path in paths.items() if not flags.pins or len(paths) <= args.max_cpu_loras else ():
-            stays = {"pinned": True} if flags.pins and name in pinned else {}
-            document = {flags.keys[0]: name, flags.keys[1]: path, **stays}
-            located.append(json.dumps(document) if stays or "," in path else f"{name}={path}")
-        numbers = (
-            ("--max-lora-rank", args.max_lora_rank),
-            (flags.slots, args.max_loras),
-            (flags.memory, args.max_cpu_loras),
-        )
-        options = [["--enable-lora"], *([flag, str(number)] for flag, number in numbers)]
-        options += [["--lora-target-modules", *args.lora_target_modules], [flags.strict], [flags.adapters, *located]]
-        options = [option for option in options if option[0] and option != [flags.adapters]]
-        args.flags = tuple(word for option in options for word in option)
-        lines = [flags.launch.format(base=shlex.join(model) if model else '"$MODEL"')]
-        for flag, *values in options:
-            between = " \\\n    " if flag == flags.adapters else " "
-            lines.append(between.join([f"  {flag}", *map(shlex.quote, values)]))
-        args.command = " \\\n".join(lines)
+    if not served:
+        return args
+    _set_limits(args, list(served.values()), len(pinned), profile, limits)
+    located = list[str]()
+    # SGLang does not start with more adapters than max_loaded_loras; vLLM evicts the oldest.
+    for name, path in paths.items() if not flags.pins or len(paths) <= args.max_cpu_loras else ():
+        stays = {"pinned": True} if flags.pins and name in pinned else {}
+        document = {flags.keys[0]: name, flags.keys[1]: path, **stays}
+        located.append(json.dumps(document) if stays or "," in path else f"{name}={path}")
+    options = [
+        ["--enable-lora"],
+        ["--max-lora-rank", str(args.max_lora_rank)],
+        [flags.slots, str(args.max_loras)],
+        [flags.memory, str(args.max_cpu_loras)],
+        ["--lora-target-modules", *args.lora_target_modules],
+        *([[flags.strict]] if flags.strict else []),
+        *([[flags.adapters, *located]] if located else []),
+    ]
+    args.flags = tuple(word for option in options for word in option)
+    lines = [flags.launch.format(base=shlex.join(model) if model else '"$MODEL"')]
+    for flag, *values in options:
+        between = " \\\n    " if flag == flags.adapters else " "
+        lines.append(between.join([f"  {flag}", *map(shlex.quote, values)]))
+    args.command = " \\\n".join(lines)
     return args
 
 
@@ -180,24 +179,24 @@ def _set_limits(
     """Set the smallest limits that serve all of the ``adapters``; raises as ``engine_args``."""
     flags = profile.engine.flags
     assert flags is not None
-    slots = len(adapters) + flags.base_slots
-    if limits is not None and limits.max_loras is not None:
-        if limits.max_loras < pinned + flags.base_slots:
-            base = ", and requests to the base use one slot" if flags.base_slots else ""
-            raise UsageError(
-                f"{limits.max_loras} slots are too few: {pinned} adapters are pinned{base}",
-                hint=f"set max_loras: {pinned + flags.base_slots} in the manifest, or pin fewer",
-            )
-        slots = min(slots, limits.max_loras)
+    slots, memory = len(adapters) + flags.base_slots, len(adapters)
     highest = max(found[1] for adapter in adapters if (found := highest_rank(adapter)) is not None)
     rank = next((rank for rank in profile.engine.ranks if rank >= highest), highest)
-    if limits is not None and limits.max_lora_rank is not None and limits.max_lora_rank != rank:
-        enough = "is needed" if limits.max_lora_rank < rank else "is enough"
-        args.note = f"the manifest's max_lora_rank is {limits.max_lora_rank}, but {rank} {enough}"
+    if limits is not None:
+        least, most = pinned + flags.base_slots, limits.max_loras or slots
+        if most < least:
+            base = ", and requests to the base use one slot" if flags.base_slots else ""
+            raise UsageError(
+                f"{most} slots are too few: {pinned} adapters are pinned{base}",
+                hint=f"set max_loras: {least} in the manifest, or pin fewer",
+            )
+        slots, memory = min(slots, most), min(memory, limits.max_cpu_loras or memory)
+        if limits.max_lora_rank is not None and limits.max_lora_rank != rank:
+            enough = "is needed" if limits.max_lora_rank < rank else "is enough"
+            args.note = f"the manifest's max_lora_rank is {limits.max_lora_rank}, but {rank} {enough}"
     widest = dict[str, int]()
     for module, width in (pair for adapter in adapters for pair in _widths(adapter).items()):
         widest[module] = max(width, widest.get(module, 0))
-    args.max_lora_rank, args.max_loras = rank, slots
-    args.max_cpu_loras = max(slots, min(len(adapters), (limits and limits.max_cpu_loras) or len(adapters)))
+    args.max_lora_rank, args.max_loras, args.max_cpu_loras = rank, slots, max(slots, memory)
     args.slot_bytes = HALF_BYTES * rank * sum(widest.values())
     args.lora_target_modules = tuple(dict.fromkeys(name for one in adapters for name in _targets(one, flags)))

@@ -12,7 +12,7 @@ from lora_cli.adapter.adapter import Adapter, dialects
 from lora_cli.adapter.beside import read_card
 from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.names import WRAPPER, layer_of, leaf_of, without_wrappers
+from lora_cli.adapter.names import layer_of, leaf_of, without_wrappers
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.documents.model_card import Card
@@ -21,7 +21,7 @@ from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Ve
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
-from lora_cli.peft.match import matched, misshapen
+from lora_cli.peft.match import apply, misshapen
 from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from lora_cli.fetching.batch import FetchContext
 
 T = TypeVar("T", int, float, str)
-
-EXPERT_PARAMETERS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
-"""The order in which the experts of the known families hold their parameters, and PEFT wraps them."""
 
 MOST_WRAPPED = 16
 """Parameters of one module that are told apart: experts have four."""
@@ -158,7 +155,7 @@ def inspect_one(
         result.adapter, result.base = adapter, None if base is None else base.name
         if base is not None and adapter.has_weights:
             with one_deadline():
-                application = matched(adapter, base)[0]
+                application = apply(adapter, base)
             misfits = misshapen(application).keys() & {*application.matched}
             result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
     return result
@@ -231,19 +228,15 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
         for module in adapter.pairs:
             stem = without_wrappers(module)
             ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
-            wrapped = list(dict.fromkeys(leaf for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]))
-            levels = [stem + WRAPPER * level for level in range(len(wrapped))]
-            if {*wrapped} <= {*EXPERT_PARAMETERS} and module in levels and adapter.pairs.keys() >= {*levels}:
-                # The parameter that the module holds first is the innermost.
-                wrapped = [sorted(wrapped, key=EXPERT_PARAMETERS.index)[-1 - levels.index(module)]]
-            paths[module] = [f"{stem}.{leaf}" for leaf in wrapped] or [module]
+            wrapped = [f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]]
+            paths[module] = wrapped or [module]
         with one_deadline(), suppress(FormatError):
             found = scales(adapter.config, chain.from_iterable(paths.values()))
     return tuple(
         ModuleFacts(
             module=module,
             r=pair.rank,
-            scaling=alike.pop().scaling if len(alike) == 1 else None,
+            scaling=alike.pop() if len(alike) == 1 else None,
             d_in=pair.widths[0],
             d_out=pair.widths[1],
             dtype="/".join(dict.fromkeys(factor.dtype for factor in pair.factors)),
@@ -251,7 +244,7 @@ def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
             bytes=sum(factor.nbytes for factor in pair.factors),
         )
         for module, pair in adapter.pairs.items()
-        for alike in [{found[path] for path in paths.get(module, ()) if path in found}]
+        for alike in [{found[path].scaling for path in paths.get(module, ()) if path in found}]
     )
 
 

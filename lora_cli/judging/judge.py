@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.beside import Companions, read_companions
-from lora_cli.adapter.reading import call_in_threads, read_adapter
+from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.beside import read_companions
+from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.checks import CHECKS, check, choose
 from lora_cli.checks.case import Case, Evidence, fitting
@@ -17,7 +18,7 @@ from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, 
 from lora_cli.judging.base_model import Bases
 from lora_cli.judging.read import each, open_one
 from lora_cli.judging.result import Result, Stopwatch, failing_alone
-from lora_cli.peft.match import matched
+from lora_cli.peft.match import apply
 from lora_cli.peft.targets import LIMIT_S, TOO_SLOW, one_deadline
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import WITH_REVISIONS, ref_of
@@ -101,108 +102,74 @@ def fetch_one(request: Request, context: FetchContext, on_stage: OnStage = lambd
     return result
 
 
-def judge_fetched(fetched: Result, terms: Terms, settings: Settings, on_stage: OnStage = lambda _: None) -> Result:
+def judge_fetched(result: Result, terms: Terms, settings: Settings, on_stage: OnStage = lambda _: None) -> Result:
     """An adapter that was fetched, judged by its snapshot; one that could not be fetched stays as it is."""
-    if fetched.error is not None:
-        return fetched
-    assert fetched.snapshot is not None
-    assert fetched.request is not None
-    result = replace(fetched, stage="", digest=fetched.snapshot.digest, stage_ms={**fetched.stage_ms})
-    watch = Stopwatch(result.stage_ms)
+    if result.error is not None or result.snapshot is None or result.request is None:
+        return result
+    watch, result.digest = Stopwatch(result.stage_ms), result.snapshot.digest
     on_stage("validate")
     with failing_alone(result):
-        _judge_files(result, files_of(fetched.snapshot, fetched.request.ref), terms, settings, Stopwatch({}))
+        _judge_files(result, files_of(result.snapshot, result.request.ref), terms, settings, Stopwatch({}))
     watch.lap("validate")
-    if result.refusal is not None:
-        result.stage = "validate"
+    result.stage = "" if result.refusal is None else "validate"
     return result
 
 
 def _judge_files(
-    result: Result,
-    files: Files,
-    terms: Terms,
-    settings: Settings,
-    watch: Stopwatch,
-    threads: int = 1,
-    unread: str = "",
+    result: Result, files: Files, terms: Terms, settings: Settings, watch: Stopwatch, threads: int = 1, unread: str = ""
 ) -> None:
-    """Read and judge the adapter in ``files``; ``unread`` says why they are not whole on this disk."""
-    adapter, companions = call_in_threads(
-        threads,
-        lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads),
-        lambda: companions_of(files, terms, threads),
-    )
-    result.adapter = adapter
+    result.adapter = read_adapter(files, result.name, settings.max_header_bytes, threads=threads)
     watch.lap("read")
-    evidence = evidence_of(result, files, terms, companions, unread)
+    evidence = evidence_of(result.adapter, files, terms, threads, unread)
     watch.lap("values")
     judge(result, terms, evidence)
     watch.lap("rules")
 
 
-def companions_of(files: Files, terms: Terms, threads: int = 1) -> Companions | None:
-    """The files next to the weights, read by up to ``threads`` threads; None if no rule of ``terms`` needs them.
+def evidence_of(adapter: Adapter, files: Files, terms: Terms, threads: int = 1, unread: str = "") -> Evidence:
+    """What rules need beyond config and header, read by up to ``threads`` threads; ``unread`` as of ``open_one``.
 
     Raises:
         LoraCliError: what the source raises.
     """
     wanted = any("companions" in rule.needs for rule in terms.rules)
-    return read_companions(files, threads=threads) if wanted else None
-
-
-def evidence_of(
-    result: Result, files: Files, terms: Terms, companions: Companions | None, unread: str = ""
-) -> Evidence:
-    """What rules need of the result's adapter beyond config and header; ``unread`` as in ``open_one``.
-
-    Raises:
-        LoraCliError: what the source raises.
-    """
-    assert result.adapter is not None
+    companions = read_companions(files, threads=threads) if wanted else None
     stats, reason = {}, "" if terms.values else NO_VALUES
     if terms.values and not files.on_disk:
         reason = f"the values were not read: {unread}"
     elif terms.values:
         from lora_cli.adapter.values import scan_values
 
-        stats = scan_values(files, result.adapter)
+        stats = scan_values(files, adapter)
     commit = files.revision.id if files.ref.scheme in WITH_REVISIONS else ""
-    base, base_reason = (terms.base, NO_BASE) if terms.bases is None else terms.bases.of(result.adapter.config)
+    base, base_reason = (terms.base, NO_BASE) if terms.bases is None else terms.bases.of(adapter.config)
     return Evidence(stats, reason, companions, files.ref, commit, base, base_reason)
 
 
-def judge(result: Result, terms: Terms, evidence: Evidence) -> Result:
-    """``result`` with what the checks say of its adapter; nothing is read. All pattern matching has one deadline.
+def judge(result: Result, terms: Terms, evidence: Evidence) -> None:
+    """Fill in what the checks say of the result's adapter; nothing is read. All pattern matching has one deadline.
 
     For an engine all checks are run, selected or not: an outcome must not be ok because a check was not selected.
     """
-    adapter, base = result.adapter, terms.base or evidence.base
+    adapter = result.adapter
     assert adapter is not None
     with one_deadline() as deadline:
-        application, base = matched(adapter, base)
+        application = apply(adapter, terms.base or evidence.base)
+        base = application.base
         is_other = adapter.config is not None and adapter.config.peft_type != "LORA" and bool(adapter.pairs)
         as_lora = is_other and any(not one.engine.reads_peft_type for one in terms.engines)
         case = Case(adapter, application, evidence, base, terms.deployment, as_lora)
         found, skipped, result.engines = check.judge(case, terms.engines, CHECKS if terms.engines else terms.rules)
-    chosen = {one.code for one in terms.rules}
+    chosen, slow = {one.code for one in terms.rules}, pattern_invalid
+    if deadline.left_s <= 0 and all(one.code != slow.code for one in found):
+        problem = Problem(f"matching takes longer than {LIMIT_S:g} s", Location(CONFIG), TOO_SLOW)
+        found.append(Finding(slow.code, slow.name, slow.severity, problem, None))
     result.findings = tuple(one for one in found if one.code in chosen)
     result.skipped = tuple(one for one in skipped if one.code in chosen)
     result.base = None if base is None else base.name
     if base is not None and case.has_weights:
         result.applied = fitting(case)
-    result.unchecked = tuple(dict.fromkeys(_unchecked(case, terms)))
-    slow = pattern_invalid
-    if deadline.left_s <= 0 and slow in terms.rules and all(one.code != slow.code for one in result.findings):
-        problem = Problem(f"matching takes longer than {LIMIT_S:g} s", Location(CONFIG), TOO_SLOW)
-        result.findings += (Finding(slow.code, slow.name, slow.severity, problem, None),)
-    return result
-
-
-def _unchecked(case: Case, terms: Terms) -> Iterator[str]:
-    """Why what the rules need could not be looked at, apart from what the user asked for."""
+    # What could not be looked at, apart from what the user asked for.
     needed = {need for rule in terms.rules for need in rule.needs} | ({"base", "values"} if terms.engines else set())
-    for need in ("config", "weights", "base", "values"):
-        reason = case.why_missing(need)
-        if need in needed and reason not in {"", NO_BASE, NO_VALUES}:
-            yield reason
+    missing = [case.why_missing(need) for need in ("config", "weights", "base", "values") if need in needed]
+    result.unchecked = tuple(dict.fromkeys(reason for reason in missing if reason not in {"", NO_BASE, NO_VALUES}))

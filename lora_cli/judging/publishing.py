@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome
+from lora_cli.judging.result import Result
 from lora_cli.refs.request import NAME, Request
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -45,18 +46,15 @@ class Destination:
             if not self.published:
                 materialize(self.store, snapshot, target)
                 return replace(outcome, directory=target)
-            unchecked: tuple[str, ...] = ()
+            judged = replace(Result.of(outcome.request), snapshot=snapshot)
             if self.terms is not None:
                 from lora_cli.judging.judge import judge_fetched
-                from lora_cli.judging.result import Result
 
-                fetched = replace(Result.of(outcome.request), snapshot=snapshot)
-                judged = judge_fetched(fetched, self.terms, self.settings)
-                if judged.refusal is not None:
-                    raise judged.refusal
-                unchecked = judged.unchecked
+                judged = judge_fetched(judged, self.terms, self.settings)
+            if judged.refusal is not None:
+                raise judged.refusal
             published = publish_adapter(self.store, snapshot, target, self.served)
-            return replace(outcome, directory=target, published=published, unchecked=unchecked)
+            return replace(outcome, directory=target, published=published, unchecked=judged.unchecked)
         except LostBlob:
             busy = f"{self.store.root} is being cleaned up at the same time"
             return replace(outcome, error=MachineError(busy, hint="try again"))

@@ -4,8 +4,8 @@ import hashlib
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import InitVar, dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote
 
@@ -72,7 +72,7 @@ class Naming:
         return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Report:
     """What validate found. A field may be added under the same number; a change of meaning makes a new number."""
 
@@ -85,56 +85,33 @@ class Report:
     adapters: tuple[Result, ...]
     notices: tuple[str, ...]
     """Notices about the run itself."""
-    summary: ValidateSummary
+    summary: ValidateSummary = field(default_factory=lambda: summarize(()))
     rules: tuple[Check, ...] = field(metadata=EXCLUDED)
     """The rules that ran."""
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
     """The file of known findings, or empty."""
+    strict: InitVar[bool] = False
+    """Whether what could not be checked refuses an adapter, too."""
+
+    def __post_init__(self, strict: bool) -> None:
+        told = []
+        for one in self.adapters:
+            findings = tuple(replace(each, fingerprint=self.naming.fingerprint(one, each)) for each in one.findings)
+            told.append(new := replace(one, findings=findings, outcome="ok"))
+            if one.error is not None:
+                new.outcome, new.exit_code = "failed", one.error.exit_code
+            elif one.refused(self.fail_on):
+                new.outcome, new.exit_code = "refused", 1
+            elif one.unchecked or (strict and one.is_incomplete):
+                new.outcome, new.exit_code = "unchecked", int(strict and one.is_incomplete)
+            elif any(found.accepted and found.severity >= self.fail_on for found in findings):
+                new.outcome = "accepted"
+        self.adapters, self.summary = tuple(told), summarize(told)
 
     def found(self) -> Iterator[tuple[Result, Finding]]:
         """Each finding with its adapter, in their order, the worst of an adapter first."""
         return ((one, finding) for one in self.adapters for finding in one.worst_first)
-
-
-def validate_report(
-    results: Sequence[Result],
-    fail_on: Severity = Severity.ERROR,
-    *,
-    strict: bool = False,
-    base: BaseModel | None = None,
-    rules: tuple[Check, ...] = (),
-    naming: Naming = Naming(),
-    baseline: str = "",
-    notices: Sequence[str] = (),
-) -> Report:
-    """The report of one run of ``validate``, in the order of the results.
-
-    ``notices`` are about the run itself, such as outdated entries of the baseline.
-    """
-    adapters = []
-    for one in results:
-        findings = tuple(replace(each, fingerprint=naming.fingerprint(one, each)) for each in one.findings)
-        told = replace(one, findings=findings, outcome="ok")
-        if one.error is not None:
-            told.outcome, told.exit_code = "failed", one.error.exit_code
-        elif one.refused(fail_on):
-            told.outcome, told.exit_code = "refused", 1
-        elif one.unchecked or (strict and one.is_incomplete):
-            told.outcome, told.exit_code = "unchecked", int(strict and one.is_incomplete)
-        elif any(found.accepted and found.severity >= fail_on for found in findings):
-            told.outcome = "accepted"
-        adapters.append(told)
-    return Report(
-        base=base,
-        fail_on=fail_on,
-        adapters=tuple(adapters),
-        notices=tuple(notices),
-        summary=summarize(adapters),
-        rules=rules,
-        naming=naming,
-        baseline=baseline,
-    )
 
 
 def summarize(adapters: Sequence[Result]) -> ValidateSummary:
@@ -170,16 +147,13 @@ def accept_known(
     Without a file all that count are accepted: they are about to be written to ``where``. Those of an adapter that
     could not be read are not: its other findings are unknown.
     """
-
-    def accepted(finding: Finding) -> Accepted | None:
-        if known is None:
-            return None if unread(one) else Accepted(where)
-        entry = known.get(naming.fingerprint(one, finding))
-        return None if entry is None or entry.is_over else Accepted(where, entry.reason)
-
-    return tuple(
-        each if each.severity is Severity.NOTE else replace(each, accepted=accepted(each)) for each in one.findings
-    )
+    findings = list[Finding]()
+    for finding in one.findings:
+        entry = None if known is None else known.get(naming.fingerprint(one, finding))
+        is_known = not unread(one) if known is None else entry is not None and not entry.is_over
+        accepted = Accepted(where, "" if entry is None else entry.reason) if is_known else None
+        findings.append(finding if finding.severity is Severity.NOTE else replace(finding, accepted=accepted))
+    return tuple(findings)
 
 
 def unread(one: Result) -> list[str]:
@@ -196,10 +170,7 @@ def inside(source: str, directory: Path) -> str | None:
 def below(path: str, directory: Path) -> str | None:
     """``path`` (absolute or relative to ``directory``) as a path below ``directory``; None if it is not below it."""
     whole = posixpath.normpath(posixpath.join(directory, path))
-    root = str(directory).rstrip("/") + "/"
-    if whole + "/" == root:
-        return "."
-    return whole.removeprefix(root) if whole.startswith(root) else None
+    return PurePosixPath(whole).relative_to(directory).as_posix() if Path(whole).is_relative_to(directory) else None
 
 
 def unpinned(source: str) -> str:

@@ -8,13 +8,13 @@ Sources: PEFT 0.21 ``utils/transformers_weight_conversion.py``, transformers 5 `
 """
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from lora_cli.adapter.adapter import Adapter, LoraPair, pair_up
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import PAIR_PARTS, PEFT_PREFIX, Key, last_name
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.families import experts_of
 from lora_cli.errors import FormatError
 from lora_cli.peft.targets import targeted
 from lora_cli.text import by_key
@@ -30,6 +30,44 @@ Unfit = tuple[tuple[str, str], ...]
 """Why PEFT fails to stack the experts of a module, or drops them, and the module."""
 
 
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """The names of experts in transformers 4, where each projection was a module, in adapters and checkpoints.
+
+    ``projections`` maps the last name of each, and of the router, to the parameter that it is, or is a part of, in
+    transformers 5, in the order of the parts. ``block`` is the module around router and experts, which is ``mlp`` now.
+    Experts that all tokens share are modules still, with the same last names.
+    """
+
+    projections: Mapping[str, str]
+    block: str = "mlp"
+
+    def parts_of(self, parameter: str) -> list[str]:
+        """The projections that are ``parameter`` together."""
+        return [old for old, new in self.projections.items() if new == parameter]
+
+
+GATED = Experts(
+    {"gate": "gate.weight", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
+)
+NUMBERED = Experts(
+    {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}, "block_sparse_moe"
+)
+FAMILIES: Mapping[str, Experts] = {
+    **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), NUMBERED),
+    **dict.fromkeys(
+        (
+            *("afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe"),
+            *("exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe"),
+            *("longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text"),
+            *("qwen3_omni_moe_thinker", "sarvam_mla", "solar_open", "Dots3NoteTextModel", "UnlimitedOcrTextModel"),
+        ),
+        GATED,
+    ),
+}
+"""The experts that PEFT renames, by ``model_type``."""
+
+
 def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError | None, Unfit]:
     """``adapter`` as PEFT has it on ``base``; why PEFT does not take its config; and modules whose experts do not fit.
 
@@ -40,7 +78,7 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError |
     if base.model_type == "gemma3":
         keys = {name: _renamed(key) for name, key in adapter.keys.items()}
         return replace(adapter, keys=keys, pairs=pair_up(adapter.tensors, keys)), None, ()
-    experts = experts_of(base.model_type)
+    experts = FAMILIES.get(base.model_type)
     if experts is None or adapter.config is None:
         return adapter, None, ()
     try:
@@ -90,7 +128,7 @@ def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
     Raises:
         FormatError: it targets one of two projections that are one parameter now.
     """
-    experts, targets = experts_of(base.model_type), config.target_modules
+    experts, targets = FAMILIES.get(base.model_type), config.target_modules
     if experts is None:
         return config
     if isinstance(targets, str):

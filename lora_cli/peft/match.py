@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,8 @@ _FIRST_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 class Application:
     """The modules of an adapter, sorted by what PEFT would do with them. Each module with a tensor is in one of these.
 
-    ``adapter`` is the adapter as PEFT loads it on the base: separate experts are stacked if the base has fused ones;
-    ``refused`` and ``unfit`` are as of ``as_loaded``.
+    ``adapter`` is the adapter as PEFT loads it on ``base``, which has the head of the adapter's task: separate experts
+    are stacked if the base has fused ones; ``refused`` and ``unfit`` are as of ``as_loaded``.
 
     ``found`` exist in the base (without a base: all), ``beyond`` would if it had more layers, ``absent`` do not. Of the
     found, ``misnamed`` are dropped because of the form of their names, and ``untargeted`` because the config does not
@@ -54,6 +54,7 @@ class Application:
     """
 
     adapter: Adapter
+    base: BaseModel | None
     found: tuple[str, ...]
     beyond: tuple[str, ...]
     absent: tuple[str, ...]
@@ -85,16 +86,11 @@ class Application:
         return "; ".join(f"{reason} ({counted(number, 'module')})" for number, reason in counts if number)
 
 
-def matched(adapter: Adapter, base: BaseModel | None) -> tuple[Application, BaseModel | None]:
-    """``apply`` on ``base`` with the head that the adapter's task has, and that base."""
-    if base is not None and adapter.config is not None:
-        base = for_task(base, adapter.config.task_type, adapter.pairs, adapter.config.base_class)
-    return apply(adapter, base), base
-
-
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
-    stored, (by_module, scales_error) = adapter, _scales(adapter.config, adapter.pairs)
+    stored, (of_modules, scales_error) = adapter, _scales(adapter.config, adapter.pairs)
+    if base is not None and adapter.config is not None:
+        base = for_task(base, adapter.config.task_type, adapter.pairs, adapter.config.base_class)
     refused: FormatError | None = None
     unfit: Unfit = ()
     if base is not None and base.parameters:  # no base without parameters has fused experts
@@ -102,37 +98,35 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
 
         adapter, refused, unfit = as_loaded(adapter, base)
     config, pairs, keys = adapter.config, adapter.pairs, adapter.keys
-    if config is not None and config.layer_replication:
-        # Layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
-        base = None
+    # Replicated layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
+    known = None if base is None or (config is not None and config.layer_replication) else base
     shapes, wrapped = dict[str, tuple[int, ...]](), dict[str, str]()
-    if config is not None and config.target_parameters and base is not None:
-        for path, one in base.modules.items():
+    if config is not None and config.target_parameters and known is not None:
+        for path, one in known.modules.items():
             shapes[f"{path}.weight"] = (one.d_out, one.d_in) if one.kind == "linear" else (one.d_in, one.d_out)
-        shapes |= base.parameters
+        shapes |= known.parameters
         wrapped = wrapped_parameters(config, shapes)
     elif config is not None and config.target_parameters:
         parents = Endings(name.rpartition(".")[0] for name in config.target_parameters)
         wrapped = {module: "" for module in pairs if "" in parents.names or without_wrappers(module) in parents}
 
-    modules = {} if base is None else base.modules
-    known: Container[str] = pairs if base is None else modules
-    found = tuple(module for module in pairs if module in known or module in wrapped)
-    others = [module for module in pairs if module not in known and module not in wrapped]
-    beyond = frozenset() if base is None else _beyond(others, base)
-    chosen, target_error = _chosen(config, base, found)
+    modules: Mapping[str, BaseModule] = {} if known is None else known.modules
+    found = tuple(m for m in pairs if known is None or m in modules or m in wrapped)
+    others = [] if known is None else [m for m in pairs if m not in modules and m not in wrapped]
+    beyond = frozenset() if known is None else _beyond(others, known)
+    chosen, target_error = _chosen(config, known, found)
     errors = [target_error] if target_error is not None else []
     untargeted = () if chosen is None else tuple(m for m in found if m not in chosen and m not in wrapped)
     misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
     left_out, missing = {*untargeted, *misnamed}, list[str]()
-    if config is not None and base is not None and chosen is not None:
+    if config is not None and known is not None and chosen is not None:
         # PEFT stores the factors of tied modules once, under either of their names.
         tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
-        wanted = [*(one for one in base.modules if one in chosen), *wrapped]
+        wanted = [*(one for one in modules if one in chosen), *wrapped]
         missing = [one for one in wanted if one not in pairs and last_name(one) not in tied]
 
     expected, ranks = dict[str, tuple[BaseModule, ...]](), dict[str, int]()
-    for module in found if base is not None else ():
+    for module in found if known is not None else ():
         if module in wrapped:
             d_in, d_out = shapes[wrapped[module]][-2:]
             expected[module] = BaseModule(d_in, d_out), BaseModule(d_out, d_in)
@@ -141,16 +135,16 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     places = {module: place for module in found if (place := wrapped.get(module, module))}
     is_valid = config is not None and config.r > 0 and not config.mistyped.keys() & {*SCALE_FIELDS}
     if config is not None and is_valid and places and all(rank > 0 for rank in config.rank_pattern.values()):
-        is_as_stored = config is stored.config and not wrapped and pairs.keys() == stored.pairs.keys()
-        as_stored = by_module, scales_error
-        by_place, error = as_stored if is_as_stored else _scales(config, places.values())
+        is_stored = config is stored.config and pairs.keys() == stored.pairs.keys() and not wrapped
+        of_places, error = (of_modules, scales_error) if is_stored else _scales(config, places.values())
         errors += [error] if error is not None else []
         for module, place in places.items() if error is None else ():
             # A fused parameter [experts, …] has the factors of all experts side by side: r rows for each.
             shape = shapes[place] if module in wrapped else ()
-            ranks[module] = by_place[place].r * (shape[0] if len(shape) == 3 else 1)
+            ranks[module] = of_places[place].r * (shape[0] if len(shape) == 3 else 1)
     return Application(
         adapter=adapter,
+        base=base,
         found=found,
         beyond=tuple(module for module in others if module in beyond),
         absent=tuple(module for module in others if module not in beyond),
@@ -163,7 +157,7 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         errors=tuple(errors),
         refused=refused,
         unfit=unfit,
-        scales=by_module,
+        scales=of_modules,
         scales_error=scales_error,
     )
 
@@ -180,22 +174,19 @@ def _chosen(
     config: LoraConfig | None, base: BaseModel | None, found: Sequence[str]
 ) -> tuple[frozenset[str] | None, FormatError | None]:
     """The modules of the base, or without one those found, that the config targets; None if unknown, and why."""
-    if config is None:
+    if config is None or (base is None and config.target_modules is None):
         return None, None
-    is_given = config.target_modules is not None and "target_modules" not in config.mistyped
     try:
-        if base is None:
-            return (targeted(config, found, linear=found) if is_given else None), None
-        return targeted_in(config, base), None
+        return (targeted(config, found, linear=found) if base is None else targeted_in(config, base)), None
     except FormatError as error:
-        return None, error if is_given else None
+        return None, None if config.target_modules is None else error
 
 
 def _beyond(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
     """The modules that the base would have if it had more layers: the first number in their path is too high."""
     ours = {_FIRST_INDEX.sub("#", path, count=1) for path in base.modules}
-    named = (module for module in modules if _FIRST_INDEX.sub("#", module, count=1) in ours)
-    numbers = {module: index.group() for module in named if (index := _FIRST_INDEX.search(module))}
+    found = {module: _FIRST_INDEX.search(module) for module in modules}
+    numbers = {one: at.group() for one, at in found.items() if at and _FIRST_INDEX.sub("#", one, count=1) in ours}
     return frozenset(one for one, number in numbers.items() if len(number) >= 10 or int(number) >= base.num_layers)
 
 

@@ -81,19 +81,15 @@ def timed(where: str) -> Iterator[Deadline]:
         FormatError: there is none left.
     """
     deadline, begun = _CURRENT.get() or Deadline(LIMIT_S), time.thread_time()
-    if deadline.left_s <= 0:
-        raise _too_slow(where)
     try:
+        if deadline.left_s <= 0:
+            raise TimeoutError  # noqa: TRY301 - as regex does
         yield deadline
     except TimeoutError as error:
         deadline.left_s = 0.0  # by the clock of regex, which may be ahead of ours
-        raise _too_slow(where) from error
+        raise FormatError(f"matching takes longer than {LIMIT_S:g} s", where=where, hint=TOO_SLOW) from error
     finally:
         deadline.left_s -= time.thread_time() - begun
-
-
-def _too_slow(where: str) -> FormatError:
-    return FormatError(f"matching takes longer than {LIMIT_S:g} s", where=where, hint=TOO_SLOW)
 
 
 def match(how: str, pattern: str, name: str, where: str) -> Any:
@@ -327,8 +323,7 @@ def targeted_in(config: LoraConfig, base: BaseModel) -> frozenset[str]:
     Raises:
         FormatError: as ``targeted``.
     """
-    linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
-    chosen = targeted(config, base.modules, linear=linear, model_type=base.model_type)
+    chosen = targeted(config, base.modules, linear=all_linear(base), model_type=base.model_type)
     saved = {last_name(name) for name in config.modules_to_save or ()}
     if not (config.ensure_weight_tying and base.tied_embeddings) or saved & EMBEDDING_NAMES:
         return chosen

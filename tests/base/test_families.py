@@ -13,7 +13,7 @@ from lora_cli.base.base_model import MAX_DIMENSION, BaseModel
 from lora_cli.base.families import FAMILIES, base_from_config
 from lora_cli.checks.base import NORM
 from lora_cli.errors import FormatError
-from tests.base.configs import CONFIGS, GROUPED, IMAGES, QWEN_EYE
+from tests.base.configs import CONFIGS, GROUPED, IMAGES
 from tests.base.oracle import facts, stated, transformers_model
 
 LLAMA = {"model_type": "llama", **GROUPED}
@@ -79,52 +79,28 @@ def test_any_sensible_config_gives_the_model_that_transformers_builds(family: st
         ({}, "dtype", ""),
         ({}, "heads", 6),
         ({"model_type": "gpt2", "num_attention_heads": None}, "heads", None),
-        ({"model_type": "qwen2_vl", "vision_config": QWEN_EYE}, "heads", 6),
         ({"architectures": ["SomeModel", "Other"]}, "architecture", "SomeModel"),
-        ({"architectures": "SomeModel"}, "architecture", ""),
     ],
 )
 def test_what_else_a_config_tells(config: dict[str, Any], field: str, value: Any) -> None:
     assert getattr(made(LLAMA | config), field) == value
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "llama4_text"])
-def test_4096_layers_and_a_list_of_as_many_are_each_looked_at_once(family: str) -> None:
-    """Those in the list, and no others, are dense in Qwen and have experts in Llama 4."""
-    listed = [*range(0, 4096, 3), *range(100, 4096, 5)]
-    config = {"model_type": family, **CONFIGS[family][0], "num_hidden_layers": 4096, "decoder_sparse_step": 1}
-    found = made(config | {"mlp_only_layers": listed, "moe_layers": listed})
-    with_experts = {int(path.split(".")[2]) for path in found.parameters if path.endswith("experts.down_proj")}
-    assert with_experts == (set(listed) if family == "llama4_text" else {*range(4096)} - {*listed})
-    assert len({path.split(".")[2] for path in found.modules if ".layers." in path}) == found.num_layers == 4096
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (LLAMA | {"num_hidden_layers": HUGE}, f"num_hidden_layers: must be at most 4096, not {HUGE}"),
-        (LLAMA | {"hidden_size": HUGE}, f"hidden_size: must be at most {MAX_DIMENSION}, not {HUGE}"),
         (LLAMA | {"hidden_size": 0}, "hidden_size: must be at least 1, not 0"),
         (LLAMA | {"hidden_size": "48"}, 'hidden_size: must be an integer, not a string: "48"'),
-        (LLAMA | {"hidden_size": None}, "hidden_size: must be an integer, not null: null"),
         (LLAMA | {"attention_bias": "yes"}, 'attention_bias: must be a boolean, not a string: "yes"'),
-        (LLAMA | {"tie_word_embeddings": 1}, "tie_word_embeddings: must be a boolean, not an integer: 1"),
         (LLAMA | {"head_dim": MAX_DIMENSION}, "model.layers.0.self_attn.q_proj would be 48 x 100663296: no model is"),
-        (LLAMA | {"num_attention_heads": 64}, "model.layers.0.self_attn.q_proj would be 48 x 0: no model is"),
-        ({"model_type": "gpt2", "n_embd": 0}, "n_embd: must be at least 1, not 0"),
         (MOE | {"num_experts": HUGE}, f"num_experts: must be at most 65536, not {HUGE}"),
         (MOE | {"num_local_experts": -1}, "num_local_experts: must be at least 0, not -1"),
-        (MOE | {"decoder_sparse_step": 0}, "decoder_sparse_step: must be at least 1, not 0"),
         (MOE | {"mlp_only_layers": ["0"]}, 'mlp_only_layers[0]: must be an integer, not a string: "0"'),
         (GEMMA3 | {"text_config": {"hidden_size": HUGE}}, "text_config: hidden_size: must be at most"),
         (GEMMA3 | {"text_config": [1]}, "text_config: must be an object, not a list: [1]"),
-        (
-            GEMMA3 | {"vision_config": {"patch_size": 500}},
-            "model.vision_tower.embeddings.position_embedding would be 0",
-        ),
         ({}, "model_type is missing"),
-        ({"model_type": 3}, "model_type: must be a string, not an integer: 3"),
-        ({"model_type": "qwen3moe"}, 'model_type: unknown architecture "qwen3moe"'),
+        ({"model_type": "qwen3moe"}, "transformers cannot build a model of type 'qwen3moe'"),
         ({"peft_type": "LORA", "r": 8}, "is the config of an adapter"),
     ],
 )

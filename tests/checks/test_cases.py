@@ -16,7 +16,7 @@ from lora_cli.checks import CHECKS
 from lora_cli.engines import all_profiles, choose_engine
 from lora_cli.finding import Deployment, EngineOutcome, Outcome, Severity
 from lora_cli.judging.base_model import open_base
-from lora_cli.judging.judge import Terms, companions_of, evidence_of, judge, judge_one
+from lora_cli.judging.judge import Terms, evidence_of, judge, judge_one
 from lora_cli.judging.result import Result
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request
@@ -54,8 +54,8 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Result:
     )
     result = judge_one(Request("", str(directory)), terms, settings)
     if "ref" in case:  # as if that had been asked for
-        files = files_at(directory)
-        evidence = evidence_of(result, files, terms, companions_of(files, terms))
+        assert result.adapter is not None
+        evidence = evidence_of(result.adapter, files_at(directory), terms)
         judge(result, terms, replace(evidence, ref=parse(case["ref"], is_path=lambda _: False)))
     assert result.error is None
     return result

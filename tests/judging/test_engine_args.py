@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lora_cli.documents.manifest import EngineSpec
@@ -67,20 +66,3 @@ def test_a_path_that_is_no_plain_word_reaches_the_engine_whole(tmp_path: Path) -
     )
     assert found.command.startswith('python -m sglang.launch_server --model-path "$MODEL" \\\n  --enable-lora \\\n')
     assert shlex.split(found.command.replace("\\\n", ""))[5:] == [*found.flags]
-
-
-@pytest.mark.parametrize(("shapes", "told"), [(((1, 4, 64), (4, 64)), True), (((1, 4, 64), (1, 4, 64)), False)])
-def test_sglang_takes_one_layout_of_experts_factors(
-    shapes: Sequence[tuple[int, ...]], told: bool, tmp_path: Path
-) -> None:
-    results, profile = [], choose_engine("sglang")
-    for number, shape in enumerate(shapes):
-        name = "base_model.model.model.layers.0.mlp.experts.gate_up_proj.lora_{}.weight"
-        tensors = {name.format("A"): np.ones(shape, "f4"), name.format("B"): np.ones((8, 128, 4)[-len(shape) :], "f4")}
-        folder = write_adapter(
-            tmp_path / str(number), modules={}, tensors=tensors, config={"target_modules": ["gate_up_proj"]}
-        )
-        terms = Terms(engines=(profile,), values=False)
-        results.append(judge_one(Request("", str(folder)), terms, Settings(tmp_path / "cache")))
-
-    assert ("experts share factors" in engine_args(results, profile).note) == told

@@ -1,4 +1,4 @@
-"""Where fetch, read and rules meet: adapters judged in place and over the wire."""
+"""Where fetch, read and rules meet: adapters judged in place."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,59 +14,36 @@ from lora_cli.finding import Applied, Problem
 from lora_cli.judging.base_model import open_base
 from lora_cli.judging.judge import Terms, judge_all, judge_one
 from lora_cli.judging.read import WORTH_PROCESSES
-from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import llama_modules, write_adapter, write_base
 
 
-def codes(checked: Result) -> set[str]:
-    return {found.code for found in checked.findings}
-
-
-def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+def test_a_good_adapter_is_judged_by_every_rule_and_nothing_is_written(
+    tmp_path: Path, base: BaseModel, settings: Settings
+) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
-
     checked = judge_one(Request("", str(tmp_path / "good")), Terms(base), settings)
-
-    assert (checked.findings, checked.skipped) == ((), ())
+    assert (checked.findings, checked.skipped, checked.refused()) == ((), (), False)
     assert checked.applied == Applied(14, 14)
     assert list(checked.stage_ms) == ["resolve", "read", "values", "rules"]
-    assert not checked.refused()
+    assert not settings.cache_dir.exists()
 
 
 def test_modules_that_the_base_lacks_count_among_all(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     more = {"model.layers.0.self_attn.qkv_proj": (64, 64), "model.layers.7.self_attn.q_proj": (64, 64)}
     write_adapter(tmp_path / "more", modules={**llama_modules(["q_proj"]), **more})
-
-    checked = judge_one(Request("", str(tmp_path / "more")), Terms(base), settings)
-
-    assert checked.applied == Applied(2, 4)
+    assert judge_one(Request("", str(tmp_path / "more")), Terms(base), settings).applied == Applied(2, 4)
 
 
-def test_judging_in_place_writes_nothing(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    write_adapter(tmp_path / "good", modules=llama_modules())
-
-    judge_one(Request("", str(tmp_path / "good")), Terms(base), settings)
-
-    assert not settings.cache_dir.exists()
-
-
-def test_a_path_that_does_not_exist_is_an_error_of_its_own(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    checked = judge_one(Request("", str(tmp_path / "gone")), Terms(base), settings)
-
-    assert isinstance(checked.error, NotFound)
-
-
-def test_a_word_that_is_no_reference_is_kept_as_an_error(base: BaseModel, settings: Settings) -> None:
-    assert isinstance(judge_one(Request("", "sql"), Terms(base), settings).error, UsageError)
+@pytest.mark.parametrize(("source", "error"), [("/nowhere/gone", NotFound), ("sql", UsageError)])
+def test_what_is_not_there_is_an_error_of_its_own(source: str, error: type[Exception], settings: Settings) -> None:
+    assert isinstance(judge_one(Request("", source), Terms(), settings).error, error)
 
 
 def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
-
     verdict = judge_one(Request("", str(tmp_path / "good")), Terms(), settings)
-
     assert verdict.applied is None
     assert {one.reason for one in verdict.skipped} == {"no base model was given"}
     assert {one.code for one in verdict.skipped} == {
@@ -86,18 +63,15 @@ def test_a_bug_in_a_rule_fails_the_adapter_that_shows_it(
         yield from ()
 
     terms = Terms(base, rules=(replace(CHECKS[0], needs=(), find=broken),))
-    items = [Request(folder.name, str(folder)) for folder in sorted(tmp_path.iterdir())]
-    checked = list(judge_all(items, terms, replace(settings, jobs=2)))
-
-    assert [one.name for one in checked if one.error] == ["adapter-03"]
-    assert checked[3].error is not None
-    assert checked[3].error.exit_code == 70
-    assert "KeyError: 'made to fail'" in str(checked[3].error)
+    items = [Request(folder.name, str(folder)) for folder in sorted(tmp_path.glob("adapter-*"))]
+    failed = {one.name: one.error for one in judge_all(items, terms, replace(settings, jobs=2)) if one.error}
+    assert failed.keys() == {"adapter-03"}
+    assert failed["adapter-03"].exit_code == 70
+    assert "KeyError: 'made to fail'" in str(failed["adapter-03"])
     judge_one(items[3], terms, settings)
     assert "a bug of lora-cli: KeyError" in caplog.text
 
 
 def test_a_base_is_a_folder_or_its_config(tmp_path: Path, settings: Settings) -> None:
     folder = write_base(tmp_path / "base")
-    by_folder = open_base(str(folder), settings)
-    assert by_folder.modules == open_base(str(folder / "config.json"), settings).modules
+    assert open_base(str(folder), settings).modules == open_base(str(folder / "config.json"), settings).modules

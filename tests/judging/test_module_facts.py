@@ -10,9 +10,7 @@ from lora_cli.sources.files import files_at
 from tests.peft.peft_models import Written
 
 
-@pytest.mark.parametrize(
-    "case", ["llama list", "llama patterns", "qwen2 rslora", "experts with patterns", "qwen3_moe list"]
-)
+@pytest.mark.parametrize("case", ["llama list", "llama patterns", "qwen2 rslora", "mixtral patterns", "qwen3_moe list"])
 def test_rank_scaling_and_widths_are_those_of_peft(case: str, peft_wrote: "Callable[[str], Written]") -> None:
     written = peft_wrote(case)
     adapter = read_adapter(files_at(written.directory), "tiny")

@@ -14,10 +14,11 @@ from lora_cli.adapter.names import PEFT_PREFIX, last_name, parse_key
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.checkpoint import read_checkpoint
-from lora_cli.base.families import FAMILIES, base_from_config, experts_of
+from lora_cli.base.families import FAMILIES as BASES
+from lora_cli.base.families import base_from_config
 from lora_cli.finding import Applied, Severity
 from lora_cli.judging.judge import Terms, judge_one
-from lora_cli.peft.experts import as_loaded
+from lora_cli.peft.experts import FAMILIES, as_loaded
 from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -32,35 +33,23 @@ GATED = ["gate_proj", "up_proj", "down_proj"]
 LINEAR = ["gate", "q_proj", "k_proj", "v_proj", "o_proj"]
 
 LOADED: dict[str, tuple[str, dict[str, Any]]] = {
-    "the router": ("mixtral", {"targets": [*W, "gate", "o_proj"]}),
     "w2 alone": ("mixtral", {"targets": ["w2", "k_proj"]}),
     "rslora": ("mixtral", {"targets": W, "use_rslora": True}),
-    "longer names": ("mixtral", {"targets": W, "target_modules": ["experts.0.w1", "mlp.w3", "block_sparse_moe.w2"]}),
     "a regex": ("mixtral", {"targets": [*W, "q_proj"], "target_modules": r".*\.(q_proj|w1|w2|w3)"}),
     "all-linear": ("mixtral", {"targets": [*W, *LINEAR], "target_modules": "all-linear"}),
     "patterns": ("mixtral", {"targets": W, "rank_pattern": {"w2": 3}, "alpha_pattern": {"down_proj": 5}}),
-    "one layer, which is all": ("mixtral", {"targets": ["w2"], "layers_to_transform": [0]}),
     "no prefix": ("mixtral", {"targets": [*W, "q_proj"], "prefix": ""}),
     "gated": ("qwen3_moe", {"targets": [*GATED, "gate", "v_proj"], "use_rslora": True}),
     "a regex for gated": ("qwen3_moe", {"targets": GATED, "target_modules": r".*\.(gate|up|down)_proj"}),
 }
 NOT_LOADED: dict[str, tuple[str, dict[str, Any], str]] = {
     "w1 without w3": ("mixtral", {"targets": ["w1", "w2"]}, "LC317"),
-    "up without gate": ("qwen3_moe", {"targets": ["up_proj", "down_proj"]}, "LC317"),
-    "w1 and w3 without w2": ("mixtral", {"targets": ["w1", "w3"]}, "LC317"),
-    "an expert is missing": ("mixtral", {"targets": W, "drop": "experts.1."}, "LC317"),
     "the last expert is missing": ("mixtral", {"targets": W, "drop": "experts.3."}, "LC317"),
     "one projection of one expert is missing": ("qwen3_moe", {"targets": GATED, "drop": "experts.2.up_proj"}, "LC317"),
-    "w3 is targeted and missing": ("mixtral", {"targets": W, "drop": ".w3"}, "LC317"),
     "experts of two ranks": ("mixtral", {"targets": W, "ranks": {"experts.0.": 2}}, "LC317"),
     "another rank than the config's": ("mixtral", {"targets": W, "ranks": {".w1": 8}}, "LC301"),
     "dropout": ("mixtral", {"targets": W, "lora_dropout": 0.05}, "LC209"),
-    "a bias on lora_B": ("qwen3_moe", {"targets": GATED, "lora_bias": True}, "LC209"),
-    "a regex with numbers": (
-        "mixtral",
-        {"targets": [*W, "q_proj"], "target_modules": r".*\.(q_proj|experts\.\d+\.w[123])"},
-        "LC311",
-    ),
+    "a regex with numbers": ("mixtral", {"targets": W, "target_modules": r".*\.experts\.\d+\.w[123]"}, "LC311"),
     "dense layers, too": ("qwen3_moe", {"targets": GATED, "base": {"mlp_only_layers": [0]}}, "LC307"),
     "shared experts": ("deepseek_v3", {"targets": GATED}, "LC307"),
     "no targets": ("mixtral", {"targets": ["q_proj"], "target_modules": None}, "LC205"),
@@ -69,11 +58,9 @@ NOT_LOADED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 def made(family: str, **base: Any) -> Any:
     """A model with random weights."""
-    return (
-        tiny_model(family, **base)
-        if family in {"mixtral", "qwen3_moe"}
-        else transformers_model({"model_type": family, **CONFIGS[family][0]}).to_empty(device="cpu")
-    )
+    if family in {"mixtral", "qwen3_moe"}:
+        return tiny_model(family, **base)
+    return transformers_model({"model_type": family, **CONFIGS[family][0]}).to_empty(device="cpu")
 
 
 def write_old(directory: Path, family: str, targets: list[str], **how: Any) -> None:
@@ -98,10 +85,12 @@ def write_old(directory: Path, family: str, targets: list[str], **how: Any) -> N
 
 def load(directory: Path, model: Any) -> tuple[Any, int]:
     """The real PEFT's model with the adapter, and how many elements of the file's B (none is zero) did not arrive."""
+    from safetensors.torch import load_file
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = import_module("peft").PeftModel.from_pretrained(model, directory)
-    file = import_module("safetensors.torch").load_file(directory / "adapter_model.safetensors")
+    file = load_file(directory / "adapter_model.safetensors")
     held, arrived = (
         sum(int((tensor != 0).sum()) for name, tensor in tensors.items() if ".lora_B." in name)
         for tensors in (file, loaded.state_dict())  # stacked, zeros stand between them
@@ -112,7 +101,6 @@ def load(directory: Path, model: Any) -> tuple[Any, int]:
 def judged(directory: Path, base: BaseModel) -> tuple[set[str], Applied | None]:
     """The codes of the errors, and how many modules apply."""
     verdict = judge_one(Request("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache"))
-    assert verdict is not None
     return {found.code for found in verdict.findings if found.severity is Severity.ERROR}, verdict.applied
 
 
@@ -124,12 +112,11 @@ def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
     model = tiny_model(family)
     base = as_base(model)
     model, lost = load(tmp_path, model)
-    assert lost == 0
     layers, live = layers_of(model), dict(model.base_model.model.named_modules())
     loaded, *problems = as_loaded(read_adapter(files_at(tmp_path), "old"), base)
     config, pairs = loaded.config, loaded.pairs
     assert config is not None
-    assert problems == [None, ()]
+    assert (lost, problems) == (0, [None, ()])
     wrapped = wrapped_parameters(config, base.parameters)
     assert targeted_in(config, base) == {path for path, layer in layers.items() if not layer.parameter}
     assert wrapped.keys() == {path for path, layer in layers.items() if layer.parameter}
@@ -137,10 +124,8 @@ def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
         (scale,) = scales(config, [wrapped.get(path, path)]).values()
         assert (scale.r, scale.lora_alpha, scale.scaling) == (layer.r, layer.lora_alpha, layer.scaling)
     for path, pair in pairs.items():
-        assert pair.a is not None
-        assert pair.b is not None
-        assert pair.a.shape == tuple(live[path].lora_A["default"].weight.shape)
-        assert pair.b.shape == tuple(live[path].lora_B["default"].weight.shape)
+        theirs = [tuple(factors["default"].weight.shape) for factors in (live[path].lora_A, live[path].lora_B)]
+        assert [one.shape for one in pair.factors] == theirs
     codes = {"LC315"} if set(layers) - set(pairs) else set()
     assert judged(tmp_path, base) == (codes, Applied(len(pairs), len(pairs)))
 
@@ -157,31 +142,24 @@ def test_what_peft_refuses_or_drops_is_found(family: str, how: dict[str, Any], c
 def test_the_families_and_names_are_pefts() -> None:
     conversion = import_module("peft.utils.transformers_weight_conversion")
     kinds, theirs = conversion._MOE_TARGET_MODULE_MAPPING, conversion._MODEL_TO_CONVERSION_PATTERN
-    for family in {*theirs, *FAMILIES}:
-        experts = experts_of(family)
+    for family in {*theirs, *FAMILIES, *BASES}:
+        experts = FAMILIES.get(family)
         assert (experts and experts.projections) == kinds.get(theirs.get(family))
 
 
+GEMMA3 = {"model_type": "gemma3", **CONFIGS["gemma3"][0]}
+OF_GEMMA3 = ["model.language_model.layers.0.mlp.up_proj", "language_model.model.layers.0.mlp.up_proj", "lm_head"]
+OF_GEMMA3 += ("vision_tower.vision_model.encoder.layers.0.mlp.fc1", "multi_modal_projector.linear")
+
+
 @pytest.mark.parametrize("prefix", [PEFT_PREFIX, ""], ids=["prefix", "none"])
-@pytest.mark.parametrize(
-    "module",
-    [
-        "model.language_model.layers.0.self_attn.q_proj",
-        "language_model.model.layers.0.self_attn.q_proj",
-        "model.vision_tower.encoder.layers.0.self_attn.q_proj",
-        "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",
-        "multi_modal_projector.linear",
-        "lm_head",
-    ],
-)
-def test_a_factor_of_gemma_3_is_where_peft_looks_for_it(module: str, prefix: str, tmp_path: Path) -> None:
+def test_a_factor_of_gemma_3_is_where_peft_looks_for_it(prefix: str, tmp_path: Path) -> None:
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 
-    model = transformers_model({"model_type": "gemma3", **CONFIGS["gemma3"][0]})
-    write_adapter(tmp_path, modules={module: (8, 8)}, prefix=prefix)
-    written = read_adapter(files_at(tmp_path), "old")
-    found = as_loaded(written, base_from_config({"model_type": "gemma3", **CONFIGS["gemma3"][0]}, "base"))[0]
+    model, base = transformers_model(GEMMA3), base_from_config(GEMMA3, "base")
+    write_adapter(tmp_path, modules=dict.fromkeys(OF_GEMMA3, (8, 8)), prefix=prefix)
+    found = as_loaded(read_adapter(files_at(tmp_path), "old"), base)[0]
     for name, key in found.keys.items():
         (loaded,) = convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(r=1), {name: raw(np.zeros(1))})
         assert key.module == parse_key(loaded).module

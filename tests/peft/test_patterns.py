@@ -1,7 +1,6 @@
 """A config's regular expressions: read as ``re`` reads them, within one deadline and one size."""
 
 import re
-import time
 import warnings
 from contextlib import suppress
 
@@ -25,10 +24,6 @@ from lora_cli.peft.targets import (
 
 NAME = "model.layers.10.self_attn.q_proj"
 SLOW = "".join(f"(?P<{group}>.*)" for group in "abcdefgh") + "".join(f"(?P={group})" for group in "hgfedcba") + "model"
-NAMES = ["q_proj", NAME, "self_attn", "layers.10", "selfXattn.q_proj", "layers.10.self.attn.q_proj", "mlp-0", "", "."]
-PATTERNS = [r".*\.q_proj", r"model\.layers\.\d+\..*(q|v)_proj", "q_proj|k_proj", r"(?!model).*", r"(?<=\.)q_proj"]
-BRACES = ["a{,2}", "a{,}", r"a\{1", "[a{1}]", "[[a]", "[]a[][^]b]"]
-TEXTS = ["x", "y", "abc", "abxc", "a", "aa", "aaa", "a{}", "x{e<=1}", "a{x}", "a{1", "{", "[", "a\n", "a[{x}c"]
 
 
 def by_re(how: str, pattern: str, name: str) -> bool:
@@ -38,25 +33,18 @@ def by_re(how: str, pattern: str, name: str) -> bool:
         return (re.fullmatch if how == WHOLE else re.match)(framed, name) is not None
 
 
-@pytest.mark.parametrize("how", [WHOLE, END, COMPONENT, LAYER])
-@pytest.mark.parametrize("pattern", [*NAMES, *PATTERNS, *BRACES])
-def test_a_pattern_matches_what_peft_finds_with_re(how: str, pattern: str) -> None:
-    for name in [*NAMES, *TEXTS, f"{NAME}\n", "a\nq_proj"]:
-        assert (match(how, pattern, name, "f") is not None) == by_re(how, pattern, name), name
-
-
 PIECES = (
     *("a", "b", "_", ".", "0", r"\.", r"\d", r"\w", r"\b", "^", "$", "*", "+", "?", "|", "(", ")", "(?:", "(?=", "(?!"),
     *("[", "]", "[^", "[ab]", "-", "{", "}", "{1}", "{1,2}", "{,1}", "{,}", "{e}", "(?i)", "(?<=a)", "(?P<n>", r"\1"),
-    *("*?", "a++", r"\[", r"\]", r"\{", "&&", "--", "[:alpha:]", "\\"),
+    *("*?", "a++", r"\[", r"\]", r"\{", "&&", "--", "[:alpha:]", "\\", "layers", "q_proj", r".*\.q_proj", "(q|v)_proj"),
 )
 
 
 @settings(deadline=None, max_examples=600)
 @given(
-    st.sampled_from([WHOLE, END]),
+    st.sampled_from([WHOLE, END, COMPONENT, LAYER]),
     st.lists(st.sampled_from(PIECES), min_size=1, max_size=7).map("".join),
-    st.text("ab_.0-[{}e:&", max_size=6),
+    st.text("ab_.0-[{}e:&\n", max_size=6) | st.sampled_from([NAME, "q_proj", "layersX1.q_proj", f"{NAME}\n"]),
 )
 def test_any_pattern_means_what_re_says(how: str, pattern: str, name: str) -> None:
     try:
@@ -83,16 +71,8 @@ def test_names_that_are_looked_up_match_as_the_patterns_that_they_are(keys: list
 def test_a_module_ends_in_a_name_after_a_dot() -> None:
     assert list(endings("a.b.c")) == ["a.b.c", "b.c", "c"]
     names = Endings(["q_proj", "a.b", ""])
-    asked = {
-        "q_proj": True,
-        "x.q_proj": True,
-        "xq_proj": False,
-        "x.a.b": True,
-        "a.b.x": False,
-        "a.xb": False,
-        "x.": True,
-    }
-    assert {one: one in names for one in asked} == asked
+    assert all(one in names for one in ("q_proj", "x.q_proj", "x.a.b", "x."))
+    assert not any(one in names for one in ("xq_proj", "a.b.x", "a.xb"))
 
 
 @pytest.mark.parametrize(
@@ -119,18 +99,9 @@ def test_the_patterns_of_one_adapter_have_one_deadline_and_one_size() -> None:
                 match(WHOLE, pattern, NAME, "f")
         with pytest.raises(FormatError, match="takes longer than"), timed("f"):
             pass
-    assert match(WHOLE, "q_proj", NAME, "f") is None
     with one_deadline() as deadline:
         deadline.left_s = 60.0
         for number in range(3):
             match(WHOLE, "a" * 60_000 + f"{number}+", "model", "f")
         with pytest.raises(FormatError, match="are too large"):
             match(WHOLE, "a" * 60_000 + "3+", "model", "f")
-
-
-def test_waiting_takes_no_time_from_the_deadline() -> None:
-    with one_deadline() as deadline:
-        deadline.left_s = 0.05
-        with timed("f"):
-            time.sleep(0.1)
-        assert match(WHOLE, NAME, NAME, "f")

@@ -19,7 +19,7 @@ from lora_cli.finding import (
     Severity,
     Skipped,
 )
-from lora_cli.judging.report import Naming, Report, validate_report
+from lora_cli.judging.report import Naming, Report
 from lora_cli.judging.result import Result
 from lora_cli.refs.reference import AdapterRef
 
@@ -107,14 +107,14 @@ def report(
     *adapters: Result, fail_on: Severity = Severity.ERROR, folder: str = "/srv/work", notices: Sequence[str] = NOTICES
 ) -> Report:
     """The report of these, as it is beside a manifest and a baseline."""
-    return validate_report(
-        adapters,
-        fail_on,
+    return Report(
+        adapters=adapters,
+        fail_on=fail_on,
         base=BaseModel("tiny", "llama", {}, 2, 64, source="config.json (llama)"),
         rules=RULES,
         naming=Naming(Path(folder), {"tone": "manifests/set.yaml:12"}),
         baseline="known.json",
-        notices=notices,
+        notices=tuple(notices),
     )
 
 
