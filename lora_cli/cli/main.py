@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
+from copy import copy
 from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
 from importlib import import_module
 from pathlib import Path
@@ -64,19 +65,21 @@ OBJECTS_PER_COLLECTION = 1_000_000
 and with the default of 700 the collector would scan all of it again and again."""
 
 
-class _Flags:
-    """A command in whose help flags have no type."""
+class _Plain:
+    """A command in whose help flags and arguments have no type, and ``--help`` is not listed."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All arguments and options, with ``--help``."""
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for one in parameters:
             if getattr(one, "is_flag", False):
-                one.metavar = ""
+                one.metavar, one.hidden = "", one.hidden or (one.name == "help" and ctx.parent is not None)
+            elif one.param_type_name == "argument":
+                one.display_type = lambda ctx: None
         return parameters
 
 
-class LoraCommand(_Flags, TyperCommand):
+class LoraCommand(_Plain, TyperCommand):
     """A command that runs with its settings."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -93,7 +96,7 @@ class LoraCommand(_Flags, TyperCommand):
         return super().invoke(ctx)
 
 
-class LoraGroup(_Flags, TyperGroup):
+class LoraGroup(_Plain, TyperGroup):
     """A group of commands; without a command it prints its help and fails."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -165,7 +168,9 @@ def load_command(name: str, root_command: Any = None) -> Command:
         one.command(word, cls=LoraCommand, help=_help(function), context_settings=HELP)(function)
     command: Command = typer.main.get_command(one)  # type: ignore[assignment]
     command.name, command.context_settings = name, HELP
-    every = [one for one in (root_command or build_app()).params if one.callback is _record_flag]
+    every = [copy(one) for one in (root_command or build_app()).params if one.callback is _record_flag]
+    for parameter in every:
+        parameter.hidden = True
     _complete(command, every, module.EXAMPLES)
     return command
 
@@ -181,7 +186,8 @@ def _complete(command: Command, every: Sequence[Any], examples: Sequence[str]) -
         _complete(child, every, [line for line in examples if line.split()[2] == name])
     metavars = {parameter.metavar for parameter in command.params}
     units = [text for metavar, text in UNITS.items() if metavar in metavars]
-    command.epilog = "\n\n".join([*units, "Examples:", *(f"  $ {line}" for line in examples)])
+    everywhere = "Global options such as --quiet, --verbose and --offline: lora-cli --help"
+    command.epilog = "\n\n".join([*units, everywhere, "Examples:", *(f"  $ {line}" for line in examples)])
     command.params.extend(every)
 
 
