@@ -16,7 +16,9 @@ def command(
 ) -> None:
     """List the rules of validate, or explain one."""
     report = rules_report(find(code) if code else CHECKS)
+    if output_format == "json":
+        return write_result(report, output_format, ())
     from lora_cli.render.terminal_catalog import rule_parts, rules_parts
 
-    parts = rule_parts(report.rules[0]) if code and len(report.rules) == 1 else rules_parts(report.rules)
-    write_result(report, output_format, parts)
+    is_one = code and len(report.rules) == 1
+    return write_result(report, output_format, rule_parts(report.rules[0]) if is_one else rules_parts(report.rules))

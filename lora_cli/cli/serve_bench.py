@@ -92,7 +92,7 @@ def command(
     ),
     input_len: str = workload("--input-len N|LOW-HIGH", "Prompt tokens.", default="128"),
     output_len: str = workload("--output-len N|LOW-HIGH", "Output tokens.", default="16"),
-    seed: int = workload("--seed", "Random seed of the workload.", default=0),
+    seed: int = workload("--seed N", "Random seed of the workload.", default=0),
     trace: Path | None = workload("--trace FILE", "Replay these requests: JSON lines."),
     goodput: Annotated[
         str, outputs("--goodput MEASURE:MS,...", "SLOs of a good request: ttft:500,tpot:50,e2el:9000.")
