@@ -32,7 +32,7 @@ from lora_cli.text import counted, duration, quoted
 from lora_cli.text import names as listed
 
 EXAMPLES = (
-    "lora-cli serve-bench sql chat --url http://127.0.0.1:8000 --request-rate 20",
+    "lora-cli serve-bench sql chat --url http://host:8000 --request-rate 20",
     "lora-cli serve-bench ./sql ./chat --fail-if 'hot_p99_ttft_ms>500'",
     "lora-cli serve-bench --simulate --num-adapters 500 --max-loras 8,16,32",
 )
