@@ -270,6 +270,11 @@ def other_bytes(path: str) -> Callable[[], object]:
     )
 
 
+def a_lock_elsewhere() -> None:
+    LOCK.unlink()
+    LOCK.symlink_to("no/such/folder/lock.yaml")
+
+
 REFUSED: dict[str, tuple[Callable[[], object], list[str], int, str]] = {
     "another source": (lambda: set_of("sql=org/chat", "chat=org/chat@main"), ["--locked"], 1, "does not match"),
     "one that is gone": (lambda: set_of("sql=org/sql"), ["--locked"], 1, "does not match set.yaml"),
@@ -285,7 +290,7 @@ REFUSED: dict[str, tuple[Callable[[], object], list[str], int, str]] = {
     "other weights": (other_bytes(WEIGHTS), ["--locked"], 1, "--upgrade sql"),
     "another config, whose sha256 no listing has": (other_bytes(CONFIG), ["--locked"], 5, "--upgrade sql"),
     "a folder that is not there": (
-        lambda: (LOCK.unlink(), LOCK.symlink_to("no/such/folder/lock.yaml")), [], 6, "--locked",
+        a_lock_elsewhere, [], 6, "--locked",
     ),
 }  # fmt: skip
 
