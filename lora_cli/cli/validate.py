@@ -102,8 +102,8 @@ def command(
     entries, here = whole.manifest.adapters if whole.manifest else (), Path.cwd()
     repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     naming, results = Naming(here, {entry.name: entry.at for entry in entries}, repository), list[Result]()
-    many = count_progress(settings, len(inputs.items), "validated")
-    with many if len(inputs.items) > 1 else nullcontext(lambda failed: None) as passed:
+    count = len(inputs.items)
+    with count_progress(settings, count, "validated") if count > 1 else nullcontext(lambda failed: None) as passed:
         requests = inputs.to_validate(settings, digests=True)
         if ray is None:
             judged = judge_all(requests, terms, settings, contents=False)
