@@ -22,7 +22,6 @@ WHY: Mapping[str, str] = {
     "base": "--base-name asks for it",
     "copies": "engines refuse or ignore them",
     "scales": "every engine reads one rank and one scale for all modules the same way",
-    "dtype": "--dtype asks for it",
 }
 NO_BASE = "no base: names and shapes not checked; set --base BASE (its config.json is enough)"
 

@@ -7,9 +7,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.faulty_proxy import FaultyProxy
-from tests.making import write_adapter, write_base_config
+from tests.making import write_adapter
 from tests.oci_server import Registry
-from tests.traffic import counted
 
 WIDE = {f"model.layers.{layer}.mlp.up_proj": (64, 4096) for layer in range(16)}
 
@@ -68,19 +67,6 @@ def test_what_a_tag_named_is_cached_by_its_digest_whatever_tag_is_beside_it(
     assert ran(capsys, "--offline", "fetch", f"{ref}:other", *cache)[0] == 3
 
 
-def test_a_plain_layer_is_inspected_by_its_header(
-    oci_registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = files_of(write_adapter(tmp_path / "wide", modules=WIDE, r=16))
-    name, base = oci_registry.name(), write_base_config(tmp_path / "base")
-    digest = oci_registry.push(f"{name}:v1", files)
-    with counted(f"http://{oci_registry.place}") as passing:
-        ref = f"oci://127.0.0.1:{passing.ports[0]}/{name}:v1"
-        _, out, _ = ran(capsys, "inspect", ref, "--base", base, "--format", "json", "--cache-dir", tmp_path / "cache")
-        assert 0 < passing.received < 200_000 < len(files["adapter_model.safetensors"])
-    assert json.loads(out)["adapters"][0]["revision"] == digest
-
-
 def test_a_policy_speaks_of_registries(
     oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,54 +107,6 @@ def test_a_policy_speaks_of_the_folder_that_is_picked(
         assert codes({"deny_sources": [f"{ref}//other"]}, tmp_path / "cache") == [0, 0]
         assert codes(denied, tmp_path / "cache") == [1, 1]
         assert codes({"allow_sources": [ref]}, tmp_path / "cache") == [0, 0]
-
-
-@pytest.mark.parametrize("verb", ["fetch", "validate"])
-def test_a_policy_speaks_of_the_folder_that_is_picked_whatever_is_cached(
-    verb: str, oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pushed = []
-    for folder in ("run", "copy"):  # the same files, so that the cache has them before
-        name = oci_registry.name()
-        digest = oci_registry.push(f"{name}:v1", {f"{folder}/{path}": data for path, data in files_of(sql).items()})
-        pushed.append((f"oci://{oci_registry.place}/{name}", digest))
-    (ref, digest), (copy, _) = pushed
-    policy, manifest, cache = tmp_path / "policy.yaml", tmp_path / "set.yaml", ("--cache-dir", tmp_path / "cache")
-    policy.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "Policy", "deny_sources": [f"{ref}//run"]}))
-    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
-    manifest.write_text(f"{head}adapters: [{{name: sql, source: '{ref}:v1'}}]\n")
-    more = (
-        (
-            "--base",
-            "none",
-        )
-        if verb == "validate"
-        else ()
-    )
-
-    def denied(*argv: object) -> bool:
-        code, out, err = ran(capsys, verb, *argv, *more, *cache, "--policy", policy)
-        return code == 1 and "policy deny_sources" in out + err
-
-    assert ran(capsys, "fetch", "-f", manifest, "--cache-dir", tmp_path / "other")[0] == 0
-    assert ran(capsys, "fetch", f"{copy}:v1", *cache)[0] == 0
-    assert denied("-f", manifest)
-    assert ran(capsys, "fetch", "-f", manifest, "--locked", *cache)[0] == 0
-    assert denied("-f", manifest)
-    assert ran(capsys, verb, "-f", manifest, *more, *cache, "--policy", policy, "--offline")[0] == 3, "unknown"
-    assert ran(capsys, "fetch", f"{ref}@{digest}", *cache)[0] == 0
-    assert denied(f"{ref}@{digest}")
-    assert denied("-f", manifest)
-
-
-def test_a_base_is_an_artifact_too(
-    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name, config = oci_registry.name(), write_base_config(tmp_path / "base").read_bytes()
-    oci_registry.push(f"{name}:v1", {"config.json": config})
-    base, cache = f"oci://{oci_registry.place}/{name}:v1", ("--cache-dir", tmp_path / "cache")
-    # Only a base says which modules of it have no tensors.
-    assert "targets-without-tensors" in ran(capsys, "validate", sql, "--base", base, *cache)[1]
 
 
 @pytest.mark.parametrize("tag", [":v1", ""])

@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "live.html").write_text(live("an-adapter-with-quite-a-long-name" * 3))
     simulated = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapters", "60", "--max-cpu-loras", "40"]
     more = ["--max-loras", "4,12", "--fail-if", "lru_hit_ratio_4>0"]
-    assert main([*simulated, *more, "--format", "html", "-o", str(made / "simulation.html")]) == 1
+    assert main([*simulated, *more, "--format", f"html={made / 'simulation.html'}"]) == 1
     return made
 
 

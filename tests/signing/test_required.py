@@ -149,8 +149,10 @@ def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPa
         assert main([*fetch, f"acme/sql@{commit}"]) == 0
         assert main([*VALIDATE, f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
         policy("other.yaml", "{keys: [pki/other.pub]}")
-        for command in (["fetch"], VALIDATE, ["inspect"]):
-            assert main([*command, f"acme/sql@{commit}", "--policy", "other.yaml"]) == 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LORA_CLI_POLICY", "other.yaml")
+            for command in (["fetch"], VALIDATE, ["inspect"]):
+                assert main([*command, f"acme/sql@{commit}"]) == 1
         assert len(hub.requests) == asked
         changes = {"training_args.bin": b"other", "evil.py": b"", CONFIG: b"{}"}
         for path, data in changes.items():
@@ -184,7 +186,9 @@ def test_a_web_server_lists_nothing_and_is_asked_for_the_signed_files(capsys: Ca
     with WebServer(Site()) as web:
         web.site.files.update({f"sql/{path}": data for path, data in files_of("sql").items()})
         address = f"http://{web.place}/sql"
-        assert main(["inspect", address, "--policy", "key.yaml"]) == 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LORA_CLI_POLICY", "key.yaml")
+            assert main(["inspect", address]) == 1
         assert "fetch it first" in said(capsys)
         assert main(["fetch", address, "--policy", "key.yaml"]) == 0
         web.site.files["sql/training_args.bin"] = b"changed"
@@ -254,13 +258,14 @@ def test_a_manifest_names_a_signature_that_is_elsewhere(capsys: Capture) -> None
     assert "sql.sig cannot be read" in said(capsys)
 
 
-def test_who_signed_it_is_told(capsys: Capture) -> None:
+def test_who_signed_it_is_told(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     sign()
-    for more, signers in (["--policy", "key.yaml"], ["the key acme.pub"]), ([], []):
+    for policy, signers in ("", []), ("key.yaml", ["the key acme.pub"]):
+        monkeypatch.setenv("LORA_CLI_POLICY", policy)
         capsys.readouterr()
-        assert main(["inspect", "./sql", *more, "--format", "json"]) == 0
+        assert main(["inspect", "./sql", "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out)["adapters"][0].get("signers", []) == signers
-    assert main(["inspect", "./sql", "--policy", "key.yaml"]) == 0
+    assert main(["inspect", "./sql"]) == 0
     assert "signed by the key acme.pub" in said(capsys)
 
 
