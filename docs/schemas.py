@@ -22,10 +22,10 @@ from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
 from lora_cli.judging.inspection import InspectReport
 from lora_cli.judging.report import Report
-from lora_cli.render.cache_report import CacheReport, RemovedReport, VerifyReport
-from lora_cli.render.catalog_report import EnginesReport, RulesReport
-from lora_cli.render.fetch_report import CheckReport, FetchReport, PlanReport
-from lora_cli.render.warm_report import EndpointsReport, WarmReport
+from lora_cli.reports.cache import CacheReport, RemovedReport, VerifyReport
+from lora_cli.reports.catalog import EnginesReport, RulesReport
+from lora_cli.reports.fetch import CheckReport, FetchReport, PlanReport
+from lora_cli.reports.warm import EndpointsReport, WarmReport
 from lora_cli.settings import SETTINGS
 
 SCHEMAS = Path(__file__).parents[1] / "manifests" / "schemas"

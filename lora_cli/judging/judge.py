@@ -133,7 +133,7 @@ def _judge_files(
         lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads),
         lambda: companions_of(files, terms, threads),
     )
-    result.adapter = adapter
+    result.adapter, result.bytes = adapter, sum(file.size or 0 for file in adapter.files)
     watch.lap("read")
     evidence = evidence_of(result, files, terms, companions, unread)
     watch.lap("values")

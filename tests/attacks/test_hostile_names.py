@@ -16,10 +16,10 @@ from lora_cli.cli.output import write
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
-from lora_cli.render.json import to_json
-from lora_cli.render.terminal import rendered
-from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
-from lora_cli.render.warm_report import EndpointsReport, WarmReport
+from lora_cli.reports.json import to_json
+from lora_cli.reports.terminal import rendered
+from lora_cli.reports.warm import answer_parts, human_endpoints, human as warm_human, human_status
+from lora_cli.reports.warm import EndpointsReport, WarmReport
 from lora_cli.results import Answers, LoadReport, ModuleProof, Proof
 from lora_cli.text import safe
 from lora_cli.warm.metrics import Metrics
@@ -193,11 +193,11 @@ def test_a_ci_server_finds_xml_our_own_commands_and_no_markup(
 @pytest.mark.parametrize("quiet", [False, True])
 def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, quiet: bool, capsys: Capture) -> None:
     def told() -> Iterator[str]:
-        yield rendered(load_parts(loads(name), quiet=quiet), width, colour=colour)
+        yield rendered(warm_human(loads(name), quiet=quiet), width, colour=colour)
         yield rendered(answer_parts([Answers(name, name, name, name, 0.5)]), width, colour=colour)
         report = EndpointsReport(servers=[replica(name)], refused=replica(name).adapters)
-        yield rendered(status_parts(status(name)), width, colour=colour)
-        yield rendered(endpoint_parts(report, quiet=quiet), width, colour=colour)
+        yield rendered(human_status(status(name)), width, colour=colour)
+        yield rendered(human_endpoints(report, quiet=quiet), width, colour=colour)
 
     for text in told():
         write(text)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.render.cache_report import cache_report
-from lora_cli.render.terminal import rendered
-from lora_cli.render.terminal_cache import snapshots_parts
+from lora_cli.reports.cache import document
+from lora_cli.reports.terminal import rendered
+from lora_cli.reports.cache import human
 from lora_cli.store import Store
 from lora_cli.store.inventory import StoredSnapshot
 from lora_cli.store.records import Record
@@ -156,8 +156,8 @@ def test_ls_tells_how_long_ago_each_was_used(
     item = StoredSnapshot("ab" * 32, tmp_path, {}, (record,))
     monkeypatch.setattr("time.time", lambda: 1e9 + (seconds or 86400 * 400))
     for shown, expected in ((item, f" {told}\n"), (replace(item, records=()), " unreferenced ")):
-        report = cache_report(Store(tmp_path), [shown], 0)
-        assert expected in rendered(snapshots_parts(report, 100), 100)
+        report = document(Store(tmp_path), [shown], 0)
+        assert expected in rendered(human(report, 100), 100)
 
 
 def test_gc_names_adapters_and_all_that_goes_where_more_is_asked_for(

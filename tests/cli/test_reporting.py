@@ -145,7 +145,7 @@ def test_a_format_that_was_not_asked_for_is_not_imported(line: list[str]) -> Non
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     loaded = set(done.stderr.split())
-    assert "lora_cli.render.terminal_validate" in loaded
+    assert "lora_cli.reports.validate" in loaded
     for name in ("json", "sarif", "junit", "github", "markdown"):
         assert f"lora_cli.render.{name}" not in loaded
     assert "xml.etree.ElementTree" not in loaded
