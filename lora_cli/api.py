@@ -1,4 +1,4 @@
-"""The public Python API: ``lora_cli.fetch``, ``lora_cli.validate`` and ``lora_cli.inspect``.
+"""The public Python API: ``lora_cli.fetch``, ``validate`` and ``inspect``, and ``fetch_set`` and ``validate_set``.
 
 Settings are those of the command line: ``LORA_CLI_…``, the settings file, ``HF_TOKEN`` and the clouds' own credentials.
 An error that ends a command is a ``LoraCliError`` here, with that command's exit code.
@@ -14,17 +14,16 @@ from lora_cli.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from lora_cli.adapter.adapter import Adapter
+    from lora_cli.errors import LoraCliError
     from lora_cli.judging.read import One
     from lora_cli.judging.result import Result
     from lora_cli.refs.snapshot import Snapshot
 
+PathLike = str | os.PathLike[str]
+
 
 def fetch(
-    ref: str | os.PathLike[str],
-    *,
-    allow_pickle: bool = False,
-    cache_dir: str | Path | None = None,
-    offline: bool = False,
+    ref: PathLike, *, allow_pickle: bool = False, cache_dir: str | Path | None = None, offline: bool = False
 ) -> "Snapshot":
     """Downloads an adapter into the cache, complete and verified, unless it is there already.
 
@@ -41,14 +40,13 @@ def fetch(
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
     from lora_cli.fetching.batch import fetch_all
-    from lora_cli.refs.reference import is_path, parse, training_run
-    from lora_cli.refs.request import Request, Selection
+    from lora_cli.inputs import request_of
+    from lora_cli.refs.reference import training_run
+    from lora_cli.refs.request import Selection
     from lora_cli.store import Store
 
-    settings = _settings(cache_dir, offline=offline)
-    text, run = os.fspath(ref), training_run(os.fspath(ref))
-    asked = parse(run or text, is_path=is_path)
-    request = Request(asked.name, asked, selection=Selection(allow_pickle=allow_pickle, latest=bool(run)))
+    settings, run = _settings(cache_dir, offline=offline), training_run(os.fspath(ref))
+    request = request_of(run or os.fspath(ref), Selection(allow_pickle=allow_pickle, latest=bool(run)))
     (outcome,) = fetch_all([request], Store(settings.cache_dir), settings)
     if outcome.error is not None:
         raise outcome.error
@@ -56,7 +54,40 @@ def fetch(
     return outcome.fetched.snapshot
 
 
-def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None, offline: bool = False) -> "Adapter":
+def fetch_set(
+    manifest: PathLike, *, locked: bool = False, cache_dir: str | Path | None = None, offline: bool = False
+) -> "dict[str, Snapshot | LoraCliError]":
+    """Downloads a manifest's adapters into the cache, and locks their versions, as ``lora-cli fetch -f`` does.
+
+    Args:
+        manifest: the file; its lock is next to it.
+        locked: fetch exactly the locked versions, and never write the lock.
+        cache_dir: the cache; without it that of the command line.
+        offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
+
+    Returns:
+        The snapshot of each adapter by its name, or why it could not be fetched: one stops no other.
+
+    Raises:
+        LoraCliError: the manifest or its lock is wrong, or this machine cannot store what is fetched.
+    """
+    from lora_cli.fetching.batch import fetch_all
+    from lora_cli.inputs import apply_policies, inputs_to_fetch, write_lock
+    from lora_cli.redaction import logger
+    from lora_cli.refs.request import LockFlags, Selection
+    from lora_cli.store import Store
+
+    inputs = inputs_to_fetch(Path(manifest), (), Selection(), LockFlags(locked=locked))
+    settings = apply_policies(_settings(cache_dir, offline=offline), inputs.manifest)
+    store = Store(settings.cache_dir)
+    done = list(fetch_all(inputs.items, store, settings))
+    if inputs.lock is not None and not locked:
+        write_lock(inputs, done, store, settings, logger(__name__).warning)
+    found = {one.request.name: one.fetched.snapshot for one in done if one.fetched is not None}
+    return {**found, **{one.request.name: one.error for one in done if one.error is not None}}
+
+
+def inspect(ref: PathLike, *, cache_dir: str | Path | None = None, offline: bool = False) -> "Adapter":
     """Reads an adapter's config and header only; of a remote one these are some kilobytes.
 
     Args:
@@ -86,8 +117,8 @@ def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None,
 
 
 def validate(
-    ref: str | os.PathLike[str],
-    base: str | os.PathLike[str] | None = None,
+    ref: PathLike,
+    base: PathLike | None = None,
     *,
     engines: Sequence[str] = (),
     max_lora_rank: int | None = None,
@@ -113,25 +144,39 @@ def validate(
     Raises:
         LoraCliError: the adapter or the base cannot be read, or there is no such engine.
     """
-    from lora_cli.checks import choose
-    from lora_cli.engines import check_max_lora_rank, choose_engine
-    from lora_cli.finding import Deployment
-    from lora_cli.judging.base_model import Bases, open_base
-    from lora_cli.judging.judge import Terms, judge_one
-    from lora_cli.text import words_of
+    from lora_cli.inputs import Inputs, terms_of
+    from lora_cli.judging.judge import judge_one
 
-    settings = _settings(cache_dir, offline=offline)
-    profiles = tuple(map(choose_engine, words_of([engines] if isinstance(engines, str) else engines)))
-    check_max_lora_rank(profiles, max_lora_rank)
-    terms = Terms(
-        None if base in {None, "none"} else open_base(os.fspath(base), settings),
-        Bases(settings) if base is None else None,
-        values=values,
-        rules=choose(pinned=settings.require_pinned),
-        engines=profiles,
-        deployment=Deployment(max_lora_rank=max_lora_rank),
-    )
+    settings, named = _settings(cache_dir, offline=offline), [engines] if isinstance(engines, str) else engines
+    inputs = Inputs((), "" if base is None else os.fspath(base))
+    terms = terms_of(inputs, settings, engines=named, max_lora_rank=max_lora_rank, values=values)
     return _one(os.fspath(ref), lambda request, *run: judge_one(request, terms, settings, *run), settings)
+
+
+def validate_set(
+    manifest: PathLike, *, values: bool = True, cache_dir: str | Path | None = None, offline: bool = False
+) -> "list[Result]":
+    """Checks a manifest's adapters, at their locked versions, for its base and engine, as ``lora-cli validate -f``.
+
+    Args:
+        manifest: the file; its lock is next to it.
+        values: read the tensors' values.
+        cache_dir: the cache; without it that of the command line.
+        offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
+
+    Returns:
+        The result of each adapter, in the manifest's order; ``error`` says why one could not be read.
+
+    Raises:
+        LoraCliError: the manifest, its lock or its base cannot be read.
+    """
+    from lora_cli.inputs import apply_policies, read_inputs, terms_of
+    from lora_cli.judging.judge import judge_all
+
+    inputs = read_inputs(Path(manifest), (), "", "validate")
+    settings = apply_policies(_settings(cache_dir, offline=offline), inputs.manifest)
+    terms = terms_of(inputs, settings, values=values)
+    return list(judge_all(inputs.to_validate(settings, digests=True), terms, settings))
 
 
 def _one(ref: str, one: "One", settings: Settings) -> "Result":
@@ -150,9 +195,6 @@ def _one(ref: str, one: "One", settings: Settings) -> "Result":
 
 def _settings(cache_dir: str | Path | None, *, offline: bool) -> Settings:
     """This machine's settings, its policy (``LORA_CLI_POLICY``) among them."""
-    settings = load_settings({"cache_dir": cache_dir, "offline": offline or None}, os.environ)
-    if policy := os.environ.get("LORA_CLI_POLICY"):
-        from lora_cli.documents.policy import read_policy
+    from lora_cli.inputs import apply_policies
 
-        settings = replace(settings, policies=(read_policy(Path(policy)),))
-    return settings
+    return apply_policies(load_settings({"cache_dir": cache_dir, "offline": offline or None}, os.environ), None)

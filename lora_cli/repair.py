@@ -44,7 +44,7 @@ from lora_cli.sources.files import Files, files_at
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
 from lora_cli.store.materialize import hidden_folder, swap_folders
-from lora_cli.text import counted, names
+from lora_cli.text import names
 
 Array = NDArray[Any]
 
@@ -59,7 +59,7 @@ BY_FLAG = frozenset({"LC401", "LC433", "LC443", "LC444"})
 class RepairOptions:
     """The engine to repair an adapter for, and where to write it: to the new folder ``to``, or in its own place.
 
-    With the weights of ``base_ref`` on this disk, saved tensors are compared. ``dtype`` is float32, float16, bfloat16.
+    With the weights of ``base_ref`` on this disk, saved tensors are compared.
     """
 
     profile: Profile
@@ -68,15 +68,13 @@ class RepairOptions:
     to: Path | None = None
     in_place: bool = False
     base_ref: str | AdapterRef | None = None
-    dtype: str | None = None
-    base_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One thing that was repaired, in so many ``modules``; 0 for the config or the files."""
 
-    step: Literal["files", "names", "base", "copies", "scales", "dtype"]
+    step: Literal["files", "names", "copies", "scales"]
     what: str
     modules: Count = 0
 
@@ -151,10 +149,6 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
             elif (config.get("rank_pattern") or config.get("alpha_pattern")) and [*modules] != [*modules.values()]:
                 continue  # patterns may match other modules now
             trained = _fold_scales(draft) if folded else {}
-            dtypes = {name: one.dtype.name for name, one in draft.tensors.items() if options.dtype is not None}
-            if wide := [name for name, dtype in dtypes.items() if "float" in dtype and dtype != options.dtype]:
-                draft.tensors |= {name: draft.tensors[name].astype(options.dtype) for name in wide}
-                draft.changes.append(Change("dtype", f"{counted(len(wide), 'tensor')} rounded to {options.dtype}"))
             (building / WEIGHTS).write_bytes(save(dict(sorted(draft.tensors.items())), {"format": "pt"}))
             (building / CONFIG).write_text(json.dumps(draft.config, indent=2, sort_keys=True) + "\n")
             after = judge_one(Request("", AdapterRef("file", str(building))), terms, replace(settings, policies=()))
@@ -222,9 +216,6 @@ def _named_as_peft(
         draft.config["target_modules"] = [moved.get(target, target) for target in targets]
     elif moved and targets is not None:  # a pattern, over the old names
         draft.config["target_modules"] = sorted({last_name(module) for module in modules})
-    if options.base_name and options.base_name != config.get("base_model_name_or_path"):
-        draft.config["base_model_name_or_path"] = options.base_name
-        draft.changes.append(Change("base", f"base: {options.base_name}"))
     return draft
 
 
@@ -339,7 +330,7 @@ def _prove(
         allowed = lengths * (ARITHMETIC + sum(float(finfo(one.dtype).eps) / 2 for one in (a1, b1)))
         if not change <= allowed:
             what = f"{module} would change by {change / size:.2g} of its size, rounding allows {allowed / size:.2g}"
-            raise Refused(what, hint="write it with --dtype float32")
+            raise Refused(what, hint=SAVE_AGAIN)
         worst = max(worst, change / size)
     return worst
 

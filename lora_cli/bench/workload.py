@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 
 from lora_cli.bench.trace import OUTPUT_TOKENS, PROMPT_TOKENS, Request
@@ -89,14 +89,14 @@ def parse_range(text: str, flag: str) -> Range:
     raise UsageError(f"{flag} {quoted(text)}: must be a number of tokens, or a range", hint=f"{flag} 8-512")
 
 
-def parse_positive(text: str, flag: str, *, may_be_infinite: bool = False) -> float:
-    """A number above 0. Raises ``UsageError``."""
+def parse_rate(text: str) -> float:
+    """Requests per second, above 0; infinite: all at once. Raises ``UsageError``."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not value > 0 or not (isfinite(value) or may_be_infinite):
-        raise UsageError(f"{flag} {quoted(text)}: must be a number above 0{', or inf' if may_be_infinite else ''}")
+    if not value > 0:
+        raise UsageError(f"--request-rate {quoted(text)}: must be a number above 0, or inf")
     return value
 
 
@@ -108,7 +108,6 @@ class Workload:
     requests: int
     seed: int = 0
     request_rate: float | None = None
-    burstiness: float = 1.0
     input_len: Range = (PROMPT_TOKENS, PROMPT_TOKENS)
     output_len: Range = (OUTPUT_TOKENS, OUTPUT_TOKENS)
 
@@ -135,14 +134,14 @@ def make_requests(names: Sequence[str], load: Workload) -> list[Request]:
 def _arrivals(load: Workload) -> list[float]:
     """Seconds from the start; empty without a rate.
 
-    The gaps are Gamma variates of shape ``burstiness`` (1 is Poisson, less comes in bursts), and as in ``vllm bench
-    serve`` the last request comes at ``requests / request_rate`` exactly.
+    They are a Poisson process, and as in ``vllm bench serve`` the last request comes at ``requests / request_rate``
+    exactly.
     """
     if load.request_rate is None:
         return []
     if load.request_rate == inf:
         return [0.0] * load.requests
     draw = random.Random(f"arrivals {load.seed}")  # noqa: S311 - a workload, not a secret
-    times = list(accumulate(draw.gammavariate(load.burstiness, 1.0) for _ in range(load.requests)))
+    times = list(accumulate(draw.expovariate(1.0) for _ in range(load.requests)))
     stretch = load.requests / load.request_rate / (times[-1] or 1.0)
     return [time * stretch for time in times]

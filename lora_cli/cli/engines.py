@@ -11,18 +11,12 @@ EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
 
 def command(
-    name: str = typer.Argument(
-        "",
-        metavar="NAME[@VERSION]",
-        help="One engine, for example vllm or vllm@0.31.",
-        autocompletion=options.complete_engine,
-    ),
+    name: str = typer.Argument("", metavar="NAME[@VERSION]", help="One engine, for example vllm or vllm@0.31."),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List what engines make of what the checks find, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
     from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
 
-    write_result(
-        engines_report(chosen), output_format, engine_parts(chosen[0], all_profiles()) if name else matrix_parts(chosen)
-    )
+    parts = engine_parts(chosen[0], all_profiles()) if name else matrix_parts(chosen)
+    write_result(engines_report(chosen), output_format, parts)

@@ -6,17 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import typer
 import yaml
 
 from lora_cli.cli import options
-from lora_cli.cli.adapter_selection import MAX_LORAS, apply_policies
-from lora_cli.cli.options import OUTPUT, for_engine, option
+from lora_cli.cli.options import OUTPUT, option
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.file_selection import from_refs
+from lora_cli.inputs import MAX_LORAS, apply_policies
 from lora_cli.judging.inspection import inspect_one
 from lora_cli.judging.read import each
 from lora_cli.judging.result import Result
@@ -50,11 +51,11 @@ def command(
     ctx: typer.Context,
     refs: list[str] = typer.Argument(metavar="REF", help="Adapters or folders of adapters."),
     base: options.Base = "",
-    engine: str = for_engine("--engine", "The engine that will serve them.", default="", **options.AN_ENGINE),
+    engine: Annotated[str, options.engines("--engine NAME[@VERSION]", "The engine that will serve them.")] = "",
     output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),
 ) -> None:
     """Write a manifest of adapters from their configs, with comments on further settings."""
-    settings = apply_policies(ctx.obj, None, Path(file) if (file := os.environ.get("LORA_CLI_POLICY")) else None)
+    settings = apply_policies(ctx.obj, None)
     check_writable(output)
     if output.is_file():
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")

@@ -1,9 +1,9 @@
 """``lora-cli inspect``: the contents of adapters from config and header, and the engine flags that serve them."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,11 +12,10 @@ from lora_cli.adapter.comparison import OtherAdapter
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
-from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, unlocked_warning
-from lora_cli.cli.options import ADAPTERS, for_engine, option
-from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
+from lora_cli.cli.output import inform, to_stderr, width, write, write_result
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import open_files
+from lora_cli.inputs import Inputs, apply_policies, base_model, read_inputs, unlocked_warning
 from lora_cli.judging.inspection import InspectReport, inspect_one, inspected
 from lora_cli.judging.read import each
 from lora_cli.judging.result import Result
@@ -27,8 +26,6 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from lora_cli.judging.engine_args import EngineArgs
 
 EXAMPLES = (
@@ -42,27 +39,25 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    base: str = option("--base REF", "The base model: shows how many modules apply.", "", ADAPTERS),
-    policy: options.PolicyFile = None,
-    engine_args: str = for_engine(
-        "--engine-args",
-        "Print the smallest flags with which vllm or sglang serves all adapters, and their GPU memory.",
-        default="",
-        **options.AN_ENGINE,
-    ),
-    diff: str | None = option(
-        "--diff REF", "Show how the adapter's config and header differ from this one's.", None, ADAPTERS
-    ),
+    base: Annotated[str, options.adapters("--base REF", "The base model: shows how many modules apply.")] = "",
+    engine_args: Annotated[
+        str,
+        options.engines(
+            "--engine-args NAME[@VERSION]",
+            "Print the smallest flags with which vllm or sglang serves all adapters, and their GPU memory.",
+        ),
+    ] = "",
+    diff: Annotated[
+        str | None, options.adapters("--diff REF", "Show how the adapter's config and header differ from this one's.")
+    ] = None,
     output_format: options.OutputFormat = "human",
-    output: options.OutputFile = None,
 ) -> None:
     """Show the contents of adapters from their headers alone, local or remote.
 
     With --engine-args, also show how to start an engine that serves them.
     """
-    check_writable(output)
     inputs = read_inputs(manifest, refs or [], base, "inspect")
-    settings = apply_policies(ctx.obj, inputs.manifest, policy)
+    settings = apply_policies(ctx.obj, inputs.manifest)
     if warning := unlocked_warning(inputs):
         inform(warning, settings)
     model = base_model(inputs.base, settings, inputs.locked_base) if inputs.base else None
@@ -75,7 +70,20 @@ def command(
             each(requests, lambda one, *run: inspect_one(one, settings, *run, base=model, card=True), settings)
         )
     report = InspectReport(base=model, adapters=tuple(inspected(one, other) for one in results), engine_args=args)
-    _write(report, output_format, output, settings)
+    if output_format == "json":
+        write_result(report, output_format, ())
+    else:
+        from lora_cli.render.terminal import rendered
+        from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
+
+        if args is None:
+            write_result(report, output_format, inspection_parts(report, width()))
+        elif sys.stdout.isatty():
+            write_result(report, output_format, engine_args_parts(report, args))
+        else:  # a pipe gets only the command that starts an engine
+            write("".join(f"  {line}\n" for line in args.command.splitlines()))
+            if not settings.quiet:
+                to_stderr(rendered(engine_args_parts(report, args, command=False), width()).rstrip("\n"))
     raise typer.Exit(max([one.exit_code for one in results] + ([args.exit_code] if args is not None else [])))
 
 
@@ -135,22 +143,3 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, O
     if not adapter.weight_files and not adapter.unread:
         raise Refused(f"--diff {name} contains no adapter weights", hint="use the folder that contains them")
     return adapter, OtherAdapter(name, str(files.ref), files.revision.id)
-
-
-def _write(report: InspectReport, form: Format, output: Path | None, settings: Settings) -> None:
-    """Writes the result. A pipe gets only the command that starts an engine; its costs go to standard error."""
-    parts: Iterable[RenderableType] = ()
-    if form == "human":
-        from lora_cli.render.terminal import rendered
-        from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
-
-        args = report.engine_args
-        if args is not None and output is None and not sys.stdout.isatty():
-            write("".join(f"  {line}\n" for line in args.command.splitlines()))
-            if not settings.quiet:
-                to_stderr(rendered(engine_args_parts(report, args, command=False), width()).rstrip("\n"))
-            return
-        parts = inspection_parts(report, width(output)) if args is None else engine_args_parts(report, args)
-    write_result(report, form, parts, output)
-    if output is not None and str(output) != "-":
-        inform(f"wrote {output}", settings)

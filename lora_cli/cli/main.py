@@ -10,16 +10,17 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
+from copy import copy
 from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
-from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat, to_stderr
+from lora_cli.cli.options import GLOBAL, PREFIX, VARIABLES, option, origin_of
+from lora_cli.cli.output import to_stderr
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
 from lora_cli.redaction import log_to_stderr, logger
 from lora_cli.settings import API_KEY, CONFIG, RESOLVE, RESOLVE_TIMEOUT, SETTINGS, load_settings
@@ -47,40 +48,43 @@ UNITS = {
     "SIZE": "SIZE is a number of bytes, 2GiB (powers of 1024) or 500MB (powers of 1000).",
     "TIME": "TIME is a number of seconds, 500ms, 30s or 1h30m.",
 }
-VERSION = ("--version", "-V")
 
-# Errors of the operating system that are caused by the machine, not by a bug.
+KNOWN_VARIABLES = VARIABLES | {PREFIX + name.upper() for name in SETTINGS} | {API_KEY, CONFIG, RESOLVE, RESOLVE_TIMEOUT}
+
+OF_A_SERVICE = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)", re.ASCII)
+"""What Kubernetes sets in containers for a Service called lora-cli or lora-cli-NAME."""
+
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
+"""Errors of the operating system that are caused by the machine, not by a bug."""
 
-SIGPIPE_EXIT_CODE = 141
-"""The exit code that a shell reports for a program that writes into a closed pipe: 128 + SIGPIPE."""
-
-SIGTERM_EXIT_CODE = 143
-"""The exit code that a shell reports for a program that was stopped by a signal: 128 + SIGTERM."""
+SIGPIPE_EXIT_CODE, SIGTERM_EXIT_CODE = 141, 143
+"""The exit codes that a shell reports for a program that a signal ended: 128 and its number."""
 
 OBJECTS_PER_COLLECTION = 1_000_000
 """Allocations between two runs of the cyclic garbage collector. Little of a parsed header or document is garbage,
 and with the default of 700 the collector would scan all of it again and again."""
 
 
-class _Grouped:
-    """A command in whose help flags have no type."""
+class _Plain:
+    """A command in whose help flags and arguments have no type, and ``--help`` is not listed."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All arguments and options, with ``--help``."""
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for one in parameters:
             if getattr(one, "is_flag", False):
-                one.metavar = ""
+                one.metavar, one.hidden = "", one.hidden or (one.name == "help" and ctx.parent is not None)
+            elif one.param_type_name == "argument":
+                one.display_type = lambda ctx: None
         return parameters
 
 
-class GroupedCommand(_Grouped, TyperCommand):
+class LoraCommand(_Plain, TyperCommand):
     """A command that runs with its settings."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command with the settings of the whole command line: global options, variables and the file."""
-        refuse_unknown_variables(ctx.find_root().command)
+        refuse_unknown_variables()
         # load_settings reads the variables: flags override them, and they override the file.
         ctx.obj = settings = load_settings(ctx.meta, os.environ)
         if os.path.lexists(settings.cache_dir) and not settings.cache_dir.is_dir():
@@ -92,7 +96,7 @@ class GroupedCommand(_Grouped, TyperCommand):
         return super().invoke(ctx)
 
 
-class GroupedGroup(_Grouped, TyperGroup):
+class LoraGroup(_Plain, TyperGroup):
     """A group of commands; without a command it prints its help and fails."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -107,8 +111,6 @@ class GroupedGroup(_Grouped, TyperGroup):
         """The named command. Commands of the root are stubs until here, where their module is imported."""
         name, command, rest = super().resolve_command(ctx, args)
         if ctx.parent is None and name is not None:
-            if os.environ.get(variable_of("--format")):
-                ignore_validate_formats(name)
             command = self.commands[name] = load_command(name, self)
         return name, command, rest
 
@@ -125,14 +127,14 @@ def root(
     quiet: bool = option("--quiet -q", SETTINGS["quiet"].help, False, GLOBAL),
     verbose: bool = option("--verbose -v", SETTINGS["verbose"].help, False, GLOBAL),
     version: bool = typer.Option(
-        False, *VERSION, callback=_print_version, is_eager=True, help="Print the version.", rich_help_panel=GLOBAL
+        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version.",
+        rich_help_panel=GLOBAL,
     ),
-) -> None:
+) -> None:  # fmt: skip
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
 
-    Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR; blanks separate the
-    values of one that may be repeated. LORA_CLI_CONFIG names the settings file (default:
-    $XDG_CONFIG_HOME/lora-cli/config.toml). Global options may be before or after the command.
+    Global options may be before or after the command. LORA_CLI_CONFIG names the settings file (default:
+    $XDG_CONFIG_HOME/lora-cli/config.toml).
     """
 
 
@@ -145,14 +147,14 @@ def _record_flag(ctx: Any, parameter: Any, value: Any) -> Any:
 
 def build_app() -> TyperGroup:
     """The root command with a stub for each subcommand."""
-    app = typer.Typer(cls=GroupedGroup, context_settings=HELP)
+    app = typer.Typer(cls=LoraGroup, context_settings=HELP)
     app.callback(help=_help(root))(root)
     for name, text in COMMANDS.items():
         app.command(name, help=text)(lambda: None)
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     for parameter in group.params:
-        if not {*VERSION, "--install-completion", "--show-completion"} & {*parameter.opts}:
+        if parameter.name in {"cache_dir", "offline", "quiet", "verbose"}:
             parameter.expose_value, parameter.callback = False, _record_flag
     return group
 
@@ -160,13 +162,15 @@ def build_app() -> TyperGroup:
 def load_command(name: str, root_command: Any = None) -> Command:
     """Imports the module of a subcommand; it has the global options of the root command too."""
     module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
-    one = typer.Typer(cls=GroupedGroup, help=COMMANDS[name], add_completion=False)
+    one = typer.Typer(cls=LoraGroup, help=COMMANDS[name], add_completion=False)
     functions = module.COMMANDS if hasattr(module, "COMMANDS") else {name: module.command}
     for word, function in functions.items():
-        one.command(word, cls=GroupedCommand, help=_help(function), context_settings=HELP)(function)
+        one.command(word, cls=LoraCommand, help=_help(function), context_settings=HELP)(function)
     command: Command = typer.main.get_command(one)  # type: ignore[assignment]
     command.name, command.context_settings = name, HELP
-    every = [one for one in (root_command or build_app()).params if one.callback is _record_flag]
+    every = [copy(one) for one in (root_command or build_app()).params if one.callback is _record_flag]
+    for parameter in every:
+        parameter.hidden = True
     _complete(command, every, module.EXAMPLES)
     return command
 
@@ -182,123 +186,71 @@ def _complete(command: Command, every: Sequence[Any], examples: Sequence[str]) -
         _complete(child, every, [line for line in examples if line.split()[2] == name])
     metavars = {parameter.metavar for parameter in command.params}
     units = [text for metavar, text in UNITS.items() if metavar in metavars]
-    command.epilog = "\n\n".join([*units, "Examples:", *(f"  $ {line}" for line in examples)])
+    everywhere = "Global options such as --quiet, --verbose and --offline: lora-cli --help"
+    command.epilog = "\n\n".join([*units, everywhere, "Examples:", *(f"  $ {line}" for line in examples)])
     command.params.extend(every)
 
 
-def ignore_validate_formats(command: str) -> None:
-    """Removes LORA_CLI_FORMAT if only ``validate`` has that format: a CI job sets it for all its commands."""
-    given = os.environ.get(variable_of("--format"), "").split()
-    if command == "validate" or {*given} <= {*get_args(ReportFormat)}:
-        return
-    if all(word.partition("=")[0] in VALIDATE_FORMATS for word in given):
-        del os.environ[variable_of("--format")]
-
-
-_SERVICE = re.compile(r"(tcp|udp|sctp)://[^/]+", re.ASCII)
-_SERVICE_NAME = re.compile(
-    PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
-)
-_SERVICE_PORT = re.compile(PREFIX + r"(\w+_)?PORT", re.ASCII)
-
-
-def remove_service_variables() -> None:
-    """Removes the variables that Kubernetes sets in containers for a Service called lora-cli or lora-cli-NAME."""
-    for name, value in list(os.environ.items()):
-        if _SERVICE_NAME.fullmatch(name) or (_SERVICE_PORT.fullmatch(name) and _SERVICE.fullmatch(value)):
-            del os.environ[name]
-
-
-def refuse_unknown_variables(root_command: Any) -> None:
+def refuse_unknown_variables() -> None:
     """Refuses an unknown ``LORA_CLI_…`` in the environment: who set it relies on something that it does not do.
 
     Raises:
         UsageError: it names each, with the nearest known one.
     """
-    given = {name for name in os.environ if name.startswith(PREFIX)}
-    known = {PREFIX + name.upper() for name in SETTINGS} | {API_KEY, CONFIG, RESOLVE, RESOLVE_TIMEOUT}
-    if given <= known or given <= (known := known | variables(root_command)):
-        return
-    for command in COMMANDS:
-        known |= variables(load_command(command))
-    if unknown := sorted(given - known):
-        named, several = ", ".join(safe(_with_nearest(name, known)) for name in unknown), len(unknown) > 1
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in KNOWN_VARIABLES)
+    if unknown := [name for name in unknown if not OF_A_SERVICE.fullmatch(name)]:
+        close = {
+            name: nearest(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in KNOWN_VARIABLES])
+            for name in unknown
+        }
+        told = [f"{name} (did you mean {PREFIX}{close[name]}?)" if close[name] else name for name in unknown]
         raise UsageError(
-            f"unknown variable{'s' if several else ''} in the environment: {named}",
-            hint=f"unset {'them' if several else 'it'}; docs/settings.md lists the variables",
+            f"unknown in the environment: {safe(', '.join(told))}",
+            hint="unset it; docs/settings.md lists the variables",
         )
-
-
-def _with_nearest(name: str, known: set[str]) -> str:
-    close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
-    return f"{name} (did you mean {PREFIX}{close}?)" if close else name
-
-
-def variables(command: Any) -> set[str]:
-    """The environment variables of a command's options, and of its loaded subcommands."""
-    own = {str(parameter.envvar) for parameter in command.params if getattr(parameter, "envvar", None)}
-    return own.union(*(variables(child) for child in getattr(command, "commands", {}).values()))
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit code. Never raises: an unexpected error is 70, with its traceback."""
     try:
-        remove_service_variables()
         code = build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except typer.TyperException as error:
-        return _report(_usage_error(error, argv))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        _discard_output()
-        return SIGPIPE_EXIT_CODE
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
         return SIGPIPE_EXIT_CODE if isinstance(stop.__context__, BrokenPipeError) else code
     except Exception as error:  # noqa: BLE001 - the one boundary
         expected = _expected(error)
-        return _bug() if expected is None else _report(expected)
+        with suppress(OSError):  # stderr is full or closed: the exit code still reports the error
+            if expected is None:
+                import traceback
+
+                from lora_cli.redaction import redacted
+
+                # Users post this in bug reports.
+                to_stderr(redacted(traceback.format_exc(), os.environ).rstrip("\n"))
+                to_stderr("This is a bug in lora-cli. Please report it with the lines above.")
+            for one in expected.mistakes if isinstance(expected, DocumentError) else filter(None, (expected,)):
+                to_stderr(safe(f"error: {one.message}"))
+                if one.hint:
+                    to_stderr(safe(f"hint: {one.hint}"))
+        return LoraCliError.exit_code if expected is None else expected.exit_code
 
 
-def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
-    """The ``UsageError`` for typer's error, with a suggestion or the command's help as the hint."""
-    message, context = _typer_message(error), getattr(error, "ctx", None)
-    text, _, likely = message.partition(" Did you mean ")
-    text = text.partition(" (Possible options")[0].rstrip(".")
-    text = (text[:1].lower() + text[1:]).replace("is not a valid int range", "is not a whole number")
-    if (variable := _variable_of(error)) is not None:
-        text = f"{variable}: {text.partition(': ')[2]}"
-    if context is not None and (wrong := text.removeprefix("no such option: ")) != text:
-        known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
-        likely = nearest(wrong, known) or ""
-    named = [word for word in argv if word in COMMANDS][:1]
-    command = context.command_path if context else " ".join(["lora-cli", *named])
-    return UsageError(text, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
-
-
-def _typer_message(error: typer.TyperException) -> str:
-    """Typer's message. Since 0.29 pydantic parses values: its messages lack the value and half of a range."""
-    message, mistakes = error.format_message(), getattr(error.__cause__, "errors", None)
-    if mistakes is None:
-        return message
-    option, mistake, parameter = message.partition(": ")[0], mistakes()[0], getattr(error, "param", None)
-    given, kind, text = mistake["input"], mistake["type"], mistake["msg"].removeprefix("Value error, ")
-    if kind.startswith(("int_", "float_")):
-        text = f"{given!r} is not a {'whole ' if kind.startswith('int') else ''}number"
-    elif kind.startswith(("greater_", "less_")):
-        least, most = getattr(parameter, "min", None), getattr(parameter, "max", None)
-        limits = f"{least}<=x<={most}" if most is not None else f"x>={least}"
-        text = f"{given} is not in the range {limits}"
-    return f"{option}: {text}"
-
-
-def _variable_of(error: typer.TyperException) -> str | None:
-    """The environment variable with the invalid value; None if it is on the command line."""
-    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
-    if context is None or parameter is None:
-        return None
-    return str(parameter.envvar) if origin_of(context, parameter.name) == "ENVIRONMENT" else None
+def _expected(error: Exception) -> LoraCliError | None:
+    """``error`` as an error about the command line, the adapter or the machine; None for a bug."""
+    if isinstance(error, LoraCliError):
+        return error
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        return UsageError(error.format_message(), hint=f"{context.command_path if context else 'lora-cli'} --help")
+    if isinstance(error, MemoryError):
+        return MachineError("out of memory", hint="lower jobs (LORA_CLI_JOBS), or use fewer adapters at once")
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
+        hint = "check disk space, permissions and limits (df, ls -l, ulimit -a)"
+        return MachineError(f"{error.filename or 'writing the output'}: {error.strerror}", hint=hint)
+    return None
 
 
 def _discard_output() -> None:
@@ -309,47 +261,16 @@ def _discard_output() -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def _expected(error: Exception) -> LoraCliError | None:
-    """``error`` as an error about the command line, the adapter or the machine; None for a bug."""
-    if isinstance(error, LoraCliError):
-        return error
-    if isinstance(error, MemoryError):
-        return MachineError("out of memory", hint="lower jobs (LORA_CLI_JOBS), or use fewer adapters at once")
-    if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
-        hint = "check disk space, permissions and limits (df, ls -l, ulimit -a)"
-        return MachineError(f"{error.filename or 'writing the output'}: {error.strerror}", hint=hint)
-    return None
-
-
-def _bug() -> int:
-    import traceback
-
-    from lora_cli.redaction import redacted
-
-    with suppress(OSError):
-        # Users post this in bug reports.
-        to_stderr(redacted(traceback.format_exc(), os.environ).rstrip("\n"))
-        to_stderr("This is a bug in lora-cli. Please report it with the lines above.")
-    return LoraCliError.exit_code
-
-
-def _report(error: LoraCliError) -> int:
-    with suppress(OSError):  # stderr is full or closed: the exit code still reports the error
-        for one in error.mistakes if isinstance(error, DocumentError) else (error,):
-            to_stderr(safe(f"error: {one.message}"))
-            if one.hint:
-                to_stderr(safe(f"hint: {one.hint}"))
-    return error.exit_code
-
-
 def run() -> None:
     """The console script. Output to a stream that was closed before the start is discarded."""
     if sys.stdout is None or sys.stderr is None:
         nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     gc.set_threshold(OBJECTS_PER_COLLECTION)
-    if os.getpid() == 1:
-        _exit_on_sigterm()
+    if os.getpid() == 1:  # of a container, where the kernel ignores SIGTERM by default
+        import signal
+
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(SIGTERM_EXIT_CODE))
     code = main(sys.argv[1:])
     if "torch" not in sys.modules:  # whose libraries report what is left
         gc.freeze()  # else Python looks for garbage among all modules before it exits: a fifth of a short run
@@ -358,10 +279,3 @@ def run() -> None:
     except OSError:  # full or closed: at exit Python would flush it again, and exit with 120
         _discard_output()
     sys.exit(code)
-
-
-def _exit_on_sigterm() -> None:
-    """Exits on SIGTERM as PID 1 of a container too, where the kernel ignores it by default."""
-    import signal
-
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(SIGTERM_EXIT_CODE))

@@ -1,17 +1,18 @@
-"""The options of all commands: their declaration, those that several commands share, and the completion of values."""
+"""The options of all commands: their declaration, and those that several commands share."""
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from lora_cli.cli.output import Format
-from lora_cli.documents.option_values import parse_duration, parse_size
+from lora_cli.cli.output import Format, check_writable
 from lora_cli.errors import UsageError
+from lora_cli.text import did_you_mean, safe
 
 PREFIX = "LORA_CLI_"
 MOST_PARTS = 100_000
@@ -25,10 +26,17 @@ ENGINE = "Engine"
 OUTPUT = "Output"
 GLOBAL = "Global options"
 
+STDOUT = Path("-")
 
-def variable_of(flag: str) -> str:
-    """The environment variable of an option, from its first long flag."""
-    return PREFIX + flag.lstrip("-").replace("-", "_").upper()
+VARIABLES = frozenset(
+    PREFIX + name
+    for name in (
+        "MANIFEST", "BASE", "BASE_NAME", "POLICY", "SHARD", "RAY", "PUBLISH", "ENGINE", "BASELINE", "FAIL_ON",
+        "ENDPOINT", "ENGINE_PATH", "LISTEN", "ROOT", "DEVICE", "MAX_LORAS", "MAX_CPU_LORAS", "MAX_LORA_RANK",
+        "READY_FILE", "METRICS_FILE",
+    )
+)  # fmt: skip
+"""The environment variables of options: what containers and CI jobs set. Settings have variables of their own."""
 
 
 def origin_of(ctx: Any, name: str) -> str:
@@ -38,39 +46,50 @@ def origin_of(ctx: Any, name: str) -> str:
 
 
 def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
-    """A ``typer.Option`` with the variable ``LORA_CLI_<OPTION>``, and ``text`` in a panel of the command's help.
+    """A ``typer.Option`` with ``text`` in a panel of the command's help.
 
     ``spec`` is what ``--help`` shows on the left: the flags, and what their value is called (``--output -o FILE``).
-    The ``default`` is ``...`` within ``Annotated``, where the parameter has it.
-    A path that cannot be read is reported by what reads it: it is this machine's fault (exit 6), not a mistake (2).
+    The ``default`` is ``...`` within ``Annotated``, where the parameter has it. A ``show_default`` that is a text is
+    what happens without the option. A path that cannot be read is reported by what reads it: it is this machine's fault
+    (exit 6), not a mistake (2).
     """
     flags = [word for word in spec.split() if word.startswith("-")]
     metavar = " ".join(spec.split()[len(flags) :]) or ("N" if "min" in given else None)
-    if isinstance(shown := given.get("show_default"), str):  # the effective default of an option whose default is None
+    variable = PREFIX + flags[0].lstrip("-").replace("-", "_").upper()
+    if isinstance(shown := given.get("show_default"), str):
         text, given["show_default"] = f"{text} (default: {shown})", False
+    envvar = variable if variable in VARIABLES or panel == GLOBAL else None
     shown = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, "rich_help_panel": panel}
-    return typer.Option(default, *flags, **{"envvar": variable_of(flags[0]), **shown, **given})
+    return typer.Option(default, *flags, **{"envvar": envvar, **shown, **given})
 
 
-for_engine = partial(option, default=None, panel=ENGINE)
-result = partial(option, default=None, panel=OUTPUT)
-"""``option`` for a panel; its default is None."""
+adapters = partial(option, default=..., panel=ADAPTERS)
+engines = partial(option, default=..., panel=ENGINE)
+outputs = partial(option, default=..., panel=OUTPUT)
+"""``option`` within ``Annotated``, for a panel."""
 
-
-def parse_size_option(text: str, flag: str) -> int:
-    """The bytes in the value of a flag. Raises ``UsageError``."""
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"{flag}: {error}", hint=f"{flag} 50GiB") from error
-
-
-def parse_duration_option(text: str, flag: str, hint: str = "write 30s, 10m or 1h") -> float:
-    """The seconds in the value of a flag. Raises ``UsageError``."""
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{flag}: {error}", hint=hint) from error
+Refs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="REF",
+        help="Adapter, or folder of adapters: path, Hub repository (ORG/NAME, ORG/NAME@REV) or URL (s3://, gs://, "
+        "oci://, https://); with --manifest, its names.",
+    ),
+]
+Manifest = Annotated[Path | None, adapters("--manifest -f FILE", "Use the adapters of this manifest.")]
+Base = Annotated[
+    str,
+    adapters(
+        "--base REF", "Base model: directory, config.json, Hub id or reference (default: from the adapters' configs)."
+    ),
+]
+PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.")]
+Shard = Annotated[str | None, adapters("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
+Ray = Annotated[
+    str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
+]
+OutputFormat = Annotated[Format, outputs("--format", "The format of the result.")]
+DryRun = Annotated[bool, outputs("--dry-run", "Only show what would be done.")]
 
 
 def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) -> tuple[T, ...]:
@@ -86,12 +105,9 @@ def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) ->
         return tuple(items)
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard.strip(), re.ASCII)
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 0 < count <= MOST_PARTS:
-        hint = f"--shard 0/4 is the first of four; at most {MOST_PARTS}"
-        raise UsageError(f"--shard {shard[:60]!r} is not I/N", hint=hint)
-    if index >= count:
-        hint = f"0/{count} to {count - 1}/{count}"
-        raise UsageError(f"--shard {index}/{count}: shards are counted from 0", hint=hint)
+    if not index < count <= MOST_PARTS:
+        hint = f"--shard 0/4 is the first of four, 3/4 the last; at most {MOST_PARTS}"
+        raise UsageError(f"--shard {shard[:60]!r} is not I/N, with I from 0 to N-1", hint=hint)
 
     def part_of(named: str) -> int:
         digest = hashlib.sha256(named.encode(errors="surrogateescape")).digest()
@@ -100,51 +116,31 @@ def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) ->
     return tuple(item for item in items if part_of(name(item)) == index)
 
 
-Refs = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="REF",
-        help="Adapter, or folder of adapters: path, Hub repository (ORG/NAME, ORG/NAME@REV) or URL (s3://, gs://, "
-        "oci://, https://); with --manifest, its names.",
-    ),
-]
-adapter_option = partial(option, default=..., panel=ADAPTERS)
-Manifest = Annotated[Path | None, adapter_option("--manifest -f FILE", "Use the adapters of this manifest.")]
-Base = Annotated[
-    str,
-    adapter_option(
-        "--base REF",
-        "Base model: directory, config.json, Hub id or reference (default: from the adapters' configs).",
-    ),
-]
-PolicyFile = Annotated[Path | None, adapter_option("--policy FILE", "Policy that adapters must pass.")]
-Shard = Annotated[str | None, adapter_option("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
-Ray = Annotated[
-    str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
-]
-AllowPickle = Annotated[bool, option("--allow-pickle", "Accept .bin weights without safetensors.", ..., ADAPTERS)]
-OutputFormat = Annotated[Format, option("--format", "The format of the result.", ..., OUTPUT)]
-OutputFile = Annotated[Path | None, option("--output -o FILE", "Write the result to this file.", ..., OUTPUT)]
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A format and its file, which is replaced."""
+
+    format: str
+    file: Path = STDOUT
 
 
-def complete_engine(incomplete: str) -> list[str]:
-    """Names of engines; after ``@`` the versions with a profile, newest first."""
-    from lora_cli.engines import ENGINES
+def parse_outputs(words: Sequence[str] | None, known: Sequence[str]) -> list[Output]:
+    """The outputs of ``--format FORMAT[=FILE]``; without any the first of the ``known`` formats on standard output.
 
-    name, at, _ = incomplete.partition("@")
-    if not at:
-        return list(ENGINES)
-    return [f"{name}@{version}" for version in reversed(ENGINES[name].versions)] if name in ENGINES else []
-
-
-def complete_rule(incomplete: str) -> list[tuple[str, str]]:
-    """Codes of rules; their names if no code matches."""
-    from lora_cli.checks import CHECKS
-
-    codes = [(rule.code, rule.name) for rule in CHECKS if rule.code.startswith(incomplete)]
-    return codes or [(rule.name, rule.code) for rule in CHECKS if rule.name.startswith(incomplete)]
-
-
-AN_ENGINE: dict[str, Any] = {"metavar": "NAME[@VERSION]", "autocompletion": complete_engine}
-A_RULE: dict[str, Any] = {"metavar": "RULE", "autocompletion": complete_rule}
-"""Parameters of ``option`` for values of these kinds: the metavar and the completion."""
+    Raises:
+        UsageError: a format is unknown, or two have the same file.
+        MachineError: a file cannot be written.
+    """
+    found: dict[Path, Output] = {}
+    for word in words or known[:1]:
+        name, has_file, file = word.partition("=")
+        if name not in known or (has_file and not file):
+            hint = f"--format {name}=FILE" if name in known else did_you_mean(name, known)
+            raise UsageError(f"--format {safe(word)} is not FORMAT or FORMAT=FILE", hint=hint)
+        one = Output(name, Path(file) if file else STDOUT)
+        if one.file in found:
+            hint = f"set a file for each: --format {name}=FILE"
+            raise UsageError(f"{found[one.file].format} and {name} would be mixed", hint=hint)
+        check_writable(one.file)
+        found[one.file] = one
+    return sorted(found.values(), key=lambda one: one.file == STDOUT)  # a closed pipe costs no report file

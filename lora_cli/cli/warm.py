@@ -1,7 +1,6 @@
 """``lora-cli warm``: adapters in running engines, in a server of our own, or in this process, each with a proof."""
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,26 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.adapter_selection import (
+from lora_cli.cli.options import OUTPUT, in_shard, option
+from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, termination_log, write_result
+from lora_cli.endpoint.address import Address, parse_address
+from lora_cli.endpoint.client import Endpoint, Refusal
+from lora_cli.errors import EndpointError, UsageError
+from lora_cli.inputs import (
     Inputs,
     apply_policies,
     read_inputs,
     unlocked_warning,
 )
-from lora_cli.cli.options import OUTPUT, in_shard, option
-from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, termination_log, write, write_result
-from lora_cli.endpoint.address import Address, parse_address
-from lora_cli.endpoint.client import Endpoint, Refusal
-from lora_cli.errors import EndpointError, UsageError
 from lora_cli.judging.base_model import infer_base
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import API_KEY, Settings
 from lora_cli.warm.plan import Device, Forward
 
-STOP_S, POLL_S = 30.0, 0.05
-
 MODE = "Mode (default: prove all adapters once, and exit)"
-SERVER = "Server (--serve, --status, --stop)"
+SERVER = "Server (--serve, --status)"
 ENGINES = "Running engines (--endpoint)"
 MEMORY = "Device and memory"
 
@@ -54,7 +51,6 @@ def command(
     ] = None,
     serve: Annotated[bool, option("--serve", "Run as an HTTP server.", ..., MODE)] = False,
     status: Annotated[bool, option("--status", "Show the state of a running server.", ..., MODE)] = False,
-    stop: Annotated[bool, option("--stop", "Stop a running server.", ..., MODE)] = False,
     engine: Annotated[
         str,
         option(
@@ -147,7 +143,7 @@ def command(
 ) -> None:
     """Load adapters into running engines or into a process of our own, and prove that they work."""
     settings: Settings = ctx.obj
-    modes = {"endpoint": endpoint, "serve": serve, "status": status, "stop": stop}
+    modes = {"endpoint": endpoint, "serve": serve, "status": status}
     named = [f"--{mode}" for mode, given in modes.items() if given]
     if len(named) > 1:
         raise UsageError(f"{' and '.join(named)} cannot be used together", hint="use only one of them")
@@ -163,9 +159,8 @@ def command(
     if prune and shard is not None and manifest is None:
         raise UsageError("--prune would unload the adapters of other shards", hint="use a manifest: -f FILE")
     token = os.environ.get(API_KEY, "").strip()
-    if status or stop:
-        server = Endpoint(parse_address(listen), token)
-        return _stop(server) if stop else _status(server, output_format)
+    if status:
+        return _status(Endpoint(parse_address(listen), token), output_format)
     for file in (ready_file, metrics_file):
         check_writable(file)
     remove_ready_file(ready_file)
@@ -233,14 +228,3 @@ def _status(server: Endpoint, output_format: Format) -> None:
     if not isinstance(status, dict) or status.get("schema") != "lora_cli/status/2":
         raise EndpointError(f"{server.address} is not a lora-cli server", hint="use --listen for another address")
     write_result(status, output_format, status_parts(status))
-
-
-def _stop(server: Endpoint) -> None:
-    """Stops a running server, and waits until it is gone. Raises ``EndpointError``."""
-    server.request("POST", "/v1/stop")
-    until = time.monotonic() + STOP_S
-    while server.listens():
-        if time.monotonic() > until:
-            raise EndpointError(f"{server.address} still responds after {STOP_S:g} s", hint="stop its process")
-        time.sleep(POLL_S)
-    write(f"stopped the server at {server.address}\n")

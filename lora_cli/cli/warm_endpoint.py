@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import Inputs, base_model, deployment_of
 from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
 from lora_cli.cli.warm_process import uniquely_named
 from lora_cli.endpoint.address import parse_address
@@ -24,6 +23,7 @@ from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.context import FetchContext
+from lora_cli.inputs import Inputs, base_model, deployment_of
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.parallel import map_in_threads
 from lora_cli.render.terminal_warm import endpoint_parts

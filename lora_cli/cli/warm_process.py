@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from lora_cli.base.checkpoint import WEIGHTS_FILE, has_weights
-from lora_cli.cli.adapter_selection import Inputs, base_model, slot_limits
 from lora_cli.cli.output import Format, inform, log_failures, write, write_result
 from lora_cli.cli.progress import stage_progress
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import INTERRUPTED, LoraCliError, NotFound, UsageError
 from lora_cli.fetching.context import FetchContext
 from lora_cli.finding import Deployment
+from lora_cli.inputs import Inputs, base_model, slot_limits
 from lora_cli.isolation import report_of
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.refs.request import Request
@@ -145,7 +145,7 @@ def _written(
 def serve_adapters(
     inputs: Inputs, plan: Plan, address: Address, token: str, roots: Sequence[str], files: Files, settings: Settings
 ) -> None:
-    """Serves until SIGTERM, Ctrl-C or ``--stop``.
+    """Serves until SIGTERM or Ctrl-C.
 
     Raises:
         LoraCliError: the server cannot start.

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 WHY: Mapping[str, str] = {
     "files": "engines and PEFT read one file, and some load every such file of a folder; a pickle can run code",
     "names": "engines and PEFT look up tensors by the names that PEFT writes for the base's modules",
-    "base": "--base-name asks for it",
     "copies": "engines refuse or ignore them",
     "scales": "every engine reads one rank and one scale for all modules the same way",
-    "dtype": "--dtype asks for it",
 }
 NO_BASE = "no base: names and shapes not checked; set --base BASE (its config.json is enough)"
 

@@ -63,10 +63,9 @@ class Api:
         base: str,
         roots: Sequence[Path],
         starts: int,
-        stop: Callable[[], None],
     ) -> None:
         self.adapters, self.ready = adapters, False
-        self._settings, self._base, self._roots, self._starts, self._stop = settings, base, roots, starts, stop
+        self._settings, self._base, self._roots, self._starts = settings, base, roots, starts
         self._began = time.time()
         self._turns = asyncio.Semaphore(GENERATED_AT_ONCE)
 
@@ -81,7 +80,6 @@ class Api:
             Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
             Route("/v1/completions", self.completions, methods=["POST"]),
-            Route("/v1/stop", self.stop, methods=["POST"]),
         ]
         handlers = {HTTPException: _http_error, LoraCliError: _failed}
         return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts)
@@ -158,11 +156,6 @@ class Api:
         await self.adapters.remove(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
-    async def stop(self, _http: HttpRequest) -> Response:
-        """End the server, as SIGTERM does."""
-        self._stop()
-        return Json({"stopping": True}, 202)
-
     async def completions(self, http: HttpRequest) -> Response:
         """OpenAI's completions, by the base or by an adapter on it: one batch a request, whole or as a stream.
 
@@ -228,9 +221,6 @@ class Guard:
             return _error("this server requires a bearer token", 401, "UnauthorizedError", wanted)
         if scope["method"] != "POST":
             return None
-        if path == "/v1/stop":
-            # It has no body, so a web page could send it; a browser then adds the page's origin.
-            return _error("browsers cannot stop this server", 403, "ForbiddenError") if "origin" in headers else None
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             # A web page can send no JSON to another origin without a preflight request.
             reason = "send the request as JSON, with the header content-type: application/json"

@@ -54,7 +54,7 @@ class _Run:
         self.error: LoraCliError | None = None
 
     async def serve(self, listener: socket.socket, hold: InUse) -> None:
-        """Serve until SIGTERM or ``/v1/stop``."""
+        """Serve until SIGTERM."""
         options = self.options
         setup = Setup(
             options.settings,
@@ -67,7 +67,7 @@ class _Run:
         isolation.start()
         metrics = Metrics(options.starts)
         adapters = Adapters(options.requests.values(), isolation, options.crashed, metrics, self.tell)
-        api = Api(adapters, options.settings, options.base_name, options.roots, options.starts, self.stop)
+        api = Api(adapters, options.settings, options.base_name, options.roots, options.starts)
         self._api = api
         config = uvicorn.Config(
             api.app(options.token, options.hosts),

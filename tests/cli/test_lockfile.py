@@ -172,7 +172,7 @@ def hook(event, arguments):
         sys.stderr.write(f"a socket: {event}\\n")
         raise SystemExit(99)
 sys.addaudithook(hook)
-from lora_cli.cli.adapter_selection import read_inputs
+from lora_cli.inputs import read_inputs
 from lora_cli.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
