@@ -22,9 +22,7 @@ from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
 from lora_cli.judging.inspection import InspectReport
 from lora_cli.judging.report import Report
-from lora_cli.reports.cache import CacheReport, RemovedReport, VerifyReport
-from lora_cli.reports.catalog import EnginesReport, RulesReport
-from lora_cli.reports.fetch import CheckReport, FetchReport, PlanReport
+from lora_cli.reports.fetch import FetchReport
 from lora_cli.reports.warm import EndpointsReport, WarmReport
 from lora_cli.settings import SETTINGS
 
@@ -39,16 +37,9 @@ DOCUMENTS: dict[str, tuple[str, type[Model]]] = {
 """Title and model of each document that people write."""
 
 REPORTS = {
-    "cache": CacheReport,
-    "cache-removed": RemovedReport,
-    "cache-verify": VerifyReport,
     "endpoints": EndpointsReport,
-    "engines": EnginesReport,
     "fetch": FetchReport,
-    "fetch-check": CheckReport,
-    "fetch-plan": PlanReport,
     "inspect": InspectReport,
-    "rules": RulesReport,
     "validate": Report,
     "warm": WarmReport,
 }

@@ -8,7 +8,7 @@ import jsonschema
 
 from tests.conftest import ROOT
 
-UNPUBLISHED = {"", "repair", "serve-bench", "status"}
+UNPUBLISHED = {"", "cache", "engines", "fetch-check", "fetch-plan", "repair", "rules", "serve-bench", "status"}
 """What has no schema of its own: its fields are not promised."""
 
 

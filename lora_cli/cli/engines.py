@@ -5,7 +5,7 @@ import typer
 from lora_cli.cli import options
 from lora_cli.cli.output import write_result
 from lora_cli.engines import all_profiles, choose_engine
-from lora_cli.render.catalog_report import engines_report
+from lora_cli.reports.catalog import engines_document, human_engine, human_matrix
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
@@ -16,7 +16,5 @@ def command(
 ) -> None:
     """List what engines make of what the checks find, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
-    from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
-
-    parts = engine_parts(chosen[0], all_profiles()) if name else matrix_parts(chosen)
-    write_result(engines_report(chosen), output_format, parts)
+    parts = human_engine(chosen[0], all_profiles()) if name else human_matrix(chosen)
+    write_result(engines_document(chosen), output_format, parts)

@@ -37,7 +37,8 @@ LATENCIES = {
 def human(report: BenchReport) -> "Parts":
     """The result on the terminal: tables, facts, failures, and a line for each condition of ``--fail-if``."""
     if not report.simulated:
-        yield from (*map(text, vllm_block(report).splitlines()), "")
+        yield from map(text, vllm_block(report).splitlines())
+        yield ""
     yield table(*hits_table(report) if report.simulated else latency_table(report))
     yield from ("", *facts(run_facts(report), 0))
     for name, why in report.failures.items():

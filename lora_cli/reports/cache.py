@@ -1,4 +1,4 @@
-"""What ``cache`` shows: its JSON documents, and what people read."""
+"""What ``cache`` shows: the JSON document of ``ls``, and what people read."""
 
 import time
 from collections import Counter
@@ -28,7 +28,7 @@ Document = Mapping[str, object]
 
 
 def document(store: Store, items: Sequence[StoredSnapshot], blob_bytes: int) -> Document:
-    """The JSON document of ``ls`` and ``show``; ``blob_bytes`` are those of all blobs."""
+    """The JSON document of ``ls``; ``blob_bytes`` are those of all blobs."""
     snapshots = [
         {
             "sha256": item.digest,
@@ -60,25 +60,6 @@ def _used(used_s: float) -> dict[str, object]:
 def _digests(item: StoredSnapshot) -> dict[str, str]:
     """The sha256 of each file that a reference means."""
     return {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
-
-
-def verified_document(found: Sequence[Verified], repaired: Sequence[Repaired] | None) -> Document:
-    """The JSON document of ``verify``; ``repaired`` is None without ``--repair``."""
-    kinds, rotten = Counter(one.kind for one in found), [one for one in found if one.problem]
-    about = {"schema": "lora_cli/cache-verify/1", "version": __version__}
-    counts = {"blobs": kinds["blob"], "snapshots": kinds["snapshot"], "bytes": _blob_bytes(found)}
-    return {**about, **counts, "rotten": rotten, "repaired": repaired}
-
-
-def _blob_bytes(found: Sequence[Verified]) -> int:
-    return sum(one.size for one in found if one.kind == "blob")
-
-
-def removed_document(removed: Sequence[Removed], *, dry_run: bool = False) -> Document:
-    """The JSON document of ``gc`` and ``rm``."""
-    total = sum(one.bytes for one in removed)
-    about = {"schema": "lora_cli/cache-removed/1", "version": __version__, "dry_run": dry_run}
-    return {**about, "bytes": total, "removed": removed}
 
 
 def human(store: Store, items: Sequence[StoredSnapshot], blob_bytes: int) -> "Parts":
@@ -140,8 +121,9 @@ def human_verified(found: Sequence[Verified], repaired: Sequence[Repaired] | Non
             hint = f" (hint: {again.error.hint})" if again.error.hint else ""
             yield Paragraph(f"{what}: {again.error.message}{hint}", text(("not repaired: ", "red")))
     number, failed = sum(one.kind == "snapshot" for one in found), sum(one.error is not None for one in repaired or ())
+    total = size(sum(one.size for one in found if one.kind == "blob"))
     result = (f"{len(rotten)} corrupt" if rotten else "no corruption") + (f", {failed} not repaired" if failed else "")
-    yield f"{counted(number, 'adapter')} verified ({size(_blob_bytes(found))}): {result}"
+    yield f"{counted(number, 'adapter')} verified ({total}): {result}"
 
 
 def human_removed(removed: Sequence[Removed], *, dry_run: bool = False, verbose: bool = False) -> "Parts":

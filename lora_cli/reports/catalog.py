@@ -73,7 +73,7 @@ def human_matrix(profiles: Sequence[Profile]) -> "Parts":
         (f"{check.code} {check.name}", *(text((cell, styles.get(cell, ""))) for cell in letters(check, profiles)))
         for check in told_apart(profiles)
     ]
-    yield table(("", *(f"{one.engine.title} {one.version}" for one in profiles)), rows)
+    yield table(("", *(text(one.engine.title).append(f"\n{one.version}") for one in profiles)), rows)
     yield from ("", Paragraph(LEGEND))
     yield Paragraph("`lora-cli rules CODE` explains each, `lora-cli engines NAME[@VERSION]` shows the fixes.")
 

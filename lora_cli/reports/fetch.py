@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lora_cli.errors import Refused
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.dry_run import PlannedAdapter
 from lora_cli.fetching.file_selection import LeftOut
@@ -29,6 +28,7 @@ from lora_cli.version import __version__
 
 if TYPE_CHECKING:
     from lora_cli.reports.terminal import Parts
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFile:
@@ -114,36 +114,6 @@ class FetchReport:
     exit_code: Count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckReport:
-    """What changed since a lock was written. A field may be added under the same number."""
-
-    schema: Literal["lora_cli/fetch-check/1"] = "lora_cli/fetch-check/1"
-    version: Version = __version__
-    lock: str
-    adapters: Sequence[CheckedAdapter]
-    """In the manifest's order; then ``the base``, where that is locked or is to be."""
-    left_over: Sequence[str]
-    """What is locked and not in the manifest."""
-    exit_code: Count
-    """1 for drift, else that of what kept a source from being asked."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanReport:
-    """What fetch would download. A field may be added under the same number; a change of meaning makes a new number."""
-
-    schema: Literal["lora_cli/fetch-plan/1"] = "lora_cli/fetch-plan/1"
-    version: Version = __version__
-    adapters: Sequence[PlannedAdapter]
-    pruned: Sequence[str]
-    """Adapters that --prune would remove from the published folder, if all are fetched and published."""
-    not_pruned: Sequence[NotPruned]
-    """Published adapters that left the manifest and would stay, because of files in them that lora-cli did not
-    publish."""
-    exit_code: Count
-
-
 def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
     """The report of one adapter."""
     request, fetched, found = outcome.request, outcome.fetched, None
@@ -174,7 +144,11 @@ def adapter_line(one: FetchedAdapter, *, verbose: bool = False) -> str:
     """One adapter for standard error: a line about its fetch, or its error and the hint on a second line."""
     fetched = one.fetched
     if one.error is not None or fetched is None:
-        return error_line("" if one.ref is None else one.shown, *_error_of(one))
+        assert one.error is not None
+        message = one.error.message.removeprefix(f"{one.ref}: ").removeprefix(f"{one.name}: ")
+        name = "" if one.ref is None or message.startswith(one.name) else f"{one.shown}: "
+        hint = f"\nhint: {safe(one.error.hint)}" if one.error.hint else ""
+        return f"error: {name}{safe(message)}{hint}"
     parts = [one.status, counted(len(fetched.files), "file"), size(fetched.bytes)]
     parts.append(f"revision {fetched.revision[:12]}" if fetched.revision else f"sha256 {fetched.sha256[:12]}")
     if verbose:
@@ -183,24 +157,6 @@ def adapter_line(one: FetchedAdapter, *, verbose: bool = False) -> str:
             parts.append(f"{size(fetched.left_out.bytes)} in {counted(fetched.left_out.files, 'file')} left out")
         parts += [f"published for {safe(fetched.published.base)}"] if fetched.published else []
     return f"{one.shown}: {', '.join(parts)}"
-
-
-def error_line(name: str, message: str, hint: str) -> str:
-    """An error, and its hint on a second line."""
-    line = f"error: {name}: {safe(message)}" if name else f"error: {safe(message)}"
-    return f"{line}\nhint: {safe(hint)}" if hint else line
-
-
-def _error_of(one: FetchedAdapter) -> tuple[str, str]:
-    """The message without the adapter's name, which precedes it, and the hint."""
-    assert one.error is not None
-    message = one.error.message
-    if one.ref is not None:
-        for begin in (f"{one.ref}: ", f"{one.name}: ", *[f"{one.ref} "] * bool(one.typed)):
-            message = message.removeprefix(begin)
-        if one.exit_code == Refused.exit_code:
-            message = message.removeprefix(f"{one.name} ")
-    return message, one.error.hint
 
 
 def summary(done: Sequence[FetchedAdapter], seconds: float | None = None) -> str:
@@ -212,9 +168,9 @@ def summary(done: Sequence[FetchedAdapter], seconds: float | None = None) -> str
     return f"{counted(len(done), 'adapter')}: {counts or 'nothing'}; {size(taken)}{took}"
 
 
-def human_plan(report: PlanReport, *, verbose: bool = False) -> "Parts":
+def human_plan(planned: Sequence[PlannedAdapter], *, verbose: bool = False) -> "Parts":
     """What ``fetch --dry-run`` would download (``verbose``: and what is cached), the errors, and a summary."""
-    good = [one for one in report.adapters if one.error is None]
+    good = [one for one in planned if one.error is None]
     rows = [
         (one.name, _short(one.revision or "", 12), one.files, size(one.bytes), size(one.missing_bytes))
         for one in good
@@ -222,25 +178,25 @@ def human_plan(report: PlanReport, *, verbose: bool = False) -> "Parts":
     ]
     if rows:
         yield table(("adapter", "revision", "files", "size", "download"), rows, left=2)
-    for one in report.adapters:
+    for one in planned:
         if one.error is not None:
             yield from failure(one.name, "failed", one.error.message, one.error.hint)
     files, total = sum(one.missing_files for one in good), sum(one.missing_bytes for one in good)
-    failed = len(report.adapters) - len(good)
-    line = f"{counted(len(report.adapters), 'adapter')}: {counted(files, 'file')}, {size(total)} would be downloaded"
+    failed = len(planned) - len(good)
+    line = f"{counted(len(planned), 'adapter')}: {counted(files, 'file')}, {size(total)} would be downloaded"
     yield line + (f"; {failed} failed" if failed else "")
 
 
-def human_check(report: CheckReport) -> "Parts":
+def human_check(checked: Sequence[CheckedAdapter], left_over: Sequence[str]) -> "Parts":
     """``fetch --check``: a line for each adapter that is not as it was locked, the errors, and a summary."""
-    changed = [(one.name, "; ".join(one.drift)) for one in report.adapters if one.drift]
-    changed += [(name, "is locked but not in the manifest") for name in report.left_over]
+    changed = [(one.name, "; ".join(one.drift)) for one in checked if one.drift]
+    changed += [(name, "is locked but not in the manifest") for name in left_over]
     yield from (Paragraph(change, text(name, ": ")) for name, change in changed)
-    failed = [one for one in report.adapters if one.error is not None]
+    failed = [one for one in checked if one.error is not None]
     for one in failed:
         assert one.error is not None
         yield from failure(one.name, "not checked", one.error.message.removeprefix(f"{one.ref}: "), one.error.hint)
-    number = len(report.adapters) + len(report.left_over)
+    number = len(checked) + len(left_over)
     counts = {"unchanged": number - len(changed) - len(failed), "changed": len(changed), "not checked": len(failed)}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     yield f"{counted(number, 'adapter')}: {told}" + ("; lock the new versions with --upgrade" if changed else "")

@@ -4,15 +4,21 @@ GitHub shows the first ten errors, ten warnings and ten notices of a step, and a
 adapter comes before the second worst of any, and one notice counts them all.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from lora_cli.finding import Finding, Location, Severity
 from lora_cli.judging.report import Report
 from lora_cli.judging.result import Result
 from lora_cli.reports.places import place_of
+from lora_cli.reports.terminal import rendered
+from lora_cli.reports.validate import human
 from lora_cli.reports.words import problem_lines, summary
 from lora_cli.text import safe
+
+STEP_LIMIT = 1024 * 1024
+"""The most bytes in the summary of one step: GitHub drops longer ones."""
 
 COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 SHOWN = 10
@@ -43,16 +49,15 @@ def render_report(report: Report) -> str:
     return "\n".join([*lines[:first_notice], *notices, *lines[first_notice:]]) + "\n"
 
 
-def _interleaved(found: Iterable[tuple[Result, Finding]]) -> Iterator[tuple[Result, Finding]]:
+def _interleaved(found: Iterable[tuple[Result, Finding]]) -> list[tuple[Result, Finding]]:
     """The findings that count by severity; within one, the first of each adapter, then the second of each."""
     turns: Counter[tuple[int, Severity]] = Counter()
-    ranked: list[tuple[int, int, Result, Finding]] = []
+    ranked = []
     for one, finding in found:
         if finding.accepted is None:
-            ranked.append((-finding.severity, turns[id(one), finding.severity], one, finding))
-            turns[id(one), finding.severity] += 1
-    for *_, one, finding in sorted(ranked, key=lambda row: row[:2]):
-        yield one, finding
+            turns[turn := (id(one), finding.severity)] += 1
+            ranked.append(((-finding.severity, turns[turn]), (one, finding)))
+    return [pair for _, pair in sorted(ranked, key=lambda row: row[0])]
 
 
 def _properties(report: Report, one: Result, at: Location, title: str) -> dict[str, str]:
@@ -71,3 +76,16 @@ def _command(command: str, properties: dict[str, str], data: str) -> str:
 
 def _data(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def job_summary(report: Report, limit: int = STEP_LIMIT) -> str:
+    """What people read, as Markdown for a job summary, in at most ``limit`` bytes.
+
+    It is a block of code, in which nothing is a link, a mention or HTML; its fence is longer than any in it.
+    """
+    text = rendered(human(report), 100)
+    if len(text.encode()) > limit - 100:
+        text = f"{summary(report)}; for a job summary that is too long, --format json has all\n"
+    fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"
+    page = f"### lora-cli validate\n\n{fence}text\n{text}{fence}\n"
+    return page if len(page.encode()) <= limit else ""

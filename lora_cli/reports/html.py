@@ -8,7 +8,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lora_cli.text import safe
+from lora_cli.judging.report import Report
+from lora_cli.reports.validate import adapter_table, causes, codes_of
+from lora_cli.reports.words import summary
+from lora_cli.text import by_key, safe, size
 from lora_cli.version import __version__
 
 KINDS = {"green": "good", "yellow": "warning", "red": "error"}
@@ -41,3 +44,23 @@ def _kind(cell: object) -> str:
 def page(name: str, **values: Any) -> str:
     """The page of the template ``name`` with these values."""
     return templates().get_template(f"{name}.html.j2").render(values)
+
+
+def render_report(report: Report) -> str:
+    """The HTML page: adapters by engines with their sizes, and the findings by cause, the worst first."""
+    header, rows = adapter_table(report.adapters)
+    sizes = [size(one.bytes) if one.bytes else "-" for one in report.adapters]
+    skipped = by_key((one.reason, one.code) for result in report.adapters for one in result.skipped)
+    known = by_key((one.accepted.at, one.code) for _, one in report.found() if one.accepted is not None)
+    others = [(f"known ({at})", codes_of(codes)) for at, codes in known.items()]
+    others += [("skipped", f"{reason}: {codes_of(codes)}") for reason, codes in skipped.items()]
+    return page(
+        "validate",
+        title="lora-cli validate",
+        report=report,
+        summary=summary(report),
+        header=[*header, "size"],
+        rows=[(*row, taken) for row, taken in zip(rows, sizes, strict=True)],
+        causes=causes(report),
+        others=others,
+    )

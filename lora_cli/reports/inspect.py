@@ -2,10 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from lora_cli.adapter.comparison import Comparison, FieldChange, Stored
+from lora_cli.adapter.comparison import FieldChange, Stored
 from lora_cli.engines import ENGINES
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.inspection import Inspected, Inspection, InspectReport
@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 MAX_VALUES, MAX_WORDS, MAX_TARGETS = 6, 12, 16
 """The most values of a fact, words of a card, and targets that are listed."""
 
-MAX_LISTED = 8
-"""The most adapters that are listed for one reason."""
-
-MAX_ROWS, MAX_NAMES, MAX_VALUE_WIDTH = 20, 6, 200
-"""The most rows of a table of differences, and names and characters of a value in it."""
-
-Rows = list[tuple[str, str]]
+MAX_LISTED, MAX_ROWS, MAX_NAMES, MAX_VALUE_WIDTH = 8, 20, 6, 200
+"""The most adapters for one reason, rows of a table of differences, and names and characters of a value in it."""
 
 
 def human(report: InspectReport, *, verbose: bool = False) -> "Parts":
@@ -61,7 +56,7 @@ def _overview(found: Inspection) -> Mapping[str, str]:
     """What adapters are compared by."""
     return {
         "base": found.base.rpartition("/")[2] or "-",
-        "targets": ", ".join(sorted(found.targets)) or "-",
+        "targets": names(sorted(found.targets), 2) or "-",
         "dtype": ", ".join(found.dtypes) or "-",
         "rank": span(list(found.ranks)) if found.ranks else "-",
         "scaling": between(found.scalings, "{:.6g}".format),
@@ -69,7 +64,7 @@ def _overview(found: Inspection) -> Mapping[str, str]:
     }
 
 
-def _facts(one: Inspected, found: Inspection) -> Rows:
+def _facts(one: Inspected, found: Inspection) -> list[tuple[str, str]]:
     """What the adapter is and where it is from, and how many modules apply to the base."""
     result, card = one.result, found.card
     targets = ", ".join(sorted(found.targets)[:MAX_TARGETS]) + " …" * (len(found.targets) > MAX_TARGETS)
@@ -89,7 +84,7 @@ def _facts(one: Inspected, found: Inspection) -> Rows:
         ("rank", _by_value(found.ranks, "module")),
         ("scaling", _by_value({f"{value:.6g}": number for value, number in found.scalings.items()}, "module")),
         ("targets", f"{targets} ({counted(found.modules, 'module')})" if targets else ""),
-        ("layers", f"{ranges(found.layers)} ({len(found.layers)})" if found.layers else ""),
+        ("layers", f"{span(found.layers)} ({len(found.layers)})" if found.layers else ""),
         ("dtype", _by_value(found.dtypes, "tensor")),
         ("values", "not read: lora-cli validate reads them"),
         ("parameters", f"{found.parameters:,}" if found.modules else ""),
@@ -105,16 +100,10 @@ def _facts(one: Inspected, found: Inspection) -> Rows:
     return [row for row in rows if row[1]]
 
 
-def _by_value(counts: Mapping[object, int], noun: str) -> str:
+def _by_value(counts: Mapping[Any, int], noun: str) -> str:
     """One value; of several, each with its number, the most common first: ``8 (5 modules), 16 (1 module)``."""
     parts = [f"{value} ({counted(number, noun)})" for value, number in Counter(counts).most_common()]
     return names(parts, MAX_VALUES) if len(parts) > 1 else "".join(map(str, counts))
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Sorted numbers as ranges: ``0-15, 18``."""
-    runs = by_key((number - place, number) for place, number in enumerate(numbers)).values()
-    return ", ".join(span(run) for run in runs)
 
 
 def _diff_parts(one: Inspected) -> "Parts":
@@ -129,24 +118,17 @@ def _diff_parts(one: Inspected) -> "Parts":
     config = differing(len(diff.fields), "field")
     rows = [("A", one.result.name), ("B", diff.with_.name), ("source of B", diff.with_.source)]
     yield from (text(("diff", "bold")), *facts([*rows, ("config", config), ("header", header)]))
-    for caption, columns, cells in _diff_tables(diff):
-        yield from ("", text((caption, "bold")), table(columns, cells[:MAX_ROWS], left=3))
-        if len(cells) > MAX_ROWS:
-            yield Paragraph(f"and {len(cells) - MAX_ROWS} more, in --format json")
-
-
-def _diff_tables(one: Comparison) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-    """Caption, header and rows of the tables of fields and tensors that differ; those of all layers are one row."""
-    fields = [(change.field, _changed_values(change)) for change in one.fields]
-    alike = by_key(((re.sub(r"\b\d+\b", "*", change.name), change.a, change.b), change) for change in one.tensors or ())
+    if diff.fields:
+        yield from ("", table(("field", "A -> B"), ((one.field, _changed_values(one)) for one in diff.fields), left=2))
+    alike = by_key(((re.sub(r"\b\d+\b", "*", one.name), one.a, one.b), one.name) for one in diff.tensors or ())
     tensors = [
-        (cut(safe(name if len(found) > 1 else found[0].name), 160), _stored(a), _stored(b), str(len(found)))
+        (cut(safe(name if len(found) > 1 else found[0]), 160), _stored(a), _stored(b), len(found))
         for (name, a, b), found in alike.items()
     ]
-    if fields:
-        yield "fields of the config that differ", ("field", "A -> B"), fields
     if tensors:
-        yield "tensors that differ", ("tensors", "A", "B", "number"), tensors
+        yield from ("", table(("tensors", "A", "B", "number"), tensors[:MAX_ROWS], left=3))
+    if len(tensors) > MAX_ROWS:
+        yield Paragraph(f"and {len(tensors) - MAX_ROWS} more, in --format json")
 
 
 def _changed_values(change: FieldChange) -> str:

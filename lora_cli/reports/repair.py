@@ -1,18 +1,17 @@
-"""``repair``: its report for a run, and what people read: the outcome before and after, the changes, and the proof."""
+"""``repair`` for people: the outcome before and after, the changes, and the proof."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lora_cli.finding import Outcome
-from lora_cli.json_schema import ErrorReport, Version
+from lora_cli.json_schema import ErrorReport
 from lora_cli.repair import ARITHMETIC, RepairReport
 from lora_cli.reports.terminal import Paragraph, facts, failure, hints, text
 from lora_cli.reports.validate import skipped_checks
 from lora_cli.reports.words import Styled, outcome_text
 from lora_cli.text import counted
-from lora_cli.version import __version__
 
 if TYPE_CHECKING:
     from lora_cli.reports.terminal import Parts
@@ -36,30 +35,20 @@ class RepairedAdapter:
     exit_code: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepairSetReport:
-    """What repair did with all adapters; ``exit_code`` is the largest of theirs."""
-
-    schema: Literal["lora_cli/repair/2"] = "lora_cli/repair/2"
-    version: Version = __version__
-    adapters: tuple[RepairedAdapter, ...]
-    exit_code: int
-
-
-def human(report: RepairSetReport, *, check: bool) -> "Parts":
-    """The adapters, those with nothing to repair only if it is one, and a summary; with ``check`` nothing was written."""
+def human(adapters: Sequence[RepairedAdapter], *, check: bool) -> "Parts":
+    """The adapters with something to repair, or the only one, and a summary; with ``check`` nothing was written."""
     outcomes = Counter[str]()
-    for one in sorted(report.adapters, key=lambda one: one.exit_code > 0):
+    for one in sorted(adapters, key=lambda one: one.exit_code > 0):
         if one.repair is not None:
             word, _ = outcome = _outcome(one.repair, check=check)
-            if len(report.adapters) == 1 or word != "nothing to repair":
+            if len(adapters) == 1 or word != "nothing to repair":
                 yield from (*_adapter(one.name, one.repair, outcome), "")
         elif one.error is not None:
             word = "failed"
             yield from (*failure(one.name, word, one.error.message, one.error.hint), "")
         outcomes[word] += 1
     counts = ", ".join(f"{number} {word}" for word, number in outcomes.items())
-    yield f"{counted(len(report.adapters), 'adapter')}: {counts}"
+    yield f"{counted(len(adapters), 'adapter')}: {counts}"
 
 
 def _adapter(name: str, found: RepairReport, outcome: Styled) -> "Parts":

@@ -70,7 +70,23 @@ def _rule(rule: Check) -> dict[str, Any]:
 def _results(report: Report, found: Iterable[tuple[Result, Finding]], codes: Sequence[str]) -> Iterator[dict[str, Any]]:
     times: Counter[str] = Counter()
     for one, finding in found:
-        result, fingerprint = _result(report, one, finding), finding.fingerprint or ""
+        problem, accepted, fingerprint = finding.problem, finding.accepted, finding.fingerprint or ""
+        properties = {"adapter": report.naming.identity(one), "hint": problem.hint}
+        if one.revision is not None and not one.source.startswith(LOCAL):
+            properties |= {"source": one.source, "revision": one.revision}
+        if one.digest is not None:
+            properties["digest"] = one.digest
+        result: dict[str, Any] = {
+            "ruleId": finding.code,
+            "level": str(finding.severity),
+            **_message_and_location(report, one, problem),
+            "properties": properties,
+        }
+        if accepted is not None and accepted.reason:
+            why = safe(accepted.reason)
+            result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": why}]
+        if report.baseline:
+            result["baselineState"] = "unchanged" if accepted is not None else "new"
         if finding.code in codes:
             result["ruleIndex"] = codes.index(finding.code)
         times[fingerprint] += 1
@@ -78,26 +94,6 @@ def _results(report: Report, found: Iterable[tuple[Result, Finding]], codes: Seq
         once = f"{fingerprint}:{times[fingerprint]}"
         result["partialFingerprints"] = {"loraCliFinding/v1": once, "primaryLocationLineHash": once}
         yield result
-
-
-def _result(report: Report, one: Result, finding: Finding) -> dict[str, Any]:
-    problem, accepted = finding.problem, finding.accepted
-    properties = {"adapter": report.naming.identity(one), "hint": problem.hint}
-    if one.revision is not None and not one.source.startswith(LOCAL):
-        properties |= {"source": one.source, "revision": one.revision}
-    if one.digest is not None:
-        properties["digest"] = one.digest
-    result: dict[str, Any] = {
-        "ruleId": finding.code,
-        "level": str(finding.severity),
-        **_message_and_location(report, one, problem),
-        "properties": properties,
-    }
-    if accepted is not None and accepted.reason:
-        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": safe(accepted.reason)}]
-    if report.baseline:
-        result["baselineState"] = "unchanged" if accepted is not None else "new"
-    return result
 
 
 def _message_and_location(report: Report, one: Result, problem: Problem) -> dict[str, Any]:
@@ -123,18 +119,19 @@ def _message_and_location(report: Report, one: Result, problem: Problem) -> dict
 
 def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
     """Notifications of unreadable adapters and skipped checks, and the notices of the run."""
+
+    def about(one: Result, level: str, name: str, message: str, hint: str = "") -> dict[str, Any]:
+        problem = _message_and_location(report, one, Problem(message, hint=hint))
+        return {"level": level, "descriptor": {"id": name}, **problem}
+
     for one in report.adapters:
         if one.error is not None:
-            notification = _message_and_location(report, one, Problem(one.error.message, hint=one.error.hint))
-            yield {"level": "error", "descriptor": {"id": "not-read"}, **notification}
+            yield about(one, "error", "not-read", one.error.message, one.error.hint)
     for one in report.adapters:
-        for reason in one.unchecked:
-            notification = _message_and_location(report, one, Problem(f"unchecked: {reason}"))
-            yield {"level": "warning", "descriptor": {"id": "unchecked"}, **notification}
+        yield from (about(one, "warning", "unchecked", f"unchecked: {reason}") for reason in one.unchecked)
         for skipped in one.skipped:
-            notification = _message_and_location(report, one, Problem(f"not checked: {skipped.reason}"))
-            rule = {"id": skipped.code}
-            yield {"level": "note", "descriptor": {"id": "not-checked"}, "associatedRule": rule, **notification}
+            note = about(one, "note", "not-checked", f"not checked: {skipped.reason}")
+            yield note | {"associatedRule": {"id": skipped.code}}
     notices = list(report.notices)
     if results > MAX_RESULTS:
         notices.append(f"{results - MAX_RESULTS} more results are left out: a run may have {MAX_RESULTS}")

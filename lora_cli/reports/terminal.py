@@ -3,6 +3,7 @@
 Untrusted text is escaped, and is never markup.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -49,11 +50,21 @@ class Paragraph:
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         """Renders the lines; the first one begins in the hanging indent of the others."""
-        whole, width = self._text, max(options.max_width, MIN_WIDTH)
-        begin, rest = whole[: self._hanging - self._indent], whole[self._hanging - self._indent :]
-        for line in rest.wrap(console, max(width - self._hanging, 1), overflow="ignore") or [text("")]:
-            shown = text(" " * self._indent, begin, line) if begin is not None else text(" " * self._hanging, line)
-            shown.no_wrap, shown.overflow, begin = True, "ignore", None
+        from rich.cells import cell_len
+
+        first = self._hanging - self._indent
+        begin, rest = self._text[:first], self._text[first:]
+        room, taken, breaks = max(options.max_width, MIN_WIDTH) - self._hanging, 0, list[int]()
+        for word in re.finditer(r"\s*\S+", rest.plain):
+            if taken and taken + cell_len(word[0]) > room:
+                breaks.append(word.end() - len(word[0].lstrip()))
+                taken = cell_len(word[0].lstrip())
+            else:
+                taken += cell_len(word[0])
+        for number, line in enumerate(rest.divide(breaks)):
+            line.rstrip()
+            shown = text(" " * self._hanging, line) if number else text(" " * self._indent, begin, line)
+            shown.no_wrap, shown.overflow = True, "ignore"
             yield shown
 
 

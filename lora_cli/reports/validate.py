@@ -1,6 +1,5 @@
 """``validate`` for people: the adapters that are not ok, each problem once with its adapters, and a summary."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from lora_cli.reports.words import (
     result_of,
     summary,
 )
-from lora_cli.text import by_key, counted, names, size
+from lora_cli.text import by_key, counted, names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,15 +39,19 @@ Cause = tuple[Finding, dict[Problem, list[str]]]
 def human(report: Report, *, quiet: bool = False, verbose: bool = False) -> "Parts":
     """The whole output, errors last; ``verbose`` has all adapters, ``quiet`` only problems."""
     several = len(report.adapters) > 1
-    shown = [one for one in report.adapters if verbose or not (_is_quiet(one) if quiet else is_fine(one) and several)]
-    if several and any(one.error is None for one in shown):
-        yield table(*adapter_table(shown))
-    elif not several:
-        yield from (part for one in shown if one.error is None for part in _details(one, report))
+    shown = [one for one in report.adapters if verbose or not (is_fine(one, quiet=quiet) and (quiet or several))]
+    if any(one.error is None for one in shown):
+        header, rows = adapter_table(shown)
+        yield table(header, rows, left=len(header))
+        notes = by_key((engine.note, str(engine)) for one in shown for engine in one.engines if engine.note)
+        yield from (Paragraph(note, f"{names(list(dict.fromkeys(engines)))}: ") for note, engines in notes.items())
+        reasons = by_key((why, one.name) for one in shown if one.outcome == "unchecked" for why in one.unchecked)
+        for why, adapters in reasons.items():
+            yield from _group(f"unchecked {counted(len(adapters), 'adapter')}", f"{why}: {names(adapters, MAX_NAMES)}")
     if not quiet:
         for accepted, codes in by_key((one.accepted, one.code) for _, one in report.found() if one.accepted).items():
             reason = f"{accepted.reason}: " if accepted.reason else ""
-            yield from _group(f"known {counted(len(codes), 'finding')}", f"{reason}{_numbered(codes)} ({accepted.at})")
+            yield from _group(f"known {counted(len(codes), 'finding')}", f"{reason}{codes_of(codes)} ({accepted.at})")
         yield from skipped_checks(check for one in report.adapters for check in one.skipped)
     for first, problems in sorted(causes(report), key=lambda cause: cause[0].severity):
         if not (quiet and first.severity is Severity.NOTE):
@@ -62,9 +65,11 @@ def human(report: Report, *, quiet: bool = False, verbose: bool = False) -> "Par
         yield Paragraph(summary(report))
 
 
-def is_fine(one: Result) -> bool:
-    """Whether there is nothing to say of an adapter but that it is ok."""
-    return result_of(one)[0] == "ok" and not one.findings
+def is_fine(one: Result, *, quiet: bool) -> bool:
+    """Whether an adapter is ok, with nothing else to say; ``quiet`` says no notes and no known findings."""
+    word = result_of(one)[0]
+    told = [found for found in one.findings if not quiet or (found.accepted is None and found.severity)]
+    return word in {"ok", "accepted"} and not told
 
 
 def causes(report: Report) -> list[Cause]:
@@ -92,47 +97,10 @@ def adapter_table(shown: Sequence[Result]) -> "tuple[list[str], list[list[Text]]
     return ["adapter", *["base"] * with_base, "result", *(engines or ["modules"])], rows
 
 
-def render_report(report: Report) -> str:
-    """The HTML page: adapters by engines with their sizes, and the findings by cause, the worst first."""
-    from lora_cli.reports.html import page
-
-    header, rows = adapter_table(report.adapters)
-    sizes = [size(one.bytes) if one.bytes else "-" for one in report.adapters]
-    skipped = by_key((one.reason, one.code) for result in report.adapters for one in result.skipped)
-    known = by_key((one.accepted.at, one.code) for _, one in report.found() if one.accepted is not None)
-    others = [(f"known ({at})", _numbered(codes)) for at, codes in known.items()]
-    others += [("skipped", f"{reason}: {_numbered(codes)}") for reason, codes in skipped.items()]
-    return page(
-        "validate",
-        title="lora-cli validate",
-        report=report,
-        summary=summary(report),
-        header=[*header, "size"],
-        rows=[(*row, taken) for row, taken in zip(rows, sizes, strict=True)],
-        causes=causes(report),
-        others=others,
-    )
-
-
-def _details(one: Result, report: Report) -> "Parts":
-    """One adapter: the result, its source if the name does not show it, and a line for each engine."""
-    applied = f", {one.applied} modules apply" if one.applied is not None else ""
-    base = f" to {one.base}" if applied and report.base is None else ""
-    yield Paragraph(applied + base, text(one.name, ": ", result_of(one)))
-    if not one.source.endswith(one.name.rstrip("/")):
-        yield Paragraph(one.source, indent=2)
-    yield from (Paragraph(reason, indent=2) for reason in one.unchecked if one.outcome == "unchecked")
-    for engine in one.engines:
-        yield text(f"  {engine}  ", (outcome_text(engine), OUTCOMES[engine.outcome][1]))
-        yield from [Paragraph(engine.note, indent=4)] if engine.note else []
-        if engine.fails and not engine_counts(one, engine):
-            yield Paragraph("not counted: all findings are ignored or baselined", indent=4)
-
-
 def _cause(first: Finding, problems: dict[Problem, list[str]], *, several: bool) -> "Parts":
     """The check, and each of its problems: message, location, adapters and hint."""
     mark = f" {MARK}" if is_repairable(first) else ""
-    hit = f": {counted(len({*sum(problems.values(), [])}), 'adapter')}" if several else ""
+    hit = f": {counted(len({name for found in problems.values() for name in found}), 'adapter')}" if several else ""
     yield from ("", text("  ", (first.severity, STYLES[first.severity]), f" {first.code} {first.name}{mark}{hit}"))
     for number, (problem, adapters) in enumerate(problems.items()):
         yield from [""] * bool(number)
@@ -143,15 +111,15 @@ def _cause(first: Finding, problems: dict[Problem, list[str]], *, several: bool)
         yield from hints(problem.hint, 4)
 
 
-def _numbered(codes: Sequence[str]) -> str:
-    """Codes of checks, each once with the number of times."""
-    return names([code if times == 1 else f"{code} ×{times}" for code, times in Counter(codes).items()], MAX_CODES)
+def codes_of(codes: Sequence[str]) -> str:
+    """The first codes of checks, and how many more."""
+    return names(sorted({*codes}), MAX_CODES)
 
 
 def skipped_checks(skipped: "Iterable[Skipped]") -> "Parts":
     """The skipped checks by reason."""
     for reason, codes in by_key((one.reason, one.code) for one in skipped).items():
-        yield from _group(f"skipped {counted(len(codes), 'check')}", f"{reason}: {_numbered(codes)}")
+        yield from _group(f"skipped {counted(len(codes), 'check')}", f"{reason}: {codes_of(codes)}")
 
 
 def _group(label: str, line: str) -> "Iterator[RenderableType]":
@@ -167,10 +135,3 @@ def _repair_command(adapters: Sequence[Result]) -> "Parts":
         base = f" --base {first.base}" if first.base is not None else ""
         command = f"lora-cli repair {ref if len(adapters) == 1 else 'REF'} --engine {engine}{base} --to DIRECTORY"
         yield Paragraph(command, f"{MARK} ")
-
-
-def _is_quiet(one: Result) -> bool:
-    """Whether only notes and accepted findings are said of an adapter."""
-    return one.outcome in {"ok", "accepted"} and all(
-        finding.accepted is not None or finding.severity is Severity.NOTE for finding in one.findings
-    )

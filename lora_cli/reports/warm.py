@@ -1,4 +1,4 @@
-"""The reports of ``warm`` and ``warm --endpoint``: their JSON is the fields, and what people read; a server's status."""
+"""The reports of ``warm`` and ``warm --endpoint``: JSON is the fields; what people read, and a server's status."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +12,12 @@ from lora_cli.errors import INTERRUPTED, EndpointError
 from lora_cli.json_schema import Version
 from lora_cli.reports.terminal import Paragraph, failure, hints, separated, table, text
 from lora_cli.results import Answers, LoadReport
-from lora_cli.text import by_key, counted, duration, milliseconds, safe, size
+from lora_cli.text import by_key, counted, duration, milliseconds, size
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lora_cli.reports.terminal import Parts
 
 
@@ -64,15 +66,12 @@ class EndpointsReport:
 def human(report: WarmReport, *, quiet: bool = False, verbose: bool = False) -> "Parts":
     """What was proved and how far it moves the next token, the answers, the errors, and a summary.
 
-    ``verbose`` has times and digests; ``quiet`` only errors. Adapters that an interrupt left undone are only counted.
+    ``verbose`` has times; ``quiet`` only errors. Adapters that an interrupt left undone are only counted.
     """
     tried = [one for one in report.adapters if one.exit_code != INTERRUPTED]
-    loaded = [one for one in tried if not one.error]
-    blocks = [] if quiet else [[table(*_proofs(loaded, verbose=verbose), left=3)]] if loaded else []
-    if verbose and not quiet and tried:
-        blocks.append([table(*_times(tried))])
+    loaded = [one for one in tried if not one.error and not quiet]
     return separated(
-        *blocks,
+        [_proofs(loaded, verbose=verbose)] if loaded else [],
         *_answers(() if quiet else report.answers),
         *(
             failure(one.name, f"{outcome(one)}{f' at {one.stage}' if one.stage else ''}", one.error, one.hint)
@@ -92,42 +91,24 @@ def outcome(report: LoadReport) -> str:
     return "verified" if report.moved is not None or (report.proof is not None and report.proof.holds) else "loaded"
 
 
-def _proofs(reports: Sequence[LoadReport], *, verbose: bool) -> "tuple[Sequence[str], list[Sequence[object]]]":
-    """Header and rows: the proof, the next token where the whole model was run, and who signed the adapter."""
-    header = ("adapter", "outcome", "signed by", "modules", "rank", "max error", "tolerance")
-    rows = list[Sequence[object]]()
+def _proofs(reports: Sequence[LoadReport], *, verbose: bool) -> "Table":
+    """The proof, the next token where the whole model was run, who signed the adapter, and milliseconds by stage."""
+    header = ["adapter", "outcome", "signed by", "modules", "rank", "max error", "tolerance"]
+    header += ["max |Δlogit|", "KL (nats)", "top token differs"]
+    stages = list(dict.fromkeys(stage for one in reports for stage in one.stage_ms)) if verbose else []
+    rows = []
     for one in reports:
         worst, moved = one.proof.worst if one.proof is not None else None, one.moved
-        rows.append(
-            (
-                one.name,
-                text((outcome(one), "green")),
-                safe(", ".join(one.signers)),
-                one.applied or None,
-                one.rank,
-                worst and f"{worst.error:.1e}",
-                worst and f"{worst.tolerance:.1e}",
-                moved and f"{moved.max_abs_logit_delta:.3g}",
-                moved and f"{moved.kl:.3g}",
-                moved and f"{moved.top1_changed} of {moved.positions}",
-                one.digest[:12] if verbose else None,
-            )
-        )
-    return (*header, "max |Δlogit|", "KL (nats)", "top token differs", "digest"), rows
-
-
-def _times(reports: Sequence[LoadReport]) -> "tuple[Sequence[str], list[Sequence[object]]]":
-    """Header and rows: the milliseconds of each stage."""
-    stages = list(dict.fromkeys(stage for report in reports for stage in report.stage_ms))
-    rows = [
-        (
-            one.name,
-            *(milliseconds(one.stage_ms[stage]) if stage in one.stage_ms else None for stage in stages),
-            milliseconds(sum(one.stage_ms.values())),
-        )
-        for one in reports
-    ]
-    return ("milliseconds", *stages, "total"), list(rows)
+        cells = [one.name, text((outcome(one), "green")), ", ".join(one.signers), one.applied or None, one.rank]
+        cells += [f"{worst.error:.1e}", f"{worst.tolerance:.1e}"] if worst is not None else [None] * 2
+        if moved is not None:
+            top = f"{moved.top1_changed} of {moved.positions}"
+            cells += [f"{moved.max_abs_logit_delta:.3g}", f"{moved.kl:.3g}", top]
+        else:
+            cells += [None] * 3
+        cells += [milliseconds(one.stage_ms[stage]) if stage in one.stage_ms else None for stage in stages]
+        rows.append(cells)
+    return table([*header, *(f"{stage} ms" for stage in stages)], rows, left=3)
 
 
 def _counts(words: Iterable[str]) -> str:
@@ -172,32 +153,24 @@ def human_status(status: Mapping[str, Any]) -> "Parts":
     yield text(status.get("base", "-"), ": ", ready, f", {device}{since}{again}")
     adapters = parse.objects(status, "adapters")
     if tiers := status.get("tiers"):
-        sizes = [
-            (name, f"{one.get('adapters')} of {one.get('most')}", size(one.get("bytes", 0)), one.get("hits", 0),
-             one.get("evictions", 0))
-            for name, one in tiers.items()
-        ]  # fmt: skip
+        sizes = []
+        for name, one in tiers.items():
+            held = f"{one.get('adapters')} of {one.get('most')}"
+            sizes.append((name, held, size(one.get("bytes", 0)), one.get("hits", 0), one.get("evictions", 0)))
         yield from ("", table(("tier", "adapters", "size", "hits", "evictions"), sizes))
-    if adapters:
+    rows = []
+    for one in adapters:
+        state = text((str(one.get("state") or ""), "red" if one.get("error") else ""))
+        taken = size(one["bytes"]) if one.get("bytes") else None
+        worst = f"{one['worst_error']:.1e}" if one.get("worst_error") is not None else None
+        rows.append((one.get("name"), one.get("tier"), state, one.get("rank"), taken, one.get("requests"), worst))
+    if rows:
         header = ("adapter", "tier", "state", "rank", "size", "requests", "max error")
-        yield from ("", table(header, map(_adapter, adapters), left=3))
+        yield from ("", table(header, rows, left=3))
     for one in adapters:
         if one.get("error"):
             later = f", tried again in {duration(one['retry_in_s'])}" if one.get("retry_in_s") else ""
             yield from ("", *failure(one.get("name"), f"failed{later}", str(one["error"]), str(one.get("hint") or "")))
-
-
-def _adapter(one: Mapping[str, Any]) -> Sequence[object]:
-    worst, state = one.get("worst_error"), str(one.get("state") or "")
-    return (
-        one.get("name"),
-        one.get("tier"),
-        text((state, "red" if one.get("error") else "")),
-        one.get("rank"),
-        size(one["bytes"]) if one.get("bytes") else None,
-        one.get("requests"),
-        None if worst is None else f"{worst:.1e}",
-    )
 
 
 def human_endpoints(report: EndpointsReport, *, quiet: bool = False, verbose: bool = False) -> "Parts":

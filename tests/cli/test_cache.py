@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.reports.cache import document
+from lora_cli.reports.cache import document, human
 from lora_cli.reports.terminal import rendered
-from lora_cli.reports.cache import human
 from lora_cli.store import Store
 from lora_cli.store.inventory import StoredSnapshot
 from lora_cli.store.records import Record

@@ -14,9 +14,10 @@ from lora_cli.documents.model_card import Card
 from lora_cli.judging.engine_args import EngineArgs, Remark
 from lora_cli.judging.inspection import Inspected, Inspection, InspectReport, ModuleFacts
 from lora_cli.judging.result import Result
+from lora_cli.reports.inspect import human as inspect_human
+from lora_cli.reports.inspect import human_engine_args
 from lora_cli.reports.json import to_json
 from lora_cli.reports.terminal import rendered
-from lora_cli.reports.inspect import human_engine_args, human as inspect_human
 from tests.making import base_config
 from tests.reports.reports import HOSTILE, all_checked
 from tests.schemas import check_schema

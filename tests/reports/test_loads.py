@@ -12,8 +12,8 @@ from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.reports.json import to_json
 from lora_cli.reports.terminal import rendered
-from lora_cli.reports.warm import answer_parts, human_endpoints, human as warm_human, human_status
-from lora_cli.reports.warm import EndpointsReport, WarmReport
+from lora_cli.reports.warm import EndpointsReport, WarmReport, answer_parts, human_endpoints, human_status
+from lora_cli.reports.warm import human as warm_human
 from lora_cli.results import Answers, LoadReport, ModuleProof, Moved, Proof
 from lora_cli.text import safe
 from tests.reports.reports import HOSTILE

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.reports.cache import CachedReference, CachedSnapshot, CacheReport
+from lora_cli.reports.cache import CachedReference, CachedSnapshot, CacheReport, human
 from lora_cli.reports.terminal import MIN_WIDTH, Paragraph, facts, rendered, table, table_or_blocks, text
-from lora_cli.reports.cache import human
 from lora_cli.text import safe
 from tests.reports.reports import HOSTILE
 
