@@ -1,7 +1,6 @@
 """What ``cache`` shows: the JSON document of ``ls``, and what people read."""
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -78,7 +77,7 @@ def human(store: Store, items: Sequence[StoredSnapshot], blob_bytes: int) -> "Pa
         yield table(("snapshot", "reference", "files", "size", "used"), rows, left=2)
     unfinished = tree_bytes(store.partials)
     more = f"; unfinished downloads: {size(unfinished)}" if unfinished else ""
-    yield f"{counted(len(rows), 'snapshot')}, {size(blob_bytes)} on this disk{more}"
+    yield Paragraph(f"{counted(len(rows), 'snapshot')}, {size(blob_bytes)} on this disk{more}")
 
 
 def human_details(items: Sequence[StoredSnapshot]) -> "Parts":
@@ -123,7 +122,7 @@ def human_verified(found: Sequence[Verified], repaired: Sequence[Repaired] | Non
     number, failed = sum(one.kind == "snapshot" for one in found), sum(one.error is not None for one in repaired or ())
     total = size(sum(one.size for one in found if one.kind == "blob"))
     result = (f"{len(rotten)} corrupt" if rotten else "no corruption") + (f", {failed} not repaired" if failed else "")
-    yield f"{counted(number, 'adapter')} verified ({total}): {result}"
+    yield Paragraph(f"{counted(number, 'adapter')} verified ({total}): {result}")
 
 
 def human_removed(removed: Sequence[Removed], *, dry_run: bool = False, verbose: bool = False) -> "Parts":
@@ -138,6 +137,5 @@ def human_removed(removed: Sequence[Removed], *, dry_run: bool = False, verbose:
             rows.append((kind, name, size(one.bytes) if one.bytes else "-"))
     if rows:
         yield table(("would remove" if dry_run else "removed", "name", "size"), rows, left=2)
-    kinds = Counter("adapter" if one.kind == "snapshot" else one.kind for one in removed)
-    counts = ", ".join(counted(kinds[kind], kind) for kind in ("adapter", "blob") if kind in kinds)
-    yield f"{'would free' if dry_run else 'freed'} {size(sum(one.bytes for one in removed))}{counts and f': {counts}'}"
+    number, total = sum(one.kind == "snapshot" for one in removed), size(sum(one.bytes for one in removed))
+    yield f"{counted(number, 'adapter')}: {'would free' if dry_run else 'freed'} {total}"

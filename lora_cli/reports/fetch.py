@@ -184,7 +184,7 @@ def human_plan(planned: Sequence[PlannedAdapter], *, verbose: bool = False) -> "
     files, total = sum(one.missing_files for one in good), sum(one.missing_bytes for one in good)
     failed = len(planned) - len(good)
     line = f"{counted(len(planned), 'adapter')}: {counted(files, 'file')}, {size(total)} would be downloaded"
-    yield line + (f"; {failed} failed" if failed else "")
+    yield Paragraph(line + (f"; {failed} failed" if failed else ""))
 
 
 def human_check(checked: Sequence[CheckedAdapter], left_over: Sequence[str]) -> "Parts":
@@ -199,7 +199,8 @@ def human_check(checked: Sequence[CheckedAdapter], left_over: Sequence[str]) -> 
     number = len(checked) + len(left_over)
     counts = {"unchanged": number - len(changed) - len(failed), "changed": len(changed), "not checked": len(failed)}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    yield f"{counted(number, 'adapter')}: {told}" + ("; lock the new versions with --upgrade" if changed else "")
+    more = "; lock the new versions with --upgrade" if changed else ""
+    yield Paragraph(f"{counted(number, 'adapter')}: {told}{more}")
 
 
 def changes_lines(changes: LockChanges, before: Lock, after: Lock) -> str:
@@ -217,10 +218,8 @@ def changes_lines(changes: LockChanges, before: Lock, after: Lock) -> str:
 def _moved(before: LockedAdapter, after: LockedAdapter) -> str:
     if before.source != after.source:
         return f"{safe(before.source)} -> {safe(after.source)}"
-    if before.revision != after.revision:
-        return " -> ".join(_short(one.revision or one.digest, 7) for one in (before, after))
-    why = "local folder changed" if not after.revision else "other files"
-    return f"{before.digest[:7]} -> {after.digest[:7]} ({why})"
+    has_moved = before.revision != after.revision
+    return " -> ".join(_short((has_moved and one.revision) or one.digest, 7) for one in (before, after))
 
 
 def _short(revision: str, digits: int) -> str:

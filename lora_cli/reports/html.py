@@ -51,9 +51,8 @@ def render_report(report: Report) -> str:
     header, rows = adapter_table(report.adapters)
     sizes = [size(one.bytes) if one.bytes else "-" for one in report.adapters]
     skipped = by_key((one.reason, one.code) for result in report.adapters for one in result.skipped)
-    known = by_key((one.accepted.at, one.code) for _, one in report.found() if one.accepted is not None)
-    others = [(f"known ({at})", codes_of(codes)) for at, codes in known.items()]
-    others += [("skipped", f"{reason}: {codes_of(codes)}") for reason, codes in skipped.items()]
+    known = [one.code for _, one in report.found() if one.accepted is not None]
+    others = [("known", codes_of(known)), *(("skipped", f"{why}: {codes_of(codes)}") for why, codes in skipped.items())]
     return page(
         "validate",
         title="lora-cli validate",

@@ -40,15 +40,11 @@ def human(report: InspectReport, *, verbose: bool = False) -> "Parts":
     if len(adapters) == 1 or verbose:
         for one, own in described:
             blocks += [[text((one.result.name, "bold")), *facts(own)], _diff_parts(one)]
-    blocks += [
-        failure(one.result.name, "not read", error.message, error.hint)
-        for one in adapters
-        if (error := one.result.error) is not None
-    ]
-    number = len(adapters) - sum(one.result.error is not None for one in adapters)
-    blocks += [[f"{counted(len(adapters), 'adapter')}: {number} read, {len(adapters) - number} not read"]] * (
-        number < len(adapters) > 1
-    )
+    failed = [(one.result.name, error) for one in adapters if (error := one.result.error) is not None]
+    blocks += [failure(name, "not read", error.message, error.hint) for name, error in failed]
+    if len(adapters) > 1:
+        counts = f"{len(adapters) - len(failed)} read" + (f", {len(failed)} not read" if failed else "")
+        blocks.append([Paragraph(f"{counted(len(adapters), 'adapter')}: {counts}")])
     return separated(*blocks)
 
 

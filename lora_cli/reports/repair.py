@@ -48,7 +48,7 @@ def human(adapters: Sequence[RepairedAdapter], *, check: bool) -> "Parts":
             yield from (*failure(one.name, word, one.error.message, one.error.hint), "")
         outcomes[word] += 1
     counts = ", ".join(f"{number} {word}" for word, number in outcomes.items())
-    yield f"{counted(len(adapters), 'adapter')}: {counts}"
+    yield Paragraph(f"{counted(len(adapters), 'adapter')}: {counts}")
 
 
 def _adapter(name: str, found: RepairReport, outcome: Styled) -> "Parts":

@@ -6,7 +6,7 @@ Untrusted text is escaped, and is never markup.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lora_cli.text import safe
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 MIN_WIDTH = 24
 """The least width to which text is wrapped."""
+
+MIN_CELL = 10
+"""The least width to which a long word in a column is folded, but in the first one."""
 
 EMPTY = ("", "-")
 """Cells without a value."""
@@ -49,21 +52,19 @@ class Paragraph:
         self._hanging = hanging if hanging is not None else indent + 2 * bool(label)
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        """Renders the lines; the first one begins in the hanging indent of the others."""
+        """Renders the lines."""
         from rich.cells import cell_len
 
-        first = self._hanging - self._indent
-        begin, rest = self._text[:first], self._text[first:]
-        room, taken, breaks = max(options.max_width, MIN_WIDTH) - self._hanging, 0, list[int]()
-        for word in re.finditer(r"\s*\S+", rest.plain):
-            if taken and taken + cell_len(word[0]) > room:
-                breaks.append(word.end() - len(word[0].lstrip()))
-                taken = cell_len(word[0].lstrip())
-            else:
-                taken += cell_len(word[0])
-        for number, line in enumerate(rest.divide(breaks)):
+        width, taken, breaks = max(options.max_width, MIN_WIDTH), self._indent, list[int]()
+        for word in re.finditer(r"\s*\S+", self._text.plain):
+            taken += cell_len(word[0])
+            if taken > width and word.start():
+                begin = word.end() - len(word[0].lstrip())
+                breaks.append(begin)
+                taken = self._hanging + cell_len(self._text.plain[begin : word.end()])
+        for number, line in enumerate(self._text.divide(breaks)):
             line.rstrip()
-            shown = text(" " * self._hanging, line) if number else text(" " * self._indent, begin, line)
+            shown = text(" " * (self._hanging if number else self._indent), line)
             shown.no_wrap, shown.overflow = True, "ignore"
             yield shown
 
@@ -93,18 +94,20 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], *, left: i
     The first ``left`` columns are left-aligned. If it is too wide, cells are wrapped at blanks, and long words folded.
     """
     from rich.table import Table
+    from rich.text import Text
 
-    cells = [[text(cell) for cell in row] for row in rows]
-    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    shown = [
-        number for number in range(len(header)) if not number or any(row[number].plain not in EMPTY for row in cells)
-    ]
-    for number in shown:
-        longest = max(map(len, str(header[number]).split()), default=0)
-        justify, name = "left" if number < left else "right", text(header[number])
-        result.add_column(name, justify=justify, overflow="fold", min_width=longest)  # type: ignore[arg-type]
-    for row in cells:
-        result.add_row(*(row[number] for number in shown))
+    result, shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold"), list[list[Text]]()
+    for number, (name, *cells) in enumerate(
+        zip(*([text(cell) for cell in row] for row in (header, *rows)), strict=True)
+    ):
+        if not number or any(cell.plain not in EMPTY for cell in cells):
+            words = [word for cell in (name, *(cells if number else ())) for word in cell.plain.split()]
+            longest = min(max(map(len, words), default=0), MIN_CELL)
+            side: Literal["left", "right"] = "left" if number < left else "right"
+            result.add_column(name, justify=side, overflow="fold", min_width=longest)
+            shown.append(cells)
+    for row in zip(*shown, strict=True):
+        result.add_row(*row)
     return result
 
 
@@ -125,11 +128,9 @@ def rendered(parts: "Iterable[RenderableType]", width: int, *, colour: bool = Fa
         width=max(width, MIN_WIDTH),
         force_terminal=colour,
         color_system="standard" if colour else None,
-        no_color=not colour,
         highlight=False,
         markup=False,
         emoji=False,
-        legacy_windows=False,
     )
     for part in parts:
         console.print(part, crop=False, overflow="ignore", no_wrap=None)
