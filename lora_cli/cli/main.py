@@ -217,6 +217,8 @@ def main(argv: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
         return INTERRUPTED
+    except typer.Abort:  # the answer to a question was no
+        return 1
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
         return SIGPIPE_EXIT_CODE if isinstance(stop.__context__, BrokenPipeError) else code

@@ -32,7 +32,7 @@ from lora_cli.text import counted, duration, quoted
 from lora_cli.text import names as listed
 
 EXAMPLES = (
-    "lora-cli serve-bench sql chat --url http://127.0.0.1:8000 --request-rate 20",
+    "lora-cli serve-bench sql chat --url http://host:8000 --request-rate 20",
     "lora-cli serve-bench ./sql ./chat --fail-if 'hot_p99_ttft_ms>500'",
     "lora-cli serve-bench --simulate --num-adapters 500 --max-loras 8,16,32",
 )
@@ -92,7 +92,7 @@ def command(
     ),
     input_len: str = workload("--input-len N|LOW-HIGH", "Prompt tokens.", default="128"),
     output_len: str = workload("--output-len N|LOW-HIGH", "Output tokens.", default="16"),
-    seed: int = workload("--seed", "Random seed of the workload.", default=0),
+    seed: int = workload("--seed N", "Random seed of the workload.", default=0),
     trace: Path | None = workload("--trace FILE", "Replay these requests: JSON lines."),
     goodput: Annotated[
         str, outputs("--goodput MEASURE:MS,...", "SLOs of a good request: ttft:500,tpot:50,e2el:9000.")

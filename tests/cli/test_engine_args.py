@@ -97,20 +97,14 @@ def test_the_manifests_engine_bounds_it(folder: Path, capsys: Captured) -> None:
     assert other["max_loras"] == 3
 
 
-def test_one_adapter_without_a_base_is_told_the_least(folder: Path, capsys: Captured) -> None:
-    assert main(["inspect", str(folder / "tone"), "--engine-args", "vllm"]) == 0
-    out, err = capsys.readouterr()
-
-    assert '  vllm serve "$MODEL" \\' in out
-    assert "at least 7.0 KiB on the GPU" in err
-    assert "--lora-target-modules q_proj v_proj" in out
-    assert "--lora-modules" not in out  # what it will be called nobody said
-
-
 def test_what_no_flag_serves_is_left_out_and_ends_with_1(folder: Path, capsys: Captured) -> None:
     write_adapter(folder / "dora", modules=llama_modules(("q_proj",)), config={"use_dora": True})
     write_adapter(folder / "wide", modules=llama_modules(("q_proj",)), r=600)
     write_adapter(folder / "torn")
+    odd = write_adapter(folder / "odd", modules={"model.layers.0.self_attn.q_proj": (64, 64)},
+                        config={"target_modules": ["q_proj", "fc1"]})  # fmt: skip
+    gpt2 = write_base_config(folder / "gpt2", "gpt2")
+    conv = write_adapter(folder / "conv", modules={"transformer.h.0.attn.c_attn": (64, 192)})
     (folder / "torn" / "adapter_model.safetensors").write_bytes(b"PK")
     found = asked(capsys, "-f", manifest(folder, "tone", "dora", "wide", "torn"), "--engine-args", "vllm", code=1)
 
@@ -120,21 +114,12 @@ def test_what_no_flag_serves_is_left_out_and_ends_with_1(folder: Path, capsys: C
     assert reasons["torn"].startswith("LC102 ")
     assert found["served"] == ["tone"]
     assert asked(capsys, str(folder / "wide"), "--engine-args", "vllm", code=1)["flags"] == []
-
-
-def test_what_is_not_there_ends_with_3_and_the_others_are_served(folder: Path, capsys: Captured) -> None:
     found = asked(capsys, str(folder / "tone"), str(folder / "gone"), "--engine-args", "vllm", code=3)
-
-    assert found["served"] == [str(folder / "tone")]
-    assert [one["exit_code"] for one in found["left_out"]] == [3]
-
-
-def test_modules_that_an_option_does_not_take_are_said(folder: Path, capsys: Captured) -> None:
-    adapter = write_adapter(folder / "odd", modules={"model.layers.0.self_attn.q_proj": (64, 64)},
-                            config={"target_modules": ["q_proj", "fc1"]})  # fmt: skip
-    found = asked(capsys, str(adapter), "--engine-args", "sglang", code=1)
-
+    assert (found["served"], [one["exit_code"] for one in found["left_out"]]) == ([str(folder / "tone")], [3])
+    found = asked(capsys, str(odd), "--engine-args", "sglang", code=1)
     assert found["left_out"][0]["reason"] == "--lora-target-modules does not accept fc1"
+    found = asked(capsys, str(conv), "--base", str(gpt2), "--engine-args", "vllm", code=1)
+    assert "of which it has no class with LoRA" in found["left_out"][0]["reason"]
 
 
 def test_what_is_served_otherwise_than_trained_is_told(folder: Path, capsys: Captured) -> None:
@@ -145,35 +130,11 @@ def test_what_is_served_otherwise_than_trained_is_told(folder: Path, capsys: Cap
     assert [one["name"] for one in found["served_wrong"]] == ["rs"]
     assert found["served"] == ["tone"]
     assert found["slot_bytes"] == alone["slot_bytes"]
+    assert found["flags"][found["flags"].index("--lora-paths") + 1 :] == [f"tone={folder}/tone"]
     assert main(["inspect", "-f", manifest(folder, "rs"), "--engine-args", "sglang"]) == 1
     assert "--enable-lora" not in capsys.readouterr().out
     assert main(["inspect", "-f", manifest(folder, "tone", "rs"), "--engine-args", "sglang"]) == 1
     assert " for 1 of 2 adapters " in " ".join("".join(capsys.readouterr()).split())
-
-
-@pytest.mark.parametrize(
-    ("engine", "flag", "wrong"), [("vllm", "--lora-modules", "misnested"), ("sglang", "--lora-paths", "rs")]
-)
-def test_what_is_served_otherwise_than_trained_is_not_in_the_command(
-    engine: str, flag: str, wrong: str, folder: Path, capsys: Captured
-) -> None:
-    modules = llama_modules(("q_proj", "v_proj"))
-    write_adapter(folder / "rs", modules=modules, config={"use_rslora": True})
-    write_adapter(folder / "misnested", modules={f"model.language_{name}": size for name, size in modules.items()})
-    words = ["-f", manifest(folder, wrong, "tone"), "--engine-args", engine]
-
-    found = asked(capsys, *words, code=1)
-
-    assert [(one["name"], one["exit_code"]) for one in found["served_wrong"]] == [(wrong, 1)]
-    assert found["flags"][found["flags"].index(flag) + 1 :] == [f"tone={folder}/tone"]
-
-
-def test_a_base_without_lora_serves_none(tmp_path: Path, capsys: Captured) -> None:
-    base = write_base_config(tmp_path / "base", "gpt2")
-    adapter = write_adapter(tmp_path / "a", modules={"transformer.h.0.attn.c_attn": (64, 192)})
-
-    found = asked(capsys, str(adapter), "--base", str(base), "--engine-args", "vllm", code=1)
-    assert "of which it has no class with LoRA" in found["left_out"][0]["reason"]
 
 
 def test_experts_and_their_routers_count(tmp_path: Path, capsys: Captured) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,177 +14,116 @@ from tests.conftest import QUICKSTART
 from tests.making import llama_modules, write_adapter, write_base_config
 
 Capture = pytest.CaptureFixture[str]
+SMOLLM = str(QUICKSTART / "smollm2-135m")
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> str:
-    return str(write_base_config(tmp_path / "base"))
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base, and adapters on every linear module that differ in their config or their tensors' names."""
+    monkeypatch.chdir(tmp_path)
+    write_base_config(tmp_path / "base")
+    for name, config in {
+        "good": {},
+        "olora": {"init_lora_weights": "olora"},
+        "rslora": {"use_rslora": True},
+        "bare": {},
+    }.items():
+        prefix = "" if name == "bare" else "base_model.model."
+        write_adapter(tmp_path / name, modules=llama_modules(), r=8, prefix=prefix, config=config)
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Callable[..., str]:
-    """An adapter on every linear module, with changes to its config."""
-
-    def write(name: str, *, r: int = 8, prefix: str = "base_model.model.", **config: Any) -> str:
-        directory = tmp_path / name
-        return str(write_adapter(directory, modules=llama_modules(), r=r, prefix=prefix, config=config))
-
-    return write
+def judged(capsys: Capture, line: str) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """The exit code, each engine's outcome, and the findings by their codes."""
+    capsys.readouterr()
+    code = main(["validate", *line.split(), "--format", "json"])
+    (adapter,) = json.loads(capsys.readouterr().out)["adapters"]
+    outcomes = {one["engine"]: one["outcome"] for one in adapter["engines"]}
+    return code, outcomes, {one["code"]: one for one in adapter["findings"]}
 
 
-def judged(capsys: Capture, *argv: str) -> tuple[int, dict[str, Any]]:
-    code = main(["validate", *argv, "--format", "json"])
-    return code, json.loads(capsys.readouterr().out)
+def test_what_two_engines_do_for_one_reason_is_one_finding(capsys: Capture) -> None:
+    _, _, found = judged(capsys, "olora --base base --engine sglang --engine vllm@0.31")
+    assert found["LC425"]["effects"] == {"sglang": "serves-wrong", "vllm@0.31": "serves-wrong"}
 
 
-def outcomes(document: dict[str, Any]) -> dict[str, str]:
-    return {one["engine"]: one["outcome"] for one in document["adapters"][0]["engines"]}
-
-
-def test_what_two_engines_do_for_one_reason_is_one_finding(
-    made: Callable[..., str], base: str, capsys: Capture
-) -> None:
-    changed = made("changed", init_lora_weights="olora")
-
-    _, document = judged(capsys, changed, "--base", base, "--engine", "sglang", "--engine", "vllm@0.31")
-    (found,) = (one for one in document["adapters"][0]["findings"] if one["code"] == "LC425")
-    assert found["effects"] == {"sglang": "serves-wrong", "vllm@0.31": "serves-wrong"}
-
-
-def test_an_error_that_every_engine_survives_is_a_warning(made: Callable[..., str], base: str, capsys: Capture) -> None:
-    bare = made("bare", prefix="")
-
-    assert judged(capsys, bare, "--base", base)[0] == 1
-    code, document = judged(capsys, bare, "--base", base, "--engine", "vllm", "--engine", "sglang")
-    found = {one["code"]: one["severity"] for one in document["adapters"][0]["findings"]}
-    assert (code, found["LC303"]) == (0, "warning")
-    assert document["adapters"][0]["engines"][0]["applied"] == {"matched": 14, "total": 14}
-    assert judged(capsys, bare, "--base", base, "--engine", "vllm", "--fail-on", "warning")[0] == 1
-    code, document = judged(capsys, bare, "--base", base, "--engine", "vllm", "--engine", "peft")
-    assert code == 1
-    assert "LC303" in {one["code"] for one in document["adapters"][0]["findings"] if one["severity"] == "error"}
+def test_an_error_that_every_engine_survives_is_a_warning(capsys: Capture) -> None:
+    for engines, code, severity in (("", 1, "error"), ("vllm sglang", 0, "warning"), ("vllm peft", 1, "error")):
+        words = " ".join(f"--engine {engine}" for engine in engines.split())
+        found = judged(capsys, f"bare --base base {words}")
+        assert (found[0], found[2]["LC303"]["severity"]) == (code, severity)
+    assert judged(capsys, "bare --base base --engine vllm --fail-on warning")[0] == 1
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("line", "said"),
     [
-        (["--engine", "vlm"], "did you mean vllm?"),
-        (["--engine", ""], "has no value"),
-        (["--engine", "vllm@newest"], "is not a version of vLLM"),
-        (["--engine", "vllm", "--max-lora-rank", "20"], "--max-lora-rank 32"),
-        (["--engine", "vllm", "--tp", "0"], "--tp"),
+        ("good --engine vlm", "did you mean vllm?"),
+        ("good --engine=", "has no value"),
+        ("good --engine vllm@newest", "is not a version of vLLM"),
+        ("good --engine vllm --max-lora-rank 20", "--max-lora-rank 32"),
+        ("good --engine vllm --tp 0", "--tp"),
+        ("-f set.yaml", "set.yaml:4: engine.name: input should be 'vllm', 'sglang' or 'peft'"),
+        (f"{QUICKSTART / 'pirate'} --base {SMOLLM} --tp 2", "--tp 2 does not divide the 9 attention heads"),
     ],
 )
-def test_a_wrong_engine_ends_with_2(
-    argv: list[str], said: str, made: Callable[..., str], base: str, capsys: Capture
-) -> None:
-    assert main(["validate", made("good"), "--base", base, *argv]) == 2
-
-    captured = capsys.readouterr()
-    assert said in captured.err
-    assert captured.out == ""
+def test_a_wrong_engine_ends_with_2(line: str, said: str, capsys: Capture) -> None:
+    set_of("engine: {name: sgl-lang}", "good")
+    assert main(["validate", "--base", "base", *line.split()]) == 2
+    out, err = capsys.readouterr()
+    assert (out, said in err) == ("", True), err
 
 
-def test_a_manifests_engine_is_the_default_and_a_flag_overrides_it(
-    made: Callable[..., str], base: str, tmp_path: Path, capsys: Capture
-) -> None:
-    made("sql", use_rslora=True)
-    file = tmp_path / "set.yaml"
-    file.write_text(
-        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
-        'engine: {name: sglang, version: "0.5.23", max_lora_rank: 4}\nadapters: [{name: sql, source: ./sql}]\n'
-    )
-
-    code, document = judged(capsys, "-f", str(file))
-    assert (code, outcomes(document)) == (1, {"sglang": "rejects"})
-    codes = [one["code"] for one in document["adapters"][0]["findings"] if one["effects"]]
-    assert sorted(codes) == ["LC401", "LC424"]
-    code, document = judged(capsys, "-f", str(file), "--engine", "vllm", "--max-lora-rank", "8")
-    assert (code, outcomes(document)) == (0, {"vllm": "ok"})
+def set_of(engine: str, name: str, more: str = "") -> None:
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
+    Path("set.yaml").write_text(f"{head}{engine}\nadapters: [{{name: {name}, source: ./{name}{more}}}]\n")
 
 
-def test_a_manifests_unknown_engine_is_its_error(
-    made: Callable[..., str], base: str, tmp_path: Path, capsys: Capture
-) -> None:
-    made("sql")
-    file = tmp_path / "set.yaml"
-    file.write_text(
-        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nengine: {name: sgl-lang}\n"
-        "adapters: [{name: sql, source: ./sql}]\n"
-    )
-
-    assert main(["validate", "-f", str(file)]) == 2
-    said = capsys.readouterr().err
-    assert f"{file}:4: engine.name: input should be 'vllm', 'sglang' or 'peft'" in said
-    assert "did you mean sglang?" in said
-    assert main(["fetch", "-f", str(file), "--dry-run"]) == 2
-
-
-def test_a_manifest_knows_every_engine() -> None:
+def test_a_manifests_engine_and_limits_are_the_default_and_a_flag_overrides_them(capsys: Capture) -> None:
     assert list(ENGINES) == list(ENGINE_NAMES)
+    set_of('engine: {name: sglang, version: "0.5.23", max_lora_rank: 4}', "rslora")
+    code, outcomes, found = judged(capsys, "-f set.yaml")
+    assert (code, outcomes) == (1, {"sglang": "rejects"})
+    assert sorted(one for one in found if found[one]["effects"]) == ["LC401", "LC424"]
+    code, outcomes, _ = judged(capsys, "-f set.yaml --engine vllm --max-lora-rank 8")
+    assert (code, outcomes) == (0, {"vllm": "ok"})
+    for slots, code in ((1, 1), (2, 0)):
+        set_of(f"engine: {{name: sglang, max_loras: {slots}}}", "good", ", pinned: true")
+        assert judged(capsys, "-f set.yaml")[0] == code
 
 
-def test_a_manifests_pins_are_weighed_with_its_slots(
-    made: Callable[..., str], base: str, tmp_path: Path, capsys: Capture
-) -> None:
-    made("sql")
-    file = tmp_path / "set.yaml"
-    file.write_text(
-        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nengine: {name: sglang, max_loras: 1}\n"
-        "adapters: [{name: sql, source: ./sql, pinned: true}]\n"
-    )
-
-    code, document = judged(capsys, "-f", str(file))
-    assert (code, outcomes(document)) == (1, {"sglang": "rejects"})
-    file.write_text(file.read_text().replace("max_loras: 1", "max_loras: 2"))
-    assert judged(capsys, "-f", str(file))[0] == 0
-
-
-def test_the_environment_names_the_engine(
-    made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_names_the_engine(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_CLI_ENGINE", "vllm@0.32 sglang")
-
-    code, document = judged(capsys, made("good"), "--base", base)
-    assert (code, outcomes(document)) == (0, {"vllm": "ok", "sglang": "ok"})
+    assert judged(capsys, "good --base base")[:2] == (0, {"vllm": "ok", "sglang": "ok"})
 
 
-def test_an_outcome_that_refuses_nothing_is_said_not_to_count(
-    made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line = ["validate", made("rslora", use_rslora=True), "--base", base, "--engine", "sglang", "--engine", "vllm"]
+def test_an_outcome_that_refuses_nothing_is_said_not_to_count(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ["validate", "rslora", *["--base", "base", "--engine", "sglang", "--engine", "vllm"]]
     uncounted = "  serves wrong  14/14\n    not counted: all findings are ignored or baselined\n  vLLM"
-
     assert main([*line, "--select", "LC1"]) == 0
     assert uncounted in capsys.readouterr().out
-    summary = Path(base).with_name("summary.md")
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
     assert main([*line, "--select", "LC1", "--format", "github"]) == 0
-    assert "| serves wrong (does not count) | ok |" in summary.read_text()
-    capsys.readouterr()
-    assert main(line) == 1
-    assert "does not count" not in capsys.readouterr().out
-    assert main([*line, "--write-baseline", str(Path(base).with_name("known.json"))]) == 0
+    assert "| serves wrong (does not count) | ok |" in Path("summary.md").read_text()
+    assert main([*line, "--write-baseline", "known.json"]) == 0
     assert uncounted in capsys.readouterr().out
+    assert main(line) == 1
+    assert "not counted" not in capsys.readouterr().out
     monkeypatch.setenv("COLUMNS", "300")
-    assert main([*line, made("plain"), "--ignore", "LC424"]) == 0
+    assert main([*line, "good", "--ignore", "LC424"]) == 0
     assert "serves wrong 14/14 (not counted)  ok 14/14" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("width", [60, 80])
-def test_the_matrix_fits_the_terminal(width: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    assert main(["engines"]) == 0
-
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= width
-    row = next(number for number, line in enumerate(lines) if line.startswith("LC424 module-scales"))
-    assert lines[row].split()[-5:] == ["W", "·", "·", "W", "·"]
-
-
-def test_one_engine_is_explained(capsys: Capture) -> None:
+def test_the_matrix_fits_the_terminal_and_one_engine_is_explained(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width in (60, 80):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(["engines"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= width
+        row = next(number for number, line in enumerate(lines) if line.startswith("LC424 module-scales"))
+        assert lines[row].split()[-5:] == ["W", "·", "·", "W", "·"]
     assert main(["engines", "vllm@0.31"]) == 0
-
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith("vLLM 0.31 --max-lora-rank is one of 1, 8, 16, 32, 64, 128, 256, 320, 512; 16 by default")
     assert "LC424: A module has another scale than the config's" in out
@@ -197,29 +135,18 @@ def test_the_docs_show_what_it_prints(capsys: Capture, monkeypatch: pytest.Monke
     root = QUICKSTART.parents[1]
     monkeypatch.chdir(root)
     monkeypatch.setenv("COLUMNS", "80")
-    shown = (
-        (root / "docs" / "validate.md").read_text(encoding="utf-8").split("--engine vllm@0.31 --engine vllm@0.33\n")[1]
-    )
-
+    shown = (root / "docs" / "validate.md").read_text().split("--engine vllm@0.31 --engine vllm@0.33\n")[1]
     words = ["validate", "manifests/quickstart/zubrowka", "--base", "manifests/quickstart/smollm2-135m"]
     assert main([*words, "--engine", "vllm@0.31", "--engine", "vllm@0.33"]) == 1
     assert capsys.readouterr().out == shown.partition("```")[0]
 
 
-def test_a_tensor_parallel_size_that_does_not_divide_the_heads_is_refused(capsys: Capture) -> None:
-    """SmolLM2-135M has nine: no engine starts with two GPUs."""
-    argv = ["validate", str(QUICKSTART / "pirate"), "--base", str(QUICKSTART / "smollm2-135m"), "--engine", "vllm"]
-    assert main([*argv, "--tp", "2"]) == 2
-    assert "--tp 2 does not divide the 9 attention heads" in capsys.readouterr().err
-    assert main([*argv, "--tp", "3"]) == 0
-
-
-def test_a_stray_weights_file_is_a_change_of_the_repair(tmp_path: Path, capsys: Capture) -> None:
+def test_a_stray_weights_file_is_a_change_of_the_repair(capsys: Capture) -> None:
     """What is left behind is what fixes it, so that ``--check`` does not say that there is nothing to do."""
-    shutil.copytree(QUICKSTART / "pirate", tmp_path / "dup")
-    shutil.copy(QUICKSTART / "zubrowka" / "adapter_model.safetensors", tmp_path / "dup" / "model.safetensors")
-    words = ["repair", str(tmp_path / "dup"), "--base", str(QUICKSTART / "smollm2-135m"), "--engine", "sglang"]
+    shutil.copytree(QUICKSTART / "pirate", "dup")
+    shutil.copy(QUICKSTART / "zubrowka" / "adapter_model.safetensors", "dup/model.safetensors")
+    words = ["repair", "dup", "--base", SMOLLM, "--engine", "sglang"]
     assert main([*words, "--check"]) == 1
     assert "without model.safetensors" in " ".join(capsys.readouterr().out.split())
-    assert main([*words, "--to", str(tmp_path / "out")]) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert main([*words, "--to", "out"]) == 0
+    assert {path.name for path in Path("out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}

@@ -1,51 +1,46 @@
 """``lora-cli fetch``: directories on standard output, talk on standard error, one code at the end."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lora_cli.cli.main import main
+from lora_cli.cli.options import in_shard
+from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, files
+from tests.cli.test_progress import on_a_terminal
+from tests.hf_variables import set_variables
+from tests.hub_server import Hub
 from tests.making import write_adapter
+from tests.schemas import check_schema
 from tests.store.keeping import tree
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-SET = """apiVersion: lora-cli/v1
-kind: AdapterSet
-adapters:
-  - {name: a, source: ./sql}
-  - {name: b, source: ./chat}
-"""
+HEAD = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: "
+SET = HEAD + "[{name: a, source: ./sql}, {name: b, source: ./chat}]\n"
 
 
-pytestmark = pytest.mark.usefixtures("a_folder_and_a_cache_of_its_own")
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, a_folder_and_a_cache_of_its_own: None) -> None:
+    for seed, name in enumerate(("sql", "chat")):
+        write_adapter(tmp_path / name, seed=seed)
 
 
-@pytest.fixture
-def sql(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "sql", seed=1)
-
-
-@pytest.fixture
-def chat(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "chat", seed=2)
-
-
-def test_standard_output_is_one_absolute_snapshot_directory_an_adapter(
-    sql: Path, chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["fetch", str(sql), "./chat"]) == 0
+def test_standard_output_is_one_absolute_snapshot_directory_an_adapter(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["fetch", str(tmp_path / "sql"), "./chat"]) == 0
     out, err = capsys.readouterr()
-    first, second = map(Path, out.splitlines())
-    assert first.parent == second.parent == tmp_path / "cache" / "snapshots" / "sha256"
-    assert (first / WEIGHTS).read_bytes() == (sql / WEIGHTS).read_bytes()
-    assert (second / WEIGHTS).read_bytes() == (chat / WEIGHTS).read_bytes()
+    found = [Path(line) for line in out.splitlines()]
+    assert {path.parent for path in found} == {tmp_path / "cache" / "snapshots" / "sha256"}
+    assert [(path / WEIGHTS).read_bytes() for path in found] == [
+        Path(name, WEIGHTS).read_bytes() for name in ("sql", "chat")
+    ]
     assert [line.split(":")[0] for line in err.splitlines()] == [str(tmp_path / "sql"), "./chat"]
-
-
-def test_quiet_says_nothing_but_errors(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", "--quiet", "./sql", "./none"]) == 3
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
@@ -54,112 +49,174 @@ def test_quiet_says_nothing_but_errors(sql: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [
-        [],
-        ["word"],
-        ["./sql", "-f", "set.yaml"],
-        ["./sql", "--timeout", "30s"],
-        ["./sql", "--to", ""],
-        ["./sql", "--revision", "v1"],
-        ["./sql", "sub/../sql", "--to", "out"],
-    ],
-)
-def test_a_wrong_command_line_is_exit_2(argv: list[str], sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    "line",
+    ["", "word", "./sql -f set.yaml", "./sql --timeout 30s", "./sql --to=", "./sql --revision v1",
+     "./sql sub/../sql --to out", "./sql --prune", "./sql --prune --publish out"],
+)  # fmt: skip
+def test_a_wrong_command_line_is_exit_2(line: str, capsys: Capture) -> None:
     Path("set.yaml").write_text(SET)
-    assert main(["fetch", *argv]) == 2
-    assert capsys.readouterr().out == ""
-    assert not Path("cache").exists()
+    assert main(["fetch", *line.split()]) == 2
+    assert (capsys.readouterr().out, Path("cache").exists()) == ("", False)
 
 
-def test_one_adapter_is_handed_out_to_the_folder_itself(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_to_writes_one_adapter_to_the_folder_itself_and_several_by_name(capsys: Capture) -> None:
     assert main(["fetch", "./sql", "--to", "out"]) == 0
-    assert capsys.readouterr().out == f"{Path.cwd() / 'out'}\n"
-    assert tree(Path("out")) == {CONFIG, WEIGHTS}
+    assert (capsys.readouterr().out, tree(Path("out"))) == (f"{Path.cwd() / 'out'}\n", {CONFIG, WEIGHTS})
     killed = "import os, pathlib\nfrom lora_cli.store.materialize import hidden_folder\n"
     killed += "with hidden_folder(pathlib.Path('out')) as folder: os._exit((folder / 'half').write_bytes(b'x'))\n"
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 1
     assert len(list(Path().glob(".out.*"))) == 2
-    assert main(["fetch", "./sql", "--to", "out"]) == 0
-    assert sorted(path.name for path in Path().iterdir()) == ["cache", "out", "sql"]
-
-
-def test_several_are_handed_out_to_folders_by_name(sql: Path, chat: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch", "./sql", "./chat", "--to", "out"]) == 0
-    assert capsys.readouterr().out == f"{Path.cwd() / 'out' / 'sql'}\n{Path.cwd() / 'out' / 'chat'}\n"
-    assert tree(Path("out")) == {f"{name}/{file}" for name in ("sql", "chat") for file in (CONFIG, WEIGHTS)}
-
-
-def test_a_folder_with_something_else_is_never_overwritten(
-    sql: Path, chat: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    assert main(["fetch", "./sql", "--to", "out"]) == main(["fetch", "./sql", "./chat", "--to", "both"]) == 0
+    assert not list(Path().glob(".out.*")), "what a killed process left"
+    assert tree(Path("both")) == {f"{name}/{file}" for name in ("sql", "chat") for file in (CONFIG, WEIGHTS)}
+    capsys.readouterr()
     assert main(["fetch", "./sql", "--to", "chat"]) == 2
     out, err = capsys.readouterr()
-    assert out == ""
-    assert "chat exists, with other content" in err
-    assert tree(Path("chat")) == {CONFIG, WEIGHTS}
+    assert (out, "chat exists, with other content" in err) == ("", True)
 
 
-def test_offline_needs_no_network_for_folders(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch", "./sql", "--offline"]) == 0
-    assert main(["fetch", "org/name", "--offline"]) == 3
-    assert "offline mode is on" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["validate", "org/name", "--base", "none"],
-        ["inspect", "org/name"],
-        ["warm", "org/name", "--base", "o/b"],
-    ],
-    ids=lambda words: words[0],
-)
-def test_offline_is_an_option_of_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", [["validate", "o/n", "--base", "none"], ["inspect", "o/n"], ["warm", "o/n"]])
+def test_offline_is_an_option_of_every_command(words: list[str], capsys: Capture) -> None:
     for line in ([*words, "--offline"], ["--offline", *words]):
         assert main(line) == 3
-        out, err = capsys.readouterr()
-        assert "is not cached" in " ".join((out + err).split())
+        assert "is not cached" in " ".join("".join(capsys.readouterr()).split())
 
 
-FETCHED_MODULES = """
-import sys
-from lora_cli.cli.main import main
-assert main(["fetch", "./sql"]) == 0
-print(" ".join(sorted({name.split(".")[0] for name in sys.modules})), file=sys.stderr)
-"""
-
-
-def test_a_folder_is_fetched_without_anything_heavy(sql: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FETCHED_MODULES], capture_output=True, text=True, check=True)
-    imported = set(done.stderr.splitlines()[-1].split())
-    assert not imported & {
-        "torch",
-        "numpy",
-        "httpx2",
-        "http.client",
-        "yaml",
-        "rich",
-        "huggingface_hub",
-        "safetensors",
-        "transformers",
-    }
-
-
-def test_a_word_that_is_no_reference_does_not_stop_the_others(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch", "nonexist", "./sql"]) == 2
+def test_a_word_that_is_no_reference_does_not_stop_the_others(capsys: Capture) -> None:
+    assert main(["fetch", "nonexist", "./sql", "--format", "json", "--to", "out"]) == 2
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 1
-    assert "'nonexist' is neither" in err
-    assert main(["fetch", "nonexist", "./sql", "--format", "json"]) == 2
-    bad, good = json.loads(capsys.readouterr().out)["adapters"]
+    bad, good = json.loads(out)["adapters"]
     assert (bad["ref"], bad["exit_code"], good["exit_code"]) == (None, 2, 0)
-    assert main(["fetch", "nonexist", "./sql", "--to", "out"]) == 2
+    assert "'nonexist' is neither" in err
     assert tree(Path("out")) == {f"sql/{CONFIG}", f"sql/{WEIGHTS}"}
 
 
-def test_a_folder_that_cannot_be_written_is_the_fault_of_to(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch", "./sql", "--to", "/proc/out"]) == 6
-    err = capsys.readouterr().err
-    assert "--to" in err
-    assert "--cache-dir" not in err
+def test_a_limit_holds_for_what_is_in_the_cache_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    assert main(["fetch", "./sql", "./chat"]) == 0
+    capsys.readouterr()
+    Path("set.yaml").write_text(SET + "policy: {max_bytes: 10}\n")
+    assert main(["fetch", "-f", "set.yaml"]) == 1
+    monkeypatch.setenv("LORA_CLI_MAX_BYTES", "10")
+    assert main(["fetch", "./sql"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "but 10 are allowed" in err) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"), [("MAX_FILES", "1", 1), ("CACHE_BUDGET", "10", 1), ("KEEP_FREE", "1000000TB", 6)]
+)
+def test_a_limit_that_is_reached_names_its_variable(
+    name: str, value: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv(f"LORA_CLI_{name}", value)
+    assert main(["fetch", "./sql"]) == code
+    out, err = capsys.readouterr()
+    assert (out, f"{name.lower()} (LORA_CLI_{name})" in err) == ("", True)
+
+
+def test_the_bytes_that_an_adapter_does_not_need_are_told(capsys: Capture) -> None:
+    Path("sql/checkpoint-10").mkdir()
+    for name, count in (("optimizer.pt", 2000), ("model.safetensors", 1000), ("checkpoint-10/optimizer.pt", 96)):
+        Path("sql", name).write_bytes(b"x" * count)
+    assert main(["fetch", "./sql", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    (found,) = json.loads(out)["adapters"]
+    assert found["left_out"] == {"files": 3, "bytes": 3096}
+    assert "3.0 KiB in 3 files left out" in err
+    assert main(["fetch", "./sql", "--include", "*.pt"]) == 0
+    assert "1000 B in 1 file left out" in capsys.readouterr().err
+
+
+@given(st.text(max_size=40), st.integers(1, 50))
+def test_every_name_is_in_exactly_one_shard(name: str, count: int) -> None:
+    assert [name] == [found for index in range(count) for found in in_shard([name], f"{index}/{count}", str)]
+
+
+def test_the_shards_are_the_same_on_every_machine_and_of_like_size() -> None:
+    names = [f"adapter-{number}" for number in range(400)]
+    assert min(len(in_shard(names, f"{index}/4", str)) for index in range(4)) > 70
+    assert in_shard(names[:8], "1/4", str) == ("adapter-1", "adapter-4", "adapter-5", "adapter-7")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with Hub() as running:
+        running.add("org/sql", files(1))
+        running.add("org/chat", files(2))
+        set_variables(monkeypatch, HF_ENDPOINT=running.endpoint, HF_HOME=str(tmp_path / "hf"))
+        yield running
+
+
+def planned(capsys: Capture, *argv: str, code: int = 0) -> dict[str, dict[str, Any]]:
+    capsys.readouterr()
+    assert main(["fetch", *argv, "--dry-run", "--format", "json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    check_schema(document)
+    return {one["name"]: one for one in document["adapters"]}
+
+
+def test_a_dry_run_tells_files_and_bytes_and_asks_for_listings_alone(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    one = planned(capsys, "org/sql")["sql"]
+    assert one["revision"] == hub.commit("org/sql").id
+    assert (hub.count("/resolve/"), (tmp_path / "cache").exists()) == (0, False)
+    assert main(["fetch", "org/sql", "--format", "json"]) == 0
+    (fetched,) = json.loads(capsys.readouterr().out)["adapters"]
+    assert one["files"] == one["missing_files"] == len(fetched["files"])
+    assert one["bytes"] == one["missing_bytes"] == fetched["bytes"]
+    before = tree(Path("cache"))
+    found = planned(capsys, "org/sql", "org/chat", "org/none", code=3)
+    assert (found["sql"]["missing_files"], found["sql"]["missing_bytes"]) == (0, 0)
+    assert found["chat"]["missing_bytes"] == found["chat"]["bytes"] > 0
+    assert "there is no repository org/none" in found["none"]["error"]["message"]
+    assert tree(Path("cache")) == before
+    monkeypatch.setenv("LORA_CLI_MAX_BYTES", "10")
+    assert "are allowed" in planned(capsys, "org/sql", code=1)["sql"]["error"]["message"]
+
+
+def test_a_set_is_planned_at_its_lock_and_the_lock_is_left_alone(hub: Hub, capsys: Capture) -> None:
+    Path("set.yaml").write_text(HEAD + "[{name: sql, source: org/sql}, {name: mine, source: ./sql}]\n")
+    assert all(one["missing_files"] for one in planned(capsys, "-f", "set.yaml").values())
+    assert not Path("set.lock.yaml").exists()
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    lock, commit = Path("set.lock.yaml").read_bytes(), hub.commit("org/sql").id
+    hub.add("org/sql", files(4))
+    assert planned(capsys, "-f", "set.yaml", "sql")["sql"]["revision"] == commit
+    upgraded = planned(capsys, "-f", "set.yaml", "sql", "--upgrade")["sql"]
+    assert upgraded["revision"] == hub.commit("org/sql").id != commit
+    assert Path("set.lock.yaml").read_bytes() == lock
+    assert main(["fetch", "-f", "set.yaml", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 adapters: no files, 0 B would be downloaded"
+
+
+def fetched(*argv: str, code: int = 0, piped: bool = False) -> str:
+    """What a whole process writes to the terminal; with ``piped`` its standard output is the file ``out``."""
+    command = ["sh", "-c", 'exec "$0" "$@" > out' if piped else 'exec "$0" "$@"', sys.executable, "-m", "lora_cli"]
+    found, shown = on_a_terminal([], columns=100, rows=40, command=[*command, "fetch", *argv])
+    assert found == code
+    return shown
+
+
+def test_with_bars_on_a_terminal_standard_output_still_has_only_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = fetched("./sql", piped=True)
+    (line,) = Path("out").read_text().splitlines()
+    assert ("\x1b" in shown, line in shown) == (True, False)
+    monkeypatch.setenv("LORA_CLI_NO_PROGRESS", "1")
+    assert "\x1b" not in fetched("./sql", piped=True)
+
+
+def test_on_a_terminal_a_table_tells_what_came_of_each_and_where_it_is(tmp_path: Path) -> None:
+    fetched("./sql")
+    shown = fetched("./sql", "./chat", "./none", code=3)
+    # Each line as it stands after the terminal last cleared it (``ESC [2K``), without its styles.
+    cleared = (line.rpartition("\x1b[2K")[2] for line in shown.replace("\r", "").splitlines())
+    lines = [re.sub(r"\x1b\[[?\d]*[A-Za-z]", "", line) for line in cleared]
+    at = next(number for number, line in enumerate(lines) if line.split()[:1] == ["adapter"])
+    assert lines[at].split() == ["adapter", "status", "revision", "files", "size", "time"]
+    table = [["./sql", "cached"], ["./chat", "downloaded"], ["./none", "failed"]]
+    assert [line.split()[:2] for line in lines[at + 1 : at + 4]] == table
+    folder = tmp_path / "cache" / "snapshots" / "sha256"
+    assert [Path(line.split()[1]).parent for line in lines[at + 5 : at + 7]] == [folder, folder]
+    assert re.fullmatch(r"3 adapters, \d+\.\d KiB: 1 downloaded, 1 cached, 1 failed in \d\.\d+ s", lines[-1])
+    assert any(line.startswith("error: ./none: there is no folder ") for line in lines)

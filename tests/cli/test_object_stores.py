@@ -49,25 +49,6 @@ def test_fetch_prints_a_directory_and_the_second_time_downloads_nothing(bucket: 
         assert {path.name: path.read_bytes() for path in Path(adapter["directory"]).iterdir()} == files
 
 
-def test_a_lock_keeps_what_was_fetched_when_the_bucket_moves_on(bucket: str, put: Put, capsys: Capture) -> None:
-    put(0)
-    Path("set.yaml").write_text(
-        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {{name: sql, source: 's3://{bucket}/sql'}}\n"
-    )
-    assert main(["fetch", "-f", "set.yaml"]) == 0
-    first = capsys.readouterr().out
-    put(7)
-    assert main(["fetch", "-f", "set.yaml", "--check"]) == 1
-    assert WEIGHTS in capsys.readouterr().out
-    assert main(["fetch", "-f", "set.yaml", "--locked"]) == 0
-    assert capsys.readouterr().out == first
-    assert main(["--cache-dir", "other", "fetch", "-f", "set.yaml", "--locked"]) in {1, 5}
-    assert not list(Path("other/snapshots").rglob(WEIGHTS))
-    capsys.readouterr()
-    assert main(["fetch", "-f", "set.yaml", "--upgrade"]) == 0
-    assert capsys.readouterr().out != first
-
-
 def test_offline_what_was_fetched_is_given_and_anything_else_is_not(
     seaweed_server: S3Server, bucket: str, put: Put, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

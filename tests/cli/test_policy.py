@@ -1,6 +1,5 @@
-"""``--policy FILE``: one file, the same in fetch, validate and warm; a violation names its rule."""
+"""A policy: one file, the same in every command that reads bytes; a violation names its rule."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,130 +7,110 @@ import pytest
 from lora_cli.cli.main import main
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
-from tests.making import llama_modules, write_adapter, write_base, write_base_config
+from tests.making import llama_modules, write_adapter, write_base
 
 HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
+SET = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     write_adapter(tmp_path / "sql", modules=llama_modules())
-    write_base_config(tmp_path / "base")
+    write_base(tmp_path / "base")
 
 
-def policy(text: str, name: str = "policy.yaml") -> str:
-    Path(name).write_text(HEAD + text)
-    return name
+def policy(text: str) -> str:
+    Path("policy.yaml").write_text(HEAD + text)
+    return "policy.yaml"
 
 
 COMMANDS = {
-    "fetch": ["fetch", "./sql"],
-    "validate": ["validate", "./sql", "--base", "base"],
-    "inspect": ["inspect", "./sql"],
-    "repair": ["repair", "./sql", "--engine", "vllm", "--check"],
-    "warm": ["warm", "./sql", "--base", "base", "--device", "cpu"],
+    "fetch": "fetch ./sql",
+    "validate": "validate ./sql --base base",
+    "inspect": "inspect ./sql",
+    "repair": "repair ./sql --engine vllm --check",
+    "warm": "warm ./sql --base base --device cpu",
+    "init": "init ./sql -o new.yaml",
+}
+VIOLATED = {
+    "allow_sources": "['hf://acme/*']",
+    "deny_sources": "['./sql']",
+    "require_pinned": "true",
+    "max_bytes": "1KiB",
+    "allow_formats": "[gguf]",
 }
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "repair"])
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("rule", VIOLATED)
+def test_a_violation_names_its_rule_and_ends_with_1(
+    command: str, rule: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_CLI_POLICY", policy(f"{rule}: {VIOLATED[rule]}"))
+    assert main(COMMANDS[command].split()) == 1
+    assert f"policy {rule}:" in " ".join("".join(capsys.readouterr()).split())
+    if command in {"fetch", "validate", "warm"}:
+        monkeypatch.delenv("LORA_CLI_POLICY")
+        assert main([*COMMANDS[command].split(), "--policy", "policy.yaml"]) == 1
+
+
+@pytest.mark.parametrize("command", ["fetch", "validate"])
+def test_what_is_allowed_passes_and_the_manifests_policy_and_the_file_hold_both(command: str) -> None:
+    rules = ("allow_sources: ['./s*']", "max_bytes: 1MiB", "allow_formats: [safetensors]")
+    assert main([*COMMANDS[command].split(), "--policy", policy("\n".join(rules))]) == 0
+    for inside, beside, code in (("1GiB", "1GiB", 0), ("1KiB", "1GiB", 1), ("1GiB", "1KiB", 1)):
+        Path("set.yaml").write_text(f"{SET}policy: {{max_bytes: {inside}}}\nadapters: [{{name: sql, source: ./sql}}]\n")
+        assert main([command, "-f", "set.yaml", "--policy", policy(f"max_bytes: {beside}")]) == code
+
+
 @pytest.mark.parametrize(
-    ("text", "rule"),
+    ("text", "code", "told"),
     [
-        ("allow_sources: ['hf://acme/*']", "allow_sources"),
-        ("deny_sources: ['./sql']", "deny_sources"),
-        ("require_pinned: true", "require_pinned"),
-        ("max_bytes: 1KiB", "max_bytes"),
-        ("allow_formats: [gguf]", "allow_formats"),
+        ("deny_source: []", 2, "policy.yaml:3: deny_source: unknown key"),
+        ("deny_sources: ['https://me:hunter2@x/*']", 2, "policy.yaml"),
+        (None, 3, "policy.yaml"),
     ],
 )
-def test_a_violation_names_its_rule_and_ends_with_1(
-    command: str, text: str, rule: str, capsys: pytest.CaptureFixture[str]
+def test_a_policy_that_is_wrong_names_the_line_and_no_secret(
+    text: str | None, code: int, told: str, capsys: Capture
 ) -> None:
-    if command == "warm":
-        write_base(Path("base"))
-    assert main([*COMMANDS[command], "--policy", policy(text)]) == 1
-    out, err = capsys.readouterr()
-    assert f"policy {rule}:" in " ".join((out + err).split())
+    if text is not None:
+        policy(text)
+    for command in ("fetch", "validate"):
+        assert main([*COMMANDS[command].split(), "--policy", "policy.yaml"]) == code
+        err = capsys.readouterr().err
+        assert (told in err, "hunter2" in err) == (True, False)
 
 
-@pytest.mark.parametrize("command", ["fetch", "validate"])
-def test_what_is_allowed_passes(command: str) -> None:
-    rules = ("allow_sources: ['./s*']", "max_bytes: 1MiB", "allow_formats: [safetensors]")
-    assert main([*COMMANDS[command], "--policy", policy("\n".join(rules))]) == 0
-
-
-@pytest.mark.parametrize("command", ["fetch", "validate"])
-def test_the_manifests_policy_and_the_file_hold_both(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(in_manifest: str, in_file: str) -> int:
-        Path("set.yaml").write_text(
-            "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
-            f"policy: {{{in_manifest}}}\nadapters:\n  - {{name: sql, source: ./sql}}\n"
-        )
-        return main([command, "-f", "set.yaml", "--policy", policy(in_file)])
-
-    assert run("max_bytes: 1GiB", "max_bytes: 1GiB") == 0
-    assert run("max_bytes: 1KiB", "max_bytes: 1GiB") == 1
-    assert run("max_bytes: 1GiB", "max_bytes: 1KiB") == 1
-    assert "policy max_bytes" in " ".join(capsys.readouterr().err.split()) or command == "validate"
-
-
-def test_a_policy_file_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LORA_CLI_POLICY", policy("deny_sources: ['./sql']"))
-    assert [main(COMMANDS[command]) for command in ("fetch", "validate", "inspect", "repair")] == [1, 1, 1, 1]
-    assert main(["init", "./sql", "-o", "new.yaml"]) == 1
-
-
-def test_repair_holds_what_the_manifest_says_of_an_adapter(capsys: pytest.CaptureFixture[str]) -> None:
-    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
-    entry = "adapters:\n  - {name: sql, source: ./sql"
+def test_repair_holds_what_the_manifest_says_of_an_adapter() -> None:
     words = ["repair", "-f", "set.yaml", "--engine", "vllm", "--to", "repaired"]
-    Path("set.yaml").write_text(f"{head}policy: {{deny_sources: ['./sql']}}\n{entry}}}\n")
-    assert main(words) == 1
-    Path("set.yaml").write_text(f"{head}{entry}, sha256: {'0' * 64}}}\n")
-    assert main(words) == 5
-    assert not Path("repaired").exists()
-    Path("set.yaml").write_text(f"{head}{entry}}}\n")
-    assert main(words) == 0
+    for rules, more, code in (
+        ("policy: {deny_sources: ['./sql']}\n", "", 1), ("", f", sha256: {'0' * 64}", 5), ("", "", 0),
+    ):  # fmt: skip
+        Path("set.yaml").write_text(f"{SET}{rules}adapters: [{{name: sql, source: ./sql{more}}}]\n")
+        assert (Path("repaired").exists(), main(words)) == (False, code)
 
 
-@pytest.mark.parametrize("command", ["fetch", "validate"])
-def test_a_policy_that_is_wrong_ends_with_2_and_names_the_line(
-    command: str, capsys: pytest.CaptureFixture[str]
+def test_a_digest_is_no_pass_before_it_is_known_and_then_it_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    assert main([*COMMANDS[command], "--policy", policy("deny_source: []")]) == 2
-    assert "policy.yaml:3: deny_source: unknown key" in capsys.readouterr().err
-    assert main([*COMMANDS[command], "--policy", policy("deny_sources: ['https://me:hunter2@x/*']")]) == 2
-    assert "hunter2" not in capsys.readouterr().err
-    assert main([*COMMANDS[command], "--policy", "none.yaml"]) == 3
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with Hub() as running:
-        running.add("acme/sql", Path("sql"), gated=True)
-        running.token("hf_alice", "acme/sql")
-        running.token("hf_bob")
-        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
-        yield running
-
-
-def test_a_digest_that_nobody_knows_yet_is_no_pass(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    Path("set.yaml").write_text(
-        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\npolicy: {max_bytes: 1GiB}\n"
-        f"adapters:\n  - {{name: sql, source: hf://acme/sql, sha256: {'0' * 64}}}\n"
-    )
-    assert main(["inspect", "-f", "set.yaml"]) == 1
-    assert "its digest is unknown before it is fetched" in " ".join(capsys.readouterr().out.split())
-    assert main(["validate", "-f", "set.yaml"]) == 5
+    for source, rules in (("hf://acme/sql", "policy: {max_bytes: 1GiB}\n"), ("./sql", "")):
+        entry = f"{{name: sql, source: {source}, sha256: {'0' * 64}}}"
+        Path("set.yaml").write_text(f"{SET}{rules}adapters: [{entry}]\n")
+        with Hub() as hub:
+            hub.add("acme/sql", Path("sql"))
+            set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"))
+            assert main(["inspect", "-f", "set.yaml"]) == (1 if rules else 0)
+            assert ("its digest is unknown before it is fetched" in capsys.readouterr().out) == bool(rules)
+            assert main(["validate", "-f", "set.yaml"]) == 5
+            assert f"the manifest has sha256 {'0' * 64}"[:40] in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_base_that_only_an_adapter_names_must_be_allowed_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     write_adapter(tmp_path / "sql", modules=llama_modules(), config={"base_model_name_or_path": "org/base"})
     with Hub() as hub:

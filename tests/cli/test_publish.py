@@ -2,7 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +16,15 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.store.materialize import MARK_FILE
-from tests.cli.publishing import BASE, CONFIG, WEIGHTS, Capture, adapter, mark, publish, resolves
 from tests.hub_server import Hub
-from tests.making import base_config, write_base_config
+from tests.making import base_config, llama_modules, write_adapter, write_base_config
 from tests.schemas import check_schema
 from tests.store.keeping import tree
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "acme/base-7b"
+HEAD = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -26,226 +36,175 @@ def base_hub() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def a_cache_of_its_own(tmp_path: Path, base_hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def here(a_folder_and_a_cache_of_its_own: None, base_hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", base_hub)
-    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
     adapter("sql")
 
 
-def test_each_adapter_is_a_folder_by_name_even_when_it_is_alone(capsys: Capture) -> None:
-    assert publish("./sql", "--base-name", BASE) == 0
+def adapter(folder: str, seed: int = 1, **more: Any) -> Path:
+    given = {"modules": llama_modules(("q_proj", "v_proj")), "config": {"base_model_name_or_path": BASE}, **more}
+    return write_adapter(Path(folder).absolute(), seed=seed, **given)
+
+
+def set_of(*names: str, base: str = BASE, source: str = "./sql", engine: str = "") -> None:
+    """A manifest; what it names beside ``sql`` is made."""
+    for seed, name in enumerate(names, start=2):
+        if name != "sql" and not Path(name).exists():
+            adapter(name, seed=seed)
+    entries = ", ".join(f"{{name: {name}, source: {source if name == 'sql' else f'./{name}'}}}" for name in names)
+    Path("set.yaml").write_text(f"{HEAD}{base and f'base: {base}'}\n{engine}\nadapters: [{entries}]\n")
+
+
+def publish(line: str = "./sql") -> int:
+    return main(["fetch", *line.split(), "--publish", "served"])
+
+
+def published() -> list[str]:
+    return sorted(path.name for path in Path("served").iterdir()) if Path("served").exists() else []
+
+
+def resolves(name: str, base: str = BASE) -> bool:
+    """What vLLM's filesystem resolver asks of a folder before it loads it."""
+    config = json.loads(Path("served", name, CONFIG).read_text())
+    return (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", base)
+
+
+def mark() -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(Path("served/sql", MARK_FILE).read_text())
+    return value
+
+
+def test_each_adapter_is_a_folder_by_name_and_what_is_right_is_left_alone(capsys: Capture) -> None:
+    assert publish(f"./sql --base-name {BASE}") == 0
     out, err = capsys.readouterr()
     assert out == f"{Path.cwd()}/served/sql\n"
     assert f"published for {BASE}" in err
     assert tree(Path("served")) == {f"sql/{name}" for name in (CONFIG, WEIGHTS, MARK_FILE)}
-    assert resolves(Path("served"), "sql", BASE)
-    blob = Path("cache/blobs/sha256")
+    assert resolves("sql")
     digest = hashlib.sha256(Path("sql", WEIGHTS).read_bytes()).hexdigest()
-    assert Path("served/sql", WEIGHTS).samefile(blob / digest[:2] / digest)
-    assert not Path("served/sql", CONFIG).is_symlink()
+    assert Path("served/sql", WEIGHTS).samefile(Path("cache/blobs/sha256", digest[:2], digest))
     assert Path("served/sql", CONFIG).stat().st_nlink == 1
-
-
-def test_what_is_right_is_left_alone(capsys: Capture) -> None:
-    assert publish("./sql") == 0
     before = [(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(Path("served").rglob("*"))]
-    assert publish("./sql") == 0
-    after = [(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(Path("served").rglob("*"))]
-    assert after == before
+    assert publish() == 0
+    assert [(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(Path("served").rglob("*"))] == before
 
 
 def test_other_content_under_a_published_name_is_a_warning(capsys: Capture) -> None:
-    assert publish("./sql") == 0
+    assert publish() == 0
     first = mark()["snapshot"]
-    assert "warning" not in capsys.readouterr().err
+    assert "replaces" not in capsys.readouterr().err
     adapter("sql", seed=2)
-    assert publish("./sql", "--format", "json") == 0
+    assert publish("./sql --format json") == 0
     out, err = capsys.readouterr()
-    assert "warning: sql replaces other content: an engine may mix both; publish under a new name" in err
+    assert "warning: sql replaces other content: an engine may mix both" in err
     assert json.loads(out)["adapters"][0]["published"]["replaced"] == first
-    assert publish("./sql") == 0
-    assert "warning" not in capsys.readouterr().err
-
-
-def test_prune_removes_what_the_manifest_does_not_have_and_nothing_of_others(capsys: Capture) -> None:
-    adapter("chat", seed=2)
-    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
-    both = "[{name: sql, source: ./sql}, {name: chat, source: ./chat}]"
-    Path("set.yaml").write_text(head + both)
-    assert publish("-f", "set.yaml") == 0
-    Path("served/mine").mkdir()
-    Path("served/mine/notes.txt").write_text("mine")
-    Path("set.yaml").write_text(head + "[{name: tune, source: ./chat}, {name: sql, source: ./sql}]")
-    assert publish("-f", "set.yaml", "tune") == 0
-    assert sorted(path.name for path in Path("served").iterdir()) == ["chat", "mine", "sql", "tune"]
-    capsys.readouterr()
-    assert publish("-f", "set.yaml", "tune", "--prune", "--format", "json") == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out)["pruned"] == ["chat"]
-    assert "pruned served/chat: it is not in the manifest" in err
-    assert sorted(path.name for path in Path("served").iterdir()) == ["mine", "sql", "tune"]
-    assert publish("./sql", "--prune") == 2
-    assert "--prune needs a manifest and --publish" in capsys.readouterr().err
-
-
-def test_a_pickle_that_nobody_judged_is_published_with_a_warning(capsys: Capture) -> None:
-    Path("sql", WEIGHTS).rename("sql/adapter_model.bin")
-    assert publish("./sql", "--allow-pickle") == 1
-    assert "pickled weights" not in capsys.readouterr().err
-    assert publish("./sql", "--allow-pickle", "--no-validate") == 0
-    said = "warning: sql is published with pickled weights (adapter_model.bin) unchecked: unpickling can run code"
-    assert said in capsys.readouterr().err
 
 
 def truncate(folder: Path) -> None:
-    data = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(data[:-100])
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
 
 
-BAD = {
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated weights": (truncate, "LC10"),
     "a rank that the engine does not take": (lambda folder: adapter(folder.name, r=16), "LC401"),
     "widths of another base": (
-        lambda folder: adapter(folder.name, modules={"model.layers.0.mlp.up_proj": (8, 8)}),
-        "LC314",
+        lambda folder: adapter(folder.name, modules={"model.layers.0.mlp.up_proj": (8, 8)}), "LC314",
     ),
-}
-
-
-def broken_set(base: str = BASE) -> None:
-    """A set of two adapters, sql and chat, for vLLM with ``max_lora_rank`` 8."""
-    adapter("chat", seed=2)
-    entries = "[{name: sql, source: ./sql}, {name: chat, source: ./chat}]"
-    engine = "engine: {name: vllm, max_lora_rank: 8}"
-    Path("set.yaml").write_text(
-        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {base}\n{engine}\nadapters: {entries}\n"
-    )
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("harm", BAD)
-def test_what_does_not_pass_is_named_and_left_out_and_an_earlier_version_stays(
+def test_c2_what_does_not_pass_is_named_and_left_out_and_an_earlier_version_stays(
     harm: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     spoil, says = BAD[harm]
     noted: list[str] = []
     monkeypatch.setattr("lora_cli.cli.output.write_termination_log", noted.append)
-    broken_set()
-    assert publish("-f", "set.yaml", "sql") == 0
+    set_of("sql", "chat", engine="engine: {name: vllm, max_lora_rank: 8}")
+    assert publish("-f set.yaml sql") == 0
     before = mark()
     spoil(Path("sql"))
-    capsys.readouterr()
-    for argv, code in (([], 1), (["--keep-going"], 0), (["--keep-going", "sql"], 1)):
-        assert publish("-f", "set.yaml", "--format", "json", *argv) == code
+    for line, code in (("", 1), ("--keep-going", 0), ("--keep-going sql", 1)):
+        noted.clear()
+        capsys.readouterr()
+        assert publish(f"-f set.yaml --format json {line}") == code
         out, err = capsys.readouterr()
         document = json.loads(out)
-        check_schema(document)
         assert (document["exit_code"], document["adapters"][0]["exit_code"]) == (code, 1)
         assert f"error: sql: {says}" in err
-        assert noted.pop().startswith(f"sql: {says}")
+        (note,) = noted
+        assert note.startswith(f"sql: {says}")
         assert mark() == before
-    assert tree(Path("served/chat")) == {CONFIG, WEIGHTS, MARK_FILE}
-    assert publish("-f", "set.yaml", "--no-validate") == 0
+    assert published() == ["chat", "sql"]
+    assert publish("-f set.yaml --no-validate") == 0
     assert mark() != before
 
 
 def test_the_base_is_that_of_the_lock_and_one_that_cannot_be_read_publishes_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    broken_set()
-    assert main(["fetch", "-f", "set.yaml"]) == 0
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
-    assert publish("-f", "set.yaml", "--locked") == 0
-    Path("set.lock.yaml").unlink()
-    assert publish("-f", "set.yaml", "--keep-going") == 4
-
-
-def test_one_whose_own_base_cannot_be_read_is_published_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    assert publish("./sql") == 0
-    assert "unchecked" not in capsys.readouterr().err
+    set_of("sql", "chat")
+    assert main(["fetch", "-f", "set.yaml"]) == 0
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
+    assert publish("-f set.yaml --locked") == 0
+    Path("set.lock.yaml").unlink()
+    assert publish("-f set.yaml --keep-going") == 4
+    capsys.readouterr()
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", "empty")
-    assert publish("./sql") == 0
+    assert publish() == 0, "one that only its config names is no reason to refuse it"
     assert "warning: sql: base unchecked: " in capsys.readouterr().err
 
 
-def test_nothing_is_pruned_where_something_failed(capsys: Capture) -> None:
-    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
-    Path("set.yaml").write_text(head + "[{name: sql-v1, source: ./sql}]")
-    assert publish("-f", "set.yaml") == 0
-    Path("set.yaml").write_text(head + "[{name: sql-v2, source: ./nothing}]")
-    assert publish("-f", "set.yaml", "--prune") == 3
-    assert "nothing is pruned: not all adapters were fetched and published" in capsys.readouterr().err
-    assert Path("served/sql-v1/adapter_model.safetensors").is_file()
-
-
-def test_prune_leaves_a_published_folder_to_which_somebody_added_a_file_and_says_so(capsys: Capture) -> None:
-    assert publish("./sql") == 0
-    Path("served/sql/.DS_Store").write_text("mine")
-    entry = "{name: other, source: ./sql}"
-    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: [{entry}]\n")
-    capsys.readouterr()
-    assert publish("-f", "set.yaml", "--prune", "--format", "json") == 0
-    out, err = capsys.readouterr()
-    document = json.loads(out)
-    check_schema(document)
-    assert (document["pruned"], document["not_pruned"]) == ([], [{"name": "sql", "unlisted": [".DS_Store"]}])
-    assert "warning: served/sql is not pruned, although it is not in the manifest" in err
-    assert "lora-cli did not publish .DS_Store in it; remove these files and prune again" in err
-    assert Path("served/sql/.DS_Store").read_text() == "mine"
-    Path("served/sql/.DS_Store").unlink()
-    assert publish("-f", "set.yaml", "--prune") == 0
-    assert not Path("served/sql").exists()
-
-
-def test_a_dry_run_shows_what_would_be_pruned(capsys: Capture) -> None:
-    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
-    for name in ("sql", "chat", "tune"):
-        adapter(name, seed=2)
-    Path("set.yaml").write_text(head + "[{name: sql, source: ./sql}, {name: chat, source: ./chat}]")
-    assert publish("-f", "set.yaml") == publish("./tune") == 0
-    Path("served/chat/mine.txt").write_text("mine")
-    before = tree(Path())
-    Path("set.yaml").write_text(head + "[{name: new, source: ./sql}]")
-    capsys.readouterr()
-    argv = ("-f", "set.yaml", "--prune", "--dry-run", "--format", "json")
-    assert publish(*argv) == 0
-    out, err = capsys.readouterr()
-    document = json.loads(out)
-    check_schema(document)
-    assert document["pruned"] == ["sql", "tune"]
-    assert document["not_pruned"] == [{"name": "chat", "unlisted": ["mine.txt"]}]
-    assert "would prune served/sql: it is not in the manifest" in err
-    assert tree(Path()) == before
-    Path("set.yaml").write_text(head + "[{name: new, source: ./gone}]")
-    assert publish(*argv) == 3
-    out, err = capsys.readouterr()
-    assert json.loads(out)["pruned"] == []
-    assert "nothing would be pruned" in err
+def test_prune_removes_what_is_not_in_the_manifest_and_nothing_that_is_of_others(capsys: Capture) -> None:
+    set_of("sql", "chat", "tune")
+    assert publish("-f set.yaml") == 0
+    for folder in ("mine", "chat"):
+        Path("served", folder).mkdir(exist_ok=True)
+        Path("served", folder, "mine.txt").write_text("mine")
+    set_of("sql", "new")
+    before, kept = tree(Path("served")), [{"name": "chat", "unlisted": ["mine.txt"]}]
+    for line in ("--dry-run", ""):
+        capsys.readouterr()
+        assert publish(f"-f set.yaml sql --prune --format json {line}") == 0
+        out, err = capsys.readouterr()
+        document = json.loads(out)
+        check_schema(document)
+        assert (document["pruned"], document["not_pruned"]) == (["tune"], kept)
+        assert f"{'would prune' if line else 'pruned'} served/tune: it is not in the manifest" in err
+        assert "warning: served/chat is not pruned, although it is not in the manifest" in err
+        assert (tree(Path("served")) == before) == bool(line)
+    assert published() == ["chat", "mine", "sql"]
+    set_of("sql", source="./gone")
+    Path("served/chat/mine.txt").unlink()
+    for line, told in (("--dry-run", "nothing would be pruned"), ("", "nothing is pruned")):
+        assert publish(f"-f set.yaml --prune {line}") == 3
+        assert told in capsys.readouterr().err
+    assert published() == ["chat", "mine", "sql"]
 
 
 @pytest.mark.parametrize("served", ["acme/base-7B", "acme/base-7b/", "/models/base"])
 def test_another_base_than_is_served_is_refused_because_no_resolver_would_take_it(served: str, capsys: Capture) -> None:
-    assert publish("./sql", "--base-name", served) == 1
+    Path("served").mkdir()
+    assert publish(f"./sql --base-name {served}") == 1
     out, err = capsys.readouterr()
-    assert out == ""
-    assert f"--base-name {served}" in err
-    assert not Path("served").exists()
+    assert (out, f"--base-name {served}" in err, published()) == ("", True, [])
 
 
 def test_the_base_of_a_manifest_is_the_one_that_is_served(capsys: Capture) -> None:
-    text = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {}\nadapters: [{{name: sql-v2, source: ./sql}}]\n"
-    Path("set.yaml").write_text(text.format("acme/other@" + "ab" * 20))
-    assert publish("-f", "set.yaml", "--no-validate") == 1
+    set_of("sql", base="acme/other@" + "ab" * 20)
+    assert publish("-f set.yaml --no-validate") == 1
     assert '"acme/other" is served' in capsys.readouterr().err
-    assert publish("-f", "set.yaml", "--no-validate", "--base-name", BASE) == 0
-    Path("set.yaml").write_text(text.format("./a/folder/that/the/engine/may/call/otherwise"))
-    assert publish("-f", "set.yaml", "--no-validate") == 0
-    assert resolves(Path("served"), "sql-v2", BASE)
+    assert publish(f"-f set.yaml --no-validate --base-name {BASE}") == 0
+    write_base_config(Path("base"))
+    for base in ("./base", ""):  # which the engine may call otherwise
+        set_of("sql", base=base)
+        capsys.readouterr()
+        assert publish("-f set.yaml") == 0
+        assert "the base was not checked for publishing; set --base-name NAME" in capsys.readouterr().err
+        assert publish("-f set.yaml --quiet") == publish(f"-f set.yaml --base-name {BASE}") == 0
+        assert "not checked" not in capsys.readouterr().err
+    assert resolves("sql")
 
 
 @pytest.mark.parametrize(
@@ -254,105 +213,114 @@ def test_the_base_of_a_manifest_is_the_one_that_is_served(capsys: Capture) -> No
         ({"peft_type": "IA3"}, 'peft_type is "IA3"'),
         ({"peft_type": None}, "peft_type is null"),
         ({"base_model_name_or_path": None}, "base_model_name_or_path is null"),
+        ([], CONFIG),
     ],
 )
-def test_what_no_resolver_takes_is_not_published(config: dict[str, Any], said: str, capsys: Capture) -> None:
+def test_what_no_resolver_takes_is_not_published(config: Any, said: str, capsys: Capture) -> None:
     path = Path("sql", CONFIG)
-    path.write_text(json.dumps(json.loads(path.read_text()) | config))
-    assert publish("./sql", "--no-validate") == 1
-    assert said in capsys.readouterr().err
-    assert not Path("served").exists()
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config} if config else config))
+    assert publish("./sql --no-validate") == 1
+    assert (said in capsys.readouterr().err, published()) == (True, [])
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"a": "\udc80"}'])
-def test_a_config_that_cannot_be_read_is_not_published(text: str, capsys: Capture) -> None:
-    Path("sql", CONFIG).write_text(text, errors="surrogateescape")
-    assert publish("./sql") == 1
-    assert CONFIG in capsys.readouterr().err
-
-
-def foreign(kind: str) -> Path:
+@pytest.mark.parametrize("kind", ["file", "link", "folder", "forged mark"])
+def test_what_is_not_ours_is_never_replaced(kind: str, capsys: Capture) -> None:
     target = Path("served/sql")
     target.parent.mkdir()
+    Path("mine").mkdir()
     if kind == "file":
         target.write_text("mine")
     elif kind == "link":
-        Path("mine").mkdir()
         target.symlink_to(Path("mine").absolute())
     else:
         target.mkdir()
         (target / "mine.txt").write_text("mine")
     if kind == "forged mark":
         (target / MARK_FILE).write_text('{"schema": "lora_cli/published/1", "files": {"other": 1}}')
-    return target
-
-
-@pytest.mark.parametrize("kind", ["file", "link", "folder", "forged mark"])
-def test_what_is_not_ours_is_never_replaced(kind: str, capsys: Capture) -> None:
-    target = foreign(kind)
     before = tree(Path("served"))
-    assert publish("./sql") == 2
+    assert publish() == 2
     out, err = capsys.readouterr()
-    assert out == ""
-    assert "sql exists, with other content: " in err
-    assert tree(Path("served")) == before
-    assert target.is_symlink() == (kind == "link")
+    assert (out, "sql exists, with other content: " in err) == ("", True)
+    assert (tree(Path("served")), target.is_symlink()) == (before, kind == "link")
 
 
-def test_a_file_that_somebody_put_into_what_we_published_stays(capsys: Capture) -> None:
-    assert publish("./sql") == 0
-    Path("served/sql/notes.txt").write_text("mine")
-    adapter("sql", seed=2)
-    assert publish("./sql") == 2
-    assert Path("served/sql/notes.txt").read_text() == "mine"
-    err = capsys.readouterr().err
-    assert "sql exists, with other content: notes.txt" in err
-    Path("served/sql/notes.txt").unlink()
-    assert publish("./sql") == 0
-    assert Path("served/sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()
+HARM: dict[str, Callable[[], object]] = {
+    "config": lambda: Path("served/sql", CONFIG).write_text("{}"),
+    "weights": lambda: Path("served/sql", WEIGHTS).unlink(),
+    "mark": lambda: Path("served/sql", MARK_FILE).write_text(json.dumps(mark())),
+}
 
 
-@pytest.mark.parametrize("harm", ["config", "weights", "mark"])
+@pytest.mark.parametrize("harm", HARM)
 def test_what_was_edited_or_lost_is_published_again(harm: str) -> None:
-    assert publish("./sql") == 0
-    if harm == "config":
-        Path("served/sql", CONFIG).write_text("{}")
-    elif harm == "weights":
-        Path("served/sql", WEIGHTS).unlink()
-    else:
-        Path("served/sql", MARK_FILE).write_text(json.dumps(mark()))
-    assert publish("./sql") == 0
-    assert resolves(Path("served"), "sql", BASE)
+    assert publish() == 0
+    HARM[harm]()
+    assert publish() == 0
+    assert resolves("sql")
     assert tree(Path("served/sql")) == {CONFIG, WEIGHTS, MARK_FILE}
     assert Path("served/sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [
-        ["./sql", "--publish", ""],
-        ["./sql", "--publish", "served", "--to", "out"],
-        ["./sql", "./other/sql", "--publish", "served"],
-        ["./sql", "--no-validate"],
-        ["./sql", "--keep-going"],
-    ],
-)
-def test_what_cannot_be_published_at_all_is_exit_2(argv: list[str], capsys: Capture) -> None:
+    "line",
+    ["./sql --publish=", "./sql --publish served --to out", "./sql ./other/sql --publish served", "./sql --no-validate",
+     "./sql --keep-going"],
+)  # fmt: skip
+def test_what_cannot_be_published_at_all_is_exit_2(line: str, capsys: Capture) -> None:
     adapter("other/sql")
-    assert main(["fetch", *argv]) == 2
-    assert capsys.readouterr().out == ""
-    assert not Path("served").exists()
+    assert main(["fetch", *line.split()]) == 2
+    assert (capsys.readouterr().out, published()) == ("", [])
 
 
-@pytest.mark.parametrize(
-    ("manifest", "why"), [("base: ./base\n", "the manifest's base is a path"), ("", "no base is set")]
-)
-def test_a_base_that_has_no_name_is_said_not_to_be_checked(manifest: str, why: str, capsys: Capture) -> None:
-    write_base_config(Path("base"))
-    adapters = "adapters: [{name: sql, source: ./sql}]\n"
-    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{manifest}{adapters}")
-    assert publish("-f", "set.yaml") == 0
-    assert f"the base was not checked for publishing: {why}; set --base-name NAME" in capsys.readouterr().err
-    assert publish("-f", "set.yaml", "--base-name", BASE) == 0
-    assert publish("-f", "set.yaml", "--quiet") == 0
-    assert "not checked" not in capsys.readouterr().err
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system than the cache."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    assert folder.stat().st_dev != tmp_path.stat().st_dev
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_on_another_file_system_weights_are_copied_once_and_a_full_disk_leaves_them(elsewhere: Path) -> None:
+    argv = ["fetch", "./sql", "--publish", str(elsewhere)]
+    assert main(argv) == 0
+    path = elsewhere / "sql" / WEIGHTS
+    before = path.stat().st_ino
+    assert main(argv) == 0
+    assert (path.stat().st_ino, path.read_bytes()) == (before, Path("sql", WEIGHTS).read_bytes())
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    first = path.read_bytes()
+    adapter("sql", seed=2)
+    assert main(["fetch", "./sql"]) == 0
+    command = [sys.executable, "-m", "lora_cli", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert (done.returncode, done.stdout, "--publish" in done.stderr) == (6, "", True)
+    assert ({entry.name for entry in elsewhere.iterdir()}, path.read_bytes()) == ({"sql"}, first)
+    assert main(["fetch", "./sql", "--publish", "/proc/served"]) == 6
+
+
+def test_a_kill_at_any_moment_leaves_the_one_or_the_other_whole(elsewhere: Path) -> None:
+    whole = set()
+    for side in "ab":
+        folder = adapter(f"{side}/sql", seed=ord(side))
+        (folder / "adapter_model.bin").write_bytes(side.encode() * 20_000_000)
+        whole.add(((folder / WEIGHTS).read_bytes(), side.encode() * 20_000_000))
+    argv = ["fetch", "-q", "--include", "*.bin", "--publish", str(elsewhere)]
+    assert main([*argv, "a/sql"]) == main([*argv, "b/sql"]) == 0
+    killed = 0
+    for number in range(6):
+        command = [sys.executable, "-m", "lora_cli", *argv, f"{'ab'[number % 2]}/sql"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            while not (half := [path for path in elsewhere.iterdir() if path.name != "sql"]) and process.poll() is None:
+                pass
+            process.kill()
+        killed += bool(half)
+        found = elsewhere / "sql"
+        assert ((found / WEIGHTS).read_bytes(), (found / "adapter_model.bin").read_bytes()) in whole
+    assert killed
+    assert main([*argv, "a/sql"]) == main([*argv, "b/sql"]) == 0
+    assert {path.name for path in elsewhere.iterdir()} == {"sql"}

@@ -123,44 +123,6 @@ def test_a_policy_speaks_of_the_folder_that_is_picked(
         assert codes({"allow_sources": [ref]}, tmp_path / "cache") == [0, 0]
 
 
-@pytest.mark.parametrize("verb", ["fetch", "validate"])
-def test_a_policy_speaks_of_the_folder_that_is_picked_whatever_is_cached(
-    verb: str, oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pushed = []
-    for folder in ("run", "copy"):  # the same files, so that the cache has them before
-        name = oci_registry.name()
-        digest = oci_registry.push(f"{name}:v1", {f"{folder}/{path}": data for path, data in files_of(sql).items()})
-        pushed.append((f"oci://{oci_registry.place}/{name}", digest))
-    (ref, digest), (copy, _) = pushed
-    policy, manifest, cache = tmp_path / "policy.yaml", tmp_path / "set.yaml", ("--cache-dir", tmp_path / "cache")
-    policy.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "Policy", "deny_sources": [f"{ref}//run"]}))
-    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
-    manifest.write_text(f"{head}adapters: [{{name: sql, source: '{ref}:v1'}}]\n")
-    more = (
-        (
-            "--base",
-            "none",
-        )
-        if verb == "validate"
-        else ()
-    )
-
-    def denied(*argv: object) -> bool:
-        code, out, err = ran(capsys, verb, *argv, *more, *cache, "--policy", policy)
-        return code == 1 and "policy deny_sources" in out + err
-
-    assert ran(capsys, "fetch", "-f", manifest, "--cache-dir", tmp_path / "other")[0] == 0
-    assert ran(capsys, "fetch", f"{copy}:v1", *cache)[0] == 0
-    assert denied("-f", manifest)
-    assert ran(capsys, "fetch", "-f", manifest, "--locked", *cache)[0] == 0
-    assert denied("-f", manifest)
-    assert ran(capsys, verb, "-f", manifest, *more, *cache, "--policy", policy, "--offline")[0] == 3, "unknown"
-    assert ran(capsys, "fetch", f"{ref}@{digest}", *cache)[0] == 0
-    assert denied(f"{ref}@{digest}")
-    assert denied("-f", manifest)
-
-
 def test_a_base_is_an_artifact_too(
     oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

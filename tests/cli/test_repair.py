@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lora_cli.cli.main import main
 from tests.hub_server import Hub
-from tests.making import llama_modules, lora_tensors, raw, write_adapter, write_base_config
+from tests.making import llama_modules, write_adapter, write_base_config
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
@@ -185,10 +184,6 @@ def spoil(name: str, how: str) -> None:
         adapter(name, {"rank_pattern": {".*_proj": 16}})
     elif how == "pissa":
         adapter(name, {"init_lora_weights": "pissa"})
-    elif how == "large":
-        tensors = lora_tensors(llama_modules())
-        large = {one: raw(np.full(tensor.shape, 1e6)) for one, tensor in tensors.items() if "lora_B" in one}
-        adapter(name, tensors=large)
     elif how == "unsafe":
         weights.unlink()
 
@@ -208,11 +203,9 @@ def spoil(name: str, how: str) -> None:
         ("unsafe", "--engine vllm --to out", 1, "error: "),
         ("ranks", "--engine sglang --to out", 1, "the trained scale is unknown"),
         ("pissa", "--engine vllm@0.33 --to out", 1, "path_initial_model_for_weight_conversion"),
-        ("large", "--engine vllm --dtype float16 --to out", 1, "hint: "),
         ("", "--engine vllm", 2, "repair needs --to, --in-place, or --check"),
         ("", "--engine vllm --to out --check", 2, "repair needs --to, --in-place, or --check"),
         ("", "--engine vllm --to base", 2, "already exists"),
-        ("", "--engine vllm --check --dtype int8", 2, "--dtype must be one of float32, float16, bfloat16"),
         ("", "--engine vlm --check", 2, "unknown engine"),
         ("", "--check", 2, "repair needs an engine"),
         ("", "b --to out --engine vllm", 2, "several adapters need a manifest"),
@@ -250,15 +243,6 @@ def test_weights_are_written_in_one_file(kind: str, capsys: Capture) -> None:
         (folder / shards[1]).unlink()
         assert main(["repair", "whole", "--engine", "vllm", "--base", "base", "--to", "two"]) == 1
         assert "2 of 3 shards found" in said(capsys)
-
-
-def test_a_dtype_and_a_name_that_are_asked_for_are_written(capsys: Capture) -> None:
-    adapter("plain")
-    code, found = repair("plain --engine vllm --base base --dtype bfloat16 --base-name org/base --to out", capsys)
-    assert (code, [change["step"] for change in found["changes"]]) == (0, ["base", "dtype"])
-    assert 0 < found["proof"] < 0.05
-    assert {one.dtype for one in load_file(f"out/{WEIGHTS}").values()} == {torch.bfloat16}
-    assert json.loads(Path("out/adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
 
 
 def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(capsys: Capture) -> None:

@@ -1,9 +1,12 @@
-"""``lora-cli validate`` as operators and CI see it: what it prints, and what it exits with."""
+"""``lora-cli validate`` as operators and CI see it: what it prints, where that goes, and what it exits with."""
 
 import json
 import os
+import pty
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,38 +14,30 @@ import pytest
 import yaml
 
 from lora_cli.cli.main import main
+from tests.cli.test_startup import modules_after
 from tests.hub_server import Hub
 from tests.making import llama_modules, lora_tensors, raw, write_adapter, write_base_config
 from tests.object_servers import S3Server
 
-
-@pytest.fixture
-def base(tmp_path: Path) -> str:
-    return str(write_base_config(tmp_path / "base"))
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture
-def good(tmp_path: Path) -> str:
-    return str(write_adapter(tmp_path / "good", modules=llama_modules()))
-
-
-@pytest.fixture
-def bad(tmp_path: Path) -> str:
-    """B is missing everywhere."""
-    return str(write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name))
-
-
-@pytest.fixture
-def loud(tmp_path: Path) -> str:
-    """B is a thousand times too large: a warning."""
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ``base``, and ``good``; ``bad``, whose B is missing; and ``loud``, whose B is too large: a warning."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    write_base_config(tmp_path / "base")
     tensors = lora_tensors(llama_modules())
     larger = {name: raw(np.full(one.shape, 1000.0)) for name, one in tensors.items() if "lora_B" in name}
-    return str(write_adapter(tmp_path / "loud", modules=llama_modules(), tensors=larger))
+    write_adapter(tmp_path / "good", modules=llama_modules())
+    write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name)
+    write_adapter(tmp_path / "loud", modules=llama_modules(), tensors=larger)
 
 
-def test_a_folder_with_its_slash_is_told_once(good: str, base: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", f"{good}/", "--base", base]) == 0
-    assert "file://" not in capsys.readouterr().out
+def validate(line: str) -> int:
+    return main(["validate", "--base", "base", *line.split()])
 
 
 @pytest.fixture
@@ -54,13 +49,15 @@ def team(tmp_path: Path) -> Path:
     return tmp_path / "team"
 
 
-def validated(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
-    assert main(["validate", *argv, "--base", "none", "--format", "json"]) == 0
+def validated(capsys: Capture, *argv: str, base: str = "none", code: int = 0) -> list[str]:
+    """The names of the adapters that were judged."""
+    capsys.readouterr()
+    assert main(["validate", *argv, "--base", base, "--format", "json"]) == code
     return [one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]]
 
 
 def test_m4_a_folder_stands_for_the_adapters_below_it(
-    team: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    team: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     assert validated(capsys, str(team)) == [f"{team}/b", f"{team}/in/a", f"{team}/linked", f"{team}/run"]
     monkeypatch.chdir(team)
@@ -71,7 +68,7 @@ def test_m4_a_folder_stands_for_the_adapters_below_it(
 
 
 def test_m3_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
-    team: Path, seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    team: Path, seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(team.parent)
     paths = [Path(folder, name) for folder, _, names in os.walk("team") if ".git" not in folder for name in names]
@@ -96,206 +93,183 @@ def test_m3_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
     assert "it has 3 adapters, in b, in/a, run: use hf://acme/team/b" in " ".join(capsys.readouterr().err.split())
 
 
-def test_names_choose_from_a_set(
-    good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entries = f"{{name: good, source: {good}}}, {{name: bad, source: {bad}}}"
-    (tmp_path / "set.yaml").write_text(
-        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {base}\nadapters: [{entries}]\n"
-    )
-    argv = ["validate", "-f", str(tmp_path / "set.yaml")]
-    assert main([*argv, "good"]) == 0
-    assert "1 adapter (1 ok)" in capsys.readouterr().out
-    assert main([*argv, "bad", "good"]) == 1
-    assert main([*argv, "god"]) == 2
-    assert "has no adapter 'god'\nhint: did you mean good?" in capsys.readouterr().err
-
-
-def test_a_warning_refuses_only_when_asked(loud: str, base: str) -> None:
-    assert main(["validate", loud, "--base", base]) == 0
-    assert main(["validate", loud, "--base", base, "--fail-on", "warning"]) == 1
-    assert main(["validate", loud, "--base", base, "--fail-on", "warning", "--ignore", "huge-update"]) == 0
-    assert main(["validate", loud, "--base", base, "--fail-on", "warning", "--no-values"]) == 0
-
-
-def test_only_the_selected_rules_judge(bad: str, base: str) -> None:
-    assert main(["validate", bad, "--base", base, "--select", "LC1,LC2"]) == 0
-    assert main(["validate", bad, "--base", base, "--select", "pair-incomplete"]) == 1
-
-
-def test_what_cannot_be_read_is_reported_whatever_is_selected(
-    bad: str, base: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, code in (("adapter_model.safetensors", "LC102"), ("adapter_config.json", "LC107")):
-        kept = (Path(bad) / name).read_bytes()
-        (Path(bad) / name).write_bytes(b"")
-        assert main(["validate", bad, "--base", base, "--select", "LC5,pair-incomplete"]) == 1
-        assert code in capsys.readouterr().out
-        (Path(bad) / name).unlink()
-        assert main(["validate", bad, "--base", base, "--select", "LC5"]) == 1
-        (Path(bad) / name).write_bytes(kept)
-    assert main(["validate", bad, "--base", base, "--select", "LC5"]) == 0
-
-
-def test_a_hostile_pickle_in_place_of_the_weights_is_reported_whatever_is_selected(
-    good: str, base: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    weights = Path(good) / "adapter_model.safetensors"
-    weights.unlink()
-    weights.with_suffix(".bin").write_bytes(b"cos\nsystem\n(S'id'\ntR.")
-    assert main(["validate", good, "--base", base, "--select", "LC3", "--select", "LC5"]) == 1
-    assert "LC108" in capsys.readouterr().out
+def test_files_and_names_stand_for_their_adapters(capsys: Capture) -> None:
+    files = [f"{folder}/{name}" for folder in ("good", "bad") for name in (CONFIG, WEIGHTS)]
+    assert validated(capsys, *files, base="base", code=1) == ["good", "bad"]
+    entries = "{name: fine, source: ./good}, {name: broken, source: ./bad}"
+    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{entries}]\n")
+    assert validated(capsys, "-f", "set.yaml", "fine", base="base") == ["fine"]
+    assert validated(capsys, "-f", "set.yaml", base="base", code=1) == ["fine", "broken"]
+    shards = [validated(capsys, "-f", "set.yaml", "fine", "--shard", f"{index}/2") for index in (0, 1)]
+    assert sorted(name for part in shards for name in part) == ["fine"]
+    Path("notes.txt").touch()
+    assert main(["validate", "--changed-files", "--base", "none", "notes.txt"]) == 0
+    assert capsys.readouterr().out == "no adapters; no errors; no warnings; no skipped checks\n"
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("line", "code"),
     [
-        (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "shards are counted from 0"),
-        (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
-        (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "unknown rule"),
+        ("good/", 0),
+        ("loud", 0),
+        ("loud --fail-on warning", 1),
+        ("loud --fail-on warning --ignore huge-update", 0),
+        ("loud --fail-on warning --no-values", 0),
+        ("bad --select LC1,LC2", 0),
+        ("bad --select pair-incomplete", 1),
+        ("good bad ./gone", 3),
     ],
 )
-def test_a_wrong_command_line_ends_with_2(
-    argv: list[str], said: str, good: str, base: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([word.format(good=good, base=base) for word in argv]) == 2
-
-    captured = capsys.readouterr()
-    assert said in captured.err
-    assert captured.out == ""
+def test_the_exit_code_is_of_what_was_asked_for(line: str, code: int, capsys: Capture) -> None:
+    assert validate(line) == code
+    assert "file://" not in capsys.readouterr().out
 
 
-def test_files_of_an_adapter_stand_for_its_folder_once(
-    good: str, bad: str, base: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = [
-        f"{folder}/{name}" for folder in (good, bad) for name in ("adapter_config.json", "adapter_model.safetensors")
-    ]
-
-    assert main(["validate", *files, "--base", base, "--format", "json"]) == 1
-
-    assert [one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]] == [good, bad]
-
-
-def test_shards_judge_each_adapter_of_a_set_once(
-    good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entries = "".join(f"  - {{name: {name}, source: ./good}}\n" for name in ("a", "b", "c", "d", "e"))
-    (tmp_path / "set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries}")
-    judged: list[list[str]] = []
-    for shard in ("0/3", "1/3", "2/3"):
-        words = ["validate", "-f", str(tmp_path / "set.yaml"), "--shard", shard, "--format", "json"]
-        assert main(words) == 0
-        judged.append([one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]])
-
-    assert sorted(name for part in judged for name in part) == ["a", "b", "c", "d", "e"]
-    assert max(map(len, judged)) < 5
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("good --select LC9", "unknown rule"),
+        ("-f set.yaml god", "has no adapter 'god'\nhint: did you mean good?"),
+        ("good --format xml", "--format xml is not FORMAT or FORMAT=FILE"),
+        ("good --format sarf", "did you mean sarif?"),
+        ("good --format json=", "--format json=FILE"),
+        ("good --format json,sarif=a", "is not FORMAT or FORMAT=FILE"),
+        ("good --format json --format sarif", "--format sarif=FILE"),
+        ("good --format json=a.json --format sarif=a.json", "json and sarif would be mixed"),
+        ("-f set.yaml --changed-files", "--changed-files is for REFs"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(line: str, said: str, capsys: Capture) -> None:
+    Path("set.yaml").write_text("apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{name: good, source: ./good}]\n")
+    assert validate(line) == 2
+    out, err = capsys.readouterr()
+    assert (out, said in err) == ("", True), err
 
 
-def test_the_json_document_says_all_that_the_text_says(
-    good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["validate", good, bad, str(tmp_path / "gone"), "--base", base, "--format", "json"]) == 3
+@pytest.mark.parametrize(("file", "torn", "gone"), [(WEIGHTS, "LC102", "LC101"), (CONFIG, "LC107", "LC106")])
+def test_what_cannot_be_read_is_reported_whatever_is_selected(file: str, torn: str, gone: str, capsys: Capture) -> None:
+    Path("good", file).write_bytes(b"")
+    assert validate("good --select LC5,pair-incomplete") == 1
+    assert torn in capsys.readouterr().out
+    Path("good", file).unlink()
+    assert validate("good --select LC5") == 1
+    assert gone in capsys.readouterr().out
+    if file == WEIGHTS:
+        Path("good/adapter_model.bin").write_bytes(b"cos\nsystem\n(S'id'\ntR.")
+        assert validate("good --select LC3 --select LC5") == 1
+        assert "LC108" in capsys.readouterr().out
 
-    document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "lora_cli/validate/1"
-    assert document["base"]["model_type"] == "llama"
+
+def test_one_run_writes_several_formats(capsys: Capture) -> None:
+    Path("real.json").write_text("old")
+    Path("r.json").symlink_to("real.json")
+    files = ("sarif=r.sarif", "junit=r.xml", "json=r.json", "human=r.txt")
+    assert validate(f"good bad ./gone --format github {' '.join(f'--format {file}' for file in files)}") == 3
+    assert capsys.readouterr().out.startswith("::error ")
+    assert json.loads(Path("r.sarif").read_text())["version"] == "2.1.0"
+    assert ET.parse("r.xml").getroot().get("failures") == "1"
+    assert Path("r.txt").read_text().splitlines()[-1].startswith("3 adapters (1 ok, 1 refused, 1 failed)")
+    assert Path("r.json").is_symlink(), "it is replaced through the link"
+    document = json.loads(Path("real.json").read_text())
+    assert (document["schema"], document["base"]["model_type"]) == ("lora_cli/validate/1", "llama")
     assert [one["exit_code"] for one in document["adapters"]] == [0, 1, 3]
     assert [one["applied"] for one in document["adapters"][:2]] == [{"matched": 14, "total": 14}] * 2
-    assert document["adapters"][1]["findings"][0] == {
-        "code": "LC302",
-        "name": "pair-incomplete",
-        "severity": "error",
-        "message": document["adapters"][1]["findings"][0]["message"],
-        "file": "adapter_model.safetensors",
-        "field": "model.layers.0.self_attn.q_proj",
-        "hint": "a part of the adapter is missing: save or convert it again",
-        "accepted": None,
-        "fingerprint": document["adapters"][1]["findings"][0]["fingerprint"],
-        "effects": {},
-    }
-    assert document["adapters"][2]["error"]["exit_code"] == 3
-    assert document["summary"] == {
-        "adapters": 3, "unchecked": 0, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0,
-        "skipped": 0, "engines": {}, "exit_code": 3,
+    (finding, *_), summary = document["adapters"][1]["findings"], document["summary"]
+    assert finding == {
+        "code": "LC302", "name": "pair-incomplete", "severity": "error", "message": finding["message"],
+        "file": WEIGHTS, "field": "model.layers.0.self_attn.q_proj", "accepted": None, "effects": {},
+        "hint": "a part of the adapter is missing: save or convert it again", "fingerprint": finding["fingerprint"],
     }  # fmt: skip
+    assert (summary["refused"], summary["failed"], summary["errors"], summary["exit_code"]) == (1, 1, 1, 3)
 
 
-def test_the_result_goes_to_a_file_when_asked(
-    good: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_places_are_from_the_root_of_the_repository_wherever_the_command_runs(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for form, start in (("json", "{"), ("human", good)):
-        assert main(["validate", good, "--base", base, "--format", f"{form}={tmp_path / 'out'}"]) == 0
-        assert (tmp_path / "out").read_text().startswith(start)
-    assert capsys.readouterr().out == ""
+    """As annotations, SARIF and code quality reports are read; names, and baselines with them, are from here."""
+    for name in (".git", "ci"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "ci")
+    assert main(["validate", "../bad", "--base", "../base", "--format", "sarif=r.sarif", "--format", "github"]) == 1
+    assert f"::error file=bad/{WEIGHTS},title=LC302" in capsys.readouterr().out
+    (result, *_) = json.loads(Path("r.sarif").read_text())["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == f"bad/{WEIGHTS}"
 
 
-def process(*argv: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "lora_cli", *argv], capture_output=True, env={**os.environ, **environment}, check=False
-    )
+def test_github_also_appends_to_the_summary_of_the_job(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    Path("summary.md").write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    assert validate("good bad --format github") == 1
+    assert Path("summary.md").read_text().startswith("before\n### lora-cli validate")
+    out, err = capsys.readouterr()
+    assert (out.startswith("::error "), err) == (True, "the summary is in GITHUB_STEP_SUMMARY\n")
+    Path("summary.md").write_text("x" * 1024 * 1024)
+    assert validate("good bad --format github") == 1
+    assert (Path("summary.md").stat().st_size, "is full" in capsys.readouterr().err) == (1024 * 1024, True)
 
 
-def test_a_pipe_gets_no_colour_and_an_ascii_one_no_failure(bad: str, base: str) -> None:
-    done = process("validate", bad, "--base", base, PYTHONIOENCODING="ascii", TERM="xterm")
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("no/such/folder.json", "no/such/folder.json cannot be written"),
+        ("good", "good cannot be written"),
+        ("/dev/full", "/dev/full cannot be written: No space left on device\nhint: free some space there"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_6(file: str, told: str, capsys: Capture) -> None:
+    assert validate(f"good --format json={file} --format human") == 6
+    out, err = capsys.readouterr()
+    assert (out, told in err) == ("", True)
 
+
+def test_no_line_of_the_text_is_a_command_to_a_ci_server(capsys: Capture) -> None:
+    name = f"model.{'x' * 60} ::stop-commands::a ##[add-mask]b ##vso[task.setvariable]c.q_proj"
+    write_adapter(Path("evil"), modules={name: (64, 64)})
+    assert validate("evil") == 1
+    out = capsys.readouterr().out
+    assert not [said for said in out.splitlines() if said.lstrip().startswith("::")]
+    assert r"\x3a:stop-commands::a" in out
+    assert not [word for word in ("##[", "##vso[") if word in out]
+
+
+def piped(line: str, **environment: str) -> bytes:
+    words = [sys.executable, "-m", "lora_cli", "validate", "--base", "base", *line.split()]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, **environment}, check=False)
     assert done.returncode == 1
-    assert b"\x1b" not in done.stdout
+    return done.stdout
 
 
-def on_a_terminal(*argv: str, **environment: str) -> bytes:
+def test_a_pipe_gets_colour_only_where_it_is_forced_and_an_ascii_one_no_failure() -> None:
+    assert b"\x1b" not in piped("bad", PYTHONIOENCODING="ascii", TERM="xterm")
+    assert b"\x1b[31mrefused" in piped("bad", FORCE_COLOR="1")
+    assert json.loads(piped("bad --format json=/dev/stdout"))["summary"]["adapters"] == 1
+
+
+def on_a_terminal(**environment: str) -> bytes:
     """What a command writes when its output is a terminal."""
-    import pty
-
     parent, child = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "lora_cli", *argv],
-        stdout=child, stderr=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm", **environment},
-    ):  # fmt: skip
+    words = [sys.executable, "-m", "lora_cli", "validate", "bad", "--base", "base"]
+    environ = {**os.environ, "TERM": "xterm", **environment}
+    with subprocess.Popen(words, stdout=child, stderr=subprocess.DEVNULL, env=environ):
         os.close(child)
         written = b""
-        while True:
-            try:
-                chunk = os.read(parent, 65536)
-            except OSError:
-                break
-            if not chunk:
-                break
-            written += chunk
+        with suppress(OSError):  # how a terminal says that its program has gone
+            while chunk := os.read(parent, 65536):
+                written += chunk
     os.close(parent)
     return written
 
 
 @pytest.mark.slow
-def test_a_terminal_gets_colour_unless_told_not_to(bad: str, base: str) -> None:
+def test_a_terminal_gets_colour_unless_told_not_to() -> None:
     for width in ("40", "200"):  # the outcome on a line of its own, and beside the name
-        assert b"\x1b[31mrefused" in on_a_terminal("validate", bad, "--base", base, COLUMNS=width)
-    assert b"\x1b" not in on_a_terminal("validate", bad, "--base", base, NO_COLOR="1")
-    assert b"\x1b" not in on_a_terminal("validate", bad, "--base", base, TERM="dumb")
+        assert b"\x1b[31mrefused" in on_a_terminal(COLUMNS=width)
+    assert b"\x1b" not in on_a_terminal(NO_COLOR="1") + on_a_terminal(TERM="dumb")
 
 
-@pytest.mark.parametrize(("environment", "coloured"), [({}, False), ({"FORCE_COLOR": "1"}, True)])
-def test_a_pipe_gets_colour_only_where_it_is_forced(
-    bad: str, base: str, environment: dict[str, str], coloured: bool
-) -> None:
-    line = [sys.executable, "-m", "lora_cli", "validate", bad, "--base", base]
-    done = subprocess.run(line, env=os.environ | environment, capture_output=True, check=False)
-    assert (b"\x1b[31mrefused" in done.stdout) is coloured
-
-
-def test_validate_of_a_small_adapter_imports_nothing_heavy(good: str, base: str) -> None:
-    code = (
-        "import sys\nfrom lora_cli.cli.main import main\n"
-        f"assert main(['validate', {good!r}, '--base', {base!r}]) == 0\n"
-        "sys.stderr.write(' '.join(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    heavy = {"yaml", "http.client", "huggingface_hub", "torch", "transformers", "regex"}
-    assert not {name.split(".")[0] for name in done.stderr.split()} & heavy
-
-
-def test_without_an_adapter_there_is_only_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "notes.txt").touch()
-    assert main(["validate", "--changed-files", "--base", "none", str(tmp_path / "notes.txt")]) == 0
-    assert capsys.readouterr().out == "no adapters; no errors; no warnings; no skipped checks\n"
+def test_what_is_not_needed_is_not_imported() -> None:
+    code = "from lora_cli.cli.main import main\nassert main('validate good --base base'.split()) == 0"
+    heavy = {"yaml", "http.client", "huggingface_hub", "torch", "transformers", "regex", "xml.etree.ElementTree"}
+    found = modules_after(f"{code}\nimport sys\nfor name in ('json', 'sarif', 'junit', 'github', 'markdown'):\n"
+                          "    assert f'lora_cli.render.{name}' not in sys.modules")  # fmt: skip
+    assert not found & heavy
