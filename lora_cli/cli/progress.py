@@ -73,7 +73,7 @@ class Bars(Run):
         self.begin_part(done, count)
 
     def __enter__(self) -> Self:
-        self._drawn.start()
+        self._drawn.live.start()
         self._drawn.console.show_cursor(True)  # a killed process must not leave it hidden
         return self
 
@@ -84,7 +84,7 @@ class Bars(Run):
     def begin_part(self, done: str, count: int) -> None:
         """Starts the next part of the run, which has ``count`` adapters."""
         self._done, self._passed, self._count = done, 0, count
-        self._drawn.reset(self._all, start=False, total=max(count, 1), description="")
+        self._drawn.reset(self._all, total=max(count, 1), description="")
         self._show_counts()
 
     def _show_counts(self) -> None:

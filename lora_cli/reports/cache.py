@@ -136,6 +136,6 @@ def human_removed(removed: Sequence[Removed], *, dry_run: bool = False, verbose:
                 kind, name = "adapter", _shortest(one.references or ()) or name
             rows.append((kind, name, size(one.bytes) if one.bytes else "-"))
     if rows:
-        yield table(("would remove" if dry_run else "removed", "name", "size"), rows, left=2)
+        yield table(("kind", "name", "size"), rows, left=2)
     number, total = sum(one.kind == "snapshot" for one in removed), size(sum(one.bytes for one in removed))
-    yield f"{counted(number, 'adapter')}: {'would free' if dry_run else 'freed'} {total}"
+    yield f"{'would free' if dry_run else 'freed'} {total}" + (f": {counted(number, 'adapter')}" if number else "")

@@ -29,7 +29,7 @@ def human(report: InspectReport, *, verbose: bool = False) -> "Parts":
     adapters = report.adapters
     described = [(one, _facts(one, one.inspection)) for one in adapters if one.inspection is not None]
     blocks: list[Iterable[RenderableType]] = []
-    if len(adapters) > 1 and described:
+    if len(described) > 1:
         overview = [_overview(found) for one in adapters if (found := one.inspection) is not None]
         vary = [name for name in overview[0] if len({row[name] for row in overview}) > 1]
         rows = [(one.result.name, *map(row.get, vary)) for (one, _), row in zip(described, overview, strict=True)]
@@ -37,7 +37,7 @@ def human(report: InspectReport, *, verbose: bool = False) -> "Parts":
         common = [row for row in described[0][1] if all(row in rows for _, rows in described)]
         read = "" if len(described) == len(adapters) else " that were read"
         blocks += [[text((f"all {len(described)} adapters{read}", "bold")), *facts(common)]] if common else []
-    if len(adapters) == 1 or verbose:
+    if len(described) == 1 or verbose:
         for one, own in described:
             blocks += [[text((one.result.name, "bold")), *facts(own)], _diff_parts(one)]
     failed = [(one.result.name, error) for one in adapters if (error := one.result.error) is not None]
