@@ -41,8 +41,8 @@ ABOUT_SETTINGS = (
     "`500ms`, `30s` or `1h30m`.",
 )
 ABOUT_COMMANDS = (
-    "`lora-cli COMMAND --help` shows the same. Each option can also be set by the environment variable next to it; "
-    "blanks separate the values of an option that may be repeated. A flag takes precedence over the variable, and the "
+    "`lora-cli COMMAND --help` shows the same. An option with an environment variable next to it can also be set by "
+    "that; blanks separate the values of one that may be repeated. A flag takes precedence over the variable, and the "
     "variable over the [settings file](settings.md).",
     *UNITS.values(),
 )

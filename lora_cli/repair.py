@@ -68,13 +68,14 @@ class RepairOptions:
     to: Path | None = None
     in_place: bool = False
     base_ref: str | AdapterRef | None = None
+    base_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One thing that was repaired, in so many ``modules``; 0 for the config or the files."""
 
-    step: Literal["files", "names", "copies", "scales"]
+    step: Literal["files", "names", "base", "copies", "scales"]
     what: str
     modules: Count = 0
 
@@ -216,6 +217,9 @@ def _named_as_peft(
         draft.config["target_modules"] = [moved.get(target, target) for target in targets]
     elif moved and targets is not None:  # a pattern, over the old names
         draft.config["target_modules"] = sorted({last_name(module) for module in modules})
+    if options.base_name and options.base_name != config.get("base_model_name_or_path"):
+        draft.config["base_model_name_or_path"] = options.base_name
+        draft.changes.append(Change("base", f"base: {options.base_name}"))
     return draft
 
 

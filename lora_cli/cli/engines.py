@@ -2,19 +2,17 @@
 
 import typer
 
-from lora_cli.cli import options
-from lora_cli.cli.output import write_result
+from lora_cli.cli.output import render_parts, write
 from lora_cli.engines import all_profiles, choose_engine
-from lora_cli.reports.catalog import engines_document, human_engine, human_matrix
+from lora_cli.reports.catalog import human_engine, human_matrix
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
 
 def command(
     name: str = typer.Argument("", metavar="NAME[@VERSION]", help="One engine, for example vllm or vllm@0.31."),
-    output_format: options.OutputFormat = "human",
 ) -> None:
     """List what engines make of what the checks find, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
     parts = human_engine(chosen[0], all_profiles()) if name else human_matrix(chosen)
-    write_result(engines_document(chosen), output_format, parts)
+    write(render_parts(parts))

@@ -170,7 +170,7 @@ def load_command(name: str, root_command: Any = None) -> Command:
     command.name, command.context_settings = name, HELP
     every = [copy(one) for one in (root_command or build_app()).params if one.callback is _record_flag]
     for parameter in every:
-        parameter.hidden = True
+        parameter.hidden = True  # type: ignore[union-attr]
     _complete(command, every, module.EXAMPLES)
     return command
 

@@ -47,6 +47,7 @@ def command(
         str,
         options.adapters("--base REF", "The base model (default: the one in the config, if it is on this machine)."),
     ] = "",
+    base_name: str = mode("--base-name NAME", "Write this as the base model's name.", default=""),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Write copies of adapters that an engine serves correctly, and show what was changed and why."""
@@ -62,7 +63,12 @@ def command(
     deployment = deployment_of(profiles, inputs, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
-        profiles[0], base=model, base_ref=inputs.base or None, deployment=deployment, in_place=in_place
+        profiles[0],
+        base=model,
+        base_ref=inputs.base or None,
+        base_name=base_name or None,
+        deployment=deployment,
+        in_place=in_place,
     )
     done = []
     for item in inputs.items:

@@ -1,4 +1,4 @@
-"""What ``rules`` and ``engines`` show: their JSON documents, and what people read."""
+"""What ``rules`` and ``engines`` show: the JSON document of ``rules``, and what people read."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -33,27 +33,6 @@ def rules_document(rules: Sequence[Check]) -> Document:
     keys = ("code", "name", "severity", "needs", "summary", "documentation")
     entries = [{key: getattr(rule, key) for key in keys} for rule in rules]
     return {"schema": "lora_cli/rules/1", "version": __version__, "rules": entries}
-
-
-def engines_document(profiles: Sequence[Profile]) -> Document:
-    """The JSON document of ``engines``: an entry for each profile, with each check."""
-
-    def entry(one: Profile) -> Document:
-        engine, name = one.engine, one.engine.name
-        checks = [
-            {
-                **{key: getattr(check, key) for key in ("code", "name", "summary")},
-                "outcome": one.effect(check.effects[name]),
-                "hint": check.hint.format(engine=name),
-                "evidence": check.evidence.get(name, ""),
-            }
-            for check in CHECKS
-        ]
-        about = {"name": name, "title": engine.title, "version": one.version, "asked": one.requested or None}
-        ranks = {"ranks": engine.ranks or None, "default_rank": engine.default_rank}
-        return {**about, "note": one.note, "proven": one.proven, **ranks, "checks": checks}
-
-    return {"schema": "lora_cli/engines/1", "version": __version__, "engines": list(map(entry, profiles))}
 
 
 def told_apart(profiles: Sequence[Profile]) -> list[Check]:

@@ -109,7 +109,7 @@ def test_a_family_of_models_that_nobody_knows_is_told_harmlessly(
     assert obeyed("".join(capsys.readouterr())) == []
 
 
-@pytest.mark.parametrize("argv", [["warm", "--status"], ["warm", "--stop"], ["serve-bench"]])
+@pytest.mark.parametrize("argv", [["warm", "--status"], ["serve-bench"]])
 def test_the_words_of_a_server_are_repeated_harmlessly(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     body = json.dumps({"object": "error", "message": HOSTILE, "error": {"message": HOSTILE}}).encode()
     with answering(lambda _: (418, body, {"X-Error-Message": "x"})) as endpoint:

@@ -17,8 +17,8 @@ from lora_cli.bench.workload import (
     Workload,
     make_requests,
     parse_popularity,
-    parse_positive,
     parse_range,
+    parse_rate,
 )
 from lora_cli.errors import LoraCliError, UsageError
 
@@ -41,21 +41,19 @@ def test_adapters_come_as_often_as_asked(tmp_path: Path) -> None:
     assert weighed[7] + weighed[1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("burstiness", "rate"), [(0.1, 10.0), (1.0, 10.0), (4.0, 8.0)])
-def test_gaps_are_as_uneven_as_vllm_says_and_the_last_one_comes_when_the_rate_says(
-    burstiness: float, rate: float
-) -> None:
-    made = make_requests(["a"], Workload(Popularity(), 50_000, 1, rate, burstiness))
+def test_gaps_are_of_a_poisson_process_and_the_last_one_comes_when_the_rate_says() -> None:
+    rate = 10.0
+    made = make_requests(["a"], Workload(Popularity(), 50_000, 1, rate))
     times = [one.time_s for one in made if one.time_s is not None]
     gaps = [later - earlier for earlier, later in pairwise(times)]
     assert times == sorted(times)
     assert times[-1] == pytest.approx(50_000 / rate)
-    assert stdev(gaps) / mean(gaps) == pytest.approx(burstiness**-0.5, rel=0.05)
+    assert stdev(gaps) / mean(gaps) == pytest.approx(1, rel=0.05)
 
 
 def test_a_seed_is_a_workload_and_each_option_changes_only_what_it_says() -> None:
     def made(seed: int = 3, rate: float | None = 5.0, requests: int = 300) -> list[Request]:
-        return make_requests(NAMES, Workload(Popularity(), requests, seed, rate, 1.0, (1, 50), (7, 7)))
+        return make_requests(NAMES, Workload(Popularity(), requests, seed, rate, (1, 50), (7, 7)))
 
     assert made() == made() != made(seed=4)
     assert [one.adapter for one in made(requests=20)] == [one.adapter for one in made()][:20]
@@ -99,10 +97,10 @@ def test_lengths_and_rates_are_numbers() -> None:
     for text in ("", "0", "9-8", "1-2-3", "x", "-5", "1" * 9):
         with pytest.raises(UsageError, match="--input-len"):
             parse_range(text, "--input-len")
-    assert (parse_positive("0.5", "-"), parse_positive("inf", "-", may_be_infinite=True)) == (0.5, inf)
-    for text in ("0", "-1", "nan", "x", "inf"):
-        with pytest.raises(UsageError, match="--burstiness"):
-            parse_positive(text, "--burstiness")
+    assert (parse_rate("0.5"), parse_rate("inf")) == (0.5, inf)
+    for text in ("0", "-1", "nan", "x"):
+        with pytest.raises(UsageError, match="--request-rate"):
+            parse_rate(text)
 
 
 LINES = st.lists(

@@ -22,12 +22,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base, and adapters on every linear module that differ in their config or their tensors' names."""
     monkeypatch.chdir(tmp_path)
     write_base_config(tmp_path / "base")
-    for name, config in {
+    configs: dict[str, dict[str, Any]] = {
         "good": {},
         "olora": {"init_lora_weights": "olora"},
         "rslora": {"use_rslora": True},
         "bare": {},
-    }.items():
+    }
+    for name, config in configs.items():
         prefix = "" if name == "bare" else "base_model.model."
         write_adapter(tmp_path / name, modules=llama_modules(), r=8, prefix=prefix, config=config)
 

@@ -245,6 +245,13 @@ def test_weights_are_written_in_one_file(kind: str, capsys: Capture) -> None:
         assert "2 of 3 shards found" in said(capsys)
 
 
+def test_a_name_that_is_asked_for_is_written(capsys: Capture) -> None:
+    adapter("plain")
+    code, found = repair("plain --engine vllm --base base --base-name org/base --to out", capsys)
+    assert (code, [change["step"] for change in found["changes"]], found["proof"]) == (0, ["base"], 0)
+    assert json.loads(Path("out/adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
+
+
 def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(capsys: Capture) -> None:
     adapter("fine")
     entries = "{name: a, source: ./rslora}, {name: gone, source: ./nowhere}, {name: b, source: ./fine}"

@@ -7,9 +7,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from lora_cli.cli.main import COMMANDS, build_app, load_command, variables
-from lora_cli.cli.options import PREFIX
-from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS
+from lora_cli.cli.main import KNOWN_VARIABLES
 from tests.kubernetes.pods import FOLDER, Fields, containers, documents, pods, reads_our_variables
 
 VERSION = "1.33"
@@ -129,11 +127,9 @@ def test_no_secret_stands_in_a_manifest(container: Fields, pod: Fields) -> None:
 
 @named
 def test_a_variable_is_an_option_and_a_path_in_it_is_mounted(container: Fields, pod: Fields) -> None:
-    options = {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT} | variables(build_app())
-    options = options.union(*(variables(load_command(command)) for command in COMMANDS))
     mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
     for variable in container["env"]:
-        assert variable["name"] in options | THEIRS, variable["name"]
+        assert variable["name"] in KNOWN_VARIABLES | THEIRS, variable["name"]
         assert reads_our_variables(container) or variable["name"] in THEIRS
     words: list[Any] = [*container.get("args", ()), *(one.get("value", "") for one in container["env"])]
     paths = [found for word in words for found in re.findall(r"(?:^|[:=])(/(?!/)[\w./-]+)", word)]
