@@ -48,7 +48,7 @@ class Paragraph:
     """
 
     def __init__(self, value: object, label: "Text | str" = "", *, indent: int = 0, hanging: int | None = None) -> None:
-        self._text, self._indent = text(label, value), indent
+        self._text, self._indent, self._label = text(label, value), indent, len(str(label).rstrip())
         self._hanging = hanging if hanging is not None else indent + 2 * bool(label)
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
@@ -58,7 +58,7 @@ class Paragraph:
         width, taken, breaks = max(options.max_width, MIN_WIDTH), self._indent, list[int]()
         for word in re.finditer(r"\s*\S+", self._text.plain):
             taken += cell_len(word[0])
-            if taken > width and word.start():
+            if taken > width and word.start() > self._label:
                 begin = word.end() - len(word[0].lstrip())
                 breaks.append(begin)
                 taken = self._hanging + cell_len(self._text.plain[begin : word.end()])

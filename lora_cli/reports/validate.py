@@ -69,7 +69,7 @@ def is_fine(one: Result, *, quiet: bool) -> bool:
     """Whether an adapter is ok, with nothing else to say; ``quiet`` says no notes and no known findings."""
     word = result_of(one)[0]
     told = [found for found in one.findings if not quiet or (found.accepted is None and found.severity)]
-    return word in {"ok", "accepted"} and not told
+    return word in {"ok", "accepted"} and not told and not any(engine.fails for engine in one.engines)
 
 
 def causes(report: Report) -> list[Cause]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lora_cli.cli.main import main
 from lora_cli.cli.options import in_shard
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, files
-from tests.cli.test_progress import on_a_terminal
+from tests.cli.test_progress import on_a_terminal, screen
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import write_adapter
@@ -211,9 +211,7 @@ def test_with_bars_on_a_terminal_standard_output_still_has_only_the_directory(mo
 def test_on_a_terminal_is_said_what_is_new_then_what_failed_and_no_path(tmp_path: Path) -> None:
     fetched("./sql")
     shown = fetched("./sql", "./chat", "./none", code=3)
-    # Each line as it stands after the terminal last cleared it (``ESC [2K``), without its styles.
-    cleared = (line.rpartition("\x1b[2K")[2] for line in shown.replace("\r", "").splitlines())
-    lines = [re.sub(r"\x1b\[[?\d]*[A-Za-z]", "", line) for line in cleared]
+    lines = screen(shown)
     told = [line for line in lines if line]
     assert [line.partition(":")[0] for line in told[-4:]] == ["./chat", "error", "hint", "3 adapters"]
     assert re.fullmatch(r"3 adapters: 1 downloaded, 1 cached, 1 failed; \d+\.\d KiB", told[-1])

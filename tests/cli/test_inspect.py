@@ -1,6 +1,7 @@
 """``lora-cli inspect``: what an adapter is, wherever it is: within kilobytes, whatever is inside."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

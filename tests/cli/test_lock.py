@@ -64,7 +64,8 @@ def test_names_choose_what_is_fetched_locked_and_looked_at(hub: Hub, capsys: Cap
     hub.add("org/chat", files(4))
     capsys.readouterr()
     assert fetch("--check", "chat") == 1
-    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["chat", "1 adapter"]
+    found = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert found == ["chat", "1 adapter"]
     assert fetch("--upgrade", "chat") == 0
     assert (locked("sql"), locked("chat").revision) == (sql, hub.commit("org/chat").id)
     assert chat.revision != locked("chat").revision
@@ -210,7 +211,7 @@ def test_check_tells_what_the_origins_have_now_and_changes_nothing(
     set_of("sql=org/sql", "chat=org/chat@main", "mine=./mine", "old=org/chat")
     assert fetch() == 0
     assert fetch("--check") == fetch("--check", "-q") == 0
-    before, digest, was = LOCK.read_bytes(), locked("mine").digest, hub.commit("org/sql").id
+    before, was = LOCK.read_bytes(), hub.commit("org/sql").id
     hub.add("org/sql", {CONFIG: {"r": 9}, WEIGHTS: bytes([9]) * 1000, "tokenizer.json": "{}"})
     now = hub.commit("org/sql").id
     write_adapter(tmp_path / "mine", seed=2)
