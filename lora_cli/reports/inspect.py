@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.adapter.comparison import FieldChange, Stored
-from lora_cli.engines import ENGINES
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.inspection import Inspected, Inspection, InspectReport
 from lora_cli.reports.terminal import Paragraph, facts, failure, separated, table, text
@@ -146,6 +145,8 @@ def human_engine_args(report: InspectReport, args: EngineArgs, *, command: bool 
 
     The command has an option per line; there is no command if no adapter is served.
     """
+    from lora_cli.engines import ENGINES
+
     number = len(args.served) + len(args.left_out) + len(args.served_wrong)
     few = f"{len(args.served)} of " if len(args.served) < number else ""
     on = f" on {report.base.name}" if report.base is not None else ""
