@@ -1,6 +1,7 @@
 """The supply chain of LoRA adapters for inference engines.
 
-``fetch``, ``validate`` and ``inspect`` are the public API (``lora_cli.api``). Their modules are imported on first use.
+``fetch``, ``validate`` and ``inspect``, and ``fetch_set`` and ``validate_set`` of a manifest, are the public API
+(``lora_cli.api``). Their modules are imported on first use.
 """
 
 from lora_cli.version import __version__
@@ -11,17 +12,26 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lora_cli.adapter.adapter import Adapter
-    from lora_cli.api import fetch, inspect, validate
+    from lora_cli.api import fetch, fetch_set, inspect, validate, validate_set
     from lora_cli.errors import LoraCliError
     from lora_cli.judging.result import Result
     from lora_cli.refs.snapshot import Snapshot
 
-__all__ = ["Adapter", "LoraCliError", "Result", "Snapshot", "__version__", "fetch", "inspect", "validate"]
+__all__ = [
+    "Adapter",
+    "LoraCliError",
+    "Result",
+    "Snapshot",
+    "__version__",
+    "fetch",
+    "fetch_set",
+    "inspect",
+    "validate",
+    "validate_set",
+]
 
 _MODULES = {
-    "fetch": "lora_cli.api",
-    "inspect": "lora_cli.api",
-    "validate": "lora_cli.api",
+    **dict.fromkeys(("fetch", "fetch_set", "inspect", "validate", "validate_set"), "lora_cli.api"),
     "Adapter": "lora_cli.adapter.adapter",
     "LoraCliError": "lora_cli.errors",
     "Result": "lora_cli.judging.result",

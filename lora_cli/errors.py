@@ -115,8 +115,21 @@ class MissingExtra(UsageError):
     def __init__(self, command: str, extra: str, package: str) -> None:
         super().__init__(
             f"{command} needs the package {package}, which is not installed",
-            hint=f"pip install 'lora-cli[{extra}]'",
+            hint=f"pip install 'lora-cli[{extra}]{_origin()}'",
         )
+
+
+def _origin() -> str:
+    """Where this program was installed from, as pip writes it (PEP 610): a folder or a repository; "" for an index."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        told = json.loads(distribution("lora-cli").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        return ""
+    kind = told.get("vcs_info", {}).get("vcs", "")
+    return f" @ {f'{kind}+' if kind else ''}{told['url']}" if "url" in told else ""
 
 
 class NotFound(LoraCliError):

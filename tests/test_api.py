@@ -10,7 +10,8 @@ from typing import assert_type
 import pytest
 
 import lora_cli
-from lora_cli import Adapter, Result, Snapshot
+from lora_cli import Adapter, LoraCliError, Result, Snapshot
+from lora_cli.documents.lockfile import read_lock
 from lora_cli.errors import NotFound, Refused, UsageError
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.conftest import QUICKSTART, ROOT
@@ -55,6 +56,27 @@ def test_an_adapter_is_read_and_judged(adapter: Path, base: str) -> None:
     assert lora_cli.validate(str(adapter), base, max_lora_rank=2).refused()
 
 
+def test_a_manifest_is_fetched_locked_and_judged_and_one_that_fails_stops_no_other(
+    adapter: Path, base: str, tmp_path: Path
+) -> None:
+    entries = "[{name: sql, source: ./sql}, {name: gone, source: ./gone}]"
+    file = tmp_path / "set.yaml"
+    file.write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters: {entries}\n")
+    fetched = lora_cli.fetch_set(file, cache_dir=tmp_path / "cache")
+    assert_type(fetched, dict[str, Snapshot | LoraCliError])
+    assert isinstance(fetched["sql"], Snapshot)
+    assert isinstance(fetched["gone"], NotFound)
+    assert list(read_lock(tmp_path / "set.lock.yaml")) == ["the base", "sql"]
+    with pytest.raises(Refused, match="does not match"):
+        lora_cli.fetch_set(file, locked=True, cache_dir=tmp_path / "cache")
+    judged = lora_cli.validate_set(file, cache_dir=tmp_path / "cache")
+    assert [(one.name, one.error is None, one.refused()) for one in judged] == [
+        ("sql", True, False),
+        ("gone", False, False),
+    ]
+    assert judged[0].applied is not None
+
+
 def test_what_cannot_be_had_is_an_error_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for verb in (lora_cli.fetch, lora_cli.inspect, lora_cli.validate):
         with pytest.raises(NotFound) as raised:
@@ -76,8 +98,8 @@ def test_the_import_costs_nothing_and_a_function_imports_only_what_it_needs() ->
 
 
 def test_the_functions_are_plain_ones_that_explain_themselves() -> None:
-    assert {"fetch", "inspect", "validate", "Snapshot", "Result", "Adapter", "LoraCliError"} <= {*dir(lora_cli)}
-    for function in (lora_cli.fetch, lora_cli.inspect, lora_cli.validate):
+    assert {*lora_cli.__all__} <= {*dir(lora_cli)}
+    for function in (getattr(lora_cli, name) for name in lora_cli.__all__ if name.islower() and "__" not in name):
         assert inspect.isfunction(function)
         assert function.__module__ == "lora_cli.api"
         said = inspect.getdoc(function) or ""

@@ -92,7 +92,7 @@ def test_a_command_that_needs_torch_names_the_extra(
     done = installed(command[0], str(adapter), "--base", str(base), *command[1:])
 
     assert done.returncode == 2, done.stdout + done.stderr
-    assert f"pip install 'lora-cli[{extra}]'" in done.stderr
+    assert f"pip install 'lora-cli[{extra}]" in done.stderr
 
 
 def test_the_hub_is_read_beside_the_oldest_client_of_the_hub(installed: Run, tmp_path: Path) -> None:

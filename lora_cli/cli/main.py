@@ -192,22 +192,15 @@ def _complete(command: Command, every: Sequence[Any], examples: Sequence[str]) -
 
 
 def refuse_unknown_variables() -> None:
-    """Refuses an unknown ``LORA_CLI_…`` in the environment: who set it relies on something that it does not do.
-
-    Raises:
-        UsageError: it names each, with the nearest known one.
-    """
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in KNOWN_VARIABLES)
-    if unknown := [name for name in unknown if not OF_A_SERVICE.fullmatch(name)]:
-        close = {
-            name: nearest(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in KNOWN_VARIABLES])
-            for name in unknown
-        }
-        told = [f"{name} (did you mean {PREFIX}{close[name]}?)" if close[name] else name for name in unknown]
-        raise UsageError(
-            f"unknown in the environment: {safe(', '.join(told))}",
-            hint="unset it; docs/settings.md lists the variables",
-        )
+    """Raises ``UsageError`` for an unknown ``LORA_CLI_…``: who set it relies on something that it does not do."""
+    given = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in KNOWN_VARIABLES)
+    told, words = [], [one.removeprefix(PREFIX) for one in KNOWN_VARIABLES]
+    for name in (name for name in given if not OF_A_SERVICE.fullmatch(name)):
+        close = nearest(name.removeprefix(PREFIX), words)
+        told.append(f"{name} (did you mean {PREFIX}{close}?)" if close else name)
+    if told:
+        hint = "unset it; docs/settings.md lists the variables"
+        raise UsageError(f"unknown in the environment: {safe(', '.join(told))}", hint=hint)
 
 
 def main(argv: Sequence[str]) -> int:

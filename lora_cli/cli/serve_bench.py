@@ -38,16 +38,10 @@ EXAMPLES = (
 )
 PROMPTS, SIMULATED_PROMPTS = 200, 20_000
 ADAPTERS, SLOTS = 500, "8,16,32"
-TIMES_AND_LENGTHS = ("request_rate", "input_len", "output_len")
-NOT_WITH: Mapping[str, Sequence[str]] = {
-    "simulate": ("url", "base", "max_concurrency", "goodput", *TIMES_AND_LENGTHS),
-    "url": ("base",),
-    "trace": ("popularity", "num_adapters", *TIMES_AND_LENGTHS),
-    "base": ("num_adapters",),
-}
-"""Options that would have no effect together."""
-
-WORKLOAD = (*TIMES_AND_LENGTHS, "max_concurrency", "trace", "goodput", "max_loras", "max_cpu_loras")
+WORKLOAD = (
+    "request_rate", "input_len", "output_len", "max_concurrency", "trace", "goodput", "max_loras", "max_cpu_loras",
+)  # fmt: skip
+"""Options that a report has where they are given."""
 
 what = partial(option, default=None, panel="What to measure")
 workload = partial(option, default=None, panel="Workload")
@@ -120,7 +114,11 @@ def command(
     With --url a running server is measured, else one that is started with the adapters and stopped again. With
     --simulate the hits of lru, lfu and Belady are compared for each number of slots.
     """
-    _refuse_together(ctx)
+    if not (url or simulate or refs or manifest):
+        hint = "name adapters, or a server with --url; --simulate needs neither"
+        raise UsageError("there is nothing to measure", hint=hint)
+    if simulate and url:
+        raise UsageError("--simulate and --url cannot be used together", hint="remove one of them")
     written, slots = parse_outputs(formats, get_args(ReportFormat)), _numbers(max_loras or (SLOTS if simulate else ""))
     check_max_cpu_loras(max_cpu_loras, max(slots, default=None))
     if len(slots) > 1 and not simulate:
@@ -227,18 +225,6 @@ def _measured(
         requests=answers,
     )
     return report, code or (EndpointError.exit_code if report.failures else 0)
-
-
-def _refuse_together(ctx: typer.Context) -> None:
-    """Raises ``UsageError`` for an option on the command line that has no effect beside another one."""
-    given = {name for name in ctx.params if origin_of(ctx, name) == "COMMANDLINE"}
-    for name, others in NOT_WITH.items():
-        if name in given and (wrong := [other for other in others if other in given]):
-            flags = " and ".join(f"--{one.replace('_', '-')}" for one in (wrong[0], name))
-            raise UsageError(f"{flags} cannot be used together", hint="remove one of them")
-    if not any(ctx.params[name] for name in ("url", "simulate", "refs", "manifest")):
-        hint = "name adapters, or a server with --url; --simulate needs neither"
-        raise UsageError("there is nothing to measure", hint=hint)
 
 
 def _numbers(text: str) -> list[int]:

@@ -75,6 +75,21 @@ def test_every_error_class_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        (None, "lora-cli[warm]"),
+        ('{"url": "file:///src/lora-cli", "dir_info": {}}', "lora-cli[warm] @ file:///src/lora-cli"),
+        ('{"url": "https://git.example/l", "vcs_info": {"vcs": "git"}}', "lora-cli[warm] @ git+https://git.example/l"),
+    ],
+)
+def test_m6_a_missing_extra_is_installed_from_where_this_program_is(
+    origin: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _: SimpleNamespace(read_text=lambda _: origin))
+    assert errors.MissingExtra("warm", "warm", "torch").hint == f"pip install '{words}'"
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "--cache-dir HERE cache path",

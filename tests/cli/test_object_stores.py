@@ -1,6 +1,5 @@
 """The commands over a real object store: fetched, cached, locked, and offline."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,16 +36,6 @@ def put(seaweed_server: S3Server, bucket: str, tmp_path: Path) -> Put:
         return files
 
     return put
-
-
-def test_fetch_prints_a_directory_and_the_second_time_downloads_nothing(bucket: str, put: Put, capsys: Capture) -> None:
-    files = put(0)
-    for word in ("fetched", "cached"):
-        assert main(["fetch", f"s3://{bucket}/sql/", "--format", "json"]) == 0
-        (adapter,) = json.loads(capsys.readouterr().out)["adapters"]
-        assert adapter["ref"] == f"s3://{bucket}/sql"
-        assert adapter["cached"] is (word == "cached")
-        assert {path.name: path.read_bytes() for path in Path(adapter["directory"]).iterdir()} == files
 
 
 def test_offline_what_was_fetched_is_given_and_anything_else_is_not(

@@ -7,9 +7,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.faulty_proxy import FaultyProxy
-from tests.making import write_adapter, write_base_config
+from tests.making import write_adapter
 from tests.oci_server import Registry
-from tests.traffic import counted
 
 WIDE = {f"model.layers.{layer}.mlp.up_proj": (64, 4096) for layer in range(16)}
 
@@ -68,19 +67,6 @@ def test_what_a_tag_named_is_cached_by_its_digest_whatever_tag_is_beside_it(
     assert ran(capsys, "--offline", "fetch", f"{ref}:other", *cache)[0] == 3
 
 
-def test_a_plain_layer_is_inspected_by_its_header(
-    oci_registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = files_of(write_adapter(tmp_path / "wide", modules=WIDE, r=16))
-    name, base = oci_registry.name(), write_base_config(tmp_path / "base")
-    digest = oci_registry.push(f"{name}:v1", files)
-    with counted(f"http://{oci_registry.place}") as passing:
-        ref = f"oci://127.0.0.1:{passing.ports[0]}/{name}:v1"
-        _, out, _ = ran(capsys, "inspect", ref, "--base", base, "--format", "json", "--cache-dir", tmp_path / "cache")
-        assert 0 < passing.received < 200_000 < len(files["adapter_model.safetensors"])
-    assert json.loads(out)["adapters"][0]["revision"] == digest
-
-
 def test_a_policy_speaks_of_registries(
     oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,16 +107,6 @@ def test_a_policy_speaks_of_the_folder_that_is_picked(
         assert codes({"deny_sources": [f"{ref}//other"]}, tmp_path / "cache") == [0, 0]
         assert codes(denied, tmp_path / "cache") == [1, 1]
         assert codes({"allow_sources": [ref]}, tmp_path / "cache") == [0, 0]
-
-
-def test_a_base_is_an_artifact_too(
-    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name, config = oci_registry.name(), write_base_config(tmp_path / "base").read_bytes()
-    oci_registry.push(f"{name}:v1", {"config.json": config})
-    base, cache = f"oci://{oci_registry.place}/{name}:v1", ("--cache-dir", tmp_path / "cache")
-    # Only a base says which modules of it have no tensors.
-    assert "targets-without-tensors" in ran(capsys, "validate", sql, "--base", base, *cache)[1]
 
 
 @pytest.mark.parametrize("tag", [":v1", ""])
