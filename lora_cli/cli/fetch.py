@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -80,12 +80,10 @@ def command(
     keep_going: bool = publishing("--keep-going", "Exit 0 if any adapter is published, although others failed."),
     prune: bool = publishing("--prune", "Remove published adapters that are not in the manifest."),
     base_name: str = publishing("--base-name NAME", "The base model's name in the engine.", default=""),
-    include: Annotated[
-        list[str] | None, options.adapters("--include GLOB", "Also fetch matching files; may be repeated.")
-    ] = None,
-    allow_pickle: Annotated[
-        bool, options.adapters("--allow-pickle", "Accept .bin weights without safetensors.")
-    ] = False,
+    include: list[str] | None = options.adapters(
+        "--include GLOB", "Also fetch matching files; may be repeated.", default=None
+    ),
+    allow_pickle: bool = options.adapters("--allow-pickle", "Accept .bin weights without safetensors.", default=False),
     policy: options.PolicyFile = None,
     shard: options.Shard = None,
     ray: options.Ray = None,

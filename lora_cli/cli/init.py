@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import typer
 import yaml
@@ -51,7 +50,7 @@ def command(
     ctx: typer.Context,
     refs: list[str] = typer.Argument(metavar="REF", help="Adapters or folders of adapters."),
     base: options.Base = "",
-    engine: Annotated[str, options.engines("--engine NAME[@VERSION]", "The engine that will serve them.")] = "",
+    engine: str = options.engines("--engine NAME[@VERSION]", "The engine that will serve them.", default=""),
     output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),
 ) -> None:
     """Write a manifest of adapters from their configs, with comments on further settings."""

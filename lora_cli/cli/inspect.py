@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -41,17 +41,15 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    base: Annotated[str, options.adapters("--base REF", "The base model: shows how many modules apply.")] = "",
-    engine_args: Annotated[
-        str,
-        options.engines(
-            "--engine-args NAME[@VERSION]",
-            "Print the smallest flags with which vllm or sglang serves all adapters, and their GPU memory.",
-        ),
-    ] = "",
-    diff: Annotated[
-        str | None, options.adapters("--diff REF", "Show how the adapter's config and header differ from this one's.")
-    ] = None,
+    base: str = options.adapters("--base REF", "The base model: shows how many modules apply.", default=""),
+    engine_args: str = options.engines(
+        "--engine-args NAME[@VERSION]",
+        "Print the smallest flags with which vllm or sglang serves all adapters, and their GPU memory.",
+        default="",
+    ),
+    diff: str | None = options.adapters(
+        "--diff REF", "Show how the adapter's config and header differ from this one's.", default=None
+    ),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Show the contents of adapters from their headers alone, local or remote.

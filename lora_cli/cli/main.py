@@ -57,6 +57,9 @@ OF_A_SERVICE = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 """Errors of the operating system that are caused by the machine, not by a bug."""
 
+ARGUMENTS = "arguments"
+"""Where a context has all words of its command line: ``--version`` is parsed before ``-v``."""
+
 SIGPIPE_EXIT_CODE, SIGTERM_EXIT_CODE = 141, 143
 """The exit codes that a shell reports for a program that a signal ended: 128 and its number."""
 
@@ -105,6 +108,7 @@ class LoraGroup(_Plain, TyperGroup):
             with redirect_stdout(sys.stderr):
                 ctx.get_help()  # which typer prints
             raise typer.Exit(UsageError.exit_code)
+        ctx.meta.setdefault(ARGUMENTS, tuple(args))
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -115,9 +119,13 @@ class LoraGroup(_Plain, TyperGroup):
         return name, command, rest
 
 
-def _print_version(value: bool) -> None:
+def _print_version(context: typer.Context, value: bool) -> None:
     if value:
         typer.echo(f"lora-cli {__version__}")
+        if {"-v", "--verbose", "-vV", "-Vv"} & {*context.meta[ARGUMENTS]}:
+            from lora_cli.cli.about import about
+
+            typer.echo("\n".join(about(os.environ)))
         raise typer.Exit
 
 
@@ -127,8 +135,8 @@ def root(
     quiet: bool = option("--quiet -q", SETTINGS["quiet"].help, False, GLOBAL),
     verbose: bool = option("--verbose -v", SETTINGS["verbose"].help, False, GLOBAL),
     version: bool = typer.Option(
-        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version.",
-        rich_help_panel=GLOBAL,
+        False, "--version", "-V", callback=_print_version, is_eager=True, rich_help_panel=GLOBAL,
+        help="Print the version; with -v also cache, credentials found, packages.",
     ),
 ) -> None:  # fmt: skip
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
@@ -199,7 +207,7 @@ def refuse_unknown_variables() -> None:
         close = nearest(name.removeprefix(PREFIX), words)
         told.append(f"{name} (did you mean {PREFIX}{close}?)" if close else name)
     if told:
-        hint = "unset it; docs/settings.md lists the variables"
+        hint = "unset it; docs/cli.md and docs/manifest.md list the variables"
         raise UsageError(f"unknown in the environment: {safe(', '.join(told))}", hint=hint)
 
 

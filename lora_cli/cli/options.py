@@ -45,11 +45,11 @@ def origin_of(ctx: Any, name: str) -> str:
     return source.name if source is not None else ""
 
 
-def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
+def option(spec: str, text: str, default: Any = ..., panel: str = "Options", **given: Any) -> Any:
     """A ``typer.Option`` with ``text`` in a panel of the command's help.
 
     ``spec`` is what ``--help`` shows on the left: the flags, and what their value is called (``--output -o FILE``).
-    The ``default`` is ``...`` within ``Annotated``, where the parameter has it. A ``show_default`` that is a text is
+    There is no ``default`` within ``Annotated``, where the parameter has it. A ``show_default`` that is a text is
     what happens without the option. A path that cannot be read is reported by what reads it: it is this machine's fault
     (exit 6), not a mistake (2).
     """
@@ -63,10 +63,10 @@ def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
     return typer.Option(default, *flags, **{"envvar": envvar, **shown, **given})
 
 
-adapters = partial(option, default=..., panel=ADAPTERS)
-engines = partial(option, default=..., panel=ENGINE)
-outputs = partial(option, default=..., panel=OUTPUT)
-"""``option`` within ``Annotated``, for a panel."""
+adapters = partial(option, panel=ADAPTERS)
+engines = partial(option, panel=ENGINE)
+outputs = partial(option, panel=OUTPUT)
+"""``option`` for a panel."""
 
 Refs = Annotated[
     list[str] | None,

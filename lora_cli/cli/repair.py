@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -35,18 +34,17 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    engine: Annotated[
-        str, options.engines("--engine NAME[@VERSION]", "Engine that will serve it (default: from the manifest).")
-    ] = "",
+    engine: str = options.engines(
+        "--engine NAME[@VERSION]", "Engine that will serve it (default: from the manifest).", default=""
+    ),
     to: Path | None = mode(
         "--to DIRECTORY", "Write the copy to this new folder; with --manifest, each to DIRECTORY/NAME.", default=None
     ),
     in_place: bool = mode("--in-place", "Rewrite local adapters where they are."),
     check: bool = mode("--check", "Only show the changes; exit with 1 if there are any."),
-    base: Annotated[
-        str,
-        options.adapters("--base REF", "The base model (default: the one in the config, if it is on this machine)."),
-    ] = "",
+    base: str = options.adapters(
+        "--base REF", "The base model (default: the one in the config, if it is on this machine).", default=""
+    ),
     base_name: str = mode("--base-name NAME", "Write this as the base model's name.", default=""),
     output_format: options.OutputFormat = "human",
 ) -> None:

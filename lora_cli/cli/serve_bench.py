@@ -88,9 +88,9 @@ def command(
     output_len: str = workload("--output-len N|LOW-HIGH", "Output tokens.", default="16"),
     seed: int = workload("--seed N", "Random seed of the workload.", default=0),
     trace: Path | None = workload("--trace FILE", "Replay these requests: JSON lines."),
-    goodput: Annotated[
-        str, outputs("--goodput MEASURE:MS,...", "SLOs of a good request: ttft:500,tpot:50,e2el:9000.")
-    ] = "",
+    goodput: str = outputs(
+        "--goodput MEASURE:MS,...", "SLOs of a good request: ttft:500,tpot:50,e2el:9000.", default=""
+    ),
     max_loras: str = slot(
         "--max-loras N[,N...]",
         "Slots; with --simulate several numbers, with --url those that the server has.",
@@ -98,16 +98,15 @@ def command(
         show_default="8,16,32 with --simulate",
     ),
     max_cpu_loras: int | None = slot("--max-cpu-loras", "Number of adapters in memory.", min=1),
-    fail_if: Annotated[
-        list[str] | None,
-        outputs("--fail-if CONDITION", 'Exit with 1 if "cold_p99_ttft_ms>500" or not measured; may be repeated.'),
-    ] = None,
-    formats: Annotated[
-        list[str] | None,
-        outputs(
-            "--format FORMAT[=FILE]", "human, json or html; may be repeated, each with its file.", show_default="human"
-        ),
-    ] = None,
+    fail_if: list[str] | None = outputs(
+        "--fail-if CONDITION", 'Exit with 1 if "cold_p99_ttft_ms>500" or not measured; may be repeated.', default=None
+    ),
+    formats: list[str] | None = outputs(
+        "--format FORMAT[=FILE]",
+        "human, json or html; may be repeated, each with its file.",
+        show_default="human",
+        default=None,
+    ),
 ) -> None:
     """Measure adapters at a server: cold, warm and hot; or simulate how many slots they need.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -46,12 +46,12 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    changed_files: Annotated[
-        bool, options.adapters("--changed-files", "REFs are changed files: validate the adapters that contain them.")
-    ] = False,
-    base: Annotated[
-        str, options.adapters("--base REF", "Base model, or none (default: the manifest's, else the adapters' own).")
-    ] = "",
+    changed_files: bool = options.adapters(
+        "--changed-files", "REFs are changed files: validate the adapters that contain them.", default=False
+    ),
+    base: str = options.adapters(
+        "--base REF", "Base model, or none (default: the manifest's, else the adapters' own).", default=""
+    ),
     policy: options.PolicyFile = None,
     fail_on: Literal["error", "warning"] = finding("--fail-on", "Lowest severity that exits with 1.", default="error"),
     select: list[str] | None = finding(
@@ -59,26 +59,24 @@ def command(
     ),
     ignore: list[str] | None = finding("--ignore RULE", "Skip these rules; may be repeated."),
     no_values: bool = finding("--no-values", "Do not read the tensors' values.", default=False),
-    engine: Annotated[
-        list[str] | None, options.engines("--engine NAME[@VERSION]", "Validate for this engine; may be repeated.")
-    ] = None,
-    max_lora_rank: Annotated[
-        int | None, options.engines("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1)
-    ] = None,
-    tp: Annotated[int, options.engines("--tp", "The engine's tensor-parallel size.", min=1)] = 1,
+    engine: list[str] | None = options.engines(
+        "--engine NAME[@VERSION]", "Validate for this engine; may be repeated.", default=None
+    ),
+    max_lora_rank: int | None = options.engines(
+        "--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1, default=None
+    ),
+    tp: int = options.engines("--tp", "The engine's tensor-parallel size.", min=1, default=1),
     baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count."),
     write_baseline: Path | None = finding("--write-baseline FILE", "Write all current findings to this baseline file."),
     strict: bool = finding("--strict", "Also exit with 1 for what could not be checked.", default=False),
     ray: options.Ray = None,
     shard: options.Shard = None,
-    formats: Annotated[
-        list[str] | None,
-        options.outputs(
-            "--format FORMAT[=FILE]",
-            "human, json, sarif, junit, github or html; may be repeated, each with its file.",
-            show_default="human",
-        ),
-    ] = None,
+    formats: list[str] | None = options.outputs(
+        "--format FORMAT[=FILE]",
+        "human, json, sarif, junit, github or html; may be repeated, each with its file.",
+        show_default="human",
+        default=None,
+    ),
 ) -> None:
     """Check adapters: format, config, tensors and values, against a base model and inference engines."""
     words = refs or ([] if manifest else ["."])

@@ -152,7 +152,7 @@ def test_no_terminal_obeys_what_one_adapter_holds(
     say("repair", adapter, "--engine", "vllm", "--check", *base, width=width, colour=colour)
 
 
-WITH_JSON = [name for name in HUMAN if name in {"validate", "inspect", "fetch", "warm", "cache ls"}]
+WITH_JSON = ["validate", "inspect", "fetch", "warm", "cache ls"]
 DOCUMENTS: dict[str, Words] = {
     "validate sarif": lambda at: validated(at, "--format", "sarif"),
     "inspect diff": lambda at: ["inspect", at.adapters[0], "--diff", at.adapters[1], "--format", "json"],

@@ -165,7 +165,7 @@ def test_a_variable_that_nothing_reads_is_an_error_that_names_the_one_that_was_m
         assert main(line) == 2
         told = "LORA_CLI_LOCKED, LORA_CLI_MAX_LORA (did you mean LORA_CLI_MAX_LORAS?), "
         told += "LORA_CLI_TIMOUT (did you mean LORA_CLI_TIMEOUT?), LORA_CLI_ZZZ"
-        hint = "unset it; docs/settings.md lists the variables"
+        hint = "unset it; docs/cli.md and docs/manifest.md list the variables"
         assert capsys.readouterr() == ("", f"error: unknown in the environment: {told}\nhint: {hint}\n")
     assert main(["--version"]) == main(["rules", "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"lora-cli {__version__}\n")

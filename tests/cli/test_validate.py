@@ -271,5 +271,5 @@ def test_what_is_not_needed_is_not_imported() -> None:
     code = "from lora_cli.cli.main import main\nassert main('validate good --base base'.split()) == 0"
     heavy = {"yaml", "http.client", "huggingface_hub", "torch", "transformers", "regex", "xml.etree.ElementTree"}
     found = modules_after(f"{code}\nimport sys\nfor name in ('json', 'sarif', 'junit', 'github', 'markdown'):\n"
-                          "    assert f'lora_cli.render.{name}' not in sys.modules")  # fmt: skip
+                          "    assert f'lora_cli.reports.{name}' not in sys.modules")  # fmt: skip
     assert not found & heavy

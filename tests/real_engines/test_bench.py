@@ -53,7 +53,7 @@ def ours(folder: Path, server: Server, number: int) -> dict[str, Any]:
     words = ["serve-bench", "--url", f"http://127.0.0.1:{server.port}", *NAMES]
     words += ["--num-prompts", str(PROMPTS), "--request-rate", str(RATE), "--popularity", "uniform"]
     words += ["--input-len", str(INPUT), "--output-len", str(OUTPUT), "--seed", str(number)]
-    words += ["--format", "json", "-o", str(file)]
+    words += ["--format", f"json={file}"]
     assert main(words) == 0
     value: dict[str, Any] = json.loads(file.read_text())
     return value

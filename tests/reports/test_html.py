@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (made / f"{name}.html").write_text(page("an-adapter-with-quite-a-long-name" * 3), encoding="utf-8")
     simulated = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapters", "60", "--max-cpu-loras", "40"]
     more = ["--max-loras", "4,12", "--fail-if", "lru_hit_ratio_4>0"]
-    assert main([*simulated, *more, "--format", f"html={made}/simulation.html"]) == 1
+    assert main([*simulated, *more, "--format", f"html={made / 'simulation.html'}"]) == 1
     return made
 
 
