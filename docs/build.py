@@ -14,7 +14,7 @@ from lora_cli.cli.main import COMMANDS, UNITS, Command, build_app, load_command
 from lora_cli.cli.options import GLOBAL
 from lora_cli.engines import ENGINES, Profile, all_profiles
 from lora_cli.finding import Severity
-from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, letters, told_apart
+from lora_cli.reports.catalog import HUNDREDS, LEGEND, letters, told_apart
 
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parent / "manifests" / "schemas"

@@ -20,7 +20,7 @@ from lora_cli.documents.policy import PolicyFile
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
 from lora_cli.judging.report import Report
-from lora_cli.render.fetch_report import FetchReport
+from lora_cli.reports.fetch import FetchReport
 from lora_cli.settings import SETTINGS
 
 SCHEMAS = Path(__file__).parents[1] / "manifests" / "schemas"

@@ -1,6 +1,6 @@
 """Types of the report models, with what their JSON Schema says beyond the Python type.
 
-A report model is a frozen dataclass that has the keys of a JSON document as fields, in their order. ``render.json``
+A report model is a frozen dataclass that has the keys of a JSON document as fields, in their order. ``reports.json``
 encodes it, and what people read is made from it. ``docs/schemas.py`` generates the schema: it has pydantic read the
 models, so that no command needs pydantic to print JSON. A description is the docstring of a class or of a field.
 A field whose default is None is left out of the document where it is None; it is null there where ``NoneType`` is its

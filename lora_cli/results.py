@@ -1,4 +1,4 @@
-"""The results of the runtime and the benchmark that ``render`` shows."""
+"""The results of the runtime and the benchmark that ``reports`` shows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -124,5 +124,5 @@ def test_the_shown_command_for_changed_files_judges_their_adapters_alone(reposit
     shutil.move("adapters/misnested", "--ignore=LC")  # no option
     assert bash(f"git add -- adapters --ignore=LC; {commit}") == (0, "")
     code, out = bash(script)
-    assert (code, "1 adapter (1 refused)" in " ".join(out.split())) == (123, True), out
+    assert (code, "1 adapter: 1 failed" in " ".join(out.split())) == (123, True), out
     assert bash(f"git update-ref -d refs/remotes/origin/main; {script}")[0] == 128

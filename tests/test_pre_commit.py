@@ -76,7 +76,7 @@ def test_a_broken_adapter_is_not_committed_and_each_is_judged_once(repository: P
     assert judged()[0] == 0  # what misnested is broken in only a base tells
     Path("--ignore=LC1,LC3").touch()  # the name of a file is never an option
     code, said = judged(*BASE)
-    assert (code, re.findall(r"\d+ adapters? \(.*?\)", said)) == (1, ["3 adapters (2 ok, 1 refused)"])
+    assert (code, re.findall(r"\d+ adapters?: .*", said)) == (1, ["3 adapters: 2 ok, 1 failed, 1 can be repaired"])
 
 
 CHANGES: dict[str, tuple[str, bytes | None, int]] = {
@@ -98,7 +98,7 @@ def test_one_file_that_changes_has_its_whole_adapter_judged_and_no_other(change:
     path.unlink(missing_ok=True)
     path.symlink_to("/nowhere") if data is None else path.write_bytes(data)
     code, said = judged()
-    assert (code, "1 adapter (" in said) == (expected, True), said
+    assert (code, "1 adapter: " in said) == (expected, True), said
 
 
 def test_changed_files_stand_for_the_nearest_adapter_above_them(

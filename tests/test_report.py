@@ -7,8 +7,8 @@ import pytest
 
 from lora_cli.finding import Location
 from lora_cli.judging.report import Naming
-from lora_cli.render.places import Place, place_of
-from tests.render.reports import checked
+from lora_cli.reports.places import Place, place_of
+from tests.reports.reports import checked
 
 CONFIG = "adapter_config.json"
 

@@ -1,1 +1,1 @@
-"""The command line: parse, call, render, exit. One file per subcommand."""
+"""The command line: parse, call, show, exit. One file per subcommand."""

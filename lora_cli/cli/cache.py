@@ -12,12 +12,12 @@ import typer
 
 from lora_cli.cli import options
 from lora_cli.cli.options import ADAPTERS, LIMITS, option
-from lora_cli.cli.output import inform, render_parts, table_width, width, write, write_result
+from lora_cli.cli.output import inform, render_parts, table_width, write, write_result
 from lora_cli.documents.option_values import parse_duration, parse_size
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.cache_repair import repair_cache
 from lora_cli.refs.reference import parse
-from lora_cli.render.cache_report import cache_report, removed_report, verify_report
+from lora_cli.reports.cache import document, human, human_details, human_removed, human_verified
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
@@ -37,20 +37,14 @@ AnyNames = Annotated[list[str] | None, NAMES]
 def list_snapshots(ctx: typer.Context, output_format: options.OutputFormat = "human") -> None:
     """List the snapshots, most recently used first."""
     store = Store(ctx.obj.cache_dir)
-    report = cache_report(store, _inventory(store), sum(status.st_size for _, status in blob_files(store)))
-    from lora_cli.render.terminal_cache import snapshots_parts
-
-    columns = table_width()
-    write_result(report, output_format, snapshots_parts(report, columns), columns=columns)
+    found = store, _inventory(store), sum(status.st_size for _, status in blob_files(store))
+    write_result(document(*found), output_format, human(*found), columns=table_width())
 
 
 def show(ctx: typer.Context, names: Names) -> None:
     """Show snapshots: their references and each file."""
     store = Store(ctx.obj.cache_dir)
-    report = cache_report(store, _find(store, names), sum(status.st_size for _, status in blob_files(store)))
-    from lora_cli.render.terminal_cache import snapshots_parts
-
-    write(render_parts(snapshots_parts(report, width(), details=True)))
+    write(render_parts(human_details(_find(store, names))))
 
 
 def verify_all(
@@ -71,9 +65,7 @@ def verify_all(
     hashed = list(verify(store, only))
     corrupt = [one for one in hashed if one.problem]
     repaired = list(repair_cache(store, settings, only)) if repair else None
-    from lora_cli.render.terminal_cache import verified_parts
-
-    write(render_parts(verified_parts(verify_report(hashed, repaired)), columns=table_width()))
+    write(render_parts(human_verified(hashed, repaired), columns=table_width()))
     if corrupt and not repair:
         inform("hint: lora-cli cache verify --repair fetches them again", settings)
     if any(one.kind == "blob" for one in corrupt):
@@ -191,9 +183,7 @@ def _reference(name: str) -> str:
 
 
 def _show_removed(removed: Sequence[Removed], settings: Settings, *, dry_run: bool) -> None:
-    from lora_cli.render.terminal_cache import removed_parts
-
-    parts = removed_parts(removed_report(removed, dry_run=dry_run), verbose=settings.verbose)
+    parts = human_removed(removed, dry_run=dry_run, verbose=settings.verbose)
     write(render_parts(parts, columns=table_width()))
 
 

@@ -4,6 +4,7 @@ import typer
 
 from lora_cli.cli.output import render_parts, write
 from lora_cli.engines import all_profiles, choose_engine
+from lora_cli.reports.catalog import human_engine, human_matrix
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
@@ -13,6 +14,5 @@ def command(
 ) -> None:
     """List what engines make of what the checks find, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
-    from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
-
-    write(render_parts(engine_parts(chosen[0], all_profiles()) if name else matrix_parts(chosen)))
+    parts = human_engine(chosen[0], all_profiles()) if name else human_matrix(chosen)
+    write(render_parts(parts))

@@ -3,11 +3,10 @@
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,41 +15,37 @@ from lora_cli.cli.options import LOCKING, OUTPUT, in_shard, option
 from lora_cli.cli.output import (
     Format,
     inform,
-    is_interactive,
     log_failures,
-    render_parts,
     table_width,
     termination_log,
     to_stderr,
     write,
     write_result,
 )
+from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
-from lora_cli.fetching.batch import SILENT, Outcome, Progress, fetch_all
+from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.inputs import Inputs, apply_policies, inputs_to_fetch, terms_of, write_lock
 from lora_cli.judging.publishing import Destination, folders
 from lora_cli.refs.request import LockFlags, Selection
-from lora_cli.render.fetch_report import (
-    CheckReport,
+from lora_cli.reports.fetch import (
     FetchReport,
     LockChanges,
+    adapter_line,
+    changes_lines,
     fetched_adapter,
+    human_check,
+    human_plan,
     lock_changes,
-    render_line,
+    not_pruned_line,
+    summary,
 )
-from lora_cli.render.json import to_json
-from lora_cli.render.terminal_fetch import (
-    drift_parts,
-    fetched_parts,
-    render_changes,
-    render_drift,
-    render_drift_error,
-    render_not_pruned,
-)
+from lora_cli.reports.json import to_json
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.materialize import NotPruned, prune, remove_leftovers
 from lora_cli.text import safe
+from lora_cli.version import __version__
 
 if TYPE_CHECKING:
     from lora_cli.fetching.lock_update import LockFile
@@ -104,8 +99,8 @@ def command(
     settings = apply_policies(ctx.obj, whole.manifest, policy)
     # A word that is no reference has a name only.
     by_name = whole.manifest is not None
-    shown = in_shard(whole.items, shard, lambda one: one.name if by_name or one.invalid else str(one.source))
-    inputs, store, lock = replace(whole, items=shown), Store(settings.cache_dir), whole.lock
+    items = in_shard(whole.items, shard, lambda one: one.name if by_name or one.invalid else str(one.source))
+    inputs, store, lock = replace(whole, items=items), Store(settings.cache_dir), whole.lock
     if lock is not None:
         base = () if inputs.base_request is None else (inputs.base_request,)
         if moved := lock.moved((*inputs.items, *base), settings):
@@ -129,6 +124,7 @@ def command(
         if not no_validate:
             terms = terms_of(whole, settings, option="the manifest's base", way="set base: in a manifest")
             destination = replace(destination, terms=terms)
+    began_s = time.perf_counter()
     done = _fetch_all(inputs, destination, ray, settings, output_format)
     failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
     pruned, not_pruned = pruning(failed=bool(failed))
@@ -137,11 +133,12 @@ def command(
         before, after = write_lock(inputs, done, store, settings, lambda why: inform(f"warning: {why}", settings))
         changes = lock_changes(lock.path, before, after)
         if (changes.added or changes.changed or changes.removed) and not settings.quiet:
-            to_stderr(render_changes(changes, before, after))
+            to_stderr(changes_lines(changes, before, after))
     goes_on = keep_going and any(one.published is not None for one in done)
     code = 0 if goes_on else max((one.exit_code for one in done), default=0)
+    fetched = list(map(fetched_adapter, done))
+    inform(summary(fetched, time.perf_counter() - began_s if settings.verbose else None), settings)
     if output_format == "json":
-        fetched = list(map(fetched_adapter, done))
         report = FetchReport(adapters=fetched, lock=changes, pruned=pruned, not_pruned=not_pruned, exit_code=code)
         write(to_json(report))
     log_failures(failed)
@@ -170,25 +167,17 @@ def _repository(inputs: Inputs) -> str | None:
 
 
 def _report_drift(inputs: Inputs, lock: "LockFile", settings: Settings, output_format: Format) -> int:
-    """Writes what differs from the lock: a line for each adapter in a pipe, a table on a terminal.
+    """Writes what differs from the lock.
 
     Returns the exit code: 1 for drift, else that of the error of an origin that could not be checked.
     """
-    done = []
-    in_a_pipe = output_format == "human" and not sys.stdout.isatty()
-    for one in lock.drifts(inputs.items, inputs.base_request, settings):
-        done.append(one)
-        if output_format == "human" and one.error is not None:
-            to_stderr(render_drift_error(one))
-        elif in_a_pipe and (one.drift or not settings.quiet):
-            write(render_drift(one))
+    done = list(lock.drifts(inputs.items, inputs.base_request, settings))
     left_over = [] if lock.flags.some else lock.left_over
     code = max([one.exit_code for one in done] + [int(bool(left_over))])
-    report = CheckReport(lock=str(lock.path), adapters=done, left_over=left_over, exit_code=code)
-    if in_a_pipe:
-        write("".join(f"{name}: is locked but not in the manifest\n" for name in left_over))
-    elif output_format == "json" or code or not settings.quiet:
-        write_result(report, output_format, drift_parts(report))
+    about = {"schema": "lora_cli/fetch-check/1", "version": __version__, "lock": lock.path}
+    report = {**about, "adapters": done, "left_over": left_over, "exit_code": code}
+    if output_format == "json" or code or not settings.quiet:
+        write_result(report, output_format, human_check(done, left_over), columns=table_width())
     return code
 
 
@@ -197,14 +186,13 @@ def _dry_run(
 ) -> int:
     """Shows the planned downloads, and what would be pruned; returns the exit code."""
     from lora_cli.fetching.preview import plan_all
-    from lora_cli.render.fetch_report import PlanReport
-    from lora_cli.render.terminal_fetch import plan_parts
 
     planned = list(plan_all(inputs.items, store, settings))
     pruned, not_pruned = pruning(failed=any(one.error is not None for one in planned))
     code = max((one.exit_code for one in planned), default=0)
-    report = PlanReport(adapters=planned, pruned=pruned, not_pruned=not_pruned, exit_code=code)
-    write_result(report, output_format, plan_parts(report), columns=table_width())
+    about = {"schema": "lora_cli/fetch-plan/1", "version": __version__, "adapters": planned}
+    report = {**about, "pruned": pruned, "not_pruned": not_pruned, "exit_code": code}
+    write_result(report, output_format, human_plan(planned, verbose=settings.verbose), columns=table_width())
     return code
 
 
@@ -223,7 +211,7 @@ def _prune(inputs: Inputs, folder: str | None, settings: Settings, *, failed: bo
     for name in removed:
         inform(f"{'would prune' if dry_run else 'pruned'} {folder}/{name}: it is not in the manifest", settings)
     for one in kept:
-        inform(render_not_pruned(folder, one), settings)
+        inform(not_pruned_line(folder, one), settings)
     return removed, kept
 
 
@@ -232,20 +220,15 @@ def _fetch_all(
 ) -> list[Outcome]:
     """Fetches all adapters, here or on a Ray cluster, and writes each to its destination.
 
-    A terminal shows errors at once, and a table at the end. In a pipe, and with ``--quiet``, each directory is printed
-    as soon as it is complete.
+    Each that is downloaded is told at once, errors at the end. In a pipe, and with ``--quiet``, each directory is
+    printed as soon as it is complete.
     """
     done: list[Outcome] = []
-    tabular = output_format == "human" and sys.stdout.isatty() and not settings.quiet
-    began_s, shown = time.perf_counter(), cast("AbstractContextManager[Progress]", nullcontext(SILENT))
-    if is_interactive(settings):
-        from lora_cli.cli.progress import fetch_progress
-
-        shown = fetch_progress(len(inputs.items))
+    prints_paths = output_format == "human" and (settings.quiet or not sys.stdout.isatty())
     for folder in {target.parent for target in destination.targets or ()}:
         remove_leftovers(folder)
     try:
-        with shown as progress:
+        with shown(settings, len(inputs.items), "fetched") as progress:
             if ray is not None:
                 from lora_cli.fleet.fetching import bring_fleet
 
@@ -255,20 +238,20 @@ def _fetch_all(
             for number, fetched in enumerate(outcomes):
                 done.append(outcome := destination.deliver(fetched, number))
                 name = safe(outcome.request.name)
-                progress.adapter_ended(outcome.request.name)
-                # The table at the end has everything except errors.
-                if outcome.error is not None or not (settings.quiet or tabular):
-                    to_stderr(render_line(fetched_adapter(outcome)))
+                progress.adapter_ended(outcome.request.name, failed=outcome.error is not None)
+                told = fetched_adapter(outcome)
+                if told.status == "downloaded" or (settings.verbose and told.error is None):
+                    inform(adapter_line(told, verbose=settings.verbose), settings)
                 for reason in outcome.unchecked:
                     inform(f"warning: {name}: {safe(reason)}", settings)
                 if outcome.published is not None and outcome.published.replaced:
                     inform(f"warning: {name} replaces other content: an engine may mix both", settings)
-                if output_format == "human" and outcome.directory is not None and not tabular:
+                if prints_paths and outcome.directory is not None:
                     write(f"{outcome.directory}\n")
     except KeyboardInterrupt:
         inform("interrupted: downloaded data is kept; run the same command to continue", settings)
         raise
     finally:
-        if tabular and done:
-            write(render_parts(fetched_parts(list(map(fetched_adapter, done)), time.perf_counter() - began_s)))
+        for outcome in (outcome for outcome in done if outcome.error is not None):
+            to_stderr(adapter_line(fetched_adapter(outcome)))
     return done

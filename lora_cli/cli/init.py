@@ -22,7 +22,7 @@ from lora_cli.judging.read import each
 from lora_cli.judging.result import Result
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below, hub_words, ref_of
-from lora_cli.render.text import problem_lines
+from lora_cli.reports.words import problem_lines
 from lora_cli.settings import Settings
 from lora_cli.text import counted, cut, names, safe
 

@@ -12,7 +12,7 @@ from lora_cli.adapter.comparison import OtherAdapter
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
-from lora_cli.cli.output import inform, to_stderr, width, write, write_result
+from lora_cli.cli.output import inform, render_parts, to_stderr, width, write, write_result
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.inputs import Inputs, apply_policies, base_model, read_inputs, unlocked_warning
@@ -22,6 +22,8 @@ from lora_cli.judging.result import Result
 from lora_cli.redaction import without_secrets
 from lora_cli.refs.reference import ref_of
 from lora_cli.refs.request import Request
+from lora_cli.reports.inspect import human, human_engine_args
+from lora_cli.reports.terminal import rendered
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 
@@ -68,20 +70,14 @@ def command(
             each(requests, lambda one, *run: inspect_one(one, settings, *run, base=model, card=True), settings)
         )
     report = InspectReport(base=model, adapters=tuple(inspected(one, other) for one in results), engine_args=args)
-    if output_format == "json":
-        write_result(report, output_format, ())
-    else:
-        from lora_cli.render.terminal import rendered
-        from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
-
-        if args is None:
-            write_result(report, output_format, inspection_parts(report, width()))
-        elif sys.stdout.isatty():
-            write_result(report, output_format, engine_args_parts(report, args))
-        else:  # a pipe gets only the command that starts an engine
-            write("".join(f"  {line}\n" for line in args.command.splitlines()))
-            if not settings.quiet:
-                to_stderr(rendered(engine_args_parts(report, args, command=False), width()).rstrip("\n"))
+    if args is None or output_format == "json":
+        write_result(report, output_format, human(report, verbose=settings.verbose))
+    elif sys.stdout.isatty():
+        write(render_parts(human_engine_args(report, args)))
+    else:  # a pipe gets only the command that starts an engine
+        write("".join(f"  {line}\n" for line in args.command.splitlines()))
+        if not settings.quiet:
+            to_stderr(rendered(human_engine_args(report, args, command=False), width()).rstrip("\n"))
     raise typer.Exit(max([one.exit_code for one in results] + ([args.exit_code] if args is not None else [])))
 
 

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
-from lora_cli.errors import LoraCliError, MachineError, UsageError
+from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.redaction import redact
+from lora_cli.reports.terminal import rendered
 from lora_cli.settings import Settings
 from lora_cli.text import escape_ci_commands, safe, safe_lines
 
@@ -29,21 +30,19 @@ Format = Literal["human", "json"]
 ReportFormat = Literal["human", "json", "html"]
 """Output formats of commands that can also write an HTML page."""
 
-VALIDATE_FORMATS = ("human", "json", "sarif", "junit", "github")
-"""Output formats of ``validate``; a module of ``render`` has the name of each machine format."""
+VALIDATE_FORMATS = ("human", "json", "sarif", "junit", "github", "html")
+"""Output formats of ``validate``; a module of ``reports`` has the name of each machine format."""
 
 
 def width(file: Path | None = None) -> int:
     """Columns of the output: ``COLUMNS``, else the terminal's up to 120, else 80; in a ``file`` 80."""
-    if file is not None:
-        return DEFAULT_WIDTH
-    set_by_hand = os.environ.get("COLUMNS", "")
-    if set_by_hand.isdecimal() and int(set_by_hand) > 0:
-        return int(set_by_hand)
-    try:
-        return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, MAX_WIDTH)
-    except (OSError, ValueError):
-        return DEFAULT_WIDTH
+    given = os.environ.get("COLUMNS", "")
+    if file is None and given.isdecimal() and int(given) > 0:
+        return int(given)
+    with suppress(OSError, ValueError):
+        if file is None:
+            return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, MAX_WIDTH)
+    return DEFAULT_WIDTH
 
 
 def table_width() -> int:
@@ -57,8 +56,6 @@ def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *,
     rich decides on the colour: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR.
     """
     from rich.console import Console
-
-    from lora_cli.render.terminal import rendered
 
     console = Console(file=sys.stdout)
     colour = file is None and console.color_system is not None and not console.no_color
@@ -74,7 +71,7 @@ def write_result(
     columns: int | None = None,
 ) -> None:
     """Writes ``report`` as JSON, or its ``parts`` for the terminal, to standard output or to ``file``."""
-    from lora_cli.render.json import to_json
+    from lora_cli.reports.json import to_json
 
     write(to_json(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
 
@@ -119,20 +116,19 @@ def check_writable(file: Path | None) -> None:
     """Checks before the work that ``file`` can be written, if one is given.
 
     Raises:
-        UsageError: it has the name of a format, as with ``-o json`` of other tools.
         MachineError: it is a folder, or its folder does not exist or is not writable.
     """
-    if str(file) in {*VALIDATE_FORMATS, *get_args(ReportFormat)}:
-        raise UsageError(
-            f"'{file}' is a format, but a file is needed", hint=f"--format {file}, or {file}.txt as the file"
-        )
     if file is None or str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
         return
-    if file.is_dir():
-        raise _unwritable(file, "it is a folder")
     folder = Path(os.path.realpath(file)).parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise _unwritable(file, "the folder does not exist" if not folder.is_dir() else "its folder is read-only")
+    if file.is_dir() or not folder.is_dir():
+        raise _unwritable(file, "it is a folder" if file.is_dir() else "the folder does not exist")
+    if not os.access(folder, os.W_OK):
+        raise _unwritable(file, "its folder is read-only")
+
+
+def _unwritable(file: Path, why: str, hint: str = "") -> MachineError:
+    return MachineError(f"{file} cannot be written: {why}", hint=hint or "check the path of the output file")
 
 
 def remove_ready_file(file: Path | None) -> None:
@@ -146,10 +142,6 @@ def remove_ready_file(file: Path | None) -> None:
 
         with on_disk("removing", file, "--ready-file"):
             file.unlink(missing_ok=True)
-
-
-def _unwritable(file: Path, why: str, hint: str = "") -> MachineError:
-    return MachineError(f"{file} cannot be written: {why}", hint=hint or "check the path of the output file")
 
 
 TERMINATION_LOG = "/dev/termination-log"
@@ -169,32 +161,22 @@ def termination_log(file: str = TERMINATION_LOG) -> Iterator[None]:
 
 def log_failures(failures: Iterable[tuple[str, str, str]]) -> None:
     """Writes the name, message and stage of each failed adapter to the termination log, a line each."""
-    if lines := [with_adapter_name(*failure) for failure in failures]:
-        write_termination_log("\n".join(lines))
-
-
-def with_adapter_name(name: str, message: str, stage: str = "") -> str:
-    """``message`` after the adapter's name, with which it may begin already, and the ``stage`` that failed."""
-    at = f"{stage}: " if stage else ""
-    return f"{name}: {at}{message.removeprefix(f'{name}: ')}"
+    lines = (
+        f"{name}: {f'{stage}: ' if stage else ''}{message.removeprefix(f'{name}: ')}"
+        for name, message, stage in failures
+    )
+    if text := "\n".join(lines):
+        write_termination_log(text)
 
 
 def write_termination_log(reason: str, file: str = TERMINATION_LOG) -> None:
     """Writes ``reason`` to the termination log, if that exists and is writable."""
+    data = reason.encode("utf-8", "backslashreplace")
+    if len(data) > MAX_TERMINATION_LOG_BYTES:
+        data = data[: MAX_TERMINATION_LOG_BYTES - 4] + b" ..."
     with suppress(OSError):
         descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            data = reason.encode("utf-8", "backslashreplace")
-            os.write(
-                descriptor,
-                data if len(data) <= MAX_TERMINATION_LOG_BYTES else data[: MAX_TERMINATION_LOG_BYTES - 4] + b" ...",
-            )
+            os.write(descriptor, data)
         finally:
             os.close(descriptor)
-
-
-def is_interactive(settings: Settings) -> bool:
-    """Whether progress is drawn: standard error is a terminal, and no option forbids it."""
-    if settings.quiet or settings.no_progress or settings.verbose or not sys.stderr.isatty():
-        return False
-    return os.environ.get("TERM") != "dumb" and os.environ.get("TTY_INTERACTIVE") != "0"

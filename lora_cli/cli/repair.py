@@ -15,9 +15,10 @@ from lora_cli.finding import Outcome
 from lora_cli.inputs import Inputs, apply_policies, base_model, deployment_of, named_engines, read_inputs
 from lora_cli.json_schema import error_report
 from lora_cli.judging.base_model import infer_base
-from lora_cli.render.terminal_repair import RepairedAdapter, RepairSetReport, repair_parts
 from lora_cli.repair import RepairOptions, repair_adapter
+from lora_cli.reports.repair import RepairedAdapter, human
 from lora_cli.settings import Settings
+from lora_cli.version import __version__
 
 EXAMPLES = (
     "lora-cli repair acme/sql --engine vllm --check",
@@ -83,9 +84,10 @@ def command(
             if inputs.manifest is None and len(inputs.items) == 1:
                 raise
             done.append(RepairedAdapter(name, None, error_report(error), error.exit_code))
-    report = RepairSetReport(adapters=tuple(done), exit_code=max(one.exit_code for one in done))
-    write_result(report, output_format, repair_parts(report, check=check))
-    raise typer.Exit(report.exit_code)
+    code = max(one.exit_code for one in done)
+    report = {"schema": "lora_cli/repair/2", "version": __version__, "adapters": done, "exit_code": code}
+    write_result(report, output_format, human(done, check=check))
+    raise typer.Exit(code)
 
 
 def _with_base(inputs: Inputs, settings: Settings) -> tuple[Inputs, BaseModel | None]:

@@ -5,7 +5,7 @@ import typer
 from lora_cli.checks import CHECKS, find
 from lora_cli.cli import options
 from lora_cli.cli.output import write_result
-from lora_cli.render.catalog_report import rules_report
+from lora_cli.reports.catalog import human_rule, human_rules, rules_document
 
 EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format json")
 
@@ -15,10 +15,6 @@ def command(
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List the rules of validate, or explain one."""
-    report = rules_report(find(code) if code else CHECKS)
-    if output_format == "json":
-        return write_result(report, output_format, ())
-    from lora_cli.render.terminal_catalog import rule_parts, rules_parts
-
-    is_one = code and len(report.rules) == 1
-    return write_result(report, output_format, rule_parts(report.rules[0]) if is_one else rules_parts(report.rules))
+    rules = find(code) if code else CHECKS
+    parts = human_rule(rules[0]) if code and len(rules) == 1 else human_rules(rules)
+    write_result(rules_document(rules), output_format, parts)

@@ -26,7 +26,7 @@ from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import INTERRUPTED, EndpointError, Refused, UsageError
 from lora_cli.inputs import check_max_cpu_loras, read_inputs
-from lora_cli.render.bench import page, report_parts
+from lora_cli.reports.bench import human, render_report
 from lora_cli.settings import API_KEY, Settings
 from lora_cli.text import counted, duration, quoted
 from lora_cli.text import names as listed
@@ -136,9 +136,9 @@ def command(
     for one in written:
         file = None if one.file == STDOUT else one.file
         if one.format == "html":
-            write(page(report), file)
+            write(render_report(report), file)
         else:
-            write_result(report, "json" if one.format == "json" else "human", report_parts(report), file)
+            write_result(report, "json" if one.format == "json" else "human", human(report), file)
     if failed := [str(one) for one in report.fail_if if one.failed]:
         to_stderr("\n".join(f"failed: {one}" for one in failed))
         code = max(code, Refused.exit_code)

@@ -15,7 +15,7 @@ from lora_cli.checks import choose
 from lora_cli.cli import options
 from lora_cli.cli.options import STDOUT, Output, in_shard, option, parse_outputs
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
-from lora_cli.cli.progress import count_progress
+from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
 from lora_cli.fetching.file_selection import changed_adapters, is_here
 from lora_cli.finding import Severity
@@ -23,6 +23,8 @@ from lora_cli.inputs import apply_policies, read_inputs, terms_of, unlocked_warn
 from lora_cli.judging.judge import judge_all
 from lora_cli.judging.report import Naming, Report, accept_known, unread
 from lora_cli.judging.result import Result
+from lora_cli.reports.validate import human
+from lora_cli.settings import Settings
 from lora_cli.store.disk import on_disk
 from lora_cli.text import safe
 
@@ -71,7 +73,7 @@ def command(
     shard: options.Shard = None,
     formats: list[str] | None = options.outputs(
         "--format FORMAT[=FILE]",
-        "human, json, sarif, junit or github; may be repeated, each with its file.",
+        "human, json, sarif, junit, github or html; may be repeated, each with its file.",
         show_default="human",
         default=None,
     ),
@@ -102,8 +104,8 @@ def command(
     entries, here = whole.manifest.adapters if whole.manifest else (), Path.cwd()
     repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     naming, results = Naming(here, {entry.name: entry.at for entry in entries}, repository), list[Result]()
-    count = len(inputs.items)
-    with count_progress(settings, count, "validated") if count > 1 else nullcontext(lambda failed: None) as passed:
+    progress = shown(settings, len(inputs.items), "validated", threaded=False) if len(inputs.items) > 1 else None
+    with progress or nullcontext():
         requests = inputs.to_validate(settings, digests=True)
         if ray is None:
             judged = judge_all(requests, terms, settings, contents=False)
@@ -113,7 +115,8 @@ def command(
             judged = judge_fleet(ray, requests, terms, settings)
         for one in judged:
             results.append(one)
-            passed(one.error is not None)
+            if progress is not None:
+                progress.adapter_ended(one.name, failed=one.error is not None)
     notices: Sequence[str] = ()
     if where:
         results = [
@@ -128,7 +131,7 @@ def command(
         base=terms.base, fail_on=Severity[fail_on.upper()], adapters=tuple(results), notices=tuple(notices),
         rules=rules, naming=naming, baseline=where, strict=strict,
     )  # fmt: skip
-    _write_outputs(report, outputs, quiet=settings.quiet)
+    _write_outputs(report, outputs, settings)
     raise typer.Exit(report.summary.exit_code)
 
 
@@ -172,7 +175,7 @@ def _written_baseline(file: Path, results: Sequence[Result], naming: Naming) -> 
         yield f"{file}: {name} is not in the baseline: it could not be read{why}"
 
 
-def _write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool) -> None:
+def _write_outputs(report: Report, outputs: Sequence[Output], settings: Settings) -> None:
     """Writes each format; ``github`` also to the job summary of GitHub Actions. Notices about the run go to stderr.
 
     In the format for people ``quiet`` leaves out everything that is not a problem.
@@ -180,28 +183,24 @@ def _write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool) ->
     Raises:
         MachineError: a file cannot be written.
     """
-    for notice in () if quiet or Output("github") in outputs else report.notices:
+    for notice in () if settings.quiet or Output("github") in outputs else report.notices:
         to_stderr(safe(f"warning: {notice}"))
     summary = os.environ.get(STEP_SUMMARY, "")
     if summary and any(output.format == "github" for output in outputs):
-        from lora_cli.render.markdown import STEP_LIMIT, render_report
+        from lora_cli.reports.github import STEP_LIMIT, job_summary
 
         file = Path(summary)
         with on_disk("writing", file, STEP_SUMMARY):
-            text = render_report(report, STEP_LIMIT - (file.stat().st_size if file.exists() else 0))
+            text = job_summary(report, STEP_LIMIT - (file.stat().st_size if file.exists() else 0))
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(text)
-        if not quiet:
-            to_stderr(
-                f"the summary is in {STEP_SUMMARY}" if text else f"{STEP_SUMMARY} is full: no summary was written"
-            )
+        done = f"the summary is in {STEP_SUMMARY}" if text else f"{STEP_SUMMARY} is full: no summary was written"
+        inform(done, settings)
     for output in outputs:
         if output.format == "human":
-            from lora_cli.render.terminal_validate import report_parts
-
-            parts = report_parts(report, quiet=quiet)
+            parts = human(report, quiet=settings.quiet, verbose=settings.verbose)
             write(render_parts(parts, None if output.file == STDOUT else output.file), output.file)
         else:
             function = "to_json" if output.format == "json" else "render_report"
-            text = resolve_name(f"lora_cli.render.{output.format}:{function}")(report)
+            text = resolve_name(f"lora_cli.reports.{output.format}:{function}")(report)
             write(text, output.file, commands=output.format == "github")

@@ -217,7 +217,7 @@ def _inferred_base(inputs: Inputs, settings: Settings) -> str:
 
 def _status(server: Endpoint, output_format: Format) -> None:
     """Writes the status of a running server. Raises ``EndpointError``."""
-    from lora_cli.render.terminal_warm import status_parts
+    from lora_cli.reports.warm import human_status
 
     try:
         status: Any = server.get("/v1/status")
@@ -227,4 +227,4 @@ def _status(server: Endpoint, output_format: Format) -> None:
         status = None
     if not isinstance(status, dict) or status.get("schema") != "lora_cli/status/2":
         raise EndpointError(f"{server.address} is not a lora-cli server", hint="use --listen for another address")
-    write_result(status, output_format, status_parts(status))
+    write_result(status, output_format, human_status(status))

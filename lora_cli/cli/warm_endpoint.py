@@ -26,8 +26,7 @@ from lora_cli.fetching.batch import FetchContext
 from lora_cli.inputs import Inputs, base_model, deployment_of
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.parallel import map_in_threads
-from lora_cli.render.terminal_warm import endpoint_parts
-from lora_cli.render.warm_report import EndpointsReport
+from lora_cli.reports.warm import EndpointsReport, human_endpoints
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
@@ -71,8 +70,13 @@ def warm_engines(options: EndpointOptions, load_inputs: LoadInputs, watched: Pat
     inputs, settings = load_inputs()
     report = warm_endpoints(inputs, options, settings)
     _update_ready_file(options.ready_file, report, None)
-    write_result(report, options.output_format, endpoint_parts(report, quiet=settings.quiet))
+    _write(report, options, settings)
     return report.exit_code
+
+
+def _write(report: EndpointsReport, options: EndpointOptions, settings: Settings) -> None:
+    parts = human_endpoints(report, quiet=settings.quiet, verbose=settings.verbose)
+    write_result(report, options.output_format, parts)
 
 
 def _update_ready_file(file: Path | None, report: EndpointsReport, pid: int | None) -> None:
@@ -112,7 +116,11 @@ def _watch(file: Path, load_inputs: LoadInputs, options: EndpointOptions) -> int
         else:
             _update_ready_file(options.ready_file, report, os.getpid())
             if _outcomes(report) != reported:
-                write_result(report, options.output_format, endpoint_parts(report, quiet=settings.quiet))
+                write_result(
+                    report,
+                    options.output_format,
+                    human_endpoints(report, quiet=settings.quiet, verbose=settings.verbose),
+                )
             # The next run keeps what this one loaded: that is not reported.
             reported = _outcomes(report, afterwards=True)
         until = time.monotonic() + RECONCILE_EVERY_S

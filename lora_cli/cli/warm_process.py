@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_cli.base.checkpoint import WEIGHTS_FILE, has_weights
 from lora_cli.cli.output import Format, inform, log_failures, write, write_result
-from lora_cli.cli.progress import stage_progress
+from lora_cli.cli.progress import shown as shown_progress
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import INTERRUPTED, LoraCliError, NotFound, UsageError
 from lora_cli.fetching.batch import FetchContext
@@ -19,9 +19,7 @@ from lora_cli.inputs import Inputs, base_model, slot_limits
 from lora_cli.isolation import report_of
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.refs.request import Request
-from lora_cli.render.terminal import separated
-from lora_cli.render.terminal_warm import answer_parts, load_parts
-from lora_cli.render.warm_report import WarmReport
+from lora_cli.reports.warm import WarmReport, human
 from lora_cli.results import Answers, LoadReport
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -75,7 +73,11 @@ def prove_once(inputs: Inputs, plan: Plan, prompt: str, files: Files, output_for
     accepted: list[tuple[int, LoadReport, LoraRequest]] = []
     store = Store(settings.cache_dir)
     terms = Terms(plan.base, deployment=Deployment(max_lora_rank=plan.max_lora_rank or None))
-    with InUse(store) as hold, stage_progress(settings, len(inputs.items)) as shown, suppress(KeyboardInterrupt):
+    with (
+        InUse(store) as hold,
+        shown_progress(settings, len(inputs.items), "accepted") as shown,
+        suppress(KeyboardInterrupt),
+    ):
         run = FetchContext(store, settings, shown, in_use=hold)
         for place, item in enumerate(inputs.items):
             on_stage = partial(shown.set_stage, item.name)
@@ -89,7 +91,7 @@ def prove_once(inputs: Inputs, plan: Plan, prompt: str, files: Files, output_for
             shown.adapter_ended(item.name, failed=bool(report.error))
         if accepted:
             quiet_threads()
-            shown.begin_part("proved", len(accepted))
+            shown.begin_part("verified", len(accepted))
             shown.set_stage("the base", "load")
             from lora_cli.warm.worker import Worker
 
@@ -122,8 +124,8 @@ def _written(
     settings: Settings,
 ) -> int:
     ready_file, metrics_file = files
-    parts = separated(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
-    write_result(WarmReport(adapters=reports, answers=answers), output_format, parts)
+    run = WarmReport(adapters=reports, answers=answers)
+    write_result(run, output_format, human(run, quiet=settings.quiet, verbose=settings.verbose))
     if inputs.engine is not None and inputs.manifest is not None and not all(report.error for report in reports):
         check = f"lora-cli validate -f {inputs.manifest.file}"
         inform(f"the proofs follow PEFT; to check the adapters for {inputs.engine.name}: {check}", settings)

@@ -119,6 +119,7 @@ def _judge_files(
     result: Result, files: Files, terms: Terms, settings: Settings, watch: Stopwatch, threads: int = 1, unread: str = ""
 ) -> None:
     result.adapter = read_adapter(files, result.name, settings.max_header_bytes, threads=threads)
+    result.bytes = sum(file.size or 0 for file in result.adapter.files)
     watch.lap("read")
     evidence = evidence_of(result.adapter, files, terms, threads, unread)
     watch.lap("values")

@@ -48,9 +48,9 @@ def test_only_what_is_new_counts(here: Path, capsys: Capture) -> None:
     assert reasons() == ["bad: adapter_model.safetensors: model.layers.0.self_attn.q_proj"]
     capsys.readouterr()
     assert validate("bad", "--baseline", "known.yaml") == 0
-    assert last(capsys) == "1 adapter (1 accepted); no errors; no warnings; no skipped checks; 1 known"
+    assert last(capsys) == "1 adapter: 1 accepted"
     assert validate("bad", "loud", "--baseline", "known.yaml") == 1
-    assert last(capsys) == "2 adapters (1 accepted, 1 refused); no errors; 1 warning; no skipped checks; 1 known"
+    assert last(capsys) == "2 adapters: 1 accepted, 1 failed"
 
 
 def test_a_baseline_holds_for_the_next_version_and_from_a_manifest_by_name(here: Path) -> None:
@@ -96,7 +96,7 @@ def test_an_adapter_that_cannot_be_read_is_left_out_of_a_new_baseline_and_never_
         Path("loud", file).write_bytes(content)
     assert validate("loud", "bad", "./gone", "--write-baseline", "known.yaml") == 3
     captured = capsys.readouterr()
-    assert "3 adapters (1 accepted, 1 refused, 1 failed)" in " ".join(captured.out.split())
+    assert "3 adapters: 1 accepted, 1 failed, 1 not read" in " ".join(captured.out.split())
     assert captured.err.splitlines() == [
         f"warning: known.yaml: loud is not in the baseline: it could not be read ({code})",
         "warning: known.yaml: gone is not in the baseline: it could not be read",

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.render.cache_report import cache_report
-from lora_cli.render.terminal import rendered
-from lora_cli.render.terminal_cache import snapshots_parts
+from lora_cli.reports.cache import human
+from lora_cli.reports.terminal import rendered
 from lora_cli.store import Store
 from lora_cli.store.inventory import StoredSnapshot
 from lora_cli.store.records import Record
@@ -83,14 +82,14 @@ def test_ls_tells_how_long_ago_each_was_used(
     item = StoredSnapshot("ab" * 32, tmp_path, {}, (record,))
     monkeypatch.setattr("time.time", lambda: 1e9 + (seconds or 86400 * 400))
     for shown, expected in ((item, f" {told}\n"), (replace(item, records=()), " unreferenced ")):
-        assert expected in rendered(snapshots_parts(cache_report(Store(tmp_path), [shown], 0), 100), 100)
+        assert expected in rendered(human(Store(tmp_path), [shown], 0), 100)
 
 
 def test_what_is_corrupt_ends_with_5(said: Said) -> None:
     (Path(said("path ./sql").strip()) / "extra").write_bytes(b"")
     text = said("verify", code=5)
     assert "corrupt snapshot" in text
-    assert ", 1 corrupt\n" in text
+    assert ": 1 corrupt\n" in text
     said("verify --repair")
     assert "no corruption" in said("verify")
 
@@ -100,7 +99,7 @@ def test_gc_frees_what_was_not_used_for_long(store: Store, said: Said, monkeypat
     before, kinds = tree(store.root), re.compile("^(adapter|reference|snapshot|blob) ", re.MULTILINE)
     for words, found in (("", ["adapter"]), ("--verbose", ["reference", "snapshot", "blob", "blob"])):
         dry = said(f"gc --unused-for 50s --dry-run {words}")
-        assert (dry.startswith("would remove"), "would free" in dry, kinds.findall(dry)) == (True, True, found)
+        assert ("would free" in dry, kinds.findall(dry)) == (True, found)
     assert tree(store.root) == before
     assert "freed" in said("gc --unused-for 50s")
     said("path ./chat", code=3)
@@ -115,7 +114,7 @@ def test_gc_keeps_within_a_size_or_the_budget_and_not_within_what_one_adapter_ma
     assert "/chat" in said(f"gc --max-bytes {sizes(Path('sql'))}")
     monkeypatch.setenv("LORA_CLI_CACHE_BUDGET", "10")
     assert "adapter" not in said("gc --max-bytes 1GiB --dry-run")
-    assert re.search(r"freed .*: 1 adapter, 2 blobs", said("gc"))
+    assert re.search(r"freed .*: 1 adapter\n", said("gc"))
     said("verify")
 
 
@@ -165,7 +164,7 @@ def test_rm_tells_before_what_it_removes_then(words: str, store: Store, said: Sa
     before, taken = tree(store.root), sizes(store.root)
     dry = said(f"rm {words} --dry-run")
     assert (tree(store.root), sizes(store.root)) == (before, taken)
-    assert said(f"rm {words}") == dry.replace("would remove", "removed", 1).replace("would free", "freed")
+    assert said(f"rm {words}") == dry.replace("would free", "freed")
     assert sizes(store.root) < taken
     said("verify")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lora_cli.cli.main import main
 from lora_cli.cli.options import in_shard
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, files
-from tests.cli.test_progress import on_a_terminal
+from tests.cli.test_progress import on_a_terminal, screen
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import write_adapter
@@ -40,7 +40,9 @@ def test_standard_output_is_one_absolute_snapshot_directory_an_adapter(tmp_path:
     assert [(path / WEIGHTS).read_bytes() for path in found] == [
         Path(name, WEIGHTS).read_bytes() for name in ("sql", "chat")
     ]
-    assert [line.split(":")[0] for line in err.splitlines()] == [str(tmp_path / "sql"), "./chat"]
+    assert [line.split(":")[0] for line in err.splitlines()] == [str(tmp_path / "sql"), "./chat", "2 adapters"]
+    assert main(["fetch", "./chat"]) == 0
+    assert capsys.readouterr().err == "1 adapter: 1 cached; 2.7 KiB\n"
     assert main(["fetch", "--quiet", "./sql", "./none"]) == 3
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
@@ -118,12 +120,12 @@ def test_the_bytes_that_an_adapter_does_not_need_are_told(capsys: Capture) -> No
     Path("sql/checkpoint-10").mkdir()
     for name, count in (("optimizer.pt", 2000), ("model.safetensors", 1000), ("checkpoint-10/optimizer.pt", 96)):
         Path("sql", name).write_bytes(b"x" * count)
-    assert main(["fetch", "./sql", "--format", "json"]) == 0
+    assert main(["fetch", "./sql", "--format", "json", "--verbose"]) == 0
     out, err = capsys.readouterr()
     (found,) = json.loads(out)["adapters"]
     assert found["left_out"] == {"files": 3, "bytes": 3096}
     assert "3.0 KiB in 3 files left out" in err
-    assert main(["fetch", "./sql", "--include", "*.pt"]) == 0
+    assert main(["fetch", "./sql", "--include", "*.pt", "--verbose"]) == 0
     assert "1000 B in 1 file left out" in capsys.readouterr().err
 
 
@@ -206,17 +208,12 @@ def test_with_bars_on_a_terminal_standard_output_still_has_only_the_directory(mo
     assert "\x1b" not in fetched("./sql", piped=True)
 
 
-def test_on_a_terminal_a_table_tells_what_came_of_each_and_where_it_is(tmp_path: Path) -> None:
+def test_on_a_terminal_is_said_what_is_new_then_what_failed_and_no_path(tmp_path: Path) -> None:
     fetched("./sql")
     shown = fetched("./sql", "./chat", "./none", code=3)
-    # Each line as it stands after the terminal last cleared it (``ESC [2K``), without its styles.
-    cleared = (line.rpartition("\x1b[2K")[2] for line in shown.replace("\r", "").splitlines())
-    lines = [re.sub(r"\x1b\[[?\d]*[A-Za-z]", "", line) for line in cleared]
-    at = next(number for number, line in enumerate(lines) if line.split()[:1] == ["adapter"])
-    assert lines[at].split() == ["adapter", "status", "revision", "files", "size", "time"]
-    table = [["./sql", "cached"], ["./chat", "downloaded"], ["./none", "failed"]]
-    assert [line.split()[:2] for line in lines[at + 1 : at + 4]] == table
-    folder = tmp_path / "cache" / "snapshots" / "sha256"
-    assert [Path(line.split()[1]).parent for line in lines[at + 5 : at + 7]] == [folder, folder]
-    assert re.fullmatch(r"3 adapters, \d+\.\d KiB: 1 downloaded, 1 cached, 1 failed in \d\.\d+ s", lines[-1])
+    lines = screen(shown)
+    told = [line for line in lines if line]
+    assert [line.partition(":")[0] for line in told[-4:]] == ["./chat", "error", "hint", "3 adapters"]
+    assert re.fullmatch(r"3 adapters: 1 downloaded, 1 cached, 1 failed; \d+\.\d KiB", told[-1])
+    assert str(tmp_path / "cache") not in shown
     assert any(line.startswith("error: ./none: there is no folder ") for line in lines)

@@ -64,7 +64,7 @@ def test_a_rank_that_the_engine_never_takes_leaves_the_others_to_be_judged(folde
     assert "max_lora_rank: 512" in Path("set.yaml").read_text()
     capsys.readouterr()
     assert main(["validate", "-f", "set.yaml", "--base", "base"]) == 1
-    assert "vLLM 0.33: ok 3, rejects 1" in " ".join(capsys.readouterr().out.split())
+    assert "4 adapters: 3 ok, 1 failed" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_is_no_adapter_is_told_and_left_out(folder: Path, capsys: Capture) -> None:

@@ -117,7 +117,7 @@ def test_validate_marks_what_it_mends_and_ends_with_the_command(capsys: Capture)
     assert main(["validate", "./rslora", "--base", "base", "--engine", "sglang"]) == 1
     told = said(capsys)
     assert "error LC424 module-scales [*]" in told
-    command = told.partition("[*] 1 adapter can be repaired: lora-cli ")[2]
+    command = told.partition("[*] lora-cli ")[2].partition(" 1 adapter: 1 failed, 1 can be repaired")[0]
     assert main(command.split()) == 0
     assert is_ok("DIRECTORY")
 
@@ -126,11 +126,11 @@ def test_validate_marks_what_it_mends_and_ends_with_the_command(capsys: Capture)
 def test_without_a_base_nothing_is_called_ok_that_only_a_base_tells(to: str, code: int, capsys: Capture) -> None:
     assert main(["repair", str(adapter("plain")), "--engine", "vllm", *to.split()]) == code
     told = said(capsys)
-    assert "before unknown without a base after unknown without a base" in told
+    assert "before unknown after unknown" in told
     assert "hint: no base: names and shapes not checked" in told
     assert ("(without changes)" in told) == (code == 0)
     assert main(["repair", "rslora", "--engine", "sglang", "--check"]) == 1
-    assert "before serves wrong after unknown without a base" in said(capsys)
+    assert "before wrong output after unknown" in said(capsys)
 
 
 def test_the_base_that_the_config_names_is_taken_where_it_is_on_this_machine(

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.progress import RunProgress
-from tests.cli.test_progress import drawn, drawn_in, on_a_terminal, screen
+from tests.cli.test_progress import drawn_in, on_a_terminal, screen
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.slow import slowly
@@ -14,20 +13,6 @@ from tests.slow import slowly
 pytestmark = pytest.mark.slow
 
 QUERIES = llama_modules(["q_proj"])
-
-
-def test_the_stage_of_the_adapter_at_hand_its_bytes_and_how_many_are_through() -> None:
-    staged = RunProgress(3, "accepted")
-    staged.set_stage("a", "fetch")
-    staged.began("a", 100)
-    staged.advanced("a", 40)
-    assert drawn(staged, 60) == ["a  fetch", "a 40/100 bytes", "0 of 3 accepted, 0 s"]
-    for name in "abc":
-        staged.adapter_ended(name, failed=name == "b")
-    assert drawn(staged, 60) == ["a  fetch", "2 of 3 accepted, 1 failed, 0 s"]
-    staged.begin_part("proved", 2)
-    staged.waiting("b")
-    assert drawn(staged, 60) == ["b  waiting for another process that fetches it", "0 of 2 proved, 1 failed, 0 s"]
 
 
 @pytest.fixture
@@ -43,21 +28,20 @@ def warm(tmp_path: Path) -> list[str]:
 
 
 def counts_in(shown: str) -> list[str]:
-    return [line for line in drawn_in(shown) if re.search(r"\d of \d (accepted|proved)", line)]
+    return [line for line in drawn_in(shown) if re.search(r"\d of \d (accepted|verified)", line)]
 
 
 def test_a_terminal_shows_each_stage_and_keeps_the_table_alone(warm: list[str]) -> None:
     code, shown = on_a_terminal(warm, columns=70, rows=24)
     assert code == 1
     drawn = counts_in(shown)
-    assert any("0 of 2 proved, 1 failed" in line for line in drawn)
+    assert any("0 of 2 verified, 1 failed" in line for line in drawn)
     assert "the base  load" in shown
     assert max(map(len, drawn)) <= 70
     kept = screen(shown)
     assert not counts_in("\n".join(kept))
     assert not any("the base  load" in line for line in kept)
-    assert sum("proved" in line for line in kept) == 3
-    assert kept[0].startswith("/")
+    assert sum("verified" in line for line in kept) == 3
 
 
 @pytest.mark.parametrize("flag", slowly(("--quiet", "--verbose"), "--verbose"))
@@ -69,7 +53,7 @@ def test_nothing_is_drawn_where_nobody_wants_it(flag: str, warm: list[str]) -> N
     assert ("one: proof" in shown) is (flag == "--verbose")
     if flag == "--quiet":
         first, *more = screen(shown)
-        assert first.rstrip().endswith("bad: refused at validate")
+        assert first.rstrip().endswith("bad: failed at validate")
         assert all(line.startswith("  ") for line in more if line)
 
 
@@ -84,7 +68,7 @@ def test_bytes_that_come_slowly_are_shown_as_they_come(tmp_path: Path, monkeypat
         words = ["warm", "org/sql", "--base", str(tmp_path / "base"), "--device", "cpu"]
         code, shown = on_a_terminal(["--cache-dir", str(tmp_path / "cache"), *words], columns=80, rows=24)
     assert code == 1
-    assert any(re.search(r"org/sql .*/\d.* (bytes|kB)", line) for line in drawn_in(shown))
+    assert any(re.search(r" of \d.* [KM]?i?B .*org/sql", line) for line in drawn_in(shown))
     assert "0 of 1 accepted" in shown
 
 

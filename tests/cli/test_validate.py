@@ -104,7 +104,7 @@ def test_files_and_names_stand_for_their_adapters(capsys: Capture) -> None:
     assert sorted(name for part in shards for name in part) == ["fine"]
     Path("notes.txt").touch()
     assert main(["validate", "--changed-files", "--base", "none", "notes.txt"]) == 0
-    assert capsys.readouterr().out == "no adapters; no errors; no warnings; no skipped checks\n"
+    assert capsys.readouterr().out == "no adapters\n"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_one_run_writes_several_formats(capsys: Capture) -> None:
     assert capsys.readouterr().out.startswith("::error ")
     assert json.loads(Path("r.sarif").read_text())["version"] == "2.1.0"
     assert ET.parse("r.xml").getroot().get("failures") == "1"
-    assert Path("r.txt").read_text().splitlines()[-1].startswith("3 adapters (1 ok, 1 refused, 1 failed)")
+    assert Path("r.txt").read_text().splitlines()[-1] == "3 adapters: 1 ok, 1 failed, 1 not read"
     assert Path("r.json").is_symlink(), "it is replaced through the link"
     document = json.loads(Path("real.json").read_text())
     assert (document["schema"], document["base"]["model_type"]) == ("lora_cli/validate/1", "llama")
@@ -241,7 +241,7 @@ def piped(line: str, **environment: str) -> bytes:
 
 def test_a_pipe_gets_colour_only_where_it_is_forced_and_an_ascii_one_no_failure() -> None:
     assert b"\x1b" not in piped("bad", PYTHONIOENCODING="ascii", TERM="xterm")
-    assert b"\x1b[31mrefused" in piped("bad", FORCE_COLOR="1")
+    assert b"\x1b[31mfailed" in piped("bad", FORCE_COLOR="1")
     assert json.loads(piped("bad --format json=/dev/stdout"))["summary"]["adapters"] == 1
 
 
@@ -263,7 +263,7 @@ def on_a_terminal(**environment: str) -> bytes:
 @pytest.mark.slow
 def test_a_terminal_gets_colour_unless_told_not_to() -> None:
     for width in ("40", "200"):  # the outcome on a line of its own, and beside the name
-        assert b"\x1b[31mrefused" in on_a_terminal(COLUMNS=width)
+        assert b"\x1b[31mfailed" in on_a_terminal(COLUMNS=width)
     assert b"\x1b" not in on_a_terminal(NO_COLOR="1") + on_a_terminal(TERM="dumb")
 
 
@@ -271,5 +271,5 @@ def test_what_is_not_needed_is_not_imported() -> None:
     code = "from lora_cli.cli.main import main\nassert main('validate good --base base'.split()) == 0"
     heavy = {"yaml", "http.client", "huggingface_hub", "torch", "transformers", "regex", "xml.etree.ElementTree"}
     found = modules_after(f"{code}\nimport sys\nfor name in ('json', 'sarif', 'junit', 'github', 'markdown'):\n"
-                          "    assert f'lora_cli.render.{name}' not in sys.modules")  # fmt: skip
+                          "    assert f'lora_cli.reports.{name}' not in sys.modules")  # fmt: skip
     assert not found & heavy

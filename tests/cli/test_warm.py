@@ -108,7 +108,7 @@ def test_quiet_prints_only_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     code, out, err = said("bad")  # beside others: tests/cli/test_stages.py
     assert (code, err) == (1, "")
     lines = out.splitlines()
-    assert lines[0] == f"{tmp_path / 'bad'}: refused at validate"
+    assert lines[0] == f"{tmp_path / 'bad'}: failed at validate"
     assert all(line.startswith("  ") for line in lines[1:])
     assert "LC302" in lines[1]
 
@@ -238,5 +238,5 @@ def test_the_table_is_for_people_and_talk_goes_to_stderr(tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 0
-    assert "proved on synthetic weights" in done.stdout
+    assert "on random base weights" in done.stdout
     assert {"a: read", "a: slot", "a: proof"} <= set(done.stderr.splitlines())

@@ -10,7 +10,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.cli.output import render_parts
-from lora_cli.render.terminal_warm import load_parts
+from lora_cli.reports.warm import WarmReport, human
 from lora_cli.results import LoadReport
 from lora_cli.warm.plan import LoraRequest
 from lora_cli.warm.worker import OnStage, Worker
@@ -64,8 +64,7 @@ def test_what_was_proved_until_an_interrupt_is_told(
 def test_what_an_interrupt_left_undone_is_not_called_failed() -> None:
     done = LoadReport("sql", error="has no weights", exit_code=1)
     undone = LoadReport("chat", error="not done: interrupted", exit_code=130)
-    shown = render_parts(load_parts([done, undone, undone]))
-    assert "sql: refused" in shown
-    assert "3 adapters: 1 refused, 2 not tried" in shown
+    shown = render_parts(human(WarmReport(adapters=[done, undone, undone], answers=())))
+    assert "sql: failed" in shown
+    assert "3 adapters: 1 failed, 2 not tried" in shown
     assert "chat" not in shown
-    assert "failed" not in shown

@@ -44,7 +44,7 @@ def test_c1_a_set_is_judged_alike_with_an_empty_cache_and_after_a_fetch(
     }
     shown = text(capsys, 1, "validate", "-f", "set.yaml", *words)
     assert all(name in shown and said in shown for name, (_, said) in DEFECTS.items())
-    assert "33 adapters (27 ok, 6 refused)" in shown
+    assert "33 adapters: 27 ok, 6 failed" in shown
 
 
 def published() -> set[str]:

@@ -1,1 +1,0 @@
-"""Values → text. Pure: nothing here prints."""

@@ -1,0 +1,82 @@
+"""What people read: as ``golden/screens.txt`` has it, in any width, and nothing in it obeys a name."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import RenderableType
+from rich.text import Text
+
+from lora_cli.reports.terminal import Paragraph, facts, rendered, table, text
+from lora_cli.reports.words import summary
+from lora_cli.text import safe
+from tests.reports.reports import HOSTILE, all_checked, everything, report
+from tests.reports.screens import screens
+
+GOLDEN = Path(__file__).parent / "golden" / "screens.txt"
+"""``GOLDEN=write`` writes it: look at the difference before you commit it."""
+NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+def test_each_screen_is_as_its_golden_file_says() -> None:
+    shown = "".join(f"===== {name}\n{rendered(parts, 80)}" for name, parts in screens("sql").items())
+    if os.environ.get("GOLDEN") == "write":
+        GOLDEN.write_text(shown, encoding="utf-8")
+    assert shown == GOLDEN.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("word", [HOSTILE, "\udc80", f"[red]{HOSTILE}[/red] :smile: [link=http://evil]x[/link]"])
+def test_no_name_moves_the_cursor_or_is_markup(word: str, colour: bool) -> None:
+    for name, parts in screens(word).items():
+        plain = re.sub(r"\x1b\[\d+(;\d+)*m", "", rendered(parts, 4000, colour=colour))
+        assert all(line.isprintable() for line in plain.splitlines()), name
+        if not name.startswith(("validate", "rules", "engines", "cache gc, verbose")):
+            assert safe(word) in plain, name
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_lines_are_broken_at_blanks_and_only_a_long_word_is_longer(width: int) -> None:
+    for name, parts in screens("sql").items():
+        for line in rendered(parts, width).splitlines():
+            assert len(line) <= width or len(line.split()) <= 2 or "vllm serve" in line or "--" in line, name
+
+
+@given(st.text(st.sampled_from("ab-\t\u3000 [/]:"), max_size=90), st.integers(24, 60), st.sampled_from(["", "hint: "]))
+def test_a_paragraph_keeps_its_words_in_the_width(value: str, width: int, label: str) -> None:
+    lines = rendered([Paragraph(value, label, indent=4)], width).splitlines()
+    assert " ".join(lines).split() == (label + safe(value)).split()
+    assert all(len(line) <= width or len(line.split()) == 1 + (line == lines[0] and bool(label)) for line in lines)
+    assert all(line.startswith(" " * 6) for line in lines[1:] if label)
+
+
+def test_a_long_name_stays_whole() -> None:
+    assert NAME in rendered([Paragraph(f"the tensor {NAME} is odd")], 40)
+
+
+def test_colours_are_there_only_where_they_are_asked_for() -> None:
+    parts: list[RenderableType] = [Paragraph("why", text(("error: ", "red"))), table(["adapter"], [["sql"]])]
+    assert rendered(parts, 80) == "error: why\nadapter\nsql\n"
+    assert "\x1b[31merror: \x1b[0m" in rendered(parts, 80, colour=True)
+
+
+def test_labelled_values_line_up_and_empty_ones_are_left_out() -> None:
+    rows: list[tuple[str, object]] = [("rank", 4), ("task", ""), ("dtype", "BF16"), ("slot", None)]
+    assert rendered(facts(rows), 80) == "  rank   4\n  dtype  BF16\n"
+
+
+def test_a_table_leaves_out_empty_columns_and_folds_what_is_too_wide() -> None:
+    rows = [("sql", "-", None, 10), ("x" * 60, "", None, Text("2", "red"))]
+    assert rendered([table(("name", "rank", "slot", "n"), rows)], 80).splitlines()[1].split() == ["sql", "10"]
+    narrow = rendered([table(("name", "rank", "slot", "n"), rows)], 40)
+    assert all(len(line) <= 40 for line in narrow.splitlines())
+    assert narrow.count("x") == 60
+
+
+def test_the_summary_counts_what_people_act_on() -> None:
+    assert summary(report()) == "no adapters"
+    assert summary(report(all_checked()[0])) == "1 adapter: 1 ok"
+    assert summary(everything()) == "6 adapters: 2 ok, 1 accepted, 2 failed, 1 not read"
