@@ -99,7 +99,7 @@ def fetch_progress(count: int) -> Iterator[Progress]:
 @contextmanager
 def stage_progress(settings: Settings, count: int) -> Iterator[RunProgress]:
     """Shows the progress while ``count`` adapters are warmed; in a pipe nothing."""
-    staged = RunProgress(count, "accepted")
+    staged = RunProgress(count, "proved")
     with _live(staged) if is_interactive(settings) else nullcontext():
         yield staged
 

@@ -11,7 +11,6 @@ from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, FormatError, UsageError
 from lora_cli.text import did_you_mean
 
-MOST_MODELS = 1_000_000
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LOOKS = 3
 """How often a vLLM server is asked for its ranks: each time over a connection of its own."""
@@ -52,28 +51,21 @@ class Server(ABC):
     read, so they apply to every version.
     """
 
+    kind: str
+    """Its name in ``--engine``."""
+
     unload_bug = ""
     """Why unloading an adapter is unsafe while the server runs."""
 
     replaces_by_unload = False
     """Whether replacing an adapter unloads the old one."""
 
-    single_process_flags: Mapping[str, str] = {}
-    """Flags in ``/server_info``, each with a source: with a value above 1 a load does not reach every process."""
-
-    leftover = ""
-    """A note on memory that unloaded adapters still take."""
-
-    cannot_pin = ""
-    """Why it does not pin what the manifest pins."""
-
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
     def note(self, actions: Collection[str], *, pinned: bool) -> str:
-        """What it cannot do or say after these actions of ``reconcile``."""
-        leftover = self.leftover if {"replaced", "pruned"}.intersection(actions) else ""
-        return "; ".join(filter(None, (leftover, self.cannot_pin if pinned else "")))
+        """What it cannot do or say after these actions of ``reconcile``, where the manifest pins adapters or not."""
+        return ""
 
     def check_ready(self) -> None:
         """``/health``: raises ``EndpointError`` with the reason while the server is not ready."""
@@ -83,28 +75,16 @@ class Server(ABC):
     def version(self) -> str:
         """Its version, "" where it does not report it."""
 
-    def flags(self) -> dict[str, Any]:
-        """The flags that it was started with, if it reports them."""
-        return {}
-
+    @abstractmethod
     def check_reach(self) -> None:
         """Raises ``EndpointError`` if a load would not reach all of the server's processes."""
-        flags = self.flags() if self.single_process_flags else {}
-        for flag, source in self.single_process_flags.items():
-            number = flags.get(flag)
-            if isinstance(number, int) and number > 1:
-                option = f"--{flag.replace('_', '-')}"
-                raise EndpointError(
-                    f"{self.endpoint.address} runs with {option} {number}: a load reaches only one of them ({source})",
-                    hint=f"start it with {option} 1, or with all adapters: lora-cli inspect --engine-args",
-                )
 
     def models(self) -> tuple[ServedModel, ...]:
         """The bases and adapters that it serves, by ``/v1/models``: adapters have a parent."""
         answer = self.endpoint.get("/v1/models")
         try:
             listed = parse.sequence(parse.mapping(answer, "/v1/models").get("data"), "/v1/models: data")
-            return tuple(_served_model(one) for one in listed[:MOST_MODELS])
+            return tuple(map(_served_model, listed))
         except FormatError as error:
             raise EndpointError(
                 f"{self.endpoint.address}: {error.message}", hint="check that this is a server of this kind"
@@ -139,8 +119,7 @@ class Vllm(Server):
     Source: ``vllm/entrypoints/serve/lora/api_router.py`` and ``entrypoints/openai/models/serving.py`` (0.32, run).
     """
 
-    leftover = "vLLM keeps unloaded adapters in memory until others need the space (vllm#54839)"
-    cannot_pin = "pinned has no effect: vLLM has no request that pins an adapter"
+    kind = "vllm"
     ranks: frozenset[int] = frozenset()
     """The data-parallel ranks behind the address, as ``check_reach`` found them; empty if it reports none."""
 
@@ -162,12 +141,16 @@ class Vllm(Server):
         (self.ranks,) = seen
 
     def note(self, actions: Collection[str], *, pinned: bool) -> str:
-        """Also that it is one of several servers."""
-        note = super().note(actions, pinned=pinned)
-        if not self.ranks or min(self.ranks) == 0:
-            return note
-        own = "data-parallel rank " + ", ".join(map(str, sorted(self.ranks)))
-        return "; ".join(filter(None, (f"it has {own} alone: the others need an --endpoint, too", note)))
+        """Whether it is one of several servers, what it keeps in memory, and that it does not pin."""
+        notes = []
+        if self.ranks and 0 not in self.ranks:
+            own = ", ".join(map(str, sorted(self.ranks)))
+            notes.append(f"it has data-parallel rank {own} alone: the others need an --endpoint, too")
+        if {"replaced", "pruned"}.intersection(actions):
+            notes.append("vLLM keeps unloaded adapters in memory until others need the space (vllm#54839)")
+        if pinned:
+            notes.append("pinned has no effect: vLLM has no request that pins an adapter")
+        return "; ".join(notes)
 
     def _ranks(self) -> frozenset[int]:
         try:
@@ -215,16 +198,28 @@ class Sglang(Server):
     adapter as ``base:adapter``.
     """
 
+    kind = "sglang"
     unload_bug = "SGLang can hang permanently when it unloads an adapter (sglang#36894)"
     replaces_by_unload = True
-    single_process_flags = {"tokenizer_worker_num": "sglang#31084", "dp_size": "SGLang asserts this"}  # noqa: RUF012
 
     def version(self) -> str:
         """By its flags."""
-        return _printable_version(self.flags())
+        return _printable_version(self._flags())
 
-    def flags(self) -> dict[str, Any]:
-        """``/server_info``, or what it was called before."""
+    def check_reach(self) -> None:
+        """Raises ``EndpointError`` if a load would not reach all of the server's processes."""
+        flags = self._flags()
+        for flag, source in (("tokenizer_worker_num", "sglang#31084"), ("dp_size", "SGLang asserts this")):
+            number = flags.get(flag)
+            if isinstance(number, int) and number > 1:
+                option = f"--{flag.replace('_', '-')}"
+                raise EndpointError(
+                    f"{self.endpoint.address} runs with {option} {number}: a load reaches only one of them ({source})",
+                    hint=f"start it with {option} 1, or with all adapters: lora-cli inspect --engine-args",
+                )
+
+    def _flags(self) -> dict[str, Any]:
+        """The flags that it was started with: ``/server_info``, or what it was called before."""
         for path in ("/server_info", "/get_server_info"):
             try:
                 found = self.endpoint.get(path)
@@ -263,11 +258,14 @@ class Sglang(Server):
 class LoraCliServer(Vllm):
     """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
 
+    kind = "lora-cli"
+
     def check_reach(self) -> None:
         """It is one process."""
 
-    leftover = ""
-    cannot_pin = "pinned has no effect: warm --serve pins the adapters of its own manifest"
+    def note(self, actions: Collection[str], *, pinned: bool) -> str:
+        """That it does not pin."""
+        return "pinned has no effect: warm --serve pins the adapters of its own manifest" if pinned else ""
 
     def check_ready(self) -> None:
         """``/ready``: the initial loads have ended."""
@@ -294,7 +292,7 @@ class LoraCliServer(Vllm):
         return None
 
 
-SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli": LoraCliServer}
+SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (Vllm, Sglang, LoraCliServer)}
 
 
 def open_server(kind: str, endpoint: Endpoint) -> Server:

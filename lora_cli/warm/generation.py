@@ -63,33 +63,29 @@ class Batch:
 class Delta:
     """New output of row ``row``: ``ids``, and ``text``, which may lag behind its tokens.
 
-    ``logprobs`` has each new token as text, with its natural log-probability. ``finish`` is "" while more comes, else
-    ``stop`` or ``length``.
+    ``finish`` is "" while more comes, else ``stop`` or ``length``.
     """
 
     row: int
     ids: tuple[int, ...]
     text: str
-    logprobs: tuple[tuple[str, float], ...] = ()
     finish: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """When a row ends: after ``max_tokens``, before a text of ``stop``, or at a token of ``ends``."""
+    """When a row ends: after ``max_tokens``, or at a token of ``ends``."""
 
     max_tokens: int
-    stop: tuple[str, ...] = ()
     ends: frozenset[int] = frozenset()
-    logprobs: bool = False
 
 
 @dataclass(slots=True)
 class _Row:
     """One row's output.
 
-    Text is given as soon as it can no longer change: a token may be the first byte of a character, or the beginning of
-    what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
+    Text is given as soon as it can no longer change: a token may be the first byte of a character. Tokens are decoded
+    with those just before them, because some begin with a space only there.
     """
 
     number: int
@@ -99,11 +95,10 @@ class _Row:
     _ids: list[int] = field(default_factory=list)
     _before: int = 0
     _read: int = 0
-    _pending: str = ""
 
-    def append(self, token: int, logits: torch.Tensor) -> Delta:
-        """Append the next token, chosen from ``logits`` ``[vocabulary]``; returns the new output."""
-        ids: tuple[int, ...] = ()
+    def append(self, token: int) -> Delta:
+        """Append the next token; returns the new output."""
+        ids, new = tuple[int, ...](), ""
         if token in self.sampling.ends:
             self.finish = "stop"
         else:
@@ -111,29 +106,12 @@ class _Row:
             self._ids.append(token)
             if len(self._ids) >= self.sampling.max_tokens:
                 self.finish = "length"
-        text, logprobs = self._new_text(), tuple[tuple[str, float], ...]()
-        if ids and self.sampling.logprobs:
-            logprobs = ((self._token_text(token), float(torch.log_softmax(logits, dim=-1)[token])),)
-        return Delta(self.number, ids, text, logprobs, self.finish)
-
-    def _new_text(self) -> str:
-        """The text that can be sent now: without a stop string, and without a possible beginning of one."""
         before = self.decode(self._ids[self._before : self._read])
         text = self.decode(self._ids[self._before :])
         if self.finish or (len(text) > len(before) and not text.endswith(INCOMPLETE)):
             self._before, self._read = self._read, len(self._ids)
-            self._pending += text[len(before) :]
-        found = [place for place in map(self._pending.find, self.sampling.stop) if place >= 0]
-        if found:
-            self.finish, self._pending = "stop", self._pending[: min(found)]
-        kept = 0 if self.finish else max(map(len, self.sampling.stop), default=1) - 1
-        sent = max(0, len(self._pending) - kept)
-        text, self._pending = self._pending[:sent], self._pending[sent:]
-        return text
-
-    def _token_text(self, token: int) -> str:
-        text = self.decode([token])
-        return text if text and INCOMPLETE not in text else f"token_id:{token}"
+            new = text[len(before) :]
+        return Delta(self.number, ids, new, self.finish)
 
 
 class Generation:
@@ -161,7 +139,7 @@ class Generation:
         tokens: list[int] = logits.argmax(-1).tolist()
         if any(bool(torch.isnan(logits[row.number]).any()) for row in self._rows if not row.finish):
             raise NOT_FINITE
-        deltas = [row.append(tokens[row.number], logits[row.number]) for row in self._rows if not row.finish]
+        deltas = [row.append(tokens[row.number]) for row in self._rows if not row.finish]
         if not self.ended:
             self._batch.feed(tokens)
         return deltas

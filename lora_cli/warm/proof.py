@@ -37,7 +37,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from lora_cli.results import ModuleProof, Proof
 from lora_cli.warm.base_weights import BaseWeights
-from lora_cli.warm.forward import add_lora, lora_delta
+from lora_cli.warm.forward import add_lora
 from lora_cli.warm.weights import LoadedAdapter, ModuleWeights
 
 TOKENS = 8
@@ -157,7 +157,8 @@ def _outputs(x: torch.Tensor, held: ModuleWeights, module: ModuleWeights, weight
     composed = add_lora(base.clone(), x, held, rows)
     kept = bool(torch.equal(composed[~ours], base[~ours]))
     explained = _explained(dtype, module, shrunk, spread, b)
-    delta = lora_delta(x, held, rows)[ours].double()
+    zeros = torch.zeros(len(x), held.b.shape[0], dtype=dtype, device=x.device)
+    delta = add_lora(zeros, x, held, rows)[ours].double()
     return Outputs(base[ours], composed[ours], merged, delta, want, explained, kept)
 
 
