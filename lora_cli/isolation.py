@@ -76,23 +76,24 @@ class Admission:
 
 
 class Isolation:
-    """Up to ``processes`` children, each of which admits one adapter at a time: each of ``threads`` has one.
+    """Up to ``processes`` children, each of which admits one adapter at a time. Threads share it.
 
     ``hold`` keeps the snapshots of admitted adapters in the cache.
     """
 
     def __init__(self, setup: Setup, hold: InUse, processes: int = 4) -> None:
         self.threads = ThreadPoolExecutor(processes, "isolation")
-        self._setup, self._hold = setup, hold
-        self._mine, self._all, self._closed = threading.local(), set[subprocess.Popen[bytes]](), threading.Event()
+        self._setup, self._hold, self._closed = setup, hold, threading.Event()
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._all: set[subprocess.Popen[bytes]] = set()
 
     def start(self) -> None:
         """Start one process ahead of the first request."""
-        self.threads.submit(self._child)
+        self.threads.submit(lambda: self._idle.append(self._child()))
 
     def admit(self, request: Request, *, by_client: bool = False) -> Admission:
         """Fetch and judge one adapter. Never raises: its error is in the report."""
-        report, limit_s = LoadReport(request.name), self._setup.settings.adapter_timeout_s
+        report, limit_s, child = LoadReport(request.name), self._setup.settings.adapter_timeout_s, None
         try:
             child = self._child()
             assert child.stdin is not None
@@ -102,15 +103,17 @@ class Isolation:
             fields = json_object(child.stdout.readline(), "its answer")
             report = LoadReport(**fields.pop("report"))
         except (OSError, FormatError) as error:
+            status = self._ended(child) if child is not None else 0
             if self._closed.is_set():
                 return Admission(report.failed("fetch", Unreachable("the process that reads it was stopped")))
-            if (failed := getattr(self._mine, "child", None)) is None:
+            if child is None:
                 return Admission(report.failed("fetch", MachineError(f"no process can be started for it: {error}")))
-            failed.kill()
-            self._all.discard(failed)
-            why = f"the process that reads it ended: it {cause_of_end(status := failed.wait())}"
+            why = f"the process that reads it ended: it {cause_of_end(status)}"
             why = f"reading it takes longer than {limit_s:g} s" if status == -signal.SIGALRM else why
             return Admission(report.failed("fetch", Refused(why, hint="see lora-cli validate for its findings")))
+        self._idle.append(child)
+        if self._closed.is_set():
+            self.close()
         if not report.error:
             self._hold.add(report.digest)
         return Admission(report, **fields)
@@ -119,32 +122,45 @@ class Isolation:
         """Kill the processes; who waits gets an error."""
         self._closed.set()
         for child in list(self._all):
-            child.kill()
+            child.kill()  # one that is asked is ended by who asks it
+        with suppress(IndexError):
+            while True:
+                self._ended(self._idle.pop())
         self.threads.shutdown(wait=False)
 
     def _child(self) -> "subprocess.Popen[bytes]":
-        """This thread's process, or a new one if that has ended."""
-        child: subprocess.Popen[bytes] | None = getattr(self._mine, "child", None)
-        if child is not None and child.poll() is None:
-            return child
-        if self._closed.is_set():
-            raise BrokenPipeError
-        self._all.discard(child)
+        """An idle process that lives, or a new one."""
+        with suppress(IndexError):
+            while True:
+                child = self._idle.pop()
+                if child.poll() is None:
+                    return child
+                self._ended(child)
         # numpy would start a thread for each processor, with memory for each.
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        child = self._mine.child = start_module(
-            "lora_cli.isolation", stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**threads, **os.environ}
-        )
+        environ = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ}
+        child = start_module("lora_cli.isolation", stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ)
         self._all.add(child)
-        if self._closed.is_set():
-            child.kill()
-        assert child.stdin is not None
-        pickle.dump(self._setup, child.stdin)
-        child.stdin.flush()
+        try:
+            if self._closed.is_set():
+                raise BrokenPipeError
+            assert child.stdin is not None
+            pickle.dump(self._setup, child.stdin)
+            child.stdin.flush()
+        except OSError:
+            self._ended(child)
+            raise
         return child
 
+    def _ended(self, child: "subprocess.Popen[bytes]") -> int:
+        """The exit status of a process, which is killed if it has not ended."""
+        self._all.discard(child)
+        child.kill()
+        with suppress(OSError), child:
+            pass
+        return child.wait()
 
-def start_module(module: str, *arguments: str, env: Mapping[str, str] = os.environ, **how: Any) -> Any:
+
+def start_module(module: str, *arguments: str, env: Mapping[str, str] = os.environ, **how: Any) -> "subprocess.Popen[bytes]":
     """Start ``python -m MODULE ARGUMENTS`` with this process's imports, but not those of the current directory."""
     paths = [*filter(None, sys.path), str(Path(__file__).parents[1])]
     command = [sys.executable, "-P", "-m", module, *arguments]

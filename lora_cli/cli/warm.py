@@ -51,9 +51,9 @@ def command(
     status: bool = mode("--status", "Show the state of a running server."),
     engine: str = engines(
         "--engine NAME[@VERSION]",
-        "Engine at the endpoint: vllm, sglang or lora-cli.",
+        "Engine at the endpoint: vllm or sglang.",
         default="",
-        autocompletion=lambda: ["vllm", "sglang", "lora-cli"],
+        autocompletion=lambda: ["vllm", "sglang"],
     ),
     engine_path: Several = engines(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", default=None

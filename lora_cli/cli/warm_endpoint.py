@@ -21,7 +21,7 @@ from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import ReconcileOptions, wait_ready
 from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.endpoint.warming import path_mapping, warm_servers
-from lora_cli.engines import ENGINES, choose_engine
+from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.context import FetchContext
 from lora_cli.judging.judge import Terms
@@ -104,7 +104,7 @@ def _warmed(
 ) -> EndpointsReport:
     kind, _, version = engines.engine.partition("@")
     if not kind:
-        raise UsageError("--endpoint needs the engine that runs there", hint="--engine vllm, sglang or lora-cli")
+        raise UsageError("--endpoint needs the engine that runs there", hint="--engine vllm or sglang")
     addresses = dict.fromkeys(map(parse_address, engines.urls))
     servers = [open_server(kind, Endpoint(one, engines.token, LOAD_TIMEOUT_S)) for one in addresses]
     base, store = base_model(inputs.base, settings, inputs.locked_base), Store(settings.cache_dir)
@@ -118,7 +118,7 @@ def _warmed(
 
     def terms_of(versions: Collection[str]) -> Terms:
         named = [f"{kind}@{one}" for one in versions if not version]
-        profiles = tuple(map(choose_engine, named or [engines.engine])) if kind in ENGINES else ()
+        profiles = tuple(map(choose_engine, named or [engines.engine]))
         deployment = deployment_of(profiles, inputs, engines.max_lora_rank or inputs.max_lora_rank)
         return Terms(base, engines=profiles, deployment=deployment)
 

@@ -212,8 +212,7 @@ def _prune(server: Server, name: str, options: ReconcileOptions) -> tuple[Action
 def _check(name: str, effect: Effect) -> None:
     """Raises ``Refused`` unless the effect is proved."""
     if effect.proved is None:
-        noisy = "this needs a server with deterministic greedy decoding"
-        hint = noisy if effect.noise else "see GET /v1/status for its state"
+        hint = "this needs a server with deterministic greedy decoding"
         raise Refused(f"{name}: its effect is unknown: {effect.how}", hint=hint)
     if not effect.proved:
         hint = "run lora-cli validate for this engine"

@@ -1,4 +1,4 @@
-"""Running servers: a class each for vLLM, SGLang and ``warm --serve``, all with OpenAI's paths."""
+"""Running servers: a class each for vLLM and SGLang, both with OpenAI's paths."""
 
 import re
 from abc import ABC, abstractmethod
@@ -162,10 +162,9 @@ class Vllm(Server):
     def version(self) -> str:
         """``/version``."""
         try:
-            answer = self.endpoint.get("/version")
+            return _printable_version(self.endpoint.get("/version"))
         except EndpointError:
             return ""
-        return _printable_version(answer)
 
     def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Read the adapter onto the device."""
@@ -219,15 +218,11 @@ class Sglang(Server):
                 )
 
     def _flags(self) -> dict[str, Any]:
-        """The flags that it was started with: ``/server_info``, or what it was called before."""
-        for path in ("/server_info", "/get_server_info"):
-            try:
-                found = self.endpoint.get(path)
-            except EndpointError:
-                continue
-            if isinstance(found, dict):
-                return found
-        return {}
+        """The flags that it was started with."""
+        try:
+            return parse.mapping(self.endpoint.get("/server_info"), "/server_info")
+        except (EndpointError, FormatError):
+            return {}
 
     def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Read the adapter."""
@@ -255,44 +250,7 @@ class Sglang(Server):
             raise Refusal(400, f"{self.endpoint.address} refused: {words}", words)
 
 
-class LoraCliServer(Vllm):
-    """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
-
-    kind = "lora-cli"
-
-    def check_reach(self) -> None:
-        """It is one process."""
-
-    def note(self, actions: Collection[str], *, pinned: bool) -> str:
-        """That it does not pin."""
-        return "pinned has no effect: warm --serve pins the adapters of its own manifest" if pinned else ""
-
-    def check_ready(self) -> None:
-        """``/ready``: the initial loads have ended."""
-        self.endpoint.request("GET", "/ready")
-
-    def version(self) -> str:
-        """No engine's: PEFT's semantics are its own."""
-        return ""
-
-    def proof(self, name: str) -> float | None:
-        """The largest error of the server's own proof, over all modules; None if it has not proved the adapter.
-
-        An adapter that is not loaded yet is loaded from where it is listed.
-        """
-        for last in (False, True):
-            for one in parse.objects(self.endpoint.get("/v1/status"), "adapters"):
-                if one.get("name") != name:
-                    continue
-                worst = one.get("worst_error")
-                if one.get("state") == "ready" and isinstance(worst, int | float) and abs(worst) <= parse.LARGEST:
-                    return float(worst)
-                if not last:
-                    self.load(name, parse.text(one.get("source"), "source"))
-        return None
-
-
-SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (Vllm, Sglang, LoraCliServer)}
+SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (Vllm, Sglang)}
 
 
 def open_server(kind: str, endpoint: Endpoint) -> Server:

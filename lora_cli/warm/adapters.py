@@ -36,7 +36,7 @@ class AdapterState(Backoff):
 
     ``by_client`` says that a client registered it: each fetch then checks that its source is allowed. ``lora`` is the
     validated adapter on this disk, ``report`` that of the last load, ``proved`` whether this process has proved it,
-    evicted since or not. ``remote`` says that it was downloaded, not cached. ``last_used`` is in seconds since 1970.
+    evicted since or not. ``remote`` says that it was downloaded, not cached.
     """
 
     request: Request
@@ -46,7 +46,6 @@ class AdapterState(Backoff):
     proved: bool = False
     remote: bool = False
     requests: int = 0
-    last_used: float | None = None
     loading: "asyncio.Task[LoadReport] | None" = None
 
     @property
@@ -196,7 +195,6 @@ class Adapters:
             state.proved = lora.directory.is_dir()
             raise
         state.requests += 1
-        state.last_used = time.time()
         self.metrics.requests.labels(tier).inc()
         with lease:
             yield slot, tier, (time.perf_counter() - began) * 1e3

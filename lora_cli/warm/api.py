@@ -118,14 +118,11 @@ class Api:
         worker, adapters = self.adapters.worker.result() if self.adapters.worker.done() else None, list(self.adapters)
         document: dict[str, Any] = {"schema": "lora_cli/status/2", "version": __version__, "base": self._base}
         document |= {"ready": self.ready, "up_s": round(time.time() - self._began, 3), "pid": os.getpid()}
-        document |= {"starts": self._options.starts, "tiers": {}, "eviction_order": {}}
+        document |= {"starts": self._options.starts, "tiers": {}}
         if worker is not None:
             dtype = str(worker.dtype).removeprefix("torch.")
             document |= {"device": str(worker.device), "dtype": dtype, "weights": worker.base.origin}
             document["tiers"] = worker.status()
-            names = {state.lora.key: state.request.name for state in adapters if state.lora is not None}
-            for name, held in (("gpu", worker.slots.contents()), ("cpu", worker.memory.contents())):
-                document["eviction_order"][name] = [names[key] for key in held if key in names]
         document["adapters"] = [_described(state, worker) for state in adapters]
         return Json(document)
 
@@ -308,7 +305,6 @@ def _described(state: AdapterState, worker: Worker | None) -> dict[str, Any]:
         "bytes": report.bytes,
         "applied": report.applied,
         "requests": state.requests,
-        "last_used": state.last_used,
         "worst_error": worst if worst is not None and math.isfinite(worst) else None,
         "stage_ms": report.stage_ms,
         "retry_in_s": round(state.retry_in_s, 3),

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,11 +201,13 @@ def listening(address: Address) -> Iterator[socket.socket]:
             family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
             listener = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
         else:
-            listener = socket.socket(socket.AF_UNIX)
-            if path.is_socket() and listener.connect_ex(str(path)):
-                path.unlink()  # of a server that was killed
-            listener.bind(str(path))
-            listener.listen(BACKLOG)
+            with ExitStack() as opened:
+                listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+                if path.is_socket() and listener.connect_ex(str(path)):
+                    path.unlink()  # of a server that was killed
+                listener.bind(str(path))
+                listener.listen(BACKLOG)
+                opened.pop_all()
     except OSError as error:
         asks = "check for another server there with lora-cli warm --status; "
         raise MachineError(

@@ -22,7 +22,6 @@ MODULE = ModuleProof("model.layers.0.self_attn.q_proj", error=1.2e-7, moved=0.4,
 PROVED = LoadReport(
     name="pirate",
     digest="ab" * 32,
-    slot=1,
     rank=4,
     applied="60/60",
     bytes=460800,

@@ -180,8 +180,6 @@ def test_other_bodies_paths_methods_and_hosts_have_their_own_answers(server: Run
         assert error_of(client.get(f"{at}/v1/nothing"))[0] == 404
         strange = client.get(f"{at}/v1/models", headers={"host": "evil.example"})
         assert strange.status_code == 421, "a page of another host must not reach it by a name of its own"
-        page = client.post(f"{at}/v1/stop", headers={"origin": "https://evil.example"})
-        assert error_of(page)[0] == 403, "a page can send what has no body, and must not end it"
         assert client.get(f"{at}/health").status_code == 200
 
 
