@@ -160,7 +160,9 @@ class Isolation:
         return child.wait()
 
 
-def start_module(module: str, *arguments: str, env: Mapping[str, str] = os.environ, **how: Any) -> "subprocess.Popen[bytes]":
+def start_module(
+    module: str, *arguments: str, env: Mapping[str, str] = os.environ, **how: Any
+) -> "subprocess.Popen[bytes]":
     """Start ``python -m MODULE ARGUMENTS`` with this process's imports, but not those of the current directory."""
     paths = [*filter(None, sys.path), str(Path(__file__).parents[1])]
     command = [sys.executable, "-P", "-m", module, *arguments]

@@ -13,50 +13,7 @@ from lora_cli.warm.composed import ComposedModel, Slot
 INCOMPLETE = "\ufffd"
 """The end of a text whose last character is incomplete."""
 
-NOT_FINITE = Refused("the model's logits are NaN with this adapter", hint="run lora-cli validate on it")
-
 Decode = Callable[[Sequence[int]], str]
-
-
-class Batch:
-    """Rows of one adapter between steps: ids, mask and key-value cache.
-
-    Rows of unequal length are padded on their left, and masked there.
-    """
-
-    def __init__(self, model: ComposedModel, prompts: Sequence[Sequence[int]], slot: Slot | None) -> None:
-        self._model, self._slot = model, slot
-        longest = max(map(len, prompts))
-        padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        real = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        self._ids = torch.tensor(padded, device=model.device)
-        self._mask = torch.tensor(real, device=model.device)
-        self._position = (self._mask.cumsum(-1) - 1).clamp_(min=0)
-        self._parameters = frozenset(inspect.signature(model.model.forward).parameters)
-        # transformers 5.24 renamed ``past_key_values`` to ``cache``.
-        self._cache_name = "cache" if "cache" in self._parameters else "past_key_values"
-        self._cache: Any = None
-
-    def logits(self) -> torch.Tensor:
-        """The logits of each row's next token: ``[rows, vocabulary]`` in float32."""
-        inputs: dict[str, Any] = {self._cache_name: self._cache}
-        if not bool(self._mask.all()):
-            inputs["attention_mask"] = self._mask
-            if "position_ids" in self._parameters:
-                inputs["position_ids"] = self._position
-        if "logits_to_keep" in self._parameters:
-            inputs["logits_to_keep"] = 1
-        with torch.inference_mode(), self._model.using(self._slot):
-            output = self._model.model(input_ids=self._ids, use_cache=True, **inputs)
-        self._cache = output[self._cache_name]
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
-
-    def feed(self, tokens: Sequence[int]) -> None:
-        """Adds each row's next token."""
-        self._ids = torch.tensor([[token] for token in tokens], device=self._ids.device)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        self._position = self._position[:, -1:] + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +72,10 @@ class _Row:
 
 
 class Generation:
-    """The prompts of one request, generated step by step until ``ended``."""
+    """The prompts of one request as one batch, generated step by step until ``ended``.
+
+    Rows of unequal length are padded on their left, and masked there.
+    """
 
     def __init__(
         self,
@@ -125,8 +85,18 @@ class Generation:
         sampling: Sampling,
         decode: Decode,
     ) -> None:
-        self._batch = Batch(model, prompts, slot)
+        self._model, self._slot = model, slot
         self._rows = [_Row(number, sampling, decode) for number in range(len(prompts))]
+        longest = max(map(len, prompts))
+        padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        real = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        self._ids = torch.tensor(padded, device=model.device)
+        self._mask = torch.tensor(real, device=model.device)
+        self._position = (self._mask.cumsum(-1) - 1).clamp_(min=0)
+        self._parameters = frozenset(inspect.signature(model.model.forward).parameters)
+        # transformers 5.24 renamed ``past_key_values`` to ``cache``.
+        self._cache_name = "cache" if "cache" in self._parameters else "past_key_values"
+        self._cache: Any = None
 
     @property
     def ended(self) -> bool:
@@ -135,11 +105,28 @@ class Generation:
 
     def step(self) -> list[Delta]:
         """The next token of every row that has not ended. Raises ``Refused``: a logit is NaN."""
-        logits = self._batch.logits()
+        logits = self._logits()
         tokens: list[int] = logits.argmax(-1).tolist()
-        if any(bool(torch.isnan(logits[row.number]).any()) for row in self._rows if not row.finish):
-            raise NOT_FINITE
-        deltas = [row.append(tokens[row.number]) for row in self._rows if not row.finish]
-        if not self.ended:
-            self._batch.feed(tokens)
+        going = [row for row in self._rows if not row.finish]
+        if bool(torch.isnan(logits[[row.number for row in going]]).any()):
+            raise Refused("the model's logits are NaN with this adapter", hint="run lora-cli validate on it")
+        deltas = [row.append(tokens[row.number]) for row in going]
+        self._ids = torch.tensor([[token] for token in tokens], device=self._ids.device)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        self._position = self._position[:, -1:] + 1
         return deltas
+
+    def _logits(self) -> torch.Tensor:
+        """The logits of each row's next token: ``[rows, vocabulary]`` in float32."""
+        inputs: dict[str, Any] = {self._cache_name: self._cache}
+        if not bool(self._mask.all()):
+            inputs["attention_mask"] = self._mask
+            if "position_ids" in self._parameters:
+                inputs["position_ids"] = self._position
+        if "logits_to_keep" in self._parameters:
+            inputs["logits_to_keep"] = 1
+        with torch.inference_mode(), self._model.using(self._slot):
+            output = self._model.model(input_ids=self._ids, use_cache=True, **inputs)
+        self._cache = output[self._cache_name]
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
