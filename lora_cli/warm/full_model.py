@@ -31,7 +31,7 @@ class FullModel:
             )
         self._directory = plan.base_directory
         self.composed = ComposedModel(load_model(self._directory, dtype=dtype, device=device), plan.base.modules)
-        generator = torch.Generator().manual_seed(plan.seed)
+        generator = torch.Generator().manual_seed(0)
         self._ids = torch.randint(plan.base.vocab_size or 2, (1, CHECK_TOKENS), generator=generator).to(device)
         self._base_logits: torch.Tensor | None = None
         self._tokenizer: Any = None

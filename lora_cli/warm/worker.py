@@ -132,9 +132,9 @@ class Worker:
                 report = replace(report, rank=rank, bytes=weight_bytes(lora.adapter))
                 with stages.at("proof"):
                     scaling = scalings(lora.adapter, self.plan.base, full_model=model is not None)
-                    weights, seed = read_weights(lora.directory, lora.adapter, scaling), self.plan.seed
+                    weights = read_weights(lora.directory, lora.adapter, scaling)
                     step = lambda check: self.on_device(check).result()  # noqa: E731 - a module of a proof
-                    proof = prove(slot.adapter, weights, self.base, seed=seed, step=step)
+                    proof = prove(slot.adapter, weights, self.base, step=step)
                 # Without factors in a slot (fused experts alone) the whole model says whether it does anything.
                 report = replace(report, proof=proof if proof.modules or model is None else None)
                 if model is not None and (report.proof is None or proof.holds):
@@ -214,7 +214,7 @@ class Worker:
                 return CheckpointWeights(plan.base_directory, plan.base)
             except FormatError as error:
                 self.notes = (f"adapters are proved on synthetic base weights: {error.message}",)
-        return SyntheticWeights(plan.base, plan.seed)
+        return SyntheticWeights(plan.base)
 
 
 def refuse_changed_copies(lora: LoraRequest, plan: Plan, weights: BaseWeights) -> None:
