@@ -93,7 +93,7 @@ class Supervisor:
                 with suppress(OSError):
                     if self._ready_file is not None and self._ready_file.is_file():
                         self._ready_file.unlink()
-                if self._stopping.is_set() or (status == 0 and self._error is None):
+                if self._stopping.is_set():
                     break
                 self._after_crash(status)
                 pause_s = 0.0 if time.monotonic() - began > STEADY_S else min(LONGEST_PAUSE_S, pause_s * 2 + 0.1)
