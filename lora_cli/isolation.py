@@ -126,7 +126,6 @@ class Isolation:
         with suppress(IndexError):
             while True:
                 self._ended(self._idle.pop())
-        self.threads.shutdown(wait=False)
 
     def _child(self) -> "subprocess.Popen[bytes]":
         """An idle process that lives, or a new one."""

@@ -224,7 +224,7 @@ class Resolver:
                 isolation = await self._in_thread(lambda: self._opened(known, running))
                 self._reading = _Reading(known, fingerprint, isolation)
                 if before is not None:
-                    before.isolation.close()  # who waits there is told to ask again
+                    await self._in_thread(before.isolation.close)  # who waits there is told to ask again
             self._broken = ""
             log.info("%d adapters can be resolved by name", len(known.items))
         except LoraCliError as error:
