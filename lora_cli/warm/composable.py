@@ -109,6 +109,8 @@ def largest_rank(adapter: Adapter, base: BaseModel) -> int:
 
 def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, full_model: bool) -> Iterator[tuple[str, str]]:
     """Each reason why not, as "…" after the adapter's name, and what to do about it."""
+    if any(info.file.endswith(".bin") for info in adapter.tensors.values()):
+        yield "its weights are in a pickle", "lora-cli repair converts them to safetensors"
     for name in OTHERS:
         if getattr(config, name):
             yield f"{name} of its config cannot be composed", HINT

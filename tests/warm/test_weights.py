@@ -53,6 +53,13 @@ def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> N
     assert torch.equal(tensors["b"], torch.from_numpy(b))
 
 
+def test_a_pickle_is_refused_by_name(tmp_path: Path) -> None:
+    write_adapter(tmp_path).joinpath("adapter_model.safetensors").unlink()
+    torch.save({A: torch.ones(4, 64), B: torch.ones(64, 4)}, tmp_path / "adapter_model.bin")
+    with pytest.raises(Refused, match="its weights are in a pickle"):
+        load(tmp_path)
+
+
 def test_scaling_is_per_module_with_rslora_and_patterns(tmp_path: Path) -> None:
     config = {"use_rslora": True, "rank_pattern": {"v_proj": 16}, "alpha_pattern": {"layers.1.self_attn.q_proj": 3}}
     modules = llama_modules(["q_proj", "v_proj"])
