@@ -31,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpx2 leaves its socket to refcounts
 def test_a_socket_that_a_dead_server_left_is_for_the_next_ones_user_alone_and_status_finds_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
