@@ -53,6 +53,9 @@ def scalings(adapter: Adapter, base: BaseModel, *, full_model: bool = False) -> 
         Refused: it uses a feature, holds a tensor, or names a module that the runtime does not compose.
     """
     config = config_on(adapter, base)
+    if any(info.file.endswith(".bin") for info in adapter.tensors.values()):
+        hint = "lora-cli repair converts them to safetensors"
+        raise Refused(f"{adapter.name}: its weights are in a pickle", hint=hint)
     for reason, hint in _obstacles(adapter, config, base, full_model=full_model):
         raise Refused(f"{adapter.name}: {reason}", hint=hint)
     wrapped = wrapped_parameters(config, base.parameters)
@@ -109,8 +112,6 @@ def largest_rank(adapter: Adapter, base: BaseModel) -> int:
 
 def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, full_model: bool) -> Iterator[tuple[str, str]]:
     """Each reason why not, as "…" after the adapter's name, and what to do about it."""
-    if any(info.file.endswith(".bin") for info in adapter.tensors.values()):
-        yield "its weights are in a pickle", "lora-cli repair converts them to safetensors"
     for name in OTHERS:
         if getattr(config, name):
             yield f"{name} of its config cannot be composed", HINT
