@@ -89,7 +89,8 @@ class Isolation:
 
     def start(self) -> None:
         """Start one process ahead of the first request."""
-        self.threads.submit(lambda: self._idle.append(self._child()))
+        with suppress(OSError):  # who asks is told
+            self._idle.append(self._child())
 
     def admit(self, request: Request, *, by_client: bool = False) -> Admission:
         """Fetch and judge one adapter. Never raises: its error is in the report."""
