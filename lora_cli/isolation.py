@@ -14,11 +14,12 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import choose_engine
@@ -28,15 +29,13 @@ from lora_cli.finding import Deployment
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
-from lora_cli.redaction import log_bug, log_to_stderr, logger
+from lora_cli.redaction import log_to_stderr
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
-
-log = logger(__name__)
 
 MEMORY_BYTES = 2 << 30
 """What such a process may allocate: a fetch takes up to 250 MiB, and values are read piece by piece."""
@@ -84,124 +83,95 @@ class Isolation:
 
     def __init__(self, setup: Setup, hold: InUse, processes: int = 4) -> None:
         self.threads = ThreadPoolExecutor(processes, "isolation")
-        self._setup, self._hold, self._deadline_s = setup, hold, setup.settings.adapter_timeout_s + GRACE_S
+        self._setup, self._hold, self._closed = setup, hold, threading.Event()
         self._idle: list[subprocess.Popen[bytes]] = []
         self._all: set[subprocess.Popen[bytes]] = set()
-        self._lock, self._closed = threading.Lock(), False
 
     def start(self) -> None:
         """Start one process ahead of the first request."""
-        child = self._spawn()
-        with self._lock:
-            self._idle.append(child)
+        with suppress(OSError):  # who asks is told
+            self._idle.append(self._child())
 
     def admit(self, request: Request, *, by_client: bool = False) -> Admission:
         """Fetch and judge one adapter. Never raises: its error is in the report."""
-        report, killed = LoadReport(request.name), threading.Event()
+        report, limit_s, child = LoadReport(request.name), self._setup.settings.adapter_timeout_s, None
         try:
-            child = self._take()
-            timer = threading.Timer(self._deadline_s, _kill, (child, killed))
-            timer.start()
-            try:
-                admission = self._ask(child, request, by_client=by_client)
-            finally:
-                timer.cancel()
-        except (OSError, EOFError, FormatError) as error:
-            reason, hint = f"the process that reads it ended: {error}", "see lora-cli validate for its findings"
-            if self._closed:
-                return Admission(report.failed("fetch", Unreachable("the server is stopping")))
-            if killed.is_set():
-                reason = f"reading it takes longer than {self._setup.settings.adapter_timeout_s:g} s"
-            return Admission(report.failed("fetch", Refused(reason, hint=hint)))
-        with self._lock:
-            if not self._closed:
-                self._idle.append(child)
-        if self._closed:
-            self._end(child)
-        if not admission.report.error:
-            self._hold.add(admission.report.digest)
-        return admission
+            child = self._child()
+            assert child.stdin is not None
+            assert child.stdout is not None
+            pickle.dump((request, by_client, limit_s + GRACE_S), child.stdin)
+            child.stdin.flush()
+            fields = json_object(child.stdout.readline(), "its answer")
+            report = LoadReport(**fields.pop("report"))
+        except (OSError, FormatError) as error:
+            status = self._ended(child) if child is not None else 0
+            if self._closed.is_set():
+                return Admission(report.failed("fetch", Unreachable("the process that reads it was stopped")))
+            if child is None:
+                return Admission(report.failed("fetch", MachineError(f"no process can be started for it: {error}")))
+            why = f"the process that reads it ended: it {cause_of_end(status)}"
+            why = f"reading it takes longer than {limit_s:g} s" if status == -signal.SIGALRM else why
+            return Admission(report.failed("fetch", Refused(why, hint="see lora-cli validate for its findings")))
+        self._idle.append(child)
+        if self._closed.is_set():
+            self.close()
+        if not report.error:
+            self._hold.add(report.digest)
+        return Admission(report, **fields)
 
     def close(self) -> None:
         """Kill the processes; who waits gets an error."""
-        with self._lock:
-            self._closed = True
-            for child in self._all:
-                child.kill()  # one that is asked is ended by who asks it
-            idle, self._idle = self._idle, []
-        for child in idle:
-            self._end(child)
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self._closed.set()
+        for child in list(self._all):
+            child.kill()  # one that is asked is ended by who asks it
+        with suppress(IndexError):
+            while True:
+                self._ended(self._idle.pop())
 
-    def _take(self) -> "subprocess.Popen[bytes]":
+    def _child(self) -> "subprocess.Popen[bytes]":
         """An idle process that lives, or a new one."""
-        while True:
-            with self._lock:
-                child = self._idle.pop() if self._idle else None
-            if child is None:
-                return self._spawn()
-            if child.poll() is None:
-                return child
-            self._end(child)
-
-    def _spawn(self) -> "subprocess.Popen[bytes]":
-        with self._lock:
-            if self._closed:
-                raise EOFError
-            # numpy would start a thread for each processor, with memory for each. The imports are this process's.
-            environ = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": _import_path()}
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "lora_cli.isolation"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=environ,
-            )
-            self._all.add(child)
-        pickle.dump(self._setup, _pipe(child.stdin))
-        _pipe(child.stdin).flush()
+        with suppress(IndexError):
+            while True:
+                child = self._idle.pop()
+                if child.poll() is None:
+                    return child
+                self._ended(child)
+        # numpy would start a thread for each processor, with memory for each.
+        environ = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ}
+        child = start_module("lora_cli.isolation", stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ)
+        self._all.add(child)
+        try:
+            if self._closed.is_set():
+                raise BrokenPipeError
+            assert child.stdin is not None
+            pickle.dump(self._setup, child.stdin)
+            child.stdin.flush()
+        except OSError:
+            self._ended(child)
+            raise
         return child
 
-    def _ask(self, child: "subprocess.Popen[bytes]", request: Request, *, by_client: bool) -> Admission:
-        try:
-            pickle.dump((request, by_client), _pipe(child.stdin))
-            _pipe(child.stdin).flush()
-            line = _pipe(child.stdout).readline()
-            if not line:
-                raise EOFError(_cause(child.wait()))  # noqa: TRY301 - as a broken pipe is
-            fields = json_object(line, "its answer")
-            report = fields.pop("report")
-            return Admission(LoadReport(**{**report, "signers": tuple(report["signers"])}), **fields)
-        except BaseException:
-            self._end(child)
-            raise
-
-    def _end(self, child: "subprocess.Popen[bytes]") -> None:
+    def _ended(self, child: "subprocess.Popen[bytes]") -> int:
+        """The exit status of a process, which is killed if it has not ended."""
+        self._all.discard(child)
         child.kill()
-        for pipe in (child.stdin, child.stdout):
-            with suppress(OSError):
-                _pipe(pipe).close()
-        child.wait()
-        with self._lock:
-            self._all.discard(child)
+        with suppress(OSError), child:
+            pass
+        return child.wait()
 
 
-def _kill(child: "subprocess.Popen[bytes]", killed: threading.Event) -> None:
-    killed.set()
-    child.kill()
+def start_module(
+    module: str, *arguments: str, env: Mapping[str, str] = os.environ, **how: Any
+) -> "subprocess.Popen[bytes]":
+    """Start ``python -m MODULE ARGUMENTS`` with this process's imports, but not those of the current directory."""
+    paths = [*filter(None, sys.path), str(Path(__file__).parents[1])]
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    return subprocess.Popen(command, env={**env, "PYTHONPATH": os.pathsep.join(paths)}, **how)  # noqa: S603
 
 
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
-
-
-def _cause(status: int) -> str:
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-
-
-def _import_path() -> str:
-    """The child's import path: ours, without the current directory."""
-    return os.pathsep.join([*(entry for entry in sys.path if entry), str(Path(__file__).parents[1])])
+def cause_of_end(status: int) -> str:
+    """How a process with this exit status ended."""
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
 
 
 def main() -> None:
@@ -222,19 +192,17 @@ def main() -> None:
     engines = (choose_engine(setup.engine),) if setup.engine else ()
     terms = Terms(setup.base, engines=engines, deployment=setup.deployment)
     with InUse(store) as hold:
+        sources = {by_client: Sources(setup.settings, roots=setup.roots * by_client) for by_client in (False, True)}
         contexts = {
-            by_client: FetchContext(
-                store,
-                setup.settings,
-                in_use=hold,
-                sources=Sources(setup.settings, roots=setup.roots if by_client else ()),
-            )
-            for by_client in (False, True)
+            by_client: FetchContext(store, setup.settings, in_use=hold, sources=each)
+            for by_client, each in sources.items()
         }
         with suppress(EOFError):
             while True:
-                request, by_client = pickle.load(requests)  # noqa: S301
+                request, by_client, deadline_s = pickle.load(requests)  # noqa: S301
+                signal.setitimer(signal.ITIMER_REAL, deadline_s)  # SIGALRM ends this process
                 admission = _admitted(request, contexts[by_client], terms)
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 print(json.dumps(asdict(admission)), file=answers, flush=True)
 
 
@@ -252,9 +220,6 @@ def _admitted(request: Request, context: FetchContext, terms: Terms) -> Admissio
         result = judge_fetched(result, terms, context.settings)
     except MemoryError:
         result.stage, result.error = "validate", Refused("it needs more memory than is allowed for one adapter")
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: a bug fails one adapter alone
-        log_bug(log, error)
-        result.stage, result.error = "validate", MachineError(f"{type(error).__name__}", hint="please report this")
     report = report_of(request, result)
     if report.error:
         return Admission(replace(report, error=report.error[:LONGEST_TEXT], hint=report.hint[:LONGEST_TEXT]))

@@ -68,7 +68,6 @@ class LoadReport:
 
     name: str
     digest: str = ""
-    slot: int | None = field(default_factory=NoneType)
     rank: int | None = field(default_factory=NoneType)
     applied: str = ""
     bytes: int = 0

@@ -70,7 +70,7 @@ class Batch:
 
         base, read = base_of(directory), read_adapter(files_at(adapter), adapter.name)
         self.composed = ComposedModel(load_model(directory, dtype=dtype, device="cpu"), base.modules)
-        self.slot = Slot(1, load_adapter(adapter, read, base, dtype, full_model=False), {})
+        self.slot = Slot(load_adapter(adapter, read, base, dtype, full_model=False), {})
         plain: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
         self.peft = PeftModel.from_pretrained(plain, adapter).eval()
         self.base = load_model(directory, dtype=dtype, device="cpu")

@@ -32,7 +32,7 @@ for job in jobs:
     assert not worker.load(job).error
 model = worker.full_model.composed.model
 weights = model.parameters()
-must = worker.memory.status()["bytes"] + sum(one.numel() * one.element_size() for one in weights)
+must = worker.status()["cpu"]["bytes"] + sum(one.numel() * one.element_size() for one in weights)
 loaded = rss()
 seen = []
 for cycle in range(cycles):
@@ -40,7 +40,7 @@ for cycle in range(cycles):
         pass
     if cycle * 10 % cycles == 0:
         seen.append(rss())
-assert worker.slots.status()["evictions"] >= cycles / 4
+assert worker.slots.evictions >= cycles / 4
 print(json.dumps({"must": must, "took": loaded - imported, "seen": seen}))
 """
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lora_cli import parse
 from lora_cli.bench.trace import Request
 from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Endpoint, Refusal, body_message, error_message, ssl_context
-from lora_cli.endpoint.servers import SERVERS, open_server
+from lora_cli.endpoint.servers import SERVERS
 from lora_cli.errors import EndpointError, FormatError
 from lora_cli.redaction import redact
 
@@ -93,9 +93,9 @@ def find_target(endpoint: Endpoint) -> Target:
         listed = parse.objects(endpoint.get("/v1/models"), "data")
     except Refusal as error:
         raise EndpointError(error.message, hint=error.hint or NOT_AN_ENGINE_HINT) from error
-    engine = next((owner for one in listed if (owner := str(one.get("owned_by"))) in SERVERS), "")
+    engine = next((owner for one in listed if (owner := str(one.get("owned_by"))) in {*SERVERS, "lora-cli"}), "")
     base = next((str(one.get("id")) for one in listed if not one.get("parent")), "")
-    version = open_server(engine, endpoint).version() if engine else ""
+    version = SERVERS[engine](endpoint).version() if engine in SERVERS else ""
     return Target(endpoint, engine, version, base, [str(one.get("id")) for one in listed if one.get("parent")])
 
 

@@ -6,7 +6,7 @@ As in the warm process, whose policies these are, memory is asked only for an ad
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 
-from lora_cli.warm.eviction import POLICIES, Budget, Ledger
+from lora_cli.warm.tiers import POLICIES, Tier
 
 BELADY = "belady"
 POLICY_NAMES = (*POLICIES, BELADY)
@@ -40,8 +40,13 @@ def tier_hits(keys: Sequence[str], places: int, policy: str) -> list[bool]:
     """Whether each request finds its adapter in a tier of so many places, which then has it."""
     if policy == BELADY:
         return _belady(keys, places)
-    tier = Ledger(Budget(places), policy)  # type: ignore[arg-type]
-    return [tier.request(key, 1) is None for key in keys]
+    tier: Tier[None] = Tier("", places, policy)  # type: ignore[arg-type]
+    hits = []
+    for key in keys:
+        hits.append(tier.is_loaded(key))
+        with tier.lease(key, lambda: None):
+            pass
+    return hits
 
 
 def _belady(keys: Sequence[str], places: int) -> list[bool]:

@@ -39,9 +39,9 @@ class Run(Progress):
 def shown(settings: Settings, count: int, done: str, *, threaded: bool = True) -> Run:
     """Shows how many of ``count`` adapters are ``done``, on a terminal.
 
-    Unless it is ``threaded`` only the calling thread draws, since it may fork.
+    Unless it is ``threaded`` only the calling thread draws, since it may fork, and nothing for one adapter.
     """
-    return Bars(count, done, threaded) if is_interactive(settings) else Run()
+    return Bars(count, done, threaded) if is_interactive(settings) and (threaded or count > 1) else Run()
 
 
 class Bars(Run):

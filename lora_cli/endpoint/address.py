@@ -58,28 +58,11 @@ def parse_address(text: str) -> Address:
         return Address(uds=Path(text.removeprefix("unix:").replace("//", "/", 1)))
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
-        port = parts.port
-    except ValueError as error:
-        raise _no_address(text) from error
-    if (
-        parts.scheme not in {"http", "https"}
-        or not is_host(parts.hostname or "")
-        or port == 0
-        or parts.username
-        or parts.path.strip("/") not in {"", "v1"}
-    ):
-        raise _no_address(text)
-    tls = parts.scheme == "https"
-    return Address(parts.hostname or "", port or (443 if tls else 80), tls=tls)
-
-
-def is_host(text: str) -> bool:
-    """Whether it is a valid DNS name: the standard library fails at others."""
-    try:
-        return bool(text.encode("idna"))
-    except UnicodeError:
-        return False
-
-
-def _no_address(text: str) -> UsageError:
-    return UsageError(f"{without_secrets(text)} is not the address of a server", hint="http://HOST:PORT or unix:PATH")
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+        if host and port != 0 and not parts.username and parts.path.strip("/") in {"", "v1"}:
+            return Address(host, port or {"https": 443, "http": 80}[parts.scheme], tls=parts.scheme == "https")
+    except (ValueError, KeyError):
+        pass
+    hint = "http://HOST:PORT or unix:PATH"
+    raise UsageError(f"{without_secrets(text)} is not the address of a server", hint=hint)

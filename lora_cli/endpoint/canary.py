@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass
 from math import inf
 
-from lora_cli.endpoint.servers import Completion, LoraCliServer, Prompt, Server
+from lora_cli.endpoint.servers import Completion, Prompt, Server
 
 CANARIES: tuple[Prompt, ...] = (
     tuple(range(3, 19)),  # token ids: a tokenizer without these words maps all of them to one token
@@ -42,16 +42,7 @@ class CanaryProof:
         self._lock = threading.Lock()
 
     def effect(self, name: str) -> Effect:
-        """The effect, by the first canary that shows one; ``warm --serve`` reports its own proof of all modules.
-
-        Raises:
-            EndpointError: a request failed.
-        """
-        if isinstance(self._server, LoraCliServer):
-            worst = self._server.proof(name)
-            if worst is None:
-                return Effect(None, "the server has not proved the adapter")
-            return Effect(True, f"all modules proved, max error {worst:.1e}")
+        """The effect, by the first canary that shows one. Raises ``EndpointError``: a request failed."""
         shifts: list[float] = []
         noises: list[float] = []
         for prompt in CANARIES:

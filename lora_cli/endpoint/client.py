@@ -1,22 +1,15 @@
 """HTTP requests to one running server, with limits of time and bytes; errors carry the server's message."""
 
-import socket
 import ssl
 from collections.abc import Mapping
-from concurrent.futures import wait
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_cli import parse
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import EndpointError, FormatError
-from lora_cli.parallel import run_in_thread
 from lora_cli.redaction import remember
 
-if TYPE_CHECKING:
-    import httpx2
-
-LARGEST_ANSWER = 64 << 20
+LARGEST_ANSWER = 16 << 20
 LONGEST_MESSAGE = 1000
 TIMEOUT_S = 30.0
 HTML_PAGE = "a web page"
@@ -40,13 +33,13 @@ class Refusal(EndpointError):
 class Endpoint:
     """A running server at ``address``; ``token`` goes to it and nowhere else. Threads share it.
 
-    A whole response may take ``timeout_s``, however it comes.
+    A connection, and each wait for more of a response, may take ``timeout_s``.
     """
 
     def __init__(self, address: Address, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
         remember(token)
         self.address, self.token, self.timeout_s = address, token, timeout_s
-        self._listens, self._tls = False, ssl_context(address)
+        self._tls = ssl_context(address)
 
     def get(self, path: str) -> Any:
         """The JSON value at ``path``. Raises ``EndpointError``."""
@@ -57,7 +50,7 @@ class Endpoint:
         return self._json(self.request("POST", path, value), path)
 
     def request(self, method: str, path: str, value: Mapping[str, Any] | None = None) -> bytes:
-        """The body of a response with a status below 400.
+        """The body of a response with a status below 400, over a connection of its own.
 
         Raises:
             Refusal: the response has an error status.
@@ -65,64 +58,29 @@ class Endpoint:
         """
         import httpx2
 
-        if not self._listens:
-            self._check_listens()
-            self._listens = True
         uds = None if self.address.uds is None else str(self.address.uds)
-        # A client of its own: closing it ends the request. The library's timeout is that of each read.
         transport = httpx2.HTTPTransport(verify=self._tls, uds=uds)
-        with httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False) as client:
-            asked = run_in_thread(partial(self._exchange, client, method, path, value), "endpoint")
-            wait([asked], self.timeout_s)
-            if not asked.done():
-                raise self._too_slow()
-            return asked.result()
-
-    def _exchange(self, client: "httpx2.Client", method: str, path: str, value: Mapping[str, Any] | None) -> bytes:
-        import httpx2
-
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         try:
-            with client.stream(method, self.address.url + path, json=value, headers=headers) as response:
+            with (
+                httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False) as client,
+                client.stream(method, self.address.url + path, json=value, headers=headers) as response,
+            ):
                 body = bytearray()
                 for chunk in response.iter_bytes():
                     body += chunk
                     if len(body) > LARGEST_ANSWER:
                         raise EndpointError(f"{self.address} returned more than {LARGEST_ANSWER} bytes")
-                if response.status_code >= 400:
-                    raise self._refusal(response.status_code, bytes(body))
-                return bytes(body)
         except httpx2.TimeoutException as error:
-            raise self._too_slow() from error
+            raise EndpointError(f"{self.address} did not respond within {self.timeout_s:g} s") from error
+        except httpx2.ConnectError as error:
+            hint = "check that the server is running at this address"
+            raise EndpointError(f"cannot connect to {self.address}: {error}", hint=hint) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise EndpointError(f"{self.address}: {str(error) or type(error).__name__}") from error
-
-    def _too_slow(self) -> EndpointError:
-        return EndpointError(f"{self.address} did not respond within {self.timeout_s:g} s")
-
-    def listens(self) -> bool:
-        """Whether a connection succeeds."""
-        try:
-            self._check_listens()
-        except EndpointError:
-            return False
-        return True
-
-    def _check_listens(self) -> None:
-        """Raises ``EndpointError`` if no connection succeeds."""
-        try:
-            if self.address.uds is not None:
-                with socket.socket(socket.AF_UNIX) as ours:
-                    ours.settimeout(self.timeout_s)
-                    ours.connect(str(self.address.uds))
-            else:
-                with socket.create_connection((self.address.host, self.address.port), self.timeout_s):
-                    pass
-        except OSError as error:
-            raise EndpointError(
-                f"cannot connect to {self.address}: {error.strerror or error}",
-                hint="check that the server is running at this address",
-            ) from error
+        if response.status_code >= 400:
+            raise self._refusal(response.status_code, bytes(body))
+        return bytes(body)
 
     def _refusal(self, status: int, body: bytes) -> Refusal:
         server_message = body_message(body)

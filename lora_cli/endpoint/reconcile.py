@@ -1,8 +1,9 @@
 """Make a running server serve the desired adapters: load missing ones, replace changed ones, prove each."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from lora_cli.endpoint.canary import CanaryProof, Effect
@@ -36,15 +37,14 @@ class ReconcileOptions:
     """Options of ``reconcile``.
 
     ``prune`` unloads what is neither wanted nor has one of these names (None: nothing is unloaded): an adapter that
-    could not be fetched or was refused stays served as it is. ``prove`` checks the effect of each adapter; ``unload``
-    allows to unload although the engine has a bug in that.
+    could not be fetched or was refused stays served as it is, and is reported if it is one of ``refused``. ``prove``
+    checks the effect of each adapter; ``unload`` allows to unload although the engine has a bug in that.
     """
 
     prune: frozenset[str] | None = None
     prove: bool = True
     unload: bool = False
     refused: frozenset[str] = frozenset()
-    """Names whose version could not be fetched or was refused: what is served under them is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +84,21 @@ def wait_ready(
     ``on_wait`` is called with the server that it waits for, the reason and the time left: at once, and again after
     ``TELL_S`` seconds.
     """
-    until = time.monotonic() + patience_s
-    tell_at = 0.0
+    until, tell_at, at = time.monotonic() + patience_s, 0.0, server.endpoint.address
     while True:
         try:
             server.check_ready()
         except EndpointError as error:
+            left_s = until - time.monotonic()
             if isinstance(error, Refusal) and error.status == 404:
                 return EndpointError(error.message, hint=NOT_AN_ENGINE_HINT)
             if is_over():
-                return EndpointError(f"{server.endpoint.address} was not ready yet when the run was stopped")
-            if time.monotonic() >= until:
-                return EndpointError(
-                    f"{server.endpoint.address} is not ready after {patience_s:g} s: {error.message}",
-                    hint="check its log",
-                )
+                return EndpointError(f"{at} was not ready yet when the run was stopped")
+            if left_s <= 0:
+                said = f"{at} is not ready after {patience_s:g} s: {error.message}"
+                return EndpointError(said, hint="check its log")
             if time.monotonic() >= tell_at:
-                on_wait(
-                    f"waiting for {server.endpoint.address} for up to {until - time.monotonic():.0f} s: {error.message}"
-                )
+                on_wait(f"waiting for {at} for up to {left_s:.0f} s: {error.message}")
                 tell_at = time.monotonic() + TELL_S
         except LoraCliError as error:
             return error
@@ -123,42 +119,54 @@ def reconcile(
     try:
         server.check_reach()
         models = server.models()
-        base = next((one.name for one in models if not one.parent), "")
         served = {one.name: one for one in models if one.parent}
+        base = next((one.name for one in models if not one.parent), "")
         proof = CanaryProof(server, base) if options.prove else None
         done += map_in_threads(
-            lambda one: _reconcile_one(server, one, served.get(one.name), proof, options), wanted, AT_ONCE
+            lambda one: _timed(one.name, partial(_serve_one, server, one, served.get(one.name), proof, options)),
+            wanted,
+            AT_ONCE,
         )
-        if options.prune is not None:
-            kept = options.prune.union(one.name for one in wanted)
-            done.extend(_prune(server, served, kept, options))
-        unloaded = {one.name for one in done if one.action == "pruned"}
-        done.extend(_still_served(one) for name, one in served.items() if name in options.refused - unloaded)
+        for name, one in served.items():
+            is_kept = options.prune is None or name in options.prune or any(name == each.name for each in wanted)
+            if not is_kept:
+                done.append(_timed(name, partial(_prune, server, name, options)))
+            elif name in options.refused:
+                hint = "remove it from the manifest and use --prune to unload it"
+                still = Refused(f"{name} is still served from {one.root}: its new version was not accepted", hint=hint)
+                done.append(AdapterOutcome(name, "kept", 0.0, None, still))
     except LoraCliError as error:
         return done, error
     return done, None
 
 
-def _reconcile_one(
+def _timed(name: str, call: Callable[[], tuple[Action, Effect | None, LoraCliError | None]]) -> AdapterOutcome:
+    began = time.perf_counter()
+    try:
+        action, effect, error = call()
+    except LoraCliError as failure:
+        action, effect, error = "failed", None, failure
+    return AdapterOutcome(name, action, (time.perf_counter() - began) * 1e3, effect, error)
+
+
+def _serve_one(
     server: Server,
     one: DesiredAdapter,
     served: ServedModel | None,
     proof: CanaryProof | None,
     options: ReconcileOptions,
-) -> AdapterOutcome:
-    began = time.perf_counter()
+) -> tuple[Action, Effect | None, LoraCliError | None]:
+    """Load or replace one adapter, and prove it; what was loaded stays, though it may not be proved."""
     effect: Effect | None = None
     action: Action = "failed"
-    error: LoraCliError | None = None
     try:
         action = _ensure_served(server, one, served, proof, options)
         if proof is not None:
             effect = proof.effect(one.name)
-            if effect.proved is not True:
-                raise _no_effect(one.name, effect)
-    except LoraCliError as failure:
-        error = _with_path_hint(failure, one)
-    return AdapterOutcome(one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
+            _check(one.name, effect)
+    except LoraCliError as error:
+        return action, effect, _with_path_hint(error, one)
+    return action, effect, None
 
 
 def _ensure_served(
@@ -174,9 +182,10 @@ def _ensure_served(
         return "loaded"
     if served.is_from(one.path, one.digest):
         return "kept"
-    if server.replaces_by_unload and (bug := _unload_bug(server, options)):
+    still = f"{one.name} is still served from {served.root}"
+    if server.replaces_by_unload and server.unload_bug and not options.unload:
         hint = "give the changed adapter a new name, or use --allow-unload"
-        raise Refused(f"{one.name} is still served from {served.root}: {bug}", hint=hint)
+        raise Refused(f"{still}: {server.unload_bug}", hint=hint)
     if proof is not None:
         candidate = f"{CANDIDATE}{one.digest[:16] or one.name}"
         server.load(candidate, one.path)
@@ -184,8 +193,7 @@ def _ensure_served(
             effect = proof.effect(candidate)
         finally:
             server.unload(candidate)
-        if effect.proved is not True:
-            raise _no_effect(f"{one.name} is still served from {served.root}: the new version", effect)
+        _check(f"{still}: the new version", effect)
     server.replace(one.name, one.path, pinned=one.pinned)
     now = next((model for model in server.models() if model.name == one.name), None)
     if now is None or not now.is_from(one.path, one.digest):
@@ -193,47 +201,22 @@ def _ensure_served(
     return "replaced"
 
 
-def _still_served(one: ServedModel) -> AdapterOutcome:
-    """The outcome of an adapter whose new version was refused or could not be fetched, while an earlier one serves."""
-    hint = "remove it from the manifest and use --prune to unload it"
-    error = Refused(f"{one.name} is still served from {one.root}: its new version was not accepted", hint=hint)
-    return AdapterOutcome(one.name, "kept", 0.0, None, error)
+def _prune(server: Server, name: str, options: ReconcileOptions) -> tuple[Action, None, None]:
+    if server.unload_bug and not options.unload:
+        hint = "restart the server, or use --allow-unload"
+        raise Refused(f"{name} is still served: {server.unload_bug}", hint=hint)
+    server.unload(name)
+    return "pruned", None, None
 
 
-def _unload_bug(server: Server, options: ReconcileOptions) -> str:
-    return "" if options.unload else server.unload_bug
-
-
-def _prune(
-    server: Server, served: dict[str, ServedModel], kept: frozenset[str], options: ReconcileOptions
-) -> Iterator[AdapterOutcome]:
-    for name in served:
-        if name in kept:
-            continue
-        began = time.perf_counter()
-        error: LoraCliError | None = None
-        try:
-            if bug := _unload_bug(server, options):
-                raise Refused(f"{name} is still served: {bug}", hint="restart the server, or use --allow-unload")
-            server.unload(name)
-        except LoraCliError as failure:
-            error = failure
-        action: Action = "failed" if error is not None else "pruned"
-        yield AdapterOutcome(name, action, (time.perf_counter() - began) * 1e3, None, error)
-
-
-def _no_effect(name: str, effect: Effect) -> Refused:
+def _check(name: str, effect: Effect) -> None:
+    """Raises ``Refused`` unless the effect is proved."""
     if effect.proved is None:
-        hint = (
-            "this needs a server with deterministic greedy decoding"
-            if effect.noise
-            else "see GET /v1/status for its state"
-        )
-        return Refused(f"{name}: its effect is unknown: {effect.how}", hint=hint)
-    return Refused(
-        f"{name} {effect.how}: it is loaded but changes nothing",
-        hint="run lora-cli validate for this engine",
-    )
+        hint = "this needs a server with deterministic greedy decoding"
+        raise Refused(f"{name}: its effect is unknown: {effect.how}", hint=hint)
+    if not effect.proved:
+        hint = "run lora-cli validate for this engine"
+        raise Refused(f"{name} {effect.how}: it is loaded but changes nothing", hint=hint)
 
 
 def _with_path_hint(error: LoraCliError, one: DesiredAdapter) -> LoraCliError:

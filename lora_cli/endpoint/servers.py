@@ -1,4 +1,4 @@
-"""Running servers: a class each for vLLM, SGLang and ``warm --serve``, all with OpenAI's paths."""
+"""Running servers: a class each for vLLM and SGLang, both with OpenAI's paths."""
 
 import re
 from abc import ABC, abstractmethod
@@ -11,7 +11,6 @@ from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, FormatError, UsageError
 from lora_cli.text import did_you_mean
 
-MOST_MODELS = 1_000_000
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LOOKS = 3
 """How often a vLLM server is asked for its ranks: each time over a connection of its own."""
@@ -52,28 +51,21 @@ class Server(ABC):
     read, so they apply to every version.
     """
 
+    kind: str
+    """Its name in ``--engine``."""
+
     unload_bug = ""
     """Why unloading an adapter is unsafe while the server runs."""
 
     replaces_by_unload = False
     """Whether replacing an adapter unloads the old one."""
 
-    single_process_flags: Mapping[str, str] = {}
-    """Flags in ``/server_info``, each with a source: with a value above 1 a load does not reach every process."""
-
-    leftover = ""
-    """A note on memory that unloaded adapters still take."""
-
-    cannot_pin = ""
-    """Why it does not pin what the manifest pins."""
-
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
     def note(self, actions: Collection[str], *, pinned: bool) -> str:
-        """What it cannot do or say after these actions of ``reconcile``."""
-        leftover = self.leftover if {"replaced", "pruned"}.intersection(actions) else ""
-        return "; ".join(filter(None, (leftover, self.cannot_pin if pinned else "")))
+        """What it cannot do or say after these actions of ``reconcile``, where the manifest pins adapters or not."""
+        return ""
 
     def check_ready(self) -> None:
         """``/health``: raises ``EndpointError`` with the reason while the server is not ready."""
@@ -83,28 +75,16 @@ class Server(ABC):
     def version(self) -> str:
         """Its version, "" where it does not report it."""
 
-    def flags(self) -> dict[str, Any]:
-        """The flags that it was started with, if it reports them."""
-        return {}
-
+    @abstractmethod
     def check_reach(self) -> None:
         """Raises ``EndpointError`` if a load would not reach all of the server's processes."""
-        flags = self.flags() if self.single_process_flags else {}
-        for flag, source in self.single_process_flags.items():
-            number = flags.get(flag)
-            if isinstance(number, int) and number > 1:
-                option = f"--{flag.replace('_', '-')}"
-                raise EndpointError(
-                    f"{self.endpoint.address} runs with {option} {number}: a load reaches only one of them ({source})",
-                    hint=f"start it with {option} 1, or with all adapters: lora-cli inspect --engine-args",
-                )
 
     def models(self) -> tuple[ServedModel, ...]:
         """The bases and adapters that it serves, by ``/v1/models``: adapters have a parent."""
         answer = self.endpoint.get("/v1/models")
         try:
             listed = parse.sequence(parse.mapping(answer, "/v1/models").get("data"), "/v1/models: data")
-            return tuple(_served_model(one) for one in listed[:MOST_MODELS])
+            return tuple(map(_served_model, listed))
         except FormatError as error:
             raise EndpointError(
                 f"{self.endpoint.address}: {error.message}", hint="check that this is a server of this kind"
@@ -139,8 +119,7 @@ class Vllm(Server):
     Source: ``vllm/entrypoints/serve/lora/api_router.py`` and ``entrypoints/openai/models/serving.py`` (0.32, run).
     """
 
-    leftover = "vLLM keeps unloaded adapters in memory until others need the space (vllm#54839)"
-    cannot_pin = "pinned has no effect: vLLM has no request that pins an adapter"
+    kind = "vllm"
     ranks: frozenset[int] = frozenset()
     """The data-parallel ranks behind the address, as ``check_reach`` found them; empty if it reports none."""
 
@@ -162,12 +141,16 @@ class Vllm(Server):
         (self.ranks,) = seen
 
     def note(self, actions: Collection[str], *, pinned: bool) -> str:
-        """Also that it is one of several servers."""
-        note = super().note(actions, pinned=pinned)
-        if not self.ranks or min(self.ranks) == 0:
-            return note
-        own = "data-parallel rank " + ", ".join(map(str, sorted(self.ranks)))
-        return "; ".join(filter(None, (f"it has {own} alone: the others need an --endpoint, too", note)))
+        """Whether it is one of several servers, what it keeps in memory, and that it does not pin."""
+        notes = []
+        if self.ranks and 0 not in self.ranks:
+            own = ", ".join(map(str, sorted(self.ranks)))
+            notes.append(f"it has data-parallel rank {own} alone: the others need an --endpoint, too")
+        if {"replaced", "pruned"}.intersection(actions):
+            notes.append("vLLM keeps unloaded adapters in memory until others need the space (vllm#54839)")
+        if pinned:
+            notes.append("pinned has no effect: vLLM has no request that pins an adapter")
+        return "; ".join(notes)
 
     def _ranks(self) -> frozenset[int]:
         try:
@@ -179,10 +162,9 @@ class Vllm(Server):
     def version(self) -> str:
         """``/version``."""
         try:
-            answer = self.endpoint.get("/version")
+            return _printable_version(self.endpoint.get("/version"))
         except EndpointError:
             return ""
-        return _printable_version(answer)
 
     def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Read the adapter onto the device."""
@@ -215,24 +197,32 @@ class Sglang(Server):
     adapter as ``base:adapter``.
     """
 
+    kind = "sglang"
     unload_bug = "SGLang can hang permanently when it unloads an adapter (sglang#36894)"
     replaces_by_unload = True
-    single_process_flags = {"tokenizer_worker_num": "sglang#31084", "dp_size": "SGLang asserts this"}  # noqa: RUF012
 
     def version(self) -> str:
         """By its flags."""
-        return _printable_version(self.flags())
+        return _printable_version(self._flags())
 
-    def flags(self) -> dict[str, Any]:
-        """``/server_info``, or what it was called before."""
-        for path in ("/server_info", "/get_server_info"):
-            try:
-                found = self.endpoint.get(path)
-            except EndpointError:
-                continue
-            if isinstance(found, dict):
-                return found
-        return {}
+    def check_reach(self) -> None:
+        """Raises ``EndpointError`` if a load would not reach all of the server's processes."""
+        flags = self._flags()
+        for flag, source in (("tokenizer_worker_num", "sglang#31084"), ("dp_size", "SGLang asserts this")):
+            number = flags.get(flag)
+            if isinstance(number, int) and number > 1:
+                option = f"--{flag.replace('_', '-')}"
+                raise EndpointError(
+                    f"{self.endpoint.address} runs with {option} {number}: a load reaches only one of them ({source})",
+                    hint=f"start it with {option} 1, or with all adapters: lora-cli inspect --engine-args",
+                )
+
+    def _flags(self) -> dict[str, Any]:
+        """The flags that it was started with."""
+        try:
+            return parse.mapping(self.endpoint.get("/server_info"), "/server_info")
+        except (EndpointError, FormatError):
+            return {}
 
     def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Read the adapter."""
@@ -260,41 +250,7 @@ class Sglang(Server):
             raise Refusal(400, f"{self.endpoint.address} refused: {words}", words)
 
 
-class LoraCliServer(Vllm):
-    """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
-
-    def check_reach(self) -> None:
-        """It is one process."""
-
-    leftover = ""
-    cannot_pin = "pinned has no effect: warm --serve pins the adapters of its own manifest"
-
-    def check_ready(self) -> None:
-        """``/ready``: the initial loads have ended."""
-        self.endpoint.request("GET", "/ready")
-
-    def version(self) -> str:
-        """No engine's: PEFT's semantics are its own."""
-        return ""
-
-    def proof(self, name: str) -> float | None:
-        """The largest error of the server's own proof, over all modules; None if it has not proved the adapter.
-
-        An adapter that is not loaded yet is loaded from where it is listed.
-        """
-        for last in (False, True):
-            for one in parse.objects(self.endpoint.get("/v1/status"), "adapters"):
-                if one.get("name") != name:
-                    continue
-                worst = one.get("worst_error")
-                if one.get("state") == "ready" and isinstance(worst, int | float) and abs(worst) <= parse.LARGEST:
-                    return float(worst)
-                if not last:
-                    self.load(name, parse.text(one.get("source"), "source"))
-        return None
-
-
-SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli": LoraCliServer}
+SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (Vllm, Sglang)}
 
 
 def open_server(kind: str, endpoint: Endpoint) -> Server:

@@ -1,6 +1,5 @@
 """The adapters that clients request by name: entries of a manifest, or of a pattern (``hf://acme/{name}``)."""
 
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -131,8 +130,7 @@ def _never(_text: str) -> bool:
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - one call, links followed
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+    return None

@@ -29,7 +29,8 @@ from lora_cli.results import LoadReport
 from lora_cli.settings import RESOLVE_TIMEOUT
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
-from lora_cli.warm.failures import STATUS, Backoff, shorten_name
+from lora_cli.text import cut
+from lora_cli.warm.failures import STATUS, Backoff
 
 T = TypeVar("T")
 
@@ -104,7 +105,6 @@ class _Reading:
     known: Known
     fingerprint: Fingerprint
     isolation: Isolation
-    attempts: int = 0
 
 
 class Resolver:
@@ -147,7 +147,6 @@ class Resolver:
                 raise Unresolved(503, f"{name}: {self._waiting} adapters are being fetched; retry in 5 s")
             asked.resolved = None
             self._waiting += 1
-            reading.attempts += 1
             asked.task = asyncio.create_task(self._attempt(asked, reading))
         assert asked.task is not None
         await asyncio.wait((asked.task,), timeout=self._wait_s)
@@ -188,20 +187,18 @@ class Resolver:
                 admission = await loop.run_in_executor(isolation.threads, isolation.admit, item)
                 if admission.report.exit_code != NotFound.exit_code:
                     break
-            report = admission.report
-            if not report.error:
-                asked.resolved = Resolved(report.name, Path(admission.directory), report.digest)
-            asked.record_result(report)
-            if report.error:
-                log.warning("%s is not served: %s", report.name, _with_hint(report))
-            elif report.signers:
-                log.info("%s: signed by %s", report.name, ", ".join(report.signers))
-            self._observe(admission)
-            return report
         finally:
             self._waiting -= 1
-            reading.attempts -= 1
-            self._retire(reading)
+        report = admission.report
+        if not report.error:
+            asked.resolved = Resolved(report.name, Path(admission.directory), report.digest)
+        asked.record_result(report)
+        if report.error:
+            log.warning("%s is not served: %s", report.name, _with_hint(report))
+        elif report.signers:
+            log.info("%s: signed by %s", report.name, ", ".join(report.signers))
+        self._observe(admission)
+        return report
 
     async def _current(self, running: Running) -> _Reading:
         """The last reading of the manifest, which is read again if it changed."""
@@ -227,7 +224,7 @@ class Resolver:
                 isolation = await self._in_thread(lambda: self._opened(known, running))
                 self._reading = _Reading(known, fingerprint, isolation)
                 if before is not None:
-                    self._retire(before)
+                    await self._in_thread(before.isolation.close)  # who waits there is told to ask again
             self._broken = ""
             log.info("%d adapters can be resolved by name", len(known.items))
         except LoraCliError as error:
@@ -257,11 +254,6 @@ class Resolver:
         isolation = Isolation(setup, self._hold, PROCESSES)
         isolation.start()
         return isolation
-
-    def _retire(self, reading: _Reading) -> None:
-        """Ends the processes of an earlier reading once they have no requests."""
-        if reading is not self._reading and not reading.attempts:
-            self._threads.submit(reading.isolation.close)
 
     def _in_thread(self, call: Callable[[], T]) -> "asyncio.Future[T]":
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -293,4 +285,4 @@ def _unresolved(asked: _Lookup, report: LoadReport) -> Unresolved:
     """The error of a failed attempt, for a client."""
     status, _kind = STATUS.get(report.exit_code, (500, ""))
     again = f"; retry in {max(1, round(asked.retry_in_s))} s" if status >= 500 else ""
-    return Unresolved(status, f"{shorten_name(report.name)}: {_with_hint(report)}{again}")
+    return Unresolved(status, f"{cut(report.name)}: {_with_hint(report)}{again}")

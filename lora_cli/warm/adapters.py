@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
 from lora_cli.adapter.reading import read_adapter
-from lora_cli.errors import ERRORS, LoraCliError, MachineError, NotFound, Unreachable, UsageError
+from lora_cli.errors import ERRORS, LoraCliError, MachineError, NotFound, UsageError
 from lora_cli.isolation import Admission, Isolation
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.sources.files import files_at
+from lora_cli.text import cut
 from lora_cli.warm.composed import Slot
-from lora_cli.warm.failures import Backoff, shorten_name
-from lora_cli.warm.memory import out_of_memory
+from lora_cli.warm.failures import Backoff
 from lora_cli.warm.metrics import Metrics
 from lora_cli.warm.plan import LoraRequest
 from lora_cli.warm.worker import Worker
@@ -29,8 +29,6 @@ T = TypeVar("T")
 LEASES = 8
 """Requests that wait for a slot at once."""
 
-MOST = 100_000
-
 
 @dataclass(slots=True)
 class AdapterState(Backoff):
@@ -38,7 +36,7 @@ class AdapterState(Backoff):
 
     ``by_client`` says that a client registered it: each fetch then checks that its source is allowed. ``lora`` is the
     validated adapter on this disk, ``report`` that of the last load, ``proved`` whether this process has proved it,
-    evicted since or not. ``remote`` says that it was downloaded, not cached. ``last_used`` is in seconds since 1970.
+    evicted since or not. ``remote`` says that it was downloaded, not cached.
     """
 
     request: Request
@@ -48,7 +46,6 @@ class AdapterState(Backoff):
     proved: bool = False
     remote: bool = False
     requests: int = 0
-    last_used: float | None = None
     loading: "asyncio.Task[LoadReport] | None" = None
 
     @property
@@ -86,7 +83,6 @@ class Adapters:
     ) -> None:
         self._states = {one.name: AdapterState(one, by_client=by_client) for one, by_client in requests}
         self._isolation, self._crashed, self.metrics, self._tell = isolation, crashed, metrics, tell
-        self.stopping = asyncio.Event()
         self.worker: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         # One adapter is loaded at a time: when the process dies meanwhile, that one is to blame.
         self._loader, self._leases = ThreadPoolExecutor(1, "load"), ThreadPoolExecutor(LEASES, "lease")
@@ -94,10 +90,6 @@ class Adapters:
     def __iter__(self) -> Iterator[AdapterState]:
         """A snapshot of all adapters."""
         return iter(list(self._states.values()))
-
-    def __len__(self) -> int:
-        """The number of adapters."""
-        return len(self._states)
 
     def find(self, name: str) -> AdapterState | None:
         """The adapter ``name``, if there is one."""
@@ -107,7 +99,7 @@ class Adapters:
         """The adapter ``name``. Raises ``NotFound``."""
         state = self._states.get(name)
         if state is None:
-            raise NotFound(f"The model `{shorten_name(name)}` does not exist.")
+            raise NotFound(f"The model `{cut(name)}` does not exist.")
         return state
 
     async def load_first(self, most: int) -> None:
@@ -122,12 +114,10 @@ class Adapters:
         registered when the load fails, as in vLLM.
 
         Raises:
-            UsageError: there is another one of that name; or there are too many.
+            UsageError: there is another one of that name.
             LoraCliError: it cannot be loaded.
         """
         before = self._states.get(request.name)
-        if before is None and len(self) >= MOST:
-            raise UsageError(f"there are already {MOST} adapters, the maximum", hint="unload some")
         if before is not None and not in_place:
             if str(before.request.source) != str(request.source):
                 raise UsageError(
@@ -171,7 +161,7 @@ class Adapters:
             LoraCliError: it cannot be loaded.
         """
         if not state.proved or state.lora is None:
-            report = await self._until_stop(self._load_once(state))
+            report = await asyncio.shield(self._load_once(state))
             if report.error:
                 kind = ERRORS.get(report.exit_code, LoraCliError)
                 where = f" at {report.stage}" if report.stage else ""
@@ -184,54 +174,30 @@ class Adapters:
     async def slot(self, state: AdapterState) -> AsyncIterator[tuple[Slot, str, float]]:
         """A proved adapter's slot within the block, the tier where it was found, and the milliseconds of its load.
 
-        Files that were removed (``cache rm`` removes those in use, too) are fetched again.
+        When its files were removed (``cache rm`` removes those in use, too), the next request fetches them again.
 
         Raises:
             LoraCliError: it cannot be loaded, or no slot became free.
         """
         began = time.perf_counter()
-        worker = await self.until_loaded()
-        for last in (False, True):
-            was_proved = state.proved
-            lora = await self.ensure_loaded(state)
-            assert state.report is not None
-            tier = worker.tier_of(lora) if was_proved else "remote" if state.remote else state.report.tier
-            lease = ExitStack()
-            leasing = _in(self._leases, lease.enter_context, worker.lease(lora))
-            try:
-                slot = await asyncio.shield(leasing)
-                break
-            except asyncio.CancelledError:
-                leasing.add_done_callback(partial(_close, lease))
-                raise
-            except LoraCliError:
-                if last or lora.directory.is_dir():
-                    raise
-                state.proved = False
+        worker, was_proved = await asyncio.shield(self.worker), state.proved
+        lora = await self.ensure_loaded(state)
+        assert state.report is not None
+        tier = worker.tier_of(lora) if was_proved else "remote" if state.remote else state.report.tier
+        lease = ExitStack()
+        leasing = _in(self._leases, lease.enter_context, worker.lease(lora))
+        try:
+            slot = await asyncio.shield(leasing)
+        except asyncio.CancelledError:
+            leasing.add_done_callback(lambda _leased: lease.close())
+            raise
+        except LoraCliError:
+            state.proved = lora.directory.is_dir()
+            raise
         state.requests += 1
-        state.last_used = time.time()
         self.metrics.requests.labels(tier).inc()
         with lease:
             yield slot, tier, (time.perf_counter() - began) * 1e3
-
-    async def until_loaded(self) -> Worker:
-        """The worker, as soon as the base is loaded. Raises ``Unreachable``: the server is stopping."""
-        return await self._until_stop(self.worker)
-
-    async def on_device(self, call: Callable[[], T]) -> T:
-        """The result of ``call``, which has the device for itself. Raises ``MachineError``: out of memory."""
-        worker = await self.until_loaded()
-
-        def run() -> T:
-            with out_of_memory():
-                return call()
-
-        return await _in(worker.device_queue, run)
-
-    def close(self) -> None:
-        """Let nobody wait any longer."""
-        self._loader.shutdown(wait=False, cancel_futures=True)
-        self._leases.shutdown(wait=False, cancel_futures=True)
 
     def _load_once(self, state: AdapterState) -> "asyncio.Task[LoadReport]":
         """The load under way, or a new one."""
@@ -275,27 +241,12 @@ class Adapters:
         if lora is not None and not shared and self.worker.done():
             await _in(self._leases, self.worker.result().drop, lora.key)
 
-    async def _until_stop(self, awaited: "asyncio.Future[T]") -> T:
-        """Wait for a result that others share. Raises ``Unreachable``: the server is stopping."""
-        stopping = asyncio.ensure_future(self.stopping.wait())
-        try:
-            await asyncio.wait((awaited, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-        if not awaited.done():
-            raise Unreachable("the server is stopping")
-        return awaited.result()
-
 
 def _read(request: Request, admission: Admission) -> LoraRequest:
     """The description of an adapter that was judged, for the worker."""
     directory = Path(admission.directory)
     adapter = replace(read_adapter(files_at(directory), request.name), files=(), metadata={})
     return LoraRequest(request.name, directory, adapter, admission.report.digest, request.pinned)
-
-
-def _close(lease: ExitStack, _leased: object) -> None:
-    lease.close()
 
 
 def _in(threads: Executor, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> "asyncio.Future[T]":

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,15 +23,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
-from lora_cli.settings import Settings
 from lora_cli.version import __version__
 from lora_cli.warm.adapters import Adapters, AdapterState
-from lora_cli.warm.composed import Slot
 from lora_cli.warm.failures import STATUS, rule_of
-from lora_cli.warm.full_model import FullModel
 from lora_cli.warm.generation import Delta, Generation, Sampling
 from lora_cli.warm.requests import CompletionRequest, LoadRequest, UnloadRequest
 from lora_cli.warm.roots import allowed_reference
+from lora_cli.warm.supervisor import ServerOptions
 from lora_cli.warm.worker import Worker
 
 LARGEST_BODY = 1 << 20
@@ -56,21 +54,14 @@ class Api:
     ``base`` is the base's model name. ``ready`` is set when what was to be loaded first is loaded, or was tried.
     """
 
-    def __init__(
-        self,
-        adapters: Adapters,
-        settings: Settings,
-        base: str,
-        roots: Sequence[Path],
-        starts: int,
-    ) -> None:
+    def __init__(self, adapters: Adapters, options: ServerOptions) -> None:
         self.adapters, self.ready = adapters, False
-        self._settings, self._base, self._roots, self._starts = settings, base, roots, starts
+        self._options, self._base = options, options.base_name
         self._began = time.time()
         self._turns = asyncio.Semaphore(GENERATED_AT_ONCE)
 
-    def app(self, token: str, hosts: Collection[str] | None) -> ASGIApp:
-        """The ASGI application; ``token`` and ``hosts`` are as in ``Guard``."""
+    def app(self) -> ASGIApp:
+        """The ASGI application."""
         routes = [
             Route("/health", self.health),
             Route("/ready", self.is_ready),
@@ -82,7 +73,8 @@ class Api:
             Route("/v1/completions", self.completions, methods=["POST"]),
         ]
         handlers = {HTTPException: _http_error, LoraCliError: _failed}
-        return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts)
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        return Guard(app, self._options.token, self._options.hosts)
 
     async def health(self, _http: HttpRequest) -> Response:
         """Whether this process lives."""
@@ -106,9 +98,9 @@ class Api:
             ("lora_cli_loading", "Adapters that are being loaded."): sum(one.is_loading for one in adapters),
         }
         if self.adapters.worker.done():
-            tiers = {name: tier.status() for name, tier in self.adapters.worker.result().tiers.items()}
+            tiers = self.adapters.worker.result().status()
             for name, text, key in TIER_METRICS:
-                metrics.gauges[name, text] = {tier: status[key] or 0 for tier, status in tiers.items()}
+                metrics.gauges[name, text] = {tier: status[key] for tier, status in tiers.items()}
         return metrics.text()
 
     async def models(self, _http: HttpRequest) -> Response:
@@ -126,14 +118,11 @@ class Api:
         worker, adapters = self.adapters.worker.result() if self.adapters.worker.done() else None, list(self.adapters)
         document: dict[str, Any] = {"schema": "lora_cli/status/2", "version": __version__, "base": self._base}
         document |= {"ready": self.ready, "up_s": round(time.time() - self._began, 3), "pid": os.getpid()}
-        document |= {"starts": self._starts, "tiers": {}, "eviction_order": {}}
+        document |= {"starts": self._options.starts, "tiers": {}}
         if worker is not None:
             dtype = str(worker.dtype).removeprefix("torch.")
             document |= {"device": str(worker.device), "dtype": dtype, "weights": worker.base.origin}
-            names = {state.lora.key: state.request.name for state in adapters if state.lora is not None}
-            for name, tier in worker.tiers.items():
-                document["tiers"][name] = tier.status()
-                document["eviction_order"][name] = [names[key] for key in tier.eviction_order() if key in names]
+            document["tiers"] = worker.status()
         document["adapters"] = [_described(state, worker) for state in adapters]
         return Json(document)
 
@@ -142,11 +131,11 @@ class Api:
         asked = LoadRequest.read(await _body(http))
         if asked.lora_name == self._base:
             raise UsageError(f"{asked.lora_name} is the base's name", hint="use another name")
-        known = self.adapters.find(asked.lora_name)
+        known, options = self.adapters.find(asked.lora_name), self._options
         if known is not None and str(known.request.source) == asked.lora_path and not asked.load_inplace:
             await self.adapters.ensure_loaded(known)
             return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
-        source = await asyncio.to_thread(allowed_reference, asked.lora_path, self._roots, self._settings)
+        source = await asyncio.to_thread(allowed_reference, asked.lora_path, options.roots, options.settings)
         await self.adapters.add(Request(asked.lora_name, source), in_place=asked.load_inplace)
         return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
 
@@ -163,7 +152,7 @@ class Api:
         """
         asked = CompletionRequest.read(await _body(http))
         state = None if asked.model == self._base else self.adapters.of(asked.model)
-        worker = await self.adapters.until_loaded()
+        worker = await asyncio.shield(self.adapters.worker)
         model = worker.full_model
         if model is None:
             raise UsageError("this server has no whole model to generate with", hint="start it with --forward model")
@@ -173,26 +162,23 @@ class Api:
                 slot, tier, load_ms = await stack.enter_async_context(self.adapters.slot(state))
                 headers = {"x-lora-tier": tier, "x-lora-load-ms": f"{load_ms:.3f}"}
             prompts = [model.prompt_ids(prompt, asked.max_tokens) for prompt in asked.prompt]
-            deltas = self._deltas(_generation(model, asked, prompts, slot))
+            sampling = Sampling(asked.max_tokens, frozenset[int]() if asked.ignore_eos else model.ends)
+            deltas = _deltas(worker, partial(Generation, model.composed, prompts, slot, sampling, model.decode))
             head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time())}
             head |= {"model": asked.model, "object": "text_completion"}
+            await stack.enter_async_context(self._turns)
             if asked.stream:
-                await stack.enter_async_context(self._turns)
                 return _Stream(_events(asked, head, prompts, deltas), headers, stack.pop_all().aclose)
-            async with self._turns:
-                parts: list[list[Delta]] = [[] for _ in prompts]
-                async for delta in deltas:
-                    parts[delta.row].append(delta)
-                    if await http.is_disconnected():
-                        return Response(status_code=499)
-            return Json({**head, **_whole(asked, prompts, parts)}, headers=headers)
-
-    async def _deltas(self, generation: Callable[[], Generation]) -> AsyncIterator[Delta]:
-        """The output of all rows as it grows. Raises the ``LoraCliError`` that ends it."""
-        running = await self.adapters.on_device(generation)
-        while not running.ended:
-            for delta in await self.adapters.on_device(running.step):
-                yield delta
+            rows: list[list[Delta]] = [[] for _ in prompts]
+            async for delta in deltas:
+                rows[delta.row].append(delta)
+                if await http.is_disconnected():
+                    return Response(status_code=499)
+            ids = [tuple(token for one in row for token in one.ids) for row in rows]
+            texts = ["".join(one.text for one in row) for row in rows]
+            whole = map(Delta, range(len(rows)), ids, texts, (row[-1].finish for row in rows))
+            usage = _usage(prompts, sum(map(len, ids)))
+            return Json({**head, "choices": [_choice(asked, one) for one in whole], "usage": usage}, headers=headers)
 
 
 class Guard:
@@ -253,25 +239,12 @@ class _Stream(StreamingResponse):
             await self._closing()
 
 
-def _generation(
-    model: FullModel, asked: CompletionRequest, prompts: Sequence[Sequence[int]], slot: Slot | None
-) -> Callable[[], Generation]:
-    if asked.stop and not model.has_tokenizer:
-        raise UsageError("stop needs a tokenizer, but the base has no tokenizer")
-    ends = frozenset[int]() if asked.ignore_eos else model.ends
-    sampling = Sampling(asked.max_tokens, asked.stop, ends, asked.logprobs is not None)
-    return lambda: Generation(model.composed, prompts, slot, sampling, model.decode)
-
-
-def _whole(asked: CompletionRequest, prompts: Sequence[Sequence[int]], parts: Sequence[Sequence[Delta]]) -> Any:
-    """The choices and the usage of a response."""
-    choices = []
-    for row, deltas in enumerate(parts):
-        ids = tuple(token for one in deltas for token in one.ids)
-        logprobs = tuple(pair for one in deltas for pair in one.logprobs)
-        text = "".join(one.text for one in deltas)
-        choices.append(_choice(asked, Delta(row, ids, text, logprobs, deltas[-1].finish)))
-    return {"choices": choices, "usage": _usage(prompts, sum(len(one.ids) for deltas in parts for one in deltas))}
+async def _deltas(worker: Worker, generation: Callable[[], Generation]) -> AsyncIterator[Delta]:
+    """The output of all rows as it grows. Raises the ``LoraCliError`` that ends it."""
+    running = await asyncio.wrap_future(worker.on_device(generation))
+    while not running.ended:
+        for delta in await asyncio.wrap_future(worker.on_device(running.step)):
+            yield delta
 
 
 async def _events(
@@ -294,9 +267,7 @@ async def _events(
 
 
 def _choice(asked: CompletionRequest, delta: Delta) -> dict[str, Any]:
-    tokens, values = [token for token, _ in delta.logprobs], [value for _, value in delta.logprobs]
-    logprobs = None if asked.logprobs is None else {"tokens": tokens, "token_logprobs": values}
-    choice = {"index": delta.row, "text": delta.text, "logprobs": logprobs, "finish_reason": delta.finish or None}
+    choice = {"index": delta.row, "text": delta.text, "logprobs": None, "finish_reason": delta.finish or None}
     return {**choice, "token_ids": delta.ids} if asked.return_token_ids else choice
 
 
@@ -334,7 +305,6 @@ def _described(state: AdapterState, worker: Worker | None) -> dict[str, Any]:
         "bytes": report.bytes,
         "applied": report.applied,
         "requests": state.requests,
-        "last_used": state.last_used,
         "worst_error": worst if worst is not None and math.isfinite(worst) else None,
         "stage_ms": report.stage_ms,
         "retry_in_s": round(state.retry_in_s, 3),

@@ -21,10 +21,7 @@ DAMAGED = (
 class BaseWeights(Protocol):
     """Weights by module path. ``origin`` is ``"base"`` or ``"synthetic"``, as it is in a ``Proof``."""
 
-    @property
-    def origin(self) -> str:
-        """The origin of the weights."""
-        ...
+    origin: str
 
     def weight(self, module: str) -> torch.Tensor:
         """``[d_out, d_in]``, for a Conv1D too; ``[vocabulary, width]`` for an embedding."""

@@ -53,9 +53,8 @@ def first_line(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """An adapter on the device, with the forward of its extra weights by module path. ``number`` counts from 1."""
+    """An adapter on the device, with the forward of its extra weights by module path."""
 
-    number: int
     adapter: LoadedAdapter
     variants: Mapping[str, Variant]
 

@@ -20,13 +20,6 @@ STATUS: Mapping[int, tuple[int, str]] = {
 FIRST_S, LONGEST_S = 1.0, 300.0
 """An adapter that failed is tried again after 1 s, then 2, 4, … 300 s."""
 
-LONGEST_NAME = 100
-
-
-def shorten_name(name: str) -> str:
-    """A client's unknown name, truncated for a response."""
-    return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
-
 
 def rule_of(report: LoadReport) -> str:
     """The code of the rule that refused an adapter (``LC301``), else the stage at which it failed."""

@@ -15,24 +15,12 @@ def add_lora(output: torch.Tensor, x: torch.Tensor, module: ModuleWeights, rows:
     ``x`` is ``[tokens, d_in]``, or ``[tokens]`` token ids for an embedding. Each run of rows is a product of its own:
     other tokens keep their bits, and not even a NaN reaches them.
     """
+    a, b = module.a, module.b
     for part in rows:
-        shrunk = _shrunk(x[part], module)
+        shrunk = a[:, x[part]].t() if module.embedding else x[part].to(a.dtype) @ a.t()
         out = output[part]
-        if out.dtype == module.b.dtype:
-            out.addmm_(shrunk, module.b.t(), alpha=module.scaling)
+        if out.dtype == b.dtype:
+            out.addmm_(shrunk, b.t(), alpha=module.scaling)
         else:
-            out.add_(shrunk @ module.b.t(), alpha=module.scaling)
+            out.add_(shrunk @ b.t(), alpha=module.scaling)
     return output
-
-
-def lora_delta(x: torch.Tensor, module: ModuleWeights, rows: Sequence[slice] = ALL) -> torch.Tensor:
-    """The LoRA path of ``rows``, ``[tokens, d_out]`` in the factors' dtype; zeros elsewhere."""
-    zeros = torch.zeros(len(x), module.b.shape[0], dtype=module.b.dtype, device=x.device)
-    return add_lora(zeros, x, module, rows)
-
-
-def _shrunk(x: torch.Tensor, module: ModuleWeights) -> torch.Tensor:
-    """``A @ x`` for each token, ``[tokens, r]``."""
-    if module.embedding:
-        return module.a[:, x].t()
-    return x.to(module.a.dtype) @ module.a.t()

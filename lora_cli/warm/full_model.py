@@ -1,4 +1,4 @@
-"""The base's whole model and its tokenizer: what an adapter does to it, and answers to prompts."""
+"""The base's whole model and its tokenizer: what an adapter does to it, and prompts as token ids."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from lora_cli.errors import FormatError, Refused, UsageError
-from lora_cli.results import Answers, Moved
+from lora_cli.results import Moved
 from lora_cli.warm.composed import ComposedModel, Slot, first_line, load_model
-from lora_cli.warm.generation import Batch, Sampling
 from lora_cli.warm.plan import Plan
 
 CHECK_TOKENS = 16
@@ -17,7 +16,7 @@ CHECK_TOKENS = 16
 
 
 class FullModel:
-    """The composed model, its tokenizer (loaded with the first prompt), and the base's answers.
+    """The composed model, and its tokenizer, which is loaded with the first prompt.
 
     Raises:
         UsageError: the plan has no directory with the base's checkpoint.
@@ -32,10 +31,9 @@ class FullModel:
             )
         self._directory = plan.base_directory
         self.composed = ComposedModel(load_model(self._directory, dtype=dtype, device=device), plan.base.modules)
-        generator = torch.Generator().manual_seed(plan.seed)
+        generator = torch.Generator().manual_seed(0)
         self._ids = torch.randint(plan.base.vocab_size or 2, (1, CHECK_TOKENS), generator=generator).to(device)
         self._base_logits: torch.Tensor | None = None
-        self._base_answers: dict[str, tuple[list[int], torch.Tensor]] = {}
         self._tokenizer: Any = None
 
     @property
@@ -97,63 +95,20 @@ class FullModel:
         return ids
 
     def check(self, slot: Slot) -> Moved:
-        """The effect on the next token, over a few seeded ones. Raises ``Refused`` if there is none, or NaN or Inf."""
-        if self._base_logits is None:
-            self._base_logits = self.composed.logits(self._ids, None)
-        return moved(self.composed, self._ids, slot, self._base_logits)
-
-    def answer(self, slot: Slot, prompt: str, max_tokens: int) -> Answers:
-        """The base's and the adapter's answer to a user's turn in the tokenizer's chat template, if it has one.
+        """The effect on the next token, over a few seeded ones.
 
         Raises:
-            FormatError: there is no tokenizer.
-            UsageError: the prompt is empty, or the template does not take it.
+            Refused: a logit is not finite, or none changed.
         """
-        tokenizer, ids = self.tokenizer, self.prompt_ids(prompt, max_tokens)
-        if tokenizer.chat_template:
-            try:
-                turn = [{"role": "user", "content": prompt}]
-                text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-            except Exception as error:
-                raise UsageError(f"the base's chat template rejects this prompt: {error}") from error
-            ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if prompt not in self._base_answers:
-            self._base_answers[prompt] = greedy(self.composed, ids, None, Sampling(max_tokens, ends=self.ends))
-        base, base_logits = self._base_answers[prompt]
-        adapted, logits = greedy(self.composed, ids, slot, Sampling(max_tokens, ends=self.ends))
-        said, adapted_said = (self.decode(one).strip() for one in (base, adapted))
-        return Answers(slot.adapter.name, prompt, said, adapted_said, float((logits - base_logits).abs().max()))
-
-
-def greedy(
-    model: ComposedModel, prompt: Sequence[int], slot: Slot | None, sampling: Sampling
-) -> tuple[list[int], torch.Tensor]:
-    """The most likely next tokens after ``prompt``, and the logits ``[vocabulary]`` of the first of them."""
-    batch, answer, first = Batch(model, [prompt], slot), list[int](), torch.empty(0)
-    for step in range(sampling.max_tokens):
-        logits = batch.logits()[0]
-        first = first if step else logits
-        token = int(logits.argmax())
-        if token in sampling.ends:
-            break
-        answer.append(token)
-        batch.feed([token])
-    return answer, first
-
-
-def moved(model: ComposedModel, ids: torch.Tensor, slot: Slot, base_logits: torch.Tensor) -> Moved:
-    """The effect of composing ``slot``. ``base_logits`` are those of the same ``ids``.
-
-    Raises:
-        Refused: a logit is not finite, or none changed.
-    """
-    logits = model.logits(ids, slot)
-    if not bool(torch.isfinite(logits).all()):
-        raise Refused("the whole model's logits are not finite with this adapter")
-    delta = float((logits - base_logits).abs().max())
-    if not delta:
-        raise Refused("the whole model's logits are bit-identical to the base's: the adapter changes nothing")
-    base, adapted = base_logits.double().log_softmax(-1), logits.double().log_softmax(-1)
-    kl = (base.exp() * (base - adapted)).sum(-1).mean()
-    changed = logits.argmax(-1) != base_logits.argmax(-1)
-    return Moved(delta, max(0.0, float(kl)), int(changed.sum()), changed.numel())
+        if self._base_logits is None:
+            self._base_logits = self.composed.logits(self._ids, None)
+        logits, base_logits = self.composed.logits(self._ids, slot), self._base_logits
+        if not bool(torch.isfinite(logits).all()):
+            raise Refused("the whole model's logits are not finite with this adapter")
+        delta = float((logits - base_logits).abs().max())
+        if not delta:
+            raise Refused("the whole model's logits are bit-identical to the base's: the adapter changes nothing")
+        base, adapted = base_logits.double().log_softmax(-1), logits.double().log_softmax(-1)
+        kl = (base.exp() * (base - adapted)).sum(-1).mean()
+        changed = logits.argmax(-1) != base_logits.argmax(-1)
+        return Moved(delta, max(0.0, float(kl)), int(changed.sum()), changed.numel())

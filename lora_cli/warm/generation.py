@@ -13,19 +13,80 @@ from lora_cli.warm.composed import ComposedModel, Slot
 INCOMPLETE = "\ufffd"
 """The end of a text whose last character is incomplete."""
 
-NOT_FINITE = Refused("the model's logits are NaN with this adapter", hint="run lora-cli validate on it")
-
 Decode = Callable[[Sequence[int]], str]
 
 
-class Batch:
-    """Rows of one adapter between steps: ids, mask and key-value cache.
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New output of row ``row``: ``ids``, and ``text``, which may lag behind its tokens.
+
+    ``finish`` is "" while more comes, else ``stop`` or ``length``.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+    text: str
+    finish: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """When a row ends: after ``max_tokens``, or at a token of ``ends``."""
+
+    max_tokens: int
+    ends: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class _Row:
+    """One row's output.
+
+    Text is given as soon as it can no longer change: a token may be the first byte of a character. Tokens are decoded
+    with those just before them, because some begin with a space only there.
+    """
+
+    number: int
+    sampling: Sampling
+    decode: Decode
+    finish: str = ""
+    _ids: list[int] = field(default_factory=list)
+    _before: int = 0
+    _read: int = 0
+
+    def append(self, token: int) -> Delta:
+        """Append the next token; returns the new output."""
+        ids, new = tuple[int, ...](), ""
+        if token in self.sampling.ends:
+            self.finish = "stop"
+        else:
+            ids = (token,)
+            self._ids.append(token)
+            if len(self._ids) >= self.sampling.max_tokens:
+                self.finish = "length"
+        before = self.decode(self._ids[self._before : self._read])
+        text = self.decode(self._ids[self._before :])
+        if self.finish or (len(text) > len(before) and not text.endswith(INCOMPLETE)):
+            self._before, self._read = self._read, len(self._ids)
+            new = text[len(before) :]
+        return Delta(self.number, ids, new, self.finish)
+
+
+class Generation:
+    """The prompts of one request as one batch, generated step by step until ``ended``.
 
     Rows of unequal length are padded on their left, and masked there.
     """
 
-    def __init__(self, model: ComposedModel, prompts: Sequence[Sequence[int]], slot: Slot | None) -> None:
+    def __init__(
+        self,
+        model: ComposedModel,
+        prompts: Sequence[Sequence[int]],
+        slot: Slot | None,
+        sampling: Sampling,
+        decode: Decode,
+    ) -> None:
         self._model, self._slot = model, slot
+        self._rows = [_Row(number, sampling, decode) for number in range(len(prompts))]
         longest = max(map(len, prompts))
         padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         real = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -37,7 +98,25 @@ class Batch:
         self._cache_name = "cache" if "cache" in self._parameters else "past_key_values"
         self._cache: Any = None
 
-    def logits(self) -> torch.Tensor:
+    @property
+    def ended(self) -> bool:
+        """Whether all rows have ended."""
+        return all(row.finish for row in self._rows)
+
+    def step(self) -> list[Delta]:
+        """The next token of every row that has not ended. Raises ``Refused``: a logit is NaN."""
+        logits = self._logits()
+        tokens: list[int] = logits.argmax(-1).tolist()
+        going = [row for row in self._rows if not row.finish]
+        if bool(torch.isnan(logits[[row.number for row in going]]).any()):
+            raise Refused("the model's logits are NaN with this adapter", hint="run lora-cli validate on it")
+        deltas = [row.append(tokens[row.number]) for row in going]
+        self._ids = torch.tensor([[token] for token in tokens], device=self._ids.device)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        self._position = self._position[:, -1:] + 1
+        return deltas
+
+    def _logits(self) -> torch.Tensor:
         """The logits of each row's next token: ``[rows, vocabulary]`` in float32."""
         inputs: dict[str, Any] = {self._cache_name: self._cache}
         if not bool(self._mask.all()):
@@ -51,117 +130,3 @@ class Batch:
         self._cache = output[self._cache_name]
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
-
-    def feed(self, tokens: Sequence[int]) -> None:
-        """Adds each row's next token."""
-        self._ids = torch.tensor([[token] for token in tokens], device=self._ids.device)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        self._position = self._position[:, -1:] + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """New output of row ``row``: ``ids``, and ``text``, which may lag behind its tokens.
-
-    ``logprobs`` has each new token as text, with its natural log-probability. ``finish`` is "" while more comes, else
-    ``stop`` or ``length``.
-    """
-
-    row: int
-    ids: tuple[int, ...]
-    text: str
-    logprobs: tuple[tuple[str, float], ...] = ()
-    finish: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """When a row ends: after ``max_tokens``, before a text of ``stop``, or at a token of ``ends``."""
-
-    max_tokens: int
-    stop: tuple[str, ...] = ()
-    ends: frozenset[int] = frozenset()
-    logprobs: bool = False
-
-
-@dataclass(slots=True)
-class _Row:
-    """One row's output.
-
-    Text is given as soon as it can no longer change: a token may be the first byte of a character, or the beginning of
-    what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
-    """
-
-    number: int
-    sampling: Sampling
-    decode: Decode
-    finish: str = ""
-    _ids: list[int] = field(default_factory=list)
-    _before: int = 0
-    _read: int = 0
-    _pending: str = ""
-
-    def append(self, token: int, logits: torch.Tensor) -> Delta:
-        """Append the next token, chosen from ``logits`` ``[vocabulary]``; returns the new output."""
-        ids: tuple[int, ...] = ()
-        if token in self.sampling.ends:
-            self.finish = "stop"
-        else:
-            ids = (token,)
-            self._ids.append(token)
-            if len(self._ids) >= self.sampling.max_tokens:
-                self.finish = "length"
-        text, logprobs = self._new_text(), tuple[tuple[str, float], ...]()
-        if ids and self.sampling.logprobs:
-            logprobs = ((self._token_text(token), float(torch.log_softmax(logits, dim=-1)[token])),)
-        return Delta(self.number, ids, text, logprobs, self.finish)
-
-    def _new_text(self) -> str:
-        """The text that can be sent now: without a stop string, and without a possible beginning of one."""
-        before = self.decode(self._ids[self._before : self._read])
-        text = self.decode(self._ids[self._before :])
-        if self.finish or (len(text) > len(before) and not text.endswith(INCOMPLETE)):
-            self._before, self._read = self._read, len(self._ids)
-            self._pending += text[len(before) :]
-        found = [place for place in map(self._pending.find, self.sampling.stop) if place >= 0]
-        if found:
-            self.finish, self._pending = "stop", self._pending[: min(found)]
-        kept = 0 if self.finish else max(map(len, self.sampling.stop), default=1) - 1
-        sent = max(0, len(self._pending) - kept)
-        text, self._pending = self._pending[:sent], self._pending[sent:]
-        return text
-
-    def _token_text(self, token: int) -> str:
-        text = self.decode([token])
-        return text if text and INCOMPLETE not in text else f"token_id:{token}"
-
-
-class Generation:
-    """The prompts of one request, generated step by step until ``ended``."""
-
-    def __init__(
-        self,
-        model: ComposedModel,
-        prompts: Sequence[Sequence[int]],
-        slot: Slot | None,
-        sampling: Sampling,
-        decode: Decode,
-    ) -> None:
-        self._batch = Batch(model, prompts, slot)
-        self._rows = [_Row(number, sampling, decode) for number in range(len(prompts))]
-
-    @property
-    def ended(self) -> bool:
-        """Whether all rows have ended."""
-        return all(row.finish for row in self._rows)
-
-    def step(self) -> list[Delta]:
-        """The next token of every row that has not ended. Raises ``Refused``: a logit is NaN."""
-        logits = self._batch.logits()
-        tokens: list[int] = logits.argmax(-1).tolist()
-        if any(bool(torch.isnan(logits[row.number]).any()) for row in self._rows if not row.finish):
-            raise NOT_FINITE
-        deltas = [row.append(tokens[row.number], logits[row.number]) for row in self._rows if not row.finish]
-        if not self.ended:
-            self._batch.feed(tokens)
-        return deltas

@@ -32,7 +32,6 @@ class Plan:
     base_directory: Path | None = None
     device: Device = "auto"
     forward: Forward = "modules"
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

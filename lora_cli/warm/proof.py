@@ -28,7 +28,7 @@ Underflow is not in these formulas: float32 and bfloat16, which the runtime uses
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -37,7 +37,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from lora_cli.results import ModuleProof, Proof
 from lora_cli.warm.base_weights import BaseWeights
-from lora_cli.warm.forward import add_lora, lora_delta
+from lora_cli.warm.forward import add_lora
 from lora_cli.warm.weights import LoadedAdapter, ModuleWeights
 
 TOKENS = 8
@@ -105,18 +105,13 @@ def tolerances(dtype: torch.dtype, d_in: int, r: int) -> tuple[float, float, flo
 @torch.inference_mode()
 def _prove_module(path: str, held: ModuleWeights, module: ModuleWeights, base: BaseWeights, seed: int) -> ModuleProof:
     dtype = held.a.dtype
-    x = _inputs(module, dtype, held.a.device, seed)
-    outputs = _outputs(x, held, module, base.weight(path))
-    reduction = 1 if module.embedding else module.a.shape[1]
-    base_rounding, _, _ = tolerances(dtype, reduction, module.rank)
-    size = _largest(outputs.merged) or sys.float_info.min
-    u = torch.finfo(dtype).eps / 2
-    tolerance = (base_rounding * _largest(outputs.base) + outputs.path + u * _largest(outputs.merged)) / size
+    rounding = tolerances(dtype, 1 if module.embedding else module.a.shape[1], module.rank)
+    outputs = _outputs(_inputs(module, dtype, held.a.device, seed), held, module, base.weight(path), rounding)
+    size, u = _largest(outputs.merged) or sys.float_info.min, torch.finfo(dtype).eps / 2
+    tolerance = (rounding[0] * _largest(outputs.base) + outputs.path + u * _largest(outputs.merged)) / size
     error = _largest(outputs.composed.double() - outputs.merged) / size
-    moved = _largest(outputs.delta) / size
-    proof = ModuleProof(path, error, moved, tolerance)
-    reason = _not_finite(held, outputs) or why_wrong(proof, outputs)
-    return ModuleProof(path, error, moved, tolerance, reason)
+    proof = ModuleProof(path, error, _largest(outputs.delta) / size, tolerance)
+    return replace(proof, reason=_not_finite(held, outputs) or why_wrong(proof, outputs))
 
 
 def _inputs(module: ModuleWeights, dtype: torch.dtype, device: torch.device, seed: int) -> torch.Tensor:
@@ -136,62 +131,43 @@ def _inputs(module: ModuleWeights, dtype: torch.dtype, device: torch.device, see
     return ids.to(device)
 
 
-def _outputs(x: torch.Tensor, held: ModuleWeights, module: ModuleWeights, weight: torch.Tensor) -> Outputs:
-    """Base and composed in the slot's dtype for a batch that alternates adapter and base tokens; merged in float64."""
+def _outputs(
+    x: torch.Tensor,
+    held: ModuleWeights,
+    module: ModuleWeights,
+    weight: torch.Tensor,
+    rounding: tuple[float, float, float],
+) -> Outputs:
+    """Base and composed in the slot's dtype for a batch that alternates adapter and base tokens; merged in float64.
+
+    ``weight`` is W, ``[d_out, d_in]``, and ``rounding`` the module's ``tolerances``.
+    """
     dtype = held.a.dtype
-    rows = [slice(token, token + 1) for token in range(0, 2 * TOKENS, 2)]
     a, b = module.a.to(x.device, torch.float64), module.b.to(x.device, torch.float64)
     ours = torch.arange(2 * TOKENS, device=x.device) % 2 == 0
     if module.embedding:
         base = weight[x.to(weight.device)].to(x.device, dtype)
         shrunk = a[:, x[ours]].t()
         spread = shrunk.abs()
-        want = module.scaling * (shrunk @ b.t())
-        merged = base[ours].double() + want
+        merged = base[ours].double() + module.scaling * (shrunk @ b.t())
     else:
-        base, merged = _base_and_merged(x, ours, weight, (a, b, module.scaling))
-        inputs = x[ours].double()
+        inputs, bases, mergeds = x[ours].double(), [], []
+        rows = max(1, BLOCK_ELEMENTS // max(1, weight.shape[1]))
+        for part, b_part in zip(torch.split(weight, rows), torch.split(b, rows), strict=True):
+            block = part.to(x.device, dtype)
+            bases.append(F.linear(x, block))
+            mergeds.append(inputs @ torch.addmm(block.double(), b_part, a, alpha=module.scaling).t())
+        base, merged = torch.cat(bases, 1), torch.cat(mergeds, 1)
         shrunk = inputs @ a.t()
         spread = (inputs.square() @ a.square().t()).sqrt()
-        want = module.scaling * (shrunk @ b.t())
-    composed = add_lora(base.clone(), x, held, rows)
+    off = (rounding[1] + LAMBDA * torch.finfo(dtype).eps / 2) * spread + rounding[2] * shrunk.abs()
+    path = abs(module.scaling) * _largest(off @ b.abs().t())
+    alternate = [slice(token, token + 1) for token in range(0, 2 * TOKENS, 2)]
+    composed = add_lora(base.clone(), x, held, alternate)
     kept = bool(torch.equal(composed[~ours], base[~ours]))
-    explained = _explained(dtype, module, shrunk, spread, b)
-    delta = lora_delta(x, held, rows)[ours].double()
-    return Outputs(base[ours], composed[ours], merged, delta, want, explained, kept)
-
-
-def _explained(
-    dtype: torch.dtype,
-    module: ModuleWeights,
-    shrunk: torch.Tensor,
-    spread: torch.Tensor,
-    b: torch.Tensor,
-) -> float:
-    """``path`` above. ``shrunk`` is A·x and ``spread`` the root of A²·x², each ``[TOKENS, r]``."""
-    _, inner, outer = tolerances(dtype, 1 if module.embedding else module.a.shape[1], module.rank)
-    u = torch.finfo(dtype).eps / 2
-    off = (inner + LAMBDA * u) * spread + outer * shrunk.abs()
-    return abs(module.scaling) * _largest(off @ b.abs().t())
-
-
-def _base_and_merged(
-    x: torch.Tensor, ours: torch.Tensor, weight: torch.Tensor, update: tuple[torch.Tensor, torch.Tensor, float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``x @ W.T`` in x's dtype for all, and ``x @ (W + s*B*A).T`` in float64 for ours. W is ``[d_out, d_in]``."""
-    a, b, scaling = update
-    bases, mergeds = [], []
-    for start, stop in _blocks(weight):
-        block = weight[start:stop].to(x.device, x.dtype)
-        bases.append(F.linear(x, block))
-        mergeds.append(x[ours].double() @ torch.addmm(block.double(), b[start:stop], a, alpha=scaling).t())
-    return torch.cat(bases, 1), torch.cat(mergeds, 1)
-
-
-def _blocks(weight: torch.Tensor) -> Iterator[tuple[int, int]]:
-    rows = max(1, BLOCK_ELEMENTS // max(1, weight.shape[1]))
-    for start in range(0, weight.shape[0], rows):
-        yield start, min(start + rows, weight.shape[0])
+    zeros = torch.zeros(len(x), held.b.shape[0], dtype=dtype, device=x.device)
+    delta, want = add_lora(zeros, x, held, alternate)[ours].double(), module.scaling * (shrunk @ b.t())
+    return Outputs(base[ours], composed[ours], merged, delta, want, path, kept)
 
 
 def _not_finite(held: ModuleWeights, outputs: Outputs) -> str:

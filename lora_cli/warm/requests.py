@@ -9,7 +9,7 @@ from lora_cli.errors import UsageError
 from lora_cli.text import cut, shown
 
 MOST_PROMPTS, MOST_PROMPT_TOKENS, MOST_PROMPT_CHARACTERS = 64, 1 << 17, 1 << 19
-MOST_TOKENS, USUAL_TOKENS, MOST_STOPS, LONGEST_STOP = 4096, 16, 4, 256
+MOST_TOKENS, USUAL_TOKENS = 4096, 16
 MOST_MISTAKES = 8
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -25,16 +25,13 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "min_tokens": (0, None),
     "top_k": (0, -1, 1, None),
     "use_beam_search": (False, None),
+    "stop": ("", [], None),
+    "logprobs": (None,),
 }
-"""Parameters that greedy decoding supports only with these values; any other value is refused."""
+"""Parameters that are supported only with these values; any other value is refused."""
 
 UNHEEDED = frozenset({"top_p", "min_p", "seed", "user", "skip_special_tokens", "request_id", "priority", "metadata"})
 """Parameters without effect on greedy decoding; any value is accepted."""
-
-
-def _several(value: Any) -> Any:
-    """One text or a list of texts, as a tuple."""
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 def _prompts(value: Any) -> Any:
@@ -52,14 +49,14 @@ TokenIds = Annotated[
     Field(min_length=1, max_length=MOST_PROMPT_TOKENS, fail_fast=True),
 ]
 Prompt = Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS)] | TokenIds
-Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
 class ClientRequest(BaseModel):
-    """A JSON body. ``unheeded`` are keys that may have any value; null means not given."""
+    """A JSON body. ``unheeded`` are keys of any value, ``neutral`` keys with the values that they may have."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     unheeded: ClassVar[frozenset[str]] = frozenset()
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     @classmethod
     def read(cls, body: bytes) -> Self:
@@ -76,10 +73,11 @@ class ClientRequest(BaseModel):
     def _heeded(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
-        for key, neutral in NEUTRAL.items() if "temperature" in cls.unheeded else ():
-            if key in fields and fields[key] not in neutral:
+        for key, allowed in cls.neutral.items():
+            if key in fields and fields[key] not in allowed:
                 raise ValueError(f"{key} {shown(fields[key])} is not supported: decoding is greedy")
-        return {key: value for key, value in fields.items() if key not in cls.unheeded and value is not None}
+        passed_over = cls.unheeded | cls.neutral.keys()
+        return {key: value for key, value in fields.items() if key not in passed_over and value is not None}
 
 
 class LoadRequest(ClientRequest):
@@ -108,7 +106,7 @@ class StreamOptions(BaseModel):
 class CompletionRequest(ClientRequest):
     """``POST /v1/completions``."""
 
-    unheeded = UNHEEDED | NEUTRAL.keys()
+    unheeded, neutral = UNHEEDED, NEUTRAL
     model: str
     prompt: Annotated[tuple[Prompt, ...], BeforeValidator(_prompts)] = Field(
         min_length=1, max_length=MOST_PROMPTS, fail_fast=True
@@ -116,7 +114,5 @@ class CompletionRequest(ClientRequest):
     max_tokens: int = Field(USUAL_TOKENS, ge=1, le=MOST_TOKENS)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    stop: Annotated[tuple[Stop, ...], BeforeValidator(_several)] = Field((), max_length=MOST_STOPS, fail_fast=True)
     ignore_eos: bool = False
-    logprobs: int | None = Field(None, ge=0, le=1)
     return_token_ids: bool = False

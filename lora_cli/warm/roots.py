@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_cli.documents.policy_checks import source_violations
 from lora_cli.errors import NotFound, Refused
 from lora_cli.refs.reference import AdapterRef, parse
 from lora_cli.settings import Settings
@@ -23,7 +22,10 @@ def allowed_reference(lora_path: str, roots: Sequence[Path], settings: Settings)
     """
     ref = parse(lora_path, is_path=lambda text: "/" not in text or any(os.path.lexists(root / text) for root in roots))
     if ref.scheme != "file":
-        return _allowed_source(ref, settings)
+        if not any(policy.allow_sources for policy in settings.policies):
+            reason = f"{ref}: this server only loads remote adapters if a policy allows their source"
+            raise Refused(reason, hint="start the server with a --policy that has allow_sources")
+        return ref  # what fetches it checks whether the policies allow it
     text = lora_path if "://" not in lora_path else ref.location
     places = [(Path(os.path.realpath(root / text)), Path(os.path.realpath(root))) for root in roots]
     inside = [place for place, root in places if place != root and place.is_relative_to(root)]
@@ -34,15 +36,3 @@ def allowed_reference(lora_path: str, roots: Sequence[Path], settings: Settings)
     if inside and not any(os.path.lexists(root / text) for root in roots):
         raise NotFound(f"there is no {lora_path}", hint="check that it is mounted where this server runs")
     raise Refused(f"{lora_path} is not below a folder from which this server loads adapters", hint="--root DIRECTORY")
-
-
-def _allowed_source(ref: AdapterRef, settings: Settings) -> AdapterRef:
-    if not any(policy.allow_sources for policy in settings.policies):
-        raise Refused(
-            f"{ref}: this server only loads remote adapters if a policy allows their source",
-            hint="start the server with a --policy that has allow_sources",
-        )
-    for policy in settings.policies:
-        for violation in source_violations(policy, ref):
-            raise Refused(str(violation), hint=violation.hint)
-    return ref

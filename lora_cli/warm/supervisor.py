@@ -11,19 +11,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_cli.endpoint.address import Address
-from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import ERRORS, LoraCliError, MachineError
+from lora_cli.isolation import cause_of_end, start_module
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -42,7 +40,7 @@ STEADY_S, LONGEST_PAUSE_S = 10.0, 30.0
 KILLED_HINT = "the kernel kills processes that use too much memory: lower --max-loras or --max-cpu-loras"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ServerOptions:
     """What the server's process is started with.
 
@@ -53,23 +51,26 @@ class ServerOptions:
 
     plan: Plan
     settings: Settings
-    requests: Mapping[str, tuple[Request, bool]]
+    requests: dict[str, tuple[Request, bool]]
     base_name: str
     roots: tuple[Path, ...] = ()
     token: str = ""
     hosts: frozenset[str] | None = None
-    ready_file: Path | None = None
-    metrics_file: Path | None = None
     log_level: str = "WARNING"
     starts: int = 1
-    crashed: Mapping[str, str] = field(default_factory=dict)
+    crashed: dict[str, str] = field(default_factory=dict)
 
 
 class Supervisor:
-    """Runs the server at ``address`` until ``stop``. ``say`` tells the user what happens."""
+    """Runs the server at ``address`` until ``stop``. ``say`` tells the user what happens.
 
-    def __init__(self, options: ServerOptions, address: Address, say: Callable[[str], None]) -> None:
-        self._options, self._address, self._say = options, address, say
+    ``ready_file`` is there while the server is ready.
+    """
+
+    def __init__(
+        self, options: ServerOptions, address: Address, say: Callable[[str], None], ready_file: Path | None = None
+    ) -> None:
+        self._options, self._address, self._say, self._ready_file = options, address, say, ready_file
         self._process: subprocess.Popen[bytes] | None = None
         self._loading: tuple[str, str] | None = None
         self._error: LoraCliError | None = None
@@ -89,11 +90,11 @@ class Supervisor:
             while True:
                 began = time.monotonic()
                 status = self._run_process(listener)
-                _remove_file(self._options.ready_file)
-                if self._stopping.is_set() or (status == 0 and self._error is None):
+                with suppress(OSError):
+                    if self._ready_file is not None and self._ready_file.is_file():
+                        self._ready_file.unlink()
+                if self._stopping.is_set():
                     break
-                if not self._started and self._loading is None:
-                    raise self._error or MachineError(f"the server's process {_cause(status)}", hint=KILLED_HINT)
                 self._after_crash(status)
                 pause_s = 0.0 if time.monotonic() - began > STEADY_S else min(LONGEST_PAUSE_S, pause_s * 2 + 0.1)
                 self._stopping.wait(pause_s)
@@ -113,11 +114,12 @@ class Supervisor:
         ours, theirs = multiprocessing.Pipe()
         with ours:
             with theirs:
-                self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
-                    [sys.executable, "-P", "-m", "lora_cli.warm.server", str(listener.fileno()), str(theirs.fileno())],
-                    pass_fds=[listener.fileno(), theirs.fileno()],
+                descriptors = [listener.fileno(), theirs.fileno()]
+                self._process = start_module(
+                    "lora_cli.warm.server",
+                    *map(str, descriptors),
+                    pass_fds=descriptors,
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), _ROOT])},
                     start_new_session=True,  # signals of a terminal are for this process
                 )
             if self._stopping.is_set():
@@ -125,57 +127,59 @@ class Supervisor:
             self._error, self._loading = None, None
             with suppress(EOFError, OSError):
                 ours.send(self._options)
-                self._listen(ours)
+                while True:
+                    self._heard(json.loads(ours.recv_bytes()))
             return self._process.wait()
 
-    def _listen(self, process: "Connection[Any, Any]") -> None:
-        while True:
-            event, *said = json.loads(process.recv_bytes())
-            requests = dict(self._options.requests)
-            if event == "loading":
-                self._loading = said[0], said[1]
-            elif event == "loaded":
+    def _heard(self, event: list[Any]) -> None:
+        """What the process tells, of which the next one has to know."""
+        match event:
+            case ["loading", name, digest]:
+                self._loading = name, digest
+            case ["loaded"]:
                 self._loading = None
-            elif event == "registered":
-                name, source, pinned = said
-                requests[name] = Request(name, parse(source, is_path=lambda _: True), pinned=pinned), True
-            elif event == "removed":
-                requests.pop(said[0], None)
-            elif event == "started":
+            case ["registered", name, source, pinned]:
+                request = Request(name, parse(source, is_path=lambda _: True), pinned=pinned)
+                self._options.requests[name] = request, True
+            case ["removed", name]:
+                self._options.requests.pop(name, None)
+            case ["started", notes]:
                 self._started = True
-                for note in said[0] if self._options.starts == 1 else ():
+                for note in notes if self._options.starts == 1 else ():
                     self._say(note)
-            elif event == "failed":
-                self._error = ERRORS.get(said[0], LoraCliError)(said[1], hint=said[2])
-            elif event == "ready":
-                self._ready(*said)
-            self._options = replace(self._options, requests=requests)
+            case ["failed", code, message, hint]:
+                self._error = ERRORS.get(code, LoraCliError)(message, hint=hint)
+            case ["ready", proved, adapters, problems]:
+                self._say(f"ready: {proved} of {adapters} adapters loaded and proved")
+                for problem in problems:
+                    self._say(problem)
+                self._write_ready_file(proved)
 
-    def _ready(self, proved: int, adapters: int, problems: list[str]) -> None:
-        self._say(f"ready: {proved} of {adapters} adapters loaded and proved")
-        for problem in problems:
-            self._say(problem)
-        if (file := self._options.ready_file) is not None:
+    def _write_ready_file(self, proved: int) -> None:
+        if self._ready_file is not None:
             try:
-                write_file(file, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
+                write_file(self._ready_file, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
             except OSError as error:
-                self._say(f"{file} cannot be written: {error.strerror}")
+                self._say(f"{self._ready_file} cannot be written: {error.strerror}")
 
     def _after_crash(self, status: int) -> None:
-        """Say why the process died, and remember the adapter that it was loading."""
-        reason, crashed = f"the server's process {_cause(status)}", dict(self._options.crashed)
+        """Say why the process died, and remember the adapter that it was loading.
+
+        Raises:
+            LoraCliError: no process has got as far as that yet.
+        """
+        reason = f"the server's process {cause_of_end(status)}"
+        if not self._started and self._loading is None:
+            raise self._error or MachineError(reason, hint=KILLED_HINT)
         if self._error is not None:
             reason = f"{self._error.message} ({self._error.hint})"
         elif self._loading is not None:
             name, digest = self._loading
-            crashed[digest] = f"{reason} while it loaded this adapter"
+            self._options.crashed[digest] = f"{reason} while it loaded this adapter"
             reason = f"{reason} while it loaded {name}, which is not tried again until it changes"
         hint = f" ({KILLED_HINT})" if status == -signal.SIGKILL else ""
         self._say(f"{reason}{hint}; restarting it")
-        self._options = replace(self._options, crashed=crashed, starts=self._options.starts + 1)
-
-
-_ROOT = str(Path(__file__).parents[2])
+        self._options.starts += 1
 
 
 def ending_signals() -> tuple[signal.Signals, ...]:
@@ -193,20 +197,17 @@ def listening(address: Address) -> Iterator[socket.socket]:
     """
     path, before = address.uds, os.umask(0o177)  # so a Unix socket has mode 0600 from its first moment
     try:
-        with ExitStack() as opened:
-            if path is None:
-                family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-                # With its protocol named, asyncio sends small pieces of a stream at once: TCP_NODELAY.
-                listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind(place)
-            else:
-                if path.is_socket() and not Endpoint(address).listens():
-                    path.unlink()  # of a server that was killed
+        if path is None:
+            family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            listener = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+        else:
+            with ExitStack() as opened:
                 listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+                if path.is_socket() and listener.connect_ex(str(path)):
+                    path.unlink()  # of a server that was killed
                 listener.bind(str(path))
-            listener.listen(BACKLOG)
-            opened.pop_all()
+                listener.listen(BACKLOG)
+                opened.pop_all()
     except OSError as error:
         asks = "check for another server there with lora-cli warm --status; "
         raise MachineError(
@@ -219,13 +220,3 @@ def listening(address: Address) -> Iterator[socket.socket]:
         yield listener
     if path is not None:
         path.unlink(missing_ok=True)
-
-
-def _remove_file(file: Path | None) -> None:
-    with suppress(OSError):
-        if file is not None and file.is_file():
-            file.unlink()
-
-
-def _cause(status: int) -> str:
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"

@@ -1,112 +1,140 @@
-"""One tier: values by key within a budget. Room is made before a load, and a leased value is not evicted."""
+"""A tier: values by key in so many places, leases that keep a value there, and what is evicted for another one.
 
-from collections.abc import Callable, Iterator
+Time is logical: a policy counts requests, so that the replay of a trace is the life that it was recorded from.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf, log2
 from threading import Condition
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
-from lora_cli.warm.eviction import Ledger, TierBusy
+from lora_cli.errors import MachineError
 
 T = TypeVar("T")
 
+HALF_LIFE = 16
+"""After so many requests for each place of the tier a request counts half: of Zipf, drifting and scanning requests such
+rates have at most two points fewer hits than the better of LRU and of LFU that does not age."""
+
+
+def _lru(_rate: float, now: int, _places: int) -> float:
+    """The moment of the last request."""
+    return now
+
+
+def _lfu(rate: float, now: int, places: int) -> float:
+    """``log2(sum(2**(t / half_life)))`` over the moments t of the requests.
+
+    That is the logarithm of discounted requests, times a growth that is the same for all: only a request changes it. It
+    counts the whole history of a key, not only since it was loaded: who comes back is known at once.
+    """
+    moment = now / (HALF_LIFE * places)
+    low, high = sorted((rate, moment))
+    return high + log2(1 + 2.0 ** (low - high))
+
+
+PolicyName = Literal["lru", "lfu"]
+POLICIES: Mapping[PolicyName, Callable[[float, int, int], float]] = {"lru": _lru, "lfu": _lfu}
+"""The rate of a key at a request, by its rate before, the number of the request, and the places of the tier."""
+
+
+class TierBusy(MachineError):
+    """There is no room until leases or loads end."""
+
 
 class Tier(Generic[T]):
-    """A cache of values by key, which evicts by the policy of its ledger.
+    """Values by key, of which the one with the lowest rate is evicted; ``hits``, ``loads`` and ``evictions`` so far.
 
-    ``drop`` frees a value; it must be quick, because the tier is locked meanwhile. Thread-safe: concurrent requests for
-    a key share one load, and a load does not delay hits on other keys.
+    ``pinned`` keys are never evicted, loaded already or later. ``drop`` frees a value; it must be quick, because the
+    tier is locked meanwhile. Thread-safe: concurrent requests for a key share one load, and a load does not delay hits
+    on other keys.
     """
 
-    def __init__(self, ledger: Ledger, drop: Callable[[T], None] = lambda _value: None) -> None:
-        self._ledger, self._drop = ledger, drop
+    def __init__(
+        self, name: str, places: int, policy: PolicyName = "lfu", drop: Callable[[T], None] = lambda _value: None
+    ) -> None:
+        self.places, self.hits, self.loads, self.evictions = places, 0, 0, 0
+        self.pinned = set[str]()
+        self._name, self._policy, self._drop = name, POLICIES[policy], drop
         self._values: dict[str, T] = {}
+        self._loading, self._leases, self._rates = set[str](), Counter[str](), dict[str, float]()
         self._changed = Condition()
 
     @contextmanager
-    def lease(
-        self, key: str, weight: int, load: Callable[[], T], *, name: str = "", timeout_s: float = 0.0
-    ) -> Iterator[T]:
+    def lease(self, key: str, load: Callable[[], T], *, name: str = "", timeout_s: float = 0.0) -> Iterator[T]:
         """The value of ``key``, loaded by ``load`` if it is missing, and not evicted before the block ends.
 
-        It takes ``weight`` bytes. If everything that could be evicted is leased or being loaded, it waits for room, up
-        to ``timeout_s``. ``name`` is what errors call it.
+        If everything that could be evicted is leased or being loaded, it waits for room, up to ``timeout_s``. ``name``
+        is what errors call it.
 
         Raises:
-            MachineError: it can never fit; ``TierBusy`` after ``timeout_s``. And what ``load`` raises.
+            MachineError: all places are pinned; ``TierBusy`` after ``timeout_s``. And what ``load`` raises.
         """
-        if not self._is_leased_now(key, weight, name, monotonic() + timeout_s):
-            self._load(key, load)
+        with self._changed:
+            is_hit = self._is_there(key, name or key, monotonic() + timeout_s)
+            self._leases[key] += 1
         try:
-            yield self._values[key]
+            if not is_hit:
+                value = load()
+            with self._changed:
+                if is_hit:
+                    self.hits += 1
+                else:
+                    self._values[key] = value
+                    self.loads += 1
+                self._rates[key] = self._policy(self._rates.get(key, -inf), self.hits + self.loads, self.places)
+                value = self._values[key]
+                self._end_load(key)
+            yield value
         finally:
             with self._changed:
-                self._ledger.leases[key] -= 1
-                self._changed.notify_all()
+                self._leases[key] -= 1
+                self._end_load(key)
 
     def is_loaded(self, key: str) -> bool:
         """Whether ``key`` is loaded."""
-        return self._ledger.is_loaded(key)
-
-    def pin(self, key: str) -> None:
-        """Never evict ``key``, loaded already or later."""
-        self._ledger.pinned.add(key)
+        return key in self._values
 
     def discard(self, key: str) -> None:
         """Drop ``key`` if it is loaded and not leased, and unpin it."""
         with self._changed:
-            if self._ledger.discard(key):
+            self.pinned.discard(key)
+            if key in self._values and not self._leases[key]:
                 self._drop(self._values.pop(key))
                 self._changed.notify_all()
 
-    def eviction_order(self) -> tuple[str, ...]:
-        """The loaded keys, the first to be evicted first."""
+    def contents(self) -> Mapping[str, T]:
+        """The loaded values by key, the first to be evicted first."""
         with self._changed:
-            return tuple(self._ledger.policy.eviction_order())
+            return {key: self._values[key] for key in sorted(self._values, key=self._rates.__getitem__)}
 
-    def status(self) -> dict[str, int | None]:
-        """What is in the tier, the most that may be, and its counters."""
-        with self._changed:
-            books, limit = self._ledger, self._ledger.budget
-            return {
-                "adapters": len(self._values),
-                "most": limit.items,
-                "bytes": books.used_bytes,
-                "max_bytes": limit.max_bytes,
-                "hits": books.hits,
-                "loads": books.loads,
-                "evictions": books.evictions,
-            }
+    def _end_load(self, key: str) -> None:
+        self._loading.discard(key)
+        self._changed.notify_all()
 
-    def _is_leased_now(self, key: str, weight: int, name: str, until: float) -> bool:
-        """Lease ``key`` if it is loaded; else make room for it, and mark it as loading."""
-        with self._changed:
-            while not self._ledger.is_loaded(key):
-                if key in self._ledger.loading:
-                    self._changed.wait()
-                    continue
-                try:
-                    for one in self._ledger.admit(key, weight, name):
-                        self._drop(self._values.pop(one))
-                except TierBusy:
-                    if not self._changed.wait(max(0.0, until - monotonic())):
-                        raise
-                else:
-                    return False
-            self._ledger.hit(key)
-            self._ledger.leases[key] += 1
-            return True
+    def _is_there(self, key: str, name: str, until: float) -> bool:
+        """Whether ``key`` is loaded; else there is a place for it, and it is marked as loading."""
+        while key not in self._values:
+            if key in self._loading:
+                self._changed.wait()
+                continue
+            if len(self._values) + len(self._loading) < self.places or self._has_evicted():
+                self._loading.add(key)
+                return False
+            full = f"no room for {name} in the {self._name} tier: all {self.places} adapters there are"
+            if self.pinned.issuperset(self._values) and not self._loading:
+                raise MachineError(f"{full} pinned", hint="pin fewer adapters")
+            if not self._changed.wait(max(0.0, until - monotonic())):
+                raise TierBusy(f"{full} in use", hint="raise its size")
+        return True
 
-    def _load(self, key: str, load: Callable[[], T]) -> None:
-        try:
-            value = load()
-        except BaseException:
-            with self._changed:
-                self._ledger.failed(key)
-                self._changed.notify_all()
-            raise
-        with self._changed:
-            self._values[key] = value
-            self._ledger.loaded(key)
-            self._ledger.leases[key] += 1
-            self._changed.notify_all()
+    def _has_evicted(self) -> bool:
+        """Whether one could be evicted, and was."""
+        free = [key for key in self._values if not self._leases[key] and key not in self.pinned]
+        if free:
+            self._drop(self._values.pop(min(free, key=self._rates.__getitem__)))
+            self.evictions += 1
+        return bool(free)

@@ -1,11 +1,11 @@
 """An adapter's weights: in the files' own dtype for the proof, and as it is held in memory and on a device."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -13,18 +13,9 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import Corrupt, FormatError, MachineError, Refused
+from lora_cli.peft.targets import scales, wrapped_parameters
 from lora_cli.text import by_key
-from lora_cli.warm.composable import ExtraTensorNames, extra_tensor_names, scalings
-
-DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-"""safetensors' names of the floating dtypes that a factor can have."""
+from lora_cli.warm.composable import config_on, extra_tensors, scalings
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +36,7 @@ class ModuleWeights:
         return self.a.shape[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ExtraWeights:
     """One module's extra weights, in PEFT's terms.
 
@@ -54,8 +45,8 @@ class ExtraWeights:
     ``[d_out]``, and ``shift`` the bias on lora_B times the scaling, ``[d_out]``.
     """
 
-    params: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    updates: Mapping[str, ModuleWeights] = field(default_factory=dict)
+    params: dict[str, torch.Tensor] = field(default_factory=dict)
+    updates: dict[str, ModuleWeights] = field(default_factory=dict)
     magnitude: torch.Tensor | None = None
     shift: torch.Tensor | None = None
 
@@ -122,34 +113,23 @@ def load_adapter(
         FormatError, Corrupt, MachineError: as ``read_weights``.
     """
     scaling = scalings(adapter, base, full_model=full_model)
-    extra = read_extra_weights(directory, adapter, base, dtype) if full_model else {}
+    extra = _extra_weights(directory, adapter, base, dtype, scaling) if full_model else {}
     return hold(adapter.name, read_weights(directory, adapter, scaling), dtype, extra, pinned=pinned)
-
-
-def loaded_bytes(adapter: Adapter, base: BaseModel, dtype: torch.dtype, *, full_model: bool) -> int:
-    """The bytes that ``load_adapter`` will hold, from the header alone."""
-    infos = [info for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None]
-    if full_model:
-        named = extra_tensor_names(adapter, base).values()
-        infos += [adapter.tensors[name] for one in named for name in _extra_names(one, adapter)]
-    return sum(torch.Size(info.shape).numel() for info in infos) * dtype.itemsize
 
 
 def read_weights(directory: Path, adapter: Adapter, scalings: Mapping[str, float]) -> dict[str, ModuleWeights]:
     """The factors of the modules in ``scalings`` (PEFT's, by module path), in the file's own dtype.
 
     Raises:
-        FormatError: a factor has a dtype that is not a floating one, or is missing.
-        Corrupt: a file does not match its header when it was checked.
+        FormatError: a factor is missing.
+        Corrupt: a file does not match its header.
         MachineError: a file cannot be read.
     """
-    infos = {module: factors(adapter, module) for module in scalings}
-    tensors: dict[str, torch.Tensor] = {}
-    for file, members in by_key((info.file, info) for pair in infos.values() for info in pair).items():
-        tensors.update(read_tensors(directory / file, members))
+    pairs = {module: _factors(adapter, module) for module in scalings}
+    tensors = read_tensors(directory, [info for pair in pairs.values() for info in pair])
     return {
         module: ModuleWeights(tensors[a.name], tensors[b.name], scalings[module], adapter.pairs[module].embedding)
-        for module, (a, b) in infos.items()
+        for module, (a, b) in pairs.items()
     }
 
 
@@ -158,7 +138,22 @@ def weight_bytes(adapter: Adapter) -> int:
     return sum(info.nbytes for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None)
 
 
-def factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
+def read_tensors(directory: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
+    """Tensors by name, from their safetensors files. Raises as ``read_weights``."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, members in by_key((info.file, info.name) for info in infos).items():
+        try:
+            # Read and not mapped: the process would end with a file that is cut while it is mapped.
+            with safe_open(directory / name, "pt", backend="pread") as file:
+                tensors |= {member: file.get_tensor(member) for member in members}
+        except SafetensorError as error:
+            raise Corrupt(f"{name} does not match its header: {error}", hint="fetch it again") from error
+        except OSError as error:
+            raise MachineError(f"cannot read {directory / name}: {error.strerror or error}") from error
+    return tensors
+
+
+def _factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
     """A and B of a module in the adapter's files. Raises ``FormatError`` if one of them is missing."""
     pair = adapter.pairs[module]
     if pair.a is None or pair.b is None:
@@ -166,92 +161,33 @@ def factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
     return pair.a, pair.b
 
 
-def read_extra_weights(
-    directory: Path, adapter: Adapter, base: BaseModel, dtype: torch.dtype
+def _extra_weights(
+    directory: Path, adapter: Adapter, base: BaseModel, dtype: torch.dtype, scaling: Mapping[str, float]
 ) -> dict[str, ExtraWeights]:
-    """The extra weights by module path; empty for plain LoRA.
-
-    Raises:
-        Refused: a value is NaN or Inf.
-        FormatError, Corrupt, MachineError: as ``read_weights``.
-    """
-    named = extra_tensor_names(adapter, base)
-    tensors: dict[str, torch.Tensor] = {}
-    names = [name for one in named.values() for name in _extra_names(one, adapter)]
-    for file, members in by_key((adapter.tensors[name].file, name) for name in names).items():
-        read = read_tensors(directory / file, [adapter.tensors[name] for name in members])
-        for name in members:
-            tensors[name] = read[name].to(dtype, copy=True)
-            _refuse_not_finite(f"{adapter.name}: {name}", tensors[name])
-    scaling = scalings(adapter, base, full_model=True)
-    return {path: _extra(one, tensors, adapter, scaling.get(path, 1.0)) for path, one in named.items()}
-
-
-def read_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
-    """Tensors of one file by name: of a safetensors file through its library, of a pickle as views of one buffer.
-
-    Raises: as ``read_weights``.
-    """
-    infos = list(infos)
-    described = {info.name: (dtype_of(info), info.shape) for info in infos}
-    try:
-        if path.suffix != ".safetensors":
-            return _view_tensors(path, infos)
-        # Read and not mapped: the process would end with a file that is cut while it is mapped.
-        with safe_open(path, "pt", backend="pread") as file:
-            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in described}
-    except SafetensorError as error:
-        raise Corrupt(f"{path.name} does not match its header: {error}", hint="fetch it again") from error
-    except OSError as error:
-        raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
+    """The extra weights by module path; empty for plain LoRA. Raises as ``load_adapter``."""
+    config = config_on(adapter, base)
+    is_extra, wrapped = extra_tensors(config), wrapped_parameters(config, base.parameters)
+    names = [name for name, key in adapter.keys.items() if is_extra(key)]
+    experts = {wrapper: _factors(adapter, wrapper) for wrapper in wrapped if wrapper in adapter.pairs}
+    infos = [*(adapter.tensors[name] for name in names), *(info for pair in experts.values() for info in pair)]
+    tensors = {name: tensor.to(dtype, copy=True) for name, tensor in read_tensors(directory, infos).items()}
     for name, tensor in tensors.items():
-        if (tensor.dtype, tensor.shape) != described[name]:
-            raise Corrupt(f"{path.name}: {name} does not match its header", hint="fetch it again")
-    return tensors
-
-
-def _view_tensors(path: Path, infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
-    start, stop = min(info.start for info in infos), max(info.stop for info in infos)
-    buffer = torch.from_numpy(np.fromfile(path, np.uint8, stop - start, offset=start))
-    if missing := stop - start - len(buffer):
-        raise Corrupt(f"{path.name} ends {missing} bytes before the end given in its header", hint="fetch it again")
-    tensors = {}
-    for info in infos:
-        raw, dtype = buffer[info.start - start : info.stop - start], dtype_of(info)
-        raw = raw.clone() if raw.storage_offset() % dtype.itemsize else raw
-        tensors[info.name] = raw.view(dtype).view(info.shape)
-    return tensors
-
-
-def dtype_of(info: TensorInfo) -> torch.dtype:
-    """The floating-point dtype of a tensor. Raises ``FormatError`` if it has another dtype."""
-    dtype = DTYPES.get(info.dtype)
-    if dtype is None:
-        raise FormatError(
-            f"has dtype {info.dtype}, which is not a floating-point dtype", where=f"{info.file}: {info.name}"
-        )
-    return dtype
-
-
-def _extra_names(named: ExtraTensorNames, adapter: Adapter) -> list[str]:
-    experts = [info.name for wrapper, _ in named.updates.values() for info in factors(adapter, wrapper)]
-    single = [name for name in (named.magnitude, named.shift) if name]
-    return [*named.params.values(), *experts, *single]
-
-
-def _extra(
-    named: ExtraTensorNames, tensors: Mapping[str, torch.Tensor], adapter: Adapter, scaling: float
-) -> ExtraWeights:
-    updates = {}
-    for param, (wrapper, expert_scaling) in named.updates.items():
-        a, b = (tensors[info.name] for info in factors(adapter, wrapper))
-        updates[param] = ModuleWeights(a, b, expert_scaling)
-    return ExtraWeights(
-        {param: tensors[name] for param, name in named.params.items()},
-        updates,
-        tensors[named.magnitude].flatten() if named.magnitude else None,
-        tensors[named.shift] * scaling if named.shift else None,
-    )
+        _refuse_not_finite(f"{adapter.name}: {name}", tensor)
+    found: dict[str, ExtraWeights] = defaultdict(ExtraWeights)
+    for name in names:
+        key, tensor = adapter.keys[name], tensors[name]
+        if key.part == "magnitude":
+            found[key.module].magnitude = tensor.flatten()
+        elif key.part == "lora_bias":
+            found[key.module].shift = tensor * scaling.get(key.module, 1.0)
+        else:
+            found[key.module].params[key.param] = tensor
+    scaled = scales(config, wrapped.values())
+    for wrapper, (a, b) in experts.items():
+        module, _, param = wrapped[wrapper].rpartition(".")
+        update = ModuleWeights(tensors[a.name], tensors[b.name], scaled[wrapped[wrapper]].scaling)
+        found[module].updates[param] = update
+    return dict(found)
 
 
 def _refuse_not_finite(what: str, values: torch.Tensor) -> None:

@@ -1,39 +1,29 @@
 """The worker: it owns the device, keeps adapters in memory and in slots, and proves them.
 
-Several threads may call it. ``device_queue`` is the one queue before the device: each step of a generation and each
-module of a proof waits its turn there, so that a request waits for one module of a proof at most.
+Several threads may call it. There is one queue before the device: each step of a generation and each module of a proof
+waits its turn there, so that a request waits for one module of a proof at most.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 
-from lora_cli.adapter.adapter import Adapter
 from lora_cli.base.checkpoint import has_weights
 from lora_cli.errors import FormatError, LoraCliError, MachineError, Refused
-from lora_cli.results import Answers, LoadReport
+from lora_cli.results import LoadReport
 from lora_cli.warm.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
 from lora_cli.warm.composable import copied_modules, largest_rank, scalings
 from lora_cli.warm.composed import Slot
-from lora_cli.warm.eviction import Budget, Ledger
 from lora_cli.warm.full_model import FullModel
-from lora_cli.warm.memory import available_bytes, out_of_memory
 from lora_cli.warm.plan import LoraRequest, Plan, TierName
 from lora_cli.warm.proof import prove
 from lora_cli.warm.tiers import Tier
-from lora_cli.warm.weights import (
-    LoadedAdapter,
-    load_adapter,
-    loaded_bytes,
-    read_tensors,
-    read_weights,
-    weight_bytes,
-)
+from lora_cli.warm.weights import LoadedAdapter, load_adapter, read_tensors, read_weights, weight_bytes
 
 T = TypeVar("T")
 OnStage = Callable[[str, str], None]
@@ -42,8 +32,17 @@ OnStage = Callable[[str, str], None]
 LEASE_TIMEOUT_S = 60.0
 """How long a request waits for a slot."""
 
-MEMORY_SHARE = 3
-"""Adapters may take one part in so many of the free memory; the rest is for proofs, caches and the base's weights."""
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Translates errors of a device or machine that is out of memory within the block to ``MachineError``."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MachineError("out of memory", hint="lower --max-loras or --max-cpu-loras") from error
 
 
 @dataclass(slots=True)
@@ -51,7 +50,7 @@ class _Stages:
     """The milliseconds of each stage of one load, and the running stage."""
 
     name: str
-    on_stage: OnStage
+    on_stage: OnStage = lambda _name, _stage: None
     stage: str = "read"
     ms: dict[str, float] = field(default_factory=dict)
 
@@ -61,12 +60,9 @@ class _Stages:
         self.stage = stage
         self.on_stage(self.name, stage)
         began = time.perf_counter()
-        yield
+        with out_of_memory():
+            yield
         self.ms[stage] = (time.perf_counter() - began) * 1e3
-
-
-def _ignore(_name: str, _stage: str) -> None:
-    """The default of ``on_stage``."""
 
 
 class Worker:
@@ -87,63 +83,72 @@ class Worker:
         # The proof's tolerance counts on float32 sums; torch may otherwise add up parts of a product in bfloat16.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.device_queue = ThreadPoolExecutor(1, "device")
         self.full_model = FullModel(plan, self.dtype, self.device) if plan.forward == "model" else None
         self.notes: tuple[str, ...] = ()
         self.base = self._base_weights()
-        self._free = list(range(plan.max_loras, 0, -1))
-        self.memory: Tier[LoadedAdapter] = Tier(self._books("cpu", plan.max_cpu_loras, torch.device("cpu")))
-        self.slots: Tier[Slot] = Tier(
-            self._books("gpu", plan.max_loras, self.device), drop=lambda slot: self._free.append(slot.number)
-        )
+        self.memory: Tier[LoadedAdapter] = Tier("cpu", plan.max_cpu_loras)
+        self.slots: Tier[Slot] = Tier("gpu", plan.max_loras)
+        self._queue = ThreadPoolExecutor(1, "device")
 
-    @property
-    def tiers(self) -> "dict[str, Tier[Slot] | Tier[LoadedAdapter]]":
-        """The slots of the device and the adapters in memory."""
-        return {"gpu": self.slots, "cpu": self.memory}
+    def status(self) -> Mapping[str, Mapping[str, int]]:
+        """What is in each tier, the most that may be, and its counters."""
+        held = {
+            "gpu": [slot.adapter for slot in self.slots.contents().values()],
+            "cpu": self.memory.contents().values(),
+        }
+        tiers: Mapping[str, Tier[Slot] | Tier[LoadedAdapter]] = {"gpu": self.slots, "cpu": self.memory}
+        return {
+            name: {
+                "adapters": len(held[name]),
+                "most": tier.places,
+                "bytes": sum(one.storage.nbytes for one in held[name]),
+                "hits": tier.hits,
+                "loads": tier.loads,
+                "evictions": tier.evictions,
+            }
+            for name, tier in tiers.items()
+        }
 
     def close(self) -> None:
         """End the device's thread."""
-        self.device_queue.shutdown(cancel_futures=True)
+        self._queue.shutdown(cancel_futures=True)
 
-    def on_device(self, call: Callable[[], T]) -> T:
-        """The result of ``call``, which has the device for itself."""
-        return self.device_queue.submit(call).result()
+    def on_device(self, call: Callable[[], T]) -> "Future[T]":
+        """The coming result of ``call``, which has the device for itself, or ``MachineError``: out of memory."""
 
-    def load(self, lora: LoraRequest, on_stage: OnStage = _ignore) -> LoadReport:
+        def run() -> T:
+            with out_of_memory():
+                return call()
+
+        return self._queue.submit(run)
+
+    def load(self, lora: LoraRequest, on_stage: OnStage = lambda _name, _stage: None) -> LoadReport:
         """Read, put into a slot and prove one adapter. A failure is in the report, and the adapter is dropped."""
-        stages = _Stages(lora.name, on_stage)
+        stages, model = _Stages(lora.name, on_stage), self.full_model
         report = LoadReport(lora.name, lora.digest, tier=self.tier_of(lora))
         try:
-            with self.lease(lora, stages) as slot, out_of_memory():
+            with self.lease(lora, stages) as slot:
                 rank = largest_rank(lora.adapter, self.plan.base)
-                report = replace(report, slot=slot.number, rank=rank, bytes=weight_bytes(lora.adapter))
+                report = replace(report, rank=rank, bytes=weight_bytes(lora.adapter))
                 with stages.at("proof"):
-                    weights = read_weights(lora.directory, lora.adapter, self._scalings(lora.adapter))
-                    proof = prove(slot.adapter, weights, self.base, seed=self.plan.seed, step=self.on_device)
+                    scaling = scalings(lora.adapter, self.plan.base, full_model=model is not None)
+                    weights = read_weights(lora.directory, lora.adapter, scaling)
+                    step = lambda check: self.on_device(check).result()  # noqa: E731 - a module of a proof
+                    proof = prove(slot.adapter, weights, self.base, step=step)
                 # Without factors in a slot (fused experts alone) the whole model says whether it does anything.
-                report = replace(report, proof=proof if proof.modules or self.full_model is None else None)
-                if self.full_model is not None and (report.proof is None or proof.holds):
-                    model = self.full_model
+                report = replace(report, proof=proof if proof.modules or model is None else None)
+                if model is not None and (report.proof is None or proof.holds):
                     with stages.at("model"):
-                        report = replace(report, moved=self.on_device(lambda: model.check(slot)))
+                        report = replace(report, moved=self.on_device(lambda: model.check(slot)).result())
         except LoraCliError as error:
             report = report.failed(stages.stage, error)
         if report.proof is not None and not report.proof.holds:
             worst = report.proof.worst
             said = f"{worst.module}: {worst.reason}" if worst else "it has no modules"
-            report = replace(report, stage="proof", error=f"the proof failed: {said}", exit_code=1)
+            report = report.failed("proof", Refused(f"the proof failed: {said}"))
         if report.error:
             self.drop(lora.key)
         return replace(report, stage_ms=stages.ms)
-
-    def answer(self, lora: LoraRequest, prompt: str, max_tokens: int) -> Answers:
-        """The base's and the adapter's own greedy answer to one prompt. Raises as ``lease``."""
-        model = self.full_model
-        if model is None:
-            raise MachineError("generation needs the whole model", hint="--forward model")
-        with self.lease(lora) as slot:
-            return self.on_device(lambda: model.answer(slot, prompt, max_tokens))
 
     @contextmanager
     def lease(self, lora: LoraRequest, stages: _Stages | None = None) -> Iterator[Slot]:
@@ -152,31 +157,24 @@ class Worker:
         Raises:
             LoraCliError: it cannot be loaded, or no slot became free in time.
         """
-        stages = stages or _Stages(lora.name, _ignore)
-        size = loaded_bytes(lora.adapter, self.plan.base, self.dtype, full_model=self.full_model is not None)
+        timing, pin_memory = stages or _Stages(lora.name), self.device.type == "cuda"
         if self.tier_of(lora) == "disk":
             self._check(lora)
         if lora.pinned:
-            self.memory.pin(lora.key)
-            self.slots.pin(lora.key)
+            self.memory.pinned.add(lora.key)
+            self.slots.pinned.add(lora.key)
 
         def read() -> LoadedAdapter:
-            with stages.at("read"), out_of_memory():
-                return load_adapter(
-                    lora.directory,
-                    lora.adapter,
-                    self.plan.base,
-                    self.dtype,
-                    full_model=self.full_model is not None,
-                    pinned=self.device.type == "cuda",
-                )
+            full, base = self.full_model is not None, self.plan.base
+            with timing.at("read"):
+                return load_adapter(lora.directory, lora.adapter, base, self.dtype, full_model=full, pinned=pin_memory)
 
         def put() -> Slot:
-            held_in_memory = self.memory.lease(lora.key, size, read, name=lora.name, timeout_s=LEASE_TIMEOUT_S)
-            with held_in_memory as held, stages.at("slot"), out_of_memory():
-                return self.on_device(lambda: self._put(held))
+            held_in_memory = self.memory.lease(lora.key, read, name=lora.name, timeout_s=LEASE_TIMEOUT_S)
+            with held_in_memory as held, timing.at("slot"):
+                return self.on_device(lambda: self._put(held)).result()
 
-        with self.slots.lease(lora.key, size, put, name=lora.name, timeout_s=LEASE_TIMEOUT_S) as slot:
+        with self.slots.lease(lora.key, put, name=lora.name, timeout_s=LEASE_TIMEOUT_S) as slot:
             yield slot
 
     def drop(self, key: str) -> None:
@@ -195,26 +193,16 @@ class Worker:
         adapter = held.on(self.device)
         with torch.inference_mode():
             variants = self.full_model.composed.variants(adapter) if self.full_model is not None else {}
-        self._wait_for_device()
-        return Slot(self._free.pop(), adapter, variants)
-
-    def _scalings(self, adapter: Adapter) -> dict[str, float]:
-        return scalings(adapter, self.plan.base, full_model=self.full_model is not None)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return Slot(adapter, variants)
 
     def _check(self, lora: LoraRequest) -> None:
         """Check it by its header, before anything is evicted for it."""
-        modules = self._scalings(lora.adapter)
+        modules = scalings(lora.adapter, self.plan.base, full_model=self.full_model is not None)
         refuse_changed_copies(lora, self.plan, self.base)
         if self.full_model is not None:
             self.full_model.composed.refuse(lora.name, modules)
-
-    def _books(self, name: str, items: int, device: torch.device) -> Ledger:
-        free = available_bytes(device)
-        return Ledger(Budget(items, None if free is None else free // MEMORY_SHARE), "lfu", name)
-
-    def _wait_for_device(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def _base_weights(self) -> BaseWeights:
         """The weights of the full model, else of the checkpoint, else synthetic ones, with a note."""
@@ -226,7 +214,7 @@ class Worker:
                 return CheckpointWeights(plan.base_directory, plan.base)
             except FormatError as error:
                 self.notes = (f"adapters are proved on synthetic base weights: {error.message}",)
-        return SyntheticWeights(plan.base, plan.seed)
+        return SyntheticWeights(plan.base)
 
 
 def refuse_changed_copies(lora: LoraRequest, plan: Plan, weights: BaseWeights) -> None:
@@ -246,7 +234,7 @@ def refuse_changed_copies(lora: LoraRequest, plan: Plan, weights: BaseWeights) -
                 f"{lora.name}: {info.name} is a copy of the base's own weight, but the base's weights are missing",
                 hint="set --base to a directory with the model's safetensors files",
             )
-        copy = read_tensors(lora.directory / info.file, [info])[info.name]
+        copy = read_tensors(lora.directory, [info])[info.name]
         own = weights.weight(module)
         own = own.t() if plan.base.modules[module].kind == "conv1d" else own
         if copy.shape != own.shape or not torch.equal(copy, own.to(copy.device, copy.dtype)):

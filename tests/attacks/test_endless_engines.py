@@ -22,10 +22,3 @@ def test_a_completion_that_is_none_is_one_error(logprobs: str) -> None:
         server = SERVERS["vllm"](endpoint)
         with pytest.raises(EndpointError, match="/v1/completions"):
             server.complete("base", "x", 1)
-
-
-def test_an_error_of_a_proof_that_no_number_can_hold_is_none() -> None:
-    said = f'{{"adapters": [{{"name": "sql", "source": "sql", "state": "ready", "worst_error": {HUGE}}}]}}'.encode()
-    with answering(lambda _: (200, said, {})) as url:
-        endpoint = Endpoint(parse_address(url))
-        assert SERVERS["lora-cli"](endpoint).proof("sql") is None  # type: ignore[attr-defined]

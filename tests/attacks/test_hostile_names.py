@@ -227,7 +227,7 @@ def written(name: str) -> str:
 
 def loads(name: str) -> list[LoadReport]:
     proof = Proof((ModuleProof(name, 1e-7, 0.4, 1e-5),), "synthetic", name, holds=True)
-    good = LoadReport(name, "ab" * 32, 1, 4, name, 8, name, {name: 1.0}, proof)
+    good = LoadReport(name, "ab" * 32, 4, name, 8, name, {name: 1.0}, proof)
     return [good, LoadReport(name, stage=name, error=name, hint=name, exit_code=1)]
 
 

@@ -22,7 +22,6 @@ from tests.making import (
     write_base_config,
 )
 from tests.warm.families import save_model
-from tests.warm.tokenizer import write_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -132,8 +131,7 @@ adapters:
     )
     code, document = warm("-f", tmp_path / "set" / "set.yaml")
     assert code == 0
-    # The pinned adapter keeps slot 1; the others follow each other in slot 2.
-    assert {report["name"]: report["slot"] for report in document["adapters"]} == {"zero": 1, "one": 2, "two": 2}
+    assert [report["name"] for report in document["adapters"]] == ["zero", "one", "two"]
 
 
 def test_without_a_checkpoint_the_proof_says_that_its_weights_are_not_the_bases(tmp_path: Path, warm: Warm) -> None:
@@ -163,20 +161,7 @@ adapters: [{{name: a, source: ./a, sha256: "{"0" * 64}"}}]
     )
 
 
-def test_a_prompt_is_answered_by_the_base_and_by_each_adapter(tmp_path: Path, warm: Warm) -> None:
-    base = save_model(tmp_path / "base", "llama")
-    write_tokenizer(base)
-    one = write_adapter(tmp_path / "one", modules=llama_modules())
-    flags = ("--base", base, "--forward", "model", "--prompt", "hello world")
-    code, document = warm(one, *flags)
-    assert code == 0
-    (answer,) = document["answers"]
-    assert (answer["adapter"], answer["prompt"]) == (str(one), "hello world")
-    assert answer["base"] != answer["adapted"]
-    assert "model" in document["adapters"][0]["stage_ms"]
-
-
-def test_a_base_of_the_hub_is_read_from_its_clients_cache_and_without_a_tokenizer_the_answer_fails_not_the_proof(
+def test_a_base_of_the_hub_is_read_from_its_clients_cache(
     tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository, commit = tmp_path / "hf/hub/models--acme--tiny", "5" * 40
@@ -191,17 +176,17 @@ def test_a_base_of_the_hub_is_read_from_its_clients_cache_and_without_a_tokenize
         (snapshot / file.name).symlink_to(blob)
     set_variables(monkeypatch, HF_HOME=str(tmp_path / "hf"), HF_ENDPOINT="http://127.0.0.1:9")
     adapter = write_adapter(tmp_path / "one", modules=QUERIES, config={"base_model_name_or_path": "acme/tiny"})
-    code, document = warm(adapter, "--forward", "model", "--offline", "--prompt", "hello")
+    code, document = warm(adapter, "--forward", "model", "--offline")
     (report,) = document["adapters"]
-    assert (code, report["stage"], report["proof"]["holds"]) == (1, "answer", True)
+    assert (code, report["stage"], report["proof"]["holds"]) == (0, "", True)
     assert report["moved"] is not None
-    assert document["answers"] == []
+    assert "model" in report["stage_ms"]
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["a", "--base", "b", "--serve", "--stop"], "--serve and --stop cannot be used together"),
+        (["a", "--base", "b", "--serve", "--status"], "--serve and --status cannot be used together"),
         (["--base", "b"], "there is nothing to warm"),
         (["a", "--base", "b", "--max-loras", "4", "--max-cpu-loras", "2"], "less than max_loras"),
     ],

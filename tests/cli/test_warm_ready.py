@@ -37,12 +37,12 @@ def test_the_ready_file_of_an_earlier_run_goes_before_anything_is_looked_at(mode
 ENDPOINT = ["a", "--base", "b", "--endpoint", "http://x"]
 
 
-@pytest.mark.parametrize("option", [["--metrics-file", "file"], ["--prompt", "hello"]])
-def test_an_option_of_our_own_process_is_refused_for_running_engines(
-    option: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("mode", [ENDPOINT, ["a", "--serve"]])
+def test_the_metrics_file_is_refused_where_there_are_metrics_to_ask_for(
+    mode: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["warm", *ENDPOINT, *option]) == 2
-    assert f"{option[0]} is for adapters in a process of our own" in capsys.readouterr().err
+    assert main(["warm", *mode, "--metrics-file", "file"]) == 2
+    assert "--metrics-file is for a run that proves all adapters once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--engine", "vllm"], ["--prune"]])

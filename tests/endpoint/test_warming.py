@@ -25,7 +25,6 @@ from tests.endpoint.sets import NAMES, QUERIES, Warm, actions, write_set
 from tests.faulty_proxy import FaultyProxy
 from tests.making import write_adapter
 from tests.sources.raw_servers import CERTIFICATE
-from tests.warm.running import Running
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
@@ -331,39 +330,6 @@ def test_what_is_no_target_is_exit_2(
 ) -> None:
     assert main(["warm", "-f", str(folder / "set.yaml"), *argv]) == 2
     assert said in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_our_own_server_is_warmed_like_any_other(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    uds = folder / "sock"
-    with Running(folder, "--base", folder / "base", "--root", folder / "sql", uds=uds) as running:
-        running.until_ready()
-        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml")]
-        words += ["--endpoint", f"unix:{uds}", "--engine", "lora-cli", "--format", "json"]
-        assert main(words) == 0
-        document = json.loads(capsys.readouterr().out)
-        assert actions(document) == {"sql": "loaded", "chat": "loaded"}
-        assert "all modules proved" in document["servers"][0]["adapters"][0]["effect"]["how"]
-        assert running.adapter("sql")["state"] == "ready"
-        assert main(words) == 0
-        assert actions(json.loads(capsys.readouterr().out)) == {"sql": "kept", "chat": "kept"}
-
-
-@pytest.mark.slow
-def test_our_own_server_is_asked_for_an_adapter_that_it_has_not_loaded_yet(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cache, uds = ["--cache-dir", str(folder / "cache")], folder / "sock"
-    assert main([*cache, "fetch", "-f", str(folder / "set.yaml")]) == 0
-    write_set(folder, *NAMES, sources=capsys.readouterr().out.split())
-    with Running(folder, "-f", folder / "set.yaml", "--max-loras", 1, "--max-cpu-loras", 1, uds=uds) as running:
-        running.until_ready()
-        assert [running.adapter(name)["state"] for name in NAMES] == ["ready", "absent"]
-        words = [*cache, "warm", "-f", str(folder / "set.yaml"), "--endpoint", f"unix:{uds}", "--engine", "lora-cli"]
-        assert main([*words, "--format", "json"]) == 0
-        document = json.loads(capsys.readouterr().out)
-        assert actions(document) == {"sql": "kept", "chat": "kept"}
-        assert all(one["effect"]["proved"] for one in document["servers"][0]["adapters"])
 
 
 @pytest.mark.slow

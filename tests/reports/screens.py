@@ -70,7 +70,7 @@ def loads(word: str) -> warm.WarmReport:
     proof = Proof((ModuleProof(word, 4.5e-6, 0.4, 1e-5),), "synthetic", "float32", holds=True)
     stage_ms = {"resolve": 0.312, "proof": 1203.7}
     good = LoadReport(
-        word, DIGEST, 1, 4, "60/60", 460800, stage_ms=stage_ms, proof=proof, moved=Moved(32.41, 0.01234, 3, 16),
+        word, DIGEST, 4, "60/60", 460800, stage_ms=stage_ms, proof=proof, moved=Moved(32.41, 0.01234, 3, 16),
         signers=(word,),
     )  # fmt: skip
     bad = LoadReport("misnested", stage="validate", error=f"LC311 {word}", hint=f"validate {word}", exit_code=1)

@@ -1,13 +1,15 @@
 """Tiny models that transformers builds and adapters that the real PEFT trains nothing on but saves."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from lora_cli.warm.composed import ComposedModel, Slot
+from lora_cli.warm.generation import Generation, Sampling
 from tests.making import base_config
 
 
@@ -59,3 +61,12 @@ def deltas(composed: Any, adapter: str = "default") -> Mapping[str, torch.Tensor
         for name, module in composed.named_modules()
         if hasattr(module, "get_delta_weight") and adapter in module.scaling
     }
+
+
+def greedy(model: ComposedModel, prompt: Sequence[int], slot: Slot | None, tokens: int, *ends: int) -> list[int]:
+    """The ids of an answer, step by step with a cache."""
+    generation = Generation(model, [prompt], slot, Sampling(tokens, frozenset(ends)), lambda _: "")
+    answer: list[int] = []
+    while not generation.ended:
+        answer += [one for delta in generation.step() for one in delta.ids]
+    return answer

@@ -123,11 +123,13 @@ def test_a_client_that_leaves_ends_its_rows(server: Running) -> None:
 def test_an_adapter_whose_files_were_taken_from_the_cache_is_brought_again(server: Running, folder: Path) -> None:
     before = {name: server.ids(name, [5, 6, 7]) for name in ADAPTERS}
     assert main(["--cache-dir", str(folder / "cache"), "cache", "rm", *(str(folder / name) for name in ADAPTERS)]) == 0
-    assert {name: server.ids(name, [5, 6, 7]) for name in ADAPTERS} == before
+    for name in ADAPTERS:  # of those that were evicted, a request finds that, and the next one has it again
+        server.post("/v1/completions", model=name, prompt=[5], max_tokens=1)
+        assert server.ids(name, [5, 6, 7]) == before[name]
 
 
 def test_a_stream_says_what_the_whole_answer_says(server: Running) -> None:
-    more = {"max_tokens": 6, "logprobs": 1}
+    more = {"max_tokens": 6}
     whole = complete(server, "a1", "hello world", **more)
     usage = {"stream": True, "stream_options": {"include_usage": True}}
     answer = server.post("/v1/completions", model="a1", prompt="hello world", **more, **usage)
@@ -140,26 +142,6 @@ def test_a_stream_says_what_the_whole_answer_says(server: Running) -> None:
     choices = [value["choices"][0] for value in values[:-1]]
     assert "".join(choice["text"] for choice in choices) == whole["choices"][0]["text"]
     assert [choice["finish_reason"] for choice in choices][-1] == whole["choices"][0]["finish_reason"] == "length"
-    logs = [log for choice in choices for log in choice["logprobs"]["token_logprobs"]]
-    assert logs == pytest.approx(whole["choices"][0]["logprobs"]["token_logprobs"], abs=1e-5)
-
-
-def test_log_probabilities_are_those_of_the_greedy_tokens(server: Running, folder: Path) -> None:
-    told = complete(server, "base", [5, 6, 7], logprobs=1, max_tokens=1)["choices"][0]["logprobs"]
-    model = load_model(folder / "base", dtype=torch.float32, device="cpu")
-    with torch.inference_mode():
-        logs = torch.log_softmax(model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1], -1)
-    assert told["token_logprobs"] == pytest.approx([float(logs.max())], abs=1e-5)
-
-
-def test_an_answer_ends_before_what_stop_says(server: Running) -> None:
-    whole = complete(server, "a2", "hello world", max_tokens=8)["choices"][0]["text"]
-    words = whole.split()
-    assert len(words) > 4
-    stopped = complete(server, "a2", "hello world", max_tokens=8, stop=[words[3]])["choices"][0]
-    assert stopped["finish_reason"] == "stop"
-    assert stopped["text"] == whole[: whole.index(words[3])]
-    assert stopped["text"]
 
 
 def test_the_openai_client_works_on_it_unchanged(server: Running) -> None:
@@ -167,7 +149,7 @@ def test_the_openai_client_works_on_it_unchanged(server: Running) -> None:
 
     with openai.OpenAI(base_url=f"http://localhost:{server.port}/v1", api_key="none", max_retries=0) as client:
         assert {model.id for model in client.models.list()} >= {"base", *ADAPTERS}
-        answer = client.completions.create(model="a0", prompt="hello world", max_tokens=5, temperature=0, logprobs=1)
+        answer = client.completions.create(model="a0", prompt="hello world", max_tokens=5, temperature=0)
         assert answer.usage is not None
         assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (5, "length")
         pieces = client.completions.create(model="a0", prompt="hello world", max_tokens=5, stream=True)
@@ -192,8 +174,8 @@ def test_the_openai_client_works_on_it_unchanged(server: Running) -> None:
         ({"model": "base", "prompt": "hello", "max_tokens": 0}, 400, "max_tokens"),
         ({"model": "base", "prompt": "hello", "max_tokens": 10**9}, 400, "max_tokens"),
         ({"model": "base", "prompt": "hello", "n": 2}, 400, "greedy"),
-        ({"model": "base", "prompt": "hello", "stop": ["a"] * 9}, 400, "stop"),
-        ({"model": "base", "prompt": "hello", "logprobs": 99}, 400, "logprobs"),
+        ({"model": "base", "prompt": "hello", "stop": ["a"]}, 400, "stop"),
+        ({"model": "base", "prompt": "hello", "logprobs": 1}, 400, "logprobs"),
         ({"model": "base", "prompt": "hello", "strem": True}, 400, "strem"),
         ({"model": "nobody", "prompt": "hello"}, 404, "does not exist"),
     ],

@@ -11,12 +11,10 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.base.reading import read_base
 from lora_cli.sources.files import files_at
 from lora_cli.warm.composed import ComposedModel, Slot, load_model
-from lora_cli.warm.full_model import greedy
-from lora_cli.warm.generation import Sampling
 from lora_cli.warm.proof import prove
 from lora_cli.warm.weights import hold
 from tests.making import VOCAB
-from tests.warm.families import deltas, save_model, with_peft
+from tests.warm.families import deltas, greedy, save_model, with_peft
 from tests.warm.reading import load
 
 pytestmark = pytest.mark.slow
@@ -76,7 +74,7 @@ class Pair:
         self.peft, adapter = with_peft(directory / "adapter", self.base_directory, **config)
         self.base: BaseModel = read_base(files_at(self.base_directory), family)
         self.weights = load(adapter, self.base)
-        self.slot = Slot(1, hold("one", self.weights, torch.float32), {})
+        self.slot = Slot(hold("one", self.weights, torch.float32), {})
         model = load_model(self.base_directory, dtype=torch.float32, device="cpu")
         self.ours = ComposedModel(model, self.base.modules)
 
@@ -132,18 +130,14 @@ def test_every_module_is_proved_with_the_models_own_weights(pair: Pair) -> None:
 
 def test_greedy_with_a_cache_says_what_full_forwards_say(pair: Pair) -> None:
     prompt = tokens(rows=1)[0].tolist()
-    answer, first = greedy(pair.ours, prompt, pair.slot, Sampling(5))
+    answer = greedy(pair.ours, prompt, pair.slot, 5)
     ids = list(prompt)
     for token in answer:
         logits = pair.ours.logits(torch.tensor([ids]), pair.slot)[0, -1]
         assert token == int(logits.argmax())
         ids.append(token)
     assert len(answer) == 5
-    assert torch.allclose(first, pair.ours.logits(torch.tensor([prompt]), pair.slot)[0, -1], atol=1e-4)
-    assert (
-        greedy(pair.ours, prompt, pair.slot, Sampling(5, ends=frozenset({answer[2]})))[0]
-        == answer[: answer.index(answer[2])]
-    )
+    assert greedy(pair.ours, prompt, pair.slot, 5, answer[2]) == answer[: answer.index(answer[2])]
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -171,7 +165,7 @@ def test_real_adapters_on_the_real_model_are_pefts(real_model: Path, real_adapte
             assert torch.allclose(delta, theirs[path], rtol=0, atol=1e-6 * float(theirs[path].abs().max())), path
         with torch.inference_mode():
             want = peft(input_ids=ids).logits
-        got = ours.logits(ids, Slot(1, hold(name, weights, torch.float64), {}))
+        got = ours.logits(ids, Slot(hold(name, weights, torch.float64), {}))
         assert float((got - want).abs().max()) <= 1e-6 * float(want.abs().max())
         assert torch.equal(got.argmax(-1), want.argmax(-1))
 
@@ -185,7 +179,7 @@ def test_in_float64_our_logits_are_pefts_to_a_millionth(family: str, tmp_path: P
     peft, adapter = with_peft(tmp_path / "adapter", directory, r=4, lora_alpha=16, target_modules=targets)
     base, ids = read_base(files_at(directory), family), tokens()
     ours = ComposedModel(load_model(directory, dtype=torch.float64, device="cpu"), base.modules)
-    got = ours.logits(ids, Slot(1, hold("one", load(adapter, base), torch.float64), {}))
+    got = ours.logits(ids, Slot(hold("one", load(adapter, base), torch.float64), {}))
     with torch.inference_mode():
         want = peft.double()(input_ids=ids).logits
     assert got.dtype == torch.float64

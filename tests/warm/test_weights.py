@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.checkpoint import has_weights
-from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
+from lora_cli.errors import Corrupt, FormatError, MachineError, Refused
 from lora_cli.warm.base_weights import CheckpointWeights, SyntheticWeights
 from lora_cli.warm.composable import largest_rank, scalings
 from lora_cli.warm.plan import LoraRequest, Plan
@@ -46,20 +46,18 @@ def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> N
     from lora_cli.adapter.safetensors import header_length, parse_header
 
     data = path.read_bytes()
-    header = parse_header(data[8 : 8 + header_length(data[:8], len(data), "f")], len(data), "f")
-    tensors = read_tensors(path, [header.tensors["a"], header.tensors["b"]])
+    name = path.name
+    header = parse_header(data[8 : 8 + header_length(data[:8], len(data), name)], len(data), name)
+    tensors = read_tensors(tmp_path, header.tensors.values())
     assert torch.equal(tensors["a"], torch.from_numpy(a))
     assert torch.equal(tensors["b"], torch.from_numpy(b))
 
 
-def test_pickled_factors_are_those_that_torch_itself_loads(tmp_path: Path) -> None:
+def test_a_pickle_is_refused_by_name(tmp_path: Path) -> None:
     write_adapter(tmp_path).joinpath("adapter_model.safetensors").unlink()
-    shared = torch.randn(128, 4, generator=torch.Generator().manual_seed(0))
-    torch.save({A: shared[:64].view(4, 64), B: shared[64:]}, tmp_path / "adapter_model.bin")
-    module = load(tmp_path)[Q_PROJ]
-    oracle = torch.load(tmp_path / "adapter_model.bin", weights_only=True)
-    assert torch.equal(module.a, oracle[A])
-    assert torch.equal(module.b, oracle[B])
+    torch.save({A: torch.ones(4, 64), B: torch.ones(64, 4)}, tmp_path / "adapter_model.bin")
+    with pytest.raises(Refused, match="its weights are in a pickle"):
+        load(tmp_path)
 
 
 def test_scaling_is_per_module_with_rslora_and_patterns(tmp_path: Path) -> None:
@@ -89,12 +87,6 @@ def test_a_file_that_was_cut_after_it_was_judged_is_corrupt_not_a_crash(tmp_path
         read_weights(tmp_path, adapter, scalings(adapter, LLAMA))
 
 
-def test_integers_are_no_factors(tmp_path: Path) -> None:
-    write_adapter(tmp_path, tensors={A: Raw("I32", (4, HIDDEN), bytes(16 * HIDDEN))})
-    with pytest.raises(FormatError, match="dtype I32, which is not a floating-point dtype"):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("config", "tensors", "said"),
     [
@@ -115,8 +107,6 @@ def test_integers_are_no_factors(tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa_niter_4"}, {}, "base weights changed by its initialisation"),
         ({"init_lora_weights": "olora"}, {}, "base weights changed by its initialisation"),
         ({}, {A.replace("lora_A", "lora_C"): np.ones((4, 4), np.float32)}, "not a LoRA factor .unknown"),
-        ({}, {A.replace("lora_A", "lora_A.default"): np.ones((4, HIDDEN), np.float32)}, "another tensor also provides"),
-        ({"target_modules": ["v_proj"]}, {}, "which its config does not target: PEFT would ignore them"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_composed_is_refused_by_name(
@@ -129,9 +119,6 @@ def test_what_cannot_be_composed_is_refused_by_name(
 @pytest.mark.parametrize(
     ("drop", "tensors", "said"),
     [
-        ([B], {}, "has only one of its two factors"),
-        ([], {A: np.ones((4, HIDDEN, 1), np.float32)}, "has 3 dimensions"),
-        ([], {B: np.ones((HIDDEN, 5), np.float32)}, "A has rank 4 and B has rank 5"),
         (
             [A, B],
             {A.replace("layers.0", "layers.7"): np.ones((4, HIDDEN), np.float32)},
@@ -140,7 +127,7 @@ def test_what_cannot_be_composed_is_refused_by_name(
         ([A, B], {A.replace("lora_A.weight", "lora_embedding_A"): np.ones((4, HIDDEN), np.float32)}, "of kind linear"),
     ],
 )
-def test_factors_that_make_no_update_are_refused_by_name(
+def test_factors_of_no_module_of_the_base_are_refused_by_name(
     tmp_path: Path, drop: list[str], tensors: Mapping[str, Any], said: str
 ) -> None:
     with pytest.raises(Refused, match=said):
@@ -180,14 +167,6 @@ def test_a_copy_that_differs_from_the_base_is_refused(tmp_path: Path) -> None:
 def test_a_copy_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="the base's weights are missing"):
         refuse_changed_copies(lora(tmp_path, with_copy(tmp_path)), PLAN, SyntheticWeights(LLAMA))
-
-
-@pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
-def test_an_adapter_without_one_of_its_files_is_an_error_of_that_adapter(tmp_path: Path, missing: str) -> None:
-    (write_adapter(tmp_path) / missing).unlink()
-    with pytest.raises(LoraCliError) as error:
-        load(tmp_path)
-    assert error.value.exit_code == 1
 
 
 def test_an_embedding_adapter_has_the_vocabulary_on_its_a_side(tmp_path: Path) -> None:
