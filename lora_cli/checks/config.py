@@ -10,9 +10,9 @@ from lora_cli.adapter.config import raw_value
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import OK, REJECTS, WRONG, Problems, check, grouped
-from lora_cli.engines.peft import method_outcome
+from lora_cli.engines.peft import BUILT, IA3_FAMILIES
 from lora_cli.errors import FormatError
-from lora_cli.finding import Effect, Effects, Problem, Severity
+from lora_cli.finding import Effects, Outcome, Problem, Severity
 from lora_cli.parse import LARGEST
 from lora_cli.peft.targets import (
     HEADS,
@@ -55,9 +55,6 @@ LEAST = 1e-9
 MOST_PARAMETERS = 16
 """The number of last names of ``target_parameters`` up to which patterns are matched; experts have four."""
 
-SINCE_0_32: Effect = {"0.31": OK, "": REJECTS}
-"""vLLM reads the patterns, and refuses what it does not know, since 0.32."""
-
 
 @check("LC201", "not-lora", peft=REJECTS, vllm=OK,
        hint="this is another PEFT method; only LoRA adapters can be served",
@@ -71,14 +68,14 @@ def not_lora(case: Case) -> Problems:
     config, foreign, has_factors = case.adapter.config, case.adapter.foreign, bool(case.adapter.pairs)
     if config is None or "peft_type" in config.mistyped or config.peft_type == "LORA":
         return
-    peft: Effect | None = None
-    if has_factors:
-        peft = method_outcome(config.peft_type, case.base.model_type if case.base is not None else "")
-    if peft is None:
-        peft = WRONG if foreign is not None and case.adapter.weight_files else REJECTS
-    effects: Effects = {"peft": peft, "vllm": REJECTS if foreign is not None and not has_factors else OK}
     if foreign is not None and foreign.file != config.file:
         return
+    if has_factors and config.peft_type in BUILT:
+        is_built = config.peft_type != "IA3" or case.base is None or case.base.model_type in IA3_FAMILIES
+    else:
+        is_built = foreign is not None and bool(case.adapter.weight_files)
+    vllm = REJECTS if foreign is not None and not has_factors else OK
+    effects = {"peft": WRONG if is_built else REJECTS, "vllm": vllm}
     message, hint = f"peft_type is {shown(config.peft_type)}", 'write "LORA" if this is a LoRA adapter'
     if foreign is not None:
         message, hint = f"{message}: this is {foreign.format.title}", foreign.format.advice
@@ -113,8 +110,9 @@ def _is_number(value: Any) -> bool:
 def rank_invalid(case: Case) -> Problems:
     """``r``, or a rank in ``rank_pattern``, is not a positive integer, or ``r`` is missing.
 
-    The scaling is ``lora_alpha / r``: with ``"8"`` or 0 loading fails. Without ``r`` PEFT silently uses 8 and engines
-    refuse the adapter. PEFT reads only the patterns that a module matches, vLLM all of them.
+    The scaling is ``lora_alpha / r``: with ``"8"`` or 0 loading fails. Without ``r`` PEFT silently uses 8, which fails
+    on tensors of another rank, and engines refuse the adapter. PEFT reads only the patterns that a module matches, vLLM
+    all of them.
     """
 
     def is_right(value: Any) -> bool:
@@ -122,13 +120,13 @@ def rank_invalid(case: Case) -> Problems:
 
     for where, value, is_used in _wrong(case, "r", is_right):
         effects: Effects = {}
-        as_one: Effect = {"0.31": OK, "": WRONG} if is_used else OK
         if is_used is not None:
-            effects = {"peft": REJECTS if is_used else OK, "vllm": as_one if value is True else SINCE_0_32}
+            as_one = WRONG if is_used else OK
+            effects = {"peft": REJECTS if is_used else OK, "vllm": as_one if value is True else REJECTS}
         elif where != "r":
-            effects = {"vllm": SINCE_0_32 if value else OK}
+            effects = {"vllm": REJECTS if value else OK}
         elif "r" not in case.config.given:
-            effects = {"peft": OK}
+            effects = {"peft": REJECTS if case.other_ranks else OK}
         elif isinstance(value, float) and value.is_integer() and value > 0:
             effects = {"vllm": OK}
         elif value is True or (isinstance(value, float) and 0 < value < math.inf):
@@ -152,7 +150,7 @@ def alpha_invalid(case: Case) -> Problems:
 
     kept = disabling_keys(case)
     for where, value, is_used in _wrong(case, "lora_alpha", is_right):
-        effects: dict[str, Effect] = {"sglang": WRONG}
+        effects: dict[str, Outcome] = {"sglang": WRONG}
         if is_used is not None and where in kept:
             continue
         if is_used is False:
@@ -164,13 +162,15 @@ def alpha_invalid(case: Case) -> Problems:
         elif where == "lora_alpha":
             effects = {"peft": REJECTS}
         else:
-            effects |= {"peft": REJECTS, "vllm": SINCE_0_32 if value or (is_used and value is not None) else OK}
+            effects |= {"peft": REJECTS, "vllm": REJECTS if value or (is_used and value is not None) else OK}
         yield _not(case, where, value, "a positive number", effects)
 
 
 def _not(case: Case, where: str, value: Any, wanted: str, effects: Effects) -> Problem:
     is_missing = where in {"r", "lora_alpha"} and where not in case.config.given
     said = "is missing: PEFT silently uses 8" if is_missing else f"is {shown(value)}, not {wanted}"
+    if is_missing and where == "r" and (other := case.other_ranks):
+        said += f", but the rank is {case.adapter.pairs[other[0]].rank} in the tensors ({cut(other[0])})"
     return Problem(f"{cut(where)} {said}", case.in_config(cut(where)), effects=effects)
 
 
@@ -223,7 +223,7 @@ def targets_nothing(case: Case) -> Problems:
     if named and (not none or application.absent or application.beyond):  # the latter is another check's
         return
     is_given = "target_modules" in config.given
-    effects: dict[str, Effect] = {"peft": REJECTS if none else WRONG, "sglang": OK if named else REJECTS}
+    effects: dict[str, Outcome] = {"peft": REJECTS if none else WRONG, "sglang": OK if named else REJECTS}
     state = f"is {shown(config.target_modules)}" if is_given else "is missing"
     leaves = sorted({last_name(module) for module in case.adapter.pairs})
     yield Problem(
@@ -269,7 +269,7 @@ def unknown_field(case: Case) -> Problems:
         yield Problem(message, case.in_config(cut(fields[0])))
 
 
-@check("LC208", "pattern-invalid", "config", peft=REJECTS, vllm=SINCE_0_32, sglang=WRONG,
+@check("LC208", "pattern-invalid", "config", peft=REJECTS, sglang=WRONG,
        hint="list the modules by name", evidence={"vllm": "lora/peft_helper.py (run)"})  # fmt: skip
 def pattern_invalid(case: Case) -> Problems:
     """A pattern in the config is not a regular expression, or takes too long to match.
@@ -284,7 +284,7 @@ def pattern_invalid(case: Case) -> Problems:
         yield Problem(cut(error.reason), field, error.hint, {} if is_read else {"vllm": OK})
 
 
-@check("LC209", "field-value", "config", peft=REJECTS, vllm=SINCE_0_32, sglang=OK,
+@check("LC209", "field-value", "config", peft=REJECTS, sglang=OK,
        hint="restore the field as save_pretrained() wrote it",
        evidence={"vllm": "lora/peft_helper.py (run)"})  # fmt: skip
 def field_value(case: Case) -> Problems:

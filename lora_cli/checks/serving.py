@@ -11,13 +11,13 @@ from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check
 from lora_cli.checks.config import CHANGES_BASE, INIT
 from lora_cli.checks.tensors import shared_experts
-from lora_cli.engines import PACKED, VOCABULARY, packed_in
+from lora_cli.engines import PACKED, VOCABULARY, packed_in, vllm
 from lora_cli.engines.name_resolution import COPIED, HEADS
-from lora_cli.finding import Effect, Effects, Location, Problem, Severity
+from lora_cli.finding import Effects, Location, Problem, Severity
 from lora_cli.peft.match import highest_rank, is_fused
 from lora_cli.peft.targets import ALL_LINEAR
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.text import counted, cut, names, shown
+from lora_cli.text import by_key, counted, cut, names, shown
 
 serving = partial(check, floor=None)
 """A check that is not reported where no engine minds."""
@@ -25,26 +25,17 @@ serving = partial(check, floor=None)
 PEFT_HELPER, UTILS, MANAGER = "lora/peft_helper.py (run)", "lora/utils.py (run)", "lora/model_manager.py"
 """Files of vLLM that several effects were read in."""
 
-UNTIL_0_31: Effect = {"0.31": WRONG, "": REJECTS}
-"""What vLLM ignored until 0.31, and refuses since."""
-
-UNREAD: Effects = {"vllm": UNTIL_0_31, "sglang": WRONG}
-UNFIT: Effects = {"vllm": UNTIL_0_31, "sglang": CRASHES}
-
 FIELDS: Mapping[str, Effects] = {
     "use_dora": {},
-    "bias": {"sglang": WRONG},
-    **dict.fromkeys(("lora_bias", "alora_invocation_tokens", "layer_replication"), UNREAD),
-    **dict.fromkeys(("use_bdlora", "use_qalora"), UNFIT),
+    **{field: {"sglang": WRONG} for field in ("bias", "lora_bias", "alora_invocation_tokens", "layer_replication")},
+    **{field: {"sglang": CRASHES} for field in ("use_bdlora", "use_qalora")},
     "arrow_config": {"vllm": WRONG, "sglang": WRONG},
 }
 """Fields that PEFT serves and engines do not, and what these do where that is not refusing it."""
 
 PARTS: Mapping[str, Effects] = {
-    "lora_bias": UNREAD,
-    "diag": {"sglang": CRASHES},
-    "variant": {"sglang": CRASHES},
-    "trainable_tokens": {"sglang": WRONG},
+    **{part: {"sglang": WRONG} for part in ("lora_bias", "trainable_tokens")},
+    **{part: {"sglang": CRASHES} for part in ("diag", "variant")},
 }
 """The same for tensors, by what of a module they are."""
 
@@ -133,8 +124,7 @@ def unserved_feature(case: Case) -> Problems:
     """The adapter has a feature of PEFT that engines do not serve.
 
     DoRA, trained biases, activated LoRA, BD-LoRA, QALoRA, KaSA, MonteCLoRA, Arrow, replicated layers, trained tokens.
-    vLLM refuses nearly all of them, but until 0.31 ignored most. SGLang refuses DoRA, crashes on the tensors of
-    variants, and ignores the rest.
+    vLLM refuses all but Arrow. SGLang refuses DoRA, crashes on the tensors of variants, and ignores the rest.
     """
     for field, effects in FIELDS.items():
         value = raw_value(case.config, field)
@@ -146,19 +136,18 @@ def unserved_feature(case: Case) -> Problems:
             yield from _told(case, "there are tensors that are no factors", found, effects=effects)
 
 
-@serving("LC424", "module-scales", "config", "weights", vllm={"0.31": WRONG, "": OK}, sglang=WRONG,
-         hint="`lora-cli repair --engine {engine}` folds the scales in; vLLM reads the patterns since 0.32",
-         evidence={"vllm": PEFT_HELPER, "sglang": "lora/lora_config.py (run)"})  # fmt: skip
-def module_scales(case: Case, on: On) -> Problems:
+@serving("LC424", "module-scales", "config", "weights", sglang=WRONG,
+         hint="`lora-cli repair --engine sglang` folds the scales in",
+         evidence={"sglang": "lora/lora_config.py (run)"})  # fmt: skip
+def module_scales(case: Case) -> Problems:
     """A module has another scale than the config's ``lora_alpha`` divided by its ``r``.
 
-    SGLang reads no ``use_rslora``, ``rank_pattern`` and ``alpha_pattern``, vLLM until 0.31 no patterns.
+    SGLang reads no ``use_rslora``, ``rank_pattern`` and ``alpha_pattern``.
     """
     config, by_module = case.config, case.application.scales
     if not by_module:  # with a rank of 0 there is no scale
         return
-    reads_rslora = config.use_rslora and on.name != "sglang"
-    common = config.lora_alpha / (config.r**0.5 if reads_rslora else config.r)
+    common = config.lora_alpha / config.r
     other = [module for module, scale in by_module.items() if abs(scale.scaling - common) > 1e-9 * abs(common)]
     if other:
         field = next((name for name in ("alpha_pattern", "rank_pattern") if getattr(config, name)), "use_rslora")
@@ -167,7 +156,7 @@ def module_scales(case: Case, on: On) -> Problems:
         yield Problem(message + rest, case.in_config(field))
 
 
-@serving("LC425", "init-changes-base", "config", peft=WRONG, vllm=UNTIL_0_31, sglang=WRONG,
+@serving("LC425", "init-changes-base", "config", peft=WRONG, vllm=REJECTS,
          hint="convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base unchanged",
          evidence={"peft": "lora/layer.py (run)", "vllm": PEFT_HELPER, "sglang": "lora/lora_config.py"})  # fmt: skip
 def init_changes_base(case: Case) -> Problems:
@@ -265,12 +254,16 @@ def module_unserved(case: Case, on: On) -> Problems:
         yield from _told(case, missed, nowhere, hint, {on.name: WRONG})
 
 
-@serving("LC433", "tower-module", "weights", "base", vllm=WRONG,
-         hint="start vLLM with `--enable-tower-connector-lora`, if its model supports that",
-         evidence={"vllm": f"{MANAGER} (read)"})  # fmt: skip
+@serving("LC433", "tower-module", "weights", "base", vllm=WRONG, sglang=WRONG,
+         hint="train the language model alone, or start vLLM with `--enable-tower-connector-lora`",
+         evidence={"vllm": f"{MANAGER} (read)", "sglang": "lora/lora.py (run)"})  # fmt: skip
 def tower_module(case: Case, on: On) -> Problems:
-    """LoRA on a vision or audio tower, which vLLM ignores by default."""
+    """LoRA on a vision or audio tower, which vLLM ignores by default.
+
+    SGLang finds a module by its layer and last name: of one in a tower and one in the language model, one is lost.
+    """
     yield from _told(case, f"{counted(len(on.placed.towers), 'module')} in a tower", on.placed.towers)
+    yield from _told(case, "two modules have the same layer and last name", on.placed.collisions)
 
 
 @serving("LC435", "rank-not-r", "config", "weights", sglang=CRASHES,
@@ -335,14 +328,14 @@ def _fused(case: Case, on: On, *, by_engine: bool) -> list[str]:
 
     Without a base the engine's model counts as not fused. Modules that the deployment leaves out are ignored.
     """
-    family, engine = case.base.model_type if case.base is not None else "", on.profile.engine
-    _, other = engine.block_names.get(family, ("", ""))
+    family = case.base.model_type if case.base is not None and on.name == "vllm" else ""
+    _, other = vllm.BLOCK_NAMES.get(family, ("", ""))
     unseen = {*left_out(case), *(module for module in case.adapter.pairs if other and other in module)}
     fused = (module for module in case.adapter.pairs if module not in unseen and is_fused(case.adapter, module))
-    return list(fused) if (family in engine.fused_experts) == by_engine else []
+    return list(fused) if (family in vllm.FUSED_EXPERTS) == by_engine else []
 
 
-@serving("LC438", "experts-layout", "weights", vllm=UNTIL_0_31, sglang=CRASHES,
+@serving("LC438", "experts-layout", "weights", vllm=REJECTS, sglang=CRASHES,
          hint="start vLLM with `--enable-mixed-moe-lora-format` and load it with `is_3d_lora_weight`, or " + MERGE,
          evidence={"vllm": f"{MANAGER} (0.32 run, 0.33 read)", "sglang": "lora/mem_pool.py (run)"})  # fmt: skip
 def experts_layout(case: Case, on: On) -> Problems:
@@ -363,21 +356,14 @@ def experts_incomplete(case: Case, on: On) -> Problems:
     fused = set(_fused(case, on, by_engine=True))
     alone = (one for one in sorted(fused) if fused.isdisjoint({one.removesuffix(WRAPPER), f"{one}{WRAPPER}"} - {one}))
     yield from _told(case, "one of the experts' two parameters has no factors", alone)
-    blocks: dict[str, dict[str, set[tuple[str, int | None]]]] = {}
-    unseen = set(left_out(case))
-    for module, pair in case.adapter.pairs.items():
-        head, dot, tail = module.partition(".experts.")
-        index, _, leaf = tail.partition(".")
-        if dot and index.isdecimal() and module not in unseen:
-            blocks.setdefault(f"{head}.experts", {}).setdefault(index, set()).add((leaf, pair.rank))
     if case.base is None:
         return
     wanted = max((shape[0] for path, shape in case.base.parameters.items() if ".experts." in path), default=0)
-    short = (
-        block
-        for block, experts in blocks.items()
-        if len(experts) < wanted or len(set(map(frozenset, experts.values()))) > 1 or len(min(experts.values())) != 3
-    )
+    seen = case.adapter.pairs.keys() - left_out(case)
+    parts = ((re.fullmatch(r"(.+\.experts)\.\d+\.(.+)", one), pair.rank) for one, pair in case.adapter.pairs.items())
+    blocks = by_key((part[1], (part[2], rank)) for part, rank in parts if part and part.string in seen)
+    # All of an expert's three projections have factors of one rank in all experts.
+    short = (block for block, found in blocks.items() if len(set(found)) != 3 or len(found) < 3 * wanted)
     yield from _told(case, f"some of the {wanted} experts have no factors, or different ones", short)
 
 
@@ -385,7 +371,7 @@ def experts_incomplete(case: Case, on: On) -> Problems:
          evidence={"vllm": "model_executor/models/llama4.py (0.32 run)"})  # fmt: skip
 def rows_reordered(case: Case, on: On) -> Problems:
     """LoRA on q or k of Llama 4: vLLM reorders the rows of the base's weight, but not those of ``lora_B``."""
-    unseen, leaves = set(left_out(case)), on.profile.engine.reordered.get(case.known_base.model_type, frozenset())
+    unseen, leaves = set(left_out(case)), vllm.REORDERED.get(case.known_base.model_type, frozenset())
     meant = (module for module in on.placed.applied if last_name(module) in leaves and module not in unseen)
     yield from _told(case, "the engine's model has these rows in a different order", meant)
 
@@ -424,15 +410,6 @@ def targets_filtered(case: Case) -> Problems:
         wanted = " ".join(sorted({last_name(module) for module in case.adapter.pairs} | set(targets)))
         hint = f"start the engine with `--lora-target-modules {wanted}`"
         yield Problem(f"only {names(targets)} has LoRA: {names(found)}", case.in_weights(found[0]), hint)
-
-
-@serving("LC444", "pinned-beyond-slots", sglang=REJECTS, evidence={"sglang": "lora/lora_manager.py (read)"})
-def pinned_beyond_slots(case: Case) -> Problems:
-    """At least as many adapters are pinned as there are slots: SGLang reserves one for the base."""
-    pinned, slots = case.deployment.pinned, case.deployment.max_loras
-    if slots is not None and pinned >= slots:
-        hint = f"start SGLang with `--max-loras-per-batch {pinned + 1}`, or pin fewer"
-        yield Problem(f"max_loras is {slots}, and {pinned} are pinned", case.in_weights(), hint)
 
 
 @serving("LC445", "stray-weights", sglang=WRONG,

@@ -1,14 +1,12 @@
-"""LC6xx: the supply chain. Code and templates next to the weights, names of files, and pinned revisions."""
+"""LC6xx: the supply chain. Code and templates next to the weights, and pinned revisions."""
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import MOST_GROUPS, NotChecked, Problems, check, grouped
 from lora_cli.finding import Location, Problem, Severity
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.refs.reference import cached_repository
 from lora_cli.text import cut, names, shown
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
@@ -24,11 +22,6 @@ LONGEST_TEMPLATES = 1 << 20
 
 LEAST_COUNTED = 1024
 """The number of characters that a shorter template counts for, which limits their number."""
-
-UNSAFE_NAME = r"(?i)(?:^|/)(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:[./]|$)|[<>:\"|?*\\]|(?:^|/)[- ]|[. ](?:/|$)"
-"""Names of devices on Windows, characters that it forbids, and ends that some file systems or commands take off."""
-
-LONGEST_NAME_BYTES = 255
 
 
 @check("LC601", "names-code", "companions",
@@ -122,23 +115,6 @@ def _tags(template: str) -> Iterator[str]:
             yield template[opening.start() : at]
 
 
-@check("LC603", "unsafe-name", hint="rename it")
-def unsafe_name(case: Case) -> Problems:
-    """A file's name is not safe on every platform: reserved, forbidden, too long, or the same as another's.
-
-    Copied to Windows, macOS, a bucket or a ConfigMap it fails, or overwrites another file.
-    """
-    messages, seen = list[tuple[str, str]](), dict[str, str]()
-    for path in (file.path for file in case.adapter.files):
-        longest = max(len(part.encode(errors="surrogateescape")) for part in path.split("/"))
-        if longest > LONGEST_NAME_BYTES or not path.isprintable() or re.search(UNSAFE_NAME, path):
-            messages.append(("some platforms do not allow the name of a file", path))
-        other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
-        if other != path:
-            messages.append((f"a file's name is that of {cut(other)} if case or accents are ignored", path))
-    yield from grouped(messages, "", "file")
-
-
 @check("LC604", "unpinned-revision", floor=Severity.NOTE)
 def unpinned_revision(case: Case) -> Problems:
     """The reference is not pinned: it has a branch, a tag or no revision, and can change at any time.
@@ -174,18 +150,16 @@ def base_unclear(case: Case) -> Problems:
 
     ``AutoPeftModel``, vLLM's resolver and readers look for the base by this name, also on other machines.
     """
-    base, hint = case.config.base_model_name_or_path or "", ""
-    if cached := cached_repository(base):
-        hint = f"it is {cached[0]} at commit {cached[1]}: write both instead"
+    base = case.config.base_model_name_or_path or ""
     if not base:
         message = "no base is set"
-    elif cached or _is_folder(base):
+    elif _is_folder(base):
         message = f"the base is a folder of the machine that it was trained on: {cut(base)}"
     elif re.search(QUANTISED, base):
         message = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
     else:
         return
-    yield Problem(message, Location(CONFIG, "base_model_name_or_path"), hint)
+    yield Problem(message, Location(CONFIG, "base_model_name_or_path"))
 
 
 def _is_folder(base: str) -> bool:

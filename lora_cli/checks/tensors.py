@@ -1,4 +1,4 @@
-"""LC30x, LC310, LC319: the tensors alone and compared with the config, without a base."""
+"""LC30x, LC310: the tensors alone and compared with the config, without a base."""
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.names import PAIR_PARTS, last_name
@@ -28,12 +28,9 @@ def rank_mismatch(case: Case) -> Problems:
 
     PEFT refuses it. vLLM scales the tensors by the config's ``lora_alpha / r``: silently too strong or too weak.
     """
-    pairs = case.application.adapter.pairs
-    messages = (
-        (f"the rank is {wanted} in the config, but {pairs[module].rank} in the tensors", module)
-        for module, wanted in case.application.ranks.items()
-        if pairs[module].rank not in {None, wanted}
-    )
+    pairs, ranks = case.application.adapter.pairs, case.application.ranks
+    other = case.other_ranks if "r" in case.config.given else ()  # another check says that there is no r
+    messages = ((f"the rank is {ranks[one]} in the config, but {pairs[one].rank} in the tensors", one) for one in other)
     yield from grouped(messages, case.weights_file, "module")
 
 
@@ -186,16 +183,3 @@ def variant_incomplete(case: Case) -> Problems:
         dropped = "there are trained tokens, but trainable_token_indices lists none: PEFT drops them"
         messages += [(dropped, module) for module in tokens]
     yield from grouped(sorted(messages), case.weights_file, "module")
-
-
-@check("LC319", "tower-collision", "weights", peft=OK, sglang=WRONG, floor=None,
-       hint="train the language model alone, or use an engine that uses full names",
-       evidence={"sglang": "lora/lora.py (run)"})  # fmt: skip
-def tower_collision(case: Case, on: On) -> Problems:
-    """A layer number and a module name match two modules: one in the language model, one in a tower.
-
-    SGLang only uses the number of the layer: one silently overwrites the other.
-    """
-    if found := on.placed.collisions:
-        message = f"two modules have the same layer and last name: {names(found)}"
-        yield Problem(message, case.in_weights(found[0]))

@@ -165,8 +165,8 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
         raise UsageError(f"{manifest.file}: engine: {error.message}", hint=error.hint) from error
 
 
-def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: int | None) -> Deployment:
-    """The launch options of the engines, from ``--max-lora-rank`` and the manifest.
+def deployment_of(engines: "Sequence[Profile]", max_lora_rank: int | None) -> Deployment:
+    """The launch options of the engines.
 
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
@@ -175,11 +175,7 @@ def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: i
         from lora_cli.engines import check_max_lora_rank
 
         check_max_lora_rank(engines, max_lora_rank)
-    return Deployment(
-        max_lora_rank=max_lora_rank,
-        max_loras=inputs.engine.max_loras if inputs.engine is not None else None,
-        pinned=sum(item.pinned for item in inputs.items),
-    )
+    return Deployment(max_lora_rank=max_lora_rank)
 
 
 def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:

@@ -7,14 +7,14 @@ from lora_cli.cli.output import write_result
 from lora_cli.engines import all_profiles, choose_engine
 from lora_cli.render.catalog_report import engines_report
 
-EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
+EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.32")
 
 
 def command(
     name: str = typer.Argument(
         "",
         metavar="NAME[@VERSION]",
-        help="One engine, for example vllm or vllm@0.31.",
+        help="One engine, for example vllm or vllm@0.32.",
         autocompletion=options.complete_engine,
     ),
     output_format: options.OutputFormat = "human",

@@ -300,7 +300,7 @@ def _terms(requests: FetchRequests, file: "LockFile | None", chosen: FetchOption
     manifest, model = requests.manifest, None
     inputs = Inputs(requests.adapters, "", manifest)
     engines = named_engines((), manifest)
-    deployment = deployment_of(engines, inputs, inputs.max_lora_rank)
+    deployment = deployment_of(engines, inputs.max_lora_rank)
     if manifest is not None and manifest.base is not None:
         locked = (
             None if chosen.upgrade and not chosen.refs else locked_base(manifest, None if file is None else file.lock)

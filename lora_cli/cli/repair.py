@@ -73,7 +73,7 @@ def command(
     settings: Settings = apply_policies(
         ctx.obj, inputs.manifest, Path(file) if (file := os.environ.get("LORA_CLI_POLICY")) else None
     )
-    deployment = deployment_of(profiles, inputs, inputs.max_lora_rank)
+    deployment = deployment_of(profiles, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
         profiles[0],

@@ -118,7 +118,7 @@ def command(**given: Any) -> None:
     if warning := unlocked_warning(inputs):
         inform(warning, settings)
     engines = named_engines(chosen.engine, inputs.manifest)
-    deployment = deployment_of(engines, whole, chosen.max_lora_rank or inputs.max_lora_rank)
+    deployment = deployment_of(engines, chosen.max_lora_rank or inputs.max_lora_rank)
     model = None if chosen.base == NO_BASE or not inputs.base else base_model(inputs.base, settings, inputs.locked_base)
     check_tp(model, chosen.tp)
     bases = None if model is not None or chosen.base == NO_BASE else Bases(settings, tp=chosen.tp)

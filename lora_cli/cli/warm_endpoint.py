@@ -177,7 +177,7 @@ def warm_endpoints(
         versions = {server: server.version() for server in ready}
         named = [f"{kind}@{one}" for one in dict.fromkeys(versions.values()) if one and not version]
         profiles = tuple(map(choose_engine, named or [options.engine])) if kind in ENGINES else ()
-        deployment = deployment_of(profiles, inputs, options.max_lora_rank or inputs.max_lora_rank)
+        deployment = deployment_of(profiles, options.max_lora_rank or inputs.max_lora_rank)
         base = base_model(inputs.base, settings, inputs.locked_base)
         terms, run = Terms(base, engines=profiles, deployment=deployment), FetchContext(store, settings, in_use=hold)
         results = map_in_threads(

@@ -1,6 +1,6 @@
 """Tables of vLLM: which families of base models it serves with LoRA, and what they call their modules.
 
-Read in its classes of 0.31 to 0.33, and compared with what those of 0.32 say of themselves (``test_registry.py``).
+Read in its classes of 0.32 and 0.33, and compared with what those of 0.32 say of themselves (``test_registry.py``).
 """
 
 NEVER = "999"
@@ -53,20 +53,13 @@ line end with "does not support LoRA yet" (of BERT that is the class for masked 
 and transformers' own do not fit. docs/engines-run.md has every family with a table here."""
 
 LORA_SINCE = {
-    "BertModel": "0.32",
-    "BertForMaskedLM": NEVER,
-    "BertForSequenceClassification": "0.33",
-    "BertForTokenClassification": "0.33",
-    "RobertaModel": "0.32",
-    "RobertaForMaskedLM": "0.32",
-    "RobertaForTokenClassification": NEVER,
-    "XLMRobertaModel": "0.32",
-    "XLMRobertaForSequenceClassification": "0",
-    "XLMRobertaForTokenClassification": NEVER,
-    **dict.fromkeys(("GPTNeoXForCausalLM", "MiniCPMV4_7ForConditionalGeneration"), "0.32"),
+    **dict.fromkeys(("BertModel", "RobertaModel", "RobertaForMaskedLM", "XLMRobertaModel"), "0"),
+    **dict.fromkeys(("XLMRobertaForSequenceClassification", "MiniCPMV4_7ForConditionalGeneration"), "0"),
+    **dict.fromkeys(("BertForSequenceClassification", "BertForTokenClassification"), "0.33"),
     **dict.fromkeys(("Kolibri1ForCausalLM", "MiniCPMOcrForConditionalGeneration"), "0.33"),
+    **dict.fromkeys(("BertForMaskedLM", "RobertaForTokenClassification", "XLMRobertaForTokenClassification"), NEVER),
 }
-"""Classes to the first version in which they take LoRA, whatever their family. Read in the classes of 0.31 to 0.33;
+"""Classes to the first version in which they take LoRA, whatever their family. Read in the classes of 0.32 and 0.33;
 those of BERT and RoBERTa were run in 0.32 (``test_pooling.py``)."""
 
 HEADS_SINCE = {"ForSequenceClassification": "0", "ForTokenClassification": "0.33"}

@@ -104,5 +104,5 @@ def _engine(profile: Profile) -> EngineEntry:
 
 def _effect(check: Check, profile: Profile) -> EffectEntry:
     name = profile.engine.name
-    outcome, hint = profile.effect(check.effects[name]), check.hint.format(engine=name)
+    outcome, hint = check.effects[name], check.hint.format(engine=name)
     return EffectEntry(check.code, check.name, check.summary, outcome, hint, check.evidence.get(name, ""))

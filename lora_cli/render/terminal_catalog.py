@@ -29,9 +29,7 @@ HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engines",
 
 def told_apart(profiles: Sequence[Profile]) -> list[Check]:
     """The checks of which not every engine makes the same."""
-    return [
-        one for one in CHECKS if len({profile.effect(one.effects[profile.engine.name]) for profile in profiles}) > 1
-    ]
+    return [one for one in CHECKS if len({one.effects[profile.engine.name] for profile in profiles}) > 1]
 
 
 def matrix_parts(profiles: Sequence[Profile]) -> Iterator[RenderableType]:
@@ -49,7 +47,7 @@ def matrix_parts(profiles: Sequence[Profile]) -> Iterator[RenderableType]:
 
 def letters(check: Check, profiles: Sequence[Profile]) -> list[str]:
     """The engines' outcomes for what a check finds, as letters of the legend."""
-    return [LETTERS[profile.effect(check.effects[profile.engine.name])] for profile in profiles]
+    return [LETTERS[check.effects[profile.engine.name]] for profile in profiles]
 
 
 def engine_parts(profile: Profile, profiles: Sequence[Profile]) -> Iterator[RenderableType]:
@@ -59,7 +57,7 @@ def engine_parts(profile: Profile, profiles: Sequence[Profile]) -> Iterator[Rend
     yield from (Paragraph(one) for one in lines if one)
     name, checks = profile.engine.name, told_apart(profiles)
     for outcome in ORDER:
-        minded = [one for one in checks if profile.effect(one.effects[name]) is outcome]
+        minded = [one for one in checks if one.effects[name] is outcome]
         yield from ("", text(outcome.label, "bold")) if minded else ()
         for one in minded:
             yield Paragraph(without_markup(one.summary), f"{one.code}: ", indent=2)
