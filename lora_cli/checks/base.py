@@ -1,16 +1,15 @@
 """LC31x, LC32x: the adapter compared with the base model."""
 
 import re
-from collections.abc import Mapping
 
-from lora_cli.adapter.names import PAIR_PARTS, Key, last_name
-from lora_cli.base.base_model import OTHER_BASE, BaseModule
+from lora_cli.adapter.names import PAIR_PARTS, last_name
+from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
 from lora_cli.checks.config import targets_none
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.errors import FormatError
-from lora_cli.finding import ENGINE_NAMES, Location, Outcome, Problem
+from lora_cli.finding import ENGINE_NAMES, Location, Problem
 from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES, timed
 from lora_cli.refs.reference import cached_repository, hub_words
 from lora_cli.text import counted, cut, names, shown
@@ -79,15 +78,26 @@ def _fix(case: Case) -> str:
 def shape_mismatch(case: Case, on: On) -> Problems:
     """A's columns or B's rows are not the input or output width of the module in the base.
 
-    PEFT refuses it. vLLM refuses a factor that is too wide, and serves one that is too narrow with zeros for the rest:
-    an adapter of a narrower model of the same family loads without an error.
+    vLLM refuses a factor that is too wide, and serves one that is too narrow with zeros for the rest: an adapter of a
+    narrower model of the same family loads without an error.
     """
     if case.unserved_variant:
         yield NotChecked(f"{case.unserved_variant} is set, which no engine serves: shapes are not checked")
     found, application = case.misshapen, case.application
     if not found:
         return
-    effect = _width_effect(case, on) if on.name == "vllm" else CRASHES if on.name == "sglang" else REJECTS
+    effect = CRASHES if on.name == "sglang" else REJECTS
+    if on.name == "vllm":
+        base, applied, wide, narrow = case.known_base, {*on.placed.applied}, False, False
+        for module, pair in case.adapter.pairs.items():
+            wanted = base.modules.get(module)
+            if pair.embedding:
+                wide |= bool(pair.a and base.vocab_size and pair.a.shape[-1:] != (base.vocab_size,))
+            elif wanted is not None and module in applied:
+                needs = zip(pair.widths, (wanted.d_in, wanted.d_out), strict=True)
+                over = [width - need for width, need in needs if width]
+                wide, narrow = wide or max(over, default=0) > 0, narrow or min(over, default=0) < 0
+        effect = REJECTS if wide else WRONG if narrow else OK
     if case.nothing_fits and on.name != "peft":
         effect = max(effect, on.without((*application.absent, *application.beyond), beyond=bool(application.beyond)))
     first, differences = next(iter(found.items()))
@@ -96,29 +106,10 @@ def shape_mismatch(case: Case, on: On) -> Problems:
     yield Problem(message, case.in_weights(first), _fix(case), {on.name: effect})
 
 
-def _width_effect(case: Case, on: On) -> Outcome:
-    """What vLLM does with factors that are wider or narrower than its modules."""
-    base, applied, worst = case.known_base, {*on.placed.applied}, OK
-    for module, pair in case.adapter.pairs.items():
-        wanted = base.modules.get(module)
-        if pair.embedding:
-            if pair.a and base.vocab_size and pair.a.shape[-1:] != (base.vocab_size,):
-                return REJECTS
-        elif wanted is not None and module in applied:
-            both = [(has, needs) for has, needs in zip(pair.widths, (wanted.d_in, wanted.d_out), strict=True) if has]
-            if any(has > needs for has, needs in both):
-                return REJECTS
-            worst = WRONG if any(has < needs for has, needs in both) else worst
-    return worst
-
-
 @check("LC315", "targets-without-tensors", "config", "weights", "base", peft=WRONG,
        hint="if only these layers were trained, list them in layers_to_transform; else save it again")  # fmt: skip
 def targets_without_tensors(case: Case) -> Problems:
-    """The config targets modules of the base that the weights have no tensors for.
-
-    PEFT leaves them as they are: a part of the adapter is missing, or it was trained on another base.
-    """
+    """The config targets modules of the base that the weights have no tensors for; PEFT leaves them as they are."""
     missing = case.application.missing
     if missing and not case.nothing_fits:
         message = f"the config targets {counted(len(missing), 'module')} of the base without tensors: {names(missing)}"
@@ -129,9 +120,8 @@ def targets_without_tensors(case: Case) -> Problems:
 def other_base(case: Case) -> Problems:
     """The config has a different base from the one that the adapter is validated against.
 
-    A model and its instruct version have the same shapes: the adapter loads on either, and changes a model that it was
-    not trained on. Mirrors and quantised copies count as the same. ``lora-cli repair --base-name ORG/NAME`` corrects
-    the config.
+    A model and its instruct version have the same shapes: the adapter loads on either. Mirrors and quantised copies
+    count as the same. ``lora-cli repair --base-name ORG/NAME`` corrects the config.
     """
     trained, application = _other_base(case), case.application
     is_told = application.absent or application.beyond or (case.has_weights and case.misshapen)  # in the hint of that
@@ -157,7 +147,6 @@ def _other_base(case: Case) -> str:
 def saved_module_missing(case: Case) -> Problems:
     """The config asks for trained tensors that are not saved: modules, tokens, or the head of a task.
 
-    They are those of ``modules_to_save``, ``trainable_token_indices``, ``task_type`` or the class in ``auto_mapping``.
     PEFT fails without them, or makes a new head of random weights; engines serve the base's own module.
     """
     config, keys = case.config, case.adapter.keys.values()
@@ -202,8 +191,8 @@ def saved_module_missing(case: Case) -> Problems:
 def saved_shape(case: Case) -> Problems:
     """A saved module, bias, magnitude or token does not fit the base: its shape, or the size of the vocabulary.
 
-    PEFT refuses another shape until the base is resized; engines truncate such tensors or fail at the first request,
-    and SGLang refuses added tokens. A token beyond the last row is an index error in the middle of a request.
+    PEFT refuses another shape until the base is resized; engines truncate such tensors or fail at the first request. A
+    token beyond the last row is an index error in the middle of a request.
     """
     base, messages = case.known_base, list[tuple[str, str]]()
     if (size := base.vocab_size) is None:
@@ -216,7 +205,16 @@ def saved_shape(case: Case) -> Problems:
         module = None if key.part in PAIR_PARTS else base.modules.get(key.module)
         if module is None or name not in case.adapter.tensors:
             continue
-        has, wanted = case.adapter.tensors[name].shape, _base_shape(key, module, chosen)
+        has = case.adapter.tensors[name].shape
+        rows = len(chosen) if isinstance(chosen, tuple) or not has else has[0]  # else each embedding has its own tokens
+        is_embedding = module.kind == "embedding"
+        wanted: tuple[int, ...] | None = None
+        if key.part == "trainable_tokens":
+            wanted = (rows, module.d_out if is_embedding else module.d_in) if rows else None
+        elif key.part in {"saved", "base_layer"} and key.param == "weight":
+            wanted = (module.d_in, module.d_out) if module.kind != "linear" else (module.d_out, module.d_in)
+        elif (key.part == "saved" and key.param == "bias") or (key.part in VECTORS and not is_embedding):
+            wanted = (module.d_out,)
         if wanted is not None and has != wanted:
             what = SAVED.get(key.part, "a bias")
             messages.append((f"{what} is {shape(has)}, the base needs {shape(wanted)}", key.name))
@@ -229,18 +227,3 @@ def saved_shape(case: Case) -> Problems:
     if beyond := [index for indices in lists for index in indices if size and index >= size]:
         message = f"token {min(beyond)} is trained, but the base's vocabulary has {size}"
         yield Problem(message, case.in_config("trainable_token_indices"), effects=effects)
-
-
-def _base_shape(
-    key: Key, module: BaseModule, chosen: tuple[int, ...] | Mapping[str, tuple[int, ...]]
-) -> tuple[int, ...] | None:
-    """The shape that the base needs, for trained tokens a row for each of the ``chosen``; None if it is unknown."""
-    is_embedding = module.kind == "embedding"
-    if key.part == "trainable_tokens":
-        is_one = isinstance(chosen, tuple) and chosen  # else each embedding has its own
-        return (len(chosen), module.d_out if is_embedding else module.d_in) if is_one else None
-    if key.part in {"saved", "base_layer"} and key.param == "weight":
-        return (module.d_in, module.d_out) if module.kind != "linear" else (module.d_out, module.d_in)
-    if (key.part == "saved" and key.param == "bias") or (key.part in VECTORS and not is_embedding):
-        return (module.d_out,)
-    return None

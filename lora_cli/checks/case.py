@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 class Evidence:
     """Data of one adapter beyond its config and header.
 
-    ``stats`` maps tensor names to statistics of their values; ``stats_reason`` says why there are none, empty if the
-    values were scanned. ``companions`` are the files next to the weights, None if no check needs them. ``ref`` is the
-    requested reference, ``commit`` its revision if it is a Hub repository. ``base`` is the base model of its own
-    config; ``base_reason`` says why there is none.
+    ``stats`` maps tensor names to statistics of their values; ``stats_reason`` says why there are none. ``companions``
+    are the files next to the weights, None if no check needs them. ``ref`` is the requested reference, ``commit`` its
+    revision on the Hub. ``base`` is the base model of its own config; ``base_reason`` says why there is none.
     """
 
     stats: Mapping[str, "TensorStats"] = field(default_factory=dict)
@@ -45,9 +44,8 @@ class Evidence:
 class Case:
     """One adapter, with everything that checks look at.
 
-    ``base`` is None if none was given. ``application`` sorts the adapter's modules by what PEFT would do with them.
-    ``deployment`` is how the engines are started. ``as_lora``: an engine is asked for that does not read ``peft_type``,
-    to which factors of LoRA are LoRA's.
+    ``application`` sorts the adapter's modules by what PEFT would do with them. ``deployment`` is how the engines are
+    started. ``as_lora``: an engine is asked for that does not read ``peft_type``.
     """
 
     adapter: Adapter

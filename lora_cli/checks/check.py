@@ -8,19 +8,9 @@ from itertools import islice
 from typing import Literal
 
 from lora_cli.checks.case import Case, On, on_engine
-from lora_cli.engines import Profile, choose_engine
+from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import UsageError
-from lora_cli.finding import (
-    ENGINE_NAMES,
-    Effects,
-    EngineOutcome,
-    Finding,
-    Location,
-    Outcome,
-    Problem,
-    Severity,
-    Skipped,
-)
+from lora_cli.finding import Effects, EngineOutcome, Finding, Location, Outcome, Problem, Severity, Skipped
 from lora_cli.text import by_key, counted, cut, names, nearest, words_of
 
 OK, UNKNOWN, WRONG, CRASHES, REJECTS = Outcome
@@ -37,11 +27,10 @@ SAVE_AGAIN = "save the adapter again"
 Need = Literal["config", "weights", "base", "values", "companions"]
 
 
-@dataclass(frozen=True, slots=True)
-class NotChecked:
-    """A check could not decide."""
+class NotChecked(str):
+    """Why a check could not decide."""
 
-    reason: str
+    __slots__ = ()
 
 
 Problems = Iterator[Problem | NotChecked]
@@ -51,11 +40,10 @@ Problems = Iterator[Problem | NotChecked]
 class Check:
     """One check. ``code`` is ``LC`` and three digits and never changes its meaning; ``name`` is a name for it.
 
-    ``needs`` are what it looks at: if one is missing it is skipped with the reason, and never passes. ``effects`` are
-    what engines do with an adapter that has the problem. ``floor`` is the severity of a problem that all engines serve
-    right; None: it is not reported then. ``hint`` is the fix, ``{engine}`` in it the engine that minds most.
-    ``evidence`` says for an engine in which of its files that was read, and whether it was run. ``find`` is called with
-    the case, and if it has a second parameter with each engine.
+    ``needs`` are what it looks at: if one is missing it is skipped. ``effects`` are what engines do with an adapter
+    that has the problem. ``floor`` is the severity where all engines serve it right; None: it is not reported then.
+    ``hint`` is the fix, ``{engine}`` in it the engine that minds most. ``evidence`` says for an engine in which of its
+    files that was read, and whether it was run. ``find`` is called with the case, and with each engine if it takes two.
     """
 
     code: str
@@ -111,7 +99,7 @@ def check(
 
     PEFT owns the format: its effect is that of an engine for which none is given. A problem may carry its own effects.
     """
-    all_effects = {engine: effects.get(engine, effects.get("peft", OK)) for engine in ENGINE_NAMES}
+    all_effects = {engine: effects.get(engine, effects.get("peft", OK)) for engine in ENGINES}
 
     def made(find: Callable[..., Problems]) -> Check:
         one = Check(code, name, needs, all_effects, floor, hint, evidence or {}, find)
@@ -204,7 +192,7 @@ def _run(one: Check, case: Case, ons: Sequence[On]) -> Iterator[Finding | Skippe
                     effect = problem.effects.get(each.name, one.effects[each.name])
                     effects[each.key] = max(effect, effects.get(each.key, OK))
             elif on is minding[0]:
-                yield Skipped(one.code, one.name, cut(problem.reason, LONGEST_MESSAGE))
+                yield Skipped(one.code, one.name, cut(problem, LONGEST_MESSAGE))
     for problem, effects in told.items():
         worst = max(effects.values())
         if one.floor is None and worst is OK:

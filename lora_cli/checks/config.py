@@ -25,9 +25,6 @@ from lora_cli.peft.targets import (
 )
 from lora_cli.text import counted, cut, names, shown
 
-OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})
-"""Fields of PEFT 0.2, which have no effect if they are null or false."""
-
 BIASES = ("none", "all", "lora_only")
 TASKS = (None, "SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 INIT = "init_lora_weights"
@@ -62,8 +59,7 @@ MOST_PARAMETERS = 16
 def not_lora(case: Case) -> Problems:
     """The config is not that of a LoRA adapter: ``peft_type`` is missing or names another method.
 
-    PEFT refuses a config without ``peft_type`` and builds another method's layers for another type; vLLM does not read
-    the field and loads any tensors that happen to have LoRA names.
+    PEFT builds another method's layers for another type; vLLM does not read the field.
     """
     config, foreign, has_factors = case.adapter.config, case.adapter.foreign, bool(case.adapter.pairs)
     if config is None or "peft_type" in config.mistyped or config.peft_type == "LORA":
@@ -110,9 +106,8 @@ def _is_number(value: Any) -> bool:
 def rank_invalid(case: Case) -> Problems:
     """``r``, or a rank in ``rank_pattern``, is not a positive integer, or ``r`` is missing.
 
-    The scaling is ``lora_alpha / r``: with ``"8"`` or 0 loading fails. Without ``r`` PEFT silently uses 8, which fails
-    on tensors of another rank, and engines refuse the adapter. PEFT reads only the patterns that a module matches, vLLM
-    all of them.
+    Without ``r`` PEFT silently uses 8, which fails on tensors of another rank, and engines refuse the adapter. PEFT
+    reads only the patterns that a module matches, vLLM all of them.
     """
 
     def is_right(value: Any) -> bool:
@@ -187,8 +182,8 @@ def disabling_keys(case: Case) -> list[str]:
 def field_type(case: Case) -> Problems:
     """A field has a JSON type that PEFT does not support, like ``"use_rslora": "false"``.
 
-    PEFT does not check types: the string ``"false"`` is true, and changes the scaling of every module. vLLM refuses
-    ``bias`` and ``modules_to_save`` of another type, and asks of others whether they are empty, zero or false.
+    PEFT does not check types: the string ``"false"`` is true. vLLM refuses ``bias`` and ``modules_to_save`` of another
+    type, and asks of others whether they are empty, zero or false.
     """
     config = case.config
     for field, value in config.mistyped.items():
@@ -213,8 +208,8 @@ def field_type(case: Case) -> Problems:
 def targets_nothing(case: Case) -> Problems:
     """``target_modules`` is missing, null or empty, or matches no module of the base.
 
-    Without it PEFT guesses modules from the base's family, which may differ from the trained ones, and refuses a config
-    that targets nothing; vLLM refuses a config without the field, SGLang one with null, too.
+    Without it PEFT guesses modules by the base's family, and refuses a config that targets nothing; vLLM refuses a
+    config without the field, SGLang one with null, too.
     """
     config, application, none = case.config, case.application, targets_none(case)
     named = config.target_modules or config.target_parameters or config.trainable_token_indices
@@ -247,10 +242,7 @@ def targets_none(case: Case) -> bool:
 
 @check("LC206", "duplicate-field", "config", floor=Severity.ERROR, hint="keep the intended value")
 def duplicate_field(case: Case) -> Problems:
-    """A key appears twice in the JSON.
-
-    Python uses the last one and other parsers the first, so two programs serve different adapters.
-    """
+    """A key appears twice in the JSON: Python uses the last one, other parsers the first."""
     message = "a key appears twice; which value is used depends on the parser"
     yield from grouped(((message, key) for key in case.config.duplicates), case.config.file, "key")
 
@@ -258,13 +250,8 @@ def duplicate_field(case: Case) -> Problems:
 @check("LC207", "unknown-field", "config",
        hint="correct a misspelt name; if another version of PEFT wrote it, check what it changes")  # fmt: skip
 def unknown_field(case: Case) -> Problems:
-    """The config has fields that PEFT does not know.
-
-    PEFT drops them with a log line. If a newer PEFT gave them a meaning, or one is a misspelt name, the adapter is not
-    served as it was trained.
-    """
-    fields = sorted(name for name, value in case.config.unknown.items() if name not in OLD_FIELDS or value)
-    if fields:
+    """The config has fields that PEFT does not know and ignores: misspelt names, or those of a newer version."""
+    if fields := sorted(case.config.unknown):
         message = f"PEFT ignores {counted(len(fields), 'unknown field')}: {names(fields, 5)}"
         yield Problem(message, case.in_config(cut(fields[0])))
 
@@ -274,8 +261,7 @@ def unknown_field(case: Case) -> Problems:
 def pattern_invalid(case: Case) -> Problems:
     """A pattern in the config is not a regular expression, or takes too long to match.
 
-    PEFT passes it to Python's ``re``, which raises an error or hangs the process that loads it. vLLM matches the
-    patterns of ranks and alphas alone.
+    It fails or hangs the process that loads it; vLLM only matches the patterns of ranks and alphas.
     """
     config, of_scales = case.config, case.application.scales_error
     for error in dict.fromkeys(case.application.errors):
@@ -290,8 +276,7 @@ def pattern_invalid(case: Case) -> Problems:
 def field_value(case: Case) -> Problems:
     """A field has a value that PEFT refuses, alone or combined with another field.
 
-    PEFT raises when it reads the config or builds the layers; engines that ignore the field still serve the adapter.
-    vLLM refuses names of ``init_lora_weights`` that it does not know.
+    Engines that ignore the field serve the adapter; vLLM refuses names of ``init_lora_weights`` that it does not know.
     """
     config, method = case.config, case.config.init_lora_weights
     is_new = isinstance(method, str) and not re.fullmatch(CHANGES_BASE, method) and method.lower() not in KNOWN_TO_VLLM
@@ -352,8 +337,8 @@ def _refusals(case: Case) -> Iterator[tuple[str, object, str]]:
 def pattern_match(case: Case) -> Problems:
     """A name or pattern of the config matches nothing, or ``alpha_pattern`` has a 0, or two alphas for a module.
 
-    PEFT ignores a name without a match silently: it is misspelt or from another base. An alpha of 0 disables a module.
-    Of two alphas the first counts, but PEFT sorts the keys when it saves: it may be another than in training.
+    PEFT ignores a name without a match. An alpha of 0 disables a module. Of two alphas the first counts, but PEFT sorts
+    the keys when it saves: it may be another than in training.
     """
     config, messages = case.config, list[tuple[str, str]]()
     # PEFT matches keys with the paths of modules and of parameters.
@@ -370,24 +355,18 @@ def pattern_match(case: Case) -> Problems:
         if field == "alpha_pattern":
             several = (matched for matched in matching.values() if len({keys[key] for key in matched}) > 1)
             messages += [(f"{names(matched)} in {field} match the same modules", matched[0]) for matched in several]
-    messages += [(f"{field} matches no module of the base", name) for field, name in _dead_names(case)]
+    # The config as PEFT loads it: it rewrites the names of experts that the base has fused.
+    loaded, base = case.application.adapter.config, case.base
+    if loaded is not None and base is not None and not case.application.absent and not case.application.beyond:
+        heads = HEADS.get(config.task_type or "", ())
+        called = {ending for module in base.modules for ending in endings(module)}
+        lists = ((field, getattr(loaded, field)) for field in ("target_modules", "exclude_modules"))
+        listed = [(field, name) for field, named in lists if isinstance(named, tuple) for name in named]
+        dead = [(field, one) for field, one in listed if one.partition(".")[0] not in heads and one not in called]
+        layers = loaded.layers_to_transform
+        chosen = (layers,) if isinstance(layers, int) else layers or ()
+        beyond = (layer for layer in chosen if layer >= base.num_layers and not loaded.layer_replication)
+        dead += [("layers_to_transform", f"layer {layer}") for layer in beyond]
+        messages += [(f"{field} matches no module of the base", name) for field, name in dead]
     messages += [("an alpha in alpha_pattern is 0: its modules do nothing", key) for key in disabling_keys(case)]
     yield from grouped(dict.fromkeys(messages), config.file, "name")
-
-
-def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
-    """Names in lists that match no module of the base, and layers beyond its last: (field, name)."""
-    # The config as PEFT loads it: it rewrites the names of experts that the base has fused.
-    config, base = case.application.adapter.config, case.base
-    if config is None or base is None or case.application.absent or case.application.beyond:
-        return  # other checks report that the base is another one
-    heads = HEADS.get(config.task_type or "", ())
-    called = {ending for module in base.modules for ending in endings(module)}
-    for field in ("target_modules", "exclude_modules"):
-        for name in listed if isinstance(listed := getattr(config, field), tuple) else ():
-            if name.partition(".")[0] not in heads and name not in called:
-                yield field, name
-    layers = config.layers_to_transform
-    chosen = (layers,) if isinstance(layers, int) else layers or ()
-    if not config.layer_replication:
-        yield from (("layers_to_transform", f"layer {layer}") for layer in chosen if layer >= base.num_layers)

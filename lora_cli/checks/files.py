@@ -39,10 +39,7 @@ def weights_missing(case: Case) -> Problems:
 @check("LC102", "weights-corrupt", peft=REJECTS,
        hint="download the file again; an interrupted transfer is the usual cause")  # fmt: skip
 def weights_corrupt(case: Case) -> Problems:
-    """The weights file is not a complete, well-formed safetensors or torch file.
-
-    Loading fails, or reads other bytes.
-    """
+    """The weights file is not a complete, well-formed safetensors or torch file."""
     error = case.adapter.weights_error
     if not isinstance(error, UnsafePickle) and case.foreign is None:
         yield from _unreadable(case, error, case.weights_file)
@@ -69,7 +66,7 @@ def weights_pickled(case: Case) -> Problems:
 def unreadable_file(case: Case) -> Problems:
     """A file of the adapter can never be read as plain bytes: a FIFO, a device, a link that is dangling or leaves it.
 
-    Opening a FIFO hangs a server; a link breaks, or shows other files, as soon as the folder is copied or mounted.
+    Opening a FIFO hangs a server; a link breaks as soon as the folder is copied or mounted.
     """
     yield from grouped(
         ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect), "", "file"
@@ -78,10 +75,7 @@ def unreadable_file(case: Case) -> Problems:
 
 @check("LC106", "config-missing", peft=REJECTS, hint="use the folder that contains it, or add the file that PEFT wrote")
 def config_missing(case: Case) -> Problems:
-    """There is no ``adapter_config.json``.
-
-    Rank, scaling and target modules are stored only there; nothing loads weights without it.
-    """
+    """There is no ``adapter_config.json``, which alone has rank, scaling and target modules."""
     adapter = case.adapter
     is_missing = adapter.config is None and adapter.config_error is None and case.file(CONFIG) is None
     if is_missing and (case.foreign is None or case.foreign.format is SHARDED):
@@ -100,8 +94,8 @@ def config_unreadable(case: Case) -> Problems:
 def unsafe_pickle(case: Case) -> Problems:
     """A pickle (the weights or a file next to them) looks up something else than data, or cannot be followed.
 
-    Loading it runs its code: as your server, with your tokens. Nothing is unpickled here: pickles are read opcode by
-    opcode, and may look up only what torch writes for tensors, or a trainer for its arguments and states.
+    Loading it runs its code: as your server, with your tokens. Here pickles are only read, opcode by opcode; they may
+    look up what torch writes for tensors, or a trainer for its arguments and states.
     """
     error, weights = case.adapter.weights_error, case.adapter.weight_files
     if isinstance(error, UnsafePickle):

@@ -56,8 +56,7 @@ def names_code(case: Case) -> Problems:
 def hostile_template(case: Case) -> Problems:
     """A chat template contains unsafe code: access to Python's internals, other templates, endless loops.
 
-    Code that escapes Jinja's sandbox runs as the server. Templates are read here, never rendered; a million characters
-    in total are searched.
+    Code that escapes Jinja's sandbox runs as the server. A million characters in total are searched, none rendered.
     """
     companions, left = case.companions, LONGEST_TEMPLATES
     for path, reason in companions.unread.items():
@@ -98,31 +97,22 @@ Each pattern takes time in proportion to the template: no part is scanned from t
 
 def hostile_in(template: str) -> Iterator[tuple[str, str]]:
     """The hostile constructs in ``template``: (description, code)."""
-    code = "\n".join(_tags(template))
+    at, tags, tag = 0, list[str](), re.compile(r"\{[{%#]")
+    while opening := tag.search(template, at):  # one that is never closed extends to the end
+        closing = CLOSING[opening.group()]
+        end = template.find(closing, opening.end())
+        at = len(template) if end < 0 else end + len(closing)
+        tags += [template[opening.start() : at]] if closing != "#}" else []
+    code = "\n".join(tags)
     for what, pattern in HOSTILE.items():
         if found := re.search(pattern, code):
             yield what, found.group()
 
 
-def _tags(template: str) -> Iterator[str]:
-    """The tags of a template, in one pass; one that is never closed extends to the end."""
-    at, tag = 0, re.compile(r"\{[{%#]")
-    while opening := tag.search(template, at):
-        closing = CLOSING[opening.group()]
-        end = template.find(closing, opening.end())
-        at = len(template) if end < 0 else end + len(closing)
-        if closing != "#}":
-            yield template[opening.start() : at]
-
-
-@check("LC604", "unpinned-revision", floor=Severity.NOTE)
+@check("LC604", "unpinned-revision", floor=Severity.NOTE,
+       hint="end it with the commit (`@` and 40 hex digits) or digest (`@sha256:` and 64), or use a lock")  # fmt: skip
 def unpinned_revision(case: Case) -> Problems:
-    """The reference is not pinned: it has a branch, a tag or no revision, and can change at any time.
-
-    An engine may load a different version from the validated one.
-
-    *Fix*: add the commit (``org/name@<40 hex digits>``) or digest (``oci://…@sha256:<64 hex digits>``), or use a lock.
-    """
+    """The reference has a branch, a tag or no revision: an engine may load another version than the validated one."""
     ref = case.evidence.ref
     if ref is not None and not ref.pinned and ref.scheme in {"hf", "oci"}:
         pin = case.evidence.commit or ("sha256:DIGEST" if ref.scheme == "oci" else "COMMIT")
@@ -134,7 +124,7 @@ def unpinned_revision(case: Case) -> Problems:
 def unpinned_base(case: Case) -> Problems:
     """The config names a Hub repository as the base, but no commit.
 
-    PEFT never writes one: this runs only with a policy's ``require_pinned`` or with ``--select LC605``.
+    PEFT never writes one: this runs with a policy's ``require_pinned`` or ``--select LC605``.
     """
     base, revision = case.config.base_model_name_or_path, case.config.revision or ""
     is_repository = base and base.count("/") == 1 and base[-1] != "/" and not _is_folder(base)

@@ -56,8 +56,8 @@ def pair_incomplete(case: Case) -> Problems:
 def name_form(case: Case, on: On) -> Problems:
     """Tensor names are not in PEFT's form: a prefix is missing or doubled, a wrapper added one, or two names mean one.
 
-    PEFT silently drops the names that it does not find: the adapter then does nothing. Names from ``state_dict()``
-    (``lora_A.default.weight``) are loaded by PEFT and refused by vLLM.
+    PEFT silently drops the names that it does not find. Names from ``state_dict()`` (``lora_A.default.weight``) are
+    loaded by PEFT and refused by vLLM.
     """
     keys = [key for key in case.application.adapter.keys.values() if key.part != "unknown"]
     dropped = {key: reason for key in keys if (reason := dropped_for(key))}
@@ -103,10 +103,7 @@ def foreign_tensor(case: Case) -> Problems:
        hint="gather the parameters before saving (ZeRO-3, FSDP)",
        evidence={"vllm": "lora/layers/base_linear.py (run)"})  # fmt: skip
 def factor_shape(case: Case) -> Problems:
-    """A or B is not a matrix with at least one row and column, or the two do not have the same rank.
-
-    Empty and flat tensors are what ZeRO-3 and FSDP save when the parameters were not gathered first.
-    """
+    """A or B is not a matrix with at least one row and column, as ZeRO-3 and FSDP save it, or their ranks differ."""
     experts, found = set(shared_experts(case.adapter)), dict[Outcome, list[tuple[str, str]]]()
     for module, pair in case.adapter.pairs.items():
         odd = {part: one.shape for part, one in pair.named.items() if len(one.shape) != 2 or 0 in one.shape}
@@ -137,8 +134,7 @@ def shared_experts(adapter: Adapter) -> list[str]:
 def untargeted_tensors(case: Case) -> Problems:
     """The weights contain modules that the config does not target.
 
-    PEFT builds layers where the config says so and drops all other tensors silently; vLLM uses the tensors.
-    ``layers_to_transform`` and ``exclude_modules`` count, too.
+    PEFT drops such tensors silently; vLLM uses them. ``layers_to_transform`` and ``exclude_modules`` count, too.
     """
     message = "the config does not target the module; PEFT drops its tensors"
     yield from grouped(((message, name) for name in case.application.untargeted), case.config.file, "module")
@@ -146,10 +142,7 @@ def untargeted_tensors(case: Case) -> Problems:
 
 @check("LC309", "factor-dtype", "weights", peft=WRONG, hint="save the factors as bf16, f16 or f32")
 def factor_dtype(case: Case) -> Problems:
-    """A, B or another trained tensor is stored as integers or booleans, or as floats of 8 bits or less.
-
-    The scales of quantised numbers are missing: cast, integers are off by orders of magnitude.
-    """
+    """A trained tensor is stored as integers or booleans, or as floats of 8 bits or less, without scales."""
     stored = [
         (key.param or key.part, case.adapter.tensors[name].dtype, key.module)
         for name, key in case.adapter.keys.items()

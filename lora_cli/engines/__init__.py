@@ -34,12 +34,11 @@ def packed_in(leaf: str) -> str:
 class Flags:
     """How an engine is started with LoRA: the options in which engines differ, and its slots, allocated at the start.
 
-    ``launch`` is the command before its options, with ``{base}`` for the model. ``slots`` limits the adapters in one
-    batch, ``memory`` those in the machine's memory. ``adapters`` lists those that are loaded at start-up, as
-    ``NAME=PATH`` or as JSON with ``keys`` for the two; with ``pins`` one can be pinned to its slot there. ``strict``
-    makes the engine refuse an adapter instead of dropping tensors. ``choices`` are the only names that
-    ``--lora-target-modules`` may have (empty: any); ``experts_as_one``: one name stands for all experts there.
-    ``base_slots`` are the slots that requests for the base alone take.
+    ``launch`` is the command before its options, with ``{base}`` for the model. ``slots`` limits adapters in a batch,
+    ``memory`` those in the machine's memory. ``adapters`` lists those that are loaded at start-up, as ``NAME=PATH`` or
+    as JSON with ``keys`` for the two; with ``pins`` one can be pinned there. ``strict`` makes the engine refuse an
+    adapter instead of dropping tensors. ``choices`` are the only names of ``--lora-target-modules`` (empty: any);
+    ``experts_as_one``: one name stands for all experts there. ``base_slots`` are the slots of the base alone.
     """
 
     launch: str
@@ -58,11 +57,10 @@ class Flags:
 class Engine:
     """One engine: the behaviour of all its versions, as data.
 
-    ``versions`` are those with a profile, oldest first. ``by_layer``: it finds a module by the number of its layer and
-    its last name, else by its path. ``ranks`` are the possible values of ``max_lora_rank`` (empty: any),
-    ``default_rank`` its default (None: no limit). ``unexpected`` is what it does with a module whose last name its
-    model does not have, ``beyond`` with one in a layer that its model does not have. ``reads_peft_type``: tensors of
-    LoRA are not enough for it. ``flags`` is None if it is no server.
+    ``versions`` are those with a profile, oldest first. ``by_layer``: it finds a module by layer and last name, else by
+    its path. ``unexpected`` is what it does with a module whose last name its model does not have, ``beyond`` with one
+    in a layer too many. ``reads_peft_type``: tensors of LoRA are not enough for it. ``ranks`` are the values of
+    ``max_lora_rank`` (empty: any), ``default_rank`` its default (None: no limit). ``flags`` is None if it is no server.
     """
 
     name: str
@@ -199,8 +197,7 @@ def all_profiles() -> tuple[Profile, ...]:
 def choose_engine(text: str) -> Profile:
     """The profile that ``NAME`` or ``NAME@VERSION`` means.
 
-    A version between two profiles gets the older one, a newer version the newest, and a version that is older than all
-    profiles the oldest, unproven; ``note`` says which.
+    A version without a profile gets the next older one, or if there is none the oldest, unproven; ``note`` says which.
 
     Raises:
         UsageError: there is no engine of that name, or the version is not one.
