@@ -25,6 +25,9 @@ from lora_cli.peft.targets import (
 )
 from lora_cli.text import counted, cut, names, shown
 
+OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})
+"""Fields of PEFT 0.2, which have no effect if they are null or false."""
+
 BIASES = ("none", "all", "lora_only")
 TASKS = (None, "SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 INIT = "init_lora_weights"
@@ -251,7 +254,8 @@ def duplicate_field(case: Case) -> Problems:
        hint="correct a misspelt name; if another version of PEFT wrote it, check what it changes")  # fmt: skip
 def unknown_field(case: Case) -> Problems:
     """The config has fields that PEFT does not know and ignores: misspelt names, or those of a newer version."""
-    if fields := sorted(case.config.unknown):
+    fields = sorted(name for name, value in case.config.unknown.items() if name not in OLD_FIELDS or value)
+    if fields:
         message = f"PEFT ignores {counted(len(fields), 'unknown field')}: {names(fields, 5)}"
         yield Problem(message, case.in_config(cut(fields[0])))
 

@@ -107,7 +107,8 @@ def engine_unproven(case: Case, on: On) -> Problems:
         signs.append(f"task_type is {cut(str(config.task_type))}")
     strange = [one for one in case.adapter.pairs if one.partition(".")[0] not in ROOTS or ".encoder." in one]
     heads = [key.name for key in case.other_keys if is_saved(key) and last_name(key.module) in HEADS]
-    signs += [f"there is {cut(one)}" for one in (strange + heads)[:1]]
+    signs += [f"there is a module {cut(one)}" for one in strange[:1]]
+    signs += [f"there is a head {cut(one)}" for one in heads[:1]]
     if signs:
         lacking = "a base" if base is None else "the base's family"
         yield Problem(f"without {lacking} it is unknown whether it serves the adapter: {signs[0]}", case.in_weights())
@@ -356,7 +357,8 @@ def base_without_lora(case: Case, on: On) -> Problems:
     library = str((config.auto_mapping or {}).get("parent_library", "")) if config is not None else ""
     is_other = library.startswith("diffusers") or re.fullmatch(NOT_FOR_TEXT, named.rpartition("For")[2])
     of_diffusion = [module for module in case.adapter.pairs if re.fullmatch(DIFFUSION, module.partition(".")[0])]
-    if is_other or not on.profile.has_lora(named, ""):
+    family = library.removeprefix("transformers.models.").partition(".")[0]
+    if is_other or not on.profile.has_lora(named, family):
         yield Problem(f"auto_mapping names {cut(named)}", Location(CONFIG, "auto_mapping"))
     else:
         yield from _told(case, "a diffusion model has such modules", of_diffusion)

@@ -122,10 +122,7 @@ def unpinned_revision(case: Case) -> Problems:
 @check("LC605", "unpinned-base", "config", floor=Severity.NOTE,
        hint="set revision to the commit that it was trained on")  # fmt: skip
 def unpinned_base(case: Case) -> Problems:
-    """The config names a Hub repository as the base, but no commit.
-
-    PEFT never writes one: this runs with a policy's ``require_pinned`` or ``--select LC605``.
-    """
+    """The config names a Hub repository as base, but no commit: told with ``require_pinned`` or ``--select LC605``."""
     base, revision = case.config.base_model_name_or_path, case.config.revision or ""
     is_repository = base and base.count("/") == 1 and base[-1] != "/" and not _is_folder(base)
     if is_repository and not re.fullmatch(r"[0-9a-f]{40}", revision):

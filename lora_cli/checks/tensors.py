@@ -114,8 +114,8 @@ def factor_shape(case: Case) -> Problems:
             message = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
             found.setdefault(WRONG, []).append((message, module))
     for vllm, messages in found.items():
-        sglang = OK if vllm is OK else CRASHES
-        yield from grouped(messages, case.weights_file, "module", effects={"vllm": vllm, "sglang": sglang})
+        effects = {"vllm": vllm, "sglang": OK if vllm is OK else CRASHES}
+        yield from grouped(messages, case.weights_file, "module", effects=effects)
 
 
 def is_expert(module: str) -> bool:
