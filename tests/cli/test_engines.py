@@ -125,22 +125,6 @@ def test_a_manifest_knows_every_engine() -> None:
     assert list(ENGINES) == list(ENGINE_NAMES)
 
 
-def test_a_manifests_pins_are_weighed_with_its_slots(
-    made: Callable[..., str], base: str, tmp_path: Path, capsys: Capture
-) -> None:
-    made("sql")
-    file = tmp_path / "set.yaml"
-    file.write_text(
-        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nengine: {name: sglang, max_loras: 1}\n"
-        "adapters: [{name: sql, source: ./sql, pinned: true}]\n"
-    )
-
-    code, document = judged(capsys, "-f", str(file))
-    assert (code, outcomes(document)) == (1, {"sglang": "rejects"})
-    file.write_text(file.read_text().replace("max_loras: 1", "max_loras: 2"))
-    assert judged(capsys, "-f", str(file))[0] == 0
-
-
 def test_the_environment_names_the_engine(
     made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
