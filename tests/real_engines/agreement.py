@@ -24,6 +24,7 @@ class Observed(StrEnum):
     REJECTS = "rejects"
     CRASHES = "crashes"
     SERVES_WRONG = "serves-wrong"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
