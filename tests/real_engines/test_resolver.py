@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import shutil
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ def resolving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resolving]:
         sources[name] = f"hf://acme/{name}" if number < ON_HUB else str(made / name)
     factors = load_file(made / "one-0" / WEIGHTS)
     changed(made / "one-0", made / "refused", use_dora=True)
-    for factor, name in ((np.nan, "not-a-number"), (2, "gone"), (3, "corrupt"), (4, "slow")):
+    for factor, name in ((np.nan, "not-a-number"), (2, "gone"), (3, "corrupt")):
         changed(made / "one-0", made / name, {key: tensor * np.float32(factor) for key, tensor in factors.items()})
     with Hub() as hub, pytest.MonkeyPatch.context() as patch:
         for directory in made.iterdir():
@@ -84,10 +83,9 @@ def resolving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resolving]:
         del hub.repos["acme/gone"]
         corrupt = hashlib.sha256((made / "corrupt" / WEIGHTS).read_bytes()).hexdigest()
         hub.faults.append(Fault(f"acme/corrupt/.*{WEIGHTS}|{corrupt}", times=-1, flip_at=3000))
-        hub.faults.append(Fault("acme/slow/resolve", times=-1, delay_s=7))
         environment = {
             **{"LORA_CLI_MANIFEST": str(folder / "set.yaml"), "LORA_CLI_CACHE_DIR": str(folder / "cache")},
-            **{"LORA_CLI_RETRIES": "1", "LORA_CLI_TIMEOUT": "20s", "LORA_CLI_RESOLVE_TIMEOUT": "4s"},
+            **{"LORA_CLI_RETRIES": "1", "LORA_CLI_TIMEOUT": "20s"},
             **{"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint},
         }
         more = ("--max-loras", "2", "--max-cpu-loras", "4")
@@ -132,25 +130,9 @@ def test_what_cannot_be_served_is_told_by_status_and_message(
     assert ask(server, "base").status == 200
 
 
-def test_a_slow_origin_is_told_at_the_deadline_and_served_later(resolving: Resolving) -> None:
-    began, reply = time.monotonic(), ask(resolving.server, "slow")
-    assert (reply.status, "still being fetched" in message(reply)) == (503, True)
-    while ask(resolving.server, "slow").status != 200:
-        assert time.monotonic() - began < 60
-        time.sleep(0.5)
-
-
 def test_metrics_count_what_was_resolved_and_why_not(resolving: Resolving) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{resolving.server.port}/metrics") as response:
         text = response.read().decode()
     assert 'lora_cli_resolutions_total{outcome="resolved"}' in text
     assert re.search(r'lora_cli_adapter_failed\{adapter="[^"]+",rule="LC501"\} 1\.0', text)
     assert "lora_cli_downloaded_bytes_total" in text
-
-
-def test_gc_removes_nothing_that_the_engine_uses(resolving: Resolving) -> None:
-    assert ask(resolving.server, "one-0").status == 200
-    assert main(["--cache-dir", str(resolving.folder / "cache"), "cache", "gc", "--max-bytes", "0"]) in {0, 1}
-    # Two slots and four places: most of these are read from disk again.
-    for name, expected in resolving.meant.items():
-        assert distance(answered(resolving.server, name), expected) < TOLERANCE, name
