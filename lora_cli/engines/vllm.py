@@ -47,7 +47,7 @@ NO_LORA = frozenset(
     }
 )
 """Families with which the engine does not start if LoRA is enabled. 0.32 was run: it has a class without LoRA for those
-in the first line (of BERT that for masked words), and none for the others. docs/engines-run.md has more."""
+in the first line (of BERT that for masked words), and none for the others. tests/real_engines/vllm.md has more."""
 
 LORA_SINCE = {
     **dict.fromkeys(("BertModel", "RobertaModel", "RobertaForMaskedLM", "XLMRobertaModel"), "0"),

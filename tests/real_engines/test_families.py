@@ -1,6 +1,6 @@
 """The real vLLM on the CPU with a base of every family, beside ``validate --engine vllm@0.32`` (``make test-engines``).
 
-docs/engines-run.md has a line of each. ``GOLDEN=write`` writes it anew: look at the difference before you commit it.
+``GOLDEN=write`` writes a family's line of vllm.md here anew: look at the difference before you commit it.
 """
 
 import datetime as dt
@@ -20,7 +20,7 @@ from tests.real_engines.family_cases import FEATURES, features
 from tests.real_engines.family_oracle import Run, Worker, observed
 from tests.real_engines.test_classes import MODELS, NO_SUPPORT
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "engines-run.md"
+PAGE = Path(__file__).with_name("vllm.md")
 LETTERS = {Observed.OK: "·", Observed.REJECTS: "R", Observed.CRASHES: "C", Observed.SERVES_WRONG: "W"}
 
 
