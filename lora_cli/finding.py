@@ -47,14 +47,8 @@ class Outcome(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
-Effect = Outcome | Mapping[str, Outcome]
-"""What an engine does because of a finding; by version where that matters: the last version to what it does, newest "".
-
-``{"0.31": WRONG, "": REJECTS}`` is served wrong until 0.31, and rejected by what is newer.
-"""
-
-Effects = Mapping[str, Effect]
-"""An effect for each engine, by the engine's name."""
+Effects = Mapping[str, Outcome]
+"""What each engine does because of a finding, by the engine's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +164,8 @@ class EngineOutcome:
 class Deployment:
     """The flags of the engine that will serve; None is the engine's default.
 
-    ``lora_target_modules`` are the only modules that the engine puts LoRA on. ``max_loras`` is how many adapters one
-    batch may hold, ``pinned`` those that are never to leave it.
+    ``lora_target_modules`` are the only modules that the engine puts LoRA on.
     """
 
     max_lora_rank: int | None = None
     lora_target_modules: tuple[str, ...] | None = None
-    max_loras: int | None = None
-    pinned: int = 0

@@ -259,8 +259,8 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
         raise UsageError(f"{manifest.file}: engine: {error.message}", hint=error.hint) from error
 
 
-def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: int | None) -> Deployment:
-    """The launch options of the engines, from ``max_lora_rank`` and the manifest.
+def deployment_of(engines: "Sequence[Profile]", max_lora_rank: int | None) -> Deployment:
+    """The launch options of the engines.
 
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
@@ -269,11 +269,7 @@ def deployment_of(engines: "Sequence[Profile]", inputs: Inputs, max_lora_rank: i
         from lora_cli.engines import check_max_lora_rank
 
         check_max_lora_rank(engines, max_lora_rank)
-    return Deployment(
-        max_lora_rank=max_lora_rank,
-        max_loras=inputs.engine.max_loras if inputs.engine is not None else None,
-        pinned=sum(item.pinned for item in inputs.items),
-    )
+    return Deployment(max_lora_rank)
 
 
 def terms_of(
@@ -301,7 +297,7 @@ def terms_of(
     from lora_cli.judging.judge import Terms
 
     profiles = named_engines(engines, inputs.manifest)
-    deployment, model = deployment_of(profiles, inputs, max_lora_rank or inputs.max_lora_rank), None
+    deployment, model = deployment_of(profiles, max_lora_rank or inputs.max_lora_rank), None
     if inputs.base and inputs.base != NO_BASE:
         model = base_model(inputs.base, settings, inputs.locked_base, option)
     check_tp(model, tp)

@@ -35,7 +35,7 @@ CODES = {
     "warm -f manifests/quickstart.yaml": {1},
     "validate -f set.yaml": {0, 1},
     "validate manifests/quickstart/misnested": {1},
-    "--engine vllm@0.31 --engine vllm@0.33": {1},
+    "--engine sglang --engine vllm": {1},
     "fetch -f set.yaml --check": {0, 1},
     "cache rm acme/sql acme/chat": {3},
     "inspect -f manifests/quickstart.yaml --engine-args": {1},

@@ -1,25 +1,21 @@
 """LC31x, LC32x: the adapter compared with the base model."""
 
 import re
-from collections.abc import Mapping
 
-from lora_cli.adapter.names import PAIR_PARTS, Key, last_name
-from lora_cli.base.base_model import OTHER_BASE, BaseModule
+from lora_cli.adapter.names import PAIR_PARTS, last_name
+from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
 from lora_cli.checks.config import targets_none
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.errors import FormatError
-from lora_cli.finding import ENGINE_NAMES, Outcome, Problem
+from lora_cli.finding import ENGINE_NAMES, Location, Problem
 from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES, timed
 from lora_cli.refs.reference import cached_repository, hub_words
 from lora_cli.text import counted, cut, names, shown
 
 COPY = r"(?:-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d{1,2}a\d{1,2}))+$"
 """The end of the names of quantised and converted copies of a model, in lower case."""
-
-FAMILY = r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])"
-"""Families whose models have their ``model_type`` in the name."""
 
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one value for each output of their module."""
@@ -55,8 +51,9 @@ def modules_not_in_base(case: Case, on: On) -> Problems:
     if not missing or (case.misshapen and case.nothing_fits):  # then the shapes are another base's, too
         return
     effect = on.without(missing, beyond=bool(application.beyond))
-    if on.name == "peft":
-        effect = REJECTS if not application.matched and targets_none(case) else WRONG
+    if on.name == "peft":  # which stacks the factors of separate experts where the base has fused ones, and may fail
+        is_refused = application.refused is not None or (not application.matched and targets_none(case))
+        effect = REJECTS if is_refused else WRONG
     applied, base, layer = application.applied, case.known_base, LAYER.search(missing[0])
     own = [path for path in base.modules if layer and path.endswith(missing[0][layer.start("stack") :])]
     hint = f"{_fix(case)}; the base has modules like {names(list(base.modules), 2)}"
@@ -73,8 +70,7 @@ def modules_not_in_base(case: Case, on: On) -> Problems:
 
 def _fix(case: Case) -> str:
     """The hint to use the right base, with its name if the config has another one."""
-    trained = _other_base(case)
-    return f"{OTHER_BASE}, {cut(trained)}" if trained else OTHER_BASE
+    return f"{OTHER_BASE}, {cut(trained)}" if (trained := _other_base(case)) else OTHER_BASE
 
 
 @check("LC314", "shape-mismatch", "config", "weights", "base", peft=REJECTS, sglang=CRASHES, hint=OTHER_BASE,
@@ -82,15 +78,26 @@ def _fix(case: Case) -> str:
 def shape_mismatch(case: Case, on: On) -> Problems:
     """A's columns or B's rows are not the input or output width of the module in the base.
 
-    PEFT refuses it. vLLM refuses a factor that is too wide, and serves one that is too narrow with zeros for the rest:
-    an adapter of a narrower model of the same family loads without an error.
+    vLLM refuses a factor that is too wide, and serves one that is too narrow with zeros for the rest: an adapter of a
+    narrower model of the same family loads without an error.
     """
     if case.unserved_variant:
         yield NotChecked(f"{case.unserved_variant} is set, which no engine serves: shapes are not checked")
     found, application = case.misshapen, case.application
     if not found:
         return
-    effect = _width_effect(case, on) if on.name == "vllm" else CRASHES if on.name == "sglang" else REJECTS
+    effect = CRASHES if on.name == "sglang" else REJECTS
+    if on.name == "vllm":
+        base, applied, wide, narrow = case.known_base, {*on.placed.applied}, False, False
+        for module, pair in case.adapter.pairs.items():
+            wanted = base.modules.get(module)
+            if pair.embedding:
+                wide |= bool(pair.a and base.vocab_size and pair.a.shape[-1:] != (base.vocab_size,))
+            elif wanted is not None and module in applied:
+                needs = zip(pair.widths, (wanted.d_in, wanted.d_out), strict=True)
+                over = [width - need for width, need in needs if width]
+                wide, narrow = wide or max(over, default=0) > 0, narrow or min(over, default=0) < 0
+        effect = REJECTS if wide else WRONG if narrow else OK
     if case.nothing_fits and on.name != "peft":
         effect = max(effect, on.without((*application.absent, *application.beyond), beyond=bool(application.beyond)))
     first, differences = next(iter(found.items()))
@@ -99,81 +106,40 @@ def shape_mismatch(case: Case, on: On) -> Problems:
     yield Problem(message, case.in_weights(first), _fix(case), {on.name: effect})
 
 
-def _width_effect(case: Case, on: On) -> Outcome:
-    """What vLLM does with factors that are wider or narrower than its modules."""
-    base, applied, worst = case.known_base, {*on.placed.applied}, OK
-    for module, pair in case.adapter.pairs.items():
-        wanted = base.modules.get(module)
-        if pair.embedding:
-            if pair.a and base.vocab_size and pair.a.shape[-1:] != (base.vocab_size,):
-                return REJECTS
-        elif wanted is not None and module in applied:
-            both = [(has, needs) for has, needs in zip(pair.widths, (wanted.d_in, wanted.d_out), strict=True) if has]
-            if any(has > needs for has, needs in both):
-                return REJECTS
-            worst = WRONG if any(has < needs for has, needs in both) else worst
-    return worst
-
-
 @check("LC315", "targets-without-tensors", "config", "weights", "base", peft=WRONG,
        hint="if only these layers were trained, list them in layers_to_transform; else save it again")  # fmt: skip
 def targets_without_tensors(case: Case) -> Problems:
-    """The config targets modules of the base that the weights have no tensors for.
-
-    PEFT leaves them as they are: a part of the adapter is missing, or it was trained on another base.
-    """
+    """The config targets modules of the base that the weights have no tensors for; PEFT leaves them as they are."""
     missing = case.application.missing
     if missing and not case.nothing_fits:
         message = f"the config targets {counted(len(missing), 'module')} of the base without tensors: {names(missing)}"
         yield Problem(message, case.in_config("target_modules"))
 
 
-@check("LC317", "experts-not-fused", "config", "weights", "base", peft=WRONG, vllm=OK,
-       hint="target all projections of all experts with one rank, or load the adapter with transformers 4")  # fmt: skip
-def experts_not_fused(case: Case) -> Problems:
-    """Separate experts (``experts.0.w1``), as in transformers 4, do not fit the base's fused experts.
-
-    PEFT stacks the factors of all experts on a model of transformers 5, and refuses or drops those that do not stack.
-    """
-    if case.application.refused is not None:
-        yield Problem(cut(case.application.refused.reason), case.in_config("target_modules"))
-    yield from grouped(case.application.unfit, case.weights_file, "module")
-
-
 @check("LC324", "other-base", "config", "base", hint=OTHER_BASE)
 def other_base(case: Case) -> Problems:
     """The config has a different base from the one that the adapter is validated against.
 
-    A model and its instruct version have the same shapes: the adapter loads on either, and changes a model that it was
-    not trained on. Mirrors and quantised copies count as the same. Of a base in a folder only the family
-    is known. ``lora-cli repair --base-name ORG/NAME`` corrects the config.
+    A model and its instruct version have the same shapes: the adapter loads on either. Mirrors and quantised copies
+    count as the same. ``lora-cli repair --base-name ORG/NAME`` corrects the config.
     """
-    trained, base, application = _other_base(case), case.known_base, case.application
+    trained, application = _other_base(case), case.application
     is_told = application.absent or application.beyond or (case.has_weights and case.misshapen)  # in the hint of that
     if trained and not is_told:
-        given = cut(base.repository) if base.repository else f"{cut(base.name)}, a {base.model_type}"
-        message = f"it was trained on {cut(trained)}, but is validated against {given}"
+        message = f"it was trained on {cut(trained)}, but is validated against {cut(case.known_base.repository)}"
         yield Problem(message, case.in_config("base_model_name_or_path"))
 
 
 def _other_base(case: Case) -> str:
-    """The base in the config if it is another one than that of the case; empty if it is not known to be."""
-    config, base = case.adapter.config, case.base
+    """The base in the config if it is another repository than that of the case; empty if that is not known."""
+    config, given = case.adapter.config, case.known_base.repository
     trained = (config.base_model_name_or_path if config is not None else None) or ""
-    if not trained or base is None:
-        return ""
     cached = cached_repository(trained)
-    name = _model_name(trained if cached is None else cached[0])
-    if base.repository and (cached or hub_words(trained)):
-        return trained if name != _model_name(base.repository) else ""
-    families, family = set(re.findall(FAMILY, name)), set(re.findall(FAMILY, base.model_type))
-    return trained if families and family and not families & family else ""
-
-
-def _model_name(repository: str) -> str:
-    """A model's name (on the Hub it has at most 96 characters) without its organisation and marks of a copy."""
-    name = re.sub(COPY, "", repository.rpartition("/")[2].lower()[:96])
-    return name.removeprefix("meta-")  # Llama 3 models have two names
+    if not given or not (cached or hub_words(trained)):
+        return ""
+    # On the Hub a name has at most 96 characters; Llama 3 models have two names.
+    named = (one.rpartition("/")[2].lower()[:96] for one in (cached[0] if cached else trained, given))
+    return trained if len({re.sub(COPY, "", name).removeprefix("meta-") for name in named}) > 1 else ""
 
 
 @check("LC316", "saved-module-missing", "config", "weights", "base", peft=REJECTS, vllm=WRONG, sglang=WRONG,
@@ -181,7 +147,6 @@ def _model_name(repository: str) -> str:
 def saved_module_missing(case: Case) -> Problems:
     """The config asks for trained tensors that are not saved: modules, tokens, or the head of a task.
 
-    They are those of ``modules_to_save``, ``trainable_token_indices``, ``task_type`` or the class in ``auto_mapping``.
     PEFT fails without them, or makes a new head of random weights; engines serve the base's own module.
     """
     config, keys = case.config, case.adapter.keys.values()
@@ -226,72 +191,39 @@ def saved_module_missing(case: Case) -> Problems:
 def saved_shape(case: Case) -> Problems:
     """A saved module, bias, magnitude or token does not fit the base: its shape, or the size of the vocabulary.
 
-    PEFT refuses another shape until the base is resized; engines truncate such tensors or fail at the first request,
-    and SGLang refuses added tokens. A token beyond the last row is an index error in the middle of a request.
+    PEFT refuses another shape until the base is resized; engines truncate such tensors or fail at the first request. A
+    token beyond the last row is an index error in the middle of a request.
     """
-    base, added, messages = case.known_base, case.tokens_beyond_vocabulary(), list[tuple[str, str]]()
-    if base.vocab_size is None:
+    base, messages = case.known_base, list[tuple[str, str]]()
+    if (size := base.vocab_size) is None:
         yield NotChecked("the base's vocabulary is unknown")
+    ids = case.companions.added_tokens or {}
+    added = sorted(token for token, index in ids.items() if size is not None and index >= size)
     config = case.adapter.config
     chosen = (config.trainable_token_indices if config is not None else None) or ()
     for name, key in case.application.adapter.keys.items():
         module = None if key.part in PAIR_PARTS else base.modules.get(key.module)
         if module is None or name not in case.adapter.tensors:
             continue
-        try:
-            wanted = _base_shape(key, module, chosen)
-        except FormatError as error:
-            yield NotChecked(f"trainable_token_indices: {error.reason}")
-            break
         has = case.adapter.tensors[name].shape
+        rows = len(chosen) if isinstance(chosen, tuple) or not has else has[0]  # else each embedding has its own tokens
+        is_embedding = module.kind == "embedding"
+        wanted: tuple[int, ...] | None = None
+        if key.part == "trainable_tokens":
+            wanted = (rows, module.d_out if is_embedding else module.d_in) if rows else None
+        elif key.part in {"saved", "base_layer"} and key.param == "weight":
+            wanted = (module.d_in, module.d_out) if module.kind != "linear" else (module.d_out, module.d_in)
+        elif (key.part == "saved" and key.param == "bias") or (key.part in VECTORS and not is_embedding):
+            wanted = (module.d_out,)
         if wanted is not None and has != wanted:
-            messages.append(
-                (f"{SAVED.get(key.part, 'a bias')} is {shape(has)}, the base needs {shape(wanted)}", key.name)
-            )
+            what = SAVED.get(key.part, "a bias")
+            messages.append((f"{what} is {shape(has)}, the base needs {shape(wanted)}", key.name))
     effects = {"sglang": REJECTS if added else WRONG}
     yield from grouped(messages, case.weights_file, "tensor", effects=effects)
     if added and not messages:
-        yield Problem(*added)
+        message = f"{counted(len(added), 'added token has', 'added tokens have')} an id beyond the base's {size}"
+        yield Problem(f"{message}: {names(added)}", Location("added_tokens.json", cut(added[0])))
     lists = [chosen] if isinstance(chosen, tuple) else chosen.values()
-    beyond = [index for indices in lists for index in indices if base.vocab_size and index >= base.vocab_size]
-    if beyond:
-        message = f"token {min(beyond)} is trained, but the base's vocabulary has {base.vocab_size}"
+    if beyond := [index for indices in lists for index in indices if size and index >= size]:
+        message = f"token {min(beyond)} is trained, but the base's vocabulary has {size}"
         yield Problem(message, case.in_config("trainable_token_indices"), effects=effects)
-
-
-def _base_shape(
-    key: Key, module: BaseModule, chosen: tuple[int, ...] | Mapping[str, tuple[int, ...]]
-) -> tuple[int, ...] | None:
-    """The shape that the base needs, for trained tokens a row for each of the ``chosen``; None if it is unknown.
-
-    Raises:
-        FormatError: there are too many names to compare.
-    """
-    is_embedding = module.kind == "embedding"
-    if key.part == "trainable_tokens":
-        if not isinstance(chosen, tuple):
-            with timed("trainable_token_indices"):
-                chosen = next((indices for name, indices in chosen.items() if key.module.endswith(name)), ())
-        return (len(chosen), module.d_out if is_embedding else module.d_in) if chosen else None
-    if key.part in {"saved", "base_layer"} and key.param == "weight":
-        return (module.d_in, module.d_out) if module.kind != "linear" else (module.d_out, module.d_in)
-    if (key.part == "saved" and key.param == "bias") or (key.part in VECTORS and not is_embedding):
-        return (module.d_out,)
-    return None
-
-
-@check("LC323", "tied-embeddings", "config", "weights", "base",
-       hint="train with ensure_weight_tying=True, or exclude the embedding and the head")  # fmt: skip
-def tied_embeddings(case: Case) -> Problems:
-    """The base's embedding and head are one tensor, and the adapter changes only one of the two.
-
-    PEFT unties them when they are merged or saved; engines that tie them change both or neither.
-    """
-    base = case.known_base
-    if not base.tied_embeddings or case.config.ensure_weight_tying:
-        return
-    touched = {key.module for key in case.adapter.keys.values() if key.module in base.modules}
-    changed = [one for one in touched if last_name(one) in EMBEDDING_NAMES | OUTPUT_NAMES]
-    if len(changed) == 1:
-        message = f"the base ties its embedding to its head, but only {changed[0]} is changed"
-        yield Problem(message, case.in_weights(changed[0]))

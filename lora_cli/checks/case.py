@@ -16,7 +16,7 @@ from lora_cli.peft.match import Application, misshapen
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.text import counted, cut, names
+from lora_cli.text import cut
 
 if TYPE_CHECKING:
     from lora_cli.adapter.values import TensorStats
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 class Evidence:
     """Data of one adapter beyond its config and header.
 
-    ``stats`` maps tensor names to statistics of their values; ``stats_reason`` says why there are none, empty if the
-    values were scanned. ``companions`` are the files next to the weights, None if no check needs them. ``ref`` is the
-    requested reference, ``commit`` its revision if it is a Hub repository. ``base`` is the base model of its own
-    config; ``base_reason`` says why there is none.
+    ``stats`` maps tensor names to statistics of their values; ``stats_reason`` says why there are none. ``companions``
+    are the files next to the weights, None if no check needs them. ``ref`` is the requested reference, ``commit`` its
+    revision on the Hub. ``base`` is the base model of its own config; ``base_reason`` says why there is none.
     """
 
     stats: Mapping[str, "TensorStats"] = field(default_factory=dict)
@@ -45,9 +44,8 @@ class Evidence:
 class Case:
     """One adapter, with everything that checks look at.
 
-    ``base`` is None if none was given. ``application`` sorts the adapter's modules by what PEFT would do with them.
-    ``deployment`` is how the engines are started. ``as_lora``: an engine is asked for that does not read ``peft_type``,
-    to which factors of LoRA are LoRA's.
+    ``application`` sorts the adapter's modules by what PEFT would do with them. ``deployment`` is how the engines are
+    started. ``as_lora``: an engine is asked for that does not read ``peft_type``.
     """
 
     adapter: Adapter
@@ -124,6 +122,12 @@ class Case:
         return {} if self.unserved_variant else misshapen(self.application)
 
     @property
+    def other_ranks(self) -> list[str]:
+        """The modules whose tensors have another rank than the config gives them."""
+        pairs, ranks = self.application.adapter.pairs, self.application.ranks
+        return [module for module, wanted in ranks.items() if pairs[module].rank not in {None, wanted}]
+
+    @property
     def nothing_fits(self) -> bool:
         """Whether no module fits on the base: the names or the widths of all are another model's."""
         return not set(self.application.matched) - self.misshapen.keys()
@@ -132,15 +136,6 @@ class Case:
     def other_keys(self) -> Iterator[Key]:
         """The names of the tensors that are not factors: saved modules, trained tokens, biases."""
         return (key for key in self.adapter.keys.values() if key.part not in PAIR_PARTS)
-
-    def tokens_beyond_vocabulary(self) -> tuple[str, Location] | None:
-        """The message and location if ``added_tokens.json`` has ids beyond the base's vocabulary."""
-        size = self.base.vocab_size if self.base is not None else None
-        companions = self.evidence.companions
-        added = (companions.added_tokens or {}) if companions is not None else {}
-        beyond = sorted(token for token, index in added.items() if size is not None and index >= size)
-        message = f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
-        return (f"{message}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0]))) if beyond else None
 
     def file(self, path: str) -> RemoteFile | None:
         """The adapter's file at ``path``, or None."""

@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Literal
 
 from lora_cli.checks.case import Case, On, on_engine
-from lora_cli.engines import Profile, choose_engine
+from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import UsageError
-from lora_cli.finding import Effect, Effects, EngineOutcome, Finding, Location, Outcome, Problem, Severity, Skipped
+from lora_cli.finding import Effects, EngineOutcome, Finding, Location, Outcome, Problem, Severity, Skipped
 from lora_cli.text import by_key, counted, cut, names, nearest, words_of
 
 OK, UNKNOWN, WRONG, CRASHES, REJECTS = Outcome
@@ -27,11 +27,10 @@ SAVE_AGAIN = "save the adapter again"
 Need = Literal["config", "weights", "base", "values", "companions"]
 
 
-@dataclass(frozen=True, slots=True)
-class NotChecked:
-    """A check could not decide."""
+class NotChecked(str):
+    """Why a check could not decide."""
 
-    reason: str
+    __slots__ = ()
 
 
 Problems = Iterator[Problem | NotChecked]
@@ -41,11 +40,10 @@ Problems = Iterator[Problem | NotChecked]
 class Check:
     """One check. ``code`` is ``LC`` and three digits and never changes its meaning; ``name`` is a name for it.
 
-    ``needs`` are what it looks at: if one is missing it is skipped with the reason, and never passes. ``effects`` are
-    what engines do with an adapter that has the problem. ``floor`` is the severity of a problem that all engines serve
-    right; None: it is not reported then. ``hint`` is the fix, ``{engine}`` in it the engine that minds most.
-    ``evidence`` says for an engine in which of its files that was read, and whether it was run. ``find`` is called with
-    the case, and if it has a second parameter with each engine.
+    ``needs`` are what it looks at: if one is missing it is skipped. ``effects`` are what engines do with an adapter
+    that has the problem. ``floor`` is the severity where all engines serve it right; None: it is not reported then.
+    ``hint`` is the fix, ``{engine}`` in it the engine that minds most. ``evidence`` says for an engine in which of its
+    files that was read, and whether it was run. ``find`` is called with the case, and with each engine if it takes two.
     """
 
     code: str
@@ -71,18 +69,17 @@ class Check:
     @property
     def severity(self) -> Severity:
         """The highest severity that a finding of it has: an error if any engine does not serve the adapter right."""
-        worst = max(max(each.values()) if isinstance(each, Mapping) else each for each in self.effects.values())
-        return Severity.ERROR if worst > UNKNOWN else Severity.WARNING if self.floor is None else self.floor
+        return self.severity_of(max(self.effects.values()))
 
-    def matters_to(self, profile: Profile) -> bool:
-        """Whether an engine minds what this finds: without it the outcome is unknown."""
-        return profile.effect(self.effects[profile.engine.name]) > OK
+    def severity_of(self, worst: Outcome) -> Severity:
+        """The severity of a finding by what the engine that minds most does."""
+        return Severity.ERROR if worst > UNKNOWN else Severity.WARNING if self.floor is None else self.floor
 
 
 CHECKS: list[Check] = []
 """All checks, in the order in which they are run and listed: by code."""
 
-UNREAD = frozenset({"LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108", "LC109"})
+UNREAD = frozenset({"LC101", "LC102", "LC105", "LC106", "LC107", "LC108", "LC109"})
 """Checks that report why a config or weights were not read. They always run: others are skipped, which is not ok."""
 
 ON_REQUEST = frozenset({"LC605"})
@@ -93,21 +90,19 @@ def check(
     code: str,
     name: str,
     *needs: Need,
-    peft: Effect = OK,
-    vllm: Effect | None = None,
-    sglang: Effect | None = None,
     floor: Severity | None = Severity.WARNING,
     hint: str = "",
     evidence: Mapping[str, str] | None = None,
+    **effects: Outcome,
 ) -> Callable[[Callable[..., Problems]], Check]:
-    """The decorator that makes a function a check, one of ``CHECKS``.
+    """The decorator that makes a function a check, one of ``CHECKS``; ``effects`` are by engine, as in ``vllm=WRONG``.
 
     PEFT owns the format: its effect is that of an engine for which none is given. A problem may carry its own effects.
     """
-    effects = {"peft": peft, "vllm": peft if vllm is None else vllm, "sglang": peft if sglang is None else sglang}
+    all_effects = {engine: effects.get(engine, effects.get("peft", OK)) for engine in ENGINES}
 
     def made(find: Callable[..., Problems]) -> Check:
-        one = Check(code, name, needs, effects, floor, hint, evidence or {}, find)
+        one = Check(code, name, needs, all_effects, floor, hint, evidence or {}, find)
         insort(CHECKS, one, key=lambda other: other.code)
         return one
 
@@ -158,7 +153,7 @@ def judge(
     for on in ons:
         by_effect = by_key((one.effects[on.key], one.problem.message) for one in found if on.key in one.effects)
         outcome = max(by_effect, default=OK)
-        why = next((each.reason for one, each in skipped if outcome is OK and one.matters_to(on.profile)), "")
+        why = next((each.reason for one, each in skipped if outcome is OK and one.effects[on.name]), "")
         notes = (on.profile.note, *(by_effect[UNKNOWN] if outcome is UNKNOWN else ()), why)
         outcomes.append(
             EngineOutcome(
@@ -181,7 +176,7 @@ def judge(
 
 def _run(one: Check, case: Case, ons: Sequence[On]) -> Iterator[Finding | Skipped]:
     """The findings of a check, or one ``Skipped`` if what it needs is missing."""
-    minding = [on for on in ons if one.floor is not None or one.matters_to(on.profile)]
+    minding = [on for on in ons if one.floor is not None or one.effects[on.name]]
     if not minding or (one.floor is None and case.foreign is not None and not case.adapter.pairs):
         return
     if reason := next(filter(None, map(case.why_missing, one.needs)), ""):
@@ -194,15 +189,14 @@ def _run(one: Check, case: Case, ons: Sequence[On]) -> Iterator[Finding | Skippe
             if isinstance(problem, Problem):
                 effects = told.setdefault(problem, {})
                 for each in [on] if by_engine else ons:
-                    effect = each.profile.effect(problem.effects.get(each.name, one.effects[each.name]))
+                    effect = problem.effects.get(each.name, one.effects[each.name])
                     effects[each.key] = max(effect, effects.get(each.key, OK))
             elif on is minding[0]:
-                yield Skipped(one.code, one.name, cut(problem.reason, LONGEST_MESSAGE))
+                yield Skipped(one.code, one.name, cut(problem, LONGEST_MESSAGE))
     for problem, effects in told.items():
         worst = max(effects.values())
         if one.floor is None and worst is OK:
             continue
-        severity = Severity.ERROR if worst > UNKNOWN else Severity.WARNING if one.floor is None else one.floor
         does = {on.key: effects[on.key] for on in ons if on.asked and effects.get(on.key)}
         phrases = (f"{on.profile.title} {does[on.key].phrase}" for on in ons if does.get(on.key, OK) > UNKNOWN)
         minds = next((on.name for on in ons if worst and effects.get(on.key) is worst), "")
@@ -211,7 +205,7 @@ def _run(one: Check, case: Case, ons: Sequence[On]) -> Iterator[Finding | Skippe
             Location(cut(problem.at.file, LONGEST_MESSAGE), cut(problem.at.field, LONGEST_MESSAGE)),
             cut(problem.hint or one.hint.format(engine=minds), LONGEST_MESSAGE),
         )
-        yield Finding(one.code, one.name, severity, shown, None, effects=does)
+        yield Finding(one.code, one.name, one.severity_of(worst), shown, None, effects=does)
 
 
 def shape(dims: Iterable[int]) -> str:

@@ -10,9 +10,9 @@ from lora_cli.adapter.config import raw_value
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import OK, REJECTS, WRONG, Problems, check, grouped
-from lora_cli.engines.peft import method_outcome
+from lora_cli.engines.peft import BUILT, IA3_FAMILIES
 from lora_cli.errors import FormatError
-from lora_cli.finding import Effect, Effects, Problem, Severity
+from lora_cli.finding import Effects, Outcome, Problem, Severity
 from lora_cli.parse import LARGEST
 from lora_cli.peft.targets import (
     HEADS,
@@ -55,9 +55,6 @@ LEAST = 1e-9
 MOST_PARAMETERS = 16
 """The number of last names of ``target_parameters`` up to which patterns are matched; experts have four."""
 
-SINCE_0_32: Effect = {"0.31": OK, "": REJECTS}
-"""vLLM reads the patterns, and refuses what it does not know, since 0.32."""
-
 
 @check("LC201", "not-lora", peft=REJECTS, vllm=OK,
        hint="this is another PEFT method; only LoRA adapters can be served",
@@ -65,20 +62,19 @@ SINCE_0_32: Effect = {"0.31": OK, "": REJECTS}
 def not_lora(case: Case) -> Problems:
     """The config is not that of a LoRA adapter: ``peft_type`` is missing or names another method.
 
-    PEFT refuses a config without ``peft_type`` and builds another method's layers for another type; vLLM does not read
-    the field and loads any tensors that happen to have LoRA names.
+    PEFT builds another method's layers for another type; vLLM does not read the field.
     """
     config, foreign, has_factors = case.adapter.config, case.adapter.foreign, bool(case.adapter.pairs)
     if config is None or "peft_type" in config.mistyped or config.peft_type == "LORA":
         return
-    peft: Effect | None = None
-    if has_factors:
-        peft = method_outcome(config.peft_type, case.base.model_type if case.base is not None else "")
-    if peft is None:
-        peft = WRONG if foreign is not None and case.adapter.weight_files else REJECTS
-    effects: Effects = {"peft": peft, "vllm": REJECTS if foreign is not None and not has_factors else OK}
     if foreign is not None and foreign.file != config.file:
         return
+    if has_factors and config.peft_type in BUILT:
+        is_built = config.peft_type != "IA3" or case.base is None or case.base.model_type in IA3_FAMILIES
+    else:
+        is_built = foreign is not None and bool(case.adapter.weight_files)
+    vllm = REJECTS if foreign is not None and not has_factors else OK
+    effects = {"peft": WRONG if is_built else REJECTS, "vllm": vllm}
     message, hint = f"peft_type is {shown(config.peft_type)}", 'write "LORA" if this is a LoRA adapter'
     if foreign is not None:
         message, hint = f"{message}: this is {foreign.format.title}", foreign.format.advice
@@ -113,8 +109,8 @@ def _is_number(value: Any) -> bool:
 def rank_invalid(case: Case) -> Problems:
     """``r``, or a rank in ``rank_pattern``, is not a positive integer, or ``r`` is missing.
 
-    The scaling is ``lora_alpha / r``: with ``"8"`` or 0 loading fails. Without ``r`` PEFT silently uses 8 and engines
-    refuse the adapter. PEFT reads only the patterns that a module matches, vLLM all of them.
+    Without ``r`` PEFT silently uses 8, which fails on tensors of another rank, and engines refuse the adapter. PEFT
+    reads only the patterns that a module matches, vLLM all of them.
     """
 
     def is_right(value: Any) -> bool:
@@ -122,13 +118,13 @@ def rank_invalid(case: Case) -> Problems:
 
     for where, value, is_used in _wrong(case, "r", is_right):
         effects: Effects = {}
-        as_one: Effect = {"0.31": OK, "": WRONG} if is_used else OK
         if is_used is not None:
-            effects = {"peft": REJECTS if is_used else OK, "vllm": as_one if value is True else SINCE_0_32}
+            as_one = WRONG if is_used else OK
+            effects = {"peft": REJECTS if is_used else OK, "vllm": as_one if value is True else REJECTS}
         elif where != "r":
-            effects = {"vllm": SINCE_0_32 if value else OK}
+            effects = {"vllm": REJECTS if value else OK}
         elif "r" not in case.config.given:
-            effects = {"peft": OK}
+            effects = {"peft": REJECTS if case.other_ranks else OK}
         elif isinstance(value, float) and value.is_integer() and value > 0:
             effects = {"vllm": OK}
         elif value is True or (isinstance(value, float) and 0 < value < math.inf):
@@ -152,7 +148,7 @@ def alpha_invalid(case: Case) -> Problems:
 
     kept = disabling_keys(case)
     for where, value, is_used in _wrong(case, "lora_alpha", is_right):
-        effects: dict[str, Effect] = {"sglang": WRONG}
+        effects: dict[str, Outcome] = {"sglang": WRONG}
         if is_used is not None and where in kept:
             continue
         if is_used is False:
@@ -164,13 +160,15 @@ def alpha_invalid(case: Case) -> Problems:
         elif where == "lora_alpha":
             effects = {"peft": REJECTS}
         else:
-            effects |= {"peft": REJECTS, "vllm": SINCE_0_32 if value or (is_used and value is not None) else OK}
+            effects |= {"peft": REJECTS, "vllm": REJECTS if value or (is_used and value is not None) else OK}
         yield _not(case, where, value, "a positive number", effects)
 
 
 def _not(case: Case, where: str, value: Any, wanted: str, effects: Effects) -> Problem:
     is_missing = where in {"r", "lora_alpha"} and where not in case.config.given
     said = "is missing: PEFT silently uses 8" if is_missing else f"is {shown(value)}, not {wanted}"
+    if is_missing and where == "r" and (other := case.other_ranks):
+        said += f", but the rank is {case.adapter.pairs[other[0]].rank} in the tensors ({cut(other[0])})"
     return Problem(f"{cut(where)} {said}", case.in_config(cut(where)), effects=effects)
 
 
@@ -187,8 +185,8 @@ def disabling_keys(case: Case) -> list[str]:
 def field_type(case: Case) -> Problems:
     """A field has a JSON type that PEFT does not support, like ``"use_rslora": "false"``.
 
-    PEFT does not check types: the string ``"false"`` is true, and changes the scaling of every module. vLLM refuses
-    ``bias`` and ``modules_to_save`` of another type, and asks of others whether they are empty, zero or false.
+    PEFT does not check types: the string ``"false"`` is true. vLLM refuses ``bias`` and ``modules_to_save`` of another
+    type, and asks of others whether they are empty, zero or false.
     """
     config = case.config
     for field, value in config.mistyped.items():
@@ -213,8 +211,8 @@ def field_type(case: Case) -> Problems:
 def targets_nothing(case: Case) -> Problems:
     """``target_modules`` is missing, null or empty, or matches no module of the base.
 
-    Without it PEFT guesses modules from the base's family, which may differ from the trained ones, and refuses a config
-    that targets nothing; vLLM refuses a config without the field, SGLang one with null, too.
+    Without it PEFT guesses modules by the base's family, and refuses a config that targets nothing; vLLM refuses a
+    config without the field, SGLang one with null, too.
     """
     config, application, none = case.config, case.application, targets_none(case)
     named = config.target_modules or config.target_parameters or config.trainable_token_indices
@@ -223,7 +221,7 @@ def targets_nothing(case: Case) -> Problems:
     if named and (not none or application.absent or application.beyond):  # the latter is another check's
         return
     is_given = "target_modules" in config.given
-    effects: dict[str, Effect] = {"peft": REJECTS if none else WRONG, "sglang": OK if named else REJECTS}
+    effects: dict[str, Outcome] = {"peft": REJECTS if none else WRONG, "sglang": OK if named else REJECTS}
     state = f"is {shown(config.target_modules)}" if is_given else "is missing"
     leaves = sorted({last_name(module) for module in case.adapter.pairs})
     yield Problem(
@@ -247,10 +245,7 @@ def targets_none(case: Case) -> bool:
 
 @check("LC206", "duplicate-field", "config", floor=Severity.ERROR, hint="keep the intended value")
 def duplicate_field(case: Case) -> Problems:
-    """A key appears twice in the JSON.
-
-    Python uses the last one and other parsers the first, so two programs serve different adapters.
-    """
+    """A key appears twice in the JSON: Python uses the last one, other parsers the first."""
     message = "a key appears twice; which value is used depends on the parser"
     yield from grouped(((message, key) for key in case.config.duplicates), case.config.file, "key")
 
@@ -258,24 +253,19 @@ def duplicate_field(case: Case) -> Problems:
 @check("LC207", "unknown-field", "config",
        hint="correct a misspelt name; if another version of PEFT wrote it, check what it changes")  # fmt: skip
 def unknown_field(case: Case) -> Problems:
-    """The config has fields that PEFT does not know.
-
-    PEFT drops them with a log line. If a newer PEFT gave them a meaning, or one is a misspelt name, the adapter is not
-    served as it was trained.
-    """
+    """The config has fields that PEFT does not know and ignores: misspelt names, or those of a newer version."""
     fields = sorted(name for name, value in case.config.unknown.items() if name not in OLD_FIELDS or value)
     if fields:
         message = f"PEFT ignores {counted(len(fields), 'unknown field')}: {names(fields, 5)}"
         yield Problem(message, case.in_config(cut(fields[0])))
 
 
-@check("LC208", "pattern-invalid", "config", peft=REJECTS, vllm=SINCE_0_32, sglang=WRONG,
+@check("LC208", "pattern-invalid", "config", peft=REJECTS, sglang=WRONG,
        hint="list the modules by name", evidence={"vllm": "lora/peft_helper.py (run)"})  # fmt: skip
 def pattern_invalid(case: Case) -> Problems:
     """A pattern in the config is not a regular expression, or takes too long to match.
 
-    PEFT passes it to Python's ``re``, which raises an error or hangs the process that loads it. vLLM matches the
-    patterns of ranks and alphas alone.
+    It fails or hangs the process that loads it; vLLM only matches the patterns of ranks and alphas.
     """
     config, of_scales = case.config, case.application.scales_error
     for error in dict.fromkeys(case.application.errors):
@@ -284,14 +274,13 @@ def pattern_invalid(case: Case) -> Problems:
         yield Problem(cut(error.reason), field, error.hint, {} if is_read else {"vllm": OK})
 
 
-@check("LC209", "field-value", "config", peft=REJECTS, vllm=SINCE_0_32, sglang=OK,
+@check("LC209", "field-value", "config", peft=REJECTS, sglang=OK,
        hint="restore the field as save_pretrained() wrote it",
        evidence={"vllm": "lora/peft_helper.py (run)"})  # fmt: skip
 def field_value(case: Case) -> Problems:
     """A field has a value that PEFT refuses, alone or combined with another field.
 
-    PEFT raises when it reads the config or builds the layers; engines that ignore the field still serve the adapter.
-    vLLM refuses names of ``init_lora_weights`` that it does not know.
+    Engines that ignore the field serve the adapter; vLLM refuses names of ``init_lora_weights`` that it does not know.
     """
     config, method = case.config, case.config.init_lora_weights
     is_new = isinstance(method, str) and not re.fullmatch(CHANGES_BASE, method) and method.lower() not in KNOWN_TO_VLLM
@@ -352,8 +341,8 @@ def _refusals(case: Case) -> Iterator[tuple[str, object, str]]:
 def pattern_match(case: Case) -> Problems:
     """A name or pattern of the config matches nothing, or ``alpha_pattern`` has a 0, or two alphas for a module.
 
-    PEFT ignores a name without a match silently: it is misspelt or from another base. An alpha of 0 disables a module.
-    Of two alphas the first counts, but PEFT sorts the keys when it saves: it may be another than in training.
+    PEFT ignores a name without a match. An alpha of 0 disables a module. Of two alphas the first counts, but PEFT sorts
+    the keys when it saves: it may be another than in training.
     """
     config, messages = case.config, list[tuple[str, str]]()
     # PEFT matches keys with the paths of modules and of parameters.
@@ -370,24 +359,18 @@ def pattern_match(case: Case) -> Problems:
         if field == "alpha_pattern":
             several = (matched for matched in matching.values() if len({keys[key] for key in matched}) > 1)
             messages += [(f"{names(matched)} in {field} match the same modules", matched[0]) for matched in several]
-    messages += [(f"{field} matches no module of the base", name) for field, name in _dead_names(case)]
+    # The config as PEFT loads it: it rewrites the names of experts that the base has fused.
+    loaded, base = case.application.adapter.config, case.base
+    if loaded is not None and base is not None and not case.application.absent and not case.application.beyond:
+        heads = HEADS.get(config.task_type or "", ())
+        called = {ending for module in base.modules for ending in endings(module)}
+        lists = ((field, getattr(loaded, field)) for field in ("target_modules", "exclude_modules"))
+        listed = [(field, name) for field, named in lists if isinstance(named, tuple) for name in named]
+        dead = [(field, one) for field, one in listed if one.partition(".")[0] not in heads and one not in called]
+        layers = loaded.layers_to_transform
+        chosen = (layers,) if isinstance(layers, int) else layers or ()
+        beyond = (layer for layer in chosen if layer >= base.num_layers and not loaded.layer_replication)
+        dead += [("layers_to_transform", f"layer {layer}") for layer in beyond]
+        messages += [(f"{field} matches no module of the base", name) for field, name in dead]
     messages += [("an alpha in alpha_pattern is 0: its modules do nothing", key) for key in disabling_keys(case)]
     yield from grouped(dict.fromkeys(messages), config.file, "name")
-
-
-def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
-    """Names in lists that match no module of the base, and layers beyond its last: (field, name)."""
-    # The config as PEFT loads it: it rewrites the names of experts that the base has fused.
-    config, base = case.application.adapter.config, case.base
-    if config is None or base is None or case.application.absent or case.application.beyond:
-        return  # other checks report that the base is another one
-    heads = HEADS.get(config.task_type or "", ())
-    called = {ending for module in base.modules for ending in endings(module)}
-    for field in ("target_modules", "exclude_modules"):
-        for name in listed if isinstance(listed := getattr(config, field), tuple) else ():
-            if name.partition(".")[0] not in heads and name not in called:
-                yield field, name
-    layers = config.layers_to_transform
-    chosen = (layers,) if isinstance(layers, int) else layers or ()
-    if not config.layer_replication:
-        yield from (("layers_to_transform", f"layer {layer}") for layer in chosen if layer >= base.num_layers)

@@ -39,43 +39,34 @@ def weights_missing(case: Case) -> Problems:
 @check("LC102", "weights-corrupt", peft=REJECTS,
        hint="download the file again; an interrupted transfer is the usual cause")  # fmt: skip
 def weights_corrupt(case: Case) -> Problems:
-    """The weights file is not a complete, well-formed safetensors or torch file.
-
-    Loading fails, or reads other bytes.
-    """
+    """The weights file is not a complete, well-formed safetensors or torch file."""
     error = case.adapter.weights_error
     if not isinstance(error, UnsafePickle) and case.foreign is None:
         yield from _unreadable(case, error, case.weights_file)
 
 
-@check("LC103", "weights-pickled", hint="`lora-cli repair` converts it to safetensors without running it")
+@check("LC103", "weights-pickled", hint="`lora-cli repair` converts it to safetensors without running it",
+       evidence={"peft": "utils/save_and_load.py (run)"})  # fmt: skip
 def weights_pickled(case: Case) -> Problems:
     """The weights are a Python pickle, which was read without running it and contains only tensors.
 
-    Loading a pickle runs its code. This one only builds tensors; the next version of the file may do more.
+    Loading a pickle runs its code. This one only builds tensors; the next version of the file may do more. PEFT does
+    not look for ``adapter_model.pt``; engines do.
     """
+    weights = case.adapter.weight_files
     if case.adapter.unread:
         yield NotChecked(case.adapter.unread)
     if case.adapter.pickled and case.adapter.weights_error is None:
-        yield Problem("the weights are a Python pickle; it contains only tensors", case.in_weights())
-
-
-@check("LC104", "weights-sharded", peft=REJECTS, sglang=UNKNOWN, floor=Severity.ERROR, hint=SHARDED.advice)
-def weights_sharded(case: Case) -> Problems:
-    """The weights are split over several files.
-
-    PEFT and vLLM only open ``adapter_model.safetensors`` and find nothing. What SGLang does is not known.
-    """
-    if case.foreign is not None and case.foreign.format is SHARDED:
-        message = "the weights are sharded: PEFT and vLLM only load a single file"
-        yield Problem(message, Location(cut(case.foreign.file)))
+        effects = {"peft": REJECTS} if all(path.endswith(".pt") for path in weights) else {}
+        message = f"the weights are a Python pickle, {cut(weights[0])}; it contains only tensors"
+        yield Problem(message, case.in_weights(), effects=effects)
 
 
 @check("LC105", "unreadable-file", peft=REJECTS, hint="replace it with a regular file inside the adapter's folder")
 def unreadable_file(case: Case) -> Problems:
     """A file of the adapter can never be read as plain bytes: a FIFO, a device, a link that is dangling or leaves it.
 
-    Opening a FIFO hangs a server; a link breaks, or shows other files, as soon as the folder is copied or mounted.
+    Opening a FIFO hangs a server; a link breaks as soon as the folder is copied or mounted.
     """
     yield from grouped(
         ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect), "", "file"
@@ -84,10 +75,7 @@ def unreadable_file(case: Case) -> Problems:
 
 @check("LC106", "config-missing", peft=REJECTS, hint="use the folder that contains it, or add the file that PEFT wrote")
 def config_missing(case: Case) -> Problems:
-    """There is no ``adapter_config.json``.
-
-    Rank, scaling and target modules are stored only there; nothing loads weights without it.
-    """
+    """There is no ``adapter_config.json``, which alone has rank, scaling and target modules."""
     adapter = case.adapter
     is_missing = adapter.config is None and adapter.config_error is None and case.file(CONFIG) is None
     if is_missing and (case.foreign is None or case.foreign.format is SHARDED):
@@ -106,8 +94,8 @@ def config_unreadable(case: Case) -> Problems:
 def unsafe_pickle(case: Case) -> Problems:
     """A pickle (the weights or a file next to them) looks up something else than data, or cannot be followed.
 
-    Loading it runs its code: as your server, with your tokens. Nothing is unpickled here: pickles are read opcode by
-    opcode, and may look up only what torch writes for tensors, or a trainer for its arguments and states.
+    Loading it runs its code: as your server, with your tokens. Here pickles are only read, opcode by opcode; they may
+    look up what torch writes for tensors, or a trainer for its arguments and states.
     """
     error, weights = case.adapter.weights_error, case.adapter.weight_files
     if isinstance(error, UnsafePickle):
@@ -121,27 +109,16 @@ def unsafe_pickle(case: Case) -> Problems:
 
 @check("LC109", "foreign-format", peft=REJECTS)
 def foreign_format(case: Case) -> Problems:
-    """The folder contains a known format that is not a LoRA adapter in PEFT's format.
+    """The folder contains a known format that is not a LoRA adapter in PEFT's format, or weights in several files.
 
-    PEFT and engines find no weights in it, or weights that do not match.
+    PEFT and engines find no weights in it, or weights that do not match. What SGLang does with shards is not known.
     """
     foreign, adapter = case.foreign, case.adapter
-    if foreign is None or foreign.format is SHARDED or foreign.file == CONFIG:
+    if foreign is None or foreign.file == CONFIG:
         return
     message = f"this is {foreign.format.title}, not a LoRA adapter in PEFT's format"
     loads = WRONG if adapter.weight_files and adapter.config is not None else REJECTS
     effects = {"peft": loads} | ({} if adapter.pairs else {"sglang": loads})
+    if foreign.format is SHARDED:
+        message, effects = f"this is {foreign.format.title}: PEFT and vLLM load none of them", {"sglang": UNKNOWN}
     yield Problem(message, Location(cut(foreign.file)), foreign.format.advice, effects)
-
-
-@check("LC110", "weights-in-pt", peft=REJECTS, vllm=OK, sglang=OK, floor=None,
-       hint="`lora-cli repair --engine peft` writes adapter_model.safetensors",
-       evidence={"peft": "utils/save_and_load.py (run)"})  # fmt: skip
-def weights_in_pt(case: Case) -> Problems:
-    """The weights are in ``adapter_model.pt`` alone.
-
-    PEFT looks for ``adapter_model.safetensors`` and ``adapter_model.bin``; engines read the ``.pt``, too.
-    """
-    weights = case.adapter.weight_files
-    if weights and all(path.endswith(".pt") for path in weights):
-        yield Problem(f"the weights are in {cut(weights[0])}", Location(cut(weights[0])))

@@ -1,7 +1,7 @@
 """LC4xx: what only engines mind, and the limits that they are started with."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from lora_cli.adapter.config import raw_value
@@ -11,13 +11,13 @@ from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check
 from lora_cli.checks.config import CHANGES_BASE, INIT
 from lora_cli.checks.tensors import shared_experts
-from lora_cli.engines import PACKED, VOCABULARY, packed_in
+from lora_cli.engines import PACKED, VOCABULARY, packed_in, vllm
 from lora_cli.engines.name_resolution import COPIED, HEADS
-from lora_cli.finding import Effect, Effects, Location, Problem, Severity
+from lora_cli.finding import Effects, Location, Problem, Severity
 from lora_cli.peft.match import highest_rank, is_fused
 from lora_cli.peft.targets import ALL_LINEAR
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.text import counted, cut, names, shown
+from lora_cli.text import by_key, counted, cut, names, shown
 
 serving = partial(check, floor=None)
 """A check that is not reported where no engine minds."""
@@ -25,31 +25,19 @@ serving = partial(check, floor=None)
 PEFT_HELPER, UTILS, MANAGER = "lora/peft_helper.py (run)", "lora/utils.py (run)", "lora/model_manager.py"
 """Files of vLLM that several effects were read in."""
 
-UNTIL_0_31: Effect = {"0.31": WRONG, "": REJECTS}
-"""What vLLM ignored until 0.31, and refuses since."""
-
-UNREAD: Effects = {"vllm": UNTIL_0_31, "sglang": WRONG}
-UNFIT: Effects = {"vllm": UNTIL_0_31, "sglang": CRASHES}
-
 FIELDS: Mapping[str, Effects] = {
     "use_dora": {},
-    "bias": {"sglang": WRONG},
-    **dict.fromkeys(("lora_bias", "alora_invocation_tokens", "layer_replication"), UNREAD),
-    **dict.fromkeys(("use_bdlora", "use_qalora"), UNFIT),
+    **{field: {"sglang": WRONG} for field in ("bias", "lora_bias", "alora_invocation_tokens", "layer_replication")},
+    **{field: {"sglang": CRASHES} for field in ("use_bdlora", "use_qalora")},
     "arrow_config": {"vllm": WRONG, "sglang": WRONG},
 }
 """Fields that PEFT serves and engines do not, and what these do where that is not refusing it."""
 
 PARTS: Mapping[str, Effects] = {
-    "lora_bias": UNREAD,
-    "diag": {"sglang": CRASHES},
-    "variant": {"sglang": CRASHES},
-    "trainable_tokens": {"sglang": WRONG},
+    **{part: {"sglang": WRONG} for part in ("lora_bias", "trainable_tokens")},
+    **{part: {"sglang": CRASHES} for part in ("diag", "variant")},
 }
 """The same for tensors, by what of a module they are."""
-
-CLASSES_OF = {"SEQ_CLS": "Sequence", "TOKEN_CLS": "Token", None: "Sequence"}
-"""PEFT's tasks with a classification head, in the names of their classes; without a task it may be such a one."""
 
 DIFFUSION = r"(?:down|up)_blocks|mid_block|unet|(?:single_)?transformer_blocks"
 """First components of module names in the models of diffusers."""
@@ -63,6 +51,8 @@ NOT_FOR_TEXT = (
 GENERATORS = r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|^PeftModel\w*)$"
 """Classes of transformers and PEFT that engines for language models may serve."""
 
+WHOLE = "target all projections, or both parameters, of all experts"
+
 ROOTS = frozenset({"model", "language_model", "lm_head", "thinker"})
 """First components of module names in the classes for text generation that engines put LoRA on."""
 
@@ -74,13 +64,12 @@ def _told(case: Case, message: str, found: Iterable[str], hint: str = "", effect
 
 
 @check("LC401", "rank-above-max", "config", vllm=REJECTS, sglang=REJECTS, floor=Severity.ERROR,
+       hint="start the engine with a larger `--max-lora-rank`, or train with a smaller rank",
        evidence={"vllm": PEFT_HELPER, "sglang": "lora/lora_manager.py (read)"})  # fmt: skip
 def rank_above_max(case: Case, on: On) -> Problems:
     """A module's rank is above the ``max_lora_rank`` that the engine is started with.
 
     The engine's buffers have that many rows. For a named engine the limit is its default unless one is set.
-
-    *Fix*: start the engine with a larger ``max_lora_rank``, or train with a smaller rank.
     """
     engine, given, known = on.profile.engine, case.deployment.max_lora_rank, highest_rank(case.adapter)
     limit = given if given is not None else engine.default_rank
@@ -100,7 +89,7 @@ def rank_above_max(case: Case, on: On) -> Problems:
 @serving("LC405", "engine-unproven", peft=UNKNOWN,
          hint="see `lora-cli engines {engine}` for known behaviour; test the adapter on the engine itself")  # fmt: skip
 def engine_unproven(case: Case, on: On) -> Problems:
-    """What an engine named with ``--engine`` does is not established: for its version, that base or the adapter."""
+    """What an engine does is not established: for its version, that base or the adapter."""
     base = case.base
     if not on.profile.proven:
         yield Problem(on.profile.note, case.in_weights())
@@ -109,22 +98,20 @@ def engine_unproven(case: Case, on: On) -> Problems:
     if base is not None and base.model_type != UNKNOWN_FAMILY:
         if not on.profile.engine.is_known(base):
             yield Problem(f"it is unknown if it has LoRA for {cut(base.model_type)}", case.in_weights())
-    elif sign := next(_signs_of_other_model(case), ""):
-        lacking = "a base" if base is None else "the base's family"
-        yield Problem(f"without {lacking} it is unknown whether it serves the adapter: {sign}", case.in_weights())
-
-
-def _signs_of_other_model(case: Case) -> Iterator[str]:
-    """Why the adapter may not be for a language model that engines serve."""
-    config = case.adapter.config
+        return
+    # Signs that it is not for a language model that engines serve.
+    config, signs = case.adapter.config, list[str]()
     if config is not None and config.base_class and not re.search(GENERATORS, config.base_class):
-        yield f"auto_mapping names {cut(config.base_class)}"
+        signs.append(f"auto_mapping names {cut(config.base_class)}")
     if config is not None and config.task_type not in {None, "CAUSAL_LM"}:
-        yield f"task_type is {cut(str(config.task_type))}"
-    strange = (one for one in case.adapter.pairs if one.partition(".")[0] not in ROOTS or ".encoder." in one)
-    yield from (f"there is a module {cut(one)}" for one in strange)
-    heads = (key.name for key in case.other_keys if is_saved(key) and last_name(key.module) in HEADS)
-    yield from (f"there is a head {cut(one)}" for one in heads)
+        signs.append(f"task_type is {cut(str(config.task_type))}")
+    strange = [one for one in case.adapter.pairs if one.partition(".")[0] not in ROOTS or ".encoder." in one]
+    heads = [key.name for key in case.other_keys if is_saved(key) and last_name(key.module) in HEADS]
+    signs += [f"there is a module {cut(one)}" for one in strange[:1]]
+    signs += [f"there is a head {cut(one)}" for one in heads[:1]]
+    if signs:
+        lacking = "a base" if base is None else "the base's family"
+        yield Problem(f"without {lacking} it is unknown whether it serves the adapter: {signs[0]}", case.in_weights())
 
 
 @serving("LC420", "unserved-feature", "config", vllm=REJECTS, sglang=REJECTS, hint=MERGE,
@@ -133,8 +120,7 @@ def unserved_feature(case: Case) -> Problems:
     """The adapter has a feature of PEFT that engines do not serve.
 
     DoRA, trained biases, activated LoRA, BD-LoRA, QALoRA, KaSA, MonteCLoRA, Arrow, replicated layers, trained tokens.
-    vLLM refuses nearly all of them, but until 0.31 ignored most. SGLang refuses DoRA, crashes on the tensors of
-    variants, and ignores the rest.
+    vLLM refuses all but Arrow. SGLang refuses DoRA, crashes on the tensors of variants, and ignores the rest.
     """
     for field, effects in FIELDS.items():
         value = raw_value(case.config, field)
@@ -146,19 +132,18 @@ def unserved_feature(case: Case) -> Problems:
             yield from _told(case, "there are tensors that are no factors", found, effects=effects)
 
 
-@serving("LC424", "module-scales", "config", "weights", vllm={"0.31": WRONG, "": OK}, sglang=WRONG,
-         hint="`lora-cli repair --engine {engine}` folds the scales in; vLLM reads the patterns since 0.32",
-         evidence={"vllm": PEFT_HELPER, "sglang": "lora/lora_config.py (run)"})  # fmt: skip
-def module_scales(case: Case, on: On) -> Problems:
+@serving("LC424", "module-scales", "config", "weights", sglang=WRONG,
+         hint="`lora-cli repair --engine sglang` folds the scales in",
+         evidence={"sglang": "lora/lora_config.py (run)"})  # fmt: skip
+def module_scales(case: Case) -> Problems:
     """A module has another scale than the config's ``lora_alpha`` divided by its ``r``.
 
-    SGLang reads no ``use_rslora``, ``rank_pattern`` and ``alpha_pattern``, vLLM until 0.31 no patterns.
+    SGLang reads no ``use_rslora``, ``rank_pattern`` and ``alpha_pattern``.
     """
     config, by_module = case.config, case.application.scales
     if not by_module:  # with a rank of 0 there is no scale
         return
-    reads_rslora = config.use_rslora and on.name != "sglang"
-    common = config.lora_alpha / (config.r**0.5 if reads_rslora else config.r)
+    common = config.lora_alpha / config.r
     other = [module for module, scale in by_module.items() if abs(scale.scaling - common) > 1e-9 * abs(common)]
     if other:
         field = next((name for name in ("alpha_pattern", "rank_pattern") if getattr(config, name)), "use_rslora")
@@ -167,7 +152,7 @@ def module_scales(case: Case, on: On) -> Problems:
         yield Problem(message + rest, case.in_config(field))
 
 
-@serving("LC425", "init-changes-base", "config", peft=WRONG, vllm=UNTIL_0_31, sglang=WRONG,
+@serving("LC425", "init-changes-base", "config", peft=WRONG, vllm=REJECTS,
          hint="convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base unchanged",
          evidence={"peft": "lora/layer.py (run)", "vllm": PEFT_HELPER, "sglang": "lora/lora_config.py"})  # fmt: skip
 def init_changes_base(case: Case) -> Problems:
@@ -191,17 +176,15 @@ def is_saved(key: Key) -> bool:
 def saved_module(case: Case, on: On) -> Problems:
     """A module of the base that was trained and saved whole (``modules_to_save``): an embedding, a head, a norm.
 
-    vLLM only supports ``score`` and ``classifier`` of models that classify sequences (since 0.33 also tokens, with as
-    many labels as ``--max-lora-cls-labels``). SGLang drops embeddings and heads, and fails on other modules.
+    vLLM takes ``score`` and ``classifier`` of models that classify sequences (since 0.33 also tokens), with as many
+    labels as ``--max-lora-cls-labels``. SGLang drops embeddings and heads, and fails on other modules.
     """
     config, base = case.config, case.base
     others = [name for name in config.modules_to_save or () if name not in HEADS]
     if others and on.name == "vllm":
         yield Problem(f"modules_to_save has {names(others)}", case.in_config("modules_to_save"))
         return
-    named = "" if config.base_class.startswith("PeftModel") else config.base_class
-    named = named or f"For{CLASSES_OF.get(config.task_type, '')}Classification"
-    takes_head = on.profile.takes_head(named if base is None else base.architecture)
+    takes_head = on.profile.takes_head("ForSequenceClassification" if base is None else base.architecture)
     saved = {key.name: last_name(key.module) for key in case.other_keys if is_saved(key)}
     found = [name for name, leaf in saved.items() if leaf not in HEADS or not takes_head]
     in_layer = not {*saved.values()} <= VOCABULARY | HEADS
@@ -231,10 +214,7 @@ def targets_form(case: Case) -> Problems:
          hint="`lora-cli repair --engine vllm` rewrites the names of LoRA weights; if they are none, " + MERGE,
          evidence={"vllm": UTILS})  # fmt: skip
 def tensor_unread(case: Case) -> Problems:
-    """A tensor that is no factor, and that vLLM cannot parse: it refuses the whole adapter.
-
-    A copy of the base's weights, or what the config does not announce, such as magnitudes without ``use_dora``.
-    """
+    """A tensor that vLLM cannot parse: a copy of the base's, or one that the config lacks, as for ``use_dora``."""
     has_dora, has_bias = raw_value(case.config, "use_dora"), raw_value(case.config, "bias") != "none"
 
     def is_unread(key: Key) -> bool:
@@ -265,12 +245,16 @@ def module_unserved(case: Case, on: On) -> Problems:
         yield from _told(case, missed, nowhere, hint, {on.name: WRONG})
 
 
-@serving("LC433", "tower-module", "weights", "base", vllm=WRONG,
-         hint="start vLLM with `--enable-tower-connector-lora`, if its model supports that",
-         evidence={"vllm": f"{MANAGER} (read)"})  # fmt: skip
+@serving("LC433", "tower-module", "weights", "base", vllm=WRONG, sglang=WRONG,
+         hint="train the language model alone, or start vLLM with `--enable-tower-connector-lora`",
+         evidence={"vllm": f"{MANAGER} (read)", "sglang": "lora/lora.py (run)"})  # fmt: skip
 def tower_module(case: Case, on: On) -> Problems:
-    """LoRA on a vision or audio tower, which vLLM ignores by default."""
+    """LoRA on a vision or audio tower, which vLLM ignores by default.
+
+    SGLang finds a module by its layer and last name: of one in a tower and one in the language model, one is lost.
+    """
     yield from _told(case, f"{counted(len(on.placed.towers), 'module')} in a tower", on.placed.towers)
+    yield from _told(case, "two modules have the same layer and last name", on.placed.collisions)
 
 
 @serving("LC435", "rank-not-r", "config", "weights", sglang=CRASHES,
@@ -316,77 +300,42 @@ def packed_incomplete(case: Case) -> Problems:
         yield from _told(case, "there is q_proj without v_proj", without_v, effects={"sglang": REJECTS})
 
 
-def left_out(case: Case) -> list[str]:
-    """The modules without LoRA in this deployment. A packed set has LoRA if one of its modules has."""
-    targets = case.deployment.lora_target_modules
-    if targets is None or "all" in targets:
-        return []
-
-    def whole(module: str) -> str:
-        return packed_in(last_name(module)) or last_name(module)
-
-    wanted, has_experts = {whole(target) for target in targets}, "experts" in targets
-    others = (module for module in case.adapter.pairs if whole(module) not in wanted)
-    return [module for module in others if not (has_experts and ".experts." in module)]
-
-
-def _fused(case: Case, on: On, *, by_engine: bool) -> list[str]:
-    """The modules with fused experts, if the engine's model fuses experts too (``by_engine``) or does not (else).
-
-    Without a base the engine's model counts as not fused. Modules that the deployment leaves out are ignored.
-    """
-    family, engine = case.base.model_type if case.base is not None else "", on.profile.engine
-    _, other = engine.block_names.get(family, ("", ""))
-    unseen = {*left_out(case), *(module for module in case.adapter.pairs if other and other in module)}
-    fused = (module for module in case.adapter.pairs if module not in unseen and is_fused(case.adapter, module))
-    return list(fused) if (family in engine.fused_experts) == by_engine else []
-
-
-@serving("LC438", "experts-layout", "weights", vllm=UNTIL_0_31, sglang=CRASHES,
+@serving("LC438", "experts-layout", "weights", vllm=REJECTS, sglang=CRASHES,
          hint="start vLLM with `--enable-mixed-moe-lora-format` and load it with `is_3d_lora_weight`, or " + MERGE,
          evidence={"vllm": f"{MANAGER} (0.32 run, 0.33 read)", "sglang": "lora/mem_pool.py (run)"})  # fmt: skip
 def experts_layout(case: Case, on: On) -> Problems:
-    """Factors of all experts in one tensor (``target_parameters``), or one that experts share, for engines without it.
+    """Factors of experts in a layout that the engine's model does not have, or not of all experts and projections.
 
-    A shared factor has one expert in the first of three dimensions. SGLang takes it, vLLM needs an option.
+    All in one tensor (``target_parameters``), or one that all share: with one expert in the first of three dimensions,
+    which SGLang takes, and vLLM with an option. Apart, every projection needs one rank in all experts.
     """
-    yield from _told(case, "the experts' factors are fused", _fused(case, on, by_engine=False))
-    shared, hint = shared_experts(case.adapter), "start vLLM 0.33 or newer with `--enable-moe-shared-loras`"
-    yield from _told(case, "the experts share a factor", shared, hint, {"vllm": REJECTS, "sglang": OK})
-
-
-@serving("LC439", "experts-incomplete", "weights", vllm=REJECTS, sglang=UNKNOWN,
-         hint="target all projections, or both parameters, of all experts",
-         evidence={"vllm": f"{MANAGER} (read)"})  # fmt: skip
-def experts_incomplete(case: Case, on: On) -> Problems:
-    """Not all experts, not all of an expert's projections, different ranks, or one of two fused parameters alone."""
-    fused = set(_fused(case, on, by_engine=True))
-    alone = (one for one in sorted(fused) if fused.isdisjoint({one.removesuffix(WRAPPER), f"{one}{WRAPPER}"} - {one}))
-    yield from _told(case, "one of the experts' two parameters has no factors", alone)
-    blocks: dict[str, dict[str, set[tuple[str, int | None]]]] = {}
-    unseen = set(left_out(case))
-    for module, pair in case.adapter.pairs.items():
-        head, dot, tail = module.partition(".experts.")
-        index, _, leaf = tail.partition(".")
-        if dot and index.isdecimal() and module not in unseen:
-            blocks.setdefault(f"{head}.experts", {}).setdefault(index, set()).add((leaf, pair.rank))
-    if case.base is None:
-        return
-    wanted = max((shape[0] for path, shape in case.base.parameters.items() if ".experts." in path), default=0)
-    short = (
-        block
-        for block, experts in blocks.items()
-        if len(experts) < wanted or len(set(map(frozenset, experts.values()))) > 1 or len(min(experts.values())) != 3
-    )
-    yield from _told(case, f"some of the {wanted} experts have no factors, or different ones", short)
+    base, pairs = case.base, case.adapter.pairs
+    family = base.model_type if base is not None and on.name == "vllm" else ""
+    _, other = vllm.BLOCK_NAMES.get(family, ("", ""))
+    fused = [one for one in pairs if not (other and other in one) and is_fused(case.adapter, one)]
+    is_short: Effects = {"sglang": UNKNOWN}
+    if family in vllm.FUSED_EXPERTS:
+        alone = sorted(one for one in fused if not ({one.removesuffix(WRAPPER), one + WRAPPER} - {one}) & {*fused})
+        yield from _told(case, "one of the experts' two parameters has no factors", alone, WHOLE, is_short)
+    else:
+        yield from _told(case, "the experts' factors are fused", fused)
+    hint = "start vLLM 0.33 or newer with `--enable-moe-shared-loras`"
+    yield from _told(case, "the experts share a factor", shared_experts(case.adapter), hint, {"sglang": OK})
+    if base is not None:
+        wanted = max((shape[0] for path, shape in base.parameters.items() if ".experts." in path), default=0)
+        parts = ((re.fullmatch(r"(.+\.experts)\.\d+\.(.+)", one), pair.rank) for one, pair in pairs.items())
+        blocks = by_key((part[1], (part[2], rank)) for part, rank in parts if part)
+        short = (block for block, found in blocks.items() if len(set(found)) != 3 or len(found) < 3 * wanted)
+        message = f"some of the {wanted} experts have no factors, or different ones"
+        yield from _told(case, message, short, WHOLE, is_short)
 
 
 @serving("LC440", "rows-reordered", "weights", "base", vllm=WRONG, hint=MERGE,
          evidence={"vllm": "model_executor/models/llama4.py (0.32 run)"})  # fmt: skip
 def rows_reordered(case: Case, on: On) -> Problems:
     """LoRA on q or k of Llama 4: vLLM reorders the rows of the base's weight, but not those of ``lora_B``."""
-    unseen, leaves = set(left_out(case)), on.profile.engine.reordered.get(case.known_base.model_type, frozenset())
-    meant = (module for module in on.placed.applied if last_name(module) in leaves and module not in unseen)
+    leaves = vllm.REORDERED.get(case.known_base.model_type, frozenset())
+    meant = (module for module in on.placed.applied if last_name(module) in leaves)
     yield from _told(case, "the engine's model has these rows in a different order", meant)
 
 
@@ -406,10 +355,10 @@ def base_without_lora(case: Case, on: On) -> Problems:
     config = case.adapter.config
     named = config.base_class if config is not None else ""
     library = str((config.auto_mapping or {}).get("parent_library", "")) if config is not None else ""
-    family = library.removeprefix("transformers.models.").partition(".")[0]
     is_other = library.startswith("diffusers") or re.fullmatch(NOT_FOR_TEXT, named.rpartition("For")[2])
     of_diffusion = [module for module in case.adapter.pairs if re.fullmatch(DIFFUSION, module.partition(".")[0])]
-    if is_other or (not of_diffusion and not on.profile.has_lora(named, family)):
+    family = library.removeprefix("transformers.models.").partition(".")[0]
+    if is_other or not on.profile.has_lora(named, family):
         yield Problem(f"auto_mapping names {cut(named)}", Location(CONFIG, "auto_mapping"))
     else:
         yield from _told(case, "a diffusion model has such modules", of_diffusion)
@@ -419,20 +368,18 @@ def base_without_lora(case: Case, on: On) -> Problems:
          evidence={"vllm": f"{MANAGER} (read)", "sglang": "lora/lora_manager.py (read)"})  # fmt: skip
 def targets_filtered(case: Case) -> Problems:
     """The engine is started with LoRA on other modules (``--lora-target-modules``); vLLM does not check the adapter."""
-    targets = case.deployment.lora_target_modules or ()
-    if found := left_out(case):
+    targets = case.deployment.lora_target_modules or ("all",)
+
+    def whole(module: str) -> str:  # a packed set has LoRA if one of its modules has
+        return packed_in(last_name(module)) or last_name(module)
+
+    served, has_experts = {whole(target) for target in targets}, "experts" in targets
+    others = (module for module in case.adapter.pairs if whole(module) not in served)
+    found = [module for module in others if not (has_experts and ".experts." in module)]
+    if found and "all" not in targets:
         wanted = " ".join(sorted({last_name(module) for module in case.adapter.pairs} | set(targets)))
         hint = f"start the engine with `--lora-target-modules {wanted}`"
         yield Problem(f"only {names(targets)} has LoRA: {names(found)}", case.in_weights(found[0]), hint)
-
-
-@serving("LC444", "pinned-beyond-slots", sglang=REJECTS, evidence={"sglang": "lora/lora_manager.py (read)"})
-def pinned_beyond_slots(case: Case) -> Problems:
-    """At least as many adapters are pinned as there are slots: SGLang reserves one for the base."""
-    pinned, slots = case.deployment.pinned, case.deployment.max_loras
-    if slots is not None and pinned >= slots:
-        hint = f"start SGLang with `--max-loras-per-batch {pinned + 1}`, or pin fewer"
-        yield Problem(f"max_loras is {slots}, and {pinned} are pinned", case.in_weights(), hint)
 
 
 @serving("LC445", "stray-weights", sglang=WRONG,

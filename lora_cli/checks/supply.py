@@ -1,14 +1,12 @@
-"""LC6xx: the supply chain. Code and templates next to the weights, names of files, and pinned revisions."""
+"""LC6xx: the supply chain. Code and templates next to the weights, and pinned revisions."""
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import MOST_GROUPS, NotChecked, Problems, check, grouped
 from lora_cli.finding import Location, Problem, Severity
 from lora_cli.refs.adapter_files import CONFIG
-from lora_cli.refs.reference import cached_repository
 from lora_cli.text import cut, names, shown
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
@@ -24,11 +22,6 @@ LONGEST_TEMPLATES = 1 << 20
 
 LEAST_COUNTED = 1024
 """The number of characters that a shorter template counts for, which limits their number."""
-
-UNSAFE_NAME = r"(?i)(?:^|/)(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:[./]|$)|[<>:\"|?*\\]|(?:^|/)[- ]|[. ](?:/|$)"
-"""Names of devices on Windows, characters that it forbids, and ends that some file systems or commands take off."""
-
-LONGEST_NAME_BYTES = 255
 
 
 @check("LC601", "names-code", "companions",
@@ -63,8 +56,7 @@ def names_code(case: Case) -> Problems:
 def hostile_template(case: Case) -> Problems:
     """A chat template contains unsafe code: access to Python's internals, other templates, endless loops.
 
-    Code that escapes Jinja's sandbox runs as the server. Templates are read here, never rendered; a million characters
-    in total are searched.
+    Code that escapes Jinja's sandbox runs as the server. A million characters in total are searched, none rendered.
     """
     companions, left = case.companions, LONGEST_TEMPLATES
     for path, reason in companions.unread.items():
@@ -105,48 +97,22 @@ Each pattern takes time in proportion to the template: no part is scanned from t
 
 def hostile_in(template: str) -> Iterator[tuple[str, str]]:
     """The hostile constructs in ``template``: (description, code)."""
-    code = "\n".join(_tags(template))
+    at, tags, tag = 0, list[str](), re.compile(r"\{[{%#]")
+    while opening := tag.search(template, at):  # one that is never closed extends to the end
+        closing = CLOSING[opening.group()]
+        end = template.find(closing, opening.end())
+        at = len(template) if end < 0 else end + len(closing)
+        tags += [template[opening.start() : at]] if closing != "#}" else []
+    code = "\n".join(tags)
     for what, pattern in HOSTILE.items():
         if found := re.search(pattern, code):
             yield what, found.group()
 
 
-def _tags(template: str) -> Iterator[str]:
-    """The tags of a template, in one pass; one that is never closed extends to the end."""
-    at, tag = 0, re.compile(r"\{[{%#]")
-    while opening := tag.search(template, at):
-        closing = CLOSING[opening.group()]
-        end = template.find(closing, opening.end())
-        at = len(template) if end < 0 else end + len(closing)
-        if closing != "#}":
-            yield template[opening.start() : at]
-
-
-@check("LC603", "unsafe-name", hint="rename it")
-def unsafe_name(case: Case) -> Problems:
-    """A file's name is not safe on every platform: reserved, forbidden, too long, or the same as another's.
-
-    Copied to Windows, macOS, a bucket or a ConfigMap it fails, or overwrites another file.
-    """
-    messages, seen = list[tuple[str, str]](), dict[str, str]()
-    for path in (file.path for file in case.adapter.files):
-        longest = max(len(part.encode(errors="surrogateescape")) for part in path.split("/"))
-        if longest > LONGEST_NAME_BYTES or not path.isprintable() or re.search(UNSAFE_NAME, path):
-            messages.append(("some platforms do not allow the name of a file", path))
-        other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
-        if other != path:
-            messages.append((f"a file's name is that of {cut(other)} if case or accents are ignored", path))
-    yield from grouped(messages, "", "file")
-
-
-@check("LC604", "unpinned-revision", floor=Severity.NOTE)
+@check("LC604", "unpinned-revision", floor=Severity.NOTE,
+       hint="end it with the commit (`@` and 40 hex digits) or digest (`@sha256:` and 64), or use a lock")  # fmt: skip
 def unpinned_revision(case: Case) -> Problems:
-    """The reference is not pinned: it has a branch, a tag or no revision, and can change at any time.
-
-    An engine may load a different version from the validated one.
-
-    *Fix*: add the commit (``org/name@<40 hex digits>``) or digest (``oci://…@sha256:<64 hex digits>``), or use a lock.
-    """
+    """The reference has a branch, a tag or no revision: an engine may load another version than the validated one."""
     ref = case.evidence.ref
     if ref is not None and not ref.pinned and ref.scheme in {"hf", "oci"}:
         pin = case.evidence.commit or ("sha256:DIGEST" if ref.scheme == "oci" else "COMMIT")
@@ -156,10 +122,7 @@ def unpinned_revision(case: Case) -> Problems:
 @check("LC605", "unpinned-base", "config", floor=Severity.NOTE,
        hint="set revision to the commit that it was trained on")  # fmt: skip
 def unpinned_base(case: Case) -> Problems:
-    """The config names a Hub repository as the base, but no commit.
-
-    PEFT never writes one: this runs only with a policy's ``require_pinned`` or with ``--select LC605``.
-    """
+    """The config names a Hub repository as base, but no commit: told with ``require_pinned`` or ``--select LC605``."""
     base, revision = case.config.base_model_name_or_path, case.config.revision or ""
     is_repository = base and base.count("/") == 1 and base[-1] != "/" and not _is_folder(base)
     if is_repository and not re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -174,18 +137,16 @@ def base_unclear(case: Case) -> Problems:
 
     ``AutoPeftModel``, vLLM's resolver and readers look for the base by this name, also on other machines.
     """
-    base, hint = case.config.base_model_name_or_path or "", ""
-    if cached := cached_repository(base):
-        hint = f"it is {cached[0]} at commit {cached[1]}: write both instead"
+    base = case.config.base_model_name_or_path or ""
     if not base:
         message = "no base is set"
-    elif cached or _is_folder(base):
+    elif _is_folder(base):
         message = f"the base is a folder of the machine that it was trained on: {cut(base)}"
     elif re.search(QUANTISED, base):
         message = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
     else:
         return
-    yield Problem(message, Location(CONFIG, "base_model_name_or_path"), hint)
+    yield Problem(message, Location(CONFIG, "base_model_name_or_path"))
 
 
 def _is_folder(base: str) -> bool:

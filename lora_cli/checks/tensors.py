@@ -1,4 +1,4 @@
-"""LC30x, LC310, LC319: the tensors alone and compared with the config, without a base."""
+"""LC30x, LC310: the tensors alone and compared with the config, without a base."""
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.names import PAIR_PARTS, last_name
@@ -28,12 +28,9 @@ def rank_mismatch(case: Case) -> Problems:
 
     PEFT refuses it. vLLM scales the tensors by the config's ``lora_alpha / r``: silently too strong or too weak.
     """
-    pairs = case.application.adapter.pairs
-    messages = (
-        (f"the rank is {wanted} in the config, but {pairs[module].rank} in the tensors", module)
-        for module, wanted in case.application.ranks.items()
-        if pairs[module].rank not in {None, wanted}
-    )
+    pairs, ranks = case.application.adapter.pairs, case.application.ranks
+    other = case.other_ranks if "r" in case.config.given else ()  # another check says that there is no r
+    messages = ((f"the rank is {ranks[one]} in the config, but {pairs[one].rank} in the tensors", one) for one in other)
     yield from grouped(messages, case.weights_file, "module")
 
 
@@ -59,8 +56,8 @@ def pair_incomplete(case: Case) -> Problems:
 def name_form(case: Case, on: On) -> Problems:
     """Tensor names are not in PEFT's form: a prefix is missing or doubled, a wrapper added one, or two names mean one.
 
-    PEFT silently drops the names that it does not find: the adapter then does nothing. Names from ``state_dict()``
-    (``lora_A.default.weight``) are loaded by PEFT and refused by vLLM.
+    PEFT silently drops the names that it does not find. Names from ``state_dict()`` (``lora_A.default.weight``) are
+    loaded by PEFT and refused by vLLM.
     """
     keys = [key for key in case.application.adapter.keys.values() if key.part != "unknown"]
     dropped = {key: reason for key in keys if (reason := dropped_for(key))}
@@ -106,10 +103,7 @@ def foreign_tensor(case: Case) -> Problems:
        hint="gather the parameters before saving (ZeRO-3, FSDP)",
        evidence={"vllm": "lora/layers/base_linear.py (run)"})  # fmt: skip
 def factor_shape(case: Case) -> Problems:
-    """A or B is not a matrix with at least one row and column, or the two do not have the same rank.
-
-    Empty and flat tensors are what ZeRO-3 and FSDP save when the parameters were not gathered first.
-    """
+    """A or B is not a matrix with at least one row and column, as ZeRO-3 and FSDP save it, or their ranks differ."""
     experts, found = set(shared_experts(case.adapter)), dict[Outcome, list[tuple[str, str]]]()
     for module, pair in case.adapter.pairs.items():
         odd = {part: one.shape for part, one in pair.named.items() if len(one.shape) != 2 or 0 in one.shape}
@@ -120,8 +114,8 @@ def factor_shape(case: Case) -> Problems:
             message = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
             found.setdefault(WRONG, []).append((message, module))
     for vllm, messages in found.items():
-        sglang = OK if vllm is OK else CRASHES
-        yield from grouped(messages, case.weights_file, "module", effects={"vllm": vllm, "sglang": sglang})
+        effects = {"vllm": vllm, "sglang": OK if vllm is OK else CRASHES}
+        yield from grouped(messages, case.weights_file, "module", effects=effects)
 
 
 def is_expert(module: str) -> bool:
@@ -140,8 +134,7 @@ def shared_experts(adapter: Adapter) -> list[str]:
 def untargeted_tensors(case: Case) -> Problems:
     """The weights contain modules that the config does not target.
 
-    PEFT builds layers where the config says so and drops all other tensors silently; vLLM uses the tensors.
-    ``layers_to_transform`` and ``exclude_modules`` count, too.
+    PEFT drops such tensors silently; vLLM uses them. ``layers_to_transform`` and ``exclude_modules`` count, too.
     """
     message = "the config does not target the module; PEFT drops its tensors"
     yield from grouped(((message, name) for name in case.application.untargeted), case.config.file, "module")
@@ -149,10 +142,7 @@ def untargeted_tensors(case: Case) -> Problems:
 
 @check("LC309", "factor-dtype", "weights", peft=WRONG, hint="save the factors as bf16, f16 or f32")
 def factor_dtype(case: Case) -> Problems:
-    """A, B or another trained tensor is stored as integers or booleans, or as floats of 8 bits or less.
-
-    The scales of quantised numbers are missing: cast, integers are off by orders of magnitude.
-    """
+    """A trained tensor is stored as integers or booleans, or as floats of 8 bits or less, without scales."""
     stored = [
         (key.param or key.part, case.adapter.tensors[name].dtype, key.module)
         for name, key in case.adapter.keys.items()
@@ -186,16 +176,3 @@ def variant_incomplete(case: Case) -> Problems:
         dropped = "there are trained tokens, but trainable_token_indices lists none: PEFT drops them"
         messages += [(dropped, module) for module in tokens]
     yield from grouped(sorted(messages), case.weights_file, "module")
-
-
-@check("LC319", "tower-collision", "weights", peft=OK, sglang=WRONG, floor=None,
-       hint="train the language model alone, or use an engine that uses full names",
-       evidence={"sglang": "lora/lora.py (run)"})  # fmt: skip
-def tower_collision(case: Case, on: On) -> Problems:
-    """A layer number and a module name match two modules: one in the language model, one in a tower.
-
-    SGLang only uses the number of the layer: one silently overwrites the other.
-    """
-    if found := on.placed.collisions:
-        message = f"two modules have the same layer and last name: {names(found)}"
-        yield Problem(message, case.in_weights(found[0]))

@@ -34,8 +34,7 @@ FEWEST = 8
 def nonfinite_values(case: Case) -> Problems:
     """A tensor contains NaN or infinity.
 
-    Every engine loads it silently. One NaN makes all of a request's logits NaN, and in a shared batch or a quantised
-    cache it need not stay with that request.
+    Every engine loads it silently. One NaN makes all logits of a request NaN, and may reach others in its batch.
     """
     bad = [name for name, values in case.evidence.stats.items() if values.nonfinite]
     if bad:
@@ -48,9 +47,8 @@ def nonfinite_values(case: Case) -> Problems:
 def zero_update(case: Case) -> Problems:
     """A or B is zero in every module, so that the adapter changes nothing; or a saved weight is all zeros.
 
-    LoRA starts with B at zero. An adapter that was saved before training, or whose training never reached it, loads and
-    serves as the base model. A whole matrix, or DoRA's magnitude, of zeros replaces the base's own: the module no
-    longer works.
+    LoRA starts with B at zero: an adapter that was saved before training serves as the base model. A whole matrix, or
+    DoRA's magnitude, of zeros replaces the base's own: the module no longer works.
     """
     stats, pairs, tensors = case.evidence.stats, case.adapter.pairs.values(), case.adapter.tensors
     scanned = [[one.name for one in pair.factors if one.nbytes and one.name in stats] for pair in pairs]
@@ -89,7 +87,7 @@ def overflow(case: Case) -> Problems:
     """A factor, or B times the scaling, exceeds the range of the dtype in which the base is served.
 
     Engines cast A and B to the base's dtype, and multiply the scaling into B first. In float16 everything beyond 65504
-    becomes infinity, and the request's logits NaN. Values of this size also mean that training failed.
+    becomes infinity, and the request's logits NaN.
     """
     largest = dict[str, float]()
     for pair, scaling, first, second in _measured(case):
@@ -100,10 +98,8 @@ def overflow(case: Case) -> Problems:
     most = LARGEST.get(dtype, LARGEST["float16"])
     beyond = [name for name, value in largest.items() if value > most]
     if beyond and dtype in LARGEST:
-        values = (
-            f"{counted(len(beyond), 'tensor has', 'tensors have')} values up to {largest[beyond[0]]:.3g} once scaled"
-        )
-        message = f"{values}, but the maximum of {dtype} is {most:.5g}: {names(beyond)}"
+        has = f"{counted(len(beyond), 'tensor has', 'tensors have')} values up to {largest[beyond[0]]:.3g}"
+        message = f"{has} once scaled, but the maximum of {dtype} is {most:.5g}: {names(beyond)}"
         yield Problem(message, case.in_weights(beyond[0]))
     elif beyond:
         why = NO_BASE if case.base is None else "the base's config has no known dtype"
@@ -125,9 +121,9 @@ def _updates(case: Case) -> dict[str, float]:
 def huge_update(case: Case) -> Problems:
     """The update ``s * B @ A`` of a module may be larger than any base's weights, or far larger than all others.
 
-    The training diverged in that module, or the scaling is not the one it was trained with: the adapter overwhelms the
-    base and its output is noise. The bound ``|s| * norm(B) * norm(A)``, spread over the elements of the update, is
-    compared with 10 (a base's weights have a root mean square of 0.01 to 0.05), and with the median of the modules.
+    The training diverged, or the scaling is not the one it was trained with: the output is noise. The bound
+    ``|s| * norm(B) * norm(A)``, spread over the elements of the update, is compared with 10 (a base's weights have a
+    root mean square of 0.01 to 0.05), and with the median of the modules.
     """
     updates = _updates(case)
     usual = sorted(updates.values())[len(updates) // 2] if len(updates) >= FEWEST else 0.0
@@ -143,15 +139,8 @@ def huge_update(case: Case) -> Problems:
 @check("LC505", "negligible-update", "config", "weights", "values", floor=Severity.ERROR,
        hint="check lora_alpha and the learning rate; save it after training")  # fmt: skip
 def negligible_update(case: Case) -> Problems:
-    """The update ``s * B @ A`` is too small in every module to change the model's output.
-
-    It loads and serves as the base model: it was hardly trained, or is scaled to nothing.
-    """
-    updates, stats = _updates(case), case.evidence.stats
-    factors = [factor for pair in case.adapter.pairs.values() for factor in pair.factors if factor.name in stats]
-    narrow = [one for one in factors if stats[one.name].magnitude is None and not stats[one.name].nonfinite]
-    if narrow and not updates:
-        yield NotChecked(f"the size of an update in {narrow[0].dtype} is unknown")
+    """The update ``s * B @ A`` is too small in every module to change the output: untrained, or scaled to nothing."""
+    updates = _updates(case)
     if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _has_other_tensors(case):
         first = max(updates, key=lambda module: updates[module])
         size = f"the largest update has a root mean square of at most {updates[first]:.3g}"
@@ -163,9 +152,8 @@ def negligible_update(case: Case) -> Problems:
 def untrained_part(case: Case) -> Problems:
     """B is zero in some modules, and not in the others.
 
-    These modules change nothing. Training did not reach them: an encoder whose inputs have no gradient under gradient
-    checkpointing (``enable_input_require_grads()``), or a part that the training never ran. Experts are ignored,
-    because a router may never select one.
+    Training did not reach these modules, as an encoder whose inputs have no gradient under gradient checkpointing
+    (``enable_input_require_grads()``). Experts are ignored, because a router may never select one.
     """
     pairs, stats = case.adapter.pairs.items(), case.evidence.stats
     of_b = ((m, stats.get(pair.b.name)) for m, pair in pairs if pair.b is not None and ".experts." not in f".{m}.")

@@ -58,7 +58,7 @@ def command(
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings = apply_policies(ctx.obj, inputs.manifest)
-    deployment = deployment_of(profiles, inputs, inputs.max_lora_rank)
+    deployment = deployment_of(profiles, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
         profiles[0],

@@ -120,7 +120,7 @@ def _warmed(
     def terms_of(versions: Collection[str]) -> Terms:
         named = [f"{kind}@{one}" for one in versions if not version]
         profiles = tuple(map(choose_engine, named or [engines.engine]))
-        deployment = deployment_of(profiles, inputs, engines.max_lora_rank or inputs.max_lora_rank)
+        deployment = deployment_of(profiles, engines.max_lora_rank or inputs.max_lora_rank)
         return Terms(base, engines=profiles, deployment=deployment)
 
     # With --prune, what neither the manifest nor a REF names goes.

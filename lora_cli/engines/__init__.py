@@ -5,14 +5,14 @@ To add an engine, add it to ``ENGINES``; what it does with which adapters stands
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import FAMILIES
 from lora_cli.engines import vllm
 from lora_cli.errors import UsageError
-from lora_cli.finding import Effect, Outcome
+from lora_cli.finding import Outcome
 from lora_cli.text import did_you_mean
 
 VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
@@ -34,12 +34,11 @@ def packed_in(leaf: str) -> str:
 class Flags:
     """How an engine is started with LoRA: the options in which engines differ, and its slots, allocated at the start.
 
-    ``launch`` is the command before its options, with ``{base}`` for the model. ``slots`` limits the adapters in one
-    batch, ``memory`` those in the machine's memory. ``adapters`` lists those that are loaded at start-up, as
-    ``NAME=PATH`` or as JSON with ``keys`` for the two; with ``pins`` one can be pinned to its slot there. ``strict``
-    makes the engine refuse an adapter instead of dropping tensors. ``choices`` are the only names that
-    ``--lora-target-modules`` may have (empty: any); ``experts_as_one``: one name stands for all experts there.
-    ``base_slots`` are the slots that requests for the base alone take.
+    ``launch`` is the command before its options, with ``{base}`` for the model. ``slots`` limits adapters in a batch,
+    ``memory`` those in the machine's memory. ``adapters`` lists those that are loaded at start-up, as ``NAME=PATH`` or
+    as JSON with ``keys`` for the two; with ``pins`` one can be pinned there. ``strict`` makes the engine refuse an
+    adapter instead of dropping tensors. ``choices`` are the only names of ``--lora-target-modules`` (empty: any);
+    ``experts_as_one``: one name stands for all experts there. ``base_slots`` are the slots of the base alone.
     """
 
     launch: str
@@ -58,18 +57,10 @@ class Flags:
 class Engine:
     """One engine: the behaviour of all its versions, as data.
 
-    ``versions`` are those with a profile, oldest first. ``by_layer``: it finds a module by the number of its layer and
-    its last name, else by its path. ``ranks`` are the possible values of ``max_lora_rank`` (empty: any),
-    ``default_rank`` its default (None: no limit). ``unexpected`` is what it does with a module whose last name its
-    model does not have, ``beyond`` with one in a layer that its model does not have. ``reads_peft_type``: tensors of
-    LoRA are not enough for it. ``flags`` is None if it is no server.
-
-    ``no_lora`` are families whose class does not support LoRA, ``with_lora`` other families that do without a table in
-    ``base.families``. ``lora_since`` maps classes of ``architectures`` to the first version in which they do, whatever
-    their family; ``heads_since`` ends of class names to the first version that loads their trained head.
-    ``fused_experts`` are families whose class has its experts in one tensor. ``block_names`` is the class's and
-    transformers' name of the block with the experts, ``reordered`` the modules whose outputs the class keeps in another
-    order.
+    ``versions`` are those with a profile, oldest first. ``by_layer``: it finds a module by layer and last name, else by
+    its path. ``unexpected`` is what it does with a module whose last name its model does not have, ``beyond`` with one
+    in a layer too many. ``reads_peft_type``: tensors of LoRA are not enough for it. ``ranks`` are the values of
+    ``max_lora_rank`` (empty: any), ``default_rank`` its default (None: no limit). ``flags`` is None if it is no server.
     """
 
     name: str
@@ -82,18 +73,16 @@ class Engine:
     ranks: tuple[int, ...] = ()
     default_rank: int | None = None
     flags: Flags | None = None
-    no_lora: frozenset[str] = frozenset()
-    with_lora: frozenset[str] = frozenset()
-    lora_since: Mapping[str, str] = field(default_factory=dict)
-    heads_since: Mapping[str, str] = field(default_factory=dict)
-    fused_experts: frozenset[str] = frozenset()
-    block_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    reordered: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def is_vllm(self) -> bool:
+        """Whether the tables of ``engines.vllm`` are this engine's; nothing is known of the classes of others."""
+        return self.name == "vllm"
 
     def is_known(self, base: BaseModel) -> bool:
         """Whether it is known if the engine supports LoRA on such a base."""
-        family = base.model_type
-        return family in FAMILIES or family in self.with_lora or base.architecture in self.lora_since
+        by_class = base.model_type in vllm.WITH_LORA or base.architecture in vllm.LORA_SINCE
+        return base.model_type in FAMILIES or (self.is_vllm and by_class)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,22 +115,17 @@ class Profile:
         """Whether this version is that one or newer."""
         return as_version(since) <= as_version(self.version)
 
-    def effect(self, effect: Effect) -> Outcome:
-        """What this version does, of an effect that may depend on the version."""
-        if isinstance(effect, Outcome):
-            return effect
-        own = as_version(self.version)
-        return next(found for until, found in effect.items() if not until or own <= as_version(until))
-
     def has_lora(self, architecture: str, model_type: str) -> bool:
         """Whether the engine's class of a base supports LoRA, as far as is known; ``architecture`` may be empty."""
-        since = self.engine.lora_since.get(architecture)
-        return model_type not in self.engine.no_lora if since is None else self.is_at_least(since)
+        if not self.engine.is_vllm:
+            return True
+        since = vllm.LORA_SINCE.get(architecture)
+        return model_type not in vllm.NO_LORA if since is None else self.is_at_least(since)
 
     def takes_head(self, architecture: str) -> bool:
         """Whether the engine loads a trained head on a base of this class; the end of its name is enough."""
-        heads = self.engine.heads_since.items()
-        return any(architecture.endswith(end) and self.is_at_least(since) for end, since in heads)
+        since = next((since for end, since in vllm.HEADS_SINCE.items() if architecture.endswith(end)), vllm.NEVER)
+        return self.engine.is_vllm and self.is_at_least(since)
 
 
 @lru_cache(maxsize=256)
@@ -154,7 +138,7 @@ def as_version(text: str) -> tuple[int, ...]:
 VLLM = Engine(
     name="vllm",
     title="vLLM",
-    versions=("0.31", "0.32", "0.33"),
+    versions=("0.32", "0.33"),
     unexpected=Outcome.REJECTS,
     reads_peft_type=False,
     ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
@@ -167,16 +151,9 @@ VLLM = Engine(
         keys=("name", "path"),
         experts_as_one=True,
     ),
-    no_lora=vllm.NO_LORA,
-    with_lora=vllm.WITH_LORA,
-    lora_since=vllm.LORA_SINCE,
-    heads_since=vllm.HEADS_SINCE,
-    fused_experts=vllm.FUSED_EXPERTS,
-    block_names=vllm.BLOCK_NAMES,
-    reordered=vllm.REORDERED,
 )
-"""Read in ``vllm/lora`` of 0.28 to 0.33, and run on what PEFT wrote; of 0.32 the whole server (make test-engines).
-At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what it had served wrongly before."""
+"""Read in ``vllm/lora`` of 0.32 and 0.33, and run on what PEFT wrote; of 0.32 the whole server (make test-engines).
+0.31 ignored the patterns of ranks and alphas, and served wrongly what 0.32 refuses: it is not judged."""
 
 SGLANG = Engine(
     name="sglang",
@@ -220,8 +197,7 @@ def all_profiles() -> tuple[Profile, ...]:
 def choose_engine(text: str) -> Profile:
     """The profile that ``NAME`` or ``NAME@VERSION`` means.
 
-    A version between two profiles gets the older one, a newer version the newest, and a version that is older than all
-    profiles the oldest, unproven; ``note`` says which.
+    A version without a profile gets the next older one, or if there is none the oldest, unproven; ``note`` says which.
 
     Raises:
         UsageError: there is no engine of that name, or the version is not one.

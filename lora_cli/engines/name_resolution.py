@@ -11,6 +11,7 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import PACKED, VOCABULARY, Profile, vllm
 from lora_cli.finding import Applied
 from lora_cli.peft.targets import OUTPUT_NAMES
+from lora_cli.text import by_key
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
 """The number of a layer anywhere in a path, and the name of the list of layers."""
@@ -32,9 +33,8 @@ Place = Callable[[str, list[Key]], str]
 class NameResolution:
     """The modules of an adapter by what an engine does with them: each is in exactly one of the first four.
 
-    ``applied`` are in the engine's model. ``unexpected`` have a last name that no module of the model has. ``towers``
-    are in a tower without LoRA. ``nowhere`` maps the other modules to the reason why they are not in the model.
-    ``collisions`` are modules that another one overwrites.
+    ``applied`` are in the engine's model, ``unexpected`` have a last name that it does not have, ``towers`` are in a
+    tower without LoRA, ``nowhere`` maps the others to the reason. ``collisions`` are those that another one overwrites.
     """
 
     applied: tuple[str, ...] = ()
@@ -54,11 +54,9 @@ def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameRe
     """Sort the modules of ``adapter`` by what the engine does with them; pure."""
     place = _by_layer(base) if profile.engine.by_layer else _by_path(base, profile)
     pairs, keys = adapter.pairs.items(), adapter.keys
-    where = {module: place(module, [keys[factor.name] for factor in pair.factors]) for module, pair in pairs}
-    applied, unexpected, towers = (
-        tuple(module for module, found in where.items() if found == kind) for kind in (APPLIED, UNEXPECTED, TOWER)
-    )
-    nowhere = {module: found for module, found in where.items() if found not in {APPLIED, UNEXPECTED, TOWER}}
+    by_place = by_key((place(one, [keys[factor.name] for factor in pair.factors]), one) for one, pair in pairs)
+    applied, unexpected, towers = (tuple(by_place.pop(kind, ())) for kind in (APPLIED, UNEXPECTED, TOWER))
+    nowhere = {module: why for why, modules in by_place.items() for module in modules}
     seen: dict[tuple[str, ...], str] = {}
     collisions = []
     for module in applied if profile.engine.by_layer else ():

@@ -1,7 +1,5 @@
 """Tables of PEFT 0.21, which owns the format: what it makes of a config of another method."""
 
-from lora_cli.finding import Outcome
-
 BUILT = frozenset(
     {
         *("BEFT", "BOFT", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING"),
@@ -18,14 +16,3 @@ IA3_FAMILIES = frozenset(
     }
 )
 """PEFT 0.21's ``TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING``."""
-
-
-def method_outcome(peft_type: str | None, model_type: str) -> Outcome | None:
-    """The outcome for tensors of LoRA whose config has another ``peft_type``; None if it depends on more than that.
-
-    ``model_type`` is that of the base, empty if that is not known.
-    """
-    if peft_type not in BUILT:
-        return None
-    has_defaults = peft_type != "IA3" or not model_type or model_type in IA3_FAMILIES
-    return Outcome.SERVES_WRONG if has_defaults else Outcome.REJECTS

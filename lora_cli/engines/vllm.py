@@ -1,6 +1,6 @@
 """Tables of vLLM: which families of base models it serves with LoRA, and what they call their modules.
 
-Read in its classes of 0.31 to 0.33, and compared with what those of 0.32 say of themselves (``test_registry.py``).
+Read in its classes of 0.32 and 0.33, and compared with what those of 0.32 say of themselves (``test_registry.py``).
 """
 
 NEVER = "999"
@@ -34,10 +34,8 @@ EMBEDDINGS = {
     **dict.fromkeys(("cohere", "cohere2", "emu3", "hunyuan_vl", "vibevoice_asr"), INPUT),
     **dict.fromkeys(WRAPPED - {"vaultgemma"}, INPUT),
 }
-"""Families whose class has ``embedding_modules``; others do not support LoRA on the embedding or the head.
-
-``make test-engines`` compares it with the classes of 0.32. VaultGemma's loads it too, and serves another scale.
-"""
+"""Families whose class has ``embedding_modules``; others do not support LoRA on the embedding or the head. VaultGemma's
+loads it too, and serves another scale."""
 
 SPLIT = {"glm4": frozenset({"gate_up_proj"})}
 """Modules that a class packs by itself, though transformers' model has them in one: it refuses that name."""
@@ -48,25 +46,17 @@ NO_LORA = frozenset(
         *("bart", "distilbert", "segformer", "t5", "vit", "wav2vec2"),
     }
 )
-"""Families with which the engine does not start if LoRA is enabled. 0.32 was run with tiny models: those in the first
-line end with "does not support LoRA yet" (of BERT that is the class for masked words), for the others it has no class,
-and transformers' own do not fit. tests/real_engines/vllm.md has every family with a table here."""
+"""Families with which the engine does not start if LoRA is enabled. 0.32 was run: it has a class without LoRA for those
+in the first line (of BERT that for masked words), and none for the others. tests/real_engines/vllm.md has more."""
 
 LORA_SINCE = {
-    "BertModel": "0.32",
-    "BertForMaskedLM": NEVER,
-    "BertForSequenceClassification": "0.33",
-    "BertForTokenClassification": "0.33",
-    "RobertaModel": "0.32",
-    "RobertaForMaskedLM": "0.32",
-    "RobertaForTokenClassification": NEVER,
-    "XLMRobertaModel": "0.32",
-    "XLMRobertaForSequenceClassification": "0",
-    "XLMRobertaForTokenClassification": NEVER,
-    **dict.fromkeys(("GPTNeoXForCausalLM", "MiniCPMV4_7ForConditionalGeneration"), "0.32"),
+    **dict.fromkeys(("BertModel", "RobertaModel", "RobertaForMaskedLM", "XLMRobertaModel"), "0"),
+    **dict.fromkeys(("XLMRobertaForSequenceClassification", "MiniCPMV4_7ForConditionalGeneration"), "0"),
+    **dict.fromkeys(("BertForSequenceClassification", "BertForTokenClassification"), "0.33"),
     **dict.fromkeys(("Kolibri1ForCausalLM", "MiniCPMOcrForConditionalGeneration"), "0.33"),
+    **dict.fromkeys(("BertForMaskedLM", "RobertaForTokenClassification", "XLMRobertaForTokenClassification"), NEVER),
 }
-"""Classes to the first version in which they take LoRA, whatever their family. Read in the classes of 0.31 to 0.33;
+"""Classes to the first version in which they take LoRA, whatever their family. Read in the classes of 0.32 and 0.33;
 those of BERT and RoBERTa were run in 0.32 (``test_pooling.py``)."""
 
 HEADS_SINCE = {"ForSequenceClassification": "0", "ForTokenClassification": "0.33"}
@@ -85,21 +75,17 @@ REORDERED = dict.fromkeys(("llama4", "llama4_text"), frozenset({"q_proj", "k_pro
 
 LISTED = frozenset(
     {
-        *("afmoe", "apertus", "arcee", "cohere2", "cwm", "deepseek_v32", "ernie4_5", "ernie4_5_moe"),
-        *("exaone4", "falcon_h1", "gemma4_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa"),
-        *("gpt_bigcode", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared"),
-        *("hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "jamba", "lfm2", "lfm2_moe", "longcat_flash"),
-        *("minicpm3", "minimax_m2", "nemotron", "nemotron_h", "olmo", "olmo3", "olmo_hybrid", "phimoe", "qwen3_next"),
-        *("sarvam_moe", "seed_oss", "smollm3", "vaultgemma", "axk1", "laguna", "ministral3", "olmoe", "sarvam_mla"),
+        *("afmoe", "axk1", "deepseek_v32", "ernie4_5_moe", "gemma4_text", "glm4", "glm4_moe", "glm4_moe_lite"),
+        *("glm_moe_dsa", "hy_v3", "laguna", "longcat_flash", "minimax_m2", "ministral3", "olmo_hybrid", "olmoe"),
+        *("qwen3_next", "sarvam_mla", "sarvam_moe", "vaultgemma"),
         # Wrappers for images, video and audio.
-        *("audioflamingo3", "blip-2", "emu3", "exaone4_5", "gemma4", "glm4v", "glm4v_moe", "glm_ocr", "glmasr"),
-        *("granite4_vision", "granite_speech", "granite_speech_plus", "hunyuan_vl", "idefics3", "internvl", "lfm2_vl"),
-        *("lighton_ocr", "llava", "llava_next", "llava_next_video", "mistral3", "molmo2", "paligemma", "qwen2_5_omni"),
-        *("qwen2_5_omni_thinker", "qwen3_5", "qwen3_asr", "qwen3_omni_moe_thinker", "qwen3_vl", "smolvlm"),
-        *("vibevoice_asr", "voxtral", "cohere_compass", "ernie4_5_vl_moe", "gemma4_unified", "minicpmv4_6"),
-        *("muse_glimmer", "qianfan_ocr"),
+        *("audioflamingo3", "blip-2", "cohere_compass", "ernie4_5_vl_moe", "exaone4_5", "gemma4", "gemma4_unified"),
+        *("glm4v", "glm4v_moe", "glm_ocr", "glmasr", "granite4_vision", "granite_speech", "granite_speech_plus"),
+        *("idefics3", "internvl", "lfm2_vl", "lighton_ocr", "llava", "llava_next", "llava_next_video", "minicpmv4_6"),
+        *("mistral3", "molmo2", "muse_glimmer", "paligemma", "qianfan_ocr", "qwen2_5_omni", "qwen2_5_omni_thinker"),
+        *("qwen3_asr", "qwen3_omni_moe_thinker", "qwen3_vl", "smolvlm", "voxtral"),
         # Families of which transformers has no class.
-        *("bailing_moe", "chatglm", "deepseek", "exaone", "internlm2", "internvl_chat", "mimo", "minicpmo", "minicpmv"),
+        *("bailing_moe", "chatglm", "deepseek", "internlm2", "internvl_chat", "mimo", "minicpmo", "minicpmv"),
         *("molmo", "phi4mm", "ultravox"),
     }
 )
@@ -107,11 +93,8 @@ LISTED = frozenset(
 their classes."""
 
 WITH_LORA = LISTED | EMBEDDINGS.keys() | FUSED_EXPERTS | {"whisper"}
-"""Families without a table here that take LoRA. Whisper's class does, although the list does not say so.
-
-What the list has without LoRA is not known: of GPT-NeoX it says so, and 0.32 serves it. Encoder-decoders but Whisper
-are neither there nor among what it runs through transformers' classes.
-"""
+"""Families without a table here that take LoRA. Whisper's class does, although the list does not say so. What the list
+has without LoRA is not known: of GPT-NeoX it says so, and 0.32 serves it."""
 
 TEXT_NAMES = frozenset(
     {"qwen2_vl", "qwen2_5_vl", "exaone4_5", "gemma4", "gemma4_unified", "mistral3", "qwen3_omni_moe_thinker"}

@@ -98,9 +98,4 @@ def _started(server_args: Any) -> tuple[str, Deployment | None]:
         # Without the option SGLang takes the largest rank of the adapters at its start.
         return server_args.model_path, None
     limited = tuple(targets) if targets and "all" not in targets else None
-    deployment = Deployment(
-        max_lora_rank=rank,
-        lora_target_modules=limited,
-        max_loras=server_args.max_loras_per_batch,
-    )
-    return server_args.model_path, deployment
+    return server_args.model_path, Deployment(max_lora_rank=rank, lora_target_modules=limited)

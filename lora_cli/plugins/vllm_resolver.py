@@ -60,11 +60,7 @@ def _limits(frame: FrameType | None) -> Deployment | None:
         log.warning("vLLM's limits cannot be read: adapters are validated without --max-lora-rank")
         return None
     targets = getattr(lora, "target_modules", None)
-    return Deployment(
-        max_lora_rank=rank,
-        lora_target_modules=tuple(targets) if targets else None,
-        max_loras=getattr(lora, "max_loras", None),
-    )
+    return Deployment(max_lora_rank=rank, lora_target_modules=tuple(targets) if targets else None)
 
 
 def _as_vllm(error: Unresolved) -> Exception:

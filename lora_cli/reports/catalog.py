@@ -42,7 +42,7 @@ def told_apart(profiles: Sequence[Profile]) -> list[Check]:
 
 def letters(check: Check, profiles: Sequence[Profile]) -> list[str]:
     """The engines' outcomes for what a check finds, as letters of the legend."""
-    return [LETTERS[profile.effect(check.effects[profile.engine.name])] for profile in profiles]
+    return [LETTERS[check.effects[profile.engine.name]] for profile in profiles]
 
 
 def human_matrix(profiles: Sequence[Profile]) -> "Parts":
@@ -64,7 +64,7 @@ def human_engine(profile: Profile, profiles: Sequence[Profile]) -> "Parts":
     yield from (Paragraph(one) for one in lines if one)
     name, checks = profile.engine.name, told_apart(profiles)
     for outcome in (Outcome.REJECTS, Outcome.CRASHES, Outcome.SERVES_WRONG):
-        minded = [one for one in checks if profile.effect(one.effects[name]) is outcome]
+        minded = [one for one in checks if one.effects[name] is outcome]
         yield from ("", text((OUTCOMES[outcome][0], "bold"))) if minded else ()
         for one in minded:
             yield Paragraph(without_markup(one.summary), f"{one.code}: ", indent=2)

@@ -110,7 +110,7 @@ def test_another_format_is_known_by_name_and_is_the_one_error(
 ) -> None:
     make(tmp_path)
     assert known_as(checked := judged(tmp_path)) == name
-    assert errors(checked) == ["LC104" if "shards" in name else "LC109"]
+    assert errors(checked) == ["LC109"]
     assert checked.adapter is not None
     assert name in inspection_of(checked.adapter).format
 

@@ -7,7 +7,7 @@ import pytest
 from lora_cli.base.families import FAMILIES
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.peft import BUILT, IA3_FAMILIES
-from lora_cli.engines.vllm import LISTED, NO_LORA
+from lora_cli.engines.vllm import EMBEDDINGS, LISTED, NO_LORA
 from lora_cli.errors import UsageError
 
 NEWEST = ENGINES["vllm"].versions[-1]
@@ -19,10 +19,10 @@ NEWEST = ENGINES["vllm"].versions[-1]
         ("vllm", NEWEST, "", True),
         ("vllm@0.32", "0.32", "", True),
         ("vllm@0.32.1", "0.32", "", True),
-        ("vLLM@v0.31.0rc1+cu129", "0.31", "", True),
+        ("vLLM@v0.32.0rc1+cu129", "0.32", "", True),
         ("vllm@0.40", NEWEST, f"newer than the newest profile: validated as {NEWEST}", True),
         ("vllm@1", NEWEST, f"newer than the newest profile: validated as {NEWEST}", True),
-        ("vllm@0.11.2", "0.31", "older than the oldest profile (0.31), which is used instead and may differ", False),
+        ("vllm@0.31.1", "0.32", "older than the oldest profile (0.32), which is used instead and may differ", False),
         ("sglang@0.5.23", "0.5.23", "", True),
         (
             "sglang@0.5.9",
@@ -40,12 +40,12 @@ def test_a_version_means_a_profile(text: str, version: str, note: str, proven: b
 
 
 def test_a_version_between_two_profiles_is_judged_by_the_older(monkeypatch: pytest.MonkeyPatch) -> None:
-    gap = replace(ENGINES["vllm"], versions=("0.31", "0.33"))
+    gap = replace(ENGINES["vllm"], versions=("0.30", "0.33"))
     monkeypatch.setattr("lora_cli.engines.ENGINES", {"vllm": gap})
 
     profile = choose_engine("vllm@0.32.2")
 
-    assert (profile.version, profile.note) == ("0.31", "between two profiles: validated as 0.31")
+    assert (profile.version, profile.note) == ("0.30", "between two profiles: validated as 0.30")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_version_that_is_none_is_an_error(text: str) -> None:
 
 
 def test_no_family_is_listed_twice() -> None:
-    assert LISTED & (FAMILIES.keys() | NO_LORA) == set()
+    assert LISTED & (FAMILIES.keys() | NO_LORA | EMBEDDINGS.keys()) == set()
 
 
 def test_what_peft_builds_and_has_defaults_for_is_what_the_real_one_does() -> None:

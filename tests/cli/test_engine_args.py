@@ -87,11 +87,11 @@ def test_sglang_has_a_slot_for_the_base_and_is_told_who_is_pinned(folder: Path, 
 
 
 def test_the_manifests_engine_bounds_it(folder: Path, capsys: Captured) -> None:
-    engine = 'engine: {name: vllm, version: "0.31", max_lora_rank: 8, max_loras: 1, max_cpu_loras: 2}\n'
+    engine = 'engine: {name: vllm, version: "0.32", max_lora_rank: 8, max_loras: 1, max_cpu_loras: 2}\n'
     file = manifest(folder, "tone", "support", engine=engine)
     found = asked(capsys, "-f", file, "--engine-args", "vllm")
 
-    assert (found["version"], found["max_loras"], found["max_cpu_loras"]) == ("0.31", 1, 2)
+    assert (found["version"], found["max_loras"], found["max_cpu_loras"]) == ("0.32", 1, 2)
     assert found["note"] == "the manifest's max_lora_rank is 8, but 16 is needed"
     other = asked(capsys, "-f", file, "--engine-args", "sglang")
     assert other["max_loras"] == 3

@@ -21,7 +21,7 @@ from tests.real_engines import cases as engine_cases
 from tests.real_engines.bases import SERVED
 from tests.real_engines.families import BASES
 
-VERSIONS = ("vllm@0.31", "vllm@0.32")
+VERSIONS = ("vllm@0.32",)
 FILES = {"torch_save", "delete", "rename_file", "write", "truncate", "link", "fifo"}
 """Fields of a case that changes files: such a one is inspected, as one of experts is."""
 BROKEN = frozenset({

@@ -43,10 +43,10 @@ LOADED: dict[str, tuple[str, dict[str, Any]]] = {
     "a regex for gated": ("qwen3_moe", {"targets": GATED, "target_modules": r".*\.(gate|up|down)_proj"}),
 }
 NOT_LOADED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "w1 without w3": ("mixtral", {"targets": ["w1", "w2"]}, "LC317"),
-    "the last expert is missing": ("mixtral", {"targets": W, "drop": "experts.3."}, "LC317"),
-    "one projection of one expert is missing": ("qwen3_moe", {"targets": GATED, "drop": "experts.2.up_proj"}, "LC317"),
-    "experts of two ranks": ("mixtral", {"targets": W, "ranks": {"experts.0.": 2}}, "LC317"),
+    "w1 without w3": ("mixtral", {"targets": ["w1", "w2"]}, "LC311"),
+    "the last expert is missing": ("mixtral", {"targets": W, "drop": "experts.3."}, "LC311"),
+    "one projection of one expert is missing": ("qwen3_moe", {"targets": GATED, "drop": "experts.2.up_proj"}, "LC311"),
+    "experts of two ranks": ("mixtral", {"targets": W, "ranks": {"experts.0.": 2}}, "LC311"),
     "another rank than the config's": ("mixtral", {"targets": W, "ranks": {".w1": 8}}, "LC301"),
     "dropout": ("mixtral", {"targets": W, "lora_dropout": 0.05}, "LC209"),
     "a regex with numbers": ("mixtral", {"targets": W, "target_modules": r".*\.experts\.\d+\.w[123]"}, "LC311"),

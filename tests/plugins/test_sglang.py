@@ -134,8 +134,7 @@ def test_what_a_request_names_is_loaded_once_before_it_is_looked_for(
     ((name, running),) = told
     assert (name, running.engine, running.base) == ("sql", "sglang@0.5.23", "/models/llama")
     assert running.deployment is not None
-    limits = running.deployment
-    assert (limits.max_lora_rank, limits.lora_target_modules, limits.max_loras) == (64, None, 8)
+    assert (running.deployment.max_lora_rank, running.deployment.lora_target_modules) == (64, None)
 
 
 def test_a_rank_that_nobody_set_is_not_known(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:

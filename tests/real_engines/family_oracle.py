@@ -1,8 +1,7 @@
-"""What the real vLLM makes of a base and of adapters on it, in the process of ``vllm_families.py``."""
+"""What the real vLLM makes of a base and of adapters on it, in the process of ``vllm_worker.py``."""
 
 import contextlib
 import json
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from tests.corpus.peft_judge import logits
+from tests.real_engines.agreement import Observed, Seen, distance, served
 from tests.real_engines.bases import VOCABULARY
 from tests.real_engines.cases import MAX_LORA_RANK, Case
-from tests.real_engines.effects import Observed, Seen, distance, served
-from tests.real_engines.vllm_oracle import PROMPTS, meant
-from tests.real_engines.vllm_server import ENVIRONMENT, PYTHON
+from tests.real_engines.vllm_server import PROMPTS, PYTHON, environ, meant
 
 FLAGS: Mapping[str, Any] = {
     "dtype": "float32",
@@ -52,13 +50,12 @@ class Worker:
 
     process: "subprocess.Popen[str]"
 
-    def run(self, model: Path, adapters: Mapping[str, Path], flags: Mapping[str, Any], out: Path) -> list[Any]:
-        """What ``vllm_families.py`` writes of one model."""
-        asked: dict[str, Any] = {
-            "directory": str(model),
-            "adapters": {name: str(path) for name, path in adapters.items()},
-        }
-        asked |= {"prompts": PROMPTS, "vocabulary": VOCABULARY, "flags": {**FLAGS, **flags}}
+    def run(
+        self, model: Path, adapters: Mapping[str, Path], out: Path, flags: Mapping[str, Any], **task: Any
+    ) -> list[Any]:
+        """What ``vllm_worker.py`` writes of one model; ``task`` has other prompts, and what else is asked."""
+        asked: dict[str, Any] = {"prompts": PROMPTS, "asks": VOCABULARY, **task, "flags": {**FLAGS, **flags}}
+        asked |= {"directory": str(model), "adapters": {name: str(path) for name, path in adapters.items()}}
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps({**asked, "log": str(out.with_suffix(".log")), "out": str(out)}), file=self.process.stdin)
@@ -72,13 +69,11 @@ class Worker:
 @contextlib.contextmanager
 def working(home: Path) -> Iterator[Worker]:
     """A worker until the block is left."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
-    environment = {**kept, **ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    script = Path(__file__).with_name("vllm_families.py")
+    script = Path(__file__).with_name("vllm_worker.py")
     with (home / "worker.log").open("wb") as log:
         process = subprocess.Popen(
             ["nice", str(PYTHON), str(script)],
-            env=environment,
+            env={**environ(), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -93,7 +88,7 @@ def observed(worker: Worker, model: Path, cases: Mapping[str, Case], out: Path, 
     tiny = next(iter(cases.values())).base
     waiting, seen, off = dict(cases), list[Seen](), float("nan")
     while waiting:
-        told = worker.run(model, {name: case.directory for name, case in waiting.items()}, flags, out)
+        told = worker.run(model, {name: case.directory for name, case in waiting.items()}, out, flags)
         first = told[0] if told else {"fails": "went down"}
         if "fails" in first:
             return Run(first["fails"])

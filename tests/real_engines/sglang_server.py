@@ -3,13 +3,11 @@
 import contextlib
 import json
 import os
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.real_engines.vllm_server import ROOT, UP_S, Server, end, free_port
+from tests.real_engines.vllm_server import ROOT, Server, free_port, started, wait
 
 PYTHON = ROOT / ".venv-sglang" / "bin" / "python"
 MAX_LORA_RANK = 16
@@ -34,7 +32,7 @@ def serving(base: Path, folder: Path, **environment: str) -> Iterator[SglangServ
     assert PYTHON.is_file(), "SGLang is not installed: make test-engines does that"
     port, log, loads = free_port(), folder / "sglang.log", folder / "loads"
     command = [
-        *("nice", str(PYTHON), "-c", "from tests.real_engines.sglang_scheduler import main; main()"),
+        *(str(PYTHON), "-c", "from tests.real_engines.sglang_scheduler import main; main()"),
         *("--model-path", str(base)),
         *("--served-model-name", "base", "--port", str(port), "--skip-server-warmup", "--dtype", "float32"),
         *("--device", "cpu", "--attention-backend", "torch_native", "--enable-lora", "--lora-target-modules", "all"),
@@ -48,26 +46,7 @@ def serving(base: Path, folder: Path, **environment: str) -> Iterator[SglangServ
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "",
     }
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command,
-            env={**kept, **ours, **environment},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    server = SglangServer(port, process, log, loads)
-    try:
-        _wait(server)
+    with started(command, {**kept, **ours, **environment}, log) as process:
+        server = SglangServer(port, process, log, loads)
+        wait(server)
         yield server
-    finally:
-        end(process)
-
-
-def _wait(server: SglangServer) -> None:
-    deadline = time.monotonic() + UP_S
-    while not server.alive():
-        said = server.log.read_text(errors="replace")[-4000:]
-        assert server.process.poll() is None, f"SGLang did not start:\n{said}"
-        assert time.monotonic() < deadline, f"SGLang is not up after {UP_S} s:\n{said}"
-        time.sleep(0.5)

@@ -16,11 +16,10 @@ from lora_cli.endpoint.reconcile import DesiredAdapter, ReconcileOptions, reconc
 from lora_cli.endpoint.servers import Vllm
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
+from tests.real_engines.agreement import TOLERANCE, distance
 from tests.real_engines.bases import SERVED, VOCABULARY, save
-from tests.real_engines.effects import TOLERANCE, distance
 from tests.real_engines.test_published import LONG, answered
-from tests.real_engines.vllm_oracle import PROMPTS, meant
-from tests.real_engines.vllm_server import Server, serving
+from tests.real_engines.vllm_server import PROMPTS, Server, meant, serving
 
 pytestmark = pytest.mark.engines
 
@@ -110,3 +109,17 @@ def test_what_vllm_refuses_is_told_in_its_own_words(
     assert done[0].exit_code == 7
     assert done[0].error is not None
     assert "--engine-path" in done[0].error.hint
+
+
+def test_serve_bench_tells_cold_requests_from_hot_ones(folder: Path, server: Server) -> None:
+    names = ("first", "second")
+    for name in names:
+        adapter(folder, name)
+        assert server.load(name, folder / name).status == 200
+    words = ["serve-bench", "--url", f"http://127.0.0.1:{server.port}", *names, "--num-prompts", "40"]
+    words += ["--popularity", "uniform", "--input-len", "16", "--output-len", "8"]
+    assert main([*words, "--format", "json", "-o", str(folder / "bench.json")]) == 0
+    metrics = json.loads((folder / "bench.json").read_text())["metrics"]
+    assert metrics["completed"] == 40
+    assert metrics["cold_requests"] >= len(names)
+    assert metrics["cold_requests"] + metrics["hot_requests"] <= 40

@@ -1,9 +1,8 @@
 """vLLM's filesystem resolver on what ``fetch --publish`` wrote: a request names the adapter, and nobody loads it."""
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,15 @@ import pytest
 from lora_cli.cli.main import main
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
+from tests.real_engines.agreement import TOLERANCE, distance
 from tests.real_engines.bases import SERVED, VOCABULARY, save
-from tests.real_engines.effects import TOLERANCE, distance
-from tests.real_engines.vllm_oracle import PROMPTS, meant
-from tests.real_engines.vllm_server import Server, log_probabilities, serving
+from tests.real_engines.vllm_server import PROMPTS, Server, log_probabilities, meant, serving
 
 pytestmark = pytest.mark.engines
 
 LLAMA = SERVED["llama"]
 LONG = [[1 + (7 * place) % (VOCABULARY - 1) for place in range(300)]]
 """A prompt of more tokens than a block of the KV cache holds: what was computed for it is kept."""
-
-
-@contextlib.contextmanager
-def resolving(base: Path, *arguments: str) -> Iterator[Server]:
-    """vLLM on the base, with its resolver pointed at ``served``."""
-    plugins = {
-        "VLLM_PLUGINS": "lora_filesystem_resolver",
-        "VLLM_LORA_RESOLVER_CACHE_DIR": str(Path("served").resolve()),
-    }
-    with serving(base, Path("vllm.log"), *arguments, **plugins) as server:
-        yield server
 
 
 def answered(server: Server, name: str, prompts: Sequence[list[int]] = PROMPTS) -> Any:
@@ -50,19 +37,20 @@ def publish(adapter: str, name: str, served_as: str) -> None:
     assert main(["fetch", f"./{name}", "--publish", "served"]) == 0
 
 
-@pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def test_vllm_serves_by_name_what_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new version is another name: vLLM knows blocks of its KV cache by the adapter's name and path."""
     monkeypatch.chdir(tmp_path)
-    return save(LLAMA, tmp_path / "base")
-
-
-def test_vllm_serves_by_name_what_was_published(base: Path) -> None:
+    base = save(LLAMA, tmp_path / "base")
     first = meant(write_adapter(LLAMA, options(LLAMA, {}), Path("first")))
     second = meant(write_adapter(LLAMA, options(LLAMA, {"lora_alpha": 30}), Path("second")))
     publish("first", "sql", str(base))
     publish("first", "elsewhere", "acme/another-base")
 
-    with resolving(base) as server:
+    resolver = {
+        "VLLM_PLUGINS": "lora_filesystem_resolver",
+        "VLLM_LORA_RESOLVER_CACHE_DIR": str(Path("served").resolve()),
+    }
+    with serving(base, Path("vllm.log"), **resolver) as server:
         assert distance(answered(server, "sql"), first) <= TOLERANCE
         assert server.answer("elsewhere", PROMPTS, VOCABULARY).status == 404
         assert server.answer("nobody", PROMPTS, VOCABULARY).status == 404
@@ -73,24 +61,3 @@ def test_vllm_serves_by_name_what_was_published(base: Path) -> None:
         assert distance(answered(server, "sql-2"), second) <= TOLERANCE
         assert server.unload("sql").status == 200
         assert distance(answered(server, "sql"), second) <= TOLERANCE
-
-
-@pytest.mark.parametrize("prefix_caching", [True, False])
-def test_a_name_that_is_published_anew_is_answered_in_part_from_what_the_old_one_left(
-    prefix_caching: bool, base: Path
-) -> None:
-    """vLLM knows blocks of its KV cache by the adapter's name and path: hence a new name for a new version."""
-    write_adapter(LLAMA, options(LLAMA, {}), Path("first"))
-    write_adapter(LLAMA, options(LLAMA, {"lora_alpha": 30}), Path("second"))
-    publish("first", "sql", str(base))
-    publish("second", "sql-2", str(base))
-
-    flags = () if prefix_caching else ("--no-enable-prefix-caching",)
-    with resolving(base, "--max-model-len", "512", *flags) as server:
-        old, new = answered(server, "sql", LONG), answered(server, "sql-2", LONG)
-        publish("second", "sql", str(base))
-        assert server.unload("sql").status == 200
-        anew = answered(server, "sql", LONG)
-
-    assert distance(old, new) > TOLERANCE
-    assert (distance(anew, new) <= TOLERANCE) == (not prefix_caching)

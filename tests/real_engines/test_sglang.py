@@ -1,11 +1,7 @@
 """The plugin in SGLang's own server, whose scheduler has no model: each answer names the adapter of its request."""
 
 import concurrent.futures
-import http.client
 import json
-import socket
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,17 +16,16 @@ from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.servers import Sglang
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
-from tests.hub_faults import Fault
 from tests.hub_server import Hub
 from tests.real_engines.bases import SERVED, save
-from tests.real_engines.sglang_server import MAX_LOADED, MAX_LORA_RANK, SglangServer, serving
+from tests.real_engines.sglang_server import MAX_LORA_RANK, SglangServer, serving
 from tests.real_engines.test_resolver import WEIGHTS, changed, files_of, write_set
 from tests.real_engines.vllm_server import Reply
 
 pytestmark = pytest.mark.engines
 
 LLAMA = SERVED["llama"]
-GOOD = ("one", "two", "three", "four", "five", "six", "slow-load", "slow-gone", "slow-origin", "streamed", "chatted")
+GOOD = ("one", "two", "slow-load")
 LOAD = "load_lora_adapter"
 
 
@@ -39,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sglang")
     save(LLAMA, folder / "base")
     (folder / "base" / "chat_template.jinja").write_text("{% for one in messages %}{{ one.content }}{% endfor %}")
-    for number, name in enumerate((*GOOD, "refused-by-sglang")):
+    for number, name in enumerate(GOOD):
         write_adapter(LLAMA, options(LLAMA, {"lora_alpha": 8 + 2 * number}), folder / "made" / name)
     first = folder / "made" / "one"
     poisoned = {name: np.full_like(tensor, np.nan) for name, tensor in load_file(first / WEIGHTS).items()}
@@ -52,13 +47,12 @@ def hub(folder: Path) -> Iterator[Hub]:
     with Hub() as hub:
         for directory in (folder / "made").iterdir():
             hub.add(f"acme/{directory.name}", files_of(directory))
-        hub.faults.append(Fault("acme/slow-origin/resolve", times=-1, delay_s=12))
         yield hub
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, hub: Hub) -> Iterator[SglangServer]:
-    names = [*GOOD, "not-a-number", "refused-by-sglang", "gone"]
+    names = [*GOOD, "not-a-number", "gone"]
     write_set(folder, {name: f"hf://acme/{name}" for name in names})
     environment = {
         "LORA_CLI_MANIFEST": str(folder / "set.yaml"),
@@ -126,42 +120,6 @@ def test_the_native_api_and_embedded_lists_of_names(server: SglangServer) -> Non
     assert "snapshots" in first["text"]
     reply = server.post("/generate", {**asked, "lora_path": ["not-a-number", None]})
     assert (reply.status, "LC501" in reply.text) == (422, True)
-    many = {"input_ids": [[1]] * len(GOOD), "lora_path": list(GOOD), "sampling_params": {"max_new_tokens": 1}}
-    before = server.loads.read_text()
-    reply = server.post("/generate", many)
-    assert (reply.status, "unique loras requested" in reply.text) == (400, True), reply
-    assert server.loads.read_text() == before, "a request that SGLang refuses loads nothing"
-
-
-def test_streams_of_an_unknown_name_are_answered(server: SglangServer) -> None:
-    reply = ask(server, "streamed", stream=True)
-    assert (reply.status, "snapshots" in reply.text) == (200, True)
-
-
-def test_a_native_stream_of_what_cannot_be_served_breaks_off(server: SglangServer) -> None:
-    """SGLang has sent status 200 by then, and tells only its own errors (``serve_generate_request``)."""
-    body = json.dumps({"input_ids": [1], "lora_path": "not-a-number", "stream": True}).encode()
-    url = f"http://127.0.0.1:{server.port}/generate"
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response, pytest.raises(http.client.IncompleteRead):
-        response.read()
-    assert text(ask(server, "")) == "base"
-
-
-def test_what_sglang_itself_refuses_is_told_and_not_read_again_at_once(server: SglangServer) -> None:
-    for _ in range(2):
-        reply = ask(server, "refused-by-sglang")
-        assert (reply.status, "SGLang cannot load it: refused by the test" in message(reply)) == (422, True)
-    assert server.loaded("refused-by-sglang") == [(LOAD, False)]
-
-
-def test_an_evicted_name_is_loaded_again(server: SglangServer) -> None:
-    ids = {name: text(ask(server, name)).split() for name in ("one", "two", "three", "four", "five", "six")}
-    assert len(ids) > MAX_LOADED
-    again = text(ask(server, "one")).split()
-    assert again[0] == ids["one"][0]
-    assert again[1] != ids["one"][1], "SGLang loaded it again under another id"
-    assert ("unload_lora_adapter", True) in server.loaded("one")
 
 
 def test_first_requests_at_once_make_one_load(server: SglangServer) -> None:
@@ -171,67 +129,26 @@ def test_first_requests_at_once_make_one_load(server: SglangServer) -> None:
     assert server.loaded("slow-load") == [(LOAD, True)]
 
 
-def test_a_client_that_goes_away_during_a_load_harms_nobody(server: SglangServer) -> None:
-    """SGLang ends a stream whose client is gone: it would take the answer to that load to the next one."""
-    body = json.dumps({"input_ids": [1], "lora_path": "slow-gone", "stream": True}).encode()
-    request = (
-        f"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", server.port)) as client:
-        client.sendall(request.encode() + body)
-        deadline = time.monotonic() + 60
-        while "Lora name=slow-gone" not in server.log.read_text(errors="replace"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    assert "snapshots" in text(ask(server, "chatted"))
-    assert "snapshots" in text(ask(server, "slow-gone"))
-    assert server.loaded("chatted") == server.loaded("slow-gone") == [(LOAD, True)]
-    assert "snapshots" in text(ask(server, "three"))
-
-
-def test_a_slow_origin_is_told_at_the_deadline_and_served_later(server: SglangServer) -> None:
-    began = time.monotonic()
-    reply = ask(server, "slow-origin")
-    assert (reply.status, "still being fetched" in message(reply)) == (503, True)
-    assert text(ask(server, "")) == "base"
-    while (reply := ask(server, "slow-origin")).status != 200:
-        assert time.monotonic() - began < 120, reply
-        time.sleep(0.5)
-
-
-def test_a_hundred_unknown_names_harm_nobody(server: SglangServer) -> None:
-    with concurrent.futures.ThreadPoolExecutor(20) as threads:
-        replies = list(threads.map(lambda number: ask(server, f"made-up-{number}"), range(100)))
-    assert {reply.status for reply in replies} == {400}
-    assert "snapshots" in text(ask(server, "one"))
-    assert text(ask(server, "")) == "base"
-
-
-def warm(folder: Path, server: SglangServer, capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, Any]:
-    words = ["--cache-dir", str(folder / "own"), "warm", "-f", str(folder / "own.yaml"), "--format", "json"]
-    at = ["--endpoint", f"http://127.0.0.1:{server.port}", "--engine", "sglang", "--no-prove"]
-    code = main([*words, *at, "--max-lora-rank", str(MAX_LORA_RANK), *argv])
-    return code, json.loads(capsys.readouterr().out)["servers"][0]
-
-
-def unload_all(server: SglangServer) -> None:
-    endpoint = Endpoint(Address(port=server.port))
-    for one in Sglang(endpoint).models():
-        if one.parent:
-            Sglang(endpoint).unload(one.name)
-
-
-def write_own(folder: Path, *names: str) -> None:
-    entries = "".join(f"  - {{name: own-{name}, source: ./made/{name}}}\n" for name in names)
-    (folder / "own.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries}")
-
-
 def test_warm_loads_by_path_and_keeps_what_it_loaded(
     folder: Path, server: SglangServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unload_all(server)
-    write_own(folder, "one")
+    endpoint = Sglang(Endpoint(Address(port=server.port)))
+    for one in endpoint.models():
+        if one.parent:
+            endpoint.unload(one.name)
+    write_set(folder, {"own": str(folder / "made" / "one")}, "own.yaml")
+    words = [
+        "--cache-dir",
+        str(folder / "own"),
+        "warm",
+        "-f",
+        str(folder / "own.yaml"),
+        "--format",
+        "json",
+        "--no-prove",
+    ]
+    words += ["--endpoint", f"http://127.0.0.1:{server.port}", "--engine", "sglang"]
     for action in ("loaded", "kept"):
-        code, done = warm(folder, server, capsys)
+        code = main([*words, "--max-lora-rank", str(MAX_LORA_RANK)])
+        done = json.loads(capsys.readouterr().out)["servers"][0]
         assert (code, done["version"], done["adapters"][0]["action"]) == (0, "0.5.23", action), done

@@ -1,4 +1,4 @@
-"""A real vLLM on the CPU, with LoRA and loading at run time, as a process of its own."""
+"""A real vLLM on the CPU, with LoRA and loading at run time, and what it makes of each adapter of the corpus."""
 
 import contextlib
 import json
@@ -9,14 +9,16 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.real_engines.cases import MAX_LORA_RANK
+from tests.real_engines.agreement import Observed, Seen, log_softmax, served
+from tests.real_engines.bases import VOCABULARY
+from tests.real_engines.cases import MAX_LORA_RANK, SPOILING, Case
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -32,6 +34,13 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
+
+LENGTHS = (3, 8, 16)
+PROMPTS = [list(range(start, start + length)) for start in range(0, 64, 16) for length in LENGTHS]
+"""Beginnings of the token sequences of ``peft_judge.logits``."""
+
+NO_NUMBER = "Out of range float values are not JSON compliant"
+"""What the server says of log-probabilities that are NaN; without ``logprobs`` it answers 200 with some text."""
 
 
 class Died(Exception):
@@ -102,48 +111,49 @@ def log_probabilities(reply: Reply, vocabulary: int) -> Any:
 @contextlib.contextmanager
 def serving(base: Path, log: Path, *arguments: str, **environment: str) -> Iterator[Server]:
     """The base at ``base``, served as ``base`` until the block is left."""
-    assert PYTHON.is_file(), "vLLM is not installed: make test-engines does that"
     port = free_port()
     command = [
-        *("nice", str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(base)),
+        *(str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(base)),
         *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "base", "--dtype", "float32"),
         *("--enforce-eager", "--max-model-len", "48", "--max-num-seqs", "16", "--max-logprobs", "128"),
         *("--enable-lora", "--max-loras", "1", "--max-cpu-loras", "2", "--max-lora-rank", str(MAX_LORA_RANK)),
         *arguments,
     ]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command,
-            env={**kept, **ENVIRONMENT, **environment},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    server = Server(port, process, log)
-    try:
-        _wait(server)
+    with started(command, {**environ(), **environment}, log) as process:
+        server = Server(port, process, log)
+        wait(server)
         yield server
+
+
+def environ() -> dict[str, str]:
+    """What vLLM's Python is started with."""
+    assert PYTHON.is_file(), "vLLM is not installed: make test-engines does that"
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}, **ENVIRONMENT}
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], env: Mapping[str, str], log: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """The process until the block is left, and the engines that it started, which are of the same session."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(["nice", *command], env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        yield process
     finally:
-        end(process)
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sent)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=20)
 
 
-def _wait(server: Server) -> None:
+def wait(server: Server) -> None:
+    """Until it says that it is well."""
     deadline = time.monotonic() + UP_S
     while not server.alive():
         said = server.log.read_text(errors="replace")[-4000:]
-        assert server.process.poll() is None, f"vLLM did not start:\n{said}"
-        assert time.monotonic() < deadline, f"vLLM is not up after {UP_S} s:\n{said}"
+        assert server.process.poll() is None, f"it did not start:\n{said}"
+        assert time.monotonic() < deadline, f"it is not up after {UP_S} s:\n{said}"
         time.sleep(0.5)
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """The server and the engine that it started, which is of the same session."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sent)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
 
 
 def free_port() -> int:
@@ -151,3 +161,50 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def observed(base: Path, corpus: Sequence[Case], log: Path) -> Iterator[Seen]:
+    """Every case on the base's server. One that went down is started again, and that is the case's outcome.
+
+    It is also started again after an adapter that answers with NaN: they stay in the blocks of the KV cache, and
+    whoever is given such a block next answers with NaN too.
+    """
+    waiting = sorted(corpus, key=lambda case: case.name in SPOILING)
+    while waiting:
+        with serving(base, log) as server:
+            plain = log_probabilities(server.answer("base", PROMPTS, VOCABULARY), VOCABULARY)
+            while waiting:
+                seen = _tried(server, waiting.pop(0), plain)
+                yield seen
+                spoilt = seen.from_base == float("inf") and any(case.name not in SPOILING for case in waiting)
+                if spoilt or not server.alive():
+                    break
+
+
+def _tried(server: Server, case: Case, plain: Any) -> Seen:
+    """Load, ask, unload."""
+    try:
+        loaded = server.load(case.name, case.directory)
+        if loaded.status != 200:
+            return Seen(case.name, Observed.REJECTS, _said(loaded))
+        reply = server.answer(case.name, PROMPTS, VOCABULARY)
+        server.unload(case.name)
+    except Died as died:
+        return Seen(case.name, Observed.CRASHES, f"went down: {died}")
+    if reply.status == 400 and NO_NUMBER in reply.text:
+        return Seen(case.name, Observed.SERVES_WRONG, _said(reply), float("inf"), float("inf"))
+    if reply.status != 200:
+        return Seen(case.name, Observed.CRASHES, _said(reply))
+    return served(case.name, log_probabilities(reply, VOCABULARY), meant(case.intended), plain)
+
+
+def meant(logits: Any) -> Any:
+    """Log-probabilities of the logits that an adapter was made to answer with, ``[prompts, vocab]``; None of None."""
+    if logits is None:
+        return None
+    ends = logits.numpy()[:, [length - 1 for length in LENGTHS]]
+    return log_softmax(ends.reshape(-1, ends.shape[-1]))
+
+
+def _said(reply: Reply) -> str:
+    return f"{reply.status} {reply.text}"[:600]

@@ -28,7 +28,7 @@ from tests.real_engines.cases import Case, Cases, possible
 
 pytestmark = pytest.mark.slow
 
-ENGINES = ("sglang", "vllm@0.31", "vllm@0.33", "peft", "vllm@0.32")
+ENGINES = ("sglang", "vllm@0.33", "peft", "vllm@0.32")
 FAMILY = "llama"
 MENDED = {
     "prefix missing": "peft",
@@ -42,7 +42,7 @@ MENDED = {
     "rsLoRA and patterns": "sglang",
     "patterns": "sglang",
     "ranks by pattern": "sglang",
-    "alphas by pattern": "vllm@0.31",
+    "alphas by pattern": "sglang",
     "a rank above it in a pattern": "sglang",
     "weights in a pickle": "vllm",
     "weights in a .pt": "peft",

@@ -1,8 +1,9 @@
 """Run by vLLM's own Python: models that vLLM is started with one after another, and adapters in each.
 
-Reads one JSON object a line: ``directory`` of a model, its ``adapters`` (name to folder), ``prompts``, ``vocabulary``,
-the ``flags`` that vLLM is started with, the ``log`` that it writes to, and ``out``. It writes what was seen there, as
-a JSON object a line, and then a line on its own stdout. Each model has a process of its own, forked off after vLLM was
+Reads one JSON object a line: ``directory`` of a model, its ``adapters`` (name to folder), ``prompts``, ``asks`` (the
+number of tokens in the vocabulary, or ``embed``, ``classify``, ``token_classify``), the ``flags`` that vLLM is started
+with, the ``log`` that it writes to, and ``out``. It writes what was seen there, as a JSON object a line, and then a
+line on its own stdout. Each model has a process of its own, forked off after vLLM was
 imported: an import is what most of a start takes, and what goes down takes nothing else with it.
 """
 
@@ -29,11 +30,14 @@ def said(error: BaseException) -> str:
 
 
 def answers(llm: LLM, task: Mapping[str, Any], lora: LoRARequest | None) -> list[list[float | None]]:
-    """The log-probability of every token after each prompt; None of what is no number."""
-    prompts = [{"prompt_token_ids": prompt} for prompt in task["prompts"]]
-    asked = SamplingParams(max_tokens=1, temperature=0, logprobs=task["vocabulary"], detokenize=False)
+    """The log-probability of every token after each prompt, None of what is no number; or the embeddings or classes."""
+    prompts, asks = [{"prompt_token_ids": prompt} for prompt in task["prompts"]], task["asks"]
+    if isinstance(asks, str):
+        told = [one.outputs.data for one in llm.encode(prompts, pooling_task=asks, lora_request=lora, use_tqdm=False)]
+        return [(one[-1] if asks.startswith("token") else one).tolist() for one in told]
+    asked = SamplingParams(max_tokens=1, temperature=0, logprobs=asks, detokenize=False)
     told = [one.outputs[0].logprobs[0] for one in llm.generate(prompts, asked, use_tqdm=False, lora_request=lora)]
-    found = [[float(one[token].logprob) for token in range(task["vocabulary"])] for one in told]
+    found = [[float(one[token].logprob) for token in range(asks)] for one in told]
     return [[value if abs(value) < float("inf") else None for value in row] for row in found]
 
 

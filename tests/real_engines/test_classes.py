@@ -1,0 +1,162 @@
+"""The real vLLM with bases that give embeddings or classes, or that it has no class for (``make test-engines``)."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lora_cli.checks.serving import NOT_FOR_TEXT
+from lora_cli.engines.vllm import NO_LORA
+from tests.corpus.peft_judge import quiet
+from tests.real_engines.agreement import TOLERANCE, Observed, distance, predictions
+from tests.real_engines.bases import HIDDEN, SIZES, VOCABULARY, write_words
+from tests.real_engines.cases import Case
+from tests.real_engines.families import GPT2, NEOX
+from tests.real_engines.family_oracle import Worker
+
+pytestmark = pytest.mark.engines
+
+NO_SUPPORT = "does not support LoRA yet"
+"""What vLLM says of a class that has none."""
+
+CLASSES: Mapping[str, Mapping[str, Observed] | str] = {
+    "BertModel": {"backbone": Observed.OK, "bare": Observed.OK},
+    "BertForMaskedLM": NO_SUPPORT,
+    "BertForSequenceClassification": NO_SUPPORT,
+    "BertForTokenClassification": NO_SUPPORT,
+    "GPT2ForSequenceClassification": NO_SUPPORT,
+    "Gemma2ForSequenceClassification": {"backbone": Observed.OK, "head": Observed.OK},
+    "LlamaForSequenceClassification": {"backbone": Observed.OK, "head": Observed.OK},
+    "LlamaModel": {"backbone": Observed.OK, "bare": Observed.OK},
+    "Qwen2ForTokenClassification": {"backbone": Observed.OK, "head": Observed.REJECTS},
+    "Qwen3ForSequenceClassification": {"backbone": Observed.OK, "head": Observed.OK},
+    "RobertaForMaskedLM": {"backbone": Observed.OK},
+    "RobertaForSequenceClassification": {"backbone": Observed.OK, "head": Observed.REJECTS},
+    "RobertaForTokenClassification": NO_SUPPORT,
+    "RobertaModel": {"backbone": Observed.OK, "bare": Observed.OK},
+}
+"""What is seen of each adapter, or what vLLM says when it does not start. ``backbone`` is LoRA on the attention,
+``bare`` the same with PEFT's task ``FEATURE_EXTRACTION``, ``head`` with a trained head that is saved whole."""
+
+TEXT = {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
+ENCODER = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+MODELS: Mapping[str, Mapping[str, Any]] = {
+    "T5ForConditionalGeneration": {
+        **{"vocab_size": VOCABULARY, "d_model": HIDDEN, "d_kv": 32, "d_ff": 96, "num_layers": 2, "num_heads": 2},
+        "decoder_start_token_id": 0,
+    },
+    "DistilBertForSequenceClassification": {**TEXT, "dim": HIDDEN, "hidden_dim": 96, "n_layers": 2, "n_heads": 2},
+    "BartForConditionalGeneration": {
+        **{**TEXT, "d_model": HIDDEN, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 96},
+        **{"decoder_ffn_dim": 96, "encoder_attention_heads": 2, "decoder_attention_heads": 2},
+    },
+    "BertForQuestionAnswering": {**TEXT, **ENCODER},
+    "ViTForImageClassification": {**ENCODER, "image_size": 28, "patch_size": 14},
+    "SegformerForSemanticSegmentation": {},
+    "Wav2Vec2ForCTC": {"vocab_size": VOCABULARY, **ENCODER},
+}
+
+PROMPTS = [list(range(5, 13)), list(range(20, 36))]
+TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+
+
+def model_of(architecture: str) -> Any:
+    """A tiny model of the class, the same each time."""
+    import torch
+    import transformers
+
+    found = getattr(transformers, architecture)
+    fields = GPT2 if "GPT2" in architecture else NEOX if "ert" in architecture else SIZES
+    labels = {"num_labels": 3} if "Classification" in architecture else {}
+    torch.manual_seed(5)
+    return found(found.config_class(**{**fields, "pad_token_id": 0, **labels})).eval()
+
+
+def write(architecture: str, folder: Path) -> tuple[Path, dict[str, Path], dict[str, Any]]:
+    """The base, its adapters by name, and what PEFT answers with each."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    tasks: dict[str, str | None] = {"backbone": None}
+    if architecture.endswith("Model"):
+        tasks["bare"] = "FEATURE_EXTRACTION"
+    for end, task in TASKS.items():
+        if architecture.endswith(end):
+            tasks["head"] = task
+    adapters, meant = {}, {}
+    with quiet():
+        model_of(architecture).save_pretrained(folder / "base")
+        write_words(folder / "base")
+        for name, trained in tasks.items():
+            torch.manual_seed(11)
+            targets = r".*\.(query|value|q_proj|v_proj|c_attn)"
+            adapted = get_peft_model(
+                model_of(architecture), LoraConfig(r=8, lora_alpha=12, target_modules=targets, task_type=trained)
+            )
+            with torch.no_grad():
+                for key, parameter in adapted.named_parameters():
+                    if "lora_" in key or "modules_to_save" in key:
+                        parameter.add_(torch.randn_like(parameter) * 0.3)
+            adapted.save_pretrained(folder / name)
+            adapters[name], meant[name] = folder / name, answers(adapted.eval())
+    return folder / "base", adapters, meant
+
+
+def answers(adapted: Any) -> Any:
+    """Classes of the prompt, or of its last token, and the embedding that vLLM makes by default of such a class."""
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for prompt in PROMPTS:
+            told = adapted(input_ids=torch.tensor([prompt]), output_hidden_states=True)
+            name = type(adapted.get_base_model()).__name__
+            if "Classification" in name:
+                found.append(told.logits.softmax(-1).reshape(-1, 3)[-1])
+            else:
+                hidden = told.hidden_states[-1][0, 0 if "ert" in name else -1]
+                found.append(hidden / hidden.norm())
+    return np.stack([one.double().numpy() for one in found])
+
+
+@pytest.mark.parametrize("architecture", CLASSES)
+def test_validate_says_what_vllm_does_with_each_class(architecture: str, worker: Worker, tmp_path: Path) -> None:
+    base, adapters, meant = write(architecture, tmp_path)
+    asks = "token_classify" if "Token" in architecture else "classify" if "Classif" in architecture else "embed"
+
+    flags = {"runner": "pooling"}
+    first, *others = worker.run(base, adapters, tmp_path / "seen.json", flags, prompts=PROMPTS, asks=asks)
+
+    cases = [Case(None, name, path, None) for name, path in adapters.items()]  # type: ignore[arg-type]
+    said = {name: one for name, (one, _) in predictions("vllm@0.32", base, cases, tmp_path / "said.json").items()}
+    expected = CLASSES[architecture]
+    if isinstance(expected, str):
+        assert expected in first["fails"]
+        assert said == dict.fromkeys(adapters, Observed.REJECTS)
+        return
+    seen = {}
+    for one in others:
+        off = distance(np.array(one["answers"]), meant[one["name"]]) if "answers" in one else float("nan")
+        told = Observed.OK if off < TOLERANCE else Observed.SERVES_WRONG
+        seen[one["name"]] = Observed.REJECTS if "rejects" in one else told
+    assert seen == expected
+    assert said == expected
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+def test_vllm_does_not_start_with_it(architecture: str, worker: Worker, tmp_path: Path) -> None:
+    import transformers
+
+    found = getattr(transformers, architecture)
+    with quiet():
+        config = found.config_class(**MODELS[architecture])
+        found(config).save_pretrained(tmp_path / "base")
+        write_words(tmp_path / "base")
+
+    (told,) = worker.run(tmp_path / "base", {}, tmp_path / "seen.json", {})
+
+    assert told["fails"]
+    assert re.fullmatch(NOT_FOR_TEXT, architecture.rpartition("For")[2]) or config.model_type in NO_LORA
