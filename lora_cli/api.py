@@ -80,7 +80,7 @@ def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None,
     assert adapter is not None
     if adapter.config is None and adapter.config_error is None:
         adapter = replace(adapter, config_error=FormatError(f"there is no {CONFIG}"))
-    if not (adapter.weight_files or adapter.unread):
+    if not adapter.weight_files:
         adapter = replace(adapter, weights_error=FormatError(f"there is no {WEIGHTS}"))
     return adapter
 

@@ -57,7 +57,7 @@ def read_checkpoint(files: Files, name: str = WEIGHTS_FILE) -> dict[str, TensorI
     """
     single = files.file(name)
     if single is not None:
-        return read_header(files, single).tensors
+        return read_header(files, single)
     index = files.file(INDEX_FILE) if name == WEIGHTS_FILE else None
     if index is None:
         return {}
@@ -70,10 +70,7 @@ def read_checkpoint(files: Files, name: str = WEIGHTS_FILE) -> dict[str, TensorI
         headers = pool.map(partial(read_header, files), (file for file in shards.values() if file is not None))
         # If two shards have a tensor of the same name, that of the index counts, as in transformers.
         tensors = {
-            name: one
-            for header in headers
-            for name, one in header.tensors.items()
-            if shard_of.get(name, one.file) == one.file
+            name: one for header in headers for name, one in header.items() if shard_of.get(name, one.file) == one.file
         }
     if lost := next((name for name in shard_of if name not in tensors), ""):
         raise FormatError(f"{shard_of[lost]} does not contain {lost}, although the index lists it", where=INDEX_FILE)

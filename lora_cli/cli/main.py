@@ -21,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat, to_stderr
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
-from lora_cli.redaction import log_to_stderr, logger
+from lora_cli.redaction import log_to_stderr
 from lora_cli.settings import API_KEY, CONFIG, RESOLVE, RESOLVE_TIMEOUT, SETTINGS, load_settings
 from lora_cli.store import Store
 from lora_cli.text import nearest, safe
@@ -87,8 +87,6 @@ class GroupedCommand(_Grouped, TyperCommand):
             Store(settings.cache_dir).check_folder()
         if settings.quiet or settings.verbose:  # log messages of lower layers go to stderr
             log_to_stderr("ERROR" if settings.quiet else "INFO")
-        if settings.verbose and settings.config_error:
-            logger(__name__).warning("%s; it is ignored", settings.config_error)
         return super().invoke(ctx)
 
 

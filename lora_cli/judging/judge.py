@@ -148,7 +148,7 @@ def companions_of(files: Files, terms: Terms, threads: int = 1) -> Companions | 
         LoraCliError: what the source raises.
     """
     wanted = any("companions" in rule.needs for rule in terms.rules)
-    return read_companions(files, threads=threads) if wanted else None
+    return read_companions(files) if wanted else None
 
 
 def evidence_of(

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lora_cli.adapter.comparison import Comparison, FieldChange, Stored
+from lora_cli.adapter.comparison import Change, Comparison
 from lora_cli.adapter.names import layer_of, leaf_of
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.inspection import Inspected, InspectReport
@@ -185,7 +185,7 @@ def _diff_parts(one: Inspected) -> Iterator[RenderableType]:
             yield Paragraph(f"and {len(cells) - MAX_ROWS} more, in --format json")
 
 
-def _changed_values(change: FieldChange) -> str:
+def _changed_values(change: Change) -> str:
     """The values of a config field in A and B."""
     a, b = change.a, change.b
     if isinstance(a, tuple) and isinstance(b, tuple) and all(isinstance(one, str) for one in (*a, *b)):
@@ -197,20 +197,16 @@ def _changed_values(change: FieldChange) -> str:
 
 def _diff_tables(one: Comparison) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
     """Caption, header and rows of the tables of fields and tensors that differ; those of all layers are one row."""
-    fields = [(change.field, _changed_values(change)) for change in one.fields]
+    fields = [(change.name, _changed_values(change)) for change in one.fields]
     alike = by_key(((re.sub(r"\b\d+\b", "*", change.name), change.a, change.b), change) for change in one.tensors or ())
     tensors = [
-        (cut(safe(name if len(found) > 1 else found[0].name), 160), _stored(a), _stored(b), str(len(found)))
+        (cut(safe(name if len(found) > 1 else found[0].name), 160), safe(a or "-"), safe(b or "-"), str(len(found)))
         for (name, a, b), found in alike.items()
     ]
     if fields:
         yield "fields of the config that differ", ("field", "A -> B"), fields
     if tensors:
         yield "tensors that differ", ("tensors", "A", "B", "number"), tensors
-
-
-def _stored(one: Stored | None) -> str:
-    return "-" if one is None else f"{one.dtype} {list(one.shape)}"
 
 
 def engine_args_parts(report: InspectReport, args: EngineArgs, *, command: bool = True) -> Iterator[RenderableType]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from lora_cli.adapter.comparison import Comparison, FieldChange, OtherAdapter, Stored, TensorChange
+from lora_cli.adapter.beside import Card
+from lora_cli.adapter.comparison import Change, Comparison, OtherAdapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import base_from_config
-from lora_cli.documents.model_card import Card
 from lora_cli.judging.engine_args import EngineArgs, Remark
 from lora_cli.judging.inspection import Inspected, Inspection, InspectReport, ModuleFacts
 from lora_cli.judging.result import Result
@@ -55,9 +55,8 @@ def flags(word: str = "sql") -> EngineArgs:
 
 def compared(word: str) -> Comparison:
     """A comparison in which everything differs."""
-    changes = FieldChange(word, word, None), FieldChange(word, (word,), ())
-    stored = Stored(word, (4, 64))
-    tensors = (TensorChange(word, stored, None), TensorChange(word, None, stored))
+    changes = Change(word, word, None), Change(word, (word,), ())
+    tensors = (Change(word, word, None), Change(word, None, word))
     return Comparison(OtherAdapter(word, word, word), changes, tensors)
 
 

@@ -47,7 +47,7 @@ def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> N
 
     data = path.read_bytes()
     header = parse_header(data[8 : 8 + header_length(data[:8], len(data), "f")], len(data), "f")
-    tensors = read_tensors(path, [header.tensors["a"], header.tensors["b"]])
+    tensors = read_tensors(path, [header["a"], header["b"]])
     assert torch.equal(tensors["a"], torch.from_numpy(a))
     assert torch.equal(tensors["b"], torch.from_numpy(b))
 
