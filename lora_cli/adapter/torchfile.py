@@ -49,7 +49,7 @@ HARMLESS = re.compile(
     r"(__builtin__|builtins) (set|frozenset|bytes|bytearray|complex|dict|list|int)|pathlib(\._local)? \w+Path|"
     r"collections (OrderedDict|defaultdict|Counter)|"
     r"numpy (dtype|ndarray)|numpy\._?core\.(multiarray (_reconstruct|scalar)|numeric _frombuffer)|"
-    r"(__main__|(unsloth_compiled_cache\.)?Unsloth\w+|(transformers|accelerate|trl|axolotl|llamafactory|swift)(\.\w+)+) "
+    r"(__main__|(unsloth_compiled_cache\.)?Unsloth\w+|(transformers|accelerate|trl|axolotl|llamafactory|swift)[\w.]+) "
     r"[A-Z]\w*(Arguments|Config|Configuration|Plugin|State|Type|Backend|Precision|Mode|Names|Strategy|Option)",
     re.ASCII,
 )

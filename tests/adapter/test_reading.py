@@ -29,7 +29,7 @@ def test_a_good_adapter_is_read_in_full(tmp_path: Path) -> None:
     pair = adapter.pairs[Q_PROJ]
     assert [(one.shape, one.dtype) for one in pair.factors] == [((4, 64), "BF16"), ((64, 4), "BF16")]
     assert adapter.tensors.keys() == adapter.keys.keys()
-    assert (adapter.weight_files, adapter.metadata) == ((WEIGHTS,), {"format": "pt"})
+    assert adapter.weight_files == (WEIGHTS,)
 
 
 def test_a_small_adapter_takes_one_range_for_each_file_and_never_its_weights(tmp_path: Path) -> None:
@@ -55,8 +55,7 @@ def test_an_origin_that_knows_no_sizes_is_read_too(tmp_path: Path) -> None:
     assert len(adapter.pairs) == 14
     (tmp_path / WEIGHTS).rename(tmp_path / "adapter_model.bin")
     adapter = read_adapter(remote(tmp_path, sized=False)[1], "sql")
-    assert (adapter.weight_files, adapter.weights_error) == ((), None)
-    assert "does not report its size" in adapter.unread
+    assert "does not report its size" in str(adapter.weights_error)
 
 
 TOO_LONG = "8388609 bytes are over the limit for a config"
@@ -100,7 +99,7 @@ def test_pickled_weights_are_never_unpickled(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(f"cos\nsystem\n(S'touch {tmp_path}/pwned'\ntR.".encode())
     error = read(tmp_path).weights_error
     assert isinstance(error, UnsafePickle)
-    assert (error.where, error.opcode, error.position, error.global_name) == (name, "GLOBAL", 0, "os.system")
+    assert (error.where, error.global_name) == (name, "os.system")
     assert not (tmp_path / "pwned").exists()
 
 
