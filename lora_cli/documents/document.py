@@ -120,7 +120,7 @@ def parse_yaml(text: str, file: str) -> Document:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEPTH or isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
                 refused = f"an alias (*), a tag (!) or more than {DEPTH} levels are not supported"
-                raise UsageError(f"{file}:{event.start_mark.line + 1}: {refused}", hint=QUOTE)
+                raise UsageError(f"{file}:{getattr(event.start_mark, 'line', 0) + 1}: {refused}", hint=QUOTE)
         loader = _LOADER(text)
         root: Any = loader.get_single_node()
         value = loader.construct_document(root) if root is not None else None

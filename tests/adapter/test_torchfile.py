@@ -1,7 +1,6 @@
 """Torch files and other pickles: tensors as torch itself loads them, and nothing that runs is taken for data."""
 
 import contextlib
-import gzip
 import io
 import os
 import pickle
@@ -304,7 +303,6 @@ BENIGN: Mapping[str, bytes] = {
     "tokenizer.model": b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02" + bytes(range(256)) * 20,
     "empty.bin": b"",
     "model.bin.index.json": b"{}",
-    "logs.txt.gz": gzip.compress(b"a line\n" * 1000),
     "tensors.pt": PLAIN,
     "plain.pkl": pickle.dumps({"a": [1, 2.0, "x", None]}),
 }
