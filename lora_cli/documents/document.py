@@ -21,6 +21,7 @@ STDIN = "-"
 MOST_BYTES, DEPTH, MOST_MISTAKES = 16 << 20, 16, 100
 """The largest document, its deepest nesting, and the mistakes that are reported."""
 
+WORDS = {"tuple_type": "input should be a list", "model_type": "input should be a mapping"}
 QUOTE = "indent with spaces; quote a value that contains ': ' or ' #', or that starts with * & @ % {"
 
 Path = tuple[str | int, ...]
@@ -187,7 +188,7 @@ def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[Path
             around = _below(around, part)
         keys = _keys(around)
         field = keys.get(next((str(part) for part in reversed(path) if isinstance(part, str)), ""))
-        message = one["msg"][:1].lower() + one["msg"][1:]
+        message = WORDS.get(kind) or one["msg"][:1].lower() + one["msg"][1:]
         hint = " ".join((field.description or "").split()) if field is not None else ""
         match kind:
             case "missing":
@@ -205,10 +206,6 @@ def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[Path
                 path, hint = (*path, *below), advice or hint
             case "literal_error" if " or " in one["ctx"]["expected"] and isinstance(one["input"], str):
                 hint = did_you_mean(one["input"], re.findall("'([^']*)'", one["ctx"]["expected"])) or hint
-            case "tuple_type":
-                message = "input should be a list"
-            case "model_type":
-                message = "input should be a mapping"
         yield path, message, hint or f"known keys: {', '.join(keys)}"
 
 
