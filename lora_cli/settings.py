@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.documents import option_values
-from lora_cli.documents.option_values import DURATION, HUB, SIZE, SWITCH, Kind, advised, whole
+from lora_cli.documents.option_values import DURATION, HUB, SIZE, SWITCH, Kind, advised, parse_whole
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import MOST_HEADER
 
@@ -93,15 +94,20 @@ class Setting:
         return {**self.kind.schema, "description": self.help, **default}
 
 
+def _whole(lowest: int, highest: int) -> Kind:
+    schema = {"type": "integer", "minimum": lowest, "maximum": highest}
+    return Kind(partial(parse_whole, lowest, highest), schema)
+
+
 SETTINGS: Mapping[str, Setting] = {
     "cache_dir": Setting(
         "cache_dir",
         option_values.DIRECTORY,
         "Cache directory (default: $XDG_CACHE_HOME/lora-cli or ~/.cache/lora-cli).",
     ),
-    "jobs": Setting("jobs", whole(1, 256), "Maximum number of concurrent downloads or adapters.", 32),
+    "jobs": Setting("jobs", _whole(1, 256), "Maximum number of concurrent downloads or adapters.", 32),
     "timeout": Setting("timeout_s", DURATION, "Network idle timeout.", "30s"),
-    "retries": Setting("retries", whole(0, 100), "Maximum number of retries of a download without progress.", 5),
+    "retries": Setting("retries", _whole(0, 100), "Maximum number of retries of a download without progress.", 5),
     "lease": Setting("lease_s", DURATION, "How long to wait for another process that downloads the same files.", "10m"),
     "offline": Setting("offline", SWITCH, "Make no network requests; use only the cache.", False),
     "quiet": Setting("quiet", SWITCH, "Print only errors on stderr.", False),
@@ -115,7 +121,7 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "hub_endpoint": Setting("hub_endpoint", HUB, "The address of the Hub; HF_ENDPOINT sets it too.", HUB_ENDPOINT),
     "max_bytes": Setting("max_bytes", SIZE, "Maximum size of one adapter."),
-    "max_files": Setting("max_files", whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
+    "max_files": Setting("max_files", _whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
     "max_header_bytes": Setting("max_header_bytes", SIZE, "Maximum size of a safetensors header.", "32MiB"),
     "keep_free": Setting(
         "keep_free", SIZE, "Minimum free space on the disk of the cache (default: 5 % of it, at most 1GiB)."

@@ -135,10 +135,10 @@ def test_a_wrong_variable_is_named(environ: dict[str, str], name: str, value: st
 
 
 def test_a_password_in_the_endpoint_is_refused_and_not_repeated(environ: dict[str, str]) -> None:
-    environ["HF_ENDPOINT"] = "https://user:hf_secret@hub.example"
-    with pytest.raises(UsageError) as caught:
-        load_settings({}, environ)
-    assert "hf_secret" not in caught.value.message + caught.value.hint
+    for address in ("https://user:hf_secret@hub.example", "https://hub.example:65536"):
+        with pytest.raises(UsageError, match="not the address of a server") as caught:
+            load_settings({}, environ | {"HF_ENDPOINT": address})
+        assert "hf_secret" not in caught.value.message + caught.value.hint
     assert load_settings({"hub_endpoint": HUB_ENDPOINT}, environ | {"HF_ENDPOINT": ""}).hub_endpoint == HUB_ENDPOINT
 
 

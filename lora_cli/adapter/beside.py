@@ -157,7 +157,7 @@ def read_card(files: Files) -> Card | None:
             return Card(error=f"{file.path}: the front matter does not end in the {len(data)} bytes read")
         front = parse_yaml(text[: end.start()], file.path).value
     except (FormatError, UsageError) as error:
-        return Card(error=error.message)
+        return Card(error=f"{file.path} {error.reason}" if isinstance(error, FormatError) else error.message)
     if not isinstance(front, dict):
         return Card(error=f"{file.path}: the front matter is not a mapping")
     words = {key: _words(front.get(key)) for key in ("license", "license_name", "license_link", "base_model")}

@@ -201,15 +201,13 @@ def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
         end, stated = tail[-98:], int.from_bytes(tail[-50:-42], "little")
         end = end if int.from_bytes(tail[-34:-26], "little") == stream.size - 98 else b""
     with ZipFile(stream) as archive:
-        listed, is_there = archive.infolist(), archive.start_dir == stated
+        listed = archive.infolist()
+        is_there = archive.start_dir == stated and end.startswith((b"PK\x05\x06", b"PK\x06\x06"))
     entries = {info.filename.partition("/")[2]: info for info in listed}
     folders = {info.filename.partition("/")[0] for info in listed}
     stored = all(not info.compress_type and info.file_size == info.compress_size for info in listed)
     named = len(entries) == len(listed) and len(folders) == 1 and all(map(ENTRY.fullmatch, entries))
-    is_there = (
-        is_there and end.startswith((b"PK\x05\x06", b"PK\x06\x06")) and not min(at.header_offset for at in listed)
-    )
-    if not (stored and named and is_there):
+    if not (stored and named and is_there) or min(info.header_offset for info in listed):
         why = "one folder of stored entries, each named once, and their directory where its end says"
         raise FormatError(f"is not a zip as torch writes it: {why}", hint=AS_SAFETENSORS)
     return entries

@@ -63,15 +63,11 @@ class Kind:
     schema: Mapping[str, Any]
 
 
-def whole(lowest: int, highest: int) -> Kind:
-    """Whole numbers from ``lowest`` to ``highest``."""
-
-    def parse(value: Any) -> int:
-        if re.fullmatch(r"\d{1,9}", text := _text(value), re.ASCII) and lowest <= int(text) <= highest:
-            return int(text)
-        raise ValueError(f"{quoted(value)} is not a whole number from {lowest} to {highest}")
-
-    return Kind(parse, {"type": "integer", "minimum": lowest, "maximum": highest})
+def parse_whole(lowest: int, highest: int, value: Any) -> int:
+    """A whole number from ``lowest`` to ``highest``; raises ``ValueError``."""
+    if re.fullmatch(r"\d{1,9}", text := _text(value), re.ASCII) and lowest <= int(text) <= highest:
+        return int(text)
+    raise ValueError(f"{quoted(value)} is not a whole number from {lowest} to {highest}")
 
 
 def flag(value: object) -> bool:
@@ -102,7 +98,8 @@ def path(value: Any) -> Path:
 def endpoint(value: Any) -> str:
     """The address of a server, without a slash at its end."""
     text = value.strip().rstrip("/") if isinstance(value, str) else ""
-    if not re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:]+)(:\d{1,5})?(/[^\s?#@]*)?", text, re.IGNORECASE):
+    found = re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:]+)(:\d{1,5})?(/[^\s?#@]*)?", text, re.IGNORECASE)
+    if found is None or not 0 < int((found[2] or ":80")[1:]) < 65536:
         # The value is not repeated: a user and password in it are what the pattern refuses.
         raise ValueError("this is not the address of a server: write https://HOST, without user, query or fragment")
     return text
