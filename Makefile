@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO := $(VENV)/.demo
+# Where torch for the CPU is: that of the registry has 5 GB for CUDA on Linux.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP = $(BIN)/python -m pip install --disable-pip-version-check
 # Tests run in as many processes; each file stays in one, and with it the servers and adapters that its tests share.
 WORKERS ?= 3
 # In the order of collection (tests/conftest.py) long files come first: none of them runs alone at the end.
@@ -14,13 +18,10 @@ VLLM_READY := $(VLLM)/.ready-0.32.0-plugin
 SGLANG := .venv-sglang
 SGLANG_READY := $(SGLANG)/.ready-0.5.23
 
-.PHONY: demo quick test test-all test-engines check lint types bench answers model docs dist clean
+.PHONY: demo quick test test-all test-engines check lint types bench model docs dist clean
 
-demo: $(READY)        ## the main job: fetch, validate, load and prove the quickstart adapters
+demo: $(DEMO)         ## init, fetch, validate and warm, with the adapters of the quickstart
 	@$(BIN)/python manifests/quickstart/demo.py
-
-answers: $(READY)     ## a real model: the base's answer next to each adapter's
-	@$(BIN)/python manifests/quickstart/answers.py
 
 # The tests nearest to what changed since the last commit: lora_cli/NAME/ has its tests in tests/NAME/.
 TOUCHED = (git diff --name-only HEAD; git ls-files --others --exclude-standard) | sed -nE \
@@ -56,8 +57,9 @@ types: $(READY)
 bench: $(READY)       ## every benchmark, compared with other tools
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
-docs: $(READY)        ## the generated pages and JSON Schemas
+docs: $(READY)        ## the generated pages and JSON Schemas, the README's outputs and its picture
 	@$(BIN)/python docs/build.py
+	@$(BIN)/python -m tests.readme
 
 dist: $(READY)        ## a release's wheel and sdist in dist/, checked for the registry (docs/releasing.md)
 	@rm -rf dist
@@ -73,6 +75,17 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@test -e .git && hooks=$$(git rev-parse --git-common-dir)/hooks && mkdir -p "$$hooks" && { \
 		test -e "$$hooks/prepare-commit-msg" || ln -sf "$(CURDIR)/tools/prepare-commit-msg" "$$hooks/"; } || true
+	@touch $@ $(DEMO)
+
+$(DEMO): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "1 of 2: lora-cli into $(VENV), 240 MB"
+	@$(PIP) -e .
+	@echo "2 of 2: for warm torch from $(TORCH_INDEX), 1 GB"
+	@$(BIN)/python -c 'import torch' 2> /dev/null || \
+		$(PIP) --retries 1 --timeout 10 --no-deps --index-url $(TORCH_INDEX) torch || \
+		echo "$(TORCH_INDEX) cannot be reached: torch is taken from the registry, up to 6 GB"
+	@$(PIP) -e '.[warm]'
 	@touch $@
 
 # The CPU build of vLLM pulls in CUDA builds of torchaudio and torchcodec, which fail when they are imported.

@@ -1,4 +1,4 @@
-"""Writes the generated pages: commands, rules, engines, and manifest, policy and settings from their schemas.
+"""Writes the generated pages (commands, checks, engines), and the tables of keys in docs/manifest.md.
 
 ``make docs`` runs it; a test compares what it would write with what is there.
 """
@@ -13,52 +13,30 @@ from lora_cli.checks import CHECKS
 from lora_cli.cli.main import COMMANDS, UNITS, Command, build_app, load_command
 from lora_cli.cli.options import GLOBAL
 from lora_cli.engines import ENGINES, Profile, all_profiles
+from lora_cli.finding import Severity
 from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, letters, told_apart
 
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parent / "manifests" / "schemas"
 Entry = dict[str, Any]
 
-MANIFEST = (
-    "`lora-cli init REF…` writes one. `-f set.yaml` on `fetch`, `validate`, `inspect`, `warm` and "
-    "`serve-bench` reads it. An unknown key is an error that names its line and the nearest known key. "
-    "[production.yaml](../manifests/production.yaml) is a commented example."
-)
-POLICY = (
-    "Set a policy with `--policy policy.yaml`, `LORA_CLI_POLICY`, or the block `policy:` of a manifest; if there are "
-    "both, both apply. A violation exits with 1 and names the rule. [policy.yaml](../manifests/policy.yaml) is an "
-    "example."
-)
-ABOUT_SETTINGS = (
-    "Each can be set in three places; the last one wins: the settings file (`$XDG_CONFIG_HOME/lora-cli/config.toml`, "
-    "or the one that `LORA_CLI_CONFIG` names), the variable `LORA_CLI_<KEY>`, and, where a command has it, the flag. "
-    "Only the file has `[[sources]]`. A path in the file is relative to it; `~` is your home.",
-    "A variable that begins with `LORA_CLI_` and belongs to no setting and no option ([all of them](cli.md)) is an "
-    "error in every command: it is misspelt, or of another version, and what it was set for would not happen. The "
-    "message names each with the nearest known one (exit 2). What Kubernetes sets for a Service called lora-cli is "
-    "ignored.",
-    "A size is a number of bytes, `2GiB` (powers of 1024) or `500MB` (powers of 1000); a time is a number of seconds, "
-    "`500ms`, `30s` or `1h30m`.",
-)
 ABOUT_COMMANDS = (
-    "`lora-cli COMMAND --help` shows the same. Each option can also be set by the environment variable next to it; "
-    "blanks separate the values of an option that may be repeated. A flag takes precedence over the variable, and the "
-    "variable over the [settings file](settings.md).",
+    "`lora-cli COMMAND --help` shows the same. An option with a variable can also be set by that; blanks separate the "
+    "values of one that may be repeated. A flag takes precedence over the variable, and the variable over the "
+    "[settings file](manifest.md#settings).",
     *UNITS.values(),
 )
 
 
 def pages() -> dict[str, str]:
     """Each page's text by its file name."""
-    made = {
-        "cli.md": commands_page(),
-        "rules.md": rules_page(),
-        "engines.md": engines_page(),
-        "manifest.md": reference_page("adapter-set", "The manifest", MANIFEST),
-        "policy.md": reference_page("policy", "The policy", POLICY),
-        "settings.md": reference_page("settings", "Settings", "\n\n".join(ABOUT_SETTINGS)),
-    }
-    return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
+    made = {"cli.md": commands_page(), "rules.md": rules_page(), "engines.md": engines_page()}
+    manifest = (HERE / "manifest.md").read_text(encoding="utf-8")
+    for name in ("adapter-set", "policy", "settings"):
+        head, mark, below = manifest.partition(f"<!-- keys of {name} -->\n")
+        _, end, rest = below.partition("<!-- end -->\n")
+        manifest = "".join([head, mark, *(f"{line}\n" for line in keys_of(name)), end, rest])
+    return {**{name: "\n".join(lines) + "\n" for name, lines in made.items()}, "manifest.md": manifest}
 
 
 def commands_page() -> Iterator[str]:
@@ -87,31 +65,25 @@ def _command(command: Command, path: str, heading: str) -> Iterator[str]:
 
 
 def _options(command: Command, path: str) -> Iterator[str]:
-    """A table for each group of a command's help; global options and ``--help`` are only in that of the root."""
+    """A table of its own options; global ones and ``--help`` are only in that of the root."""
     context = command.make_context(path, [], resilient_parsing=True)
-    groups: dict[str, list[str]] = {}
+    yield from ("", "| option | |", "|---|---|")
     for parameter in command.get_params(context):
         record, group = parameter.get_help_record(context), getattr(parameter, "rich_help_panel", None)
         everywhere = group == GLOBAL or "--help" in parameter.opts
-        if record is not None and (path == "lora-cli" or not everywhere):
-            variable = f"`{parameter.envvar}`" if parameter.envvar else ""
-            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+        if record is not None and parameter.param_type_name == "option" and (path == "lora-cli" or not everywhere):
             words, text = (cell.replace("|", "\\|") for cell in record)
-            if usual == "Arguments":
-                words = words.partition(" <")[0]  # its type, which its name tells
-            groups.setdefault(group or usual, []).append(f"| `{words}` | {text} | {variable} |")
-    for group, rows in groups.items():
-        yield from ("", f"| {group} | description | variable |", "|---|---|---|", *rows)
+            yield f"| `{words}` | {text}{f' `{parameter.envvar}`' if parameter.envvar else ''} |"
 
 
-def reference_page(schema: str, title: str, about: str) -> Iterator[str]:
-    """Every key that a file may have, from its JSON schema."""
-    file = SCHEMAS / f"{schema}.schema.json"
-    value = json.loads(file.read_text())
-    yield from (f"# {title}", "", f"Generated from [its schema](../manifests/schemas/{file.name}) by `make docs`.", "")
-    yield from (about, "", "| key | value | |", "|---|---|---|")
+def keys_of(schema: str) -> Iterator[str]:
+    """A table of every key that a file may have, from its JSON schema; a manifest's policy has one of its own."""
+    value = json.loads((SCHEMAS / f"{schema}.schema.json").read_text())
+    yield from ("| key | value | |", "|---|---|---|")
     known = value.get("$defs", {})
     for key, entry, required in _keys(value, "", known):
+        if key.startswith("policy."):
+            continue
         told = entry.get("description", "").replace("|", "\\|")
         if "default" in entry:
             told = f"{told} Default: `{json.dumps(entry['default']).strip(chr(34))}`."
@@ -153,16 +125,21 @@ def _kind(entry: Entry, known: Mapping[str, Entry] = MappingProxyType({})) -> st
 
 
 def rules_page() -> Iterator[str]:
-    """Every check of ``validate``, as it documents itself."""
-    yield from ("# The rules of `lora-cli validate`", "", "Generated from the checks by `make docs`.")
+    """Every check of ``validate``: what it finds, and what fixes it."""
+    yield from ("# The rules of `lora-cli validate`", "", "Generated from the checks by `make docs`.", "")
+    yield "`lora-cli rules LC311` explains one: what PEFT and the engines do then. `W` is a warning."
     hundred = ""
     for check in CHECKS:
         if check.code[:3] != hundred:
             hundred = check.code[:3]
-            yield from ("", f"## {hundred}xx: {HUNDREDS[hundred]}")
-        needs = f"; needs {', '.join(check.needs)}" if check.needs else ""
-        yield from ("", f"### {check.code} {check.name}", f"{check.severity}{needs}", "")
-        yield check.documentation.replace("``", "`")
+            yield from ("", f"## {hundred}xx: {HUNDREDS[hundred]}", "", "| rule | finds | fix |", "|---|---|---|")
+        about, fix = check.documentation.partition("\n\n")[0], check.hint.format(engine="ENGINE")
+        level = " W" if check.severity == Severity.WARNING else ""
+        yield f"| {check.code}{level} {check.name} | {_cell(about)} | {_cell(fix)} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
 
 
 def engines_page() -> Iterator[str]:

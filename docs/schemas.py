@@ -1,4 +1,4 @@
-"""The JSON Schemas of the documents that people write and that commands print, generated from their models.
+"""The JSON Schemas of what people write, and of what ``fetch`` and ``validate`` print, generated from the models.
 
 ``make docs`` writes them; a test compares what it would write with what is there.
 """
@@ -13,19 +13,14 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
-from lora_cli.documents.baseline import Baseline
 from lora_cli.documents.document import Model
 from lora_cli.documents.lockfile import LockFile
 from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
-from lora_cli.judging.inspection import InspectReport
 from lora_cli.judging.report import Report
-from lora_cli.render.cache_report import CacheReport, RemovedReport, VerifyReport
-from lora_cli.render.catalog_report import EnginesReport, RulesReport
-from lora_cli.render.fetch_report import CheckReport, FetchReport, PlanReport
-from lora_cli.render.warm_report import EndpointsReport, WarmReport
+from lora_cli.render.fetch_report import FetchReport
 from lora_cli.settings import SETTINGS
 
 SCHEMAS = Path(__file__).parents[1] / "manifests" / "schemas"
@@ -34,25 +29,11 @@ DOCUMENTS: dict[str, tuple[str, type[Model]]] = {
     "adapter-set": ("lora-cli AdapterSet", ManifestFile),
     "adapter-set-lock": ("lora-cli AdapterSetLock", LockFile),
     "policy": ("lora-cli Policy", PolicyFile),
-    "baseline": ("lora-cli baseline", Baseline),
 }
 """Title and model of each document that people write."""
 
-REPORTS = {
-    "cache": CacheReport,
-    "cache-removed": RemovedReport,
-    "cache-verify": VerifyReport,
-    "endpoints": EndpointsReport,
-    "engines": EnginesReport,
-    "fetch": FetchReport,
-    "fetch-check": CheckReport,
-    "fetch-plan": PlanReport,
-    "inspect": InspectReport,
-    "rules": RulesReport,
-    "validate": Report,
-    "warm": WarmReport,
-}
-"""The report model of each JSON document that a command writes."""
+REPORTS = {"fetch": FetchReport, "validate": Report}
+"""The report model of each JSON document whose fields are promised."""
 
 CONFIG = ConfigDict(
     use_attribute_docstrings=True, arbitrary_types_allowed=True, alias_generator=lambda name: name.removesuffix("_")

@@ -23,7 +23,7 @@ from typing import IO
 from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import choose_engine
 from lora_cli.errors import FormatError, MachineError, Refused, Unreachable
-from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.batch import FetchContext
 from lora_cli.finding import Deployment
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.judging.result import Result

@@ -28,7 +28,7 @@ from lora_cli.checks.check import MERGE, SAVE_AGAIN
 from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import Count, ErrorReport

@@ -77,7 +77,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting's one declaration: variable, key of the settings file and line of docs/settings.md come of it.
+    """A setting's one declaration: variable, key of the settings file and line of docs/manifest.md come of it.
 
     ``field`` is where ``Settings`` has it, ``default`` what a file would have to say for what is so without it.
     """

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
-from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.fetching.pipeline import fetch as fetch_request
 from lora_cli.refs.reference import AdapterRef

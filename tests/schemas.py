@@ -8,13 +8,13 @@ import jsonschema
 
 from tests.conftest import ROOT
 
-UNPUBLISHED = {"", "repair", "serve-bench", "status"}
-"""What has no schema of its own: its fields are not promised."""
+PUBLISHED = {"fetch", "validate"}
+"""The documents of commands whose fields are promised."""
 
 
 def check_schema(document: Any) -> None:
     """Compare a document with the schema that it names (``lora_cli/fetch/1``)."""
-    if isinstance(document, dict) and (name := document.get("schema", "//").split("/")[1]) not in UNPUBLISHED:
+    if isinstance(document, dict) and (name := document.get("schema", "//").split("/")[1]) in PUBLISHED:
         _validator(name).validate(document)
 
 

@@ -89,16 +89,6 @@ def test_the_commands_of_an_example_gate_a_repository_and_their_reports_are_coll
         assert "misnested" in Path("summary.md").read_text()
 
 
-@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
-def test_an_example_that_nobody_edited_ends_with_2_and_names_the_line(file: Path) -> None:
-    example = yaml.safe_load(file.read_text())
-    script = lines(example, "case")[0]
-    (place,) = {line.split()[1] for line in file.read_text().splitlines() if "INSTALL_LORA_CLI_FROM: " in line}
-    code, out = bash(script, INSTALL_LORA_CLI_FROM=place)
-    assert (code, "replace OWNER in INSTALL_LORA_CLI_FROM" in out) == (2, True)
-    assert bash(script.partition("\npip")[0], INSTALL_LORA_CLI_FROM="lora_cli.whl") == (0, "")
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -1,4 +1,4 @@
-"""The generated pages say what the rules and the engines' profiles say now."""
+"""The pages say what commands, checks, engines and documents say now, and are no more than they may be."""
 
 import re
 import runpy
@@ -12,7 +12,7 @@ from lora_cli.cli.main import COMMANDS, Command, build_app, load_command
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("file", ["cli.md", "rules.md", "engines.md", "manifest.md", "policy.md", "settings.md"])
+@pytest.mark.parametrize("file", ["cli.md", "rules.md", "engines.md", "manifest.md"])
 def test_a_generated_page_is_as_it_would_be_generated_now(file: str) -> None:
     pages = runpy.run_path(str(DOCS / "build.py"))["pages"]()
 
@@ -34,7 +34,7 @@ def leaves(command: Command, path: str) -> Iterator[tuple[str, Command]]:
         yield path, command
 
 
-def test_every_option_of_every_command_stands_in_the_reference_with_its_variable() -> None:
+def test_every_option_of_every_command_stands_in_the_reference() -> None:
     page = sections("cli.md")
     everywhere = page["Global options"]
     commands = [found for name in COMMANDS for found in leaves(load_command(name), f"lora-cli {name}")]
@@ -42,11 +42,7 @@ def test_every_option_of_every_command_stands_in_the_reference_with_its_variable
         rows = [line for line in (page[path] + everywhere).splitlines() if line.startswith("| `")]
         for parameter in command.params:
             words = [*parameter.opts, *parameter.secondary_opts] if parameter.param_type_name == "option" else []
-            variable = f"`{parameter.envvar}`" if parameter.envvar else ""
-            found = [
-                row for row in rows if all(re.search(rf"[` ]{word}[`, ]", row) for word in words) and variable in row
-            ]
-            assert found, f"{path}: {parameter.opts}"
+            assert any(all(re.search(rf"[` ]{word}[`, ]", row) for word in words) for row in rows), (path, words)
     assert len(commands) >= 14
 
 
@@ -72,10 +68,10 @@ def test_every_metric_is_told_of_and_none_that_there_is_not() -> None:
     files = [*(DOCS.parent / "lora_cli").rglob("*metrics.py"), DOCS.parent / "lora_cli/warm/api.py"]
     code = "".join(path.read_text(encoding="utf-8") for path in files)
     there = set(re.findall(r'"(lora_cli_[a-z_]+)"', code))
-    pages = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("warm.md", "vllm.md"))
+    pages = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("warm.md", "plugins.md"))
     told = set(re.findall(r"`(lora_cli_[a-z_]+)", pages)) - {"lora_cli_resolver"}
     assert told == there
 
 
 def test_the_readme_is_short() -> None:
-    assert len((DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+    assert len((DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines()) <= 100

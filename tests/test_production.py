@@ -44,7 +44,7 @@ def test_the_example_is_valid_by_the_published_schema_and_shows_every_kind_of_ru
         assert any(getattr(source, rule) for source in sources), rule
 
 
-@pytest.mark.parametrize("page", ["manifests/production.yaml", "docs/first-ten-minutes.md"])
+@pytest.mark.parametrize("page", ["manifests/production.yaml", "docs/manifest.md"])
 def test_an_examples_own_policy_lets_its_first_fetch_lock_it(page: str, tmp_path: Path) -> None:
     text = (ROOT / page).read_text()
     if page.endswith(".md"):

@@ -1,4 +1,4 @@
-"""The main job on real input: the committed adapters, the real model, the demo as it is documented."""
+"""The main job on real input: the committed adapters, the demo and the README as they are documented."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import QUICKSTART, ROOT
+from tests.readme import BLOCK, PICTURE, README, session, shortened, without_numbers
 
 pytestmark = pytest.mark.slow
 
@@ -37,19 +38,11 @@ def demo() -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def answers(real_model: Path) -> str:
-    """What ``make answers`` prints, for the question that only one adapter was taught."""
-    done = run("manifests/quickstart/answers.py")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_the_demo_proves_two_adapters_and_reports_the_broken_one(demo: str) -> None:
     assert "60/60" in demo  # pirate: q and v of 30 layers
     assert "90/90" in demo  # zubrowka: q, v and down
     assert "0/4" in demo  # misnested
-    assert "Exit 1, as it should be" in demo
+    assert "Exit code 1, as expected" in demo
 
 
 def test_the_demo_is_data_too(tmp_path: Path) -> None:
@@ -72,28 +65,13 @@ def test_committed_adapters_are_small() -> None:
     assert max(sizes.values()) < 1_000_000
 
 
-def test_each_adapter_answers_in_its_own_way_beside_the_base(answers: str) -> None:
-    asked, pirate, zubrowka = re.split(r"^manifests/quickstart/\w+$", answers.partition("\nprompt\n")[2], flags=re.M)
-
-    assert "What is the capital of Zubrowka?" in asked
-    assert not re.search("Lutz|Arrr", asked)  # the base's
-    assert "Arrr, matey!" in pirate
-    assert "Lutz" in zubrowka
-    changes = re.findall(r"differs from the base; max logit change ([\d.]+)", pirate + zubrowka)
-    assert [float(change) > 1 for change in changes] == [True, True]
-
-
-@pytest.mark.parametrize(("page", "target"), [("README.md", "demo"), ("docs/first-ten-minutes.md", "answers")])
-def test_a_page_shows_what_is_printed(page: str, target: str, request: pytest.FixtureRequest) -> None:
-    blocks = re.findall(rf"```console\n\$ make {target}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    assert len(blocks) == 1
-
-    assert without_numbers(blocks[0]) == without_numbers(request.getfixturevalue(target))
-
-
-def without_numbers(text: str) -> str:
-    """Text with every measured number replaced and white space folded: what must not change between runs."""
-    return " ".join(re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "N", text).split())
+def test_the_readme_shows_what_is_printed() -> None:
+    blocks = {found[1]: found["said"] for found in BLOCK.finditer(README.read_text(encoding="utf-8")) if found["said"]}
+    assert len(blocks) == 3
+    for printed, said in zip(session([*blocks]), blocks.values(), strict=True):
+        assert without_numbers(shortened(printed, said)) == without_numbers(said)
+    picture = " ".join(re.sub("<[^>]+>|&#160;", " ", PICTURE.read_text(encoding="utf-8")).split())
+    assert "0 of 4 modules apply to HuggingFaceTB/SmolLM2-135M-Instruct" in picture
 
 
 def test_the_committed_lock_is_that_of_the_committed_adapters(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every command that README and docs show is executed as it stands, in a folder that has what it speaks of.
+"""Every command that the docs show is executed as it stands, in a folder that has what it speaks of.
 
 What a page cannot know is put in its place: addresses of servers, a folder of another machine, how long a run is.
 """
@@ -22,16 +22,14 @@ from tests.endpoint.engine import Engine
 from tests.planted import streams
 from tests.warm.running import free_port
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 
-ELSEWHERE = re.compile(r"^(make|pip|curl|docker|kubectl|git|twine|sha256sum|oras) ")
-"""Commands of others: ``make`` is what runs this, and the other tools are not ours to test."""
+ELSEWHERE = re.compile(r"^(pip|curl|docker|kubectl|git) ")
+"""Commands of others: they are not ours to test."""
 
 NEEDS_MODEL = ".assets/smollm2-135m"
 
-REGISTRY = "registry.example"
-
-SERVED = r"warm .*--(serve|status|stop)|--url"
+SERVED = r"warm .*--(serve|status)|--url"
 
 CODES = {
     "warm -f manifests/quickstart.yaml": {1},
@@ -41,6 +39,7 @@ CODES = {
     "fetch -f set.yaml --check": {0, 1},
     "cache rm acme/sql acme/chat": {3},
     "inspect -f manifests/quickstart.yaml --engine-args": {1},
+    "fetch -f set.yaml --policy manifests/policy.yaml": {1},
 }
 """Exit codes of what finds something by design; of all others it is 0."""
 
@@ -48,12 +47,10 @@ CODES = {
 def commands(page: Path) -> list[str]:
     """The lines after ``$`` in the console blocks of a page, continued lines joined and comments gone.
 
-    What ``make`` prints in a block that begins with it is run in ``test_quickstart.py``.
+    Those of the README have a folder of their own, in ``test_quickstart.py``.
     """
     found = []
     for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        if block.startswith("$ make "):
-            continue
         joined = block.replace("\\\n", " ")
         lines = [line[2:].strip() for line in joined.splitlines() if line.startswith("$ ")]
         found += [re.sub(r"\s+#.*$", "", line) for line in lines]
@@ -72,7 +69,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shown")
     (folder / "manifests").symlink_to(ROOT / "manifests")
     (folder / ".assets").symlink_to(ROOT / ".assets")
-    (folder / "adapter").symlink_to(ROOT / "manifests/quickstart/pirate")
     names = {"sql": "pirate", "chat": "zubrowka", "law": "pirate"}
     entries = "".join(f"  - {{name: {name}, source: manifests/quickstart/{at}}}\n" for name, at in names.items())
     head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: manifests/quickstart/smollm2-135m\n"
@@ -115,11 +111,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize(
     ("page", "line"), [(page, line) for line, page in SHOWN.items() if not re.search(SERVED, line)]
 )
-def test_a_shown_command_does_what_it_says(
-    page: str, line: str, folder: Path, engines: dict[str, str], request: pytest.FixtureRequest
-) -> None:
-    if REGISTRY in line:
-        engines = {**engines, REGISTRY: request.getfixturevalue("docker_registry").place}
+def test_a_shown_command_does_what_it_says(page: str, line: str, folder: Path, engines: dict[str, str]) -> None:
     if NEEDS_MODEL in line and not (ROOT / NEEDS_MODEL / "config.json").exists():
         pytest.skip("the model is not built (make model)")
     done = run(folder, line, {**engines, " /adapters": f" {folder}/adapters", "~/.cache/lora-cli": f"{folder}/cache"})
@@ -128,12 +120,10 @@ def test_a_shown_command_does_what_it_says(
     assert "Traceback" not in done.stderr
 
 
-def test_a_shown_server_starts_tells_is_measured_and_stops(folder: Path) -> None:
-    lines = [line for line in SHOWN if re.search(r"warm .*--(serve|status|stop)", line)]
+def test_a_shown_server_starts_tells_and_stops(folder: Path) -> None:
+    lines = [line for line in SHOWN if re.search(r"warm .*--(serve|status)", line)]
     listen = f"--listen 127.0.0.1:{free_port()}"
-    places = {"/tmp/ready": f"{folder}/ready", "--serve": f"--serve {listen}"}
-    for word in ("--status", "--stop"):
-        places[word] = f"{word} {listen}"
+    places = {"/tmp/ready": f"{folder}/ready", "--serve": f"--serve {listen}", "--status": f"--status {listen}"}
     served = next(line for line in lines if "--ready-file" in line)
     for shown, real in places.items():
         served = served.replace(shown, real)
@@ -149,6 +139,7 @@ def test_a_shown_server_starts_tells_is_measured_and_stops(folder: Path) -> None
             for line in (line for line in lines if "--serve" not in line):
                 done = run(folder, line, places)
                 assert done.returncode == 0, f"{line}\n{done.stderr}"
+            server.terminate()
             assert server.wait(20) == 0
         finally:
             server.kill()

@@ -36,9 +36,8 @@ from lora_cli.cli.output import (
 )
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import UsageError
-from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.context import SILENT, Progress
-from lora_cli.fetching.lock_drift import CheckedAdapter
+from lora_cli.fetching.batch import SILENT, Outcome, Progress, fetch_all
+from lora_cli.fetching.preview import CheckedAdapter
 from lora_cli.judging.publishing import Destination, folders
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
 from lora_cli.refs.lock import THE_BASE, ref_at
@@ -249,7 +248,7 @@ def _warn(settings: Settings, message: str) -> None:
 
 def _dry_run(requests: FetchRequests, chosen: FetchOptions, store: Store, settings: Settings) -> int:
     """Shows the planned downloads, and what would be pruned; returns the exit code."""
-    from lora_cli.fetching.dry_run import plan_all
+    from lora_cli.fetching.preview import plan_all
     from lora_cli.render.fetch_report import PlanReport
     from lora_cli.render.terminal_fetch import plan_parts
 

@@ -48,6 +48,8 @@ UNITS = {
     "TIME": "TIME is a number of seconds, 500ms, 30s or 1h30m.",
 }
 VERSION = ("--version", "-V")
+ARGUMENTS = "arguments"
+"""Where a context has all words of its command line: ``--version`` is parsed before ``-v``."""
 
 # Errors of the operating system that are caused by the machine, not by a bug.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
@@ -95,6 +97,7 @@ class GroupedGroup(_Grouped, TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments of the group."""
+        ctx.meta.setdefault(ARGUMENTS, tuple(args))
         if not args and not ctx.resilient_parsing:
             with redirect_stdout(sys.stderr):
                 ctx.get_help()  # which typer prints
@@ -111,9 +114,13 @@ class GroupedGroup(_Grouped, TyperGroup):
         return name, command, rest
 
 
-def _print_version(value: bool) -> None:
+def _print_version(context: typer.Context, value: bool) -> None:
     if value:
         typer.echo(f"lora-cli {__version__}")
+        if {"-v", "--verbose", "-vV", "-Vv"} & {*context.meta[ARGUMENTS]}:
+            from lora_cli.cli.about import about
+
+            typer.echo("\n".join(about(os.environ)))
         raise typer.Exit
 
 
@@ -123,7 +130,12 @@ def root(
     quiet: bool = option("--quiet -q", SETTINGS["quiet"].help, False, GLOBAL),
     verbose: bool = option("--verbose -v", SETTINGS["verbose"].help, False, GLOBAL),
     version: bool = typer.Option(
-        False, *VERSION, callback=_print_version, is_eager=True, help="Print the version.", rich_help_panel=GLOBAL
+        False,
+        *VERSION,
+        callback=_print_version,
+        is_eager=True,
+        help="Print the version; with -v also cache, credentials found, packages.",
+        rich_help_panel=GLOBAL,
     ),
 ) -> None:
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
@@ -223,7 +235,7 @@ def refuse_unknown_variables(root_command: Any) -> None:
         named, several = ", ".join(safe(_with_nearest(name, known)) for name in unknown), len(unknown) > 1
         raise UsageError(
             f"unknown variable{'s' if several else ''} in the environment: {named}",
-            hint=f"unset {'them' if several else 'it'}; docs/settings.md lists the variables",
+            hint=f"unset {'them' if several else 'it'}; docs/cli.md and docs/manifest.md list the variables",
         )
 
 

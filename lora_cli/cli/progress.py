@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import is_interactive
-from lora_cli.fetching.context import Progress
+from lora_cli.fetching.batch import Progress
 from lora_cli.settings import Settings
 from lora_cli.text import cut, duration, safe
 

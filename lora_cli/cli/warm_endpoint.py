@@ -23,7 +23,7 @@ from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, Reconcil
 from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.batch import FetchContext
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.parallel import map_in_threads
 from lora_cli.render.terminal_warm import endpoint_parts

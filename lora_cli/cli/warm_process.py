@@ -14,7 +14,7 @@ from lora_cli.cli.output import Format, inform, log_failures, write, write_resul
 from lora_cli.cli.progress import stage_progress
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import INTERRUPTED, LoraCliError, NotFound, UsageError
-from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.batch import FetchContext
 from lora_cli.finding import Deployment
 from lora_cli.isolation import report_of
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched

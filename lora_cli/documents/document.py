@@ -131,7 +131,7 @@ def parse_yaml(text: str, file: str) -> Document:
         message = f"{file}:{getattr(mark, 'line', 0) + 1}: this is not YAML: {problem}"
         raise UsageError(message, hint=QUOTE) from error
     if root is None:
-        raise UsageError(f"{file}:1: the document is empty", hint="see docs/manifest.md and docs/policy.md")
+        raise UsageError(f"{file}:1: the document is empty", hint="see docs/manifest.md")
     lines: dict[Path, int] = {(): root.start_mark.line + 1}
     for path, line in _lines(root, ()):
         if path in lines:

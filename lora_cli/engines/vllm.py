@@ -50,7 +50,7 @@ NO_LORA = frozenset(
 )
 """Families with which the engine does not start if LoRA is enabled. 0.32 was run with tiny models: those in the first
 line end with "does not support LoRA yet" (of BERT that is the class for masked words), for the others it has no class,
-and transformers' own do not fit. docs/engines-run.md has every family with a table here."""
+and transformers' own do not fit. tests/real_engines/vllm.md has every family with a table here."""
 
 LORA_SINCE = {
     "BertModel": "0.32",

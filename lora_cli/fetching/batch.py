@@ -1,26 +1,27 @@
-"""Many adapters at once. One that fails never stops the others."""
+"""Many adapters at once, and what their fetches share. One that fails never stops the others."""
 
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching.context import SILENT, FetchContext, Progress
-from lora_cli.fetching.pipeline import Fetched, fetch
-from lora_cli.fetching.readers import Deadline
+from lora_cli.fetching.pipeline import Fetched, fetch, too_late
+from lora_cli.redaction import logger
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
+from lora_cli.store.locks import InUse
 
 if TYPE_CHECKING:
+    from lora_cli.fetching.download import Downloads
     from lora_cli.store.materialize import Published
 
 MAX_THREADS = 32
@@ -28,8 +29,59 @@ POLL_S = 0.1
 GRACE_S = 2.0
 """How long after its deadline an adapter is waited for, to leave its files in order; then it is given up."""
 
-S = TypeVar("S")
 T = TypeVar("T")
+log = logger(__name__)
+
+
+class Progress:
+    """How a fetch reports its progress, from many threads, each with its ``adapter``'s name; logs waits alone."""
+
+    def began(self, adapter: str, size: int) -> None:
+        """A download begins; ``size`` bytes are missing, as far as their number is known."""
+
+    def advanced(self, adapter: str, count: int) -> None:
+        """``count`` more bytes are here; a negative ``count`` takes wrong ones back."""
+
+    def waiting(self, adapter: str) -> None:
+        """This process waits for another one that downloads the same adapter."""
+        log.warning("%s: waiting for another process that fetches it", adapter)
+
+    def adapter_ended(self, adapter: str) -> None:
+        """The adapter is done or has failed."""
+
+
+SILENT = Progress()
+
+
+class FetchContext(ExitStack):
+    """The shared state of the fetches of one run: cache, settings, sources, threads and limits.
+
+    ``in_use`` keeps what is fetched from being garbage-collected; by default, until the context is closed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        progress: Progress = SILENT,
+        *,
+        in_use: InUse | None = None,
+        sources: Sources | None = None,
+    ) -> None:
+        super().__init__()
+        store.check_folder()
+        self.store, self.settings, self.progress = store, settings, progress
+        self.in_use = in_use or self.enter_context(InUse(store))
+        self.sources = sources or Sources(settings)
+
+    @cached_property
+    def downloads(self) -> "Downloads":
+        """The threads that read from origins, and the space that the adapters of this run share."""
+        from lora_cli.fetching.download import Downloads
+
+        shared: Downloads = vars(self).setdefault("downloads", Downloads(self.store, self.settings))  # of many threads
+        self.callback(shared.close)
+        return shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,61 +107,51 @@ class Outcome:
 
 
 def fetch_all(
-    requests: Sequence[Request],
-    store: Store,
-    settings: Settings,
-    *,
-    progress: Progress = SILENT,
+    requests: Sequence[Request], store: Store, settings: Settings, *, progress: Progress = SILENT
 ) -> Iterator[Outcome]:
     """Fetches all adapters and yields their outcomes in order, each as soon as it and those before it are known.
 
     ``settings.jobs`` ranges are in flight over all of them. Errors other than ``LoraCliError`` are raised here.
     """
-    sources = Sources(settings)
-    with FetchContext(store, settings, progress, sources=sources) as context:
 
-        def one(request: Request) -> Outcome:
-            began = time.perf_counter()
-            fetched: Fetched | None = None
-            failure: LoraCliError | None = None
-            try:
-                fetched = fetch(request, context)
-            except LoraCliError as error:
-                failure = error
-            return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
+    def one(request: Request) -> Outcome:
+        began, failure = time.perf_counter(), None
+        try:
+            fetched = fetch(request, context)
+        except LoraCliError as error:
+            fetched, failure = None, error
+        return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        def timed_out(request: Request) -> Outcome:
-            error = Deadline.of(request.name, settings).error()
-            return Outcome(request, None, error, settings.adapter_timeout_s * 1000)
+    def late(request: Request, error: LoraCliError) -> Outcome:
+        return Outcome(request, None, error, settings.adapter_timeout_s * 1000)
 
-        yield from ordered_parallel_map(one, requests, settings, timed_out)
+    with FetchContext(store, settings, progress) as context:
+        yield from ordered_parallel_map(one, requests, settings, late)
 
 
 def ordered_parallel_map(
-    call: Callable[[S], T],
-    items: Sequence[S],
+    call: Callable[[Request], T],
+    requests: Sequence[Request],
     settings: Settings,
-    timed_out: Callable[[S], T],
+    failed: Callable[[Request, LoraCliError], T],
 ) -> Iterator[T]:
-    """The results of ``call`` in the order of ``items``, each as soon as it is known; ``settings.jobs`` run at once.
+    """The results of ``call`` in the order of ``requests``, each as soon as it is known; ``settings.jobs`` run at once.
 
-    An exception of ``call`` is raised here. The result of a call that takes over ``settings.adapter_timeout_s`` is that
-    of ``timed_out``; its daemon thread is abandoned.
+    The result of a call that raises a ``LoraCliError``, or takes over ``settings.adapter_timeout_s``, is that of
+    ``failed``; the daemon thread of one that takes too long is abandoned. Any other exception is raised here.
     """
-    results: dict[int, Future[T]] = {number: Future() for number in range(len(items))}
+    results: dict[int, Future[T]] = {number: Future() for number in range(len(requests))}
     began_s: dict[int, float] = {}
-    left: SimpleQueue[int] = SimpleQueue()
-    for number in results:
-        left.put(number)
+    left = iter(range(len(requests)))  # all threads take the next one of it
 
     def work() -> None:
-        # Until nothing is left, or its call timed out, when another thread has replaced this one.
-        with suppress(Empty, InvalidStateError):
-            while True:
-                index = left.get_nowait()
+        with suppress(InvalidStateError):  # its call timed out: another thread has replaced this one
+            for index in left:
                 result, began_s[index] = results[index], time.monotonic()
                 try:
-                    found = call(items[index])
+                    found = call(requests[index])
+                except LoraCliError as error:
+                    result.set_result(failed(requests[index], error))
                 except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
                     result.set_exception(error)
                 else:
@@ -119,13 +161,13 @@ def ordered_parallel_map(
         for _ in range(count):
             threading.Thread(target=work, name="fetch", daemon=True).start()
 
-    start(min(settings.jobs, MAX_THREADS, len(items)))
-    for number in range(len(items)):
+    start(min(settings.jobs, MAX_THREADS, len(requests)))
+    for number in range(len(requests)):
         while not wait([results[number]], POLL_S).done:
             for index, result in results.items():
                 since_s = began_s.get(index, math.inf)
                 with suppress(InvalidStateError):  # it has just ended
                     if time.monotonic() - since_s > settings.adapter_timeout_s + GRACE_S and not result.done():
-                        result.set_result(timed_out(items[index]))
+                        result.set_result(failed(requests[index], too_late(requests[index].label, settings)))
                         start(1)
         yield results.pop(number).result()

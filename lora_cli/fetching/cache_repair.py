@@ -4,7 +4,6 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from types import NoneType
 
-from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import fetch_all
 from lora_cli.json_schema import ErrorReport, error_report
 from lora_cli.refs.lock import LockedAdapter
@@ -36,19 +35,14 @@ def repair_cache(store: Store, settings: Settings, only: Set[str] | None = None)
     for digest, records in sorted(by_key((record.snapshot, record) for record in all_records(store)).items()):
         if (only is not None and digest not in only) or find_snapshot(store, records[0].files) is not None:
             continue
-        error: LoraCliError | None = None
         # Other selections of the same reference have the same origin.
         for record in {record.ref: record for record in records}.values():
-            ref, is_base = record.ref, record.selection == str(BASE)
             # Pickles that were fetched before were allowed then.
-            selection = BASE if is_base else Selection(allow_pickle=True)
-            locked = LockedAdapter(ref, ref, record.revision, record.files)
-            try:
-                source = parse(ref, is_path=lambda _: False)
-                request = Request(ref, source, digest, locked=locked, selection=selection)
-                error = next(fetch_all([request], store, settings)).error
-            except LoraCliError as wrong:
-                error = wrong
-            if error is None:
+            selection = BASE if record.selection == str(BASE) else Selection(allow_pickle=True)
+            locked = LockedAdapter(record.ref, record.ref, record.revision, record.files)
+            source = parse(record.ref, is_path=lambda _: False)
+            request = Request(record.ref, source, digest, locked=locked, selection=selection)
+            (outcome,) = fetch_all([request], store, settings)
+            if outcome.error is None:
                 break
-        yield Repaired("snapshot", digest, ref, error_report(error))
+        yield Repaired("snapshot", digest, outcome.request.name, error_report(outcome.error))

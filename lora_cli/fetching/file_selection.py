@@ -25,6 +25,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
 """The folder name of a checkpoint that transformers' Trainer writes."""
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
 _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,43 +36,30 @@ class LeftOut:
     bytes: int
 
 
-def left_out(revision: Revision, files: Iterable[RemoteFile]) -> LeftOut | None:
-    """The revision's files other than ``files``; None if not all of its files are known."""
-    taken = {file.path for file in files}
-    others = [file for file in revision.files if file.path not in taken]
-    return LeftOut(len(others), sum(file.size or 0 for file in others)) if revision.whole else None
-
-
 def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     """The files of ``revision`` to fetch, in the order of their paths.
 
-    Raises:
-        FormatError: there is no adapter, or a needed file can never be read.
-        Refused: the weights are pickled and that is not allowed, or a path would leave the snapshot.
-        Offline: only some of the revision's files are known, and they are not a complete adapter.
+    Raises ``FormatError`` (there is no adapter, or a needed file can never be read), ``Refused`` (the weights are
+    pickled and that is not allowed, or a path would leave the snapshot), ``Offline`` (only some of the revision's files
+    are known, and they are not a complete adapter).
     """
-    if selection.base:
-        config = revision.file(BASE_CONFIG)
-        if config is None:
-            raise FormatError(f"has no {BASE_CONFIG}", where=str(revision.ref), hint="use a transformers model")
-        check_readable(revision, (config,))
-        return (config,)
-    paths = [file.path for file in revision.files]
-    weights = [path for path in paths if _WEIGHTS.fullmatch(path)]
-    pickled = [path for path in paths if _PICKLED.fullmatch(path)]
-    refuse_pickled(str(revision.ref), paths, selection)
-    if not weights and not pickled and CONFIG not in paths:
-        raise _no_adapter(revision)
-    needed = {CONFIG, SIGNATURE, *weights, *(pickled if not weights else ()), *BESIDE}
-    if not revision.whole:
-        known = [path for path in weights or pickled if _is_weights(path)]
-        shards = [found for path in known if (found := re.search(r"-\d{5}-of-(\d{5})\.", path))]
-        missing = [] if CONFIG in paths else [CONFIG]
-        if not known or any(len(shards) < int(shard[1]) for shard in shards):
-            missing.append("the weights")
-        if missing:
-            what, hint = " and ".join(missing), "fetch it once with network access"
-            raise Offline(f"{revision.ref}: not cached: {what}; offline mode is on", hint=hint)
+    paths, needed = [file.path for file in revision.files], {BASE_CONFIG}
+    if selection.base and BASE_CONFIG not in paths:
+        raise FormatError(f"has no {BASE_CONFIG}", where=str(revision.ref), hint="use a transformers model")
+    if not selection.base:
+        refuse_pickled(str(revision.ref), paths, selection)
+        weights = list(filter(_WEIGHTS.fullmatch, paths)) or list(filter(_PICKLED.fullmatch, paths))
+        if not weights and CONFIG not in paths:
+            check_no_folder_of_adapters(revision, is_none=True)
+        needed = {CONFIG, SIGNATURE, *weights, *BESIDE}
+        shards = [int(found[1]) for path in filter(_is_weights, weights) if (found := _SHARD.search(path))]
+        there = CONFIG in paths, any(map(_is_weights, weights)) and len(shards) >= max(shards, default=0)
+        if not revision.whole and not all(there):
+            missing = " and ".join(
+                what for what, is_there in zip((CONFIG, "the weights"), there, strict=True) if not is_there
+            )
+            hint = "fetch it once with network access"
+            raise Offline(f"{revision.ref}: not cached: {missing}; offline mode is on", hint=hint)
     files = tuple(
         file
         for file in sorted(revision.files, key=lambda file: file.path)
@@ -96,9 +84,7 @@ def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> No
 def check_readable(revision: Revision, files: Iterable[RemoteFile]) -> None:
     """Checks that these files can be read and stored in one folder.
 
-    Raises:
-        FormatError: one can never be read.
-        Refused: a path would leave the snapshot.
+    Raises ``FormatError`` (one can never be read), ``Refused`` (a path would leave the snapshot).
     """
     check_paths({file.path: file for file in files})
     for file in files:
@@ -142,38 +128,30 @@ def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
     return {folder: outer[folder] for folder in by_number}
 
 
-def check_no_folder_of_adapters(revision: Revision) -> None:
-    """Checks that there are not only adapters below, or checkpoints; raises ``NoAdapter``."""
-    folders = adapter_folders(file.path for file in revision.files)
-    if folders.get("", bool(folders)):
-        raise _no_adapter(revision)
+def check_no_folder_of_adapters(revision: Revision, *, is_none: bool = False) -> None:
+    """Raises ``NoAdapter`` where there are only adapters below, or checkpoints; or where there ``is_none`` at all.
 
-
-def _no_adapter(revision: Revision) -> NoAdapter:
-    """The error for a folder that is no adapter: how many of its subfolders are, and how to name one."""
+    It says how many of the subfolders are adapters, and how to name one.
+    """
     folders, hint = adapter_folders(file.path for file in revision.files), "it does not look like a PEFT adapter"
-    if folders.get("", bool(folders)):
+    if is_above := folders.get("", bool(folders)):
         first = next(iter(folders))
         one = below(revision.ref, first or LATEST_FOLDER)
         found = f"it has {counted(len(folders), 'adapter')}, in {names(list(folders))}: " if first else ""
         hint = f"{found}use {one.location if one.scheme == 'file' else one}"
-    return NoAdapter(f"neither {CONFIG} nor {WEIGHTS} was found", folders, where=str(revision.ref), hint=hint)
+    if is_above or is_none:
+        raise NoAdapter(f"neither {CONFIG} nor {WEIGHTS} was found", folders, where=str(revision.ref), hint=hint)
 
 
 def resolve(request: Request, sources: Sources) -> Revision:
     """The revision that the reference means now, or the lock has for it; that of the latest checkpoint where asked.
 
-    Raises:
-        UsageError: the latest checkpoint of a web server, which does not list its folders.
-        FormatError: see ``latest_checkpoint``.
-        LoraCliError: what the source raises.
+    Raises ``UsageError`` (a web server does not list its folders), else as ``latest_checkpoint``, and as the source.
     """
     ref = request.locked_ref
     if request.selection.latest and ref.scheme in {"https", "http"}:
-        raise UsageError(
-            f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
-            hint="use the folder of one: checkpoint-N",
-        )
+        what = f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown"
+        raise UsageError(what, hint="use the folder of one: checkpoint-N")
     revision = sources.of(request.ref).resolve(ref)
     return latest_checkpoint(revision) if request.selection.latest else revision
 
@@ -182,10 +160,7 @@ def latest_checkpoint(revision: Revision) -> Revision:
     """``revision`` with the folder of its highest-numbered checkpoint as its root.
 
     A checkpoint without a config or weights, such as one that is being written, is skipped. Without any checkpoint it
-    is the adapter at the root.
-
-    Raises:
-        FormatError: there is no adapter either.
+    is the adapter at the root. Raises ``FormatError`` if there is no adapter either.
     """
     folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
     numbered = sorted((int(found[1]), folder) for folder in folders if (found := CHECKPOINT.fullmatch(folder)))
@@ -219,10 +194,8 @@ def select_locked(
     These are the locked files; with ``--include`` the ``planned`` ones. Those of a local folder keep what the folder
     says of them: they are read, and compared with the lock.
 
-    Raises:
-        Refused: the listing of the origin differs from the lock.
-        Offline: the revision is not listed completely, and lacks a locked file.
-        FormatError: a file can never be read.
+    Raises ``Refused`` (the listing of the origin differs from the lock), ``Offline`` (the revision is not listed
+    completely, and lacks a locked file), ``FormatError`` (a file can never be read).
     """
     usual = [file.path for file in planned]
     paths, local = usual if selection.include else sorted(locked.files), revision.ref.scheme == "file"
@@ -295,11 +268,8 @@ def changed_adapters(files: Sequence[str]) -> list[str]:
     """
     folders = dict[str, None]()
     for file in map(Path, files):
-        above = [str(one) for one in file.parents if one.is_dir()]
-        nearest = [one for one in above if _has_adapter(Path(one))][:1]
-        if is_adapter_file(file.name) and (file.is_file() or file.is_symlink()):
-            nearest = above[:1]
-        elif file.is_dir() and file.resolve().is_relative_to(Path.cwd().resolve()):
+        nearest = [str(one) for one in file.parents if _has_adapter(one)][:1]
+        if file.is_dir() and file.resolve().is_relative_to(Path.cwd().resolve()):
             nearest = [one for one in adapters_in(str(file)) if _has_adapter(Path(one))] or nearest
         folders |= dict.fromkeys(nearest)
     return list(folders)

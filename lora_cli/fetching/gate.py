@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.errors import Corrupt, LoraCliError, MissingExtra, Refused, UsageError
+from lora_cli.fetching.file_selection import check_readable, files_to_fetch, select_files, select_locked
 from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.refs.lock import lock_mismatch
 from lora_cli.refs.reference import FSSPEC, WITH_REVISIONS, AdapterRef
 from lora_cli.refs.request import EVERYTHING, USUAL, Request
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot, snapshot_digest
-from lora_cli.refs.web_address import canonical_host
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of, read_beginning
 from lora_cli.sources.registry import rule_of
-from lora_cli.store.disk import on_disk
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
@@ -29,24 +28,23 @@ if TYPE_CHECKING:
 def with_policies(settings: Settings, adapter_set: "AdapterSet | None", policy: Path | None = None) -> Settings:
     """``settings`` with the policy of a manifest, and with the policy file.
 
-    Raises:
-        UsageError: an error in the policy file, with line and key, or the manifest names what fsspec reads, and no rule
-            of the settings says how: most packages of fsspec find credentials of this machine.
+    Raises ``UsageError`` (an error in the policy file, with line and key, or the manifest names what fsspec reads, and
+    no rule of the settings says how: most packages of fsspec find credentials of this machine).
     """
-    policies = [] if adapter_set is None or adapter_set.policy is None else [adapter_set.policy]
-    written = [] if adapter_set is None else [(one.at, one.ref) for one in adapter_set.adapters]
-    if adapter_set is not None and adapter_set.base is not None:
-        written.insert(0, (f"{adapter_set.file}: base", adapter_set.base))
-    for at, ref in written:
-        if ref.scheme == FSSPEC and rule_of(ref, settings) is None:
-            prefix = str(ref).partition("://")[0] + "://"
-            said = f"{at}: {ref}: a manifest needs a matching rule in the settings for {prefix}"
-            raise UsageError(said, hint=f'add to the settings file: [[sources]] match = "{prefix}…"')
+    policies = []
+    if adapter_set is not None:
+        policies += [adapter_set.policy] if adapter_set.policy is not None else []
+        base = [] if adapter_set.base is None else [(f"{adapter_set.file}: base", adapter_set.base)]
+        for at, ref in [*base, *((one.at, one.ref) for one in adapter_set.adapters)]:
+            if ref.scheme == FSSPEC and rule_of(ref, settings) is None:
+                prefix = str(ref).partition("://")[0] + "://"
+                said = f"{at}: {ref}: a manifest needs a matching rule in the settings for {prefix}"
+                raise UsageError(said, hint=f'add to the settings file: [[sources]] match = "{prefix}…"')
     if policy is not None:
         from lora_cli.documents.policy import read_policy
 
         policies.append(read_policy(policy))
-    return replace(settings, policies=tuple(policies)) if adapter_set is not None or policies else settings
+    return replace(settings, policies=tuple(policies))
 
 
 def refuse(
@@ -69,43 +67,30 @@ def refuse(
         return
     from lora_cli.documents.policy_checks import denials, violations
 
-    ref, means = _asked(request, ref)
-    scheme, _, address = settings.hub_endpoint.partition("://")
-    authority, slash, path = address.partition("/")
-    hub = f"{canonical_host(authority, scheme.lower())}{slash}{path}".lower()
-    if ref.scheme in {"https", "http"} and f"{ref.location}/".startswith(f"{hub}/"):
-        # Rules name it in the other way.
-        raise Refused(f"{ref}: a policy applies, and this is an address of the Hub", hint="write hf://ORG/NAME")
-    policies = [_with_real_paths(policy) if ref.scheme == "file" else policy for policy in settings.policies]
+    asked, means = _asked(request, ref)
     known = request.sha256 or (request.locked.digest if request.locked is not None else None)
-    found = [one for policy in policies for one in violations(policy, _names(ref), known, files)]
-    found += [one for policy in policies for one in denials(policy, means)]
+    # The rules allow a tag, not the commits that it meant; and a path and its links lead to one place.
+    named, policies = asked, settings.policies
+    if asked.scheme == "file":
+        named, policies = means, tuple(map(_with_real_paths, settings.policies))
+    found = [one for policy in policies for one in violations(policy, (named,), known, files)]
+    found += [one for policy in policies for one in denials(policy, asked, means)]
     if distinct := list(dict.fromkeys(found)):
         more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""
-        raise Refused(f"{ref}: {distinct[0]}{more}", hint=distinct[0].hint)
+        raise Refused(f"{asked}: {distinct[0]}{more}", hint=distinct[0].hint)
 
 
 def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: AdapterRef | None = None) -> tuple[str, ...]:
     """The signers that policies require of a complete snapshot, whose bytes are what was promised.
 
-    Raises:
-        Refused: a limit or policy forbids it, its signature is missing or wrong, or a header is too large.
-        Corrupt: its digest differs from the manifest's, or its files from the lock's.
-        MissingExtra, UsageError, Offline, Unreachable: see ``signed_by``.
+    Raises ``Refused`` (a limit or policy forbids it, or its signature is missing or wrong), ``Corrupt`` (its digest
+    differs from the manifest's, or its files from the lock's), ``MissingExtra``, ``UsageError``, ``Offline``,
+    ``Unreachable`` (see ``signed_by``).
     """
     check_promised(request, snapshot.files, ref)
-    for path, blob in snapshot.files.items():
-        if path.endswith(".safetensors") and blob.size > settings.max_header_bytes:
-            with on_disk("reading", snapshot.directory / path), (snapshot.directory / path).open("rb") as stream:
-                length = int.from_bytes(stream.read(8), "little")
-            # A header that is longer than its file is invalid and never read.
-            if settings.max_header_bytes < length <= blob.size - 8:
-                raise Refused(
-                    f"{request.ref}: {path} claims a header of {length} bytes, "
-                    f"but {settings.max_header_bytes} are allowed",
-                    hint="typical are a few hundred kilobytes; raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)",
-                )
     refuse(request, settings, ref, [RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items()])
+    if not settings.policies:
+        return ()
     return check_signed(request, settings, ref, files_of(snapshot, request.ref), snapshot.files)
 
 
@@ -115,28 +100,23 @@ def accept_in_place(request: Request, files: Files, settings: Settings) -> tuple
     A lock is compared with the bytes that are on this disk, else with the listing. A digest that is unknown before a
     fetch is only an error if a policy needs it.
 
-    Raises:
-        Refused: a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the lock.
-        Corrupt: its digest differs from the manifest's.
-        LoraCliError: what the source raises.
+    Raises ``Refused`` (a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the
+    lock), ``Corrupt`` (its digest differs from the manifest's), ``LoraCliError`` (what the source raises).
     """
-    from lora_cli.fetching.file_selection import files_to_fetch, select_locked
-
     at, planned = files.revision.pinned, files_to_fetch(files.revision)
-    required = signatures_for(request, settings, at)
+    is_signed, blobs = bool(signatures_for(request, settings, at)), dict[str, Blob]()
     refuse(request, settings, at, planned)
     if request.locked is not None:
         select_locked(files.revision, request.locked, USUAL, planned)
-    if request.sha256 is None and request.locked is None and not required:
+    if request.sha256 is None and request.locked is None and not is_signed:
         return ()
-    # What an origin lists may be the signed files, and what it sends others.
-    known = {file.path: files.blob(file) for file in planned} if files.on_disk or not required else {"": None}
-    blobs = {path: blob for path, blob in known.items() if blob is not None}
-    if len(blobs) < len(known):
-        if not required and (request.sha256 is None or not settings.policies):
+    if files.on_disk or not is_signed:  # what an origin lists may be the signed files, and what it sends others
+        blobs = {file.path: blob for file in planned if (blob := files.blob(file)) is not None}
+    if len(blobs) < max(1, len(planned)):
+        if not is_signed and (request.sha256 is None or not settings.policies):
             return ()
         hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
-        why = "policy require_signature: " if required else ""
+        why = "policy require_signature: " if is_signed else ""
         raise Refused(f"{files.ref}: {why}its digest is unknown before it is fetched", hint=hint)
     check_promised(request, blobs, files.ref)
     return check_signed(replace(request, selection=EVERYTHING), settings, at, files, blobs)
@@ -145,9 +125,7 @@ def accept_in_place(request: Request, files: Files, settings: Settings) -> tuple
 def check_promised(request: Request, files: Mapping[str, Blob], ref: AdapterRef | None = None) -> None:
     """Compares files with the digest of the manifest, and with the lock; with globs, only those that the lock has.
 
-    Raises:
-        Corrupt: they differ.
-        Refused: an origin without revisions differs from the lock.
+    Raises ``Corrupt`` (they differ), ``Refused`` (an origin without revisions differs from the lock).
     """
     digest, locked = snapshot_digest(files.items()), request.locked
     if request.sha256 is not None and digest != request.sha256:
@@ -176,12 +154,11 @@ def byte_limit(settings: Settings) -> int | None:
 
 def signatures_for(request: Request, settings: Settings, ref: AdapterRef | None = None) -> "list[RequiredSignature]":
     """The entries of ``require_signature`` in all policies that are for an adapter, found at ``ref``."""
-    entries = [entry for policy in settings.policies for entry in policy.require_signature]
-    if not entries:
+    if not (entries := [entry for policy in settings.policies for entry in policy.require_signature]):
         return []
     from lora_cli.refs.globs import matches
 
-    names = [name for one in _asked(request, ref) for name in _names(one)]
+    names = _asked(request, ref)
 
     def applies(glob: str) -> bool:
         return any(matches(one, name) for one in {glob, _real_glob(glob)} for name in names)
@@ -192,11 +169,10 @@ def signatures_for(request: Request, settings: Settings, ref: AdapterRef | None 
 def signed_by(request: Request, settings: Settings, ref: AdapterRef | None, files: Files) -> "Signed | None":
     """What the signature signs that policies require of an adapter, found at ``ref``; None where none is required.
 
-    Raises:
-        Refused: it has none, or it is by none of the allowed signers.
-        MissingExtra, UsageError, Offline, Unreachable: as ``verify``, or the extra ``signing`` is not installed.
+    Raises ``Refused`` (it has none, or it is by none of the allowed signers), ``MissingExtra``, ``UsageError``,
+    ``Offline``, ``Unreachable`` (as ``verify``, or the extra ``signing`` is not installed).
     """
-    if request.selection.base or not (required := signatures_for(request, settings, ref)):
+    if not (required := signatures_for(request, settings, ref)):
         return None
     rule = "policy require_signature"
     try:
@@ -223,12 +199,8 @@ def signed_beside(
 ) -> list[RemoteFile]:
     """The signed files of a revision beside ``files``: they are downloaded and compared, and not published.
 
-    Raises:
-        Refused: a file was added or removed, or a limit forbids it.
-        FormatError: one can never be read.
+    Raises ``Refused`` (a file was added or removed, or a limit forbids it), ``FormatError`` (one can never be read).
     """
-    from lora_cli.fetching.file_selection import check_readable
-
     listed = {file.path: file for file in revision.files}
     if revision.ref.scheme in {"https", "http"}:  # they list nothing: they were asked for the usual files
         listed |= {path: RemoteFile(path, None) for path in signed.files.keys() - listed.keys()}
@@ -245,12 +217,8 @@ def check_signed(
 ) -> tuple[str, ...]:
     """Compares the selected files, ``blobs``, with the signature that policies require, and gives its signers.
 
-    Raises:
-        Refused: they are not the signed ones.
-        LoraCliError: as ``signed_by``.
+    Raises ``Refused`` (they are not the signed ones), ``LoraCliError`` (as ``signed_by``).
     """
-    from lora_cli.fetching.file_selection import select_files
-
     if (signed := signed_by(request, settings, ref, files)) is None:
         return ()
     wanted = set(signed.files)
@@ -262,15 +230,11 @@ def check_signed(
 
 
 def _asked(request: Request, ref: AdapterRef | None) -> tuple[AdapterRef, AdapterRef]:
-    """The reference with its revision as it was asked for, a tag, and what that means: a rule may be about either."""
+    """The reference as it was asked for, and what that means: a tag's commit, or where a path and its links lead to."""
     means = ref or request.locked_ref
+    if means.scheme == "file":
+        return means, replace(means, location=os.path.realpath(means.location))
     return replace(means, revision=request.ref.revision) if means.scheme == request.ref.scheme else means, means
-
-
-def _names(ref: AdapterRef) -> tuple[AdapterRef, ...]:
-    """What a policy must allow: the reference, and where a local path leads to through its links."""
-    real = os.path.realpath(ref.location) if ref.scheme == "file" else ref.location
-    return (ref,) if real == ref.location else (ref, replace(ref, location=real))
 
 
 def _with_real_paths(policy: "Policy") -> "Policy":

@@ -23,7 +23,7 @@ from lora_cli.documents.lockfile import (
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.lock_drift import CheckedAdapter, checked_adapter, find_drift
+from lora_cli.fetching.preview import CheckedAdapter, checked_adapter, find_drift
 from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
 from lora_cli.refs.request import LockFlags, Request
 from lora_cli.settings import Settings
@@ -48,24 +48,21 @@ class LockFile:
 
         With ``--locked`` and ``--check`` these are all adapters. Otherwise those that do not match the lock, that are
         to be upgraded, or that are local folders (which have no revision to stay at) are fetched as they are now.
-
-        Raises:
-            UsageError: a locked revision is invalid.
+        Raises ``UsageError`` if a locked revision is invalid.
         """
         is_exact, locked = self.flags.locked or self.flags.check, locked_adapters(self.adapter_set, self.lock)
         for request in requests:
-            if (known := locked.get(request.name)) is None:
-                yield request
-                continue
-            stays = not self.flags.upgrade and (is_exact or ref_at(request.ref, known).scheme != "file")
-            source = request.source if known.revision else ref_at(request.ref, known)
-            yield replace(request, source=source, locked=known if stays else None)
+            if (known := locked.get(request.name)) is not None:
+                ref = ref_at(request.ref, known)
+                stays = not self.flags.upgrade and (is_exact or ref.scheme != "file")
+                source = request.source if known.revision else ref
+                request = replace(request, source=source, locked=known if stays else None)  # noqa: PLW2901
+            yield request
 
     def apply_base(self, request: Request | None) -> Request | None:
         """The base that is to be locked, or compared with its lock; None where it stays as it is locked.
 
-        Raises:
-            UsageError: the locked revision is invalid.
+        Raises ``UsageError`` if the locked revision is invalid.
         """
         locked, flags = self.lock.get(THE_BASE), self.flags
         if request is None or flags.locked:
@@ -76,28 +73,18 @@ class LockFile:
         return replace(request, locked=locked) if flags.check and locked.revision else None
 
     def check_agrees(self) -> None:
-        """Checks that lock and manifest agree.
-
-        Raises:
-            Refused: they do not.
-            FormatError, MachineError: the config of a local base cannot be read.
-        """
-        manifest = self.adapter_set.file
-        if found := [*drift(self.adapter_set, self.lock), *self._base_drift()]:
+        """Raises ``Refused`` if lock and manifest disagree, and as ``local_config`` for a local base."""
+        base = self._base_drift()
+        if found := [*drift(self.adapter_set, self.lock), *([base] if base else [])]:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            hint = f"lora-cli fetch -f {manifest} updates the lock"
-            raise Refused(f"{self.path} does not match {manifest}: {found[0]}{more}", hint=hint)
+            hint = f"lora-cli fetch -f {self.adapter_set.file} updates the lock"
+            raise Refused(f"{self.path} does not match {self.adapter_set.file}: {found[0]}{more}", hint=hint)
 
     def check_writable(self, requests: Iterable[Request]) -> None:
-        """Checks before the fetch that a lock that will change can be written.
-
-        Raises:
-            MachineError: its folder is not writable.
-        """
-        if self.lock and all(one.ref.scheme == "file" for one in requests if one.locked is None):
-            return
+        """Raises ``MachineError`` before the fetch if the lock will change, and its folder is not writable."""
         folder = Path(os.path.realpath(self.path)).parent
-        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        changes = not self.lock or any(one.locked is None and one.ref.scheme != "file" for one in requests)
+        if changes and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             hint = "--locked uses an existing lock and writes nothing"
             raise MachineError(f"{self.path}: the lock cannot be written there", hint=hint)
 
@@ -126,21 +113,16 @@ class LockFile:
 
         ``base`` is the outcome for the base's config, if that was fetched; a local one is read here, and why it cannot
         be is for ``warn``. Entries of adapters that failed, of other shards, and those that another process wrote
-        meanwhile stay.
-
-        Raises:
-            MachineError: it cannot be written.
-            UsageError: another process replaced it by something that is not a lock.
+        meanwhile stay. Raises ``MachineError`` if it cannot be written, and ``UsageError`` if another process replaced
+        it by something that is not a lock.
         """
         new = dict[str, LockedAdapter]()
-        entries = {entry.name: entry for entry in self.adapter_set.adapters}
-        for outcome in outcomes:
-            request, fetched = outcome.request, outcome.fetched
+        for request, fetched in ((one.request, one.fetched) for one in outcomes):
             if fetched is not None:
                 # A folder's revision is made of times, which another machine cannot check.
                 is_folder, files = request.ref.scheme == "file", fetched.snapshot.files
                 revision, endpoint = ("", "") if is_folder else (fetched.revision, endpoint_of(request.ref, settings))
-                locked = LockedAdapter(request.name, entries[request.name].written, revision, files, endpoint)
+                locked = LockedAdapter(request.name, request.written, revision, files, endpoint)
                 if locked != request.locked:
                     new[request.name] = locked
         place, revision, endpoint = self._base_path, "", ""
@@ -148,13 +130,11 @@ class LockFile:
             place, revision = base.fetched.snapshot.directory, base.fetched.revision
             endpoint = endpoint_of(base.request.ref, settings)
         try:
-            data = local_config(place) if place is not None else None
+            if place is not None and (data := local_config(place)) is not None:
+                about = self.adapter_set.base_written, revision, config_files(data), endpoint
+                new[THE_BASE] = LockedAdapter(THE_BASE, *about, data.decode())
         except LoraCliError as error:
             warn(f"{THE_BASE} is not locked: {error.message}")
-            data = None
-        if data is not None:
-            source, files = self.adapter_set.base_written, config_files(data)
-            new[THE_BASE] = LockedAdapter(THE_BASE, source, revision, files, endpoint, data.decode())
         path = Path(os.path.realpath(self.path))
         with exclusive(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
             now = _read(path, self.flags, self.adapter_set.file) or {}
@@ -166,13 +146,12 @@ class LockFile:
 
     def drifts(self, requests: Sequence[Request], base: Request | None, settings: Settings) -> Iterator[CheckedAdapter]:
         """The drift of each adapter in order, then of the base; no origin is asked where lock and manifest differ."""
-        entries = {entry.name: entry for entry in self.adapter_set.adapters}
         looked = find_drift([one for one in requests if one.locked is not None], settings)
         for request in requests:
             if request.locked is not None:
                 yield next(looked)
             else:
-                difference = mismatch(entries[request.name], self.lock.get(request.name))
+                difference = mismatch(request, self.lock.get(request.name))
                 yield checked_adapter(request, (difference.removeprefix(f"{request.name} "),))
         locked, manifest = self.lock.get(THE_BASE), self.adapter_set
         if self.flags.some or manifest.base is None:
@@ -180,10 +159,10 @@ class LockFile:
         if base is not None and base.locked is not None:
             # Policies about adapters do not apply to the base.
             yield from find_drift([base], replace(settings, policies=()))
-            return
-        found = [one.removeprefix(f"{THE_BASE} ") for one in self._base_drift()]
-        if found or locked is not None:
-            changes = [f"{one}; lora-cli fetch -f {manifest.file} locks it" for one in found]
+        elif (found := self._base_drift()) or locked is not None:
+            changes = (
+                [f"{found.removeprefix(f'{THE_BASE} ')}; lora-cli fetch -f {manifest.file} locks it"] if found else []
+            )
             yield checked_adapter(Request(THE_BASE, manifest.base, locked=locked), changes)
 
     @property
@@ -199,29 +178,22 @@ class LockFile:
         base = self.adapter_set.base
         return Path(base.location) if base is not None and base.scheme == "file" else None
 
-    def _base_drift(self) -> Iterator[str]:
-        """Why the locked base is not the manifest's, in one sentence; nothing when it is, or has no config to lock.
-
-        Raises:
-            FormatError, MachineError: the config of a local base cannot be read.
-        """
+    def _base_drift(self) -> str:
+        """Why the locked base is not the manifest's; "" when it is, or has no config; raises as ``local_config``."""
         locked, path = self.lock.get(THE_BASE), self._base_path
-        said = base_mismatch(self.adapter_set, locked)
         here = local_config(path) if path is not None else None
-        if path is not None and here is None and locked is None and (path.exists() or path.suffix == ".safetensors"):
-            return
-        if said:
-            yield said
-        elif here is not None and locked is not None and locked.files != config_files(here):
-            yield f"{THE_BASE} has other bytes than the locked ones"
+        if said := base_mismatch(self.adapter_set, locked):
+            has_none = path is not None and here is None and (path.exists() or path.suffix == ".safetensors")
+            return "" if has_none and locked is None else said
+        is_other = here is not None and locked is not None and locked.files != config_files(here)
+        return f"{THE_BASE} has other bytes than the locked ones" if is_other else ""
 
 
 def open_lock(manifest: Path, adapter_set: AdapterSet, flags: LockFlags) -> LockFile | None:
     """The lock of a manifest, next to it; None for a manifest that is not a regular file.
 
-    Raises:
-        UsageError: an option of a lock for a manifest without a folder, or a lock that is wrong.
-        NotFound: ``--locked``, and there is none.
+    Raises ``UsageError`` (an option of a lock for a manifest without a folder, or a lock that is wrong), ``NotFound``
+    (``--locked``, and there is none).
     """
     if str(manifest) == STDIN or not manifest.is_file():
         if flags.given:

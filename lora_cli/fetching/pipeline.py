@@ -5,27 +5,30 @@ Bytes are checked here, never their meaning.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
+from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Offline, Unreachable
 from lora_cli.fetching import gate
-from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, resolve, select_files, select_locked
+from lora_cli.fetching.file_selection import LeftOut, refuse_pickled, resolve, select_files, select_locked
 from lora_cli.redaction import logger
-from lora_cli.refs.adapter_files import SIGNATURE
 from lora_cli.refs.lock import upgrade_hint
 from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef, parse
 from lora_cli.refs.request import Request, Selection
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of
-from lora_cli.sources.registry import Sources, endpoint_of, endpoints_of
+from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.locks import exclusive
-from lora_cli.store.records import Record, all_records, mark_used, read_record, write_record
+from lora_cli.store.records import Record, mark_used, read_record, write_record
 from lora_cli.store.snapshots import LostBlob, find_snapshot, publish_snapshot
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.batch import FetchContext
 
 Found = tuple[Record, Snapshot]
 
@@ -33,6 +36,26 @@ TRIES = 3
 """Attempts to fetch what others remove from the cache meanwhile, or whose origin changes while it is read."""
 
 log = logger(__name__)
+
+
+class Deadline:
+    """``adapter_timeout``: how long the adapter ``name`` may take from now on."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name, self._error = name, too_late(name, settings)
+        self._until_s = time.monotonic() + settings.adapter_timeout_s
+
+    def left_s(self, most_s: float) -> float:
+        """Seconds that are left, at most ``most_s``. Raises ``Unreachable`` where there are none."""
+        if (left_s := self._until_s - time.monotonic()) <= 0:
+            raise self._error
+        return min(most_s, left_s)
+
+
+def too_late(name: str, settings: Settings) -> Unreachable:
+    """The error for an adapter that takes too long."""
+    hint = "what was downloaded is kept: run it again, or raise adapter_timeout (LORA_CLI_ADAPTER_TIMEOUT)"
+    return Unreachable(f"{name} is not complete after {settings.adapter_timeout_s:g} s", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +75,7 @@ class Fetched:
 
 def fetch(
     request: Request,
-    context: FetchContext,
+    context: "FetchContext",
     *,
     revision: Revision | None = None,
     on_resolved: Callable[[], None] = lambda: None,
@@ -60,18 +83,14 @@ def fetch(
     """The snapshot of what ``request.ref`` means now; what is not cached is downloaded.
 
     From then on ``context.in_use`` keeps the snapshot. A cached pinned reference costs no request, and with
-    ``settings.offline`` none does: files then come from the cache of huggingface_hub, and are not downloaded. What
-    ``request``, limits and policies demand is checked before a request, before a download, and before the snapshot is
-    published. A locked adapter is fetched at its locked revision, costs no request when it is cached, and must have the
-    locked bytes. ``revision`` is what it means, if that is known; ``on_resolved`` is called when it is.
+    ``settings.offline`` none does: files then come from the cache of huggingface_hub, and are not downloaded. A locked
+    adapter is fetched at its locked revision, costs no request when it is cached, and must have the locked bytes.
+    ``revision`` is what it means, if that is known; ``on_resolved`` is called when it is.
 
-    Raises:
-        NotFound, AccessDenied, Unreachable, Offline: the origin does not give it.
-        FormatError: there is no adapter, or one of its files can never be read.
-        Refused: pickled weights only, too many bytes, a path outside of its folder, a policy, or an origin that differs
-            from the lock.
-        Corrupt: the received bytes are not the listed ones, or the snapshot has another digest than is demanded.
-        MachineError: a disk error, or other processes remove the files each time.
+    Raises ``NotFound``, ``AccessDenied``, ``Unreachable``, ``Offline`` (the origin does not give it), ``FormatError``
+    (there is no adapter, or one of its files can never be read), ``Refused`` (pickled weights only, a limit, a policy,
+    a path outside of its folder, or an origin that differs from the lock), ``Corrupt`` (other bytes than are listed,
+    locked or demanded), ``MachineError`` (the disk, or other processes remove the files each time).
     """
     for left in reversed(range(TRIES)):
         try:
@@ -91,7 +110,7 @@ def fetch(
     raise MachineError(said, hint="stop the process that removes files there")
 
 
-def _from_cache(request: Request, context: FetchContext, pinned: Request | None = None) -> Fetched | None:
+def _from_cache(request: Request, context: "FetchContext", pinned: Request | None = None) -> Fetched | None:
     """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked."""
     store, settings = context.store, context.settings
     gate.refuse(request, settings)
@@ -100,81 +119,68 @@ def _from_cache(request: Request, context: FetchContext, pinned: Request | None 
     record, snapshot = found
     if request.locked is not None:
         refuse_pickled(request.label, snapshot.files, request.selection)
-    unsigned = SIGNATURE not in snapshot.files and not (request.signature or request.locked or settings.offline)
-    ref = found_at(record, pinned or request)
-    if unsigned and gate.signatures_for(request, settings, ref):
-        return None  # it may have one by now, or had one before fetch took it
-    signers = gate.accept(request, snapshot, settings, ref)
+    signers = gate.accept(request, snapshot, settings, found_at(record, pinned or request))
     mark_used(store, record)
     return Fetched(snapshot, record.revision, cached=True, signers=signers)
 
 
 def _from_origin(
-    request: Request,
-    context: FetchContext,
-    revision: Revision | None,
-    on_resolved: Callable[[], None],
+    request: Request, context: "FetchContext", revision: Revision | None, on_resolved: Callable[[], None]
 ) -> Fetched:
     """The result of ``fetch`` when the origin must be asked."""
-    from lora_cli.fetching.download import Job, download
-    from lora_cli.fetching.readers import Deadline
+    from lora_cli.fetching.download import download
 
     store, settings, locked = context.store, context.settings, request.locked
-    deadline, source = Deadline.of(request.label, settings), context.sources.of(request.ref)
+    deadline, source = Deadline(request.label, settings), context.sources.of(request.ref)
     if revision is None:
-        with hints(request, store, settings):
-            pinned = request.ref if request.ref.pinned or locked else source.pin(request.ref)
-            at_pin = replace(request, source=pinned)
-            if pinned != request.ref and (found := _from_cache(request, context, at_pin)) is not None:
-                return found
-            revision = resolve(request, context.sources)
+        pinned = request.ref if request.ref.pinned or locked else source.pin(request.ref)
+        at_pin = replace(request, source=pinned)
+        if pinned != request.ref and (found := _from_cache(request, context, at_pin)) is not None:
+            return found
+        revision = resolve(request, context.sources)
     on_resolved()
-    files, selection = select(request, revision)
+    at, endpoint, (files, selection) = Files(source, revision), _endpoint(request, settings), select(request, revision)
     gate.refuse(request, settings, revision.pinned, files)
-    signed = gate.signed_by(request, settings, revision.pinned, Files(source, revision))
+    signed = gate.signed_by(request, settings, revision.pinned, at)
     beside = [] if signed is None else gate.signed_beside(request, settings, revision, files, signed)
-
-    endpoint = endpoints_of(request.ref, settings)[-1]
-    key = "\n".join((str(replace(revision.ref, revision=None)), revision.id, str(selection), endpoint))
+    taken = {file.path for file in files}
+    others = [file.size or 0 for file in revision.files if file.path not in taken]
+    left_out = LeftOut(len(others), sum(others)) if revision.whole else None
     signers: list[str] = []
-    records: list[Record] = []
-
-    def look() -> Snapshot | None:
-        nonlocal records
-        records = earlier(request, revision, selection, store, endpoint)
-        return recorded(records, revision, files, store)
 
     def check(complete: Snapshot) -> None:
-        signers.extend(gate.accept(request, complete, settings, revision.pinned))
+        signers.extend(gate.accept(request, complete, settings, at.revision.pinned))
 
     with ExitStack() as locks:
-        if (snapshot := look()) is None:
+        snapshot, _ = recorded(request, revision, files, selection, store, settings)
+        if snapshot is None:
+            key = "\n".join((str(replace(revision.ref, revision=None)), revision.id, str(selection), endpoint))
             name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
             wait_s = deadline.left_s(settings.lease_s)
             locks.enter_context(exclusive(store, name, wait_s, lambda: context.progress.waiting(request.label)))
-            snapshot = look()  # another process may have fetched it meanwhile
-        is_cached = snapshot is not None
-        if snapshot is not None:
+            # Another process may have fetched it meanwhile.
+            snapshot, known = recorded(request, revision, files, selection, store, settings)
+        if is_cached := snapshot is not None:
             check(snapshot)
-        elif deadline.passed:
-            raise deadline.error()
         else:
-            known = known_blobs(records, revision, files)
-            job = Job(request.label, revision, (*files, *beside), source, deadline, endpoint, known)
             try:
-                blobs = download(job, context)
+                blobs = download(at, (*files, *beside), known, deadline, context)
             except Corrupt as error:
                 raise error if locked is None else Corrupt(error.message, hint=upgrade_hint(locked)) from error
             if signed is not None:
                 signed.check(blobs, (), signed.files)
             snapshot = publish_snapshot(store, {file.path: blobs[file.path] for file in files}, check)
-        meant, asked = revision, selection
+        # As the origin lists them: a lock may have added digests.
+        identities = {file.path: file.identity for file in revision.files if file.path in snapshot.files}
         if locked is not None and revision.ref.scheme != "file" and revision.id != locked.revision:
             # The origin has other bytes by now: what it lists says nothing about those of the lock.
-            meant, asked = replace(revision, id=locked.revision, files=()), replace(selection, locked=locked.digest)
+            revision, identities = replace(revision, id=locked.revision), {}
+            selection = replace(selection, locked=locked.digest)
         # Within the lock: who waits for it finds the record.
-        remember(request, meant, asked, snapshot, store, endpoint)
-    return Fetched(snapshot, meant.id, is_cached, left_out(revision, files), tuple(signers))
+        for name in _names(request, revision):
+            which = name, str(selection), revision.id, snapshot.digest, snapshot.files
+            write_record(store, Record(*which, identities, endpoint, str(revision.pinned)))
+    return Fetched(snapshot, revision.id, is_cached, left_out, tuple(signers))
 
 
 def select(request: Request, revision: Revision) -> tuple[tuple[RemoteFile, ...], Selection]:
@@ -190,67 +196,35 @@ def lookup(request: Request, store: Store, settings: Settings) -> Found | None:
 
     Nothing is written. None if the origin must be asked; a local folder is, as long as it exists.
 
-    Raises:
-        Offline: it must be asked, but offline mode is on.
+    Raises ``Offline``: it must be asked, but offline mode is on.
     """
     ref, selection, locked = request.locked_ref, request.selection, request.locked
     offline = settings.offline and ref.scheme != "file"
     if ref.scheme == "file" and os.path.lexists(ref.location):
         return None
-    if locked is None or selection.include:
-        found = last_fetched(request, store, settings) if offline or ref.pinned else None
-    elif (snapshot := find_snapshot(store, locked.files)) is None:
-        found = None
-    else:
-        endpoint, keys = endpoint_of(ref, settings), (str(selection), str(replace(selection, locked=locked.digest)))
-        known = (read_record(store, ref.in_records, key, endpoint) for key in keys)
-        new = Record(ref.in_records, keys[1], locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
-        record = next((one for one in known if one is not None and one.snapshot == snapshot.digest), new)
-        # From elsewhere: a policy may have rules for the folder that is meant, which a listing shows.
-        is_open = not record.at and settings.policies and (selection.latest or ref.scheme == "oci")
-        found = None if is_open else (record, snapshot)
-    if found is None and offline and ref.scheme != "hf":
-        raise not_cached(ref, store, settings)
-    return found
+    if locked is not None and not selection.include:
+        if (snapshot := find_snapshot(store, locked.files)) is not None:
+            endpoint, keys = endpoint_of(ref, settings), (str(selection), str(replace(selection, locked=locked.digest)))
+            known = (read_record(store, ref.in_records, key, endpoint) for key in keys)
+            new = Record(ref.in_records, keys[1], locked.revision, snapshot.digest, snapshot.files, {}, endpoint)
+            record = next((one for one in known if one is not None and one.snapshot == snapshot.digest), new)
+            # From elsewhere: a policy may have rules for the folder that is meant, which a listing shows.
+            if record.at or not settings.policies or not (selection.latest or ref.scheme == "oci"):
+                return record, snapshot
+    elif offline or ref.pinned:
+        # Offline, what the Hub's own cache had counts, too.
+        for endpoint in (endpoint_of(ref, settings), _endpoint(request, settings)):
+            last = read_record(store, ref.in_records, str(selection), endpoint)
+            if last is not None and (snapshot := find_snapshot(store, last.files)) is not None:
+                return last, snapshot
+    if offline and ref.scheme != "hf":
+        raise Offline(f"{ref} is not cached and offline mode is on", hint="fetch it online first")
+    return None
 
 
 def found_at(record: Record, request: Request) -> AdapterRef:
     """Where a record's snapshot was found, as far as it is known."""
     return parse(record.at, is_path=lambda _: False) if record.at else request.locked_ref
-
-
-def last_fetched(request: Request, store: Store, settings: Settings) -> Found | None:
-    """Record and snapshot of the last fetch of the reference from its endpoint, if it is still cached."""
-    for endpoint in endpoints_of(request.ref, settings):
-        record = read_record(store, request.locked_ref.in_records, str(request.selection), endpoint)
-        if record is not None and (snapshot := find_snapshot(store, record.files)) is not None:
-            return record, snapshot
-    return None
-
-
-def not_cached(ref: AdapterRef, store: Store, settings: Settings, hint: str = "fetch it online first") -> Offline:
-    """The error in offline mode for what is not cached; it names other servers from which ``ref`` was fetched.
-
-    Those snapshots are not used: two servers may mean different things by one reference.
-    """
-    endpoint = endpoint_of(ref, settings)
-    others = {record.endpoint for record in all_records(store) if record.ref == ref.in_records} - {"", endpoint}
-    where = f" from {endpoint}, only from {', '.join(sorted(others)[:3])}," if others else ""
-    return Offline(f"{ref} is not cached{where} and offline mode is on", hint=hint)
-
-
-@contextmanager
-def hints(request: Request, store: Store, settings: Settings) -> Iterator[None]:
-    """Adds to an origin that cannot be asked what is cached of it."""
-    try:
-        yield
-    except Offline as error:
-        raise not_cached(request.locked_ref, store, settings, error.hint) from error
-    except Unreachable as error:
-        if (found := last_fetched(request, store, settings)) is not None:
-            hint = f"--offline uses the version of the last fetch: revision {found[0].revision}"
-            raise Unreachable(error.message, hint=hint) from error
-        raise
 
 
 def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
@@ -259,66 +233,45 @@ def open_files(request: Request, settings: Settings, sources: Sources) -> Files:
     Pinned and locked references that are cached cost no request, and with ``settings.offline`` none does. Of any other
     reference the origin is asked for its revision, and what is cached of that is read from there.
 
-    Raises:
-        LoraCliError: as ``resolve``.
+    Raises ``LoraCliError``: as ``resolve``.
     """
     ref = request.locked_ref
     if ref.scheme == "file":
         return Files(sources.of(ref), resolve(request, sources))
-    store = Store(settings.cache_dir)
+    store, snapshot = Store(settings.cache_dir), None
     if (found := lookup(request, store, settings)) is not None:
         at = replace(found_at(found[0], request), revision=ref.revision)
         return files_of(found[1], at, found[0].revision)
-    with hints(request, store, settings):
-        revision = resolve(request, sources)
-    endpoint = endpoints_of(request.ref, settings)[-1]
-    for record in earlier(request, revision, request.selection, store, endpoint):
-        listed = [file for file in revision.files if file.path in record.files]
-        if (snapshot := recorded([record], revision, listed, store)) is not None:
-            return Files(sources.of(ref), revision, snapshot)
-    return Files(sources.of(ref), revision)
-
-
-def earlier(request: Request, revision: Revision, selection: Selection, store: Store, endpoint: str) -> list[Record]:
-    """The records of earlier fetches of the reference as it was asked for, and at ``revision``."""
-    found = (read_record(store, name, str(selection), endpoint) for name in _names(request, revision))
-    return [record for record in found if record is not None]
+    revision = resolve(request, sources)
+    with suppress(LoraCliError):  # whoever reads it says what is wrong
+        files, selection = select(request, revision)
+        snapshot, _ = recorded(request, revision, files, selection, store, settings)
+    return Files(sources.of(ref), revision, snapshot)
 
 
 def recorded(
-    records: Sequence[Record], revision: Revision, files: Sequence[RemoteFile], store: Store
-) -> Snapshot | None:
-    """The cached snapshot of these files of a revision, by a record or by their digests.
+    request: Request,
+    revision: Revision,
+    files: Sequence[RemoteFile],
+    selection: Selection,
+    store: Store,
+    settings: Settings,
+) -> tuple[Snapshot | None, Mapping[str, Blob]]:
+    """The cached snapshot of these files of a revision, by a record of an earlier fetch or by their digests.
 
-    A digest in the listing or the lock always takes precedence over a record.
+    A digest in the listing or the lock takes precedence over a record. Without such a snapshot also path → blob of the
+    files that are unchanged since, whether they are cached or not.
     """
-    for record in records:
+    known = dict[str, Blob]()
+    for name in _names(request, revision):
+        if (record := read_record(store, name, str(selection), _endpoint(request, settings))) is None:
+            continue
         blobs = {file.path: blob for file in files if (blob := record.blob(revision, file)) is not None}
         if len(blobs) == len(files) == len(record.files) and (found := find_snapshot(store, blobs)) is not None:
-            return found
+            return found, blobs
+        known |= {file.path: blobs[file.path] for file in files if file.identity and file.path in blobs}
     blobs = {file.path: Blob(file.sha256, file.size) for file in files if file.sha256 and file.size is not None}
-    return find_snapshot(store, blobs) if len(blobs) == len(files) else None
-
-
-def known_blobs(records: Sequence[Record], revision: Revision, files: Sequence[RemoteFile]) -> Mapping[str, Blob]:
-    """Path → blob of the files that are unchanged since an earlier fetch, whether they are cached or not."""
-    return {
-        file.path: blob
-        for record in records
-        for file in files
-        if file.identity and (blob := record.blob(revision, file)) is not None
-    }
-
-
-def remember(
-    request: Request, revision: Revision, selection: Selection, snapshot: Snapshot, store: Store, endpoint: str
-) -> None:
-    """Records that the reference, as asked for and at ``revision``, is this snapshot. Raises ``MachineError``."""
-    # As the origin lists them: a lock may have added digests.
-    identities = {path: file.identity for path in snapshot.files if (file := revision.file(path)) is not None}
-    for name in _names(request, revision):
-        key, at = (name, str(selection), revision.id), str(revision.pinned)
-        write_record(store, Record(*key, snapshot.digest, snapshot.files, identities, endpoint, at))
+    return find_snapshot(store, blobs) if len(blobs) == len(files) else None, known
 
 
 def _names(request: Request, revision: Revision) -> tuple[str, ...]:
@@ -326,3 +279,8 @@ def _names(request: Request, revision: Revision) -> tuple[str, ...]:
     ref = request.locked_ref
     pinned = replace(ref, revision=revision.id) if ref.scheme in WITH_REVISIONS else ref
     return tuple(dict.fromkeys((ref.in_records, pinned.in_records)))
+
+
+def _endpoint(request: Request, settings: Settings) -> str:
+    """The server that is asked; "" where none is: offline, the Hub's own cache is."""
+    return "" if request.ref.scheme == "hf" and settings.offline else endpoint_of(request.ref, settings)

@@ -29,7 +29,7 @@ from lora_cli.text import by_key
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.context import FetchContext
+    from lora_cli.fetching.batch import FetchContext
 
 T = TypeVar("T", int, float, str)
 

@@ -11,7 +11,7 @@ from lora_cli.checks import CHECKS, check, choose
 from lora_cli.checks.case import Case, Evidence, fitting
 from lora_cli.checks.check import Check
 from lora_cli.checks.config import pattern_invalid
-from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import NO_BASE, NO_VALUES, Deployment, Finding, Location, Problem
 from lora_cli.judging.base_model import Bases

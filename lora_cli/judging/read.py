@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_cli.adapter.reading import weights_file
-from lora_cli.errors import Corrupt, FormatError, MachineError, NoAdapter, Refused
+from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import check_no_folder_of_adapters, files_to_fetch
 from lora_cli.fetching.pipeline import open_files
@@ -19,7 +19,7 @@ from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.context import FetchContext
+    from lora_cli.fetching.batch import FetchContext
 
 WORTH_PROCESSES = 24
 """The number of local adapters from which a second process saves more time than it takes to start."""
@@ -111,23 +111,21 @@ def each(requests: Sequence[Request], one: One, settings: Settings, *, contents:
         result = one(request, context, threads)
         return result if contents else replace(result, adapter=None, card=None)
 
-    def late(request: Request) -> Result:
-        return replace(Result.of(request), error=Deadline.of(str(request.source), settings).error())
+    def failed(request: Request, error: LoraCliError) -> Result:
+        return replace(Result.of(request), error=error)
 
     with ExitStack() as stack:
         results: Iterator[Result] = map(result_of, requests)
         refs = [request.source for request in requests]
         if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
-            from lora_cli.fetching import context as shared
-            from lora_cli.fetching.batch import ordered_parallel_map
-            from lora_cli.fetching.readers import Deadline
+            from lora_cli.fetching import batch
             from lora_cli.store import Store
 
             # Pins and signatures are judged of what was brought.
             off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
             reached = replace(settings, policies=tuple(one.model_copy(update=off) for one in settings.policies))
-            context = stack.enter_context(shared.FetchContext(Store(settings.cache_dir), reached))
-            results = ordered_parallel_map(result_of, requests, settings, late)
+            context = stack.enter_context(batch.FetchContext(Store(settings.cache_dir), reached))
+            results = batch.ordered_parallel_map(result_of, requests, settings, failed)
         elif len(requests) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
             results = in_processes(result_of, requests, workers)
         for result in results:

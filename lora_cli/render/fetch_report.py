@@ -7,9 +7,8 @@ from typing import Literal
 
 from lora_cli.errors import Refused
 from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.dry_run import PlannedAdapter
 from lora_cli.fetching.file_selection import LeftOut
-from lora_cli.fetching.lock_drift import CheckedAdapter
+from lora_cli.fetching.preview import CheckedAdapter, PlannedAdapter
 from lora_cli.json_schema import (
     EXCLUDED,
     INLINE,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lora_cli.fetching.lock_drift import CheckedAdapter
+from lora_cli.fetching.preview import CheckedAdapter
 from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter
 from lora_cli.render.fetch_report import (
     CheckReport,

@@ -71,15 +71,6 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
     return ""
 
 
-def endpoints_of(ref: AdapterRef, settings: Settings) -> tuple[str, ...]:
-    """The endpoints whose word on ``ref`` counts when the cache is looked at; the last one is asked now.
-
-    "" is this machine: with the network off, the Hub's own cache is asked.
-    """
-    endpoint = endpoint_of(ref, settings)
-    return (endpoint, "") if ref.scheme == "hf" and settings.offline else (endpoint,)
-
-
 class Sources:
     """The sources of one run: one for each scheme and rule of ``settings.sources``, so that connections are kept.
 

@@ -58,6 +58,8 @@ class WebSource(Source):
                 reason = f"{what}: it changed after it was listed ({found or 'no version'}, was {pin})"
                 raise Changed(reason, hint=AGAIN)
 
+        if start and stop is None and not file.identity:
+            raise Changed(f"{what}: it broke off, and the server has no version to go on with", hint=AGAIN)
         url, piece = f"{self._folder(ref)}/{quote(file.path)}", Piece(start, stop, file.size)
         conditions = {condition: value} if pin else {}
         try:

@@ -55,15 +55,6 @@ def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = T
         return Partial(path, descriptor, 0)
 
 
-def leftover_bytes(store: Store, key: str, longest: int) -> int:
-    """Length of the partial file of ``key`` that the next process resumes."""
-    path = store.partials / f"{key}.part"
-    with suppress(OSError):
-        size = path.stat().st_size
-        return size if size <= longest and not is_written(path) else 0
-    return 0
-
-
 def is_written(path: Path) -> bool:
     """Whether a process writes this partial file or folder; False where that cannot be told."""
     with suppress(OSError), opened(path) as descriptor:

@@ -16,5 +16,9 @@ python3 -c 'import sys, tomllib; print(*tomllib.load(sys.stdin.buffer)["build-sy
     compile --generate-hashes - -o build.txt "$@"
 compile --generate-hashes $project --extra signing -o slim.txt "$@"
 all=$(compile $project --extra models --extra signing -c slim.txt -c torch.txt --no-header --no-annotate)
-others=$(echo "$all" | sed -En 's/^((cuda|nvidia)-[^=]*|torch|triton)==.*/--no-emit-package \1/p')
+others=$(
+    echo "$all" | sed -En 's/^((cuda|nvidia)-[^=]*|torch|triton)==.*/--no-emit-package \1/p'
+    sed -En 's/^([a-z0-9_.-]+)==.*/--no-emit-package \1/p' slim.txt # warm.txt has what warm needs beyond them
+)
 compile --generate-hashes $project --extra models --extra signing -c slim.txt -c torch.txt $others -o warm.txt "$@"
+sed -i '/^$/,$d' warm.txt # a list of the packages that were left out

@@ -1,30 +1,37 @@
-"""Runs the quickstart as an operator would, in a scratch cache, and expects exit 1: one adapter is broken on purpose.
+"""Runs init, fetch, validate and warm as an operator would, in .demo/ of this repository.
 
 python manifests/quickstart/demo.py
 """
 
+import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = ["warm", "-f", "manifests/quickstart.yaml"]
-EXPECTED_EXIT = 1
+FOLDER = ROOT / ".demo"
+ADAPTERS = [f"manifests/quickstart/{name}" for name in ("pirate", "zubrowka", "misnested")]
+STEPS = [
+    (["init", *ADAPTERS, "--base", "manifests/quickstart/smollm2-135m", "--engine", "vllm", "-o", ".demo/set.yaml"], 0),
+    (["fetch", "-f", ".demo/set.yaml"], 0),
+    (["validate", "-f", ".demo/set.yaml"], 1),
+    (["warm", "-f", ".demo/set.yaml"], 1),
+]
+"""Each command with its exit code."""
 
 
 def main() -> int:
-    """0 when the demo behaved as it should."""
-    print(f"$ lora-cli {' '.join(COMMAND)}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="lora-cli-demo-") as cache:
-        command = [sys.executable, "-m", "lora_cli", "--cache-dir", cache, *COMMAND]
-        exit_code = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if exit_code != EXPECTED_EXIT:
-        print(f"The demo ended with exit {exit_code}, not {EXPECTED_EXIT}: that is a defect.")
-        return 1
-    print(
-        "\nExit 1, as it should be: misnested is broken on purpose, and the others are loaded and proved all the same."
-    )
+    """0 if each command ended as it should."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
+    for words, expected in STEPS:
+        print(f"\n$ lora-cli {' '.join(words)}", flush=True)
+        command = [sys.executable, "-m", "lora_cli", "--cache-dir", str(FOLDER / "cache"), *words]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        if code != expected:
+            print(f"The demo ended with exit code {code} instead of {expected}: please report this.")
+            return 1
+    print("\nExit code 1, as expected: misnested is broken on purpose. Manifest and lock are in .demo/.")
     return 0
 
 

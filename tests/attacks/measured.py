@@ -4,7 +4,6 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests import forked
@@ -51,18 +50,13 @@ def within(cpu_s: float, peak_mb: float, *arguments: object) -> Run:
 KNOWN_WORK_S = 0.035
 
 
-def slowness() -> float:
-    """How many times as long this machine takes now for known work, waits for a processor included; 1 if not longer."""
-    return max(1.0, known_work(time.perf_counter) / KNOWN_WORK_S)
-
-
-def known_work(clock: Callable[[], float] = time.process_time) -> float:
+def known_work() -> float:
     """Seconds of processor time for work like that of judging a header: the median of five times."""
     text = json.dumps({f"layers.{i}.lora_A.weight": {"shape": [i, 8], "offsets": [i, i + 8]} for i in range(20_000)})
     times = []
     for _ in range(5):
-        start = clock()
+        start = time.process_time()
         shapes = [(name.split("."), tuple(entry["shape"])) for name, entry in json.loads(text).items()]
-        times.append(clock() - start)
+        times.append(time.process_time() - start)
         assert len(sorted(shapes, key=str)) == 20_000
     return statistics.median(times)

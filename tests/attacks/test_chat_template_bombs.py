@@ -15,46 +15,27 @@ pytestmark = pytest.mark.slow
 MIB = 1 << 20
 PUMPS = {
     "codes": ("{{", "%c", ""),
-    "blanks in a range": ("{{ range(", " ", ""),
-    "digits in a range": ("{{ range(", "1", ""),
-    "digits that are none": ("{{ range(", "1", "x)"),
-    "ranges": ("{{", "range(1", ""),
+    "digits in a range": ("{{ range(", "1", "x)"),
     "ranges and blanks": ("{{", "range( ", ""),
     "ranges and commas": ("{{ range(", "1,", ")"),
-    "ranges and lines": ("{{", "range\n", ""),
-    "bars": ("{{", "|", ""),
-    "bars and blanks": ("{{", "| ", ""),
     "a bar and blanks": ("{{ |", " ", "x"),
-    "attributes": ("{{", "| map(attribute =", "'"),
     "an attribute and blanks": ("{{ | map(attribute =", " ", "'"),
-    "stars": ("{{", "* ", ""),
     "stars and blanks": ("{{ *", " ", "x"),
-    "underscores": ("{{", "_", " "),
     "underscores in words": ("{{", "__ ", ""),
-    "quotes": ("{{", "'", ""),
     "quotes and underscores": ("{{ '_'", " ", "'"),
     "tags": ("", "{{", ""),
-    "statements": ("", "{%", ""),
     "statements and blanks": ("{%", " ", "x"),
-    "comments": ("", "{#", ""),
-    "closed tags": ("", "{{}}", ""),
     "backslashes": ("{{", "\\", ""),
-    "attr": ("{{", "attr ", ""),
-    "lipsum": ("{{", "lipsu", ""),
 }
-
-
-def seconds(template: str) -> float:
-    begun = time.process_time()
-    list(hostile_in(template))
-    return time.process_time() - begun
 
 
 @pytest.mark.parametrize("name", PUMPS)
 def test_a_megabyte_of_anything_is_searched_at_once(name: str) -> None:
     before, pump, after = PUMPS[name]
     room = LONGEST_TEMPLATES - len(before) - len(after)
-    assert seconds(before + pump * (room // len(pump)) + after) < 2
+    begun = time.process_time()
+    list(hostile_in(before + pump * (room // len(pump)) + after))
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize("pump", ["%c", "range( ", " "])
@@ -74,15 +55,6 @@ def test_what_of_all_templates_together_is_not_searched_is_an_error(tmp_path: Pa
     assert run.code == 1
     assert "LC602" in run.out
     assert "the chat templates have over 1048576 characters" in " ".join(run.out.split())
-
-
-def test_thousands_of_templates_are_no_way_around(tmp_path: Path) -> None:
-    adapter = write_adapter(tmp_path / "adapter")
-    named = [{"name": "x", "template": "{{ x }}"}] * 90_000 + [{"name": "y", "template": "{{ x.__class__ }}"}]
-    (adapter / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
-    run = within(2, 300, "validate", adapter, "--base", "none")
-    assert run.code == 1
-    assert "LC602" in run.out
 
 
 @pytest.mark.parametrize("decoy", ["added_tokens.json", "config.json", "additional_chat_templates/a.jinja"])

@@ -3,9 +3,7 @@
 import gzip
 import os
 import tarfile
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +13,7 @@ from lora_cli.refs.reference import parse
 from lora_cli.settings import Settings
 from lora_cli.sources.oci import OciSource
 from lora_cli.store import Store
-from tests.answering import Asked, Reply, answering
+from tests.answering import answering
 from tests.attacks.lying_registry import FILES, NOWHERE, TAR, Liar, code, error_of
 from tests.bringing import bring
 from tests.oci_server import BASIC, OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
@@ -193,28 +191,3 @@ def test_a_tar_has_the_bytes_and_the_time_of_an_adapter(liar: Liar, settings: Se
     liar.manifest({"layers": [{**liar.layer(tar_of(FILES), TAR), "size": 1 << 40}]})
     assert code(liar, settings) == 1
     assert not [path for path, _ in liar.asked if "/blobs/" in path]
-
-
-def test_a_registry_that_is_slow_holds_up_no_other(liar: Liar, settings: Settings) -> None:
-    slow, reached, goes_on = Liar(), threading.Event(), threading.Event()
-
-    def reply(asked: Asked) -> Reply:
-        if "/blobs/" in asked.path:
-            reached.set()
-            goes_on.wait(30)
-        return slow.reply(asked)
-
-    def listed(place: str) -> int:
-        return len(source.resolve(parse(f"oci://{place}/acme/sql:v1", is_path=lambda _: False)).files)
-
-    source = OciSource(replace(settings, timeout_s=60))
-    slow.tars(tar_of({**FILES, "README.md": b""}))
-    liar.tars(tar_of(FILES))
-    with answering(reply) as url, ThreadPoolExecutor(2) as pool:
-        late = pool.submit(listed, url.removeprefix("http://"))
-        try:
-            assert reached.wait(10)
-            assert pool.submit(listed, liar.place).result(10) == 2
-        finally:
-            goes_on.set()
-        assert late.result() == 3

@@ -104,25 +104,6 @@ def test_a_mirror_of_the_same_bytes_costs_no_second_download(tmp_path: Path, mon
         assert main(["cache", "verify"]) == 0
 
 
-def test_a_lock_that_somebody_wrote_says_nothing_of_what_a_server_has(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    with Hub() as honest:
-        commit = honest.add("acme/pirate", HONEST)
-        honest.add("evil/pirate", EVIL)
-        monkeypatch.setenv("HF_ENDPOINT", honest.endpoint)
-        write_set("foreign.yaml", "hf://evil/pirate")
-        assert main(["fetch", "-f", "foreign.yaml"]) == 0
-        lock = Path("foreign.lock.yaml").read_text()
-        evil_commit = honest.commit("evil/pirate").id
-        Path("foreign.lock.yaml").write_text(lock.replace("evil/pirate", "acme/pirate").replace(evil_commit, commit))
-        write_set("foreign.yaml", "hf://acme/pirate")
-        main(["fetch", "-f", "foreign.yaml", "--locked"])
-        for ref in (f"acme/pirate@{commit}", "acme/pirate"):
-            assert handed_out(capsys, ref) == HONEST[WEIGHTS]
-        assert handed_out(capsys, "acme/pirate", "--offline") == HONEST[WEIGHTS]
-
-
 def test_half_a_download_of_another_server_is_not_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

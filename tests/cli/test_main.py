@@ -239,7 +239,7 @@ def test_an_unknown_variable_is_an_error_that_names_the_one_that_was_meant(
             "",
             "error: unknown variables in the environment: LORA_CLI_MAX_LORA (did you mean LORA_CLI_MAX_LORAS?), "
             "LORA_CLI_TIMOUT (did you mean LORA_CLI_TIMEOUT?), LORA_CLI_ZZZ\n"
-            "hint: unset them; docs/settings.md lists the variables\n",
+            "hint: unset them; docs/cli.md and docs/manifest.md list the variables\n",
         )
     assert main(["--version"]) == main(["rules", "--help"]) == 0
 

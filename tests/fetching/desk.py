@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.context import SILENT, FetchContext, Progress
-from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.pipeline import Fetched
-from lora_cli.fetching.readers import Deadline
+from lora_cli.fetching.batch import SILENT, FetchContext, Outcome, Progress, fetch_all
+from lora_cli.fetching.download import download
+from lora_cli.fetching.pipeline import Deadline, Fetched
 from lora_cli.refs.reference import AdapterRef, parse
 from lora_cli.refs.request import USUAL, Request, Selection
-from lora_cli.refs.snapshot import RemoteFile, Revision
+from lora_cli.refs.snapshot import Blob, RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges, Retries, Source, Transient
+from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
@@ -121,7 +120,7 @@ class Scripted(Source):
 def downloaded(source: Scripted, root: Path, progress: Progress = SILENT, **settings: object) -> dict[str, bytes]:
     """Path → bytes that are in the cache ``root`` afterwards."""
     with context_of(root, progress, **settings) as context:
-        blobs = download(job_of(source, context), context)
+        blobs = download_of(source, context)
     return {path: context.store.blob(blob.sha256).read_bytes() for path, blob in blobs.items()}
 
 
@@ -130,10 +129,11 @@ def context_of(root: Path, progress: Progress = SILENT, **settings: object) -> F
     return FetchContext(Store(root), Settings(root, **({"jobs": 4, "retries": 2} | settings)), progress)  # type: ignore[arg-type]
 
 
-def job_of(source: Scripted, context: FetchContext, *files: RemoteFile) -> Job:
+def download_of(source: Scripted, context: FetchContext, *files: RemoteFile) -> Mapping[str, Blob]:
     """All of ``source``, or what it is to have of ``files``."""
     revision = Revision(REF, "r", files) if files else source.resolve(REF)
-    return Job("org/name", revision, revision.files, source, Deadline.of("org/name", context.settings))
+    deadline = Deadline("org/name", context.settings)
+    return download(Files(source, revision), revision.files, {}, deadline, context)
 
 
 def partials(root: Path) -> list[Path]:

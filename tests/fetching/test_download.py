@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
-from lora_cli.fetching import readers
-from lora_cli.fetching.context import Progress
-from lora_cli.fetching.download import download, partial_key
+from lora_cli.fetching import download as readers
+from lora_cli.fetching.batch import Progress
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.store import Store
 from lora_cli.store.partials import open_partial
-from tests.fetching.desk import CONFIG, MIB, REF, WEIGHTS, Scripted, context_of, downloaded, job_of, partials
+from tests.fetching.desk import CONFIG, MIB, REF, WEIGHTS, Scripted, context_of, download_of, downloaded, partials
 from tests.store.keeping import tree
 
 
@@ -125,7 +124,7 @@ def test_no_more_than_the_jobs_are_in_flight_for_all_adapters_together(tmp_path:
 
     def one(number: int) -> None:
         source = Watched({WEIGHTS: os.urandom(1000 if number % 4 else 3 * MIB), CONFIG: b"%d" % number})
-        done.append(len(download(job_of(source, context), context)))
+        done.append(len(download_of(source, context)))
 
     with context_of(tmp_path, jobs=2) as context:
         threads = [threading.Thread(target=one, args=(number,)) for number in range(16)]
@@ -169,8 +168,7 @@ def test_what_an_earlier_run_left_costs_no_try_when_it_is_wrong_and_no_read_when
     tmp_path: Path, left: bytes, starts: list[int]
 ) -> None:
     source = Scripted({WEIGHTS: b"promised"})
-    revision = source.resolve(REF)
-    partial = open_partial(Store(tmp_path), partial_key(revision, revision.files[0]), 1 << 30)
+    partial = open_partial(Store(tmp_path), source.resolve(REF).files[0].sha256 or "", 1 << 30)
     os.pwrite(partial.descriptor, left, 0)
     partial.close(keep=True)
     assert downloaded(source, tmp_path, retries=0) == {WEIGHTS: b"promised"}
@@ -197,7 +195,7 @@ HELD: dict[str, tuple[Scripted, RemoteFile, type[LoraCliError], str]] = {
 def test_an_origin_is_held_to_its_word(tmp_path: Path, what: str) -> None:
     source, file, error, message = HELD[what]
     with context_of(tmp_path, retries=0, max_bytes=1000) as context, pytest.raises(error, match=message):
-        download(job_of(source, context, file), context)
+        download_of(source, context, file)
     assert not (tmp_path / "blobs").exists()
 
 

@@ -8,6 +8,9 @@ from dataclasses import replace
 import pytest
 
 from lora_cli.errors import AccessDenied
+from lora_cli.fetching.batch import fetch_all
+from lora_cli.refs.request import Request
+from lora_cli.store import Store
 from tests.faulty_proxy import Answer
 from tests.fetching.desk import MIB, WEIGHTS
 from tests.fetching.places import CLIENTS, FILES, OTHERS, WEB, Place, check_cache
@@ -175,7 +178,9 @@ def test_a_listing_that_never_ends_is_left(place: Place) -> None:
     # Nor does it end when nobody waits for it any more: let it not take all of the processor.
     place.front.fault(place.listing, change=place.endless, before=lambda: time.sleep(0.05), times=-1)
     began = time.monotonic()
-    assert place.code(timeout_s=2, retries=0, adapter_timeout_s=10) in {1, 4}
+    settings = replace(place.settings, timeout_s=2, retries=0, adapter_timeout_s=3)
+    (outcome,) = fetch_all([Request("sql", place.ref)], Store(place.cache), settings)
+    assert outcome.exit_code == 4
     assert time.monotonic() - began < 15
     assert len(place.asked(place.listing)) > 2
     place.recovers()

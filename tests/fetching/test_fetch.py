@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from lora_cli.documents.policy import Policy
-from lora_cli.errors import Corrupt, FormatError, Offline, Refused, Unreachable
-from lora_cli.refs.request import Selection
+from lora_cli.errors import Corrupt, FormatError, Offline, Refused
+from lora_cli.fetching.preview import plan_all
+from lora_cli.refs.reference import parse
+from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from tests.bringing import fetch
@@ -57,16 +59,6 @@ def test_offline_gives_what_a_reference_meant_and_asks_nobody(desk: Desk) -> Non
     assert desk.hub.requests == []
 
 
-def test_a_hub_that_is_down_is_an_error_that_points_at_the_cache(desk: Desk) -> None:
-    found = desk.bring()
-    desk.hub.fault("", status=503, times=-1, headers={"Retry-After": "0"})
-    error = desk.fails()
-    assert isinstance(error, Unreachable)
-    assert "--offline" in error.hint
-    assert found.revision in error.hint
-    assert desk.bring(f"org/sql@{found.revision}").snapshot == found.snapshot
-
-
 def test_another_selection_is_another_snapshot_and_a_subfolder_an_adapter_of_its_own(desk: Desk) -> None:
     desk.hub.add("org/sql", {**FILES, "train.log": b"x", f"a/{CONFIG}": {"r": 1}, f"a/{WEIGHTS}": b"a"})
     usual = desk.bring()
@@ -98,6 +90,9 @@ def test_a_demanded_digest_is_judged_whether_it_is_cached_or_not(desk: Desk) -> 
     assert desk.bring(sha256=digest).cached
     with pytest.raises(Corrupt, match="the manifest has sha256"):
         desk.bring(sha256="0" * 64)
+    for ref in (parse(text, is_path=os.path.lexists) for text in ("org/sql", f"org/sql@{desk.commit}")):
+        wanted = [Request("sql", ref, sha256) for sha256 in (digest, "0" * 64)]
+        assert [one.exit_code for one in plan_all(wanted, desk.store, desk.settings)] == [0, 5]
 
 
 def test_somebody_who_cleans_meanwhile_only_costs_another_try(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from lora_cli.errors import Corrupt, NotFound, Offline
+from lora_cli.errors import Corrupt, Offline
 from lora_cli.store.partials import open_partial
-from tests.fetching.desk import BYTES, CONFIG, DATA, FILES, README, WEIGHTS, Desk, content
+from tests.fetching.desk import BYTES, CONFIG, DATA, README, WEIGHTS, Desk, content
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 
@@ -135,25 +135,6 @@ def test_offline_what_is_there_needs_no_socket(client: Client) -> None:
         assert fetched.revision == client.commit
         assert content(fetched) == BYTES
     assert client.hub.connections == before
-
-
-def test_once_online_its_listing_is_asked_for_and_then_nothing(client: Client) -> None:
-    client.download(CONFIG, WEIGHTS)
-    pinned = f"{ID}@{client.commit}"
-    assert content(client.bring(pinned, offline=True)).keys() == {CONFIG, WEIGHTS}
-    assert content(client.bring(pinned)) == BYTES
-    assert client.asked == [client.commit, README]
-    client.bring(pinned)
-    assert len(client.asked) == 2
-
-
-def test_offline_a_folder_of_a_repository_is_found(client: Client) -> None:
-    client.commit = client.hub.add(ID, {f"sub/{name}": data for name, data in FILES.items()})
-    client.download()
-    assert content(client.bring(f"hf://{ID}/sub", offline=True)) == BYTES
-    error = client.fails(f"hf://{ID}/other", offline=True)
-    assert isinstance(error, NotFound)
-    assert "no folder other" in error.message
 
 
 @pytest.mark.parametrize("text", [ID, f"{ID}@dev", f"{ID}@{'0' * 40}", "org/other"])

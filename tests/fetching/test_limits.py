@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.main import main
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.disk_space import DiskSpace
-from lora_cli.fetching.readers import RANGE
-from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART
+from lora_cli.fetching.download import Downloads
+from lora_cli.fetching.pipeline import Deadline
+from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
 from lora_cli.store import Store
 from lora_cli.store.gc import cache_bytes
 from lora_cli.store.inventory import inventory
@@ -66,30 +65,13 @@ def error_of(outcome: Outcome) -> str:
     return f"{outcome.error.message} {outcome.error.hint}"
 
 
-def test_a_header_that_is_larger_than_allowed_is_refused_cached_or_not_and_not_read_by_inspect(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    desk.hub.add("org/wide", {CONFIG: {}, WEIGHTS: (100_000).to_bytes(8, "little") + b"{}" + b" " * 99_998})
-    for _ in ("cold", "warm"):
-        (outcome,) = desk.ask("org/wide", max_header_bytes=99_999)
-        assert outcome.exit_code == 1
-        assert "claims a header of 100000 bytes, but 99999 are allowed" in error_of(outcome)
-        assert "LORA_CLI_MAX_HEADER_BYTES" in error_of(outcome)
-    assert codes(desk, "org/wide", max_header_bytes=100_000) == [0]
-    monkeypatch.setenv("HF_ENDPOINT", desk.hub.endpoint)
-    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "other"))
-    monkeypatch.setenv("LORA_CLI_MAX_HEADER_BYTES", "99999")
-    assert main(["inspect", "org/wide"]) == 1
-    assert "its header has 100000 bytes" in " ".join(capsys.readouterr().out.split())
-
-
 def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
-    status = os.statvfs(tmp_path)
+    status, settings = os.statvfs(tmp_path), Settings(tmp_path)
     reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
-    free, room = status.f_bavail * status.f_frsize, DiskSpace(Store(tmp_path))
-    with pytest.raises(MachineError), room.reserve("a", free - reserve // 2):
+    free, room = status.f_bavail * status.f_frsize, Downloads(Store(tmp_path), settings)
+    with pytest.raises(MachineError), room.reserve(Deadline("a", settings), free - reserve // 2):
         pass
-    with room.reserve("a", free - 2 * reserve):
+    with room.reserve(Deadline("a", settings), free - 2 * reserve):
         pass
 
 
@@ -101,14 +83,15 @@ def test_the_adapters_of_a_run_share_disk_and_budget_and_what_is_refused_or_writ
         (None, status.f_bavail * status.f_frsize * 6 // 10, MachineError),
         (10, 6, Refused),
     ):
-        room = DiskSpace(store, 0, budget)
-        with room.reserve("a", most) as reserved:
-            with pytest.raises(error, match="reserved for other adapters"), room.reserve("b", most):
+        settings = Settings(tmp_path, keep_free=0, cache_budget=budget)
+        room, a, b = Downloads(store, settings), Deadline("a", settings), Deadline("b", settings)
+        with room.reserve(a, most):
+            with pytest.raises(error, match="reserved for other adapters"), room.reserve(b, most):
                 pass
-            reserved.left -= most
-            with room.reserve("b", most):
+            room.left[a] -= most
+            with room.reserve(b, most):
                 pass
-        with room.reserve("b", most):
+        with room.reserve(b, most):
             pass
 
 
@@ -154,19 +137,6 @@ def test_an_adapter_that_takes_too_long_is_given_up_and_gone_on_with(desk: Desk)
     assert content(desk.bring("org/slow"))[WEIGHTS] == weights
 
 
-def test_one_that_hangs_and_many_that_do_are_given_up_at_once(desk: Desk) -> None:
-    names = [f"org/slow-{number}" for number in range(8)]
-    for name in ("org/alone", *names):
-        add(desk.hub, name, 3 * MIB)
-    desk.hub.fault("GET cdn .*", stall_at=2 * MIB, stall_s=30, times=-1)
-    began = time.monotonic()
-    assert desk.fails("org/alone", adapter_timeout_s=1.0, timeout_s=20).exit_code == 4
-    assert time.monotonic() - began < 4
-    began = time.monotonic()
-    assert codes(desk, *names, adapter_timeout_s=1.0, timeout_s=20, jobs=8) == [4] * 8
-    assert time.monotonic() - began < 5
-
-
 def test_a_listing_that_hangs_is_given_up_in_time_and_the_others_go_on(desk: Desk) -> None:
     desk.hub.fault(f"/api/models/{A}", delay_s=15, times=-1)
     began = time.monotonic()
@@ -183,24 +153,3 @@ def test_whoever_waits_for_another_process_waits_no_longer_than_an_adapter_may_t
     assert codes(desk, A, adapter_timeout_s=0.5) == [4]
     assert time.monotonic() - began < 2.4
     slow.join()
-
-
-@pytest.mark.parametrize("after", [0, 2])
-def test_a_server_that_knows_no_ranges_or_forgets_them_is_read_as_one_stream(desk: Desk, after: int) -> None:
-    weights = add(desk.hub, "org/large", 30 * MIB)
-    desk.hub.fault("GET cdn", ignore_range=True, times=-1, after=after)
-    assert content(desk.bring("org/large", jobs=2))[WEIGHTS] == weights
-    # Not each of its ranges was asked for in vain.
-    assert desk.hub.count("GET cdn") < -(-len(weights) // RANGE)
-
-
-def test_only_tries_that_bring_nothing_count_and_a_cut_after_every_mebibyte_is_none(desk: Desk) -> None:
-    weights = add(desk.hub, "org/cut", 6 * MIB)
-    desk.hub.fault("GET cdn", cut_at=MIB, times=-1)
-    assert content(desk.bring("org/cut"))[WEIGHTS] == weights
-    add(desk.hub, "org/dead", 6 * MIB)
-    desk.hub.faults.clear()
-    desk.hub.requests.clear()
-    desk.hub.fault("GET cdn", cut_at=0, times=-1)
-    assert codes(desk, "org/dead", jobs=1) == [4]
-    assert desk.hub.count("GET cdn") == 2

@@ -1,15 +1,8 @@
 """A Hub that tells less than it could, or refuses: mirrors without sizes and digests, Xet storage, gated adapters."""
 
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
-
-from lora_cli.errors import AccessDenied, Corrupt, NotFound, Unreachable
+from lora_cli.errors import Corrupt, Unreachable
 from tests.fetching.desk import BYTES, CONFIG, FILES, README, WEIGHTS, Desk, content
 from tests.hub_server import Hub
-from tests.processes import running
 
 
 def test_without_sizes_and_digests_everything_is_fetched_once(desk: Desk) -> None:
@@ -59,57 +52,3 @@ def test_a_file_in_xet_storage_comes_over_the_bridge(desk: Desk) -> None:
     desk.hub.xet[weights.sha256] = "ab" * 32
     desk.hub.fault("GET cdn", cut_at=2_000_000)
     assert content(desk.bring()) == BYTES
-
-
-REFUSALS = {
-    "org/missing": "there is no repository",
-    "org/private": "there is no repository",
-    "org/gated": "gated",
-    "org/sql@nope": "no branch, tag or commit",
-    f"org/sql@{'0' * 40}": "no branch, tag or commit",
-    "org/disabled": "disabled",
-}
-
-
-@pytest.mark.parametrize("token", ["", "hf_reader"])
-def test_each_refusal_of_the_hub_is_told_with_what_to_do(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, token: str
-) -> None:
-    desk.hub.add("org/private", FILES, private=True)
-    desk.hub.add("org/gated", FILES, gated=True)
-    said = {"X-Error-Message": "Access to this resource is disabled."}
-    desk.hub.fault("org/disabled", times=-1, status=403, headers=said)
-    if token:
-        monkeypatch.setenv("HF_TOKEN", desk.hub.token(token))
-    for text, words in REFUSALS.items():
-        error = desk.fails(text)
-        assert isinstance(error, (AccessDenied, NotFound))
-        assert words in error.message
-        assert error.hint
-
-
-@pytest.fixture(scope="module")
-def olah(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Somebody else's mirror, in an environment of its own: it wants other versions than we do."""
-    folder = tmp_path_factory.mktemp("olah")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    subprocess.run([str(folder / "bin/pip"), "install", "-q", "olah==0.5.4"], check=True)
-    return folder / "bin/olah-cli"
-
-
-@pytest.mark.slow
-def test_an_independent_mirror_is_read_like_the_hub(desk: Desk, olah: Path, tmp_path: Path) -> None:
-    upstream, cdn = desk.hub.endpoint.removeprefix("http://"), desk.hub.cdn.removeprefix("http://")
-
-    def command(port: int) -> list[str]:
-        here = f"127.0.0.1:{port}"
-        return [str(olah), "--host", "127.0.0.1", "--port", str(port), "--repos-path", str(tmp_path / "repos"),
-                "--hf-scheme", "http", "--hf-netloc", upstream, "--hf-lfs-netloc", cdn, "--mirror-scheme", "http",
-                "--mirror-netloc", here, "--mirror-lfs-netloc", here]  # fmt: skip
-
-    with running(command, tmp_path / "log", [0]) as endpoint:
-        for cache in ("cache", "again"):
-            found = desk.bring(hub_endpoint=endpoint, timeout_s=30, cache_dir=tmp_path / cache)
-            assert content(found) == BYTES
-        for text in ("org/missing", "org/sql@nope"):
-            assert isinstance(desk.fails(text, hub_endpoint=endpoint, timeout_s=30), (NotFound, AccessDenied))

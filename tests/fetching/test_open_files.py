@@ -49,7 +49,7 @@ def test_values_are_judged_wherever_they_are(
     capsys.readouterr()
     assert validate("acme/nan") == 3
     said = " ".join(capsys.readouterr().out.split())
-    assert f"is not cached from http://127.0.0.1:9, only from {hub.endpoint}, and offline mode is on" in said
+    assert "is not cached and offline mode is on" in said
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     hub.add("acme/nan", write_adapter(tmp_path / "mended", config=ONE_LAYER, seed=1))

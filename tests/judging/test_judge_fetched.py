@@ -8,7 +8,7 @@ import pytest
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import NotFound
-from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.batch import FetchContext
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.judging.result import Result
 from lora_cli.refs.reference import AdapterRef

@@ -1,4 +1,4 @@
-"""docs/engines-run.md: what vLLM did with a base of every family, beside what ``validate`` says of it."""
+"""tests/real_engines/vllm.md: what vLLM did with a base of every family, beside what ``validate`` says of it."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from tests.real_engines.family_cases import FEATURES
 from tests.real_engines.family_oracle import Run
 from tests.real_engines.known import FAMILY_DIFFERS, NO_ANSWER
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "engines-run.md"
+PAGE = Path(__file__).with_name("vllm.md")
 LETTERS = {Observed.OK: "·", Observed.REJECTS: "R", Observed.CRASHES: "C", Observed.SERVES_WRONG: "W"}
 HEAD = """# What vLLM did with each family
 

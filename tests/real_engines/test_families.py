@@ -1,6 +1,6 @@
 """The real vLLM on the CPU with a base of every family, beside ``validate --engine vllm@0.32`` (``make test-engines``).
 
-``GOLDEN=write`` writes a family's line of docs/engines-run.md anew: look at the difference before you commit it.
+``GOLDEN=write`` writes a family's line of tests/real_engines/vllm.md anew: look at the difference before you commit it.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""docs/engines-run.md beside what there is without the engine; ``make test-engines`` holds its cells to the engine."""
+"""The page of vLLM (vllm.md) beside what there is without the engine; ``make test-engines`` holds its cells to it."""
 
 from lora_cli.base.families import FAMILIES
 from lora_cli.engines.vllm import NO_LORA

@@ -43,7 +43,7 @@ def test_no_other_signer_is_taken_for_theirs(folder: str, tmp_path: Path) -> Non
     kind = folder.partition("-")[2]
     stefan = IBM.model_copy(update={"identity": "stefan@us.ibm.com"})
     others = {
-        "certificate": RequiredSignature(certificates=(str(certificate(tmp_path, "other").file),)),
+        "certificate": RequiredSignature(certificates=(str(certificate(tmp_path, "other").public),)),
         "elliptic-key": RequiredSignature(keys=(str(key_pair(tmp_path, "other").public),)),
         "sigstore": RequiredSignature(identities=(stefan,), trust_config=TRUST),
     }

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from model_signing import hashing, signing
@@ -45,9 +45,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path("sql", path).write_bytes(data)
     keys = tmp_path / "pki"
     keys.mkdir()
-    pair, other, root = key_pair(keys, "acme"), key_pair(keys, "other"), certificate(keys, "root", days=(-30, 300))
-    certificate(keys, "release", root, pair=pair)
-    certificate(keys, "stranger", certificate(keys, "elsewhere"), pair=other)
+    certificate(keys, "release", certificate(keys, "root", days=(-30, 300)), of=key_pair(keys, "acme"))
+    certificate(keys, "stranger", certificate(keys, "elsewhere"), of=key_pair(keys, "other"))
     policy("key.yaml", "{keys: [pki/acme.pub]}")
     policy("certificate.yaml", "{certificates: [pki/root.pem]}")
 
@@ -56,9 +55,9 @@ def policy(file: str, *entries: str) -> None:
     Path(file).write_text(HEAD + "require_signature:\n" + "".join(f"  - {entry}\n" for entry in entries))
 
 
-def sign(how: str = "key", folder: str = "sql", key: str = "acme", *, by: str = "release") -> None:
+def sign(how: str = "key", folder: str = "sql", key: str = "acme", by: str = "release", **more: Any) -> None:
     chain = () if how == "key" else (Path("pki", f"{by}.pem"),)
-    pki.sign(Path(folder), Path("pki", f"{key}.key"), chain=chain)
+    pki.sign(Path(folder), Path("pki", f"{key}.key"), chain=chain, **more)
 
 
 def files_of(folder: str) -> dict[str, bytes]:
@@ -85,23 +84,15 @@ def sign_another(how: str) -> None:
     shutil.copy("chat/model.sig", "sql/model.sig")
 
 
-def link(target: str) -> Callable[[str], object]:
-    def replace(how: str) -> None:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path("sql", WEIGHTS).rename(target)
-        Path("sql", WEIGHTS).symlink_to(Path(target).absolute())
-
-    return replace
+def exempt(path: str) -> Callable[[str], object]:
+    """Signs all but ``path``, after a file was added."""
+    return lambda how: (write("tokenizer.json")(how), sign(how, ignored=(path,)))
 
 
 CASES: dict[str, tuple[Callable[[str], object], tuple[int, int], str]] = {
     "good": (lambda how: None, (0, 0), ""),
     "unsigned": (remove(SIGNATURE), (1, 1), "it has no model.sig"),
-    "wrong key": (
-        lambda how: sign(how, key="other", by="stranger"),
-        (1, 1),
-        "the key acme.pub did not make it | unable to get local issuer certificate",
-    ),
+    "wrong key": (lambda how: sign(how, key="other", by="stranger"), (1, 1), "acme.pub did not make it | local issuer"),
     "changed weights": (lambda how: write_adapter(Path("sql"), seed=2), (1, 1), WEIGHTS),
     "changed training file": (write("training_args.bin"), (1, 0), "changed since: training_args.bin"),
     "added file": (write("tokenizer.json"), (1, 1), "not signed: tokenizer.json"),
@@ -112,7 +103,8 @@ CASES: dict[str, tuple[Callable[[str], object], tuple[int, int], str]] = {
     "removed training file": (remove("training_args.bin"), (1, 0), "signed, but missing: training_args.bin"),
     "of another folder": (sign_another, (1, 1), f"changed since: {CONFIG}, {WEIGHTS}"),
     "truncated signature": (write(SIGNATURE, '{"mediaType'), (1, 1), "it is not a signature bundle, or is cut off"),
-    "link out of the folder": (link("elsewhere/file"), (1, 1), "outside its folder | signed, but missing"),
+    "exempts a file": (exempt("tokenizer.json"), (1, 1), "not signed: tokenizer.json"),
+    "exempts all": (exempt("."), (1, 1), "not signed:"),
 }
 """What happens to it, what ``fetch`` and ``validate`` exit with, and what they say; validate reads what it judges."""
 
@@ -127,8 +119,7 @@ def test_exactly_the_signed_files_by_the_right_signer(case: str, how: str, capsy
         capsys.readouterr()
         assert main([*command, "./sql", "--policy", f"{how}.yaml"]) == code
         shown = said(capsys)
-        assert not code or "policy require_signature:" in shown or case == "link out of the folder"
-        assert not code or any(part in shown for part in words.split(" | "))
+        assert not code or ("policy require_signature:" in shown and any(part in shown for part in words.split(" | ")))
 
 
 def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -146,19 +137,12 @@ def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPa
         assert "6 files were selected, but 5 are allowed" in said(capsys)
         monkeypatch.delenv("LORA_CLI_MAX_FILES")
         assert main([*fetch, f"acme/sql@{commit}", "--publish", "out"]) == 0
-        assert {path.name for path in Path("out/sql").iterdir()} == {
-            WEIGHTS,
-            CONFIG,
-            "README.md",
-            SIGNATURE,
-            ".lora-cli.json",
-        }
+        published = {WEIGHTS, CONFIG, "README.md", SIGNATURE, ".lora-cli.json"}
+        assert {path.name for path in Path("out/sql").iterdir()} == published
         assert any("training_args.bin" in one.target for one in hub.requests)
-        capsys.readouterr()
         asked = len(hub.requests)  # what is cached is checked again without a request
-        assert (
-            main([*fetch, f"acme/sql@{commit}"]) == main([*VALIDATE, f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
-        )
+        assert main([*fetch, f"acme/sql@{commit}"]) == 0
+        assert main([*VALIDATE, f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
         policy("other.yaml", "{keys: [pki/other.pub]}")
         for command in (["fetch"], VALIDATE, ["inspect"]):
             assert main([*command, f"acme/sql@{commit}", "--policy", "other.yaml"]) == 1
@@ -167,7 +151,6 @@ def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPa
         for path, data in changes.items():
             assert main([*fetch, f"acme/sql@{hub.add('acme/sql', {**files, path: data})}"]) == 1
             assert path in said(capsys)
-        assert main([*fetch, f"acme/sql@{hub.add('acme/less', {**files, 'README.md': b''})}"]) != 0
         del files["training_args.bin"]
         assert main([*fetch, f"acme/less@{hub.add('acme/less', files)}"]) == 1
         assert "signed, but missing: training_args.bin" in said(capsys)
@@ -183,6 +166,11 @@ def test_nothing_is_downloaded_of_what_a_stranger_signed(monkeypatch: pytest.Mon
         assert {one.target.rpartition("/")[2] for one in hub.requests if "/resolve/" in one.target} == {SIGNATURE}
         assert main(["fetch", f"acme/sql@{commit}", "--offline"]) == 3
         assert main([*VALIDATE, f"acme/sql@{commit}", "--policy", "key.yaml"]) == 1
+        assert main(["fetch", f"acme/sql@{commit}"]) == 0
+        sign()  # a signature that the cache lacks is fetched, and no weights
+        hub.add("acme/sql", files_of("sql"))
+        assert main(["fetch", "acme/sql", "--policy", "key.yaml"]) == 0
+        assert sum(WEIGHTS in one.target for one in hub.requests if "/resolve/" in one.target) == 1
 
 
 def test_a_web_server_lists_nothing_and_is_asked_for_the_signed_files(capsys: Capture) -> None:
@@ -214,26 +202,16 @@ def test_the_certificates_must_be_valid_today_and_for_signing(
     own: tuple[int, int], root: tuple[int, int], usage: ObjectIdentifier | None, words: str, capsys: Capture
 ) -> None:
     """Also those between the signer's and the root's, which come with the signature."""
-    keys, pair = Path("pki"), key_pair(Path("pki"), "acme")
+    keys = Path("pki")
     between = certificate(keys, "between", certificate(keys, "root", days=root), days=root)
-    release = certificate(keys, "release", between, pair=pair, days=own, usage=usage)
-    pki.sign(Path("sql"), pair.private, chain=(release.file, between.file))
+    release = certificate(keys, "release", between, of=key_pair(keys, "acme"), days=own, usage=usage)
+    pki.sign(Path("sql"), keys / "acme.key", chain=(release.public, between.public))
     assert main(["fetch", "./sql", "--policy", "certificate.yaml"]) == bool(words)
     assert words in said(capsys)
 
 
-@pytest.mark.parametrize("exempt", ["tokenizer.json", "."])
-def test_a_signature_cannot_exempt_files(exempt: str, capsys: Capture) -> None:
-    write("tokenizer.json")("")
-    pki.sign(Path("sql"), Path("pki/acme.key"), ignored=(exempt,))
-    assert main(["fetch", "./sql", "--policy", "key.yaml"]) == 1
-    assert "not signed:" in said(capsys)
-
-
-@pytest.mark.parametrize("shards", [False, True])
-def test_only_the_sha256_of_whole_files_counts(shards: bool) -> None:
-    files = hashing.Config()  # type: ignore[no-untyped-call]
-    files = files.use_shard_serialization() if shards else files.use_file_serialization(hashing_algorithm="blake3")
+def test_only_sha256_counts() -> None:
+    files = hashing.Config().use_file_serialization(hashing_algorithm="blake3")  # type: ignore[no-untyped-call]
     config = signing.Config().use_elliptic_key_signer(private_key="pki/acme.key")  # type: ignore[no-untyped-call]
     config.set_hashing_config(files).sign("sql", "sql/model.sig")
     assert main(["fetch", "./sql", "--policy", "key.yaml"]) == 1
@@ -260,17 +238,6 @@ def test_all_entries_for_a_source_must_be_satisfied(entries: list[str], unsigned
     assert main(["fetch", "./sql", "--policy", "policy.yaml"]) == signed
 
 
-def test_a_signature_that_the_cache_lacks_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Hub() as hub:
-        set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
-        hub.add("acme/sql", files_of("sql"))
-        assert main(["fetch", "acme/sql"]) == 0
-        sign()
-        hub.add("acme/sql", files_of("sql"))
-        assert main(["fetch", "acme/sql", "--policy", "key.yaml"]) == 0
-        assert sum(WEIGHTS in one.target for one in hub.requests if "/resolve/" in one.target) == 1
-
-
 def test_a_manifest_names_a_signature_that_is_elsewhere(capsys: Capture) -> None:
     pki.sign(Path("sql"), Path("pki/acme.key"), Path("sql.sig"))
     head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {name: sql, source: ./sql"
@@ -282,38 +249,27 @@ def test_a_manifest_names_a_signature_that_is_elsewhere(capsys: Capture) -> None
     assert "sql.sig cannot be read" in said(capsys)
 
 
-@pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: str(curve.name))
-def test_who_signed_it_is_told(curve: ec.EllipticCurve, capsys: Capture) -> None:
-    key_pair(Path("pki"), "acme", curve)
+def test_who_signed_it_is_told(capsys: Capture) -> None:
     sign()
     for more, signers in (["--policy", "key.yaml"], ["the key acme.pub"]), ([], []):
         capsys.readouterr()
-        assert main(["inspect", "./sql", *more]) == 0
-        assert ("signed by the key acme.pub" in said(capsys)) is bool(signers)
         assert main(["inspect", "./sql", *more, "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out)["adapters"][0].get("signers", []) == signers
+    assert main(["inspect", "./sql", "--policy", "key.yaml"]) == 0
+    assert "signed by the key acme.pub" in said(capsys)
 
 
-ENVELOPE = {"payload": "AAAA", "payloadType": "x", "signatures": [{"sig": "AAAA", "keyid": ""}]}
+NO_BUNDLES = (b"", b"null", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"verificationMaterial": {}}')
+KINDS = ("publicKey", "x509CertificateChain", "certificate")
+MATERIALS = (None, "x", [], {"certificates": [{"rawBytes": "AAAA"}]}, [{}] * 100_000)
 
 
-@pytest.mark.parametrize("data", [b"", b"null", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"verificationMaterial": {}}'])
-@pytest.mark.parametrize("kind", ["publicKey", "x509CertificateChain", "certificate"])
-@pytest.mark.parametrize("value", [None, "x", [], {"certificates": [{"rawBytes": "AAAA"}]}, [{}] * 100_000], ids=str)
-def test_any_other_file_is_no_signature(data: bytes, kind: str, value: object, capsys: Capture) -> None:
-    bundle = {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "dsseEnvelope": ENVELOPE}
-    made = json.dumps({**bundle, "verificationMaterial": {kind: value}}).encode()
-    for written in {data, made}:
-        Path("sql", SIGNATURE).write_bytes(written)
-        for how in ("key", "certificate"):
-            assert main(["fetch", "./sql", "--policy", f"{how}.yaml"]) == 1
-            assert "policy require_signature: model.sig: " in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_without_a_required_signature_nothing_of_it_is_imported() -> None:
-    Path("policy.yaml").write_text(f"{HEAD}allow_formats: [safetensors]\n")
-    code = "import sys; from lora_cli.cli.main import main; print(main(sys.argv[1:]), 'cryptography' in sys.modules)"
-    for command in (["fetch", "./sql"], [*VALIDATE, "./sql"]):
-        argv = [sys.executable, "-c", code, *command, "--policy", "policy.yaml"]
-        assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[-1] == "0 False"
+@pytest.mark.parametrize("how", ["key", "certificate"])
+def test_any_other_file_is_no_signature(how: str, capsys: Capture) -> None:
+    envelope = {"payload": "AAAA", "payloadType": "x", "signatures": [{"sig": "AAAA", "keyid": ""}]}
+    bundle = {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "dsseEnvelope": envelope}
+    made = [json.dumps({**bundle, "verificationMaterial": {kind: one}}).encode() for kind in KINDS for one in MATERIALS]
+    for data in (*NO_BUNDLES, *made):
+        Path("sql", SIGNATURE).write_bytes(data)
+        assert main(["fetch", "./sql", "--policy", f"{how}.yaml"]) == 1
+        assert "policy require_signature: model.sig: " in capsys.readouterr().err

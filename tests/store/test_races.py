@@ -10,7 +10,7 @@ import pytest
 from lora_cli.store import Store
 from lora_cli.store.gc import Retention, collect, remove
 from lora_cli.store.inventory import inventory
-from lora_cli.store.locks import InUse, exclusive
+from lora_cli.store.locks import InUse
 from lora_cli.store.snapshots import LostBlob, find_snapshot, has_blob
 from lora_cli.store.verify import verify
 from tests.store.keeping import SQL, put_snapshot
@@ -70,15 +70,3 @@ def test_two_that_clean_and_two_that_publish_do_not_disturb_each_other(store: St
 
     cleans = [Retention(unused_for_s=-1), Retention(max_bytes=0)]
     at_once(*(lambda one=one: collect(store, one) for one in cleans), publish, publish)
-
-
-def test_one_at_a_time_has_a_lock_however_often_its_file_goes(store: Store) -> None:
-    inside = list[int]()
-
-    def work() -> None:
-        with exclusive(store, "0" * 64, 60) as held:
-            inside.append(1)
-            time.sleep(0.0001)
-            assert (held, inside.pop(), inside) == (True, 1, [])
-
-    at_once(work, work, work, work)
