@@ -111,7 +111,7 @@ def inspect(ref: PathLike, *, cache_dir: str | Path | None = None, offline: bool
     assert adapter is not None
     if adapter.config is None and adapter.config_error is None:
         adapter = replace(adapter, config_error=FormatError(f"there is no {CONFIG}"))
-    if not (adapter.weight_files or adapter.unread):
+    if not adapter.weight_files:
         adapter = replace(adapter, weights_error=FormatError(f"there is no {WEIGHTS}"))
     return adapter
 

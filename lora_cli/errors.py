@@ -67,14 +67,11 @@ class TooLarge(FormatError):
 
 
 class UnsafePickle(FormatError):
-    """A pickle that does something else than to describe data.
+    """A pickle that does something else than to describe data: ``global_name`` is what it looks up ("os.system")."""
 
-    ``opcode`` at byte ``position`` is what does it; ``global_name`` is what it reaches for ("os.system"), or empty.
-    """
-
-    def __init__(self, message: str, *, opcode: str, position: int, global_name: str = "") -> None:
-        super().__init__(f"byte {position}: {opcode} {message}")
-        self.opcode, self.position, self.global_name = opcode, position, global_name
+    def __init__(self, message: str, global_name: str) -> None:
+        super().__init__(message)
+        self.global_name = global_name
 
 
 class Refused(LoraCliError):

@@ -89,14 +89,3 @@ class LoadReport:
         """The report of a load, with that of the fetching and judging before it."""
         stage_ms = {**judged.stage_ms, **self.stage_ms}
         return replace(self, applied=judged.applied, stage_ms=stage_ms, signers=judged.signers)
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """The same prompt answered by the base model and by the base with one adapter composed onto it."""
-
-    adapter: str
-    prompt: str
-    base: str
-    adapted: str
-    max_abs_logit_delta: float

@@ -3,19 +3,12 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.documents import option_values
-from lora_cli.documents.option_values import (
-    DURATION,
-    HUB,
-    SIZE,
-    SWITCH,
-    Kind,
-    Whole,
-    advised,
-)
+from lora_cli.documents.option_values import DURATION, HUB, SIZE, SWITCH, Kind, advised, parse_whole
 from lora_cli.errors import UsageError
 from lora_cli.refs.adapter_files import MOST_HEADER
 
@@ -28,7 +21,6 @@ RESOLVE, RESOLVE_TIMEOUT = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT"
 """Variables without an option: the settings file, the bearer token of a server, and of the plugins in engines."""
 
 HUB_ENDPOINT = "https://huggingface.co"
-CONFIG_CAP = 1_000_000
 
 LARGEST_RESERVE = 1 << 30
 RESERVED_PART = 20
@@ -50,11 +42,10 @@ class Settings:
     ``max_bytes`` limits one adapter (None: no limit), ``max_files`` its files, ``max_header_bytes`` the header of its
     weights. ``keep_free`` bytes of the cache's disk stay free (None: a part of it), and the cache has at most
     ``cache_budget`` (None: what the disk has). One adapter takes at most ``adapter_timeout_s``.
-    ``allow_private_redirects`` follows a server that sends us into a
-    private network. ``config`` is the file that was read, if any; ``config_error`` says why the one in the usual place,
-    which is the default, could not be. ``sources`` are the file's rules for how sources are reached (names of secrets,
-    never values; no option has them). ``policies`` are a manifest's and a policy file's: all of them hold. Tokens
-    are never settings: each source asks its own chain when it needs one.
+    ``allow_private_redirects`` follows a server that sends us into a private network. ``config`` is the file that was
+    read, if any. ``sources`` are the file's rules for how sources are reached (names of secrets, never values; no
+    option has them). ``policies`` are a manifest's and a policy file's: all of them hold. Tokens are never settings:
+    each source asks its own chain when it needs one.
     """
 
     cache_dir: Path
@@ -75,7 +66,6 @@ class Settings:
     cache_budget: int | None = None
     adapter_timeout_s: float = 1800.0
     config: Path | None = None
-    config_error: str = ""
     sources: "tuple[SourceRule, ...]" = ()
     policies: "tuple[Policy, ...]" = ()
 
@@ -93,7 +83,7 @@ class Setting:
     """
 
     field: str
-    kind: Kind | Whole
+    kind: Kind
     help: str
     default: Any = None
 
@@ -104,15 +94,20 @@ class Setting:
         return {**self.kind.schema, "description": self.help, **default}
 
 
+def _whole(lowest: int, highest: int) -> Kind:
+    schema = {"type": "integer", "minimum": lowest, "maximum": highest}
+    return Kind(partial(parse_whole, lowest, highest), schema)
+
+
 SETTINGS: Mapping[str, Setting] = {
     "cache_dir": Setting(
         "cache_dir",
         option_values.DIRECTORY,
         "Cache directory (default: $XDG_CACHE_HOME/lora-cli or ~/.cache/lora-cli).",
     ),
-    "jobs": Setting("jobs", Whole(1, 256), "Maximum number of concurrent downloads or adapters.", 32),
+    "jobs": Setting("jobs", _whole(1, 256), "Maximum number of concurrent downloads or adapters.", 32),
     "timeout": Setting("timeout_s", DURATION, "Network idle timeout.", "30s"),
-    "retries": Setting("retries", Whole(0, 100), "Maximum number of retries of a download without progress.", 5),
+    "retries": Setting("retries", _whole(0, 100), "Maximum number of retries of a download without progress.", 5),
     "lease": Setting("lease_s", DURATION, "How long to wait for another process that downloads the same files.", "10m"),
     "offline": Setting("offline", SWITCH, "Make no network requests; use only the cache.", False),
     "quiet": Setting("quiet", SWITCH, "Print only errors on stderr.", False),
@@ -126,7 +121,7 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "hub_endpoint": Setting("hub_endpoint", HUB, "The address of the Hub; HF_ENDPOINT sets it too.", HUB_ENDPOINT),
     "max_bytes": Setting("max_bytes", SIZE, "Maximum size of one adapter."),
-    "max_files": Setting("max_files", Whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
+    "max_files": Setting("max_files", _whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
     "max_header_bytes": Setting("max_header_bytes", SIZE, "Maximum size of a safetensors header.", "32MiB"),
     "keep_free": Setting(
         "keep_free", SIZE, "Minimum free space on the disk of the cache (default: 5 % of it, at most 1GiB)."
@@ -147,20 +142,21 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     """The settings that four layers make: defaults < file < environment < flag.
 
     ``flags`` holds option names with underscores (``cache_dir``, ``offline``, …), None for "not given"; names that are
-    not global options are ignored. The file is ``LORA_CLI_CONFIG``, which then must be readable, else
-    ``$XDG_CONFIG_HOME/lora-cli/config.toml`` if it is. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` (or
-    ``TRANSFORMERS_OFFLINE``) count as environment, below our own names. An empty variable is as good as none.
+    not global options are ignored. The file is ``LORA_CLI_CONFIG``, which then must be there, else
+    ``$XDG_CONFIG_HOME/lora-cli/config.toml``. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` (or ``TRANSFORMERS_OFFLINE``)
+    count as environment, below our own names. An empty variable is as good as none.
 
     Raises:
         UsageError: a value or key that is wrong, with the layer, file and line that it is in.
+        MachineError: the file cannot be read.
     """
     named = environ.get(CONFIG)
     file = _expand(Path(named), environ) if named else _xdg(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
     fields: dict[str, Any] = {"cache_dir": _xdg(environ, "XDG_CACHE_HOME", ".cache")}
-    text, unreadable = _config_text(file)
-    if text is None and named:
-        raise UsageError(unreadable or f"there is no settings file {file}", hint=f"check {CONFIG}")
-    from_file = {} if text is None else _file_layer(file, text, environ)
+    is_there = os.path.lexists(file)
+    if named and not is_there:
+        raise UsageError(f"there is no settings file {file}", hint=f"check {CONFIG}")
+    from_file = _file_layer(file, environ) if is_there else {}
     variables: dict[str, Any] = {}
     if environ.get("HF_ENDPOINT"):
         variables |= _layer({"hub_endpoint": environ["HF_ENDPOINT"]}, lambda _: "HF_ENDPOINT")
@@ -177,7 +173,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
             fields.update(quiet=False, verbose=False)
         fields.update(layer)
     fields["cache_dir"] = _expand(fields["cache_dir"], environ)
-    return Settings(**fields, config=None if text is None else file, config_error=unreadable)
+    return Settings(**fields, config=file if is_there else None)
 
 
 def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, Any]:
@@ -192,38 +188,15 @@ def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, 
     return layer
 
 
-def _file_layer(file: Path, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
+def _file_layer(file: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     """The file's layer. Paths in it are relative to it."""
     from lora_cli.documents.source_rules import read_settings
 
-    kinds = {key: (setting.kind, setting.help) for key, setting in SETTINGS.items()}
-    read = read_settings(text, str(file), kinds)
+    read = read_settings(file, {key: (setting.kind, setting.help) for key, setting in SETTINGS.items()})
     layer = {SETTINGS[key].field if key in SETTINGS else key: value for key, value in read.items()}
     if "cache_dir" in layer:
         layer["cache_dir"] = file.parent / _expand(layer["cache_dir"], environ, absolute=False)
     return layer
-
-
-def _config_text(file: Path) -> tuple[str | None, str]:
-    """What is in the file, None when nothing can be had, and why it cannot be read when it is there."""
-    try:
-        if not file.is_file():
-            return None, ""
-        with file.open("rb") as stream:
-            data = stream.read(CONFIG_CAP + 1)
-    except OSError as error:
-        return None, f"{file}: the settings file cannot be read: {error.strerror}"
-    if len(data) > CONFIG_CAP:
-        raise UsageError(
-            f"{file}: the settings file is over {CONFIG_CAP} bytes long",
-            hint="see lora-cli --help for the settings",
-        )
-    try:
-        return data.decode("utf-8-sig"), ""
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{file}: this is not UTF-8: {error.reason} at byte {error.start}", hint="save it as UTF-8"
-        ) from error
 
 
 def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:

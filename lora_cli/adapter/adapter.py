@@ -183,7 +183,7 @@ class Adapter:
     ``config_error`` says why (None for "no such file"). The same for ``tensors`` (by full name) and ``weights_error``.
     ``weight_files`` are the files that ``tensors`` come from, in order, even when they hold none or cannot be read.
     ``keys`` has one parsed name per tensor. ``foreign`` is what it was recognised as where it is no LoRA adapter in
-    PEFT's format. ``unread`` says why weights that are there could not be looked at from here, without their fault.
+    PEFT's format.
     """
 
     name: str
@@ -195,9 +195,7 @@ class Adapter:
     weights_error: FormatError | None
     keys: Mapping[str, Key]
     pairs: Mapping[str, LoraPair]
-    metadata: Mapping[str, str]
     foreign: Found | None = None
-    unread: str = ""
 
     @property
     def has_weights(self) -> bool:

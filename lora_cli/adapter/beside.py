@@ -3,30 +3,24 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from typing import Any
 
 from lora_cli.adapter.adapter import check_stand_in
-from lora_cli.adapter.reading import call_in_threads, weights_file
-from lora_cli.documents.model_card import CARD_FILE, Card
-from lora_cli.errors import FormatError, TooLarge
+from lora_cli.adapter.reading import weights_file
+from lora_cli.errors import FormatError, TooLarge, UsageError
 from lora_cli.parse import integer, json_object, json_value, map_of
-from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.sources.files import Files, read_beginning
 from lora_cli.text import shown
 
 CAP = 8 << 20
 """Bytes of all such files: the added tokens of large vocabularies have some megabytes."""
 
-UNSIZED = CAP >> 6
-"""Bytes of a file whose size its origin does not say."""
+CARD_FILE, CARD_CAP = "README.md", 32 << 10
+"""A model card, and its bytes that are read: enough for the front matter."""
 
-MOST_FILES = 64
-"""Such files that are read: a tokenizer has five, and one or two templates."""
-
-CARD_CAP = 32 << 10
-"""Bytes of a model card: enough for the front matter."""
+LONGEST, MOST = 200, 100
+"""Characters of one word of a card, and words of one list: longer ones are cut."""
 
 ADDED_TOKENS = "added_tokens.json"
 READ = frozenset({
@@ -38,13 +32,13 @@ READ = frozenset({
 CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
 MORE_TEMPLATES = re.compile(r"additional_chat_templates/.*\.jinja", re.DOTALL)
 
-_PACKED = r"\.(gz|z|bz2|xz|lzma|lz4|zst|tar)"
-_CONTAINER = r"\.(npy|npz|nemo|joblib|jbl|distcp|metadata)"
-_PICKLE = r"\.(bin|pt|pth|ckpt|th|torch|pkl|pickle|p|pk|pckl|pcl|cpkl|dill|sav)"
-PICKLED = re.compile(rf"({_PICKLE}|{_CONTAINER})({_PACKED}){{0,4}}$", re.IGNORECASE | re.ASCII)
-"""Endings of files for ``torch.load``, ``pickle.load`` and the like, and of what may contain pickles."""
-OPAQUE = re.compile(rf"({_CONTAINER}|{_PACKED})$", re.IGNORECASE | re.ASCII)
-"""Endings of those in which pickles are not looked for."""
+PICKLED = re.compile(
+    r"\.(?:bin|pt|pth|ckpt|th|torch|pkl|pickle|p|pk|pckl|pcl|cpkl|dill|sav|(npy|npz|nemo|joblib|jbl|distcp|metadata))"
+    r"((?:\.(?:gz|z|bz2|xz|lzma|lz4|zst|tar)){0,4})$",
+    re.IGNORECASE | re.ASCII,
+)
+"""Endings of files for ``torch.load``, ``pickle.load`` and the like. The groups are those of what may contain pickles,
+in which they are not looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +61,31 @@ class Companions:
     pickles_left: str = ""
 
 
-def read_companions(files: Files, *, threads: int = 1) -> Companions:
-    """The files next to an adapter's weights, of which ``threads`` are read at once.
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the front matter of README.md says of licence and base. What it does not say is empty."""
 
-    Errors in a file are not raised: they are in ``unread``.
+    license: str = ""
+    license_name: str = ""
+    license_link: str = ""
+    base_model: tuple[str, ...] = ()
+    error: str = ""
+    """Why the front matter was not read; empty if it was."""
+
+
+def read_companions(files: Files) -> Companions:
+    """The files next to an adapter's weights. Errors in a file are not raised: they are in ``unread``.
 
     Raises:
         LoraCliError: what the source raises.
     """
     templates, code, unread, beyond, left = dict[str, str](), dict[str, str](), dict[str, str](), list[str](), CAP
     added_tokens: Mapping[str, int] | None = None
-    wanted: list[tuple[RemoteFile, int]] = []
-    for file in files:
-        if file.path in READ or MORE_TEMPLATES.fullmatch(file.path):
-            most = UNSIZED if file.size is None else file.size
-            if len(wanted) < MOST_FILES and most <= left:
-                wanted.append((file, most))
-                left -= most
-            else:
-                beyond.append(file.path)
-                unread[file.path] = f"is over the limit of {CAP} bytes in {MOST_FILES} files"
-
-    def read(file: RemoteFile, most: int) -> bytes | FormatError:
+    for file in (file for file in files if file.path in READ or MORE_TEMPLATES.fullmatch(file.path)):
         try:
-            return read_beginning(files, file, most + 1)
-        except FormatError as error:
-            return error
-
-    found = call_in_threads(threads, *(partial(read, *one) for one in wanted))
-    for (file, most), data in zip(wanted, found, strict=True):
-        try:
-            if isinstance(data, FormatError):
-                raise data
-            if len(data) > most:
-                raise TooLarge(f"has over {most} bytes")
+            if (file.size or 0) > left or len(data := read_beginning(files, file, left + 1)) > left:
+                raise TooLarge(f"is over the limit of {CAP} bytes for all such files")
+            left -= len(data)
             if file.path.endswith(".jinja"):
                 templates[file.path] = data.decode()
                 continue
@@ -136,16 +121,14 @@ def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
 def _pickles(files: Files) -> tuple[dict[str, str], str]:
     """What is wrong with the files with a pickle's name, by path; and which could not be looked into, in words."""
     weights, steps, wrong, left = weights_file(files), count(), dict[str, str](), list[str]()
-    named = [file for file in files if PICKLED.search(file.path) and file != weights and not file.defect]
-    for number, file in enumerate(named):
+    for file in files:
+        found = None if file.defect or file == weights else PICKLED.search(file.path)
+        if found is None:
+            continue
         from lora_cli.adapter.torchfile import check_pickle
 
         try:
-            if OPAQUE.search(file.path) or file.size is None:
-                left.append(file.path)
-            elif number >= MOST_FILES:
-                wrong[file.path] = f"is not checked: the folder has over {MOST_FILES} files with a pickle's name"
-            elif not check_pickle(files, file, steps):
+            if any(found.groups()) or file.size is None or not check_pickle(files, file, steps):
                 left.append(file.path)
         except FormatError as error:
             wrong[file.path] = error.reason
@@ -154,20 +137,36 @@ def _pickles(files: Files) -> tuple[dict[str, str], str]:
 
 
 def read_card(files: Files) -> Card | None:
-    """The model card, None if there is none.
-
-    Errors in it are not raised: they are in ``error``.
+    """The model card, None if there is none. Errors in it are not raised: they are in ``error``.
 
     Raises:
         LoraCliError: what the source raises.
     """
-    from lora_cli.documents.model_card import parse_card
-
     if (file := files.file(CARD_FILE)) is None:
         return None
+    from lora_cli.documents.document import parse_yaml
+
     try:
         data = read_beginning(files, file, CARD_CAP)
         check_stand_in(data, file)
-    except FormatError as error:
-        return Card(error=f"{file.path} {error.reason}")
-    return parse_card(data, whole=len(data) < CARD_CAP or len(data) == file.size, file=file.path)
+        text = data.decode("utf-8-sig", errors="replace")
+        begin = re.match(r"\s*^---[ \t\r]*\n", text, re.MULTILINE)
+        if begin is None:
+            return Card()
+        if (end := re.compile(r"^---\s*?$", re.MULTILINE).search(text, begin.end())) is None:
+            return Card(error=f"{file.path}: the front matter does not end in the {len(data)} bytes read")
+        front = parse_yaml(text[: end.start()], file.path).value
+    except (FormatError, UsageError) as error:
+        return Card(error=f"{file.path} {error.reason}" if isinstance(error, FormatError) else error.message)
+    if not isinstance(front, dict):
+        return Card(error=f"{file.path}: the front matter is not a mapping")
+    words = {key: _words(front.get(key)) for key in ("license", "license_name", "license_link", "base_model")}
+    models = tuple(words.pop("base_model"))
+    return Card(**{key: found[0] for key, found in words.items() if found}, base_model=models)
+
+
+def _words(value: object) -> list[str]:
+    """The words of a list, or the one that is in its place; deeper nesting is ignored."""
+    listed = value[:MOST] if isinstance(value, list) else [value]
+    texts = (one.strip()[:LONGEST] for one in listed if isinstance(one, str))
+    return [text for text in texts if text not in {"", "~", "null"}]

@@ -6,7 +6,6 @@ from typing import Any
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.config import PEFT_FIELDS, raw_value
-from lora_cli.json_schema import Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,29 +18,12 @@ class OtherAdapter:
 
 
 @dataclass(frozen=True, slots=True)
-class FieldChange:
-    """A field of the configs that differs: ``a`` and ``b`` are its values, null if a config has no such field."""
-
-    field: str
-    a: Any
-    b: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor as its header has it; its dtype is named as safetensors names it."""
-
-    dtype: str
-    shape: tuple[Count, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorChange:
-    """A tensor whose dtype or shape differs; a or b is null if that adapter has no tensor of this name."""
+class Change:
+    """A field of the configs, or a tensor by its dtype and shape, that differs; null in one that has none."""
 
     name: str
-    a: Stored | None
-    b: Stored | None
+    a: Any
+    b: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +31,8 @@ class Comparison:
     """What differs between the adapter that has this, which is A, and another one, which is B."""
 
     with_: OtherAdapter
-    fields: tuple[FieldChange, ...]
-    tensors: tuple[TensorChange, ...] | None
+    fields: tuple[Change, ...]
+    tensors: tuple[Change, ...] | None
     """Null if the header of one adapter could not be read."""
 
 
@@ -59,16 +41,16 @@ def compare(a: Adapter, b: Adapter, other: OtherAdapter) -> Comparison:
 
     PEFT's fields come first, where one that is left out has the default; then those that PEFT does not know.
     """
-    both, tensors = list[tuple[str, Any, Any]](), None
+    fields, tensors = list[Change](), None
     if a.config is not None and b.config is not None:
-        both = [(name, raw_value(a.config, name), raw_value(b.config, name)) for name in PEFT_FIELDS]
+        fields = [Change(name, raw_value(a.config, name), raw_value(b.config, name)) for name in PEFT_FIELDS]
         one, two = a.config.unknown, b.config.unknown
-        both += [(name, one.get(name), two.get(name)) for name in {**one, **two}]
+        fields += [Change(name, one.get(name), two.get(name)) for name in {**one, **two}]
     if all(one.weight_files and one.weights_error is None for one in (a, b)):
-        ours, theirs = ({name: Stored(one.dtype, one.shape) for name, one in it.tensors.items()} for it in (a, b))
-        changes = (TensorChange(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs})
+        ours, theirs = ({name: f"{it.dtype} {[*it.shape]}" for name, it in one.tensors.items()} for one in (a, b))
+        changes = (Change(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs})
         tensors = tuple(one for one in changes if one.a != one.b)
-    return Comparison(other, tuple(FieldChange(*one) for one in both if _plain(one[1]) != _plain(one[2])), tensors)
+    return Comparison(other, tuple(one for one in fields if _plain(one.a) != _plain(one.b)), tensors)
 
 
 def _plain(value: Any) -> Any:

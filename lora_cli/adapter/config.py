@@ -26,21 +26,19 @@ WANTED = {
 """What pydantic wants, by the type of its error."""
 
 
-def _mistake(error: ValidationError) -> FormatError:
-    """What is wrong with the innermost value of the wrong type; of a union that has none, its first member is meant."""
-    found = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
-    value = found["input"]
-    if isinstance(value, int) and abs(value) > LARGEST:
-        return FormatError(f"must fit in a float, not {shown(value)}")
-    return FormatError(f"must be {WANTED.get(found['type'], 'valid')}, not {kind_of(value)}: {shown(value)}")
-
-
 def _at_once(value: Any, check: Check) -> Any:
-    """Ends the validation of an object at its first wrong member, where pydantic would make an error for each."""
+    """Ends the validation of an object at its first wrong member, where pydantic would make an error for each.
+
+    The error is that of the innermost value of the wrong type; of a union that has none, its first member is meant.
+    """
     try:
         return check(value)
     except ValidationError as error:
-        raise _mistake(error) from None
+        found = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
+    wrong = found["input"]
+    fits = not isinstance(wrong, int) or abs(wrong) <= LARGEST
+    wanted = f"be {WANTED.get(found['type'], 'valid')}, not {kind_of(wrong)}:" if fits else "fit in a float, not"
+    raise FormatError(f"must {wanted} {shown(wrong)}")
 
 
 LIST, FIRST = Field(fail_fast=True, strict=False), WrapValidator(_at_once)

@@ -24,7 +24,7 @@ from lora_cli.adapter.adapter import (
 )
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.adapter.names import parse_key
-from lora_cli.adapter.safetensors import MOST_TENSORS, Header, TensorInfo, header_length, parse_header
+from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.refs.adapter_files import CONFIG, MOST_HEADER, PICKLED, WEIGHTS
 from lora_cli.refs.snapshot import RemoteFile
@@ -33,15 +33,16 @@ from lora_cli.sources.files import Files, read_beginning, read_range
 FIRST_READ = 1 << 17
 """Bytes of the first range of a weights file: the whole header of nearly every adapter, in one request."""
 
-_cached_config = lru_cache(maxsize=16)(parse_config)
-SHARD = re.compile(r"adapter_model-\d{5}-of-(\d{5})\.(safetensors|bin)", re.ASCII)
-
 START = 1 << 8
 """Bytes that are read to recognise a file."""
 
 MOST_HEADERS, LONGEST_HEADER = 4, 2 << 20
 """Headers of other safetensors files that are read to recognise their format, and their bytes: a LoRA for images with
 its training log has some hundred thousand."""
+
+SHARD = r"adapter_model-\d{5}-of-\d{5}\.(safetensors|bin)"
+
+_cached_config = lru_cache(maxsize=16)(parse_config)
 
 
 def call_in_threads(threads: int, *parts: Callable[[], Any]) -> list[Any]:
@@ -64,40 +65,28 @@ def read_adapter(
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
     """
-    file, unread = weights_file(files), ""
-    if file is not None and file.path != WEIGHTS and file.size is None and not file.defect:
-        unread = f"{file.path}: its source does not report its size, so it cannot be read by ranges"
-    read = None if unread else file
+    file = weights_file(files)
 
-    def header() -> Header:
-        return _header(files, read, most_header) if read is not None and weights else Header({}, {})
+    def or_error(read: Callable[[], Any]) -> tuple[Any, FormatError | None]:
+        try:
+            return read(), None
+        except FormatError as error:
+            return None, error
 
-    parts = (partial(_or_error, partial(_config, files)), partial(_or_error, header))
-    (config, config_error), (found, weights_error) = call_in_threads(threads, *parts)
-    tensors, metadata = found or Header({}, {})
-    adapter = Adapter(
-        name=name,
-        files=files.revision.files,
-        weight_files=(read.path,) if read is not None else (),
-        config=config,
-        config_error=config_error,
-        tensors=tensors,
-        weights_error=weights_error,
-        keys=(keys := {name: parse_key(name) for name in tensors}),
-        pairs=pair_up(tensors, keys),
-        metadata=metadata,
-        unread=unread,
+    parts = (partial(_config, files), lambda: _tensors(files, file, most_header) if file and weights else {})
+    (config, config_error), (tensors, weights_error) = call_in_threads(
+        threads, *(partial(or_error, part) for part in parts)
     )
+    paths = () if file is None else (file.path,)
+    adapter = Adapter(name, files.revision.files, paths, config, config_error, {}, weights_error, {}, {})
+    adapter = _holding(adapter, tensors or {})
     guesses = _guesses(files, adapter, file) if weights or file is None else ()
     return replace(adapter, foreign=next((Found(one, at) for one, at in guesses if one is not None), None))
 
 
-def _or_error(read: Callable[[], Any]) -> tuple[Any, FormatError | None]:
-    """What ``read`` gives, or the error inside the adapter."""
-    try:
-        return read(), None
-    except FormatError as error:
-        return None, error
+def _holding(adapter: Adapter, tensors: dict[str, TensorInfo]) -> Adapter:
+    keys = {name: parse_key(name) for name in tensors}
+    return replace(adapter, tensors=tensors, keys=keys, pairs=pair_up(tensors, keys))
 
 
 def _config(files: Files) -> LoraConfig | None:
@@ -113,13 +102,13 @@ def weights_file(files: Files) -> RemoteFile | None:
     return next((file for file in map(files.file, (WEIGHTS, *PICKLED)) if file is not None), None)
 
 
-def _header(files: Files, file: RemoteFile, most_header: int) -> Header:
+def _tensors(files: Files, file: RemoteFile, most_header: int) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file, or of a torch file, which is not unpickled. Raises as ``read_header``."""
     if file.path.endswith(".safetensors"):
         return read_header(files, file, most_header)
     from lora_cli.adapter.torchfile import read_tensors
 
-    return Header(read_tensors(files, file), {})
+    return read_tensors(files, file)
 
 
 def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
@@ -131,25 +120,19 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
         FormatError: a shard is missing or malformed, or two hold one tensor.
         LoraCliError: what the source raises.
     """
-    shards = {file.path: file for file in files if SHARD.fullmatch(file.path)}
-    kind = max((path.rpartition(".")[2] for path in shards), default="")
-    paths = tuple(sorted(path for path in shards if path.endswith(kind)))
-    if adapter.weight_files or not paths:
+    found = sorted((file for file in files if re.fullmatch(SHARD, file.path, re.ASCII)), key=lambda file: file.path)
+    shards = [file for file in found if file.path.endswith(".safetensors")] or found
+    if adapter.weight_files or not shards:
         return adapter
-    total = int(paths[0].rpartition("-")[2].partition(".")[0])
-    if paths != tuple(f"adapter_model-{number:05}-of-{total:05}.{kind}" for number in range(1, total + 1)):
-        raise FormatError(f"{len(paths)} of {total} shards found", where=paths[0], hint="fetch or copy all of them")
     tensors: dict[str, TensorInfo] = {}
-    for path in paths:
-        own = _header(files, shards[path], most_header).tensors
-        if twice := tensors.keys() & own.keys():
-            raise FormatError(f"{min(twice)} is also in {tensors[min(twice)].file}", where=path)
+    for number, file in enumerate(shards, 1):
+        if f"-{number:05}-of-{len(shards):05}." not in file.path:
+            raise FormatError("not all shards are there", where=file.path, hint="fetch or copy all of them")
+        own = _tensors(files, file, most_header)
+        if tensors.keys() & own.keys() or len(tensors) + len(own) > MOST_TENSORS:
+            raise FormatError(f"has tensors of another shard, or all have over {MOST_TENSORS}", where=file.path)
         tensors |= own
-        if len(tensors) > MOST_TENSORS:
-            raise FormatError(f"the shards have over {MOST_TENSORS} tensors, more than any adapter", where=path)
-    keys = {name: parse_key(name) for name in tensors}
-    pairs = pair_up(tensors, keys)
-    return replace(adapter, weight_files=paths, tensors=tensors, keys=keys, pairs=pairs, foreign=None, unread="")
+    return _holding(replace(adapter, weight_files=tuple(file.path for file in shards), foreign=None), tensors)
 
 
 def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iterator[tuple[Format | None, str]]:
@@ -165,7 +148,7 @@ def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iter
         readable = [file for file in files if not file.defect]
         for file in [file for file in readable if file.path.endswith(".safetensors")][:MOST_HEADERS]:
             with suppress(FormatError):
-                names = read_header(files, file, LONGEST_HEADER).tensors
+                names = read_header(files, file, LONGEST_HEADER)
                 if not any(".lora_A." in name and name.startswith("base_model.") for name in names):
                     yield by_keys(names), file.path
         for file in readable:
@@ -181,8 +164,8 @@ def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iter
         yield by_its_config, CONFIG
 
 
-def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> Header:
-    """The header of a safetensors file, by one range, or two for a large one; at most ``most`` bytes.
+def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict[str, TensorInfo]:
+    """The tensors in the header of a safetensors file, by one range, or two for a large one; at most ``most`` bytes.
 
     Raises:
         FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed or too large.

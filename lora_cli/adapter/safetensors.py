@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from lora_cli.errors import FormatError
 from lora_cli.refs.adapter_files import MOST_HEADER
@@ -53,13 +53,6 @@ class TensorInfo:
         return self.stop - self.start
 
 
-class Header(NamedTuple):
-    """Tensors by name in the order of their bytes, and the file's string-to-string metadata."""
-
-    tensors: dict[str, TensorInfo]
-    metadata: dict[str, str]
-
-
 def header_length(first8: bytes, size: int | None, file: str, most: int = MOST_HEADER) -> int:
     """Bytes of JSON, at most ``most``, after the first 8 of a file of ``size`` bytes (None: unknown).
 
@@ -76,8 +69,8 @@ def header_length(first8: bytes, size: int | None, file: str, most: int = MOST_H
 
 
 @lru_cache(maxsize=1)  # adapters that were trained alike have the same header
-def parse_header(header: bytes, size: int | None, file: str) -> Header:
-    """Reads a header (its JSON, without the 8 bytes of the length) of a file of ``size`` bytes (None: unknown).
+def parse_header(header: bytes, size: int | None, file: str) -> dict[str, TensorInfo]:
+    """The tensors in a header, its JSON without the length, of a file of ``size`` bytes, in the order of their bytes.
 
     Raises:
         FormatError: anything that the format does not allow, with the tensor's name where it is one tensor's.
@@ -111,7 +104,7 @@ def parse_header(header: bytes, size: int | None, file: str) -> Header:
         end = one.stop
     if size is not None and end != size:
         raise FormatError("truncated: " * (end > size) + f"tensors end at byte {end}, the file at {size}", where=file)
-    return Header({one.name: one for one in found}, metadata)
+    return {one.name: one for one in found}
 
 
 def _tensor(name: str, entry: dict[str, Any], offset: int, file: str) -> TensorInfo:

@@ -8,11 +8,10 @@ import io
 import math
 import pickletools
 import re
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any
 from zipfile import ZipFile, ZipInfo
@@ -23,16 +22,13 @@ from lora_cli.errors import FormatError, LoraCliError, UnsafePickle
 from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.sources.files import Files, read_range
 
-HEAD, TAIL = 1 << 12, 1 << 16
-"""Bytes at the start and at the end of a torch file that are read first."""
+BLOCK = 1 << 16
+"""Bytes of a file that are read at once, where no more is asked for."""
 
 MOST_AT_ONCE = 32 << 20
 """Bytes of a pickle, or of a zip's directory: 150,000 tensors have 24 MiB."""
 
 ZIP = b"PK\x03\x04"
-PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x78", b"\x93NUMPY", b"ZF0x")
-"""First bytes of gzip, bzip2, xz, zstd, lz4, zlib, an array of numpy and a file of joblib before 0.10."""
-
 BEGINNINGS = {op.code.encode("latin-1") for op in pickletools.opcodes if not op.stack_before and "PUT" not in op.name}
 """The opcodes that a pickle can begin with: all that take nothing from the stack."""
 
@@ -53,16 +49,8 @@ HARMLESS = re.compile(
     r"(__builtin__|builtins) (set|frozenset|bytes|bytearray|complex|dict|list|int)|pathlib(\._local)? \w+Path|"
     r"collections (OrderedDict|defaultdict|Counter)|"
     r"numpy (dtype|ndarray)|numpy\._?core\.(multiarray (_reconstruct|scalar)|numeric _frombuffer)|"
-    r"transformers\.training_args(_seq2seq)? ((Seq2Seq)?TrainingArguments|OptimizerNames|ParallelMode)|"
-    r"transformers\.trainer_utils ((Interval|Save|Hub|Evaluation)Strategy|SchedulerType|FSDPOption)|"
-    r"transformers\.(trainer_pt_utils AcceleratorConfig|debug_utils DebugOption)|"
-    r"transformers\.generation\.configuration_utils GenerationConfig|"
-    r"transformers\.(integrations\.)?deepspeed Hf(Trainer)?DeepSpeedConfig|"
-    r"accelerate\.state (PartialState|AcceleratorState)|"
-    r"accelerate\.utils\.dataclasses [A-Z]\w*(Type|Backend|Precision|Plugin|Config|Configuration)|"
-    r"trl\.(trainer|experimental)(\.[a-z0-9_]+)* [A-Z]\w*Config|"
-    r"(__main__|(axolotl|llamafactory|swift)\.[a-z0-9_.]+) [A-Z]\w*Arguments|"
-    r"(unsloth_compiled_cache\.)?Unsloth[A-Za-z]+Trainer Unsloth[A-Za-z0-9]+Config",
+    r"(__main__|(unsloth_compiled_cache\.)?Unsloth\w+|(transformers|accelerate|trl|axolotl|llamafactory|swift)[\w.]+) "
+    r"[A-Z]\w*(Arguments|Config|Configuration|Plugin|State|Type|Backend|Precision|Mode|Names|Strategy|Option)",
     re.ASCII,
 )
 """A module and a name: what torch writes for tensors, and trainers for their arguments and the states of optimizers,
@@ -84,14 +72,23 @@ AS_SAFETENSORS = "load it with torch.load(weights_only=True), and save it as saf
 
 
 class RangeStream(io.RawIOBase):
-    """A file of a source as a stream. ``head`` and ``tail`` are read first: a zip has its directory at its end."""
+    """A file of a source as a stream, which is read in blocks: a zip has its pickle first, and its directory last."""
 
     def __init__(self, files: Files, file: RemoteFile) -> None:
         if file.defect or file.size is None:
             raise FormatError(file.defect or "its source does not report its size, so it cannot be read by ranges")
-        self.size, self._at, self.fetch = file.size, 0, partial(read_range, files, file)
-        self.head = self.fetch(0, min(HEAD, self.size))
-        self.tail = self.fetch(max(0, self.size - TAIL), self.size) if self.head.startswith(b"PK") else b""
+        self.size, self._at, self._range = size, _, fetch = file.size, 0, partial(read_range, files, file)
+        self._block = lru_cache(maxsize=4)(lambda start: fetch(start, min(start + BLOCK, size)))
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop``. Raises ``FormatError`` for more than ``MOST_AT_ONCE``."""
+        if stop - start > MOST_AT_ONCE:
+            raise FormatError(f"has {stop - start} bytes to read at once, more than any weights need")
+        if stop - start > BLOCK:
+            return self._range(start, min(stop, self.size))
+        first = start - start % BLOCK
+        data = self._block(first) + (self._block(first + BLOCK) if stop > first + BLOCK else b"")
+        return data[start - first : stop - first]
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As a file does. Raises ``OSError`` for a place before the first byte."""
@@ -102,15 +99,10 @@ class RangeStream(io.RawIOBase):
         return at
 
     def read(self, size: int | None = -1) -> bytes:
-        """As a file does. Raises ``FormatError`` for more than ``MOST_AT_ONCE`` bytes."""
-        start = self._at
-        stop = self.size if size is None or size < 0 else min(start + size, self.size)
-        if stop - start > MOST_AT_ONCE:
-            raise FormatError(f"has {stop - start} bytes to read at once, more than any weights need")
-        self._at, first = max(start, stop), self.size - len(self.tail)
-        if stop <= len(self.head):
-            return self.head[start:stop]
-        return self.tail[start - first : stop - first] if start >= first else self.fetch(start, stop)
+        """As a file does; raises as ``part``."""
+        start, end = self._at, max(self._at, self.size)
+        self._at = end if size is None or size < 0 else min(start + size, end)
+        return self.part(start, self._at)
 
 
 @contextmanager
@@ -121,7 +113,8 @@ def _one_error(path: str) -> Iterator[None]:
     except LoraCliError as error:
         raise (error.within(path) if isinstance(error, FormatError) else error) from error.__cause__
     except Exception as error:
-        raise FormatError(f"truncated, or not a file of torch.save ({type(error).__name__})", where=path) from error
+        why = f"is truncated, or cannot be followed as torch writes it since 1.6 ({type(error).__name__})"
+        raise FormatError(why, where=path, hint=AS_SAFETENSORS) from error
 
 
 def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
@@ -134,12 +127,10 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
     """
     with _one_error(file.path):
         stream = RangeStream(files, file)
-        check_stand_in(stream.head, file)
+        check_stand_in(stream.part(0, BLOCK), file)
         entries, data = _pickle(stream, count())
         if not entries:
             raise FormatError("is not a zip as torch writes it since 1.6", hint=AS_SAFETENSORS)
-        if "byteorder" in entries and entries["byteorder"].file_size != len("little"):
-            raise FormatError("was written by a big-endian machine", hint=AS_SAFETENSORS)
         tensors: dict[str, TensorInfo] = {}
         for name, tensor in _read_pickle(data):
             if type(name) is not str or not isinstance(tensor, TensorInfo) or len(name) > LONGEST_NAME:
@@ -159,11 +150,9 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
     """
     with _one_error(file.path):
         stream = RangeStream(files, file)
-        packed = stream.head.startswith(PACKED) or stream.head[257:262] == b"ustar"
-        if not packed and (stream.head.startswith(ZIP) or stream.head[:1] in BEGINNINGS):
+        if looked := stream.part(0, 1) in BEGINNINGS or stream.part(0, 4) == ZIP:
             _pickle(stream, steps)
-            return True
-        return not stream.head
+        return looked or not stream.size
 
 
 def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInfo], bytes]:
@@ -171,59 +160,56 @@ def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInf
 
     Not by ``ZipFile.open``, for torch may write no checksums. Raises as ``check_pickle``.
     """
-    entries, size = {}, MOST_AT_ONCE
-    if stream.head.startswith(ZIP):
+    entries, start, stop = dict[str, ZipInfo](), 0, min(stream.size, MOST_AT_ONCE)
+    if stream.part(0, 4) == ZIP:
         entries = _entries(stream)
-        size = entries["data.pkl"].file_size
-        stream.seek(_start(stream, entries["data.pkl"], near=True))
-    pickles = io.BytesIO(data := stream.read(size))
-    while (begin := pickles.tell()) < len(data):
+        start = _start(stream, entries["data.pkl"], near=True)
+        stop = start + entries["data.pkl"].file_size
+    pickles = io.BytesIO(data := stream.part(start, stop))
+    while pickles.tell() < len(data):
         memo: dict[Any, str] = {}
         texts: list[str] = []  # the last two that were pushed, with nothing since
-        try:
-            for op, arg, at in pickletools.genops(pickles):
-                if next(steps) >= MOST_OPCODES:
-                    raise FormatError(f"there are over {MOST_OPCODES} opcodes, more than any weights need")
-                if op.name in LOOKUPS:
-                    # A name from the stack must have been pushed there, or put into the memo, as text right before.
-                    name = " ".join(text.replace(" ", "?") for text in texts) if op.name == "STACK_GLOBAL" else str(arg)
-                    if not HARMLESS.fullmatch(name):
-                        dotted = name.replace(" ", ".")
-                        why = f"{dotted[:200]!a}, which neither weights nor trainers need"
-                        raise UnsafePickle(why, opcode=op.name, position=at or 0, global_name=dotted)
-                if "UNICODE" in op.name:
-                    texts = [*texts[-1:], str(arg)]
-                elif op.name.endswith("GET"):
-                    texts = [*texts[-1:], memo.get(arg, "")]
-                elif op.name.endswith("PUT") or op.name == "MEMOIZE":
-                    memo[len(memo) if arg is None else arg] = texts[-1] if texts else ""
-                elif op.name not in {"FRAME", "PROTO"}:
-                    texts = []
-        except ValueError as error:
-            why = f"cannot be followed as a pickle from byte {begin}: {str(error)[:200]!a}"
-            raise FormatError(why, hint=AS_SAFETENSORS) from error
-    if not entries and stream.size > size:
-        raise FormatError(f"has over {size} bytes", hint=AS_SAFETENSORS)
+        for op, arg, at in pickletools.genops(pickles):
+            if next(steps) >= MOST_OPCODES:
+                raise FormatError(f"there are over {MOST_OPCODES} opcodes, more than any weights need")
+            if op.name in LOOKUPS:
+                # A name from the stack must have been pushed there, or put into the memo, as text right before.
+                name = " ".join(text.replace(" ", "?") for text in texts) if op.name == "STACK_GLOBAL" else str(arg)
+                if not HARMLESS.fullmatch(name):
+                    dotted = name.replace(" ", ".")
+                    why = f"byte {at}: {op.name} {dotted[:200]!a}, which neither weights nor trainers need"
+                    raise UnsafePickle(why, dotted)
+            if "UNICODE" in op.name:
+                texts = [*texts[-1:], str(arg)]
+            elif op.name.endswith("GET"):
+                texts = [*texts[-1:], memo.get(arg, "")]
+            elif op.name.endswith("PUT") or op.name == "MEMOIZE":
+                memo[len(memo) if arg is None else arg] = texts[-1] if texts else ""
+            elif op.name not in {"FRAME", "PROTO"}:
+                texts = []
+    if not entries and stream.size > stop:
+        raise FormatError(f"has over {stop} bytes", hint=AS_SAFETENSORS)
     return entries, data
 
 
 def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
     """The entries of a zip by their names without the folder. Raises ``FormatError`` if torch would not write them."""
     # Readers differ where these differ: torch goes to the directory that is stated, zipfile to the one before the end.
-    end, stated = stream.tail[-22:], int.from_bytes(stream.tail[-6:-2], "little")
-    if stream.tail[-42:-38] == b"PK\x06\x07":
-        end, stated = stream.tail[-98:], int.from_bytes(stream.tail[-50:-42], "little")
-        end = end if int.from_bytes(stream.tail[-34:-26], "little") == stream.size - 98 else b""
+    tail = stream.part(max(0, stream.size - 98), stream.size)
+    end, stated = tail[-22:], int.from_bytes(tail[-6:-2], "little")
+    if tail[-42:-38] == b"PK\x06\x07":
+        end, stated = tail[-98:], int.from_bytes(tail[-50:-42], "little")
+        end = end if int.from_bytes(tail[-34:-26], "little") == stream.size - 98 else b""
     with ZipFile(stream) as archive:
         listed = archive.infolist()
-        if not end.startswith((b"PK\x05\x06", b"PK\x06\x06")) or archive.start_dir != stated:
-            raise FormatError("is not a zip as torch writes it: its end or its directory is not where it says")
+        is_there = archive.start_dir == stated and end.startswith((b"PK\x05\x06", b"PK\x06\x06"))
     entries = {info.filename.partition("/")[2]: info for info in listed}
     folders = {info.filename.partition("/")[0] for info in listed}
     stored = all(not info.compress_type and info.file_size == info.compress_size for info in listed)
     named = len(entries) == len(listed) and len(folders) == 1 and all(map(ENTRY.fullmatch, entries))
-    if not stored or not named or min(info.header_offset for info in listed):
-        raise FormatError("is not a zip as torch writes it: one folder of stored entries, each named once")
+    if not (stored and named and is_there) or min(info.header_offset for info in listed):
+        why = "one folder of stored entries, each named once, and their directory where its end says"
+        raise FormatError(f"is not a zip as torch writes it: {why}", hint=AS_SAFETENSORS)
     return entries
 
 
@@ -232,10 +218,10 @@ def _start(stream: RangeStream, entry: ZipInfo, *, near: bool) -> int:
 
     Where to read that costs a request, at the multiple of 64 to which torch aligns a storage.
     """
-    if not near and entry.header_offset >= HEAD:
+    if not near:
         return -(-(entry.header_offset + 34 + len(entry.filename.encode())) // 64) * 64
-    stream.seek(entry.header_offset + 26)
-    return int(entry.header_offset + 30 + sum(struct.unpack("<2H", stream.read(4))))
+    lengths = stream.part(entry.header_offset + 26, entry.header_offset + 30)
+    return entry.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
 
 
 def _read_pickle(data: bytes) -> list[tuple[Any, Any]]:

@@ -63,7 +63,7 @@ class Case:
         unread = "" if adapter.config is not None else f"{CONFIG} could not be read"
         return {
             "config": unread if is_lora else foreign or unread,
-            "weights": "" if self.has_weights else foreign or adapter.unread or "the weights could not be read",
+            "weights": "" if self.has_weights else foreign or "the weights could not be read",
             "base": "" if self.base is not None else evidence.base_reason,
             "values": evidence.stats_reason,
             "companions": "" if evidence.companions is not None else "the files next to the weights were not read",

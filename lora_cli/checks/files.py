@@ -29,7 +29,7 @@ def weights_missing(case: Case) -> Problems:
 
     PEFT and every engine look for ``adapter_model.safetensors`` (then ``.bin``) by name.
     """
-    if case.adapter.weight_files or case.adapter.unread or case.foreign is not None:
+    if case.adapter.weight_files or case.foreign is not None:
         return
     others = [file.path for file in case.adapter.files if file.path.endswith(WEIGHT_ENDS) and file.path not in PICKLED]
     what = f"only {names(others)}, which nothing looks for" if others else "and no other file with weights"
@@ -54,8 +54,6 @@ def weights_pickled(case: Case) -> Problems:
     not look for ``adapter_model.pt``; engines do.
     """
     weights = case.adapter.weight_files
-    if case.adapter.unread:
-        yield NotChecked(case.adapter.unread)
     if case.adapter.pickled and case.adapter.weights_error is None:
         effects = {"peft": REJECTS} if all(path.endswith(".pt") for path in weights) else {}
         message = f"the weights are a Python pickle, {cut(weights[0])}; it contains only tensors"

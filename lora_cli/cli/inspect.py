@@ -134,6 +134,6 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, O
     for error in (adapter.config_error, adapter.weights_error):
         if error is not None:
             raise Refused(f"--diff {name}: {error.message}", hint=error.hint)
-    if not adapter.weight_files and not adapter.unread:
+    if not adapter.weight_files:
         raise Refused(f"--diff {name} contains no adapter weights", hint="use the folder that contains them")
     return adapter, OtherAdapter(name, str(files.ref), files.revision.id)

@@ -22,7 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 from lora_cli.cli.options import GLOBAL, PREFIX, VARIABLES, option, origin_of
 from lora_cli.cli.output import to_stderr
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
-from lora_cli.redaction import log_to_stderr, logger
+from lora_cli.redaction import log_to_stderr
 from lora_cli.settings import API_KEY, CONFIG, RESOLVE, RESOLVE_TIMEOUT, SETTINGS, load_settings
 from lora_cli.store import Store
 from lora_cli.text import nearest, safe
@@ -94,8 +94,6 @@ class LoraCommand(_Plain, TyperCommand):
             Store(settings.cache_dir).check_folder()
         if settings.quiet or settings.verbose:  # log messages of lower layers go to stderr
             log_to_stderr("ERROR" if settings.quiet else "INFO")
-        if settings.verbose and settings.config_error:
-            logger(__name__).warning("%s; it is ignored", settings.config_error)
         return super().invoke(ctx)
 
 

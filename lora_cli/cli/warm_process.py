@@ -76,7 +76,7 @@ def prove_once(inputs: Inputs, plan: Plan, files: Files, output_format: Format, 
         for place, report in enumerate(proofs):
             reports[place] = report
             shown.adapter_ended(report.name, failed=bool(report.error))
-    run = WarmReport(adapters=reports, answers=())
+    run = WarmReport(adapters=reports)
     write_result(run, output_format, human(run, quiet=settings.quiet, verbose=settings.verbose))
     if inputs.engine is not None and inputs.manifest is not None and not all(report.error for report in reports):
         check = f"lora-cli validate -f {inputs.manifest.file}"

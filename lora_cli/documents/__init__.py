@@ -1,1 +1,1 @@
-"""Files that people write: manifest, lock, policy, baseline and model card, each mistake with its line."""
+"""Files that people write: manifest, lock, policy and baseline, each mistake with its line."""

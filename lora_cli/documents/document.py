@@ -18,9 +18,10 @@ from lora_cli.errors import DocumentError, MachineError, NotFound, UsageError
 from lora_cli.text import did_you_mean
 
 STDIN = "-"
-MOST_BYTES, MOST_VALUES, DEPTH, MOST_MISTAKES = 16 << 20, 250_000, 16, 100
-"""The largest document, its keys and values, their deepest nesting, and the mistakes that are reported."""
+MOST_BYTES, DEPTH, MOST_MISTAKES = 16 << 20, 16, 100
+"""The largest document, its deepest nesting, and the mistakes that are reported."""
 
+WORDS = {"tuple_type": "input should be a list", "model_type": "input should be a mapping"}
 QUOTE = "indent with spaces; quote a value that contains ': ' or ' #', or that starts with * & @ % {"
 
 Path = tuple[str | int, ...]
@@ -115,17 +116,12 @@ def parse_yaml(text: str, file: str) -> Document:
     """
     try:
         # Before nodes are built: an alias may grow without bounds, and building recurses.
-        depth = values = 0
+        depth = 0
         for event in yaml.parse(text, Loader=_LOADER):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            values += isinstance(event, yaml.NodeEvent)
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-                refused = "an alias (*) or a tag (!) is not supported"
-            elif depth > DEPTH or values > MOST_VALUES:
-                refused = f"nested deeper than {DEPTH} levels, or more than {MOST_VALUES} keys and values"
-            else:
-                continue
-            raise UsageError(f"{file}:{getattr(event.start_mark, 'line', 0) + 1}: {refused}", hint=QUOTE)
+            if depth > DEPTH or isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+                refused = f"an alias (*), a tag (!) or more than {DEPTH} levels are not supported"
+                raise UsageError(f"{file}:{getattr(event.start_mark, 'line', 0) + 1}: {refused}", hint=QUOTE)
         loader = _LOADER(text)
         root: Any = loader.get_single_node()
         value = loader.construct_document(root) if root is not None else None
@@ -192,7 +188,7 @@ def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[Path
             around = _below(around, part)
         keys = _keys(around)
         field = keys.get(next((str(part) for part in reversed(path) if isinstance(part, str)), ""))
-        message = one["msg"][:1].lower() + one["msg"][1:]
+        message = WORDS.get(kind) or one["msg"][:1].lower() + one["msg"][1:]
         hint = " ".join((field.description or "").split()) if field is not None else ""
         match kind:
             case "missing":
@@ -210,10 +206,6 @@ def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[Path
                 path, hint = (*path, *below), advice or hint
             case "literal_error" if " or " in one["ctx"]["expected"] and isinstance(one["input"], str):
                 hint = did_you_mean(one["input"], re.findall("'([^']*)'", one["ctx"]["expected"])) or hint
-            case "tuple_type":
-                message = "input should be a list"
-            case "model_type":
-                message = "input should be a mapping"
         yield path, message, hint or f"known keys: {', '.join(keys)}"
 
 

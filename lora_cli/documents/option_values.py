@@ -8,11 +8,18 @@ from typing import Any
 
 from lora_cli.text import quoted
 
-LARGEST = 2**63 - 1
+LONGEST_S = 1_000_000
+TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 
-_SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(?:([KMGTP])(I)?)?B?", re.IGNORECASE | re.ASCII)
-_DURATION_PART = re.compile(r"(?<![\d.])(\d++(?:\.\d++)?)(ms|s|m|h|d)", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER = r"\d+(?:\.\d+)?"
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _text(value: object) -> str:
+    """A text or number as it is written; "" for anything else, and for what is longer than any value."""
+    text = str(value).strip() if type(value) in {str, int, float} else ""
+    return text if len(text) <= 40 else ""
 
 
 def parse_size(value: str | int) -> int:
@@ -21,43 +28,31 @@ def parse_size(value: str | int) -> int:
     A fraction is rounded down to whole bytes.
 
     Raises:
-        ValueError: it is none of these, or is beyond 2**63 - 1.
+        ValueError: it is none of these.
     """
-    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    match = _SIZE.fullmatch(text) if len(text) <= 40 else None
-    if match is None:
+    found = re.fullmatch(r"(\d+)(?:\.(\d+))?\s*(?:([KMGTP])(I)?)?B?", _text(value), re.IGNORECASE | re.ASCII)
+    if found is None or isinstance(value, float):
         raise ValueError(f"{quoted(value)} is not a size: write 2GiB, 500MB or a number of bytes")
-    whole, fraction, unit, binary = match.group(1), match.group(2) or "", match.group(3), match.group(4)
-    factor = (1024 if binary else 1000) ** ("KMGTP".index(unit.upper()) + 1) if unit else 1
-    size: int = int(whole + fraction) * factor // 10 ** len(fraction)
-    if size > LARGEST:
-        raise ValueError(f"{quoted(value)} is too large")
-    return size
+    whole, fraction, unit, binary = found[1], found[2] or "", found[3] or "", found[4]
+    factor = (1024 if binary else 1000) ** (" KMGTP".index(unit.upper() or " "))
+    return int(whole + fraction) * int(factor) // int(10 ** len(fraction))
 
 
 def parse_duration(value: str | float) -> float:
     """Seconds in ``"30s"``, ``"500ms"``, ``"2m"``, ``"1h30m"``, ``"7d"`` or a bare number of seconds.
 
     Raises:
-        ValueError: it is none of these, or is not finite.
+        ValueError: it is none of these.
     """
-    text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
-    if 0 < len(text) <= 40:
-        if re.fullmatch(r"\d+(\.\d+)?(e[+-]?\d{1,2})?", text, re.ASCII):
-            return float(text)
-        parts = _DURATION_PART.findall(text)
-        if parts and "".join(number + unit for number, unit in parts) == text:
-            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    raise ValueError(f"{quoted(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
+    if not re.fullmatch(rf"{_NUMBER}|(?:{_NUMBER}(?:ms|[smhd]))++", text := _text(value), re.ASCII):
+        raise ValueError(f"{quoted(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(rf"({_NUMBER})(ms|[smhd]?)", text))
 
 
 def advised(error: ValueError) -> tuple[str, str]:
     """The two halves of an error that is raised here: what is wrong, and what to write instead ("" if not said)."""
     message, write, advice = str(error).partition(": write ")
     return message, f"write {advice}" if write else ""
-
-
-LONGEST_S = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +63,11 @@ class Kind:
     schema: Mapping[str, Any]
 
 
-TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
-FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
+def parse_whole(lowest: int, highest: int, value: Any) -> int:
+    """A whole number from ``lowest`` to ``highest``; raises ``ValueError``."""
+    if re.fullmatch(r"\d{1,9}", text := _text(value), re.ASCII) and lowest <= int(text) <= highest:
+        return int(text)
+    raise ValueError(f"{quoted(value)} is not a whole number from {lowest} to {highest}")
 
 
 def flag(value: object) -> bool:
@@ -80,26 +78,6 @@ def flag(value: object) -> bool:
     if word in TRUE | FALSE:
         return word in TRUE
     raise ValueError(f"{quoted(value)} is not true or false")
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A whole number from ``lowest`` to ``highest``, with what a ``Kind`` has."""
-
-    lowest: int
-    highest: int
-
-    def parse(self, value: Any) -> int:
-        """The number; raises ``ValueError``."""
-        text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        if re.fullmatch(r"\d{1,9}", text, re.ASCII) and self.lowest <= int(text) <= self.highest:
-            return int(text)
-        raise ValueError(f"{quoted(value)} is not a whole number from {self.lowest} to {self.highest}")
-
-    @property
-    def schema(self) -> Mapping[str, Any]:
-        """The JSON Schema of one in a settings file."""
-        return {"type": "integer", "minimum": self.lowest, "maximum": self.highest}
 
 
 def positive_duration(value: Any) -> float:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
-from lora_cli.documents.document import Model, parse_toml
+from lora_cli.documents.document import Model, parse_toml, read_text
 from lora_cli.documents.fields import Glob
-from lora_cli.documents.option_values import Kind, Whole, endpoint
+from lora_cli.documents.option_values import Kind, endpoint
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 
@@ -78,18 +78,17 @@ class SourceRule(Model):
         raise UsageError(f"the variable {name} is not set, which the settings name for a token", hint=hint)
 
 
-def read_settings(text: str, file: str, kinds: Mapping[str, tuple[Kind | Whole, str]]) -> dict[str, Any]:
-    """The values by key, parsed, and the rules under ``sources``.
-
-    ``file`` is what errors call it, ``kinds`` has the kind of each key, and its help.
+def read_settings(file: Path, kinds: Mapping[str, tuple[Kind, str]]) -> dict[str, Any]:
+    """The values by key, parsed, and the rules under ``sources``; ``kinds`` has the kind of each key, and its help.
 
     Raises:
         UsageError: it is not TOML, or every mistake with its line.
+        MachineError: it cannot be read.
     """
     fields: dict[str, Any] = {
         key: (Annotated[Any, BeforeValidator(kind.parse), Field(description=about)], None)
         for key, (kind, about) in kinds.items()
     }
     model = create_model("SettingsFile", __base__=Model, sources=(tuple[SourceRule, ...], ()), **fields)
-    read = parse_toml(text, file).read(model, Path(file).parent)
+    read = parse_toml(read_text(file, "settings file"), str(file)).read(model, file.parent)
     return {key: getattr(read, key) for key in read.model_fields_set}

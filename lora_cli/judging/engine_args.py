@@ -144,7 +144,7 @@ def _remark(one: Result, flags: "Flags") -> Remark | None:
     if adapter is None or adapter.config is None or not adapter.pairs or one.error is not None:
         if refusal is not None:
             return Remark(one.name, refusal.message, refusal.hint, refusal.exit_code)
-        return Remark(one.name, adapter.unread if adapter is not None and adapter.unread else "it has no LoRA factors")
+        return Remark(one.name, "it has no LoRA factors")
     engine = one.engines[0]
     worst = next((each for each in one.findings if each.effects.get(engine.asked) is engine.outcome), None)
     if worst is not None and engine.fails:

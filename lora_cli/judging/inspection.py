@@ -9,13 +9,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from lora_cli.adapter.adapter import Adapter, dialects
-from lora_cli.adapter.beside import read_card
+from lora_cli.adapter.beside import Card, read_card
 from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import layer_of, leaf_of, without_wrappers
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.documents.model_card import Card
 from lora_cli.errors import FormatError, LoraCliError, Refused
 from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Version
 from lora_cli.judging.engine_args import EngineArgs
@@ -183,7 +182,7 @@ def _unreadable(adapter: Adapter) -> LoraCliError | None:
         return None
     if adapter.foreign is not None:
         return Refused(f"it is {adapter.foreign.format.title}", hint=adapter.foreign.format.advice)
-    return Refused(adapter.unread or f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
+    return Refused(f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
 
 
 def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
@@ -253,9 +252,8 @@ def _format(adapter: Adapter) -> str:
         return f"{adapter.foreign.format.title} ({adapter.foreign.file})"
     method = adapter.config.peft_type if adapter.config is not None else None
     name = "PEFT LoRA" if method == "LORA" else f"PEFT {method}" if method else "unknown"
-    if adapter.weights_error is not None or adapter.unread:
-        why = adapter.unread if adapter.weights_error is None else adapter.weights_error.reason
-        return f"{name}, weights not readable: {why}"
+    if adapter.weights_error is not None:
+        return f"{name}, weights not readable: {adapter.weights_error.reason}"
     if not adapter.weight_files:
         return f"{name}, no weights"
     return ", ".join((name, "pickle" if adapter.pickled else "safetensors", *dialects(adapter.tensors)))

@@ -134,7 +134,7 @@ def evidence_of(adapter: Adapter, files: Files, terms: Terms, threads: int = 1, 
         LoraCliError: what the source raises.
     """
     wanted = any("companions" in rule.needs for rule in terms.rules)
-    companions = read_companions(files, threads=threads) if wanted else None
+    companions = read_companions(files) if wanted else None
     stats, reason = {}, "" if terms.values else NO_VALUES
     if terms.values and not files.on_disk:
         reason = f"the values were not read: {unread}"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.adapter.comparison import FieldChange, Stored
+from lora_cli.adapter.comparison import Change
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.inspection import Inspected, Inspection, InspectReport
 from lora_cli.reports.terminal import Paragraph, facts, failure, separated, table, text
@@ -114,10 +114,10 @@ def _diff_parts(one: Inspected) -> "Parts":
     rows = [("A", one.result.name), ("B", diff.with_.name), ("source of B", diff.with_.source)]
     yield from (text(("diff", "bold")), *facts([*rows, ("config", config), ("header", header)]))
     if diff.fields:
-        yield from ("", table(("field", "A -> B"), ((one.field, _changed_values(one)) for one in diff.fields), left=2))
+        yield from ("", table(("field", "A -> B"), ((one.name, _changed_values(one)) for one in diff.fields), left=2))
     alike = by_key(((re.sub(r"\b\d+\b", "*", one.name), one.a, one.b), one.name) for one in diff.tensors or ())
     tensors = [
-        (cut(safe(name if len(found) > 1 else found[0]), 160), _stored(a), _stored(b), len(found))
+        (cut(safe(name if len(found) > 1 else found[0]), 160), safe(a or "-"), safe(b or "-"), len(found))
         for (name, a, b), found in alike.items()
     ]
     if tensors:
@@ -126,7 +126,7 @@ def _diff_parts(one: Inspected) -> "Parts":
         yield Paragraph(f"and {len(tensors) - MAX_ROWS} more, in --format json")
 
 
-def _changed_values(change: FieldChange) -> str:
+def _changed_values(change: Change) -> str:
     """The values of a config field in A and B."""
     a, b = change.a, change.b
     if isinstance(a, tuple) and isinstance(b, tuple) and all(isinstance(one, str) for one in (*a, *b)):
@@ -134,10 +134,6 @@ def _changed_values(change: FieldChange) -> str:
         return "; ".join(f"only in {side}: {safe(names(only, MAX_NAMES, 80))}" for side, only in alone if only)
     sides = (f'"{one}"' if isinstance(one, str) else one for one in (a, b))
     return " -> ".join(shown(one, MAX_VALUE_WIDTH) for one in sides)
-
-
-def _stored(one: Stored | None) -> str:
-    return "-" if one is None else f"{one.dtype} {list(one.shape)}"
 
 
 def human_engine_args(report: InspectReport, args: EngineArgs, *, command: bool = True) -> "Parts":

@@ -11,8 +11,8 @@ from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import INTERRUPTED, EndpointError
 from lora_cli.json_schema import Version
 from lora_cli.reports.terminal import Paragraph, failure, hints, separated, table, text
-from lora_cli.results import Answers, LoadReport
-from lora_cli.text import by_key, counted, duration, milliseconds, size
+from lora_cli.results import LoadReport
+from lora_cli.text import counted, duration, milliseconds, size
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ class WarmReport:
     schema: Literal["lora_cli/warm/1"] = "lora_cli/warm/1"
     version: Version = __version__
     adapters: Sequence[LoadReport]
-    answers: Sequence[Answers]
-    """Empty without --prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,6 @@ def human(report: WarmReport, *, quiet: bool = False, verbose: bool = False) -> 
     return separated(
         [_proofs(loaded)] if loaded else [],
         [_times(tried)] if verbose and tried else [],
-        *_answers(() if quiet else report.answers),
         *(
             failure(one.name, f"{outcome(one)}{f' at {one.stage}' if one.stage else ''}", one.error, one.hint)
             for one in tried
@@ -125,24 +122,6 @@ def _summary(reports: Sequence[LoadReport]) -> str:
     weights = sorted({WEIGHTS[one.proof.weights] for one in reports if one.proof is not None})
     proof = f"; on {' and '.join(weights)} weights" if weights else ""
     return f"{counted(len(reports), 'adapter')}: {_counts(map(outcome, reports)) or 'nothing'}{proof}"
-
-
-def _answers(answers: Sequence[Answers]) -> "list[Parts]":
-    """The answers of the base and of each adapter to the same prompt."""
-    blocks = []
-    for (prompt, base), found in by_key(((one.prompt, one.base), one) for one in answers).items():
-        blocks += [_said("prompt", prompt), _said("base", base)]
-        for one in found:
-            relation = "same as" if one.adapted == one.base else "differs from"
-            moved = f"({relation} the base; max logit change {one.max_abs_logit_delta:.3g})"
-            blocks.append(_said(one.adapter, one.adapted, moved))
-    return blocks
-
-
-def _said(who: str, answer: str, note: str = "") -> "Parts":
-    yield text((who, "bold"))
-    yield from (Paragraph(line, indent=2) for line in answer.strip().splitlines() or [""])
-    yield from [Paragraph(note, indent=2)] if note else []
 
 
 def human_status(status: Mapping[str, Any]) -> "Parts":

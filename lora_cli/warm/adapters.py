@@ -245,7 +245,7 @@ class Adapters:
 def _read(request: Request, admission: Admission) -> LoraRequest:
     """The description of an adapter that was judged, for the worker."""
     directory = Path(admission.directory)
-    adapter = replace(read_adapter(files_at(directory), request.name), files=(), metadata={})
+    adapter = replace(read_adapter(files_at(directory), request.name), files=())
     return LoraRequest(request.name, directory, adapter, admission.report.digest, request.pinned)
 
 

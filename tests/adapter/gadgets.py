@@ -5,57 +5,28 @@ import struct
 from collections.abc import Callable, Mapping
 
 NAMES = (
-    "os system popen execv spawnv remove putenv", "posix system popen execv posix_spawn", "nt system",
-    "subprocess Popen call run check_output getoutput",
-    "builtins eval exec compile open setattr __import__ breakpoint input globals vars map filter print",
-    "__builtin__ eval exec apply execfile file", "sys exit modules setprofile", "commands getoutput",
-    "importlib import_module reload __import__", "importlib.util find_spec module_from_spec",
-    "runpy run_path run_module _run_code", "code interact InteractiveInterpreter.runcode InteractiveInterpreter",
-    "codeop compile_command", "types CodeType FunctionType ModuleType", "marshal loads",
-    "operator attrgetter itemgetter methodcaller call", "_operator attrgetter methodcaller",
-    "functools partial reduce partialmethod", "itertools starmap", "pydoc locate pipepager safeimport",
-    "pkgutil resolve_name get_data", "pickle loads load Unpickler", "_pickle loads", "dill loads", "joblib load",
-    "cloudpickle.cloudpickle subimport _make_function _builtin_type", "shelve open", "ctypes CDLL cast memmove",
-    "shutil rmtree move copyfile", "tempfile _TemporaryFileCloser", "pathlib Path.write_text Path.unlink",
-    "io open FileIO open_code", "_io FileIO open", "socket create_connection socket", "ssl get_server_certificate",
-    "http.client HTTPSConnection", "urllib.request urlopen urlretrieve", "requests.api get", "aiohttp request",
-    "httplib HTTPConnection", "imaplib IMAP4_stream", "webbrowser open open_new", "antigravity webbrowser.open",
-    "asyncio run create_subprocess_shell", "asyncio.unix_events _UnixSubprocessTransport._start",
-    "multiprocessing.util spawnv_passfds", "pty spawn", "bdb Bdb.run Bdb", "pdb run runeval Pdb",
-    "profile run Profile.run", "cProfile run runctx", "trace Trace.run Trace", "timeit timeit main",
-    "doctest debug_script run_docstring_examples", "unittest.mock patch _importer",
-    "test.support.script_helper assert_python_ok", "idlelib.run Executive.runcode",
-    "idlelib.pyshell ModifiedInterpreter.runcode", "idlelib.calltip get_entity Calltip.fetch_tip",
-    "idlelib.autocomplete AutoComplete.get_entity", "lib2to3.pgen2.grammar Grammar.loads",
-    "distutils.file_util write_file copy_file", "ensurepip _run_pip", "pip main", "pip._internal main",
-    "pip._internal.cli.main main", "venv create main", "setuptools setup", "logging FileHandler",
-    "logging.config _resolve fileConfig listen", "xml.etree.ElementTree parse", "site execsitecustomize addpackage",
-    "sysconfig _main", "uuid _get_command_stdout", "_osx_support _find_build_tool _read_output",
-    "_aix_support _read_cmd_output", "_pyrepl.pager pipe_pager", "nturl2path url2pathname",
-    "numpy.testing._private.utils runstring", "numpy.f2py.crackfortran getlincoef _eval_length",
-    "numpy.testing suppress_warnings", "numpy load fromfile memmap __builtins__ core._internal.sys.modules",
+    "os system popen execv remove", "posix system posix_spawn", "nt system", "subprocess Popen call check_output",
+    "builtins eval exec compile open setattr __import__ getattr globals map filter print str.join",
+    "__builtin__ eval exec apply execfile file", "sys exit modules", "importlib import_module", "runpy run_path",
+    "operator attrgetter methodcaller call", "functools partial reduce", "pydoc locate", "pickle loads Unpickler",
+    "ctypes CDLL", "shutil rmtree", "io open", "pathlib Path.write_text Path.unlink os", "datetime timedelta.max sys",
+    "_codecs lookup register", "codecs open encode", "copyreg _reconstructor __newobj__", "socket socket",
+    "numpy load fromfile memmap __builtins__ core._internal.sys.modules", "numpy.testing._private.utils runstring",
+    "numpy.f2py.crackfortran getlincoef", "collections OrderedDict.fromkeys namedtuple _sys.modules",
     "torch load hub.load compile classes FloatStorage.from_file storage.FloatStorage ops",
-    "torch.hub load _load_local download_url_to_file", "torch.jit load",
-    "torch.jit.unsupported_tensor_ops execWrapper", "torch.serialization load add_safe_globals",
+    "torch.hub load download_url_to_file", "torch.jit load", "torch.serialization load add_safe_globals",
     "torch.storage _load_from_bytes", "torch._utils _import_dotted_name _rebuild_wrapper_subclass",
-    "torch.utils.collect_env run", "torch.utils.cpp_extension load_inline",
-    "torch.utils.bottleneck.__main__ run_cprofile", "torch.utils._config_module ConfigModule.load_config",
-    "torch.utils.data.datapipes.utils.decoder basichandlers", "torch._dynamo.guards GuardBuilder.get",
-    "torch._inductor.codecache compile_file",
-    "torch.fx.experimental.symbolic_shapes ShapeEnv.evaluate_guards_expression",
-    "torch.fx._symbolic_trace symbolic_trace", "torch.distributed.rpc.internal _run_function",
-    "torch.multiprocessing.reductions rebuild_storage_fd", "torch.cuda set_device",
-    "collections OrderedDict.fromkeys namedtuple _sys.modules", "transformers pipeline AutoModel.from_pretrained",
+    "torch.utils._config_module ConfigModule.load_config", "torch._inductor.codecache compile_file",
+    "torch.multiprocessing.reductions rebuild_storage_fd", "torch.distributed.rpc.internal _run_function",
+    "transformers pipeline AutoModel.from_pretrained AutoConfig", "peft PeftModel.from_pretrained LoraConfig",
     "transformers.training_args os.system TrainingArguments.to_json_string logging.log_levels Path",
     "transformers.trainer_utils set_seed importlib os", "transformers.utils.import_utils _LazyModule",
     "accelerate.utils.dataclasses os.system importlib str_to_bool", "accelerate.utils.launch subprocess.run",
-    "trl.trainer.sft_config os SFTConfig.from_dict", "peft PeftModel.from_pretrained", "__main__ system run os",
-    "tensorflow.io read_file", "keras.models load_model", "pandas read_pickle", "sqlite3 connect", "zipfile ZipFile",
-    "signal raise_signal", "threading Thread", "atexit register", "gc get_objects", "inspect currentframe",
-    "linecache updatecache", "builtins.str join", "copyreg _reconstructor __newobj__ add_extension",
-    "_codecs lookup register", "codecs open encode",
+    "trl.trainer.sft_config os SFTConfig.from_dict", "swift.x Swift osConfig", "UnslothX.os system",
+    "__main__ system run os Evil Arguments.run", "joblib load", "dill loads", "pip main", "logging.config listen",
 )  # fmt: skip
-"""Modules, each with the names in it that must never be looked up. ``getattr`` may be, for members of enumerations."""
+"""Modules, each with the names in it that must never be looked up: what runs something, and what a list of harmless
+names must not have taken for one of them."""
 
 GADGETS = [(module, name) for module, *names in map(str.split, NAMES) for name in names]
 
@@ -116,30 +87,19 @@ class Calls:
 
 def live(mark: str) -> Mapping[str, bytes]:
     """Pickles that make the file ``mark`` when they are loaded, each in another way."""
-    import cProfile
     import functools
     import importlib
     import operator
     import os
-    import pydoc
-    import subprocess
-    import timeit
 
     command, statement = f"touch {mark}", f"open({mark!r}, 'w').close()"
     imported = Calls(importlib.import_module, "os")
     objects: Mapping[str, object] = {
         "os.system": Calls(os.system, command),
-        "subprocess": Calls(subprocess.call, ["touch", mark]),
         "eval": Calls(eval, statement),
-        "exec": Calls(exec, statement),
-        "open": Calls(open, mark, "w"),
         "getattr chain": Calls(Calls(getattr, imported, "system"), command),
-        "pydoc": Calls(Calls(pydoc.locate, "os.system"), command),
         "methodcaller": Calls(Calls(operator.methodcaller, "system", command), imported),
-        "attrgetter": Calls(Calls(Calls(operator.attrgetter, "system"), imported), command),
         "partial": Calls(functools.partial(os.system, command)),
-        "timeit": Calls(timeit.timeit, statement, "pass", timeit.default_timer, 1),
-        "cProfile": Calls(cProfile.run, statement),
     }
     by_hand = {
         "INST": f"(S'{command}'\nios\nsystem\n.".encode(),

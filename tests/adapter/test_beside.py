@@ -1,10 +1,14 @@
-"""The files beside an adapter's weights are read within bounds, and nothing in them is run."""
+"""The files beside an adapter's weights are read within bounds, and nothing in them is run; nor in a model card."""
 
 import json
 import os
 from pathlib import Path
 
-from lora_cli.adapter.beside import CAP, MOST_FILES, UNSIZED, Companions, read_companions
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.adapter.beside import CAP, CARD_CAP, LONGEST, MOST, Card, Companions, read_card, read_companions
 from lora_cli.sources.files import files_at
 from tests.adapter.remote import remote
 
@@ -50,16 +54,68 @@ def test_what_cannot_be_read_is_told_and_stops_nothing(tmp_path: Path) -> None:
     assert found.beyond == []
 
 
-def test_what_is_beyond_the_limits_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "chat_template.jinja").write_text("x" * (UNSIZED + 1))
-    origin, files = remote(tmp_path, sized=False)
-    assert read_companions(files, threads=2).unread == {"chat_template.jinja": f"has over {UNSIZED} bytes"}
-    assert origin.given == UNSIZED + 1
-    assert read_companions(remote(tmp_path)[1]).unread == {}
+def test_what_is_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("x")
     with (tmp_path / "added_tokens.json").open("wb") as stream:
         stream.truncate(CAP)
-    origin, files = remote(tmp_path)
-    assert read_companions(files).beyond == ["chat_template.jinja"]
-    assert origin.given == CAP
-    many = {f"additional_chat_templates/{number:03}.jinja": b"" for number in range(MOST_FILES + 2)}
-    assert read_companions(remote(many)[1]).beyond == [*many][-2:]
+    for sized in (True, False):
+        origin, files = remote(tmp_path, sized=sized)
+        assert read_companions(files).beyond == ["chat_template.jinja"]
+        assert origin.given <= CAP + 1
+
+
+def card(data: bytes) -> Card:
+    found = read_card(remote({"README.md": data})[1])
+    assert found is not None
+    return found
+
+
+PLAIN = b"""---
+license: other
+license_name: llama3.1
+license_link: https://example.com/LICENSE
+base_model: meta-llama/Llama-3.1-8B
+language: [en, no]
+---
+
+# SQL
+"""
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n\n"])
+def test_a_card_says_what_its_front_matter_says_however_it_is_written(before: bytes) -> None:
+    said = Card("other", "llama3.1", "https://example.com/LICENSE", ("meta-llama/Llama-3.1-8B",))
+    for data in (PLAIN, PLAIN.replace(b"\n", b"\r\n"), PLAIN.replace(b"---\n", b"---  \n"), PLAIN + b"\xc3" * CARD_CAP):
+        assert card(before + data) == said
+
+
+@pytest.mark.parametrize("data", [b"", b"# A title\n", b"text\n---\nlicense: mit\n---\n", b"----\nlicense: mit\n---\n"])
+def test_a_card_without_front_matter_says_nothing(data: bytes) -> None:
+    assert card(data) == Card()
+    assert card(b"---\nlicense:\nlicense_name: {a: b}\nbase_model: [~, '', [y], x]\n---\n") == Card(base_model=("x",))
+    assert read_card(remote({})[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"---\na: &a [x, x]\nb: [*a, *a]\n---\n", "README.md:3: an alias"),
+        (b"---\na: " + b"[" * 9000 + b"\n---\n", "nesting"),
+        (b"---\nlicense: !!python/object/apply:os.system [id]\n---\n", "a tag (!)"),
+        (b"---\nlicense: mit\nlicense: apache-2.0\n---\n", "README.md:3: license: duplicate key"),
+        (b"---\n- license\n---\n", "is not a mapping"),
+        (b"---\nlicense: a\x00b\n---\n", "this is not YAML"),
+        (b"---\nlicense: mit\n" + b"x: y\n" * 9000, f"does not end in the {CARD_CAP} bytes read"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+    ],
+)
+def test_a_hostile_card_is_said_to_be_unread(data: bytes, why: str) -> None:
+    assert why in card(data).error
+    assert card(data).license == ""
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: f"---\n{text}\n---\n".encode(errors="replace")))
+def test_every_file_is_a_card_and_its_words_are_cut(data: bytes) -> None:
+    assert isinstance(card(data), Card)
+    long = card(b"---\nlicense: " + b"m" * 500 + b"\nbase_model: [" + b"t," * 500 + b"]\n---\n")
+    assert (len(long.license), len(long.base_model)) == (LONGEST, MOST)

@@ -7,7 +7,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-import torch
 from peft.utils import PeftType
 
 from lora_cli.adapter.adapter import FORMATS, METHODS, STAND_INS, dialects
@@ -16,37 +15,21 @@ from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from tests.making import (
-    Q_PROJ,
-    Raw,
-    llama_tensors,
-    lora_tensors,
-    raw,
-    write_adapter,
-    write_base_config,
-    write_safetensors,
-)
+from tests.making import Q_PROJ, llama_tensors, lora_tensors, raw, write_adapter, write_safetensors
 
 
-def judged(directory: Path) -> Result:
-    checked = judge_one(Request("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
-    assert checked.error is None
-    return checked
-
-
-def errors(checked: Result) -> list[str]:
-    return [found.code for found in checked.findings if str(found.severity) == "error"]
-
-
-def known_as(checked: Result) -> str:
-    assert checked.adapter is not None
-    return checked.adapter.foreign.format.title if checked.adapter.foreign is not None else ""
+def judged(directory: Path) -> tuple[Result, str, list[str]]:
+    """The result, the title of the format that it was known as, and the codes of its errors."""
+    result = judge_one(Request("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
+    assert result.error is None
+    assert result.adapter is not None
+    title = result.adapter.foreign.format.title if result.adapter.foreign is not None else ""
+    return result, title, [one.code for one in result.findings if str(one.severity) == "error"]
 
 
 def holding(file: str, names: Iterable[str]) -> Callable[[Path], object]:
     """Writes a file with tensors of these names."""
-    tensors: dict[str, Raw] = {name: raw(np.ones((4, 4))) for name in names}
-    return lambda directory: write_safetensors(directory / file, tensors)
+    return lambda folder: write_safetensors(folder / file, {name: raw(np.ones((4, 4))) for name in names})
 
 
 def mlx(directory: Path) -> None:
@@ -65,43 +48,35 @@ def gguf_adapter(directory: Path) -> None:
     writer.close()
 
 
-def merged(directory: Path) -> None:
-    write_base_config(directory)
-    write_safetensors(directory / "model.safetensors", llama_tensors())
-
-
-def merged_under_our_name(directory: Path) -> None:
-    write_adapter(directory)
-    write_safetensors(directory / "adapter_model.safetensors", llama_tensors())
-
-
-def without_weights(file: str, data: bytes = b"") -> Callable[[Path], object]:
-    """Writes an adapter with this file in place of its weights."""
+def instead(file: str, data: bytes = b"") -> Callable[[Path], object]:
+    """Writes an adapter with this file in place of its weights, or of its config."""
 
     def write(directory: Path) -> None:
-        (write_adapter(directory) / "adapter_model.safetensors").unlink()
+        gone = "adapter_config.json" if file == "adapter_config.json" else "adapter_model.safetensors"
+        (write_adapter(directory) / gone).unlink()
         (directory / file).write_bytes(data)
 
     return write
 
 
-kohya = holding("style.safetensors", [f"lora_unet_down_blocks_0.lora_{name}.weight" for name in ("down", "up")])
 UNET = lora_tensors({"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (64, 64)}, prefix="")
 FLUX = lora_tensors({"transformer.single_transformer_blocks.0.attn.to_q": (64, 64)}, prefix="")
-DIFFUSERS = "a diffusers LoRA for images"
+kohya = holding("style.safetensors", ["lora_unet_down_blocks_0.lora_down.weight"])
+merged = holding("model.safetensors", llama_tensors())
 FOREIGN: list[tuple[Callable[[Path], object], str]] = [
     (mlx, "an MLX LoRA"),
     (gguf_adapter, "a GGUF model for llama.cpp"),
     (kohya, "a Kohya LoRA for images"),
-    (holding("flux.safetensors", UNET), DIFFUSERS),
-    (holding("adapter_model.safetensors", FLUX), DIFFUSERS),
+    (holding("flux.safetensors", UNET), "a diffusers LoRA for images"),
+    (holding("adapter_model.safetensors", FLUX), "a diffusers LoRA for images"),
     (merged, "a full model"),
-    (lambda directory: torch.save({"a": torch.ones(2)}, directory / "pytorch_model.bin"), "a full model"),
-    (merged_under_our_name, "a full model"),
-    (without_weights("adapter_model-00001-of-00002.safetensors"), "a PEFT adapter in shards"),
-    (without_weights("adapter_model-00001-of-00002.bin"), "a PEFT adapter in shards"),
-    (without_weights("adapter_model.tensors", b"|TZR|\x03\0\0\0"), "an adapter in vLLM's tensorizer format"),
-]
+    (lambda folder: [write_adapter(folder), holding("adapter_model.safetensors", llama_tensors())(folder)],
+     "a full model"),
+    (instead("pytorch_model.bin"), "a full model"),
+    (instead("adapter_model-00001-of-00002.safetensors"), "a PEFT adapter in shards"),
+    (instead("adapter_model-00001-of-00002.bin"), "a PEFT adapter in shards"),
+    (instead("adapter_model.tensors", b"|TZR|\x03\0\0\0"), "an adapter in vLLM's tensorizer format"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "name"), FOREIGN)
@@ -109,10 +84,10 @@ def test_another_format_is_known_by_name_and_is_the_one_error(
     make: Callable[[Path], object], name: str, tmp_path: Path
 ) -> None:
     make(tmp_path)
-    assert known_as(checked := judged(tmp_path)) == name
-    assert errors(checked) == ["LC109"]
-    assert checked.adapter is not None
-    assert name in inspection_of(checked.adapter).format
+    result, title, errors = judged(tmp_path)
+    assert (title, errors) == (name, ["LC109"])
+    assert result.adapter is not None
+    assert name in inspection_of(result.adapter).format
 
 
 STOOD_IN = [
@@ -125,14 +100,10 @@ STOOD_IN = [
 @pytest.mark.parametrize(("data", "name"), STOOD_IN)
 @pytest.mark.parametrize("path", ["adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"])
 def test_what_was_put_in_the_place_of_a_file_is_named(data: bytes, name: str, path: str, tmp_path: Path) -> None:
-    write_adapter(tmp_path)
-    if path == "adapter_model.bin":
-        (tmp_path / "adapter_model.safetensors").unlink()
-    (tmp_path / path).write_bytes(data)
-    checked = judged(tmp_path)
-    assert errors(checked) == ["LC107" if path == "adapter_config.json" else "LC102"]
-    assert f"is {name}, not the file itself" in checked.findings[0].problem.message
-    assert checked.findings[0].problem.hint
+    instead(path, data)(tmp_path)
+    result, _, errors = judged(tmp_path)
+    assert errors == ["LC107" if path == "adapter_config.json" else "LC102"]
+    assert f"is {name}, not the file itself" in result.findings[0].problem.message
 
 
 def test_the_tables_have_what_peft_has_and_what_is_made_here() -> None:
@@ -144,12 +115,9 @@ def test_the_tables_have_what_peft_has_and_what_is_made_here() -> None:
 def test_an_adapter_beside_other_formats_is_judged_as_one(tmp_path: Path) -> None:
     for make in (mlx, kohya, merged, write_adapter):
         make(tmp_path)
-    assert (known_as(judged(tmp_path)), errors(judged(tmp_path))) == ("", [])
-
-
-def test_a_lora_of_gpt2_without_a_prefix_is_not_taken_for_images(tmp_path: Path) -> None:
-    write_adapter(tmp_path, modules={"transformer.h.0.attn.c_attn": (64, 192)}, prefix="")
-    assert known_as(judged(tmp_path)) == ""
+    assert judged(tmp_path)[1:] == ("", [])
+    write_adapter(tmp_path, modules={"transformer.h.0.attn.c_attn": (64, 192)}, prefix="")  # of GPT-2, not of images
+    assert judged(tmp_path)[1] == ""
 
 
 @pytest.mark.parametrize(
@@ -166,21 +134,20 @@ def test_a_lora_of_gpt2_without_a_prefix_is_not_taken_for_images(tmp_path: Path)
 )
 def test_a_config_that_is_no_loras_is_one_error(config: dict[str, object], name: str, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    assert known_as(checked := judged(tmp_path)) == name
-    assert not name or errors(checked) == ["LC201"]
-
-
-Q = "base_model.model.model.layers.0.self_attn"
-NAMED = {
-    f"{Q}.q_proj.lora_A.weight": (),
-    f"{Q}.qkv_proj.lora_A.weight": ("fused projections",),
-    f"{Q}.experts.0.up_proj.lora_A.weight": ("one module for each expert",),
-    f"{Q}.experts.base_layer.lora_A.weight": ("fused experts",),
-    f"{Q}._orig_mod.q_proj.lora_A.weight": ("names of torch.compile",),
-    f"_fsdp_wrapped_module.{Q}.q_proj.lora_A.weight": ("names of FSDP",),
-    f"{Q}.q_proj.lora_A.default.weight": ("the adapter's name in tensor names",),
-}
+    _, title, errors = judged(tmp_path)
+    assert title == name
+    assert not name or errors == ["LC201"]
 
 
 def test_the_dialect_of_a_name_is_known() -> None:
-    assert {name: dialects([name]) for name in NAMED} == NAMED
+    at, end = "base_model.model.model.layers.0.self_attn.", ".lora_A.weight"
+    for name, title in {
+        f"{at}q_proj{end}": (),
+        f"{at}qkv_proj{end}": ("fused projections",),
+        f"{at}experts.0.up_proj{end}": ("one module for each expert",),
+        f"{at}experts.base_layer{end}": ("fused experts",),
+        f"{at}_orig_mod.q_proj{end}": ("names of torch.compile",),
+        f"_fsdp_wrapped_module.{at}q_proj{end}": ("names of FSDP",),
+        f"{at}q_proj.lora_A.default.weight": ("the adapter's name in tensor names",),
+    }.items():
+        assert dialects([name]) == title

