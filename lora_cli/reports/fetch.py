@@ -128,7 +128,9 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
             outcome.published,
             tuple(files),
         )
-    typed, error = "" if request.at else request.written, error_report(outcome.error)
+    typed, error = "" if request.at else request.written, None
+    if outcome.error is not None:
+        error = error_report(outcome.error)
     code, unchecked = outcome.exit_code, outcome.unchecked
     return FetchedAdapter(request.name, request.canonical, outcome.ms, code, error, unchecked, found, typed)
 

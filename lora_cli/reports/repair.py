@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lora_cli.reports.terminal import Parts
 
 WHY: Mapping[str, str] = {
+    "base": "--base-name asks for it",
     "files": "engines and PEFT read one file, and some load every such file of a folder; a pickle can run code",
     "names": "engines and PEFT look up tensors by the names that PEFT writes for the base's modules",
     "copies": "engines refuse or ignore them",

@@ -170,7 +170,7 @@ def screens(word: str) -> dict[str, Parts]:
         "cache verify --repair": cache.human_verified(corrupt, mended),
         "cache gc": cache.human_removed(removed),
         "cache gc, verbose": cache.human_removed(removed, dry_run=True, verbose=True),
-        "rules LC104": catalog.human_rule(find("LC104")[0]),
+        "rules LC109": catalog.human_rule(find("LC109")[0]),
         "rules LC10": list(catalog.human_rules(find("LC101"))),
         "engines": list(catalog.human_matrix(all_profiles()))[1:],
         "engines sglang": list(catalog.human_engine(choose_engine("sglang"), all_profiles()))[:6],
