@@ -38,7 +38,6 @@ CODES = {
     "--engine sglang --engine vllm": {1},
     "fetch -f set.yaml --check": {0, 1},
     "cache rm acme/sql acme/chat": {3},
-    "inspect -f manifests/quickstart.yaml --engine-args": {1},
     "fetch -f set.yaml --policy manifests/policy.yaml": {1},
 }
 """Exit codes of what finds something by design; of all others it is 0."""

@@ -78,7 +78,7 @@ def command(
         write("".join(f"  {line}\n" for line in args.command.splitlines()))
         if not settings.quiet:
             to_stderr(rendered(human_engine_args(report, args, command=False), width()).rstrip("\n"))
-    raise typer.Exit(max([one.exit_code for one in results] + ([args.exit_code] if args is not None else [])))
+    raise typer.Exit(max((one.exit_code for one in results), default=0) if args is None else args.exit_code)
 
 
 def _judged_for(

@@ -38,6 +38,13 @@ EXAMPLES = (
 )
 PROMPTS, SIMULATED_PROMPTS = 200, 20_000
 ADAPTERS, SLOTS = 500, "8,16,32"
+NOT_WITH: Mapping[str, Sequence[str]] = {
+    "simulate": ("url", "base", "max_concurrency", "goodput", "request_rate", "input_len", "output_len"),
+    "url": ("base",),
+    "trace": ("popularity", "num_adapters", "request_rate", "input_len", "output_len"),
+    "base": ("num_adapters",),
+}
+"""Options that would have no effect together."""
 WORKLOAD = (
     "request_rate", "input_len", "output_len", "max_concurrency", "trace", "goodput", "max_loras", "max_cpu_loras",
 )  # fmt: skip
@@ -116,8 +123,10 @@ def command(
     if not (url or simulate or refs or manifest):
         hint = "name adapters, or a server with --url; --simulate needs neither"
         raise UsageError("there is nothing to measure", hint=hint)
-    if simulate and url:
-        raise UsageError("--simulate and --url cannot be used together", hint="remove one of them")
+    given = [name for name in ctx.params if options.origin_of(ctx, name) == "COMMANDLINE"]
+    if pairs := [(other, name) for name in given for other in NOT_WITH.get(name, ()) if other in given]:
+        flags = " and ".join(f"--{one.replace('_', '-')}" for one in pairs[0])
+        raise UsageError(f"{flags} cannot be used together", hint="remove one of them")
     written, slots = parse_outputs(formats, get_args(ReportFormat)), _numbers(max_loras or (SLOTS if simulate else ""))
     check_max_cpu_loras(max_cpu_loras, max(slots, default=None))
     if len(slots) > 1 and not simulate:

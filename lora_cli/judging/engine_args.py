@@ -68,8 +68,9 @@ class EngineArgs:
 
     @property
     def exit_code(self) -> int:
-        """The largest exit code of adapters that are left out or would be served wrong."""
-        return max((remark.exit_code for remark in (*self.left_out, *self.served_wrong)), default=0)
+        """0 where flags serve some adapters and all were read, else the largest exit code of the others."""
+        worst = max((remark.exit_code for remark in (*self.left_out, *self.served_wrong)), default=0)
+        return 0 if self.served and worst == 1 else worst
 
 
 def engine_args(

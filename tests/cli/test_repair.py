@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,49 +148,30 @@ def test_the_base_that_the_config_names_is_taken_where_it_is_on_this_machine(
         assert repair("hub --engine sglang --check", capsys)[1]["after"]["outcome"] == "ok"
         assert repair("hub --engine sglang --check --cache-dir other", capsys)[1]["after"]["outcome"] == "unknown"
         assert not hub.requests
+        hub.add("org/sql", content("rslora"))
+        assert repair("org/sql --engine sglang --base base --to out", capsys)[0] == 0
+        assert main(["repair", "org/sql", "--engine", "sglang", "--base", "base", "--in-place"]) == 2
 
 
-@pytest.mark.parametrize(
-    ("engine", "limit", "hint"),
-    [
-        ("vllm", None, "start the engine with `--max-lora-rank 64`"),
-        ("vllm", 32, "`--max-lora-rank 64`"),
-        ("vllm", 64, ""),
-    ],
-)
-def test_what_a_flag_mends_is_named_and_is_no_refusal(
-    engine: str, limit: int | None, hint: str, capsys: Capture
-) -> None:
-    """The limit is that of the manifest, else the engine's default."""
-    adapter("wide", r=64)
-    launch = f"{{name: {engine}}}" if limit is None else f"{{name: {engine}, max_lora_rank: {limit}}}"
-    Path("set.yaml").write_text(f"{HEAD}engine: {launch}\nadapters: [{{name: wide, source: ./wide}}]\n")
-    assert main(["repair", "-f", "set.yaml", "--check"]) == 0
-    assert hint in said(capsys)
-    code, found = repair("-f set.yaml --check", capsys)
-    assert (code, found["refusals"], bool(found["flags"])) == (0, [], bool(hint))
+class Hostile:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("run",)
 
 
-def spoil(name: str, how: str) -> None:
-    weights, config = Path(name, WEIGHTS), Path(name, "adapter_config.json")
-    if how == "config":
-        config.write_text("{")
-    elif how == "weights":
-        weights.write_bytes(weights.read_bytes()[:-1])
-    elif how == "foreign":
-        weights.rename(Path(name, "adapters.safetensors"))
-    elif how == "ranks":
-        adapter(name, {"rank_pattern": {".*_proj": 16}})
-    elif how == "pissa":
-        adapter(name, {"init_lora_weights": "pissa"})
-    elif how == "unsafe":
-        weights.unlink()
+def pickled(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    torch.save({"base_model.model.x.lora_A.weight": Hostile()}, folder / "adapter_model.bin")
 
-        class Hostile:
-            def __reduce__(self) -> Any:
-                return os.mkdir, ("run",)
 
-        torch.save({"base_model.model.x.lora_A.weight": Hostile()}, Path(name, "adapter_model.bin"))
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "": lambda folder: None,
+    "config": lambda folder: (folder / "adapter_config.json").write_text("{"),
+    "weights": lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1]),
+    "foreign": lambda folder: (folder / WEIGHTS).rename(folder / "adapters.safetensors"),
+    "ranks": lambda folder: adapter(folder.name, {"rank_pattern": {".*_proj": 16}}),
+    "pissa": lambda folder: adapter(folder.name, {"init_lora_weights": "pissa"}),
+    "unsafe": pickled,
+}
 
 
 @pytest.mark.parametrize(
@@ -215,7 +195,7 @@ def test_what_cannot_be_repaired_is_told_and_nothing_is_written(
     how: str, words: str, code: int, told: str, capsys: Capture
 ) -> None:
     before = content("base")
-    spoil("rslora", how)
+    SPOILT[how](Path("rslora"))
     assert main(["repair", "rslora", "--base", "base", *words.split()]) == code
     assert told in said(capsys)
     assert not any(name.startswith((".out", "out", "run")) for name in os.listdir("."))  # noqa: PTH208
@@ -245,6 +225,17 @@ def test_weights_are_written_in_one_file(kind: str, capsys: Capture) -> None:
         assert "not all shards are there" in said(capsys)
 
 
+@pytest.mark.parametrize(("limit", "hint"), [("", "the engine with `--max-lora-rank 64`"), (", max_lora_rank: 64", "")])
+def test_what_a_flag_mends_is_named_and_is_no_refusal(limit: str, hint: str, capsys: Capture) -> None:
+    """The limit is that of the manifest, else the engine's default."""
+    adapter("wide", r=64)
+    Path("set.yaml").write_text(f"{HEAD}engine: {{name: vllm{limit}}}\nadapters: [{{name: wide, source: ./wide}}]\n")
+    assert main(["repair", "-f", "set.yaml", "--check"]) == 0
+    assert hint in said(capsys)
+    code, found = repair("-f set.yaml --check", capsys)
+    assert (code, found["refusals"], bool(found["flags"])) == (0, [], bool(hint))
+
+
 def test_a_name_that_is_asked_for_is_written(capsys: Capture) -> None:
     adapter("plain")
     code, found = repair("plain --engine vllm --base base --base-name org/base --to out", capsys)
@@ -264,33 +255,3 @@ def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(capsys
         assert Path("out").exists() == (words != ["--check"])
     assert sorted(path.name for path in Path("out").iterdir()) == ["a", "b"]
     assert is_ok("out/a")
-
-
-def test_a_remote_adapter_is_fetched(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        hub.add("org/sql", content("rslora"))
-        assert repair("org/sql --engine sglang --base base --to out", capsys)[0] == 0
-        assert is_ok("out")
-        assert main(["repair", "org/sql", "--engine", "sglang", "--base", "base", "--in-place"]) == 2
-
-
-def test_a_full_disk_leaves_nothing_and_is_6() -> None:
-    code = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
-        "from lora_cli.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    line = [sys.executable, "-c", code, *["repair", "rslora", "--engine", "sglang", "--base", "base", "--to", "out"]]
-    assert subprocess.run(line, capture_output=True, check=False).returncode == 6
-    assert not [path.name for path in Path.cwd().iterdir() if "out" in path.name]
-
-
-def test_the_docs_show_what_it_prints(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("COLUMNS", "80")
-    shown = (ROOT / "docs" / "inspect.md").read_text().partition("$ lora-cli repair ")[2].partition("```")[0]
-    line, _, printed = shown.partition("\n")
-    words = [word if word != "out/zubrowka" else str(tmp_path / "zubrowka") for word in line.split()]
-    assert main(["repair", *words]) == 0
-    assert capsys.readouterr().out.partition("  written")[0] == printed.partition("  written")[0]

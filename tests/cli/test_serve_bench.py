@@ -246,7 +246,9 @@ def closed_port() -> str:
     ("argv", "said", "code"),
     [
         ([], "there is nothing to measure", 2),
-        (["--simulate", "--url", "u"], "--simulate and --url cannot be used together", 2),
+        (["--simulate", "--url", "u"], "--url and --simulate cannot be used together", 2),
+        (["--simulate", "--goodput", "ttft:5"], "--goodput and --simulate cannot be used together", 2),
+        (["--url", "u", "--base", "b"], "--base and --url cannot be used together", 2),
         (["--simulate", "--trace", "nowhere.jsonl"], "there is no trace nowhere.jsonl", 3),
         (["--simulate", "--max-loras", "8,x"], "--max-loras '8,x': must be numbers of slots", 2),
         (["--simulate", "--max-loras", "8", "--max-cpu-loras", "4"], "--max-cpu-loras is 4, less than", 2),
