@@ -1,5 +1,6 @@
 """Weights of the base that PEFT saved along: left out where they equal the base's, and only there."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lora_cli.engines import choose_engine
-from lora_cli.judging.base_model import open_base
-from lora_cli.refs.request import Request
-from lora_cli.repair import RepairOptions, RepairReport, repair_adapter
-from lora_cli.settings import Settings
+from lora_cli.cli.main import main
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -35,10 +32,10 @@ def trained(folder: Path, dtype: torch.dtype = torch.float32, *, tied: bool = Fa
     return folder / "base", folder / "sql"
 
 
-def repaired(adapter: Path, base: Path) -> RepairReport:
-    settings, to = Settings(cache_dir=adapter.parent / "cache"), adapter.parent / "out"
-    wish = RepairOptions(choose_engine("vllm"), open_base(str(base), settings), to=to, base_ref=str(base))
-    return repair_adapter(Request("", str(adapter)), wish, settings)
+def repaired(adapter: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    words = [str(adapter), "--engine", "vllm", "--base", str(base), "--to", str(adapter.parent / "out")]
+    main(["repair", *words, "--format", "json"])
+    return json.loads(capsys.readouterr().out)["adapters"][0]["repair"]
 
 
 def logits(base: Path, adapter: Path) -> Any:
@@ -50,29 +47,30 @@ def logits(base: Path, adapter: Path) -> Any:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [False, True], ids=["apart", "tied"])
 @pytest.mark.parametrize("prefix", ["base_model.model.", "base_model.model." * 2], ids=["named", "odd"])
-def test_what_was_not_trained_is_left_out(prefix: str, tied: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_what_was_not_trained_is_left_out(
+    prefix: str, tied: bool, dtype: torch.dtype, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base, adapter = trained(tmp_path, dtype, tied=tied)
     answer = logits(base, adapter)
     named = {name.replace("base_model.model.", prefix): one for name, one in load_file(adapter / WEIGHTS).items()}
     save_file(named, adapter / WEIGHTS)
 
-    found = repaired(adapter, base)
-
-    assert (found.before.outcome.label, found.after.outcome.label, found.refusals) == ("rejects", "ok", ())
-    assert [change.step for change in found.changes] == ["names"] * (prefix != "base_model.model.") + ["copies"]
+    found = repaired(adapter, base, capsys)
+    assert (found["before"]["outcome"], found["after"]["outcome"], found["refusals"]) == ("rejects", "ok", [])
+    assert [change["step"] for change in found["changes"]] == ["names"] * (prefix != "base_model.model.") + ["copies"]
     assert all("lora_" in name for name in load_file(tmp_path / "out" / WEIGHTS))
     # What was saved in bfloat16 is the base's weight rounded, and the base itself is not.
     assert (logits(base, tmp_path / "out") - answer).abs().max() <= (1e-6 if dtype == torch.float32 else 0.05)
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_weight_that_was_trained_is_refused_and_one_that_may_be(known: bool, tmp_path: Path) -> None:
+def test_a_weight_that_was_trained_is_refused_and_one_that_may_be(
+    known: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base, adapter = trained(tmp_path)
     tensors = load_file(adapter / WEIGHTS)
     tensors["base_model.model.lm_head.weight"][-1, -1] *= 1.001
     save_file(tensors, adapter / WEIGHTS)
-
-    found = repaired(adapter, base if known else base / "config.json")
-
-    assert "lm_head" in found.refusals[0].message
+    found = repaired(adapter, base if known else base / "config.json", capsys)
+    assert "lm_head" in found["refusals"][0]["message"]
     assert not (tmp_path / "out").exists()

@@ -101,15 +101,12 @@ CASES: dict[str, tuple[Callable[[str], object], tuple[int, int], str]] = {
     "changed weights": (lambda how: write_adapter(Path("sql"), seed=2), (1, 1), WEIGHTS),
     "changed training file": (write("training_args.bin"), (1, 0), "changed since: training_args.bin"),
     "added file": (write("tokenizer.json"), (1, 1), "not signed: tokenizer.json"),
-    "added script": (write("evil.py"), (1, 0), "not signed: evil.py"),
     "called like git's": (write(".gitignore-evil.py"), (1, 0), "not signed: .gitignore-evil.py"),
     "git's own": (write(".gitignore"), (0, 0), ""),
     "removed file": (remove("README.md"), (1, 1), "signed, but missing: README.md"),
-    "removed training file": (remove("training_args.bin"), (1, 0), "signed, but missing: training_args.bin"),
     "of another folder": (sign_another, (1, 1), f"changed since: {CONFIG}, {WEIGHTS}"),
     "truncated signature": (write(SIGNATURE, '{"mediaType'), (1, 1), "it is not a signature bundle, or is cut off"),
     "exempts a file": (exempt("tokenizer.json"), (1, 1), "not signed: tokenizer.json"),
-    "exempts all": (exempt("."), (1, 1), "not signed:"),
 }
 """What happens to it, what ``fetch`` and ``validate`` exit with, and what they say; validate reads what it judges."""
 
@@ -202,7 +199,6 @@ def test_a_web_server_lists_nothing_and_is_asked_for_the_signed_files(capsys: Ca
     [
         ((-10, 100), (-30, 300), ExtendedKeyUsageOID.CODE_SIGNING, ""),
         ((-20, -1), (-30, 300), None, "certificate has expired"),
-        ((-10, 100), (-20, -1), None, "certificate has expired"),
         ((1, 100), (1, 100), None, "not yet valid"),
         ((-10, 100), (-30, 300), ExtendedKeyUsageOID.SERVER_AUTH, "is not for signing code"),
     ],
@@ -233,9 +229,7 @@ def test_only_sha256_counts() -> None:
         (["{sources: ['./linked/*'], keys: [pki/acme.pub]}"], 1, 0),
         (["{keys: [pki/other.pub, pki/acme.pub]}"], 1, 0),
         (["{keys: [pki/acme.pub]}", "{sources: ['./sql'], keys: [pki/other.pub]}"], 1, 1),
-        (["{keys: [pki/none.pub]}"], 1, 2),
         (["{keys: [pki/root.pem]}"], 1, 2),
-        (["{certificates: [pki/root.pem]}"], 1, 1),
         (["{sources: ['*']}"], 2, 2),
     ],
 )
@@ -260,13 +254,9 @@ def test_a_manifest_names_a_signature_that_is_elsewhere(capsys: Capture) -> None
 
 def test_who_signed_it_is_told(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     sign()
-    for policy, signers in ("", []), ("key.yaml", ["the key acme.pub"]):
-        monkeypatch.setenv("LORA_CLI_POLICY", policy)
-        capsys.readouterr()
-        assert main(["inspect", "./sql", "--format", "json"]) == 0
-        assert json.loads(capsys.readouterr().out)["adapters"][0].get("signers", []) == signers
-    assert main(["inspect", "./sql"]) == 0
-    assert "signed by the key acme.pub" in said(capsys)
+    monkeypatch.setenv("LORA_CLI_POLICY", "key.yaml")
+    assert main(["inspect", "./sql", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adapters"][0]["signers"] == ["the key acme.pub"]
 
 
 NO_BUNDLES = (b"", b"null", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"verificationMaterial": {}}')
