@@ -29,13 +29,15 @@ from lora_cli.finding import Deployment
 from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
-from lora_cli.redaction import log_to_stderr
+from lora_cli.redaction import log_bug, log_to_stderr, logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.locks import InUse
+
+log = logger(__name__)
 
 MEMORY_BYTES = 2 << 30
 """What such a process may allocate: a fetch takes up to 250 MiB, and values are read piece by piece."""
@@ -220,6 +222,9 @@ def _admitted(request: Request, context: FetchContext, terms: Terms) -> Admissio
         result = judge_fetched(result, terms, context.settings)
     except MemoryError:
         result.stage, result.error = "validate", Refused("it needs more memory than is allowed for one adapter")
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: a bug fails one adapter alone
+        log_bug(log, error)
+        result.stage, result.error = "validate", MachineError(f"{type(error).__name__}", hint="please report this")
     report = report_of(request, result)
     if report.error:
         return Admission(replace(report, error=report.error[:LONGEST_TEXT], hint=report.hint[:LONGEST_TEXT]))

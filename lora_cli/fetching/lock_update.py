@@ -77,7 +77,7 @@ class LockFile:
         base = self._base_drift()
         if found := [*drift(self.adapter_set, self.lock), *([base] if base else [])]:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            hint = f"lora-cli fetch -f {self.adapter_set.file} updates the lock"
+            hint = f"lora-cli fetch -f {self.adapter_set.file} locks what it can fetch; remove other adapters"
             raise Refused(f"{self.path} does not match {self.adapter_set.file}: {found[0]}{more}", hint=hint)
 
     def check_writable(self, requests: Iterable[Request]) -> None:

@@ -61,8 +61,9 @@ def human(report: Report, *, quiet: bool = False, verbose: bool = False) -> "Par
             yield from ("", *failure(one.name, "not read", one.error.message, one.error.hint))
     if not quiet:
         yield from ("",) if report.adapters else ()
-        yield from _repair_command(repairable(report))
-        yield Paragraph(summary(report))
+        yield from _repair_command(report)
+        hidden = len(report.adapters) - len(shown)
+        yield Paragraph(summary(report) + (f"; {hidden} without a row: -v lists all" if shown and hidden else ""))
 
 
 def is_fine(one: Result, *, quiet: bool) -> bool:
@@ -126,12 +127,17 @@ def _group(label: str, line: str) -> "Iterator[RenderableType]":
     yield from ("", text("  ", (label, "dim")), Paragraph(line, indent=4))
 
 
-def _repair_command(adapters: Sequence[Result]) -> "Parts":
-    """The command that fixes what is marked, if anything is."""
+def _repair_command(report: Report) -> "Parts":
+    """The command that fixes what is marked, if anything is; on one line, to be pasted."""
+    adapters = repairable(report)
     for first in adapters[:1]:
-        ref = first.name if first.source.endswith(first.name.rstrip("/")) else first.source
         failing = [each for each in first.engines if each.fails] or first.engines
         engine = failing[0].asked if failing else "NAME"
-        base = f" --base {first.base}" if first.base is not None else ""
-        command = f"lora-cli repair {ref if len(adapters) == 1 else 'REF'} --engine {engine}{base} --to DIRECTORY"
-        yield Paragraph(command, f"{MARK} ")
+        manifest = report.naming.manifest.get(first.name, "").rpartition(":")[0]
+        if manifest:  # which has the base, too
+            what, base = f"-f {manifest} {first.name if len(adapters) == 1 else 'NAME'}", ""
+        else:
+            ref = first.name if first.source.endswith(first.name.rstrip("/")) else first.source
+            what = ref if len(adapters) == 1 else "REF"
+            base = f" --base {first.base}" if first.base is not None else ""
+        yield text(f"{MARK} lora-cli repair {what} --engine {engine}{base} --to DIRECTORY")

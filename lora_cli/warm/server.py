@@ -85,6 +85,7 @@ async def _serve(options: ServerOptions, listener: socket.socket, hold: InUse, t
     starting = asyncio.create_task(start())
     await server.serve(sockets=[listener])
     starting.cancel()
+    isolation.close()  # a child that is held up inside a library does not see that its parent ends
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def test_a_server_answers_beside_all_of_them_and_ends_when_told(server: Running)
         hanging = clients.submit(server.load, "stuck-2", "good")
         time.sleep(1)
         ends_s(server)
-        assert error_of(hanging.result())[0] == 503
+        assert hanging.exception() is not None or hanging.result().status_code >= 500
 
 
 def test_no_process_outlives_a_server_that_is_killed(server: Running) -> None:

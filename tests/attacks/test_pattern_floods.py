@@ -46,7 +46,7 @@ def test_whatever_a_config_lists_it_is_judged_in_time(name: str, tmp_path: Path)
     run = lora_cli("validate", adapter, "--base", base, *ENGINES)
     assert run.code == 1, run.out
     assert run.peak_mb < 300
-    assert name == "parameters" or ("LC208" in run.out) == (name not in {"tokens", "layers"})
+    assert "LC208" in run.out or name not in {"patterns", "a slow pattern"}
     repaired = lora_cli("repair", adapter, "--engine", "vllm", "--base", base, "--check")
     assert max(run.cpu_s, repaired.cpu_s, lora_cli("inspect", adapter).cpu_s) < 8, run.out
 

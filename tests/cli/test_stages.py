@@ -35,7 +35,7 @@ def test_a_terminal_shows_each_stage_and_keeps_the_table_alone(warm: list[str]) 
     code, shown = on_a_terminal(warm, columns=70, rows=24)
     assert code == 1
     drawn = counts_in(shown)
-    assert any("0 of 2 verified, 1 failed" in line for line in drawn)
+    assert any("2 of 3 verified, 1 failed" in line for line in drawn)
     assert "the base  load" in shown
     assert max(map(len, drawn)) <= 70
     kept = screen(shown)
@@ -69,7 +69,7 @@ def test_bytes_that_come_slowly_are_shown_as_they_come(tmp_path: Path, monkeypat
         code, shown = on_a_terminal(["--cache-dir", str(tmp_path / "cache"), *words], columns=80, rows=24)
     assert code == 1
     assert any(re.search(r" of \d.* [KM]?i?B .*org/sql", line) for line in drawn_in(shown))
-    assert "0 of 1 accepted" in shown
+    assert "0 of 1 verified" in shown
 
 
 def test_validate_counts_adapters_on_a_terminal_and_leaves_its_table_alone(warm: list[str]) -> None:
