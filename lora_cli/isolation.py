@@ -103,7 +103,13 @@ class Isolation:
             assert child.stdout is not None
             pickle.dump((request, by_client, limit_s + GRACE_S), child.stdin)
             child.stdin.flush()
-            fields = json_object(child.stdout.readline(), "its answer")
+            late = threading.Timer(limit_s + 2 * GRACE_S, child.kill)  # one that does not even get to its own limit
+            late.daemon = True
+            late.start()
+            try:
+                fields = json_object(child.stdout.readline(), "its answer")
+            finally:
+                late.cancel()
             report = LoadReport(**fields.pop("report"))
         except (OSError, FormatError) as error:
             status = self._ended(child) if child is not None else 0

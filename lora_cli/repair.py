@@ -334,7 +334,7 @@ def _prove(
         allowed = lengths * (ARITHMETIC + sum(float(finfo(one.dtype).eps) / 2 for one in (a1, b1)))
         if not change <= allowed:
             what = f"{module} would change by {change / size:.2g} of its size, rounding allows {allowed / size:.2g}"
-            raise Refused(what, hint=SAVE_AGAIN)
+            raise Refused(what, hint="save the adapter in float32")
         worst = max(worst, change / size)
     return worst
 

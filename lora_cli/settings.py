@@ -153,7 +153,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     named = environ.get(CONFIG)
     file = _expand(Path(named), environ) if named else _xdg(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
     fields: dict[str, Any] = {"cache_dir": _xdg(environ, "XDG_CACHE_HOME", ".cache")}
-    is_there = os.path.lexists(file)
+    is_there = os.path.exists(file) if named else os.path.isfile(file)  # noqa: PTH110, PTH113 - these never raise
     if named and not is_there:
         raise UsageError(f"there is no settings file {file}", hint=f"check {CONFIG}")
     from_file = _file_layer(file, environ) if is_there else {}

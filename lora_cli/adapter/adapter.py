@@ -57,7 +57,7 @@ MLX = Format(
     keys=r"\.lora_[ab]$",
 )
 GGUF = "use the PEFT adapter that it was made from: llama.cpp loads a GGUF LoRA with --lora, engines do not"
-TENSORIZER = "vLLM reads it up to 0.31, and from Python only; use the PEFT adapter that it was made from"
+TENSORIZER = "engines do not read it; use the PEFT adapter that it was made from"
 IMAGES = "diffusers reads it with load_lora_weights(); engines for language models do not"
 FORMATS = (
     SHARDED,

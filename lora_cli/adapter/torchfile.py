@@ -29,6 +29,9 @@ MOST_AT_ONCE = 32 << 20
 """Bytes of a pickle, or of a zip's directory: 150,000 tensors have 24 MiB."""
 
 ZIP = b"PK\x03\x04"
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x78", b"\x93NUMPY", b"ZF0x")
+"""First bytes of gzip, bzip2, xz, zstd, lz4, zlib, an array of numpy and a file of joblib before 0.10."""
+
 BEGINNINGS = {op.code.encode("latin-1") for op in pickletools.opcodes if not op.stack_before and "PUT" not in op.name}
 """The opcodes that a pickle can begin with: all that take nothing from the stack."""
 
@@ -49,8 +52,16 @@ HARMLESS = re.compile(
     r"(__builtin__|builtins) (set|frozenset|bytes|bytearray|complex|dict|list|int)|pathlib(\._local)? \w+Path|"
     r"collections (OrderedDict|defaultdict|Counter)|"
     r"numpy (dtype|ndarray)|numpy\._?core\.(multiarray (_reconstruct|scalar)|numeric _frombuffer)|"
-    r"(__main__|(unsloth_compiled_cache\.)?Unsloth\w+|(transformers|accelerate|trl|axolotl|llamafactory|swift)[\w.]+) "
-    r"[A-Z]\w*(Arguments|Config|Configuration|Plugin|State|Type|Backend|Precision|Mode|Names|Strategy|Option)",
+    r"transformers\.training_args(_seq2seq)? ((Seq2Seq)?TrainingArguments|OptimizerNames|ParallelMode)|"
+    r"transformers\.trainer_utils ((Interval|Save|Hub|Evaluation)Strategy|SchedulerType|FSDPOption)|"
+    r"transformers\.(trainer_pt_utils AcceleratorConfig|debug_utils DebugOption)|"
+    r"transformers\.generation\.configuration_utils GenerationConfig|"
+    r"transformers\.(integrations\.)?deepspeed Hf(Trainer)?DeepSpeedConfig|"
+    r"accelerate\.state (PartialState|AcceleratorState)|"
+    r"accelerate\.utils\.dataclasses [A-Z]\w*(Type|Backend|Precision|Plugin|Config|Configuration)|"
+    r"trl\.(trainer|experimental)(\.[a-z0-9_]+)* [A-Z]\w*Config|"
+    r"(__main__|(axolotl|llamafactory|swift)\.[a-z0-9_.]+) [A-Z]\w*Arguments|"
+    r"(unsloth_compiled_cache\.)?Unsloth[A-Za-z]+Trainer Unsloth[A-Za-z0-9]+Config",
     re.ASCII,
 )
 """A module and a name: what torch writes for tensors, and trainers for their arguments and the states of optimizers,
@@ -131,6 +142,8 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
         entries, data = _pickle(stream, count())
         if not entries:
             raise FormatError("is not a zip as torch writes it since 1.6", hint=AS_SAFETENSORS)
+        if "byteorder" in entries and entries["byteorder"].file_size != len("little"):
+            raise FormatError("was written by a big-endian machine", hint=AS_SAFETENSORS)
         tensors: dict[str, TensorInfo] = {}
         for name, tensor in _read_pickle(data):
             if type(name) is not str or not isinstance(tensor, TensorInfo) or len(name) > LONGEST_NAME:
@@ -150,7 +163,9 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
     """
     with _one_error(file.path):
         stream = RangeStream(files, file)
-        if looked := stream.part(0, 1) in BEGINNINGS or stream.part(0, 4) == ZIP:
+        head = stream.part(0, 262)
+        packed = head.startswith(PACKED) or head[257:] == b"ustar"
+        if looked := not packed and (head[:1] in BEGINNINGS or head.startswith(ZIP)):
             _pickle(stream, steps)
         return looked or not stream.size
 

@@ -206,7 +206,8 @@ def saved_shape(case: Case) -> Problems:
         if module is None or name not in case.adapter.tensors:
             continue
         has = case.adapter.tensors[name].shape
-        rows = len(chosen) if isinstance(chosen, tuple) or not has else has[0]  # else each embedding has its own tokens
+        own = chosen.items() if isinstance(chosen, dict) else [(key.module, chosen)]  # of each embedding, or of all
+        rows = next((len(ids) for one, ids in own if f".{key.module}".endswith(f".{one}")), has[0] if has else 0)
         is_embedding = module.kind == "embedding"
         wanted: tuple[int, ...] | None = None
         if key.part == "trainable_tokens":

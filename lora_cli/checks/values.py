@@ -141,10 +141,9 @@ def huge_update(case: Case) -> Problems:
 def negligible_update(case: Case) -> Problems:
     """The update ``s * B @ A`` is too small in every module to change the output: untrained, or scaled to nothing."""
     updates, stats = _updates(case), case.evidence.stats
-    factors = [factor for pair in case.adapter.pairs.values() for factor in pair.factors if factor.name in stats]
-    narrow = [one for one in factors if stats[one.name].magnitude is None and not stats[one.name].nonfinite]
+    narrow = [name for name, one in stats.items() if one.magnitude is None and not one.nonfinite]
     if narrow and not updates:
-        yield NotChecked(f"the size of an update in {narrow[0].dtype} is unknown")
+        yield NotChecked(f"the size of an update in {case.adapter.tensors[narrow[0]].dtype} is unknown")
     if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _has_other_tensors(case):
         first = max(updates, key=lambda module: updates[module])
         size = f"the largest update has a root mean square of at most {updates[first]:.3g}"

@@ -1,10 +1,10 @@
 """``lora-cli --version -v``: what this machine has for lora-cli, without a secret and without a request."""
 
+import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from lora_cli.settings import API_KEY, load_settings
 
@@ -21,6 +21,11 @@ TOKENS = {
 PACKAGES = ("torch", "transformers", "peft", "vllm", "sglang", "model-signing", "ray")
 
 
+def _exists(path: str) -> bool:
+    """Whether there is such a file, as far as this user can see; a machine may know of no home at all."""
+    return os.path.exists(os.path.expanduser(path))  # noqa: PTH110, PTH111 - these never raise
+
+
 def about(environ: Mapping[str, str]) -> Iterator[str]:
     """A line for Python, cache, settings file, the credentials that were found, and each package that extends us.
 
@@ -32,7 +37,7 @@ def about(environ: Mapping[str, str]) -> Iterator[str]:
     yield f"cache        {settings.cache_dir}"
     yield f"settings     {settings.config or 'no file'}"
     for server, places in {**TOKENS, "sources": tuple(rule.token_env or "" for rule in settings.sources)}.items():
-        found = [one for one in places if (Path(one).expanduser().exists() if one[:1] == "~" else environ.get(one))]
+        found = [one for one in places if (_exists(one) if one[:1] == "~" else environ.get(one))]
         yield f"{server:<12} {'credentials in ' + ', '.join(found) if found else 'no credentials found'}"
     for package in PACKAGES:
         try:

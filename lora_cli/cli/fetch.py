@@ -1,5 +1,6 @@
 """``lora-cli fetch``: downloads adapters into the cache, ``--to`` or ``--publish``."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -207,7 +208,7 @@ def _prune(inputs: Inputs, folder: str | None, settings: Settings, *, failed: bo
         to_stderr(f"nothing {'would be' if dry_run else 'is'} pruned: not all adapters are there")
         return [], []
     staying = {entry.name for entry in inputs.manifest.adapters}
-    removed, kept = prune(Path(folder).expanduser(), staying, dry_run=dry_run)
+    removed, kept = prune(Path(os.path.expanduser(folder)), staying, dry_run=dry_run)  # noqa: PTH111 - never raises
     for name in removed:
         inform(f"{'would prune' if dry_run else 'pruned'} {folder}/{name}: it is not in the manifest", settings)
     for one in kept:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from types import NoneType
 
-from lora_cli.fetching.batch import fetch_all
+from lora_cli.errors import UsageError
+from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.json_schema import ErrorReport, error_report
 from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import parse
@@ -40,7 +41,11 @@ def repair_cache(store: Store, settings: Settings, only: Set[str] | None = None)
             # Pickles that were fetched before were allowed then.
             selection = BASE if record.selection == str(BASE) else Selection(allow_pickle=True)
             locked = LockedAdapter(record.ref, record.ref, record.revision, record.files)
-            source = parse(record.ref, is_path=lambda _: False)
+            try:
+                source = parse(record.ref, is_path=lambda _: False)
+            except UsageError as error:  # of another version of lora-cli
+                outcome = Outcome(Request(record.ref, record.ref, digest), None, error, 0.0)
+                continue
             request = Request(record.ref, source, digest, locked=locked, selection=selection)
             (outcome,) = fetch_all([request], store, settings)
             if outcome.error is None:

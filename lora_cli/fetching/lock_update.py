@@ -53,7 +53,8 @@ class LockFile:
         is_exact, locked = self.flags.locked or self.flags.check, locked_adapters(self.adapter_set, self.lock)
         for request in requests:
             if (known := locked.get(request.name)) is not None:
-                ref = ref_at(request.ref, known)
+                upgraded = self.flags.upgrade and bool(known.revision)  # then it may be locked at anything
+                ref = request.ref if upgraded else ref_at(request.ref, known)
                 stays = not self.flags.upgrade and (is_exact or ref.scheme != "file")
                 source = request.source if known.revision else ref
                 request = replace(request, source=source, locked=known if stays else None)  # noqa: PLW2901

@@ -27,6 +27,8 @@ NOWHERE = "no-such-file.lora-cli"
 NAMES = (CONFIG, WEIGHTS, *PICKLED, *sorted(BESIDE), SIGNATURE, BASE_CONFIG, NOWHERE)
 FORBIDDEN, GONE = frozenset({401, 403}), frozenset({404, 410})
 
+NO_VERSION = "check the network; a server that sends an ETag is resumed"
+
 
 class WebSource(Source):
     """A folder on a web server as a source: a ranged GET for each name that an adapter's files can have.
@@ -59,7 +61,7 @@ class WebSource(Source):
                 raise Changed(reason, hint=AGAIN)
 
         if start and stop is None and not file.identity:
-            raise Changed(f"{what}: it broke off, and the server has no version to go on with", hint=AGAIN)
+            raise Changed(f"{what}: it broke off, and the server has no version to go on with", hint=NO_VERSION)
         url, piece = f"{self._folder(ref)}/{quote(file.path)}", Piece(start, stop, file.size)
         conditions = {condition: value} if pin else {}
         try:

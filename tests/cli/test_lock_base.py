@@ -86,7 +86,9 @@ def test_one_that_cannot_be_had_is_a_warning_and_refused_with_locked(
     hub.requests.clear()
     assert fetch("--locked") == fetch("--check") == 1
     out, err = capsys.readouterr()
-    assert "the base is not locked\nhint: lora-cli fetch -f set.yaml updates the lock" in err
+    assert (
+        "the base is not locked\nhint: lora-cli fetch -f set.yaml locks what it can fetch; remove other adapters" in err
+    )
     assert "the base: is not locked; lora-cli fetch -f set.yaml locks it" in out
     assert not hub.count("org/nothing"), "what is not locked is not asked for"
     for endpoint, code in ((hub.endpoint, 3), ("http://127.0.0.1:9", 4)):
