@@ -255,7 +255,7 @@ UNKNOWN = {"an older version": ["--engine", "vllm@0.1"], "no base": ["--engine",
 SAID = {
     "human": r"unchecked +unknown",
     "json": r'"outcome": "unknown"',
-    "junit": r'name="vLLM [\d.]+" value="unknown"',
+    "junit": r"vLLM [\d.]+: unknown",
     "github": r"1 adapter: 1 unchecked",
 }
 
