@@ -231,9 +231,9 @@ def _fetch_all(
     try:
         with shown(settings, len(inputs.items), "fetched") as progress:
             if ray is not None:
-                from lora_cli.fleet.fetching import bring_fleet
+                from lora_cli.fleet import fetch_fleet
 
-                outcomes = bring_fleet(ray, inputs.items, settings)
+                outcomes = fetch_fleet(ray, inputs.items, settings)
             else:
                 outcomes = fetch_all(inputs.items, destination.store, settings, progress=progress)
             for number, fetched in enumerate(outcomes):

@@ -110,7 +110,7 @@ def command(
         if ray is None:
             judged = judge_all(requests, terms, settings, contents=False)
         else:
-            from lora_cli.fleet.judging import judge_fleet
+            from lora_cli.fleet import judge_fleet
 
             judged = judge_fleet(ray, requests, terms, settings)
         for one in judged:

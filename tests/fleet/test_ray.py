@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.fleet.ray_cluster import joined, spread
+from lora_cli.fleet import joined, spread
 from tests.fleet.tasks import deadly, refusing, slowly
 from tests.making import llama_modules, write_adapter, write_base_config
 

@@ -1,4 +1,7 @@
-"""Work spread over a Ray cluster: batches in flight, results in order, and what dies with a node is done again."""
+"""Beyond one machine: the same functions as tasks of a Ray cluster, whose nodes may come and go.
+
+Batches are in flight, results come in order, and what dies with a node is done again.
+"""
 
 import logging
 import os
@@ -6,13 +9,20 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from lora_cli.errors import MissingExtra, Unreachable
+from lora_cli.errors import MachineError, MissingExtra, Unreachable
+from lora_cli.fetching.batch import Outcome, fetch_all
+from lora_cli.judging.judge import Terms, judge_all
+from lora_cli.judging.result import Result
+from lora_cli.refs.request import Request
+from lora_cli.settings import Settings
+from lora_cli.store import Store
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Done = TypeVar("Done")
 
 TOGETHER = 16
 """Adapters of one task: so many that a task is worth its sending, so few that its loss is soon made up for."""
@@ -24,6 +34,36 @@ CONNECT_S = 10.0
 
 TRIES = 3
 """So often a task is done again that died with its worker or its node."""
+
+
+def fetch_fleet(address: str, requests: Sequence[Request], settings: Settings) -> Iterator[Outcome]:
+    """As ``fetch_all``, on the cluster at ``address``. Raises as ``joined``."""
+    with joined(address, "fetch") as processors:
+        yield from spread(_fetch, requests, processors, settings, lost=_unfetched)
+
+
+def _fetch(batch: Sequence[Request], settings: Settings) -> list[Outcome]:
+    return list(fetch_all(batch, Store(settings.cache_dir), settings))
+
+
+def _unfetched(request: Request, reason: str) -> Outcome:
+    error = MachineError(f"{request.name}: {reason}", hint="fetch it alone, and check that node's memory and disk")
+    return Outcome(request, None, error, 0.0)
+
+
+def judge_fleet(address: str, items: Sequence[Request], terms: Terms, settings: Settings) -> Iterator[Result]:
+    """As ``judge_all``, without contents, on the cluster at ``address``. Raises as ``joined``."""
+    with joined(address, "validate") as processors:
+        yield from spread(_judge, items, processors, terms, settings, lost=_unjudged)
+
+
+def _judge(batch: Sequence[Request], terms: Terms, settings: Settings) -> list[Result]:
+    return list(judge_all(batch, terms, settings, contents=False))
+
+
+def _unjudged(item: Request, reason: str) -> Result:
+    error = MachineError(f"{item.name}: {reason}", hint="validate it alone, and check that node's memory")
+    return replace(Result.of(item), error=error)
 
 
 @contextmanager
@@ -65,12 +105,12 @@ def _check_listens(address: str) -> None:
 
 
 def spread(
-    call: Callable[..., list[Result]],
+    call: Callable[..., list[Done]],
     items: Sequence[Item],
     processors: int,
     *shared: Any,
-    lost: Callable[[Item, str], Result],
-) -> Iterator[Result]:
+    lost: Callable[[Item, str], Done],
+) -> Iterator[Done]:
     """``call(batch, *shared)`` for batches of ``items``, each result in the order of the items.
 
     A batch whose worker or node died is done again elsewhere, and if that does not help item by item; ``lost`` makes
@@ -103,13 +143,13 @@ def spread(
             yield from (_alone(task, item, values, lost) for item in batch)
 
 
-def _alone(task: Any, item: Item, values: Sequence[Any], lost: Callable[[Item, str], Result]) -> Result:
+def _alone(task: Any, item: Item, values: Sequence[Any], lost: Callable[[Item, str], Done]) -> Done:
     """One item of a batch that was lost."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        result: Result = ray.get(task.remote([item], *values))[0]
+        result: Done = ray.get(task.remote([item], *values))[0]
     except RayTaskError:
         raise
     except RayError as error:

@@ -1,1 +1,0 @@
-"""Beyond one machine: the same functions as tasks of a Ray cluster, whose nodes may come and go."""
