@@ -205,8 +205,8 @@ def observe(case: Case, s3: S3Server | None = None) -> dict[str, Any]:
             told["rules"] = found
         told["files"] = _changed(started, _tree(here), here, normaliser)
         asked = origin.requests(normaliser)
-        # Where one file fails, it depends on the moment which others were asked for.
-        if asked and not any("fault" in step for step in case.before):
+        # Where one file cannot be had, it depends on the moment which others were asked for.
+        if asked and code < 3 and not any("fault" in step for step in case.before):
             told["requests"] = asked
         return told
 
