@@ -6,6 +6,7 @@ https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-fa
 
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,9 @@ from lora_cli.text import escape_ci_commands, safe, safe_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+TERMINAL = threading.RLock()
+"""Held while standard error is written to: rich counts lines that two threads write at once wrongly."""
 
 DEFAULT_WIDTH = 80
 MAX_WIDTH = 120
@@ -102,8 +106,9 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
 
 def to_stderr(line: str) -> None:
     """Writes a line to standard error, without secrets, and without commands for a terminal or a CI server."""
-    sys.stderr.write(f"{safe_lines(redact(line))}\n")
-    sys.stderr.flush()
+    with TERMINAL:
+        sys.stderr.write(f"{safe_lines(redact(line))}\n")
+        sys.stderr.flush()
 
 
 def inform(message: str, settings: Settings) -> None:

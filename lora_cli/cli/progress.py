@@ -2,9 +2,11 @@
 
 import os
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from lora_cli.cli.output import TERMINAL
 from lora_cli.fetching.batch import Progress
 from lora_cli.settings import Settings
 from lora_cli.text import cut, safe, size
@@ -62,29 +64,38 @@ class Bars(Run):
             *bar,
             TextColumn("{task.description}", markup=False),
             console=console,
-            auto_refresh=threaded,
-            refresh_per_second=8,
+            auto_refresh=False,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=threaded,
         )
         self._threaded, self._all, self._failed = threaded, self._drawn.add_task("", how=""), 0
+        self._over = threading.Event()
         self._rows: dict[str, tuple[TaskID, list[int]]] = {}  # with the bytes that are here, and all
         self.begin_part(done, count)
 
     def __enter__(self) -> Self:
         self._drawn.live.start()
         self._drawn.console.show_cursor(True)  # a killed process must not leave it hidden
+        if self._threaded:
+            threading.Thread(target=self._refresh, name="progress", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # the terminal is closed
+        self._over.set()
+        with suppress(OSError), TERMINAL:  # the terminal is closed
             self._drawn.stop()
+
+    def _refresh(self) -> None:
+        while not self._over.wait(0.125):
+            with suppress(OSError), TERMINAL:
+                self._drawn.refresh()
 
     def begin_part(self, done: str, count: int) -> None:
         """Starts the next part of the run, which has ``count`` adapters."""
         self._done, self._passed, self._count = done, 0, count
-        self._drawn.reset(self._all, total=max(count, 1), description="")
+        with TERMINAL:
+            self._drawn.reset(self._all, total=max(count, 1), description="")
         self._show_counts()
 
     def _show_counts(self) -> None:
@@ -94,7 +105,8 @@ class Bars(Run):
 
     def began(self, adapter: str, size: int) -> None:
         """A download begins."""
-        self._rows[adapter] = self._drawn.add_task(cut(safe(adapter), NAME), total=size, how=""), [0, size]
+        with TERMINAL:
+            self._rows[adapter] = self._drawn.add_task(cut(safe(adapter), NAME), total=size, how=""), [0, size]
 
     def advanced(self, adapter: str, count: int) -> None:
         """``count`` more bytes are here."""
