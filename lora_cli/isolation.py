@@ -39,6 +39,9 @@ from lora_cli.store.locks import InUse
 
 log = logger(__name__)
 
+START_S = 10.0
+"""How much later than by its own deadline a process is ended that does not come to set it."""
+
 MEMORY_BYTES = 2 << 30
 """What such a process may allocate: a fetch takes up to 250 MiB, and values are read piece by piece."""
 
@@ -103,7 +106,7 @@ class Isolation:
             assert child.stdout is not None
             pickle.dump((request, by_client, limit_s + GRACE_S), child.stdin)
             child.stdin.flush()
-            late = threading.Timer(limit_s + 2 * GRACE_S, child.kill)  # one that does not even get to its own limit
+            late = threading.Timer(limit_s + GRACE_S + START_S, child.kill)
             late.daemon = True
             late.start()
             try:
