@@ -245,7 +245,8 @@ def _expected(error: Exception) -> LoraCliError | None:
         return error
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
-        return UsageError(error.format_message(), hint=f"{context.command_path if context else 'lora-cli'} --help")
+        said = error.format_message().replace("Value error, ", "")  # a word of pydantic
+        return UsageError(said, hint=f"{context.command_path if context else 'lora-cli'} --help")
     if isinstance(error, MemoryError):
         return MachineError("out of memory", hint="lower jobs (LORA_CLI_JOBS), or use fewer adapters at once")
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:

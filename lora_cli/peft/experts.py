@@ -26,9 +26,6 @@ GEMMA3 = {"language_model.model.": "model.language_model.", "vision_tower.vision
 CHILDREN = ("language_model.", "vision_tower.", "multi_modal_projector.")
 """The parts of it that PEFT finds without ``model.`` in names without PEFT's prefix."""
 
-Unfit = tuple[tuple[str, str], ...]
-"""Why PEFT fails to stack the experts of a module, or drops them, and the module."""
-
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -68,8 +65,8 @@ FAMILIES: Mapping[str, Experts] = {
 """The experts that PEFT renames, by ``model_type``."""
 
 
-def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError | None, Unfit]:
-    """``adapter`` as PEFT has it on ``base``; why PEFT does not take its config; and modules whose experts do not fit.
+def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError | None]:
+    """``adapter`` as PEFT has it on ``base``, and why PEFT does not take its config.
 
     It is itself, but for families whose experts were fused or modules renamed: there the config is rewritten, and pairs
     of experts are as one for each fused parameter, named after the first of their tensors. A stacked ``a`` is [experts
@@ -77,15 +74,15 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError |
     """
     if base.model_type == "gemma3":
         keys = {name: _renamed(key) for name, key in adapter.keys.items()}
-        return replace(adapter, keys=keys, pairs=pair_up(adapter.tensors, keys)), None, ()
+        return replace(adapter, keys=keys, pairs=pair_up(adapter.tensors, keys)), None
     experts = FAMILIES.get(base.model_type)
     if experts is None or adapter.config is None:
-        return adapter, None, ()
+        return adapter, None
     try:
         config = rewrite_config(adapter.config, base)
     except FormatError as error:
-        return adapter, error, ()
-    pairs, unfit = dict[str, LoraPair](), list[tuple[str, str]]()
+        return adapter, error
+    pairs = dict[str, LoraPair]()
     groups: dict[tuple[str, str], dict[tuple[str, int], LoraPair]] = {}
     for module, pair in adapter.pairs.items():
         path = module.replace(f".{experts.block}.", ".mlp.")
@@ -102,20 +99,16 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError |
         firsts = [members.get((part, 0)) for part in parts]
         a_and_b = [(first.a, first.b) for first in firsts if first and first.a and first.b]
         if not (len(members) == count * len(parts) == most * len(parts) and len(shapes) == len(a_and_b) == len(parts)):
-            unfit.append((f"PEFT stacks {' and '.join(parts)} of all {count} experts, each in one shape", container))
             pairs |= {pair.module: pair for pair in members.values()}
             continue
         # PEFT takes gate_up_proj for the inner one of two wrappers, whether or not there is an outer one.
         inner = parameter != "down_proj"
-        if inner and all(last_name(target) != "down_proj" for target in config.target_parameters or ()):
-            reason = f"PEFT looks for {parameter} below down_proj, which is not targeted, and drops its factors"
-            unfit.append((reason, container))
         module, (a, b) = f"{container}.base_layer" if inner else container, a_and_b[0]
         rank, width = count * sum(a.shape[0] for a, _ in a_and_b), sum(b.shape[0] for _, b in a_and_b)
         pairs[module] = LoraPair(module, replace(a, shape=(rank, a.shape[1])), replace(b, shape=(width, rank)))
     # With these families PEFT puts a missing prefix back.
     keys = {name: key if key.prefix else replace(key, prefix=PEFT_PREFIX) for name, key in adapter.keys.items()}
-    return replace(adapter, config=config, keys=keys, pairs=pairs), None, tuple(unfit)
+    return replace(adapter, config=config, keys=keys, pairs=pairs), None
 
 
 def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:

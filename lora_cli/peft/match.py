@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from lora_cli.adapter.adapter import Adapter, LoraPair
 from lora_cli.adapter.config import LoraConfig
@@ -27,9 +26,6 @@ from lora_cli.peft.targets import (
 )
 from lora_cli.text import counted, cut
 
-if TYPE_CHECKING:
-    from lora_cli.peft.experts import Unfit
-
 DEFAULT_NAME = "default"
 """The name that PEFT gives an adapter in memory by default, and looks its tensors up under."""
 
@@ -41,7 +37,7 @@ class Application:
     """The modules of an adapter, sorted by what PEFT would do with them. Each module with a tensor is in one of these.
 
     ``adapter`` is the adapter as PEFT loads it on ``base``, which has the head of the adapter's task: separate experts
-    are stacked if the base has fused ones; ``refused`` and ``unfit`` are as of ``as_loaded``.
+    are stacked if the base has fused ones; ``refused`` is why PEFT does not take its config.
 
     ``found`` exist in the base (without a base: all), ``beyond`` would if it had more layers, ``absent`` do not. Of the
     found, ``misnamed`` are dropped because of the form of their names, and ``untargeted`` because the config does not
@@ -66,7 +62,6 @@ class Application:
     expected: Mapping[str, tuple[BaseModule, ...]]
     errors: tuple[FormatError, ...] = ()
     refused: FormatError | None = None
-    unfit: "Unfit" = ()
     scales: Mapping[str, Scale] = field(default_factory=dict)
     scales_error: FormatError | None = None
 
@@ -92,11 +87,10 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     if base is not None and adapter.config is not None:
         base = for_task(base, adapter.config.task_type, adapter.pairs, adapter.config.base_class)
     refused: FormatError | None = None
-    unfit: Unfit = ()
     if base is not None and base.parameters:  # no base without parameters has fused experts
         from lora_cli.peft.experts import as_loaded
 
-        adapter, refused, unfit = as_loaded(adapter, base)
+        adapter, refused = as_loaded(adapter, base)
     config, pairs, keys = adapter.config, adapter.pairs, adapter.keys
     # Replicated layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
     known = None if base is None or (config is not None and config.layer_replication) else base
@@ -156,7 +150,6 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         expected=expected,
         errors=tuple(errors),
         refused=refused,
-        unfit=unfit,
         scales=of_modules,
         scales_error=scales_error,
     )
