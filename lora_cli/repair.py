@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.adapter import DDP_PREFIX, INFIXES, PEFT_PREFIX, Adapter, Key, last_name
 from lora_cli.adapter.config import LoraConfig, parse_config
-from lora_cli.adapter.names import DDP_PREFIX, INFIXES, PEFT_PREFIX, Key, last_name
 from lora_cli.adapter.reading import join_shards
 from lora_cli.adapter.safetensors import TORCH_NAMES, TensorInfo
 from lora_cli.adapter.values import load

@@ -1,15 +1,138 @@
-"""A parsed adapter: its config, its A/B pairs, and every other tensor, by name and shape."""
+"""An adapter, read: its config, the names of its tensors, its A/B pairs; and how two of them differ.
+
+On disk a name is ``<prefix><module>.<part>``, with ``base_model.model.`` as the prefix that PEFT writes. The parts are
+those of PEFT 0.21 (``tuners/lora/layer.py``, ``tuners/lora/variants.py``, ``utils/save_and_load.py``).
+"""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args
 
-from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.names import PAIR_PARTS, Key
+from lora_cli.adapter.config import PEFT_FIELDS, LoraConfig, raw_value
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.errors import FormatError
 from lora_cli.refs.snapshot import RemoteFile
+
+Factor = Literal["lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"]
+Own = Literal["lora_bias", "magnitude", "diag", "variant", "trainable_tokens"]
+Part = Factor | Own | Literal["bias", "base_layer", "saved", "unknown"]
+
+PEFT_PREFIX = "base_model.model."
+
+INFIXES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Path components that torch.compile, FSDP and activation checkpointing put in front of what they wrap."""
+
+DDP_PREFIX = "module"
+"""DistributedDataParallel's wrapper: only at the very start, since a model may have a component of that name."""
+
+MARKS: dict[str, tuple[tuple[Part, str], ...]] = {
+    "lora_A": (("lora_A", "weight"),),
+    "lora_B": (("lora_B", "weight"), ("lora_bias", "bias")),
+    "lora_embedding_A": (("lora_embedding_A", ""),),
+    "lora_embedding_B": (("lora_embedding_B", ""),),
+    "lora_magnitude_vector": (("magnitude", "weight"), ("magnitude", "")),
+    "lora_diag": (("diag", ""),),
+    "trainable_tokens_delta": (("trainable_tokens", ""),),
+    **dict.fromkeys(("lora_monteclora_sampler", "lora_velora_embed"), (("variant", ""),)),
+}
+"""The component after a module's path → the parts, each by the name that ends it after an optional adapter name; behind
+that of a variant there may be anything."""
+
+PAIR_PARTS: frozenset[Part] = frozenset(get_args(Factor))
+"""The parts that make a ``LoraPair``."""
+
+WRAPPER = ".base_layer"
+"""The suffix of a module's path under ``target_parameters``, once for each wrapper around it but one."""
+
+ODD = re.compile("lora_|base_model|_delta|" + "|".join(INFIXES))
+"""What the path of a usual module lacks: a name with it is taken apart component by component."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One tensor name, taken apart.
+
+    ``module`` is the path in the base model, without prefix and infixes. Under ``target_parameters`` PEFT nests its
+    wrappers, and the inner ones keep their ``.base_layer``: ``…experts.base_layer`` is the wrapper below ``…experts``.
+    ``part`` says what of the module it is:
+
+    - ``lora_A``, ``lora_B``, ``lora_embedding_A``, ``lora_embedding_B``: the factors;
+    - ``lora_bias``: ``lora_B.bias``; ``magnitude``: DoRA; ``diag``: KaSA; ``variant``: MonteCLoRA and VeLoRA;
+    - ``trainable_tokens``: rows of an embedding;
+    - ``base_layer``: the wrapped layer's own weight, copied; ``bias``: its own bias (``bias="lora_only"``);
+    - ``saved``: any other parameter of the base (``modules_to_save``, ``bias="all"``, a resized vocabulary);
+    - ``unknown``: says ``lora`` but is none of these.
+
+    ``param`` is the parameter's own name for ``saved``, ``bias`` and ``base_layer`` (``weight``, ``bias``), else empty.
+    ``prefix`` is what was before the path (``""`` when it is missing, doubled when it is doubled). ``adapter_name`` is
+    the infix of ``lora_A.<name>.weight``. ``infixes`` are the wrappers' components, in order.
+    """
+
+    name: str
+    module: str
+    part: Part
+    prefix: str = PEFT_PREFIX
+    adapter_name: str = ""
+    infixes: tuple[str, ...] = ()
+    param: str = ""
+
+    @property
+    def canonical(self) -> bool:
+        """Whether the name is as PEFT writes it to disk: one prefix, no adapter name, no wrapper's component."""
+        return self.prefix == PEFT_PREFIX and not self.adapter_name and not self.infixes
+
+
+def last_name(module: str) -> str:
+    """The last component of a module's path: ``q_proj`` of ``model.layers.0.self_attn.q_proj``."""
+    return module.rpartition(".")[2]
+
+
+def without_wrappers(module: str) -> str:
+    """The path of the module that PEFT nests wrappers around."""
+    return re.sub(r"(\.base_layer)+\Z", "", module)
+
+
+def leaf_of(module: str) -> str:
+    """The last name of a module, without the wrappers that PEFT nests around fused experts."""
+    return last_name(without_wrappers(module))
+
+
+@lru_cache(maxsize=4096)  # adapters of one base have the same names
+def parse_key(name: str) -> Key:
+    """Take a tensor name apart. Total: every string has a ``Key``, if only an ``unknown`` one."""
+    mark: Part = "lora_A" if name.endswith(".lora_A.weight") else "lora_B"
+    plain = name[len(PEFT_PREFIX) : -len(".lora_A.weight")]
+    if name == f"{PEFT_PREFIX}{plain}.{mark}.weight" and not ODD.search(plain):
+        return Key(name, plain, mark)
+    path, infixes, prefix = name.split("."), list[str](), ""
+    if path[0] == DDP_PREFIX and len(path) > 1:
+        infixes.append(path.pop(0))
+    infixes += [one for one in path if one in INFIXES]
+    path = [one for one in path if one not in INFIXES]
+    while path[:2] == ["base_model", "model"]:
+        path, prefix = path[2:], prefix + PEFT_PREFIX
+
+    def key(module: list[str], part: Part, adapter_name: str = "", param: str = "") -> Key:
+        return Key(name, ".".join(module), part, prefix, adapter_name, tuple(infixes), param)
+
+    last = next((i for i in range(len(path) - 1, 0, -1) if path[i] in MARKS), 0)
+    module, rest = path[:last], path[last + 1 :]
+    for part, ending in MARKS[path[last]] if last else ():
+        names = rest[:-1] if ending else rest
+        if part == "variant" or (len(names) <= 1 and rest[len(names) :] == [ending][: len(ending)]):
+            if part == "trainable_tokens" and module[-1] == "token_adapter" and len(module) > 1:
+                module.pop()
+            return key(module, part, "" if part == "variant" else "".join(names))
+    *module, leaf = path or [""]
+    if not module or any(component.startswith("lora_") for component in path):
+        return key(module, "unknown")
+    if module[-1] == "base_layer" and len(module) > 1:
+        return key(module[:-1], "bias" if leaf == "bias" else "base_layer", param=leaf)
+    if len(module) > 2 and module[-2] == "modules_to_save":
+        return key(module[:-2], "saved", module[-1], leaf)
+    return key(module, "saved", param=leaf)
 
 
 class Format(NamedTuple):
@@ -31,107 +154,6 @@ class Found(NamedTuple):
 
     format: Format
     file: str
-
-
-HUB = "or fetch the adapter from the Hub"
-AGAIN = "download the file again from where the adapter was published; a login or error page was saved"
-GIT_LFS = (b"version https://git-lfs.github.com/", b"version https://hawser.github.com/")
-GIT_XET = (b"# xet version", b"version https://xetdata.com/")
-STAND_INS = (
-    Format("a git-lfs pointer", f"run git lfs pull in the clone, {HUB}", start=GIT_LFS),
-    Format("a Xet pointer", f"run git xet checkout in the clone, {HUB}", start=GIT_XET),
-    Format("a web page", AGAIN, start=(b"<!doctype", b"<html")),
-)
-"""Stand-ins for a file: neither a format of an adapter nor corrupt. Recognised by their first bytes."""
-
-SHARDED = Format(
-    "a PEFT adapter in shards",
-    "write all tensors into one adapter_model.safetensors: `lora-cli repair` does, or load_file() of each shard and "
-    "save_file() of all",
-    files=r"adapter_model-\d{5}-of-\d{5}\.(safetensors|bin)|adapter_model\.(safetensors|bin)\.index\.json",
-)
-MLX = Format(
-    "an MLX LoRA",
-    "transpose lora_a and lora_b, give them PEFT's names and write PEFT's config, or train with PEFT",
-    files=r"(\d{7}_)?adapters\.(safetensors|npz)",
-    keys=r"\.lora_[ab]$",
-)
-GGUF = "use the PEFT adapter that it was made from: llama.cpp loads a GGUF LoRA with --lora, engines do not"
-TENSORIZER = "engines do not read it; use the PEFT adapter that it was made from"
-IMAGES = "diffusers reads it with load_lora_weights(); engines for language models do not"
-FORMATS = (
-    SHARDED,
-    Format("a GGUF model for llama.cpp", GGUF, r".*\.gguf", (b"gguf",)),
-    Format("an adapter in vLLM's tensorizer format", TENSORIZER, r"adapter_model\.tensors", (b"|tzr|",)),
-    MLX,
-    Format(
-        "a Kohya LoRA for images",
-        IMAGES,
-        keys=r"^(lora_(unet|te\d?|prior|transformer)|lycoris)_|\.lora_(down|up)\.weight$",
-    ),
-    Format(
-        "a diffusers LoRA for images",
-        IMAGES,
-        files=r"pytorch_lora_weights\.(safetensors|bin)",
-        keys=r"^(unet|text_encoder(_\d)?|prior)\.|^(transformer\.)?(single_)?transformer_blocks\.",
-    ),
-    Format(
-        "a full model",
-        "serve it as a model, or use the adapter that was merged into it",
-        files=r"(model|pytorch_model|consolidated)([-.]\d+(-of-\d+)?)?\.(safetensors|bin|pth)(\.index\.json)?",
-        keys=r"^(model|transformer|gpt_neox|language_model|decoder|encoder|bert|roberta)\.(?!.*lora_).*\.weight$",
-    ),
-)
-"""Other formats than PEFT's, in the order in which they are looked for."""
-
-METHODS = frozenset({
-    "ADALORA", "ADAMSS", "ADAPTION_PROMPT", "BEFT", "BOFT", "C3A", "CARTRIDGE", "CPT", "DEFT", "DELORA",
-    "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "MISS",
-    "MULTITASK_PROMPT_TUNING", "OFT", "OSF", "PEANUT", "POLY", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING",
-    "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS",
-    "UNILORA", "VBLORA", "VERA", "WAVEFT", "XLORA",
-})  # fmt: skip
-"""PEFT's other methods by their ``peft_type``: PEFT refuses any other, and loads these as something else."""
-
-DIALECTS: Mapping[str, str] = {
-    r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
-    r"\.experts\.\d+\.": "one module for each expert",
-    r"\.experts(\.base_layer)?\.lora_": "fused experts",
-    r"_orig_mod\.": "names of torch.compile",
-    r"_fsdp_wrapped_module\.": "names of FSDP",
-    r"\.lora_(A|B|embedding_A|embedding_B)\.\w+\.weight$": "the adapter's name in tensor names",
-}
-"""How names can differ among LoRA adapters of PEFT: a pattern, and what it is called."""
-
-
-def by_start(start: bytes, formats: Iterable[Format]) -> Format | None:
-    """The format whose first bytes these are, if any."""
-    text = start.lstrip(b" \t\r\n\xef\xbb\xbf").lower()
-    return next((one for one in formats if one.start and text.startswith(one.start)), None)
-
-
-def by_keys(keys: Iterable[str]) -> Format | None:
-    """The first format which one of these names of tensors gives away, if any."""
-    names = "\n".join(keys)
-    return next((one for one in FORMATS if one.keys and re.search(one.keys, names, re.MULTILINE)), None)
-
-
-def by_config(config: LoraConfig) -> Format | None:
-    """Another method of PEFT, which ``peft_type`` names, or another program's config, which has none."""
-    if config.peft_type is not None:
-        advice = "this is another PEFT method; engines serve LoRA only"
-        return Format(f"an adapter of {config.peft_type}", advice) if config.peft_type in METHODS else None
-    if {"lora_parameters", "lora_layers", "fine_tune_type"} & config.unknown.keys():
-        return MLX
-    if not config.unknown or config.given - {"base_model_name_or_path", "revision"}:
-        return None
-    return Format("another program's config", "get the adapter_config.json that was saved with the adapter")
-
-
-def dialects(keys: Iterable[str]) -> tuple[str, ...]:
-    """The naming dialects of an adapter's tensors, apart from PEFT's plain names."""
-    names = "\n".join(keys)
-    return tuple(title for pattern, title in DIALECTS.items() if re.search(pattern, names, re.MULTILINE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +185,14 @@ class LoraPair:
     @property
     def widths(self) -> tuple[int | None, int | None]:
         """``d_in`` from A ``[r, d_in]`` and ``d_out`` from B ``[d_out, r]``; None for one that is missing or flat."""
-        d_in = self.a.shape[1] if self.a is not None and len(self.a.shape) == 2 else None
-        d_out = self.b.shape[0] if self.b is not None and len(self.b.shape) == 2 else None
-        return d_in, d_out
+        a, b = (one.shape if one and len(one.shape) == 2 else (None, None) for one in (self.a, self.b))
+        return a[1], b[0]
 
     @property
     def rank(self) -> int | None:
         """The rank that the tensors themselves have, from A, else from B."""
-        if self.a is not None and len(self.a.shape) == 2:
-            return self.a.shape[0]
-        return self.b.shape[1] if self.b is not None and len(self.b.shape) == 2 else None
+        ranks = [one.shape[axis] for one, axis in ((self.a, 0), (self.b, 1)) if one and len(one.shape) == 2]
+        return ranks[0] if ranks else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +254,55 @@ def pair_up(tensors: Mapping[str, TensorInfo], keys: Mapping[str, Key]) -> dict[
     return pairs
 
 
-def check_stand_in(first: bytes, file: RemoteFile) -> None:
-    """Checks that the file is no placeholder: a pointer file, or a web page.
+@dataclass(frozen=True, slots=True)
+class OtherAdapter:
+    """The adapter that is compared with."""
 
-    Raises:
-        FormatError: it is one.
+    name: str
+    source: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A field of the configs, or a tensor by its dtype and shape, that differs; null in one that has none."""
+
+    name: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What differs between the adapter that has this, which is A, and another one, which is B."""
+
+    with_: OtherAdapter
+    fields: tuple[Change, ...]
+    tensors: tuple[Change, ...] | None
+    """Null if the header of one adapter could not be read."""
+
+
+def compare(a: Adapter, b: Adapter, other: OtherAdapter) -> Comparison:
+    """How ``b``, which is ``other``, differs from ``a``; pure. No values are compared.
+
+    PEFT's fields come first, where one that is left out has the default; then those that PEFT does not know.
     """
-    found = by_start(first, STAND_INS)
-    if found is not None:
-        raise FormatError(f"is {found.title}, not the file itself", where=file.path, hint=found.advice)
+    fields, tensors = list[Change](), None
+    if a.config is not None and b.config is not None:
+        fields = [Change(name, raw_value(a.config, name), raw_value(b.config, name)) for name in PEFT_FIELDS]
+        one, two = a.config.unknown, b.config.unknown
+        fields += [Change(name, one.get(name), two.get(name)) for name in {**one, **two}]
+    if all(one.weight_files and one.weights_error is None for one in (a, b)):
+        ours, theirs = ({name: f"{it.dtype} {[*it.shape]}" for name, it in one.tensors.items()} for one in (a, b))
+        changes = (Change(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs})
+        tensors = tuple(one for one in changes if one.a != one.b)
+    return Comparison(other, tuple(one for one in fields if _plain(one.a) != _plain(one.b)), tensors)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` so that what means the same is equal: names in any order, a list and a tuple; but not true and 1."""
+    if isinstance(value, tuple | list):
+        return frozenset(value) if all(isinstance(one, str) for one in value) else [*map(_plain, value)]
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return (bool, value) if isinstance(value, bool) else value

@@ -1,57 +1,135 @@
-"""An adapter, read from its source: the config and the header by byte ranges, never the weights.
+"""What is read of an adapter: its config, its header, and the small files next to them; or what it is instead.
 
-Its weights may be in shards, which only SGLang reads. Other formats than PEFT's are recognised
-by their config, tensor names, file names and first bytes.
+Config and header are read by byte ranges, the weights never; nothing is rendered, imported or run. Weights may be in
+shards, which only SGLang reads. Other formats than PEFT's are recognised by their config, tensor names, file names and
+first bytes.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
-from lora_cli.adapter.adapter import (
-    FORMATS,
-    Adapter,
-    Format,
-    Found,
-    by_config,
-    by_keys,
-    by_start,
-    check_stand_in,
-    pair_up,
-)
+from lora_cli.adapter.adapter import Adapter, Format, Found, pair_up, parse_key
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
-from lora_cli.adapter.names import parse_key
-from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, header_length, parse_header
-from lora_cli.errors import FormatError
+from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, read_header
+from lora_cli.errors import FormatError, TooLarge, UsageError
+from lora_cli.parallel import map_in_threads
+from lora_cli.parse import integer, json_object, json_value, map_of
 from lora_cli.refs.adapter_files import CONFIG, MOST_HEADER, PICKLED, WEIGHTS
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.sources.files import Files, read_beginning, read_range
+from lora_cli.sources.files import Files, read_beginning
+from lora_cli.text import shown
 
-FIRST_READ = 1 << 17
-"""Bytes of the first range of a weights file: the whole header of nearly every adapter, in one request."""
+AGAIN = "download the file again from where the adapter was published; a login or error page was saved"
+CLONE = "in the clone, or fetch the adapter from the Hub"
+STAND_INS = (
+    Format("a git-lfs pointer", f"run git lfs pull {CLONE}", start=(b"version https://git-lfs.github.com/",)),
+    Format("a Xet pointer", f"run git xet checkout {CLONE}", start=(b"# xet version", b"version https://xetdata.com/")),
+    Format("a web page", AGAIN, start=(b"<!doctype", b"<html")),
+)
+"""Stand-ins for a file: neither a format of an adapter nor corrupt. Recognised by their first bytes."""
+
+SHARD = r"adapter_model-\d{5}-of-\d{5}\.(safetensors|bin)"
+SHARDED = Format(
+    "a PEFT adapter in shards",
+    "write all tensors into one adapter_model.safetensors: `lora-cli repair` does, or load_file() of each shard and "
+    "save_file() of all",
+    files=SHARD + r"|adapter_model\.(safetensors|bin)\.index\.json",
+)
+MLX = Format(
+    "an MLX LoRA",
+    "transpose lora_a and lora_b, give them PEFT's names and write PEFT's config, or train with PEFT",
+    files=r"(\d{7}_)?adapters\.(safetensors|npz)",
+    keys=r"\.lora_[ab]$",
+)
+GGUF = "use the PEFT adapter that it was made from: llama.cpp loads a GGUF LoRA with --lora, engines do not"
+TENSORIZER = "engines do not read it; use the PEFT adapter that it was made from"
+IMAGES = "diffusers reads it with load_lora_weights(); engines for language models do not"
+FORMATS = (
+    SHARDED,
+    Format("a GGUF model for llama.cpp", GGUF, r".*\.gguf", (b"gguf",)),
+    Format("an adapter in vLLM's tensorizer format", TENSORIZER, r"adapter_model\.tensors", (b"|tzr|",)),
+    MLX,
+    Format(
+        "a Kohya LoRA for images",
+        IMAGES,
+        keys=r"^(lora_(unet|te\d?|prior|transformer)|lycoris)_|\.lora_(down|up)\.weight$",
+    ),
+    Format(
+        "a diffusers LoRA for images",
+        IMAGES,
+        files=r"pytorch_lora_weights\.(safetensors|bin)",
+        keys=r"^(unet|text_encoder(_\d)?|prior)\.|^(transformer\.)?(single_)?transformer_blocks\.",
+    ),
+    Format(
+        "a full model",
+        "serve it as a model, or use the adapter that was merged into it",
+        files=r"(model|pytorch_model|consolidated)([-.]\d+(-of-\d+)?)?\.(safetensors|bin|pth)(\.index\.json)?",
+        keys=r"^(model|transformer|gpt_neox|language_model|decoder|encoder|bert|roberta)\.(?!.*lora_).*\.weight$",
+    ),
+)
+"""Other formats than PEFT's, in the order in which they are looked for."""
+
+METHODS = frozenset({
+    "ADALORA", "ADAMSS", "ADAPTION_PROMPT", "BEFT", "BOFT", "C3A", "CARTRIDGE", "CPT", "DEFT", "DELORA",
+    "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "MISS",
+    "MULTITASK_PROMPT_TUNING", "OFT", "OSF", "PEANUT", "POLY", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING",
+    "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS",
+    "UNILORA", "VBLORA", "VERA", "WAVEFT", "XLORA",
+})  # fmt: skip
+"""PEFT's other methods by their ``peft_type``: PEFT refuses any other, and loads these as something else."""
+
+DIALECTS: Mapping[str, str] = {
+    r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
+    r"\.experts\.\d+\.": "one module for each expert",
+    r"\.experts(\.base_layer)?\.lora_": "fused experts",
+    r"_orig_mod\.": "names of torch.compile",
+    r"_fsdp_wrapped_module\.": "names of FSDP",
+    r"\.lora_(A|B|embedding_A|embedding_B)\.\w+\.weight$": "the adapter's name in tensor names",
+}
+"""How names can differ among LoRA adapters of PEFT: a pattern, and what it is called."""
 
 START = 1 << 8
 """Bytes that are read to recognise a file."""
 
 MOST_HEADERS, LONGEST_HEADER = 4, 2 << 20
-"""Headers of other safetensors files that are read to recognise their format, and their bytes: a LoRA for images with
-its training log has some hundred thousand."""
-
-SHARD = r"adapter_model-\d{5}-of-\d{5}\.(safetensors|bin)"
-
-_cached_config = lru_cache(maxsize=16)(parse_config)
+"""Headers of other safetensors files that are read to recognise their format, and their bytes."""
 
 
-def call_in_threads(threads: int, *parts: Callable[[], Any]) -> list[Any]:
-    """The results of ``parts`` in order, of which up to ``threads`` are called at once."""
-    if threads == 1:
-        return [part() for part in parts]
-    from lora_cli.parallel import map_in_threads
+def by_start(start: bytes, formats: Iterable[Format]) -> Format | None:
+    """The format whose first bytes these are, if any."""
+    text = start.lstrip(b" \t\r\n\xef\xbb\xbf").lower()
+    return next((one for one in formats if one.start and text.startswith(one.start)), None)
 
-    return map_in_threads(lambda part: part(), parts, threads)
+
+def by_keys(keys: Iterable[str]) -> Format | None:
+    """The first format which one of these names of tensors gives away, if any."""
+    names = "\n".join(keys)
+    return next((one for one in FORMATS if one.keys and re.search(one.keys, names, re.MULTILINE)), None)
+
+
+def check_stand_in(first: bytes, file: RemoteFile) -> None:
+    """Checks by its first bytes that the file is no placeholder: a pointer file, or a web page.
+
+    Raises:
+        FormatError: it is one.
+    """
+    if (found := by_start(first, STAND_INS)) is not None:
+        raise FormatError(f"is {found.title}, not the file itself", where=file.path, hint=found.advice)
+
+
+def dialects(keys: Iterable[str]) -> tuple[str, ...]:
+    """The naming dialects of an adapter's tensors, apart from PEFT's plain names."""
+    names = "\n".join(keys)
+    return tuple(title for pattern, title in DIALECTS.items() if re.search(pattern, names, re.MULTILINE))
+
+
+def weights_file(files: Files) -> RemoteFile | None:
+    """The file from which PEFT would load the weights."""
+    return next((file for file in map(files.file, (WEIGHTS, *PICKLED)) if file is not None), None)
 
 
 def read_adapter(
@@ -67,48 +145,52 @@ def read_adapter(
     """
     file = weights_file(files)
 
-    def or_error(read: Callable[[], Any]) -> tuple[Any, FormatError | None]:
+    def config() -> tuple[LoraConfig | None, FormatError | None]:
         try:
-            return read(), None
+            if (listed := files.file(CONFIG)) is None:
+                return None, None
+            data = read_beginning(files, listed, CONFIG_CAP + 1)  # so that parse_config sees that there is more
+            check_stand_in(data, listed)
+            return parse_config(data), None
         except FormatError as error:
             return None, error
 
-    parts = (partial(_config, files), lambda: _tensors(files, file, most_header) if file and weights else {})
-    (config, config_error), (tensors, weights_error) = call_in_threads(
-        threads, *(partial(or_error, part) for part in parts)
-    )
+    def tensors() -> tuple[dict[str, TensorInfo], FormatError | None]:
+        try:
+            return read_tensors(files, file, most_header) if file and weights else {}, None
+        except FormatError as error:
+            return {}, error
+
+    parts: tuple[Callable[[], Any], ...] = (config, tensors)
+    (found, config_error), (header, weights_error) = map_in_threads(lambda part: part(), parts, threads)
     paths = () if file is None else (file.path,)
-    adapter = Adapter(name, files.revision.files, paths, config, config_error, {}, weights_error, {}, {})
-    adapter = _holding(adapter, tensors or {})
+    adapter = Adapter(name, files.revision.files, paths, found, config_error, {}, weights_error, {}, {})
+    adapter = _holding(adapter, header)
     guesses = _guesses(files, adapter, file) if weights or file is None else ()
     return replace(adapter, foreign=next((Found(one, at) for one, at in guesses if one is not None), None))
+
+
+def read_tensors(files: Files, file: RemoteFile, most_header: int = MOST_HEADER) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file, or of a torch file, which is not unpickled.
+
+    Raises:
+        FormatError: it is malformed, has a header of over ``most_header`` bytes, or is a stand-in for the file.
+        LoraCliError: what the source raises.
+    """
+    try:
+        if file.path.endswith(".safetensors"):
+            return read_header(files, file, most_header)
+        from lora_cli.adapter.torchfile import read_torch_file
+
+        return read_torch_file(files, file)
+    except FormatError:
+        check_stand_in(b"" if file.defect else read_beginning(files, file, START), file)
+        raise
 
 
 def _holding(adapter: Adapter, tensors: dict[str, TensorInfo]) -> Adapter:
     keys = {name: parse_key(name) for name in tensors}
     return replace(adapter, tensors=tensors, keys=keys, pairs=pair_up(tensors, keys))
-
-
-def _config(files: Files) -> LoraConfig | None:
-    if (file := files.file(CONFIG)) is None:
-        return None
-    data = read_beginning(files, file, CONFIG_CAP + 1)  # so that parse_config sees that there is more
-    check_stand_in(data, file)
-    return _cached_config(data) if len(data) <= FIRST_READ else parse_config(data)
-
-
-def weights_file(files: Files) -> RemoteFile | None:
-    """The file from which PEFT would load the weights."""
-    return next((file for file in map(files.file, (WEIGHTS, *PICKLED)) if file is not None), None)
-
-
-def _tensors(files: Files, file: RemoteFile, most_header: int) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file, or of a torch file, which is not unpickled. Raises as ``read_header``."""
-    if file.path.endswith(".safetensors"):
-        return read_header(files, file, most_header)
-    from lora_cli.adapter.torchfile import read_tensors
-
-    return read_tensors(files, file)
 
 
 def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
@@ -128,7 +210,7 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
     for number, file in enumerate(shards, 1):
         if f"-{number:05}-of-{len(shards):05}." not in file.path:
             raise FormatError("not all shards are there", where=file.path, hint="fetch or copy all of them")
-        own = _tensors(files, file, most_header)
+        own = read_tensors(files, file, most_header)
         if tensors.keys() & own.keys() or len(tensors) + len(own) > MOST_TENSORS:
             raise FormatError(f"has tensors of another shard, or all have over {MOST_TENSORS}", where=file.path)
         tensors |= own
@@ -141,9 +223,10 @@ def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iter
     Raises:
         LoraCliError: what the source raises.
     """
-    by_its_config = by_config(adapter.config) if adapter.config is not None else None
-    if adapter.config is not None and adapter.config.peft_type is not None:
-        yield by_its_config, CONFIG
+    config = adapter.config
+    if config is not None and config.peft_type in METHODS:
+        advice = "this is another PEFT method; engines serve LoRA only"
+        yield Format(f"an adapter of {config.peft_type}", advice), CONFIG
     if weights is None:
         readable = [file for file in files if not file.defect]
         for file in [file for file in readable if file.path.endswith(".safetensors")][:MOST_HEADERS]:
@@ -160,22 +243,152 @@ def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iter
             yield by_keys(adapter.keys), weights.path
     elif not weights.defect:
         yield by_start(read_beginning(files, weights, START), FORMATS), weights.path
-    if not adapter.pairs:
-        yield by_its_config, CONFIG
+    if config is not None and config.peft_type is None and not adapter.pairs:
+        if {"lora_parameters", "lora_layers", "fine_tune_type"} & config.unknown.keys():
+            yield MLX, CONFIG
+        elif config.unknown and not config.given - {"base_model_name_or_path", "revision"}:
+            advice = "get the adapter_config.json that was saved with the adapter"
+            yield Format("another program's config", advice), CONFIG
 
 
-def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict[str, TensorInfo]:
-    """The tensors in the header of a safetensors file, by one range, or two for a large one; at most ``most`` bytes.
+CAP = 8 << 20
+"""Bytes of all small files: the added tokens of large vocabularies have some megabytes."""
+
+CARD_CAP = 32 << 10
+"""Bytes of a model card that are read: enough for the front matter."""
+
+LONGEST, MOST = 200, 100
+"""Characters of one word of a card, and words of one list: longer ones are cut."""
+
+ADDED_TOKENS = "added_tokens.json"
+READ = frozenset({
+    *("tokenizer_config.json", ADDED_TOKENS, "chat_template.jinja", "chat_template.json", "processor_config.json"),
+    *("config.json", "preprocessor_config.json", "generation_config.json"),
+})  # fmt: skip
+"""Files with chat templates, and configs that transformers reads next to an adapter and that may name classes to import
+(``CODE_FIELDS``)."""
+CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
+MORE_TEMPLATES = re.compile(r"additional_chat_templates/.*\.jinja", re.DOTALL)
+
+MAYBE_PICKLED = re.compile(
+    r"\.(?:bin|pt|pth|ckpt|th|torch|pkl|pickle|p|pk|pckl|pcl|cpkl|dill|sav|(npy|npz|nemo|joblib|jbl|distcp|metadata))"
+    r"((?:\.(?:gz|z|bz2|xz|lzma|lz4|zst|tar)){0,4})$",
+    re.IGNORECASE | re.ASCII,
+)
+"""Endings of files for ``torch.load``, ``pickle.load`` and the like. The groups are those of what may contain pickles,
+in which they are not looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """The small files next to an adapter's weights.
+
+    ``templates`` maps where a chat template is (``"tokenizer_config.json: chat_template"``) to its text, ``code`` where
+    classes are named that a loader would import to what is named there. ``added_tokens`` are the tokens of
+    ``added_tokens.json`` with their ids, None without that file. ``unread`` says of a file why it could not be read:
+    ``TooLarge`` if all have more than those of any adapter. ``pickles`` maps files with a pickle's name to what is
+    wrong with them; ``pickles_left`` says which could not be looked into.
+    """
+
+    templates: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    added_tokens: Mapping[str, int] | None = None
+    unread: Mapping[str, FormatError] = field(default_factory=dict)
+    pickles: Mapping[str, str] = field(default_factory=dict)
+    pickles_left: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the front matter of README.md says of licence and base. What it does not say is empty."""
+
+    license: str = ""
+    license_name: str = ""
+    license_link: str = ""
+    base_model: tuple[str, ...] = ()
+    error: str = ""
+    """Why the front matter was not read; empty if it was."""
+
+
+def read_companions(files: Files) -> Companions:
+    """The files next to an adapter's weights. Errors in a file are not raised: they are in ``unread``.
 
     Raises:
-        FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed or too large.
         LoraCliError: what the source raises.
     """
-    first = read_beginning(files, file, FIRST_READ)
-    check_stand_in(first, file)
-    end = 8 + header_length(first[:8], file.size, file.path, most)
-    header = first[8:end] + read_range(files, file, len(first), end)
-    if 8 + len(header) < end:
-        why = f"truncated: the header has {end - 8} bytes, but only {len(header)} are present"
-        raise FormatError(why, where=file.path)
-    return parse_header(header, file.size, file.path)
+    templates, code, unread, left = dict[str, str](), dict[str, str](), dict[str, FormatError](), CAP
+    added_tokens: Mapping[str, int] | None = None
+    for file in (file for file in files if file.path in READ or MORE_TEMPLATES.fullmatch(file.path)):
+        try:
+            if (file.size or 0) > left or len(data := read_beginning(files, file, left + 1)) > left:
+                raise TooLarge(f"is over the limit of {CAP} bytes for all such files")
+            left -= len(data)
+            if file.path.endswith(".jinja"):
+                templates[file.path] = data.decode(errors="replace")
+                continue
+            check_stand_in(data, file)
+            if file.path == ADDED_TOKENS:
+                added_tokens = map_of(integer)(json_value(data, file.path), file.path)
+                continue
+            fields = json_object(data, file.path)
+            templates |= _templates(fields.get("chat_template"), f"{file.path}: chat_template")
+            code |= {f"{file.path}: {name}": shown(fields[name]) for name in CODE_FIELDS if fields.get(name)}
+        except FormatError as error:
+            unread[file.path] = error
+    weights, steps, wrong, packed = weights_file(files), count(), dict[str, str](), list[str]()
+    for file in files:
+        found = None if file.defect or file == weights else MAYBE_PICKLED.search(file.path)
+        if found is None:
+            continue
+        from lora_cli.adapter.torchfile import check_pickle
+
+        try:
+            if any(found.groups()) or file.size is None or not check_pickle(files, file, steps):
+                packed.append(file.path)
+        except FormatError as error:
+            wrong[file.path] = error.reason
+    more = f" and {len(packed) - 1} more" if len(packed) > 1 else ""
+    why = f"{packed[0]}{more} may contain pickles, which are not looked for in such files" if packed else ""
+    return Companions(templates, code, added_tokens, unread, wrong, why)
+
+
+def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Location and text of each chat template: a string, or a list or mapping of named ones (transformers)."""
+    if isinstance(value, str):
+        yield where, value
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        text = item.get("template") if isinstance(item, dict) else item
+        if isinstance(text, str):
+            yield f"{where}[{key}]", text
+
+
+def read_card(files: Files) -> Card | None:
+    """The model card, None if there is none. Errors in it are not raised: they are in ``error``.
+
+    Raises:
+        LoraCliError: what the source raises.
+    """
+    if (file := files.file("README.md")) is None:
+        return None
+    from lora_cli.documents.document import parse_yaml
+
+    try:
+        data = read_beginning(files, file, CARD_CAP)
+        check_stand_in(data, file)
+        text = data.decode("utf-8-sig", errors="replace")
+        found = re.match(r"\s*^---[ \t\r]*\n(.*?)^---\s*?$", text, re.DOTALL | re.MULTILINE)
+        if found is None:
+            return Card()
+        front = parse_yaml(text[: found.end(1)], file.path).value
+    except (FormatError, UsageError) as error:
+        return Card(error=f"{file.path} {error.reason}" if isinstance(error, FormatError) else error.message)
+    if not isinstance(front, dict):
+        return Card(error=f"{file.path}: the front matter is not a mapping")
+    listed = {key: one if isinstance(one, list) else [one] for key, one in front.items()}
+
+    def words(key: str) -> list[str]:
+        texts = (one.strip()[:LONGEST] for one in listed.get(key, ())[:MOST] if isinstance(one, str))
+        return [text for text in texts if text not in {"", "~", "null"}]
+
+    licenses = {key: word for key in ("license", "license_name", "license_link") for word in words(key)[:1]}
+    return Card(**licenses, base_model=tuple(words("base_model")))

@@ -16,7 +16,6 @@ from itertools import count
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
-from lora_cli.adapter.adapter import check_stand_in
 from lora_cli.adapter.safetensors import DTYPE_BITS, LONGEST_NAME, TensorInfo
 from lora_cli.errors import FormatError, LoraCliError, UnsafePickle
 from lora_cli.refs.snapshot import RemoteFile
@@ -88,8 +87,8 @@ class RangeStream(io.RawIOBase):
     def __init__(self, files: Files, file: RemoteFile) -> None:
         if file.defect or file.size is None:
             raise FormatError(file.defect or "its source does not report its size, so it cannot be read by ranges")
-        self.size, self._at, self._range = size, _, fetch = file.size, 0, partial(read_range, files, file)
-        self._block = lru_cache(maxsize=4)(lambda start: fetch(start, min(start + BLOCK, size)))
+        self.size, self._at, self._range = file.size, 0, partial(read_range, files, file)
+        self._block = lru_cache(maxsize=4)(lambda start: self._range(start, min(start + BLOCK, self.size)))
 
     def part(self, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop``. Raises ``FormatError`` for more than ``MOST_AT_ONCE``."""
@@ -128,17 +127,16 @@ def _one_error(path: str) -> Iterator[None]:
         raise FormatError(why, where=path, hint=AS_SAFETENSORS) from error
 
 
-def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
+def read_torch_file(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
     """The tensors of pickled weights by name, in the order of their bytes.
 
     Raises:
         UnsafePickle: it looks up what neither weights nor a trainer's files need.
-        FormatError: it is not a plain ``torch.save`` of a dictionary of contiguous tensors, or a placeholder.
+        FormatError: it is not a plain ``torch.save`` of a dictionary of contiguous tensors.
         LoraCliError: what the source raises.
     """
     with _one_error(file.path):
         stream = RangeStream(files, file)
-        check_stand_in(stream.part(0, BLOCK), file)
         entries, data = _pickle(stream, count())
         if not entries:
             raise FormatError("is not a zip as torch writes it since 1.6", hint=AS_SAFETENSORS)
@@ -159,7 +157,7 @@ def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
 def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
     """Whether a file next to the weights could be looked into: what does not begin as a pickle could not.
 
-    ``steps`` counts the opcodes of all such files together. Raises as ``read_tensors``.
+    ``steps`` counts the opcodes of all such files together. Raises as ``read_torch_file``.
     """
     with _one_error(file.path):
         stream = RangeStream(files, file)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lora_cli import parse
-from lora_cli.adapter.reading import read_header
+from lora_cli.adapter.reading import read_tensors
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.errors import FormatError
 from lora_cli.sources.files import Files
@@ -47,7 +47,7 @@ def read_checkpoint(files: Files) -> dict[str, TensorInfo]:
         LoraCliError: what the source raises.
     """
     if (single := files.file(WEIGHTS_FILE)) is not None:
-        return read_header(files, single)
+        return read_tensors(files, single)
     if (index := files.file(INDEX_FILE)) is None:
         return {}
     shard_of = weight_map(b"".join(files.read(index)))
@@ -56,7 +56,7 @@ def read_checkpoint(files: Files) -> dict[str, TensorInfo]:
         if (file := files.file(shard)) is None:  # only looked up among the files, so that no path leads outside
             raise FormatError(f"the shard {shown(shard)} is missing", where=INDEX_FILE)
         # If two shards have a tensor of the same name, that of the index counts, as in transformers.
-        found = read_header(files, file)
+        found = read_tensors(files, file)
         tensors |= {name: one for name, one in found.items() if shard_of.get(name, shard) == shard}
     if lost := next((name for name in shard_of if name not in tensors), ""):
         raise FormatError(f"{shard_of[lost]} does not contain {lost}, although the index lists it", where=INDEX_FILE)

@@ -2,7 +2,7 @@
 
 import re
 
-from lora_cli.adapter.names import PAIR_PARTS, last_name
+from lora_cli.adapter.adapter import PAIR_PARTS, last_name
 from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.adapter import Adapter, Found
-from lora_cli.adapter.beside import Companions
+from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, Found, Key
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.names import PAIR_PARTS, Key
+from lora_cli.adapter.reading import Companions
 from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import NameResolution, resolve_names

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+from lora_cli.adapter.adapter import WRAPPER, last_name
 from lora_cli.adapter.config import raw_value
-from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import OK, REJECTS, WRONG, Problems, check, grouped
 from lora_cli.engines.peft import BUILT, IA3_FAMILIES

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lora_cli.adapter.adapter import SHARDED
+from lora_cli.adapter.reading import SHARDED
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import OK, REJECTS, UNKNOWN, WRONG, NotChecked, Problems, check, grouped
 from lora_cli.errors import FormatError, UnsafePickle

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 
+from lora_cli.adapter.adapter import WRAPPER, Key, last_name
 from lora_cli.adapter.config import raw_value
-from lora_cli.adapter.names import WRAPPER, Key, last_name
 from lora_cli.base.base_model import OTHER_BASE, UNKNOWN_FAMILY
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check

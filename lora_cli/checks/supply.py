@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import MOST_GROUPS, NotChecked, Problems, check, grouped
+from lora_cli.errors import TooLarge
 from lora_cli.finding import Location, Problem, Severity
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.text import cut, names, shown
@@ -59,11 +60,11 @@ def hostile_template(case: Case) -> Problems:
     Code that escapes Jinja's sandbox runs as the server. A million characters in total are searched, none rendered.
     """
     companions, left = case.companions, LONGEST_TEMPLATES
-    for path, reason in companions.unread.items():
-        if path not in companions.beyond:
-            yield NotChecked(f"{cut(path)} {cut(reason)}: it is unknown whether its chat template is safe")
+    for path, error in companions.unread.items():
+        if not isinstance(error, TooLarge):
+            yield NotChecked(f"{cut(path)} {cut(error.reason)}: it is unknown whether its chat template is safe")
     beyond = "the files next to the weights exceed the limit in bytes or number"
-    messages = [(beyond, path) for path in companions.beyond]
+    messages = [(beyond, path) for path, error in companions.unread.items() if isinstance(error, TooLarge)]
     for where, template in companions.templates.items():
         if len(template) > left:
             message = f"the chat templates have over {LONGEST_TEMPLATES} characters, and the rest is not searched"

@@ -1,7 +1,6 @@
 """LC30x, LC310: the tensors alone and compared with the config, without a base."""
 
-from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.names import PAIR_PARTS, last_name
+from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, last_name
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, Problems, check, grouped, shape
 from lora_cli.engines import packed_in

@@ -11,7 +11,7 @@ from lora_cli.finding import NO_BASE, Problem, Severity
 from lora_cli.text import counted, cut, names
 
 if TYPE_CHECKING:
-    from lora_cli.adapter.values import Magnitude
+    from lora_cli.adapter.values import TensorStats
 
 LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
 """The largest finite value of each dtype that a model is served in."""
@@ -36,7 +36,7 @@ def nonfinite_values(case: Case) -> Problems:
 
     Every engine loads it silently. One NaN makes all logits of a request NaN, and may reach others in its batch.
     """
-    bad = [name for name, values in case.evidence.stats.items() if values.nonfinite]
+    bad = [name for name, values in case.evidence.stats.items() if values.largest == math.inf]
     if bad:
         message = f"{counted(len(bad), 'tensor contains', 'tensors contain')} NaN or infinity: {names(bad)}"
         yield Problem(message, case.in_weights(bad[0]))
@@ -52,13 +52,15 @@ def zero_update(case: Case) -> Problems:
     """
     stats, pairs, tensors = case.evidence.stats, case.adapter.pairs.values(), case.adapter.tensors
     scanned = [[one.name for one in pair.factors if one.nbytes and one.name in stats] for pair in pairs]
-    zeros = [next((name for name in reversed(factors) if stats[name].zero), "") for factors in scanned if factors]
+    zeros = [
+        next((name for name in reversed(factors) if stats[name].largest == 0), "") for factors in scanned if factors
+    ]
     if zeros and all(zeros) and not _has_other_tensors(case):
         yield Problem("A or B is zero in every module: the adapter changes nothing", case.in_weights(zeros[0]))
     emptied = [
         name
         for name, key in case.adapter.keys.items()
-        if name in stats and stats[name].zero and tensors[name].nbytes
+        if name in stats and stats[name].largest == 0 and tensors[name].nbytes
         if key.part == "magnitude" or (key.part in {"saved", "base_layer"} and len(tensors[name].shape) == 2)
     ]
     if emptied:
@@ -72,12 +74,12 @@ def _has_other_tensors(case: Case) -> bool:
     return any(key.part != "unknown" for name, key in case.adapter.keys.items() if name not in factors)
 
 
-def _measured(case: Case) -> Iterator[tuple[LoraPair, float, "Magnitude | None", "Magnitude | None"]]:
-    """Each pair with its scaling (1 if that is not known), and the magnitudes of A and B as far as they are known."""
+def _measured(case: Case) -> Iterator[tuple[LoraPair, float, "TensorStats | None", "TensorStats | None"]]:
+    """Each pair with its scaling (1 if that is not known), and what was measured of A and B, if anything."""
     for pair in case.adapter.pairs.values():
         scale = case.application.scales.get(pair.module)
         found = (case.evidence.stats.get(one.name) if one is not None else None for one in (pair.a, pair.b))
-        first, second = (one.magnitude if one is not None else None for one in found)
+        first, second = (None if one is None or math.isnan(one.norm) else one for one in found)
         yield pair, 1.0 if scale is None else abs(scale.scaling), first, second
 
 
@@ -91,9 +93,9 @@ def overflow(case: Case) -> Problems:
     """
     largest = dict[str, float]()
     for pair, scaling, first, second in _measured(case):
-        for factor, magnitude, by in ((pair.a, first, 1.0), (pair.b, second, max(1.0, scaling))):
-            if factor is not None and magnitude is not None:
-                largest[factor.name] = magnitude.largest * by
+        for factor, stats, by in ((pair.a, first, 1.0), (pair.b, second, max(1.0, scaling))):
+            if factor is not None and stats is not None:
+                largest[factor.name] = stats.largest * by
     dtype = case.base.dtype if case.base is not None else ""
     most = LARGEST.get(dtype, LARGEST["float16"])
     beyond = [name for name, value in largest.items() if value > most]
@@ -141,7 +143,7 @@ def huge_update(case: Case) -> Problems:
 def negligible_update(case: Case) -> Problems:
     """The update ``s * B @ A`` is too small in every module to change the output: untrained, or scaled to nothing."""
     updates, stats = _updates(case), case.evidence.stats
-    narrow = [name for name, one in stats.items() if one.magnitude is None and not one.nonfinite]
+    narrow = [name for name, one in stats.items() if math.isnan(one.norm) and one.largest != math.inf]
     if narrow and not updates:
         yield NotChecked(f"the size of an update in {case.adapter.tensors[narrow[0]].dtype} is unknown")
     if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _has_other_tensors(case):
@@ -160,7 +162,7 @@ def untrained_part(case: Case) -> Problems:
     """
     pairs, stats = case.adapter.pairs.items(), case.evidence.stats
     of_b = ((m, stats.get(pair.b.name)) for m, pair in pairs if pair.b is not None and ".experts." not in f".{m}.")
-    zero = {module: found.zero for module, found in of_b if found is not None}
+    zero = {module: found.largest == 0 for module, found in of_b if found is not None}
     untrained = [module for module, is_zero in zero.items() if is_zero]
     if untrained and len(untrained) < len(zero):
         message = f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: {names(untrained)}"

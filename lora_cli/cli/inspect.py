@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.comparison import OtherAdapter
+from lora_cli.adapter.adapter import Adapter, OtherAdapter
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.names import PAIR_PARTS, Key, last_name
+from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, Key, last_name
 from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import PACKED, VOCABULARY, Profile, vllm
 from lora_cli.finding import Applied

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.names import last_name, leaf_of
+from lora_cli.adapter.adapter import Adapter, last_name, leaf_of
 from lora_cli.errors import UsageError
 from lora_cli.finding import Outcome
 from lora_cli.json_schema import Count

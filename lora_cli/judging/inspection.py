@@ -1,25 +1,24 @@
 """What adapters are, in numbers: from config and header alone. ``inspect --format json`` has the fields of this."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from lora_cli.adapter.adapter import Adapter, dialects
-from lora_cli.adapter.beside import Card, read_card
-from lora_cli.adapter.comparison import Comparison, OtherAdapter, compare
+from lora_cli.adapter.adapter import Adapter, Comparison, OtherAdapter, compare, leaf_of, without_wrappers
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.names import layer_of, leaf_of, without_wrappers
-from lora_cli.adapter.reading import call_in_threads, read_adapter
+from lora_cli.adapter.reading import Card, dialects, read_adapter, read_card
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import FormatError, LoraCliError, Refused
 from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Version
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
+from lora_cli.parallel import map_in_threads
 from lora_cli.peft.match import apply, misshapen
 from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
     from lora_cli.fetching.batch import FetchContext
 
 T = TypeVar("T", int, float, str)
+
+NUMBER = re.compile(r"(?:^|\.)(\d{1,9})(?:\.|$)", re.ASCII)
+"""The number of the layer that a module is in."""
 
 MOST_WRAPPED = 16
 """Parameters of one module that are told apart: experts have four."""
@@ -146,11 +148,11 @@ def inspect_one(
     with failing_alone(result):
         files, _ = open_one(result, settings, context)
         threads = 1 if files.on_disk else threads
-        adapter, result.card = call_in_threads(
-            threads,
+        parts: tuple[Callable[[], Any], ...] = (
             lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads, weights=weights),
             lambda: read_card(files) if card else None,
         )
+        adapter, result.card = map_in_threads(lambda part: part(), parts, threads)
         result.adapter, result.base = adapter, None if base is None else base.name
         if base is not None and adapter.has_weights:
             with one_deadline():
@@ -200,7 +202,7 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
         ranks=_counted(pair.rank for pair in adapter.pairs.values() if pair.rank is not None),
         scalings=_counted(one.scaling for one in by_module if one.scaling is not None),
         targets=_counted(map(leaf_of, adapter.pairs)),
-        layers=tuple(sorted({layer for module in adapter.pairs if (layer := layer_of(module)) is not None})),
+        layers=tuple(sorted({int(found[1]) for found in map(NUMBER.search, adapter.pairs) if found is not None})),
         dtypes=_counted(tensor.dtype for tensor in tensors),
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         weight_bytes=sum(tensor.nbytes for tensor in tensors),

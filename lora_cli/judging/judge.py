@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.beside import read_companions
-from lora_cli.adapter.reading import read_adapter
+from lora_cli.adapter.reading import read_adapter, read_companions
 from lora_cli.base.base_model import BaseModel
 from lora_cli.checks import CHECKS, check, choose
 from lora_cli.checks.case import Case, Evidence, fitting

@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Literal
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.beside import Card
+from lora_cli.adapter.reading import Card
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.finding import NO_BASE, NO_VALUES, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
 from lora_cli.json_schema import EXCLUDED, Count, Sha256

@@ -11,9 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lora_cli.adapter.adapter import Adapter, LoraPair, pair_up
+from lora_cli.adapter.adapter import PAIR_PARTS, PEFT_PREFIX, Adapter, Key, LoraPair, last_name, pair_up
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.names import PAIR_PARTS, PEFT_PREFIX, Key, last_name
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import FormatError
 from lora_cli.peft.targets import targeted
@@ -146,13 +145,13 @@ def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
             message = f"{' and '.join(missing)} is not targeted, but one parameter with {', '.join(olds)}"
             raise FormatError(message, where=f"{config.file}: target_modules")
     twice = {f".*\\.{new}": len(olds) for new, olds in fused.items() if len(olds) > 1}
-    fields = {
-        "target_modules": tuple(target for target in targets if last_name(target) not in experts.projections),
-        "target_parameters": tuple(dict.fromkeys((*(config.target_parameters or ()), *fused))),
-        "rank_pattern": {**config.rank_pattern, **{one: config.r * times for one, times in twice.items()}},
-        "alpha_pattern": {**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in twice.items()}},
-    }
-    return config.model_copy(update=fields)
+    return replace(
+        config,
+        target_modules=tuple(target for target in targets if last_name(target) not in experts.projections),
+        target_parameters=tuple(dict.fromkeys((*(config.target_parameters or ()), *fused))),
+        rank_pattern={**config.rank_pattern, **{one: config.r * times for one, times in twice.items()}},
+        alpha_pattern={**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in twice.items()}},
+    )
 
 
 def _renamed(key: Key) -> Key:

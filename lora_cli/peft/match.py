@@ -5,9 +5,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lora_cli.adapter.adapter import Adapter, LoraPair
+from lora_cli.adapter.adapter import PEFT_PREFIX, Adapter, Key, LoraPair, last_name, leaf_of, without_wrappers
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.names import PEFT_PREFIX, Key, last_name, leaf_of, without_wrappers
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.finding import Applied, Location

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from lora_cli.adapter.adapter import WRAPPER, last_name
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.text import by_key

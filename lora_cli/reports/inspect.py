@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.adapter.comparison import Change
+from lora_cli.adapter.adapter import Change
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.inspection import Inspected, Inspection, InspectReport
 from lora_cli.reports.terminal import Paragraph, facts, failure, separated, table, text

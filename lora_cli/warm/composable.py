@@ -5,9 +5,8 @@ An adapter comes here judged: its files can be read, its pairs are whole, and it
 
 from collections.abc import Callable, Iterator, Mapping
 
-from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, Key
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.names import PAIR_PARTS, Key
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import Refused
 from lora_cli.peft.experts import rewrite_config

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.adapter.beside import CAP, CARD_CAP, LONGEST, MOST, Card, Companions, read_card, read_companions
+from lora_cli.adapter.reading import CAP, CARD_CAP, LONGEST, MOST, Card, Companions, read_card, read_companions
 from lora_cli.sources.files import files_at
 from tests.adapter.remote import remote
 

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.adapter.adapter import LoraPair, pair_up
-from lora_cli.adapter.names import INFIXES, PEFT_PREFIX, Key, Part, parse_key
+from lora_cli.adapter.adapter import INFIXES, PEFT_PREFIX, Key, LoraPair, Part, pair_up, parse_key
 from lora_cli.adapter.safetensors import TensorInfo
 
 P, Q = PEFT_PREFIX, "model.layers.0.self_attn.q_proj"

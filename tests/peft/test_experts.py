@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_cli.adapter.names import PEFT_PREFIX, last_name, parse_key
+from lora_cli.adapter.adapter import PEFT_PREFIX, last_name, parse_key
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.checkpoint import read_checkpoint

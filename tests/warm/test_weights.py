@@ -13,9 +13,11 @@ from safetensors.numpy import load_file as numpy_load
 from safetensors.torch import load_file
 
 from lora_cli.adapter.adapter import Adapter
+from lora_cli.adapter.safetensors import read_header
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.checkpoint import has_weights
 from lora_cli.errors import Corrupt, FormatError, MachineError, Refused
+from lora_cli.sources.files import files_at
 from lora_cli.warm.base_weights import CheckpointWeights, SyntheticWeights
 from lora_cli.warm.composable import largest_rank, scalings
 from lora_cli.warm.plan import LoraRequest, Plan
@@ -42,12 +44,9 @@ def test_the_factors_are_those_that_safetensors_itself_reads(tmp_path: Path, dty
 
 def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> None:
     a, b = np.arange(3, dtype=np.float32).reshape(1, 3), np.arange(10, dtype=np.float64).reshape(5, 2)
-    path = write_safetensors(tmp_path / "odd.safetensors", {"a": a, "b": b})
-    from lora_cli.adapter.safetensors import header_length, parse_header
-
-    data = path.read_bytes()
-    header = parse_header(data[8 : 8 + header_length(data[:8], len(data), path.name)], len(data), path.name)
-    tensors = read_tensors(tmp_path, header.values())
+    write_safetensors(tmp_path / "odd.safetensors", {"a": a, "b": b})
+    files = files_at(tmp_path)
+    tensors = read_tensors(tmp_path, read_header(files, *files).values())
     assert torch.equal(tensors["a"], torch.from_numpy(a))
     assert torch.equal(tensors["b"], torch.from_numpy(b))
 
