@@ -22,7 +22,7 @@ from lora_cli.adapter.reading import join_shards
 from lora_cli.adapter.safetensors import TORCH_NAMES, TensorInfo
 from lora_cli.adapter.values import load
 from lora_cli.base.base_model import OTHER_BASE, BaseModel
-from lora_cli.base.checkpoint import names_in_memory
+from lora_cli.base.reading import names_in_memory
 from lora_cli.checks.check import MERGE, SAVE_AGAIN
 from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import LAYER

@@ -174,10 +174,10 @@ def llama(m: Model, c: Config) -> None:
     gated(m, "mlp", c.hidden_size, c.intermediate_size, c.mlp_bias)
 
 
-def phi(m: Model, c: Config) -> None:
-    """Phi 1 and 2."""
-    attention(m, c, out="dense")
-    mlp(m, "mlp.fc1", "mlp.fc2", c.hidden_size, c.intermediate_size)
+def plain(m: Model, c: Config, out: str, first: str, second: str, bias: bool = False) -> None:
+    """Phi 1 and 2, and StarCoder 2: two layers in the MLP."""
+    attention(m, c, out)
+    mlp(m, f"mlp.{first}", f"mlp.{second}", c.hidden_size, c.intermediate_size, bias or bool(c.use_bias))
 
 
 def phi3(m: Model, c: Config) -> None:
@@ -185,12 +185,6 @@ def phi3(m: Model, c: Config) -> None:
     attention(m, c, packed="qkv_proj")
     m.add("mlp.gate_up_proj", c.hidden_size, 2 * c.intermediate_size)
     m.add("mlp.down_proj", c.intermediate_size, c.hidden_size)
-
-
-def starcoder2(m: Model, c: Config) -> None:
-    """StarCoder 2."""
-    attention(m, c)
-    mlp(m, "mlp.c_fc", "mlp.c_proj", c.hidden_size, c.intermediate_size, c.use_bias)
 
 
 def gptj(m: Model, c: Config) -> None:
@@ -220,12 +214,6 @@ def bloom(m: Model, c: Config) -> None:
     mlp(m, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", width, c.ffn_hidden_size or 4 * width, bias)
 
 
-def mixtral(m: Model, c: Config) -> None:
-    """Mixtral."""
-    attention(m, c)
-    experts(m, c.num_experts, c.hidden_size, c.intermediate_size)
-
-
 def gpt_oss(m: Model, c: Config) -> None:
     """gpt-oss: experts ``[experts, d_in, d_out]`` with biases."""
     attention(m, c)
@@ -243,20 +231,15 @@ def qwen_sparse(c: Config) -> Container[int]:
 
 
 def qwen_moe(m: Model, c: Config) -> None:
-    """Qwen 2 and 3 with experts, in Qwen 2 beside one that all tokens share."""
+    """Mixtral, and Qwen 2 and 3 with experts, in Qwen 2 beside one that all tokens share."""
     attention(m, c)
     if not m.sparse:
         gated(m, "mlp", c.hidden_size, c.intermediate_size)
         return
-    experts(m, c.num_experts, c.hidden_size, c.moe_intermediate_size)
+    experts(m, c.num_experts, c.hidden_size, c.moe_intermediate_size or c.intermediate_size)
     if inner := c.shared_expert_intermediate_size:
         gated(m, "mlp.shared_expert", c.hidden_size, inner)
         m.add("mlp.shared_expert_gate", c.hidden_size, 1)
-
-
-def deepseek_sparse(c: Config) -> Container[int]:
-    """All after the first layers."""
-    return range(c.first_k_dense_replace, c.num_hidden_layers)
 
 
 def deepseek(m: Model, c: Config) -> None:
@@ -414,11 +397,6 @@ class Family:
     vision_defaults: Defaults = field(default_factory=dict)
     tied_in: tuple[str, ...] = ("",)
 
-    @property
-    def defaults(self) -> Defaults:
-        """The fields of the config class with their defaults."""
-        return dict(zip_longest(SIZES, self.sizes)) | self.more
-
 
 UNBIASED: Defaults = {"attention_bias": False}
 LIKE_LLAMA, WRAPPED = decoder(llama), decoder(llama, root="model.language_model.")
@@ -427,7 +405,10 @@ BLOOM = decoder(bloom, root="transformer.", embedding="word_embeddings", layers=
 FALCON: Defaults = {"bias": False, "new_decoder_architecture": False, "multi_query": True}
 FALCON |= {"num_kv_heads": None, "ffn_hidden_size": None}
 OPT: Defaults = {"max_position_embeddings": 2048, "ffn_dim": 3072, "word_embed_proj_dim": None, "enable_bias": True}
-DEEPSEEK, QWEN_MOE = decoder(deepseek, deepseek_sparse), decoder(qwen_moe, qwen_sparse)
+PHI = decoder(partial(plain, out="dense", first="fc1", second="fc2", bias=True), head_bias=True)
+STARCODER2 = decoder(partial(plain, out="o_proj", first="c_fc", second="c_proj"))
+DEEPSEEK = decoder(deepseek, lambda c: range(c.first_k_dense_replace, c.num_hidden_layers))
+QWEN_MOE, MIXTRAL = decoder(qwen_moe, qwen_sparse), decoder(qwen_moe, lambda c: range(c.num_hidden_layers))
 MLA: Defaults = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
 MLA |= {"v_head_dim": 128, "attention_bias": False}
 SPARSE: Defaults = {"decoder_sparse_step": 1, "mlp_only_layers": None}
@@ -461,12 +442,12 @@ FAMILIES: Mapping[str, Family] = {
     "gemma2": Family(LIKE_LLAMA, (256000, 2304, 9216, 26, 8, 4, 256), UNBIASED, tied=True),
     "gemma3_text": GEMMA3,
     "olmo2": Family(LIKE_LLAMA, (50304, 4096, 11008, 32, 32), UNBIASED),
-    "phi": Family(decoder(phi, head_bias=True), (51200, 2048, 8192, 24, 32), {"attention_bias": True}),
+    "phi": Family(PHI, (51200, 2048, 8192, 24, 32), {"attention_bias": True}),
     "phi3": Family(decoder(phi3), (32064, 3072, 8192, 32, 32)),
     "qwen2": Family(LIKE_LLAMA, (151936, 4096, 22016, 32, 32, 32), {"qkv_bias": True}),
     "qwen3": Family(LIKE_LLAMA, (151936, 4096, 22016, 32, 32, 32, 128), UNBIASED),
     "stablelm": Family(LIKE_LLAMA, (50304, 2560, 6912, 32, 32, 32), {"qkv_bias": False}),
-    "starcoder2": Family(decoder(starcoder2), (49152, 3072, 12288, 30, 24, 2), {"use_bias": True}, tied=True),
+    "starcoder2": Family(STARCODER2, (49152, 3072, 12288, 30, 24, 2), {"use_bias": True}, tied=True),
     "deepseek_v2": Family(
         *(DEEPSEEK, (102400, 4096, 11008, 32, 32)),
         MLA
@@ -481,7 +462,7 @@ FAMILIES: Mapping[str, Family] = {
         decoder(gpt_oss), (201088, 2880, 2880, 36, 64, 8, 64), {"attention_bias": True, "num_experts": 128}
     ),
     "llama4_text": LLAMA4,
-    "mixtral": Family(decoder(mixtral), (32000, 4096, 14336, 32, 32, 8), {"num_experts": 8}),
+    "mixtral": Family(MIXTRAL, (32000, 4096, 14336, 32, 32, 8), {"num_experts": 8}),
     "qwen2_moe": Family(
         *(QWEN_MOE, (151936, 2048, 5632, 24, 16, 16)),
         SPARSE
@@ -552,7 +533,8 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         where = f"{WHERE}: {key}" if key else WHERE
         return Config(parse.mapping(config.get(key) or {} if key else config, where), defaults, where)
 
-    text = section("text_config" if family.vision and config.get("text_config") is not None else "", family.defaults)
+    defaults = dict(zip_longest(SIZES, family.sizes)) | family.more
+    text = section("text_config" if family.vision and config.get("text_config") is not None else "", defaults)
     model = Model()
     family.build(model, text)
     if family.vision is not None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lora_cli.base.checkpoint import WEIGHTS_FILE, has_weights
+from lora_cli.base.reading import WEIGHTS_FILE, has_weights
 from lora_cli.cli.output import Format, inform, log_failures, write, write_result
 from lora_cli.cli.progress import shown as shown_progress
 from lora_cli.endpoint.address import Address

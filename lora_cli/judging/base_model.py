@@ -142,7 +142,7 @@ def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[s
     Raises:
         LoraCliError: they cannot be read.
     """
-    from lora_cli.base.checkpoint import read_checkpoint
+    from lora_cli.base.reading import read_checkpoint
 
     if ref.scheme not in {"hf", "file"} or Path(ref.location).is_file():
         return None

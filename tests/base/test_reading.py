@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from lora_cli.base.checkpoint import INDEX_FILE, has_weights, names_in_memory, read_checkpoint
 from lora_cli.base.families import base_from_config
-from lora_cli.base.reading import local_config, read_base
+from lora_cli.base.reading import INDEX_FILE, has_weights, local_config, names_in_memory, read_base, read_checkpoint
 from lora_cli.errors import FormatError, NotFound
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
 from lora_cli.sources.files import files_at
@@ -72,7 +71,7 @@ def test_shards_hold_the_tensors_of_the_single_file(tmp_path: Path) -> None:
         ({"lm_head.weight": "../../etc/passwd"}, 'the shard "../../etc/passwd" is missing'),
         ({"ghost.weight": "model-00001-of-00002.safetensors"}, "does not contain ghost.weight, although the index"),
         ({"lm_head.weight": 7}, 'weight_map["lm_head.weight"]: must be a string, not an integer: 7'),
-        ({"lm_head.weight": "config.json"}, "config.json: truncated, or not safetensors"),
+        ({"lm_head.weight": "config.json"}, "config.json: is not a zip as torch writes it since 1.6"),
     ],
 )
 def test_an_index_that_is_not_true_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

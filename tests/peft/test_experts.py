@@ -13,9 +13,9 @@ import pytest
 from lora_cli.adapter.adapter import PEFT_PREFIX, last_name, parse_key
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.checkpoint import read_checkpoint
 from lora_cli.base.families import FAMILIES as BASES
 from lora_cli.base.families import base_from_config
+from lora_cli.base.reading import read_checkpoint
 from lora_cli.finding import Applied, Severity
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.peft.experts import FAMILIES, as_loaded

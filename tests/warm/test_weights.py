@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.safetensors import read_header
 from lora_cli.base.base_model import BaseModel
-from lora_cli.base.checkpoint import has_weights
+from lora_cli.base.reading import has_weights
 from lora_cli.errors import Corrupt, FormatError, MachineError, Refused
 from lora_cli.sources.files import files_at
 from lora_cli.warm.base_weights import CheckpointWeights, SyntheticWeights
