@@ -39,8 +39,6 @@ def run_in_thread(call: Callable[[], Reply], name: str) -> "Future[Reply]":
 
 def map_in_threads(ask: Callable[[Name], Reply], names: Iterable[Name], threads: int) -> list[Reply]:
     """The answers, in the order of ``names``. The first error that comes is raised; nothing more is asked then."""
-    if threads == 1:
-        return [ask(name) for name in names]
     left, answers = deque(enumerate(names)), dict[int, Reply]()
     count = len(left)
 

@@ -162,7 +162,8 @@ def read_adapter(
             return {}, error
 
     parts: tuple[Callable[[], Any], ...] = (config, tensors)
-    (found, config_error), (header, weights_error) = map_in_threads(lambda part: part(), parts, threads)
+    read = [part() for part in parts] if threads == 1 else map_in_threads(lambda part: part(), parts, threads)
+    (found, config_error), (header, weights_error) = read
     paths = () if file is None else (file.path,)
     adapter = Adapter(name, files.revision.files, paths, found, config_error, {}, weights_error, {}, {})
     adapter = _holding(adapter, header)

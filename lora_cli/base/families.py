@@ -31,11 +31,8 @@ ALIASES = {
 """Other keys that a field has in the configs of some families."""
 
 
-NULLABLE = frozenset({"head_dim", "num_key_value_heads", "q_lora_rank"})
-"""Fields with a default that may be null even so."""
-
-LISTS = frozenset({"mlp_only_layers", "moe_layers"})
-"""Fields that list layers."""
+NULLABLE, LISTS = {"head_dim", "num_key_value_heads", "q_lora_rank"}, {"mlp_only_layers", "moe_layers"}
+"""Fields with a default that may be null even so, and fields that list layers."""
 
 Defaults = dict[str, int | None]
 """The fields of a config class with their defaults."""
@@ -94,18 +91,12 @@ class Model:
             yield Model(self.modules, self.parameters, f"{self.prefix}{path}{i}.", i in sparse)
 
     def add(self, path: str, d_in: int, d_out: int, bias: bool = False, kind: ModuleKind = "linear") -> None:
-        """A module. Raises ``FormatError`` for dimensions that no model has."""
-        self.modules[self._path(path, d_in, d_out)] = BaseModule(d_in, d_out, kind, bool(bias))
+        """A module."""
+        self.modules[self.prefix + path] = BaseModule(d_in, d_out, kind, bool(bias))
 
     def bare(self, path: str, *shape: int) -> None:
-        """A parameter; raises as ``add``."""
-        self.parameters[self._path(path, *shape)] = shape
-
-    def _path(self, path: str, *shape: int) -> str:
-        if not all(1 <= size <= MAX_DIMENSION for size in shape):
-            sizes = " x ".join(map(str, shape))
-            raise FormatError(f"{self.prefix}{path} would be {sizes}: no model is of that size", where=WHERE)
-        return self.prefix + path
+        """A parameter."""
+        self.parameters[self.prefix + path] = shape
 
 
 Build = Callable[[Model, Config], None]
@@ -539,6 +530,13 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     family.build(model, text)
     if family.vision is not None:
         family.vision(model, section("vision_config", family.vision_defaults), text.hidden_size)
+    for path, shape in {
+        **{path: (it.d_in, it.d_out) for path, it in model.modules.items()},
+        **model.parameters,
+    }.items():
+        if not all(1 <= size <= MAX_DIMENSION for size in shape):
+            sizes = " x ".join(map(str, shape))
+            raise FormatError(f"{path} would be {sizes}: no model is of that size", where=WHERE)
     dtypes = [one.get(key) for one in (config, text.fields) for key in ("dtype", "torch_dtype")]
     quantised = config.get("quantization_config")
     method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None

@@ -152,7 +152,8 @@ def inspect_one(
             lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads, weights=weights),
             lambda: read_card(files) if card else None,
         )
-        adapter, result.card = map_in_threads(lambda part: part(), parts, threads)
+        read = [part() for part in parts] if threads == 1 else map_in_threads(lambda part: part(), parts, threads)
+        adapter, result.card = read
         result.adapter, result.base = adapter, None if base is None else base.name
         if base is not None and adapter.has_weights:
             with one_deadline():

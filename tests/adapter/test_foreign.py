@@ -115,24 +115,6 @@ def test_an_adapter_beside_other_formats_is_judged_as_one(tmp_path: Path) -> Non
     assert judged(tmp_path)[1] == ""
 
 
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        ({"peft_type": "IA3"}, "an adapter of IA3"),
-        ({"peft_type": "LORRA"}, ""),
-        (MLX_CONFIG, "an MLX LoRA"),
-        ({"rank": 4, "revision": "main"}, "another program's config"),
-        ({"base_model_name_or_path": "acme/base"}, ""),
-        ({"r": 8, "misspelt": 1}, ""),
-    ],
-)
-def test_a_config_that_is_no_loras_is_one_error(config: dict[str, object], name: str, tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    _, title, errors = judged(tmp_path)
-    assert title == name
-    assert not name or errors == ["LC201"]
-
-
 def test_the_dialect_of_a_name_is_known() -> None:
     at, end = "base_model.model.model.layers.0.self_attn.", ".lora_A.weight"
     for name, title in {

@@ -1,7 +1,7 @@
 """The grammar of tensor names, and how they become pairs."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.adapter.adapter import INFIXES, PEFT_PREFIX, Key, LoraPair, Part, pair_up, parse_key
@@ -55,30 +55,7 @@ def test_a_name_is_taken_apart(name: str) -> None:
     assert read.canonical == (name in CANONICAL)
 
 
-components = st.sampled_from(["model", "layers", "0", "17", "self_attn", "q_proj", "base", "experts", "modules"])
-paths = st.lists(components, min_size=1, max_size=6).map(".".join)
-endings = st.sampled_from(
-    [("lora_A", ".lora_A{}.weight"), ("lora_bias", ".lora_B{}.bias"), ("lora_embedding_A", ".lora_embedding_A{}")]
-)
-
-
-@settings(deadline=None, max_examples=300)
-@given(paths, endings, st.sampled_from(["", "default", "sql-v2"]), st.integers(0, 2), st.data())
-def test_every_way_to_write_a_factor_is_read_back(
-    path: str, ending: tuple[str, str], adapter_name: str, prefixes: int, data: st.DataObject
-) -> None:
-    part, suffix = ending
-    plain = PEFT_PREFIX * prefixes + path + suffix.format("." + adapter_name if adapter_name else "")
-    parts = plain.split(".")
-    infix = data.draw(st.sampled_from(("", *INFIXES)))
-    # A wrapper stands in front of a module, so never within the part's own name.
-    at = data.draw(st.integers(0, 2 * prefixes + len(path.split("."))))
-    key = parse_key(".".join([*parts[:at], infix, *parts[at:]]) if infix else plain)
-    assert (key.module, key.part, key.adapter_name) == (path, part, adapter_name)
-    assert (key.prefix, key.infixes) == (PEFT_PREFIX * prefixes, (infix,) if infix else ())
-
-
-@given(st.text() | st.lists(components | st.sampled_from(["lora_A", "weight", "", "base_layer"])).map(".".join))
+@given(st.text() | st.lists(st.sampled_from(["m", "lora_A", "weight", "", "base_layer", *INFIXES])).map(".".join))
 def test_every_string_has_a_key(name: str) -> None:
     assert parse_key(name).name == name
 

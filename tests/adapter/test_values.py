@@ -42,7 +42,7 @@ def test_tensors_of_a_pickle_may_share_their_bytes(tmp_path: Path) -> None:
         adapter = read_adapter(files, "sql")
         np.testing.assert_array_equal(load(files, adapter.tensors[A]).view("f4"), tensor.numpy())
         found = scan_values(files, adapter)
-        assert (found[A].largest, found["shared"].largest) == (tensor.max(), 59)
+        assert (found[A].largest, found["shared"].largest) == (tensor.max().item(), 59)
 
 
 def test_a_file_that_ends_early_is_corrupt(tmp_path: Path) -> None:

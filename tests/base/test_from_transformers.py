@@ -12,25 +12,21 @@ from lora_cli.errors import FormatError
 from tests.corpus.peft_judge import quiet
 
 WIDE = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2}
-ENCODER_DECODER: dict[str, Any] = {
+WHISPER: dict[str, Any] = {
     **{"vocab_size": 100, "d_model": 32, "max_position_embeddings": 64, "pad_token_id": 1, "decoder_start_token_id": 2},
     **dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), 2),
     **{"encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
 }
-WHISPER = {**ENCODER_DECODER, "num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 16}
+WHISPER |= {"num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 16}
 WHISPER |= {"bos_token_id": 0, "eos_token_id": 2}
 T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "pad_token_id": 0}
 DISTILBERT = {"vocab_size": 100, "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "pad_token_id": 0}
-VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
 SEGFORMER = {"hidden_sizes": [16, 32, 32, 32], "num_encoder_blocks": 4, "decoder_hidden_size": 32}
 
 MODELS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "whisper": ("WhisperForConditionalGeneration", WHISPER, ["q_proj", "v_proj"]),
-    "bart": ("BartForConditionalGeneration", ENCODER_DECODER, ["q_proj", "v_proj", "fc1"]),
-    "marian": ("MarianMTModel", ENCODER_DECODER, ["q_proj", "v_proj"]),
     "t5": ("T5ForConditionalGeneration", T5, ["q", "v"]),
     "distilbert": ("DistilBertForSequenceClassification", DISTILBERT, ["q_lin", "v_lin"]),
-    "vit": ("ViTForImageClassification", VIT, ["q_proj", "v_proj"]),
     "segformer": ("SegformerForSemanticSegmentation", SEGFORMER, ["q_proj", "v_proj"]),
 }
 """Family: the class of its tiny model, its config, and what LoRA is put on."""
