@@ -14,13 +14,13 @@ from typing import Any
 
 from lora_cli.adapter.adapter import Adapter, Format, Found, pair_up, parse_key
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
-from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, read_header
+from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, parse_header
 from lora_cli.errors import FormatError, TooLarge, UsageError
 from lora_cli.parallel import map_in_threads
 from lora_cli.parse import integer, json_object, json_value, map_of
 from lora_cli.refs.adapter_files import CONFIG, MOST_HEADER, PICKLED, WEIGHTS
 from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.sources.files import Files, read_beginning
+from lora_cli.sources.files import Files, read_beginning, read_range
 from lora_cli.text import shown
 
 AGAIN = "download the file again from where the adapter was published; a login or error page was saved"
@@ -91,6 +91,9 @@ DIALECTS: Mapping[str, str] = {
     r"\.lora_(A|B|embedding_A|embedding_B)\.\w+\.weight$": "the adapter's name in tensor names",
 }
 """How names can differ among LoRA adapters of PEFT: a pattern, and what it is called."""
+
+FIRST_READ = 1 << 17
+"""Bytes of the first range of a file: the whole header of nearly every adapter, in one request."""
 
 START = 1 << 8
 """Bytes that are read to recognise a file."""
@@ -187,6 +190,27 @@ def read_tensors(files: Files, file: RemoteFile, most_header: int = MOST_HEADER)
     except FormatError:
         check_stand_in(b"" if file.defect else read_beginning(files, file, START), file)
         raise
+
+
+def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict[str, TensorInfo]:
+    """The tensors in the header of a safetensors file, which may have ``most`` bytes: by one range, or by two.
+
+    Raises:
+        FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed or too large.
+        LoraCliError: what the source raises.
+    """
+    first, where = read_beginning(files, file, FIRST_READ), file.path
+    end, size = 8 + int.from_bytes(first[:8], "little"), len(first) if len(first) < 8 else file.size
+    if size is not None and end > size:
+        raise FormatError(f"truncated, or not safetensors: its header ends at byte {end} of {size}", where=where)
+    if end - 8 > most:
+        hint = "raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)"
+        raise FormatError(f"its header has {end - 8} bytes, but {most} are allowed", where=where, hint=hint)
+    header = first[8:end] + read_range(files, file, len(first), end)
+    if 8 + len(header) < end:
+        why = f"truncated: the header has {end - 8} bytes, but only {len(header)} are present"
+        raise FormatError(why, where=where)
+    return parse_header(header, file.size, where)
 
 
 def _holding(adapter: Adapter, tensors: dict[str, TensorInfo]) -> Adapter:

@@ -13,12 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 from lora_cli.errors import FormatError
-from lora_cli.refs.adapter_files import MOST_HEADER
-from lora_cli.refs.snapshot import RemoteFile
-from lora_cli.sources.files import Files, read_beginning, read_range
-
-FIRST_READ = 1 << 17
-"""Bytes of the first range of a file: the whole header of nearly every adapter, in one request."""
 
 MOST_TENSORS = 150_000
 """Tensors of one adapter: one with factors for each of 384 experts in 60 layers has 138 240."""
@@ -56,27 +50,6 @@ class TensorInfo:
     def nbytes(self) -> int:
         """Bytes of the tensor's data."""
         return self.stop - self.start
-
-
-def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict[str, TensorInfo]:
-    """The tensors in the header of a file, by one range, or two for a large one; it may have ``most`` bytes.
-
-    Raises:
-        FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed or too large.
-        LoraCliError: what the source raises.
-    """
-    first, where = read_beginning(files, file, FIRST_READ), file.path
-    end, size = 8 + int.from_bytes(first[:8], "little"), len(first) if len(first) < 8 else file.size
-    if size is not None and end > size:
-        raise FormatError(f"truncated, or not safetensors: its header ends at byte {end} of {size}", where=where)
-    if end - 8 > most:
-        hint = "raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)"
-        raise FormatError(f"its header has {end - 8} bytes, but {most} are allowed", where=where, hint=hint)
-    header = first[8:end] + read_range(files, file, len(first), end)
-    if 8 + len(header) < end:
-        why = f"truncated: the header has {end - 8} bytes, but only {len(header)} are present"
-        raise FormatError(why, where=where)
-    return parse_header(header, file.size, where)
 
 
 @lru_cache(maxsize=1)  # adapters that were trained alike have the same header

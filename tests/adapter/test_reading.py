@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.adapter.reading import CAP, CARD_CAP, LONGEST, MOST, Card, read_adapter, read_card, read_companions
-from lora_cli.adapter.safetensors import FIRST_READ
+from lora_cli.adapter.reading import (
+    CAP,
+    CARD_CAP,
+    FIRST_READ,
+    LONGEST,
+    MOST,
+    Card,
+    read_adapter,
+    read_card,
+    read_companions,
+)
 from lora_cli.errors import TooLarge, Unreachable
 from lora_cli.sources.files import files_at
 from tests.adapter.remote import remote

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
-from lora_cli.adapter.safetensors import DTYPE_BITS, TensorInfo, read_header
+from lora_cli.adapter.reading import read_header
+from lora_cli.adapter.safetensors import DTYPE_BITS, TensorInfo
 from lora_cli.errors import FormatError
 from tests.adapter.remote import remote
 from tests.making import Raw, safetensors_bytes

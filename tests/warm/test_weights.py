@@ -13,7 +13,7 @@ from safetensors.numpy import load_file as numpy_load
 from safetensors.torch import load_file
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.safetensors import read_header
+from lora_cli.adapter.reading import read_header
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.reading import has_weights
 from lora_cli.errors import Corrupt, FormatError, MachineError, Refused
