@@ -146,11 +146,11 @@ def screens(word: str) -> dict[str, Parts]:
     odd = Result(word, word, engines=(unsure,), unchecked=(word,), base="tiny")
     return {
         "validate": validate.human(everything()),
-        "validate, quiet": validate.human(everything(), quiet=True),
+        "validate, quiet": validate.human(report(all_checked()[0], all_checked()[-1]), quiet=True),
         "validate, one adapter": validate.human(report(all_checked()[1])),
         "validate, one adapter that is ok": validate.human(report(all_checked()[0])),
         "validate, what is unknown": validate.human(report(odd, replace(odd, name="other"), all_checked()[0])),
-        "validate, verbose": validate.human(report(*all_checked()[:2]), verbose=True),
+        "validate, verbose": validate.human(report(all_checked()[0]), verbose=True),
         "validate, nothing": validate.human(report()),
         "inspect": inspect.human(known),
         "inspect, one adapter": inspect.human(replace(known, adapters=known.adapters[:1])),
