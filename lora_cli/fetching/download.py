@@ -27,8 +27,7 @@ from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.disk import FULL, nearest_folder, on_disk, reflink, write_all
 from lora_cli.store.inventory import tree_bytes
-from lora_cli.store.partials import Partial, open_partial
-from lora_cli.store.snapshots import has_blob, store_blobs
+from lora_cli.store.snapshots import Partial, has_blob, open_partial, store_blobs
 from lora_cli.text import size
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The lock of a manifest: which version a fetch takes of each adapter, and the file with what it fetched."""
+"""The lock of a manifest: which version a fetch takes of each adapter, the file with what it fetched, and drift."""
 
 import hashlib
 import os
@@ -21,17 +21,38 @@ from lora_cli.documents.lockfile import (
     relocked,
 )
 from lora_cli.documents.manifest import AdapterSet
-from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
-from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.preview import CheckedAdapter, checked_adapter, find_drift
+from lora_cli.errors import LoraCliError, MachineError, NotFound, Offline, Refused, UsageError
+from lora_cli.fetching import gate
+from lora_cli.fetching.batch import Outcome, ordered_parallel_map
+from lora_cli.fetching.file_selection import resolve, select_files
+from lora_cli.json_schema import Count, ErrorReport, error_report
 from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
-from lora_cli.refs.request import LockFlags, Request
+from lora_cli.refs.request import LockFlags, Request, Selection
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import endpoint_of
-from lora_cli.store import Store
+from lora_cli.sources.files import Files
+from lora_cli.sources.registry import Sources, endpoint_of
+from lora_cli.store import Store, exclusive
 from lora_cli.store.disk import on_disk, replace_file
-from lora_cli.store.locks import exclusive
 from lora_cli.text import names
+
+MAX_HASHED_BYTES = 16 << 20
+"""Remote files whose origin has no sha256 are read and hashed up to this size; larger ones may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAdapter:
+    """One locked adapter next to what its source has now."""
+
+    name: str
+    ref: str | None
+    locked: str | None
+    """The revision in the lock; null if it is not locked."""
+    now: str | None
+    """The revision that its source has now; null if it was not asked."""
+    drift: Sequence[str]
+    """What changed since it was locked, a sentence each."""
+    exit_code: Count
+    error: ErrorReport | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,3 +240,59 @@ def _read(path: Path, flags: LockFlags, manifest: str) -> Lock | None:
         if not flags.upgrade or flags.some or (text.strip() and KIND not in text):
             raise
         return None
+
+
+def checked_adapter(
+    request: Request, changes: Sequence[str] = (), now: str = "", error: LoraCliError | None = None
+) -> CheckedAdapter:
+    """One adapter with its ``changes``, a sentence each; ``now`` is the origin's revision ("" if it was not asked)."""
+    revision = None if request.locked is None else request.locked.revision
+    code = int(bool(changes)) if error is None else error.exit_code
+    return CheckedAdapter(request.name, request.canonical, revision, now or None, changes, code, error_report(error))
+
+
+def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[CheckedAdapter]:
+    """The changes at each origin since it was locked, in the order of ``requests``."""
+    sources = Sources(settings)
+
+    def checked(request: Request) -> CheckedAdapter:
+        locked, ref = request.locked, request.ref
+        assert locked is not None
+        gate.refuse(request, settings)
+        if ref.pinned and ref.revision == locked.revision:
+            return checked_adapter(request, now=locked.revision)
+        if settings.offline and ref.scheme != "file":
+            raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
+        revision = resolve(replace(request, locked=None), sources)
+        changes = tuple(_changes(locked, Files(sources.of(ref), revision), request.selection))
+        return checked_adapter(request, changes, revision.id)
+
+    def failed(request: Request, error: LoraCliError) -> CheckedAdapter:
+        return checked_adapter(request, error=error)
+
+    yield from ordered_parallel_map(checked, requests, settings, failed)
+
+
+def _changes(locked: LockedAdapter, files: Files, selection: Selection) -> Iterator[str]:
+    revision = files.revision
+    if revision.id == locked.revision:
+        return
+    if revision.ref.scheme == "hf":
+        yield f"{revision.ref.revision or 'main'} moved from {locked.revision[:12]} to {revision.id[:12]}"
+    elif revision.ref.scheme == "oci":
+        tag = revision.ref.location.rpartition("/")[2].partition(":")[2] or "latest"
+        yield f"{tag} moved from {locked.revision[:19]} to {revision.id[:19]}"
+    planned = {file.path for file in select_files(revision, selection)}
+    for path in sorted(planned | locked.files.keys()):
+        file, blob = revision.file(path), locked.files.get(path)
+        if file is None:
+            yield f"{path} is missing"
+        elif blob is None:
+            yield f"{path} is new"
+        elif file.size not in {None, blob.size}:
+            yield f"{path} changed from {blob.size} to {file.size} bytes"
+        elif file.sha256 is None and not files.on_disk and blob.size > MAX_HASHED_BYTES:
+            found = f"the source has no sha256, and {blob.size} bytes are too many to read and compare"
+            yield f"{path} may have changed: {found}"
+        elif (file.sha256 or files.sha256(file, blob.size)) != blob.sha256:
+            yield f"{path} has different bytes"

@@ -22,8 +22,7 @@ from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of
 from lora_cli.sources.registry import Sources, endpoint_of
-from lora_cli.store import Store
-from lora_cli.store.locks import exclusive
+from lora_cli.store import Store, exclusive
 from lora_cli.store.records import Record, mark_used, read_record, write_record
 from lora_cli.store.snapshots import LostBlob, find_snapshot, publish_snapshot
 

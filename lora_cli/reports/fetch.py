@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lora_cli.fetching.batch import Outcome
+from lora_cli.fetching.batch import Outcome, PlannedAdapter
 from lora_cli.fetching.file_selection import LeftOut
-from lora_cli.fetching.preview import CheckedAdapter, PlannedAdapter
 from lora_cli.json_schema import (
     EXCLUDED,
     INLINE,
@@ -26,6 +25,7 @@ from lora_cli.text import counted, duration, milliseconds, names, safe, size
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
+    from lora_cli.fetching.lock_update import CheckedAdapter
     from lora_cli.reports.terminal import Parts
 
 
@@ -188,7 +188,7 @@ def human_plan(planned: Sequence[PlannedAdapter], *, verbose: bool = False) -> "
     yield Paragraph(line + (f"; {failed} failed" if failed else ""))
 
 
-def human_check(checked: Sequence[CheckedAdapter], left_over: Sequence[str]) -> "Parts":
+def human_check(checked: "Sequence[CheckedAdapter]", left_over: Sequence[str]) -> "Parts":
     """``fetch --check``: a line for each adapter that is not as it was locked, the errors, and a summary."""
     changed = [(one.name, "; ".join(one.drift)) for one in checked if one.drift]
     changed += [(name, "is locked but not in the manifest") for name in left_over]

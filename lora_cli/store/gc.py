@@ -15,13 +15,11 @@ from pathlib import Path
 
 from lora_cli.errors import MachineError
 from lora_cli.refs.adapter_files import BASE_CONFIG
-from lora_cli.store import Store
+from lora_cli.store import Store, exclusive
 from lora_cli.store.disk import on_disk, remove_path
 from lora_cli.store.inventory import StoredSnapshot, blob_files, files_in, inode_of, inventory, list_folder, tree_bytes
-from lora_cli.store.locks import exclusive
-from lora_cli.store.partials import is_written
 from lora_cli.store.records import all_records, forget_record
-from lora_cli.store.snapshots import discard
+from lora_cli.store.snapshots import discard, is_written
 
 GRACE_S = 3600.0
 """How long new files stay without a reference: a process may be about to write one."""

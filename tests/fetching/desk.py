@@ -21,7 +21,7 @@ from lora_cli.sources import NoRanges, Retries, Source, Transient
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.verify import verify
+from lora_cli.store.inventory import verify
 from tests.bringing import bring
 from tests.hub_content import Content
 from tests.hub_server import Hub

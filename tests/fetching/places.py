@@ -21,7 +21,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources, open_source
 from lora_cli.store import Store
-from lora_cli.store.verify import verify
+from lora_cli.store.inventory import verify
 from tests.bringing import bring
 from tests.faulty_proxy import Answer, FaultyProxy
 from tests.fetching.desk import CONFIG, MIB, README, WEIGHTS

@@ -18,7 +18,7 @@ from lora_cli.fetching import download as readers
 from lora_cli.fetching.batch import Progress
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.store import Store
-from lora_cli.store.partials import open_partial
+from lora_cli.store.snapshots import open_partial
 from tests.fetching.desk import CONFIG, MIB, REF, WEIGHTS, Scripted, context_of, download_of, downloaded, partials
 from tests.store.keeping import tree
 

@@ -10,7 +10,7 @@ import pytest
 
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import Corrupt, FormatError, Offline, Refused
-from lora_cli.fetching.preview import plan_all
+from lora_cli.fetching.batch import plan_all
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings

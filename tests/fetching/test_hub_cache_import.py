@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import hf_hub_download, snapshot_download
 
 from lora_cli.errors import Corrupt, Offline
-from lora_cli.store.partials import open_partial
+from lora_cli.store.snapshots import open_partial
 from tests.fetching.desk import BYTES, CONFIG, DATA, README, WEIGHTS, Desk, content
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub

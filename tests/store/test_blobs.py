@@ -7,8 +7,7 @@ import pytest
 
 from lora_cli.refs.snapshot import Blob
 from lora_cli.store import Store
-from lora_cli.store.partials import open_partial
-from lora_cli.store.snapshots import BLOB_MTIME_NS, LostBlob, has_blob, store_blobs
+from lora_cli.store.snapshots import BLOB_MTIME_NS, LostBlob, has_blob, open_partial, store_blobs
 from tests.store.keeping import put_blob, tree
 
 

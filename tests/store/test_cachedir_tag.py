@@ -7,8 +7,7 @@ import pytest
 from lora_cli.errors import UsageError
 from lora_cli.store import TAG, Store
 from lora_cli.store.gc import Retention, collect, remove
-from lora_cli.store.inventory import inventory
-from lora_cli.store.verify import verify
+from lora_cli.store.inventory import inventory, verify
 from tests.store.keeping import SQL, put_blob, put_snapshot, tree
 
 FOREIGN = {

@@ -9,10 +9,8 @@ import pytest
 from lora_cli.store import Store
 from lora_cli.store.disk import opened
 from lora_cli.store.gc import Removed, Retention, collect, remove
-from lora_cli.store.inventory import inventory
-from lora_cli.store.partials import open_partial
-from lora_cli.store.snapshots import BLOB_MTIME_NS, find_snapshot
-from lora_cli.store.verify import verify
+from lora_cli.store.inventory import inventory, verify
+from lora_cli.store.snapshots import BLOB_MTIME_NS, find_snapshot, open_partial
 from tests.store.keeping import CHAT, CONFIG, SQL, WEIGHTS, edit_in_place, put_blob, put_snapshot, tree
 
 

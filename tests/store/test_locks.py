@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import MachineError
-from lora_cli.store import Store
+from lora_cli.store import InUse, Store, exclusive
 from lora_cli.store.gc import Retention, collect, remove
 from lora_cli.store.inventory import inventory
-from lora_cli.store.locks import InUse, exclusive
-from lora_cli.store.partials import open_partial
+from lora_cli.store.snapshots import open_partial
 from tests.store.keeping import SQL, put_snapshot, tree
 
 KEY = "0" * 64
@@ -30,8 +29,8 @@ DO = """
 import os, sys
 from pathlib import Path
 from lora_cli.store import Store
-from lora_cli.store.locks import InUse, exclusive
-from lora_cli.store.partials import open_partial
+from lora_cli.store import InUse, exclusive
+from lora_cli.store.snapshots import open_partial
 store, key = Store(Path(sys.argv[1])), sys.argv[2]
 {}
 print("ready", flush=True)

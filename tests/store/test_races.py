@@ -7,12 +7,10 @@ from contextlib import suppress
 
 import pytest
 
-from lora_cli.store import Store
+from lora_cli.store import InUse, Store
 from lora_cli.store.gc import Retention, collect, remove
-from lora_cli.store.inventory import inventory
-from lora_cli.store.locks import InUse
+from lora_cli.store.inventory import inventory, verify
 from lora_cli.store.snapshots import LostBlob, find_snapshot, has_blob
-from lora_cli.store.verify import verify
 from tests.store.keeping import SQL, put_snapshot
 
 LONG_S = 0.7
