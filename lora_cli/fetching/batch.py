@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching import gate
-from lora_cli.fetching.file_selection import refuse_pickled, resolve
-from lora_cli.fetching.pipeline import Fetched, fetch, found_at, lookup, recorded, select, too_late
+from lora_cli.fetching.pipeline import Fetched, fetch, open_files, recorded, select, too_late
 from lora_cli.json_schema import Count, ErrorReport, error_report
 from lora_cli.redaction import logger
 from lora_cli.refs.lock import LockedAdapter
@@ -230,27 +229,18 @@ def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> I
 
     def planned(request: Request) -> PlannedAdapter:
         gate.refuse(request, settings)
-        # A cached snapshot does not show which other files the origin has.
-        found = None if request.selection.include else lookup(request, store, settings)
-        snapshot, missing = None, list[RemoteFile]()
-        if found is not None:
-            record, snapshot = found
-            ref, revision = found_at(record, request), record.revision
-            refuse_pickled(request.label, snapshot.files, request.selection)
-            files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
-        else:
-            listed = resolve(request, sources)
-            ref, revision = listed.pinned, listed.id
-            files, selection = select(request, listed)
-            snapshot, known = recorded(request, listed, files, selection, store, settings)
-        gate.refuse(request, settings, ref, files)
+        revision = open_files(request, settings, sources).revision
+        files, selection = select(request, revision)
+        gate.refuse(request, settings, revision.pinned, files)
+        snapshot, known = recorded(request, revision, files, selection, store, settings)
+        missing = list[RemoteFile]()
         if snapshot is not None:
-            gate.check_promised(request, snapshot.files, ref)
+            gate.check_promised(request, snapshot.files, revision.ref)
         else:
             digests = ((file, known[file.path].sha256 if file.path in known else file.sha256) for file in files)
             missing = [file for file, sha256 in digests if not (sha256 and os.path.lexists(store.blob(sha256)))]
         total, to_load = (sum(file.size or 0 for file in some) for some in (files, missing))
-        which = request.name, request.canonical, revision or None
+        which = request.name, request.canonical, revision.id or None
         return PlannedAdapter(*which, len(files), total, len(missing), to_load)
 
     def failed(request: Request, error: LoraCliError) -> PlannedAdapter:

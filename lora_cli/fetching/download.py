@@ -54,9 +54,6 @@ MAX_CHUNKS = 16
 
 POLL_S = 0.5
 
-AHEAD = 16 << 20
-"""Bytes of a file of unknown size between two looks at the room that is left."""
-
 
 def download(
     at: Files, wanted: Sequence[RemoteFile], known: Mapping[str, Blob], deadline: "Deadline", context: "FetchContext"
@@ -124,8 +121,6 @@ def _download_batch(
                 transfer.sha256.update(chunk)
                 transfer.frontier += len(chunk)
                 context.downloads.left[deadline] -= len(chunk)
-                if transfer.file.size is None and transfer.frontier % AHEAD < len(chunk):
-                    context.downloads.check_ahead(name)
                 progress.advanced(name, len(chunk))
         for transfer in transfers:
             try:
@@ -281,11 +276,6 @@ class Downloads:
         finally:
             with self._lock:
                 del self.left[deadline]
-
-    def check_ahead(self, name: str) -> None:
-        """Raises as ``reserve`` if the disk has no room for more of a file whose size nobody told."""
-        with self._lock:
-            self._check_space(name, AHEAD, 0)
 
     def _check_space(self, name: str, needed: int, others: int) -> None:
         root, budget = self._store.root, self._settings.cache_budget

@@ -31,7 +31,7 @@ from lora_cli.refs.request import LockFlags, Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources, endpoint_of
-from lora_cli.store import Store, exclusive
+from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file
 from lora_cli.text import names
 
@@ -158,7 +158,7 @@ class LockFile:
         except LoraCliError as error:
             warn(f"{THE_BASE} is not locked: {error.message}")
         path = Path(os.path.realpath(self.path))
-        with exclusive(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
+        with store.lock(hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
             now = _read(path, self.flags, self.adapter_set.file) or {}
             after = relocked(self.adapter_set, now, new)
             if dump_lock(after) != dump_lock(now):

@@ -22,7 +22,7 @@ from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of
 from lora_cli.sources.registry import Sources, endpoint_of
-from lora_cli.store import Store, exclusive
+from lora_cli.store import Store
 from lora_cli.store.records import Record, mark_used, read_record, write_record
 from lora_cli.store.snapshots import LostBlob, find_snapshot, publish_snapshot
 
@@ -156,7 +156,7 @@ def _from_origin(
             key = "\n".join((str(replace(revision.ref, revision=None)), revision.id, str(selection), endpoint))
             name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
             wait_s = deadline.left_s(settings.lease_s)
-            locks.enter_context(exclusive(store, name, wait_s, lambda: context.progress.waiting(request.label)))
+            locks.enter_context(store.lock(name, wait_s, lambda: context.progress.waiting(request.label)))
             # Another process may have fetched it meanwhile.
             snapshot, known = recorded(request, revision, files, selection, store, settings)
         if is_cached := snapshot is not None:

@@ -1,6 +1,7 @@
 """The disk cache: content-addressed blobs, snapshots that an engine can load, and records of resolved references.
 
-Correctness never depends on a lock: files and folders are complete before they get their final name.
+Correctness never depends on a lock: files and folders are complete before they get their final name; without one the
+same bytes are downloaded twice, or fetched again. Locks are flock(2)'s: the kernel lets them go however a process ends.
 """
 
 import fcntl
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lora_cli.errors import MachineError, UsageError
@@ -24,6 +25,10 @@ TEXT = b"""%s
 # This file is a cache directory tag created by lora-cli.
 # For information about cache directory tags, see https://bford.info/cachedir/
 """
+
+SHORTEST_S, LONGEST_S = 0.01, 0.2
+OTHERS_S = 60.0
+"""How long to wait for another process that removes a snapshot or publishes an adapter, which takes moments."""
 
 
 class Store:
@@ -79,30 +84,46 @@ class Store:
                 hint = f"check --cache-dir; if it is a cache, copy the {TAG} of another one into it"
                 raise UsageError(f"{self.root} is not a cache of lora-cli: its {TAG} is missing", hint=hint)
 
+    @contextmanager
+    def lock(
+        self, key: str, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None, *, shared: bool = False
+    ) -> Iterator[bool | None]:
+        """Holds the lock of ``key``: True; False if another process has it after ``wait_s``, None if nobody can.
+
+        A ``shared`` one is held together with others. ``on_wait`` is called once if another process has it. On a full
+        disk a lock that does not exist counts as held. Its file stays: ext4 looks longer for room for new files the
+        more were just removed.
+        """
+        path, descriptor, held, pause = self.locks / key, None, None, 0.0
+        how, until_s = fcntl.LOCK_SH if shared else fcntl.LOCK_EX, time.monotonic() + wait_s
+        try:
+            with suppress(OSError):
+                self.tag()
+            while descriptor is None:
+                try:
+                    descriptor = claim(path, how)
+                except BlockingIOError:
+                    if time.monotonic() >= until_s:
+                        break
+                    if not pause:
+                        on_wait()
+                    pause = min(max(pause * 1.5, SHORTEST_S), LONGEST_S)
+                    time.sleep(pause)
+            held = descriptor is not None
+        except OSError as error:
+            held = True if error.errno in FULL else None
+        try:
+            yield held
+        finally:
+            if descriptor is not None:
+                with suppress(OSError):  # also for forks of this process
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+                os.close(descriptor)
+
     def _is_empty(self) -> bool:
         """Whether there are no files, except those of a file system or of a dead writer of the tag."""
         names = [path.name for path in self.root.iterdir()] if self.root.is_dir() else []
         return all(name == "lost+found" or name.startswith(f".{TAG}.") for name in names)
-
-
-SHORTEST_S, LONGEST_S = 0.01, 0.2
-OTHERS_S = 60.0
-"""How long to wait for another process that removes a snapshot or publishes an adapter, which takes moments."""
-
-
-def exclusive(
-    store: Store, key: str, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
-) -> AbstractContextManager[bool | None]:
-    """Holds the lock of ``key`` alone: True; False if another process has it after ``wait_s``, None if nobody can.
-
-    ``on_wait`` is called once if another process has it. On a full disk a lock that does not exist counts as held.
-    """
-    return _locked(store, key, fcntl.LOCK_EX, wait_s, on_wait)
-
-
-def shared(store: Store, key: str) -> AbstractContextManager[bool | None]:
-    """Holds the lock of ``key`` together with others, where this user may write."""
-    return _locked(store, key, fcntl.LOCK_SH, OTHERS_S, lambda: None)
 
 
 class InUse(ExitStack):
@@ -121,42 +142,13 @@ class InUse(ExitStack):
             if digest not in self._held and len(self._held) < self._most:
                 self._held.add(digest)
                 self.callback(self._held.discard, digest)
-                self.enter_context(shared(self._store, digest))
+                self.enter_context(self._store.lock(digest, OTHERS_S, shared=True))
         directory = self._store.snapshot(digest)
         try:
             os.utime(directory)  # by which garbage collection sees a use since it began
         except OSError:  # it is gone, or another user's
             return directory.is_dir()
         return True
-
-
-@contextmanager
-def _locked(store: Store, key: str, how: int, wait_s: float, on_wait: Callable[[], None]) -> Iterator[bool | None]:
-    """Holds a lock, whose file stays: ext4 looks longer for room for new files the more were just removed."""
-    path, descriptor, held, pause, until = store.locks / key, None, None, 0.0, time.monotonic() + wait_s
-    try:
-        with suppress(OSError):
-            store.tag()
-        while descriptor is None:
-            try:
-                descriptor = claim(path, how)
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    break
-                if not pause:
-                    on_wait()
-                pause = min(max(pause * 1.5, SHORTEST_S), LONGEST_S)
-                time.sleep(pause)
-        held = descriptor is not None
-    except OSError as error:
-        held = True if error.errno in FULL else None
-    try:
-        yield held
-    finally:
-        if descriptor is not None:
-            with suppress(OSError):  # also for forks of this process
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
 
 
 def claim(path: Path, how: int = fcntl.LOCK_EX, mode: int = 0o666) -> int | None:

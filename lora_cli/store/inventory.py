@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from lora_cli.json_schema import EXCLUDED, FilePath
 from lora_cli.refs.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.records import Record, all_records
@@ -90,8 +89,8 @@ class Verified:
     """One blob or snapshot; ``problem`` is empty when it is intact, ``removed`` says that it is gone."""
 
     kind: str
-    path: FilePath
-    size: int = field(metadata=EXCLUDED)
+    path: Path
+    size: int
     problem: str = ""
     removed: bool = False
 

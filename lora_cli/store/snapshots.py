@@ -22,7 +22,7 @@ from pathlib import Path
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.redaction import logger
 from lora_cli.refs.snapshot import Blob, Snapshot, snapshot_digest
-from lora_cli.store import OTHERS_S, Store, claim, exclusive, is_named, shared
+from lora_cli.store import OTHERS_S, Store, claim, is_named
 from lora_cli.store.disk import EXHAUSTED, create, on_disk, opened, remove_path
 
 BLOB_MTIME_NS = 946_684_800 * 10**9
@@ -119,7 +119,7 @@ def is_intact(store: Store, path: Path, is_good: Callable[[Path], bool], *, quie
     """
     if (found := is_good(path)) or not os.path.lexists(path):
         return found
-    with shared(store, path.name), exclusive(store, path.name[:12], OTHERS_S):
+    with store.lock(path.name, OTHERS_S, shared=True), store.lock(path.name[:12], OTHERS_S):
         if (found := is_good(path)) or not os.path.lexists(path):
             return found
         with suppress(OSError):  # where this user may not remove it

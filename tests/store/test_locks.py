@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import MachineError
-from lora_cli.store import InUse, Store, exclusive
+from lora_cli.store import InUse, Store
 from lora_cli.store.gc import Retention, collect, remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.snapshots import open_partial
@@ -29,14 +29,14 @@ DO = """
 import os, sys
 from pathlib import Path
 from lora_cli.store import Store
-from lora_cli.store import InUse, exclusive
+from lora_cli.store import InUse
 from lora_cli.store.snapshots import open_partial
 store, key = Store(Path(sys.argv[1])), sys.argv[2]
 {}
 print("ready", flush=True)
 sys.stdin.read()
 """
-EXCLUSIVE = "lock = exclusive(store, key); assert lock.__enter__()"
+EXCLUSIVE = "lock = store.lock(key); assert lock.__enter__()"
 WRITES = "partial = open_partial(store, key, 100); os.pwrite(partial.descriptor, b'half of it', 0)"
 USES = "used = InUse(store); assert used.add(key)"
 
@@ -57,13 +57,13 @@ def another(store: Store, what: str, key: str = KEY) -> Iterator["subprocess.Pop
 def test_who_has_it_is_waited_for_until_it_is_killed_and_no_longer_than_allowed(store: Store) -> None:
     told: list[int] = []
     with another(store, EXCLUSIVE) as process:
-        with exclusive(store, KEY, 0.1, lambda: told.append(1)) as held:
+        with store.lock(KEY, 0.1, lambda: told.append(1)) as held:
             assert held is False
         process.send_signal(signal.SIGSTOP)
-        with exclusive(store, KEY) as held:
+        with store.lock(KEY) as held:
             assert held is False
         threading.Timer(0.2, process.kill).start()
-        with exclusive(store, KEY, 60, lambda: told.append(2)) as held:
+        with store.lock(KEY, 60, lambda: told.append(2)) as held:
             assert held
     assert told == [1, 2]
     assert tree(store.root) == set()
@@ -103,7 +103,7 @@ def test_where_there_are_no_locks_gc_refuses_and_everything_else_goes_on(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     snapshot = put_snapshot(store, SQL, "hf://org/a")
-    with exclusive(store, KEY) as held, InUse(store) as used:
+    with store.lock(KEY) as held, InUse(store) as used:
         assert held is None
         assert used.add(snapshot.digest)
     with pytest.raises(MachineError, match="no lock can be taken") as refused:
@@ -120,7 +120,7 @@ def test_where_there_are_no_locks_gc_refuses_and_everything_else_goes_on(
 
 def test_where_nothing_can_be_written_it_goes_on_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with exclusive(Store(tmp_path / "file"), KEY, 60) as held, InUse(Store(tmp_path / "file")) as used:
+    with Store(tmp_path / "file").lock(KEY, 60) as held, InUse(Store(tmp_path / "file")) as used:
         assert held is None
         assert not used.add(KEY)
 
