@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching import gate
-from lora_cli.fetching.pipeline import Fetched, fetch, open_files, recorded, select, too_late
+from lora_cli.fetching.file_selection import select
+from lora_cli.fetching.pipeline import Fetched, fetch, open_files, recorded, too_late
 from lora_cli.json_schema import Count, ErrorReport, error_report
 from lora_cli.redaction import logger
 from lora_cli.refs.lock import LockedAdapter
@@ -95,7 +96,7 @@ class FetchContext(ExitStack):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result for one request: ``fetched`` or ``error``, after ``ms`` milliseconds.
+    """The result for one request: ``fetched`` after ``ms`` milliseconds, or its ``error``.
 
     ``directory`` is where the caller has written it, ``published`` what was published there, and ``unchecked`` what
     could not be checked before.
@@ -124,18 +125,13 @@ def fetch_all(
     """
 
     def one(request: Request) -> Outcome:
-        began, failure = time.perf_counter(), None
-        try:
-            fetched = fetch(request, context)
-        except LoraCliError as error:
-            fetched, failure = None, error
-        return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
-
-    def late(request: Request, error: LoraCliError) -> Outcome:
-        return Outcome(request, None, error, settings.adapter_timeout_s * 1000)
+        began_s = time.perf_counter()
+        return Outcome(request, fetch(request, context), None, (time.perf_counter() - began_s) * 1000)
 
     with FetchContext(store, settings, progress) as context:
-        yield from ordered_parallel_map(one, requests, settings, late)
+        yield from ordered_parallel_map(
+            one, requests, settings, lambda request, error: Outcome(request, None, error, 0.0)
+        )
 
 
 def ordered_parallel_map(
@@ -244,7 +240,6 @@ def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> I
         return PlannedAdapter(*which, len(files), total, len(missing), to_load)
 
     def failed(request: Request, error: LoraCliError) -> PlannedAdapter:
-        reported = error_report(error)
-        return PlannedAdapter(request.name, request.canonical, exit_code=error.exit_code, error=reported)
+        return PlannedAdapter(request.name, request.canonical, exit_code=error.exit_code, error=error_report(error))
 
     yield from ordered_parallel_map(planned, requests, settings, failed)

@@ -87,11 +87,7 @@ def download(
 
 
 def _download_batch(
-    at: Files,
-    files: Sequence[tuple[str, RemoteFile]],
-    tries: int,
-    deadline: "Deadline",
-    context: "FetchContext",
+    at: Files, files: Sequence[tuple[str, RemoteFile]], tries: int, deadline: "Deadline", context: "FetchContext"
 ) -> dict[str, Blob]:
     """The blobs of some files, each with the key of its partials, without those that are to be downloaded again.
 
@@ -250,13 +246,12 @@ class Downloads:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, self._settings = store, settings
-        self._threads, self._ahead, self._closed = 0, 0, False
+        self._threads, self._ahead = 0, 0
         self._parts, self._lock = SimpleQueue[_Part | None](), threading.Lock()
         self.left: dict[Deadline, int] = {}
 
     def close(self) -> None:
-        """Stops the threads, and whoever takes bytes; a thread that hangs in a connection ends with the process."""
-        self._closed = True
+        """Stops the threads; one that hangs in a connection ends with the process."""
         for _ in range(self._threads):
             self._parts.put(None)
 
@@ -301,15 +296,12 @@ class Downloads:
     def receive(self, files: Sequence[Transfer], deadline: "Deadline") -> Generator[tuple[Transfer, bytes], None, None]:
         """What is missing of the files, in order and as it arrives; small files first. Close it when it is left early.
 
-        Raises ``LoraCliError`` (the first error in that order, after the bytes before it; or the deadline passed),
-        ``KeyboardInterrupt`` (the readers were closed meanwhile).
+        Raises ``LoraCliError`` (the first error in that order, after the bytes before it; or the deadline passed).
         """
         by_size = sorted(files, key=lambda file: file.file.size or 0)
         waiting, active = deque(part for file in by_size for part in file.parts()), deque[_Part]()
         try:
             while waiting or active:
-                if self._closed:
-                    raise KeyboardInterrupt
                 while waiting and self._begin(waiting[0], beside=active):
                     active.append(waiting.popleft())
                 part = active[0]

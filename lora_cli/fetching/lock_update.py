@@ -21,7 +21,7 @@ from lora_cli.documents.lockfile import (
     relocked,
 )
 from lora_cli.documents.manifest import AdapterSet
-from lora_cli.errors import LoraCliError, MachineError, NotFound, Offline, Refused, UsageError
+from lora_cli.errors import LoraCliError, NotFound, Offline, Refused, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.batch import Outcome, ordered_parallel_map
 from lora_cli.fetching.file_selection import resolve, select_files
@@ -34,9 +34,6 @@ from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file
 from lora_cli.text import names
-
-MAX_HASHED_BYTES = 16 << 20
-"""Remote files whose origin has no sha256 are read and hashed up to this size; larger ones may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +99,6 @@ class LockFile:
             hint = f"lora-cli fetch -f {self.adapter_set.file} locks what it can fetch; remove other adapters"
             raise Refused(f"{self.path} does not match {self.adapter_set.file}: {found[0]}{more}", hint=hint)
 
-    def check_writable(self, requests: Iterable[Request]) -> None:
-        """Raises ``MachineError`` before the fetch if the lock will change, and its folder is not writable."""
-        folder = Path(os.path.realpath(self.path)).parent
-        changes = not self.lock or any(one.locked is None and one.ref.scheme != "file" for one in requests)
-        if changes and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            hint = "--locked uses an existing lock and writes nothing"
-            raise MachineError(f"{self.path}: the lock cannot be written there", hint=hint)
-
     def moved(self, requests: Iterable[Request], settings: Settings) -> str:
         """In one line, which come from another server than when they were locked (their digests decide); or ""."""
         moved = dict[tuple[str, str], list[str]]()
@@ -124,12 +113,7 @@ class LockFile:
         return f"other endpoints than in {self.path}: {'; '.join(told)}" if moved else ""
 
     def update(
-        self,
-        outcomes: Iterable[Outcome],
-        base: Outcome | None,
-        store: Store,
-        settings: Settings,
-        warn: Callable[[str], None],
+        self, outcomes: Iterable[Outcome], base: Outcome | None, settings: Settings, warn: Callable[[str], None]
     ) -> tuple[Lock, Lock]:
         """The lock before and after it has the fetched versions; the file is replaced only if it changes.
 
@@ -158,7 +142,7 @@ class LockFile:
         except LoraCliError as error:
             warn(f"{THE_BASE} is not locked: {error.message}")
         path = Path(os.path.realpath(self.path))
-        with store.lock(hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
+        with Store(settings.cache_dir).lock(hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
             now = _read(path, self.flags, self.adapter_set.file) or {}
             after = relocked(self.adapter_set, now, new)
             if dump_lock(after) != dump_lock(now):
@@ -267,10 +251,9 @@ def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[Chec
         changes = tuple(_changes(locked, Files(sources.of(ref), revision), request.selection))
         return checked_adapter(request, changes, revision.id)
 
-    def failed(request: Request, error: LoraCliError) -> CheckedAdapter:
-        return checked_adapter(request, error=error)
-
-    yield from ordered_parallel_map(checked, requests, settings, failed)
+    yield from ordered_parallel_map(
+        checked, requests, settings, lambda request, error: checked_adapter(request, error=error)
+    )
 
 
 def _changes(locked: LockedAdapter, files: Files, selection: Selection) -> Iterator[str]:
@@ -291,8 +274,5 @@ def _changes(locked: LockedAdapter, files: Files, selection: Selection) -> Itera
             yield f"{path} is new"
         elif file.size not in {None, blob.size}:
             yield f"{path} changed from {blob.size} to {file.size} bytes"
-        elif file.sha256 is None and not files.on_disk and blob.size > MAX_HASHED_BYTES:
-            found = f"the source has no sha256, and {blob.size} bytes are too many to read and compare"
-            yield f"{path} may have changed: {found}"
         elif (file.sha256 or files.sha256(file, blob.size)) != blob.sha256:
             yield f"{path} has different bytes"
