@@ -105,7 +105,7 @@ class Outcome:
     request: Request
     fetched: Fetched | None
     error: LoraCliError | None
-    ms: float
+    ms: float = 0.0
     directory: Path | None = None
     published: "Published | None" = None
     unchecked: tuple[str, ...] = ()
@@ -129,9 +129,7 @@ def fetch_all(
         return Outcome(request, fetch(request, context), None, (time.perf_counter() - began_s) * 1000)
 
     with FetchContext(store, settings, progress) as context:
-        yield from ordered_parallel_map(
-            one, requests, settings, lambda request, error: Outcome(request, None, error, 0.0)
-        )
+        yield from ordered_parallel_map(one, requests, settings, lambda request, error: Outcome(request, None, error))
 
 
 def ordered_parallel_map(
