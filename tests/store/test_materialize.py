@@ -1,7 +1,6 @@
 """Folders that are handed out, beside what the command lines of ``--publish`` and ``--to`` show."""
 
 import ctypes
-import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from lora_cli.errors import UsageError
 from lora_cli.store import Store
 from lora_cli.store.materialize import MARK_FILE, materialize
-from tests.store.keeping import CONFIG, NESTED, WEIGHTS, edit_in_place, put_snapshot, tree
+from tests.store.keeping import CONFIG, NESTED, WEIGHTS, put_snapshot, tree
 
 
 @pytest.fixture
@@ -31,13 +30,11 @@ def test_it_has_linked_weights_and_copied_json_and_stays_as_it_is(store: Store, 
     assert (snapshot.directory / CONFIG).read_bytes() == b"{}"
 
 
-@pytest.mark.parametrize("there", ["more", WEIGHTS, "file", "link"])
+@pytest.mark.parametrize("there", ["more", WEIGHTS, "link"])
 def test_to_replaces_nothing_of_others(store: Store, out: Path, there: str) -> None:
     snapshot = put_snapshot(store, NESTED)
     out.parent.mkdir()
-    if there == "file":
-        out.write_bytes(b"mine")
-    elif there == "link":
+    if there == "link":
         out.symlink_to(store.root)
     else:
         materialize(store, put_snapshot(store, {**NESTED, there: b"other"}), out)
@@ -56,15 +53,3 @@ def test_what_was_published_is_replaced_also_where_the_system_cannot_exchange_tw
         if number:
             monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: None)
     assert [path.name for path in out.parent.iterdir()] == ["sql"]
-
-
-def test_damaged_links_are_replaced_once_the_cache_is_whole_again(store: Store, out: Path) -> None:
-    snapshot = put_snapshot(store, NESTED)
-    materialize(store, snapshot, out, publish=True)
-    times = (out / WEIGHTS).stat()
-    edit_in_place(out / WEIGHTS)
-    os.utime(out / WEIGHTS, ns=(times.st_atime_ns, times.st_mtime_ns))
-    store.blob(snapshot.files[WEIGHTS].sha256).unlink()
-    (snapshot.directory / WEIGHTS).unlink()
-    materialize(store, put_snapshot(store, NESTED), out, publish=True)
-    assert (out / WEIGHTS).read_bytes() == NESTED[WEIGHTS]
