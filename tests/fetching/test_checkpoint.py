@@ -7,57 +7,11 @@ import pytest
 
 import lora_cli
 from lora_cli.cli.main import main
-from lora_cli.errors import FormatError
-from lora_cli.fetching.file_selection import latest_checkpoint, select_files
-from lora_cli.refs.request import Selection
-from lora_cli.refs.snapshot import RemoteFile, Revision
-from tests.fetching.desk import CONFIG, REF, WEIGHTS
+from tests.fetching.desk import CONFIG
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base
 
 Captured = pytest.CaptureFixture[str]
-
-
-def listing(*paths: str) -> Revision:
-    return Revision(REF, "c" * 40, tuple(RemoteFile(path, 1) for path in paths))
-
-
-def complete(*folders: str) -> list[str]:
-    return [f"{folder}/{name}" for folder in folders for name in (CONFIG, WEIGHTS, "optimizer.pt")]
-
-
-ODD = ("checkpoint-", "checkpoint-x", "Checkpoint-3", "checkpoint-3.old", "a/checkpoint-4", "checkpoint-٣")
-RUNS: dict[str, tuple[list[str], str]] = {
-    "the highest number and not the last in the alphabet": (
-        [*complete("checkpoint-9", "checkpoint-100", "checkpoint-20"), CONFIG, WEIGHTS],
-        "checkpoint-100",
-    ),
-    "one that is being written is passed over": (
-        [*complete("checkpoint-5"), f"checkpoint-7/{CONFIG}", f"checkpoint-8/{WEIGHTS}", "checkpoint-9/x"],
-        "checkpoint-5",
-    ),
-    "only folders of that name right there": ([*complete(*ODD), CONFIG, WEIGHTS, f"checkpoint-{'9' * 20}/x"], ""),
-}
-
-
-@pytest.mark.parametrize("case", RUNS)
-def test_the_latest_checkpoint_is_the_highest_that_is_complete(case: str) -> None:
-    files, folder = RUNS[case]
-    found = latest_checkpoint(listing(*files))
-    assert found.ref.subfolder == folder
-    assert [file.path for file in select_files(found, Selection())] == [CONFIG, WEIGHTS]
-
-
-def test_where_there_is_nothing_the_error_says_what_there_is() -> None:
-    folders = listing(*complete("run-10/checkpoint-10", "run-9/checkpoint-8", "run-9/checkpoint-9", "best"))
-    with pytest.raises(FormatError, match="there are no checkpoints here"):
-        latest_checkpoint(folders)
-    with pytest.raises(FormatError) as caught:
-        select_files(folders, Selection())
-    assert caught.value.hint == f"it has 3 adapters, in best, run-9, run-10: use hf://org/name/best@{REF.revision}"
-    with pytest.raises(FormatError) as caught:
-        select_files(listing(*complete("checkpoint-10", "checkpoint-9")), Selection())
-    assert caught.value.hint == f"use hf://org/name/checkpoint-latest@{REF.revision}"
 
 
 class Run:

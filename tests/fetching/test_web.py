@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lora_cli.errors import Changed, Offline, UsageError
+from lora_cli.errors import Changed, UsageError
 from lora_cli.fetching import download as readers
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.refs.request import USUAL, Selection
@@ -23,9 +23,9 @@ class Web:
     def __init__(self, desk: Desk, server: WebServer) -> None:
         self.desk, self.server, self.site = desk, server, server.site
 
-    def bring(self, folder: str = "sql", selection: Selection = USUAL, **settings: object) -> Fetched:
+    def bring(self, selection: Selection = USUAL, **settings: object) -> Fetched:
         self.server.asked.clear()
-        return self.desk.bring(f"http://{self.server.place}/{folder}", selection, **settings)  # type: ignore[arg-type]
+        return self.desk.bring(f"http://{self.server.place}/sql", selection, **settings)  # type: ignore[arg-type]
 
     @property
     def read(self) -> set[str]:
@@ -40,31 +40,21 @@ def web(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         yield Web(desk, server)
 
 
-@pytest.mark.parametrize("etag", ["strong", ""])
-def test_what_is_the_same_is_not_read_again_and_only_what_changed(web: Web, etag: str) -> None:
-    web.site.etag = etag
-    with pytest.raises(Offline):
-        web.bring(offline=True)
-    assert not web.server.asked
-    first = web.bring()
-    assert content(first) == FILES
+def test_what_is_the_same_is_not_read_again_and_by_size_alone_nothing_is(web: Web) -> None:
+    with pytest.raises(UsageError, match="does not list its folders"):
+        web.bring(Selection(latest=True))
+    assert content(web.bring()) == FILES
     assert web.bring().cached
     assert not web.read
-    assert web.bring(offline=True).cached
-    assert not web.server.asked
     web.site.files[f"sql/{README}"] = b"# other\n"
     assert content(web.bring()) == {**FILES, README: b"# other\n"}
     assert web.read == {README}
-
-
-def test_by_size_alone_nothing_is_taken_for_the_same(web: Web) -> None:
+    assert web.bring(offline=True).cached
+    assert not web.server.asked
     web.site.etag, web.site.changed = "", None
-    web.bring()
-    web.site.files[SQL] = OTHERS[WEIGHTS]
-    second = web.bring()
+    assert web.bring().revision.startswith("none-")
+    assert web.bring().revision.startswith("none-")
     assert WEIGHTS in web.read
-    assert content(second) == OTHERS
-    assert second.revision.startswith("none-")
 
 
 @pytest.mark.parametrize(
@@ -97,9 +87,3 @@ def test_what_changes_again_and_again_is_given_up(web: Web) -> None:
     with pytest.raises(Changed, match=WEIGHTS):
         web.bring()
     assert web.desk.is_sound
-
-
-def test_the_latest_checkpoint_of_a_web_server_is_nothing_that_can_be_told(web: Web) -> None:
-    with pytest.raises(UsageError, match="does not list its folders"):
-        web.bring(selection=Selection(latest=True))
-    assert not web.server.asked

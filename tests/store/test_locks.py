@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -28,7 +27,6 @@ ALL = Retention(unused_for_s=-1, grace_s=-1)
 
 DO = """
 import os, sys
-from pathlib import Path
 from lora_cli.store import InUse, Store
 from lora_cli.store.snapshots import open_partial
 store, key = Store(Path(sys.argv[1])), sys.argv[2]
