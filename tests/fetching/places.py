@@ -23,7 +23,7 @@ from lora_cli.sources.registry import Sources, open_source
 from lora_cli.store import Store
 from lora_cli.store.inventory import verify
 from tests.bringing import bring
-from tests.faulty_proxy import Answer, FaultyProxy
+from tests.faulty_proxy import FaultyProxy
 from tests.fetching.desk import CONFIG, MIB, README, WEIGHTS
 from tests.oci_server import digest_of, tar_of
 from tests.sources.conftest import trust_host
@@ -54,15 +54,13 @@ class Origin:
 class Place(Origin):
     """Where ``FILES`` are: at ``front`` they are listed, through ``proxy`` their weights come.
 
-    ``listing`` and ``weights`` match the requests for these. ``endless`` makes of a page of the listing one that
-    another follows, None where there are no pages. ``ranges`` says that the server knows what a range is.
+    ``listing`` and ``weights`` match the requests for these. ``ranges`` says that the server knows what a range is.
     """
 
     proxy: FaultyProxy
     front: FaultyProxy
     listing: str = ""
     weights: str = ""
-    endless: Callable[[Answer], Answer] | None = None
     ranges: bool = True
 
     @property
@@ -160,13 +158,6 @@ def at_hub(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place
         )  # fmt: skip
 
 
-def _more_xml(answer: Answer) -> Answer:
-    """A page of S3's XML that another one follows."""
-    body = re.sub(rb"<(IsTruncated|NextContinuationToken)>[^<]*</\1>", b"", answer.body)
-    more = b"<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken></ListBucketResult>"
-    return replace(answer, body=body.replace(b"</ListBucketResult>", more))
-
-
 def _in_bucket(
     ref: AdapterRef,
     settings: Settings,
@@ -183,7 +174,7 @@ def _in_bucket(
     with proxy:
         yield Place(
             ref=ref, settings=settings, write=write, environ=environ, proxy=proxy, front=proxy,
-            listing="list-type|comp=list", weights="GET .*adapter.{1,3}model", endless=_more_xml,
+            listing="list-type|comp=list", weights="GET .*adapter.{1,3}model",
         )  # fmt: skip
 
 
