@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lora_cli.errors import MachineError
 from lora_cli.refs.adapter_files import BASE_CONFIG
-from lora_cli.store import Store
+from lora_cli.store import TAG, Store
 from lora_cli.store.disk import on_disk, remove_path
 from lora_cli.store.inventory import StoredSnapshot, blob_files, files_in, inode_of, inventory, list_folder, tree_bytes
 from lora_cli.store.records import all_records, record_path
@@ -27,7 +27,9 @@ GRACE_S = 3600.0
 LEFTOVER_S = 86_400.0
 """How long unfinished files stay, to be resumed."""
 
-_UNFINISHED = re.compile(r"[0-9a-f]{12}|[0-9a-f]{64}(\.[0-9a-f]{12})?\.part|\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
+_UNFINISHED = re.compile(
+    r"[0-9a-f]{12}|[0-9a-f]{64}(\.[0-9a-f]{12})?\.part|\.([0-9a-f]{64}\.json|CACHEDIR\.TAG)\.[0-9a-f]{12}"
+)
 """Only files and folders with these names are ours; any others stay."""
 
 
@@ -182,7 +184,7 @@ class _Contents:
 
 def _leftovers(store: Store, before_s: float) -> list[Path]:
     """Unfinished files and folders from before ``before_s`` that no process writes."""
-    found = chain(*map(list_folder, (store.partials, store.snapshots, store.refs)))
+    found = chain(store.root.glob(f".{TAG}.*"), *map(list_folder, (store.partials, store.snapshots, store.refs)))
     ours = (path for path in found if _UNFINISHED.fullmatch(path.name))
     return [path for path in ours if _changed_s(path) < before_s and not is_written(path)]
 

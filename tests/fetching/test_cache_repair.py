@@ -8,7 +8,6 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.store.snapshots import BLOB_MTIME_NS
 from tests.fetching.desk import BYTES, CONFIG, WEIGHTS, Desk
-from tests.making import write_adapter
 from tests.store.keeping import edit_in_place
 
 Captured = pytest.CaptureFixture[str]
@@ -90,22 +89,6 @@ def test_what_its_origin_does_not_give_back_is_told_until_it_does(
     desk.hub.faults.clear()
     assert f"repaired snapshot {directory.name}" in verified(capsys, 0, "--repair")
     assert is_whole(directory)
-
-
-def test_what_was_edited_at_its_origin_or_has_no_reference_is_only_taken_away(
-    desk: Desk, directory: Path, capsys: Captured
-) -> None:
-    adapter = write_adapter(Path("adapter").absolute())
-    copy = fetched(str(adapter), capsys)
-    rot(copy)
-    edit_in_place(adapter / WEIGHTS, at=300)
-    assert main(["cache", "verify", "--repair"]) == 5
-    assert not copy.exists()
-    for path in desk.store.refs.iterdir():
-        path.unlink()
-    rot(directory)
-    assert "not repaired" not in verified(capsys, 0, "--repair")
-    assert not directory.exists()
 
 
 def test_only_the_named_adapter_is_verified_and_restored(desk: Desk, directory: Path, capsys: Captured) -> None:

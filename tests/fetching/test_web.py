@@ -1,11 +1,10 @@
 """What the cache makes of a web server: fetched once, told apart by what the server says, never by a guess."""
 
-import itertools
 from collections.abc import Iterator
 
 import pytest
 
-from lora_cli.errors import Changed, UsageError
+from lora_cli.errors import UsageError
 from lora_cli.fetching import download as readers
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.refs.request import USUAL, Selection
@@ -74,16 +73,3 @@ def test_an_overwrite_between_two_ranges_is_never_mixed(
     web.site.obeys, web.site.before = obeys, overwrite
     # It is listed again, and what comes then is whole; without a version it is read as one stream.
     assert content(web.bring()) == read
-
-
-def test_what_changes_again_and_again_is_given_up(web: Web) -> None:
-    count = itertools.count()
-
-    def overwrite(path: str) -> None:
-        if path == SQL:
-            web.site.files[path] = next(count).to_bytes(4, "big") + FILES[WEIGHTS][4:]
-
-    web.site.before = overwrite
-    with pytest.raises(Changed, match=WEIGHTS):
-        web.bring()
-    assert web.desk.is_sound

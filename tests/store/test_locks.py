@@ -27,6 +27,7 @@ ALL = Retention(unused_for_s=-1, grace_s=-1)
 
 DO = """
 import os, sys
+from pathlib import Path
 from lora_cli.store import InUse, Store
 from lora_cli.store.snapshots import open_partial
 store, key = Store(Path(sys.argv[1])), sys.argv[2]
