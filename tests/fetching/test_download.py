@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
 from lora_cli.fetching import download as readers
-from lora_cli.fetching.batch import Progress
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.store import Store
 from lora_cli.store.snapshots import open_partial
@@ -62,23 +61,6 @@ def test_as_many_ranges_are_in_flight_as_may_be_and_what_waits_is_bounded(
     source.before = slow_first
     assert downloaded(source, tmp_path, jobs=8) == dict(source.files)
     assert seen == [5]
-
-
-def test_a_stream_without_a_size_waits_for_a_slow_disk(tmp_path: Path) -> None:
-    sent, most = [0], [0]
-
-    class Slow(Progress):
-        def advanced(self, adapter: str, count: int) -> None:
-            most[0], sent[0] = max(most[0], sent[0]), sent[0] - 1
-            time.sleep(0.001)
-
-    def chunk(_: int) -> int:
-        sent[0] += 1
-        return 1000
-
-    source = Scripted({WEIGHTS: os.urandom(200_000)}, chunk=chunk, sizes=False)
-    assert downloaded(source, tmp_path, Slow()) == dict(source.files)
-    assert most[0] <= readers.MAX_CHUNKS + 3
 
 
 def test_a_stream_that_gives_nothing_is_an_error_and_the_next_try_asks_only_for_the_rest(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """From a reference to a snapshot: what is asked for, what is remembered, what is refused."""
 
+import fcntl
 import os
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from lora_cli.fetching.batch import plan_all
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings
+from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store
 from tests.bringing import fetch
 from tests.fetching.desk import BYTES, CONFIG, FILES, README, REF, WEIGHTS, Desk, Scripted, content
@@ -127,6 +129,28 @@ def test_an_edit_in_place_of_a_folder_or_of_the_cache_is_noticed_and_mended(
     assert desk.is_sound
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_folder_is_shared_with_the_cache_where_the_disk_can_do_that_and_hashed_all_the_same(
+    desk: Desk, tmp_path: Path, changes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(target: int, request: int, source: int) -> int:
+        assert request == 0x40049409
+        if changes and os.fstat(source).st_ino == (adapter / WEIGHTS).stat().st_ino:
+            (adapter / WEIGHTS).write_bytes(b"other")
+        return os.copy_file_range(source, target, os.fstat(source).st_size, 0, 0) * 0
+
+    adapter = write_adapter(tmp_path / "adapter")
+    monkeypatch.setattr(fcntl, "ioctl", share)
+    monkeypatch.setattr(LocalSource, "read", Mock(side_effect=AssertionError))
+    if changes:
+        assert "changed while it was read" in desk.fails(str(adapter), retries=0).message
+        assert not desk.store.snapshots.exists()
+    else:
+        found = desk.bring(str(adapter)).snapshot
+        assert (found.directory / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
+        assert not (found.directory / WEIGHTS).samefile(adapter / WEIGHTS)
+
+
 def test_somebody_who_cleans_meanwhile_only_costs_another_try(tmp_path: Path) -> None:
     source, settings, store = Scripted({CONFIG: b"{}", WEIGHTS: b"weights"}), Settings(tmp_path), Store(tmp_path)
     fetch(REF, Scripted({CONFIG: b"{}"}), store, settings)
@@ -152,24 +176,3 @@ def test_the_same_adapter_many_times_in_one_process_is_fetched_once_and_no_threa
     assert desk.hub.count("GET cdn") == 1
     ours = [one for one in threading.enumerate() if one.name.startswith("range-") and one not in before]
     wait(lambda: not any(thread.is_alive() for thread in ours), "the last thread")
-
-
-def test_what_was_published_is_recorded_before_another_may_fetch_it(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who waited for a download finds what it was, however long its record takes to be written."""
-    arrived, replace = threading.Event(), os.replace
-
-    def slow(source: Path, target: Path, **words: Any) -> None:
-        if Path(target).parent == desk.store.refs and not arrived.is_set():
-            arrived.set()
-            second.join(1)
-        replace(source, target, **words)
-
-    second = threading.Thread(target=lambda: arrived.wait(10) and desk.bring())
-    monkeypatch.setattr(os, "replace", slow)
-    second.start()
-    desk.bring()
-    second.join()
-    assert arrived.is_set()
-    assert desk.hub.count(f"/resolve/.*{CONFIG}") == 1

@@ -1,6 +1,5 @@
 """What the Hub's own client has downloaded to this machine is hashed and taken, not downloaded again."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -33,13 +32,6 @@ class Client(Desk):
     def blob(self, name: str) -> Path:
         return (self.repository / "snapshots" / self.commit / name).resolve()
 
-    def share_blobs(self) -> None:
-        """As later versions lay them out: Xet files lie once, and each repository links to them."""
-        blob, shared = self.blob(WEIGHTS), self.theirs / "blobs" / "ab" / ("ab" * 32)
-        shared.parent.mkdir(parents=True)
-        blob.rename(shared)
-        blob.symlink_to(os.path.relpath(shared, blob.parent))
-
 
 @pytest.fixture
 def client(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Client:
@@ -52,13 +44,11 @@ def looks(folder: Path) -> dict[Path, tuple[int, int, int]]:
     return {path: (one.st_ino, one.st_nlink, one.st_mtime_ns) for path, one in found.items()}
 
 
-@pytest.mark.parametrize("layout", ["its own", "shared", "elsewhere"])
+@pytest.mark.parametrize("layout", ["its own", "elsewhere"])
 def test_only_the_listing_is_asked_for_and_the_other_cache_stays_as_it_is(
     client: Client, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.download()
-    if layout == "shared":
-        client.share_blobs()
     if layout == "elsewhere":
         client.theirs = client.theirs.rename(client.theirs.parent / "elsewhere")
         set_variables(monkeypatch, HF_HUB_CACHE=str(client.theirs))
@@ -88,7 +78,6 @@ def test_what_is_not_the_listed_file_is_downloaded_and_offline_never_taken(clien
 
 def test_offline_what_is_there_needs_no_socket(client: Client) -> None:
     client.download()
-    client.share_blobs()
     before = client.hub.connections
     for text in (ID, f"{ID}@main", f"{ID}@{client.commit}"):
         fetched = client.bring(text, offline=True)

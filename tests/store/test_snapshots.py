@@ -1,5 +1,6 @@
-"""Partial files, blobs and snapshots: what their names say, complete or not there, plain files, inside their folder."""
+"""Blobs, snapshots and what is made of them: what their names say, complete or not there, inside their folder."""
 
+import ctypes
 import hashlib
 import os
 import stat
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.errors import Refused
+from lora_cli.errors import Refused, UsageError
 from lora_cli.refs.snapshot import Blob
 from lora_cli.store import Store
+from lora_cli.store.materialize import materialize
 from lora_cli.store.snapshots import (
     BLOB_MTIME_NS,
     LostBlob,
@@ -115,3 +117,29 @@ def test_what_is_let_through_stays_inside(path: str) -> None:
     except Refused:
         return
     assert os.path.normpath(f"/root/of/all/{path}") == f"/root/of/all/{path}"
+
+
+@pytest.mark.parametrize("there", ["more", WEIGHTS, "link"])
+def test_to_replaces_nothing_of_others(store: Store, tmp_path: Path, there: str) -> None:
+    snapshot, out = put_snapshot(store, NESTED), tmp_path / "out" / "sql"
+    out.parent.mkdir()
+    if there == "link":
+        out.symlink_to(store.root)
+    else:
+        materialize(store, put_snapshot(store, {**NESTED, there: b"other"}), out)
+    before = tree(out.parent)
+    with pytest.raises(UsageError, match="exists, with other content"):
+        materialize(store, snapshot, out)
+    assert tree(out.parent) == before
+
+
+def test_what_was_published_is_replaced_also_where_the_system_cannot_exchange_two_folders(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out" / "sql"
+    for number in range(3):
+        materialize(store, put_snapshot(store, {**NESTED, WEIGHTS: b"%d" % number}), out, publish=True)
+        assert (out / WEIGHTS).read_bytes() == b"%d" % number
+        if number:
+            monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: None)
+    assert [path.name for path in out.parent.iterdir()] == ["sql"]
