@@ -54,14 +54,13 @@ class Origin:
 class Place(Origin):
     """Where ``FILES`` are: at ``front`` they are listed, through ``proxy`` their weights come.
 
-    ``listing`` and ``weights`` match the requests for these. ``ranges`` says that the server knows what a range is.
+    ``listing`` and ``weights`` match the requests for these.
     """
 
     proxy: FaultyProxy
     front: FaultyProxy
     listing: str = ""
     weights: str = ""
-    ranges: bool = True
 
     @property
     def cache(self) -> Path:
@@ -90,21 +89,18 @@ class Place(Origin):
         """The first byte of each range of weights that was asked for."""
         return [asked.start for asked in self.proxy.asked if re.search(self.weights, asked.line)]
 
-    def mend(self) -> None:
-        self.proxy.mend()
-        self.front.mend()
-
     def recovers(self, *, resumed: bool = False, files: Mapping[str, bytes] = FILES) -> None:
         """Without the fault all of it comes, and with ``resumed`` the weights from where they were."""
         partial = partial_bytes(self.cache)
-        self.mend()
+        self.proxy.mend()
+        self.front.mend()
         fetched = self.bring()
         assert {path.name: path.read_bytes() for path in fetched.snapshot.directory.iterdir()} == files
         check_cache(self.cache, whole=True)
         assert partial_bytes(self.cache) == 0
         if resumed:
             assert partial >= MIB
-            assert self.proxy.raw or not self.ranges or min(self.starts()) == partial
+            assert self.proxy.raw or min(self.starts()) == partial
 
 
 def partial_bytes(cache: Path) -> int:
@@ -191,8 +187,7 @@ def at_s3(request: pytest.FixtureRequest, settings: Settings, fixture: str = "se
 
 def at_rclone(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
     """It answers 200 to a range, with the range alone in it: neither all of the file nor what 206 would say."""
-    for place in at_s3(request, settings, "rclone_server"):
-        yield replace(place, ranges=False)
+    yield from at_s3(request, settings, "rclone_server")
 
 
 def at_s3fs(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]:
@@ -282,7 +277,6 @@ def at_sftp(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Plac
 PLACES: Mapping[str, Callable[[pytest.FixtureRequest, Settings], Iterator[Place]]] = {
     "hub": at_hub,
     "s3": at_s3,
-    "rclone": at_rclone,
     "gs": at_gs,
     "az": at_az,
     "https": at_https,
@@ -290,11 +284,11 @@ PLACES: Mapping[str, Callable[[pytest.FixtureRequest, Settings], Iterator[Place]
     "sftp": at_sftp,
 }
 """Every remote source."""
-ORIGINS = {**PLACES, "file": at_file, "http": at_http, "s3fs": at_s3fs, "tars": in_tars}
-"""Every source, with what differs from another one only in how it is read."""
+ORIGINS = {**PLACES, "rclone": at_rclone, "file": at_file, "http": at_http, "s3fs": at_s3fs, "tars": in_tars}
+"""Every source, also those that differ from another one only in how they are read."""
 WEB = [name for name in PLACES if name != "sftp"]
 """Those that speak HTTP."""
-CLIENTS = [name for name in WEB if name not in {"rclone", "az", "oci"}]
+CLIENTS = [name for name in WEB if name not in {"az", "oci"}]
 """One for each client of ours: where the fault is in how it waits, a second server of it says nothing new."""
 
 

@@ -87,7 +87,7 @@ def test_a_storm_is_waited_out_and_one_without_end_is_exit_4(place: Place, what:
     proxy = place.front if what == "listing" else place.proxy
     proxy.fault(getattr(place, what), status=503, times=-1)
     assert place.code() == 4
-    place.mend()
+    proxy.mend()
     proxy.fault(getattr(place, what), status=503, times=2)
     assert place.code() == 0
     place.recovers()

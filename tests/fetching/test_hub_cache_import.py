@@ -44,14 +44,8 @@ def looks(folder: Path) -> dict[Path, tuple[int, int, int]]:
     return {path: (one.st_ino, one.st_nlink, one.st_mtime_ns) for path, one in found.items()}
 
 
-@pytest.mark.parametrize("layout", ["its own", "elsewhere"])
-def test_only_the_listing_is_asked_for_and_the_other_cache_stays_as_it_is(
-    client: Client, layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_listing_is_asked_for_and_the_other_cache_stays_as_it_is(client: Client) -> None:
     client.download()
-    if layout == "elsewhere":
-        client.theirs = client.theirs.rename(client.theirs.parent / "elsewhere")
-        set_variables(monkeypatch, HF_HUB_CACHE=str(client.theirs))
     before = looks(client.theirs)
     fetched = client.bring()
     assert client.hub.count() == client.hub.count("/api/") == 1

@@ -11,7 +11,7 @@ from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.download import Downloads
 from lora_cli.fetching.pipeline import Deadline
-from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
+from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.gc import cache_bytes
 from lora_cli.store.inventory import inventory
@@ -57,16 +57,6 @@ def used(desk: Desk, *names: str) -> None:
 def error_of(outcome: Outcome) -> str:
     assert outcome.error is not None
     return f"{outcome.error.message} {outcome.error.hint}"
-
-
-def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
-    status, settings = os.statvfs(tmp_path), Settings(tmp_path)
-    reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
-    free, room = status.f_bavail * status.f_frsize, Downloads(Store(tmp_path), settings)
-    with pytest.raises(MachineError), room.reserve(Deadline("a", settings), free - reserve // 2):
-        pass
-    with room.reserve(Deadline("a", settings), free - 2 * reserve):
-        pass
 
 
 @pytest.mark.parametrize("budget", [None, 10])

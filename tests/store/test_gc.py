@@ -63,16 +63,6 @@ def test_what_is_new_or_has_a_reference_stays_and_the_rest_goes(store: Store) ->
     assert tree(store.root) == set()
 
 
-def test_a_size_keeps_the_last_used_and_counts_shared_bytes_once(store: Store) -> None:
-    put_snapshot(store, SQL, ref="hf://org/sql", used_s=1000)
-    put_snapshot(store, CHAT, ref="hf://org/chat", used_s=2000)
-    put_snapshot(store, {CONFIG: b"{}"}, ref="hf://org/config", used_s=3000)
-    assert swept(store, max_bytes=len(b"{}chat weightssql weights")) == []
-    removed = swept(store, max_bytes=len(b"{}chat weights"))
-    assert removed[0].name == "hf://org/sql"
-    assert [one.kind for one in removed] == ["reference", "snapshot", "blob"]
-
-
 def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store: Store) -> None:
     young, old, written = ("1" * 64, "2" * 64, "0" * 64)
     mine = open_partial(store, written, 1 << 30)

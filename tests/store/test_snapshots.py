@@ -48,18 +48,6 @@ def test_all_files_are_on_the_disk_before_one_has_its_name(store: Store, monkeyp
     assert not any(store.partials.iterdir())
 
 
-def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:
-    blob = Blob("a" * 64, 5)
-    partial = open_partial(store, blob.sha256, 5)
-    partial.path.rename(partial.path.with_name("taken"))
-    with pytest.raises(LostBlob):
-        store_blobs(store, [(partial.path, partial.descriptor, blob)])
-    partial.path.write_bytes(b"other")
-    store_blobs(store, [(partial.path, partial.descriptor, blob)])
-    assert not has_blob(store, blob)
-    partial.close()
-
-
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "copies where there are none"])
 def test_a_snapshot_is_plain_read_only_files(store: Store, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, target: Path) -> None:
