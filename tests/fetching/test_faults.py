@@ -58,15 +58,6 @@ def test_a_wrong_bit_is_fetched_again_and_one_that_stays_wrong_never_gets_a_name
     place.recovers()
 
 
-@at(*WEB)
-def test_a_wrong_bit_in_what_an_earlier_run_left_is_found_by_the_next(place: Place) -> None:
-    place.proxy.fault(place.weights, flip_at=MIB // 2, cut_at=HALF, times=1)
-    place.proxy.fault(place.weights, reset_at=0, times=-1)
-    assert place.code() == 4
-    place.recovers()
-    assert 0 in place.starts()
-
-
 def resized(change: Callable[[bytes], bytes]) -> Callable[[Answer], Answer]:
     return lambda said: replace(said, body=change(said.body))
 

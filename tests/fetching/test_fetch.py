@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from lora_cli.documents.policy import Policy
-from lora_cli.errors import Corrupt, FormatError, Offline, Refused
+from lora_cli.errors import Corrupt, Offline, Refused
 from lora_cli.fetching.batch import plan_all
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request, Selection
@@ -83,8 +83,6 @@ def test_another_selection_is_another_snapshot_and_a_subfolder_an_adapter_of_its
     assert content(desk.bring(selection=Selection(include=("*.log",)))) == {**BYTES, "train.log": b"x"}
     assert desk.bring().snapshot == usual.snapshot
     assert content(desk.bring("hf://org/sql/a")) == {CONFIG: b'{"r": 1}', WEIGHTS: b"a"}
-    desk.hub.add("org/none", {f"b/c/{CONFIG}": {"r": 2}})
-    assert isinstance(desk.fails("org/none"), FormatError)
 
 
 def test_a_policy_is_judged_before_anything_is_asked_and_over_files_before_a_byte_is_read(desk: Desk) -> None:

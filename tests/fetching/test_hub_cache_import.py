@@ -19,7 +19,6 @@ class Client(Desk):
     def __init__(self, root: Path, hub: Hub) -> None:
         super().__init__(root, hub)
         self.theirs = root / "huggingface" / "hub"
-        self.repository = self.theirs / "models--org--sql"
 
     def download(self, *names: str) -> None:
         """As the Hub's own client does it: the whole snapshot, or single files."""
@@ -30,7 +29,7 @@ class Client(Desk):
         self.hub.requests.clear()
 
     def blob(self, name: str) -> Path:
-        return (self.repository / "snapshots" / self.commit / name).resolve()
+        return (self.theirs / "models--org--sql" / "snapshots" / self.commit / name).resolve()
 
 
 @pytest.fixture

@@ -96,12 +96,6 @@ def test_a_budget_makes_room_by_what_was_not_used_for_longest_and_takes_nothing_
     assert desk.is_sound
 
 
-def test_the_adapters_of_one_run_do_not_drive_each_other_out(desk: Desk) -> None:
-    outcomes = desk.ask(A, B, C, D, cache_budget=TWO, jobs=1)
-    assert sorted(outcome.exit_code for outcome in outcomes) == [0, 0, 1, 1]
-    assert all(one.fetched is None or one.fetched.snapshot.directory.is_dir() for one in outcomes)
-
-
 def test_an_adapter_that_takes_too_long_is_given_up_and_gone_on_with(desk: Desk) -> None:
     desk.hub.add("org/slow", {CONFIG: {}, WEIGHTS: (weights := os.urandom(3 * MIB))})
     desk.hub.fault("GET cdn .*", stall_at=2 * MIB, stall_s=40, times=1)

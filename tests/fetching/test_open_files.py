@@ -17,17 +17,14 @@ ONE_LAYER = {"layers_to_transform": [0]}
 def test_values_and_digest_are_those_of_a_fetch_wherever_they_are(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def found(*words: str) -> list[dict[str, object]]:
-        capsys.readouterr()
-        main([*words, "--format", "json"])
-        adapters: list[dict[str, object]] = json.loads(capsys.readouterr().out)["adapters"]
-        return adapters
-
     def validate(*words: str) -> int:
         return main(["validate", "--base", "base", *words])
 
     def digest(*words: str) -> object:
-        return found("validate", "--base", "base", *words)[0]["digest"]
+        capsys.readouterr()
+        main([*words, "--format", "json"])
+        (found,) = json.loads(capsys.readouterr().out)["adapters"]
+        return found["sha256" if "fetch" in words else "digest"]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -43,11 +40,11 @@ def test_values_and_digest_are_those_of_a_fetch_wherever_they_are(
     assert hub.requests == []
     entry = "{name: nan, source: acme/nan}"
     Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{entry}]\n")
-    validated = digest("acme/nan")
+    validated = digest("validate", "--base", "base", "acme/nan")
     assert main(["inspect", "acme/nan"]) == 0
     assert f"snapshot    {validated}" in capsys.readouterr().out
-    assert validated == found("fetch", "-f", "set.yaml")[0]["sha256"] == digest("-f", "set.yaml")
+    assert validated == digest("fetch", "-f", "set.yaml") == digest("validate", "-f", "set.yaml")
     shutil.rmtree("cache")
-    assert digest("-f", "set.yaml") == validated
+    assert digest("validate", "-f", "set.yaml") == validated
     hub.add("acme/nan", write_adapter(tmp_path / "mended", config=ONE_LAYER, seed=1))
     assert validate("acme/nan") == 0

@@ -86,7 +86,6 @@ def test_a_link_is_judged_by_its_name_and_by_where_it_leads(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("policies", "allow_pickle", "said"),
     [
-        ((), True, ""),
         ((Policy(allow_formats=("pickle",)),), True, ""),
         ((Policy(max_bytes=10**9),), True, "policy allow_formats"),
         ((Policy(allow_formats=("pickle",)),), False, "--allow-pickle"),

@@ -108,8 +108,7 @@ def test_what_is_not_ours_stays_and_a_folder_without_our_tag_is_never_cleaned(st
         assert remove(store, inventory(store))[0].name == snapshot.digest
         collect(store, Retention(grace_s=-1))
     else:
-        if tag:
-            (store.root / TAG).write_text(tag)
+        (store.root / (TAG if tag else "notes.txt")).write_text(tag)
         put_blob(store, b"x")
         with pytest.raises(UsageError, match="not a cache of lora-cli"):
             collect(store, Retention(grace_s=-1))
