@@ -186,7 +186,7 @@ def _dry_run(
     inputs: Inputs, pruning: Callable[..., Pruned], store: Store, settings: Settings, output_format: Format
 ) -> int:
     """Shows the planned downloads, and what would be pruned; returns the exit code."""
-    from lora_cli.fetching.preview import plan_all
+    from lora_cli.fetching.batch import plan_all
 
     planned = list(plan_all(inputs.items, store, settings))
     pruned, not_pruned = pruning(failed=any(one.error is not None for one in planned))

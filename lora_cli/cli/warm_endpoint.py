@@ -27,8 +27,7 @@ from lora_cli.inputs import Inputs, base_model, deployment_of
 from lora_cli.judging.judge import Terms
 from lora_cli.reports.warm import EndpointsReport, human_endpoints
 from lora_cli.settings import Settings
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from lora_cli.warm.supervisor import ending_signals
 
 WAIT_S, LOAD_TIMEOUT_S = 600.0, 600.0
