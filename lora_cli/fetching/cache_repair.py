@@ -7,9 +7,8 @@ from types import NoneType
 from lora_cli.errors import UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.json_schema import ErrorReport, error_report
-from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import parse
-from lora_cli.refs.request import BASE, Request, Selection
+from lora_cli.refs.request import BASE, LockedAdapter, Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.records import all_records

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lora_cli.base.reading import local_config
 from lora_cli.documents.document import STDIN, read_text
-from lora_cli.documents.lockfile import (
+from lora_cli.documents.manifest import (
     KIND,
+    AdapterSet,
     base_mismatch,
     config_files,
     drift,
@@ -20,12 +21,10 @@ from lora_cli.documents.lockfile import (
     read_lock,
     relocked,
 )
-from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.preview import CheckedAdapter, checked_adapter, find_drift
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
-from lora_cli.refs.request import LockFlags, Request
+from lora_cli.refs.request import THE_BASE, Lock, LockedAdapter, LockFlags, Request, ref_at
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store

@@ -20,7 +20,7 @@ from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 
 if TYPE_CHECKING:
-    from lora_cli.refs.lock import LockedAdapter
+    from lora_cli.refs.request import LockedAdapter
 
 MAX_HASHED_BYTES = 16 << 20
 """Remote files whose origin has no sha256 are read and hashed up to this size; larger ones may have changed."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.errors import Offline, UsageError
-from lora_cli.refs.globs import matches
-from lora_cli.refs.reference import FSSPEC, AdapterRef, Scheme
+from lora_cli.refs.reference import FSSPEC, AdapterRef, Scheme, matches
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 

@@ -9,7 +9,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
@@ -23,7 +23,6 @@ from urllib3.util import make_headers
 from lora_cli.redaction import remember
 from lora_cli.refs.web_address import DEFAULT_PORTS, host, origin
 from lora_cli.sources import CONNECT_TIMEOUT_S, Transient, is_unknown_host
-from lora_cli.sources.ssrf_guard import Guard
 from lora_cli.version import __version__
 
 CHUNK, DRAINED, CONNECTIONS = 256 * 1024, 16 * 1024, 64
@@ -64,7 +63,7 @@ def send(
     url: str,
     headers: Mapping[str, str],
     timeout_s: float,
-    allowed: Guard,
+    allowed: Callable[[str], None],
     *,
     method: str = "GET",
     body: bytes | None = None,

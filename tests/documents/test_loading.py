@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.documents.document import DEPTH, parse_yaml
-from lora_cli.documents.lockfile import dump_lock, lock_path, read_lock
-from lora_cli.documents.manifest import read_manifest
+from lora_cli.documents.manifest import dump_lock, lock_path, read_lock, read_manifest
 from lora_cli.documents.policy import Policy, read_policy
 from lora_cli.errors import MachineError, NotFound, UsageError
-from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import AdapterRef
+from lora_cli.refs.request import LockedAdapter
 from lora_cli.refs.snapshot import Blob
 
 MANIFEST = """\

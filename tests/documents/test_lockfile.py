@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.documents.lockfile import drift, dump_lock, read_lock
-from lora_cli.documents.manifest import read_manifest
+from lora_cli.documents.manifest import drift, dump_lock, read_lock, read_manifest
 from lora_cli.errors import UsageError
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter
+from lora_cli.refs.request import THE_BASE, Lock, LockedAdapter
 from lora_cli.refs.snapshot import Blob
 
 COMMIT = "9f2c" * 10

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.documents.document import parse_yaml
-from lora_cli.documents.policy import Policy, PolicyFile
-from lora_cli.documents.policy_checks import violations
+from lora_cli.documents.policy import Policy, PolicyFile, violations
 from lora_cli.errors import UsageError
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile

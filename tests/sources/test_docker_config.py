@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import UsageError
-from lora_cli.sources.docker_config import Credentials, find_credentials
+from lora_cli.sources.oci import Credentials, find_credentials
 
 ALICE, BOB = (base64.b64encode(login).decode() for login in (b"alice:wonder:land", b"bob:builder-pass"))
 

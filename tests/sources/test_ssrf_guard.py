@@ -10,7 +10,7 @@ import pytest
 from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.refs.reference import AdapterRef, Scheme
 from lora_cli.settings import Settings
-from lora_cli.sources import ssrf_guard
+from lora_cli.sources import http
 from lora_cli.sources.registry import open_source
 from tests.hub_server import Hub
 from tests.sources.raw_servers import ACME, forget_environment
@@ -27,8 +27,8 @@ PLACES = {
 @pytest.fixture
 def public(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     """What listens at 127.0.0.1 is on the open network, as far as anybody is concerned; or as a test says."""
-    real, known = ssrf_guard.is_public, {"127.0.0.1"}
-    monkeypatch.setattr(ssrf_guard, "is_public", lambda address: address in known or real(address))
+    real, known = http.is_public, {"127.0.0.1"}
+    monkeypatch.setattr(http, "is_public", lambda address: address in known or real(address))
     forget_environment()
     yield known
     forget_environment()
