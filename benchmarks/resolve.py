@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from lora_cli.cli.main import main as lora_cli
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
-from tests.hub_process import hub_process
+from tests.hub_server import hub_process
 from tests.real_engines.bases import SERVED, save
 from tests.real_engines.vllm_server import Server, serving
 

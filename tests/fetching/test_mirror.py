@@ -1,4 +1,4 @@
-"""A Hub that tells less than it could, or refuses: mirrors without sizes and digests, Xet storage, gated adapters."""
+"""A Hub that tells less than it could, or refuses: mirrors without sizes and digests, another server."""
 
 from lora_cli.errors import Corrupt, Unreachable
 from tests.fetching.desk import BYTES, CONFIG, FILES, README, WEIGHTS, Desk, content
@@ -45,10 +45,3 @@ def test_a_git_blob_id_is_held_to_also_where_no_size_is_listed(desk: Desk) -> No
     error = desk.fails("org/other")
     assert isinstance(error, Corrupt)
     assert "git blob" in error.message
-
-
-def test_a_file_in_xet_storage_comes_over_the_bridge(desk: Desk) -> None:
-    weights = desk.hub.commit("org/sql").files[WEIGHTS]
-    desk.hub.xet[weights.sha256] = "ab" * 32
-    desk.hub.fault("GET cdn", cut_at=2_000_000)
-    assert content(desk.bring()) == BYTES

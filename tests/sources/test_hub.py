@@ -21,8 +21,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from tests.hub_content import Content, git_blob_id
-from tests.hub_process import hub_process
-from tests.hub_server import Hub
+from tests.hub_server import Hub, hub_process
 from tests.sources.asking import content
 
 WEIGHTS = bytes(range(256)) * 5000
