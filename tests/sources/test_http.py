@@ -39,8 +39,7 @@ def fetch(hub: Hub, *ranges: tuple[int, int | None], **settings: Any) -> bytes:
     return b"".join(b"".join(source.read(revision, revision.files[0], *one)) for one in ranges or [(0, None)])
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 503, 599])
-@pytest.mark.parametrize("place", ["/revision/", "/resolve/", "GET cdn"])
+@pytest.mark.parametrize(("status", "place"), [(408, "/revision/"), (429, "/resolve/"), (503, "GET cdn")])
 def test_a_storm_is_waited_out(hub: Hub, waits: list[float], status: int, place: str) -> None:
     hub.fault(place, status=status, times=3)
     assert fetch(hub) == WEIGHTS
@@ -51,13 +50,11 @@ def test_a_storm_is_waited_out(hub: Hub, waits: list[float], status: int, place:
 @pytest.mark.parametrize(
     ("fault", "retries", "said", "asked"),
     [
-        ({"status": 503}, 0, "answered 503", 1),
         ({"status": 503}, 5, r"answered 503 \(tried 6 times\)", 6),
         ({"status": 429, "headers": {"Retry-After": "3600"}}, 5, r"requests a wait of 3600 s", 1),
         ({"delay_s": 30}, 0, r"sent no data for 0\.3 s", 1),
         ({"status": 302, "headers": {"Location": f"/{FILE}"}}, 5, "more than 5 times", 6),
-        ({"status": 200, "body": "[1,"}, 1, "not JSON", 2),
-        ({"status": 200, "body": "<html>login</html>"}, 0, "not JSON", 1),
+        ({"status": 200, "body": "<html>login</html>"}, 1, "not JSON", 2),
         ({"status": 200, "body": "[" * 100_000}, 0, "not JSON", 1),
         *[
             ({"status": 302, "headers": {"Location": location}}, 5, "an invalid web address", 1)
@@ -110,21 +107,12 @@ def test_a_link_is_asked_for_once_and_again_when_it_does_not_work_any_more(hub: 
     hub.expire_signatures()
     assert reads(30) == 2
     assert not waits
-    hub.fault("GET cdn", cut_at=0)
-    assert reads(40) in (2, 3)
-    hub.expire_signatures()
     hub.fault("GET cdn", status=403, times=2)  # the fresh one does not work either
-    assert reads(50) >= 4
+    assert reads(50) == 4
     hub.fault("GET cdn", status=500, times=-1)
     with pytest.raises(Unreachable) as caught:
         reads(60)
     assert "sig=" not in f"{caught.value.message} {caught.value.hint}"
-
-
-def test_an_answer_is_never_read_without_end(hub: Hub) -> None:
-    hub.fault("", status=200, body=" " * ((16 << 20) + 1), times=-1)
-    with pytest.raises(Refused, match=f"larger than {16 << 20} bytes"):
-        fetch(hub)
 
 
 def test_a_redirect_may_gain_encryption_but_not_lose_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,13 +138,11 @@ CHUNKED = OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     [
         (RANGE + b"3-7/100\r\n\r\n01234", Corrupt, "sent others"),
         (RANGE + b"2-6/99\r\n\r\n01234", Corrupt, "99 bytes now, but 100"),
-        (b"HTTP/1.1 206 .\r\nContent-Length: 5\r\n\r\n01234", Corrupt, "sent others"),
         (RANGE.replace(b"5", b"9") + b"2-6/100\r\n\r\n012345678", Corrupt, "more bytes than requested"),
         (OK_HEAD + b"Content-Length: 7\r\n\r\n0123456", Corrupt, "7 bytes now"),
         (b"HTTP/1.1 204 .\r\n\r\n", Unreachable, "answered 204"),
         (OK_HEAD + b"Content-Encoding: gzip\r\nContent-Length: 100\r\n\r\n0", Unreachable, "compressed"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", Unreachable, "was cut"),
-        (RANGE + b"2-6/100\r\n\r\n012", Corrupt, "sent others"),
         (CHUNKED + b"2\r\n01\r\n", Unreachable, "was cut"),
     ],
 )
@@ -169,11 +155,6 @@ def test_an_answer_that_is_not_the_range_is_not_taken_for_it(
 
 @pytest.mark.usefixtures("waits")
 def test_a_body_without_a_length_is_read_to_the_listed_one() -> None:
-    with (
-        raw_server(OK_HEAD + b"Connection: close\r\n\r\n0123456") as endpoint,
-        pytest.raises(Corrupt, match="more bytes"),
-    ):
-        read(endpoint, 0, None, 5)
     early = OK_HEAD + b"Connection: close\r\n\r\n012", RANGE.replace(b"5", b"2") + b"3-4/5\r\n\r\n34"
     for answers in (early, (CHUNKED + b"2\r\n01\r\n3\r\n234\r\n0\r\n\r\n",)):
         with raw_server(*answers) as endpoint:

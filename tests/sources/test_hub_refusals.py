@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
@@ -68,10 +68,8 @@ def test_each_refusal_has_words_and_a_hint_of_its_own(
 @pytest.mark.parametrize(
     ("status", "message", "kind", "said"),
     [
-        (401, "", AccessDenied, "private"),
         (403, "Access to this resource is disabled.", AccessDenied, "(403): Access to this resource is disabled."),
         (404, "", NotFound, "not found on"),
-        (416, "", Unreachable, "answered 416"),
         (400, "what?", Unreachable, "answered 400: what?"),
     ],
 )
@@ -124,14 +122,3 @@ def test_a_token_is_found_where_the_hubs_own_client_finds_it(
     (tmp_path / "elsewhere").write_text("hf_good")
     assert is_found(HF_TOKEN_PATH=str(tmp_path / "elsewhere"))
     assert not is_found(HF_OIDC_RESOURCE="acme", HF_TOKEN="hf_good")  # no provider is here: it is no fallback
-
-
-@pytest.mark.parametrize("token", ["hf_a b", "hf_a\r\nHost: evil", "hf_ü", "h" * 5000])
-def test_what_cannot_be_a_token_is_refused_without_repeating_it(
-    settings: Settings, token: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", token)
-    error = fails(settings)
-    assert isinstance(error, UsageError)
-    assert "the value in HF_TOKEN is not a valid token" in str(error)
-    assert token not in str(error)

@@ -13,6 +13,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import http
 from lora_cli.sources.registry import open_source
 from tests.hub_server import Hub
+from tests.sources.asking import error_of
 from tests.sources.raw_servers import ACME, forget_environment
 
 PLACES = {
@@ -34,26 +35,17 @@ def public(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     forget_environment()
 
 
-def redirected(hub: Hub, settings: Settings, to: str, place: str = "/revision/") -> LoraCliError:
+def redirected(hub: Hub, settings: Settings, to: str) -> LoraCliError:
     """What comes of a redirect to another server, where nobody answers."""
-    hub.add(ACME.location, {"adapter_model.safetensors": bytes(3_000_000)})
-    hub.fault(place, times=-1, status=302, headers={"Location": f"http://{to}/secret?key=1"})
+    hub.fault("", times=-1, status=302, headers={"Location": f"http://{to}/secret?key=1"})
     source = open_source("hf", replace(settings, timeout_s=0.2, retries=0))
-    try:
-        revision = source.resolve(ACME)
-        b"".join(source.read(revision, revision.files[0], 0, None))
-    except LoraCliError as error:
-        return error
-    raise AssertionError("it was read")
+    return error_of(lambda: source.resolve(ACME))
 
 
-@pytest.mark.parametrize("place", ["/revision/", "/resolve/"])
 @pytest.mark.parametrize(("kind", "host"), [(kind, host) for kind, hosts in PLACES.items() for host in hosts])
 @pytest.mark.usefixtures("public")
-def test_the_open_network_does_not_lead_into_a_private_one(
-    hub: Hub, settings: Settings, place: str, kind: str, host: str
-) -> None:
-    error = redirected(hub, settings, f"{host}:9", place)
+def test_the_open_network_does_not_lead_into_a_private_one(hub: Hub, settings: Settings, kind: str, host: str) -> None:
+    error = redirected(hub, settings, f"{host}:9")
     assert isinstance(error, Refused)
     assert f", a {kind} address" in error.message
     assert "127.0.0.1" in error.message
@@ -67,7 +59,6 @@ HERE, CLOUD, OPEN = "127.0.0.2", "169.254.169.254", "127.0.0.3"
     ("are_public", "target", "setting", "follows"),
     [
         ({"127.0.0.1", OPEN}, OPEN, False, True),
-        ({OPEN}, OPEN, False, True),
         (set(), HERE, False, True),
         (set(), CLOUD, True, False),
         ({"127.0.0.1"}, HERE, False, False),
