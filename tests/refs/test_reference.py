@@ -108,7 +108,8 @@ def test_a_word_that_is_nothing_is_an_error_with_a_hint(word: str) -> None:
         "az://loras/a/../b", "az://loras//a", "oci://ghcr.io", "oci://ghcr.io/acme/sql@sha256:12",
         "oci://ghcr.io/../sql", "oci://ghcr.io/acme/SQL", "oci://ghcr.io/acme/sql:v1//a/../b",
         "oci://ghcr.io/acme/sql//a@v1", f"oci://ghcr.io/acme/sql//a@{DIGEST}/b", "oci://1.2/sql",
-        "org/name@\udcff",
+        "org/name@\udcff", "fsspec+sftp:///a", "fsspec+sftp://h/a/../b", "az://c::zip://a", "ftp://host/a", "memory://a",
+        "simplecache://a", "reference://a", "local://a", "fsspec+file:///etc", "fsspec+https://host/a",
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(text: str) -> None:

@@ -107,8 +107,6 @@ ENVIRONMENTS: dict[str, tuple[dict[str, str], str, tuple[str, ...]]] = {
                 ("abc.minio.acme", "/", "AKIATEAM", "us-east-1")),
     "region": ({**KEYS, "AWS_REGION": "eu-west-1"}, "", ("abc.s3.eu-west-1.amazonaws.com:443",)),
     "China": ({"AWS_PROFILE": "team"}, f"{TEAM}region = cn-north-1", ("abc.s3.cn-north-1.amazonaws.com.cn:443",)),
-    "path": ({"AWS_PROFILE": "team"}, f"{TEAM}region = eu-west-1\ns3 =\n  addressing_style = path",
-             ("s3.eu-west-1.amazonaws.com:443",)),
     "FIPS": ({**KEYS, "AWS_REGION": "us-west-2", "AWS_USE_FIPS_ENDPOINT": "true", "AWS_USE_DUALSTACK_ENDPOINT": "true"},
              "", ("abc.s3-fips.dualstack.us-west-2.amazonaws.com:443",)),
     "ignored": ({"AWS_PROFILE": "team", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
@@ -186,7 +184,6 @@ def test_a_certificate_that_is_not_trusted_is_refused_and_trusted_by_name(
     [
         ("s3", "AWS_ENDPOINT_URL_S3", "http://me:hunter2@127.0.0.1:9"),
         ("s3", "AWS_REGION", "not a region"),
-        ("gs", "STORAGE_EMULATOR_HOST", "http://me:hunter2@127.0.0.1:9"),
         ("az", "AZURE_STORAGE_ENDPOINT", "acme"),
     ],
 )
@@ -291,22 +288,19 @@ def test_the_identity_of_a_machine_of_azure_gives_the_token(
     assert "tokenOfTheMachine" not in redact("the server says tokenOfTheMachine")
 
 
-NO_KEY = {"AZURE_STORAGE_ACCOUNT_KEY": "", "AZURE_TOKEN_CREDENTIALS": "EnvironmentCredential"}
+KEY, NAME, CHAIN = "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_TOKEN_CREDENTIALS"
 
 
 @pytest.mark.parametrize(
     ("changed", "account", "says"),
     [
-        ({"AZURE_STORAGE_ACCOUNT_KEY": "d3Jvbmcga2V5IG9mIEFsaWNl" * 3}, "", "the credentials from {}"),
-        ({"AZURE_STORAGE_ACCOUNT_KEY": "this is no base64"}, "", "the credentials from {} cannot be used"),
-        ({**NO_KEY, "AZURE_STORAGE_SAS_TOKEN": "sv=2021-08-06&sig=wrongOfAlice"}, "", "the credentials from {}"),
+        ({KEY: "d3Jvbmcga2V5IG9mIEFsaWNl" * 3}, "", "the credentials from {}"),
+        ({KEY: "", "AZURE_STORAGE_SAS_TOKEN": "sv=2021-08-06&sig=wrongOfAlice"}, "", "the credentials from {}"),
         ({"AZURE_SKIP_SIGNATURE": "true"}, "", "unset {}"),
-        (NO_KEY, "", "az login"),
         # The key is for its own account alone.
-        ({"AZURE_TOKEN_CREDENTIALS": "EnvironmentCredential"}, "@other.dfs.core.windows.net", "az login"),
-        ({"AZURE_STORAGE_ACCOUNT_NAME": ""}, "", "AZURE_STORAGE_ACCOUNT_NAME"),
+        ({CHAIN: "EnvironmentCredential"}, "@other.dfs.core.windows.net", "az login"),
+        ({NAME: ""}, "", NAME),
     ],
-    ids=["key", "no key", "signature", "nobody", "no identity", "another account", "no account"],
 )
 def test_who_is_not_let_in_at_azure_is_told_so_and_no_secret_is_repeated(
     azure_server: AzureServer,
@@ -321,8 +315,8 @@ def test_who_is_not_let_in_at_azure_is_told_so_and_no_secret_is_repeated(
     error = error_of(lambda: open_source("az", settings).resolve(at(f"{container}{account}", scheme="az")))
     assert isinstance(error, UsageError if "NAME" in says else AccessDenied)
     assert says.format(next(reversed(changed))) in error.message + error.hint
-    secrets = [value for name, value in changed.items() if name.startswith("AZURE_STORAGE") and value]
-    assert not any(secret in error.message + error.hint for secret in secrets)
+    assert not any(value in error.message + error.hint for name, value in changed.items() if name == KEY and value)
+    assert "OfAlice" not in error.message + error.hint
 
 
 def test_a_shared_access_signature_is_enough(

@@ -33,29 +33,23 @@ def source(server: S3Server, settings: Settings) -> Source:
     return open_source("s3", settings)
 
 
-def test_a_folder_is_not_its_neighbour_of_which_it_is_a_prefix(server: S3Server, bucket: str, source: Source) -> None:
-    server.put(bucket, {f"adapter_{n}/{CONFIG}": str(n).encode() for n in (1, 10)} | {"adapter_1.json": b"x"})
-    revision = source.resolve(at(bucket, "adapter_1"))
-    assert [file.path for file in revision.files] == [CONFIG]
+def test_a_folder_has_what_is_below_it_but_neither_its_neighbours_nor_what_stands_for_folders(
+    server: S3Server, source: Source
+) -> None:
+    bucket = server.bucket()
+    assert isinstance(error_of(lambda: source.resolve(at(bucket, ""))), NotFound)
+    folders = {"sql/": b"", "sql/sub/": b"", "sql/sub/x.json": b"{}", "sql/none": b""}
+    server.put(bucket, {f"sql/{CONFIG}": b"1", f"sql-10/{CONFIG}": b"10", "sql.json": b"x", **folders})
+    revision = source.resolve(at(bucket))
+    assert [file.path for file in revision.files] == [CONFIG, "none", "sub/x.json"]
     assert content(source, revision, CONFIG) == b"1"
+    assert f"sql-10/{CONFIG}" in {file.path for file in source.resolve(at(bucket, "")).files}
 
 
 @pytest.mark.parametrize("key", ["x %41+&ż#?=@v1", "a*b[c]", "tab'q\"d", "trailing.", "a%2Fb"])
 def test_a_key_is_taken_as_it_stands(server: S3Server, bucket: str, source: Source, key: str) -> None:
     server.put(bucket, {f"{key}/{CONFIG}": key.encode(), f"{key} 2/{CONFIG}": b"another"})
     assert content(source, source.resolve(at(bucket, key)), CONFIG) == key.encode()
-
-
-def test_objects_that_stand_for_folders_are_no_files(server: S3Server, bucket: str, source: Source) -> None:
-    server.put(bucket, {"sql/": b"", "sql/sub/": b"", "sql/sub/x.json": b"{}", f"sql/{CONFIG}": b"{}", "sql/none": b""})
-    assert [file.path for file in source.resolve(at(bucket)).files] == [CONFIG, "none", "sub/x.json"]
-
-
-def test_a_whole_bucket_is_a_folder_too(server: S3Server, source: Source) -> None:
-    bucket = server.bucket()
-    assert isinstance(error_of(lambda: source.resolve(at(bucket, ""))), NotFound)
-    server.put(bucket, {CONFIG: b"{}"})
-    assert [file.path for file in source.resolve(at(bucket, "")).files] == [CONFIG]
 
 
 def test_an_object_that_is_overwritten_or_removed_has_changed(server: S3Server, bucket: str, source: Source) -> None:
@@ -65,9 +59,8 @@ def test_an_object_that_is_overwritten_or_removed_has_changed(server: S3Server, 
     name, _, folder = bucket.partition("/")
     server.client.delete_object(Bucket=name, Key=f"{folder}/sql/b")
     for path in ("a", "b"):
-        error = error_of(lambda path=path: content(source, revision, path, 10, 20))  # type: ignore[misc]
-        assert isinstance(error, Changed)
-        assert f"{path}: it was overwritten or removed" in error.message
+        with pytest.raises(Changed, match=f"{path}: it was overwritten or removed"):
+            content(source, revision, path, 10, 20)
 
 
 def test_one_run_reads_from_servers_that_have_nothing_in_common(
@@ -107,15 +100,10 @@ def test_a_forked_process_is_refused(server: S3Server, bucket: str, settings: Se
     assert content(source, revision, CONFIG) == b"{}"
 
 
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 REFUSALS: tuple[tuple[dict[str, str], type[LoraCliError], str, str], ...] = (
     ({"AWS_SECRET_ACCESS_KEY": "hunter2-hunter2"}, AccessDenied, "not accept the credentials", "aws sts"),
-    ({"AWS_ACCESS_KEY_ID": "AKIANOBODY"}, AccessDenied, "not accept the credentials", "aws sts"),
-    (
-        {"AWS_ACCESS_KEY_ID": READER[0], "AWS_SECRET_ACCESS_KEY": READER[1]},
-        AccessDenied,
-        "denies access with the credentials from AWS_ACCESS_KEY_ID",
-        "s3:ListBucket",
-    ),
+    (dict(zip(KEYS, READER, strict=True)), AccessDenied, f"denies access with the credentials from {KEYS[0]}", "s3:L"),
     ({"AWS_SKIP_SIGNATURE": "true"}, AccessDenied, "denies access without", "unset AWS_SKIP_SIGNATURE"),
     ({"AWS_ACCESS_KEY_ID": ""}, AccessDenied, "no AWS credentials were found", "AWS_PROFILE"),
     ({"AWS_ACCESS_KEY_ID": "", "AWS_PROFILE": "nobody"}, UsageError, "the profile nobody", "list-profiles"),
@@ -141,5 +129,5 @@ def test_each_refusal_says_what_is_wrong_and_no_secret(
     assert type(error) is kind
     assert says in error.message
     assert hint in error.hint
-    for secret in ("hunter2", "testsecret", "AKIANOBODY", *READER):
+    for secret in ("hunter2", "testsecret", *READER):
         assert secret not in error.message + error.hint

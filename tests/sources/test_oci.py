@@ -163,13 +163,6 @@ def test_a_tag_that_is_cached_costs_one_request(oci_registry: Registry, settings
         assert fetched(name).revision != first.revision
 
 
-def test_a_tar_that_is_not_kept_any_more_is_downloaded_again(oci_registry: Registry, settings: Settings) -> None:
-    source, made = open_source("oci", replace(settings, jobs=1)), [{**FILES, "a": b"%d" % number} for number in (1, 2)]
-    revisions = [source.resolve(ref_to(oci_registry, put(oci_registry, (tar_of(one), TAR, {})))) for one in made]
-    for revision, files in [*zip(revisions, made, strict=True)] * 2:
-        assert {file.path: b"".join(source.read(revision, file, 0, None)) for file in revision.files} == files
-
-
 Servers = tuple[Registry, Registry, TokenServer]
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import fsspec.config
 import pytest
+from fsspec.registry import known_implementations
 
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
-from lora_cli.refs.reference import BY_FSSPEC, AdapterRef, parse
+from lora_cli.refs.reference import BY_FSSPEC, AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from tests.making import write_adapter
@@ -57,15 +58,8 @@ def test_what_cannot_be_read_is_named_without_repeating_a_secret(
     assert "hunter2" not in str(error)
 
 
-@pytest.mark.parametrize("scheme", sorted(BY_FSSPEC))
-def test_what_is_asked_of_fsspec_has_its_protocol_in_the_reference(scheme: str) -> None:
-    from fsspec.registry import known_implementations
-
-    assert scheme in known_implementations
-    ref = parse(f"fsspec+{scheme}://bucket/a b/", is_path=lambda _: False)
-    assert ref == AdapterRef("fsspec", f"{scheme}://bucket/a b")
-    assert str(ref) == f"fsspec+{scheme}://bucket/a b"
-    assert parse(str(ref), is_path=lambda _: False) == ref
+def test_fsspec_knows_every_protocol_that_is_asked_of_it() -> None:
+    assert {*known_implementations} >= BY_FSSPEC
 
 
 @pytest.mark.parametrize(
@@ -97,18 +91,3 @@ def test_what_s3fs_is_refused_is_told_apart(
         error = error_of(lambda: source.resolve(ref))
         assert isinstance(error, kind)
         assert "hunter2" not in error.message + error.hint
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "fsspec+sftp://me:hunter2@host/a", "fsspec+sftp:///a", "az://c/a?sig=hunter2", "fsspec+sftp://h/a/../b", "az://c::zip://a",
-        "ftp://host/a", "memory://a", "zip://a", "simplecache://a", "reference://a", "local://a",
-        "fsspec+file:///etc", "fsspec+https://host/a", "fsspec+s3://me:hunter2@b/a",
-    ],
-)  # fmt: skip
-def test_what_is_no_folder_on_another_machine_is_refused_without_repeating_a_secret(text: str) -> None:
-    error = error_of(lambda: parse(text, is_path=lambda _: False))
-    assert isinstance(error, UsageError)
-    assert "hunter2" not in error.message + error.hint
-    assert error.hint

@@ -69,7 +69,6 @@ def write_rule(match: str, **keys: object) -> None:
         ("s3://acme/x", {"region": '"eu-west-7"', "requester_pays": "true"}, "/eu-west-7/s3/aws4_request"),
         ("s3://acme/x", {"anonymous": "true"}, set()),
         ("gs://acme/x", {"token_env": '"ACME_TOKEN"'}, BEARER),
-        ("gs://acme/x", {"anonymous": "true"}, set()),
         ("az://acme/x", {"token_env": '"ACME_TOKEN"'}, BEARER),
         ("az://acme/x", {"anonymous": "true"}, set()),
         ("https://acme.invalid/x", {"token_env": '"ACME_TOKEN"'}, BEARER),
@@ -139,12 +138,6 @@ WRONG = (
         ":6: sources[1].token_env: string should match",
         "The name of the environment",
     ),
-    (
-        'match = "s3://*"\nanonymous = "maybe"',
-        ":3: sources[0].anonymous: input should be a valid boolean",
-        "credentials",
-    ),
-    ("match = 5", ":2: sources[0].match: input should be a valid string", "A glob over references"),
     (
         'match = "fsspec+s3://*"\n[sources.storage_options]\nclient = 1\nsecret = "own!"',
         ":5: sources[0].storage_options.secret: a secret must not be in the settings file",
