@@ -41,10 +41,7 @@ def test_pins_are_a_commit_or_a_digest_known_before() -> None:
     policy = Policy(require_pinned=True)
     hints = [next(iter(violations(policy, [ref]))).hint for ref in (ACME, AdapterRef("file", "/srv/sql"))]
     assert "add @COMMIT" in hints[0]
-    assert hints[1].startswith(
-        "write its sha256 in the manifest (lora-cli fetch file:///srv/sql --format json prints it"
-    )
-    assert rules(policy, ACME) == ["require_pinned"]
+    assert "lora-cli fetch file:///srv/sql --format json prints it" in hints[1]
     assert rules(policy, AdapterRef("hf", "acme/sql", revision="main")) == ["require_pinned"]
     assert rules(policy, AdapterRef("hf", "acme/sql", revision=COMMIT)) == []
     assert rules(policy, ACME, sha256=SHA256) == []
