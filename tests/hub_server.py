@@ -25,10 +25,9 @@ import re
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -273,19 +272,6 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
-
-
-@contextlib.contextmanager
-def hub_process(root: Path) -> Iterator[str]:
-    """The Hub in a process of its own, so that it does not share this interpreter's lock; its endpoint."""
-    command = [sys.executable, "-m", "tests.hub_server", "--root", str(root)]
-    house = Path(__file__).resolve().parents[1]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=house, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield json.loads(process.stdout.readline())["endpoint"]
-        finally:
-            process.terminate()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The Hub as a source: what it asks, what it lists, and that it reads exactly the commit that it resolved."""
+"""The Hub as a source: what it asks and lists, that it reads exactly the commit that it resolved, and each refusal."""
 
 import json
 import subprocess
@@ -11,15 +11,16 @@ import pytest
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
+from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
+from tests.hf_variables import set_variables
 from tests.hub_content import Content
-from tests.hub_server import Hub, hub_process
-from tests.sources.asking import content
+from tests.hub_server import Hub
+from tests.sources.asking import content, error_of
 
 WEIGHTS = bytes(range(256)) * 5000
 CONFIG = b'{"peft_type": "LORA"}'
@@ -95,12 +96,11 @@ def test_the_real_client_meets_the_errors_it_knows(hub: Hub) -> None:
 
 
 LARGE = {"match": "blobs=true", "body": " " * ((16 << 20) + 1)}
-LINK = {"Link": '<https://huggingface.co/api?recursive=true&cursor=0>; rel="next"'}
-NAMES = {"match": "/tree/", "body": "[]", "headers": LINK}
-OTHER_WORDS = {**NAMES, "headers": {"Link": '</?a=b>; rel=prev, </?recursive=true&cursor=0>; title="p"; REL=next'}}
+LINK = '<https://other/?a=b>; rel=prev, <https://other/api?recursive=true&cursor=0>; title="p"; REL="next"'
+NAMES = {"match": "/tree/", "body": "[]", "headers": {"Link": LINK}}
 
 
-@pytest.mark.parametrize("fault", [LARGE, NAMES, OTHER_WORDS], ids=["large", "names alone", "in other words"])
+@pytest.mark.parametrize("fault", [LARGE, NAMES], ids=["large", "names alone"])
 @pytest.mark.parametrize("subfolder", ["", "checkpoint-1"])
 def test_what_one_answer_does_not_hold_is_listed_by_folder_page_by_page_at_the_same_server(
     hub: Hub, source: Source, commit: str, fault: dict[str, Any], subfolder: str
@@ -112,18 +112,6 @@ def test_what_one_answer_does_not_hold_is_listed_by_folder_page_by_page_at_the_s
     assert [file.path for file in revision.files] == (["adapter_config.json"] if subfolder else sorted(FILES))
     assert hub.count(f"/tree/{commit}") == (1 if subfolder else 6) + hub.bare
     assert hub.bare or all(file.sha256 or file.git_sha1 for file in revision.files)
-
-
-@pytest.mark.parametrize(
-    ("entry", "listed"),
-    [
-        ({"size": 3, "blobId": "B" * 40, "lfs": {"sha256": "../" + "a" * 61}}, RemoteFile("a", 3)),
-        *(({"size": size}, RemoteFile("a", None)) for size in ("12", [1], 1.5, True, -7, 10**30)),
-    ],
-)
-def test_what_is_no_digest_or_size_is_none(hub: Hub, source: Source, entry: Any, listed: RemoteFile) -> None:
-    hub.fault("blobs=true", status=200, body=describe({"rfilename": "a", **entry}))
-    assert source.resolve(ACME).files == (listed,)
 
 
 def test_of_many_files_a_folder_is_read_and_all_are_refused(hub: Hub, source: Source) -> None:
@@ -147,9 +135,11 @@ def test_paths_are_relative_to_the_folder_and_quoted_where_needed(hub: Hub, sour
 
 @pytest.mark.parametrize("path", ["../../secret/other.json", "a/../../b", "\ud800x"])
 def test_a_path_that_leaves_its_folder_or_is_no_text_is_never_asked_for(hub: Hub, source: Source, path: str) -> None:
-    hub.fault("blobs=true", status=200, body=describe({"rfilename": path, "size": 1}))
+    odd = {"rfilename": path, "size": -1, "blobId": "B" * 40, "lfs": {"sha256": "../" + "a" * 61}}
+    hub.fault("blobs=true", status=200, body=describe(odd))
     revision = source.resolve(ACME)
     assert revision.ref == ACME
+    assert revision.files == (RemoteFile(path, None),)
     with pytest.raises(Refused, match="would leave the folder"):
         content(source, revision, path)
     assert not hub.count("/resolve/")
@@ -160,7 +150,7 @@ def test_a_path_that_leaves_its_folder_or_is_no_text_is_never_asked_for(hub: Hub
     [
         *(("blobs", body, Unreachable, "does not respond like a Hub") for body in ("[]", "{}", "null")),
         *(("blobs", describe(sha=sha), Corrupt, f"returned commit {sha}") for sha in ("1" * 40, "../../x")),
-        *(("tree", body, Unreachable, "like a Hub") for body in ('{"a": 1}', "[1]", '[{"type": "file"}]', "null")),
+        *(("tree", body, Unreachable, "like a Hub") for body in ("[1]", '[{"type": "file"}]')),
     ],
 )
 def test_a_server_that_answers_something_else_is_not_a_hub(
@@ -210,9 +200,7 @@ def test_offline_the_hubs_own_cache_is_read(hub: Hub, source: Source, settings: 
     assert hub.connections == before
 
 
-def test_the_real_client_is_not_imported_and_http_only_when_a_request_is_made(tmp_path: Path) -> None:
-    (tmp_path / "acme/sql-lora").mkdir(parents=True)
-    (tmp_path / "acme/sql-lora/adapter_config.json").write_bytes(CONFIG)
+def test_the_real_client_is_not_imported_and_http_only_when_a_request_is_made(hub: Hub, commit: str) -> None:
     program = """
 import sys
 from pathlib import Path
@@ -221,10 +209,118 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 source = open_source("hf", Settings(Path("/nowhere"), hub_endpoint=sys.argv[1]))
 assert "http.client" not in sys.modules
-revision = source.resolve(AdapterRef("hf", "acme/sql-lora"))
-assert b"".join(source.read(revision, revision.files[0], 0, None))
-assert "httpx2" not in sys.modules
+assert source.resolve(AdapterRef("hf", "acme/sql-lora")).files
 assert "huggingface_hub.utils" not in sys.modules
 """
-    with hub_process(tmp_path) as endpoint:
-        subprocess.run([sys.executable, "-W", "error", "-c", program, endpoint], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", program, hub.endpoint], check=True)
+
+
+SMALL: dict[str, Content] = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+SQL = AdapterRef("hf", "acme/sql")
+TOKEN = "hf_reader_0123456789"
+
+
+def read_all(settings: Settings, ref: AdapterRef = SQL) -> list[bytes]:
+    source = open_source("hf", settings)
+    revision = source.resolve(ref)
+    return [b"".join(source.read(revision, file, 0, None)) for file in revision.files]
+
+
+def fails(settings: Settings, ref: AdapterRef = SQL) -> LoraCliError:
+    """The error of reading everything that ``ref`` has."""
+    error = error_of(lambda: read_all(settings, ref))
+    assert error.hint
+    assert TOKEN not in f"{error} {error.hint} {error.__cause__!r}"
+    return error
+
+
+STRANGER, READER, WRONG = "", TOKEN, "hf_wrong_0123456789"
+
+
+@pytest.mark.parametrize(
+    ("text", "token", "kind", "said"),
+    [
+        ("missing", STRANGER, AccessDenied, "there is no repository acme/missing, or it is private| is ./NAME"),
+        ("private", STRANGER, AccessDenied, "there is no repository acme/private, or it is private| HF_TOKEN"),
+        ("private", READER, NotFound, "private and the token in HF_TOKEN cannot read it|check the spelling"),
+        ("gated", STRANGER, AccessDenied, "acme/gated: it is gated: request access first|/acme/gated; set HF_TOKEN"),
+        ("gated", READER, AccessDenied, "the account of the token in HF_TOKEN has no access|/acme/gated, or"),
+        ("sql", WRONG, AccessDenied, "does not accept the token in HF_TOKEN|unset it"),
+        ("sql@v2", STRANGER, NotFound, "acme/sql has no branch, tag or commit 'v2'|/acme/sql/tree/main"),
+        (f"sql@{'0' * 40}", READER, NotFound, f"has no branch, tag or commit '{'0' * 40}'|/acme/sql/tree/main"),
+        ("lost", STRANGER, NotFound, "acme/lost: there is no file lost.json|/acme/lost for its contents"),
+    ],
+)
+def test_each_refusal_has_words_and_a_hint_of_its_own(
+    hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch, text: str, token: str, kind: type, said: str
+) -> None:
+    hub.add("acme/sql", SMALL)
+    hub.add("acme/private", SMALL, private=True)
+    hub.add("acme/gated", SMALL, gated=True)
+    body = f'{{"sha": "{hub.add("acme/lost", SMALL)}", "siblings": [{{"rfilename": "lost.json", "size": 1}}]}}'
+    hub.fault("acme/lost.*blobs=true", status=200, body=body)
+    hub.token(READER)
+    monkeypatch.setenv("HF_TOKEN", token)
+    name, _, revision = text.partition("@")
+    error = fails(settings, AdapterRef("hf", f"acme/{name}", revision=revision or None))
+    assert type(error) is kind
+    assert all(map(str.__contains__, (error.message, error.hint), said.split("|")))
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "said"),
+    [
+        (403, "Access to this resource is disabled.", AccessDenied, "(403): Access to this resource is disabled."),
+        (404, "", NotFound, "not found on"),
+        (400, "what?", Unreachable, "answered 400: what?"),
+    ],
+)
+def test_any_other_refusal_says_what_the_server_said(
+    hub: Hub, settings: Settings, status: int, message: str, kind: type, said: str
+) -> None:
+    hub.fault("", status=status, headers={"X-Error-Message": message} if message else {})
+    error = fails(settings)
+    assert type(error) is kind
+    assert said in str(error)
+    assert len(hub.requests) == 1
+
+
+def test_a_token_goes_to_the_hub_and_to_no_other_server(
+    hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("acme/sql", SMALL, private=True)
+    monkeypatch.setenv("HF_TOKEN", hub.token(TOKEN, "acme/sql"))
+    assert read_all(settings) == [b"{}", b"weights"]
+    assert {(request.origin, request.authorized) for request in hub.requests} == {("api", True), ("cdn", False)}
+    with Hub() as other:
+        other.add("acme/sql", SMALL)
+        where = f"{other.endpoint}/api/models/acme/sql/revision/main?blobs=true"
+        hub.fault("", times=-1, status=307, headers={"Location": where})
+        assert open_source("hf", settings).resolve(SQL).files
+        assert [request.authorized for request in other.requests] == [False]
+
+
+def test_a_token_is_found_where_the_hubs_own_client_finds_it(
+    hub: Hub, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("acme/sql", SMALL, private=True)
+    hub.token("hf_good", "acme/sql")
+
+    def is_found(**variables: str) -> bool:
+        with monkeypatch.context() as patch:
+            set_variables(patch, HF_HOME=str(tmp_path), **variables)
+            try:
+                return bool(read_all(settings))
+            except AccessDenied:
+                return False
+
+    assert not is_found()
+    (tmp_path / "token").write_text("hf_good\n")
+    assert is_found()
+    assert not is_found(HF_HUB_DISABLE_IMPLICIT_TOKEN="1")
+    (tmp_path / "token").write_text("hf_bad\n")
+    assert is_found(HUGGING_FACE_HUB_TOKEN="hf_good")
+    assert is_found(HUGGING_FACE_HUB_TOKEN="hf_bad", HF_TOKEN=" hf_good\n")
+    (tmp_path / "elsewhere").write_text("hf_good")
+    assert is_found(HF_TOKEN_PATH=str(tmp_path / "elsewhere"))
+    assert not is_found(HF_OIDC_RESOURCE="acme", HF_TOKEN="hf_good")  # no provider is here: it is no fallback
