@@ -16,7 +16,7 @@ import pytest
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
 from lora_cli.redaction import redact
-from lora_cli.refs.reference import AdapterRef, Scheme
+from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of, open_source
 from tests.answering import Asked, Reply, answering
@@ -177,24 +177,6 @@ def test_a_certificate_that_is_not_trusted_is_refused_and_trusted_by_name(
         monkeypatch.setenv(variable, str(seaweed_server.authority))
     source = open_source("s3", settings)
     assert content(source, source.resolve(ref), "a") == CONTENT
-
-
-@pytest.mark.parametrize(
-    ("scheme", "variable", "value"),
-    [
-        ("s3", "AWS_ENDPOINT_URL_S3", "http://me:hunter2@127.0.0.1:9"),
-        ("s3", "AWS_REGION", "not a region"),
-        ("az", "AZURE_STORAGE_ENDPOINT", "acme"),
-    ],
-)
-def test_a_variable_that_cannot_be_used_is_named_and_not_repeated(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, scheme: Scheme, variable: str, value: str
-) -> None:
-    set_all(monkeypatch, {**KEYS, "AZURE_STORAGE_ACCOUNT": "acme", variable: value})
-    error = error_of(lambda: open_source(scheme, settings).resolve(at("abc", scheme=scheme)))
-    assert isinstance(error, UsageError)
-    assert variable in error.message
-    assert value not in error.message + error.hint
 
 
 @pytest.mark.parametrize(

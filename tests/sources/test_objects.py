@@ -1,18 +1,22 @@
-"""Buckets on a real server, beyond the contract: keys and folders, and who is not let in."""
+"""Buckets, beyond the contract: keys and folders, who is not let in, and what a server says when something is wrong."""
 
 import os
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
+from lora_cli import errors
 from lora_cli.documents.source_rules import SourceRule
-from lora_cli.errors import AccessDenied, Changed, LoraCliError, MachineError, NotFound, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources, open_source
+from tests.answering import Reply, answering
 from tests.object_servers import READER, S3Server
 from tests.sources.asking import content, error_of
-from tests.sources.buckets import CONFIG, at
+from tests.sources.buckets import CONFIG, CONTENT, REF, at, listing, piece_of, read, source_at
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_an_object_that_is_overwritten_or_removed_has_changed(server: S3Server, 
     name, _, folder = bucket.partition("/")
     server.client.delete_object(Bucket=name, Key=f"{folder}/sql/b")
     for path in ("a", "b"):
-        with pytest.raises(Changed, match=f"{path}: it was overwritten or removed"):
+        with pytest.raises(errors.Changed, match=f"{path}: it was overwritten or removed"):
             content(source, revision, path, 10, 20)
 
 
@@ -93,7 +97,7 @@ def test_a_forked_process_is_refused(server: S3Server, bucket: str, settings: Se
         for asked in (source, open_source("s3", settings)):
             try:
                 asked.resolve(at(bucket))
-            except MachineError as error:
+            except errors.MachineError as error:
                 codes.append(error.exit_code)
         os._exit(0 if codes == [6, 6] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -108,6 +112,8 @@ REFUSALS: tuple[tuple[dict[str, str], type[LoraCliError], str, str], ...] = (
     ({"AWS_ACCESS_KEY_ID": ""}, AccessDenied, "no AWS credentials were found", "AWS_PROFILE"),
     ({"AWS_ACCESS_KEY_ID": "", "AWS_PROFILE": "nobody"}, UsageError, "the profile nobody", "list-profiles"),
     ({"AWS_CA_BUNDLE": "/no/such/file"}, UsageError, "cannot be opened", "AWS_CA_BUNDLE"),
+    ({"AWS_ENDPOINT_URL_S3": "http://me:hunter2@127.0.0.1:9"}, UsageError, "AWS_ENDPOINT_URL_S3: ", ""),
+    ({"AWS_REGION": "not a region"}, UsageError, "AWS_REGION: this is not the name of a region", "eu-west-1"),
     ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, Unreachable, "no connection to 127.0.0.1:9", "AWS_ENDPOINT_URL"),
     ({}, NotFound, "there is no bucket no-such-bucket", "AWS_ENDPOINT_URL"),
 )
@@ -131,3 +137,95 @@ def test_each_refusal_says_what_is_wrong_and_no_secret(
     assert hint in error.hint
     for secret in ("hunter2", "testsecret", *READER):
         assert secret not in error.message + error.hint
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASOMEBODY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+
+
+def refusal(status: int, code: str) -> Reply:
+    return status, f"<Error><Code>{code}</Code><Message>it says</Message></Error>".encode(), {}
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "says"),
+    [
+        ((301, b"", {}), NotFound, "another region"),
+        (refusal(400, "ExpiredToken"), AccessDenied, "aws sso login"),
+        (refusal(403, "RequestTimeTooSkewed"), errors.MachineError, "clock"),
+        (refusal(403, "AllAccessDisabled"), AccessDenied, "it says"),
+        ((200, b"<html>console</html>", {}), NotFound, "AWS_ENDPOINT_URL"),
+        (refusal(400, "InvalidArgument"), Unreachable, "answered 400 InvalidArgument it says"),
+        (refusal(503, "SlowDown"), Unreachable, "503"),
+        ((429, b"", {}), Unreachable, "limits the rate"),
+        ((200, listing(["sql/a"])[:-30], {}), Unreachable, "sent no whole answer"),
+        ((200, listing(["sql/b//c"]), {}), errors.Refused, "not a valid file path"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_each_answer_has_its_own_words(tmp_path: Path, reply: Reply, kind: type[LoraCliError], says: str) -> None:
+    with answering(lambda _: reply) as endpoint:
+        error = error_of(lambda: source_at(endpoint, tmp_path).resolve(REF))
+    assert isinstance(error, kind), error
+    assert says in error.message + error.hint
+    assert str(REF) in error.message
+    assert "\n" not in error.message
+
+
+def test_a_bucket_of_another_region_is_asked_there_from_then_on(tmp_path: Path) -> None:
+    from botocore.session import Session
+
+    regions: list[str] = []
+
+    def reply(request: BaseHTTPRequestHandler) -> Reply:
+        if request.command == "HEAD":
+            return 403, b"", {"x-amz-bucket-region": "eu-west-1"}
+        regions.append(request.headers["Authorization"].split("/")[2])
+        return piece_of(request) if regions[-1] == "eu-west-1" else refusal(301, "PermanentRedirect")
+
+    with answering(reply) as endpoint:
+        assert read(source_at(endpoint, tmp_path, region="us-east-1")) == CONTENT
+        ours, regions = regions, []
+        client = Session().create_client("s3", "us-east-1", endpoint_url=endpoint)
+        assert client.get_object(Bucket="abc", Key="sql/a")["Body"].read() == CONTENT
+    assert ours == [*regions, "eu-west-1"] == ["us-east-1", "eu-west-1", "eu-west-1"]
+
+
+def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[BaseHTTPRequestHandler] = []
+
+    def reply(request: BaseHTTPRequestHandler) -> Reply:
+        seen.append(request)
+        return piece_of(request)
+
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "session")
+    with answering(reply) as endpoint:
+        source = source_at(endpoint, tmp_path, region="eu-west-7")
+        assert read(source, 0, 1000) == CONTENT[:1000]
+        assert read(source) == CONTENT
+    assert [request.headers["If-Match"] for request in seen if "list-type" not in request.path] == ['"e"'] * 2
+    for request in seen:
+        assert "AKIASOMEBODY" in request.headers["Authorization"]
+        assert "/eu-west-7/s3/aws4_request" in request.headers["Authorization"]
+        assert request.headers["x-amz-security-token"] == "session"
+        assert request.headers["x-amz-request-payer"] == "requester"
+        assert not any("hunter2" in value for value in request.headers.values())
+
+
+def test_a_listing_without_end_is_refused_with_the_number(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def reply(request: BaseHTTPRequestHandler) -> Reply:
+        asked.append(request.path)
+        keys = [f"sql/{len(asked)}-{number}" for number in range(2500)]
+        more = "<IsTruncated>true</IsTruncated><NextContinuationToken>/+=&amp;ż</NextContinuationToken>"
+        return 200, listing(keys, more), {}
+
+    with answering(reply) as endpoint:
+        error = error_of(lambda: source_at(endpoint, tmp_path).resolve(REF))
+    assert isinstance(error, errors.Refused)
+    assert "over 10000 entries" in error.message
+    assert "continuation-token=%2F%2B%3D%26%C5%BC" in asked[1]

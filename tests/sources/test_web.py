@@ -75,6 +75,12 @@ def test_what_is_read_is_the_version_that_was_listed_as_far_as_a_server_tells(
     assert source.resolve(ref(server)).id != first.id
 
 
+def test_without_a_version_nothing_is_resumed(server: WebServer, source: Source) -> None:
+    server.site.etag, server.site.changed, server.site.cuts = "", None, [100_000]
+    with pytest.raises(Changed, match="no version to go on with"):
+        content(source, source.resolve(ref(server)), WEIGHTS)
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_stream_that_breaks_is_resumed_in_the_same_version_only(
     ranges: bool, server: WebServer, settings: Settings
@@ -90,12 +96,6 @@ def test_a_stream_that_breaks_is_resumed_in_the_same_version_only(
     server.site.files[f"sql/{WEIGHTS}"] = OTHER
     with pytest.raises(Corrupt):
         b"".join(stream)
-
-
-def test_without_a_version_nothing_is_resumed(server: WebServer, source: Source) -> None:
-    server.site.etag, server.site.changed, server.site.cuts = "", None, [100_000]
-    with pytest.raises(Changed, match="no version to go on with"):
-        content(source, source.resolve(ref(server)), WEIGHTS)
 
 
 def test_digests_and_sizes_are_those_that_the_server_says(server: WebServer, source: Source) -> None:
