@@ -87,6 +87,11 @@ OTHERS = [  # what is below the adapter, the message about line 5, a part of the
     ("enginee:\n  name: vllm\n", "enginee: unknown key", "did you mean engine?"),
     ("sources: [{match: 's3://a/*'}]", "sources: unknown key", "write [[sources]] in the settings file"),
     ("policy: {suppressions: []}", "policy.suppressions: unknown key", "--write-baseline FILE"),
+    (
+        "policy: {require_signature: [{}]}",
+        "policy.require_signature[0]: there are no signers",
+        "add keys, certificates",
+    ),
     ("policy: {max_bytes: lots}", "policy.max_bytes: 'lots' is not a size", "write 2GiB, 500MB"),
     ("engine: {name: vlm}", "engine.name: input should be 'vllm', 'sglang' or 'peft'", "did you mean vllm"),
     ("engine: {name: vllm, max_loras: 0}", "engine.max_loras: input should be greater than or equal to 1", "slots"),

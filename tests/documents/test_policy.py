@@ -1,10 +1,7 @@
 from pathlib import Path
 
-import pytest
-
 from lora_cli.documents.document import parse_yaml
 from lora_cli.documents.policy import Policy, PolicyFile, violations
-from lora_cli.errors import UsageError
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile
 
@@ -67,20 +64,3 @@ require_signature: [{sources: [acme/*], keys: [acme.pub]}]
     assert (signature.sources, signature.keys) == (("hf://acme/*",), ("/etc/acme.pub",))
     assert found.allow_sources == ("hf://acme/*", "file:///etc/local", "file:///srv/x/*", "hf://b/*")
     assert (found.allow_formats, found.max_bytes, found.require_sha256) == (("safetensors",), 10**9, True)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("allow_source: []", "allow_source: unknown key"),
-        ("allow_sources: hf://acme/*", "allow_sources: input should be a list"),
-        ("max_bytes: -1", "max_bytes: '-1' is not a size"),
-        ("require_pinned: maybe", "require_pinned: input should be a valid boolean, unable to interpret input"),
-        ("require_signature: [{}]", "require_signature[0]: there are no signers"),
-    ],
-)
-def test_a_wrong_policy_names_line_and_key(line: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_yaml(f"{HEAD}{line}\n", "p.yaml").read(PolicyFile)
-    assert caught.value.message == f"p.yaml:3: {message}"
-    assert caught.value.hint

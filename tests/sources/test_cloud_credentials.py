@@ -15,7 +15,6 @@ import pytest
 
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
-from lora_cli.redaction import redact
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of, open_source
@@ -34,11 +33,6 @@ ROLE = """<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><C
 <AccessKeyId>AKIAROLE</AccessKeyId><SecretAccessKey>hunter2</SecretAccessKey><SessionToken>session</SessionToken>
 <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>
 </AssumeRoleWithWebIdentityResponse>"""
-BLOBS = (
-    b"<EnumerationResults><Blobs><Blob><Name>sql/a</Name><Properties><Last-Modified>Fri, 27 Nov 2026 17:20:28 GMT"
-    b"</Last-Modified><Etag>0x1</Etag><Content-Length>1</Content-Length><Content-Type>x</Content-Type></Properties>"
-    b"</Blob></Blobs></EnumerationResults>"
-)
 
 
 @pytest.fixture
@@ -247,27 +241,6 @@ def test_a_federated_identity_is_asked_of_googles_own_library(
     error = error_of(lambda: open_source("gs", settings).resolve(GOOGLE))
     assert isinstance(error, Unreachable)
     assert "no connection to the service that renews the credentials from" in error.message
-
-
-def test_the_identity_of_a_machine_of_azure_gives_the_token(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
-
-    def reply(request: Asked) -> Reply:
-        if request.path.startswith("/identity"):
-            token = {"access_token": "tokenOfTheMachine", "expires_on": "4102444800", "resource": "r"}
-            return 200, json.dumps({**token, "token_type": "B"}).encode(), {"Content-Type": "application/json"}
-        seen.append(request.headers.get("Authorization", ""))
-        return 200, BLOBS, {}
-
-    with answering(reply) as endpoint:
-        identity = {"IDENTITY_ENDPOINT": f"{endpoint}/identity", "IDENTITY_HEADER": "x"}
-        chosen = {"AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential", "AZURE_STORAGE_ENDPOINT": endpoint}
-        set_all(monkeypatch, {**identity, **chosen, "AZURE_STORAGE_ACCOUNT_NAME": "acme"})
-        assert [file.path for file in open_source("az", settings).resolve(AZURE).files] == ["a"]
-    assert set(seen) == {"Bearer tokenOfTheMachine"}
-    assert "tokenOfTheMachine" not in redact("the server says tokenOfTheMachine")
 
 
 KEY, NAME, CHAIN = "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_TOKEN_CREDENTIALS"

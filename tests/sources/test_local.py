@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
+from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Unreachable, UsageError
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import Revision
 from lora_cli.settings import Settings
@@ -169,11 +169,3 @@ def test_what_a_mount_says_has_its_own_words_and_exit_code(
     assert said in error.message
     assert str(adapter) in error.message
     assert error.hint
-
-
-def test_a_folder_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_cli.sources.MOST_ENTRIES", 20)
-    for number in range(21):
-        (tmp_path / str(number)).write_bytes(b"")
-    with pytest.raises(Refused, match="over 20 entries"):
-        listed(tmp_path)

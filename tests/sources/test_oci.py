@@ -14,14 +14,11 @@ import pytest
 
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Refused, UsageError
-from lora_cli.fetching.pipeline import Fetched
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.oci import Credentials, find_credentials
 from lora_cli.sources.registry import open_source
-from lora_cli.store import Store
-from tests.bringing import bring
 from tests.faulty_proxy import FaultyProxy
 from tests.oci_server import OCI_INDEX, USER, Registry, TokenServer, htpasswd, log_in, registry, tar_of, token_server
 from tests.processes import needed
@@ -145,25 +142,6 @@ def test_an_index_is_its_only_artifact_or_the_one_for_this_machine(oci_registry:
         assert all(str(one["digest"]) in caught.value.message for one in manifests)
 
 
-def test_a_tag_that_is_cached_costs_one_request(oci_registry: Registry, settings: Settings) -> None:
-    def fetched(name: str, digest: str | None = None, offline: bool = False) -> Fetched:
-        ref, now = replace(ref_to(Registry(proxy.place), name), revision=digest), replace(settings, offline=offline)
-        return bring(ref, open_source("oci", now), Store(now.cache_dir), now)
-
-    name = put(oci_registry, (tar_of(FILES), TAR, {}))
-    with FaultyProxy(oci_registry.place) as proxy:
-        first = fetched(name)
-        assert {path.name: path.read_bytes() for path in first.snapshot.directory.iterdir()} == FILES
-        assert len([asked for asked in proxy.asked if "/blobs/" in asked.line]) == 1
-        proxy.mend()
-        again = fetched(name)
-        assert (again.snapshot, again.revision, again.cached) == (first.snapshot, first.revision, True)
-        assert fetched(name, first.revision).snapshot == fetched(name, offline=True).snapshot == first.snapshot
-        assert len(proxy.asked) == 1
-        oci_registry.push(name, {**FILES, "adapter_config.json": b"{}"})
-        assert fetched(name).revision != first.revision
-
-
 Servers = tuple[Registry, Registry, TokenServer]
 
 
@@ -284,13 +262,6 @@ def test_files_are_looked_at_in_their_order(tmp_path: Path) -> None:
     for file, environ in order:
         written(tmp_path / file, {"auths": {"ghcr.io": {"auth": file}}})
         assert found(tmp_path, **environ).basic == file
-
-
-@pytest.mark.parametrize("config", ["{", {"auths": {"ghcr.io": 1}}])
-def test_a_file_that_is_none_is_named(tmp_path: Path, config: object) -> None:
-    written(tmp_path / ".docker/config.json", config)
-    with pytest.raises(UsageError, match=r"config\.json"):
-        found(tmp_path)
 
 
 HUB, ANSWER = "https://index.docker.io/v1/", '{"Username": "SERVER", "Secret": "secret"}'

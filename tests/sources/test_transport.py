@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -52,24 +51,6 @@ def test_a_certificate_is_trusted_by_name_by_folder_or_not_at_all(
             with pytest.raises(Unreachable, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
                 ask(f"https://{origin}")
             assert "SSL_CERT_FILE" in caught.value.hint
-
-
-def test_an_address_that_cannot_be_reached_is_not_tried_at_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = socket.getaddrinfo
-
-    def two(name: str, port: int, *more: Any, **options: Any) -> Any:
-        addresses = ["127.0.0.2", "127.0.0.1"] if name == "two.example" else [name]
-        return [found for address in addresses for found in real(address, port, *more, **options)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", two)
-    with server(answer_all) as address:
-        port = int(address.rpartition(":")[2])
-        assert ask(f"http://two.example:{port}") == LISTED
-        with socket.create_server(("127.0.0.2", port)) as other:
-            other.settimeout(0.1)
-            assert ask(f"http://two.example:{port}") == LISTED
-            with pytest.raises(TimeoutError):
-                other.accept()
 
 
 def test_a_child_does_not_speak_on_its_parents_connections(hub: Hub) -> None:

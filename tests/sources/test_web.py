@@ -157,16 +157,6 @@ def test_a_refusal_is_said_with_its_file(
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(("status", "kind"), [(403, AccessDenied), (404, Changed), (500, Unreachable)])
-def test_a_refusal_after_the_listing_is_an_error_too(
-    status: int, kind: type[LoraCliError], server: WebServer, source: Source
-) -> None:
-    revision = source.resolve(ref(server))
-    server.site.statuses[f"sql/{WEIGHTS}"] = status
-    with pytest.raises(kind):
-        content(source, revision, WEIGHTS)
-
-
 def test_a_token_goes_to_the_server_of_its_rule_and_not_behind_a_redirect(
     server: WebServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
