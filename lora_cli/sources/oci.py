@@ -114,7 +114,7 @@ class OciSource(Source):
             ours = [one for one in listed if _MACHINE.items() <= (one.platform or {}).items()]
             if len(chosen := ours if len(ours) == 1 else listed) != 1:
                 several = ", ".join(one.digest for one in listed[:5]) or "nothing"
-                hint = f"choose one by its digest: oci://{_place(ref)}@sha256:…"
+                hint = f"choose one by its digest: oci://{ref.untagged}@sha256:…"
                 raise UsageError(f"{ref}: this is an index of {len(listed)} manifests ({several})", hint=hint)
             artifact = repository.manifest(ref, chosen[0].digest)
         layers = artifact.layers or []
@@ -124,7 +124,7 @@ class OciSource(Source):
             if layer.path and not layer.is_tar
         ]
         if any(layer.is_tar for layer in layers):
-            files += self._unpacked(_place(ref), artifact.digest).files
+            files += self._unpacked(ref.untagged, artifact.digest).files
         folder = ref.subfolder
         if not folder:  # the only folder with an adapter, if none is at the root: policies may have rules for it
             found = [file.path for file in files if posixpath.basename(file.path) == CONFIG]
@@ -141,7 +141,7 @@ class OciSource(Source):
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, (digest, _, offset) = revision.ref, file.locator.partition("+")
         if offset:
-            tars, end = self._unpacked(_place(ref), digest), int(offset) + (stop or file.size or 0)
+            tars, end = self._unpacked(ref.untagged, digest), int(offset) + (stop or file.size or 0)
             for at in range(int(offset) + start, end, CHUNK):
                 yield os.pread(tars.file.fileno(), min(CHUNK, end - at), at)
         else:
@@ -149,7 +149,7 @@ class OciSource(Source):
             yield from self._repository(ref).get(f"blobs/{digest}", f"{ref}: {file.path}", piece)
 
     def _repository(self, ref: AdapterRef) -> "_Repository":
-        return self._repositories.setdefault(_place(ref), _Repository(ref, self._settings, self._rule))
+        return self._repositories.setdefault(ref.untagged, _Repository(ref, self._settings, self._rule))
 
     def _unpack(self, place: str, digest: str) -> "_Tars":
         """Downloads the tars of an artifact, and lists the files in them. No name in a tar is used as a path."""
@@ -226,25 +226,20 @@ class _Tars:
         return self.file.read(size)
 
 
-def _place(ref: AdapterRef) -> str:
-    """``registry[:port]/name``: the location without the tag."""
-    return re.sub(":[^/]*$", "", ref.location)
-
-
 class _Repository:
     """One repository of a registry. Threads share it, and the token that it was given when it first asked for one."""
 
     def __init__(self, ref: AdapterRef, settings: Settings, rule: SourceRule | None) -> None:
         endpoint = (rule and rule.endpoint_url) or registry_endpoint(ref.location)
         # The path of a mirror is a prefix of each repository.
-        parts = urlsplit(f"{endpoint.rstrip('/')}/{_place(ref).partition('/')[2]}")
+        parts = urlsplit(f"{endpoint.rstrip('/')}/{ref.untagged.partition('/')[2]}")
         self._name, self._url = parts.path[1:], f"{parts.scheme}://{parts.netloc}/v2{parts.path}"
         self._http = Http.of(settings, endpoint)
         self._rule, self._lock = rule, threading.Lock()
 
     def manifest(self, ref: AdapterRef, digest: str = "") -> _Manifest:
         """The manifest or index with a digest, by default what the reference names: its tag, or ``latest``."""
-        what, reference = str(ref), digest or ref.revision or ref.location[len(_place(ref)) + 1 :] or "latest"
+        what, reference = str(ref), digest or ref.revision or ref.location[len(ref.untagged) + 1 :] or "latest"
         data = whole(self.get(f"manifests/{reference}", what), what, self._http.timeout_s)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if ":" in reference and digest != reference:
@@ -300,16 +295,16 @@ class _Repository:
             return replace(self._http, token=known.basic, basic=True)
         asked = {"scope": f"repository:{self._name}:pull", **asked}
         query = {name: asked[name] for name in ("service", "scope") if name in asked}
-        method, body, headers = "GET", None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
+        body, headers = None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
         if known.identity_token:
             form = {"grant_type": "refresh_token", "client_id": "lora-cli", "refresh_token": known.identity_token}
-            method, body = "POST", urlencode({**form, **query}).encode()
+            body = urlencode({**form, **query}).encode()
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
         else:
             service += ("&" if "?" in service else "?") + urlencode(query)
         allowed = guard(self._http.private, refusal.peer, f"{what}: a token of {host(service)} is asked for")
         # No redirect is followed. After what may be gone at another try, the registry is asked again, too.
-        with closing(send(service, headers, self._http.timeout_s, allowed, method=method, body=body)) as response:
+        with closing(send(service, headers, self._http.timeout_s, allowed, body)) as response:
             if response.status == 429 or response.status >= 500:
                 raise from_status(host(service), response.status, response.headers)
             if response.status != 200:

@@ -67,7 +67,8 @@ def test_what_is_listed_is_what_the_hubs_own_client_lists_and_downloads(hub: Hub
     hub.rename("acme/sql-lora", "acme/new")
     api = HfApi(endpoint=hub.endpoint, token=False)
     ours = {file.path: file for file in source.resolve(ACME).files}
-    theirs: dict[str, Any] = {one.rfilename: one for one in api.model_info(ACME.location, files_metadata=True).siblings}
+    siblings: Any = api.model_info(ACME.location, files_metadata=True).siblings
+    theirs = {one.rfilename: one for one in siblings}
     paged: dict[str, Any] = {file.path: file for file in api.list_repo_tree(ACME.location, recursive=True)}
     assert sorted(paged) == sorted([*FILES, "checkpoint-1", "checkpoint-10"])
     assert sorted(ours) == sorted(theirs)
