@@ -117,19 +117,3 @@ def test_what_is_wrong_names_line_key_and_the_nearest_known_key(text: str, messa
     assert error.message.startswith(f"set.yaml{message}")
     assert hint in error.hint
     assert error.hint
-
-
-def test_every_mistake_is_told_in_the_order_of_lines() -> None:
-    adapters = "  - {name: a, sourc: org/a}\n  - {name: b, source: org/b, pinned: 2}\n  - {name: a, source: word}"
-    error = refusal(minimal(adapters, "policy: {max_bytes: lots, allow_source: []}\nzzz: 1\n"))
-    assert [one.message.removeprefix("set.yaml:") for one in error.mistakes] == [
-        "4: adapters[0].sourc: unknown key",
-        "5: adapters[1].pinned: input should be a valid boolean, unable to interpret input",
-        "6: adapters[2].source: 'word' is neither an existing path nor a repository on the Hub",
-        "7: policy.max_bytes: 'lots' is not a size",
-        "7: policy.allow_source: unknown key",
-        "8: zzz: unknown key",
-    ]
-    assert all(one.hint for one in error.mistakes)
-    assert error.message.endswith("adapters[0].sourc: unknown key (and 5 more)")
-    assert len(refusal(minimal("  - {name: a, sourc: b/c}\n" * 500)).mistakes) == 100

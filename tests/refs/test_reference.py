@@ -7,7 +7,6 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from lora_cli.errors import UsageError
-from lora_cli.redaction import without_secrets
 from lora_cli.refs.reference import AdapterRef, below, parse
 
 COMMIT = "9f2c" * 10
@@ -122,18 +121,6 @@ def test_a_token_of_the_hub_is_refused_but_in_a_path() -> None:
     with pytest.raises(UsageError, match="a reference cannot contain a token"):
         reference(f"org/name@{TOKEN}")
     assert reference(f"file:///srv/{TOKEN}").location == f"/srv/{TOKEN}"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("s3://hunter2@bucket/a?x=1", "s3://bucket/a"),
-        ("hf://me:hunter2@org/name", "hf://***@org/name"),
-        ("abfss://data@acme.dfs.core.windows.net/a", "abfss://data@acme.dfs.core.windows.net/a"),
-    ],
-)
-def test_a_name_is_shown_without_its_user(text: str, shown: str) -> None:
-    assert without_secrets(text) == shown
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import HfApi, snapshot_download
 
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
+from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Refused, Unreachable
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.settings import Settings
@@ -79,21 +78,6 @@ def test_what_is_listed_is_what_the_hubs_own_client_lists_and_downloads(hub: Hub
     found = Path(snapshot_download("acme/sql-lora", endpoint=hub.endpoint, token=False))
     assert found.name == commit
     assert (found / "adapter_model.safetensors").read_bytes() == WEIGHTS
-
-
-def test_the_real_client_meets_the_errors_it_knows(hub: Hub) -> None:
-    hub.add("acme/private", FILES, private=True)
-    hub.add("acme/gated", FILES, gated=True)
-    hub.token("hf_reader", "acme/private")
-    for id, token, revision, kind in (
-        ("missing", False, "main", RepositoryNotFoundError),
-        ("private", False, "main", RepositoryNotFoundError),
-        ("gated", "hf_reader", "main", GatedRepoError),
-        ("gated", hub.token("hf_gate", "acme/gated"), "nope", RevisionNotFoundError),
-        ("gated", "hf_wrong", "main", HfHubHTTPError),
-    ):
-        with pytest.raises(kind):
-            hf_hub_download(f"acme/{id}", "config.json", revision=revision, token=token, endpoint=hub.endpoint)
 
 
 LARGE = {"match": "blobs=true", "body": " " * ((16 << 20) + 1)}
@@ -186,20 +170,6 @@ def test_ranges_of_one_file_ask_the_hub_once_and_share_connections(hub: Hub, sou
     assert content(source, revision, "adapter_config.json") == CONFIG
 
 
-def test_offline_the_hubs_own_cache_is_read(hub: Hub, source: Source, settings: Settings, commit: str) -> None:
-    listed, offline = source.resolve(ACME), open_source("hf", replace(settings, offline=True))
-    hf_hub_download("acme/sql-lora", "adapter_model.safetensors", endpoint=hub.endpoint, token=False)
-    before = hub.connections
-    with pytest.raises(Offline, match=r"adapter_config\.json is not cached"):
-        content(offline, listed, "adapter_config.json")
-    revision = offline.resolve(ACME)
-    assert not revision.whole
-    (file,) = revision.files
-    for start, stop in ((0, None), (7, 9), (len(WEIGHTS) - 1, len(WEIGHTS) + 9)):
-        assert b"".join(offline.read(revision, file, start, stop)) == WEIGHTS[start:stop]
-    assert hub.connections == before
-
-
 def test_the_real_client_is_not_imported_and_http_only_when_a_request_is_made(hub: Hub, commit: str) -> None:
     program = """
 import sys
@@ -262,21 +232,6 @@ def test_each_refusal_has_words_and_a_hint_of_its_own(
     assert type(error) is kind
     assert TOKEN not in f"{error} {error.hint} {error.__cause__!r}"
     assert all(map(str.__contains__, (error.message, error.hint), said.split("|")))
-
-
-def test_a_token_goes_to_the_hub_and_to_no_other_server(
-    hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.add("acme/sql", SMALL, private=True)
-    monkeypatch.setenv("HF_TOKEN", hub.token(TOKEN, "acme/sql"))
-    assert read_all(settings) == [b"{}", b"weights"]
-    assert {(request.origin, request.authorized) for request in hub.requests} == {("api", True), ("cdn", False)}
-    with Hub() as other:
-        other.add("acme/sql", SMALL)
-        where = f"{other.endpoint}/api/models/acme/sql/revision/main?blobs=true"
-        hub.fault("", times=-1, status=307, headers={"Location": where})
-        assert open_source("hf", settings).resolve(SQL).files
-        assert [request.authorized for request in other.requests] == [False]
 
 
 def test_a_token_is_found_where_the_hubs_own_client_finds_it(

@@ -1,18 +1,16 @@
 """Buckets, beyond the contract: keys and folders, who is not let in, and what a server says when something is wrong."""
 
 import os
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from lora_cli import errors
-from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.sources.registry import Sources, open_source
+from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.object_servers import READER, S3Server
 from tests.sources.asking import content, error_of
@@ -54,38 +52,6 @@ def test_a_folder_has_what_is_below_it_but_neither_its_neighbours_nor_what_stand
 def test_a_key_is_taken_as_it_stands(server: S3Server, bucket: str, source: Source, key: str) -> None:
     server.put(bucket, {f"{key}/{CONFIG}": key.encode(), f"{key} 2/{CONFIG}": b"another"})
     assert content(source, source.resolve(at(bucket, key)), CONFIG) == key.encode()
-
-
-def test_an_object_that_is_overwritten_or_removed_has_changed(server: S3Server, bucket: str, source: Source) -> None:
-    server.put(bucket, {"sql/a": b"1" * 100, "sql/b": b"1" * 100})
-    revision = source.resolve(at(bucket))
-    server.put(bucket, {"sql/a": b"2" * 100})
-    name, _, folder = bucket.partition("/")
-    server.client.delete_object(Bucket=name, Key=f"{folder}/sql/b")
-    for path in ("a", "b"):
-        with pytest.raises(errors.Changed, match=f"{path}: it was overwritten or removed"):
-            content(source, revision, path, 10, 20)
-
-
-def test_one_run_reads_from_servers_that_have_nothing_in_common(
-    seaweed_server: S3Server, rclone_server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    places, rules, profiles = [], [], settings.cache_dir.parent / "credentials"
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profiles))
-    for one in (seaweed_server, rclone_server):
-        places.append(place := one.bucket())
-        with profiles.open("a") as stream:
-            stream.write("[{}]\naws_access_key_id={}\naws_secret_access_key={}\n".format(place, *one.keys))
-        one.put(place, {f"sql/{CONFIG}": one.endpoint.encode()})
-        how = {"endpoint_url": one.endpoint, "region": "eu-west-1", "profile": place}
-        rules.append(SourceRule.model_validate({"match": f"s3://{place}/*", **how}))
-    reached = Sources(replace(settings, sources=tuple(rules)))
-    for place, one in zip(places, (seaweed_server, rclone_server), strict=True):
-        source = reached.of(at(place))
-        assert content(source, source.resolve(at(place)), CONFIG) == one.endpoint.encode()
-        assert source is reached.of(at(place, "other"))
 
 
 def test_a_forked_process_is_refused(server: S3Server, bucket: str, settings: Settings, source: Source) -> None:

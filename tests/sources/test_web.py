@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.documents.source_rules import SourceRule
-from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Unreachable
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import Revision
 from lora_cli.settings import Settings
@@ -155,25 +154,3 @@ def test_a_refusal_is_said_with_its_file(
         source.resolve(ref(server, folder))
     assert caught.value.message.startswith(str(ref(server, folder)))
     assert caught.value.hint
-
-
-def test_a_token_goes_to_the_server_of_its_rule_and_not_behind_a_redirect(
-    server: WebServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rule = SourceRule(match="http://adapters.acme.internal/*", endpoint_url=f"http://{server.place}/", token_env="ACME")
-    asked, source = AdapterRef("http", "adapters.acme.internal/sql"), open_source("http", settings, rule)
-    monkeypatch.setenv("ACME", "s3cret")
-    with WebServer(Site(dict(server.site.files))) as storage:
-        server.site.token = "s3cret"
-        server.site.redirect = lambda target: f"http://{storage.place}{target}?X-Amz-Signature=abc"
-        revision = source.resolve(asked)
-        assert revision.ref == asked
-        assert content(source, revision, WEIGHTS) == FILES[WEIGHTS]
-        assert {asked.headers.get("Authorization") for asked in server.asked} == {"Bearer s3cret"}
-        assert {asked.headers.get("Authorization") for asked in storage.asked} == {None}
-        assert "X-Amz-Signature" not in repr(revision)
-    for token, kind, said in (("old", AccessDenied, "denies"), ("two words", UsageError, "ACME is not a valid token")):
-        monkeypatch.setenv("ACME", token)
-        with pytest.raises(kind, match=said) as caught:
-            open_source("http", settings, rule).resolve(asked)
-        assert kind is UsageError or "the token in ACME is invalid" in caught.value.hint
