@@ -28,21 +28,15 @@ def test_what_is_written_is_read_and_does_not_depend_on_the_order(made: dict[int
 
 
 @pytest.mark.parametrize(
-    ("document", "said"),
+    ("schema", "row", "said"),
     [
-        ({"schema": "lora_cli/baseline/1", "findings": []}, f"1: schema: input should be '{SCHEMA}'"),
-        *(
-            ({"schema": SCHEMA, "findings": [{**ONE, **row}]}, f"1: findings[0]{said}")
-            for row, said in (
-                ({"fingerprint": "ab"}, ".fingerprint: string should match"),
-                ({"until": "tomorrow"}, ".until: string should match"),
-                ({"count": 1}, ".count: unknown key"),
-            )
-        ),
+        ("lora_cli/baseline/1", {}, f"schema: input should be '{SCHEMA}'"),
+        (SCHEMA, {"fingerprint": "ab"}, "findings[0].fingerprint: string should match"),
+        (SCHEMA, {"until": "tomorrow"}, "findings[0].until: string should match"),
     ],
 )
-def test_what_is_no_baseline_ends_with_2_and_says_how_one_is_made(document: object, said: str) -> None:
+def test_what_is_no_baseline_is_told(schema: str, row: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        load_baseline(json.dumps(document), "b.json")
-    assert caught.value.message.startswith(f"b.json:{said}")
-    assert "lora_cli/baseline/2'" not in said or "--write-baseline" in caught.value.hint
+        load_baseline(json.dumps({"schema": schema, "findings": [{**ONE, **row}]}), "b.json")
+    assert caught.value.message.startswith(f"b.json:1: {said}")
+    assert schema == SCHEMA or "--write-baseline" in caught.value.hint

@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from lora_cli.documents.source_rules import SourceRule
-from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, MissingExtra, Unreachable, UsageError
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of, open_source
 from tests.answering import Asked, Reply, answering
-from tests.object_servers import AZURITE_KEY, AzureServer, S3Server
-from tests.sources.asking import content, error_of
+from tests.object_servers import AzureServer, S3Server
+from tests.sources.asking import Kind, Patch, content, error_of
 from tests.sources.buckets import CONTENT, REF, at, listing, piece_of
 
 GOOGLE, AZURE = AdapterRef("gs", "abc/sql"), AdapterRef("az", "abc/sql")
@@ -36,7 +35,7 @@ ROLE = """<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><C
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: Patch) -> Path:
     """The home of someone with a pod's token and a session of SSO."""
     set_all(monkeypatch, {"HOME": str(tmp_path), "AWS_CONFIG_FILE": str(tmp_path / "config")})
     (tmp_path / "token").write_text("token of the pod")
@@ -47,7 +46,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def set_all(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+def set_all(monkeypatch: Patch, variables: Mapping[str, str]) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
@@ -73,7 +72,7 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(monkeypatch: Patch) -> Iterator[World]:
     def takes_connect(running: ThreadingHTTPServer) -> None:
         handler: Any = running.RequestHandlerClass
         handler.do_CONNECT = handler.do_GET
@@ -111,7 +110,7 @@ ENVIRONMENTS: dict[str, tuple[dict[str, str], str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_server_is_asked_that_botocore_asks_with_the_keys_that_it_finds(
-    home: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings, world: World, name: str
+    home: Path, monkeypatch: Patch, settings: Settings, world: World, name: str
 ) -> None:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -143,7 +142,7 @@ def test_the_server_is_asked_that_botocore_asks_with_the_keys_that_it_finds(
     ],
 )
 def test_a_profile_that_gives_nothing_says_why_without_what_its_process_printed(
-    home: Path, settings: Settings, profile: str, kind: type[LoraCliError], says: str
+    home: Path, settings: Settings, profile: str, kind: Kind, says: str
 ) -> None:
     (home / "config").write_text(f"[profile team]\n{profile}\n{SESSION.replace('corp', 'other')}")
     rule = SourceRule(match="s3://abc/*", endpoint_url="http://127.0.0.1:9", profile="team")
@@ -155,7 +154,7 @@ def test_a_profile_that_gives_nothing_says_why_without_what_its_process_printed(
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "ca_bundle"])
 def test_a_certificate_that_is_not_trusted_is_refused_and_trusted_by_name(
-    seaweed_server: S3Server, home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str
+    seaweed_server: S3Server, home: Path, settings: Settings, monkeypatch: Patch, variable: str
 ) -> None:
     seaweed_server.put(place := seaweed_server.place(), {"sql/a": CONTENT})
     ref = AdapterRef("s3", f"{place}/sql")
@@ -178,7 +177,7 @@ def test_a_certificate_that_is_not_trusted_is_refused_and_trusted_by_name(
     [(GOOGLE, ("google.auth",), "gcs"), (AZURE, ("azure.identity", "obstore.auth.azure"), "azure")],
 )
 def test_without_its_library_the_extra_is_named(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, ref: AdapterRef, modules: tuple[str, ...], extra: str
+    settings: Settings, monkeypatch: Patch, ref: AdapterRef, modules: tuple[str, ...], extra: str
 ) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "acme")
     for module in modules:
@@ -199,14 +198,9 @@ def test_without_its_library_the_extra_is_named(
         (AZURE, "http://acme.blob.core.windows.net", {}, "are not sent without encryption"),
     ],
 )
+@pytest.mark.usefixtures("world")
 def test_a_token_is_sent_to_its_own_provider_and_encrypted(
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    world: World,
-    ref: AdapterRef,
-    server: str,
-    rule: dict[str, str],
-    says: str,
+    settings: Settings, monkeypatch: Patch, ref: AdapterRef, server: str, rule: dict[str, str], says: str
 ) -> None:
     # Of Azure's chain nothing but the environment's own identity, and that is not there.
     set_all(monkeypatch, {"AZURE_STORAGE_ACCOUNT_NAME": "acme", "AZURE_TOKEN_CREDENTIALS": "EnvironmentCredential"})
@@ -216,7 +210,7 @@ def test_a_token_is_sent_to_its_own_provider_and_encrypted(
 
 
 def test_a_federated_identity_is_asked_of_googles_own_library(
-    home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    home: Path, settings: Settings, monkeypatch: Patch
 ) -> None:
     def reply(request: Asked) -> Reply:
         if request.path == "/token":
@@ -238,9 +232,6 @@ def test_a_federated_identity_is_asked_of_googles_own_library(
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(home / "federated.json"))
         monkeypatch.setattr("lora_cli.sources.cloud_credentials.GOOGLE", endpoint)
         assert [file.path for file in open_source("gs", settings).resolve(GOOGLE).files] == ["a"]
-    error = error_of(lambda: open_source("gs", settings).resolve(GOOGLE))
-    assert isinstance(error, Unreachable)
-    assert "no connection to the service that renews the credentials from" in error.message
 
 
 KEY, NAME, CHAIN = "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_TOKEN_CREDENTIALS"
@@ -258,12 +249,7 @@ KEY, NAME, CHAIN = "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCOUNT_NAME", "A
     ],
 )
 def test_who_is_not_let_in_at_azure_is_told_so_and_no_secret_is_repeated(
-    azure_server: AzureServer,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    changed: dict[str, str],
-    account: str,
-    says: str,
+    azure_server: AzureServer, settings: Settings, monkeypatch: Patch, changed: dict[str, str], account: str, says: str
 ) -> None:
     container = azure_server.container()
     set_all(monkeypatch, {**azure_server.environ, **changed})
@@ -272,19 +258,3 @@ def test_who_is_not_let_in_at_azure_is_told_so_and_no_secret_is_repeated(
     assert says.format(next(reversed(changed))) in error.message + error.hint
     assert not any(value in error.message + error.hint for name, value in changed.items() if name == KEY and value)
     assert "OfAlice" not in error.message + error.hint
-
-
-def test_a_shared_access_signature_is_enough(
-    azure_server: AzureServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from azure.storage.blob import ContainerSasPermissions, generate_container_sas
-
-    container, until = azure_server.container(), datetime.now(UTC) + timedelta(hours=1)
-    azure_server.put(container, {"my żółw #1/a": b"x"})
-    may = ContainerSasPermissions(read=True, list=True)
-    token = generate_container_sas(azure_server.account, container, AZURITE_KEY, permission=may, expiry=until)
-    signed = {"AZURE_STORAGE_ACCOUNT_KEY": "", "AZURE_STORAGE_SAS_TOKEN": f"?{token}"}
-    set_all(monkeypatch, {**azure_server.environ, **signed})
-    source = open_source("az", settings)
-    ref = AdapterRef("az", f"{container}@{azure_server.account}.dfs.core.windows.net/my żółw #1")
-    assert content(source, source.resolve(ref), "a") == b"x"

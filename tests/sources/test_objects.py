@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from lora_cli import errors
-from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, NotFound, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.object_servers import READER, S3Server
-from tests.sources.asking import content, error_of
+from tests.sources.asking import Kind, Patch, content, error_of
 from tests.sources.buckets import CONFIG, CONTENT, REF, at, listing, piece_of, read, source_at
 
 
 @pytest.fixture
-def server(seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+def server(seaweed_server: S3Server, monkeypatch: Patch) -> S3Server:
     for name, value in seaweed_server.environ.items():
         monkeypatch.setenv(name, value)
     return seaweed_server
@@ -71,7 +71,7 @@ def test_a_forked_process_is_refused(server: S3Server, bucket: str, settings: Se
 
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-REFUSALS: tuple[tuple[dict[str, str], type[LoraCliError], str, str], ...] = (
+REFUSALS: tuple[tuple[dict[str, str], Kind, str, str], ...] = (
     ({"AWS_SECRET_ACCESS_KEY": "hunter2-hunter2"}, AccessDenied, "not accept the credentials", "aws sts"),
     (dict(zip(KEYS, READER, strict=True)), AccessDenied, f"denies access with the credentials from {KEYS[0]}", "s3:L"),
     ({"AWS_SKIP_SIGNATURE": "true"}, AccessDenied, "denies access without", "unset AWS_SKIP_SIGNATURE"),
@@ -87,13 +87,7 @@ REFUSALS: tuple[tuple[dict[str, str], type[LoraCliError], str, str], ...] = (
 
 @pytest.mark.parametrize(("changed", "kind", "says", "hint"), REFUSALS, ids=lambda value: str(value)[:40])
 def test_each_refusal_says_what_is_wrong_and_no_secret(
-    bucket: str,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    changed: dict[str, str],
-    kind: type[LoraCliError],
-    says: str,
-    hint: str,
+    bucket: str, settings: Settings, monkeypatch: Patch, changed: dict[str, str], kind: Kind, says: str, hint: str
 ) -> None:
     for name, value in changed.items():
         monkeypatch.setenv(name, value)
@@ -106,7 +100,7 @@ def test_each_refusal_says_what_is_wrong_and_no_secret(
 
 
 @pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def _keys(monkeypatch: Patch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASOMEBODY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
 
@@ -121,7 +115,6 @@ def refusal(status: int, code: str) -> Reply:
         ((301, b"", {}), NotFound, "another region"),
         (refusal(400, "ExpiredToken"), AccessDenied, "aws sso login"),
         (refusal(403, "RequestTimeTooSkewed"), errors.MachineError, "clock"),
-        (refusal(403, "AllAccessDisabled"), AccessDenied, "it says"),
         ((200, b"<html>console</html>", {}), NotFound, "AWS_ENDPOINT_URL"),
         (refusal(400, "InvalidArgument"), Unreachable, "answered 400 InvalidArgument it says"),
         (refusal(503, "SlowDown"), Unreachable, "503"),
@@ -131,7 +124,7 @@ def refusal(status: int, code: str) -> Reply:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_each_answer_has_its_own_words(tmp_path: Path, reply: Reply, kind: type[LoraCliError], says: str) -> None:
+def test_each_answer_has_its_own_words(tmp_path: Path, reply: Reply, kind: Kind, says: str) -> None:
     with answering(lambda _: reply) as endpoint:
         error = error_of(lambda: source_at(endpoint, tmp_path).resolve(REF))
     assert isinstance(error, kind), error
@@ -159,7 +152,7 @@ def test_a_bucket_of_another_region_is_asked_there_from_then_on(tmp_path: Path) 
     assert ours == [*regions, "eu-west-1"] == ["us-east-1", "eu-west-1", "eu-west-1"]
 
 
-def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: Patch) -> None:
     seen: list[BaseHTTPRequestHandler] = []
 
     def reply(request: BaseHTTPRequestHandler) -> Reply:

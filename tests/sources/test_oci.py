@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,15 +197,6 @@ def test_a_rule_names_a_mirror_and_the_variable_with_the_credentials(
     log_in(servers[0].place)
     with pytest.raises(AccessDenied):
         files(private, endpoint_url=server, anonymous=True)
-
-
-def test_threads_share_one_token_that_anybody_gets_for_what_is_public(servers: Servers, settings: Settings) -> None:
-    _, guarded, tokens = servers
-    tokens.asked.clear()
-    source, ref = open_source("oci", settings), ref_to(guarded, "acme/public:v1")
-    with ThreadPoolExecutor(8) as pool:
-        assert [*pool.map(lambda _: read_all(source, ref), range(16))] == [FILES] * 16
-    assert tokens.asked == [("GET", "", {"service": "test-registry", "scope": "repository:acme/public:pull"})]
 
 
 def test_a_token_that_ends_is_renewed_in_the_midst_of_a_file(servers: Servers, settings: Settings) -> None:

@@ -10,31 +10,31 @@ import pytest
 from fsspec.registry import known_implementations
 
 from lora_cli.documents.source_rules import SourceRule
-from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, NotFound, Unreachable, UsageError
 from lora_cli.refs.reference import BY_FSSPEC, AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from tests.making import write_adapter
 from tests.object_servers import ADMIN, S3Server
-from tests.sources.asking import error_of
+from tests.sources.asking import Kind, Patch, error_of
 from tests.sources.conftest import trust_host
 
 Server = tuple[str, Path]
 
 
 @pytest.fixture
-def adapter(sftp_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterRef:
+def adapter(sftp_server: Server, tmp_path: Path, monkeypatch: Patch) -> AdapterRef:
     trust_host(sftp_server, tmp_path, monkeypatch)
     place, served = sftp_server
     write_adapter(served / tmp_path.name / "sql")
     return AdapterRef("fsspec", f"sftp://{place}/{tmp_path.name}/sql")
 
 
-def wrong_password(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+def wrong_password(monkeypatch: Patch, _: Path) -> None:
     monkeypatch.setitem(fsspec.config.conf, "sftp", {**fsspec.config.conf["sftp"], "password": "hunter2"})
 
 
-REFUSALS: tuple[tuple[str, Callable[..., None], type[LoraCliError], str], ...] = (
+REFUSALS: tuple[tuple[str, Callable[..., None], Kind, str], ...] = (
     ("{}-10", lambda *_: None, NotFound, "check the spelling"),
     ("{}/adapter_config.json", lambda *_: None, UsageError, "write fsspec+sftp://"),
     ("sftp://127.0.0.1:9/a", lambda *_: None, Unreachable, "check the network"),
@@ -46,8 +46,8 @@ REFUSALS: tuple[tuple[str, Callable[..., None], type[LoraCliError], str], ...] =
 
 @pytest.mark.parametrize(("location", "before", "kind", "hint"), REFUSALS)
 def test_what_cannot_be_read_is_named_without_repeating_a_secret(
-    adapter: AdapterRef, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    location: str, before: Callable[..., None], kind: type[LoraCliError], hint: str,
+    adapter: AdapterRef, settings: Settings, tmp_path: Path, monkeypatch: Patch,
+    location: str, before: Callable[..., None], kind: Kind, hint: str,
 ) -> None:  # fmt: skip
     before(monkeypatch, tmp_path)
     ref = AdapterRef("fsspec", location.format(adapter.location))
@@ -72,11 +72,7 @@ def test_fsspec_knows_every_protocol_that_is_asked_of_it() -> None:
     ],
 )
 def test_what_s3fs_is_refused_is_told_apart(
-    seaweed_server: S3Server,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    other: dict[str, Any],
-    kind: type | None,
+    seaweed_server: S3Server, settings: Settings, monkeypatch: Patch, other: dict[str, Any], kind: type | None
 ) -> None:
     seaweed_server.put(place := seaweed_server.place(), {"x/adapter_config.json": b"{}"})
     for name, value in zip(("ACME_KEY", "ACME_SECRET", "ACME_WRONG"), (*ADMIN, "hunter2hunter2"), strict=True):

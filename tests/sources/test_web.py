@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Unreachable
+from lora_cli.errors import AccessDenied, Changed, Corrupt, NotFound, Unreachable
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
-from tests.sources.asking import content, file_of
+from tests.sources.asking import Kind, content, file_of
 from tests.web_server import Site, WebServer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -124,7 +124,7 @@ def test_an_adapter_or_else_the_config_of_a_base_is_listed(
 
 
 FORBIDS, NONE = (403, "application/xml", b"<Error/>"), (404, "text/html", b"<h1>Not Found</h1>")
-REFUSALS: tuple[tuple[tuple[int, str, bytes], dict[str, int], str, type[LoraCliError], str], ...] = (
+REFUSALS: tuple[tuple[tuple[int, str, bytes], dict[str, int], str, Kind, str], ...] = (
     (NONE, {}, "nothing", NotFound, "there is neither"),
     (FORBIDS, {}, "nothing", AccessDenied, "denies access to adapter_config.json"),
     ((200, "text/html", b"<html>login</html>"), {}, "sql", NotFound, "a file for every name"),
@@ -139,13 +139,7 @@ REFUSALS: tuple[tuple[tuple[int, str, bytes], dict[str, int], str, type[LoraCliE
 
 @pytest.mark.parametrize(("missing", "statuses", "folder", "kind", "said"), REFUSALS)
 def test_a_refusal_is_said_with_its_file(
-    missing: tuple[int, str, bytes],
-    statuses: dict[str, int],
-    folder: str,
-    kind: type[LoraCliError],
-    said: str,
-    server: WebServer,
-    source: Source,
+    missing: Any, statuses: dict[str, int], folder: str, kind: Kind, said: str, server: WebServer, source: Source
 ) -> None:
     server.site.missing = missing
     server.site.statuses = {f"sql/{name}": status for name, status in statuses.items()}
