@@ -77,7 +77,6 @@ def base(text: str) -> LockedAdapter:
         ('{\n  "a": 1,\n\n  "b": " x "\n}\n', '  config: |\n    {\n      "a": 1,\n\n      "b": " x "\n    }\nadapters'),
         ('{"a": "# no: comment"}', '  config: |-\n    {"a": "# no: comment"}\nadapters'),
         ('{"a": "é"}\n', r'  config: "{\"a\": \"\xE9\"}\n"'),
-        ("{}\r\n", r'  config: "{}\r\n"'),
     ],
 )
 def test_the_config_of_a_base_is_a_readable_block_and_the_same_bytes_again(text: str, written: str) -> None:

@@ -188,7 +188,6 @@ STRANGER, READER, WRONG = "", TOKEN, "hf_wrong_0123456789"
 @pytest.mark.parametrize(
     ("text", "token", "kind", "said"),
     [
-        ("missing", STRANGER, AccessDenied, "there is no repository acme/missing, or it is private| is ./NAME"),
         ("private", STRANGER, AccessDenied, "there is no repository acme/private, or it is private| HF_TOKEN"),
         ("private", READER, NotFound, "private and the token in HF_TOKEN cannot read it|check the spelling"),
         ("gated", STRANGER, AccessDenied, "acme/gated: it is gated: request access first|/acme/gated; set HF_TOKEN"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Unreachable, UsageError
+from lora_cli.errors import Corrupt, LoraCliError, MachineError, Unreachable
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import Revision
 from lora_cli.settings import Settings
@@ -128,20 +128,6 @@ def test_a_snapshot_of_the_hubs_own_cache_is_read_through_its_links(tmp_path: Pa
     (snapshot / "other").symlink_to("../../../models--secret")
     assert content(LOCAL, listed(snapshot), "adapter_config.json") == b"{}"
     assert [file.path for file in listed(snapshot).files if file.defect] == ["other"]
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "message"),
-    [
-        ("nowhere", NotFound, "there is no folder"),
-        ("real/below", NotFound, "there is no folder"),
-        ("dangling", NotFound, "dangling link"),
-        ("real", UsageError, "is not a folder"),
-    ],
-)
-def test_what_is_no_folder_is_named(odd: Path, name: str, kind: type[LoraCliError], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        listed(odd / name)
 
 
 MOUNTS = (

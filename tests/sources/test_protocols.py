@@ -3,19 +3,16 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import fsspec.config
 import pytest
 from fsspec.registry import known_implementations
 
-from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, NotFound, Unreachable, UsageError
 from lora_cli.refs.reference import BY_FSSPEC, AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from tests.making import write_adapter
-from tests.object_servers import ADMIN, S3Server
 from tests.sources.asking import Kind, Patch, error_of
 from tests.sources.conftest import trust_host
 
@@ -60,30 +57,3 @@ def test_what_cannot_be_read_is_named_without_repeating_a_secret(
 
 def test_fsspec_knows_every_protocol_that_is_asked_of_it() -> None:
     assert {*known_implementations} >= BY_FSSPEC
-
-
-@pytest.mark.parametrize(
-    ("other", "kind"),
-    [
-        ({"secret_env": "ACME_WRONG"}, AccessDenied),
-        ({"client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}, Unreachable),
-        ({"key_env": "ACME_NONE"}, UsageError),
-        ({"protocol": "file"}, None),  # a rule does not choose another protocol
-    ],
-)
-def test_what_s3fs_is_refused_is_told_apart(
-    seaweed_server: S3Server, settings: Settings, monkeypatch: Patch, other: dict[str, Any], kind: type | None
-) -> None:
-    seaweed_server.put(place := seaweed_server.place(), {"x/adapter_config.json": b"{}"})
-    for name, value in zip(("ACME_KEY", "ACME_SECRET", "ACME_WRONG"), (*ADMIN, "hunter2hunter2"), strict=True):
-        monkeypatch.setenv(name, value)
-    client = {"endpoint_url": seaweed_server.endpoint, "region_name": "us-east-1"}
-    options = {"key_env": "ACME_KEY", "secret_env": "ACME_SECRET", "client_kwargs": client, **other}
-    source = open_source("fsspec", settings, SourceRule(match="fsspec+s3://*", storage_options=options))
-    ref = AdapterRef("fsspec", f"s3://{place}/x")
-    if kind is None:
-        assert source.resolve(ref).files
-    else:
-        error = error_of(lambda: source.resolve(ref))
-        assert isinstance(error, kind)
-        assert "hunter2" not in error.message + error.hint
