@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
-from lora_cli.documents.lockfile import lock_path
+from lora_cli.documents.manifest import lock_path
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import ReconcileOptions, wait_ready

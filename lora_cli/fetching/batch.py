@@ -19,9 +19,8 @@ from lora_cli.fetching.file_selection import select
 from lora_cli.fetching.pipeline import Fetched, fetch, open_files, recorded, too_late
 from lora_cli.json_schema import Count, ErrorReport, error_report
 from lora_cli.redaction import logger
-from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import parse
-from lora_cli.refs.request import BASE, Request, Selection
+from lora_cli.refs.request import BASE, LockedAdapter, Request, Selection
 from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources

@@ -7,13 +7,11 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import FormatError, LoraCliError, NoAdapter, Offline, Refused, UsageError
 from lora_cli.redaction import logger, without_secrets
-from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
-from lora_cli.refs.lock import LockedAdapter, lock_mismatch
+from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM, format_of
 from lora_cli.refs.reference import LATEST_FOLDER, below, training_run
-from lora_cli.refs.request import EVERYTHING, Request, Selection
+from lora_cli.refs.request import EVERYTHING, LockedAdapter, Request, Selection, lock_mismatch
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.sources.registry import Sources
 from lora_cli.store.snapshots import check_paths

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lora_cli.base.reading import local_config
 from lora_cli.documents.document import STDIN, read_text
-from lora_cli.documents.lockfile import (
+from lora_cli.documents.manifest import (
     KIND,
+    AdapterSet,
     base_mismatch,
     config_files,
     drift,
@@ -20,14 +21,12 @@ from lora_cli.documents.lockfile import (
     read_lock,
     relocked,
 )
-from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import LoraCliError, NotFound, Offline, Refused, UsageError
 from lora_cli.fetching import gate
 from lora_cli.fetching.batch import Outcome, ordered_parallel_map
 from lora_cli.fetching.file_selection import resolve, select_files
 from lora_cli.json_schema import Count, ErrorReport, error_report
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
-from lora_cli.refs.request import LockFlags, Request, Selection
+from lora_cli.refs.request import THE_BASE, Lock, LockedAdapter, LockFlags, Request, Selection, ref_at
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources, endpoint_of

@@ -15,9 +15,8 @@ from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Offlin
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import refuse_pickled, resolve, select
 from lora_cli.redaction import logger
-from lora_cli.refs.lock import upgrade_hint
 from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef, parse
-from lora_cli.refs.request import Request, Selection
+from lora_cli.refs.request import Request, Selection, upgrade_hint
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of

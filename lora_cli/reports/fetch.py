@@ -17,7 +17,7 @@ from lora_cli.json_schema import (
     Version,
     error_report,
 )
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter
+from lora_cli.refs.request import THE_BASE, Lock, LockedAdapter
 from lora_cli.reports.terminal import Paragraph, failure, table, text
 from lora_cli.store.materialize import NotPruned, Published
 from lora_cli.text import counted, duration, milliseconds, names, safe, size
