@@ -17,9 +17,8 @@ from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_
 from lora_cli.documents.lockfile import lock_path
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
-from lora_cli.endpoint.reconcile import ReconcileOptions, wait_ready
+from lora_cli.endpoint.reconcile import ReconcileOptions, path_mapping, wait_ready, warm_servers
 from lora_cli.endpoint.servers import Server, open_server
-from lora_cli.endpoint.warming import path_mapping, warm_servers
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.batch import FetchContext

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.errors import Refused
-from lora_cli.warm.forward import add_lora
-from lora_cli.warm.weights import hold
+from lora_cli.warm.weights import add_lora, hold
 from tests.warm.tiny import CONV, EMBEDDING, LINEAR, MODULES, put, weights
 
 PATHS = (LINEAR, CONV, EMBEDDING)

@@ -10,8 +10,7 @@ from torch import nn
 
 from lora_cli.base.base_model import BaseModule
 from lora_cli.errors import FormatError, Refused
-from lora_cli.warm.composed import ComposedModel, Slot, load_model
-from lora_cli.warm.full_model import FullModel
+from lora_cli.warm.composed import ComposedModel, FullModel, Slot, load_model
 from lora_cli.warm.generation import Generation, Sampling
 from lora_cli.warm.plan import Plan
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_base_config
