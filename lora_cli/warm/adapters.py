@@ -63,9 +63,9 @@ class AdapterState(Backoff):
 class Adapters:
     """The adapters by name, in the order of their registration. Everything runs in the server's event loop.
 
-    ``crashed`` has, by digest, why the process died that loaded an adapter: it is not loaded again. The supervisor
-    is told ``loading``, name and digest before an adapter is read and ``loaded`` after it is proved or failed, and with
-    ``registered``, name, source and pinned, or ``removed`` and name when a client does so.
+    ``crashed`` has, by digest, why the process died that loaded an adapter: it is not loaded again. ``tell`` tells the
+    supervisor ``loading``, name and digest before an adapter is read, ``loaded`` when it is proved or failed, and what
+    clients do: ``registered``, name, source and pinned, or ``removed`` and name.
     """
 
     def __init__(

@@ -182,19 +182,14 @@ def _why_not(found: Mapping[str, nn.Module], path: str, base: BaseModule) -> str
 
 
 class FullModel(ComposedModel):
-    """The whole model of the base's checkpoint, and its tokenizer, which is loaded with the first prompt.
+    """The whole model of the plan's checkpoint, and its tokenizer, which is loaded with the first prompt.
 
     Raises:
-        UsageError: the plan has no directory with the base's checkpoint.
         FormatError: transformers cannot load it.
     """
 
     def __init__(self, plan: Plan, dtype: torch.dtype, device: torch.device) -> None:
-        if plan.base_directory is None:
-            raise UsageError(
-                f"--forward model needs the base's weights, but {plan.base.name} is not a directory on this disk",
-                hint="set --base to a local directory, or download the model to the Hub's cache: hf download ORG/NAME",
-            )
+        assert plan.base_directory is not None
         self._directory = plan.base_directory
         super().__init__(load_model(self._directory, dtype=dtype, device=device), plan.base.modules)
         generator = torch.Generator().manual_seed(0)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.main import main
 from lora_cli.endpoint.address import Address, parse_address
 from lora_cli.errors import UsageError
 
@@ -24,12 +23,6 @@ def test_what_is_no_address_is_said(text: str) -> None:
 )
 def test_an_address_is_read(text: str, address: Address) -> None:
     assert parse_address(text) == address
-
-
-@pytest.mark.parametrize("host", [":1", "x\udcff", "a" * 64])
-def test_a_host_that_can_be_none_is_exit_2(host: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["warm", "--status", "--listen", host]) == 2
-    assert "is not the address of a server" in capsys.readouterr().err
 
 
 def test_an_address_is_shown_as_it_is_asked_and_a_socket_by_its_path() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.exceptions import HTTPException
 
+from lora_cli.finding import Deployment
 from lora_cli.plugins.resolver import Resolved, Running, Unresolved
 
 
@@ -79,7 +80,6 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
         made = ModuleType(name)
         vars(made).update(members)
         monkeypatch.setitem(sys.modules, name, made)
-    monkeypatch.delitem(sys.modules, "lora_cli.plugins.sglang_hook", raising=False)
     return registry
 
 
@@ -94,19 +94,24 @@ def hook(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Any:
     return hook
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> list[tuple[str, Running]]:
+Told = list[tuple[str, Running]]
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> Told:
     """Has the resolver give these answers by name; the names that it was asked for, with the engine."""
-    told: list[tuple[str, Running]] = []
+    told: Told = []
 
-    async def resolve(name: str, running: Running) -> Any:
-        told.append((name, running))
-        answer = answers.get(name)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def resolver_for(running: Running, _log: object) -> Any:
+        async def resolve(name: str) -> Any:
+            told.append((name, running))
+            answer = answers.get(name)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
 
-    made = SimpleNamespace(resolve=resolve)
-    monkeypatch.setattr(sys.modules["lora_cli.plugins.sglang_hook"], "resolver_for", lambda _names, _log: made)
+        return SimpleNamespace(resolve=resolve)
+
+    monkeypatch.setattr("lora_cli.plugins.sglang.resolver_for", resolver_for)
     return told
 
 
@@ -114,7 +119,7 @@ def run(hook: Any, manager: Manager, lora_path: Any) -> Any:
     return asyncio.run(hook(Manager.resolve, manager, SimpleNamespace(lora_path=lora_path)))
 
 
-SQL = Resolved("sql", Path("/cache/snapshots/sha256/ab12"), "ab12")
+SQL = Resolved("sql", Path("/cache/snapshots/sha256/ab12"))
 
 
 def test_nothing_is_registered_where_nothing_is_set(registry: Registry) -> None:
@@ -133,8 +138,7 @@ def test_what_a_request_names_is_loaded_once_before_it_is_looked_for(
     assert manager.lora_ref_cache == {"sql": str(SQL.directory)}
     ((name, running),) = told
     assert (name, running.engine, running.base) == ("sql", "sglang@0.5.23", "/models/llama")
-    assert running.deployment is not None
-    assert (running.deployment.max_lora_rank, running.deployment.lora_target_modules) == (64, None)
+    assert running.deployment == Deployment(max_lora_rank=64, lora_target_modules=None)
 
 
 def test_a_rank_that_nobody_set_is_not_known(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +183,7 @@ def test_what_sglang_refused_is_not_loaded_again_at_once(hook: Any, monkeypatch:
             run(hook, manager, "sql")
     assert (len(told), manager.loads) == (3, 1)
     manager.refusal = ""
-    monkeypatch.setattr("lora_cli.plugins.sglang_hook.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 31))
+    monkeypatch.setattr("lora_cli.plugins.sglang.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 31))
     assert run(hook, manager, "sql") == "resolved"
 
 
