@@ -26,6 +26,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "repetition_penalty": (1, None),
     "logit_bias": ({}, None),
     "top_k": (0, -1, 1, None),
+    "suffix": ("", None),
     "stop": ("", [], None),
     "logprobs": (None,),
 }

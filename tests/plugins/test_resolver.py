@@ -328,17 +328,15 @@ def test_so_many_wait_and_no_more_and_a_name_that_is_resolved_never_waits(
     desk.ask(work)
 
 
-@pytest.mark.parametrize("text", ["", "90s", "soon"])
+@pytest.mark.parametrize(("text", "wait_s"), [("90s", 90.0), ("soon", 300.0)])
 def test_how_long_a_request_waits_and_where_is_logged(
-    monkeypatch: pytest.MonkeyPatch, text: str, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, text: str, wait_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("LORA_CLI_RESOLVE_TIMEOUT", text)
-    engine, ours = logging.getLogger("an-engine"), logging.getLogger("lora_cli")
+    engine = logging.getLogger("an-engine")
     monkeypatch.setattr(engine, "handlers", [caplog.handler])
-    monkeypatch.setattr(ours, "propagate", True)
-    made = module.resolver_for(Running("vllm@0.32.0", ""), engine.getChild("lora_cli"))
-    assert made._wait_s == (90.0 if text == "90s" else 300.0)
-    assert ours.handlers == [caplog.handler]
+    assert module.resolver_for(Running("vllm@0.32.0", ""), engine.getChild("lora_cli"))._wait_s == wait_s
+    assert logging.getLogger("lora_cli").handlers == [caplog.handler]
     assert ("LORA_CLI_RESOLVE_TIMEOUT" in caplog.text) is (text == "soon")
 
 

@@ -147,21 +147,6 @@ def test_a_rank_that_nobody_set_is_not_known(hook: Any, monkeypatch: pytest.Monk
     assert told[0][1].deployment is None
 
 
-def test_a_name_of_nobody_is_left_to_sglang(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch)
-    with pytest.raises(ValueError, match="never been loaded"):
-        run(hook, Manager(), "other")
-
-
-def test_why_it_cannot_be_served_is_told_with_its_status(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, sql=Unresolved(422, "sql: LC501 …"), chat=SQL)
-    manager = Manager("out of slots")
-    for name, said in (("sql", "LC501"), ("chat", "out of slots")):
-        with pytest.raises(HTTPException) as raised:
-            run(hook, manager, name)
-        assert (raised.value.status_code, said in str(raised.value.detail)) == (422, True)
-
-
 def test_what_was_loaded_meanwhile_is_no_error(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, sql=SQL)
     manager = Manager("Failed to load LoRA adapter sql because it is already loaded")
@@ -175,12 +160,15 @@ def test_what_was_loaded_meanwhile_is_no_error(hook: Any, monkeypatch: pytest.Mo
     assert asyncio.run(both()) == "resolved"
 
 
-def test_what_sglang_refused_is_not_loaded_again_at_once(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = answering(monkeypatch, sql=SQL)
+def test_why_it_cannot_be_served_is_told_and_what_sglang_refused_is_not_loaded_again_at_once(
+    hook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = answering(monkeypatch, refused=Unresolved(422, "sql: LC501 …"), sql=SQL)
     manager = Manager("out of slots")
-    for _ in range(3):
-        with pytest.raises(HTTPException, match="out of slots"):
-            run(hook, manager, "sql")
+    for name, said in (("refused", "LC501"), ("sql", "out of slots"), ("sql", "out of slots")):
+        with pytest.raises(HTTPException, match=said) as raised:
+            run(hook, manager, name)
+        assert raised.value.status_code == 422
     assert (len(told), manager.loads) == (3, 1)
     manager.refusal = ""
     monkeypatch.setattr("lora_cli.plugins.sglang.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 31))

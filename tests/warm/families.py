@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lora_cli.warm.composed import ComposedModel, Slot
-from lora_cli.warm.generation import Generation, Sampling
+from lora_cli.warm.generation import Generation
 from tests.making import base_config
 
 
@@ -65,7 +65,7 @@ def deltas(composed: Any, adapter: str = "default") -> Mapping[str, torch.Tensor
 
 def greedy(model: ComposedModel, prompt: Sequence[int], slot: Slot | None, tokens: int, *ends: int) -> list[int]:
     """The ids of an answer, step by step with a cache."""
-    generation = Generation(model, [prompt], slot, Sampling(tokens, frozenset(ends)), lambda _: "")
+    generation = Generation(model, [prompt], slot, tokens, frozenset(ends), lambda _: "")
     answer: list[int] = []
     while not generation.ended:
         answer += [one for delta in generation.step() for one in delta.ids]
