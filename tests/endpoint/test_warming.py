@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,56 @@ import pytest
 from lora_cli.cli import warm_endpoint
 from lora_cli.cli.main import main
 from tests.endpoint.engine import Engine
-from tests.endpoint.sets import NAMES, Warm, actions, retrain, write_set
 from tests.faulty_proxy import FaultyProxy
+from tests.making import llama_modules, write_adapter, write_base_config
 from tests.sources.raw_servers import CERTIFICATE
+
+QUERIES = llama_modules(["q_proj", "k_proj", "v_proj"])
+NAMES = ("sql", "chat")
+
+Warm = Callable[..., tuple[int, dict[str, Any]]]
+
+
+def write_set(folder: Path, *names: str, sources: Sequence[str] = ()) -> None:
+    asked = zip(names, sources or [f"./{name}" for name in names], strict=True)
+    entries = "".join(f"  - {{name: {name}, source: {source}}}\n" for name, source in asked)
+    text = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries or '  []'}"
+    temporary = folder / "set.tmp"
+    temporary.write_text(text)
+    temporary.replace(folder / "set.yaml")
+
+
+def retrain(folder: Path, **how: Any) -> None:
+    """Another adapter in place of ``sql``."""
+    shutil.rmtree(folder / "sql")
+    write_adapter(folder / "sql", modules=QUERIES, **{"r": 4, "lora_alpha": 32, "seed": 9, **how})
+
+
+def actions(document: dict[str, Any], server: int = 0) -> dict[str, str]:
+    return {one["name"]: one["action"] for one in document["servers"][server]["adapters"]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_base_config(tmp_path / "base")
+    for number, name in enumerate(NAMES):
+        write_adapter(tmp_path / name, modules=QUERIES, r=4, lora_alpha=8 + number, seed=number)
+    write_set(tmp_path, *NAMES)
+    return tmp_path
+
+
+@pytest.fixture
+def warm(folder: Path, capsys: pytest.CaptureFixture[str]) -> Warm:
+    """Run ``warm --endpoint`` on the manifest; gives the exit code and the document."""
+
+    def run(engine: Engine | list[Engine], *argv: object, kind: str = "") -> tuple[int, dict[str, Any]]:
+        engines = engine if isinstance(engine, list) else [engine]
+        at = [word for one in engines for word in ("--endpoint", one.url)]
+        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml"), *at]
+        code = main([*words, "--engine", kind or engines[0].kind, "--format", "json", *map(str, argv)])
+        return code, json.loads(capsys.readouterr().out)
+
+    return run
 
 
 def outcome(document: dict[str, Any], name: str = "sql") -> dict[str, Any]:

@@ -122,13 +122,6 @@ def run(hook: Any, manager: Manager, lora_path: Any) -> Any:
 SQL = Resolved("sql", Path("/cache/snapshots/sha256/ab12"))
 
 
-def test_nothing_is_registered_where_nothing_is_set(registry: Registry) -> None:
-    from lora_cli.plugins.sglang import register
-
-    register()
-    assert registry.hooks == []
-
-
 def test_what_a_request_names_is_loaded_once_before_it_is_looked_for(
     hook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,13 +53,12 @@ def with_peft(directory: Path, base: Path, seed: int = 0, **config: Any) -> tupl
     return composed.eval(), directory
 
 
-def deltas(composed: Any, adapter: str = "default") -> Mapping[str, torch.Tensor]:
+def deltas(composed: Any) -> Mapping[str, torch.Tensor]:
     """PEFT's ``get_delta_weight`` by module path, of the modules that the adapter is on."""
-    prefix = "base_model.model."
     return {
-        name.removeprefix(prefix): module.get_delta_weight(adapter).detach()
+        name.removeprefix("base_model.model."): module.get_delta_weight("default").detach()
         for name, module in composed.named_modules()
-        if hasattr(module, "get_delta_weight") and adapter in module.scaling
+        if hasattr(module, "get_delta_weight")
     }
 
 

@@ -1,6 +1,5 @@
 """Completions by a real server of a tiny model: what OpenAI's own client sees, and what each adapter says."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -79,26 +78,10 @@ def test_requests_at_once_and_prompts_of_unequal_length_say_what_each_says_alone
     assert several["usage"] == {"prompt_tokens": 22, "completion_tokens": 24, "total_tokens": 46}
 
 
-def test_the_tier_in_the_answer_is_where_the_adapter_was(server: Running) -> None:
-    for name in (*ADAPTERS, *ADAPTERS):
-        before = server.adapter(name)["tier"]
-        answer = server.post("/v1/completions", model=name, prompt=[5], max_tokens=1)
-        assert answer.headers["x-lora-tier"] == before
-        assert float(answer.headers["x-lora-load-ms"]) > 0
-        assert server.adapter(name)["tier"] == "gpu"
-
-
 def leave(url: str, body: dict[str, Any]) -> None:
-    """Ask, and go away after a moment."""
-    until = time.monotonic() + 0.3
-    with (
-        suppress(httpx2.TimeoutException),
-        httpx2.Client(timeout=0.3) as client,
-        client.stream("POST", url, json=body) as answer,
-    ):
-        for _ in answer.iter_bytes():
-            if time.monotonic() > until:
-                return
+    """Ask, and go away after a moment, or with the first bytes."""
+    with suppress(httpx2.TimeoutException), httpx2.stream("POST", url, json=body, timeout=0.3) as answer:
+        next(answer.iter_bytes())
 
 
 def test_a_client_that_leaves_ends_its_rows(server: Running) -> None:

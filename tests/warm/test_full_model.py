@@ -66,7 +66,7 @@ def test_what_an_adapter_changes_is_measured_over_all_logits_and_ends_with_it(tm
     assert (model.decode([3]), 2 in model.ends) == ("", True)
     with pytest.raises(FormatError, match="has no tokenizer that transformers can load"):
         model.prompt_ids("hello", 1)
-    write_tokenizer(tmp_path, None)
+    write_tokenizer(tmp_path)
     assert FullModel(plan, torch.float32, torch.device("cpu")).prompt_ids("hello world", 1) == (3, 4)
 
 

@@ -127,9 +127,3 @@ def test_a_checkpoint_that_lacks_a_module_or_holds_it_quantised_says_so(tmp_path
     write_safetensors(tmp_path / "int" / "model.safetensors", packed)
     with pytest.raises(FormatError, match=r"q_proj\.weight is I8 \[2, 2\], not a plain weight of shape \[64, 64\]"):
         CheckpointWeights(tmp_path / "int", LLAMA)
-
-
-def test_of_a_single_file_and_an_index_the_single_file_counts_as_it_does_for_transformers(tmp_path: Path) -> None:
-    base = write_base(tmp_path)
-    (base / "model.safetensors.index.json").write_text('{"weight_map": {"a": "stale.safetensors"}}')
-    assert CheckpointWeights(base, LLAMA).weight("lm_head").shape == (256, 64)
