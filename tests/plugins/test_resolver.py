@@ -333,10 +333,12 @@ def test_how_long_a_request_waits_and_where_is_logged(
     monkeypatch: pytest.MonkeyPatch, text: str, wait_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("LORA_CLI_RESOLVE_TIMEOUT", text)
-    engine = logging.getLogger("an-engine")
+    engine, ours = logging.getLogger("an-engine"), logging.getLogger("lora_cli")
     monkeypatch.setattr(engine, "handlers", [caplog.handler])
+    monkeypatch.setattr(ours, "handlers", [])
+    monkeypatch.setattr(ours, "propagate", True)
     assert module.resolver_for(Running("vllm@0.32.0", ""), engine.getChild("lora_cli"))._wait_s == wait_s
-    assert logging.getLogger("lora_cli").handlers == [caplog.handler]
+    assert ours.handlers == [caplog.handler]
     assert ("LORA_CLI_RESOLVE_TIMEOUT" in caplog.text) is (text == "soon")
 
 
