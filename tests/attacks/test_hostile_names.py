@@ -242,7 +242,7 @@ def status(name: str) -> dict[str, Any]:
 def replica(name: str) -> Replica:
     error = EndpointError(name, hint=name)
     done = (
-        AdapterOutcome(name, "loaded", 1.0, Effect(True, name, 0.5, 0.1), None),
+        AdapterOutcome(name, "loaded", 1.0, Effect(True, name, 0.5), None),
         AdapterOutcome(name, "failed", 1.0, None, error),
     )
     return Replica(name, name, name, error, done)
