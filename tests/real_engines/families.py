@@ -126,20 +126,14 @@ STARTED: dict[str, dict[str, Any]] = {
 }
 """What vLLM is started with beside the flags of every family."""
 
-FAMILY_DIFFERS: dict[tuple[str, str], str] = {
-    (
-        "roberta",
-        "head",
-    ): "the class that vLLM serves embeddings with has no head over words, and `validate` judges the one that has",
-}
-"""Families and features of ``test_families``, where the two differ."""
+NOT_COMPARED = frozenset({("roberta", "head")})
+"""vLLM serves RoBERTa's embeddings with a class that has no head over words; ``validate`` judges the one that has."""
 
-NO_ANSWER: dict[str, str] = {
-    **dict.fromkeys(
-        ("deepseek_v2", "deepseek_v3", "gpt_oss", "llama4", "llama4_text", "mixtral", "qwen2_moe", "qwen3_moe"),
-        "where LoRA is enabled vLLM gives experts a kernel of Triton, which its build for the CPU does not have: it "
-        "starts and loads adapters, and the first request ends it",
-    ),
-    "roberta": "vLLM serves it for its embeddings, which change with an adapter, and it has no words to compare",
-}
-"""Families that do not answer here, though vLLM has LoRA for them."""
+NO_ANSWER = frozenset(
+    {
+        *("deepseek_v2", "deepseek_v3", "gpt_oss", "llama4", "llama4_text", "mixtral", "qwen2_moe", "qwen3_moe"),
+        "roberta",
+    }
+)
+"""Families that do not answer here, though vLLM has LoRA for them: it gives experts a kernel of Triton, which its build
+for the CPU does not have, and RoBERTa has embeddings and no words to compare."""

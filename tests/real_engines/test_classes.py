@@ -10,33 +10,31 @@ import pytest
 
 from lora_cli.checks.serving import NOT_FOR_TEXT
 from lora_cli.engines.vllm import NO_LORA
+from lora_cli.finding import Outcome
 from tests.corpus.peft_judge import quiet
-from tests.real_engines.agreement import TOLERANCE, Observed, distance, predictions
+from tests.real_engines.agreement import TOLERANCE, distance, predictions
 from tests.real_engines.bases import HIDDEN, SIZES, VOCABULARY, write_words
 from tests.real_engines.cases import Case
 from tests.real_engines.families import GPT2, NEOX
-from tests.real_engines.family_oracle import Worker
+from tests.real_engines.vllm_oracle import NO_SUPPORT, Worker
 
 pytestmark = pytest.mark.engines
 
-NO_SUPPORT = "does not support LoRA yet"
-"""What vLLM says of a class that has none."""
-
-CLASSES: Mapping[str, Mapping[str, Observed] | str] = {
-    "BertModel": {"backbone": Observed.OK, "bare": Observed.OK},
+CLASSES: Mapping[str, Mapping[str, Outcome] | str] = {
+    "BertModel": {"backbone": Outcome.OK, "bare": Outcome.OK},
     "BertForMaskedLM": NO_SUPPORT,
     "BertForSequenceClassification": NO_SUPPORT,
     "BertForTokenClassification": NO_SUPPORT,
     "GPT2ForSequenceClassification": NO_SUPPORT,
-    "Gemma2ForSequenceClassification": {"backbone": Observed.OK, "head": Observed.OK},
-    "LlamaForSequenceClassification": {"backbone": Observed.OK, "head": Observed.OK},
-    "LlamaModel": {"backbone": Observed.OK, "bare": Observed.OK},
-    "Qwen2ForTokenClassification": {"backbone": Observed.OK, "head": Observed.REJECTS},
-    "Qwen3ForSequenceClassification": {"backbone": Observed.OK, "head": Observed.OK},
-    "RobertaForMaskedLM": {"backbone": Observed.OK},
-    "RobertaForSequenceClassification": {"backbone": Observed.OK, "head": Observed.REJECTS},
+    "Gemma2ForSequenceClassification": {"backbone": Outcome.OK, "head": Outcome.OK},
+    "LlamaForSequenceClassification": {"backbone": Outcome.OK, "head": Outcome.OK},
+    "LlamaModel": {"backbone": Outcome.OK, "bare": Outcome.OK},
+    "Qwen2ForTokenClassification": {"backbone": Outcome.OK, "head": Outcome.REJECTS},
+    "Qwen3ForSequenceClassification": {"backbone": Outcome.OK, "head": Outcome.OK},
+    "RobertaForMaskedLM": {"backbone": Outcome.OK},
+    "RobertaForSequenceClassification": {"backbone": Outcome.OK, "head": Outcome.REJECTS},
     "RobertaForTokenClassification": NO_SUPPORT,
-    "RobertaModel": {"backbone": Observed.OK, "bare": Observed.OK},
+    "RobertaModel": {"backbone": Outcome.OK, "bare": Outcome.OK},
 }
 """What is seen of each adapter, or what vLLM says when it does not start. ``backbone`` is LoRA on the attention,
 ``bare`` the same with PEFT's task ``FEATURE_EXTRACTION``, ``head`` with a trained head that is saved whole."""
@@ -49,14 +47,8 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
         "decoder_start_token_id": 0,
     },
     "DistilBertForSequenceClassification": {**TEXT, "dim": HIDDEN, "hidden_dim": 96, "n_layers": 2, "n_heads": 2},
-    "BartForConditionalGeneration": {
-        **{**TEXT, "d_model": HIDDEN, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 96},
-        **{"decoder_ffn_dim": 96, "encoder_attention_heads": 2, "decoder_attention_heads": 2},
-    },
     "BertForQuestionAnswering": {**TEXT, **ENCODER},
     "ViTForImageClassification": {**ENCODER, "image_size": 28, "patch_size": 14},
-    "SegformerForSemanticSegmentation": {},
-    "Wav2Vec2ForCTC": {"vocab_size": VOCABULARY, **ENCODER},
 }
 
 PROMPTS = [list(range(5, 13)), list(range(20, 36))]
@@ -135,13 +127,13 @@ def test_validate_says_what_vllm_does_with_each_class(architecture: str, worker:
     expected = CLASSES[architecture]
     if isinstance(expected, str):
         assert expected in first["fails"]
-        assert said == dict.fromkeys(adapters, Observed.REJECTS)
+        assert said == dict.fromkeys(adapters, Outcome.REJECTS)
         return
     seen = {}
     for one in others:
         off = distance(np.array(one["answers"]), meant[one["name"]]) if "answers" in one else float("nan")
-        told = Observed.OK if off < TOLERANCE else Observed.SERVES_WRONG
-        seen[one["name"]] = Observed.REJECTS if "rejects" in one else told
+        told = Outcome.OK if off < TOLERANCE else Outcome.SERVES_WRONG
+        seen[one["name"]] = Outcome.REJECTS if "rejects" in one else told
     assert seen == expected
     assert said == expected
 

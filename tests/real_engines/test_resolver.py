@@ -22,7 +22,6 @@ from tests.hub_faults import Fault
 from tests.hub_server import Hub
 from tests.real_engines.agreement import TOLERANCE, distance
 from tests.real_engines.bases import SERVED, save
-from tests.real_engines.test_published import answered
 from tests.real_engines.vllm_server import Reply, Server, meant, serving
 
 pytestmark = pytest.mark.engines
@@ -106,7 +105,7 @@ def test_requests_at_once_for_names_not_seen_before_are_all_answered_as_peft_doe
         replies = list(threads.map(lambda name: ask(resolving.server, name), resolving.meant))
     assert {reply.status for reply in replies} == {200}
     for name, expected in resolving.meant.items():
-        assert distance(answered(resolving.server, name), expected) < TOLERANCE, name
+        assert distance(resolving.server.answered(name), expected) < TOLERANCE, name
 
 
 @pytest.mark.parametrize(
