@@ -10,7 +10,7 @@ from lora_cli.adapter.config import raw_value
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import OK, REJECTS, WRONG, Problems, check, grouped
-from lora_cli.engines.peft import BUILT, IA3_FAMILIES
+from lora_cli.engines import BUILT, IA3_FAMILIES
 from lora_cli.errors import FormatError
 from lora_cli.finding import Effects, Outcome, Problem, Severity
 from lora_cli.parse import LARGEST

@@ -1,17 +1,12 @@
 """The checks as a list: codes, documentation, and how a command line picks some of them."""
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 
-import lora_cli
 from lora_cli.checks import CHECKS, choose, find
 from lora_cli.checks.check import Check
-from lora_cli.cli.main import main
 from lora_cli.errors import UsageError
-from tests.making import write_adapter
 
 
 def test_codes_and_names_are_unique_and_in_order() -> None:
@@ -52,19 +47,3 @@ def test_a_selector_that_means_nothing_is_an_error_with_a_hint(word: str, hint: 
     with pytest.raises(UsageError, match="unknown rule") as caught:
         choose([word])
     assert caught.value.hint.startswith(hint)
-
-
-@pytest.mark.parametrize(("words", "policy", "reported"), [
-    ([], "{}", []), (["--select", "LC605"], "{}", ["LC605"]), ([], "{require_pinned: true}", ["LC605"]),
-])  # fmt: skip
-def test_an_unpinned_base_is_told_to_those_who_ask(
-    words: list[str], policy: str, reported: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, file = write_adapter(tmp_path / "a", config={"revision": None}), tmp_path / "set.yaml"
-    digest = lora_cli.fetch(folder, cache_dir=tmp_path / "cache").digest
-    file.write_text(f"""{{apiVersion: lora-cli/v1, kind: AdapterSet, policy: {policy}, adapters: [
-        {{name: a, source: ./a, sha256: {digest}}}]}}""")
-    main(["validate", "-f", str(file), "--base", "none", "--format", "sarif", *words])
-    log = json.loads(capsys.readouterr().out)["runs"][0]
-    listed = [one["id"] for one in log["tool"]["driver"]["rules"] if one["id"].startswith("LC6")]
-    assert [one["ruleId"] for one in log["results"] if one["ruleId"] == "LC605"] == listed == reported
