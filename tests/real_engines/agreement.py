@@ -65,9 +65,10 @@ def predictions(engine: str, base: Path, corpus: Sequence[Case], out: Path) -> d
 
 def disagreements(predicted: Mapping[str, tuple[Outcome, str]], seen: Iterable[Seen]) -> dict[str, str]:
     """The name of each adapter on which they differ, to one line that says how."""
-    return {
-        one.name: f"{one.name}: the engine {one.observed} ({one.said or f'{one.from_intended:.2g} off'}), "
-        f"validate says {' because of '.join(predicted[one.name])}"
-        for one in seen
-        if predicted[one.name][0] is not one.observed
-    }
+    differ = {}
+    for one in seen:
+        said, why = predicted[one.name]
+        if said is not one.observed:
+            did = one.said or f"{one.from_intended:.2g} off"
+            differ[one.name] = f"{one.name}: the engine {one.observed} ({did}), validate says {said} because of {why}"
+    return differ

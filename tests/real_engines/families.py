@@ -6,54 +6,30 @@ from tests.base.configs import IMAGES, QWEN25_EYE, QWEN_EYE, TOKENS
 from tests.corpus.bases import Base
 from tests.real_engines.bases import HIDDEN, SIZES, TIED, UNTIED, VOCABULARY
 
-EYE = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": HIDDEN,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
+PICTURE = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
+EYE = {**PICTURE, "model_type": "siglip_vision_model", "intermediate_size": 96, "patch_size": 14}
 LLAMA4_EYE = {
-    "hidden_size": HIDDEN,
-    "intermediate_size": 4 * HIDDEN,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 7,
-    "vision_output_dim": HIDDEN,
-    "projector_input_dim": HIDDEN,
-    "projector_output_dim": HIDDEN,
+    **{**PICTURE, "intermediate_size": 4 * HIDDEN, "patch_size": 7, "vision_output_dim": HIDDEN},
+    **{"projector_input_dim": HIDDEN, "projector_output_dim": HIDDEN},
 }
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 2, "n_head": 2, "n_positions": 64}
 NEOX = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": HIDDEN,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    **{"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": 96, "num_hidden_layers": 2},
+    **{
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
 }
 BLOOM = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "n_layer": 2, "n_head": 2, "pad_token_id": 0}
 MOE = {"moe_intermediate_size": 32, "num_experts_per_tok": 2}
 MLA = {
     **{key: value for key, value in UNTIED.items() if key != "head_dim"},
-    **MOE,
-    "num_key_value_heads": 2,
-    "kv_lora_rank": 512,
-    "q_lora_rank": 32,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "n_routed_experts": 4,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "n_group": 1,
-    "topk_group": 1,
+    **{**MOE, "num_key_value_heads": 2, "kv_lora_rank": 512, "q_lora_rank": 32, "qk_nope_head_dim": 128},
+    **{"qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 4, "n_shared_experts": 1},
+    **{"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
 }
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}}
 LLAMA4 = {**UNTIED, "intermediate_size_mlp": 128, "num_local_experts": 4, "interleave_moe_layer_step": 2}

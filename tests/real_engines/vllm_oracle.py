@@ -17,18 +17,10 @@ from tests.real_engines.cases import MAX_LORA_RANK, SPOILING, Case
 from tests.real_engines.vllm_server import PROMPTS, meant
 
 FLAGS: Mapping[str, Any] = {
-    "dtype": "float32",
-    "enforce_eager": True,
-    "max_model_len": 48,
-    "max_num_seqs": 16,
-    "max_logprobs": 128,
-    "enable_lora": True,
-    "max_loras": 1,
-    "max_cpu_loras": 2,
-    "max_lora_rank": MAX_LORA_RANK,
+    **{"dtype": "float32", "enforce_eager": True, "max_model_len": 48, "max_num_seqs": 16, "max_logprobs": 128},
+    **{"enable_lora": True, "max_loras": 1, "max_cpu_loras": 2, "max_lora_rank": MAX_LORA_RANK},
 }
 """As ``vllm_server.serving`` starts it."""
-
 
 NO_SUPPORT = "does not support LoRA yet"
 """What vLLM says of a class that has none."""
