@@ -56,8 +56,7 @@ MOST_PARAMETERS = 16
 """The number of last names of ``target_parameters`` up to which patterns are matched; experts have four."""
 
 
-@check("LC201", "not-lora", peft=REJECTS, vllm=OK,
-       hint="this is another PEFT method; only LoRA adapters can be served",
+@check("LC201", "not-lora", peft=REJECTS, vllm=OK, hint="this is another PEFT method; only LoRA adapters can be served",
        evidence={"vllm": "lora/peft_helper.py (run)", "sglang": "lora/lora.py (read)"})  # fmt: skip
 def not_lora(case: Case) -> Problems:
     """The config is not that of a LoRA adapter: ``peft_type`` is missing or names another method.

@@ -1,10 +1,9 @@
 """LC30x, LC310, LC5xx: the tensors, their names, shapes and values, alone and compared with the config."""
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from lora_cli.adapter.adapter import Adapter, LoraPair
+from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.names import PAIR_PARTS, last_name
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
@@ -13,9 +12,6 @@ from lora_cli.engines.name_resolution import named_alike
 from lora_cli.finding import NO_BASE, Outcome, Problem, Severity
 from lora_cli.peft.match import DEFAULT_NAME, dropped_for
 from lora_cli.text import counted, cut, names
-
-if TYPE_CHECKING:
-    from lora_cli.adapter.values import Magnitude
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 VARIANTS = (
@@ -244,15 +240,6 @@ def _has_other_tensors(case: Case) -> bool:
     return any(key.part != "unknown" for name, key in case.adapter.keys.items() if name not in factors)
 
 
-def _measured(case: Case) -> Iterator[tuple[LoraPair, float, "Magnitude | None", "Magnitude | None"]]:
-    """Each pair with its scaling (1 if that is not known), and the magnitudes of A and B as far as they are known."""
-    for pair in case.adapter.pairs.values():
-        scale = case.application.scales.get(pair.module)
-        found = (case.evidence.stats.get(one.name) if one is not None else None for one in (pair.a, pair.b))
-        first, second = (one.magnitude if one is not None else None for one in found)
-        yield pair, 1.0 if scale is None else abs(scale.scaling), first, second
-
-
 @check("LC503", "overflow", "config", "weights", "values", peft=WRONG,
        hint="serve it in bfloat16, or use an earlier checkpoint")  # fmt: skip
 def overflow(case: Case) -> Problems:
@@ -261,11 +248,13 @@ def overflow(case: Case) -> Problems:
     Engines cast A and B to the base's dtype, and multiply the scaling into B first. In float16 everything beyond 65504
     becomes infinity, and the request's logits NaN.
     """
-    largest = dict[str, float]()
-    for pair, scaling, first, second in _measured(case):
-        for factor, magnitude, by in ((pair.a, first, 1.0), (pair.b, second, max(1.0, scaling))):
-            if factor is not None and magnitude is not None:
-                largest[factor.name] = magnitude.largest * by
+    stats, scales, largest = case.evidence.stats, case.application.scales, dict[str, float]()
+    for module, pair in case.adapter.pairs.items():
+        scaling = abs(scales[module].scaling) if module in scales else 1.0
+        for factor in pair.factors:
+            magnitude = stats[factor.name].magnitude if factor.name in stats else None
+            if magnitude is not None:
+                largest[factor.name] = magnitude.largest * (max(1.0, scaling) if factor is pair.b else 1.0)
     dtype = case.base.dtype if case.base is not None else ""
     most = LARGEST.get(dtype, LARGEST["float16"])
     beyond = [name for name, value in largest.items() if value > most]
@@ -280,11 +269,12 @@ def overflow(case: Case) -> Problems:
 
 def _updates(case: Case) -> dict[str, float]:
     """An upper bound of the root mean square of each module's update, if its scale is known and both were measured."""
-    found = dict[str, float]()
-    for pair, scaling, first, second in _measured(case):
+    stats, scales, found = case.evidence.stats, case.application.scales, dict[str, float]()
+    for module, pair in case.adapter.pairs.items():
         d_in, d_out = pair.widths
-        if pair.module in case.application.scales and d_in and d_out and first is not None and second is not None:
-            found[pair.module] = scaling / math.sqrt(d_in * d_out) * first.norm * second.norm
+        norms = [one.norm for factor in pair.factors if factor.name in stats and (one := stats[factor.name].magnitude)]
+        if module in scales and d_in and d_out and len(norms) == 2:
+            found[module] = abs(scales[module].scaling) / math.sqrt(d_in * d_out) * norms[0] * norms[1]
     return found
 
 
