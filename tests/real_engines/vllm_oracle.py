@@ -52,9 +52,13 @@ class Worker:
         """What ``vllm_worker.py`` writes of one model; ``task`` has other prompts, and what else is asked."""
         asked: dict[str, Any] = {"prompts": PROMPTS, "asks": VOCABULARY, **task, "flags": {**FLAGS, **flags}}
         asked |= {"directory": str(model), "adapters": {name: str(path) for name, path in adapters.items()}}
+        return self.ask(out, asked)
+
+    def ask(self, out: Path, task: Mapping[str, Any]) -> list[Any]:
+        """What it writes of a task."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps({**asked, "log": str(out.with_suffix(".log")), "out": str(out)}), file=self.process.stdin)
+        print(json.dumps({**task, "log": str(out.with_suffix(".log")), "out": str(out)}), file=self.process.stdin)
         self.process.stdin.flush()
         for line in self.process.stdout:
             if line.strip() == "DONE":

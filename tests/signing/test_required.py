@@ -122,7 +122,7 @@ def test_exactly_the_signed_files_by_the_right_signer(case: str, how: str, capsy
 
 
 def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    """Its other files are fetched and compared, within limits, and not published; pickles are no harm."""
+    """Its other files are fetched and compared, and not published; pickles are no harm."""
     tool = [sys.executable, "-m", "model_signing", "sign", "key", "sql", "--signature", "sql/model.sig"]
     subprocess.run([*tool, "--private_key", "pki/acme.key"], check=True, capture_output=True)
     with Path("key.yaml").open("a") as file:
@@ -131,10 +131,6 @@ def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPa
     with Hub() as hub:
         set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
         commit = hub.add("acme/sql", files)
-        monkeypatch.setenv("LORA_CLI_MAX_FILES", "5")
-        assert main([*fetch, f"acme/sql@{commit}"]) == 1
-        assert "6 files were selected, but 5 are allowed" in said(capsys)
-        monkeypatch.delenv("LORA_CLI_MAX_FILES")
         assert main([*fetch, f"acme/sql@{commit}", "--publish", "out"]) == 0
         published = {WEIGHTS, CONFIG, "README.md", SIGNATURE, ".lora-cli.json"}
         assert {path.name for path in Path("out/sql").iterdir()} == published
@@ -148,8 +144,7 @@ def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPa
             for command in (["fetch"], VALIDATE, ["inspect"]):
                 assert main([*command, f"acme/sql@{commit}"]) == 1
         assert len(hub.requests) == asked
-        changes = {"training_args.bin": b"other", "evil.py": b"", CONFIG: b"{}"}
-        for path, data in changes.items():
+        for path, data in {"training_args.bin": b"other", "evil.py": b"", CONFIG: b"{}"}.items():
             assert main([*fetch, f"acme/sql@{hub.add('acme/sql', {**files, path: data})}"]) == 1
             assert path in said(capsys)
         del files["training_args.bin"]
