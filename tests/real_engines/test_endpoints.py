@@ -109,7 +109,7 @@ def test_serve_bench_tells_cold_requests_from_hot_ones(folder: Path, server: Ser
         assert server.load(name, folder / name).status == 200
     words = ["serve-bench", "--url", f"http://127.0.0.1:{server.port}", *names, "--num-prompts", "40"]
     words += ["--popularity", "uniform", "--input-len", "16", "--output-len", "8"]
-    assert main([*words, "--format", "json", "-o", str(folder / "bench.json")]) == 0
+    assert main([*words, "--format", f"json={folder}/bench.json"]) == 0
     metrics = json.loads((folder / "bench.json").read_text())["metrics"]
     assert metrics["completed"] == 40
     assert metrics["cold_requests"] >= len(names)
