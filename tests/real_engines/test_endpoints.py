@@ -27,6 +27,41 @@ LONG = [[1 + (7 * place) % (VOCABULARY - 1) for place in range(300)]]
 """A prompt of more tokens than a block of the KV cache holds: what was computed for it is kept."""
 
 
+def publish(adapter: str, name: str, served_as: str) -> None:
+    """Publishes the folder ``adapter`` as ``name``, with the name that the base is served as."""
+    shutil.rmtree(name, ignore_errors=True)
+    shutil.copytree(adapter, name)
+    config = Path(name, "adapter_config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": served_as}))
+    assert main(["fetch", f"./{name}", "--publish", "served"]) == 0
+
+
+def test_vllm_serves_by_name_what_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new version is another name: vLLM knows blocks of its KV cache by the adapter's name and path."""
+    monkeypatch.chdir(tmp_path)
+    base = save(LLAMA, tmp_path / "base")
+    first = meant(write_adapter(LLAMA, options(LLAMA, {}), Path("first")))
+    second = meant(write_adapter(LLAMA, options(LLAMA, {"lora_alpha": 30}), Path("second")))
+    publish("first", "sql", str(base))
+    publish("first", "elsewhere", "acme/another-base")
+
+    resolver = {
+        "VLLM_PLUGINS": "lora_filesystem_resolver",
+        "VLLM_LORA_RESOLVER_CACHE_DIR": str(Path("served").resolve()),
+    }
+    with serving(base, Path("vllm.log"), **resolver) as server:
+        assert distance(server.answered("sql"), first) <= TOLERANCE
+        assert server.answer("elsewhere", PROMPTS).status == 404
+        assert server.answer("nobody", PROMPTS).status == 404
+
+        publish("second", "sql", str(base))
+        publish("second", "sql-2", str(base))
+        assert distance(server.answered("sql"), first) <= TOLERANCE
+        assert distance(server.answered("sql-2"), second) <= TOLERANCE
+        assert server.unload("sql").status == 200
+        assert distance(server.answered("sql"), second) <= TOLERANCE
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("endpoints")
@@ -114,38 +149,3 @@ def test_serve_bench_tells_cold_requests_from_hot_ones(folder: Path, server: Ser
     assert metrics["completed"] == 40
     assert metrics["cold_requests"] >= len(names)
     assert metrics["cold_requests"] + metrics["hot_requests"] <= 40
-
-
-def publish(adapter: str, name: str, served_as: str) -> None:
-    """Publishes the folder ``adapter`` as ``name``, with the name that the base is served as."""
-    shutil.rmtree(name, ignore_errors=True)
-    shutil.copytree(adapter, name)
-    config = Path(name, "adapter_config.json")
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": served_as}))
-    assert main(["fetch", f"./{name}", "--publish", "served"]) == 0
-
-
-def test_vllm_serves_by_name_what_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new version is another name: vLLM knows blocks of its KV cache by the adapter's name and path."""
-    monkeypatch.chdir(tmp_path)
-    base = save(LLAMA, tmp_path / "base")
-    first = meant(write_adapter(LLAMA, options(LLAMA, {}), Path("first")))
-    second = meant(write_adapter(LLAMA, options(LLAMA, {"lora_alpha": 30}), Path("second")))
-    publish("first", "sql", str(base))
-    publish("first", "elsewhere", "acme/another-base")
-
-    resolver = {
-        "VLLM_PLUGINS": "lora_filesystem_resolver",
-        "VLLM_LORA_RESOLVER_CACHE_DIR": str(Path("served").resolve()),
-    }
-    with serving(base, Path("vllm.log"), **resolver) as server:
-        assert distance(server.answered("sql"), first) <= TOLERANCE
-        assert server.answer("elsewhere", PROMPTS).status == 404
-        assert server.answer("nobody", PROMPTS).status == 404
-
-        publish("second", "sql", str(base))
-        publish("second", "sql-2", str(base))
-        assert distance(server.answered("sql"), first) <= TOLERANCE
-        assert distance(server.answered("sql-2"), second) <= TOLERANCE
-        assert server.unload("sql").status == 200
-        assert distance(server.answered("sql"), second) <= TOLERANCE
