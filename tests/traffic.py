@@ -12,7 +12,7 @@ COUNTED = Path(__file__).parents[1] / "benchmarks" / "fetching"
 RUN = """
 import json, sys
 from counted import Counted
-counted = Counted(json.loads(sys.argv[1]), as_host=sys.argv[2] == "host")
+counted = Counted(json.loads(sys.argv[1]))
 print(json.dumps(counted.ports), flush=True)
 for _ in sys.stdin:
     print(counted.received, flush=True)
@@ -37,10 +37,10 @@ class Traffic:
 
 
 @contextmanager
-def counted(*places: str, as_host: bool = False) -> Iterator[Traffic]:
+def counted(*places: str) -> Iterator[Traffic]:
     """Counts what passes to ``places`` (``127.0.0.1:8333``, or an address): see ``benchmarks/fetching/counted.py``."""
     ports = json.dumps([int(place.rpartition(":")[2]) for place in places])
-    command = [sys.executable, "-c", RUN, ports, "host" if as_host else ""]
+    command = [sys.executable, "-c", RUN, ports]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=COUNTED, text=True, env={}
     ) as process:

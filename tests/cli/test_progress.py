@@ -1,4 +1,4 @@
-"""What a terminal shows while adapters are fetched: never too wide, gone at the end, and no output lost to it."""
+"""What a terminal shows while a command works: never too wide, gone at the end, and no output lost to it."""
 
 import fcntl
 import io
@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from lora_cli.cli.progress import Bars
 from tests.hub_server import Hub
+from tests.making import llama_modules, write_adapter, write_base_config
 
 DOWNLOADS = st.lists(st.tuples(st.text(max_size=200), st.integers(1, 2**50), st.integers(0, 2**50)), max_size=20)
 
@@ -116,19 +118,23 @@ def drawn_in(shown: str) -> list[str]:
     return [plain(line).rstrip() for line in re.split(r"\x1b\[1A|\x1b\[2K|\r|\n", shown)]
 
 
+@pytest.fixture
+def slow_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        yield hub
+
+
 def test_a_narrow_terminal_shows_how_far_it_is_and_keeps_every_line_of_output(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow_hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"adapter-with-a-rather-long-name-{number}" for number in range(6)]
-    with Hub() as hub:
-        for number, name in enumerate(names):
-            weights = bytes([number]) * 200_000
-            hub.add(f"org/{name}", {"adapter_config.json": {"r": number}, "adapter_model.safetensors": weights})
-        hub.fault("cdn", times=-1, delay_s=0.4)
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("LORA_CLI_JOBS", "3")
-        argv = ["fetch", "--cache-dir", str(tmp_path / "c"), *(f"org/{name}" for name in names)]
-        code, shown = on_a_terminal(argv, columns=60, rows=8)
+    for number, name in enumerate(names):
+        weights = bytes([number]) * 200_000
+        slow_hub.add(f"org/{name}", {"adapter_config.json": {"r": number}, "adapter_model.safetensors": weights})
+    slow_hub.fault("cdn", times=-1, delay_s=0.4)
+    monkeypatch.setenv("LORA_CLI_JOBS", "3")
+    code, shown = on_a_terminal(["fetch", *(f"org/{name}" for name in names)], columns=60, rows=8)
     assert code == 0
     drawn = [line for line in drawn_in(shown) if " of 6 fetched" in line or " of 195.3 KiB" in line]
     assert any("adapter-with-a" in line for line in drawn)
@@ -139,18 +145,40 @@ def test_a_narrow_terminal_shows_how_far_it_is_and_keeps_every_line_of_output(
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_kill_leaves_a_terminal_that_shows_its_cursor(
-    how: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Hub() as hub:
-        hub.add("org/sql", {"adapter_config.json": {"r": 1}, "adapter_model.safetensors": bytes(200_000)})
-        hub.fault("cdn", times=-1, delay_s=20)
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        argv = ["fetch", "--cache-dir", str(tmp_path / "c"), "org/sql"]
-        code, shown = on_a_terminal(argv, columns=80, rows=8, killed_by=how)
+def test_a_kill_leaves_a_terminal_that_shows_its_cursor(how: signal.Signals, slow_hub: Hub) -> None:
+    slow_hub.add("org/sql", {"adapter_config.json": {"r": 1}, "adapter_model.safetensors": bytes(200_000)})
+    slow_hub.fault("cdn", times=-1, delay_s=20)
+    code, shown = on_a_terminal(["fetch", "org/sql"], columns=80, rows=8, killed_by=how)
     assert code in {-how, 130, 143}
     assert ("interrupted: downloaded data is kept" in shown) == (how is signal.SIGINT)
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0
+
+
+QUERIES = llama_modules(["q_proj"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "done"), [("warm --device cpu", "verified"), ("validate", "validated")])
+def test_stages_are_shown_on_a_terminal_where_anybody_wants_them_and_the_table_alone_is_kept(
+    command: str, done: str, tmp_path: Path
+) -> None:
+    write_base_config(tmp_path / "base")
+    for name in ("one", "two"):
+        write_adapter(tmp_path / name, modules=QUERIES)
+    write_adapter(tmp_path / "bad", modules=QUERIES, drop=lambda name: "lora_B" in name)
+    argv = [*command.split(), "one", "bad", "two", "--base", "base"]
+    code, shown = on_a_terminal(argv, columns=70, rows=24)
+    assert code == 1
+    counts = [line for line in drawn_in(shown) if f" of 3 {done}" in line]
+    assert any(line.startswith(f"2 of 3 {done}") for line in counts)
+    assert max(map(len, counts)) <= 70
+    assert ("the base  load" in shown) == (done == "verified")
+    kept = screen(shown)
+    assert not any(f" of 3 {done}" in line or "the base  load" in line for line in kept)
+    assert any(line.startswith("bad") for line in kept)
+    for flag in ("--quiet", "--verbose"):
+        code, shown = on_a_terminal([flag, *argv], columns=70, rows=24)
+        assert (code, f" of 3 {done}" in shown, "\x1b[2K" in shown) == (1, False, False)
 
 
 def test_what_is_written_to_standard_error_meanwhile_stands_above_the_drawing() -> None:
