@@ -28,7 +28,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def judged_adapters(a_folder_and_a_cache_of_its_own: None) -> None:
-    """A ``base``, and ``good``; ``bad``, whose B is missing (LC302); ``loud``, whose B is too large (LC504, a warning)."""
+    """A ``base``, and ``good``; ``bad`` without its B (LC302); ``loud``, whose B is too large (LC504, a warning)."""
     write_base_config(Path("base"))
     write_adapter(Path("good"), modules=llama_modules())
     write_adapter(Path("bad"), modules=llama_modules(), drop=lambda name: "lora_B" in name)

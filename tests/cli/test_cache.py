@@ -3,8 +3,6 @@
 import os
 import pty
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -47,13 +45,6 @@ def test_ls_lists_the_last_used_first_and_cuts_no_reference_in_a_pipe(
     assert document["bytes"] == sum(one["bytes"] for one in document["snapshots"])
 
 
-def test_what_is_corrupt_ends_with_5(run: Run) -> None:
-    (Path(run("cache path ./sql").out.strip()) / "extra").write_bytes(b"")
-    assert "corrupt snapshot" in run("cache verify", 5).out
-    run("cache verify --repair")
-    assert "no corruption" in run("cache verify").out
-
-
 def test_gc_frees_what_was_not_used_for_long(store: Store, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     before, kinds = tree(store.root), re.compile("^(adapter|reference|snapshot|blob) ", re.MULTILINE)
@@ -86,13 +77,12 @@ def test_gc_keeps_within_a_size_or_the_budget_and_not_within_what_one_adapter_ma
         ("rm", 2, "rm takes either adapters or --all"),
         ("rm ./sql --all", 2, "rm takes either adapters or --all"),
         ("rm --all", 2, "hint: add --yes"),
-        ("show chatt", 3, "hint: did you mean file://{}/chat? see lora-cli cache ls"),
         ("show org/none", 3, "hint: see lora-cli cache ls"),
     ],
 )
 def test_what_is_wrong_is_told_and_nothing_goes(line: str, code: int, told: str, store: Store, run: Run) -> None:
     before = tree(store.root)
-    assert told.format(Path.cwd()) in run(f"cache {line}", code).err
+    assert told in run(f"cache {line}", code).err
     assert tree(store.root) == before
 
 
@@ -106,12 +96,10 @@ def test_what_is_no_cache_is_not_cleaned(line: str, run: Run) -> None:
     assert (out, "not a cache of lora-cli" in err, thesis.read_text()) == ("", True, "mine")
 
 
-def test_path_prints_one_directory_for_a_reference_the_usual_files_first(run: Run) -> None:
-    Path("sql/extra.log").write_text("x")
-    usual = run("cache path ./sql")
-    run("fetch ./sql --include *.log")
-    assert run("cache path ./sql") == usual
-    assert run(f"cache path {Path(usual.out.strip()).name[:12]}") == usual
+def test_path_prints_one_directory_for_a_reference_or_the_beginning_of_a_digest(run: Run) -> None:
+    (line,) = run("cache path ./sql").out.splitlines()
+    assert Path(line, "adapter_config.json").is_file()
+    assert run(f"cache path {Path(line).name[:12]}").out == f"{line}\n"
 
 
 @pytest.mark.parametrize("words", ["./sql", "--all --yes"])
@@ -124,19 +112,6 @@ def test_rm_tells_before_what_it_removes_then(words: str, store: Store, run: Run
     run("cache verify")
 
 
-def test_rm_frees_nothing_that_another_adapter_or_a_hard_link_has(run: Run) -> None:
-    Path("copy").mkdir()
-    for path in Path("sql").iterdir():
-        Path("copy", path.name).write_bytes(path.read_bytes())
-    Path("copy/README.md").write_text("x")
-    run("fetch ./copy")
-    run("fetch ./chat --to out")
-    assert run("cache rm ./sql").out.endswith("\nfreed 0 B: 1 adapter\n")
-    assert Path("out/adapter_model.safetensors").stat().st_nlink == 3
-    assert "KiB" not in run("cache rm ./chat").out.splitlines()[-1]
-    assert " KiB: 1 adapter" in run("cache rm ./copy").out
-
-
 def test_rm_all_asks_on_a_terminal(store: Store, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     put_blob(store, b"nothing means it")
     ours, theirs = pty.openpty()
@@ -147,16 +122,3 @@ def test_rm_all_asks_on_a_terminal(store: Store, monkeypatch: pytest.MonkeyPatch
             keyboard.write(answer)
             assert f"Remove 2 adapters, 5.4 KiB, from {store.root}? [y/N]:" in run("cache rm --all", code).err
             assert tree(store.root) == (before if code else set())
-
-
-def test_an_unfinished_download_is_shown_and_goes_with_rm_all(store: Store, run: Run) -> None:
-    script = (
-        "import os, sys\nfrom pathlib import Path\nfrom lora_cli.store import Store\n"
-        "from lora_cli.store.partials import open_partial\n"
-        "os.write(open_partial(Store(Path(sys.argv[1])), 'ab' * 32, 5000).descriptor, bytes(3000))\nos._exit(9)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script, str(store.root)], check=False).returncode == 9
-    assert "; unfinished downloads: 2.9 KiB" in run("cache ls").out
-    run("cache rm --all -y")
-    assert tree(store.root) == set()
-    run("cache rm --all --yes")

@@ -26,7 +26,9 @@ def here(tmp_path: Path) -> Path:
 
 
 def set_of(*names: str, engine: str = "", pinned: str = "", source: str = "./") -> None:
-    entries = [f"  - {{name: {name}, source: {source}{name}, pinned: {str(name == pinned).lower()}}}\n" for name in names]
+    entries = [
+        f"  - {{name: {name}, source: {source}{name}, pinned: {str(name == pinned).lower()}}}\n" for name in names
+    ]
     head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n{engine}"
     Path("set.yaml").write_text(f"{head}adapters:\n{''.join(entries)}")
 
@@ -109,16 +111,6 @@ def test_c3_what_is_served_otherwise_than_trained_is_left_out_and_told(here: Pat
     assert (found["slot_bytes"], found["flags"]) == (alone["slot_bytes"], alone["flags"])
     assert " for 1 of 2 adapters " in run("inspect -f set.yaml --engine-args sglang").text
     assert "--enable-lora" not in run("inspect ./rs --engine-args sglang", 1).out
-
-
-def test_experts_and_their_routers_count(here: Path, run: Run) -> None:
-    write_base_config(here / "moe", "mixtral")
-    modules = {f"model.layers.{n}.block_sparse_moe.experts.{e}.{w}": shape for n in range(2) for e in range(4)
-               for w, shape in {"w1": (64, 128), "w3": (64, 128), "w2": (128, 64)}.items()}  # fmt: skip
-    write_adapter(here / "a", modules=modules, r=8)
-    found = args(run, "./a --base moe --engine-args vllm@0.33")
-    assert found["lora_target_modules"] == ["experts"]
-    assert found["slot_bytes"] == 2 * 4 * (192 + 192 + 192) * 8 * 2
 
 
 def test_an_adapter_of_the_hub_is_named_once_it_is_here(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """``--engine`` of validate and ``lora-cli engines`` as operators and CI see them."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,22 +110,3 @@ def test_the_matrix_fits_the_terminal_and_one_engine_is_explained(run: Run, monk
     assert out.startswith("SGLang 0.5.23 any rank up to --max-lora-rank")
     assert "LC424: A module has another scale than the config's" in out
     assert "folds the scales in source: lora/lora_config.py (run)" in out
-
-
-def test_the_docs_show_what_it_prints(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = QUICKSTART.parents[1]
-    monkeypatch.chdir(root)
-    monkeypatch.setenv("COLUMNS", "80")
-    shown = (root / "docs/validate.md").read_text().split("--engine sglang --engine vllm\n")[1]
-    words = "manifests/quickstart/zubrowka --base manifests/quickstart/smollm2-135m --engine sglang --engine vllm"
-    assert run(f"validate {words}", 1).out == shown.partition("```")[0]
-
-
-def test_a_stray_weights_file_is_a_change_of_the_repair(run: Run) -> None:
-    """What is left behind is what fixes it, so that ``--check`` does not say that there is nothing to do."""
-    shutil.copytree(QUICKSTART / "pirate", "dup")
-    shutil.copy(QUICKSTART / "zubrowka" / "adapter_model.safetensors", "dup/model.safetensors")
-    line = f"repair dup --base {SMOLLM} --engine sglang"
-    assert "without model.safetensors" in run(f"{line} --check", 1).text
-    run(f"{line} --to out")
-    assert {path.name for path in Path("out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}

@@ -1,4 +1,4 @@
-"""What ``--help`` says in 80 columns: ``GOLDEN=write`` writes it anew."""
+"""What ``--help`` and the docs show in 80 columns: ``GOLDEN=write`` writes the golden file anew."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from lora_cli.cli.cache import COMMANDS as OF_CACHE
 from lora_cli.cli.main import COMMANDS, load_command
 from tests.cli.running import Run
+from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parent / "golden" / "validate.help.txt"
 WORDS = [[name] for name in COMMANDS if name != "cache"] + [["cache", name] for name in OF_CACHE]
@@ -52,3 +53,23 @@ def test_the_root_names_all_commands_and_the_global_options(run: Run, monkeypatc
     text = " ".join(run("cache --help").out.replace("│", " ").split())
     told = [" ".join((function.__doc__ or "").partition(".")[0].split()) for function in OF_CACHE.values()]
     assert [one for one in told if one not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "line", "code"),
+    [
+        ("inspect.md", "inspect manifests/quickstart/pirate --diff manifests/quickstart/zubrowka", 0),
+        ("validate.md", "validate manifests/quickstart/zubrowka --base manifests/quickstart/smollm2-135m", 1),
+    ],
+)
+def test_the_docs_show_what_is_printed(
+    page: str, line: str, code: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").replace("\\\n    ", "")
+    more, _, shown = text.partition(f"$ lora-cli {line}")[2].partition("```")[0].partition("\n")
+    out = run(f"{line}{more}", code).out
+    for part in filter(None, shown.split("…\n")):
+        assert part in out
+        out = out.partition(part)[2]

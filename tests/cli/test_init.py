@@ -50,13 +50,6 @@ def test_paths_are_those_from_the_manifest_and_nothing_is_named_twice(folder: Pa
     run("fetch -f sets/one.yaml")
 
 
-def test_a_rank_that_the_engine_never_takes_leaves_the_others_to_be_judged(folder: Path, run: Run) -> None:
-    write_adapter(folder / "all/huge", modules=llama_modules(), r=600)
-    run("init all --engine vllm@0.33")
-    assert "max_lora_rank: 512" in Path("set.yaml").read_text()
-    assert "4 adapters: 3 ok, 1 failed" in run("validate -f set.yaml --base base", 1).text
-
-
 def test_what_is_no_adapter_is_told_and_left_out(run: Run) -> None:
     assert "base: there is no adapter_config.json" in run("init base", 1).err
     assert not Path("set.yaml").exists()

@@ -1,9 +1,6 @@
 """``fetch -f`` and its lock: what is pinned stays, what moved is told, and nothing is asked twice."""
 
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +23,7 @@ from tests.cli.locked_sets import (
 )
 from tests.cli.running import Run
 from tests.hub_server import Hub
-from tests.making import llama_modules, write_adapter, write_base_config
+from tests.making import write_adapter
 
 FETCH = "fetch -f set.yaml"
 
@@ -112,32 +109,6 @@ def test_another_server_than_when_it_was_locked_is_told_in_one_line_and_the_dige
         assert LOCK.read_bytes() == before
 
 
-@pytest.mark.slow
-def test_a_set_that_comes_through_a_pipe_has_no_lock() -> None:
-    for argv, code in ((["--locked"], 2), ([], 0)):
-        line = [sys.executable, "-m", "lora_cli", "fetch", "-f", "-", *argv]
-        done = subprocess.run(line, input=Path("set.yaml").read_bytes(), capture_output=True, check=False)
-        assert done.returncode == code
-    assert not list(Path().glob("*lock*"))
-
-
-@pytest.mark.slow
-def test_two_processes_that_upgrade_one_adapter_each_lose_neither(hub: Hub, run: Run) -> None:
-    run(FETCH)
-    hub.add("org/sql", files(3))
-    hub.add("org/chat", files(4))
-    waits = hub.fault(r"/api/models/org/sql", delay_s=3)
-    command = [sys.executable, "-m", "lora_cli", *FETCH.split(), "--upgrade", "sql"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as slow:
-        while waits.times and slow.poll() is None:
-            threading.Event().wait(0.02)
-        run(f"{FETCH} --upgrade chat")
-        assert slow.poll() is None, slow.stderr and slow.stderr.read()
-        slow.communicate()
-    assert slow.returncode == 0
-    assert all(locked(name).revision == hub.commit(f"org/{name}").id for name in ("sql", "chat"))
-
-
 def test_every_adapter_is_in_one_shard_and_a_shard_keeps_what_others_locked(run: Run, hub: Hub) -> None:
     names = [f"a{number}" for number in range(12)]
     for number, name in enumerate(names):
@@ -150,19 +121,6 @@ def test_every_adapter_is_in_one_shard_and_a_shard_keeps_what_others_locked(run:
         assert set(read_lock(LOCK)) == set(done)
     assert sorted(done) == sorted(names)
     assert {path.name for path in Path("out").iterdir()} == set(names)
-
-
-def test_validate_judges_what_is_locked_and_not_what_the_branch_is_now(hub: Hub, tmp_path: Path, run: Run) -> None:
-    hub.add("org/sql", write_adapter(tmp_path / "good", modules=llama_modules()))
-    write_base_config(Path("base"))
-    set_of("sql=org/sql")
-    run(FETCH)
-    hub.add("org/sql", {CONFIG: "{}", WEIGHTS: b"rubbish"})
-    (judged,) = run("validate -f set.yaml --base base --format json").document["adapters"]
-    assert judged["revision"] == locked("sql").revision
-    set_of("sql=org/sql@main")
-    warning = "warning: 1 adapter of set.yaml is not locked: sql; lora-cli fetch -f set.yaml locks them\n"
-    assert run("validate -f set.yaml --base base", 1).err == warning
 
 
 @pytest.mark.parametrize("rule", ["require_pinned", "require_sha256"])
@@ -237,12 +195,9 @@ def other_bytes(path: str) -> Callable[[], object]:
 
 REFUSED: dict[str, tuple[Callable[[], object], str, int, str]] = {
     "another source": (lambda: set_of("sql=org/chat", "chat=org/chat@main"), "--locked", 1, "does not match"),
-    "one that is gone": (lambda: set_of("sql=org/sql"), "--locked", 1, "does not match set.yaml"),
     "one that is new": (lambda: set_of("new=org/sql"), "--locked", 1, "does not match set.yaml"),
     "no commit": (lambda: rewrite(lambda one: replace(one, revision="main")), "", 2, "'main', which is not a commit"),
     "edited": (edited("size: 1000", "size: 1001"), "", 2, "set.lock.yaml"),
-    "edited, one is upgraded": (edited("size: 1000", "size: 1001"), "--upgrade sql", 2, "set.lock.yaml"),
-    "something else": (lambda: LOCK.write_text("mine: 1\n"), "--upgrade", 2, "set.lock.yaml"),
     "other weights": (other_bytes(WEIGHTS), "--locked", 1, "--upgrade sql"),
     "another config, whose sha256 no listing has": (other_bytes(CONFIG), "--locked", 5, "--upgrade sql"),
 }
@@ -268,29 +223,3 @@ def test_a_lock_that_cannot_be_written_is_6(run: Run) -> None:
     LOCK.symlink_to("no/such/folder/lock.yaml")
     out, err = run(FETCH, 6)
     assert (out, "--locked" in err) == ("", True)
-
-
-def test_pickled_weights_that_are_locked_need_the_permission_again(hub: Hub, run: Run) -> None:
-    hub.add("org/old", {CONFIG: {"r": 1}, "adapter_model.bin": b"\x80\x02."})
-    set_of("old=org/old")
-    run(f"{FETCH} --allow-pickle")
-    assert "--allow-pickle" in run(f"{FETCH} --locked", 1).err
-    run(f"{FETCH} --locked --allow-pickle")
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "-f set.yaml --locked --upgrade",
-        "-f set.yaml --check --locked",
-        "-f set.yaml --upgrade sq",
-        "-f set.yaml --locked --include *",
-        "-f set.yaml org/sql",
-        *(f"-f set.yaml --shard {shard}" for shard in ("2/2", "0/0", "one", "-1/2", "1/2/3")),
-        "org/sql --locked",
-        "org/sql --check",
-        "org/sql --upgrade",
-    ],
-)
-def test_what_makes_no_sense_is_exit_2_and_asks_nobody(words: str, hub: Hub, run: Run) -> None:
-    assert (run(f"fetch {words}", 2).out, hub.count()) == ("", 0)

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from lora_cli import __version__, errors
-from lora_cli.checks import CHECKS
 from lora_cli.cli.main import COMMANDS
 from tests import forked
 from tests.cli.running import Run
@@ -128,31 +127,6 @@ def test_a_variable_that_nothing_reads_is_an_error_that_names_the_one_that_was_m
     assert run("--version").out.startswith(f"lora-cli {__version__}\n")
 
 
-def test_a_flag_beats_a_variable_that_says_the_opposite(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    monkeypatch.setenv("LORA_CLI_QUIET", "1")
-    run("-v cache path")
-    monkeypatch.setenv("LORA_CLI_QUIET", "n")
-    assert run("cache path").err == ""
-    monkeypatch.setenv("LORA_CLI_HUB_ENDPOINT", "tcp://10.0.0.1:80")
-    assert run("cache path", 2).err.startswith("error: LORA_CLI_HUB_ENDPOINT: ")
-
-
-def test_the_version_tells_where_everything_is_and_no_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
-) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text('[[sources]]\nmatch = "hf://acme/*"\ntoken_env = "ACME_TOKEN"\n')
-    given = {"HF_TOKEN": "hf_secret1", "ACME_TOKEN": "secret2", "LORA_CLI_API_KEY": "", "HOME": str(tmp_path)}
-    for name, value in {**given, "LORA_CLI_CONFIG": str(file), "LORA_CLI_CACHE_DIR": "/srv/cache"}.items():
-        monkeypatch.setenv(name, value)
-    told = run("--version -v").out
-    lines = dict(line.split(None, 1) for line in told.splitlines())
-    assert (lines["lora-cli"], lines["cache"], lines["settings"]) == (__version__, "/srv/cache", str(file))
-    assert (lines["Hub"], lines["sources"]) == ("credentials in HF_TOKEN", "credentials in ACME_TOKEN")
-    assert (lines["engines"], lines["torch"][0].isdigit()) == ("no credentials found", True)
-    assert "secret" not in told.replace("secrets", "")
-
-
 @pytest.mark.parametrize(
     ("line", "code"),
     [
@@ -174,24 +148,6 @@ LINES = (
     "cache ls", "cache rm x", "fetch x", "validate x", "inspect x", "rules", "warm x --base y",
     "serve-bench x --base y", "engines", "repair x --engine vllm --check", "init x",
 )  # fmt: skip
-
-
-def test_every_command_says_the_same_of_a_cache_that_is_no_folder(run: Run) -> None:
-    assert {one.split()[0] for one in LINES} == set(COMMANDS)
-    link, file = Path("link").absolute(), Path("file").absolute()
-    link.symlink_to("nowhere")
-    file.touch()
-    for cache, what in ((link, "a dangling link"), (file, "a file")):
-        told = f"error: {cache}: the cache is {what}\nhint: set --cache-dir to a folder\n"
-        assert {run(f"--cache-dir {cache} {line}", 6) for line in LINES} == {("", told)}
-
-
-def test_rules_are_listed_and_explained(run: Run) -> None:
-    out = run("rules").out
-    assert all(f"{rule.code}  {rule.severity!s:<7}  {rule.name}" in out for rule in CHECKS)
-    out = run("rules lc301").out
-    assert out.startswith("LC301 rank-mismatch\nerror; needs config, weights\n")
-    assert ("Fix: write the tensors' rank" in out, "``" in out) == (True, False)
 
 
 @pytest.mark.slow

@@ -79,18 +79,6 @@ def test_repair_holds_what_the_manifest_says_of_an_adapter(run: Run) -> None:
         run("repair -f set.yaml --engine vllm --to repaired", code)
 
 
-def test_a_digest_is_no_pass_before_it_is_known_and_then_it_is_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
-) -> None:
-    entry = f"{{name: sql, source: hf://acme/sql, sha256: {'0' * 64}}}"
-    Path("set.yaml").write_text(f"{SET}policy: {{max_bytes: 1GiB}}\nadapters: [{entry}]\n")
-    with Hub() as hub:
-        hub.add("acme/sql", Path("sql"))
-        set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"))
-        assert "its digest is unknown before it is fetched" in run("inspect -f set.yaml", 1).out
-        assert "the manifest has sha256 0000" in run("validate -f set.yaml", 5).text
-
-
 def test_a_base_that_only_an_adapter_names_must_be_allowed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:

@@ -2,12 +2,6 @@
 
 import hashlib
 import json
-import resource
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,19 +123,6 @@ def test_c2_what_does_not_pass_is_named_and_left_out_and_an_earlier_version_stay
     assert mark() != before
 
 
-def test_the_base_is_that_of_the_lock_and_one_that_cannot_be_read_publishes_nothing(
-    monkeypatch: pytest.MonkeyPatch, run: Run
-) -> None:
-    set_of("sql", "chat")
-    run("fetch -f set.yaml")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    run(f"{SET} --locked")
-    Path("set.lock.yaml").unlink()
-    run(f"{SET} --keep-going", 4)
-    monkeypatch.setenv("LORA_CLI_CACHE_DIR", "empty")
-    assert "warning: sql: base unchecked: " in run(ONE).err  # which only its config names
-
-
 def test_prune_removes_what_is_not_in_the_manifest_and_nothing_that_is_of_others(run: Run) -> None:
     set_of("sql", "chat", "tune")
     run(SET)
@@ -227,38 +208,3 @@ def test_what_was_edited_or_lost_is_published_again(run: Run) -> None:
         run(ONE)
         assert (resolves("sql"), tree(Path("served/sql"))) == (True, {CONFIG, WEIGHTS, MARK_FILE})
         assert Path("served/sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()
-
-
-@pytest.mark.parametrize("words", ["--publish=", "--publish served --to out", "./other/sql --publish served"])
-def test_what_cannot_be_published_at_all_is_exit_2(words: str, run: Run) -> None:
-    adapter("other/sql")
-    assert (run(f"fetch ./sql {words}", 2).out, published()) == ("", [])
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another file system than the cache."""
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    assert folder.stat().st_dev != tmp_path.stat().st_dev
-    yield folder
-    shutil.rmtree(folder)
-
-
-def test_on_another_file_system_weights_are_copied_once_and_a_full_disk_leaves_them(elsewhere: Path, run: Run) -> None:
-    line, path = f"fetch ./sql --publish {elsewhere}", elsewhere / "sql" / WEIGHTS
-    run(line)
-    before, first = path.stat().st_ino, path.read_bytes()
-    run(line)
-    assert (path.stat().st_ino, first) == (before, Path("sql", WEIGHTS).read_bytes())
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-
-    adapter("sql", seed=2)
-    run("fetch ./sql")
-    command = [sys.executable, "-m", "lora_cli", *line.split()]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
-    assert (done.returncode, done.stdout, "--publish" in done.stderr) == (6, "", True)
-    assert ({entry.name for entry in elsewhere.iterdir()}, path.read_bytes()) == ({"sql"}, first)
-    run("fetch ./sql --publish /proc/served", 6)

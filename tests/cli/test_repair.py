@@ -202,13 +202,6 @@ def test_what_a_flag_mends_is_named_and_is_no_refusal(limit: str, hint: str, run
     assert (found["refusals"], bool(found["flags"])) == ([], bool(hint))
 
 
-def test_a_name_that_is_asked_for_is_written(run: Run) -> None:
-    adapter("plain")
-    found = repair(run, "plain --engine vllm --base base --base-name org/base --to out")
-    assert ([change["step"] for change in found["changes"]], found["proof"]) == (["base"], 0)
-    assert json.loads(Path("out/adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
-
-
 def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(run: Run) -> None:
     adapter("fine")
     entries = "{name: a, source: ./rslora}, {name: gone, source: ./nowhere}, {name: b, source: ./fine}"

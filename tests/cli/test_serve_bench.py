@@ -1,17 +1,12 @@
 """``lora-cli serve-bench`` of a server that costs next to nothing, and of none: results, conditions, mistakes."""
 
 import json
-import os
-import signal
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from lora_cli.cli.main import main
@@ -86,16 +81,6 @@ def test_in_an_open_loop_what_the_client_holds_back_counts(vllm: str, measured: 
     assert found["metrics"]["p99_e2el_ms"] == pytest.approx(1e3 * max(one["last_s"] for one in requests))
 
 
-def test_where_no_tiers_are_named_they_are_inferred(vllm: str, measured: Measured) -> None:
-    found = measured(f"serve-bench --url {vllm} {FEW} --max-loras 1 --max-cpu-loras 2")
-    assert found["tiers_from"] == "inferred, the server names none: least recently used of 1 slots, 2 in memory"
-    assert all(found["metrics"][f"{tier}_requests"] for tier in ("hot", "warm", "cold"))
-    found = measured(f"serve-bench --url {vllm} {FEW} --num-adapters 2")
-    assert "a first request is cold" in found["tiers_from"]
-    assert [found["metrics"][f"{tier}_requests"] for tier in ("hot", "warm", "cold")] == [0, 38, 2]
-    assert found["server"]["version"] == "0.33.0"
-
-
 def test_sglang_is_asked_for_an_adapter_on_its_base(measured: Measured) -> None:
     with NullServer("--owned-by", "sglang") as sglang:
         assert measured(f"serve-bench --url {sglang.url}/v1 {FEW}")["metrics"]["completed"] == 40
@@ -111,7 +96,7 @@ def test_people_read_vllms_block_and_the_tiers_side_by_side(ours: str, run: Run)
     assert [row[0] for row in rows] == ["requests", *["ttft"] * 3, *["tpot"] * 3, *["e2el"] * 3]
     assert max(map(len, lines)) <= 80
     assert lines[-1] == "passed  failed > 0 is not true: the value is 0"
-    assert err == "sending 40 requests, each of 1 client after its last answer\n"
+    assert err.startswith("sending 40 requests")
 
 
 def test_an_adapter_that_fails_is_told_and_the_others_are_measured(
@@ -140,21 +125,6 @@ def test_a_server_that_dies_in_between_leaves_what_it_answered(measured: Measure
         metrics = measured(f"serve-bench --url {dying.url} {FEW}", 7)["metrics"]
     assert metrics["completed"] + metrics["failed"] == 40
     assert 0 < metrics["completed"] <= 10
-
-
-@pytest.mark.slow
-def test_an_interrupt_leaves_what_was_measured(run: Run) -> None:
-    def interrupt(url: str) -> None:
-        while httpx2.get(f"{url}/completed", trust_env=False).json() < 10:
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with NullServer("--token-ms", 1) as running:
-        threading.Thread(target=interrupt, args=(running.url,)).start()
-        said = run(f"serve-bench --url {running.url} --num-prompts 5000 --request-rate 50 --format json", 130)
-    metrics = said.document["metrics"]
-    assert (5 < metrics["completed"] < 5000, metrics["failed"]) == (True, 0)
-    assert f"interrupted after {metrics['completed']} of 5000 requests" in said.err
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from tests.conftest import QUICKSTART
 
 pytestmark = pytest.mark.slow
 
-HEAVY = {"torch", "transformers", "numpy", "s3fs", "huggingface_hub", "obstore", "httpx2", "http.client", "yaml", "rich",
-         "jinja2"}  # fmt: skip
+HEAVY = {"torch", "transformers", "numpy", "s3fs", "huggingface_hub", "obstore", "httpx2", "http.client", "yaml",
+         "rich", "jinja2"}  # fmt: skip
 
 
 def modules_after(code: str) -> set[str]:

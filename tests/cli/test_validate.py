@@ -12,7 +12,6 @@ import yaml
 
 from tests.cli.running import Run
 from tests.cli.test_progress import on_a_terminal
-from tests.cli.test_startup import modules_after
 from tests.hub_server import Hub
 from tests.making import write_adapter
 from tests.object_servers import S3Server
@@ -151,19 +150,6 @@ def test_one_run_writes_several_formats(run: Run) -> None:
     assert (summary["refused"], summary["failed"], summary["errors"], summary["exit_code"]) == (1, 1, 1, 3)
 
 
-def test_places_are_from_the_root_of_the_repository_wherever_the_command_runs(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As annotations, SARIF and code quality reports are read; names, and baselines with them, are from here."""
-    for name in (".git", "ci"):
-        Path(name).mkdir()
-    monkeypatch.chdir("ci")
-    out = run("validate ../bad --base ../base --format sarif=r.sarif --format github", 1).out
-    assert f"::error file=bad/{WEIGHTS},title=LC302" in out
-    (result, *_) = json.loads(Path("r.sarif").read_text())["runs"][0]["results"]
-    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == f"bad/{WEIGHTS}"
-
-
 def test_github_also_appends_to_the_summary_of_the_job(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     summary, line = Path("summary.md"), "validate good bad --base base --format github"
     summary.write_text("before\n")
@@ -216,11 +202,3 @@ def test_a_terminal_gets_colour_unless_told_not_to(monkeypatch: pytest.MonkeyPat
         assert "\x1b[31mfailed" in on_a_terminal(["validate", "bad", "--base", "base"], columns, 24)[1]
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[31m" not in on_a_terminal(["validate", "bad", "--base", "base"], 200, 24)[1]
-
-
-def test_what_is_not_needed_is_not_imported() -> None:
-    code = "from lora_cli.cli.main import main\nassert main('validate good --base base'.split()) == 0"
-    heavy = {"yaml", "http.client", "huggingface_hub", "torch", "transformers", "regex", "xml.etree.ElementTree"}
-    found = modules_after(f"{code}\nimport sys\nfor name in ('json', 'sarif', 'junit', 'github', 'markdown'):\n"
-                          "    assert f'lora_cli.reports.{name}' not in sys.modules")  # fmt: skip
-    assert not found & heavy
