@@ -1,12 +1,12 @@
 """A set of two adapters of a Hub, its lock, and ``fetch`` of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lora_cli.documents.lockfile import dump_lock, read_lock
-from lora_cli.refs.lock import THE_BASE, LockedAdapter
+from lora_cli.documents.lockfile import read_lock
+from lora_cli.refs.lock import LockedAdapter
 from tests.hub_content import Content
 from tests.hub_server import Hub
 
@@ -26,12 +26,6 @@ def set_of(*entries: str, base: str = "") -> None:
 
 def locked(name: str) -> LockedAdapter:
     return read_lock(LOCK)[name]
-
-
-def rewrite(change: Callable[[LockedAdapter], LockedAdapter]) -> None:
-    lock = read_lock(LOCK)
-    changed = {name: one if name == THE_BASE else change(one) for name, one in lock.items()}
-    LOCK.write_text(dump_lock({one.name: one for one in changed.values()}))
 
 
 def forget_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from lora_cli.cli.options import in_shard
 from tests.cli.locked_sets import CONFIG, WEIGHTS, files
 from tests.cli.running import Run
 from tests.cli.test_progress import on_a_terminal, screen
@@ -98,12 +97,6 @@ def test_a_limit_that_is_reached_names_its_variable(
     monkeypatch.setenv(f"LORA_CLI_{name}", value)
     out, err = run("fetch ./sql", code)
     assert (out, f"{name.lower()} (LORA_CLI_{name})" in err) == ("", True)
-
-
-def test_the_shards_are_the_same_on_every_machine_and_of_like_size() -> None:
-    names = [f"adapter-{number}" for number in range(400)]
-    assert min(len(in_shard(names, f"{index}/4", str)) for index in range(4)) > 70
-    assert in_shard(names[:8], "1/4", str) == ("adapter-1", "adapter-4", "adapter-5", "adapter-7")
 
 
 @pytest.fixture

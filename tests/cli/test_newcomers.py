@@ -26,6 +26,14 @@ def test_m19_the_first_page_installs_with_one_line_and_tells_how_to_do_without_c
     assert "download.pytorch.org/whl/cpu" in install
 
 
+def test_m8_without_a_network_the_adapter_is_judged_and_its_base_is_unchecked(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert "1 adapter: 1 unchecked" in run("validate good").text
+    assert "LC302" in run("validate bad", 1).text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("flag", "shown"), [("", False), ("-v", True)])
 def test_m16_warm_tells_times_to_those_who_ask_for_them(flag: str, shown: bool, run: Run) -> None:

@@ -120,13 +120,6 @@ def test_an_adapter_that_fails_is_told_and_the_others_are_measured(
     ]
 
 
-def test_a_server_that_dies_in_between_leaves_what_it_answered(measured: Measured) -> None:
-    with NullServer("--dies-after", 10) as dying:
-        metrics = measured(f"serve-bench --url {dying.url} {FEW}", 7)["metrics"]
-    assert metrics["completed"] + metrics["failed"] == 40
-    assert 0 < metrics["completed"] <= 10
-
-
 @pytest.mark.parametrize(
     ("body", "why"),
     [

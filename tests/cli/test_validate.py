@@ -107,7 +107,6 @@ def test_the_exit_code_is_of_what_was_asked_for(words: str, code: int, run: Run)
         ("-f set.yaml god", "has no adapter 'god'\nhint: did you mean good?"),
         ("good --format sarf", "did you mean sarif?"),
         ("good --format json=", "--format json=FILE"),
-        ("good --format json,sarif=a", "is not FORMAT or FORMAT=FILE"),
         ("good --format json --format sarif", "--format sarif=FILE"),
         ("good --format json=a.json --format sarif=a.json", "json and sarif would be mixed"),
         ("-f set.yaml --changed-files", "--changed-files is for REFs"),
@@ -173,15 +172,6 @@ def test_github_also_appends_to_the_summary_of_the_job(monkeypatch: pytest.Monke
 def test_a_file_that_cannot_be_written_is_6(file: str, told: str, run: Run) -> None:
     out, err = run(f"validate good --base base --format json={file} --format human", 6)
     assert (out, told in err) == ("", True)
-
-
-def test_no_line_of_the_text_is_a_command_to_a_ci_server(run: Run) -> None:
-    name = f"model.{'x' * 60} ::stop-commands::a ##[add-mask]b ##vso[task.setvariable]c.q_proj"
-    write_adapter(Path("evil"), modules={name: (64, 64)})
-    out = run("validate evil --base base", 1).out
-    assert not [said for said in out.splitlines() if said.lstrip().startswith("::")]
-    assert r"\x3a:stop-commands::a" in out
-    assert not [word for word in ("##[", "##vso[") if word in out]
 
 
 def test_a_pipe_gets_colour_only_where_it_is_forced_and_an_ascii_one_no_failure() -> None:
