@@ -72,8 +72,8 @@ def test_gc_keeps_within_a_size_or_the_budget_and_not_within_what_one_adapter_ma
 @pytest.mark.parametrize(
     ("line", "code", "told"),
     [
-        ("gc --unused-for 30", 2, "--unused-for 30d"),
-        ("gc --max-bytes x", 2, "--max-bytes 50GiB"),
+        ("gc --unused-for 30", 2, "--unused-for"),
+        ("gc --max-bytes x", 2, "--max-bytes"),
         ("rm", 2, "rm takes either adapters or --all"),
         ("rm ./sql --all", 2, "rm takes either adapters or --all"),
         ("rm --all", 2, "hint: add --yes"),
