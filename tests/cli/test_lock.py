@@ -46,6 +46,8 @@ def test_a_lock_is_written_beside_the_manifest_and_what_it_has_costs_no_request(
 def test_names_choose_what_is_fetched_locked_and_looked_at(hub: Hub, run: Run) -> None:
     assert len(run(f"{FETCH} chat").out.splitlines()) == 1
     assert list(read_lock(LOCK)) == ["chat"]
+    told = run("validate -f set.yaml --base none", 1).err  # they are no weights
+    assert told == "warning: 1 adapter of set.yaml is not locked: sql; lora-cli fetch -f set.yaml locks them\n"
     run(FETCH)
     sql = locked("sql")
     hub.add("org/sql", files(3))
