@@ -16,7 +16,7 @@ from lora_cli.cli.output import write
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
-from lora_cli.reports.json import to_json
+from lora_cli.json_schema import to_json
 from lora_cli.reports.terminal import rendered
 from lora_cli.reports.warm import EndpointsReport, WarmReport, human, human_endpoints, human_status
 from lora_cli.results import LoadReport, ModuleProof, Proof
@@ -242,7 +242,7 @@ def status(name: str) -> dict[str, Any]:
 def replica(name: str) -> Replica:
     error = EndpointError(name, hint=name)
     done = (
-        AdapterOutcome(name, "loaded", 1.0, Effect(True, name, 0.5, 0.1), None),
+        AdapterOutcome(name, "loaded", 1.0, Effect(True, name, 0.5), None),
         AdapterOutcome(name, "failed", 1.0, None, error),
     )
     return Replica(name, name, name, error, done)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.documents.lockfile import read_lock
-from lora_cli.refs.lock import LockedAdapter
+from lora_cli.documents.manifest import read_lock
+from lora_cli.refs.request import LockedAdapter
 from tests.hub_content import Content
 from tests.hub_server import Hub
 

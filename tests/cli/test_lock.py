@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.documents.lockfile import read_lock
+from lora_cli.documents.manifest import read_lock
 from tests.cli.locked_sets import (
     CONFIG,
     LOCK,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.documents.lockfile import read_lock
-from lora_cli.refs.lock import THE_BASE, LockedAdapter
+from lora_cli.documents.manifest import read_lock
+from lora_cli.refs.request import THE_BASE, LockedAdapter
 from tests.cli.locked_sets import LOCK, forget_the_cache, hub_of_two, set_of
 from tests.cli.running import Run
 from tests.hub_server import Hub

@@ -95,8 +95,8 @@ def test_an_adapter_that_does_nothing_is_caught_though_vllm_answered_200(folder:
     wanted = [DesiredAdapter("nothing", "", str(folder / "nothing"))]
     done, _ = reconcile(Vllm(endpoint), wanted, ReconcileOptions(prune=None, prove=True, unload=False))
     assert server.unload("nothing").status == 200, "vLLM had loaded it"
-    assert (done[0].action, done[0].exit_code) == ("loaded", 1)
     assert done[0].error is not None
+    assert (done[0].action, done[0].error.exit_code) == ("loaded", 1)
     assert "gives the same output as the base" in done[0].error.message
 
 
@@ -106,8 +106,8 @@ def test_what_vllm_refuses_is_told_in_its_own_words(
     endpoint = Endpoint(Address(port=server.port))
     wanted = [DesiredAdapter("gone", "", str(folder / "gone"))]
     done, _ = reconcile(Vllm(endpoint), wanted, ReconcileOptions(prune=None, prove=True, unload=False))
-    assert done[0].exit_code == 7
     assert done[0].error is not None
+    assert done[0].error.exit_code == 7
     assert "--engine-path" in done[0].error.hint
 
 
