@@ -181,11 +181,11 @@ def read_tensors(files: Files, file: RemoteFile, most_header: int = MOST_HEADER)
         FormatError: it is malformed, has a header of over ``most_header`` bytes, or is a stand-in for the file.
         LoraCliError: what the source raises.
     """
-    try:
-        if file.path.endswith(".safetensors"):
-            return read_header(files, file, most_header)
-        from lora_cli.adapter.torchfile import read_torch_file
+    if file.path.endswith(".safetensors"):
+        return read_header(files, file, most_header)
+    from lora_cli.adapter.torchfile import read_torch_file
 
+    try:
         return read_torch_file(files, file)
     except FormatError:
         check_stand_in(b"" if file.defect else read_beginning(files, file, START), file)
@@ -196,10 +196,11 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict
     """The tensors in the header of a safetensors file, which may have ``most`` bytes: by one range, or by two.
 
     Raises:
-        FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed or too large.
+        FormatError: it cannot be read as plain bytes (``defect``), is a stand-in, or its header malformed or too large.
         LoraCliError: what the source raises.
     """
     first, where = read_beginning(files, file, FIRST_READ), file.path
+    check_stand_in(first, file)
     end, size = 8 + int.from_bytes(first[:8], "little"), len(first) if len(first) < 8 else file.size
     if size is not None and end > size:
         raise FormatError(f"truncated, or not safetensors: its header ends at byte {end} of {size}", where=where)
