@@ -6,12 +6,12 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from tests.answering import Reply, answering
+from tests.answering import Listening, Reply, answering
 
 LONG_AGO = 1_700_000_000
 
@@ -69,7 +69,7 @@ class WebServer:
     def __exit__(self, *exc: object) -> None:
         self._running.__exit__(None, None, None)
 
-    def _over_tls(self, server: ThreadingHTTPServer) -> None:
+    def _over_tls(self, server: Listening) -> None:
         if self._certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._certificate)
