@@ -130,7 +130,6 @@ def inputs_to_fetch(file: Path | None, refs: Sequence[str], selection: Selection
     Raises:
         UsageError: there are no adapters, or the manifest or its lock is invalid.
         NotFound, Refused: with ``flags.locked``, there is no lock, or it does not match the manifest.
-        MachineError: the lock will have to be written, and its folder is not writable.
     """
     if file is None:
         if not refs:
@@ -150,8 +149,6 @@ def inputs_to_fetch(file: Path | None, refs: Sequence[str], selection: Selection
     remote = manifest.base is not None and manifest.base.scheme != "file"
     base = Request(THE_BASE, manifest.base, selection=BASE) if remote and manifest.base is not None else None
     items, base = tuple(lock.apply(items)), lock.apply_base(base)
-    if not (flags.locked or flags.check):
-        lock.check_writable((*items, *([base] if base is not None else ())))
     model = None if flags.upgrade and not flags.some else locked_base(manifest, lock.lock)
     return Inputs(items, _base_of(manifest, model), manifest, True, model, lock, base)
 
@@ -187,7 +184,7 @@ def write_lock(
         base = next(fetch_all([inputs.base_request], store, own))
         if base.error is not None:
             warn(f"{THE_BASE} is not locked: {base.error.message}")
-    return inputs.lock.update(done, base, store, settings, warn)
+    return inputs.lock.update(done, base, settings, warn)
 
 
 def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -24,14 +24,6 @@ CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
 _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """The files of an origin that are not fetched: how many, and their bytes as far as they are known."""
-
-    files: int
-    bytes: int
 
 
 def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
@@ -182,6 +174,14 @@ def files_to_fetch(revision: Revision) -> tuple[RemoteFile, ...]:
         return select_files(revision, EVERYTHING)
     except LoraCliError:
         return tuple(file for file in revision.files if format_of(file.path) and not file.defect)
+
+
+def select(request: Request, revision: Revision) -> tuple[tuple[RemoteFile, ...], Selection]:
+    """The files of a revision that are requested, and the selection that they are; raises as ``select_locked``."""
+    files = select_files(revision, request.selection)
+    if request.locked is None:
+        return files, request.selection
+    return select_locked(revision, request.locked, request.selection, files)
 
 
 def select_locked(
