@@ -37,7 +37,6 @@ class Site:
     redirect: Callable[[str], str | None] = lambda _: None
     token: str = ""
     more: Callable[[bytes], Mapping[str, str]] = lambda _: {}
-    before: Callable[[str], None] = lambda _: None
     cuts: list[int] = field(default_factory=list)
 
 
@@ -78,7 +77,6 @@ class WebServer:
     def _reply(self, request: BaseHTTPRequestHandler) -> Reply:
         site, path = self.site, unquote(urlsplit(request.path).path).lstrip("/")
         self.asked.append(Asked(request.command, request.path, dict(request.headers)))
-        site.before(path)
         if site.token and request.headers.get("Authorization") != f"Bearer {site.token}":
             return 401, b"", {"WWW-Authenticate": "Bearer"}
         if (target := site.redirect(request.path)) is not None:
