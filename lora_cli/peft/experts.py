@@ -145,13 +145,13 @@ def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
             message = f"{' and '.join(missing)} is not targeted, but one parameter with {', '.join(olds)}"
             raise FormatError(message, where=f"{config.file}: target_modules")
     twice = {f".*\\.{new}": len(olds) for new, olds in fused.items() if len(olds) > 1}
-    return replace(
-        config,
-        target_modules=tuple(target for target in targets if last_name(target) not in experts.projections),
-        target_parameters=tuple(dict.fromkeys((*(config.target_parameters or ()), *fused))),
-        rank_pattern={**config.rank_pattern, **{one: config.r * times for one, times in twice.items()}},
-        alpha_pattern={**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in twice.items()}},
-    )
+    fields = {
+        "target_modules": tuple(target for target in targets if last_name(target) not in experts.projections),
+        "target_parameters": tuple(dict.fromkeys((*(config.target_parameters or ()), *fused))),
+        "rank_pattern": {**config.rank_pattern, **{one: config.r * times for one, times in twice.items()}},
+        "alpha_pattern": {**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in twice.items()}},
+    }
+    return config.model_copy(update=fields)
 
 
 def _renamed(key: Key) -> Key:

@@ -15,9 +15,9 @@ from lora_cli.errors import FormatError
 BAD = [0.5] * 200_000
 MISTYPED: list[tuple[str, Any, str]] = [
     ("r", "8", 'must be an integer, not a string: "8"'),
-    ("r", -(10**400), f"must be what a float can hold, not -1{'0' * 57}…"),
+    ("r", -(10**400), f"must fit in a float, not -1{'0' * 57}…"),
     ("lora_alpha", True, "must be a number, not a boolean: true"),
-    ("lora_dropout", math.inf, "must be finite, not Infinity"),
+    ("lora_dropout", math.inf, "must be finite, not a number: Infinity"),
     ("use_rslora", "false", 'must be a boolean, not a string: "false"'),
     ("target_modules", ["q_proj", 1], "must be a string, not an integer: 1"),
     ("target_modules", BAD, "must be a string, not a number: 0.5"),
@@ -27,8 +27,8 @@ MISTYPED: list[tuple[str, Any, str]] = [
     ("alpha_pattern", None, "must be an object, not null: null"),
     ("trainable_token_indices", {"a": ["1"]}, 'must be an integer, not a string: "1"'),
     ("layers_to_transform", True, "must be a list, not a boolean: true"),
-    ("layer_replication", [[0, 4, 2]], "must be a pair of which the first is at least 0, not [0, 4, 2]"),
-    ("layer_replication", [[-1, 2]], "must be a pair of which the first is at least 0, not [-1, 2]"),
+    ("layer_replication", [[0, 4, 2]], "must be a pair, not a list: [0, 4, 2]"),
+    ("layer_replication", [[-1, 2]], "must be at least 0, not an integer: -1"),
 ]
 
 
