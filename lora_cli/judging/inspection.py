@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -20,7 +20,7 @@ from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Ve
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import open_one
 from lora_cli.judging.result import Result, failing_alone
-from lora_cli.peft.match import apply, misshapen
+from lora_cli.peft.match import apply
 from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.request import Request
@@ -154,9 +154,7 @@ def inspect_one(
         result.adapter, result.base = adapter, None if base is None else base.name
         if base is not None and adapter.has_weights:
             with one_deadline():
-                application = apply(adapter, base)
-            misfits = misshapen(application).keys() & {*application.matched}
-            result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
+                result.applied = apply(adapter, base).applied
     return result
 
 

@@ -9,7 +9,7 @@ from lora_cli.adapter.beside import read_companions
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.checks import CHECKS, check, choose
-from lora_cli.checks.case import Case, Evidence, fitting
+from lora_cli.checks.case import Case, Evidence
 from lora_cli.checks.check import Check
 from lora_cli.checks.config import pattern_invalid
 from lora_cli.fetching.batch import FetchContext
@@ -169,7 +169,7 @@ def judge(result: Result, terms: Terms, evidence: Evidence) -> None:
     result.skipped = tuple(one for one in skipped if one.code in chosen)
     result.base = None if base is None else base.name
     if base is not None and case.has_weights:
-        result.applied = fitting(case)
+        result.applied = application.applied
     # What could not be looked at, apart from what the user asked for.
     needed = {need for rule in terms.rules for need in rule.needs} | ({"base", "values"} if terms.engines else set())
     missing = [case.why_missing(need) for need in ("config", "weights", "base", "values") if need in needed]
