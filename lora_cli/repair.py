@@ -32,8 +32,8 @@ from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import Count, ErrorReport
-from lora_cli.judging.base_model import open_checkpoint
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms, open_checkpoint
 from lora_cli.parse import json_object
 from lora_cli.peft.targets import Scale, one_deadline, scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS
@@ -129,8 +129,9 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         with FetchContext(Store(settings.cache_dir), settings) as context:
             found = AdapterRef("file", str(fetch(request, context).snapshot.directory))
         request, settings = Request(item.name, found), replace(settings, policies=())
-    terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    judged = judge_one(request, terms, settings)
+    terms = Terms(settings, options.base, engines=(options.profile,), deployment=options.deployment)
+    judged = judge_one(request, terms)
+    written_terms = replace(terms, settings=replace(settings, policies=()))
     if judged.error is not None or judged.adapter is None or (folder := judged.directory) is None:
         raise judged.error or Refused(f"{item.source}: it is not on this disk")
     adapter = join_shards(files := files_at(folder), judged.adapter, settings.max_header_bytes)
@@ -152,7 +153,7 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
             trained = _fold_scales(draft) if folded else {}
             (building / WEIGHTS).write_bytes(save(dict(sorted(draft.tensors.items())), {"format": "pt"}))
             (building / CONFIG).write_text(json.dumps(draft.config, indent=2, sort_keys=True) + "\n")
-            after = judge_one(Request("", AdapterRef("file", str(building))), terms, replace(settings, policies=()))
+            after = judge_one(Request("", AdapterRef("file", str(building))), written_terms)
             outcome = after.engines[0]
             errors = [
                 (one.code in BY_FLAG, ErrorReport(f"{one.code} {one.problem.message}", one.problem.hint))

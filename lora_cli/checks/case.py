@@ -28,7 +28,7 @@ class Evidence:
 
     ``stats`` maps tensor names to statistics of their values; ``stats_reason`` says why there are none. ``companions``
     are the files next to the weights, None if no check needs them. ``ref`` is the requested reference, ``commit`` its
-    revision on the Hub. ``base`` is the base model of its own config; ``base_reason`` says why there is none.
+    revision on the Hub. ``base_reason`` says why there is no base.
     """
 
     stats: Mapping[str, "TensorStats"] = field(default_factory=dict)
@@ -36,7 +36,6 @@ class Evidence:
     companions: Companions | None = None
     ref: AdapterRef | None = None
     commit: str = ""
-    base: BaseModel | None = None
     base_reason: str = NO_BASE
 
 

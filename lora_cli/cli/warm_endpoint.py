@@ -20,11 +20,12 @@ from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import ReconcileOptions, wait_ready
 from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.endpoint.warming import path_mapping, warm_servers
-from lora_cli.engines import choose_engine
+from lora_cli.engines import check_max_lora_rank, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.batch import FetchContext
-from lora_cli.inputs import Inputs, base_model, deployment_of
-from lora_cli.judging.judge import Terms
+from lora_cli.finding import Deployment
+from lora_cli.inputs import Inputs, base_model
+from lora_cli.judging.read import Terms
 from lora_cli.reports.warm import EndpointsReport, human_endpoints
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -108,7 +109,7 @@ def _warmed(
         raise UsageError("--endpoint needs the engine that runs there", hint="--engine vllm or sglang")
     addresses = dict.fromkeys(map(parse_address, engines.urls))
     servers = [open_server(kind, Endpoint(one, engines.token, LOAD_TIMEOUT_S)) for one in addresses]
-    base, store = base_model(inputs.base, settings, inputs.locked_base), Store(settings.cache_dir)
+    base, store = base_model(inputs, settings), Store(settings.cache_dir)
 
     def on_wait(note: str) -> None:
         remove_ready_file(ready_file)
@@ -120,8 +121,9 @@ def _warmed(
     def terms_of(versions: Collection[str]) -> Terms:
         named = [f"{kind}@{one}" for one in versions if not version]
         profiles = tuple(map(choose_engine, named or [engines.engine]))
-        deployment = deployment_of(profiles, engines.max_lora_rank or inputs.max_lora_rank)
-        return Terms(base, engines=profiles, deployment=deployment)
+        rank = engines.max_lora_rank or (inputs.engine.max_lora_rank if inputs.engine is not None else None)
+        check_max_lora_rank(profiles, rank)
+        return Terms(settings, base, engines=profiles, deployment=Deployment(rank))
 
     # With --prune, what neither the manifest nor a REF names goes.
     kept = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else inputs.items))

@@ -49,7 +49,7 @@ def process_plan(
             f"--forward model needs the base's weights, but {inputs.base} has no {WEIGHTS_FILE} on this disk",
             hint="set --base to the folder that has them, or remove --forward model",
         )
-    base = base_model(inputs.base, settings, inputs.locked_base)
+    base = base_model(inputs, settings)
     return Plan(base, *slots, base_directory=directory, device=device, forward=forward)
 
 

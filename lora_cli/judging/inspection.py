@@ -2,11 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from lora_cli.adapter.adapter import Adapter, dialects
 from lora_cli.adapter.beside import Card, read_card
@@ -15,21 +16,20 @@ from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.names import layer_of, leaf_of, without_wrappers
 from lora_cli.adapter.reading import call_in_threads, read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import FormatError, LoraCliError, Refused
+from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
+from lora_cli.fetching import gate
 from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Version
 from lora_cli.judging.engine_args import EngineArgs
-from lora_cli.judging.read import open_one
+from lora_cli.judging.read import Terms, each, open_one, unreadable
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import apply
 from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
+from lora_cli.refs.reference import ref_of
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.text import by_key
+from lora_cli.text import by_key, cut, safe
 from lora_cli.version import __version__
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.batch import FetchContext
 
 T = TypeVar("T", int, float, str)
 
@@ -128,34 +128,53 @@ class InspectReport:
     """The smallest flags with which an engine serves the adapters, or null if they were not asked for."""
 
 
-def inspect_one(
-    request: Request,
-    settings: Settings,
-    context: "FetchContext | None" = None,
-    threads: int = 1,
-    *,
-    base: BaseModel | None = None,
-    card: bool = False,
-    weights: bool = True,
-) -> Result:
-    """One adapter read by config, and if wanted by header and model card, and matched with ``base``; no rule is run.
+def inspect_one(request: Request, terms: Terms, *, card: bool = False, weights: bool = True) -> Result:
+    """One adapter read by config, and if wanted by header and model card, and matched with the base; no rule is run.
 
     Raises no ``LoraCliError``: it is part of the result.
     """
     result = Result.of(request)
     with failing_alone(result):
-        files, _ = open_one(result, settings, context)
-        threads = 1 if files.on_disk else threads
+        files, _ = open_one(result, terms)
+        threads, most = 1 if files.on_disk else terms.threads, terms.settings.max_header_bytes
         adapter, result.card = call_in_threads(
             threads,
-            lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads, weights=weights),
+            lambda: read_adapter(files, result.name, most, threads=threads, weights=weights),
             lambda: read_card(files) if card else None,
         )
-        result.adapter, result.base = adapter, None if base is None else base.name
-        if base is not None and adapter.has_weights:
+        result.adapter, result.base = adapter, None if terms.base is None else terms.base.name
+        if terms.base is not None and adapter.has_weights:
             with one_deadline():
-                result.applied = apply(adapter, base).applied
+                result.applied = apply(adapter, terms.base).applied
     return result
+
+
+def infer_base(requests: Sequence[Request], settings: Settings, command: str) -> str:
+    """The repository or folder that the adapters' configs name, for a ``command`` that needs a base.
+
+    Raises:
+        UsageError: the configs have no base, several, or one that is neither a Hub repository nor a local folder.
+        Refused: a policy does not allow the base.
+        LoraCliError: none of the adapters can be read.
+    """
+    hint = "--base DIRECTORY, config.json or ORG/NAME"
+    named, errors = dict[str, str](), list[LoraCliError]()
+    for one in each(requests, partial(inspect_one, weights=False), Terms(settings)):
+        if one.error is not None:
+            errors.append(one.error)
+        if one.adapter and one.adapter.config and (base := one.adapter.config.base_model_name_or_path):
+            named.setdefault(base, one.name)
+    if len(named) > 1:
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
+    if not named:
+        raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
+    (base,) = named
+    if reason := unreadable(base):
+        raise UsageError(f"{command} needs a base model: {reason}", hint=hint)
+    # The author of the adapter chose it, not the user.
+    gate.refuse(Request("", ref_of(base)), settings)
+    return base
 
 
 def inspected(result: Result, other: tuple[Adapter, OtherAdapter] | None = None) -> Inspected:

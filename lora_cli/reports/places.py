@@ -10,8 +10,7 @@ from urllib.parse import unquote
 
 from lora_cli.adapter.config import CONFIG_CAP
 from lora_cli.finding import Location
-from lora_cli.judging.report import Naming, below, inside, unpinned
-from lora_cli.judging.result import Result
+from lora_cli.judging.result import Naming, Result, below, inside, unpinned
 
 
 @dataclass(frozen=True, slots=True)

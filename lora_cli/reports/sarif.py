@@ -11,10 +11,9 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-from lora_cli.checks.check import Check
+from lora_cli.checks.check import CHECKS, Check
 from lora_cli.finding import Finding, Problem, Severity
-from lora_cli.judging.report import LOCAL, Report
-from lora_cli.judging.result import Result
+from lora_cli.judging.result import LOCAL, Report, Result
 from lora_cli.reports.json import to_json
 from lora_cli.reports.places import place_of
 from lora_cli.reports.words import without_markup
@@ -37,7 +36,7 @@ def render_report(report: Report) -> str:
     """The log of one run, the worst results first."""
     found = sorted(report.found(), key=lambda pair: -pair[1].severity)
     reported = {one.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
-    rules = [rule for rule in report.rules if rule.code in reported]
+    rules = [rule for rule in CHECKS if rule.code in reported]
     run = {
         "tool": {"driver": {"name": "lora-cli", "version": __version__, "rules": [_rule(rule) for rule in rules]}},
         "invocations": [

@@ -11,7 +11,8 @@ from peft.utils import PeftType
 
 from lora_cli.adapter.adapter import FORMATS, METHODS, STAND_INS, dialects
 from lora_cli.judging.inspection import inspection_of
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -20,7 +21,7 @@ from tests.making import Q_PROJ, llama_tensors, lora_tensors, raw, write_adapter
 
 def judged(directory: Path) -> tuple[Result, str, list[str]]:
     """The result, the title of the format that it was known as, and the codes of its errors."""
-    result = judge_one(Request("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
+    result = judge_one(Request("", str(directory)), Terms(Settings(cache_dir=directory / "cache")))
     assert result.error is None
     assert result.adapter is not None
     title = result.adapter.foreign.format.title if result.adapter.foreign is not None else ""

@@ -15,13 +15,14 @@ import pytest
 from lora_cli.checks import CHECKS
 from lora_cli.engines import all_profiles, choose_engine
 from lora_cli.finding import Deployment, EngineOutcome, Outcome, Severity
-from lora_cli.judging.base_model import open_base
-from lora_cli.judging.judge import Terms, evidence_of, judge, judge_one
+from lora_cli.judging.judge import judge, judge_one
+from lora_cli.judging.read import Terms, open_base
 from lora_cli.judging.result import Result
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request
+from lora_cli.refs.snapshot import Blob, Snapshot
 from lora_cli.settings import Settings
-from lora_cli.sources.files import files_at
+from lora_cli.sources.files import files_at, files_of
 from tests.checks.made import all_cases, base_directory, made
 
 PROFILES = [f"{profile.engine.name}@{profile.version}" for profile in all_profiles()]
@@ -46,17 +47,18 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Result:
         base = replace(open_base(str(written), settings), **case.get("family", {}))
     deployment = Deployment(**{"max_lora_rank": case.get("max_lora_rank"), **case.get("deployment", {})})
     terms = Terms(
+        settings,
         base,
         values=case.get("values", True),
         rules=CHECKS,
         engines=tuple(choose_engine(word) for word in case.get("engine", ())),
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )
-    result = judge_one(Request("", str(directory)), terms, settings)
+    result = judge_one(Request("", str(directory)), terms)
     if "ref" in case:  # as if that had been asked for
-        assert result.adapter is not None
-        evidence = evidence_of(result.adapter, files_at(directory), terms)
-        judge(result, terms, replace(evidence, ref=parse(case["ref"], is_path=lambda _: False)))
+        files = {file.path: Blob("", file.size or 0) for file in files_at(directory)}
+        ref = parse(case["ref"], is_path=lambda _: False)
+        judge(result, files_of(Snapshot("", directory, files), ref), terms)
     assert result.error is None
     return result
 
@@ -139,11 +141,10 @@ def test_an_error_is_what_an_engine_that_was_asked_for_does_not_serve_right(resu
 
 
 def test_an_adapter_like_the_last_one_is_told_the_same_and_one_that_differs_is_not(tmp_path: Path) -> None:
-    terms, settings = Terms(), Settings(cache_dir=tmp_path / "cache")
-    texts = []
+    terms, texts = Terms(Settings(cache_dir=tmp_path / "cache")), []
     for name, config in (("one", {"r": 8}), ("two", {"r": 8}), ("three", {}), ("four", {"r": 8})):
         made({"case": name, "config": config}, tmp_path / name)
-        found = judge_one(Request("", str(tmp_path / name)), terms, settings).findings
+        found = judge_one(Request("", str(tmp_path / name)), terms).findings
         texts.append([(one.code, one.problem) for one in found])
     assert texts[0] == texts[1] == texts[3] != texts[2]
     assert "LC301" in {code for code, _ in texts[0]}

@@ -8,7 +8,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.engines import choose_engine
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -19,8 +20,8 @@ BEYOND = 10**400
 
 
 def judged(adapter: Path, *engines: str) -> Result:
-    terms = Terms(engines=tuple(map(choose_engine, engines)))
-    result = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=adapter.parent / "cache"))
+    terms = Terms(Settings(cache_dir=adapter.parent / "cache"), engines=tuple(map(choose_engine, engines)))
+    result = judge_one(Request("", str(adapter)), terms)
     assert result.error is None
     return result
 

@@ -10,8 +10,8 @@ import pytest
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Outcome as EngineOutcome
 from lora_cli.finding import Severity
-from lora_cli.judging.base_model import open_base
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms, open_base
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -60,7 +60,7 @@ def judged(family: str, directory: Path, tmp_path: Path) -> Result:
     """The verdict, on the engine ``peft`` too."""
     settings = Settings(cache_dir=tmp_path / "cache")
     base = open_base(str(write_config(base_of(family), tmp_path / "base")), settings)
-    checked = judge_one(Request("", str(directory)), Terms(base, engines=(choose_engine("peft"),)), settings)
+    checked = judge_one(Request("", str(directory)), Terms(settings, base, engines=(choose_engine("peft"),)))
     assert checked.error is None
     assert checked.error is None
     return checked

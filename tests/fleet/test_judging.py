@@ -9,7 +9,7 @@ import pytest
 
 from lora_cli import fleet
 from lora_cli.errors import MachineError
-from lora_cli.judging.judge import Terms
+from lora_cli.judging.read import Terms
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -26,7 +26,7 @@ def test_an_adapter_that_ends_every_worker_is_an_error_of_its_own(
     monkeypatch.setattr(fleet, "joined", lambda *_: nullcontext(1))
     monkeypatch.setattr(fleet, "spread", spread)
     item = Request("sql", parse("https://example.com/sql", is_path=lambda _: False))
-    (checked,) = fleet.judge_fleet("auto", [item], Terms(), Settings(tmp_path))
+    (checked,) = fleet.judge_fleet("auto", [item], Terms(Settings(tmp_path)))
     assert isinstance(checked.error, MachineError)
     assert checked.error.message == "sql: every worker that ran it died"
     assert (checked.name, checked.source) == ("sql", "https://example.com/sql")

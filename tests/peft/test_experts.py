@@ -17,7 +17,8 @@ from lora_cli.base.checkpoint import read_checkpoint
 from lora_cli.base.families import FAMILIES as BASES
 from lora_cli.base.families import base_from_config
 from lora_cli.finding import Applied, Severity
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms
 from lora_cli.peft.experts import FAMILIES, as_loaded
 from lora_cli.peft.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.refs.request import Request
@@ -101,7 +102,7 @@ def load(directory: Path, model: Any) -> tuple[Any, int]:
 
 def judged(directory: Path, base: BaseModel) -> tuple[set[str], Applied | None]:
     """The codes of the errors, and how many modules apply."""
-    verdict = judge_one(Request("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache"))
+    verdict = judge_one(Request("", str(directory)), Terms(Settings(cache_dir=directory / "cache"), base))
     return {found.code for found in verdict.findings if found.severity is Severity.ERROR}, verdict.applied
 
 
