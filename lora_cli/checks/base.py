@@ -37,7 +37,7 @@ HEAD_NAMES = frozenset(name for names in HEADS.values() for name in names) | {"d
 """Names of the heads of such classes."""
 
 
-@check("LC311", "modules-not-in-base", "weights", "base", peft=WRONG,
+@check("LC311", "modules-not-in-base", "weights", "base", peft=WRONG, vllm=REJECTS, sglang=CRASHES,
        hint=f"{OTHER_BASE}; `lora-cli repair` corrects names that a wrapper changed",
        evidence={"peft": "tuners/lora/model.py (run)", "vllm": "lora/lora_model.py, lora/model_manager.py (run)",
                  "sglang": "lora/lora.py (read), lora/mem_pool.py (run)"})  # fmt: skip

@@ -46,26 +46,6 @@ BEYOND_PLAIN = (
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleFacts:
-    """What the adapter has for one module; null if its tensors or its config do not say."""
-
-    module: str
-    """Its path in the base model."""
-    r: Count | None
-    """The rank that its tensors have."""
-    scaling: float | None
-    """The s in s * B @ A."""
-    d_in: Count | None
-    d_out: Count | None
-    dtype: str
-    """As safetensors names it; both where A and B differ."""
-    parameters: Count
-    """The number of elements of A and B."""
-    bytes: Count
-    """The bytes of A and B, as they are stored."""
-
-
-@dataclass(frozen=True, slots=True)
 class Inspection:
     """What the adapter is, from its config and headers."""
 
@@ -100,8 +80,6 @@ class Inspection:
     """What goes beyond plain LoRA."""
     card: Card | None
     """The front matter of README.md, or null if there is none."""
-    by_module: tuple[ModuleFacts, ...]
-    """Every module, in the order of its tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +183,6 @@ def _unreadable(adapter: Adapter) -> LoraCliError | None:
 def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
     """Describe ``adapter``, and the ``card`` next to it; pure, and total: unknown values are left empty."""
     config = adapter.config or LoraConfig()
-    by_module = _by_module(adapter)
     tensors = adapter.tensors.values()
     return Inspection(
         format=_format(adapter),
@@ -215,7 +192,7 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
         task_type=config.task_type or "",
         modules=len(adapter.pairs),
         ranks=_counted(pair.rank for pair in adapter.pairs.values() if pair.rank is not None),
-        scalings=_counted(one.scaling for one in by_module if one.scaling is not None),
+        scalings=_counted(_scalings(adapter)),
         targets=_counted(map(leaf_of, adapter.pairs)),
         layers=tuple(sorted({layer for module in adapter.pairs if (layer := layer_of(module)) is not None})),
         dtypes=_counted(tensor.dtype for tensor in tensors),
@@ -230,38 +207,26 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
             *([f"init_lora_weights={it}"] if isinstance(it := config.init_lora_weights, str) else []),
         ),
         card=card,
-        by_module=by_module,
     )
 
 
-def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
-    """Every module with a factor, in the order of its tensors."""
+def _scalings(adapter: Adapter) -> list[float]:
+    """The s in s * B @ A of each module with a factor, as far as config and names tell it."""
+    if adapter.config is None:
+        return []
+    names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
+    leaves, paths = by_key((parent, leaf) for parent, _, leaf in names), list[list[str]]()
+    for module in adapter.pairs:
+        stem = without_wrappers(module)
+        ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
+        wrapped = [f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]]
+        paths.append(wrapped or [module])
+    found = dict[str, Scale]()
+    with one_deadline(), suppress(FormatError):
+        found = scales(adapter.config, chain.from_iterable(paths))
     # Where names leave open which parameter a wrapper is for, its scale is unknown if theirs differ.
-    paths, found = dict[str, list[str]](), dict[str, Scale]()
-    if adapter.config is not None:
-        names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
-        leaves = by_key((parent, leaf) for parent, _, leaf in names)
-        for module in adapter.pairs:
-            stem = without_wrappers(module)
-            ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
-            wrapped = [f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]]
-            paths[module] = wrapped or [module]
-        with one_deadline(), suppress(FormatError):
-            found = scales(adapter.config, chain.from_iterable(paths.values()))
-    return tuple(
-        ModuleFacts(
-            module=module,
-            r=pair.rank,
-            scaling=alike.pop() if len(alike) == 1 else None,
-            d_in=pair.widths[0],
-            d_out=pair.widths[1],
-            dtype="/".join(dict.fromkeys(factor.dtype for factor in pair.factors)),
-            parameters=sum(math.prod(factor.shape) for factor in pair.factors),
-            bytes=sum(factor.nbytes for factor in pair.factors),
-        )
-        for module, pair in adapter.pairs.items()
-        for alike in [{found[path].scaling for path in paths.get(module, ()) if path in found}]
-    )
+    alike = ({found[path].scaling for path in places if path in found} for places in paths)
+    return [one.pop() for one in alike if len(one) == 1]
 
 
 def _format(adapter: Adapter) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -155,9 +156,6 @@ class ValidateSummary:
     engines: Mapping[str, Mapping[str, PositiveCount]]
     """For each engine, how many adapters have each outcome."""
     exit_code: Count
-    ok: int = field(metadata=EXCLUDED)
-    accepted: int = field(metadata=EXCLUDED)
-    """Adapters that would be refused if the baseline did not accept a finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,19 +207,18 @@ class Report:
     """Whether what could not be checked refuses an adapter, too."""
 
     def __post_init__(self, strict: bool) -> None:
-        told = []
         for one in self.adapters:
-            findings = tuple(replace(each, fingerprint=self.naming.fingerprint(one, each)) for each in one.findings)
-            told.append(new := replace(one, findings=findings, outcome="ok"))
+            of = partial(self.naming.fingerprint, one)
+            one.findings, one.outcome = tuple(replace(each, fingerprint=of(each)) for each in one.findings), "ok"
             if one.error is not None:
-                new.outcome, new.exit_code = "failed", one.error.exit_code
+                one.outcome, one.exit_code = "failed", one.error.exit_code
             elif one.refused(self.fail_on):
-                new.outcome, new.exit_code = "refused", 1
+                one.outcome, one.exit_code = "refused", 1
             elif one.unchecked or (strict and one.is_incomplete):
-                new.outcome, new.exit_code = "unchecked", int(strict and one.is_incomplete)
-            elif any(found.accepted and found.severity >= self.fail_on for found in findings):
-                new.outcome = "accepted"
-        self.adapters, self.summary = tuple(told), summarize(told)
+                one.outcome, one.exit_code = "unchecked", int(strict and one.is_incomplete)
+            elif any(found.accepted and found.severity >= self.fail_on for found in one.findings):
+                one.outcome = "accepted"
+        self.summary = summarize(self.adapters)
 
     def found(self) -> Iterator[tuple[Result, Finding]]:
         """Each finding with its adapter, in their order, the worst of an adapter first."""
@@ -248,8 +245,6 @@ def summarize(adapters: Sequence[Result]) -> ValidateSummary:
         skipped=sum(len(one.skipped) for one in adapters),
         engines=engines,
         exit_code=max((one.exit_code for one in adapters), default=0),
-        ok=counts["ok"],
-        accepted=counts["accepted"],
     )
 
 

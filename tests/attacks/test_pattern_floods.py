@@ -9,7 +9,7 @@ from lora_cli.adapter.config import parse_config
 from lora_cli.peft.targets import one_deadline, scales, targeted
 from tests.attacks.measured import lora_cli
 from tests.making import write_adapter, write_base_config
-from tests.peft.test_patterns import SLOW
+from tests.peft.test_targets import SLOW
 
 pytestmark = pytest.mark.slow
 
