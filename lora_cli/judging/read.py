@@ -34,12 +34,11 @@ from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import AdapterRef, below, hub_words, is_path, ref_of, repository_of
 from lora_cli.refs.request import BASE, Request, Selection
 from lora_cli.settings import Settings
-from lora_cli.sources.files import Files, files_at
+from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 from lora_cli.text import cut, safe
 
 if TYPE_CHECKING:
-    from lora_cli.adapter.safetensors import TensorInfo
     from lora_cli.checks.check import Check
     from lora_cli.engines import Profile
     from lora_cli.fetching.batch import FetchContext
@@ -253,23 +252,3 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
     if base is not None and base.heads is not None and base.heads % tp:
         message = f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}"
         raise UsageError(message, hint="no engine would start")
-
-
-def open_checkpoint(ref: AdapterRef, settings: Settings) -> "tuple[Files, dict[str, TensorInfo]] | None":
-    """The files of a base and its tensors by their names on disk; None if they are not on this disk as safetensors.
-
-    They are in a folder, or, of a Hub repository, in the cache of huggingface_hub.
-
-    Raises:
-        LoraCliError: they cannot be read.
-    """
-    from lora_cli.base.checkpoint import read_checkpoint
-
-    if ref.scheme not in {"hf", "file"} or Path(ref.location).is_file():
-        return None
-    source = Sources(replace(settings, offline=True)).of(ref)
-    try:
-        files = Files(source, source.resolve(ref)) if ref.scheme == "hf" else files_at(Path(ref.location))
-    except Offline:  # it is not in the cache
-        return None
-    return (files, tensors) if (tensors := read_checkpoint(files)) else None
