@@ -68,14 +68,10 @@ class Inputs:
 
         Digests in the manifest are verified with a policy, a lock or ``digests`` only: that reads all bytes.
         """
-        every = digests or bool(settings.policies)
+        named, every = self.manifest is not None, digests or bool(settings.policies)
         return [
-            replace(
-                item,
-                name=item.name if self.manifest else "",
-                sha256=item.sha256 if every or item.locked is not None else None,
-            )
-            for item in self.items
+            replace(one, name=one.name if named else "", sha256=one.sha256 if every or one.locked is not None else None)
+            for one in self.items
         ]
 
 
