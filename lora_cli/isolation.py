@@ -35,8 +35,7 @@ from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 
 log = logger(__name__)
 

@@ -11,7 +11,7 @@ import pytest
 
 import lora_cli
 from lora_cli import Adapter, LoraCliError, Result, Snapshot
-from lora_cli.documents.lockfile import read_lock
+from lora_cli.documents.manifest import read_lock
 from lora_cli.errors import NotFound, Refused, UsageError
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.conftest import QUICKSTART, ROOT

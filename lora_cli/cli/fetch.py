@@ -27,6 +27,7 @@ from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.inputs import Inputs, apply_policies, inputs_to_fetch, terms_of, write_lock
+from lora_cli.json_schema import to_json
 from lora_cli.judging.publishing import Destination, folders
 from lora_cli.refs.request import LockFlags, Selection
 from lora_cli.reports.fetch import (
@@ -41,7 +42,6 @@ from lora_cli.reports.fetch import (
     not_pruned_line,
     summary,
 )
-from lora_cli.reports.json import to_json
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.materialize import NotPruned, prune, remove_leftovers
@@ -186,7 +186,7 @@ def _dry_run(
     inputs: Inputs, pruning: Callable[..., Pruned], store: Store, settings: Settings, output_format: Format
 ) -> int:
     """Shows the planned downloads, and what would be pruned; returns the exit code."""
-    from lora_cli.fetching.preview import plan_all
+    from lora_cli.fetching.batch import plan_all
 
     planned = list(plan_all(inputs.items, store, settings))
     pruned, not_pruned = pruning(failed=any(one.error is not None for one in planned))

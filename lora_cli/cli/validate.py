@@ -20,6 +20,7 @@ from lora_cli.errors import UsageError
 from lora_cli.fetching.file_selection import changed_adapters, is_here
 from lora_cli.finding import Deployment, Severity
 from lora_cli.inputs import apply_policies, read_inputs, terms_of, unlocked_warning
+from lora_cli.json_schema import to_json
 from lora_cli.judging.judge import judge_one
 from lora_cli.judging.read import each
 from lora_cli.judging.result import Naming, Report, Result, accept_known, unread
@@ -199,7 +200,8 @@ def _write_outputs(report: Report, outputs: Sequence[Output], settings: Settings
         if output.format == "human":
             parts = human(report, quiet=settings.quiet, verbose=settings.verbose)
             write(render_parts(parts, None if output.file == STDOUT else output.file), output.file)
+        elif output.format == "json":
+            write(to_json(report), output.file)
         else:
-            function = "to_json" if output.format == "json" else "render_report"
-            text = resolve_name(f"lora_cli.reports.{output.format}:{function}")(report)
+            text = resolve_name(f"lora_cli.reports.{output.format}:render_report")(report)
             write(text, output.file, commands=output.format == "github")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
-from lora_cli.documents.lockfile import lock_path
+from lora_cli.documents.manifest import lock_path
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import ReconcileOptions, wait_ready
@@ -28,8 +28,7 @@ from lora_cli.inputs import Inputs, base_model
 from lora_cli.judging.read import Terms
 from lora_cli.reports.warm import EndpointsReport, human_endpoints
 from lora_cli.settings import Settings
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from lora_cli.warm.supervisor import ending_signals
 
 WAIT_S, LOAD_TIMEOUT_S = 600.0, 600.0

@@ -17,8 +17,7 @@ from lora_cli.inputs import Inputs, base_model, slot_limits
 from lora_cli.reports.warm import WarmReport, human
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from lora_cli.warm.once import prove_all
 from lora_cli.warm.plan import Device, Forward, Plan, base_directory, require_packages_for
 from lora_cli.warm.supervisor import ServerOptions, Supervisor, ending_signals

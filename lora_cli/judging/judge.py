@@ -88,6 +88,7 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     rules = choose(pinned=terms.settings.require_pinned) if terms.rules is None else terms.rules
     threads = 1 if files.on_disk else terms.threads
     adapter = result.adapter = read_adapter(files, result.name, terms.settings.max_header_bytes, threads=threads)
+    result.bytes = sum(file.size or 0 for file in adapter.files)
     result.lap("read")
     companions = read_companions(files) if any("companions" in rule.needs for rule in rules) else None
     stats, reason = {}, NO_VALUES

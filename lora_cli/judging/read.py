@@ -30,9 +30,8 @@ from lora_cli.judging.result import Result
 from lora_cli.parallel import in_processes, processors
 from lora_cli.parse import json_object
 from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
-from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import AdapterRef, below, hub_words, is_path, ref_of, repository_of
-from lora_cli.refs.request import BASE, Request, Selection
+from lora_cli.refs.request import BASE, LockedAdapter, Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources

@@ -75,6 +75,8 @@ class Result:
     """The folder on this disk that has its files."""
     stage: str = field(default="", metadata=EXCLUDED)
     """The stage of an admission in which it failed."""
+    bytes: int = field(default=0, metadata=EXCLUDED)
+    """Those of its files, as far as their sizes are known."""
     cached: bool = field(default=False, metadata=EXCLUDED)
     """Whether all that was fetched was in the cache before."""
     since_s: float = field(default_factory=time.perf_counter, metadata=EXCLUDED, repr=False, compare=False)

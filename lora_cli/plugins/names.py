@@ -6,8 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.documents.lockfile import lock_path, locked_adapters, read_lock, requests_of
-from lora_cli.documents.manifest import read_manifest
+from lora_cli.documents.manifest import lock_path, locked_adapters, read_lock, read_manifest, requests_of
 from lora_cli.errors import LoraCliError, NotFound, UsageError
 from lora_cli.fetching.gate import with_policies
 from lora_cli.refs.reference import parse

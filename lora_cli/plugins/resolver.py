@@ -27,8 +27,7 @@ from lora_cli.redaction import logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.settings import RESOLVE_TIMEOUT
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from lora_cli.text import cut
 from lora_cli.warm.failures import STATUS, Backoff
 

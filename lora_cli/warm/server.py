@@ -21,8 +21,7 @@ from lora_cli.errors import LoraCliError
 from lora_cli.finding import Deployment
 from lora_cli.isolation import Isolation, Setup, end_with_parent
 from lora_cli.redaction import log_to_stderr
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from lora_cli.warm.adapters import Adapters
 from lora_cli.warm.api import Api
 from lora_cli.warm.metrics import Metrics

@@ -16,7 +16,7 @@ from lora_cli.cli.output import write
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
-from lora_cli.reports.json import to_json
+from lora_cli.json_schema import to_json
 from lora_cli.reports.terminal import rendered
 from lora_cli.reports.warm import EndpointsReport, WarmReport, human, human_endpoints, human_status
 from lora_cli.results import LoadReport, ModuleProof, Proof

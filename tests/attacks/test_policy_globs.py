@@ -7,11 +7,9 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.documents.document import parse_yaml
-from lora_cli.documents.policy import PolicyFile
-from lora_cli.documents.policy_checks import violations
+from lora_cli.documents.policy import PolicyFile, violations
 from lora_cli.errors import UsageError
-from lora_cli.refs.globs import matches
-from lora_cli.refs.reference import AdapterRef, parse
+from lora_cli.refs.reference import AdapterRef, matches, parse
 from tests.hub_server import Hub
 from tests.making import write_adapter
 

@@ -11,8 +11,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.cli.output import to_stderr, write
+from lora_cli.json_schema import to_json
 from lora_cli.redaction import logger
-from lora_cli.reports.json import to_json
 from lora_cli.text import escape_ci_commands, safe, safe_lines
 from tests.answering import answering
 from tests.hostile_names import ALL_BREAKS as HOSTILE

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.trace import Request, read_trace
 from lora_cli.bench.workload import (
     Popularity,
+    Request,
     Workload,
     make_requests,
     parse_popularity,
     parse_range,
     parse_rate,
+    read_trace,
 )
 from lora_cli.errors import LoraCliError, UsageError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.documents.lockfile import dump_lock, read_lock
-from lora_cli.refs.lock import THE_BASE, LockedAdapter
+from lora_cli.documents.manifest import dump_lock, read_lock
+from lora_cli.refs.request import THE_BASE, LockedAdapter
 from tests.hub_content import Content
 from tests.hub_server import Hub
 

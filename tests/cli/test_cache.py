@@ -197,7 +197,7 @@ def test_rm_all_asks_on_a_terminal(store: Store, monkeypatch: pytest.MonkeyPatch
 def test_an_unfinished_download_is_shown_and_goes_with_rm_all(store: Store, said: Said) -> None:
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom lora_cli.store import Store\n"
-        "from lora_cli.store.partials import open_partial\n"
+        "from lora_cli.store.snapshots import open_partial\n"
         "os.write(open_partial(Store(Path(sys.argv[1])), 'ab' * 32, 5000).descriptor, bytes(3000))\nos._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(store.root)], check=False).returncode == 9

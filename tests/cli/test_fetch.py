@@ -116,19 +116,6 @@ def test_a_limit_that_is_reached_names_its_variable(
     assert (out, f"{name.lower()} (LORA_CLI_{name})" in err) == ("", True)
 
 
-def test_the_bytes_that_an_adapter_does_not_need_are_told(capsys: Capture) -> None:
-    Path("sql/checkpoint-10").mkdir()
-    for name, count in (("optimizer.pt", 2000), ("model.safetensors", 1000), ("checkpoint-10/optimizer.pt", 96)):
-        Path("sql", name).write_bytes(b"x" * count)
-    assert main(["fetch", "./sql", "--format", "json", "--verbose"]) == 0
-    out, err = capsys.readouterr()
-    (found,) = json.loads(out)["adapters"]
-    assert found["left_out"] == {"files": 3, "bytes": 3096}
-    assert "3.0 KiB in 3 files left out" in err
-    assert main(["fetch", "./sql", "--include", "*.pt", "--verbose"]) == 0
-    assert "1000 B in 1 file left out" in capsys.readouterr().err
-
-
 @given(st.text(max_size=40), st.integers(1, 50))
 def test_every_name_is_in_exactly_one_shard(name: str, count: int) -> None:
     assert [name] == [found for index in range(count) for found in in_shard([name], f"{index}/{count}", str)]

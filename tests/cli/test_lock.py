@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.documents.lockfile import dump_lock, read_lock
+from lora_cli.documents.manifest import dump_lock, read_lock
 from lora_cli.refs.snapshot import Blob
 from tests.cli.locked_sets import (
     CONFIG,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.documents.lockfile import read_lock
-from lora_cli.refs.lock import THE_BASE, LockedAdapter
+from lora_cli.documents.manifest import read_lock
+from lora_cli.refs.request import THE_BASE, LockedAdapter
 from tests.cli.locked_sets import Capture, fetch, forget_the_cache, hub_of_two, set_of
 from tests.hub_server import Hub
 from tests.making import base_config, llama_modules, write_adapter

@@ -47,7 +47,7 @@ def put(request: pytest.FixtureRequest, here: None, monkeypatch: pytest.MonkeyPa
         return
     site = Site({f"sql/{name}": content for name, content in FIRST.items()})
     with WebServer(site) as web:
-        set_of(f"sql=http://127.0.0.1:{web.server_port}/sql")
+        set_of(f"sql=http://{web.place}/sql")
         assert fetch() == 0
         yield lambda files: site.files.update({f"sql/{name}": content for name, content in files.items()})
 

@@ -22,8 +22,7 @@ from lora_cli.plugins.names import Known, Names
 from lora_cli.plugins.resolver import Resolved, Resolver, Running, Unresolved
 from lora_cli.results import LoadReport
 from lora_cli.settings import load_settings
-from tests.hub_faults import Fault
-from tests.hub_server import Hub
+from tests.hub_server import Fault, Hub
 from tests.making import Q_PROJ, write_adapter, write_base_config
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,7 @@ from safetensors.numpy import load_file, save_file
 from lora_cli.cli.main import main
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
-from tests.hub_faults import Fault
-from tests.hub_server import Hub
+from tests.hub_server import Fault, Hub
 from tests.real_engines.agreement import TOLERANCE, distance
 from tests.real_engines.bases import SERVED, save
 from tests.real_engines.test_published import answered
