@@ -62,6 +62,11 @@ class Inputs:
         """The engine in the manifest."""
         return self.manifest.engine if self.manifest is not None else None
 
+    @property
+    def max_lora_rank(self) -> int | None:
+        """The ``max_lora_rank`` of the engine in the manifest."""
+        return self.engine.max_lora_rank if self.engine is not None else None
+
     def to_validate(self, settings: Settings, *, digests: bool = False) -> list[Request]:
         """The adapters as ``each`` takes them: named as in the manifest, with the digests to verify.
 
@@ -298,7 +303,7 @@ def slot_limits(
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
     check_max_cpu_loras(max_cpu_loras, loras)
     cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
-    return loras, cpu_loras, max_lora_rank or (engine and engine.max_lora_rank) or 0
+    return loras, cpu_loras, max_lora_rank or inputs.max_lora_rank or 0
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:

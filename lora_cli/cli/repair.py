@@ -59,15 +59,14 @@ def command(
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings = apply_policies(ctx.obj, inputs.manifest)
-    rank = inputs.engine.max_lora_rank if inputs.engine is not None else None
-    check_max_lora_rank(profiles, rank)
+    check_max_lora_rank(profiles, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
         profiles[0],
         base=model,
         base_ref=inputs.base or None,
         base_name=base_name or None,
-        deployment=Deployment(rank),
+        deployment=Deployment(inputs.max_lora_rank),
         in_place=in_place,
     )
     done = []

@@ -96,7 +96,7 @@ def status(word: str) -> dict[str, Any]:
 
 def endpoints(word: str) -> warm.EndpointsReport:
     """A server that took an adapter, kept one and refused one, one that is down, and an adapter that was not sent."""
-    error, effect = EndpointError(word, hint=word), Effect(proved=True, how="other tokens", shift=1.0, noise=0.0)
+    error, effect = EndpointError(word, hint=word), Effect(proved=True, how="other tokens", shift=1.0)
     done = (
         AdapterOutcome(word, "loaded", 41.7, effect, None),
         AdapterOutcome("kept", "kept", 1.0, effect, None),
