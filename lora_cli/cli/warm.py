@@ -51,7 +51,7 @@ def command(
     endpoint: Several = engines("--endpoint URL", "Load the adapters into this engine; may be repeated.", default=None),
     serve: bool = mode("--serve", "Run as an HTTP server."),
     status: bool = mode("--status", "Show the state of a running server."),
-    engine: str = engines("--engine NAME[@VERSION]", "Engine at the endpoint: vllm or sglang.", default=""),
+    engine: str = engines("--engine NAME[@VERSION]", "Engine there: vllm or sglang (default: detected).", default=""),
     engine_path: Several = engines(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", default=None
     ),

@@ -19,9 +19,9 @@ from lora_cli.documents.manifest import lock_path
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import ReconcileOptions, path_mapping, wait_ready, warm_servers
-from lora_cli.endpoint.servers import open_server
+from lora_cli.endpoint.servers import Vllm, detect_kind, open_server
 from lora_cli.engines import check_max_lora_rank, choose_engine
-from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import FetchContext
 from lora_cli.finding import Deployment
 from lora_cli.inputs import Inputs, base_model
@@ -92,17 +92,22 @@ def _warmed(
     given: Mapping[str, Any], token: str, inputs: Inputs, settings: Settings, ended: threading.Event
 ) -> EndpointsReport:
     """What was done on the engines."""
-    wanted = given["engine"] or (inputs.engine.name if inputs.engine is not None else "")
-    kind, _, version = wanted.partition("@")
-    if not kind:
-        raise UsageError("--endpoint needs the engine that runs there", hint="--engine vllm or sglang")
     addresses = dict.fromkeys(map(parse_address, given["endpoint"]))
-    servers = [open_server(kind, Endpoint(one, token, LOAD_TIMEOUT_S)) for one in addresses]
-    base, store = base_model(inputs, settings), Store(settings.cache_dir)
+    endpoints = [Endpoint(one, token, LOAD_TIMEOUT_S) for one in addresses]
 
     def on_wait(note: str) -> None:
         remove_ready_file(given["ready_file"])
         inform(note, settings)
+
+    wait = partial(wait_ready, patience_s=WAIT_S, is_over=ended.is_set, on_wait=on_wait)
+    wanted = given["engine"] or (inputs.engine.name if inputs.engine is not None else "")
+    if not wanted:
+        if error := wait(Vllm(endpoints[0])):  # which all engines answer alike
+            raise error
+        wanted = detect_kind(endpoints[0])
+    kind, _, version = wanted.partition("@")
+    servers = [open_server(kind, one) for one in endpoints]
+    base, store = base_model(inputs, settings), Store(settings.cache_dir)
 
     def terms_of(versions: Collection[str]) -> Terms:
         named = [f"{kind}@{one}" for one in versions if not version]
@@ -116,7 +121,6 @@ def _warmed(
     changes = ReconcileOptions(kept if given["prune"] else None, not given["no_prove"], given["allow_unload"])
     with InUse(store) as hold:
         context, path_of = FetchContext(store, settings, in_use=hold), path_mapping(given["engine_path"] or ())
-        wait = partial(wait_ready, patience_s=WAIT_S, is_over=ended.is_set, on_wait=on_wait)
         done = warm_servers(servers, inputs.items, context, changes, wait=wait, terms_of=terms_of, path_of=path_of)
     return EndpointsReport(servers=done[0], refused=done[1])
 

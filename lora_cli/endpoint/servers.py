@@ -22,11 +22,15 @@ Prompt = str | tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model of a server; ``root`` is where an adapter was loaded from, ``parent`` its base ("" for a base)."""
+    """One model of a server; ``root`` is where an adapter was loaded from, ``parent`` its base ("" for a base).
+
+    ``owner`` is the engine, as it calls itself.
+    """
 
     name: str
     root: str
     parent: str
+    owner: str
 
     def is_from(self, path: str, digest: str) -> bool:
         """Whether it is the adapter at ``path``, or the snapshot ``digest`` wherever that server has it."""
@@ -242,11 +246,21 @@ def open_server(kind: str, endpoint: Endpoint) -> Server:
     return SERVERS[kind](endpoint)
 
 
+def detect_kind(endpoint: Endpoint) -> str:
+    """The engine that answers there: the owner of its models. Raises ``EndpointError`` where it is another."""
+    owners = {one.owner for one in Vllm(endpoint).models()}
+    for kind in SERVERS:
+        if kind in owners:
+            return kind
+    raise EndpointError(f"{endpoint.address} does not say which engine it is", hint="add --engine vllm or sglang")
+
+
 def _served_model(value: Any) -> ServedModel:
     fields = parse.mapping(value, "data")
     name = parse.text(fields.get("id"), "id")
-    root, parent = fields.get("root"), fields.get("parent")
-    return ServedModel(name, root if isinstance(root, str) else name, parent if isinstance(parent, str) else "")
+    root, *others = (fields.get(key) for key in ("root", "parent", "owned_by"))
+    parent, owner = (one if isinstance(one, str) else "" for one in others)
+    return ServedModel(name, root if isinstance(root, str) else name, parent, owner)
 
 
 def _completion(choice: dict[str, Any]) -> Completion:

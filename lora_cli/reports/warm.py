@@ -68,14 +68,13 @@ def human(report: WarmReport, *, quiet: bool = False, verbose: bool = False) -> 
 
     ``verbose`` has times; ``quiet`` only errors.
     """
-    tried = report.adapters
-    loaded = [one for one in tried if not one.error and not quiet]
+    loaded = [one for one in report.adapters if not one.error and not quiet]
     return separated(
         [_proofs(loaded)] if loaded else [],
-        [_times(tried)] if verbose and tried else [],
+        [_times(report.adapters)] if verbose and report.adapters else [],
         *(
             failure(one.name, f"{outcome(one)}{f' at {one.stage}' if one.stage else ''}", one.error, one.hint)
-            for one in tried
+            for one in report.adapters
             if one.error
         ),
         [] if quiet else [Paragraph(_summary(report.adapters))],

@@ -203,9 +203,3 @@ def test_a_lock_that_is_wrong_or_contradicts_gives_out_nothing_and_asks_nobody(
     assert (out, "set.lock.yaml" in err, LOCK.read_bytes(), hub.count()) == ("", True, before, asked), err
     if spoilt:
         run(f"{FETCH} --upgrade")
-
-
-def test_a_lock_that_cannot_be_written_is_6(run: Run) -> None:
-    LOCK.symlink_to("no/such/folder/lock.yaml")
-    out, err = run(FETCH, 6)
-    assert (out, "--locked" in err) == ("", True)

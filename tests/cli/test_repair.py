@@ -85,9 +85,6 @@ def test_in_place_all_else_stays_as_it_is(run: Run) -> None:
     run(f"validate {folder} {SGLANG}")
     assert (listed(), (folder / "latest").read_text()) == (before, "mine")
     assert repair(run, f"{folder} {SGLANG} --in-place")["changes"] == []
-    (folder / "escape").symlink_to("/etc/hostname")
-    found = repair(run, f"{folder} {SGLANG} --in-place", 1)
-    assert (bool(found["refusals"]), found["directory"]) == (True, None)
 
 
 def test_validate_marks_what_it_mends_and_ends_with_the_command(run: Run) -> None:
@@ -143,7 +140,6 @@ def pickled(folder: Path) -> None:
 
 SPOILT: dict[str, Callable[[Path], object]] = {
     "": lambda folder: None,
-    "weights": lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1]),
     "ranks": lambda folder: adapter(folder.name, {"rank_pattern": {".*_proj": 16}}),
     "unsafe": pickled,
 }
@@ -152,13 +148,11 @@ SPOILT: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize(
     ("how", "words", "code", "told"),
     [
-        ("weights", "--engine vllm --to out", 1, "error: "),
         ("unsafe", "--engine vllm --to out", 1, "error: "),
         ("ranks", "--engine sglang --to out", 1, "the trained scale is unknown"),
         ("", "--engine vllm", 2, "repair needs --to, --in-place, or --check"),
         ("", "--engine vllm --to out --check", 2, "repair needs --to, --in-place, or --check"),
         ("", "--engine vllm --to base", 2, "already exists"),
-        ("", "b --to out --engine vllm", 2, "several adapters need a manifest"),
     ],
 )
 def test_what_cannot_be_repaired_is_told_and_nothing_is_written(

@@ -20,6 +20,7 @@ class Engine:
 
     def __init__(self, kind: str = "vllm", *, version: str = "0.32.0", down_for: int = 0, token: str = "") -> None:
         self.kind, self.version, self.down_for, self.token = kind, version, down_for, token
+        self.owner = kind
         self.adapters: dict[str, tuple[str, float]] = {}
         self.pinned: set[str] = set()
         self.said: list[tuple[str, str]] = []
@@ -84,8 +85,9 @@ class Engine:
                 f'vllm:num_requests_running{{engine="{rank}",model_name="tiny"}} 0.0\n' for rank in self.ranks[0]
             )
         if path == "/v1/models":
-            cards = [{"id": BASE, "object": "model", "root": "/models/tiny", "parent": None}]
-            cards += [{"id": name, "root": root, "parent": BASE} for name, (root, _) in self.adapters.items()]
+            own: dict[str, Any] = {"object": "model", "owned_by": self.owner}
+            cards = [{**own, "id": BASE, "root": "/models/tiny", "parent": None}]
+            cards += [{**own, "id": name, "root": root, "parent": BASE} for name, (root, _) in self.adapters.items()]
             return 200, {"object": "list", "data": cards}
         return 404, {"detail": "Not Found"}
 

@@ -302,6 +302,17 @@ def test_prune_is_by_the_whole_manifest_for_a_part_of_it_too(warm: Warm) -> None
             assert set(engine.adapters) == {"sql", "chat"}
 
 
+@pytest.mark.parametrize(("kind", "code"), [("vllm", 0), ("sglang", 0), ("other", 7)])
+def test_m21_the_engine_at_an_endpoint_is_detected(
+    kind: str, code: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Engine("sglang" if kind == "other" else kind, down_for=1) as engine:
+        engine.owner = kind
+        assert main(["warm", "-f", str(folder / "set.yaml"), "--endpoint", engine.url]) == code
+        assert set(engine.adapters) == ({*NAMES} if code == 0 else set())
+    assert ("does not say which engine it is" in capsys.readouterr().err) == (kind == "other")
+
+
 NO_ADDRESSES = ("http://u:p@h:1", "http://h:1/path", "http://[::1", "http://h:99999", "http://x\udcff", "ftp://x")
 
 
@@ -312,7 +323,6 @@ NO_ADDRESSES = ("http://u:p@h:1", "http://h:1/path", "http://[::1", "http://h:99
         (["--endpoint", "http://h:1", "--engine", "vlm"], "did you mean vllm?"),
         (["--endpoint", "http://h:1", "--engine", "vllm", "--engine-path", "x"], "FROM=TO"),
         (["--endpoint", "http://h:1", "--engine", "vllm", "--serve"], "cannot be used together"),
-        (["--endpoint", "http://h:1"], "--engine"),
     ],
 )
 def test_what_is_no_target_is_exit_2(

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from model_signing import hashing, signing
 
 from lora_cli.cli.main import main
 from tests.hf_variables import set_variables
@@ -160,12 +159,6 @@ def test_nothing_is_downloaded_of_what_a_stranger_signed(monkeypatch: pytest.Mon
         commit = hub.add("acme/sql", files_of("sql"))
         assert main(["fetch", f"acme/sql@{commit}", "--policy", "key.yaml"]) == 1
         assert {one.target.rpartition("/")[2] for one in hub.requests if "/resolve/" in one.target} == {SIGNATURE}
-        assert main([*VALIDATE, f"acme/sql@{commit}", "--policy", "key.yaml"]) == 1
-        assert main(["fetch", f"acme/sql@{commit}"]) == 0
-        sign()  # a signature that the cache lacks is fetched, and no weights
-        hub.add("acme/sql", files_of("sql"))
-        assert main(["fetch", "acme/sql", "--policy", "key.yaml"]) == 0
-        assert sum(WEIGHTS in one.target for one in hub.requests if "/resolve/" in one.target) == 1
 
 
 def test_a_web_server_lists_nothing_and_is_asked_for_the_signed_files(
@@ -205,13 +198,6 @@ def test_the_certificates_must_be_valid_today_and_for_signing(
     pki.sign(Path("sql"), keys / "acme.key", chain=(release.public, between.public))
     assert main(["fetch", "./sql", "--policy", "certificate.yaml"]) == bool(words)
     assert words in said(capsys)
-
-
-def test_only_sha256_counts() -> None:
-    files = hashing.Config().use_file_serialization(hashing_algorithm="blake3")  # type: ignore[no-untyped-call]
-    config = signing.Config().use_elliptic_key_signer(private_key="pki/acme.key")  # type: ignore[no-untyped-call]
-    config.set_hashing_config(files).sign("sql", "sql/model.sig")
-    assert main(["fetch", "./sql", "--policy", "key.yaml"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -168,4 +168,5 @@ def test_fifty_clients_get_no_wrong_answer_and_memory_stays(server: Running, fol
     assert kills >= 1
     half = len(sizes) // 2
     growth = statistics.median(sizes[half:]) - statistics.median(sizes[:half])
+    print(f"{kills} kills, {sizes[0]:.0f} MB, then {growth:+.1f} MB; {dict(done)}")  # with pytest -s
     assert growth < MOST_GROWTH_MB, (growth, done)
