@@ -18,7 +18,7 @@ from lora_cli.documents.manifest import LockFile, ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError
-from lora_cli.judging.report import Report
+from lora_cli.judging.result import Report
 from lora_cli.reports.fetch import FetchReport
 from lora_cli.settings import SETTINGS
 

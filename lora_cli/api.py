@@ -15,7 +15,7 @@ from lora_cli.settings import Settings, load_settings
 if TYPE_CHECKING:
     from lora_cli.adapter.adapter import Adapter
     from lora_cli.errors import LoraCliError
-    from lora_cli.judging.read import One
+    from lora_cli.judging.read import One, Terms
     from lora_cli.judging.result import Result
     from lora_cli.refs.snapshot import Snapshot
 
@@ -104,10 +104,11 @@ def inspect(ref: PathLike, *, cache_dir: str | Path | None = None, offline: bool
     """
     from lora_cli.errors import FormatError
     from lora_cli.judging.inspection import inspect_one
+    from lora_cli.judging.read import Terms
     from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 
     settings = _settings(cache_dir, offline=offline)
-    adapter = _one(os.fspath(ref), lambda request, *run: inspect_one(request, settings, *run), settings).adapter
+    adapter = _one(os.fspath(ref), inspect_one, Terms(settings)).adapter
     assert adapter is not None
     if adapter.config is None and adapter.config_error is None:
         adapter = replace(adapter, config_error=FormatError(f"there is no {CONFIG}"))
@@ -144,13 +145,14 @@ def validate(
     Raises:
         LoraCliError: the adapter or the base cannot be read, or there is no such engine.
     """
+    from lora_cli.finding import Deployment
     from lora_cli.inputs import Inputs, terms_of
     from lora_cli.judging.judge import judge_one
 
     settings, named = _settings(cache_dir, offline=offline), [engines] if isinstance(engines, str) else engines
     inputs = Inputs((), "" if base is None else os.fspath(base))
-    terms = terms_of(inputs, settings, engines=named, max_lora_rank=max_lora_rank, values=values)
-    return _one(os.fspath(ref), lambda request, *run: judge_one(request, terms, settings, *run), settings)
+    terms = terms_of(inputs, settings, engines=named, deployment=Deployment(max_lora_rank), values=values)
+    return _one(os.fspath(ref), judge_one, terms)
 
 
 def validate_set(
@@ -171,15 +173,16 @@ def validate_set(
         LoraCliError: the manifest, its lock or its base cannot be read.
     """
     from lora_cli.inputs import apply_policies, read_inputs, terms_of
-    from lora_cli.judging.judge import judge_all
+    from lora_cli.judging.judge import judge_one
+    from lora_cli.judging.read import each
 
     inputs = read_inputs(Path(manifest), (), "", "validate")
     settings = apply_policies(_settings(cache_dir, offline=offline), inputs.manifest)
     terms = terms_of(inputs, settings, values=values)
-    return list(judge_all(inputs.to_validate(settings, digests=True), terms, settings))
+    return list(each(inputs.to_validate(settings, digests=True), judge_one, terms))
 
 
-def _one(ref: str, one: "One", settings: Settings) -> "Result":
+def _one(ref: str, one: "One", terms: "Terms") -> "Result":
     from lora_cli.judging.read import each
     from lora_cli.redaction import without_secrets
     from lora_cli.refs.reference import training_run
@@ -187,7 +190,7 @@ def _one(ref: str, one: "One", settings: Settings) -> "Result":
 
     run = training_run(ref)
     item = Request(without_secrets(ref), run or ref, selection=Selection(latest=bool(run)))
-    (result,) = each([item], one, settings)
+    (result,) = each([item], one, terms)
     if result.error is not None:
         raise result.error
     return result

@@ -173,8 +173,9 @@ class EngineOutcome:
 class Deployment:
     """The flags of the engine that will serve; None is the engine's default.
 
-    ``lora_target_modules`` are the only modules that the engine puts LoRA on.
+    ``lora_target_modules`` are the only modules that the engine puts LoRA on, ``tp`` is its tensor-parallel size.
     """
 
     max_lora_rank: int | None = None
     lora_target_modules: tuple[str, ...] | None = None
+    tp: int = 1

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from lora_cli.errors import MachineError, MissingExtra, Unreachable
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.judging.judge import Terms, judge_all
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms, each
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -51,14 +52,14 @@ def _unfetched(request: Request, reason: str) -> Outcome:
     return Outcome(request, None, error, 0.0)
 
 
-def judge_fleet(address: str, items: Sequence[Request], terms: Terms, settings: Settings) -> Iterator[Result]:
-    """As ``judge_all``, without contents, on the cluster at ``address``. Raises as ``joined``."""
+def judge_fleet(address: str, items: Sequence[Request], terms: Terms) -> Iterator[Result]:
+    """As ``each`` by ``judge_one``, without contents, on the cluster at ``address``. Raises as ``joined``."""
     with joined(address, "validate") as processors:
-        yield from spread(_judge, items, processors, terms, settings, lost=_unjudged)
+        yield from spread(_judge, items, processors, terms, lost=_unjudged)
 
 
-def _judge(batch: Sequence[Request], terms: Terms, settings: Settings) -> list[Result]:
-    return list(judge_all(batch, terms, settings, contents=False))
+def _judge(batch: Sequence[Request], terms: Terms) -> list[Result]:
+    return list(each(batch, judge_one, terms, contents=False))
 
 
 def _unjudged(item: Request, reason: str) -> Result:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lora_cli.errors import AccessDenied, NotFound, Unreachable, UsageError
 from lora_cli.fetching.file_selection import adapters_in, from_refs
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lora_cli.engines import Profile
     from lora_cli.fetching.batch import Outcome
     from lora_cli.fetching.lock_update import LockFile
-    from lora_cli.judging.judge import Terms
+    from lora_cli.judging.read import Terms
     from lora_cli.store import Store
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
@@ -44,7 +44,8 @@ class Inputs:
     ``locked_base`` is that base as the lock has it, which is read from there; None if it is not locked. ``has_lock``:
     whether the manifest has a lock file; None without a manifest, or for one on standard input.
 
-    Of a fetch, ``lock`` is that file, and ``base_request`` the base whose config is to be locked, if it is.
+    Of a fetch, ``lock`` is that file, and ``base_request`` the base whose config is to be locked, if it is. ``way``
+    says how the user can name a base.
     """
 
     items: tuple[Request, ...]
@@ -54,6 +55,7 @@ class Inputs:
     locked_base: LockedAdapter | None = None
     lock: "LockFile | None" = None
     base_request: Request | None = None
+    way: str = "set --base DIR"
 
     @property
     def engine(self) -> "EngineSpec | None":
@@ -66,18 +68,14 @@ class Inputs:
         return self.engine.max_lora_rank if self.engine is not None else None
 
     def to_validate(self, settings: Settings, *, digests: bool = False) -> list[Request]:
-        """The adapters as ``judge_all`` takes them: named as in the manifest, with the digests to verify.
+        """The adapters as ``each`` takes them: named as in the manifest, with the digests to verify.
 
         Digests in the manifest are verified with a policy, a lock or ``digests`` only: that reads all bytes.
         """
-        every = digests or bool(settings.policies)
+        named, every = self.manifest is not None, digests or bool(settings.policies)
         return [
-            replace(
-                item,
-                name=item.name if self.manifest else "",
-                sha256=item.sha256 if every or item.locked is not None else None,
-            )
-            for item in self.items
+            replace(one, name=one.name if named else "", sha256=one.sha256 if every or one.locked is not None else None)
+            for one in self.items
         ]
 
 
@@ -220,94 +218,69 @@ def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Pa
     return settings
 
 
-def base_model(
-    named: str | AdapterRef, settings: Settings, locked: LockedAdapter | None = None, option: str = "--base"
-) -> "BaseModel":
-    """The base model of a path or reference, by the ``locked`` config where there is one."""
-    from lora_cli.judging.base_model import open_base
+def base_model(inputs: Inputs, settings: Settings) -> "BaseModel":
+    """The base model of ``inputs``, by the locked config where there is one.
+
+    Raises:
+        NotFound, AccessDenied, Unreachable, FormatError: it cannot be read.
+    """
+    from lora_cli.judging.read import open_base
 
     try:
-        return open_base(named, settings, locked=locked)
+        return open_base(inputs.base, settings, locked=inputs.locked_base)
     except (NotFound, AccessDenied, Unreachable) as error:
-        hint = f"this is the base model: {option} also takes a folder or a config.json; {error.hint}"
+        hint = f"this is the base model: {inputs.way}, a folder with its config.json is enough; {error.hint}"
         raise type(error)(error.message, hint=hint) from error
 
 
-def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":
+def named_engines(named: Sequence[str], inputs: Inputs) -> "tuple[Profile, ...]":
     """The profiles of the ``named`` engines, else of the manifest's engine, each once.
 
     Raises:
         UsageError: an unknown engine, or not a version.
     """
-    words = words_of(named or ())
+    words, manifest = words_of(named), inputs.manifest
     if named and not words:
         raise UsageError("--engine has no value", hint="use NAME or NAME@VERSION, or remove the option")
-    spec = manifest.engine if manifest is not None else None
-    if not words and spec is None:
+    if not words and inputs.engine is None:
         return ()
     from lora_cli.engines import choose_engine
 
-    if words or spec is None or manifest is None:
+    if words or manifest is None or manifest.engine is None:
         return tuple(map(choose_engine, dict.fromkeys(words)))
     try:
-        return (choose_engine(spec.wanted),)
+        return (choose_engine(manifest.engine.wanted),)
     except UsageError as error:
         raise UsageError(f"{manifest.file}: engine: {error.message}", hint=error.hint) from error
-
-
-def deployment_of(engines: "Sequence[Profile]", max_lora_rank: int | None) -> Deployment:
-    """The launch options of the engines.
-
-    Raises:
-        UsageError: an engine does not start with that ``max_lora_rank``.
-    """
-    if engines:
-        from lora_cli.engines import check_max_lora_rank
-
-        check_max_lora_rank(engines, max_lora_rank)
-    return Deployment(max_lora_rank)
 
 
 def terms_of(
     inputs: Inputs,
     settings: Settings,
     *,
-    engines: Sequence[str] | None = (),
-    max_lora_rank: int | None = None,
-    tp: int = 1,
+    engines: Sequence[str] = (),
+    deployment: Deployment | None = None,
     values: bool = True,
     rules: "Sequence[Check] | None" = None,
-    option: str = "--base",
-    way: str = "set --base DIR",
 ) -> "Terms":
     """What the adapters are judged by: the base of ``inputs``, else each its own; ``engines``, else the manifest's.
-
-    ``option`` names the base, and ``way`` says how one can be named.
 
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: the base cannot be read.
         UsageError: an unknown engine, or limits with which none would start.
     """
-    from lora_cli.checks import choose
-    from lora_cli.judging.base_model import Bases, check_tp
-    from lora_cli.judging.judge import Terms
+    from lora_cli.engines import check_max_lora_rank
+    from lora_cli.judging.read import Terms, check_tp
 
-    profiles = named_engines(engines, inputs.manifest)
-    deployment, model = deployment_of(profiles, max_lora_rank or inputs.max_lora_rank), None
+    profiles, model, limits = named_engines(engines, inputs), None, deployment or Deployment()
+    if limits.max_lora_rank is None and inputs.engine is not None:
+        limits = replace(limits, max_lora_rank=inputs.engine.max_lora_rank)
+    check_max_lora_rank(profiles, limits.max_lora_rank)
     if inputs.base and inputs.base != NO_BASE:
-        model = base_model(inputs.base, settings, inputs.locked_base, option)
-    check_tp(model, tp)
-    bases = None if inputs.base else Bases(settings, tp=tp, way=way)
-    chosen = choose(pinned=settings.require_pinned) if rules is None else rules
-    return Terms(model, bases, values=values, rules=chosen, engines=profiles, deployment=deployment)
-
-
-class SlotLimits(NamedTuple):
-    """The limits of a warm process, in vLLM's words; ``max_lora_rank`` 0 is none."""
-
-    max_loras: int
-    max_cpu_loras: int
-    max_lora_rank: int
+        model = base_model(inputs, settings)
+    check_tp(model, limits.tp)
+    way = "" if inputs.base else inputs.way
+    return Terms(settings, model, way, values=values, rules=rules, engines=profiles, deployment=limits)
 
 
 def slot_limits(
@@ -317,10 +290,11 @@ def slot_limits(
     max_lora_rank: int | None,
     *,
     more_may_come: bool = False,
-) -> SlotLimits:
-    """The flags, else the limits of the manifest's engine, else the number of adapters up to the defaults.
+) -> tuple[int, int, int]:
+    """``max_loras``, ``max_cpu_loras`` and ``max_lora_rank`` (0: none) of a warm process.
 
-    With ``more_may_come`` memory holds as many as the default.
+    They are those given, else the limits of the manifest's engine, else the number of adapters up to the defaults; with
+    ``more_may_come`` memory holds as many as the default.
 
     Raises:
         UsageError: ``max_cpu_loras`` is less than ``max_loras``.
@@ -329,7 +303,7 @@ def slot_limits(
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
     check_max_cpu_loras(max_cpu_loras, loras)
     cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
-    return SlotLimits(loras, cpu_loras, max_lora_rank or inputs.max_lora_rank or 0)
+    return loras, cpu_loras, max_lora_rank or inputs.max_lora_rank or 0
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:

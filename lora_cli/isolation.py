@@ -27,7 +27,8 @@ from lora_cli.engines import choose_engine
 from lora_cli.errors import FormatError, MachineError, Refused, Unreachable
 from lora_cli.fetching.batch import FetchContext
 from lora_cli.finding import Deployment
-from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
+from lora_cli.judging.judge import fetch_one, judge_fetched
+from lora_cli.judging.read import Terms
 from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
 from lora_cli.redaction import log_bug, log_to_stderr, logger
@@ -233,7 +234,7 @@ def main() -> None:
     log_to_stderr(setup.log_level)
     store = Store(setup.settings.cache_dir)
     engines = (choose_engine(setup.engine),) if setup.engine else ()
-    terms = Terms(setup.base, engines=engines, deployment=setup.deployment)
+    terms = Terms(setup.settings, setup.base, engines=engines, deployment=setup.deployment)
     with InUse(store) as hold:
         contexts = {}
         for by_client in (False, True):
@@ -259,7 +260,7 @@ def end_with_parent(descriptor: int) -> None:
 def _admitted(request: Request, context: FetchContext, terms: Terms) -> Admission:
     result = fetch_one(request, context)
     try:
-        result = judge_fetched(result, terms, context.settings)
+        result = judge_fetched(result, terms)
     except MemoryError:
         result.stage, result.error = "validate", Refused("it needs more memory than is allowed for one adapter")
     except Exception as error:  # noqa: BLE001 - the boundary of the process: a bug fails one adapter alone

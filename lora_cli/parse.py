@@ -156,19 +156,12 @@ def json_value(data: bytes, where: str, *, duplicates: list[str] | None = None) 
         raise FormatError("not usable JSON: a number is too long", where=where) from error
     except RecursionError as error:
         raise FormatError("not usable JSON: nested too deeply", where=where) from error
-    if _deeper(value, DEEPEST):
-        raise TooLarge("not usable JSON: nested too deeply", where=where)
+    levels, inside = 0, [value]
+    while inside := [one for one in inside if isinstance(one, dict | list)]:
+        if (levels := levels + 1) > DEEPEST:
+            raise TooLarge("not usable JSON: nested too deeply", where=where)
+        inside = list(chain.from_iterable(one.values() if isinstance(one, dict) else one for one in inside))
     return value
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are in each other on more than so many levels."""
-    containers = [value] if isinstance(value, dict | list) else []
-    while containers and levels:
-        members = chain.from_iterable(one.values() if isinstance(one, dict) else one for one in containers)
-        containers = [one for one in members if isinstance(one, dict | list)]
-        levels -= 1
-    return bool(containers)
 
 
 def json_object(data: bytes, where: str, *, duplicates: list[str] | None = None) -> dict[str, Any]:

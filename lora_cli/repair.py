@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,17 +23,17 @@ from lora_cli.adapter.reading import join_shards
 from lora_cli.adapter.safetensors import TORCH_NAMES, TensorInfo
 from lora_cli.adapter.values import load
 from lora_cli.base.base_model import OTHER_BASE, BaseModel
-from lora_cli.base.reading import names_in_memory
+from lora_cli.base.reading import names_in_memory, read_checkpoint
 from lora_cli.checks.check import MERGE, SAVE_AGAIN
 from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import LAYER
-from lora_cli.errors import Refused, UsageError
+from lora_cli.errors import Offline, Refused, UsageError
 from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import Count, ErrorReport
-from lora_cli.judging.base_model import open_checkpoint
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms
 from lora_cli.parse import json_object
 from lora_cli.peft.targets import Scale, one_deadline, scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS
@@ -40,6 +41,7 @@ from lora_cli.refs.reference import AdapterRef, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_at
+from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
 from lora_cli.store.materialize import hidden_folder, swap_folders
@@ -128,8 +130,9 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         with FetchContext(Store(settings.cache_dir), settings) as context:
             found = AdapterRef("file", str(fetch(request, context).snapshot.directory))
         request, settings = Request(item.name, found), replace(settings, policies=())
-    terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    judged = judge_one(request, terms, settings)
+    terms = Terms(settings, options.base, engines=(options.profile,), deployment=options.deployment)
+    judged = judge_one(request, terms)
+    written_terms = replace(terms, settings=replace(settings, policies=()))
     if judged.error is not None or judged.adapter is None or (folder := judged.directory) is None:
         raise judged.error or Refused(f"{item.source}: it is not on this disk")
     adapter = join_shards(files := files_at(folder), judged.adapter, settings.max_header_bytes)
@@ -151,7 +154,7 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
             trained = _fold_scales(draft) if folded else {}
             (building / WEIGHTS).write_bytes(save(dict(sorted(draft.tensors.items())), {"format": "pt"}))
             (building / CONFIG).write_text(json.dumps(draft.config, indent=2, sort_keys=True) + "\n")
-            after = judge_one(Request("", AdapterRef("file", str(building))), terms, replace(settings, policies=()))
+            after = judge_one(Request("", AdapterRef("file", str(building))), written_terms)
             outcome = after.engines[0]
             errors = [
                 (one.code in BY_FLAG, ErrorReport(f"{one.code} {one.problem.message}", one.problem.hint))
@@ -254,10 +257,10 @@ def _moves(adapter: Adapter, base: BaseModel) -> Iterator[tuple[str, str]]:
 def _drop_copies(draft: Draft, options: RepairOptions, settings: Settings) -> None:
     """Leaves out saved weights that equal the base's own in the adapter's dtype, as far as these are on this disk."""
     saved = {name: key for name, key in draft.adapter.keys.items() if key.part in {"base_layer", "saved"}}
-    opened = open_checkpoint(ref_of(options.base_ref), settings) if saved and options.base_ref is not None else None
-    if opened is None or options.base is None:
+    files = _base_files(ref_of(options.base_ref), settings) if saved and options.base_ref is not None else None
+    if files is None or options.base is None:
         return
-    (files, stored), same = opened, []
+    stored, same = read_checkpoint(files), list[str]()
     # A name on disk stands for itself, too, for an adapter that has the old names as well.
     known = {**{name: name for name in stored}, **names_in_memory(stored)}
     for name, key in saved.items():
@@ -272,6 +275,16 @@ def _drop_copies(draft: Draft, options: RepairOptions, settings: Settings) -> No
         draft.config["modules_to_save"] = left or None
     if same:
         draft.changes.append(Change("copies", f"weights that equal the base's own left out: {names(same, 8)}"))
+
+
+def _base_files(ref: AdapterRef, settings: Settings) -> Files | None:
+    """The files of a base on this disk: a folder's, or those of a repository in the cache of huggingface_hub."""
+    if ref.scheme != "hf":
+        return files_at(Path(ref.location)) if ref.scheme == "file" and Path(ref.location).is_dir() else None
+    source = Sources(replace(settings, offline=True)).of(ref)
+    with suppress(Offline):  # it is not in the cache
+        return Files(source, source.resolve(ref))
+    return None
 
 
 def _fold_scales(draft: Draft) -> Mapping[str, Scale]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.finding import Location
-from lora_cli.judging.report import Naming
+from lora_cli.judging.result import Naming
 from lora_cli.reports.sarif import Place, place_of
 from tests.reports.reports import checked
 

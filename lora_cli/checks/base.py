@@ -37,7 +37,7 @@ HEAD_NAMES = frozenset(name for names in HEADS.values() for name in names) | {"d
 """Names of the heads of such classes."""
 
 
-@check("LC311", "modules-not-in-base", "weights", "base", peft=WRONG,
+@check("LC311", "modules-not-in-base", "weights", "base", peft=WRONG, vllm=REJECTS, sglang=CRASHES,
        hint=f"{OTHER_BASE}; `lora-cli repair` corrects names that a wrapper changed",
        evidence={"peft": "tuners/lora/model.py (run)", "vllm": "lora/lora_model.py, lora/model_manager.py (run)",
                  "sglang": "lora/lora.py (read), lora/mem_pool.py (run)"})  # fmt: skip
@@ -48,7 +48,8 @@ def modules_not_in_base(case: Case, on: On) -> Problems:
     """
     application = case.application
     missing = (*application.absent, *application.beyond)
-    if not missing or (case.misshapen and case.nothing_fits):  # then the shapes are another base's, too
+    # Where nothing fits, the shapes are another base's, too, and that is told.
+    if not missing or (application.misshapen and not application.applied.matched):
         return
     effect = on.without(missing, beyond=bool(application.beyond))
     if on.name == "peft":  # which stacks the factors of separate experts where the base has fused ones, and may fail
@@ -83,8 +84,8 @@ def shape_mismatch(case: Case, on: On) -> Problems:
     """
     if case.unserved_variant:
         yield NotChecked(f"{case.unserved_variant} is set, which no engine serves: shapes are not checked")
-    found, application = case.misshapen, case.application
-    if not found:
+    application = case.application
+    if not (found := application.misshapen):
         return
     effect = CRASHES if on.name == "sglang" else REJECTS
     if on.name == "vllm":
@@ -98,10 +99,10 @@ def shape_mismatch(case: Case, on: On) -> Problems:
                 over = [width - need for width, need in needs if width]
                 wide, narrow = wide or max(over, default=0) > 0, narrow or min(over, default=0) < 0
         effect = REJECTS if wide else WRONG if narrow else OK
-    if case.nothing_fits and on.name != "peft":
+    if not application.applied.matched and on.name != "peft":
         effect = max(effect, on.without((*application.absent, *application.beyond), beyond=bool(application.beyond)))
     first, differences = next(iter(found.items()))
-    share = f"{len(found)} of {counted(len(application.expected), 'module')}"
+    share = f"{len(found)} of {counted(len(application.found), 'module')}"
     message = f"the base has other widths than {share}: in {cut(first)} {'; '.join(differences)}"
     yield Problem(message, case.in_weights(first), _fix(case), {on.name: effect})
 
@@ -111,7 +112,7 @@ def shape_mismatch(case: Case, on: On) -> Problems:
 def targets_without_tensors(case: Case) -> Problems:
     """The config targets modules of the base that the weights have no tensors for; PEFT leaves them as they are."""
     missing = case.application.missing
-    if missing and not case.nothing_fits:
+    if missing and case.application.applied.matched:
         message = f"the config targets {counted(len(missing), 'module')} of the base without tensors: {names(missing)}"
         yield Problem(message, case.in_config("target_modules"))
 
@@ -124,7 +125,8 @@ def other_base(case: Case) -> Problems:
     count as the same. ``lora-cli repair --base-name ORG/NAME`` corrects the config.
     """
     trained, application = _other_base(case), case.application
-    is_told = application.absent or application.beyond or (case.has_weights and case.misshapen)  # in the hint of that
+    # Else the base is named in the hint of that.
+    is_told = application.absent or application.beyond or (case.has_weights and application.misshapen)
     if trained and not is_told:
         message = f"it was trained on {cut(trained)}, but is validated against {cut(case.known_base.repository)}"
         yield Problem(message, case.in_config("base_model_name_or_path"))

@@ -11,7 +11,7 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import NameResolution, resolve_names
 from lora_cli.finding import NO_BASE, NO_VALUES, Applied, Deployment, Location, Outcome
-from lora_cli.peft.match import Application, misshapen
+from lora_cli.peft.match import Application
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile
@@ -27,7 +27,7 @@ class Evidence:
 
     ``stats`` maps tensor names to statistics of their values; ``stats_reason`` says why there are none. ``companions``
     are the files next to the weights, None if no check needs them. ``ref`` is the requested reference, ``commit`` its
-    revision on the Hub. ``base`` is the base model of its own config; ``base_reason`` says why there is none.
+    revision on the Hub. ``base_reason`` says why there is no base.
     """
 
     stats: Mapping[str, "TensorStats"] = field(default_factory=dict)
@@ -35,7 +35,6 @@ class Evidence:
     companions: Companions | None = None
     ref: AdapterRef | None = None
     commit: str = ""
-    base: BaseModel | None = None
     base_reason: str = NO_BASE
 
 
@@ -116,20 +115,10 @@ class Case:
         return next((field for field in fields if getattr(self.adapter.config, field, None)), "")
 
     @property
-    def misshapen(self) -> Mapping[str, list[str]]:
-        """The modules of the base whose factors have other shapes, each with the differences."""
-        return {} if self.unserved_variant else misshapen(self.application)
-
-    @property
     def other_ranks(self) -> list[str]:
         """The modules whose tensors have another rank than the config gives them."""
         pairs, ranks = self.application.adapter.pairs, self.application.ranks
         return [module for module, wanted in ranks.items() if pairs[module].rank not in {None, wanted}]
-
-    @property
-    def nothing_fits(self) -> bool:
-        """Whether no module fits on the base: the names or the widths of all are another model's."""
-        return not set(self.application.matched) - self.misshapen.keys()
 
     @property
     def other_keys(self) -> Iterator[Key]:
@@ -172,13 +161,6 @@ class On:
         return worst if missed.isdisjoint(self.placed.nowhere) else max(worst, Outcome.SERVES_WRONG)
 
 
-def fitting(case: Case, placed: NameResolution | None = None) -> Applied:
-    """How many modules apply by PEFT's names, or those of an engine, without those that have other widths."""
-    named = case.application.applied if placed is None else placed.applied_count
-    modules = case.application.matched if placed is None else placed.applied
-    return replace(named, matched=named.matched - len(case.misshapen.keys() & {*modules}))
-
-
 def on_engine(case: Case, profile: Profile) -> On:
     """Where the engine of a profile puts the modules of the adapter."""
     if profile.engine.reads_peft_type:
@@ -186,6 +168,7 @@ def on_engine(case: Case, profile: Profile) -> On:
     if case.base is None or not case.has_weights:
         return On(profile)
     if profile.engine.name == "peft":
-        return On(profile, applied=fitting(case))
+        return On(profile, applied=case.application.applied)
     placed = resolve_names(case.adapter, case.base, profile)
-    return On(profile, placed, fitting(case, placed))
+    named, misfits = placed.applied_count, case.application.misshapen.keys() & {*placed.applied}
+    return On(profile, placed, replace(named, matched=named.matched - len(misfits)))

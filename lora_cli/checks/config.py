@@ -61,7 +61,8 @@ MOST_PARAMETERS = 16
 def not_lora(case: Case) -> Problems:
     """The config is not that of a LoRA adapter: ``peft_type`` is missing or names another method.
 
-    PEFT builds another method's layers for another type; vLLM does not read the field.
+    PEFT builds another method's layers for another type. vLLM does not read the field: it serves LoRA factors under any
+    type, and rejects what has none.
     """
     config, foreign, has_factors = case.adapter.config, case.adapter.foreign, bool(case.adapter.pairs)
     if config is None or "peft_type" in config.mistyped or config.peft_type == "LORA":

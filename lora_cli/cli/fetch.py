@@ -109,13 +109,13 @@ def command(
         if check:
             raise typer.Exit(_report_drift(inputs, lock, settings, output_format))
     several = len(whole.manifest.adapters if whole.manifest is not None else whole.items) > 1
-    destination = Destination(store, None, settings)
+    destination = Destination(store)
     if publish is not None:
         targets = folders(publish, inputs.items, "--publish", by_name=True)
         served = base_name or _repository(inputs)
-        destination = Destination(store, targets, settings, published=True, served=served)
+        destination = Destination(store, targets, published=True, served=served)
     elif to is not None:
-        destination = Destination(store, folders(to, inputs.items, "--to", by_name=several), settings)
+        destination = Destination(store, folders(to, inputs.items, "--to", by_name=several))
     pruning = partial(_prune, inputs, publish if prune else None, settings, dry_run=dry_run)
     if dry_run:
         raise typer.Exit(_dry_run(inputs, pruning, store, settings, output_format))
@@ -123,7 +123,7 @@ def command(
         if destination.served is None:
             inform("the base was not checked for publishing; set --base-name NAME to the engine's --model", settings)
         if not no_validate:
-            terms = terms_of(whole, settings, option="the manifest's base", way="set base: in a manifest")
+            terms = terms_of(replace(whole, way="set base: in a manifest"), settings)
             destination = replace(destination, terms=terms)
     began_s = time.perf_counter()
     done = _fetch_all(inputs, destination, ray, settings, output_format)

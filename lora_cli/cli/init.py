@@ -18,7 +18,7 @@ from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.file_selection import from_refs
 from lora_cli.inputs import MAX_LORAS, apply_policies
 from lora_cli.judging.inspection import inspect_one
-from lora_cli.judging.read import each
+from lora_cli.judging.read import Terms, each
 from lora_cli.judging.result import Result
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import LATEST_FOLDER, AdapterRef, below, hub_words, ref_of
@@ -60,7 +60,7 @@ def command(
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
     found, code = dict[AdapterRef, Result](), 0
     requests = [replace(item, name="") for item in from_refs(refs)]
-    for one in each(requests, lambda request, *run: inspect_one(request, settings, *run), settings):
+    for one in each(requests, inspect_one, Terms(settings)):
         if one.error is not None or one.adapter is None or not one.adapter.config:
             error = one.error or FormatError(f"there is no {CONFIG}", where=one.name)
             code = max(code, error.exit_code)

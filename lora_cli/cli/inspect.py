@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.inputs import Inputs, apply_policies, base_model, read_inputs, unlocked_warning
 from lora_cli.judging.inspection import InspectReport, inspect_one, inspected
-from lora_cli.judging.read import each
+from lora_cli.judging.read import Terms, each
 from lora_cli.judging.result import Result
 from lora_cli.redaction import without_secrets
 from lora_cli.refs.reference import ref_of
@@ -59,15 +60,13 @@ def command(
     settings = apply_policies(ctx.obj, inputs.manifest)
     if warning := unlocked_warning(inputs):
         inform(warning, settings)
-    model = base_model(inputs.base, settings, inputs.locked_base) if inputs.base else None
+    model = base_model(inputs, settings) if inputs.base else None
     other = None if diff is None else _compared(diff, inputs, settings)
     requests, args = inputs.to_validate(settings), None
     if engine_args:
         results, args = _judged_for(engine_args, inputs, requests, model, settings)
     else:
-        results = list(
-            each(requests, lambda one, *run: inspect_one(one, settings, *run, base=model, card=True), settings)
-        )
+        results = list(each(requests, partial(inspect_one, card=True), Terms(settings, model)))
     report = InspectReport(base=model, adapters=tuple(inspected(one, other) for one in results), engine_args=args)
     if args is None or output_format == "json":
         write_result(report, output_format, human(report, verbose=settings.verbose))
@@ -94,7 +93,7 @@ def _judged_for(
     from lora_cli.engines import ENGINES, choose_engine
     from lora_cli.finding import Deployment
     from lora_cli.judging.engine_args import engine_args
-    from lora_cli.judging.judge import Terms, judge_all
+    from lora_cli.judging.judge import judge_one
 
     name, at, _ = engine.strip().partition("@")
     limits = inputs.engine if inputs.engine is not None and inputs.engine.name == name.lower() else None
@@ -110,8 +109,8 @@ def _judged_for(
         model = (ref.location,)
     rules = choose(ignore=["LC5"], pinned=settings.require_pinned)  # they are of values, which are not read
     widest = Deployment(max_lora_rank=max(profile.engine.ranks, default=None))
-    terms = Terms(base, values=False, rules=rules, engines=(profile,), deployment=widest)
-    results = list(judge_all(requests, terms, settings))
+    terms = Terms(settings, base, values=False, rules=rules, engines=(profile,), deployment=widest)
+    results = list(each(requests, judge_one, terms))
     return results, engine_args(results, profile, model, limits, named=inputs.manifest is not None)
 
 

@@ -10,11 +10,12 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
 from lora_cli.cli.options import option
 from lora_cli.cli.output import inform, write_result
+from lora_cli.engines import check_max_lora_rank
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
-from lora_cli.finding import Outcome
-from lora_cli.inputs import Inputs, apply_policies, base_model, deployment_of, named_engines, read_inputs
+from lora_cli.finding import Deployment, Outcome
+from lora_cli.inputs import Inputs, apply_policies, base_model, named_engines, read_inputs
 from lora_cli.json_schema import error_report
-from lora_cli.judging.base_model import infer_base
+from lora_cli.judging.inspection import infer_base
 from lora_cli.repair import RepairOptions, repair_adapter
 from lora_cli.reports.repair import RepairedAdapter, human
 from lora_cli.settings import Settings
@@ -54,18 +55,18 @@ def command(
     inputs = read_inputs(manifest, refs or [], base, "repair")
     if inputs.manifest is None and len(inputs.items) > 1 and to is not None:
         raise UsageError("several adapters need a manifest", hint="write one with lora-cli init REF…, then use -f")
-    profiles = named_engines([engine] if engine else None, inputs.manifest)
+    profiles = named_engines([engine] if engine else (), inputs)
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings = apply_policies(ctx.obj, inputs.manifest)
-    deployment = deployment_of(profiles, inputs.max_lora_rank)
+    check_max_lora_rank(profiles, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
         profiles[0],
         base=model,
         base_ref=inputs.base or None,
         base_name=base_name or None,
-        deployment=deployment,
+        deployment=Deployment(inputs.max_lora_rank),
         in_place=in_place,
     )
     done = []
@@ -93,12 +94,12 @@ def command(
 def _with_base(inputs: Inputs, settings: Settings) -> tuple[Inputs, BaseModel | None]:
     """The given base, else the one in the config if it is on this machine; most repairs work without a base."""
     if inputs.base:
-        return inputs, base_model(inputs.base, settings, inputs.locked_base)
+        return inputs, base_model(inputs, settings)
     offline = replace(settings, offline=True)
     try:
-        base = infer_base(inputs.to_validate(offline), offline, "repair")
-        model = base_model(base, offline)
+        based = replace(inputs, base=infer_base(inputs.to_validate(offline), offline, "repair"))
+        model = base_model(based, offline)
     except LoraCliError:
         return inputs, None
-    inform(f"base: {base} (from the adapter's config)", settings)
-    return replace(inputs, base=base), model
+    inform(f"base: {based.base} (from the adapter's config)", settings)
+    return based, model

@@ -18,12 +18,12 @@ from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render
 from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
 from lora_cli.fetching.file_selection import changed_adapters, is_here
-from lora_cli.finding import Severity
+from lora_cli.finding import Deployment, Severity
 from lora_cli.inputs import apply_policies, read_inputs, terms_of, unlocked_warning
 from lora_cli.json_schema import to_json
-from lora_cli.judging.judge import judge_all
-from lora_cli.judging.report import Naming, Report, accept_known, unread
-from lora_cli.judging.result import Result
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import each
+from lora_cli.judging.result import Naming, Report, Result, accept_known, unread
 from lora_cli.reports.validate import human
 from lora_cli.settings import Settings
 from lora_cli.store.disk import on_disk
@@ -97,9 +97,8 @@ def command(
     if warning := unlocked_warning(whole):
         inform(warning, settings)
     rules = choose(select or (), ignore or (), pinned=settings.require_pinned)
-    terms = terms_of(
-        whole, settings, engines=engine, max_lora_rank=max_lora_rank, tp=tp, values=not no_values, rules=rules
-    )
+    deployment = Deployment(max_lora_rank, tp=tp)
+    terms = terms_of(whole, settings, engines=engine or (), deployment=deployment, values=not no_values, rules=rules)
     inputs = replace(whole, items=in_shard(whole.items, shard, lambda item: item.name))
     # Reports name adapters from the working directory, in its repository, and by the lines of the manifest.
     entries, here = whole.manifest.adapters if whole.manifest else (), Path.cwd()
@@ -109,11 +108,11 @@ def command(
     with progress or nullcontext():
         requests = inputs.to_validate(settings, digests=True)
         if ray is None:
-            judged = judge_all(requests, terms, settings, contents=False)
+            judged = each(requests, judge_one, terms, contents=False)
         else:
             from lora_cli.fleet import judge_fleet
 
-            judged = judge_fleet(ray, requests, terms, settings)
+            judged = judge_fleet(ray, requests, terms)
         for one in judged:
             results.append(one)
             if progress is not None:
@@ -130,7 +129,7 @@ def command(
         notices = list(_written_baseline(write_baseline, results, naming))
     report = Report(
         base=terms.base, fail_on=Severity[fail_on.upper()], adapters=tuple(results), notices=tuple(notices),
-        rules=rules, naming=naming, baseline=where, strict=strict,
+        naming=naming, baseline=where, strict=strict,
     )  # fmt: skip
     _write_outputs(report, outputs, settings)
     raise typer.Exit(report.summary.exit_code)

@@ -16,7 +16,7 @@ from lora_cli.endpoint.address import Address, parse_address
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
 from lora_cli.inputs import Inputs, apply_policies, read_inputs, slot_limits, unlocked_warning
-from lora_cli.judging.base_model import infer_base
+from lora_cli.judging.inspection import infer_base
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.request import Request
 from lora_cli.settings import API_KEY, Settings

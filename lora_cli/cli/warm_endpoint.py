@@ -20,11 +20,12 @@ from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import ReconcileOptions, path_mapping, wait_ready, warm_servers
 from lora_cli.endpoint.servers import Vllm, detect_kind, open_server
-from lora_cli.engines import choose_engine
+from lora_cli.engines import check_max_lora_rank, choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import FetchContext
-from lora_cli.inputs import Inputs, base_model, deployment_of
-from lora_cli.judging.judge import Terms
+from lora_cli.finding import Deployment
+from lora_cli.inputs import Inputs, base_model
+from lora_cli.judging.read import Terms
 from lora_cli.reports.warm import EndpointsReport, human_endpoints
 from lora_cli.settings import Settings
 from lora_cli.store import InUse, Store
@@ -106,13 +107,14 @@ def _warmed(
         wanted = detect_kind(endpoints[0])
     kind, _, version = wanted.partition("@")
     servers = [open_server(kind, one) for one in endpoints]
-    base, store = base_model(inputs.base, settings, inputs.locked_base), Store(settings.cache_dir)
+    base, store = base_model(inputs, settings), Store(settings.cache_dir)
 
     def terms_of(versions: Collection[str]) -> Terms:
         named = [f"{kind}@{one}" for one in versions if not version]
         profiles = tuple(map(choose_engine, named or [wanted]))
-        deployment = deployment_of(profiles, given["max_lora_rank"] or inputs.max_lora_rank)
-        return Terms(base, engines=profiles, deployment=deployment)
+        rank = given["max_lora_rank"] or inputs.max_lora_rank
+        check_max_lora_rank(profiles, rank)
+        return Terms(settings, base, engines=profiles, deployment=Deployment(rank))
 
     # With --prune, what neither the manifest nor a REF names goes.
     kept = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else inputs.items))

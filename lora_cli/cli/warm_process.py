@@ -11,7 +11,7 @@ from lora_cli.cli.progress import shown as shown_progress
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.fetching.batch import FetchContext
-from lora_cli.inputs import Inputs, SlotLimits, base_model
+from lora_cli.inputs import Inputs, base_model
 from lora_cli.reports.warm import WarmReport, human
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings
@@ -22,7 +22,7 @@ from lora_cli.warm.supervisor import ServerOptions, Supervisor, ending_signals
 
 
 def process_plan(
-    inputs: Inputs, slots: SlotLimits, device: Device, forward: Forward, settings: Settings, *, serve: bool
+    inputs: Inputs, slots: tuple[int, int, int], device: Device, forward: Forward, settings: Settings, *, serve: bool
 ) -> Plan:
     """The layout of the process.
 
@@ -36,7 +36,7 @@ def process_plan(
             f"--forward model needs the base's weights, but {inputs.base} has no {WEIGHTS_FILE} on this disk",
             hint="set --base to the folder that has them, or remove --forward model",
         )
-    base = base_model(inputs.base, settings, inputs.locked_base)
+    base = base_model(inputs, settings)
     return Plan(base, *slots, base_directory=directory, device=device, forward=forward)
 
 

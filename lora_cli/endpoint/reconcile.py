@@ -12,7 +12,8 @@ from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Refusal
 from lora_cli.endpoint.servers import ServedModel, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused, UsageError
 from lora_cli.fetching.batch import FetchContext
-from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
+from lora_cli.judging.judge import fetch_one, judge_fetched
+from lora_cli.judging.read import Terms
 from lora_cli.parallel import map_in_threads
 from lora_cli.refs.request import Request
 
@@ -242,9 +243,9 @@ def warm_servers(
     waited = dict(zip(servers, map_in_threads(wait, servers, len(servers)), strict=True))
     ready = [server for server, error in waited.items() if error is None]
     versions = {server: server.version() for server in ready}
-    terms, settings = terms_of(dict.fromkeys(filter(None, versions.values()))), context.settings
+    terms = terms_of(dict.fromkeys(filter(None, versions.values())))
     results = map_in_threads(
-        lambda item: judge_fetched(fetch_one(item, context), terms, settings),
+        lambda item: judge_fetched(fetch_one(item, context), terms),
         items if ready else (),
         ADMITTED_AT_ONCE,
     )

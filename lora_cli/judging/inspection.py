@@ -3,32 +3,32 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lora_cli.adapter.adapter import Adapter, Comparison, OtherAdapter, compare, leaf_of, without_wrappers
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.reading import Card, dialects, read_adapter, read_card
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import FormatError, LoraCliError, Refused
+from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
+from lora_cli.fetching import gate
 from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Version
 from lora_cli.judging.engine_args import EngineArgs
-from lora_cli.judging.read import open_one
+from lora_cli.judging.read import Terms, each, open_one, unreadable
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.parallel import map_in_threads
-from lora_cli.peft.match import apply, misshapen
+from lora_cli.peft.match import apply
 from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
+from lora_cli.refs.reference import ref_of
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.text import by_key
+from lora_cli.text import by_key, cut, safe
 from lora_cli.version import __version__
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.batch import FetchContext
 
 T = TypeVar("T", int, float, str)
 
@@ -45,26 +45,6 @@ BEYOND_PLAIN = (
     "kasa_config", "monteclora_config", "velora_config", "eva_config", "corda_config",
 )  # fmt: skip
 """Fields of a config that, when set, go beyond plain LoRA."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleFacts:
-    """What the adapter has for one module; null if its tensors or its config do not say."""
-
-    module: str
-    """Its path in the base model."""
-    r: Count | None
-    """The rank that its tensors have."""
-    scaling: float | None
-    """The s in s * B @ A."""
-    d_in: Count | None
-    d_out: Count | None
-    dtype: str
-    """As safetensors names it; both where A and B differ."""
-    parameters: Count
-    """The number of elements of A and B."""
-    bytes: Count
-    """The bytes of A and B, as they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +82,6 @@ class Inspection:
     """What goes beyond plain LoRA."""
     card: Card | None
     """The front matter of README.md, or null if there is none."""
-    by_module: tuple[ModuleFacts, ...]
-    """Every module, in the order of its tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,37 +108,54 @@ class InspectReport:
     """The smallest flags with which an engine serves the adapters, or null if they were not asked for."""
 
 
-def inspect_one(
-    request: Request,
-    settings: Settings,
-    context: "FetchContext | None" = None,
-    threads: int = 1,
-    *,
-    base: BaseModel | None = None,
-    card: bool = False,
-    weights: bool = True,
-) -> Result:
-    """One adapter read by config, and if wanted by header and model card, and matched with ``base``; no rule is run.
+def inspect_one(request: Request, terms: Terms, *, card: bool = False, weights: bool = True) -> Result:
+    """One adapter read by config, and if wanted by header and model card, and matched with the base; no rule is run.
 
     Raises no ``LoraCliError``: it is part of the result.
     """
     result = Result.of(request)
     with failing_alone(result):
-        files, _ = open_one(result, settings, context)
-        threads = 1 if files.on_disk else threads
+        files, _ = open_one(result, terms)
+        threads, most = 1 if files.on_disk else terms.threads, terms.settings.max_header_bytes
         parts: tuple[Callable[[], Any], ...] = (
-            lambda: read_adapter(files, result.name, settings.max_header_bytes, threads=threads, weights=weights),
+            lambda: read_adapter(files, result.name, most, threads=threads, weights=weights),
             lambda: read_card(files) if card else None,
         )
         read = [part() for part in parts] if threads == 1 else map_in_threads(lambda part: part(), parts, threads)
         adapter, result.card = read
-        result.adapter, result.base = adapter, None if base is None else base.name
-        if base is not None and adapter.has_weights:
+        result.adapter, result.base = adapter, None if terms.base is None else terms.base.name
+        if terms.base is not None and adapter.has_weights:
             with one_deadline():
-                application = apply(adapter, base)
-            misfits = misshapen(application).keys() & {*application.matched}
-            result.applied = replace(application.applied, matched=len(application.matched) - len(misfits))
+                result.applied = apply(adapter, terms.base).applied
     return result
+
+
+def infer_base(requests: Sequence[Request], settings: Settings, command: str) -> str:
+    """The repository or folder that the adapters' configs name, for a ``command`` that needs a base.
+
+    Raises:
+        UsageError: the configs have no base, several, or one that is neither a Hub repository nor a local folder.
+        Refused: a policy does not allow the base.
+        LoraCliError: none of the adapters can be read.
+    """
+    hint = "--base DIRECTORY, config.json or ORG/NAME"
+    named, errors = dict[str, str](), list[LoraCliError]()
+    for one in each(requests, partial(inspect_one, weights=False), Terms(settings)):
+        if one.error is not None:
+            errors.append(one.error)
+        if one.adapter and one.adapter.config and (base := one.adapter.config.base_model_name_or_path):
+            named.setdefault(base, one.name)
+    if len(named) > 1:
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
+    if not named:
+        raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
+    (base,) = named
+    if reason := unreadable(base):
+        raise UsageError(f"{command} needs a base model: {reason}", hint=hint)
+    # The author of the adapter chose it, not the user.
+    gate.refuse(Request("", ref_of(base)), settings)
+    return base
 
 
 def inspected(result: Result, other: tuple[Adapter, OtherAdapter] | None = None) -> Inspected:
@@ -191,7 +186,6 @@ def _unreadable(adapter: Adapter) -> LoraCliError | None:
 def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
     """Describe ``adapter``, and the ``card`` next to it; pure, and total: unknown values are left empty."""
     config = adapter.config or LoraConfig()
-    by_module = _by_module(adapter)
     tensors = adapter.tensors.values()
     return Inspection(
         format=_format(adapter),
@@ -201,7 +195,7 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
         task_type=config.task_type or "",
         modules=len(adapter.pairs),
         ranks=_counted(pair.rank for pair in adapter.pairs.values() if pair.rank is not None),
-        scalings=_counted(one.scaling for one in by_module if one.scaling is not None),
+        scalings=_counted(_scalings(adapter)),
         targets=_counted(map(leaf_of, adapter.pairs)),
         layers=tuple(sorted({int(found[1]) for found in map(NUMBER.search, adapter.pairs) if found is not None})),
         dtypes=_counted(tensor.dtype for tensor in tensors),
@@ -216,38 +210,26 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
             *([f"init_lora_weights={it}"] if isinstance(it := config.init_lora_weights, str) else []),
         ),
         card=card,
-        by_module=by_module,
     )
 
 
-def _by_module(adapter: Adapter) -> tuple[ModuleFacts, ...]:
-    """Every module with a factor, in the order of its tensors."""
+def _scalings(adapter: Adapter) -> list[float]:
+    """The s in s * B @ A of each module with a factor, as far as config and names tell it."""
+    if adapter.config is None:
+        return []
+    names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
+    leaves, paths = by_key((parent, leaf) for parent, _, leaf in names), list[list[str]]()
+    for module in adapter.pairs:
+        stem = without_wrappers(module)
+        ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
+        wrapped = [f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]]
+        paths.append(wrapped or [module])
+    found = dict[str, Scale]()
+    with one_deadline(), suppress(FormatError):
+        found = scales(adapter.config, chain.from_iterable(paths))
     # Where names leave open which parameter a wrapper is for, its scale is unknown if theirs differ.
-    paths, found = dict[str, list[str]](), dict[str, Scale]()
-    if adapter.config is not None:
-        names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
-        leaves = by_key((parent, leaf) for parent, _, leaf in names)
-        for module in adapter.pairs:
-            stem = without_wrappers(module)
-            ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
-            wrapped = [f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]]
-            paths[module] = wrapped or [module]
-        with one_deadline(), suppress(FormatError):
-            found = scales(adapter.config, chain.from_iterable(paths.values()))
-    return tuple(
-        ModuleFacts(
-            module=module,
-            r=pair.rank,
-            scaling=alike.pop() if len(alike) == 1 else None,
-            d_in=pair.widths[0],
-            d_out=pair.widths[1],
-            dtype="/".join(dict.fromkeys(factor.dtype for factor in pair.factors)),
-            parameters=sum(math.prod(factor.shape) for factor in pair.factors),
-            bytes=sum(factor.nbytes for factor in pair.factors),
-        )
-        for module, pair in adapter.pairs.items()
-        for alike in [{found[path].scaling for path in paths.get(module, ()) if path in found}]
-    )
+    alike = ({found[path].scaling for path in places if path in found} for places in paths)
+    return [one.pop() for one in alike if len(one) == 1]
 
 
 def _format(adapter: Adapter) -> str:

@@ -11,13 +11,12 @@ from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import NAME, Request
-from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.materialize import materialize, publish_adapter
 from lora_cli.store.snapshots import LostBlob
 
 if TYPE_CHECKING:
-    from lora_cli.judging.judge import Terms
+    from lora_cli.judging.read import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +28,7 @@ class Destination:
     """
 
     store: Store
-    targets: Sequence[Path] | None
-    settings: Settings
+    targets: Sequence[Path] | None = None
     published: bool = False
     served: str | None = None
     terms: "Terms | None" = None
@@ -50,7 +48,7 @@ class Destination:
             if self.terms is not None:
                 from lora_cli.judging.judge import judge_fetched
 
-                judged = judge_fetched(judged, self.terms, self.settings)
+                judged = judge_fetched(judged, self.terms)
             if judged.refusal is not None:
                 raise judged.refusal
             published = publish_adapter(self.store, snapshot, target, self.served)

@@ -1,24 +1,45 @@
-"""An adapter's files, opened and read: a local one in place, a remote one from the cache or its origin."""
+"""Adapters, and the base models that they are for, opened where they are: on this disk, in the cache, or elsewhere."""
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.reading import weights_file
-from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, NoAdapter, Refused
+from lora_cli.base.base_model import BaseModel
+from lora_cli.errors import (
+    AccessDenied,
+    Corrupt,
+    FormatError,
+    LoraCliError,
+    MachineError,
+    NoAdapter,
+    Offline,
+    Refused,
+    UsageError,
+)
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import check_no_folder_of_adapters, files_to_fetch
 from lora_cli.fetching.pipeline import open_files
+from lora_cli.finding import NO_BASE, Deployment
 from lora_cli.judging.result import Result
 from lora_cli.parallel import in_processes, processors
-from lora_cli.refs.reference import AdapterRef, below, is_path, ref_of
-from lora_cli.refs.request import Request, Selection
+from lora_cli.parse import json_object
+from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
+from lora_cli.refs.reference import AdapterRef, below, hub_words, is_path, ref_of, repository_of
+from lora_cli.refs.request import BASE, LockedAdapter, Request, Selection
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
+from lora_cli.text import cut, safe
 
 if TYPE_CHECKING:
+    from lora_cli.checks.check import Check
+    from lora_cli.engines import Profile
     from lora_cli.fetching.batch import FetchContext
 
 WORTH_PROCESSES = 24
@@ -27,22 +48,93 @@ WORTH_PROCESSES = 24
 AT_ONCE = 4
 """How many files of one remote adapter are read at once, if there are fewer adapters than that."""
 
-One = Callable[[Request, "FetchContext | None", int], Result]
-"""Reads or judges one adapter, with the context of remote ones, and by so many threads. Raises no ``LoraCliError``."""
+_OPENING = threading.Lock()
+"""Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
 
 
-def open_one(
-    result: Result, settings: Settings, context: "FetchContext | None", *, whole: bool = False
-) -> tuple[Files, str]:
-    """The files of the result's request, and why they are not whole on this disk, if they should be.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What adapters are read and judged by, the same for all of one run.
 
-    Without ``context`` nothing is written. What digest, lock or policies refuse of files that can be read is the
-    result's ``error``, and is read all the same.
+    ``base`` is the base model of all adapters; without it each has that of its own config if ``way`` says how the user
+    can name one, else none. Without ``values`` the tensors' values are not read. ``rules`` are the checks that are
+    asked for (None: the usual ones). ``engines`` are the engines that will serve the adapters, started as
+    ``deployment`` says; without engines PEFT's behaviour counts, and of the deployment ``max_lora_rank``.
+
+    Remote adapters are fetched with ``context``; without it they are read by their headers, and nothing is written. Up
+    to ``threads`` of the files of one are read at once. ``own_bases`` are the bases of configs that were opened by now.
+    """
+
+    settings: Settings
+    base: BaseModel | None = None
+    way: str = ""
+    values: bool = True
+    rules: "Sequence[Check] | None" = None
+    engines: "tuple[Profile, ...]" = ()
+    deployment: Deployment = field(default_factory=Deployment)
+    context: "FetchContext | None" = None
+    threads: int = 1
+    own_bases: dict[str, tuple[BaseModel | None, str]] = field(default_factory=dict)
+
+
+One = Callable[[Request, Terms], Result]
+"""Reads or judges one adapter. Raises no ``LoraCliError``: it is part of the result."""
+
+
+def each(requests: Sequence[Request], one: One, terms: Terms, *, contents: bool = True) -> Iterator[Result]:
+    """The results of ``one`` in the order of the requests; at most ``settings.jobs`` are read at once.
+
+    A request without a name may be a folder of adapters: each is read. Remote adapters are read in threads, many local
+    ones in processes. Without ``contents`` only what was found is kept, so that memory does not grow with the adapters.
+
+    Raises:
+        MachineError: a process that read some of them was killed.
+    """
+    settings = terms.settings
+    reach = replace(terms, threads=max(1, min(AT_ONCE, settings.jobs // max(1, len(requests)))))
+
+    def result_of(request: Request) -> Result:
+        result = one(request, reach)
+        return result if contents else replace(result, adapter=None, card=None)
+
+    def failed(request: Request, error: LoraCliError) -> Result:
+        return replace(Result.of(request), error=error)
+
+    with ExitStack() as stack:
+        results: Iterator[Result] = map(result_of, requests)
+        refs = [request.source for request in requests]
+        if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
+            from lora_cli.fetching import batch
+            from lora_cli.store import Store
+
+            # Pins and signatures are judged of what was brought.
+            off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
+            reached = replace(settings, policies=tuple(one.model_copy(update=off) for one in settings.policies))
+            context = stack.enter_context(batch.FetchContext(Store(settings.cache_dir), reached))
+            reach = replace(reach, context=context)
+            results = batch.ordered_parallel_map(result_of, requests, settings, failed)
+        elif len(requests) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
+            results = in_processes(result_of, requests, workers)
+        for result in results:
+            request, error = result.request, result.error
+            if request is not None and not request.name and isinstance(error, NoAdapter) and error.folders:
+                runs = [(below(request.ref, folder), is_run) for folder, is_run in error.folders.items()]
+                inside = [replace(request, source=ref, selection=Selection(latest=is_run)) for ref, is_run in runs]
+                yield from each(inside, one, terms, contents=contents)
+            else:
+                yield result
+
+
+def open_one(result: Result, terms: Terms, *, whole: bool = False) -> tuple[Files, str]:
+    """The files of the result's request, and why they are not ``whole`` on this disk, if they should be.
+
+    What digest, lock or policies refuse of files that can be read is the result's ``error``, and is read all the same.
 
     Raises:
         LoraCliError: it cannot be read, or must not be asked for.
     """
     assert result.request is not None
+    settings, context, unread = terms.settings, terms.context, ""
     request = result.request = replace(result.request, source=ref_of(result.request.source))
     result.source = str(request.source)
     if settings.policies:
@@ -55,7 +147,6 @@ def open_one(
         files = replace(files, snapshot=None)  # the cache has some of them, from an earlier revision
     result.source, result.revision = str(files.ref), files.revision.id
     check_no_folder_of_adapters(files.revision)
-    unread = ""
     if whole and context is not None and not files.on_disk:
         files, unread = _bring(request, files, context)
     result.snapshot, result.directory = files.snapshot, files.directory
@@ -95,44 +186,68 @@ def _bring(request: Request, files: Files, context: "FetchContext") -> tuple[Fil
         return files, error.message
 
 
-def each(requests: Sequence[Request], one: One, settings: Settings, *, contents: bool = True) -> Iterator[Result]:
-    """The results of ``one`` in the order of the requests; at most ``settings.jobs`` are read at once.
+def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapter | None = None) -> BaseModel:
+    """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
 
-    A request without a name may be a folder of adapters: each is read. Remote adapters are read in threads, many local
-    ones in processes. Without ``contents`` only what was found is kept, so that memory does not grow with the adapters.
+    Only its config is read, never weights. The config of a ``locked`` base is that of the lock, and nothing is asked.
 
     Raises:
-        MachineError: a process that read some of them was killed.
+        NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
     """
-    context: FetchContext | None = None
-    threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(requests))))
+    from lora_cli.base.families import base_from_config
+    from lora_cli.base.reading import read_base
 
-    def result_of(request: Request) -> Result:
-        result = one(request, context, threads)
-        return result if contents else replace(result, adapter=None, card=None)
+    ref = ref_of(base)
+    name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
+    is_file = ref.scheme == "file" and Path(ref.location).is_file()
+    try:
+        if locked is not None:
+            model = base_from_config(json_object(locked.config.encode(), BASE_CONFIG), name)
+        else:
+            files = None if is_file else open_files(Request("", ref, selection=BASE), settings, Sources(settings))
+            model = read_base(files or Path(ref.location), name)
+    except Offline as error:
+        hint = "lora-cli fetch -f locks a manifest's base, or set --base to a folder or a config.json on this disk"
+        raise Offline(error.message, hint=hint) from error
+    return replace(model, repository=repository_of(ref))
 
-    def failed(request: Request, error: LoraCliError) -> Result:
-        return replace(Result.of(request), error=error)
 
-    with ExitStack() as stack:
-        results: Iterator[Result] = map(result_of, requests)
-        refs = [request.source for request in requests]
-        if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
-            from lora_cli.fetching import batch
-            from lora_cli.store import Store
+def base_of(config: LoraConfig | None, terms: Terms) -> tuple[BaseModel | None, str]:
+    """The base model that an adapter with this config is judged against, or why there is none.
 
-            # Pins and signatures are judged of what was brought.
-            off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
-            reached = replace(settings, policies=tuple(one.model_copy(update=off) for one in settings.policies))
-            context = stack.enter_context(batch.FetchContext(Store(settings.cache_dir), reached))
-            results = batch.ordered_parallel_map(result_of, requests, settings, failed)
-        elif len(requests) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
-            results = in_processes(result_of, requests, workers)
-        for result in results:
-            request, error = result.request, result.error
-            if request is not None and not request.name and isinstance(error, NoAdapter) and error.folders:
-                runs = [(below(request.ref, folder), is_run) for folder, is_run in error.folders.items()]
-                inside = [replace(request, source=ref, selection=Selection(latest=is_run)) for ref, is_run in runs]
-                yield from each(inside, one, settings, contents=contents)
-            else:
-                yield result
+    Raises:
+        UsageError: the tensor-parallel size does not divide its attention heads.
+    """
+    if not terms.way:
+        return terms.base, NO_BASE
+    name = (config.base_model_name_or_path if config is not None else None) or ""
+    if reason := unreadable(name) if name else f"no base is set in {CONFIG}":
+        return None, f"base unchecked: {reason}; {terms.way}"
+    with _OPENING:
+        if name not in terms.own_bases:
+            try:
+                gate.refuse(Request("", ref_of(name)), terms.settings)
+                terms.own_bases[name] = open_base(name, terms.settings), ""
+            except LoraCliError as error:
+                enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
+                terms.own_bases[name] = None, f"base unchecked: {error.message}; {terms.way}{enough}"
+    model, why = terms.own_bases[name]
+    check_tp(model, terms.deployment.tp)
+    return model, why
+
+
+def unreadable(base: str) -> str:
+    """Why a base that a config names is neither a Hub repository nor a local folder; empty if it is."""
+    is_known = hub_words(base) or os.path.isdir(base)  # noqa: PTH112 - a name that no system takes is no folder
+    return "" if is_known else f"{safe(cut(base))} is not on this machine"
+
+
+def check_tp(base: BaseModel | None, tp: int) -> None:
+    """Engines give each GPU whole attention heads.
+
+    Raises:
+        UsageError: ``tp`` does not divide the heads of ``base``.
+    """
+    if base is not None and base.heads is not None and base.heads % tp:
+        message = f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}"
+        raise UsageError(message, hint="no engine would start")

@@ -9,7 +9,7 @@ Sources: PEFT 0.21 ``utils/transformers_weight_conversion.py``, transformers 5 `
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lora_cli.adapter.adapter import PAIR_PARTS, PEFT_PREFIX, Adapter, Key, LoraPair, last_name, pair_up
 from lora_cli.adapter.config import LoraConfig
@@ -26,30 +26,15 @@ CHILDREN = ("language_model.", "vision_tower.", "multi_modal_projector.")
 """The parts of it that PEFT finds without ``model.`` in names without PEFT's prefix."""
 
 
-@dataclass(frozen=True, slots=True)
-class Experts:
-    """The names of experts in transformers 4, where each projection was a module, in adapters and checkpoints.
+GATED = {"gate": "gate.weight", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
+NUMBERED = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
+"""The last name of each projection of an expert, and of the router, in transformers 4, where each was a module, to the
+parameter that it is, or is a part of, in transformers 5, in the order of the parts.
 
-    ``projections`` maps the last name of each, and of the router, to the parameter that it is, or is a part of, in
-    transformers 5, in the order of the parts. ``block`` is the module around router and experts, which is ``mlp`` now.
-    Experts that all tokens share are modules still, with the same last names.
-    """
-
-    projections: Mapping[str, str]
-    block: str = "mlp"
-
-    def parts_of(self, parameter: str) -> list[str]:
-        """The projections that are ``parameter`` together."""
-        return [old for old, new in self.projections.items() if new == parameter]
-
-
-GATED = Experts(
-    {"gate": "gate.weight", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
-)
-NUMBERED = Experts(
-    {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}, "block_sparse_moe"
-)
-FAMILIES: Mapping[str, Experts] = {
+Experts that all tokens share are modules still, with the same last names. ``NUMBERED`` ones were in a module
+``block_sparse_moe``, which is ``mlp`` now.
+"""
+FAMILIES: Mapping[str, Mapping[str, str]] = {
     **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), NUMBERED),
     **dict.fromkeys(
         (
@@ -84,14 +69,14 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> tuple[Adapter, FormatError |
     pairs = dict[str, LoraPair]()
     groups: dict[tuple[str, str], dict[tuple[str, int], LoraPair]] = {}
     for module, pair in adapter.pairs.items():
-        path = module.replace(f".{experts.block}.", ".mlp.")
+        path = module.replace(".block_sparse_moe.", ".mlp.") if experts is NUMBERED else module
         found, is_odd = EXPERT.fullmatch(path), any(adapter.keys[one.name].infixes for one in pair.factors)
-        if found and found[3] in experts.projections and not is_odd:
-            groups.setdefault((found[1], experts.projections[found[3]]), {})[found[3], int(found[2])] = pair
+        if found and found[3] in experts and not is_odd:
+            groups.setdefault((found[1], experts[found[3]]), {})[found[3], int(found[2])] = pair
         else:
             pairs[path] = replace(pair, module=path)
     for (container, parameter), members in groups.items():
-        parts = experts.parts_of(parameter)
+        parts = [old for old, new in experts.items() if new == parameter]
         most = 1 + max(number for _, number in members)
         count = base.parameters.get(f"{container}.{parameter}", (most,))[0]
         shapes = {(part, pair.a and pair.a.shape, pair.b and pair.b.shape) for (part, _), pair in members.items()}
@@ -126,7 +111,7 @@ def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
     if isinstance(targets, str):
         olds = [
             path.removesuffix(new) + old
-            for old, new in experts.projections.items()
+            for old, new in experts.items()
             for path in base.parameters
             if path.endswith(f".{new}")
         ]
@@ -139,14 +124,14 @@ def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
     if not targets or "target_modules" in config.mistyped:
         return config
     named = {last_name(target) for target in targets}
-    fused = by_key((new, old) for old, new in experts.projections.items() if old in named)
+    fused = by_key((new, old) for old, new in experts.items() if old in named)
     for new, olds in fused.items():
-        if missing := [old for old in experts.parts_of(new) if old not in named]:
+        if missing := [old for old, whole in experts.items() if whole == new and old not in named]:
             message = f"{' and '.join(missing)} is not targeted, but one parameter with {', '.join(olds)}"
             raise FormatError(message, where=f"{config.file}: target_modules")
     twice = {f".*\\.{new}": len(olds) for new, olds in fused.items() if len(olds) > 1}
     fields = {
-        "target_modules": tuple(target for target in targets if last_name(target) not in experts.projections),
+        "target_modules": tuple(target for target in targets if last_name(target) not in experts),
         "target_parameters": tuple(dict.fromkeys((*(config.target_parameters or ()), *fused))),
         "rank_pattern": {**config.rank_pattern, **{one: config.r * times for one, times in twice.items()}},
         "alpha_pattern": {**config.alpha_pattern, **{one: config.lora_alpha * times for one, times in twice.items()}},

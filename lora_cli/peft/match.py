@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lora_cli.adapter.adapter import PEFT_PREFIX, Adapter, Key, LoraPair, last_name, leaf_of, without_wrappers
@@ -31,7 +31,7 @@ DEFAULT_NAME = "default"
 _FIRST_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Application:
     """The modules of an adapter, sorted by what PEFT would do with them. Each module with a tensor is in one of these.
 
@@ -40,9 +40,9 @@ class Application:
 
     ``found`` exist in the base (without a base: all), ``beyond`` would if it had more layers, ``absent`` do not. Of the
     found, ``misnamed`` are dropped because of the form of their names, and ``untargeted`` because the config does not
-    target them; ``matched`` are the rest. ``missing`` are modules of the base that the config targets and that have no
-    tensors. ``ranks`` maps found modules to the rank in the config, ``expected`` to the module of the base (empty
-    without a base; a fused parameter may have either of two orientations).
+    target them; ``matched`` are the rest. ``misshapen`` are those found whose factors have other shapes than the base
+    needs, each with the differences; ``applied`` counts those matched that are not. ``missing`` are modules of the base
+    that the config targets and that have no tensors. ``ranks`` maps found modules to the rank in the config.
 
     ``errors`` are patterns of the config that could not be matched; what depends on them is empty. ``scales`` has rank,
     alpha and scale of the modules of the adapter as it is stored; ``scales_error`` says why they are unknown.
@@ -50,24 +50,20 @@ class Application:
 
     adapter: Adapter
     base: BaseModel | None
-    found: tuple[str, ...]
-    beyond: tuple[str, ...]
-    absent: tuple[str, ...]
-    misnamed: tuple[str, ...]
-    untargeted: tuple[str, ...]
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    ranks: Mapping[str, int]
-    expected: Mapping[str, tuple[BaseModule, ...]]
-    errors: tuple[FormatError, ...] = ()
     refused: FormatError | None = None
+    found: tuple[str, ...] = ()
+    beyond: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    misnamed: tuple[str, ...] = ()
+    untargeted: tuple[str, ...] = ()
+    matched: tuple[str, ...] = ()
+    missing: list[str] = field(default_factory=list)
+    misshapen: dict[str, list[str]] = field(default_factory=dict)
+    applied: Applied = field(default=Applied(0, 0))
+    ranks: dict[str, int] = field(default_factory=dict)
+    errors: list[FormatError] = field(default_factory=list)
     scales: Mapping[str, Scale] = field(default_factory=dict)
     scales_error: FormatError | None = None
-
-    @property
-    def applied(self) -> Applied:
-        """How many modules are matched, of how many."""
-        return Applied(len(self.matched), len(self.found) + len(self.beyond) + len(self.absent))
 
     def reasons(self) -> str:
         """Why modules do not apply, with counts, as a text."""
@@ -82,20 +78,21 @@ class Application:
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
-    stored, (of_modules, scales_error) = adapter, _scales(adapter.config, adapter.pairs)
     if base is not None and adapter.config is not None:
         base = for_task(base, adapter.config.task_type, adapter.pairs, adapter.config.base_class)
-    refused: FormatError | None = None
+    done, stored = Application(adapter, base), adapter
+    done.scales, done.scales_error = _scales(stored.config, stored.pairs)
     if base is not None and base.parameters:  # no base without parameters has fused experts
         from lora_cli.peft.experts import as_loaded
 
-        adapter, refused = as_loaded(adapter, base)
-    config, pairs, keys = adapter.config, adapter.pairs, adapter.keys
+        done.adapter, done.refused = as_loaded(stored, base)
+    config, pairs, keys = done.adapter.config, done.adapter.pairs, done.adapter.keys
     # Replicated layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
     known = None if base is None or (config is not None and config.layer_replication) else base
+    modules: Mapping[str, BaseModule] = {} if known is None else known.modules
     shapes, wrapped = dict[str, tuple[int, ...]](), dict[str, str]()
     if config is not None and config.target_parameters and known is not None:
-        for path, one in known.modules.items():
+        for path, one in modules.items():
             shapes[f"{path}.weight"] = (one.d_out, one.d_in) if one.kind == "linear" else (one.d_in, one.d_out)
         shapes |= known.parameters
         wrapped = wrapped_parameters(config, shapes)
@@ -103,55 +100,66 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         parents = Endings(name.rpartition(".")[0] for name in config.target_parameters)
         wrapped = {module: "" for module in pairs if "" in parents.names or without_wrappers(module) in parents}
 
-    modules: Mapping[str, BaseModule] = {} if known is None else known.modules
-    found = tuple(m for m in pairs if known is None or m in modules or m in wrapped)
-    others = [] if known is None else [m for m in pairs if m not in modules and m not in wrapped]
-    beyond = frozenset() if known is None else _beyond(others, known)
-    chosen, target_error = _chosen(config, known, found)
-    errors = [target_error] if target_error is not None else []
-    untargeted = () if chosen is None else tuple(m for m in found if m not in chosen and m not in wrapped)
-    misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
-    left_out, missing = {*untargeted, *misnamed}, list[str]()
+    done.found = tuple(m for m in pairs if known is None or m in modules or m in wrapped)
+    if known is not None and (others := [m for m in pairs if m not in modules and m not in wrapped]):
+        numbered = {_FIRST_INDEX.sub("#", path, count=1) for path in modules}
+        for module in others:  # beyond the base is one whose number in the path of a module is too high
+            at = _FIRST_INDEX.search(module) if _FIRST_INDEX.sub("#", module, count=1) in numbered else None
+            is_beyond = at is not None and (len(at[0]) >= 10 or int(at[0]) >= known.num_layers)
+            (done.beyond if is_beyond else done.absent).append(module)
+    chosen: frozenset[str] | None = None
+    try:
+        if config is not None and known is not None:
+            chosen = targeted_in(config, known)
+        elif config is not None and config.target_modules is not None:
+            chosen = targeted(config, done.found, linear=done.found)
+    except FormatError as error:
+        done.errors += [error] if config is not None and config.target_modules is not None else []
+    done.untargeted = () if chosen is None else tuple(m for m in done.found if m not in chosen and m not in wrapped)
+    done.misnamed = tuple(m for m in done.found if any(dropped_for(keys[one.name]) for one in pairs[m].factors))
+    left_out = {*done.untargeted, *done.misnamed}
+    done.matched = tuple(module for module in done.found if module not in left_out)
     if config is not None and known is not None and chosen is not None:
         # PEFT stores the factors of tied modules once, under either of their names.
         tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
         wanted = [*(one for one in modules if one in chosen), *wrapped]
-        missing = [one for one in wanted if one not in pairs and last_name(one) not in tied]
+        done.missing = [one for one in wanted if one not in pairs and last_name(one) not in tied]
 
-    expected, ranks = dict[str, tuple[BaseModule, ...]](), dict[str, int]()
-    for module in found if known is not None else ():
-        if module in wrapped:
+    _measure(done, modules, wrapped, shapes, stored)
+    done.applied = Applied(sum(module not in done.misshapen for module in done.matched), len(pairs))
+    return done
+
+
+def _measure(
+    done: Application,
+    modules: Mapping[str, BaseModule],
+    wrapped: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: Adapter,
+) -> None:
+    """Fill in which of the modules that were found have other shapes than those of the base, and their ranks.
+
+    ``wrapped`` maps those of parameters to the parameter, and ``shapes`` that to its shape.
+    """
+    config, pairs = done.adapter.config, done.adapter.pairs
+    has_other_shapes = config is not None and (config.use_bdlora or config.use_qalora)
+    for module in done.found if modules and not has_other_shapes else ():
+        layouts = [modules[module]] if module not in wrapped else []
+        if not layouts:  # a fused parameter may have either of two orientations
             d_in, d_out = shapes[wrapped[module]][-2:]
-            expected[module] = BaseModule(d_in, d_out), BaseModule(d_out, d_in)
-        else:
-            expected[module] = (modules[module],)
-    places = {module: place for module in found if (place := wrapped.get(module, module))}
+            layouts = [BaseModule(d_in, d_out), BaseModule(d_out, d_in)]
+        if all(by_layout := [list(_differences(pairs[module], one)) for one in layouts]):
+            done.misshapen[module] = by_layout[0]
+    places = {module: place for module in done.found if (place := wrapped.get(module, module))}
     is_valid = config is not None and config.r > 0 and not config.mistyped.keys() & {*SCALE_FIELDS}
     if config is not None and is_valid and places and all(rank > 0 for rank in config.rank_pattern.values()):
         is_stored = config is stored.config and pairs.keys() == stored.pairs.keys() and not wrapped
-        of_places, error = (of_modules, scales_error) if is_stored else _scales(config, places.values())
-        errors += [error] if error is not None else []
-        for module, place in places.items() if error is None else ():
+        of_places, why = (done.scales, done.scales_error) if is_stored else _scales(config, places.values())
+        done.errors += [why] if why is not None else []
+        for module, place in places.items() if why is None else ():
             # A fused parameter [experts, …] has the factors of all experts side by side: r rows for each.
             shape = shapes[place] if module in wrapped else ()
-            ranks[module] = of_places[place].r * (shape[0] if len(shape) == 3 else 1)
-    return Application(
-        adapter=adapter,
-        base=base,
-        found=found,
-        beyond=tuple(module for module in others if module in beyond),
-        absent=tuple(module for module in others if module not in beyond),
-        misnamed=misnamed,
-        untargeted=untargeted,
-        matched=tuple(module for module in found if module not in left_out),
-        missing=tuple(missing),
-        ranks=ranks,
-        expected=expected,
-        errors=tuple(errors),
-        refused=refused,
-        scales=of_modules,
-        scales_error=scales_error,
-    )
+            done.ranks[module] = of_places[place].r * (shape[0] if len(shape) == 3 else 1)
 
 
 def _scales(config: LoraConfig | None, modules: Iterable[str]) -> tuple[Mapping[str, Scale], FormatError | None]:
@@ -160,26 +168,6 @@ def _scales(config: LoraConfig | None, modules: Iterable[str]) -> tuple[Mapping[
         return ({} if config is None else scales(config, modules)), None
     except FormatError as error:
         return {}, error
-
-
-def _chosen(
-    config: LoraConfig | None, base: BaseModel | None, found: Sequence[str]
-) -> tuple[frozenset[str] | None, FormatError | None]:
-    """The modules of the base, or without one those found, that the config targets; None if unknown, and why."""
-    if config is None or (base is None and config.target_modules is None):
-        return None, None
-    try:
-        return (targeted(config, found, linear=found) if base is None else targeted_in(config, base)), None
-    except FormatError as error:
-        return None, None if config.target_modules is None else error
-
-
-def _beyond(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
-    """The modules that the base would have if it had more layers: the first number in their path is too high."""
-    ours = {_FIRST_INDEX.sub("#", path, count=1) for path in base.modules}
-    found = {module: _FIRST_INDEX.search(module) for module in modules}
-    numbers = {one: at.group() for one, at in found.items() if at and _FIRST_INDEX.sub("#", one, count=1) in ours}
-    return frozenset(one for one, number in numbers.items() if len(number) >= 10 or int(number) >= base.num_layers)
 
 
 def dropped_for(key: Key) -> str:
@@ -198,17 +186,8 @@ def dropped_for(key: Key) -> str:
     return ""
 
 
-def misshapen(application: Application) -> dict[str, list[str]]:
-    """The modules of the base whose factors have other shapes, each with the differences."""
-    found = dict[str, list[str]]()
-    for module, wanted in application.expected.items():
-        by_layout = [list(_differences(application.adapter.pairs[module], one)) for one in wanted]
-        if by_layout and all(by_layout):
-            found[module] = by_layout[0]
-    return found
-
-
 def _differences(pair: LoraPair, wanted: BaseModule) -> Iterator[str]:
+    """How the shapes of a module's factors differ from what a module of the base needs."""
     if pair.embedding != (wanted.kind == "embedding"):
         mine, its = ("an embedding", "a linear layer") if pair.embedding else ("a linear layer", "an embedding")
         yield f"the tensors are those of {mine}, but the module of the base is {its}"
@@ -222,23 +201,17 @@ def _differences(pair: LoraPair, wanted: BaseModule) -> Iterator[str]:
 
 def highest_rank(adapter: Adapter) -> tuple[str, int, Location] | None:
     """The highest rank: (field or module, rank, location); None if neither config nor tensors have a rank."""
-    config = adapter.config
-    ranks: list[tuple[int, str, Location]] = []
+    config, ranks = adapter.config, list[tuple[int, str, str]]()
     if config is not None:
-        pattern = max(config.rank_pattern, key=lambda key: config.rank_pattern[key], default=None)
-        if pattern is not None:
-            ranks.append((config.rank_pattern[pattern], f"rank_pattern {cut(pattern)}", Location(config.file, "r")))
+        ranks += [(rank, f"rank_pattern {cut(key)}", config.file) for key, rank in config.rank_pattern.items()]
         r = config.mistyped.get("r")  # engines also compare a fraction
-        r = int(r) if isinstance(r, float) and math.isfinite(r) else config.r
-        ranks.append((r, "r", Location(config.file, "r")))
-    plain = (module for module in adapter.pairs if not is_fused(adapter, module))
-    module = max(plain, key=lambda module: adapter.pairs[module].rank or 0, default=None)
-    if module is not None:
-        ranks.append((adapter.pairs[module].rank or 0, module, Location(adapter.weight_files[0], cut(module))))
+        ranks.append((int(r) if isinstance(r, float) and math.isfinite(r) else config.r, "r", config.file))
+    pairs = ((module, pair.rank) for module, pair in adapter.pairs.items() if not is_fused(adapter, module))
+    ranks += [(rank or 0, module, adapter.weight_files[0]) for module, rank in pairs]
     if not ranks:
         return None
-    rank, where, at = max(ranks, key=lambda one: one[0])
-    return where, rank, at
+    rank, where, file = max(ranks, key=lambda one: one[0])
+    return where, rank, Location(file, cut(where) if file in adapter.weight_files else "r")
 
 
 def is_fused(adapter: Adapter, module: str) -> bool:

@@ -99,35 +99,29 @@ def match(how: str, pattern: str, name: str, where: str) -> Any:
     Raises:
         FormatError: it is no pattern, is too large, or is not matched by the deadline.
     """
-    with timed(where) as deadline:
-        framed = how.replace("{}", pattern, 1)
-        if framed not in deadline.compiled:
-            deadline.compiled[framed] = _compiled(framed, pattern, where, deadline)
-        compiled = deadline.compiled[framed]
-        return (compiled.fullmatch if how == WHOLE else compiled.match)(name, timeout=deadline.left_s)
-
-
-def _compiled(framed: str, pattern: str, where: str, deadline: Deadline) -> Any:
     import regex
 
-    said = repr(pattern if len(pattern) <= 80 else pattern[:79] + "…")
-    size = len(pattern)
-    for counts in _COUNTED.findall(pattern):
-        size = min(size * max([1, *(int(count[:9]) for count in counts if count)]), MOST_SIZE + 1)
-    deadline.size += size
-    if deadline.size > MOST_SIZE:
-        raise FormatError(f"with {said}, the regular expressions are too large", where=where)
-    try:
-        with warnings.catch_warnings():
-            # Both warn of what a later version may read as a set operation; nothing that a user of ours can mend.
-            warnings.simplefilter("ignore")
-            re.compile(framed)
-            compiled = regex.compile(framed, cache_pattern=size < 1000)
-    except (re.error, regex.error, RecursionError, OverflowError) as error:
-        raise FormatError(f"{said} is not a regular expression: {error}", where=where) from error
-    if _READ_OTHERWISE.search(re.sub(r"\\.", "", pattern, flags=re.DOTALL)):
-        raise FormatError(f"{said} has a brace that counts nothing, or [:", where=where)
-    return compiled
+    with timed(where) as deadline:
+        framed = how.replace("{}", pattern, 1)
+        if (compiled := deadline.compiled.get(framed)) is None:
+            said, size = repr(pattern if len(pattern) <= 80 else pattern[:79] + "…"), len(pattern)
+            for counts in _COUNTED.findall(pattern):
+                size = min(size * max([1, *(int(count[:9]) for count in counts if count)]), MOST_SIZE + 1)
+            deadline.size += size
+            if deadline.size > MOST_SIZE:
+                raise FormatError(f"with {said}, the regular expressions are too large", where=where)
+            try:
+                with warnings.catch_warnings():
+                    # Both warn of what a later version may read as a set operation; no user of ours can mend that.
+                    warnings.simplefilter("ignore")
+                    re.compile(framed)
+                    compiled = regex.compile(framed, cache_pattern=size < 1000)
+            except (re.error, regex.error, RecursionError, OverflowError) as error:
+                raise FormatError(f"{said} is not a regular expression: {error}", where=where) from error
+            if _READ_OTHERWISE.search(re.sub(r"\\.", "", pattern, flags=re.DOTALL)):
+                raise FormatError(f"{said} has a brace that counts nothing, or [:", where=where)
+            deadline.compiled[framed] = compiled
+        return (compiled.fullmatch if how == WHOLE else compiled.match)(name, timeout=deadline.left_s)
 
 
 def matching_keys(keys: Iterable[str], modules: Iterable[str], where: str) -> dict[str, list[str]]:
@@ -278,19 +272,18 @@ def targeted(
     others = [name for name in saved if name not in plain]
     chosen = frozenset((layers,) if isinstance(layers, int) else layers or ())
 
-    def is_excluded(module: str) -> bool:
-        if isinstance(excluded, str) and match(WHOLE, excluded, module, f"{where}: exclude_modules"):
-            return True
-        if module in unnamed or not plain.isdisjoint(module.split(".")):
-            return True
-        return any(match(COMPONENT, name, module, f"{where}: modules_to_save") for name in others)
-
     def is_targeted(module: str) -> bool:
+        if isinstance(excluded, str) and match(WHOLE, excluded, module, f"{where}: exclude_modules"):
+            return False
+        if module in unnamed or not plain.isdisjoint(module.split(".")):
+            return False
+        if any(match(COMPONENT, name, module, f"{where}: modules_to_save") for name in others):
+            return False
         if isinstance(targets, str):
             return match(WHOLE, targets, module, f"{where}: target_modules") is not None
         return module in named.names or (module in named and (not chosen or _layer(config, module) in chosen))
 
-    return frozenset(module for module in modules if not is_excluded(module) and is_targeted(module))
+    return frozenset(filter(is_targeted, modules))
 
 
 def _named_targets(config: LoraConfig, linear: Collection[str], model_type: str) -> Collection[str] | str:
@@ -328,7 +321,8 @@ def targeted_in(config: LoraConfig, base: BaseModel) -> frozenset[str]:
     Raises:
         FormatError: as ``targeted``.
     """
-    chosen = targeted(config, base.modules, linear=all_linear(base), model_type=base.model_type)
+    linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
+    chosen = targeted(config, base.modules, linear=linear, model_type=base.model_type)
     saved = {last_name(name) for name in config.modules_to_save or ()}
     if not (config.ensure_weight_tying and base.tied_embeddings) or saved & EMBEDDING_NAMES:
         return chosen
@@ -340,12 +334,6 @@ def targeted_in(config: LoraConfig, base: BaseModel) -> frozenset[str]:
     embedding = [path for path, module in base.modules.items() if module.kind == "embedding"][:1]
     outputs = [path for path in base.modules if last_name(path) in OUTPUT_NAMES]
     return chosen.union(embedding, outputs) if is_tied else chosen
-
-
-def all_linear(base: BaseModel) -> tuple[str, ...]:
-    """The modules that ``target_modules="all-linear"`` means, in their order."""
-    paths = (path for path, module in base.modules.items() if module.kind != "embedding")
-    return tuple(path for path in paths if last_name(path) not in OUTPUT_NAMES)
 
 
 def targeted_parameters(config: LoraConfig, parameters: Iterable[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.finding import Deployment
 from lora_cli.isolation import STATUS, Admission, Backoff, Isolation, Setup
-from lora_cli.judging.base_model import open_base
+from lora_cli.judging.read import open_base
 from lora_cli.plugins.names import Known, Names
 from lora_cli.redaction import logger
 from lora_cli.refs.request import Request

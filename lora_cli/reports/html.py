@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lora_cli.judging.report import Report
+from lora_cli.judging.result import Report
 from lora_cli.reports.validate import adapter_table, causes, codes_of
 from lora_cli.reports.words import summary
 from lora_cli.text import by_key, safe, size

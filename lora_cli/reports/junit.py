@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 from lora_cli.finding import Finding
-from lora_cli.judging.report import Report
-from lora_cli.judging.result import Result
+from lora_cli.judging.result import Report, Result
 from lora_cli.reports.words import problem_lines
 from lora_cli.text import by_key, safe
 

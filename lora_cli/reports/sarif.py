@@ -17,11 +17,10 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 from lora_cli.adapter.config import CONFIG_CAP
-from lora_cli.checks.check import Check
+from lora_cli.checks.check import CHECKS, Check
 from lora_cli.finding import Finding, Location, Problem, Severity
 from lora_cli.json_schema import to_json
-from lora_cli.judging.report import LOCAL, Naming, Report, below, inside, unpinned
-from lora_cli.judging.result import Result
+from lora_cli.judging.result import LOCAL, Naming, Report, Result, below, inside, unpinned
 from lora_cli.reports.words import without_markup
 from lora_cli.text import safe
 from lora_cli.version import __version__
@@ -88,7 +87,7 @@ def render_report(report: Report) -> str:
     """The log of one run, the worst results first."""
     found = sorted(report.found(), key=lambda pair: -pair[1].severity)
     reported = {one.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
-    rules = [rule for rule in report.rules if rule.code in reported]
+    rules = [rule for rule in CHECKS if rule.code in reported]
     run = {
         "tool": {"driver": {"name": "lora-cli", "version": __version__, "rules": [_rule(rule) for rule in rules]}},
         "invocations": [

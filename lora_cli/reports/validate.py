@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_cli.finding import Finding, Problem, Severity
-from lora_cli.judging.report import Report
-from lora_cli.judging.result import Result
+from lora_cli.judging.result import Report, Result
 from lora_cli.reports.terminal import Paragraph, failure, hints, table, text
 from lora_cli.reports.words import (
     OUTCOMES,

@@ -9,8 +9,7 @@ from lora_cli.text import counted, safe
 
 if TYPE_CHECKING:
     from lora_cli.finding import Finding
-    from lora_cli.judging.report import Report
-    from lora_cli.judging.result import Result
+    from lora_cli.judging.result import Report, Result
 
 Styled = tuple[str, str]
 """A text and its rich style."""

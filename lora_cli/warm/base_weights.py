@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
+from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel
 from lora_cli.base.reading import INDEX_FILE, WEIGHTS_FILE, names_in_memory, weight_map
 from lora_cli.errors import Corrupt, FormatError
-from lora_cli.peft.targets import all_linear
+from lora_cli.peft.targets import targeted_in
 
 
 class BaseWeights(Protocol):
@@ -64,7 +65,7 @@ class CheckpointWeights:
             with self._opened(file) as opened:
                 self._files |= {name: file for name in opened.keys() if shard_of.get(name, file) == file}  # noqa: SIM118
         self._names = names_in_memory(self._files)
-        for module in all_linear(base):
+        for module in sorted(targeted_in(LoraConfig(target_modules="all-linear"), base)):
             with self._opened(self._files[self._find(module)]) as opened:
                 self._check(module, opened)
 

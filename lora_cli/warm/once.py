@@ -8,7 +8,8 @@ from typing import Any
 from lora_cli.fetching.batch import FetchContext
 from lora_cli.finding import Deployment
 from lora_cli.isolation import report_of
-from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
+from lora_cli.judging.judge import fetch_one, judge_fetched
+from lora_cli.judging.read import Terms
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.warm.plan import LoraRequest, Plan, quiet_threads
@@ -28,12 +29,12 @@ def prove_all(
     Raises:
         LoraCliError: the base cannot be loaded.
     """
-    terms = Terms(plan.base, deployment=Deployment(max_lora_rank=plan.max_lora_rank or None))
+    terms = Terms(context.settings, plan.base, deployment=Deployment(plan.max_lora_rank or None))
     worker: Any = None
     with ExitStack() as opened:
         for item in items:
             tell = partial(on_stage, item.name)
-            result = judge_fetched(fetch_one(item, context, tell), terms, context.settings, tell)
+            result = judge_fetched(fetch_one(item, context, tell), terms, tell)
             report, snapshot = report_of(item, result), result.snapshot
             if not report.error and snapshot is not None and result.adapter is not None:
                 if worker is None:

@@ -10,7 +10,8 @@ import pytest
 from peft.utils import PeftType
 
 from lora_cli.adapter.reading import FORMATS, METHODS, STAND_INS, dialects
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
@@ -23,7 +24,7 @@ FLUX = lora_tensors({"transformer.single_transformer_blocks.0.attn.to_q": (64, 6
 
 def judged(directory: Path) -> tuple[Result, str, list[str]]:
     """The result, the title of the format that it was known as, and the codes of its errors."""
-    result = judge_one(Request("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
+    result = judge_one(Request("", str(directory)), Terms(Settings(cache_dir=directory / "cache")))
     assert result.error is None
     assert result.adapter is not None
     title = result.adapter.foreign.format.title if result.adapter.foreign is not None else ""

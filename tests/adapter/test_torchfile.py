@@ -26,7 +26,8 @@ from lora_cli.adapter.safetensors import TORCH_NAMES, TensorInfo
 from lora_cli.adapter.torchfile import check_pickle, read_torch_file
 from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.finding import Finding, Skipped
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.sources.files import files_at
@@ -250,7 +251,7 @@ def test_a_file_that_was_changed_anywhere_is_read_or_refused(whole: bytes, drawn
 
 
 def judged(folder: Path) -> tuple[list[Finding], list[Skipped]]:
-    verdict = judge_one(Request("", str(folder)), Terms(values=False), Settings(folder.parent / "cache"))
+    verdict = judge_one(Request("", str(folder)), Terms(Settings(folder.parent / "cache"), values=False))
     assert verdict.error is None
     findings = [one for one in verdict.findings if one.code == "LC108"]
     return findings, [one for one in verdict.skipped if one.code == "LC108"]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.attacks.measured import bounded
 from tests.making import write_adapter, write_base_config
-from tests.peft.test_patterns import SLOW
+from tests.peft.test_targets import SLOW
 
 pytestmark = pytest.mark.slow
 

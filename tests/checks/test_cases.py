@@ -15,13 +15,14 @@ import pytest
 from lora_cli.checks import CHECKS
 from lora_cli.engines import all_profiles, choose_engine
 from lora_cli.finding import Deployment, EngineOutcome, Outcome, Severity
-from lora_cli.judging.base_model import open_base
-from lora_cli.judging.judge import Terms, evidence_of, judge, judge_one
+from lora_cli.judging.judge import judge, judge_one
+from lora_cli.judging.read import Terms, open_base
 from lora_cli.judging.result import Result
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request
+from lora_cli.refs.snapshot import Blob, Snapshot
 from lora_cli.settings import Settings
-from lora_cli.sources.files import files_at
+from lora_cli.sources.files import files_at, files_of
 from tests.checks.made import all_cases, base_directory, made
 
 PROFILES = [f"{profile.engine.name}@{profile.version}" for profile in all_profiles()]
@@ -46,17 +47,18 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Result:
         base = replace(open_base(str(written), settings), **case.get("family", {}))
     deployment = Deployment(**{"max_lora_rank": case.get("max_lora_rank"), **case.get("deployment", {})})
     terms = Terms(
+        settings,
         base,
         values=case.get("values", True),
         rules=CHECKS,
         engines=tuple(choose_engine(word) for word in case.get("engine", ())),
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )
-    result = judge_one(Request("", str(directory)), terms, settings)
+    result = judge_one(Request("", str(directory)), terms)
     if "ref" in case:  # as if that had been asked for
-        assert result.adapter is not None
-        evidence = evidence_of(result.adapter, files_at(directory), terms)
-        judge(result, terms, replace(evidence, ref=parse(case["ref"], is_path=lambda _: False)))
+        files = {file.path: Blob("", file.size or 0) for file in files_at(directory)}
+        ref = parse(case["ref"], is_path=lambda _: False)
+        judge(result, files_of(Snapshot("", directory, files), ref), terms)
     assert result.error is None
     return result
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.finding import Severity
-from lora_cli.judging.base_model import open_base
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms, open_base
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import llama_modules, lora_config, lora_tensors, safetensors_bytes, write_base_config
@@ -140,7 +140,7 @@ def errors(config: bytes, weights: bytes, folder: Path) -> list[str]:
     directory.mkdir(exist_ok=True)
     (directory / "adapter_config.json").write_bytes(config)
     (directory / "adapter_model.safetensors").write_bytes(weights)
-    checked = judge_one(Request("", str(directory)), Terms(base(folder / "base")), Settings(cache_dir=folder / "cache"))
+    checked = judge_one(Request("", str(directory)), Terms(Settings(cache_dir=folder / "cache"), base(folder / "base")))
     assert checked.error is None
     return [one.code for one in checked.findings if one.severity is Severity.ERROR]
 

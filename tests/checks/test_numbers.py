@@ -7,7 +7,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.engines import choose_engine
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import write_adapter, write_base_config
@@ -21,8 +22,8 @@ BEYOND = 10**400
 ])  # fmt: skip
 def test_an_alpha_beyond_a_float_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", **config)
-    terms = Terms(engines=(choose_engine("vllm"), choose_engine("peft")))
-    result = judge_one(Request("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    engines = choose_engine("vllm"), choose_engine("peft")
+    result = judge_one(Request("", str(adapter)), Terms(Settings(cache_dir=tmp_path / "cache"), engines=engines))
 
     assert [str(one.outcome) for one in result.engines] == ["rejects", "rejects"]
     (found,) = (one for one in result.findings if one.code == "LC203")

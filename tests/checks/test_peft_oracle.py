@@ -12,7 +12,8 @@ import pytest
 from lora_cli.adapter.config import PEFT_FIELDS
 from lora_cli.base.families import base_from_config
 from lora_cli.finding import Severity
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import base_config, llama_modules, write_adapter
@@ -29,7 +30,7 @@ def test_an_adapter_that_peft_wrote_is_no_error(
     ours = base_from_config(base_config(case.family, **case.base), case.family)
 
     for base in (replace(written.base, source=ours.source), ours):
-        verdict = judge_one(Request("", str(written.directory)), Terms(base), settings)
+        verdict = judge_one(Request("", str(written.directory)), Terms(settings, base))
 
         assert verdict.error is None
         errors = [found for found in verdict.findings if found.severity is Severity.ERROR]
@@ -50,7 +51,7 @@ def test_null_is_an_error_in_exactly_the_fields_in_which_peft_fails_on_it(field:
     write_adapter(tmp_path, modules=llama_modules())
     config = tmp_path / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {field: None}))
-    verdict = judge_one(Request("", str(tmp_path)), Terms(as_base(tiny_model("llama"))), Settings(tmp_path / "cache"))
+    verdict = judge_one(Request("", str(tmp_path)), Terms(Settings(tmp_path / "cache"), as_base(tiny_model("llama"))))
     assert verdict.error is None
     errors = [found for found in verdict.findings if found.severity is Severity.ERROR]
     peft = import_module("peft")

@@ -80,7 +80,7 @@ def test_one_that_cannot_be_had_is_a_warning_and_refused_with_locked(
     assert not hub.count("org/nothing"), "what is not locked is not asked for"
     for endpoint, code in ((hub.endpoint, 3), ("http://127.0.0.1:9", 4)):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        assert "hint: this is the base model: --base also takes a folder" in run(VALIDATE, code).err
+        assert "hint: this is the base model: set --base DIR, a folder with its config" in run(VALIDATE, code).err
 
 
 def test_another_base_is_locked_anew_and_refused_with_locked(hub: Hub, run: Run) -> None:

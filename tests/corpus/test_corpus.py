@@ -9,8 +9,8 @@ import pytest
 
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Outcome, Severity
-from lora_cli.judging.base_model import open_base
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms, open_base
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.corpus.bases import FAMILIES, Base, base_of, write_config
@@ -63,8 +63,8 @@ def test_it_is_an_error_exactly_when_peft_does_not_answer_right(
 ) -> None:
     case, settings = cases(base)[name], Settings(cache_dir=tmp_path / "cache")
     seen = observed(case)
-    terms = Terms(open_base(str(write_config(base, tmp_path / "base")), settings), engines=(choose_engine("peft"),))
-    verdict = judge_one(Request("", str(case.directory)), terms, settings)
+    model = open_base(str(write_config(base, tmp_path / "base")), settings)
+    verdict = judge_one(Request("", str(case.directory)), Terms(settings, model, engines=(choose_engine("peft"),)))
 
     assert verdict.error is None
     errors = [found.problem.message for found in verdict.findings if found.severity is Severity.ERROR]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.base.base_model import BaseModel
-from lora_cli.judging.base_model import open_base
+from lora_cli.judging.read import open_base
 from lora_cli.settings import Settings
 from tests.making import write_base_config
 

@@ -11,7 +11,8 @@ from lora_cli.documents.manifest import EngineSpec
 from lora_cli.engines import choose_engine
 from lora_cli.finding import Deployment
 from lora_cli.judging.engine_args import EngineArgs, engine_args
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from tests.making import llama_modules, write_adapter
@@ -22,12 +23,12 @@ QV = ("q_proj", "v_proj")
 def args(folder: Path, engine: str, adapters: Sequence[tuple[str, int]], pinned: str = "", **how: Any) -> EngineArgs:
     """The flags for adapters of these folders and ranks, on two layers of q and v."""
     profile, settings = choose_engine(engine), Settings(folder / "cache")
-    terms = Terms(engines=(profile,), values=False, deployment=Deployment(max_lora_rank=512))
+    terms = Terms(settings, engines=(profile,), values=False, deployment=Deployment(max_lora_rank=512))
     results = []
     for path, rank in adapters:
         write_adapter(folder / path, modules=llama_modules(QV), r=rank)
         request = Request(Path(path).name, str(folder / path), pinned=path == pinned)
-        results.append(judge_one(request, terms, settings))
+        results.append(judge_one(request, terms))
     return engine_args(results, profile, **how)
 
 

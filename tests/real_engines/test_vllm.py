@@ -12,7 +12,7 @@ from lora_cli.engines import choose_engine
 from lora_cli.engines.vllm import NO_LORA
 from lora_cli.errors import LoraCliError
 from lora_cli.finding import Deployment, Outcome
-from lora_cli.judging.base_model import open_base
+from lora_cli.judging.read import open_base
 from lora_cli.refs.request import Request
 from lora_cli.repair import RepairOptions, repair_adapter
 from lora_cli.settings import Settings

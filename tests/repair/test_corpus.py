@@ -15,8 +15,8 @@ import pytest
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.finding import Deployment, Outcome
-from lora_cli.judging.base_model import open_base
-from lora_cli.judging.judge import Terms, judge_one
+from lora_cli.judging.judge import judge_one
+from lora_cli.judging.read import Terms, open_base
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.repair import RepairOptions, RepairReport, repair_adapter
@@ -74,8 +74,8 @@ class Bench:
         deployment = Deployment(max_lora_rank=512 if profile.engine.default_rank else None)
 
         def judged(directory: Path) -> Result:
-            terms = Terms(self.base, engines=(profile,), deployment=deployment)
-            return judge_one(Request("", str(directory)), terms, self.settings)
+            terms = Terms(self.settings, self.base, engines=(profile,), deployment=deployment)
+            return judge_one(Request("", str(directory)), terms)
 
         before = judged(case.directory)
         was_right = before.error is None and not before.refused()

@@ -19,8 +19,7 @@ from lora_cli.finding import (
     Severity,
     Skipped,
 )
-from lora_cli.judging.report import Naming, Report
-from lora_cli.judging.result import Result
+from lora_cli.judging.result import Naming, Report, Result
 from lora_cli.refs.reference import AdapterRef
 
 HOSTILE = (
@@ -111,7 +110,6 @@ def report(
         adapters=adapters,
         fail_on=fail_on,
         base=BaseModel("tiny", "llama", {}, 2, 64, source="config.json (llama)"),
-        rules=RULES,
         naming=Naming(Path(folder), {"tone": "manifests/set.yaml:12"}),
         baseline="known.json",
         notices=tuple(notices),

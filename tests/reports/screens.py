@@ -20,7 +20,7 @@ from lora_cli.fetching.lock_update import CheckedAdapter
 from lora_cli.finding import Applied, EngineOutcome, Outcome, Skipped
 from lora_cli.json_schema import ErrorReport
 from lora_cli.judging.engine_args import EngineArgs, Remark
-from lora_cli.judging.inspection import Inspected, Inspection, InspectReport, ModuleFacts
+from lora_cli.judging.inspection import Inspected, Inspection, InspectReport
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.repair import Change, RepairReport
@@ -39,12 +39,11 @@ DIGEST = "ab" * 32
 
 def inspection(word: str) -> Inspection:
     """An inspection in which every field says something."""
-    module = ModuleFacts(word, 8, 2.0, 64, 64, "BF16", 1024, 2048)
     return Inspection(
         format=word, base=word, base_revision=word, peft_version=word, task_type=word, modules=6, ranks={8: 5, 16: 1},
         scalings={2.0: 5, 4.0: 1}, targets={"q_proj": 3, word: 3}, layers=(0, 1, 2), dtypes={"BF16": 12},
         parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256=DIGEST, features=(word,),
-        card=Card(word, word, word, (word,), word), by_module=(module,),
+        card=Card(word, word, word, (word,), word),
     )  # fmt: skip
 
 
