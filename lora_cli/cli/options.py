@@ -45,19 +45,18 @@ def origin_of(ctx: Any, name: str) -> str:
     return source.name if source is not None else ""
 
 
-def option(spec: str, text: str, default: Any = ..., panel: str = "Options", **given: Any) -> Any:
+def option(spec: str, text: str, default: Any = None, panel: str = "Options", **given: Any) -> Any:
     """A ``typer.Option`` with ``text`` in a panel of the command's help.
 
-    ``spec`` is what ``--help`` shows on the left: the flags, and what their value is called (``--output -o FILE``).
-    There is no ``default`` within ``Annotated``, where the parameter has it. A ``show_default`` that is a text is
-    what happens without the option. A path that cannot be read is reported by what reads it: it is this machine's fault
-    (exit 6), not a mistake (2).
+    ``spec`` is what ``--help`` shows on the left: the flags, and what their value is called (``--output -o FILE``); an
+    option whose value has no name is a number if it has a ``min``, a choice if it has a ``default``, else a flag.
+    Within ``Annotated``, where the parameter has the default, it is ``...``. A path that cannot be read is reported by
+    what reads it: it is this machine's fault (exit 6), not a mistake (2).
     """
     flags = [word for word in spec.split() if word.startswith("-")]
     metavar = " ".join(spec.split()[len(flags) :]) or ("N" if "min" in given else None)
+    default = False if default is None and not metavar else default
     variable = PREFIX + flags[0].lstrip("-").replace("-", "_").upper()
-    if isinstance(shown := given.get("show_default"), str):
-        text, given["show_default"] = f"{text} (default: {shown})", False
     envvar = variable if variable in VARIABLES or panel == GLOBAL else None
     shown = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, "rich_help_panel": panel}
     return typer.Option(default, *flags, **{"envvar": envvar, **shown, **given})
@@ -73,23 +72,16 @@ Refs = Annotated[
     typer.Argument(
         metavar="REF",
         help="Adapter, or folder of adapters: path, Hub repository (ORG/NAME, ORG/NAME@REV) or URL (s3://, gs://, "
-        "oci://, https://); with --manifest, its names.",
+        "az://, oci://, https://); with --manifest, its names.",
     ),
 ]
-Manifest = Annotated[Path | None, adapters("--manifest -f FILE", "Use the adapters of this manifest.")]
-Base = Annotated[
-    str,
-    adapters(
-        "--base REF", "Base model: directory, config.json, Hub id or reference (default: from the adapters' configs)."
-    ),
-]
-PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.")]
-Shard = Annotated[str | None, adapters("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
-Ray = Annotated[
-    str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
-]
-OutputFormat = Annotated[Format, outputs("--format", "The format of the result.")]
-DryRun = Annotated[bool, outputs("--dry-run", "Only show what would be done.")]
+Manifest = Annotated[Path | None, adapters("--manifest -f FILE", "Use the adapters of this manifest.", ...)]
+Base = Annotated[str, adapters("--base REF", "Base model (default: the manifest's, else the adapters' own).", ...)]
+PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.", ...)]
+Shard = Annotated[str | None, adapters("--shard I/N", "Use only part I (counted from 0) of N, by name.", ...)]
+Ray = Annotated[str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT.", ..., NETWORK)]
+OutputFormat = Annotated[Format, outputs("--format", "The format of the result.", ...)]
+DryRun = Annotated[bool, outputs("--dry-run", "Only show what would be done.", ...)]
 
 
 def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) -> tuple[T, ...]:
