@@ -104,7 +104,7 @@ def command(
     entries, here = whole.manifest.adapters if whole.manifest else (), Path.cwd()
     repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     naming, results = Naming(here, {entry.name: entry.at for entry in entries}, repository), list[Result]()
-    progress = shown(settings, len(inputs.items), "validated", threaded=False) if len(inputs.items) > 1 else None
+    progress = shown(settings, len(inputs.items), "validated") if len(inputs.items) > 1 else None
     with progress or nullcontext():
         requests = inputs.to_validate(settings, digests=True)
         if ray is None:
