@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from lora_cli.cli import options
-from lora_cli.cli.options import OUTPUT, option
+from lora_cli.cli.options import engines, outputs
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
@@ -50,8 +50,8 @@ def command(
     ctx: typer.Context,
     refs: list[str] = typer.Argument(metavar="REF", help="Adapters or folders of adapters."),
     base: options.Base = "",
-    engine: str = options.engines("--engine NAME[@VERSION]", "The engine that will serve them.", default=""),
-    output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),
+    engine: str | None = engines("--engine NAME[@VERSION]", "The engine that will serve them."),
+    output: Path = outputs("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml")),
 ) -> None:
     """Write a manifest of adapters from their configs, with comments on further settings."""
     settings = apply_policies(ctx.obj, None)

@@ -12,6 +12,7 @@ from lora_cli.adapter.comparison import OtherAdapter
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
+from lora_cli.cli.options import adapters, engines
 from lora_cli.cli.output import inform, render_parts, to_stderr, width, write, write_result
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.pipeline import open_files
@@ -41,15 +42,11 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    base: str = options.adapters("--base REF", "The base model: shows how many modules apply.", default=""),
-    engine_args: str = options.engines(
-        "--engine-args NAME[@VERSION]",
-        "Print the smallest flags with which vllm or sglang serves all adapters, and their GPU memory.",
-        default="",
+    base: options.AnyBase = "",
+    engine_args: str | None = engines(
+        "--engine-args NAME[@VERSION]", "Print the smallest flags with which it serves all adapters, and their memory."
     ),
-    diff: str | None = options.adapters(
-        "--diff REF", "Show how the adapter's config and header differ from this one's.", default=None
-    ),
+    diff: str | None = adapters("--diff REF", "Show how the adapter's config and header differ from this one's."),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Show the contents of adapters from their headers alone, local or remote.

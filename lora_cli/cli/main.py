@@ -157,7 +157,8 @@ def load_command(name: str, root_command: Any = None) -> Command:
         one.command(word, cls=LoraCommand, help=_help(function), epilog=epilog, context_settings=HELP)(function)
     command: Any = typer.main.get_command(one)
     command.name, command.context_settings = name, HELP
-    given = [copy(one) for one in (root_command or build_app()).params if one.rich_help_panel == GLOBAL]
+    root_command = root_command or build_app()
+    given = [copy(one) for one in root_command.params if one.rich_help_panel == GLOBAL]
     for parameter in given:
         parameter.hidden, parameter.expose_value = True, False
     for each in (command, *getattr(command, "commands", {}).values()):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from lora_cli.cli.output import Format, check_writable
+from lora_cli.cli.output import STDOUT, Format, check_writable
 from lora_cli.errors import UsageError
 from lora_cli.text import did_you_mean, safe
 
@@ -25,8 +25,6 @@ NETWORK = "Network"
 ENGINE = "Engine"
 OUTPUT = "Output"
 GLOBAL = "Global options"
-
-STDOUT = Path("-")
 
 VARIABLES = frozenset(
     PREFIX + name
@@ -76,7 +74,10 @@ Refs = Annotated[
     ),
 ]
 Manifest = Annotated[Path | None, adapters("--manifest -f FILE", "Use the adapters of this manifest.", ...)]
-Base = Annotated[str, adapters("--base REF", "Base model (default: the manifest's, else the adapters' own).", ...)]
+Base = Annotated[
+    str, adapters("--base REF", "Base: folder, config.json or reference (default: the adapters' own).", ...)
+]
+AnyBase = Annotated[str, adapters("--base REF", "Base model, or none (default: the adapters' own).", ...)]
 PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.", ...)]
 Shard = Annotated[str | None, adapters("--shard I/N", "Use only part I (counted from 0) of N, by name.", ...)]
 Ray = Annotated[str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT.", ..., NETWORK)]

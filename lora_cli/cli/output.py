@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 TERMINAL = threading.RLock()
 """Held while standard error is written to: rich counts lines that two threads write at once wrongly."""
 
+STDOUT = Path("-")
+"""Where a file is asked for: standard output."""
+
 DEFAULT_WIDTH = 80
 MAX_WIDTH = 120
 UNLIMITED = 10_000
@@ -31,21 +34,17 @@ UNLIMITED = 10_000
 Format = Literal["human", "json"]
 """Output formats of most commands."""
 
-ReportFormat = Literal["human", "json", "html"]
-"""Output formats of commands that can also write an HTML page."""
-
 VALIDATE_FORMATS = ("human", "json", "sarif", "junit", "github", "html")
 """Output formats of ``validate``; a module of ``reports`` has the name of each machine format."""
 
 
-def width(file: Path | None = None) -> int:
-    """Columns of the output: ``COLUMNS``, else the terminal's up to 120, else 80; in a ``file`` 80."""
+def width() -> int:
+    """Columns of standard output: ``COLUMNS``, else the terminal's up to 120, else 80."""
     given = os.environ.get("COLUMNS", "")
-    if file is None and given.isdecimal() and int(given) > 0:
+    if given.isdecimal() and int(given) > 0:
         return int(given)
     with suppress(OSError, ValueError):
-        if file is None:
-            return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, MAX_WIDTH)
+        return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, MAX_WIDTH)
     return DEFAULT_WIDTH
 
 
@@ -54,7 +53,7 @@ def table_width() -> int:
     return width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
 
 
-def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
+def render_parts(parts: Iterable["RenderableType"], file: Path = STDOUT, *, columns: int | None = None) -> str:
     """The text of ``parts`` in the width and colour of standard output; for a ``file`` 80 columns without colour.
 
     rich decides on the colour: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR.
@@ -62,15 +61,15 @@ def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *,
     from rich.console import Console
 
     console = Console(file=sys.stdout)
-    colour = file is None and console.color_system is not None and not console.no_color
-    return rendered(parts, columns or width(file), colour=colour)
+    colour = file == STDOUT and console.color_system is not None and not console.no_color
+    return rendered(parts, columns or (width() if file == STDOUT else DEFAULT_WIDTH), colour=colour)
 
 
 def write_result(
     report: object,
-    output_format: Format,
+    output_format: str,
     parts: Iterable["RenderableType"],
-    file: Path | None = None,
+    file: Path = STDOUT,
     *,
     columns: int | None = None,
 ) -> None:
@@ -80,8 +79,8 @@ def write_result(
     write(to_json(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
 
 
-def write(text: str, file: Path | None = None, *, commands: bool = False) -> None:
-    """Writes ``text`` as it is to standard output or to ``file`` (``-`` is standard output).
+def write(text: str, file: Path = STDOUT, *, commands: bool = False) -> None:
+    """Writes ``text`` as it is to standard output or to ``file``.
 
     ``commands``: it has workflow commands for a CI server. A file is replaced atomically; a device or a pipe is
     written to directly.
@@ -89,7 +88,7 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
     Raises:
         MachineError: the file cannot be written.
     """
-    if file is None or str(file) == "-":
+    if file == STDOUT:
         text = text if commands else escape_ci_commands(text)
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -123,7 +122,7 @@ def check_writable(file: Path | None) -> None:
     Raises:
         MachineError: it is a folder, or its folder does not exist or is not writable.
     """
-    if file is None or str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
+    if file in {None, STDOUT} or (file.exists() and not file.is_file() and not file.is_dir()):
         return
     folder = Path(os.path.realpath(file)).parent
     if file.is_dir() or not folder.is_dir():

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from lora_cli.checks import choose
 from lora_cli.cli import options
-from lora_cli.cli.options import STDOUT, Output, in_shard, option, parse_outputs
+from lora_cli.cli.options import Output, adapters, engines, in_shard, option, outputs, parse_outputs
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
@@ -31,7 +30,7 @@ from lora_cli.text import safe
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import AcceptedFinding
 
-finding = partial(option, default=None, panel="Findings")
+finding = partial(option, panel="Findings")
 
 EXAMPLES = (
     "lora-cli validate acme/sql --base acme/llama-3-8b --engine vllm",
@@ -46,36 +45,24 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    changed_files: bool = options.adapters(
-        "--changed-files", "REFs are changed files: validate the adapters that contain them.", default=False
-    ),
-    base: str = options.adapters(
-        "--base REF", "Base model, or none (default: the manifest's, else the adapters' own).", default=""
-    ),
+    changed_files: bool = adapters("--changed-files", "REFs are changed files: validate the adapters that have them."),
+    base: options.AnyBase = "",
     policy: options.PolicyFile = None,
-    fail_on: Literal["error", "warning"] = finding("--fail-on", "Lowest severity that exits with 1.", default="error"),
-    select: list[str] | None = finding(
-        "--select RULE", "Check only these rules, for example LC3, LC301 or rank-mismatch; may be repeated."
-    ),
+    fail_on: Literal["error", "warning"] = finding("--fail-on", "Lowest severity that exits with 1.", "error"),
+    select: list[str] | None = finding("--select RULE", "Check only LC3, LC301 or rank-mismatch; may be repeated."),
     ignore: list[str] | None = finding("--ignore RULE", "Skip these rules; may be repeated."),
-    no_values: bool = finding("--no-values", "Do not read the tensors' values.", default=False),
-    engine: list[str] | None = options.engines(
-        "--engine NAME[@VERSION]", "Validate for this engine; may be repeated.", default=None
-    ),
-    max_lora_rank: int | None = options.engines(
-        "--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1, default=None
-    ),
-    tp: int = options.engines("--tp", "The engine's tensor-parallel size.", min=1, default=1),
+    no_values: bool = finding("--no-values", "Do not read the tensors' values."),
+    engine: list[str] | None = engines("--engine NAME[@VERSION]", "Validate for this engine; may be repeated."),
+    max_lora_rank: int | None = engines("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1),
+    tp: int = engines("--tp", "The engine's tensor-parallel size.", 1, min=1),
     baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count."),
     write_baseline: Path | None = finding("--write-baseline FILE", "Write all current findings to this baseline file."),
-    strict: bool = finding("--strict", "Also exit with 1 for what could not be checked.", default=False),
+    strict: bool = finding("--strict", "Also exit with 1 for what could not be checked."),
     ray: options.Ray = None,
     shard: options.Shard = None,
-    formats: list[str] | None = options.outputs(
+    formats: list[str] | None = outputs(
         "--format FORMAT[=FILE]",
-        "human, json, sarif, junit, github or html; may be repeated, each with its file.",
-        show_default="human",
-        default=None,
+        "human (default), json, sarif, junit, github or html; may be repeated, each with its file.",
     ),
 ) -> None:
     """Check adapters: format, config, tensors and values, against a base model and inference engines."""
@@ -86,7 +73,7 @@ def command(
         if refs and not any(map(is_here, refs)):
             inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
         words = changed_adapters(refs or [])
-    outputs = parse_outputs(formats, VALIDATE_FORMATS)
+    written = parse_outputs(formats, VALIDATE_FORMATS)
     if baseline is not None and write_baseline is not None:
         raise UsageError("--baseline and --write-baseline cannot be used together", hint="remove one of them")
     check_writable(write_baseline)
@@ -104,8 +91,7 @@ def command(
     entries, here = whole.manifest.adapters if whole.manifest else (), Path.cwd()
     repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     naming, results = Naming(here, {entry.name: entry.at for entry in entries}, repository), list[Result]()
-    progress = shown(settings, len(inputs.items), "validated") if len(inputs.items) > 1 else None
-    with progress or nullcontext():
+    with shown(settings, len(inputs.items), "validated") as progress:
         requests = inputs.to_validate(settings, digests=True)
         if ray is None:
             judged = judge_all(requests, terms, settings, contents=False)
@@ -115,8 +101,7 @@ def command(
             judged = judge_fleet(ray, requests, terms, settings)
         for one in judged:
             results.append(one)
-            if progress is not None:
-                progress.adapter_ended(one.name, failed=one.error is not None)
+            progress.adapter_ended(one.name, failed=one.error is not None)
     notices: Sequence[str] = ()
     if where:
         results = [
@@ -131,7 +116,7 @@ def command(
         base=terms.base, fail_on=Severity[fail_on.upper()], adapters=tuple(results), notices=tuple(notices),
         rules=rules, naming=naming, baseline=where, strict=strict,
     )  # fmt: skip
-    _write_outputs(report, outputs, settings)
+    _write_outputs(report, written, settings)
     raise typer.Exit(report.summary.exit_code)
 
 
@@ -199,7 +184,7 @@ def _write_outputs(report: Report, outputs: Sequence[Output], settings: Settings
     for output in outputs:
         if output.format == "human":
             parts = human(report, quiet=settings.quiet, verbose=settings.verbose)
-            write(render_parts(parts, None if output.file == STDOUT else output.file), output.file)
+            write(render_parts(parts, output.file), output.file)
         else:
             function = "to_json" if output.format == "json" else "render_report"
             text = resolve_name(f"lora_cli.reports.{output.format}:{function}")(report)

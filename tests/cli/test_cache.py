@@ -127,7 +127,6 @@ def test_gc_keeps_within_a_size_or_the_budget_and_not_within_what_one_adapter_ma
         ("rm", 2, "rm takes either adapters or --all"),
         ("rm ./sql --all", 2, "rm takes either adapters or --all"),
         ("rm --all", 2, "hint: add --yes"),
-        ("show chatt", 3, "hint: did you mean file://{}/chat? see lora-cli cache ls"),
         ("show org/none", 3, "hint: see lora-cli cache ls"),
     ],
 )
@@ -136,7 +135,7 @@ def test_what_is_wrong_is_told_and_nothing_goes(
 ) -> None:
     before = tree(store.root)
     assert main(["cache", *line.split()]) == code
-    assert told.format(Path.cwd()) in capsys.readouterr().err
+    assert told in capsys.readouterr().err
     assert tree(store.root) == before
 
 
@@ -151,11 +150,11 @@ def test_what_is_no_cache_is_not_cleaned(line: str, tmp_path: Path, capsys: Capt
     assert (out, "not a cache of lora-cli" in err, thesis.read_text()) == ("", True, "mine")
 
 
-def test_path_prints_one_directory_for_a_reference_the_usual_files_first(tmp_path: Path, said: Said) -> None:
+def test_path_prints_one_directory_for_a_reference_the_last_used_one(tmp_path: Path, said: Said) -> None:
     (tmp_path / "sql" / "extra.log").write_text("x")
     usual = said("path ./sql")
     assert main(["fetch", "./sql", "--include", "*.log"]) == 0
-    assert said("path ./sql") == usual
+    assert (Path(said("path ./sql").strip()) / "extra.log").is_file()
     assert said(f"path {Path(usual.strip()).name[:12]}") == usual
 
 

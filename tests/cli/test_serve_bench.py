@@ -116,7 +116,7 @@ def test_people_read_vllms_block_and_the_tiers_side_by_side(ours: str, capsys: p
     assert all(len(row) in {5, 6} for row in rows)
     assert max(map(len, lines)) <= 80
     assert lines[-1] == "passed  failed > 0 is not true: the value is 0"
-    assert err == "sending 40 requests, each of 1 client after its last answer\n"
+    assert err == "sending 40 requests\n"
 
 
 def test_an_adapter_that_fails_is_told_and_the_others_are_measured(
