@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,9 @@ from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
 from lora_cli.cli.options import adapters, engines
 from lora_cli.cli.output import inform, render_parts, to_stderr, width, write, write_result
-from lora_cli.errors import Refused, UsageError
+from lora_cli.errors import AccessDenied, NotFound, Refused, Unreachable, UsageError
 from lora_cli.fetching.pipeline import open_files
-from lora_cli.inputs import Inputs, apply_policies, base_model, read_inputs, unlocked_warning
+from lora_cli.inputs import NO_BASE, Inputs, apply_policies, base_model, read_inputs, unlocked_warning
 from lora_cli.judging.inspection import InspectReport, inspect_one, inspected
 from lora_cli.judging.read import each
 from lora_cli.judging.result import Result
@@ -54,11 +55,18 @@ def command(
     With --engine-args, also show how to start an engine that serves them.
     """
     inputs = read_inputs(manifest, refs or [], base, "inspect")
+    inputs = replace(inputs, base="") if base == NO_BASE else inputs
     settings = apply_policies(ctx.obj, inputs.manifest)
     if warning := unlocked_warning(inputs):
         inform(warning, settings)
-    model = base_model(inputs.base, settings, inputs.locked_base) if inputs.base else None
-    other = None if diff is None else _compared(diff, inputs, settings)
+    model, other = None, None if diff is None else _compared(diff, inputs, settings)
+    if inputs.base:
+        try:
+            model = base_model(inputs.base, settings, inputs.locked_base)
+        except (NotFound, AccessDenied, Unreachable) as error:
+            if base:
+                raise
+            inform(f"warning: base unchecked: {error.message}; set --base DIR", settings)
     requests, args = inputs.to_validate(settings), None
     if engine_args:
         results, args = _judged_for(engine_args, inputs, requests, model, settings)

@@ -46,7 +46,7 @@ def test_standard_output_is_one_absolute_snapshot_directory_an_adapter(tmp_path:
     assert main(["fetch", "--quiet", "./sql", "./none"]) == 3
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    assert err.startswith("error: ./none: there is no folder")
+    assert err.startswith("error: there is no folder")
     assert [line.split(":")[0] for line in err.splitlines()] == ["error", "hint"]
 
 
@@ -216,4 +216,4 @@ def test_on_a_terminal_is_said_what_is_new_then_what_failed_and_no_path(tmp_path
     assert [line.partition(":")[0] for line in told[-4:]] == ["./chat", "error", "hint", "3 adapters"]
     assert re.fullmatch(r"3 adapters: 1 downloaded, 1 cached, 1 failed; \d+\.\d KiB", told[-1])
     assert str(tmp_path / "cache") not in shown
-    assert any(line.startswith("error: ./none: there is no folder ") for line in lines)
+    assert any(line.startswith(f"error: there is no folder {tmp_path}/none") for line in lines)
