@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,12 +14,10 @@ from lora_cli.errors import UsageError
 from lora_cli.text import did_you_mean, safe
 
 PREFIX = "LORA_CLI_"
-MOST_PARTS = 100_000
 T = TypeVar("T")
 
 ADAPTERS = "Which adapters"
 LOCKING = "Locking"
-LIMITS = "Limits"
 NETWORK = "Network"
 ENGINE = "Engine"
 OUTPUT = "Output"
@@ -98,8 +95,8 @@ def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) ->
         return tuple(items)
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard.strip(), re.ASCII)
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not index < count <= MOST_PARTS:
-        hint = f"--shard 0/4 is the first of four, 3/4 the last; at most {MOST_PARTS}"
+    if index >= count:
+        hint = "--shard 0/4 is the first of four, 3/4 the last"
         raise UsageError(f"--shard {shard[:60]!r} is not I/N, with I from 0 to N-1", hint=hint)
 
     def part_of(named: str) -> int:
@@ -109,31 +106,24 @@ def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) ->
     return tuple(item for item in items if part_of(name(item)) == index)
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A format and its file, which is replaced."""
-
-    format: str
-    file: Path = STDOUT
-
-
-def parse_outputs(words: Sequence[str] | None, known: Sequence[str]) -> list[Output]:
-    """The outputs of ``--format FORMAT[=FILE]``; without any the first of the ``known`` formats on standard output.
+def parse_outputs(words: Sequence[str] | None, known: Sequence[str]) -> dict[Path, str]:
+    """The format of each file of ``--format FORMAT[=FILE]``; without any the first of the ``known`` on standard output.
 
     Raises:
         UsageError: a format is unknown, or two have the same file.
         MachineError: a file cannot be written.
     """
-    found: dict[Path, Output] = {}
+    found: dict[Path, str] = {}
     for word in words or known[:1]:
-        name, has_file, file = word.partition("=")
-        if name not in known or (has_file and not file):
+        name, has_file, text = word.partition("=")
+        file = Path(text) if has_file else STDOUT
+        if name not in known or (has_file and not text):
             hint = f"--format {name}=FILE" if name in known else did_you_mean(name, known)
             raise UsageError(f"--format {safe(word)} is not FORMAT or FORMAT=FILE", hint=hint)
-        one = Output(name, Path(file) if file else STDOUT)
-        if one.file in found:
-            hint = f"set a file for each: --format {name}=FILE"
-            raise UsageError(f"{found[one.file].format} and {name} would be mixed", hint=hint)
-        check_writable(one.file)
-        found[one.file] = one
-    return sorted(found.values(), key=lambda one: one.file == STDOUT)  # a closed pipe costs no report file
+        if file in found:
+            raise UsageError(
+                f"{found[file]} and {name} would be mixed", hint=f"set a file for each: --format {name}=FILE"
+            )
+        check_writable(file)
+        found[file] = name
+    return dict(sorted(found.items(), key=lambda one: one[0] == STDOUT))  # a closed pipe costs no report file

@@ -148,18 +148,18 @@ def remove_ready_file(file: Path | None) -> None:
             file.unlink(missing_ok=True)
 
 
-TERMINATION_LOG = "/dev/termination-log"
+TERMINATION_LOG = Path("/dev/termination-log")
 MAX_TERMINATION_LOG_BYTES = 4096
 """The most bytes that Kubernetes keeps."""
 
 
 @contextmanager
-def termination_log(file: str = TERMINATION_LOG) -> Iterator[None]:
+def termination_log() -> Iterator[None]:
     """Also writes the error that ends the block to the termination log."""
     try:
         yield
     except LoraCliError as error:
-        write_termination_log(f"{error.message}\n{error.hint}".rstrip(), file)
+        write_termination_log(f"{error.message}\n{error.hint}".rstrip())
         raise
 
 
@@ -173,14 +173,8 @@ def log_failures(failures: Iterable[tuple[str, str, str]]) -> None:
         write_termination_log(text)
 
 
-def write_termination_log(reason: str, file: str = TERMINATION_LOG) -> None:
+def write_termination_log(reason: str) -> None:
     """Writes ``reason`` to the termination log, if that exists and is writable."""
-    data = reason.encode("utf-8", "backslashreplace")
-    if len(data) > MAX_TERMINATION_LOG_BYTES:
-        data = data[: MAX_TERMINATION_LOG_BYTES - 4] + b" ..."
-    with suppress(OSError):
-        descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            os.write(descriptor, data)
-        finally:
-            os.close(descriptor)
+    with suppress(OSError), TERMINATION_LOG.open("r+b") as log:
+        log.truncate()
+        log.write(reason.encode("utf-8", "backslashreplace")[:MAX_TERMINATION_LOG_BYTES])

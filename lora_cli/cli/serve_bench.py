@@ -125,11 +125,11 @@ def command(
     else:
         report, code = _measured(ctx, requests_of, slo, slots[0] if slots else None)
     report = replace(report, fail_if=[one.judged(report.metrics) for one in conditions])
-    for one in written:
-        if one.format == "html":
-            write(render_report(report), one.file)
+    for file, output_format in written.items():
+        if output_format == "html":
+            write(render_report(report), file)
         else:
-            write_result(report, one.format, human(report), one.file)
+            write_result(report, output_format, human(report), file)
     failed = [str(one) for one in report.fail_if if one.failed]
     for condition in failed:
         to_stderr(f"failed: {condition}")

@@ -1,7 +1,7 @@
 """``lora-cli validate``: validates adapters where they are, and writes the report in each format."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,8 @@ import typer
 
 from lora_cli.checks import choose
 from lora_cli.cli import options
-from lora_cli.cli.options import Output, adapters, engines, in_shard, option, outputs, parse_outputs
-from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
+from lora_cli.cli.options import adapters, engines, in_shard, option, outputs, parse_outputs
+from lora_cli.cli.output import STDOUT, VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
 from lora_cli.fetching.file_selection import changed_adapters, is_here
@@ -77,7 +77,12 @@ def command(
     if baseline is not None and write_baseline is not None:
         raise UsageError("--baseline and --write-baseline cannot be used together", hint="remove one of them")
     check_writable(write_baseline)
-    where, known = str(baseline or write_baseline or ""), _accepted(baseline)
+    file, known = baseline or write_baseline, dict[str, "AcceptedFinding"]()
+    if file is not None and (baseline is not None or file.is_file()):
+        from lora_cli.documents.baseline import load_baseline
+        from lora_cli.documents.document import read_text
+
+        known.update(load_baseline(read_text(file, "baseline"), str(file)))
     whole = read_inputs(manifest, words, base, "validate", may_be_empty=changed_files)
     settings = apply_policies(ctx.obj, whole.manifest, policy)
     if warning := unlocked_warning(whole):
@@ -102,65 +107,47 @@ def command(
         for one in judged:
             results.append(one)
             progress.adapter_ended(one.name, failed=one.error is not None)
-    notices: Sequence[str] = ()
-    if where:
-        results = [
-            replace(one, findings=accept_known(one, naming, None if write_baseline else known, where))
-            for one in results
-        ]
-        over = [one for one in known.values() if one.is_over]
-        notices = [f"{where}: {one.code} ({one.reason}) is no longer accepted after {one.until}" for one in over]
-    if write_baseline is not None:
-        notices = list(_written_baseline(write_baseline, results, naming))
+    notices: list[str] = []
+    if file is not None:
+        results, notices = _compared(results, naming, file, known, writing=write_baseline is not None)
     report = Report(
         base=terms.base, fail_on=Severity[fail_on.upper()], adapters=tuple(results), notices=tuple(notices),
-        rules=rules, naming=naming, baseline=where, strict=strict,
+        rules=rules, naming=naming, baseline=str(file or ""), strict=strict,
     )  # fmt: skip
     _write_outputs(report, written, settings)
     raise typer.Exit(report.summary.exit_code)
 
 
-def _accepted(baseline: Path | None) -> "Mapping[str, AcceptedFinding]":
-    """The accepted findings of a baseline; none without one.
+def _compared(
+    results: Sequence[Result], naming: Naming, file: Path, known: "Mapping[str, AcceptedFinding]", *, writing: bool
+) -> tuple[list[Result], list[str]]:
+    """The results with what the baseline ``file`` accepts of them, and notices; ``writing`` it, it gets all they found.
+
+    What people wrote in it stays, and while an adapter cannot be read nothing that is in it is lost.
 
     Raises:
-        UsageError: it is not a baseline.
-        NotFound, MachineError: it does not exist, or cannot be read.
-    """
-    if baseline is None:
-        return {}
-    from lora_cli.documents.baseline import load_baseline
-    from lora_cli.documents.document import read_text
-
-    return load_baseline(read_text(baseline, "baseline"), str(baseline))
-
-
-def _written_baseline(file: Path, results: Sequence[Result], naming: Naming) -> Iterator[str]:
-    """Writes what ``results`` found as the baseline; notices about adapters that could not be read.
-
-    What people wrote in the file stays, and while an adapter cannot be read nothing that is in it is lost.
-
-    Raises:
-        UsageError: something else is in the file.
         MachineError: it cannot be written.
     """
+    accepting = None if writing else known
+    results = [replace(one, findings=accept_known(one, naming, accepting, str(file))) for one in results]
+    if not writing:
+        over = (one for one in known.values() if one.is_over)
+        return results, [f"{file}: {one.code} ({one.reason}) is no longer accepted after {one.until}" for one in over]
     from lora_cli.documents.baseline import AcceptedFinding, render_baseline
 
-    before = _accepted(file if file.is_file() else None)
     lacking = {naming.identity(one): unread(one) for one in results if one.error is not None or unread(one)}
-    entries = dict(before) if lacking else {}
+    entries = dict(known) if lacking else {}
     for one in results:
         for found in (found for found in one.findings if found.accepted is not None):
             key, at = naming.fingerprint(one, found), found.problem.at
             place = ": ".join(safe(part) for part in (naming.identity(one), at.file, at.field) if part)
-            entries[key] = before.get(key) or AcceptedFinding(fingerprint=key, code=found.code, reason=place)
+            entries[key] = known.get(key) or AcceptedFinding(fingerprint=key, code=found.code, reason=place)
     write(render_baseline(entries), file)
-    for name, codes in lacking.items():
-        why = f" ({', '.join(codes)})" if codes else ""
-        yield f"{file}: {name} is not in the baseline: it could not be read{why}"
+    why = {name: f" ({', '.join(codes)})" if codes else "" for name, codes in lacking.items()}
+    return results, [f"{file}: {name} is not in the baseline: it could not be read{why[name]}" for name in lacking]
 
 
-def _write_outputs(report: Report, outputs: Sequence[Output], settings: Settings) -> None:
+def _write_outputs(report: Report, written: Mapping[Path, str], settings: Settings) -> None:
     """Writes each format; ``github`` also to the job summary of GitHub Actions. Notices about the run go to stderr.
 
     In the format for people ``quiet`` leaves out everything that is not a problem.
@@ -168,10 +155,10 @@ def _write_outputs(report: Report, outputs: Sequence[Output], settings: Settings
     Raises:
         MachineError: a file cannot be written.
     """
-    for notice in () if settings.quiet or Output("github") in outputs else report.notices:
+    for notice in () if settings.quiet or written.get(STDOUT) == "github" else report.notices:
         to_stderr(safe(f"warning: {notice}"))
     summary = os.environ.get(STEP_SUMMARY, "")
-    if summary and any(output.format == "github" for output in outputs):
+    if summary and "github" in written.values():
         from lora_cli.reports.github import STEP_LIMIT, job_summary
 
         file = Path(summary)
@@ -181,11 +168,9 @@ def _write_outputs(report: Report, outputs: Sequence[Output], settings: Settings
                 stream.write(text)
         done = f"the summary is in {STEP_SUMMARY}" if text else f"{STEP_SUMMARY} is full: no summary was written"
         inform(done, settings)
-    for output in outputs:
-        if output.format == "human":
-            parts = human(report, quiet=settings.quiet, verbose=settings.verbose)
-            write(render_parts(parts, output.file), output.file)
+    for file, name in written.items():
+        if name == "human":
+            write(render_parts(human(report, quiet=settings.quiet, verbose=settings.verbose), file), file)
         else:
-            function = "to_json" if output.format == "json" else "render_report"
-            text = resolve_name(f"lora_cli.reports.{output.format}:{function}")(report)
-            write(text, output.file, commands=output.format == "github")
+            function = "to_json" if name == "json" else "render_report"
+            write(resolve_name(f"lora_cli.reports.{name}:{function}")(report), file, commands=name == "github")

@@ -77,8 +77,8 @@ def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> No
         raise Refused(
             f"{where} has only pickled weights ({pickled})",
             hint="ask its author for safetensors; if `lora-cli validate REF` finds them safe, "
-            "`lora-cli repair REF --engine NAME --to DIR` converts them, and `lora-cli fetch REF --allow-pickle` fetches "
-            "them as they are",
+            "`lora-cli repair REF --engine NAME --to DIR` converts them, and `lora-cli fetch REF --allow-pickle` "
+            "fetches them as they are",
         )
 
 
