@@ -75,10 +75,20 @@ def verify_all(
     raise typer.Exit(Corrupt.exit_code if (corrupt or repair) and not is_mended else 0)
 
 
+def _age(text: str) -> float:
+    if re.fullmatch("0*[1-9][0-9]*", text):
+        raise ValueError(f"it has no unit: write {text}d for days")
+    return parse_duration(text)
+
+
 def collect_garbage(
     ctx: typer.Context,
-    max_bytes: str | None = limits("--max-bytes SIZE", "Keep the last used that fit: 50GiB (default: cache_budget)."),
-    unused_for: str | None = limits("--unused-for TIME", "Remove snapshots not used for this time: 12h or 30d."),
+    max_bytes: int | None = limits(
+        "--max-bytes SIZE", "Keep the last used that fit: 50GiB (default: cache_budget).", parser=parse_size
+    ),
+    unused_for: float | None = limits(
+        "--unused-for TIME", "Remove snapshots not used for this time: 12h or 30d.", parser=_age
+    ),
     dry_run: options.DryRun = False,
 ) -> None:
     """Remove unreferenced files, leftovers of dead processes, and the least recently used adapters beyond the limits.
@@ -86,16 +96,9 @@ def collect_garbage(
     Adapters in use stay: those with hard links (fetch --to, --publish), and those that are being fetched.
     """
     settings: Settings = ctx.obj
-    budget, unused_for_s = settings.cache_budget, math.inf
-    if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
-        raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"for days: --unused-for {unused_for}d")
-    try:
-        budget = parse_size(max_bytes) if max_bytes is not None else budget
-        unused_for_s = parse_duration(unused_for) if unused_for is not None else math.inf
-    except ValueError as error:
-        raise UsageError(str(error), hint="lora-cli cache gc --max-bytes 50GiB --unused-for 30d") from error
-    store = Store(settings.cache_dir)
-    removed = collect(store, Retention(unused_for_s, math.inf if budget is None else budget), dry_run=dry_run)
+    store, budget = Store(settings.cache_dir), settings.cache_budget if max_bytes is None else max_bytes
+    kept = Retention(math.inf if unused_for is None else unused_for, math.inf if budget is None else budget)
+    removed = collect(store, kept, dry_run=dry_run)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
     if budget is not None and left > budget:
         inform(f"{size(left)} are left, over {size(budget)}: the snapshots are in use or new", settings)

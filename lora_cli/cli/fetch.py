@@ -109,7 +109,9 @@ def command(
     pruned_in = folder if prune else None
     if dry_run:
         raise typer.Exit(_dry_run(inputs, pruned_in, store, settings, output_format))
-    served, terms = base_name or _repository(inputs), None
+    named, terms = whole.manifest.base if whole.manifest else None, None
+    # A folder can have any name in the engine.
+    served = base_name or (named.location if named and named.scheme == "hf" and not named.subfolder else None)
     if publish is not None and served is None:
         inform("the base was not checked for publishing; set --base-name NAME to the engine's --model", settings)
     if publish is not None and not no_validate:
@@ -148,12 +150,6 @@ def _refuse(given: Mapping[str, Any], flags: LockFlags) -> None:
         if given[name] and (given["publish"] is None or (name == "prune" and given["manifest"] is None)):
             needed = "-f set.yaml --publish DIRECTORY" if name == "prune" else "--publish DIRECTORY"
             raise UsageError(f"--{name.replace('_', '-')} needs {needed}", hint="add it, or remove the option")
-
-
-def _repository(inputs: Inputs) -> str | None:
-    """The base's name in the engine: the repository in the manifest; None for a folder, which can have any name."""
-    base = inputs.manifest.base if inputs.manifest is not None else None
-    return base.location if base is not None and base.scheme == "hf" and not base.subfolder else None
 
 
 def _report_drift(inputs: Inputs, lock: "LockFile", settings: Settings, output_format: Format) -> int:

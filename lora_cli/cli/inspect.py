@@ -10,13 +10,11 @@ import typer
 
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.comparison import OtherAdapter
-from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
 from lora_cli.cli.options import adapters, engines
 from lora_cli.cli.output import inform, render_parts, to_stderr, width, write, write_result
 from lora_cli.errors import AccessDenied, NotFound, Refused, Unreachable, UsageError
-from lora_cli.fetching.pipeline import open_files
 from lora_cli.inputs import NO_BASE, Inputs, apply_policies, base_model, read_inputs, unlocked_warning
 from lora_cli.judging.inspection import InspectReport, inspect_one, inspected
 from lora_cli.judging.read import each
@@ -27,7 +25,6 @@ from lora_cli.refs.request import Request
 from lora_cli.reports.inspect import human, human_engine_args
 from lora_cli.reports.terminal import rendered
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
     from lora_cli.judging.engine_args import EngineArgs
@@ -130,15 +127,12 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, O
         LoraCliError: what its source raises.
     """
     if (number := len({str(item.source) for item in inputs.items})) > 1:
-        raise UsageError(
-            f"--diff compares one adapter with another, but there are {number} REFs", hint="lora-cli inspect A --diff B"
-        )
-    files = open_files(Request("", ref_of(text)), settings, Sources(settings))
-    name = without_secrets(text)
-    adapter = read_adapter(files, name, settings.max_header_bytes)
-    for error in (adapter.config_error, adapter.weights_error):
-        if error is not None:
-            raise Refused(f"--diff {name}: {error.message}", hint=error.hint)
-    if not adapter.weight_files:
-        raise Refused(f"--diff {name} contains no adapter weights", hint="use the folder that contains them")
-    return adapter, OtherAdapter(name, str(files.ref), files.revision.id)
+        many = f"--diff compares one adapter with another, but there are {number} REFs"
+        raise UsageError(many, hint="lora-cli inspect A --diff B")
+    found = inspected(inspect_one(Request(without_secrets(text), ref_of(text)), settings)).result
+    if isinstance(found.error, Refused):
+        raise Refused(f"--diff {found.name}: {found.error.message}", hint=found.error.hint)
+    if found.error is not None:
+        raise found.error
+    assert found.adapter is not None
+    return found.adapter, OtherAdapter(found.name, found.source, found.revision or "")

@@ -199,28 +199,19 @@ def main(argv: Sequence[str]) -> int:
     except typer.Abort:  # the answer to a question was no
         return 1
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        return SIGPIPE_EXIT_CODE if isinstance(stop.__context__, BrokenPipeError) else code
+        return SIGPIPE_EXIT_CODE if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)
     except Exception as error:  # noqa: BLE001 - the one boundary
-        expected = _expected(error)
+        told = _told(error)
         with suppress(OSError):  # stderr is full or closed: the exit code still reports the error
-            if expected is None:
-                import traceback
-
-                from lora_cli.redaction import redacted
-
-                # Users post this in bug reports.
-                to_stderr(redacted(traceback.format_exc(), os.environ).rstrip("\n"))
-                to_stderr("This is a bug in lora-cli. Please report it with the lines above.")
-            for one in expected.mistakes if isinstance(expected, DocumentError) else filter(None, (expected,)):
+            for one in told.mistakes if isinstance(told, DocumentError) else (told,):
                 to_stderr(safe(f"error: {one.message}"))
                 if one.hint:
                     to_stderr(safe(f"hint: {one.hint}"))
-        return LoraCliError.exit_code if expected is None else expected.exit_code
+        return told.exit_code
 
 
-def _expected(error: Exception) -> LoraCliError | None:
-    """``error`` as an error about the command line, the adapter or the machine; None for a bug."""
+def _told(error: Exception) -> LoraCliError:
+    """``error`` as one about the command line, the adapter or the machine; a bug is shown with its traceback."""
     if isinstance(error, LoraCliError):
         return error
     if isinstance(error, typer.TyperException):
@@ -232,7 +223,13 @@ def _expected(error: Exception) -> LoraCliError | None:
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
         hint = "check disk space, permissions and limits (df, ls -l, ulimit -a)"
         return MachineError(f"{error.filename or 'writing the output'}: {error.strerror}", hint=hint)
-    return None
+    import traceback
+
+    from lora_cli.redaction import redacted
+
+    with suppress(OSError):
+        to_stderr(redacted(traceback.format_exc(), os.environ).rstrip("\n"))
+    return LoraCliError("this is a bug in lora-cli", hint="please report it with the lines above")
 
 
 def run() -> None:

@@ -5,6 +5,7 @@ https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-fa
 """
 
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from lora_cli.settings import Settings
 from lora_cli.text import escape_ci_commands, safe, safe_lines
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from lora_cli.reports.terminal import Parts
 
 TERMINAL = threading.RLock()
 """Held while standard error is written to: rich counts lines that two threads write at once wrongly."""
@@ -27,7 +28,7 @@ TERMINAL = threading.RLock()
 STDOUT = Path("-")
 """Where a file is asked for: standard output."""
 
-DEFAULT_WIDTH = 80
+FILE_WIDTH = 80
 MAX_WIDTH = 120
 UNLIMITED = 10_000
 
@@ -40,12 +41,8 @@ VALIDATE_FORMATS = ("human", "json", "sarif", "junit", "github", "html")
 
 def width() -> int:
     """Columns of standard output: ``COLUMNS``, else the terminal's up to 120, else 80."""
-    given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
-    with suppress(OSError, ValueError):
-        return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, MAX_WIDTH)
-    return DEFAULT_WIDTH
+    columns = shutil.get_terminal_size().columns
+    return columns if os.environ.get("COLUMNS") else min(columns, MAX_WIDTH)
 
 
 def table_width() -> int:
@@ -53,7 +50,7 @@ def table_width() -> int:
     return width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
 
 
-def render_parts(parts: Iterable["RenderableType"], file: Path = STDOUT, *, columns: int | None = None) -> str:
+def render_parts(parts: "Parts", file: Path = STDOUT, *, columns: int | None = None) -> str:
     """The text of ``parts`` in the width and colour of standard output; for a ``file`` 80 columns without colour.
 
     rich decides on the colour: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR.
@@ -62,16 +59,11 @@ def render_parts(parts: Iterable["RenderableType"], file: Path = STDOUT, *, colu
 
     console = Console(file=sys.stdout)
     colour = file == STDOUT and console.color_system is not None and not console.no_color
-    return rendered(parts, columns or (width() if file == STDOUT else DEFAULT_WIDTH), colour=colour)
+    return rendered(parts, columns or (width() if file == STDOUT else FILE_WIDTH), colour=colour)
 
 
 def write_result(
-    report: object,
-    output_format: str,
-    parts: Iterable["RenderableType"],
-    file: Path = STDOUT,
-    *,
-    columns: int | None = None,
+    report: object, output_format: str, parts: "Parts", file: Path = STDOUT, *, columns: int | None = None
 ) -> None:
     """Writes ``report`` as JSON, or its ``parts`` for the terminal, to standard output or to ``file``."""
     from lora_cli.reports.json import to_json

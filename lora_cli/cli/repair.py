@@ -55,12 +55,7 @@ def command(
     deployment = deployment_of(profiles, inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
-        profiles[0],
-        base=model,
-        base_ref=inputs.base or None,
-        base_name=base_name,
-        deployment=deployment,
-        in_place=in_place,
+        profiles[0], model, deployment, in_place=in_place, base_ref=inputs.base or None, base_name=base_name
     )
     done = []
     for item in inputs.items:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -54,15 +54,14 @@ WORKLOAD = (
 what = partial(option, panel="What to measure")
 workload = partial(option, panel="Workload")
 slot = partial(option, panel="Slots and memory")
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="REF", help="Adapters, as for warm; with --url, --simulate or --manifest their names."),
-]
+Drawn = Callable[[Sequence[str]], Sequence[Request]]
 
 
 def command(
     ctx: typer.Context,
-    refs: Names = None,
+    refs: list[str] | None = typer.Argument(
+        None, metavar="REF", help="Adapters, as for warm; with --url, --simulate or --manifest their names."
+    ),
     manifest: options.Manifest = None,
     base: options.Base = "",
     url: str | None = what("--url URL", "Measure this server: http://HOST:PORT or unix:PATH."),
@@ -138,7 +137,7 @@ def command(
     raise typer.Exit(max(code, Refused.exit_code if failed else 0))
 
 
-def _requests(ctx: typer.Context) -> Callable[[Sequence[str]], Sequence[Request]]:
+def _requests(ctx: typer.Context) -> Drawn:
     """The trace, or what is drawn from the adapters that are named, else from those that the function is given.
 
     Raises:
@@ -160,18 +159,11 @@ def _requests(ctx: typer.Context) -> Callable[[Sequence[str]], Sequence[Request]
         names = [one.name for one in read_inputs(given["manifest"], given["refs"] or [], "", "measure").items]
     elif given["refs"] and by_name:
         names = given["refs"]
-    if names and given["num_adapters"] is not None:
-        raise UsageError("--num-adapters is for adapters that are not named", hint="remove it, or the names")
-    if simulate and names and traced is not None:
-        raise UsageError("--trace has the names of its own adapters", hint="remove the others")
     return lambda others: traced if traced is not None else make_requests(names or others, drawn)
 
 
 def _measured(
-    ctx: typer.Context,
-    requests_of: Callable[[Sequence[str]], Sequence[Request]],
-    slo: Mapping[str, float],
-    slots: int | None,
+    ctx: typer.Context, requests_of: Drawn, slo: Mapping[str, float], slots: int | None
 ) -> tuple[BenchReport, int]:
     """The report of a server, and 7 if a request failed, 130 after Ctrl-C: what was answered until then is reported.
 

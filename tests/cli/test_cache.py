@@ -121,9 +121,9 @@ def test_gc_keeps_within_a_size_or_the_budget_and_not_within_what_one_adapter_ma
 @pytest.mark.parametrize(
     ("line", "code", "told"),
     [
-        ("gc --unused-for soon", 2, "--unused-for 30d"),
-        ("gc --unused-for 30", 2, "--unused-for 30d"),
-        ("gc --max-bytes x", 2, "--max-bytes 50GiB"),
+        ("gc --unused-for soon", 2, "'--unused-for': 'soon' is not a duration: write 30s"),
+        ("gc --unused-for 30", 2, "'--unused-for': it has no unit: write 30d for days"),
+        ("gc --max-bytes x", 2, "'--max-bytes': "),
         ("rm", 2, "rm takes either adapters or --all"),
         ("rm ./sql --all", 2, "rm takes either adapters or --all"),
         ("rm --all", 2, "hint: add --yes"),

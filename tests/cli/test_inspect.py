@@ -149,7 +149,7 @@ def test_a_diff_says_what_the_other_is(sql: Path, tmp_path: Path, capsys: Captur
         ("{sql} --diff {sql}/../gone", 3, "there is no folder"),
         ("{sql} --diff=", 2, ""),
         ("{sql} --diff oci://registry", 2, ""),
-        ("{sql} --diff {sql}/..", 1, "contains no adapter weights"),
+        ("{sql} --diff {sql}/..", 1, "it has 2 adapters, in broken, sql"),
         ("{sql} --diff {sql}/../broken", 1, "adapter_model.safetensors"),
     ],
 )
