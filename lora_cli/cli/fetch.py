@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.options import LOCKING, adapters, in_shard, option, outputs
+from lora_cli.cli.options import adapters, in_shard, option, outputs
 from lora_cli.cli.output import (
     Format,
     inform,
@@ -57,7 +57,7 @@ EXAMPLES = (
     "lora-cli fetch acme/sql --to ./adapters/sql",
 )
 
-locking = partial(option, panel=LOCKING)
+locking = partial(option, panel="Locking")
 publishing = partial(option, panel="With --publish")
 
 
@@ -108,7 +108,7 @@ def command(
         targets = folders(folder, items, "--to" if publish is None else "--publish", by_name=several)
     pruned_in = folder if prune else None
     if dry_run:
-        raise typer.Exit(_dry_run(inputs, pruned_in, store, settings, output_format))
+        raise typer.Exit(_dry_run(inputs, pruned_in, settings, output_format))
     named, terms = whole.manifest.base if whole.manifest else None, None
     # A folder can have any name in the engine.
     served = base_name or (named.location if named and named.scheme == "hf" and not named.subfolder else None)
@@ -167,11 +167,11 @@ def _report_drift(inputs: Inputs, lock: "LockFile", settings: Settings, output_f
     return code
 
 
-def _dry_run(inputs: Inputs, pruned_in: str | None, store: Store, settings: Settings, output_format: Format) -> int:
+def _dry_run(inputs: Inputs, pruned_in: str | None, settings: Settings, output_format: Format) -> int:
     """Shows the planned downloads, and what would be pruned; returns the exit code."""
     from lora_cli.fetching.preview import plan_all
 
-    planned = list(plan_all(inputs.items, store, settings))
+    planned = list(plan_all(inputs.items, Store(settings.cache_dir), settings))
     code = max((one.exit_code for one in planned), default=0)
     pruned, not_pruned = _prune(inputs, pruned_in, settings, failed=bool(code), dry_run=True)
     about = {"schema": "lora_cli/fetch-plan/1", "version": __version__, "adapters": planned}

@@ -14,7 +14,6 @@ from copy import copy
 from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -54,8 +53,8 @@ OF_A_SERVICE = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 """Errors of the operating system that are caused by the machine, not by a bug."""
 
-SIGPIPE_EXIT_CODE, SIGTERM_EXIT_CODE = 141, 143
-"""The exit codes that a shell reports for a program that a signal ended: 128 and its number."""
+SIGPIPE_CODE, SIGTERM_CODE = 141, 143
+"""What a shell reports for a program that such a signal ended: 128 and its number."""
 
 
 class _Plain:
@@ -199,7 +198,7 @@ def main(argv: Sequence[str]) -> int:
     except typer.Abort:  # the answer to a question was no
         return 1
     except SystemExit as stop:
-        return SIGPIPE_EXIT_CODE if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)
+        return SIGPIPE_CODE if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)
     except Exception as error:  # noqa: BLE001 - the one boundary
         told = _told(error)
         with suppress(OSError):  # stderr is full or closed: the exit code still reports the error
@@ -233,19 +232,12 @@ def _told(error: Exception) -> LoraCliError:
 
 
 def run() -> None:
-    """The console script. Output to a stream that was closed before the start is discarded."""
-    if sys.stdout is None or sys.stderr is None:
-        nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
-        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    """The console script."""
     if os.getpid() == 1:  # of a container, where the kernel ignores SIGTERM by default
         import signal
 
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(SIGTERM_EXIT_CODE))
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(SIGTERM_CODE))
     code = main(sys.argv[1:])
     if "torch" not in sys.modules:  # whose libraries report what is left
         gc.freeze()  # else Python looks for garbage among all modules before it exits: a fifth of a short run
-    try:
-        sys.stderr.flush()
-    except OSError:  # full or closed: at exit Python would flush it again, and exit with 120
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(code)

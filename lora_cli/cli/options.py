@@ -17,8 +17,6 @@ PREFIX = "LORA_CLI_"
 T = TypeVar("T")
 
 ADAPTERS = "Which adapters"
-LOCKING = "Locking"
-NETWORK = "Network"
 ENGINE = "Engine"
 OUTPUT = "Output"
 GLOBAL = "Global options"
@@ -77,7 +75,7 @@ Base = Annotated[
 AnyBase = Annotated[str, adapters("--base REF", "Base model, or none (default: the adapters' own).", ...)]
 PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.", ...)]
 Shard = Annotated[str | None, adapters("--shard I/N", "Use only part I (counted from 0) of N, by name.", ...)]
-Ray = Annotated[str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT.", ..., NETWORK)]
+Ray = Annotated[str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT.", ..., "Network")]
 OutputFormat = Annotated[Format, outputs("--format", "The format of the result.", ...)]
 DryRun = Annotated[bool, outputs("--dry-run", "Only show what would be done.", ...)]
 

@@ -140,11 +140,6 @@ def remove_ready_file(file: Path | None) -> None:
             file.unlink(missing_ok=True)
 
 
-TERMINATION_LOG = Path("/dev/termination-log")
-MAX_TERMINATION_LOG_BYTES = 4096
-"""The most bytes that Kubernetes keeps."""
-
-
 @contextmanager
 def termination_log() -> Iterator[None]:
     """Also writes the error that ends the block to the termination log."""
@@ -157,16 +152,13 @@ def termination_log() -> Iterator[None]:
 
 def log_failures(failures: Iterable[tuple[str, str, str]]) -> None:
     """Writes the name, message and stage of each failed adapter to the termination log, a line each."""
-    lines = (
-        f"{name}: {f'{stage}: ' if stage else ''}{message.removeprefix(f'{name}: ')}"
-        for name, message, stage in failures
-    )
-    if text := "\n".join(lines):
+    told = ((name, stage, message.removeprefix(f"{name}: ")) for name, message, stage in failures)
+    if text := "\n".join(": ".join(filter(None, one)) for one in told):
         write_termination_log(text)
 
 
 def write_termination_log(reason: str) -> None:
-    """Writes ``reason`` to the termination log, if that exists and is writable."""
-    with suppress(OSError), TERMINATION_LOG.open("r+b") as log:
+    """Writes ``reason`` to the termination log, if that exists and is writable. Kubernetes keeps 4096 bytes of it."""
+    with suppress(OSError), Path("/dev/termination-log").open("r+b") as log:
         log.truncate()
-        log.write(reason.encode("utf-8", "backslashreplace")[:MAX_TERMINATION_LOG_BYTES])
+        log.write(reason.encode("utf-8", "backslashreplace")[:4096])

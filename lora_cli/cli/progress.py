@@ -1,9 +1,8 @@
 """Progress on standard error: drawn by rich on a terminal alone, and removed at the end."""
 
-import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Self
 
 from lora_cli.cli.output import TERMINAL
@@ -22,11 +21,8 @@ EVERY_S = 0.125
 """How often what was downloaded is drawn."""
 
 
-class Run(Progress):
+class Run(Progress, AbstractContextManager["Run"]):
     """The progress of a run; this one shows nothing, and logs waits."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -39,9 +35,8 @@ class Run(Progress):
 
 
 def shown(settings: Settings, count: int, done: str) -> Run:
-    """Shows how many of ``count`` adapters are ``done``: on a terminal, where no option or variable forbids it."""
-    is_forbidden = settings.quiet or settings.no_progress or settings.verbose or os.environ.get("TERM") == "dumb"
-    is_shown = sys.stderr.isatty() and os.environ.get("TTY_INTERACTIVE") != "0" and not is_forbidden
+    """Shows how many of ``count`` adapters are ``done``: on a terminal, where no option or setting forbids it."""
+    is_shown = sys.stderr.isatty() and not (settings.quiet or settings.no_progress or settings.verbose)
     return Bars(count, done) if is_shown else Run()
 
 

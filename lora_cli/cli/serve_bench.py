@@ -171,10 +171,7 @@ def _measured(
         EndpointError: it does not answer, or has no adapters.
         SystemExit: our own server ended, and said why.
     """
-    given = ctx.params
-    answers: list[Answer] = []
-    failures: dict[str, str] = {}
-    code = 0
+    given, answers, failures, code = ctx.params, list[Answer](), dict[str, str](), 0
     with nullcontext(parse_address(given["url"])) if given["url"] else own_server(_warm_argv(ctx)) as address:
         endpoint = Endpoint(address, os.environ.get(API_KEY, "").strip())
         if not given["url"]:

@@ -107,9 +107,7 @@ def command(
         for one in judged:
             results.append(one)
             progress.adapter_ended(one.name, failed=one.error is not None)
-    notices: list[str] = []
-    if file is not None:
-        results, notices = _compared(results, naming, file, known, writing=write_baseline is not None)
+    results, notices = _compared(results, naming, file, known, writing=not baseline) if file else (results, [])
     report = Report(
         base=terms.base, fail_on=Severity[fail_on.upper()], adapters=tuple(results), notices=tuple(notices),
         rules=rules, naming=naming, baseline=str(file or ""), strict=strict,
