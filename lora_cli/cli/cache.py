@@ -84,9 +84,9 @@ def _age(text: str) -> float:
 def collect_garbage(
     ctx: typer.Context,
     max_bytes: int | None = limits(
-        "--max-bytes SIZE", "Keep at most 50GiB (default: cache_budget).", parser=parse_size
+        "--max-bytes SIZE", "Keep at most this size (default: cache_budget).", parser=parse_size
     ),
-    unused_for: float | None = limits("--unused-for TIME", "Remove what was not used for 12h or 30d.", parser=_age),
+    unused_for: float | None = limits("--unused-for TIME", "Remove what was not used for this time.", parser=_age),
     dry_run: options.DryRun = False,
 ) -> None:
     """Remove unreferenced files, leftovers of dead processes, and the least recently used adapters beyond the limits.

@@ -42,7 +42,7 @@ def command(
     manifest: options.Manifest = None,
     base: options.AnyBase = "",
     engine_args: str | None = engines(
-        "--engine-args NAME[@VERSION]", "Print the smallest flags with which it serves all adapters, and their memory."
+        "--engine-args NAME[@VERSION]", "Print the smallest flags with which vllm or sglang serves all adapters."
     ),
     diff: str | None = adapters("--diff REF", "Show how the adapter's config and header differ from this one's."),
     output_format: options.OutputFormat = "human",

@@ -69,9 +69,7 @@ Refs = Annotated[
     ),
 ]
 Manifest = Annotated[Path | None, adapters("--manifest -f FILE", "Use the adapters of this manifest.", ...)]
-Base = Annotated[
-    str, adapters("--base REF", "Base: folder, config.json or reference (default: the adapters' own).", ...)
-]
+Base = Annotated[str, adapters("--base REF", "Base model: a folder or reference (default: the adapters' own).", ...)]
 AnyBase = Annotated[str, adapters("--base REF", "Base model, or none (default: the adapters' own).", ...)]
 PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.", ...)]
 Shard = Annotated[str | None, adapters("--shard I/N", "Use only part I (counted from 0) of N, by name.", ...)]

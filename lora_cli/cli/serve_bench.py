@@ -74,7 +74,7 @@ def command(
     num_prompts: int | None = workload(
         "--num-prompts", "Number of requests (default: 200; with --simulate 20000).", min=1
     ),
-    popularity: str = workload("--popularity MODEL", "zipf:S, uniform, or the weights of weights.json.", "zipf:1.0"),
+    popularity: str = workload("--popularity MODEL", "Of the adapters: zipf:S, uniform or weights.json.", "zipf:1.0"),
     request_rate: str | None = workload(
         "--request-rate PER_SECOND", "Requests per second, inf for all at once; without it the loop is closed."
     ),

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,7 @@ def command(
     entries, here = whole.manifest.adapters if whole.manifest else (), Path.cwd()
     repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     naming, results = Naming(here, {entry.name: entry.at for entry in entries}, repository), list[Result]()
-    with shown(settings, len(inputs.items), "validated") as progress:
+    with shown(settings, len(inputs.items), "validated") if len(inputs.items) > 1 else nullcontext() as progress:
         requests = inputs.to_validate(settings, digests=True)
         if ray is None:
             judged = judge_all(requests, terms, settings, contents=False)
@@ -106,7 +107,8 @@ def command(
             judged = judge_fleet(ray, requests, terms, settings)
         for one in judged:
             results.append(one)
-            progress.adapter_ended(one.name, failed=one.error is not None)
+            if progress is not None:
+                progress.adapter_ended(one.name, failed=one.error is not None)
     results, notices = _compared(results, naming, file, known, writing=not baseline) if file else (results, [])
     report = Report(
         base=terms.base, fail_on=Severity[fail_on.upper()], adapters=tuple(results), notices=tuple(notices),
