@@ -39,8 +39,11 @@ test: lint            ## every check, and the tests that are not slow (about 5 m
 test-all: $(READY)    ## the slow tests too: what make test left out (about 15 minutes); .ci/run says what they need
 	$(PYTEST) -m "slow and not gpu and not engines" --durations=10
 
-test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGLang and PEFT do (about 30 minutes)
-	$(BIN)/python -m pytest -m engines tests/real_engines
+# Each file has a process of its own, one after the other: none finds another's engines, memory or modules.
+test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGLang and PEFT do (about 40 minutes)
+	@failed=; for part in tests/real_engines/test_*.py; do \
+		echo "== $$part"; $(BIN)/python -m pytest -m engines --durations=3 $$part || failed="$$failed $$part"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 check: lint types     ## format, lint, floors, sizes, words of what is gone, types
 

@@ -21,8 +21,7 @@ from fetching.servers import ROOT
 sys.path.insert(0, str(ROOT))
 
 from lora_cli.bench.client import Answer, Load, find_target, run_load
-from lora_cli.bench.trace import Request
-from lora_cli.bench.workload import Popularity, Workload, make_requests
+from lora_cli.bench.workload import Popularity, Request, Workload, make_requests
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from tests.bench.null_server import NullServer

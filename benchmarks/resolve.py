@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from lora_cli.cli.main import main as lora_cli
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
-from tests.hub_process import hub_process
+from tests.hub_server import Hub
 from tests.real_engines.bases import SERVED, save
 from tests.real_engines.vllm_server import Server, serving
 
@@ -79,11 +79,11 @@ def _origin(folder: Path, adapters: int) -> Iterator[str]:
     entries = "".join(f"  - {{name: {_name(n)}, source: 'hf://acme/{_name(n)}'}}\n" for n in range(adapters))
     text = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries}"
     (folder / "set.yaml").write_text(text)
-    with hub_process(folder / "hub") as endpoint:
-        os.environ["HF_ENDPOINT"] = endpoint
+    with Hub(folder / "hub") as hub:
+        os.environ["HF_ENDPOINT"] = hub.endpoint
         words = ["--cache-dir", str(folder / "locking"), "--quiet"]
         assert lora_cli([*words, "fetch", "-f", str(folder / "set.yaml")]) == 0
-        yield endpoint
+        yield hub.endpoint
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
 from lora_cli.documents.document import Model
-from lora_cli.documents.lockfile import LockFile
-from lora_cli.documents.manifest import ManifestFile
+from lora_cli.documents.manifest import LockFile, ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import LoraCliError

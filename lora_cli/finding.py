@@ -103,6 +103,15 @@ class Finding:
     effects: Mapping[str, Outcome] = field(default_factory=dict)
     """What each engine that was asked for does because of it, as far as it does not serve the adapter right."""
 
+    @property
+    def message(self) -> str:
+        """What was found, with the numbers."""
+        return self.problem.message
+
+    def __str__(self) -> str:
+        place = f"{self.problem.at}: " if str(self.problem.at) else ""
+        return f"{place}{self.severity} {self.code} {self.name}: {self.message}"
+
 
 NO_BASE, NO_VALUES = "no base model was given", "--no-values was given"
 """Reasons for skipping a check that the user has given."""

@@ -13,9 +13,8 @@ from lora_cli.fetching.file_selection import adapters_in, from_refs
 from lora_cli.finding import Deployment
 from lora_cli.redaction import without_secrets
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
 from lora_cli.refs.reference import AdapterRef, is_path, parse
-from lora_cli.refs.request import BASE, LockFlags, Request, Selection
+from lora_cli.refs.request import BASE, THE_BASE, Lock, LockedAdapter, LockFlags, Request, Selection, ref_at
 from lora_cli.settings import Settings
 from lora_cli.text import counted, did_you_mean, names, safe, words_of
 
@@ -95,7 +94,7 @@ def read_inputs(file: Path | None, refs: Sequence[str], base: str, verb: str, *,
             raise UsageError(f"there is nothing to {verb}", hint="add adapters, or an adapter set with -f")
         return Inputs(from_refs(refs), base)
     from lora_cli.documents.document import STDIN
-    from lora_cli.documents.lockfile import lock_path, locked_adapters, locked_base, read_lock, requests_of
+    from lora_cli.documents.manifest import lock_path, locked_adapters, locked_base, read_lock, requests_of
 
     manifest, entries = _read_manifest(file, refs)
     lock, has_folder = None, str(file) != STDIN and file.is_file()
@@ -131,14 +130,13 @@ def inputs_to_fetch(file: Path | None, refs: Sequence[str], selection: Selection
     Raises:
         UsageError: there are no adapters, or the manifest or its lock is invalid.
         NotFound, Refused: with ``flags.locked``, there is no lock, or it does not match the manifest.
-        MachineError: the lock will have to be written, and its folder is not writable.
     """
     if file is None:
         if not refs:
             raise UsageError("there is nothing to fetch", hint="add adapters, or an adapter set with -f")
         texts = [one for ref in refs for one in adapters_in(ref).items()]
         return Inputs(tuple(request_of(text, replace(selection, latest=is_run)) for text, is_run in texts), "")
-    from lora_cli.documents.lockfile import locked_base
+    from lora_cli.documents.manifest import locked_base
     from lora_cli.fetching.lock_update import open_lock
 
     manifest, entries = _read_manifest(file, refs)
@@ -151,8 +149,6 @@ def inputs_to_fetch(file: Path | None, refs: Sequence[str], selection: Selection
     remote = manifest.base is not None and manifest.base.scheme != "file"
     base = Request(THE_BASE, manifest.base, selection=BASE) if remote and manifest.base is not None else None
     items, base = tuple(lock.apply(items)), lock.apply_base(base)
-    if not (flags.locked or flags.check):
-        lock.check_writable((*items, *([base] if base is not None else ())))
     model = None if flags.upgrade and not flags.some else locked_base(manifest, lock.lock)
     return Inputs(items, _base_of(manifest, model), manifest, True, model, lock, base)
 
@@ -188,7 +184,7 @@ def write_lock(
         base = next(fetch_all([inputs.base_request], store, own))
         if base.error is not None:
             warn(f"{THE_BASE} is not locked: {base.error.message}")
-    return inputs.lock.update(done, base, store, settings, warn)
+    return inputs.lock.update(done, base, settings, warn)
 
 
 def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:

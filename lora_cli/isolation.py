@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from lora_cli.base.base_model import BaseModel
@@ -34,8 +35,7 @@ from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 
 log = logger(__name__)
 
@@ -50,6 +50,19 @@ GRACE_S = 10.0
 
 LONGEST_TEXT = 2000
 """Characters of an error that are passed on: names in an adapter may have millions."""
+
+STATUS: Mapping[int, tuple[int, str]] = {
+    1: (422, "UnprocessableEntityError"),
+    2: (400, "BadRequestError"),
+    3: (404, "NotFoundError"),
+    4: (503, "ServiceUnavailableError"),
+    5: (502, "BadGatewayError"),
+    6: (503, "ServiceUnavailableError"),
+}
+"""HTTP status and vLLM's name of it by the exit code that the error would end a command with."""
+
+FIRST_S, LONGEST_S = 1.0, 300.0
+"""An adapter that failed is tried again after 1 s, then 2, 4, … 300 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +93,30 @@ class Admission:
     cached: bool = False
 
 
+@dataclass(slots=True, kw_only=True)
+class Backoff:
+    """The last failure of ``failures`` in a row, and the time (``time.monotonic``) of the next attempt."""
+
+    failure: LoadReport | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+
+    def record_result(self, report: LoadReport) -> None:
+        """Record the result of an attempt."""
+        if not report.error:
+            self.failure, self.failures, self.retry_at = None, 0, 0.0
+            return
+        wait_s = min(FIRST_S * 2.0 ** min(self.failures, 30), LONGEST_S)
+        self.failure, self.failures, self.retry_at = report, self.failures + 1, monotonic() + wait_s
+
+    @property
+    def retry_in_s(self) -> float:
+        """Seconds until the next attempt is allowed; 0 if it is now."""
+        return max(0.0, self.retry_at - monotonic())
+
+
 class Isolation:
-    """Up to ``processes`` children, each of which admits one adapter at a time. Threads share it.
+    """Up to ``processes`` children, each of which admits one adapter at a time; one is started ahead. Threads share it.
 
     ``hold`` keeps the snapshots of admitted adapters in the cache.
     """
@@ -91,9 +126,6 @@ class Isolation:
         self._setup, self._hold, self._closed = setup, hold, threading.Event()
         self._idle: list[subprocess.Popen[bytes]] = []
         self._all: set[subprocess.Popen[bytes]] = set()
-
-    def start(self) -> None:
-        """Start one process ahead of the first request."""
         with suppress(OSError):  # who asks is told
             self._idle.append(self._child())
 
@@ -203,11 +235,10 @@ def main() -> None:
     engines = (choose_engine(setup.engine),) if setup.engine else ()
     terms = Terms(setup.base, engines=engines, deployment=setup.deployment)
     with InUse(store) as hold:
-        sources = {by_client: Sources(setup.settings, roots=setup.roots * by_client) for by_client in (False, True)}
-        contexts = {
-            by_client: FetchContext(store, setup.settings, in_use=hold, sources=each)
-            for by_client, each in sources.items()
-        }
+        contexts = {}
+        for by_client in (False, True):
+            sources = Sources(setup.settings, roots=setup.roots * by_client)
+            contexts[by_client] = FetchContext(store, setup.settings, in_use=hold, sources=sources)
         with suppress(EOFError):
             while True:
                 request, by_client, deadline_s = pickle.load(requests)  # noqa: S301

@@ -1,5 +1,6 @@
 """The results of the runtime and the benchmark that ``reports`` shows."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import NoneType
@@ -80,6 +81,12 @@ class LoadReport:
     hint: str = ""
     exit_code: int = 0
     signers: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> str:
+        """The code of the rule that refused it (``LC301``), else the stage at which it failed."""
+        found = re.match(r"LC\d{3}(?= )", self.error)
+        return found[0] if found else self.stage or "load"
 
     def failed(self, stage: str, error: LoraCliError) -> "LoadReport":
         """The same, ended at ``stage`` by ``error``."""

@@ -24,8 +24,8 @@ def answering(
 ) -> Iterator[str]:
     """A server that answers every request as ``reply`` says; its address.
 
-    With ``keep`` it leaves each connection open after its answer, until that is set. ``prepare`` sees the server before
-    it is asked anything.
+    A header without a value is left out. With ``keep`` it leaves each connection open after its answer, until that is
+    set. ``prepare`` sees the server before it is asked anything.
     """
 
     class Handler(Asked):
@@ -37,7 +37,8 @@ def answering(
             status, body, headers = reply(self)
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
+                if value:
+                    self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)

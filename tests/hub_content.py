@@ -51,19 +51,16 @@ class Commit:
     id: str
     files: Mapping[str, Entry]
 
-    def listing(self, folder: str = "", *, recursive: bool = True) -> list[dict[str, Any]]:
-        """Files and folders under ``folder``, folders first as they are met, sorted by path."""
+    def listing(self, folder: str = "") -> list[dict[str, Any]]:
+        """Files and folders below ``folder``, sorted by path."""
         shown: dict[str, dict[str, Any]] = {}
         inside = f"{folder}/" if folder else ""
-        for path, entry in sorted(self.files.items()):
-            if not path.startswith(inside):
-                continue
-            parts = path[len(inside) :].split("/")
-            for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
-                parent = inside + "/".join(parts[:depth])
-                oid = hashlib.sha1(parent.encode()).hexdigest()
-                shown[parent] = {"type": "directory", "path": parent, "size": 0, "oid": oid}
-            if recursive or len(parts) == 1:
+        for path, entry in self.files.items():
+            parts = path.removeprefix(inside).split("/")
+            if path.startswith(inside):
+                for parent in (inside + "/".join(parts[:depth]) for depth in range(1, len(parts))):
+                    oid = hashlib.sha1(parent.encode()).hexdigest()
+                    shown[parent] = {"type": "directory", "path": parent, "size": 0, "oid": oid}
                 shown[path] = entry.listed()
         return [shown[path] for path in sorted(shown)]
 
@@ -79,12 +76,8 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
 
     def commit_at(self, revision: str) -> Commit | None:
-        """The commit that a branch, a commit id or its first seven or more digits means."""
-        if revision in self.branches:
-            return self.commits[self.branches[revision]]
-        if len(revision) < 7:
-            return None
-        return next((commit for id, commit in self.commits.items() if id.startswith(revision)), None)
+        """The commit that a branch or a commit id means."""
+        return self.commits.get(self.branches.get(revision, revision))
 
     def add(self, entries: Iterable[Entry], branch: str) -> Commit:
         """A new commit with exactly these files; ``branch`` points at it from now on."""

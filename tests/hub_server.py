@@ -27,31 +27,61 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.hub_content import Commit, Content, Entry, Repo, entries_under, entry
-from tests.hub_faults import CHUNK, Fault, Logged
 from tests.hub_routes import Reply, Request, answer
 
-UNLOGGED = ("/api/agent-harnesses", "/_control/")
+UNLOGGED = "/api/agent-harnesses"
+
+
+@dataclass(slots=True)
+class Fault:
+    """What goes wrong with ``times`` requests (-1: all) whose ``"METHOD origin path?query"`` the regex ``match`` finds.
+
+    ``status`` answers at once, with ``headers`` and ``body``; ``delay_s`` waits first. Of an answer that goes out:
+    ``cut_at`` closes the connection after so many body bytes, ``stall_at`` waits there for ``stall_s``, ``flip_at``
+    inverts the byte at that offset of the file.
+    """
+
+    match: str = ""
+    times: int = 1
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+    delay_s: float = 0
+    cut_at: int | None = None
+    stall_at: int | None = None
+    stall_s: float = 60
+    flip_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One answered request; ``origin`` is ``api`` or ``cdn``."""
+
+    method: str
+    origin: str
+    target: str
+    authorized: bool
+    range: str
 
 
 class Hub:
     """The repositories, two listening origins, the faults to come and the requests that were made.
 
-    ``bare`` leaves sizes and digests out of what it lists and answers, as some mirrors do. ``xet`` maps the sha256 of
-    files to their hash in Xet storage.
-    ``small_files_by_redirect`` sends small files the long way.
+    ``bare`` leaves sizes and digests out of what it lists and answers, as some mirrors do. ``small_files_by_redirect``
+    sends small files the long way.
     """
 
     def __init__(self, root: Path | None = None, *, port: int = 0, cdn_port: int = 0) -> None:
         self.repos: dict[str, Repo] = {}
-        self.renamed: dict[str, tuple[str, int]] = {}
+        self.renamed: dict[str, str] = {}
         self.tokens: dict[str, frozenset[str]] = {}
         self.blobs: dict[str, Entry] = {}
         self.faults: list[Fault] = []
@@ -59,7 +89,6 @@ class Hub:
         self.page_size = 1000
         self.small_files_by_redirect = False
         self.bare = False
-        self.xet: dict[str, str] = {}
         self.secret = secrets.token_bytes(16)
         self.stopped = threading.Event()
         self._lock = threading.Lock()
@@ -97,12 +126,12 @@ class Hub:
         self.blobs.update({file.sha256: file for file in found if file.lfs})
         return repo.add(found, branch).id
 
-    def rename(self, old: str, new: str, *, status: int = 307) -> None:
+    def rename(self, old: str, new: str) -> None:
         """Move a repository; its old name redirects from now on."""
         repo = self.repos.pop(old)
         repo.id = new
         self.repos[new] = repo
-        self.renamed[old] = (new, status)
+        self.renamed[old] = new
 
     def token(self, token: str, *repos: str) -> str:
         """Make a token known that may read these private and gated repositories."""
@@ -126,9 +155,6 @@ class Hub:
         with self._lock:
             for fault in self.faults:
                 if fault.times and re.search(fault.match, line):
-                    if fault.after > 0:
-                        fault.after -= 1
-                        continue
                     fault.times -= 1
                     return fault
         return None
@@ -163,67 +189,50 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, origin = self.server.hub, self.server.origin
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path)
-        line = f"{self.command} {origin} {self.path}"
-        quiet = parts.path.startswith(UNLOGGED)
-        fault = None if quiet else hub.take_fault(line)
-        authorization = self.headers.get("Authorization", "")
-        asked_range = "" if fault and fault.ignore_range else self.headers.get("Range", "")
-        request = Request(
-            self.command, origin, parts.path, dict(parse_qsl(parts.query)), authorization, asked_range, body
-        )
+        fault = None
+        authorization, asked_range = self.headers.get("Authorization", ""), self.headers.get("Range", "")
+        if parts.path != UNLOGGED:
+            hub.requests.append(Logged(self.command, origin, self.path, bool(authorization), asked_range))
+            fault = hub.take_fault(f"{self.command} {origin} {self.path}")
         if fault and fault.delay_s:
             hub.stopped.wait(fault.delay_s)
         if fault and fault.status:
             reply = Reply(fault.status, dict(fault.headers), fault.body.encode())
         else:
-            reply = answer(hub, request)
-        if not quiet:
-            sent_range = self.headers.get("Range", "")
-            hub.requests.append(
-                Logged(self.command, origin, self.path, bool(authorization), sent_range, reply.status, time.monotonic())
-            )
+            reply = answer(hub, Request(origin, parts.path, dict(parse_qsl(parts.query)), authorization, asked_range))
         try:
-            self._send(reply, fault)
+            self._send(reply, fault or Fault())
         except OSError:
             self.close_connection = True
 
     do_HEAD = do_POST = do_GET
 
-    def _send(self, reply: Reply, fault: Fault | None) -> None:
+    def _send(self, reply: Reply, fault: Fault) -> None:
         headers = {"Content-Length": str(reply.length), **reply.headers}
         head = f"HTTP/1.1 {reply.status} .\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.connection.sendall(head.encode() + b"\r\n")
         if self.command == "HEAD" or not reply.length:
             return
-        if fault is not None:
-            self._send_badly(reply, fault)
-        elif isinstance(reply.content, Path):
-            with reply.content.open("rb") as file:
-                self.connection.sendfile(file, reply.start, reply.length)
-        else:
-            self.connection.sendall(memoryview(reply.content)[reply.start : reply.start + reply.length])
-
-    def _send_badly(self, reply: Reply, fault: Fault) -> None:
-        sent, stall_at, cut_at = 0, fault.stall_at, fault.cut_at
-        while sent < reply.length and not self.server.hub.stopped.is_set():
-            size = min(fault.drip_bytes if fault.drip_s else CHUNK, reply.length - sent)
-            if stall_at == sent:
-                self.server.hub.stopped.wait(fault.stall_s)
-                stall_at = None
-            if cut_at == sent:
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
+        content = reply.content
+        if isinstance(content, Path):
+            if fault == Fault():
+                with content.open("rb") as file:
+                    self.connection.sendfile(file, reply.start, reply.length)
                 return
-            size = min(size, *(at - sent for at in (stall_at, cut_at) if at is not None and at > sent), size)
-            offset = reply.start + sent
-            chunk = bytearray(reply.read(offset, size))
-            if fault.flip_at is not None and offset <= fault.flip_at < offset + size:
-                chunk[fault.flip_at - offset] ^= 0xFF
-            self.connection.sendall(chunk)
-            sent += size
-            self.server.hub.stopped.wait(fault.drip_s)
+            content = content.read_bytes()
+        body = bytearray(content[reply.start : reply.start + reply.length])
+        if fault.flip_at is not None and 0 <= fault.flip_at - reply.start < len(body):
+            body[fault.flip_at - reply.start] ^= 0xFF
+        end = min((at for at in (fault.cut_at, fault.stall_at) if at is not None), default=len(body))
+        self.connection.sendall(body[:end])
+        if end < len(body) and end == fault.stall_at:
+            self.server.hub.stopped.wait(fault.stall_s)
+            self.connection.sendall(body[end:])
+        elif end < len(body):
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Server(ThreadingHTTPServer):

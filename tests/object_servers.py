@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from tests.processes import listens, numbers, running, wait
 
 ADMIN = ("testadmin", "testsecret")
 READER = ("testreader", "readersecret")
-OPEN_BUCKET = "open-to-all"
 AZURITE = "3.35.0"
 AZURITE_ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -89,20 +88,12 @@ class GcsServer:
         """Writes objects in one request each, with their own metadata."""
         for key, content in objects.items():
             head = json.dumps({"name": key, "metadata": dict(metadata or {})}).encode()
-            parts = (
-                (b"application/json; charset=UTF-8", head),
-                (b"application/octet-stream", content),
-            )
-            body = b"".join(b"--edge\r\nContent-Type: " + kind + b"\r\n\r\n" + data + b"\r\n" for kind, data in parts)
-            self._post(
-                f"/upload/storage/v1/b/{bucket}/o?uploadType=multipart",
-                body + b"--edge--\r\n",
-                "multipart/related; boundary=edge",
-            )
+            part = b"--edge\r\nContent-Type: application/json\r\n\r\n%b\r\n"
+            body = part % head + part % content + b"--edge--\r\n"
+            path = f"/upload/storage/v1/b/{bucket}/o?uploadType=multipart"
+            self._post(path, body, "multipart/related; boundary=edge")
 
     def _post(self, path: str, body: bytes, kind: str) -> None:
-        from urllib.request import Request
-
         urlopen(Request(self.endpoint + path, data=body, headers={"Content-Type": kind})).close()
 
 
@@ -152,15 +143,10 @@ def localhost_certificate(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def seaweed(folder: Path) -> Iterator[S3Server]:
-    """SeaweedFS: keeps versions, checksums and conditions as AWS does. Everybody may read ``OPEN_BUCKET``."""
+    """SeaweedFS: keeps versions, checksums and conditions as AWS does."""
     identities = [
-        {
-            "name": "admin",
-            "credentials": [_credentials(*ADMIN)],
-            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-        },
-        {"name": "reader", "credentials": [_credentials(*READER)], "actions": ["Read:public", "List:public"]},
-        {"name": "anonymous", "actions": [f"Read:{OPEN_BUCKET}", f"List:{OPEN_BUCKET}"]},
+        {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+        for (key, secret), actions in ((ADMIN, ["Admin", "Read", "List", "Write"]), (READER, ["Read:public"]))
     ]
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": identities}))
@@ -182,8 +168,6 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
     with running(command, folder / "weed.log", [*range(6), *range(10_000, 10_005)]) as endpoint:
         client = _client(endpoint, ADMIN)
         wait(lambda: client.list_buckets() is not None, "SeaweedFS has no filer")
-        client.create_bucket(Bucket=OPEN_BUCKET)
-        client.create_bucket(Bucket="public")
         secure = f"https://localhost:{int(endpoint.rpartition(':')[2]) + 5}"
         yield S3Server(endpoint, ADMIN, client, secure, authority)
 
@@ -276,10 +260,6 @@ def _installed_azurite() -> Path:
             subprocess.run(install, cwd=folder, check=True)
             (folder / ".ready").touch()
     return script
-
-
-def _credentials(key: str, secret: str) -> dict[str, str]:
-    return {"accessKey": key, "secretKey": secret}
 
 
 def _client(endpoint: str, keys: tuple[str, str]) -> Any:

@@ -112,7 +112,7 @@ def registry(
         tls = f"\n  tls: {{certificate: '{certificate}', key: '{certificate}'}}" if certificate else ""
         (folder / "config.yml").write_text(
             f"version: 0.1\nlog: {{accesslog: {{disabled: true}}, level: error}}\n{auth}\n"
-            f"storage: {{filesystem: {{rootdirectory: '{store or folder / 'store'}'}}, delete: {{enabled: true}}}}\n"
+            f"storage: {{filesystem: {{rootdirectory: '{store or folder / 'store'}'}}}}\n"
             f"http:\n  addr: 127.0.0.1:{port}{tls}\n"
         )
         return ["docker-registry", "serve", str(folder / "config.yml")]

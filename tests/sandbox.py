@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 IMAGE = ("usr", "bin", "sbin", "lib", "lib64", "etc/ssl", "etc/hosts", "etc/ld.so.cache", "etc/nsswitch.conf")
 """There is no ``/etc/passwd``: nobody knows the user by name, as in clusters that give each namespace a number."""
 
-USER, BUILDER = 65532, 0
+USER = 65532
 DEVICES = ("null", "zero", "full", "random", "urandom")
 BIN = Path(sys.executable).parent
 
@@ -40,32 +40,29 @@ def start(
     words: Sequence[str],
     environ: Mapping[str, str],
     *,
-    user: int = USER,
-    stays: bool = False,
     is_first: bool = False,
 ) -> "subprocess.Popen[str]":
-    """Runs ``words`` as ``user``, who has no capability unless it is 0; ``environ`` is all of the environment.
+    """Runs ``words`` as ``USER``, who has no capability; ``environ`` is all of the environment.
 
-    ``root`` is an empty folder, in which a file system of memory is mounted that is read-only for the command; with
-    ``stays`` it is that folder itself, with what it holds, and can be written to. With ``is_first`` the command is
-    process 1, which gets no signal that it does not handle.
+    ``root`` is an empty folder, in which a file system of memory is mounted that is read-only for the command. With
+    ``is_first`` the command is process 1, which gets no signal that it does not handle.
 
     Where the machine has no namespaces for us the command runs as we are, with the mounted paths in its words and
     environment put in the place of those that it would see.
     """
-    if missing() and not (stays or is_first):
+    if missing() and not is_first:
         return _mapped(mounts, words, environ)
     at = shlex.quote(str(root))
     image = [*(Path("/", name) for name in IMAGE), *map(Path.resolve, (Path(sys.prefix), Path(sys.base_prefix), ROOT))]
     lines = [
-        f"cd {at}; mount {'--bind .' if stays else '-t tmpfs none'} .; cd {at}",
+        f"cd {at}; mount -t tmpfs none .; cd {at}",
         "mkdir -p proc dev .old; mount --rbind /proc proc",
         *(f"touch dev/{name}; mount --bind /dev/{name} dev/{name}" for name in DEVICES),
         # The image comes last: a folder that is mounted, /tmp say, may be where this Python lies.
         *map(_bound, mounts),
         *(_bound(Mount(place, str(place), read_only=True)) for place in dict.fromkeys(image)),
-        "pivot_root . .old; cd /; umount -l /.old; rmdir /.old" + ("" if stays else "; mount -o remount,ro /"),
-        shlex.join(["exec", *_as(user, is_first=is_first), *_program(words, environ)]),
+        "pivot_root . .old; cd /; umount -l /.old; rmdir /.old; mount -o remount,ro /",
+        shlex.join(["exec", *_as(is_first=is_first), *_program(words, environ)]),
     ]
     return subprocess.Popen(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", "\n".join(lines)],
@@ -84,9 +81,9 @@ def _mapped(mounts: Sequence[Mount], words: Sequence[str], environ: Mapping[str,
     )
 
 
-def _as(user: int, *, is_first: bool) -> list[str]:
+def _as(*, is_first: bool) -> list[str]:
     first = ["--pid", "--fork", "--kill-child"] if is_first else []
-    return ["unshare", "--user", f"--map-user={user}", f"--map-group={user}", *first] if user or is_first else []
+    return ["unshare", "--user", f"--map-user={USER}", f"--map-group={USER}", *first]
 
 
 def _program(words: Sequence[str], environ: Mapping[str, str]) -> list[str]:

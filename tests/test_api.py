@@ -11,7 +11,7 @@ import pytest
 
 import lora_cli
 from lora_cli import Adapter, LoraCliError, Result, Snapshot
-from lora_cli.documents.lockfile import read_lock
+from lora_cli.documents.manifest import read_lock
 from lora_cli.errors import NotFound, Refused, UsageError
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.conftest import QUICKSTART, ROOT
@@ -43,17 +43,35 @@ def test_a_remote_adapter_is_fetched_and_then_needs_no_network(adapter: Path, tm
 
 
 def test_an_adapter_is_read_and_judged(adapter: Path, base: str) -> None:
-    read = lora_cli.inspect(str(adapter))
+    read = lora_cli.inspect(adapter)
     verdict = lora_cli.validate(str(adapter), base, engines=["vllm@0.33"])
 
     assert_type(read, Adapter)
     assert_type(verdict, Result)
     assert read.config is not None
     assert (read.config.r, len(read.pairs)) == (4, 4)
-    assert not verdict.refused()
-    assert verdict.applied is not None
-    assert [outcome.engine for outcome in verdict.engines] == ["vllm"]
-    assert lora_cli.validate(str(adapter), base, max_lora_rank=2).refused()
+    assert (verdict.ok, verdict.applied is None, [outcome.engine for outcome in verdict.engines]) == (
+        True,
+        False,
+        ["vllm"],
+    )
+    assert not lora_cli.validate(adapter, base, max_lora_rank=2).ok
+    for engines, found in (("vllm@0.33", ["vllm"]), ("vllm@0.33, peft", ["vllm", "peft"])):
+        assert [one.engine for one in lora_cli.validate(adapter, Path(base), engines=engines).engines] == found
+    with pytest.raises(UsageError, match="does not start with a max_lora_rank of 7"):
+        lora_cli.validate(adapter, base, engines="vllm", max_lora_rank=7)
+
+
+def test_a_finding_reads_as_a_sentence_and_a_repr_fits_on_a_screen(tmp_path: Path, base: str) -> None:
+    folder = write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name)
+    verdict = lora_cli.validate(folder, base)
+    (finding, *_) = verdict.findings
+    assert finding.message.startswith("there is lora_A without its lora_B")
+    place = "adapter_model.safetensors: model.layers.0.self_attn.q_proj"
+    assert str(finding) == f"{place}: error LC302 pair-incomplete: {finding.message}"
+    assert repr(verdict) == f"Result({str(folder)!r}, ok=False, findings=['LC302'])"
+    assert len(repr(lora_cli.inspect(folder))) < 200
+    assert not lora_cli.validate(write_adapter(tmp_path / "good")).ok, "its base cannot be read"
 
 
 def test_a_manifest_is_fetched_locked_and_judged_and_one_that_fails_stops_no_other(
@@ -108,11 +126,6 @@ def test_the_functions_are_plain_ones_that_explain_themselves() -> None:
         lora_cli.fetsh  # noqa: B018
 
 
-def test_a_string_is_one_engine(adapter: Path, base: str) -> None:
-    verdict = lora_cli.validate(str(adapter), base, engines="vllm@0.33")
-    assert [outcome.engine for outcome in verdict.engines] == ["vllm"]
-
-
 def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
     (example,) = re.findall(
         r"```python\n(import lora_cli.*?)```", (ROOT / "docs" / "first-ten-minutes.md").read_text(), re.DOTALL
@@ -127,14 +140,6 @@ def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
     shown = re.findall(r"# prints (.*)", example)
     assert [line.rstrip() for line in done.stdout.splitlines()] == shown
     assert len(example.splitlines()) <= 11
-
-
-def test_paths_may_be_paths_and_engines_a_string_with_commas(adapter: Path, base: str) -> None:
-    assert lora_cli.inspect(adapter).config is not None
-    verdict = lora_cli.validate(adapter, Path(base), engines="vllm@0.33, peft")
-    assert [outcome.engine for outcome in verdict.engines] == ["vllm", "peft"]
-    with pytest.raises(UsageError, match="does not start with a max_lora_rank of 7"):
-        lora_cli.validate(adapter, base, engines="vllm", max_lora_rank=7)
 
 
 def test_a_file_that_is_missing_is_an_error_of_the_adapter(adapter: Path) -> None:

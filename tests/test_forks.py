@@ -87,29 +87,3 @@ def test_copies_that_are_still_at_work_end_with_the_block() -> None:
 def send_and_wait(send: Callable[[str], None]) -> None:
     send("begun")
     time.sleep(60)
-
-
-def test_a_copy_that_is_ended_as_it_begins_runs_no_handler_of_this_process(tmp_path: Path) -> None:
-    code = """if True:
-        import os, signal, sys, time
-        from lora_cli.parallel import forks
-
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray and others have it
-        fork = os.fork
-
-        def slow_fork():
-            pid = fork()
-            time.sleep(0.3 if pid == 0 else 0)
-            return pid
-
-        os.fork = slow_fork
-        try:
-            with forks() as start:
-                start(lambda send: send(0))
-        except SystemExit:
-            print("a copy left its work", flush=True)
-        else:
-            print("once", flush=True)
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
-    assert done.stdout == "once\n"

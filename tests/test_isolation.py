@@ -15,8 +15,7 @@ from lora_cli import isolation
 from lora_cli.isolation import Isolation, Setup
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from tests.making import llama_modules, write_adapter
 from tests.warm.reading import LLAMA
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from lora_cli import parse
-from lora_cli.documents.option_values import parse_size
 from lora_cli.errors import FormatError
 from lora_cli.text import did_you_mean, shown
 
@@ -59,12 +58,6 @@ def test_a_mistyped_word_gets_the_nearest_known_one_as_a_hint() -> None:
     assert did_you_mean("zzz", ["adapters", "base"]) == "known: adapters, base"
     assert did_you_mean("zzz", words := [f"a{n:02}" for n in range(40)]) == f"known: {', '.join(words)}"
     assert did_you_mean("zzz", [*words, "a40"]).endswith("; there are 37 more")
-
-
-def test_a_size_has_at_most_40_characters() -> None:
-    assert parse_size(f"{'1'.zfill(39)}B") == 1
-    with pytest.raises(ValueError, match="is not a size"):
-        parse_size(f"{'1'.zfill(40)}B")
 
 
 def test_a_long_or_unprintable_value_is_shown_short_and_on_one_line() -> None:

@@ -10,8 +10,7 @@ import yaml
 
 from lora_cli.cli.main import main
 from lora_cli.documents.manifest import read_manifest
-from lora_cli.documents.policy import read_policy
-from lora_cli.documents.policy_checks import violations
+from lora_cli.documents.policy import read_policy, violations
 from lora_cli.settings import load_settings
 from tests.conftest import ROOT
 from tests.hub_server import Hub

@@ -7,7 +7,7 @@ import pytest
 
 from lora_cli.finding import Location
 from lora_cli.judging.report import Naming
-from lora_cli.reports.places import Place, place_of
+from lora_cli.reports.sarif import Place, place_of
 from tests.reports.reports import checked
 
 CONFIG = "adapter_config.json"

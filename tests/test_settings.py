@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lora_cli.documents.option_values import parse_duration, parse_size
-from lora_cli.errors import DocumentError, MachineError, UsageError
+from lora_cli.errors import MachineError, UsageError
 from lora_cli.settings import HUB_ENDPOINT, Settings, load_settings
 
 
@@ -84,12 +82,9 @@ def test_the_cache_directory_becomes_absolute(
     [
         ("jobs = 2\ntimeut = 3\n", "config.toml:2: timeut: unknown key", "did you mean timeout?"),
         ("jobs = 0\n", "config.toml:1: jobs: 0 is not a whole number from 1 to 256", "Maximum"),
-        ("\n[jobs]\na=1\n", "config.toml:2: jobs: ", "Maximum"),
-        ("max_files = 1979-05-27", "config.toml:1: max_files: datetime.date(1979, 5, 27) is not a whole number", ""),
         ('[sources]\nmatch="a/*"\n', "config.toml:1: sources: input should be a list", "known keys: "),
         ('[[sources]]\nmatch = "hf://*"\ntoken_env = "s3cret!"', "3: sources[0].token_env: string should match", ""),
         ("jobs = \n", "this is not TOML", "write NAME = VALUE, strings in quotes"),
-        ("jobs = " + "9" * 5000, "this is not TOML", ""),
         ('offline = "maybe"\n', "config.toml:1: offline: 'maybe' is not true or false", "Make no network"),
     ],
 )
@@ -100,17 +95,6 @@ def test_a_wrong_file_names_line_key_and_value(environ: dict[str, str], text: st
     assert message in caught.value.message
     assert hint in caught.value.hint
     assert "s3cret" not in caught.value.message
-
-
-def test_every_mistake_of_a_file_is_told(environ: dict[str, str]) -> None:
-    file = write_config(environ, 'jobz = 1\ntimeout = -1\n\noffline = "maybe"\nretries = 3\n')
-    with pytest.raises(DocumentError) as caught:
-        load_settings({}, environ)
-    assert [error.message.removeprefix(f"{file}:") for error in caught.value.mistakes] == [
-        "1: jobz: unknown key",
-        "2: timeout: -1 is not a duration",
-        "4: offline: 'maybe' is not true or false",
-    ]
 
 
 def test_a_file_that_is_missing_or_cannot_be_read_is_an_error(environ: dict[str, str], tmp_path: Path) -> None:
@@ -159,20 +143,6 @@ def test_what_is_none_is_refused(value: object) -> None:
         parse_size(value)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(value)  # type: ignore[arg-type]
-
-
-@given(st.text(max_size=30) | st.from_regex(r"[0-9.]{1,8} ?[KMGTPkmg]?i?[bB]?", fullmatch=True), st.integers(0, 10**18))
-def test_any_text_is_a_size_or_a_value_error(text: str, number: int) -> None:
-    assert parse_size(number) == parse_size(str(number)) == parse_size(f"{number}B") == number
-    try:
-        assert parse_size(text) >= 0
-    except ValueError:
-        return
-
-
-@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 1000))
-def test_parts_of_a_duration_add_up(hours: int, minutes: int, ms: int) -> None:
-    assert parse_duration(f"{hours}h{minutes}m{ms}ms") == pytest.approx(hours * 3600 + minutes * 60 + ms / 1000)
 
 
 def test_loading_settings_imports_nothing_heavy() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_cli.text import counted, cut, duration, milliseconds, names, quoted, shown, size
+from lora_cli.text import cut, duration, milliseconds, names, quoted, shown, size
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0.00"), (0.314, "0.31"), (12.34, "12.3"), (1830.2, "1830")])
@@ -13,16 +13,6 @@ def test_milliseconds_have_about_three_digits(value: float, text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")])
 def test_sizes_are_in_powers_of_1024(value: int, text: str) -> None:
     assert size(value) == text
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "no errors"), (1, "1 error"), (2, "2 errors")])
-def test_counts_agree_with_their_noun(number: int, text: str) -> None:
-    assert counted(number, "error") == text
-
-
-def test_a_noun_of_its_own_plural_and_a_zero_in_figures_are_counted_too() -> None:
-    assert counted(2, "module is", "modules are") == "2 modules are"
-    assert counted(0, "module", zero="0") == "0 modules"
 
 
 def test_a_list_names_the_first_and_counts_the_rest() -> None:

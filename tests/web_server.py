@@ -2,9 +2,7 @@
 
 import hashlib
 import re
-import socket
 import ssl
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -12,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
+
+from tests.answering import Reply, answering
 
 LONG_AGO = 1_700_000_000
 
@@ -54,90 +54,62 @@ class Asked:
         return unquote(urlsplit(self.target).path).rpartition("/")[2]
 
 
-class WebServer(ThreadingHTTPServer):
+class WebServer:
     """A ``Site``, on loopback, while the context lasts; over TLS with a ``certificate``."""
 
-    daemon_threads = True
-
     def __init__(self, site: Site, certificate: Path | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.site, self.asked = site, list[Asked]()
-        self.place = f"{'localhost' if certificate else '127.0.0.1'}:{self.server_port}"
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self.socket = context.wrap_socket(self.socket, server_side=True)
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
+        self.site, self.asked, self.place = site, list[Asked](), ""
+        self._certificate, self._running = certificate, answering(self._reply, prepare=self._over_tls)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        port = self._running.__enter__().rpartition(":")[2]
+        self.place = f"{'localhost' if self._certificate else '127.0.0.1'}:{port}"
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
+        self._running.__exit__(None, None, None)
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that had enough is no news."""
+    def _over_tls(self, server: ThreadingHTTPServer) -> None:
+        if self._certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: WebServer
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
-
-    def do_GET(self) -> None:
-        site, path = self.server.site, unquote(urlsplit(self.path).path).lstrip("/")
-        self.server.asked.append(Asked(self.command, self.path, dict(self.headers)))
+    def _reply(self, request: BaseHTTPRequestHandler) -> Reply:
+        site, path = self.site, unquote(urlsplit(request.path).path).lstrip("/")
+        self.asked.append(Asked(request.command, request.path, dict(request.headers)))
         site.before(path)
-        if site.token and self.headers.get("Authorization") != f"Bearer {site.token}":
-            return self._send(401, {"WWW-Authenticate": "Bearer"}, b"")
-        if (target := site.redirect(self.path)) is not None:
-            return self._send(302, {"Location": target}, b"")
+        if site.token and request.headers.get("Authorization") != f"Bearer {site.token}":
+            return 401, b"", {"WWW-Authenticate": "Bearer"}
+        if (target := site.redirect(request.path)) is not None:
+            return 302, b"", {"Location": target}
         if path in site.statuses:
-            return self._send(site.statuses[path], site.more(b""), b"no")
+            return site.statuses[path], b"no", site.more(b"")
         if path not in site.files:
             status, kind, body = site.missing
-            return self._send(status, {"Content-Type": kind}, body)
-        return self._file(site, path, site.files[path])
+            return status, body, {"Content-Type": kind}
+        status, body, headers = self._file(request, site.files[path])
+        length = str(len(body)) if site.length or status != 200 else ""
+        if site.cuts and site.cuts[0] < len(body):
+            body = body[: site.cuts.pop(0)]
+        return status, body, {**headers, "Content-Length": length}
 
-    def _file(self, site: Site, path: str, content: bytes) -> None:
-        headers = {"Content-Type": "application/octet-stream", **site.more(content)}
+    def _file(self, request: BaseHTTPRequestHandler, content: bytes) -> Reply:
+        site, headers = self.site, dict(self.site.more(content))
         etag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
         if site.etag:
             headers["ETag"] = etag if site.etag == "strong" else f"W/{etag}"
         if site.changed is not None:
             headers["Last-Modified"] = formatdate(site.changed, usegmt=True)
-        match, since = self.headers.get("If-Match"), self.headers.get("If-Unmodified-Since")
+        match, since = request.headers.get("If-Match"), request.headers.get("If-Unmodified-Since")
         stale = (match and match != headers.get("ETag")) or (since and since != headers.get("Last-Modified"))
         if stale and site.obeys:
-            return self._send(412, {}, b"")
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if site.ranges else None
+            return 412, b"", {}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", "")) if site.ranges else None
         if asked is None:
-            return self._send(200, headers, content)
+            return 200, content, headers
         start, stop = int(asked[1]), min(int(asked[2] or len(content)) + 1, len(content))
         if start >= len(content):
-            return self._send(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
+            return 416, b"", {"Content-Range": f"bytes */{len(content)}"}
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content) if site.length else '*'}"
-        return self._send(206, headers, content[start:stop])
-
-    def _send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if self.server.site.length or status != 200:
-            self.send_header("Content-Length", str(len(body)))
-        else:
-            self.close_connection = True
-        self.end_headers()
-        cuts = self.server.site.cuts
-        if cuts and cuts[0] < len(body):
-            self.wfile.write(body[: cuts.pop(0)])
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-        else:
-            self.wfile.write(body)
+        return 206, content[start:stop], headers

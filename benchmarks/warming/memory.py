@@ -30,7 +30,7 @@ imported = rss()
 worker = Worker(Plan(base, 2, 4, base_directory=model, device="cpu", forward="model"))
 for job in jobs:
     assert not worker.load(job).error
-model = worker.full_model.composed.model
+model = worker.full_model.model
 weights = model.parameters()
 must = worker.status()["cpu"]["bytes"] + sum(one.numel() * one.element_size() for one in weights)
 loaded = rss()

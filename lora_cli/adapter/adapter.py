@@ -197,6 +197,9 @@ class Adapter:
     pairs: Mapping[str, LoraPair]
     foreign: Found | None = None
 
+    def __repr__(self) -> str:
+        return f"Adapter({self.name!r}, {len(self.pairs)} modules, {len(self.tensors)} tensors)"
+
     @property
     def has_weights(self) -> bool:
         """Whether the names and shapes of the tensors are known, and are in PEFT's format."""

@@ -16,7 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from lora_cli import parse
-from lora_cli.bench.trace import Request
+from lora_cli.bench.workload import Request
 from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Endpoint, Refusal, body_message, error_message, ssl_context
 from lora_cli.endpoint.servers import SERVERS
 from lora_cli.errors import EndpointError, FormatError

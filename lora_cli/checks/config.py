@@ -10,7 +10,7 @@ from lora_cli.adapter.config import raw_value
 from lora_cli.adapter.names import WRAPPER, last_name
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import OK, REJECTS, WRONG, Problems, check, grouped
-from lora_cli.engines.peft import BUILT, IA3_FAMILIES
+from lora_cli.engines import BUILT, IA3_FAMILIES
 from lora_cli.errors import FormatError
 from lora_cli.finding import Effects, Outcome, Problem, Severity
 from lora_cli.parse import LARGEST
@@ -56,8 +56,7 @@ MOST_PARAMETERS = 16
 """The number of last names of ``target_parameters`` up to which patterns are matched; experts have four."""
 
 
-@check("LC201", "not-lora", peft=REJECTS, vllm=OK,
-       hint="this is another PEFT method; only LoRA adapters can be served",
+@check("LC201", "not-lora", peft=REJECTS, vllm=OK, hint="this is another PEFT method; only LoRA adapters can be served",
        evidence={"vllm": "lora/peft_helper.py (run)", "sglang": "lora/lora.py (read)"})  # fmt: skip
 def not_lora(case: Case) -> Problems:
     """The config is not that of a LoRA adapter: ``peft_type`` is missing or names another method.

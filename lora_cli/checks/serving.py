@@ -382,8 +382,7 @@ def targets_filtered(case: Case) -> Problems:
         yield Problem(f"only {names(targets)} has LoRA: {names(found)}", case.in_weights(found[0]), hint)
 
 
-@serving("LC445", "stray-weights", sglang=WRONG,
-         hint="publish the adapter without them: `lora-cli fetch --publish`",
+@serving("LC445", "stray-weights", sglang=WRONG, hint="publish the adapter without them: `lora-cli fetch --publish`",
          evidence={"sglang": "model_loader/loader.py (read)"})  # fmt: skip
 def stray_weights(case: Case) -> Problems:
     """Other safetensors files lie in the adapter's folder: SGLang reads every one as the adapter's."""

@@ -1,7 +1,7 @@
 """LC6xx: the supply chain. Code and templates next to the weights, and pinned revisions."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from lora_cli.checks.case import Case
 from lora_cli.checks.check import MOST_GROUPS, NotChecked, Problems, check, grouped
@@ -51,31 +51,8 @@ def names_code(case: Case) -> Problems:
             yield Problem(f"{field} names {shown(value)} to import", Location(CONFIG, field))
 
 
-@check("LC602", "hostile-template", "companions", floor=Severity.ERROR,
-       hint="serve with the base model's own template (--chat-template), and report this one")  # fmt: skip
-def hostile_template(case: Case) -> Problems:
-    """A chat template contains unsafe code: access to Python's internals, other templates, endless loops.
-
-    Code that escapes Jinja's sandbox runs as the server. A million characters in total are searched, none rendered.
-    """
-    companions, left = case.companions, LONGEST_TEMPLATES
-    for path, reason in companions.unread.items():
-        if path not in companions.beyond:
-            yield NotChecked(f"{cut(path)} {cut(reason)}: it is unknown whether its chat template is safe")
-    beyond = "the files next to the weights exceed the limit in bytes or number"
-    messages = [(beyond, path) for path in companions.beyond]
-    for where, template in companions.templates.items():
-        if len(template) > left:
-            message = f"the chat templates have over {LONGEST_TEMPLATES} characters, and the rest is not searched"
-            messages.append((message, where))
-            continue
-        left -= max(len(template), LEAST_COUNTED)
-        messages += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
-    yield from grouped(messages, "", "template")
-
-
-CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
-"""The delimiters of tags in a template; everything else is text."""
+TAGS = re.compile(r"(?s)\{\{.*?(?:\}\}|\Z)|\{%.*?(?:%\}|\Z)|\{#.*?(?:#\}|\Z)")
+"""The tags of a template, of which one that is never closed extends to the end; everything else is text."""
 
 HOSTILE: Mapping[str, str] = {
     "accesses Python's internals": r"__\w+__",
@@ -95,18 +72,30 @@ HOSTILE: Mapping[str, str] = {
 Each pattern takes time in proportion to the template: no part is scanned from two beginnings."""
 
 
-def hostile_in(template: str) -> Iterator[tuple[str, str]]:
-    """The hostile constructs in ``template``: (description, code)."""
-    at, tags, tag = 0, list[str](), re.compile(r"\{[{%#]")
-    while opening := tag.search(template, at):  # one that is never closed extends to the end
-        closing = CLOSING[opening.group()]
-        end = template.find(closing, opening.end())
-        at = len(template) if end < 0 else end + len(closing)
-        tags += [template[opening.start() : at]] if closing != "#}" else []
-    code = "\n".join(tags)
-    for what, pattern in HOSTILE.items():
-        if found := re.search(pattern, code):
-            yield what, found.group()
+@check("LC602", "hostile-template", "companions", floor=Severity.ERROR,
+       hint="serve with the base model's own template (--chat-template), and report this one")  # fmt: skip
+def hostile_template(case: Case) -> Problems:
+    """A chat template contains unsafe code: access to Python's internals, other templates, endless loops.
+
+    Code that escapes Jinja's sandbox runs as the server. A million characters in total are searched, none rendered.
+    """
+    companions, left = case.companions, LONGEST_TEMPLATES
+    for path, reason in companions.unread.items():
+        if path not in companions.beyond:
+            yield NotChecked(f"{cut(path)} {cut(reason)}: it is unknown whether its chat template is safe")
+    beyond = "the files next to the weights exceed the limit in bytes or number"
+    messages = [(beyond, path) for path in companions.beyond]
+    for where, template in companions.templates.items():
+        if len(template) > left:
+            message = f"the chat templates have over {LONGEST_TEMPLATES} characters, and the rest is not searched"
+            messages.append((message, where))
+            continue
+        left -= max(len(template), LEAST_COUNTED)
+        code = "\n".join(tag for tag in TAGS.findall(template) if not tag.startswith("{#"))
+        for what, pattern in HOSTILE.items():
+            if found := re.search(pattern, code):
+                messages.append((f"a chat template {what}: {cut(found.group())!r}", where))
+    yield from grouped(messages, "", "template")
 
 
 @check("LC604", "unpinned-revision", floor=Severity.NOTE,

@@ -16,14 +16,13 @@ from lora_cli.cli.options import option
 from lora_cli.cli.output import inform, render_parts, table_width, write, write_result
 from lora_cli.documents.option_values import parse_duration, parse_size
 from lora_cli.errors import Corrupt, NotFound, UsageError
-from lora_cli.fetching.cache_repair import repair_cache
+from lora_cli.fetching.batch import repair_cache
 from lora_cli.refs.reference import parse
 from lora_cli.reports.cache import document, human, human_details, human_removed, human_verified
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.gc import Removed, Retention, cache_bytes, collect, remove
-from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory
-from lora_cli.store.verify import verify
+from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory, verify
 from lora_cli.text import counted, safe, size
 
 SHORTEST = 8

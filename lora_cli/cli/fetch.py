@@ -27,6 +27,7 @@ from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.inputs import Inputs, apply_policies, inputs_to_fetch, terms_of, write_lock
+from lora_cli.json_schema import to_json
 from lora_cli.judging.publishing import Destination, folders
 from lora_cli.refs.request import LockFlags, Selection
 from lora_cli.reports.fetch import (
@@ -41,7 +42,6 @@ from lora_cli.reports.fetch import (
     not_pruned_line,
     summary,
 )
-from lora_cli.reports.json import to_json
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.materialize import NotPruned, prune, remove_leftovers
@@ -169,7 +169,7 @@ def _report_drift(inputs: Inputs, lock: "LockFile", settings: Settings, output_f
 
 def _dry_run(inputs: Inputs, pruned_in: str | None, settings: Settings, output_format: Format) -> int:
     """Shows the planned downloads, and what would be pruned; returns the exit code."""
-    from lora_cli.fetching.preview import plan_all
+    from lora_cli.fetching.batch import plan_all
 
     planned = list(plan_all(inputs.items, Store(settings.cache_dir), settings))
     code = max((one.exit_code for one in planned), default=0)

@@ -66,7 +66,7 @@ def write_result(
     report: object, output_format: str, parts: "Parts", file: Path = STDOUT, *, columns: int | None = None
 ) -> None:
     """Writes ``report`` as JSON, or its ``parts`` for the terminal, to standard output or to ``file``."""
-    from lora_cli.reports.json import to_json
+    from lora_cli.json_schema import to_json
 
     write(to_json(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
 

@@ -13,12 +13,26 @@ import typer
 
 from lora_cli import parse
 from lora_cli.bench.client import Answer, Load, find_target, run_load, warm_up
-from lora_cli.bench.measure import BenchReport, failures_of, metrics_of, parse_condition, parse_goodput, with_tiers
-from lora_cli.bench.server import own_server
+from lora_cli.bench.measure import (
+    BenchReport,
+    failures_of,
+    metrics_of,
+    own_server,
+    parse_condition,
+    parse_goodput,
+    with_tiers,
+)
 from lora_cli.bench.simulate import metric_names
 from lora_cli.bench.simulate import simulate as simulated_hits
-from lora_cli.bench.trace import Request, read_trace
-from lora_cli.bench.workload import Workload, make_requests, parse_popularity, parse_range, parse_rate
+from lora_cli.bench.workload import (
+    Request,
+    Workload,
+    make_requests,
+    parse_popularity,
+    parse_range,
+    parse_rate,
+    read_trace,
+)
 from lora_cli.cli import options
 from lora_cli.cli.options import option, origin_of, outputs, parse_outputs
 from lora_cli.cli.output import inform, to_stderr, write, write_result

@@ -20,6 +20,7 @@ from lora_cli.errors import UsageError
 from lora_cli.fetching.file_selection import changed_adapters, is_here
 from lora_cli.finding import Severity
 from lora_cli.inputs import apply_policies, read_inputs, terms_of, unlocked_warning
+from lora_cli.json_schema import to_json
 from lora_cli.judging.judge import judge_all
 from lora_cli.judging.report import Naming, Report, accept_known, unread
 from lora_cli.judging.result import Result
@@ -170,7 +171,7 @@ def _write_outputs(report: Report, written: Mapping[Path, str], settings: Settin
         inform(done, settings)
     for file, name in written.items():
         if name == "human":
-            write(render_parts(human(report, quiet=settings.quiet, verbose=settings.verbose), file), file)
+            text = render_parts(human(report, quiet=settings.quiet, verbose=settings.verbose), file)
         else:
-            function = "to_json" if name == "json" else "render_report"
-            write(resolve_name(f"lora_cli.reports.{name}:{function}")(report), file, commands=name == "github")
+            text = to_json(report) if name == "json" else resolve_name(f"lora_cli.reports.{name}:render_report")(report)
+        write(text, file, commands=name == "github")

@@ -15,11 +15,12 @@ from lora_cli.cli.output import Format, check_writable, inform, remove_ready_fil
 from lora_cli.endpoint.address import Address, parse_address
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
-from lora_cli.inputs import Inputs, apply_policies, read_inputs, unlocked_warning
+from lora_cli.inputs import Inputs, apply_policies, read_inputs, slot_limits, unlocked_warning
 from lora_cli.judging.base_model import infer_base
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.request import Request
 from lora_cli.settings import API_KEY, Settings
+from lora_cli.text import by_key
 from lora_cli.warm.plan import Device, Forward
 
 mode = partial(option, default=False, panel="Mode (default: prove all adapters once, and exit)")
@@ -36,6 +37,7 @@ EXAMPLES = (
 
 OF_ENGINES = ("engine", "engine_path", "prune", "allow_unload", "no_prove", "watch")
 LISTEN = str(Address()).removeprefix("http://")
+MOST_IN_MEMORY = "32 with --serve, else one each, at most 32"
 Several = list[str] | None
 
 
@@ -49,101 +51,96 @@ def command(
     endpoint: Several = engines("--endpoint URL", "Load the adapters into this engine; may be repeated.", default=None),
     serve: bool = mode("--serve", "Run as an HTTP server."),
     status: bool = mode("--status", "Show the state of a running server."),
-    engine: str = engines(
-        "--engine NAME[@VERSION]",
-        "Engine at the endpoint: vllm or sglang.",
-        default="",
-        autocompletion=lambda: ["vllm", "sglang"],
-    ),
+    engine: str = engines("--engine NAME[@VERSION]", "Engine at the endpoint: vllm or sglang.", default=""),
     engine_path: Several = engines(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", default=None
     ),
     prune: bool = engines("--prune", "Unload adapters that are not in the manifest, or not among the REFs."),
-    allow_unload: bool = engines(
-        "--allow-unload", "Also unload and replace adapters in engines with known unloading bugs."
-    ),
+    allow_unload: bool = engines("--allow-unload", "Unload and replace also in engines with known bugs in that."),
     no_prove: bool = engines("--no-prove", "Do not check that each adapter changes the engine's output."),
     watch: bool = engines("--watch", "Keep running, and load again when the manifest changes or the engine restarts."),
-    listen: str = server(
-        "--listen ADDRESS", "HOST:PORT, or unix:PATH for a socket of this user alone.", default=LISTEN
-    ),
-    root: Several = server(
-        "--root DIRECTORY", "Allow clients to load adapters from folders below this one; may be repeated."
+    listen: str = server("--listen ADDRESS", "HOST:PORT, or unix:PATH for this user alone.", default=LISTEN),
+    root: list[Path] | None = server(
+        "--root DIRECTORY",
+        "Let clients load adapters below this folder; may be repeated.",
+        exists=True,
+        file_okay=False,
     ),
     max_loras: int | None = memory("--max-loras", "Slots: number of adapters on the device.", min=1),
     max_cpu_loras: int | None = memory(
-        "--max-cpu-loras",
-        "Number of adapters in memory.",
-        min=1,
-        show_default="32 with --serve, else one each, at most 32",
+        "--max-cpu-loras", "Number of adapters in memory.", min=1, show_default=MOST_IN_MEMORY
     ),
-    max_lora_rank: int | None = memory(
-        "--max-lora-rank", "Maximum rank of an adapter, or with --endpoint of the engine.", min=1
-    ),
+    max_lora_rank: int | None = memory("--max-lora-rank", "Largest rank of an adapter, or of the engine's.", min=1),
     device: Device = memory("--device", "Device of the slots.", default="auto"),
-    forward: Forward = memory(
-        "--forward", "Verify adapters on the modules only, or also on the whole model.", default="modules"
-    ),
+    forward: Forward = memory("--forward", "Verify on the modules, or also on the whole model.", default="modules"),
     ready_file: Path | None = output(
-        "--ready-file FILE",
-        "File that exists while the server is ready, or when all adapters were proved or tried (--endpoint).",
+        "--ready-file FILE", "File that exists while the server is ready, or once all adapters were proved or tried."
     ),
     metrics_file: Path | None = output("--metrics-file FILE", "Write Prometheus metrics of a single run to this file."),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Load adapters into running engines or into a process of our own, and prove that they work."""
-    settings: Settings = ctx.obj
-    named = [f"--{word}" for word in ("endpoint", "serve", "status") if ctx.params[word]]
-    if len(named) > 1:
-        raise UsageError(f"{' and '.join(named)} cannot be used together", hint="use only one of them")
-    for flag in ("metrics_file",) if endpoint or serve else () if endpoint else OF_ENGINES:
-        if ctx.params[flag] and options.origin_of(ctx, flag) == "COMMANDLINE":
-            where = "for --endpoint" if flag in OF_ENGINES else "for a run that proves all adapters once"
-            raise UsageError(f"--{flag.replace('_', '-')} is {where}", hint="remove it")
-    if watch and manifest is None:
-        raise UsageError("--watch is for --endpoint with a manifest", hint="set it with -f")
-    if prune and shard is not None and manifest is None:
-        raise UsageError("--prune would unload the adapters of other shards", hint="use a manifest: -f FILE")
+    _refuse_conflicts(ctx)
     token = os.environ.get(API_KEY, "").strip()
     if status:
         return _show_status(Endpoint(parse_address(listen), token), output_format)
     for file in (ready_file, metrics_file):
         check_writable(file)
     remove_ready_file(ready_file)
-    inferred: list[str | AdapterRef] = []  # the base that is inferred from configs is looked up once
-    known_warnings = [""]  # no warning, and the last one: they are not repeated
-
-    def load_inputs() -> tuple[Inputs, Settings]:
-        may_be_empty = serve and bool(root or policy)
-        inputs = read_inputs(manifest, refs or [], base, "warm", may_be_empty=may_be_empty)
-        inputs = replace(inputs, items=in_shard(inputs.items, shard, lambda item: item.name))
-        reached = apply_policies(settings, inputs.manifest, policy)
-        warning = unlocked_warning(inputs, without_lock=True)
-        if warning not in known_warnings:
-            inform(warning, settings)
-        known_warnings[1:] = [warning]
-        if not inputs.base and not inferred:
-            inferred.append(infer_base(inputs.to_validate(reached), reached, "warm"))
-            inform(f"base: {inferred[0]} (from the adapter's config)", reached)
-        inputs = replace(inputs, base=inputs.base or inferred[0])
-        return replace(inputs, items=_uniquely_named(inputs.items)) if endpoint or serve else inputs, reached
-
+    load_inputs = partial(_load_inputs, ctx.obj, ctx.params, [], {""})
     with termination_log():
-        inputs, reached = load_inputs()
+        inputs, settings = load_inputs()
         if endpoint:
-            from lora_cli.cli.warm_endpoint import Engines, warm_engines
+            from lora_cli.cli.warm_endpoint import warm_engines
 
-            kind = engine or (inputs.engine.name if inputs.engine is not None else "")
-            chosen = Engines(endpoint, kind, engine_path or (), token, max_lora_rank, allow_unload, prune, not no_prove)
-            code = warm_engines(chosen, load_inputs, manifest if watch else None, ready_file, output_format)
-            raise typer.Exit(code)
+            raise typer.Exit(warm_engines(ctx.params, token, load_inputs))
         from lora_cli.cli.warm_process import process_plan, prove_once, serve_adapters
 
-        limits = max_loras, max_cpu_loras, max_lora_rank
-        plan = process_plan(inputs, limits, device, forward, reached, more_may_come=serve)
+        slots = slot_limits(inputs, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve)
+        plan = process_plan(inputs, slots, device, forward, settings, serve=serve)
         if serve:
-            return serve_adapters(inputs, plan, parse_address(listen), token, root or (), ready_file, reached)
-        raise typer.Exit(prove_once(inputs, plan, (ready_file, metrics_file), output_format, reached))
+            return serve_adapters(inputs, plan, parse_address(listen), token, root or (), ready_file, settings)
+        raise typer.Exit(prove_once(inputs, plan, ready_file, metrics_file, output_format, settings))
+
+
+def _refuse_conflicts(ctx: typer.Context) -> None:
+    """Raises ``UsageError`` for options that would have no effect, or another one than it looks."""
+    given: dict[str, Any] = ctx.params
+    named = [f"--{word}" for word in ("endpoint", "serve", "status") if given[word]]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} cannot be used together", hint="use only one of them")
+    idle = () if given["endpoint"] else OF_ENGINES
+    for flag in ("metrics_file", *idle) if given["endpoint"] or given["serve"] else idle:
+        if given[flag] and options.origin_of(ctx, flag) == "COMMANDLINE":
+            where = "for --endpoint" if flag in OF_ENGINES else "for a run that proves all adapters once"
+            raise UsageError(f"--{flag.replace('_', '-')} is {where}", hint="remove it")
+    if given["watch"] and given["manifest"] is None:
+        raise UsageError("--watch is for --endpoint with a manifest", hint="set it with -f")
+    if given["prune"] and given["shard"] is not None and given["manifest"] is None:
+        raise UsageError("--prune would unload the adapters of other shards", hint="use a manifest: -f FILE")
+
+
+def _load_inputs(
+    settings: Settings, given: dict[str, Any], inferred: list[str | AdapterRef], told: set[str]
+) -> tuple[Inputs, Settings]:
+    """The adapters to warm, and the settings with all policies.
+
+    It is called again when the manifest changes: a base that is inferred from configs is looked up once, and what was
+    ``told`` is not told again.
+    """
+    named, serve = given["endpoint"] or given["serve"], given["serve"]
+    may_be_empty = serve and bool(given["root"] or given["policy"])
+    inputs = read_inputs(given["manifest"], given["refs"] or [], given["base"], "warm", may_be_empty=may_be_empty)
+    items = in_shard(inputs.items, given["shard"], lambda item: item.name)
+    inputs = replace(inputs, items=_uniquely_named(items) if named else items)
+    reached = apply_policies(settings, inputs.manifest, given["policy"])
+    if (warning := unlocked_warning(inputs, without_lock=True)) not in told:
+        told.add(warning)
+        inform(warning, settings)
+    if not inputs.base and not inferred:
+        inferred.append(infer_base(inputs.to_validate(reached), reached, "warm"))
+        inform(f"base: {inferred[0]} (from the adapter's config)", reached)
+    return replace(inputs, base=inputs.base or inferred[0]), reached
 
 
 def _show_status(server: Endpoint, output_format: Format) -> None:
@@ -167,11 +164,10 @@ def _uniquely_named(items: Sequence[Request]) -> tuple[Request, ...]:
     Raises:
         UsageError: two have the same name.
     """
-    named: dict[str, Request] = {}
-    for item in items:
-        name = item.name.rstrip("/").rpartition("/")[2] or item.name
-        if name in named:
-            reason = f"{item.name} and {named[name].source} would have the same name {name}"
-            raise UsageError(reason, hint="name them in a manifest: -f")
-        named[name] = replace(item, name=name)
-    return tuple(named.values())
+    named = [replace(item, name=item.name.rstrip("/").rpartition("/")[2] or item.name) for item in items]
+    for name, same in by_key((one.name, str(one.source)) for one in named).items():
+        if len(same) > 1:
+            raise UsageError(
+                f"{' and '.join(same)} would have the same name {name}", hint="name them in a manifest: -f"
+            )
+    return tuple(named)

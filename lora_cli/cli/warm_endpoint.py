@@ -8,18 +8,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
-from lora_cli.documents.lockfile import lock_path
+from lora_cli.cli.output import inform, remove_ready_file, write, write_result
+from lora_cli.documents.manifest import lock_path
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
-from lora_cli.endpoint.reconcile import ReconcileOptions, wait_ready
-from lora_cli.endpoint.servers import Server, open_server
-from lora_cli.endpoint.warming import path_mapping, warm_servers
+from lora_cli.endpoint.reconcile import ReconcileOptions, path_mapping, wait_ready, warm_servers
+from lora_cli.endpoint.servers import open_server
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.batch import FetchContext
@@ -27,8 +27,7 @@ from lora_cli.inputs import Inputs, base_model, deployment_of
 from lora_cli.judging.judge import Terms
 from lora_cli.reports.warm import EndpointsReport, human_endpoints
 from lora_cli.settings import Settings
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from lora_cli.warm.supervisor import ending_signals
 
 WAIT_S, LOAD_TIMEOUT_S = 600.0, 600.0
@@ -38,41 +37,29 @@ POLL_S, RECONCILE_EVERY_S = 1.0, 30.0
 """How often ``--watch`` checks the manifest and its lock, and the servers: one may have been restarted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """Running engines of one kind, and what may be done there; ``engine`` is NAME or NAME@VERSION."""
-
-    urls: Sequence[str]
-    engine: str
-    paths: Sequence[str]
-    token: str
-    max_lora_rank: int | None
-    unload: bool
-    prune: bool
-    prove: bool
-
-
-def warm_engines(
-    engines: Engines,
-    load_inputs: Callable[[], tuple[Inputs, Settings]],
-    watched: Path | None,
-    ready_file: Path | None,
-    output_format: Format,
-) -> int:
+def warm_engines(given: Mapping[str, Any], token: str, load_inputs: Callable[[], tuple[Inputs, Settings]]) -> int:
     """Warms running engines with the adapters of ``load_inputs``; returns the exit code.
 
-    A ``watched`` manifest: reports changes and failures, and repeats that, until SIGTERM, SIGHUP or Ctrl-C.
+    ``given`` are the command's parameters. With ``watch`` it reports changes and failures, and repeats that, until
+    SIGTERM, SIGHUP or Ctrl-C.
 
     Raises:
         UsageError: an address, the engine or a path is wrong, or the first reading of the manifest fails.
         MachineError: the ready file cannot be written or removed.
     """
-    ended, reported = threading.Event(), ""
+    watched, ready_file = given["manifest"] if given["watch"] else None, given["ready_file"]
+    ended = threading.Event()
+    reported: list[str] | None = None
     inputs, settings = load_inputs()
+
+    def show(report: EndpointsReport) -> None:
+        parts = human_endpoints(report, quiet=settings.quiet, verbose=settings.verbose)
+        write_result(report, given["output_format"], parts)
+
     if watched is None:
-        report = _warmed(engines, inputs, settings, ready_file, ended)
+        report = _warmed(given, token, inputs, settings, ended)
         _update_ready_file(ready_file, report, None)
-        write_result(report, output_format, human_endpoints(report, quiet=settings.quiet, verbose=settings.verbose))
+        show(report)
         return report.exit_code
     for number in ending_signals():
         signal.signal(number, lambda *_: ended.set())
@@ -83,16 +70,16 @@ def warm_engines(
         except LoraCliError as error:
             inform(f"error: {error.message}; the last valid version is still used", settings)
         try:
-            report = _warmed(engines, inputs, settings, ready_file, ended)
+            report = _warmed(given, token, inputs, settings, ended)
         except LoraCliError as error:
             inform(f"error: {error.message}; the served adapters are unchanged", settings)
         else:
             _update_ready_file(ready_file, report, os.getpid())
-            if _outcomes(report) != reported:
-                write_result(
-                    report, output_format, human_endpoints(report, quiet=settings.quiet, verbose=settings.verbose)
-                )
-            reported = _outcomes(report, afterwards=True)  # the next run keeps what this one loaded
+            failures = [*(one.error for one in report.servers), *(one.error for one in report.done)]
+            errors = [str(one) for one in failures if one is not None]
+            if errors != reported or any(one.action in {"loaded", "replaced", "pruned"} for one in report.done):
+                show(report)
+            reported = errors
         until = time.monotonic() + RECONCILE_EVERY_S
         while not ended.wait(POLL_S) and time.monotonic() < until and _file_versions(watched) == seen:
             pass
@@ -101,35 +88,34 @@ def warm_engines(
 
 
 def _warmed(
-    engines: Engines, inputs: Inputs, settings: Settings, ready_file: Path | None, ended: threading.Event
+    given: Mapping[str, Any], token: str, inputs: Inputs, settings: Settings, ended: threading.Event
 ) -> EndpointsReport:
-    kind, _, version = engines.engine.partition("@")
+    """What was done on the engines."""
+    wanted = given["engine"] or (inputs.engine.name if inputs.engine is not None else "")
+    kind, _, version = wanted.partition("@")
     if not kind:
         raise UsageError("--endpoint needs the engine that runs there", hint="--engine vllm or sglang")
-    addresses = dict.fromkeys(map(parse_address, engines.urls))
-    servers = [open_server(kind, Endpoint(one, engines.token, LOAD_TIMEOUT_S)) for one in addresses]
+    addresses = dict.fromkeys(map(parse_address, given["endpoint"]))
+    servers = [open_server(kind, Endpoint(one, token, LOAD_TIMEOUT_S)) for one in addresses]
     base, store = base_model(inputs.base, settings, inputs.locked_base), Store(settings.cache_dir)
 
     def on_wait(note: str) -> None:
-        remove_ready_file(ready_file)
+        remove_ready_file(given["ready_file"])
         inform(note, settings)
-
-    def wait(server: Server) -> LoraCliError | None:
-        return wait_ready(server, WAIT_S, ended.is_set, on_wait)
 
     def terms_of(versions: Collection[str]) -> Terms:
         named = [f"{kind}@{one}" for one in versions if not version]
-        profiles = tuple(map(choose_engine, named or [engines.engine]))
-        deployment = deployment_of(profiles, engines.max_lora_rank or inputs.max_lora_rank)
+        profiles = tuple(map(choose_engine, named or [wanted]))
+        deployment = deployment_of(profiles, given["max_lora_rank"] or inputs.max_lora_rank)
         return Terms(base, engines=profiles, deployment=deployment)
 
     # With --prune, what neither the manifest nor a REF names goes.
     kept = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else inputs.items))
-    changes = ReconcileOptions(kept if engines.prune else None, engines.prove, engines.unload)
+    changes = ReconcileOptions(kept if given["prune"] else None, not given["no_prove"], given["allow_unload"])
     with InUse(store) as hold:
-        context, path_of = FetchContext(store, settings, in_use=hold), path_mapping(engines.paths)
-        items = inputs.items
-        done = warm_servers(servers, items, context, changes, wait=wait, terms_of=terms_of, path_of=path_of)
+        context, path_of = FetchContext(store, settings, in_use=hold), path_mapping(given["engine_path"] or ())
+        wait = partial(wait_ready, patience_s=WAIT_S, is_over=ended.is_set, on_wait=on_wait)
+        done = warm_servers(servers, inputs.items, context, changes, wait=wait, terms_of=terms_of, path_of=path_of)
     return EndpointsReport(servers=done[0], refused=done[1])
 
 
@@ -143,16 +129,6 @@ def _update_ready_file(file: Path | None, report: EndpointsReport, pid: int | No
     elif file is not None:
         served = sum(one.error is None for one in report.done)
         write(json.dumps({"pid": pid, "served": served}) + "\n", file)
-
-
-def _outcomes(report: EndpointsReport, *, afterwards: bool = False) -> str:
-    """The outcomes of a run, to be compared with the next one; ``afterwards`` as the next one will find them."""
-    later = {"loaded": "kept", "replaced": "kept", "pruned": ""} if afterwards else {}
-    rows: list[object] = [(one.name, str(one.error)) for one in report.refused]
-    for server in report.servers:
-        acted = [(later.get(one.action, one.action), one.name, str(one.error)) for one in server.adapters]
-        rows += [server.address, str(server.error), *(one for one in acted if one[0])]
-    return repr(rows)
 
 
 def _file_versions(file: Path) -> object:

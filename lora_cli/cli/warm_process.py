@@ -3,46 +3,33 @@
 import json
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.base.checkpoint import WEIGHTS_FILE, has_weights
 from lora_cli.cli.output import Format, inform, log_failures, write, write_result
 from lora_cli.cli.progress import shown as shown_progress
 from lora_cli.endpoint.address import Address
-from lora_cli.errors import INTERRUPTED, NotFound, UsageError
+from lora_cli.errors import NotFound, UsageError
 from lora_cli.fetching.batch import FetchContext
-from lora_cli.inputs import Inputs, base_model, slot_limits
+from lora_cli.inputs import Inputs, SlotLimits, base_model
 from lora_cli.reports.warm import WarmReport, human
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from lora_cli.warm.once import prove_all
 from lora_cli.warm.plan import Device, Forward, Plan, base_directory, require_packages_for
 from lora_cli.warm.supervisor import ServerOptions, Supervisor, ending_signals
 
-Files = tuple[Path | None, Path | None]
-"""``--ready-file`` and ``--metrics-file``."""
-
 
 def process_plan(
-    inputs: Inputs,
-    limits: tuple[int | None, int | None, int | None],
-    device: Device,
-    forward: Forward,
-    settings: Settings,
-    *,
-    more_may_come: bool = False,
+    inputs: Inputs, slots: SlotLimits, device: Device, forward: Forward, settings: Settings, *, serve: bool
 ) -> Plan:
-    """The layout of the process; ``limits`` are max_loras, max_cpu_loras and max_lora_rank as given.
+    """The layout of the process.
 
     Raises:
         LoraCliError: a package is missing, or the base cannot be read.
     """
-    slots = slot_limits(inputs, *limits, more_may_come=more_may_come)
-    require_packages_for(forward, *(("starlette", "uvicorn") if more_may_come else ()))
+    require_packages_for(forward, *(("starlette", "uvicorn") if serve else ()))
     directory = base_directory(inputs.base)
     if forward == "model" and (directory is None or not has_weights(directory)):
         raise NotFound(
@@ -53,18 +40,21 @@ def process_plan(
     return Plan(base, *slots, base_directory=directory, device=device, forward=forward)
 
 
-def prove_once(inputs: Inputs, plan: Plan, files: Files, output_format: Format, settings: Settings) -> int:
+def prove_once(
+    inputs: Inputs,
+    plan: Plan,
+    ready_file: Path | None,
+    metrics_file: Path | None,
+    output_format: Format,
+    settings: Settings,
+) -> int:
     """Loads and proves every adapter, writes the report, and returns the highest exit code.
-
-    After an interrupt the remaining adapters are reported as not done.
 
     Raises:
         LoraCliError: the base cannot be loaded, or a file cannot be written.
     """
-    undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
-    reports, store = [replace(undone, name=item.name) for item in inputs.items], Store(settings.cache_dir)
-    progress = shown_progress(settings, len(inputs.items), "verified")
-    with InUse(store) as hold, progress as shown, suppress(KeyboardInterrupt):
+    reports, store = list[LoadReport](), Store(settings.cache_dir)
+    with InUse(store) as hold, shown_progress(settings, len(inputs.items), "verified") as shown:
 
         def on_stage(name: str, stage: str) -> None:
             shown.set_stage(name, stage)
@@ -72,16 +62,11 @@ def prove_once(inputs: Inputs, plan: Plan, files: Files, output_format: Format, 
                 inform(f"{name}: {stage}", settings)
 
         context = FetchContext(store, settings, shown, in_use=hold)
-        proofs = prove_all(inputs.items, plan, context, on_stage, lambda note: inform(note, settings))
-        for place, report in enumerate(proofs):
-            reports[place] = report
+        for report in prove_all(inputs.items, plan, context, on_stage, lambda note: inform(note, settings)):
+            reports.append(report)
             shown.adapter_ended(report.name, failed=bool(report.error))
     run = WarmReport(adapters=reports)
     write_result(run, output_format, human(run, quiet=settings.quiet, verbose=settings.verbose))
-    if inputs.engine is not None and inputs.manifest is not None and not all(report.error for report in reports):
-        check = f"lora-cli validate -f {inputs.manifest.file}"
-        inform(f"the proofs follow PEFT; to check the adapters for {inputs.engine.name}: {check}", settings)
-    ready_file, metrics_file = files
     if metrics_file is not None:
         from lora_cli.warm.metrics import Metrics
 
@@ -102,7 +87,7 @@ def serve_adapters(
     plan: Plan,
     address: Address,
     token: str,
-    roots: Sequence[str],
+    roots: Sequence[Path],
     ready_file: Path | None,
     settings: Settings,
 ) -> None:
@@ -116,10 +101,6 @@ def serve_adapters(
             f"{address} is reachable from other machines, but there is no token",
             hint="set LORA_CLI_API_KEY, or listen on 127.0.0.1 or a Unix socket",
         )
-    folders = [Path(root).absolute() for root in roots]
-    for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"--root {folder} is not a folder", hint="use the folder that contains the adapters")
     # The model name of the base in the API: the Hub id, or the name of the folder.
     base = str(inputs.base).removeprefix("hf://")
     is_folder = "://" in base or base.startswith((".", "/", "~"))
@@ -129,7 +110,7 @@ def serve_adapters(
         {item.name: (item, False) for item in inputs.items},
         Path(base.removeprefix("file://")).name if is_folder else base,
         # Snapshots in the server's own cache were admitted by it, or by a trusted process: clients may load them.
-        (*folders, Store(settings.cache_dir).snapshots),
+        (*(root.absolute() for root in roots), Store(settings.cache_dir).snapshots),
         token,
         None if token or address.uds is not None else address.hosts,
         log_level="INFO" if settings.verbose else "WARNING",

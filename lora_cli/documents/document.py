@@ -1,20 +1,35 @@
-"""A YAML or TOML document against its pydantic model: every mistake with file, line, key, and what to write instead."""
+"""A YAML or TOML document against its pydantic model: every mistake with file, line, key, and what to write instead.
 
+The types of values at the end have as context the folder that relative paths are relative to.
+"""
+
+import os
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path as FilePath
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic.fields import FieldInfo
 
-from lora_cli.documents.option_values import advised
+from lora_cli.documents.option_values import SIZE, advised, parse_size
 from lora_cli.errors import DocumentError, MachineError, NotFound, UsageError
+from lora_cli.refs.reference import AdapterRef, is_path, parse, source_glob, training_run
+from lora_cli.refs.request import NAME
 from lora_cli.text import did_you_mean
 
 STDIN = "-"
@@ -24,7 +39,7 @@ MOST_BYTES, DEPTH, MOST_MISTAKES = 16 << 20, 16, 100
 WORDS = {"tuple_type": "input should be a list", "model_type": "input should be a mapping"}
 QUOTE = "indent with spaces; quote a value that contains ': ' or ' #', or that starts with * & @ % {"
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Keys and positions from the root of a document: ``("adapters", 3, "source")``."""
 
 # No implicit types: the models say what a word is, so that 0.30 is a version and "no" a name.
@@ -58,7 +73,7 @@ class Document:
 
     file: str
     value: Any
-    line: Callable[[Path], int]
+    line: Callable[[KeyPath], int]
 
     def at(self, *path: str | int) -> str:
         """``file:line`` of the value at ``path``."""
@@ -81,7 +96,7 @@ class Document:
         raise DocumentError(errors)
 
 
-def read_text(path: FilePath, what: str) -> str:
+def read_text(path: Path, what: str) -> str:
     """A small UTF-8 text file or pipe (``<(…)``), ``-`` for standard input; ``what`` it is for errors.
 
     Raises:
@@ -132,7 +147,7 @@ def parse_yaml(text: str, file: str) -> Document:
         raise UsageError(message, hint=QUOTE) from error
     if root is None:
         raise UsageError(f"{file}:1: the document is empty", hint="see docs/manifest.md")
-    lines: dict[Path, int] = {(): root.start_mark.line + 1}
+    lines: dict[KeyPath, int] = {(): root.start_mark.line + 1}
     for path, line in _lines(root, ()):
         if path in lines:
             message = f"{file}:{line}: {str(path[-1])[:200]}: duplicate key (first in line {lines[path]})"
@@ -144,7 +159,7 @@ def parse_yaml(text: str, file: str) -> Document:
     )
 
 
-def _lines(node: yaml.Node, above: Path) -> Iterator[tuple[Path, int]]:
+def _lines(node: yaml.Node, above: KeyPath) -> Iterator[tuple[KeyPath, int]]:
     """The path of each key and member below ``node``, and its line."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -164,7 +179,7 @@ def parse_toml(text: str, file: str) -> Document:
         raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, strings in quotes") from error
 
 
-def _toml_line(lines: list[str], path: Path) -> int:
+def _toml_line(lines: list[str], path: KeyPath) -> int:
     """The line that the last key of ``path`` begins, by a search; of a member of a list it is that of its ``[[…]]``."""
     keys = [re.split(r"[\s=.\]\"']", line.lstrip("[\"' \t"), maxsplit=1)[0] for line in lines]
     found, end = 0, len(lines)
@@ -177,7 +192,7 @@ def _toml_line(lines: list[str], path: Path) -> int:
     return found + 1
 
 
-def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[Path, str, str]]:
+def _mistakes(error: ValidationError, model: type[Model]) -> Iterator[tuple[KeyPath, str, str]]:
     """Path, message and hint of pydantic's errors; no value is repeated, which may be a secret."""
     errors = error.errors(include_url=False)
     # A key that is only misspelled is not missing, too; but a file of another kind lacks its first keys.
@@ -223,3 +238,49 @@ def _below(model: type[Model], part: str | int) -> type[Model]:
 
 def _keys(model: type[Model]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def reference_of(written: str, base_dir: Path) -> AdapterRef:
+    """The reference that ``written`` means in the document's folder. Raises ``UsageError``."""
+    return parse(written, is_path=partial(is_path, base_dir=base_dir), base_dir=base_dir)
+
+
+def _reference(value: str, info: ValidationInfo) -> str:
+    """``value`` itself, if it is a reference."""
+    try:
+        reference_of(training_run(value) or value, info.context or Path())
+    except UsageError as error:
+        raise ValueError(error.message, error.hint) from error
+    return value
+
+
+def _file(value: str, info: ValidationInfo) -> str:
+    """The absolute path of a file, from the document's folder."""
+    return str((info.context or Path()).absolute() / os.path.expanduser(value))  # noqa: PTH111 - total for any user
+
+
+def _glob(value: str, info: ValidationInfo) -> str:
+    return source_glob(value, info.context or Path())
+
+
+def unique(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The members of a list, each with another ``name``."""
+    first: dict[str, int] = {}
+    for number, one in enumerate(entries):
+        if first.setdefault(one.name, number) != number:
+            message = f"{one.name} is already the name of adapters[{first[one.name]}]"
+            raise ValueError(message, f"name: {one.name[:126]}-2", number, "name")
+    return entries
+
+
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,4096}$")]
+Reference = Annotated[Line, AfterValidator(_reference)]
+Glob = Annotated[Line, AfterValidator(_glob)]
+Globs = tuple[Glob, ...]
+File = Annotated[Line, AfterValidator(_file)]
+Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(dict(SIZE.schema))]
+Version = Annotated[
+    str, Field(pattern=r"^[0-9][A-Za-z0-9_.+-]{0,63}$", json_schema_extra={"type": ["number", "string"], "minimum": 0})
+]

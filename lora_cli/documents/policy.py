@@ -1,12 +1,18 @@
-"""``Policy``: what an operator allows of sources, formats, sizes, pins and signatures."""
+"""``Policy``: what an operator allows of sources, formats, sizes, pins and signatures, and what violates it."""
 
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lora_cli.documents.document import Head, Model, parse_yaml, read_text
-from lora_cli.documents.fields import File, Globs, Size
+from lora_cli.documents.document import File, Globs, Head, Model, Size, parse_yaml, read_text
+from lora_cli.refs.adapter_files import format_of
+from lora_cli.refs.reference import AdapterRef, matches
+from lora_cli.refs.snapshot import RemoteFile
+from lora_cli.text import names as some
 
 
 class SigstoreIdentity(Model):
@@ -85,3 +91,61 @@ def read_policy(path: Path) -> Policy:
         MachineError: it cannot be read.
     """
     return parse_yaml(read_text(path, "policy"), str(path)).read(PolicyFile, path.absolute().parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One rule of a policy that one adapter breaks: its key, what is so, and what fixes it."""
+
+    rule: str
+    message: str
+    hint: str = "ask the owner of the policy, or use an adapter that it allows"
+
+    def __str__(self) -> str:
+        return f"policy {self.rule}: {self.message}"
+
+
+def violations(
+    policy: Policy, names: Sequence[AdapterRef], sha256: str | None = None, files: Sequence[RemoteFile] | None = None
+) -> tuple[Violation, ...]:
+    """The violations of ``policy`` by one adapter, as far as is known; called again when more is known.
+
+    ``names`` are its reference and, of a local one, where that leads to: all must be allowed. ``sha256`` is the
+    snapshot digest that a manifest or lock demands (None fails where one is required), ``files`` what would be fetched
+    (None is not checked).
+    """
+    ref, found = names[0], [*source_violations(policy, *names)]
+    fetch = f"lora-cli fetch {shlex.quote(str(ref))} --format json"
+    learn = f"write its sha256 in the manifest ({fetch} prints it, without this policy), or lock it without this policy"
+    if policy.require_sha256 and sha256 is None:
+        found.append(Violation("require_sha256", f"no sha256 is given for {ref}", learn))
+    if policy.require_pinned and sha256 is None and not ref.pinned:
+        revision = {"hf": "add @COMMIT, or ", "oci": "add @sha256:DIGEST, or "}.get(ref.scheme, "")
+        found.append(Violation("require_pinned", f"{ref} is not pinned", revision + learn))
+    allowed = ("safetensors", "gguf") if policy.allow_formats is None else policy.allow_formats
+    for file in files or ():
+        kind = format_of(file.path)
+        if kind and kind not in allowed:
+            said = f"{file.path} is {kind}; allowed: {', '.join(allowed) or 'no format'}"
+            found.append(Violation("allow_formats", said))
+    total = sum(file.size or 0 for file in files or ())
+    if policy.max_bytes is not None and total > policy.max_bytes:
+        found.append(Violation("max_bytes", f"the adapter has {total} bytes, over {policy.max_bytes}"))
+    return tuple(found)
+
+
+def source_violations(policy: Policy, *names: AdapterRef) -> Iterator[Violation]:
+    """The violations of ``policy`` by the sources that ``names`` say."""
+    yield from denials(policy, *names)
+    for ref in names:
+        if policy.allow_sources is not None and not any(matches(glob, ref) for glob in policy.allow_sources):
+            allowed = some(policy.allow_sources, 5) or "the empty list"
+            yield Violation("allow_sources", f"{ref} does not match {allowed}")
+
+
+def denials(policy: Policy, *names: AdapterRef) -> Iterator[Violation]:
+    """The violations of ``deny_sources`` by the sources that ``names`` say."""
+    for ref in names:
+        for glob in policy.deny_sources:
+            if matches(glob, ref):
+                yield Violation("deny_sources", f"{ref} matches {some([glob])}")

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
-from lora_cli.documents.document import Model, parse_toml, read_text
-from lora_cli.documents.fields import Glob
+from lora_cli.documents.document import Glob, Model, parse_toml, read_text
 from lora_cli.documents.option_values import Kind, endpoint
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember

@@ -8,15 +8,13 @@ from urllib.parse import urlsplit
 from lora_cli.errors import UsageError
 from lora_cli.redaction import without_secrets
 
-HOST, PORT = "127.0.0.1", 8321
-
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """``uds`` if there is one, else ``host`` and ``port``, over TLS or not."""
 
-    host: str = HOST
-    port: int = PORT
+    host: str = "127.0.0.1"
+    port: int = 8321
     uds: Path | None = None
     tls: bool = False
 

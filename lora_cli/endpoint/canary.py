@@ -23,14 +23,12 @@ NOISE = 4.0
 class Effect:
     """An adapter's effect: ``shift`` is the largest change of a log-probability; inf: other tokens.
 
-    ``noise`` is the same between two requests to the base. ``proved`` says whether ``shift`` exceeds it; None if that
-    is not known.
+    ``proved`` says whether that is more than between two requests to the base; None if that is not known.
     """
 
     proved: bool | None
     how: str
     shift: float = 0.0
-    noise: float = 0.0
 
 
 class CanaryProof:
@@ -44,20 +42,18 @@ class CanaryProof:
     def effect(self, name: str) -> Effect:
         """The effect, by the first canary that shows one. Raises ``EndpointError``: a request failed."""
         shifts: list[float] = []
-        noises: list[float] = []
         for prompt in CANARIES:
             base, noise = self._base(prompt)
             if noise == inf:
                 continue
             shift = _logprob_difference(base, self._server.complete(name, prompt, TOKENS))
             shifts.append(shift)
-            noises.append(noise)
             if shift > max(LEAST, NOISE * noise):
                 how = "other tokens" if shift == inf else f"log-probabilities by {shift:.2g}"
-                return Effect(True, how, shift, noise)
+                return Effect(True, how, shift)
         if not shifts:
-            return Effect(None, "the base's own output differs between requests", noise=inf)
-        return Effect(False, "gives the same output as the base", max(shifts), max(noises))
+            return Effect(None, "the base's own output differs between requests")
+        return Effect(False, "gives the same output as the base", max(shifts))
 
     def _base(self, prompt: Prompt) -> tuple[Completion, float]:
         """The base's completion, and its difference from a second one."""

@@ -1,22 +1,29 @@
-"""Make a running server serve the desired adapters: load missing ones, replace changed ones, prove each."""
+"""Make running servers serve the desired adapters: judge them, load missing ones, replace changed ones, prove each."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from lora_cli.endpoint.canary import CanaryProof, Effect
 from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Refusal
 from lora_cli.endpoint.servers import ServedModel, Server
-from lora_cli.errors import EndpointError, LoraCliError, Refused
+from lora_cli.errors import EndpointError, LoraCliError, Refused, UsageError
+from lora_cli.fetching.batch import FetchContext
+from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.parallel import map_in_threads
+from lora_cli.refs.request import Request
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
 POLL_S = 0.25
 TELL_S = 15.0
 AT_ONCE = 4
 """Adapters that are loaded and proved at once on one server."""
+
+ADMITTED_AT_ONCE = 8
+"""Adapters that are fetched and judged at once."""
 
 CANDIDATE = "lora-cli-candidate-"
 """A replacement is first loaded and proved under this prefix and its digest."""
@@ -56,11 +63,6 @@ class AdapterOutcome:
     ms: float
     effect: Effect | None
     error: LoraCliError | None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code for this adapter."""
-        return self.error.exit_code if self.error is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,28 +162,32 @@ def _serve_one(
     effect: Effect | None = None
     action: Action = "failed"
     try:
-        action = _ensure_served(server, one, served, proof, options)
+        if served is None:
+            server.load(one.name, one.path, pinned=one.pinned)
+            action = "loaded"
+        elif served.is_from(one.path, one.digest):
+            action = "kept"
+        else:
+            _replace(server, one, served, proof, options)
+            action = "replaced"
         if proof is not None:
             effect = proof.effect(one.name)
             _check(one.name, effect)
+    except Refusal as error:
+        # The usual cause of a 404 is a path that the server does not see.
+        hint = f"check that the engine can read {one.path}; mount the cache there, or map it: --engine-path FROM=TO"
+        if not error.hint and (error.status == 404 or one.path in error.server_message):
+            return action, effect, Refusal(error.status, error.message, error.server_message, hint=hint)
+        return action, effect, error
     except LoraCliError as error:
-        return action, effect, _with_path_hint(error, one)
+        return action, effect, error
     return action, effect, None
 
 
-def _ensure_served(
-    server: Server,
-    one: DesiredAdapter,
-    served: ServedModel | None,
-    proof: CanaryProof | None,
-    options: ReconcileOptions,
-) -> Action:
-    """Load or replace one adapter; a replaced one keeps serving until the new one is proved."""
-    if served is None:
-        server.load(one.name, one.path, pinned=one.pinned)
-        return "loaded"
-    if served.is_from(one.path, one.digest):
-        return "kept"
+def _replace(
+    server: Server, one: DesiredAdapter, served: ServedModel, proof: CanaryProof | None, options: ReconcileOptions
+) -> None:
+    """Replace one adapter, which keeps serving until the new one is proved."""
     still = f"{one.name} is still served from {served.root}"
     if server.replaces_by_unload and server.unload_bug and not options.unload:
         hint = "give the changed adapter a new name, or use --allow-unload"
@@ -198,7 +204,6 @@ def _ensure_served(
     now = next((model for model in server.models() if model.name == one.name), None)
     if now is None or not now.is_from(one.path, one.digest):
         raise EndpointError(f"{server.endpoint.address} still serves {one.name} from {now.root if now else 'nowhere'}")
-    return "replaced"
 
 
 def _prune(server: Server, name: str, options: ReconcileOptions) -> tuple[Action, None, None]:
@@ -219,9 +224,66 @@ def _check(name: str, effect: Effect) -> None:
         raise Refused(f"{name} {effect.how}: it is loaded but changes nothing", hint=hint)
 
 
-def _with_path_hint(error: LoraCliError, one: DesiredAdapter) -> LoraCliError:
-    """Add a hint to a 404, whose usual cause is a path that the server does not see."""
-    if isinstance(error, Refusal) and not error.hint and (error.status == 404 or one.path in error.server_message):
-        hint = f"check that the engine can read {one.path}; mount the cache there, or map it: --engine-path FROM=TO"
-        return Refusal(error.status, error.message, error.server_message, hint=hint)
-    return error
+def warm_servers(
+    servers: Sequence[Server],
+    items: Sequence[Request],
+    context: FetchContext,
+    options: ReconcileOptions,
+    *,
+    wait: Callable[[Server], LoraCliError | None],
+    terms_of: Callable[[Collection[str]], Terms],
+    path_of: Callable[[Path], str],
+) -> tuple[list[Replica], list[AdapterOutcome]]:
+    """What was done on each server, and the adapters that none was asked to load.
+
+    ``wait`` waits until a server is ready, or says why it is not. ``terms_of`` gives the terms for servers of these
+    versions, and ``path_of`` the path of a folder as the servers see it.
+    """
+    waited = dict(zip(servers, map_in_threads(wait, servers, len(servers)), strict=True))
+    ready = [server for server, error in waited.items() if error is None]
+    versions = {server: server.version() for server in ready}
+    terms, settings = terms_of(dict.fromkeys(filter(None, versions.values()))), context.settings
+    results = map_in_threads(
+        lambda item: judge_fetched(fetch_one(item, context), terms, settings),
+        items if ready else (),
+        ADMITTED_AT_ONCE,
+    )
+    wanted, refused = list[DesiredAdapter](), list[AdapterOutcome]()
+    for item, result in zip(items, results, strict=False):
+        if result.refusal is not None:
+            took_ms = sum(result.stage_ms.values())
+            refused.append(AdapterOutcome(item.name, "failed", took_ms, None, result.refusal))
+        elif result.snapshot is not None:
+            path = path_of(result.snapshot.directory)
+            wanted.append(DesiredAdapter(item.name, result.snapshot.digest, path, item.pinned))
+    options = replace(options, refused=frozenset(one.name for one in refused))
+    serve = partial(reconcile, wanted=wanted, options=options)
+    done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
+    replicas, pinned = [], any(one.pinned for one in wanted)
+    for server in servers:
+        adapters, error = done.get(server, ([], waited[server]))
+        at, note = str(server.endpoint.address), server.note({one.action for one in adapters}, pinned=pinned)
+        replicas.append(Replica(at, server.kind, versions.get(server, ""), error, tuple(adapters), note))
+    return replicas, refused
+
+
+def path_mapping(paths: Sequence[str]) -> Callable[[Path], str]:
+    """What maps local paths to those of the servers, by the longest FROM of ``FROM=TO`` that matches.
+
+    Raises:
+        UsageError: one is not FROM=TO.
+    """
+    pairs: dict[Path, str] = {}
+    for text in paths:
+        ours, _, theirs = text.partition("=")
+        if not ours or not theirs.startswith("/"):
+            raise UsageError(f"--engine-path {text} is not FROM=TO", hint="--engine-path ~/.cache/lora-cli=/adapters")
+        pairs.setdefault(Path(ours).expanduser().absolute(), theirs.rstrip("/"))
+
+    def path_of(path: Path) -> str:
+        for ours in (path, *path.parents):
+            if ours in pairs:
+                return f"{pairs[ours]}/{path.relative_to(ours).as_posix()}".rstrip("/")
+        return str(path)
+
+    return path_of

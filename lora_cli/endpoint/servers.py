@@ -11,7 +11,6 @@ from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, FormatError, UsageError
 from lora_cli.text import did_you_mean
 
-LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LOOKS = 3
 """How often a vLLM server is asked for its ranks: each time over a connection of its own."""
 
@@ -54,6 +53,9 @@ class Server(ABC):
     kind: str
     """Its name in ``--engine``."""
 
+    version_path: str
+    """Where it reports its version."""
+
     unload_bug = ""
     """Why unloading an adapter is unsafe while the server runs."""
 
@@ -71,9 +73,10 @@ class Server(ABC):
         """``/health``: raises ``EndpointError`` with the reason while the server is not ready."""
         self.endpoint.request("GET", "/health")
 
-    @abstractmethod
     def version(self) -> str:
-        """Its version, "" where it does not report it."""
+        """Its version, "" where it does not report one."""
+        found = self._reported().get("version")
+        return found if isinstance(found, str) and re.fullmatch(r"[0-9A-Za-z.+_-]{1,64}", found) else ""
 
     @abstractmethod
     def check_reach(self) -> None:
@@ -86,21 +89,20 @@ class Server(ABC):
             listed = parse.sequence(parse.mapping(answer, "/v1/models").get("data"), "/v1/models: data")
             return tuple(map(_served_model, listed))
         except FormatError as error:
-            raise EndpointError(
-                f"{self.endpoint.address}: {error.message}", hint="check that this is a server of this kind"
-            ) from error
+            said = f"{self.endpoint.address}: {error.message}"
+            raise EndpointError(said, hint="check that this is a server of this kind") from error
 
-    @abstractmethod
     def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Load an adapter from ``path``, as the server sees it, under a name that it does not serve yet."""
+        self._change("load_lora_adapter", lora_name=name, lora_path=path)
 
     @abstractmethod
     def replace(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Serve another adapter under a name that it serves, from a path that it has not loaded before."""
 
-    @abstractmethod
     def unload(self, name: str) -> None:
         """Unload an adapter."""
+        self._change("unload_lora_adapter", lora_name=name)
 
     def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Completion:
         """A greedy answer by an adapter, or by the base of that name, with its tokens' log-probabilities."""
@@ -112,6 +114,17 @@ class Server(ABC):
         except FormatError as error:
             raise EndpointError(f"{self.endpoint.address}: /v1/completions: {error.message}") from error
 
+    @abstractmethod
+    def _change(self, verb: str, **body: object) -> None:
+        """Ask it to load or unload an adapter."""
+
+    def _reported(self) -> dict[str, Any]:
+        """What it reports with its version."""
+        try:
+            return parse.mapping(self.endpoint.get(self.version_path), self.version_path)
+        except (EndpointError, FormatError):
+            return {}
+
 
 class Vllm(Server):
     """vLLM's OpenAI server, started with ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1``.
@@ -119,7 +132,7 @@ class Vllm(Server):
     Source: ``vllm/entrypoints/serve/lora/api_router.py`` and ``entrypoints/openai/models/serving.py`` (0.32, run).
     """
 
-    kind = "vllm"
+    kind, version_path = "vllm", "/version"
     ranks: frozenset[int] = frozenset()
     """The data-parallel ranks behind the address, as ``check_reach`` found them; empty if it reports none."""
 
@@ -159,33 +172,17 @@ class Vllm(Server):
             return frozenset()
         return frozenset(map(int, re.findall(r'^vllm:\w+\{[^}]*\bengine="(\d{1,6})"', text, re.MULTILINE)))
 
-    def version(self) -> str:
-        """``/version``."""
-        try:
-            return _printable_version(self.endpoint.get("/version"))
-        except EndpointError:
-            return ""
-
-    def load(self, name: str, path: str, *, pinned: bool = False) -> None:
-        """Read the adapter onto the device."""
-        self._post(LOAD, {"lora_name": name, "lora_path": path})
-
     def replace(self, name: str, path: str, *, pinned: bool = False) -> None:
         """In place, so no request fails in between. vLLM's prefix cache is keyed by name and path."""
-        self._post(LOAD, {"lora_name": name, "lora_path": path, "load_inplace": True})
+        self._change("load_lora_adapter", lora_name=name, lora_path=path, load_inplace=True)
 
-    def unload(self, name: str) -> None:
-        """Unload an adapter."""
-        self._post(UNLOAD, {"lora_name": name})
-
-    def _post(self, path: str, body: dict[str, Any]) -> None:
+    def _change(self, verb: str, **body: object) -> None:
         try:
-            self.endpoint.request("POST", path, body)
+            self.endpoint.request("POST", f"/v1/{verb}", body)
         except Refusal as error:
             if error.status == 404 and error.server_message in {"Not Found", "nothing more"}:
-                raise Refusal(
-                    error.status, f"{self.endpoint.address} has no {path}", "", hint=RUNTIME_UPDATING_HINT
-                ) from error
+                said = f"{self.endpoint.address} has no /v1/{verb}"
+                raise Refusal(error.status, said, "", hint=RUNTIME_UPDATING_HINT) from error
             raise
 
 
@@ -197,17 +194,13 @@ class Sglang(Server):
     adapter as ``base:adapter``.
     """
 
-    kind = "sglang"
+    kind, version_path = "sglang", "/server_info"
     unload_bug = "SGLang can hang permanently when it unloads an adapter (sglang#36894)"
     replaces_by_unload = True
 
-    def version(self) -> str:
-        """By its flags."""
-        return _printable_version(self._flags())
-
     def check_reach(self) -> None:
-        """Raises ``EndpointError`` if a load would not reach all of the server's processes."""
-        flags = self._flags()
+        """Look at the flags that it was started with."""
+        flags = self._reported()
         for flag, source in (("tokenizer_worker_num", "sglang#31084"), ("dp_size", "SGLang asserts this")):
             number = flags.get(flag)
             if isinstance(number, int) and number > 1:
@@ -217,34 +210,23 @@ class Sglang(Server):
                     hint=f"start it with {option} 1, or with all adapters: lora-cli inspect --engine-args",
                 )
 
-    def _flags(self) -> dict[str, Any]:
-        """The flags that it was started with."""
-        try:
-            return parse.mapping(self.endpoint.get("/server_info"), "/server_info")
-        except (EndpointError, FormatError):
-            return {}
-
     def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Read the adapter."""
         pin = {"pinned": True} if pinned else {}
-        self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path, **pin})
+        self._change("load_lora_adapter", lora_name=name, lora_path=path, **pin)
 
     def replace(self, name: str, path: str, *, pinned: bool = False) -> None:
-        """Unload and load: SGLang cannot replace in place. A request in between is refused."""
+        """Unload, after the requests that use it, and load: a request in between is refused."""
         self.unload(name)
         self.load(name, path, pinned=pinned)
-
-    def unload(self, name: str) -> None:
-        """Unload an adapter, after the requests that use it."""
-        self._post("/unload_lora_adapter", {"lora_name": name})
 
     def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Completion:
         """A greedy answer; an adapter is asked for as ``base:adapter``."""
         parent = next((one.parent for one in self.models() if one.name == name), "")
         return super().complete(f"{parent}:{name}" if parent else name, prompt, max_tokens)
 
-    def _post(self, path: str, body: dict[str, Any]) -> None:
-        answer = self.endpoint.post(path, body)
+    def _change(self, verb: str, **body: object) -> None:
+        answer = self.endpoint.post(f"/{verb}", body)
         if isinstance(answer, dict) and answer.get("success") is False:
             words = " ".join(str(answer.get("error_message") or "nothing more").split())[:1000]
             raise Refusal(400, f"{self.endpoint.address} refused: {words}", words)
@@ -258,12 +240,6 @@ def open_server(kind: str, endpoint: Endpoint) -> Server:
     if kind not in SERVERS:
         raise UsageError(f"unknown server {kind!r}", hint=did_you_mean(kind, SERVERS))
     return SERVERS[kind](endpoint)
-
-
-def _printable_version(answer: Any) -> str:
-    """The version in a server's answer, if it looks like one."""
-    value = answer.get("version") if isinstance(answer, dict) else None
-    return value if isinstance(value, str) and re.fullmatch(r"[0-9A-Za-z.+_-]{1,64}", value) else ""
 
 
 def _served_model(value: Any) -> ServedModel:

@@ -185,6 +185,23 @@ that needs it, and nothing between there and the scheduler's process catches tha
 
 PEFT = Engine(name="peft", title="PEFT", versions=("0.21",))
 
+BUILT = frozenset(
+    {
+        *("BEFT", "BOFT", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING"),
+        *("LOHA", "LOKR", "MISS", "OSF", "PEANUT", "PSOFT", "RANDLORA", "SHIRA", "SUPERTUNING", "TINYLORA", "UNILORA"),
+    }
+)
+"""The values of ``peft_type`` with which PEFT 0.21 loads what it saved as LoRA; its tensors are dropped."""
+
+IA3_FAMILIES = frozenset(
+    {
+        *("bart", "bert", "bloom", "deberta", "deberta-v2", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2"),
+        *("gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "llama", "llama4", "mistral", "mixtral", "mt5", "opt", "phi"),
+        *("qwen2", "qwen3", "roberta", "t5"),
+    }
+)
+"""PEFT 0.21's ``TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING``."""
+
 ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (VLLM, SGLANG, PEFT)}
 """All engines by name."""
 

@@ -47,7 +47,7 @@ NO_LORA = frozenset(
     }
 )
 """Families with which the engine does not start if LoRA is enabled. 0.32 was run: it has a class without LoRA for those
-in the first line (of BERT that for masked words), and none for the others. tests/real_engines/vllm.md has more."""
+in the first line (of BERT that for masked words), and none for the others."""
 
 LORA_SINCE = {
     **dict.fromkeys(("BertModel", "RobertaModel", "RobertaForMaskedLM", "XLMRobertaModel"), "0"),
@@ -57,7 +57,7 @@ LORA_SINCE = {
     **dict.fromkeys(("BertForMaskedLM", "RobertaForTokenClassification", "XLMRobertaForTokenClassification"), NEVER),
 }
 """Classes to the first version in which they take LoRA, whatever their family. Read in the classes of 0.32 and 0.33;
-those of BERT and RoBERTa were run in 0.32 (``test_pooling.py``)."""
+those of BERT and RoBERTa were run in 0.32 (``test_classes.py``)."""
 
 HEADS_SINCE = {"ForSequenceClassification": "0", "ForTokenClassification": "0.33"}
 """Ends of class names whose head, saved as ``score`` or ``classifier``, is loaded from an adapter. 0.32 was run: it

@@ -1,24 +1,33 @@
-"""Many adapters at once, and what their fetches share. One that fails never stops the others."""
+"""Many adapters at once: fetched, planned or repaired, and what their fetches share. One that fails stops no other."""
 
 import math
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching.pipeline import Fetched, fetch, too_late
+from lora_cli.fetching import gate
+from lora_cli.fetching.file_selection import select
+from lora_cli.fetching.pipeline import Fetched, fetch, open_files, recorded, too_late
+from lora_cli.json_schema import Count, ErrorReport, error_report
 from lora_cli.redaction import logger
-from lora_cli.refs.request import Request
+from lora_cli.refs.reference import parse
+from lora_cli.refs.request import BASE, LockedAdapter, Request, Selection
+from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
+from lora_cli.store.records import all_records
+from lora_cli.store.snapshots import find_snapshot
+from lora_cli.text import by_key
 
 if TYPE_CHECKING:
     from lora_cli.fetching.download import Downloads
@@ -86,7 +95,7 @@ class FetchContext(ExitStack):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result for one request: ``fetched`` or ``error``, after ``ms`` milliseconds.
+    """The result for one request: ``fetched`` after ``ms`` milliseconds, or its ``error``.
 
     ``directory`` is where the caller has written it, ``published`` what was published there, and ``unchecked`` what
     could not be checked before.
@@ -95,7 +104,7 @@ class Outcome:
     request: Request
     fetched: Fetched | None
     error: LoraCliError | None
-    ms: float
+    ms: float = 0.0
     directory: Path | None = None
     published: "Published | None" = None
     unchecked: tuple[str, ...] = ()
@@ -115,18 +124,11 @@ def fetch_all(
     """
 
     def one(request: Request) -> Outcome:
-        began, failure = time.perf_counter(), None
-        try:
-            fetched = fetch(request, context)
-        except LoraCliError as error:
-            fetched, failure = None, error
-        return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
-
-    def late(request: Request, error: LoraCliError) -> Outcome:
-        return Outcome(request, None, error, settings.adapter_timeout_s * 1000)
+        began_s = time.perf_counter()
+        return Outcome(request, fetch(request, context), None, (time.perf_counter() - began_s) * 1000)
 
     with FetchContext(store, settings, progress) as context:
-        yield from ordered_parallel_map(one, requests, settings, late)
+        yield from ordered_parallel_map(one, requests, settings, lambda request, error: Outcome(request, None, error))
 
 
 def ordered_parallel_map(
@@ -171,3 +173,70 @@ def ordered_parallel_map(
                         result.set_result(failed(requests[index], too_late(requests[index].label, settings)))
                         start(1)
         yield results.pop(number).result()
+
+
+def repair_cache(store: Store, settings: Settings, only: Set[str] | None = None) -> Iterator[Outcome]:
+    """Fetches again every recorded snapshot that is missing or corrupt, or those with a digest in ``only``.
+
+    The ``sha256`` of a request is the digest, its name the reference. The records of a snapshot are tried until one
+    origin still has the same bytes. Tokens and endpoints are those of this run, never from the cache.
+    """
+    for digest, records in sorted(by_key((record.snapshot, record) for record in all_records(store)).items()):
+        if (only is not None and digest not in only) or find_snapshot(store, records[0].files) is not None:
+            continue
+        # Other selections of the same reference have the same origin.
+        for record in {record.ref: record for record in records}.values():
+            # Pickles that were fetched before were allowed then.
+            selection = BASE if record.selection == str(BASE) else Selection(allow_pickle=True)
+            locked = LockedAdapter(record.ref, record.ref, record.revision, record.files)
+            source = parse(record.ref, is_path=lambda _: False)
+            request = Request(record.ref, source, digest, locked=locked, selection=selection)
+            (outcome,) = fetch_all([request], store, settings)
+            if outcome.error is None:
+                break
+        yield outcome
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedAdapter:
+    """What fetch would do with one adapter."""
+
+    name: str
+    ref: str | None
+    revision: str | None = field(default_factory=NoneType)
+    """What it means now; null if its source was not asked, or does not give it."""
+    files: Count = 0
+    bytes: Count = 0
+    """Bytes of all files, as far as the source reports them."""
+    missing_files: Count = 0
+    """Files that are not in the cache."""
+    missing_bytes: Count = 0
+    """Bytes of these, as far as the source reports them."""
+    exit_code: Count = 0
+    error: ErrorReport | None = field(default_factory=NoneType)
+
+
+def plan_all(requests: Sequence[Request], store: Store, settings: Settings) -> Iterator[PlannedAdapter]:
+    """The plan for each request, in their order: origins are asked for listings, and no file is downloaded."""
+    sources = Sources(settings)
+
+    def planned(request: Request) -> PlannedAdapter:
+        gate.refuse(request, settings)
+        revision = open_files(request, settings, sources).revision
+        files, selection = select(request, revision)
+        gate.refuse(request, settings, revision.pinned, files)
+        snapshot, known = recorded(request, revision, files, selection, store, settings)
+        missing = list[RemoteFile]()
+        if snapshot is not None:
+            gate.check_promised(request, snapshot.files, revision.ref)
+        else:
+            digests = ((file, known[file.path].sha256 if file.path in known else file.sha256) for file in files)
+            missing = [file for file, sha256 in digests if not (sha256 and os.path.lexists(store.blob(sha256)))]
+        total, to_load = (sum(file.size or 0 for file in some) for some in (files, missing))
+        which = request.name, request.canonical, revision.id or None
+        return PlannedAdapter(*which, len(files), total, len(missing), to_load)
+
+    def failed(request: Request, error: LoraCliError) -> PlannedAdapter:
+        return PlannedAdapter(request.name, request.canonical, exit_code=error.exit_code, error=error_report(error))
+
+    yield from ordered_parallel_map(planned, requests, settings, failed)

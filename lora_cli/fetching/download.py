@@ -27,8 +27,7 @@ from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.disk import FULL, nearest_folder, on_disk, reflink, write_all
 from lora_cli.store.inventory import tree_bytes
-from lora_cli.store.partials import Partial, open_partial
-from lora_cli.store.snapshots import has_blob, store_blobs
+from lora_cli.store.snapshots import Partial, has_blob, open_partial, store_blobs
 from lora_cli.text import size
 
 if TYPE_CHECKING:
@@ -54,9 +53,6 @@ MAX_CHUNKS = 16
 """Chunks of a stream of unknown length that wait to be taken."""
 
 POLL_S = 0.5
-
-AHEAD = 16 << 20
-"""Bytes of a file of unknown size between two looks at the room that is left."""
 
 
 def download(
@@ -91,11 +87,7 @@ def download(
 
 
 def _download_batch(
-    at: Files,
-    files: Sequence[tuple[str, RemoteFile]],
-    tries: int,
-    deadline: "Deadline",
-    context: "FetchContext",
+    at: Files, files: Sequence[tuple[str, RemoteFile]], tries: int, deadline: "Deadline", context: "FetchContext"
 ) -> dict[str, Blob]:
     """The blobs of some files, each with the key of its partials, without those that are to be downloaded again.
 
@@ -125,8 +117,6 @@ def _download_batch(
                 transfer.sha256.update(chunk)
                 transfer.frontier += len(chunk)
                 context.downloads.left[deadline] -= len(chunk)
-                if transfer.file.size is None and transfer.frontier % AHEAD < len(chunk):
-                    context.downloads.check_ahead(name)
                 progress.advanced(name, len(chunk))
         for transfer in transfers:
             try:
@@ -256,13 +246,12 @@ class Downloads:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, self._settings = store, settings
-        self._threads, self._ahead, self._closed = 0, 0, False
+        self._threads, self._ahead = 0, 0
         self._parts, self._lock = SimpleQueue[_Part | None](), threading.Lock()
         self.left: dict[Deadline, int] = {}
 
     def close(self) -> None:
-        """Stops the threads, and whoever takes bytes; a thread that hangs in a connection ends with the process."""
-        self._closed = True
+        """Stops the threads; one that hangs in a connection ends with the process."""
         for _ in range(self._threads):
             self._parts.put(None)
 
@@ -282,11 +271,6 @@ class Downloads:
         finally:
             with self._lock:
                 del self.left[deadline]
-
-    def check_ahead(self, name: str) -> None:
-        """Raises as ``reserve`` if the disk has no room for more of a file whose size nobody told."""
-        with self._lock:
-            self._check_space(name, AHEAD, 0)
 
     def _check_space(self, name: str, needed: int, others: int) -> None:
         root, budget = self._store.root, self._settings.cache_budget
@@ -312,15 +296,12 @@ class Downloads:
     def receive(self, files: Sequence[Transfer], deadline: "Deadline") -> Generator[tuple[Transfer, bytes], None, None]:
         """What is missing of the files, in order and as it arrives; small files first. Close it when it is left early.
 
-        Raises ``LoraCliError`` (the first error in that order, after the bytes before it; or the deadline passed),
-        ``KeyboardInterrupt`` (the readers were closed meanwhile).
+        Raises ``LoraCliError`` (the first error in that order, after the bytes before it; or the deadline passed).
         """
         by_size = sorted(files, key=lambda file: file.file.size or 0)
         waiting, active = deque(part for file in by_size for part in file.parts()), deque[_Part]()
         try:
             while waiting or active:
-                if self._closed:
-                    raise KeyboardInterrupt
                 while waiting and self._begin(waiting[0], beside=active):
                     active.append(waiting.popleft())
                 part = active[0]

@@ -3,17 +3,15 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import FormatError, LoraCliError, NoAdapter, Offline, Refused, UsageError
 from lora_cli.redaction import logger, without_secrets
-from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM
-from lora_cli.refs.lock import LockedAdapter, lock_mismatch
+from lora_cli.refs.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE, WEIGHTS, WEIGHTS_STEM, format_of
 from lora_cli.refs.reference import LATEST_FOLDER, below, training_run
-from lora_cli.refs.request import EVERYTHING, Request, Selection
+from lora_cli.refs.request import EVERYTHING, LockedAdapter, Request, Selection, lock_mismatch
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.sources.registry import Sources
 from lora_cli.store.snapshots import check_paths
@@ -26,14 +24,6 @@ CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
 _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """The files of an origin that are not fetched: how many, and their bytes as far as they are known."""
-
-    files: int
-    bytes: int
 
 
 def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
@@ -185,6 +175,14 @@ def files_to_fetch(revision: Revision) -> tuple[RemoteFile, ...]:
         return select_files(revision, EVERYTHING)
     except LoraCliError:
         return tuple(file for file in revision.files if format_of(file.path) and not file.defect)
+
+
+def select(request: Request, revision: Revision) -> tuple[tuple[RemoteFile, ...], Selection]:
+    """The files of a revision that are requested, and the selection that they are; raises as ``select_locked``."""
+    files = select_files(revision, request.selection)
+    if request.locked is None:
+        return files, request.selection
+    return select_locked(revision, request.locked, request.selection, files)
 
 
 def select_locked(

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from lora_cli.errors import Corrupt, LoraCliError, MissingExtra, Refused, UsageError
 from lora_cli.fetching.file_selection import check_readable, files_to_fetch, select_files, select_locked
 from lora_cli.refs.adapter_files import LARGEST_SIGNATURE, SIGNATURE
-from lora_cli.refs.lock import lock_mismatch
 from lora_cli.refs.reference import FSSPEC, WITH_REVISIONS, AdapterRef
-from lora_cli.refs.request import EVERYTHING, USUAL, Request
+from lora_cli.refs.request import EVERYTHING, USUAL, Request, lock_mismatch
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot, snapshot_digest
 from lora_cli.refs.web_address import canonical_host
 from lora_cli.settings import Settings
@@ -66,7 +65,7 @@ def refuse(
             raise Refused(f"{request.label} has {total} bytes, but {most} are allowed", hint=hint)
     if not settings.policies:
         return
-    from lora_cli.documents.policy_checks import denials, violations
+    from lora_cli.documents.policy import denials, violations
 
     asked, means = _asked(request, ref)
     scheme, _, address = settings.hub_endpoint.partition("://")
@@ -163,7 +162,7 @@ def signatures_for(request: Request, settings: Settings, ref: AdapterRef | None 
     """The entries of ``require_signature`` in all policies that are for an adapter, found at ``ref``."""
     if not (entries := [entry for policy in settings.policies for entry in policy.require_signature]):
         return []
-    from lora_cli.refs.globs import matches
+    from lora_cli.refs.reference import matches
 
     names = _asked(request, ref)
 

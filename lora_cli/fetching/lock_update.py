@@ -1,4 +1,4 @@
-"""The lock of a manifest: which version a fetch takes of each adapter, and the file with what it fetched."""
+"""The lock of a manifest: which version a fetch takes of each adapter, the file with what it fetched, and drift."""
 
 import hashlib
 import os
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lora_cli.base.reading import local_config
 from lora_cli.documents.document import STDIN, read_text
-from lora_cli.documents.lockfile import (
+from lora_cli.documents.manifest import (
     KIND,
+    AdapterSet,
     base_mismatch,
     config_files,
     drift,
@@ -20,18 +21,34 @@ from lora_cli.documents.lockfile import (
     read_lock,
     relocked,
 )
-from lora_cli.documents.manifest import AdapterSet
-from lora_cli.errors import LoraCliError, MachineError, NotFound, Refused, UsageError
-from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.preview import CheckedAdapter, checked_adapter, find_drift
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter, ref_at
-from lora_cli.refs.request import LockFlags, Request
+from lora_cli.errors import LoraCliError, NotFound, Offline, Refused, UsageError
+from lora_cli.fetching import gate
+from lora_cli.fetching.batch import Outcome, ordered_parallel_map
+from lora_cli.fetching.file_selection import resolve, select_files
+from lora_cli.json_schema import Count, ErrorReport, error_report
+from lora_cli.refs.request import THE_BASE, Lock, LockedAdapter, LockFlags, Request, Selection, ref_at
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import endpoint_of
+from lora_cli.sources.files import Files
+from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file
-from lora_cli.store.locks import exclusive
 from lora_cli.text import names
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAdapter:
+    """One locked adapter next to what its source has now."""
+
+    name: str
+    ref: str | None
+    locked: str | None
+    """The revision in the lock; null if it is not locked."""
+    now: str | None
+    """The revision that its source has now; null if it was not asked."""
+    drift: Sequence[str]
+    """What changed since it was locked, a sentence each."""
+    exit_code: Count
+    error: ErrorReport | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +98,6 @@ class LockFile:
             hint = f"lora-cli fetch -f {self.adapter_set.file} locks what it can fetch; remove other adapters"
             raise Refused(f"{self.path} does not match {self.adapter_set.file}: {found[0]}{more}", hint=hint)
 
-    def check_writable(self, requests: Iterable[Request]) -> None:
-        """Raises ``MachineError`` before the fetch if the lock will change, and its folder is not writable."""
-        folder = Path(os.path.realpath(self.path)).parent
-        changes = not self.lock or any(one.locked is None and one.ref.scheme != "file" for one in requests)
-        if changes and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            hint = "--locked uses an existing lock and writes nothing"
-            raise MachineError(f"{self.path}: the lock cannot be written there", hint=hint)
-
     def moved(self, requests: Iterable[Request], settings: Settings) -> str:
         """In one line, which come from another server than when they were locked (their digests decide); or ""."""
         moved = dict[tuple[str, str], list[str]]()
@@ -103,12 +112,7 @@ class LockFile:
         return f"other endpoints than in {self.path}: {'; '.join(told)}" if moved else ""
 
     def update(
-        self,
-        outcomes: Iterable[Outcome],
-        base: Outcome | None,
-        store: Store,
-        settings: Settings,
-        warn: Callable[[str], None],
+        self, outcomes: Iterable[Outcome], base: Outcome | None, settings: Settings, warn: Callable[[str], None]
     ) -> tuple[Lock, Lock]:
         """The lock before and after it has the fetched versions; the file is replaced only if it changes.
 
@@ -137,7 +141,7 @@ class LockFile:
         except LoraCliError as error:
             warn(f"{THE_BASE} is not locked: {error.message}")
         path = Path(os.path.realpath(self.path))
-        with exclusive(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
+        with Store(settings.cache_dir).lock(hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
             now = _read(path, self.flags, self.adapter_set.file) or {}
             after = relocked(self.adapter_set, now, new)
             if dump_lock(after) != dump_lock(now):
@@ -219,3 +223,55 @@ def _read(path: Path, flags: LockFlags, manifest: str) -> Lock | None:
         if not flags.upgrade or flags.some or (text.strip() and KIND not in text):
             raise
         return None
+
+
+def checked_adapter(
+    request: Request, changes: Sequence[str] = (), now: str = "", error: LoraCliError | None = None
+) -> CheckedAdapter:
+    """One adapter with its ``changes``, a sentence each; ``now`` is the origin's revision ("" if it was not asked)."""
+    revision = None if request.locked is None else request.locked.revision
+    code = int(bool(changes)) if error is None else error.exit_code
+    return CheckedAdapter(request.name, request.canonical, revision, now or None, changes, code, error_report(error))
+
+
+def find_drift(requests: Sequence[Request], settings: Settings) -> Iterator[CheckedAdapter]:
+    """The changes at each origin since it was locked, in the order of ``requests``."""
+    sources = Sources(settings)
+
+    def checked(request: Request) -> CheckedAdapter:
+        locked, ref = request.locked, request.ref
+        assert locked is not None
+        gate.refuse(request, settings)
+        if ref.pinned and ref.revision == locked.revision:
+            return checked_adapter(request, now=locked.revision)
+        if settings.offline and ref.scheme != "file":
+            raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
+        revision = resolve(replace(request, locked=None), sources)
+        changes = tuple(_changes(locked, Files(sources.of(ref), revision), request.selection))
+        return checked_adapter(request, changes, revision.id)
+
+    yield from ordered_parallel_map(
+        checked, requests, settings, lambda request, error: checked_adapter(request, error=error)
+    )
+
+
+def _changes(locked: LockedAdapter, files: Files, selection: Selection) -> Iterator[str]:
+    revision = files.revision
+    if revision.id == locked.revision:
+        return
+    if revision.ref.scheme == "hf":
+        yield f"{revision.ref.revision or 'main'} moved from {locked.revision[:12]} to {revision.id[:12]}"
+    elif revision.ref.scheme == "oci":
+        tag = revision.ref.location.rpartition("/")[2].partition(":")[2] or "latest"
+        yield f"{tag} moved from {locked.revision[:19]} to {revision.id[:19]}"
+    planned = {file.path for file in select_files(revision, selection)}
+    for path in sorted(planned | locked.files.keys()):
+        file, blob = revision.file(path), locked.files.get(path)
+        if file is None:
+            yield f"{path} is missing"
+        elif blob is None:
+            yield f"{path} is new"
+        elif file.size not in {None, blob.size}:
+            yield f"{path} changed from {blob.size} to {file.size} bytes"
+        elif (file.sha256 or files.sha256(file, blob.size)) != blob.sha256:
+            yield f"{path} has different bytes"

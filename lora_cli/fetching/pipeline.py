@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING
 
 from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Offline, Unreachable
 from lora_cli.fetching import gate
-from lora_cli.fetching.file_selection import LeftOut, refuse_pickled, resolve, select_files, select_locked
+from lora_cli.fetching.file_selection import refuse_pickled, resolve, select
 from lora_cli.redaction import logger
-from lora_cli.refs.lock import upgrade_hint
 from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef, parse
-from lora_cli.refs.request import Request, Selection
+from lora_cli.refs.request import Request, Selection, upgrade_hint
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_of
 from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
-from lora_cli.store.locks import exclusive
 from lora_cli.store.records import Record, mark_used, read_record, write_record
 from lora_cli.store.snapshots import LostBlob, find_snapshot, publish_snapshot
 
@@ -60,16 +58,11 @@ def too_late(name: str, settings: Settings) -> Unreachable:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A snapshot, the id of its revision, and whether all of it was ``cached`` before.
-
-    ``left_out`` is what else the origin has; None if the origin was not asked. ``signers`` are those that policies
-    required.
-    """
+    """A snapshot, its revision's id, whether all of it was ``cached`` before, and the signers that were required."""
 
     snapshot: Snapshot
     revision: str
     cached: bool
-    left_out: LeftOut | None = None
     signers: tuple[str, ...] = ()
 
 
@@ -143,9 +136,6 @@ def _from_origin(
     gate.refuse(request, settings, revision.pinned, files)
     signed = gate.signed_by(request, settings, revision.pinned, at)
     beside = [] if signed is None else gate.signed_beside(request, settings, revision, files, signed)
-    taken = {file.path for file in files}
-    others = [file.size or 0 for file in revision.files if file.path not in taken]
-    left_out = LeftOut(len(others), sum(others)) if revision.whole else None
     signers: list[str] = []
 
     def check(complete: Snapshot) -> None:
@@ -157,7 +147,7 @@ def _from_origin(
             key = "\n".join((str(replace(revision.ref, revision=None)), revision.id, str(selection), endpoint))
             name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
             wait_s = deadline.left_s(settings.lease_s)
-            locks.enter_context(exclusive(store, name, wait_s, lambda: context.progress.waiting(request.label)))
+            locks.enter_context(store.lock(name, wait_s, lambda: context.progress.waiting(request.label)))
             # Another process may have fetched it meanwhile.
             snapshot, known = recorded(request, revision, files, selection, store, settings)
         if is_cached := snapshot is not None:
@@ -180,15 +170,7 @@ def _from_origin(
         for name in _names(request, revision):
             which = name, str(selection), revision.id, snapshot.digest, snapshot.files
             write_record(store, Record(*which, identities, endpoint, str(revision.pinned)))
-    return Fetched(snapshot, revision.id, is_cached, left_out, tuple(signers))
-
-
-def select(request: Request, revision: Revision) -> tuple[tuple[RemoteFile, ...], Selection]:
-    """The files of a revision that are requested, and the selection that they are; raises as ``select_locked``."""
-    files = select_files(revision, request.selection)
-    if request.locked is None:
-        return files, request.selection
-    return select_locked(revision, request.locked, request.selection, files)
+    return Fetched(snapshot, revision.id, is_cached, tuple(signers))
 
 
 def lookup(request: Request, store: Store, settings: Settings) -> Found | None:

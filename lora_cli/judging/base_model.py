@@ -14,9 +14,8 @@ from lora_cli.fetching import gate
 from lora_cli.fetching.pipeline import open_files
 from lora_cli.parse import json_object
 from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
-from lora_cli.refs.lock import LockedAdapter
 from lora_cli.refs.reference import AdapterRef, hub_words, ref_of, repository_of
-from lora_cli.refs.request import BASE, Request
+from lora_cli.refs.request import BASE, LockedAdapter, Request
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_at
 from lora_cli.sources.registry import Sources

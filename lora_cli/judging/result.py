@@ -85,6 +85,14 @@ class Result:
         return any(finding.severity >= fail_on for finding in self.findings if finding.accepted is None)
 
     @property
+    def ok(self) -> bool:
+        """Whether it was read, nothing refuses it, and all that matters was looked at."""
+        return self.error is None and not self.refused() and not self.is_incomplete
+
+    def __repr__(self) -> str:
+        return f"Result({self.name!r}, ok={self.ok}, findings={[one.code for one in self.findings]})"
+
+    @property
     def worst_first(self) -> list[Finding]:
         """The findings, the worst first."""
         return sorted(self.findings, key=lambda finding: -finding.severity)

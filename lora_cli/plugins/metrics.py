@@ -2,8 +2,7 @@
 
 from prometheus_client import Counter, Gauge
 
-from lora_cli.isolation import Admission
-from lora_cli.warm.failures import STATUS, rule_of
+from lora_cli.isolation import STATUS, Admission
 
 RESOLUTIONS = Counter(
     "lora_cli_resolutions_total", "Adapters fetched and validated for the engine, by outcome.", ["outcome"]
@@ -26,6 +25,6 @@ def observe(admission: Admission) -> None:
     if (before := _failed.pop(report.name, None)) is not None:
         FAILED.remove(report.name, before)
     if report.error and status != 404:
-        _failed[report.name] = rule_of(report)
+        _failed[report.name] = report.rule
         FAILED.labels(report.name, _failed[report.name]).set(1)
     DOWNLOADED.inc(0 if admission.cached else admission.size)

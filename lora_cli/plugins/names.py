@@ -6,20 +6,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.documents.lockfile import lock_path, locked_adapters, read_lock, requests_of
-from lora_cli.documents.manifest import read_manifest
-from lora_cli.errors import LoraCliError, NotFound, UsageError
+from lora_cli.documents.manifest import lock_path
+from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.gate import with_policies
-from lora_cli.refs.reference import parse
+from lora_cli.inputs import POLICY, read_inputs
+from lora_cli.plugins import MANIFEST, RESOLVE
+from lora_cli.refs.reference import AdapterRef, parse
 from lora_cli.refs.request import NAME, Request
-from lora_cli.settings import CONFIG, RESOLVE, Settings, load_settings
-
-MANIFEST, POLICY = "LORA_CLI_MANIFEST", "LORA_CLI_POLICY"
-"""The variables of ``--manifest``, which turns a plugin on as ``RESOLVE`` does, and of ``--policy``."""
+from lora_cli.settings import CONFIG, Settings, load_settings
 
 PLACE = "{name}"
-
-Fingerprint = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,48 +34,37 @@ class Known:
         """The adapters that the name may mean, in the order to try; empty for an unknown name."""
         if (item := self.items.get(name)) is not None:
             return (item,)
-        if not re.fullmatch(NAME, name):
-            return ()
-        found = []
-        for pattern in self.patterns:
+        found: list[Request] = []
+        for pattern in self.patterns if re.fullmatch(NAME, name) else ():
             with suppress(UsageError):  # not every name can be one there
-                ref = parse(pattern.replace(PLACE, name), is_path=_never)
+                ref = _filled(pattern, name)
                 # The address of a file of an adapter is that of its folder, which is above what the pattern says.
                 found += [Request(name, ref)] * (name in str(ref))
         return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
 class Names:
-    """The files and patterns that give names their meaning.
+    """The files and patterns in the variables of ``environ``, which give names their meaning.
 
-    ``manifest`` and its lock, and ``policy``, may change while the engine runs.
+    The manifest, its lock, the policy and the settings file may change while the engine runs.
     """
 
-    environ: Mapping[str, str]
-    manifest: Path | None = None
-    patterns: tuple[str, ...] = ()
-    policy: Path | None = None
-
-    @classmethod
-    def of(cls, environ: Mapping[str, str]) -> "Names | None":
-        """The names that the environment configures; None if it configures none."""
-        manifest, patterns, policy = (environ.get(name, "") for name in (MANIFEST, RESOLVE, POLICY))
-        if not manifest and not patterns.split():
-            return None
-        return cls(
-            dict(environ),
-            Path(manifest).absolute() if manifest else None,
-            tuple(patterns.split()),
-            Path(policy).absolute() if policy else None,
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = dict(environ)
+        self._patterns = tuple(environ.get(RESOLVE, "").split())
+        self._manifest, self._policy, self._config = (
+            Path(file).absolute() if (file := environ.get(name)) else None for name in (MANIFEST, POLICY, CONFIG)
         )
 
-    def fingerprint(self) -> Fingerprint:
+    def fingerprint(self) -> object:
         """A value that changes when a file is replaced or edited."""
-        lock = (lock_path(self.manifest),) if self.manifest is not None else ()
-        config = self.environ.get(CONFIG)
-        files = (self.manifest, *lock, self.policy, Path(config) if config else None)
-        return tuple(_state(path) for path in files if path is not None)
+        stamps: list[object] = []
+        lock = lock_path(self._manifest) if self._manifest is not None else None
+        for path in (self._manifest, lock, self._policy, self._config):
+            with suppress(OSError):
+                found = path.stat() if path is not None else None
+                stamps.append(found and (path, found.st_mtime_ns, found.st_size, found.st_ino))
+        return stamps
 
     def read(self) -> Known:
         """Reads the files.
@@ -87,50 +72,25 @@ class Names:
         Raises:
             LoraCliError: a file cannot be read or has an error; a pattern is not valid, or no policy allows its source.
         """
-        settings = load_settings({}, self.environ)
-        items, rank = {}, None
-        adapter_set = read_manifest(self.manifest) if self.manifest is not None else None
-        settings = with_policies(settings, adapter_set, self.policy)
-        if adapter_set is not None and self.manifest is not None:
+        inputs = read_inputs(self._manifest, (), "", "resolve", may_be_empty=True)
+        settings = with_policies(load_settings({}, self.environ), inputs.manifest, self._policy)
+        # Clients choose what a pattern fetches: only a policy that lists sources makes that safe.
+        if self._patterns and not any(policy.allow_sources for policy in settings.policies):
+            hint = f"set {POLICY} to a policy file with allow_sources"
+            raise UsageError(f"{RESOLVE} needs a policy that lists the allowed sources", hint=hint)
+        for pattern in self._patterns:
+            place, _, path = pattern.partition("://")[2].partition("/")
+            if pattern.count(PLACE) != 1 or PLACE in place or PLACE not in path:
+                hint = f"for example hf://acme/{PLACE} or s3://adapters/prod/{PLACE}"
+                said = f"{RESOLVE}: {pattern!r} must contain {PLACE} once, after the host or bucket"
+                raise UsageError(said, hint=hint)
             try:
-                lock = read_lock(lock_path(self.manifest), str(self.manifest))
-                locked = locked_adapters(adapter_set, lock)
-            except NotFound:
-                locked = {}
-            items = {item.name: item for item in requests_of(adapter_set.adapters, locked)}
-            rank = adapter_set.engine.max_lora_rank if adapter_set.engine is not None else None
-        if self.patterns:
-            _check_patterns(self.patterns, settings)
-        return Known(settings, items, self.patterns, rank)
+                _filled(pattern, "name")
+            except LoraCliError as error:
+                raise UsageError(f"{RESOLVE}: {error.message}", hint=error.hint) from error
+        return Known(settings, {item.name: item for item in inputs.items}, self._patterns, inputs.max_lora_rank)
 
 
-def _check_patterns(patterns: tuple[str, ...], settings: Settings) -> None:
-    """Clients choose what a pattern fetches: only a policy that lists sources makes that safe."""
-    if not any(policy.allow_sources for policy in settings.policies):
-        raise UsageError(
-            f"{RESOLVE} needs a policy that lists the allowed sources",
-            hint=f"set {POLICY} to a policy file with allow_sources",
-        )
-    for pattern in patterns:
-        scheme, _, rest = pattern.partition("://")
-        host, _, path = rest.partition("/")
-        if pattern.count(PLACE) != 1 or PLACE in scheme or PLACE in host or PLACE not in path:
-            raise UsageError(
-                f"{RESOLVE}: {pattern!r} must contain {PLACE} once, after the host or bucket",
-                hint=f"for example hf://acme/{PLACE} or s3://adapters/prod/{PLACE}",
-            )
-        try:
-            parse(pattern.replace(PLACE, "name"), is_path=_never)
-        except LoraCliError as error:
-            raise UsageError(f"{RESOLVE}: {error.message}", hint=error.hint) from error
-
-
-def _never(_text: str) -> bool:
-    return False
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    with suppress(OSError):
-        found = path.stat()
-        return found.st_mtime_ns, found.st_size, found.st_ino
-    return None
+def _filled(pattern: str, name: str) -> AdapterRef:
+    """The reference that a pattern is with this name. Raises ``UsageError``."""
+    return parse(pattern.replace(PLACE, name), is_path=lambda _: False)

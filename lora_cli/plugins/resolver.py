@@ -7,6 +7,7 @@ own (``lora_cli.isolation``), where a bad one harms nothing.
 
 import asyncio
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,17 +21,15 @@ from lora_cli.documents.option_values import parse_duration
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.finding import Deployment
-from lora_cli.isolation import Admission, Isolation, Setup
+from lora_cli.isolation import STATUS, Admission, Backoff, Isolation, Setup
 from lora_cli.judging.base_model import open_base
-from lora_cli.plugins.names import Fingerprint, Known, Names
+from lora_cli.plugins.names import Known, Names
 from lora_cli.redaction import logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.settings import RESOLVE_TIMEOUT
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from lora_cli.text import cut
-from lora_cli.warm.failures import STATUS, Backoff
 
 T = TypeVar("T")
 
@@ -54,9 +53,6 @@ WAIT_S = 300.0
 
 log = logger(__name__)
 
-Observe = Callable[[Admission], None]
-"""Called after each attempt."""
-
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -73,7 +69,6 @@ class Resolved:
 
     name: str
     directory: Path
-    digest: str
 
 
 class Unresolved(Exception):
@@ -86,10 +81,10 @@ class Unresolved(Exception):
 
 @dataclass(slots=True)
 class _Lookup(Backoff):
-    """One name under one reading of the manifest: its possible adapters, and the last result."""
+    """One name: its possible adapters, the processes that have the settings of its manifest, and the last result."""
 
     items: tuple[Request, ...]
-    reading: "_Reading"
+    isolation: Isolation
     resolved: Resolved | None = None
     task: "asyncio.Task[LoadReport] | None" = None
 
@@ -98,33 +93,27 @@ class _Lookup(Backoff):
         return self.task is None or self.task.done()
 
 
-@dataclass(slots=True, eq=False)
-class _Reading:
-    """The result of one reading of the manifest, and the processes that use its settings."""
-
-    known: Known
-    fingerprint: Fingerprint
-    isolation: Isolation
-
-
 class Resolver:
-    """Finds the adapters of one engine by name; it belongs to the event loop that first asks it.
+    """Finds the adapters of one ``running`` engine by name; it belongs to the event loop that first asks it.
 
-    A request waits up to ``wait_s`` seconds for an adapter; fetching it goes on after that.
+    A request waits up to ``wait_s`` seconds for an adapter; fetching it goes on after that. ``observe`` is called after
+    each attempt.
     """
 
-    def __init__(self, names: Names, wait_s: float = WAIT_S, observe: Observe = lambda _: None) -> None:
-        self._names, self._wait_s, self._observe = names, wait_s, observe
+    def __init__(self, names: Names, running: Running, wait_s: float, observe: Callable[[Admission], None]) -> None:
+        self._names, self._running, self._wait_s, self._observe = names, running, wait_s, observe
         self._asked: OrderedDict[str, _Lookup] = OrderedDict()
         self._threads = ThreadPoolExecutor(2, "lora-cli")
-        self._reading: _Reading | None = None
+        self._known: Known | None = None
+        self._isolation: Isolation | None = None
+        self._fingerprint: object = None
         self._look: asyncio.Task[None] | None = None
         self._look_at = 0.0
         self._hold: InUse | None = None
         self._broken = ""
         self._waiting = 0
 
-    async def resolve(self, name: str, running: Running) -> Resolved | None:
+    async def resolve(self, name: str) -> Resolved | None:
         """The adapter of that name, on this disk and validated for the engine; None for an unknown name.
 
         Concurrent requests share one attempt, which continues when a client disconnects. A resolved name never waits
@@ -133,11 +122,19 @@ class Resolver:
         Raises:
             Unresolved: it is known, but cannot be served, or not yet.
         """
-        reading = await self._current(running)
-        items = reading.known.find(name)
+        await self._look_for_changes()
+        known, isolation, asked = self._known, self._isolation, self._asked.get(name)
+        if known is None or isolation is None:
+            raise Unresolved(503, "the adapters of this server cannot be read; see its log")
+        items = known.find(name)
         if not items:
             return None
-        asked = self._remembered(name, items, reading)
+        if asked is None or asked.items != items or asked.isolation is not isolation:
+            asked = self._asked[name] = _Lookup(items, isolation)
+        self._asked.move_to_end(name)
+        if len(self._asked) > MOST_NAMES + len(known.items):
+            oldest = next((one for one, other in self._asked.items() if other.idle and one != name), "")
+            self._asked.pop(oldest, None)
         if asked.resolved is not None and await self._in_thread(asked.resolved.directory.is_dir):
             return asked.resolved
         if asked.idle:
@@ -147,7 +144,7 @@ class Resolver:
                 raise Unresolved(503, f"{name}: {self._waiting} adapters are being fetched; retry in 5 s")
             asked.resolved = None
             self._waiting += 1
-            asked.task = asyncio.create_task(self._attempt(asked, reading))
+            asked.task = asyncio.create_task(self._attempt(asked))
         assert asked.task is not None
         await asyncio.wait((asked.task,), timeout=self._wait_s)
         if not asked.task.done():
@@ -161,27 +158,15 @@ class Resolver:
         """Ends the processes and releases the adapters; later requests fail."""
         if self._look is not None:
             await asyncio.wait((self._look,))
-        if self._reading is not None:
-            await self._in_thread(self._reading.isolation.close)
+        if self._isolation is not None:
+            await self._in_thread(self._isolation.close)
         if self._hold is not None:
             self._hold.close()
         self._threads.shutdown(wait=False)
 
-    def _remembered(self, name: str, items: tuple[Request, ...], reading: _Reading) -> _Lookup:
-        """The state of a name; a new one if its adapters or the policies changed."""
-        asked = self._asked.get(name)
-        if asked is None or asked.items != items or asked.reading is not reading:
-            asked = self._asked[name] = _Lookup(items, reading)
-        self._asked.move_to_end(name)
-        if len(self._asked) > MOST_NAMES + len(reading.known.items):
-            oldest = next((one for one, known in self._asked.items() if known.idle and one != name), None)
-            if oldest is not None:
-                del self._asked[oldest]
-        return asked
-
-    async def _attempt(self, asked: _Lookup, reading: _Reading) -> LoadReport:
+    async def _attempt(self, asked: _Lookup) -> LoadReport:
         """Fetches and validates one adapter, from the first source that has it. An error is in the report."""
-        isolation, loop = reading.isolation, asyncio.get_running_loop()
+        loop, isolation = asyncio.get_running_loop(), asked.isolation
         try:
             for item in asked.items:
                 admission = await loop.run_in_executor(isolation.threads, isolation.admit, item)
@@ -190,43 +175,36 @@ class Resolver:
         finally:
             self._waiting -= 1
         report = admission.report
-        if not report.error:
-            asked.resolved = Resolved(report.name, Path(admission.directory), report.digest)
         asked.record_result(report)
         if report.error:
             log.warning("%s is not served: %s", report.name, _with_hint(report))
-        elif report.signers:
-            log.info("%s: signed by %s", report.name, ", ".join(report.signers))
+        else:
+            asked.resolved = Resolved(report.name, Path(admission.directory))
+            if report.signers:
+                log.info("%s: signed by %s", report.name, ", ".join(report.signers))
         self._observe(admission)
         return report
 
-    async def _current(self, running: Running) -> _Reading:
-        """The last reading of the manifest, which is read again if it changed."""
+    async def _look_for_changes(self) -> None:
+        """Reads the manifest again if it changed, but does not wait long for that once it was read."""
         if self._look is None and time.monotonic() >= self._look_at:
-            self._look = asyncio.create_task(self._reload(running))
+            self._look = asyncio.create_task(self._reload())
         if self._look is not None:
-            await asyncio.wait((self._look,), timeout=LOOK_LIMIT_S if self._reading is not None else None)
-        if self._reading is None:
-            raise Unresolved(503, "the adapters of this server cannot be read; see its log")
-        return self._reading
+            await asyncio.wait((self._look,), timeout=LOOK_LIMIT_S if self._known is not None else None)
 
-    async def _reload(self, running: Running) -> None:
+    async def _reload(self) -> None:
         """Reads the manifest again if it changed. If it has an error, the last reading stays; it is logged once."""
         try:
-            before = self._reading
             fingerprint = await self._in_thread(self._names.fingerprint)
-            if before is not None and fingerprint == before.fingerprint:
+            if fingerprint == self._fingerprint:
                 return
-            known = await self._in_thread(self._names.read)
-            if before is not None and known.settings == before.known.settings:
-                before.known, before.fingerprint = known, fingerprint
-            else:
-                isolation = await self._in_thread(lambda: self._opened(known, running))
-                self._reading = _Reading(known, fingerprint, isolation)
-                if before is not None:
-                    await self._in_thread(before.isolation.close)  # who waits there is told to ask again
-            self._broken = ""
+            known, before = await self._in_thread(self._names.read), self._isolation
+            if self._known is None or known.settings != self._known.settings:
+                self._isolation = await self._in_thread(lambda: self._opened(known))
+            self._known, self._fingerprint, self._broken = known, fingerprint, ""
             log.info("%d adapters can be resolved by name", len(known.items))
+            if before is not None and before is not self._isolation:
+                await self._in_thread(before.close)  # who waits there is told to ask again
         except LoraCliError as error:
             if error.message != self._broken:
                 log.error("%s; %s", error.message, error.hint)  # noqa: TRY400 - a file of the operator's is wrong
@@ -234,32 +212,29 @@ class Resolver:
         finally:
             self._look, self._look_at = None, time.monotonic() + LOOK_S
 
-    def _opened(self, known: Known, running: Running) -> Isolation:
+    def _opened(self, known: Known) -> Isolation:
         """The processes that fetch and validate adapters for the running engine."""
-        settings, base = known.settings, None
+        settings, running, base = known.settings, self._running, None
         self._hold = self._hold or InUse(Store(settings.cache_dir))
         # The engine has read the base's config: the Hub is asked only if it is not in its cache.
         for offline in (True, settings.offline):
             with suppress(LoraCliError):
-                reached = replace(settings, offline=offline, policies=())
-                base = base or open_base(running.base, reached)
+                base = base or open_base(running.base, replace(settings, offline=offline, policies=()))
         if base is None:
             log.warning("the config of the base %s cannot be read: adapters are validated without it", running.base)
         # Without a known limit the engine itself refuses what is above it.
         ranks = choose_engine(running.engine).engine.ranks
         rank = known.max_lora_rank or (max(ranks) if ranks else None)
-        level = logging.getLevelName(logging.getLogger("lora_cli").getEffectiveLevel())
         deployment = running.deployment or Deployment(max_lora_rank=rank)
+        level = logging.getLevelName(logging.getLogger("lora_cli").getEffectiveLevel())
         setup = Setup(settings, base, running.engine, deployment, log_level=level)
-        isolation = Isolation(setup, self._hold, PROCESSES)
-        isolation.start()
-        return isolation
+        return Isolation(setup, self._hold, PROCESSES)
 
     def _in_thread(self, call: Callable[[], T]) -> "asyncio.Future[T]":
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
-def resolver_for(names: Names, engine: logging.Logger) -> Resolver:
+def resolver_for(running: Running, engine: logging.Logger) -> Resolver:
     """A resolver as the environment sets it up, which logs where ``engine`` does and counts in its registry."""
     from lora_cli.plugins.metrics import observe
 
@@ -269,12 +244,12 @@ def resolver_for(names: Names, engine: logging.Logger) -> Resolver:
     if not ours.handlers:
         ours.handlers, ours.propagate = list(theirs.handlers), False
         ours.setLevel(engine.getEffectiveLevel())
-    text, wait_s = names.environ.get(RESOLVE_TIMEOUT, ""), WAIT_S
+    text, wait_s = os.environ.get(RESOLVE_TIMEOUT, ""), WAIT_S
     try:
         wait_s = parse_duration(text) if text else WAIT_S
     except ValueError as error:
         log.warning("%s: %s; %g s is used", RESOLVE_TIMEOUT, error, WAIT_S)
-    return Resolver(names, wait_s, observe)
+    return Resolver(Names(os.environ), running, wait_s, observe)
 
 
 def _with_hint(report: LoadReport) -> str:

@@ -4,21 +4,17 @@ vLLM calls it in every process, without arguments. It does nothing unless ``LORA
 is set, and starts nothing before a client asks for an adapter.
 """
 
-import os
+from lora_cli.plugins import is_configured
 
 LABEL = "lora_cli"
 
 
 def register() -> None:
     """Register the resolver with vLLM; a second call does nothing."""
-    from lora_cli.plugins.names import Names
+    if is_configured():
+        from vllm.lora.resolver import LoRAResolverRegistry
 
-    names = Names.of(os.environ)
-    if names is None:
-        return
-    from vllm.lora.resolver import LoRAResolverRegistry
+        if LABEL not in LoRAResolverRegistry.get_supported_resolvers():
+            from lora_cli.plugins.vllm_resolver import VllmResolver
 
-    if LABEL not in LoRAResolverRegistry.get_supported_resolvers():
-        from lora_cli.plugins.vllm_resolver import VllmResolver
-
-        LoRAResolverRegistry.register_resolver(LABEL, VllmResolver(names))
+            LoRAResolverRegistry.register_resolver(LABEL, VllmResolver())

@@ -11,7 +11,6 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver
 
 from lora_cli.finding import Deployment
-from lora_cli.plugins.names import Names
 from lora_cli.plugins.resolver import Resolver, Running, Unresolved, resolver_for
 
 log = init_logger("vllm.lora_cli")
@@ -20,10 +19,8 @@ log = init_logger("vllm.lora_cli")
 class VllmResolver(LoRAResolver):  # type: ignore[misc]
     """Gives vLLM the adapters of a manifest, or of a pattern, by name."""
 
-    def __init__(self, names: Names) -> None:
-        self._names = names
+    def __init__(self) -> None:
         self._resolver: Resolver | None = None
-        self._running: Running | None = None
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
         """The adapter of that name; None for a name that is none of ours.
@@ -31,11 +28,11 @@ class VllmResolver(LoRAResolver):  # type: ignore[misc]
         Raises:
             VLLMError: it is ours, and cannot be served; vLLM tells the client the status and the message.
         """
-        if self._resolver is None or self._running is None:
-            self._running = Running(f"vllm@{vllm.__version__}", base_model_name, _limits(inspect.currentframe()))
-            self._resolver = resolver_for(self._names, log)
+        if self._resolver is None:
+            running = Running(f"vllm@{vllm.__version__}", base_model_name, _limits(inspect.currentframe()))
+            self._resolver = resolver_for(running, log)
         try:
-            found = await self._resolver.resolve(lora_name, self._running)
+            found = await self._resolver.resolve(lora_name)
         except Unresolved as error:
             raise _as_vllm(error) from None
         if found is None:
@@ -51,12 +48,10 @@ def _limits(frame: FrameType | None) -> Deployment | None:
     ``engine_client`` with the ``vllm_config`` (``vllm.engine.protocol.EngineClient``).
     """
     caller = frame.f_back if frame is not None else None
-    config = (
-        getattr(getattr(caller.f_locals.get("self"), "engine_client", None), "vllm_config", None) if caller else None
-    )
-    lora = getattr(config, "lora_config", None)
+    client = getattr(caller.f_locals.get("self"), "engine_client", None) if caller is not None else None
+    lora = getattr(getattr(client, "vllm_config", None), "lora_config", None)
     rank = getattr(lora, "max_lora_rank", None)
-    if config is None or not isinstance(rank, int):
+    if not isinstance(rank, int):
         log.warning("vLLM's limits cannot be read: adapters are validated without --max-lora-rank")
         return None
     targets = getattr(lora, "target_modules", None)

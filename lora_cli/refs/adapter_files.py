@@ -1,5 +1,7 @@
 """The names that the files of an adapter have, as PEFT and transformers write them."""
 
+import posixpath
+
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 WEIGHTS_STEM = "adapter_model"
@@ -24,3 +26,14 @@ BESIDE = frozenset({
 
 MOST_HEADER = 32 << 20
 """Bytes of a header that are read unless an operator says otherwise: that of 138 240 tensors has 20 MiB."""
+
+_FORMAT_OF = {
+    ".safetensors": "safetensors",
+    ".gguf": "gguf",
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), "pickle"),
+}
+
+
+def format_of(path: str) -> str | None:
+    """The weight format that a file's name promises, as a policy has it; None for a file that is not weights."""
+    return _FORMAT_OF.get(posixpath.splitext(path)[1].lower())

@@ -5,13 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lora_cli.fetching.cache_repair import Repaired
+from lora_cli.fetching.batch import Outcome
 from lora_cli.reports.terminal import Paragraph, facts, separated, table, text
 from lora_cli.store import Store
 from lora_cli.store.gc import Removed
-from lora_cli.store.inventory import StoredSnapshot, tree_bytes
+from lora_cli.store.inventory import StoredSnapshot, Verified, tree_bytes
 from lora_cli.store.snapshots import is_digest
-from lora_cli.store.verify import Verified
 from lora_cli.text import counted, safe, size
 from lora_cli.version import __version__
 
@@ -106,16 +105,16 @@ def _ago(seconds: float) -> str:
     return next((f"{counted(int(seconds // s), unit)} ago" for s, unit in AGES if seconds >= s), "just now")
 
 
-def human_verified(found: Sequence[Verified], repaired: Sequence[Repaired] | None) -> "Parts":
+def human_verified(found: Sequence[Verified], repaired: Sequence[Outcome] | None) -> "Parts":
     """Corrupt and repaired files, and a summary."""
     rotten = [one for one in found if one.problem]
     for one in rotten:
         outcome = "removed" if one.removed else "it could not be removed"
         yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {outcome}", text(("corrupt ", "red")))
     for again in repaired or ():
-        what = f"{again.kind} {again.name}"
+        what = f"snapshot {again.request.sha256}"
         if again.error is None:
-            yield Paragraph(what + (f" from {again.ref}" if again.ref else ""), text(("repaired ", "green")))
+            yield Paragraph(f"{what} from {again.request.name}", text(("repaired ", "green")))
         else:
             hint = f" (hint: {again.error.hint})" if again.error.hint else ""
             yield Paragraph(f"{what}: {again.error.message}{hint}", text(("not repaired: ", "red")))

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.file_selection import LeftOut
-from lora_cli.fetching.preview import CheckedAdapter, PlannedAdapter
+from lora_cli.fetching.batch import Outcome, PlannedAdapter
 from lora_cli.json_schema import (
     EXCLUDED,
     INLINE,
@@ -19,13 +17,14 @@ from lora_cli.json_schema import (
     Version,
     error_report,
 )
-from lora_cli.refs.lock import THE_BASE, Lock, LockedAdapter
+from lora_cli.refs.request import THE_BASE, Lock, LockedAdapter
 from lora_cli.reports.terminal import Paragraph, failure, table, text
 from lora_cli.store.materialize import NotPruned, Published
 from lora_cli.text import counted, duration, milliseconds, names, safe, size
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
+    from lora_cli.fetching.lock_update import CheckedAdapter
     from lora_cli.reports.terminal import Parts
 
 
@@ -50,8 +49,6 @@ class FetchedSnapshot:
     sha256: Sha256
     """The snapshot's digest."""
     bytes: Count
-    left_out: LeftOut | None
-    """What the source has and an adapter does not need; null if that is not known."""
     directory: str | None
     """Where the adapter can be used; null if it could not be put there."""
     published: Published | None
@@ -123,7 +120,6 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
             fetched.cached,
             fetched.snapshot.digest,
             fetched.snapshot.size,
-            fetched.left_out,
             None if outcome.directory is None else str(outcome.directory),
             outcome.published,
             tuple(files),
@@ -156,8 +152,6 @@ def adapter_line(one: FetchedAdapter, *, verbose: bool = False) -> str:
     parts.append(f"revision {fetched.revision[:12]}" if fetched.revision else f"sha256 {fetched.sha256[:12]}")
     if verbose:
         parts.append(f"{milliseconds(one.milliseconds)} ms")
-        if fetched.left_out and fetched.left_out.files:
-            parts.append(f"{size(fetched.left_out.bytes)} in {counted(fetched.left_out.files, 'file')} left out")
         parts += [f"published for {safe(fetched.published.base)}"] if fetched.published else []
     return f"{one.shown}: {', '.join(parts)}"
 
@@ -190,7 +184,7 @@ def human_plan(planned: Sequence[PlannedAdapter], *, verbose: bool = False) -> "
     yield Paragraph(line + (f"; {failed} failed" if failed else ""))
 
 
-def human_check(checked: Sequence[CheckedAdapter], left_over: Sequence[str]) -> "Parts":
+def human_check(checked: "Sequence[CheckedAdapter]", left_over: Sequence[str]) -> "Parts":
     """``fetch --check``: a line for each adapter that is not as it was locked, the errors, and a summary."""
     changed = [(one.name, "; ".join(one.drift)) for one in checked if one.drift]
     changed += [(name, "is locked but not in the manifest") for name in left_over]

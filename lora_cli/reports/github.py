@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from lora_cli.finding import Finding, Location, Severity
 from lora_cli.judging.report import Report
 from lora_cli.judging.result import Result
-from lora_cli.reports.places import place_of
+from lora_cli.reports.sarif import place_of
 from lora_cli.reports.terminal import rendered
 from lora_cli.reports.validate import human
 from lora_cli.reports.words import problem_lines, summary

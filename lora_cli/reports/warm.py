@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_cli import parse
 from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
-from lora_cli.errors import INTERRUPTED, EndpointError
+from lora_cli.errors import EndpointError
 from lora_cli.json_schema import Version
 from lora_cli.reports.terminal import Paragraph, failure, hints, separated, table, text
 from lora_cli.results import LoadReport
@@ -66,9 +66,9 @@ class EndpointsReport:
 def human(report: WarmReport, *, quiet: bool = False, verbose: bool = False) -> "Parts":
     """What was proved and how far it moves the next token, the answers, the errors, and a summary.
 
-    ``verbose`` has times; ``quiet`` only errors. Adapters that an interrupt left undone are only counted.
+    ``verbose`` has times; ``quiet`` only errors.
     """
-    tried = [one for one in report.adapters if one.exit_code != INTERRUPTED]
+    tried = report.adapters
     loaded = [one for one in tried if not one.error and not quiet]
     return separated(
         [_proofs(loaded)] if loaded else [],
@@ -84,8 +84,6 @@ def human(report: WarmReport, *, quiet: bool = False, verbose: bool = False) -> 
 
 def outcome(report: LoadReport) -> str:
     """The outcome of an adapter in words."""
-    if report.exit_code == INTERRUPTED:
-        return "not tried"
     if report.error:
         return "failed"
     return "verified" if report.moved is not None or (report.proof is not None and report.proof.holds) else "loaded"

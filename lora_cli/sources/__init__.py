@@ -110,6 +110,7 @@ def is_unknown_host(error: BaseException | None) -> bool:
 
 
 MOST_ENTRIES = 10_000
+ONLINE = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it first with network access"
 
 
 class NoRanges(Unreachable):

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from lora_cli.errors import Corrupt, Refused, Unreachable
-from lora_cli.refs.web_address import DEFAULT_PORTS, host, origin
+from lora_cli.refs.web_address import DEFAULT_PORTS, host, is_loopback, origin
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges, Transient, from_status
-from lora_cli.sources.ssrf_guard import guard
 
 if TYPE_CHECKING:
     from lora_cli.sources.transport import Response
@@ -202,3 +202,46 @@ def redirect_target(url: str, location: str, what: str) -> str:
         reason = f"{what}: {host(url)} redirects from https to http, at {host(target)}, which is not followed"
         raise Refused(reason, hint="use the address of an endpoint that stays on https")
     return target
+
+
+NAT64 = IPv6Network("64:ff9b::/96")
+METADATA = {*map(ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))}
+"""Where Alibaba, Azure, Oracle, AWS and Google answer their own machines, beside 169.254.169.254 (link-local)."""
+
+
+def _ip(address: str) -> IPv4Address | IPv6Address | None:
+    """The address, out of IPv6 if it is an IPv4 address wrapped in that; None for a name, which a proxy resolves."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(ip, IPv6Address):
+        return IPv4Address(ip.packed[-4:]) if ip in NAT64 else ip.ipv4_mapped or ip.sixtofour or ip
+    return ip
+
+
+def is_public(address: str) -> bool:
+    """Whether ``address`` is neither of a private network nor this machine's own."""
+    ip = _ip(address)
+    return not is_loopback(address) if ip is None else ip.is_global and not ip.is_reserved
+
+
+def guard(private: bool, sender: str, prefix: str) -> Callable[[str], None]:
+    """A guard that checks each address of a redirect before anything is sent there; it raises ``Refused``.
+
+    A server may send us where we can reach and it cannot: to this machine, its network, or the place where clouds keep
+    credentials. What counts is the address that is connected to, not the name, which can be given another at any time.
+    ``sender`` is the address that sent the redirect ("": unknown: public), ``prefix`` begins the message of an error.
+    ``private`` lets redirects into private networks, but to no link-local address.
+    """
+
+    def judge(address: str) -> None:
+        ip, where = _ip(address), "" if address in prefix else f" at {address}"
+        if ip is not None and (ip.is_link_local or ip in METADATA):
+            reason = f"{prefix}{where}, a link-local address, or that of a cloud's credentials"
+            raise Refused(reason, hint="no adapter files are served there; tell the owner of that server")
+        if not (private or is_public(address)) and is_public(sender):
+            hint = "a policy, the settings or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1 can allow it"
+            raise Refused(f"{prefix}{where}, a private address (allow_private_redirects)", hint=hint)
+
+    return judge

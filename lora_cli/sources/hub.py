@@ -16,7 +16,7 @@ from lora_cli.refs.reference import AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.refs.web_address import host
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, at_most_10_000
+from lora_cli.sources import ONLINE, Source, at_most_10_000
 from lora_cli.sources.http import Http, Piece, StatusError, TooLarge, get_bytes, get_json, next_query
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ _ANSWERS: tuple[tuple[str, type[LoraCliError], str, str], ...] = (
 
 The codes and what they mean are those of ``huggingface_hub.utils.hf_raise_for_status``.
 """
-
-ONLINE = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it first with network access"
 
 log = logger(__name__)
 

@@ -1,4 +1,7 @@
-"""Artifacts in OCI registries (distribution specification 1.1): a layer is a file, or a tar of files."""
+"""Artifacts in OCI registries (distribution specification 1.1): a layer is a file, or a tar of files.
+
+Credentials are found as Docker, Podman and ORAS find them.
+"""
 
 import base64
 import gzip
@@ -7,15 +10,16 @@ import json
 import os
 import posixpath
 import re
+import subprocess
 import tarfile
 import tempfile
 import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
@@ -25,16 +29,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, MachineError, NotFound, Refused, Unreachable, UsageError
-from lora_cli.redaction import remember
+from lora_cli.redaction import logger, remember
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import DOCKER_HUB, AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.refs.web_address import host, is_encrypted, is_loopback
-from lora_cli.settings import Settings
+from lora_cli.settings import Settings, home_of
 from lora_cli.sources import MOST_ENTRIES, Source, Transient, from_status
-from lora_cli.sources.docker_config import Credentials, find_credentials
-from lora_cli.sources.http import Http, Piece, StatusError, get_bytes, redirect_target, whole
-from lora_cli.sources.ssrf_guard import guard
+from lora_cli.sources.http import Http, Piece, StatusError, get_bytes, guard, redirect_target, whole
 
 MOST_LAYERS, CHUNK = 200, 1 << 20
 WHOLE = Piece(0, None, None)
@@ -112,7 +114,7 @@ class OciSource(Source):
             ours = [one for one in listed if _MACHINE.items() <= (one.platform or {}).items()]
             if len(chosen := ours if len(ours) == 1 else listed) != 1:
                 several = ", ".join(one.digest for one in listed[:5]) or "nothing"
-                hint = f"choose one by its digest: oci://{_place(ref)}@sha256:…"
+                hint = f"choose one by its digest: oci://{ref.untagged}@sha256:…"
                 raise UsageError(f"{ref}: this is an index of {len(listed)} manifests ({several})", hint=hint)
             artifact = repository.manifest(ref, chosen[0].digest)
         layers = artifact.layers or []
@@ -122,7 +124,7 @@ class OciSource(Source):
             if layer.path and not layer.is_tar
         ]
         if any(layer.is_tar for layer in layers):
-            files += self._unpacked(_place(ref), artifact.digest).files
+            files += self._unpacked(ref.untagged, artifact.digest).files
         folder = ref.subfolder
         if not folder:  # the only folder with an adapter, if none is at the root: policies may have rules for it
             found = [file.path for file in files if posixpath.basename(file.path) == CONFIG]
@@ -139,7 +141,7 @@ class OciSource(Source):
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         ref, (digest, _, offset) = revision.ref, file.locator.partition("+")
         if offset:
-            tars, end = self._unpacked(_place(ref), digest), int(offset) + (stop or file.size or 0)
+            tars, end = self._unpacked(ref.untagged, digest), int(offset) + (stop or file.size or 0)
             for at in range(int(offset) + start, end, CHUNK):
                 yield os.pread(tars.file.fileno(), min(CHUNK, end - at), at)
         else:
@@ -147,7 +149,7 @@ class OciSource(Source):
             yield from self._repository(ref).get(f"blobs/{digest}", f"{ref}: {file.path}", piece)
 
     def _repository(self, ref: AdapterRef) -> "_Repository":
-        return self._repositories.setdefault(_place(ref), _Repository(ref, self._settings, self._rule))
+        return self._repositories.setdefault(ref.untagged, _Repository(ref, self._settings, self._rule))
 
     def _unpack(self, place: str, digest: str) -> "_Tars":
         """Downloads the tars of an artifact, and lists the files in them. No name in a tar is used as a path."""
@@ -224,25 +226,20 @@ class _Tars:
         return self.file.read(size)
 
 
-def _place(ref: AdapterRef) -> str:
-    """``registry[:port]/name``: the location without the tag."""
-    return re.sub(":[^/]*$", "", ref.location)
-
-
 class _Repository:
     """One repository of a registry. Threads share it, and the token that it was given when it first asked for one."""
 
     def __init__(self, ref: AdapterRef, settings: Settings, rule: SourceRule | None) -> None:
         endpoint = (rule and rule.endpoint_url) or registry_endpoint(ref.location)
         # The path of a mirror is a prefix of each repository.
-        parts = urlsplit(f"{endpoint.rstrip('/')}/{_place(ref).partition('/')[2]}")
+        parts = urlsplit(f"{endpoint.rstrip('/')}/{ref.untagged.partition('/')[2]}")
         self._name, self._url = parts.path[1:], f"{parts.scheme}://{parts.netloc}/v2{parts.path}"
         self._http = Http.of(settings, endpoint)
         self._rule, self._lock = rule, threading.Lock()
 
     def manifest(self, ref: AdapterRef, digest: str = "") -> _Manifest:
         """The manifest or index with a digest, by default what the reference names: its tag, or ``latest``."""
-        what, reference = str(ref), digest or ref.revision or ref.location[len(_place(ref)) + 1 :] or "latest"
+        what, reference = str(ref), digest or ref.revision or ref.location[len(ref.untagged) + 1 :] or "latest"
         data = whole(self.get(f"manifests/{reference}", what), what, self._http.timeout_s)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if ":" in reference and digest != reference:
@@ -298,16 +295,16 @@ class _Repository:
             return replace(self._http, token=known.basic, basic=True)
         asked = {"scope": f"repository:{self._name}:pull", **asked}
         query = {name: asked[name] for name in ("service", "scope") if name in asked}
-        method, body, headers = "GET", None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
+        body, headers = None, {"Authorization": f"Basic {known.basic}"} if known.basic else {}
         if known.identity_token:
             form = {"grant_type": "refresh_token", "client_id": "lora-cli", "refresh_token": known.identity_token}
-            method, body = "POST", urlencode({**form, **query}).encode()
+            body = urlencode({**form, **query}).encode()
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
         else:
             service += ("&" if "?" in service else "?") + urlencode(query)
         allowed = guard(self._http.private, refusal.peer, f"{what}: a token of {host(service)} is asked for")
         # No redirect is followed. After what may be gone at another try, the registry is asked again, too.
-        with closing(send(service, headers, self._http.timeout_s, allowed, method=method, body=body)) as response:
+        with closing(send(service, headers, self._http.timeout_s, allowed, body)) as response:
             if response.status == 429 or response.status >= 500:
                 raise from_status(host(service), response.status, response.headers)
             if response.status != 200:
@@ -331,3 +328,70 @@ class _Repository:
             hint = "check the name and the tag; some registries also answer so to those who are not logged in"
             return NotFound(f"{what}: not found on {server} ({status})", hint=hint)
         return Unreachable(f"{what}: {server} answered {status}", hint="check that it is an OCI registry")
+
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a registry is told of who asks; nothing of nobody.
+
+    ``basic`` is a user with a password, encoded (RFC 7617). An ``identity_token`` is exchanged for a bearer token.
+    """
+
+    basic: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+
+def find_credentials(server: str, repository: str, environ: Mapping[str, str]) -> Credentials:
+    """The credentials for a repository of ``server`` (``HOST[:PORT]``), empty ones if there are none.
+
+    They are in the first file that has some: ``REGISTRY_AUTH_FILE``, ``$DOCKER_CONFIG/config.json`` (by default in
+    ``~/.docker``), then Podman's ``auth.json``. A file names a credential helper, or has the credentials.
+
+    Raises:
+        UsageError: a file cannot be read, or is no such file.
+    """
+    home = home_of(environ)
+    names = (server, f"https://{server}")
+    if server == "registry-1.docker.io":
+        names = ("https://index.docker.io/v1/", "docker.io")  # as Docker calls it, and Podman
+    folders = repository.split("/")
+    keys = ["/".join((name, *folders[:count])) for name in names for count in range(len(folders), -1, -1)]
+    for place, file in (
+        (environ.get("REGISTRY_AUTH_FILE"), ""),
+        (environ.get("DOCKER_CONFIG") or home / ".docker", "config.json"),
+        (environ.get("XDG_RUNTIME_DIR"), "containers/auth.json"),
+        (environ.get("XDG_CONFIG_HOME") or home / ".config", "containers/auth.json"),
+    ):
+        if not place or not os.access(path := Path(place, file), os.R_OK):
+            continue
+        try:
+            config = json.loads(path.read_bytes())
+            helper = config.get("credHelpers", {}).get(names[0]) or config.get("credsStore")
+            found = [_ask_helper(helper, names[0])] if helper else []
+            entries = [config["auths"][key] for key in keys if key in (config.get("auths") or ())]
+            found += [Credentials(entry.get("auth", ""), entry.get("identitytoken", "")) for entry in entries]
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path} is not a file of registry credentials", hint="docker login renews it") from error
+        if known := [one for one in found if one != Credentials()]:
+            return known[0]
+    return Credentials()
+
+
+def _ask_helper(name: str, server: str) -> Credentials:
+    """The answer of a credential helper; empty when it has none, or fails, which the log says."""
+    program = f"docker-credential-{name}"
+    try:
+        done = subprocess.run(  # noqa: S603 - a helper that this user's own file names
+            [program, "get"], input=server.encode(), capture_output=True, timeout=30, check=True
+        )
+        answer = json.loads(done.stdout)
+        user, secret = answer["Username"], answer["Secret"]
+    except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
+        log.info("%s has no credentials for %s (%s)", program, server, type(error).__name__)
+        return Credentials()
+    if user == "<token>":
+        return Credentials(identity_token=secret)
+    return Credentials(base64.b64encode(f"{user}:{secret}".encode()).decode())

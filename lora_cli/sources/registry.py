@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.errors import Offline, UsageError
-from lora_cli.refs.globs import matches
-from lora_cli.refs.reference import FSSPEC, AdapterRef, Scheme
+from lora_cli.refs.reference import FSSPEC, AdapterRef, Scheme, matches
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import ONLINE, Source
 
 if TYPE_CHECKING:
     from lora_cli.documents.source_rules import SourceRule
@@ -56,8 +55,7 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
     if ref.scheme in {"s3", "gs", "az"}:
         from lora_cli.sources.cloud_credentials import endpoint_of_account
 
-        found = endpoint_of_account(ref.scheme, ref.location, rule)
-        return found or {"s3": "https://s3.amazonaws.com"}.get(ref.scheme, "")
+        return endpoint_of_account(ref.scheme, ref.location, rule) or "https://s3.amazonaws.com" * (ref.scheme == "s3")
     if rule is not None and (rule.endpoint_url or ref.scheme == FSSPEC):
         return (rule.endpoint_url or json.dumps(rule.storage_options, sort_keys=True)).rstrip("/")
     if ref.scheme == "hf":
@@ -94,8 +92,7 @@ class Sources:
 
             return LocalSource(self._settings, roots=self._roots)
         if self._settings.offline and ref.scheme not in {"file", "hf"}:
-            hint = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it with network access"
-            raise Offline(f"{ref} is not cached and offline mode is on", hint=hint)
+            raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
         rule = rule_of(ref, self._settings)
         key = ref.scheme, rule.match if rule is not None else ""
         with self._lock:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
@@ -23,7 +23,6 @@ from urllib3.util import make_headers
 from lora_cli.redaction import remember
 from lora_cli.refs.web_address import DEFAULT_PORTS, host, origin
 from lora_cli.sources import CONNECT_TIMEOUT_S, Transient, is_unknown_host
-from lora_cli.sources.ssrf_guard import Guard
 from lora_cli.version import __version__
 
 CHUNK, DRAINED, CONNECTIONS = 256 * 1024, 16 * 1024, 64
@@ -61,15 +60,9 @@ class Response:
 
 
 def send(
-    url: str,
-    headers: Mapping[str, str],
-    timeout_s: float,
-    allowed: Guard,
-    *,
-    method: str = "GET",
-    body: bytes | None = None,
+    url: str, headers: Mapping[str, str], timeout_s: float, allowed: Callable[[str], None], body: bytes | None = None
 ) -> Response:
-    """The answer to a request as far as its headers; redirects are the caller's, who closes it.
+    """The answer to a GET, or a POST of ``body``, as far as its headers; redirects are the caller's, who closes it.
 
     ``allowed`` checks each address that the server's name stands for, one of which is then connected to; of a server
     behind a proxy, its name. Raises ``Transient`` (the network failed), or what ``allowed`` raises.
@@ -82,8 +75,8 @@ def send(
     how |= dict.fromkeys(("retries", "redirect", "assert_same_host", "preload_content", "decode_content"), False)
     try:
         proxy = proxy_for(scheme, name, port)
-        peers = [name] if proxy else _addresses(name, port, int(time.monotonic() / RESOLVED_S))
-        for address in (addresses := tuple(peers)):
+        addresses = [name] if proxy else _addresses(name, port, int(time.monotonic() / RESOLVED_S))
+        for address in addresses:
             allowed(address)
         options = {"ssl_context": tls(), "server_hostname": name} if scheme == "https" else {}
         target = f"http://{place}" if proxy and scheme == "http" else ""
@@ -91,13 +84,11 @@ def send(
         for address in addresses:
             pool = manager(proxy, os.getpid()).connection_from_host(address, port, scheme, options)
             try:
-                raw = pool.urlopen(method, target, **how)
+                raw = pool.urlopen("GET" if body is None else "POST", target, **how)
                 break
             except ConnectTimeoutError:  # or refused, which is one of these
                 if address == addresses[-1]:
                     raise
-                # It is tried last from now on: it would cost each request its time.
-                peers[:] = sorted(peers, key=address.__eq__)
     except FAILURES as error:
         raise _translated(error, url, timeout_s) from error
     assert isinstance(raw, urllib3.HTTPResponse)

@@ -15,13 +15,11 @@ from pathlib import Path
 
 from lora_cli.errors import MachineError
 from lora_cli.refs.adapter_files import BASE_CONFIG
-from lora_cli.store import Store
+from lora_cli.store import TAG, Store
 from lora_cli.store.disk import on_disk, remove_path
 from lora_cli.store.inventory import StoredSnapshot, blob_files, files_in, inode_of, inventory, list_folder, tree_bytes
-from lora_cli.store.locks import exclusive
-from lora_cli.store.partials import is_written
-from lora_cli.store.records import all_records, forget_record
-from lora_cli.store.snapshots import discard
+from lora_cli.store.records import all_records, record_path
+from lora_cli.store.snapshots import discard, is_written
 
 GRACE_S = 3600.0
 """How long new files stay without a reference: a process may be about to write one."""
@@ -29,7 +27,9 @@ GRACE_S = 3600.0
 LEFTOVER_S = 86_400.0
 """How long unfinished files stay, to be resumed."""
 
-_UNFINISHED = re.compile(r"[0-9a-f]{12}|[0-9a-f]{64}(\.[0-9a-f]{12})?\.part|\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
+_UNFINISHED = re.compile(
+    r"[0-9a-f]{12}|[0-9a-f]{64}(\.[0-9a-f]{12})?\.part|\.([0-9a-f]{64}\.json|CACHEDIR\.TAG)\.[0-9a-f]{12}"
+)
 """Only files and folders with these names are ours; any others stay."""
 
 
@@ -79,7 +79,7 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
             if not exceeds or item.files.keys() == {BASE_CONFIG} or cache.outside & cache.links[item.digest].keys():
                 continue
             # Who uses it locks it, then looks whether it exists: it stays, or is found missing.
-            with exclusive(store, item.digest) as held:
+            with store.lock(item.digest) as held:
                 if held is None:
                     what = "no lock can be taken (flock), so nobody knows what is in use: no snapshot was removed"
                     raise MachineError(f"{store.locks}: {what}", hint="lora-cli cache rm removes what you name")
@@ -105,10 +105,10 @@ def remove(
         return cache.remove_unreferenced(before_s, _leftovers(store, before_s), forced=True)
 
 
-def cache_bytes(store: Store, *, partials: bool = True) -> int:
-    """Bytes of all weights and files in the cache, each inode once; without records, and maybe without ``partials``."""
-    folders = [store.blobs, store.snapshots, *([store.partials] if partials else [])]
-    return sum({inode_of(status): status.st_size for folder in folders for _, status in files_in(folder)}.values())
+def cache_bytes(store: Store) -> int:
+    """Bytes of all weights and files in the cache, each inode once; without records."""
+    found = chain(*map(files_in, (store.blobs, store.snapshots, store.partials)))
+    return sum({inode_of(status): status.st_size for _, status in found}.values())
 
 
 class _Contents:
@@ -132,7 +132,7 @@ class _Contents:
         """Removes a snapshot in one step, its references first; returns the bytes of files that only it had."""
         if not self.dry_run:
             for record in item.records:
-                forget_record(self.store, record)
+                record_path(self.store, *record.key).unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 discard(self.store, item.directory)
         self.gone.append(item)
@@ -171,12 +171,12 @@ class _Contents:
         removed += [Removed("partial", path.relative_to(self.store.root).as_posix(), tree_bytes(path)) for path in left]
         if not self.dry_run:
             for record in dangling:
-                forget_record(self.store, record)
+                record_path(self.store, *record.key).unlink(missing_ok=True)
             for path in left:
                 remove_path(path)
             for path in list_folder(self.store.locks):
                 if re.fullmatch(r"[0-9a-f]{12}|[0-9a-f]{64}", path.name):
-                    with exclusive(self.store, path.name) as held:
+                    with self.store.lock(path.name) as held:
                         if held:
                             path.unlink(missing_ok=True)
         return removed
@@ -184,7 +184,7 @@ class _Contents:
 
 def _leftovers(store: Store, before_s: float) -> list[Path]:
     """Unfinished files and folders from before ``before_s`` that no process writes."""
-    found = chain(*map(list_folder, (store.partials, store.snapshots, store.refs)))
+    found = chain(store.root.glob(f".{TAG}.*"), *map(list_folder, (store.partials, store.snapshots, store.refs)))
     ours = (path for path in found if _UNFINISHED.fullmatch(path.name))
     return [path for path in ours if _changed_s(path) < before_s and not is_written(path)]
 

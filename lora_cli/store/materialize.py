@@ -19,9 +19,8 @@ from lora_cli.json_schema import Sha256
 from lora_cli.parse import json_object
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.snapshot import Blob, Snapshot
-from lora_cli.store import Store
+from lora_cli.store import Store, is_named
 from lora_cli.store.disk import on_disk, read_small, remove_path, replace_file
-from lora_cli.store.locks import is_named
 from lora_cli.store.snapshots import build_directory, is_digest, is_sound, rename_into_place, sha256_of
 from lora_cli.text import names, shown
 

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lora_cli.errors import MachineError
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision
 from lora_cli.store import Store
 from lora_cli.store.disk import FORBIDDEN, on_disk, read_small, replace_file
-from lora_cli.store.snapshots import is_digest
 
 SCHEMA = "lora_cli/ref/3"
 LARGEST = 8_000_000
@@ -81,19 +79,14 @@ def read_record(store: Store, ref: str, selection: str = "", endpoint: str = "")
 
 def all_records(store: Store) -> Iterator[Record]:
     """Every record, in the order of the references."""
-    try:
-        paths = [path for path in store.refs.iterdir() if path.suffix == ".json"]
-    except OSError:
-        return
-    found = (_read(path) for path in paths)
+    found = map(_read, store.refs.glob("*.json"))
     yield from sorted((record for record in found if record), key=lambda record: record.key)
 
 
 def write_record(store: Store, record: Record) -> None:
     """Writes the record of a reference; an identical one is only touched. A read-only cache stays as it is.
 
-    Raises:
-        MachineError: another disk error.
+    Raises ``MachineError`` for another disk error.
     """
     path = record_path(store, *record.key)
     files = {
@@ -113,16 +106,6 @@ def write_record(store: Store, record: Record) -> None:
                 raise
 
 
-def forget_record(store: Store, record: Record) -> None:
-    """Removes the record of a reference.
-
-    Raises:
-        OSError: as it comes.
-    """
-    with suppress(FileNotFoundError):
-        record_path(store, *record.key).unlink()
-
-
 def mark_used(store: Store, record: Record) -> None:
     """Sets when a record was last used to now, by the clock of the file system, if this user may.
 
@@ -136,8 +119,7 @@ def mark_used(store: Store, record: Record) -> None:
 def _touch(path: Path) -> bool:
     """Sets the time of a file to now; False if it is missing or another user's, and so has to be replaced.
 
-    Raises:
-        OSError: the file system is read-only, or another disk error.
+    Raises ``OSError``.
     """
     try:
         os.utime(path)
@@ -147,23 +129,13 @@ def _touch(path: Path) -> bool:
 
 
 def _read(path: Path) -> Record | None:
-    data = read_small(path, LARGEST)
-    if data is None:
-        return None
     try:
-        return _parsed(json.loads(data), path.stat().st_mtime)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
+        value = json.loads(read_small(path, LARGEST) or b"")
+        if value.pop("schema") != SCHEMA:
+            return None
+        files = value.pop("files")
+        blobs = {name: Blob(one["sha256"], one["size"]) for name, one in files.items()}
+        identities = {name: one["identity"] for name, one in files.items()}
+        return Record(**value, files=blobs, identities=identities, used_s=path.stat().st_mtime)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):  # cut off by a power failure
         return None
-
-
-def _parsed(value: Any, used_s: float) -> Record | None:
-    files = {name: Blob(entry["sha256"], entry["size"]) for name, entry in value["files"].items()}
-    identities = {name: entry["identity"] for name, entry in value["files"].items()}
-    texts = {name: value[name] for name in TEXTS}
-    sound = (
-        value["schema"] == SCHEMA
-        and all(isinstance(text, str) for text in (*texts.values(), *identities.values()))
-        and is_digest(value["snapshot"])
-        and all(is_digest(blob.sha256) and type(blob.size) is int for blob in files.values())
-    )
-    return Record(**texts, files=files, identities=identities, used_s=used_s) if sound else None

@@ -12,18 +12,18 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.redaction import logger
 from lora_cli.refs.snapshot import Blob, Snapshot, snapshot_digest
-from lora_cli.store import Store
-from lora_cli.store.disk import EXHAUSTED, on_disk, opened, remove_path
-from lora_cli.store.locks import OTHERS_S, exclusive, shared
+from lora_cli.store import OTHERS_S, Store, claim, is_named
+from lora_cli.store.disk import EXHAUSTED, create, on_disk, opened, remove_path
 
 BLOB_MTIME_NS = 946_684_800 * 10**9
 """2000-01-01: valid in archives that start in 1980, and no real file has that time."""
@@ -119,7 +119,7 @@ def is_intact(store: Store, path: Path, is_good: Callable[[Path], bool], *, quie
     """
     if (found := is_good(path)) or not os.path.lexists(path):
         return found
-    with shared(store, path.name), exclusive(store, path.name[:12], OTHERS_S):
+    with store.lock(path.name, OTHERS_S, shared=True), store.lock(path.name[:12], OTHERS_S):
         if (found := is_good(path)) or not os.path.lexists(path):
             return found
         with suppress(OSError):  # where this user may not remove it
@@ -248,3 +248,53 @@ def rename_into_place(building: Path, target: Path) -> bool:
             raise
         return False
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A file that only this process writes, open for reading and writing; ``size`` is its length when it was opened."""
+
+    path: Path
+    descriptor: int
+    size: int
+
+    def close(self, *, keep: bool = False) -> None:
+        """Closes the file, and removes it unless the next process is to go on with it."""
+        with suppress(OSError):
+            if not keep and is_named(self.path, self.descriptor):
+                self.path.unlink()
+        os.close(self.descriptor)
+
+
+def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = True) -> Partial:
+    """The file of ``key``, resumed if nobody writes it and it has at most ``longest`` bytes.
+
+    The caller verifies the bytes. Unless a digest is known (``digest_known``), a file from before this machine
+    started is not resumed: a power failure may have lost some of them. Raises ``MachineError``.
+    """
+    path, descriptor = store.partials / f"{key}.part", None
+    with on_disk("writing", path):
+        store.tag()
+        with suppress(OSError):  # another process has it, or it cannot be known that none has
+            descriptor = claim(path, mode=0o600)
+        if descriptor is None:
+            path = store.partials / f"{key}.{os.urandom(6).hex()}.part"
+            descriptor = create(path, os.O_RDWR | os.O_EXCL, 0o600)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        status = os.fstat(descriptor)
+        lost = not digest_known and status.st_mtime <= time.time() - time.monotonic()
+        if not (lost or status.st_size > longest):
+            return Partial(path, descriptor, status.st_size)
+        os.ftruncate(descriptor, 0)
+        return Partial(path, descriptor, 0)
+
+
+def is_written(path: Path) -> bool:
+    """Whether a process writes this partial file or folder; False where that cannot be told."""
+    with suppress(OSError), opened(path) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

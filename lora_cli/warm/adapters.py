@@ -12,13 +12,12 @@ from typing import Literal, ParamSpec, TypeVar
 
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, NotFound, UsageError
-from lora_cli.isolation import Admission, Isolation
+from lora_cli.isolation import Admission, Backoff, Isolation
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.sources.files import files_at
 from lora_cli.text import cut
 from lora_cli.warm.composed import Slot
-from lora_cli.warm.failures import Backoff
 from lora_cli.warm.metrics import Metrics
 from lora_cli.warm.plan import LoraRequest
 from lora_cli.warm.worker import Worker
@@ -61,16 +60,12 @@ class AdapterState(Backoff):
         return self.loading is not None and not self.loading.done()
 
 
-Tell = Callable[..., None]
-"""Tells the supervisor, in words, what the next process has to know when this one dies."""
-
-
 class Adapters:
     """The adapters by name, in the order of their registration. Everything runs in the server's event loop.
 
-    ``crashed`` has, by digest, why the process died that loaded an adapter: it is not loaded again. ``tell`` is called
-    with ``loading``, name and digest before an adapter is read and ``loaded`` after it is proved or failed, and with
-    ``registered``, name, source and pinned, or ``removed`` and name when a client does so.
+    ``crashed`` has, by digest, why the process died that loaded an adapter: it is not loaded again. ``tell`` tells the
+    supervisor ``loading``, name and digest before an adapter is read, ``loaded`` when it is proved or failed, and what
+    clients do: ``registered``, name, source and pinned, or ``removed`` and name.
     """
 
     def __init__(
@@ -79,7 +74,7 @@ class Adapters:
         isolation: Isolation,
         crashed: Mapping[str, str],
         metrics: Metrics,
-        tell: Tell,
+        tell: Callable[..., None],
     ) -> None:
         self._states = {one.name: AdapterState(one, by_client=by_client) for one, by_client in requests}
         self._isolation, self._crashed, self.metrics, self._tell = isolation, crashed, metrics, tell
@@ -126,11 +121,9 @@ class Adapters:
                 )
             await self.ensure_loaded(before)
             return
-        state = AdapterState(request, by_client=True)
-        if before is not None:
-            state.request = replace(request, pinned=before.request.pinned)
-        else:
-            self._states[request.name] = state
+        pinned = request.pinned if before is None else before.request.pinned
+        state = AdapterState(replace(request, pinned=pinned), by_client=True)
+        self._states.setdefault(request.name, state)
         try:
             await self.ensure_loaded(state)
         except LoraCliError:
@@ -218,9 +211,7 @@ class Adapters:
             if not report.error and (reason := self._crashed.get(report.digest)) is not None:
                 raise MachineError(reason, hint="it is tried again when it has changed")
             if not report.error:
-                state.lora = await _in(self._loader, _read, state.request, admission)
-                loaded = await _in(self._loader, self._prove, worker, state.lora)
-                report = loaded.after(report)
+                report = await _in(self._loader, self._prove, worker, state, admission)
         except LoraCliError as error:
             report = report.failed("load", error)
         state.report, state.proved, state.remote = report, not report.error, not admission.cached
@@ -228,11 +219,16 @@ class Adapters:
         self.metrics.loaded(report)
         return report
 
-    def _prove(self, worker: Worker, lora: LoraRequest) -> LoadReport:
+    def _prove(self, worker: Worker, state: AdapterState, admission: Admission) -> LoadReport:
+        """Read, load and prove an adapter that was judged."""
+        request, judged, directory = state.request, admission.report, Path(admission.directory)
+        adapter = replace(read_adapter(files_at(directory), request.name), files=())
+        state.lora = LoraRequest(request.name, directory, adapter, judged.digest, request.pinned)
         try:
-            return worker.load(lora, lambda name, _stage: self._tell("loading", name, lora.digest))
+            loaded = worker.load(state.lora, lambda name, _stage: self._tell("loading", name, judged.digest))
         finally:
             self._tell("loaded")
+        return loaded.after(judged)
 
     async def _drop(self, state: AdapterState) -> None:
         """Drop it from the tiers, unless another name shares its snapshot."""
@@ -240,13 +236,6 @@ class Adapters:
         shared = lora is not None and any(one.lora is not None and one.lora.key == lora.key for one in self)
         if lora is not None and not shared and self.worker.done():
             await _in(self._leases, self.worker.result().drop, lora.key)
-
-
-def _read(request: Request, admission: Admission) -> LoraRequest:
-    """The description of an adapter that was judged, for the worker."""
-    directory = Path(admission.directory)
-    adapter = replace(read_adapter(files_at(directory), request.name), files=())
-    return LoraRequest(request.name, directory, adapter, admission.report.digest, request.pinned)
 
 
 def _in(threads: Executor, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> "asyncio.Future[T]":

@@ -21,14 +21,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.isolation import STATUS
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.version import __version__
 from lora_cli.warm.adapters import Adapters, AdapterState
-from lora_cli.warm.failures import STATUS, rule_of
-from lora_cli.warm.generation import Delta, Generation, Sampling
-from lora_cli.warm.requests import CompletionRequest, LoadRequest, UnloadRequest
-from lora_cli.warm.roots import allowed_reference
+from lora_cli.warm.generation import Delta, Generation
+from lora_cli.warm.requests import CompletionRequest, LoadRequest, UnloadRequest, allowed_reference
 from lora_cli.warm.supervisor import ServerOptions
 from lora_cli.warm.worker import Worker
 
@@ -85,11 +84,7 @@ class Api:
         return Json({"ready": self.ready}, 200 if self.ready else 503)
 
     async def metrics(self, _http: HttpRequest) -> Response:
-        """Prometheus' text."""
-        return PlainTextResponse(self.metrics_text(), media_type="text/plain; version=0.0.4")
-
-    def metrics_text(self) -> str:
-        """All metrics. Those of the tiers are left out until the base is loaded."""
+        """Prometheus' text. The metrics of the tiers are left out until the base is loaded."""
         metrics, adapters = self.adapters.metrics, list(self.adapters)
         metrics.failed = {one.request.name: one.failure for one in adapters if one.failure is not None}
         metrics.gauges = {
@@ -101,7 +96,7 @@ class Api:
             tiers = self.adapters.worker.result().status()
             for name, text, key in TIER_METRICS:
                 metrics.gauges[name, text] = {tier: status[key] for tier, status in tiers.items()}
-        return metrics.text()
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def models(self, _http: HttpRequest) -> Response:
         """The base and each adapter that does not fail, as OpenAI and vLLM list them."""
@@ -131,11 +126,12 @@ class Api:
         asked = LoadRequest.read(await _body(http))
         if asked.lora_name == self._base:
             raise UsageError(f"{asked.lora_name} is the base's name", hint="use another name")
-        known, options = self.adapters.find(asked.lora_name), self._options
-        if known is not None and str(known.request.source) == asked.lora_path and not asked.load_inplace:
-            await self.adapters.ensure_loaded(known)
-            return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
-        source = await asyncio.to_thread(allowed_reference, asked.lora_path, options.roots, options.settings)
+        known = self.adapters.find(asked.lora_name)
+        if known is not None and str(known.request.source) == asked.lora_path:
+            source = known.request.source
+        else:
+            roots, settings = self._options.roots, self._options.settings
+            source = await asyncio.to_thread(allowed_reference, asked.lora_path, roots, settings)
         await self.adapters.add(Request(asked.lora_name, source), in_place=asked.load_inplace)
         return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
 
@@ -162,8 +158,8 @@ class Api:
                 slot, tier, load_ms = await stack.enter_async_context(self.adapters.slot(state))
                 headers = {"x-lora-tier": tier, "x-lora-load-ms": f"{load_ms:.3f}"}
             prompts = [model.prompt_ids(prompt, asked.max_tokens) for prompt in asked.prompt]
-            sampling = Sampling(asked.max_tokens, frozenset[int]() if asked.ignore_eos else model.ends)
-            deltas = _deltas(worker, partial(Generation, model.composed, prompts, slot, sampling, model.decode))
+            ends = frozenset[int]() if asked.ignore_eos else model.ends
+            deltas = _deltas(worker, partial(Generation, model, prompts, slot, asked.max_tokens, ends, model.decode))
             head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time())}
             head |= {"model": asked.model, "object": "text_completion"}
             await stack.enter_async_context(self._turns)
@@ -260,7 +256,7 @@ async def _events(
             yield _event({**head, "choices": [_choice(asked, delta)]})
             completed += len(delta.ids)
     except LoraCliError as error:
-        yield _event(_error_of(error)[1])
+        yield _event(_error_body(*_said(error)))
     if asked.stream_options.include_usage:
         yield _event({**head, "choices": [], "usage": _usage(prompts, completed)})
     yield b"data: [DONE]\n\n"
@@ -293,7 +289,7 @@ def _described(state: AdapterState, worker: Worker | None) -> dict[str, Any]:
     """One adapter in the status; ``worst_error`` is of its proof, over all modules."""
     lora, failed, report = state.lora, state.failure, state.report or LoadReport(state.request.name)
     worst = report.proof.worst.error if report.proof is not None and report.proof.worst is not None else None
-    failing = {"error": failed.error, "hint": failed.hint, "rule": rule_of(failed)} if failed is not None else {}
+    failing = {"error": failed.error, "hint": failed.hint, "rule": failed.rule} if failed is not None else {}
     return {
         "name": state.request.name,
         "source": str(state.request.source),
@@ -312,10 +308,10 @@ def _described(state: AdapterState, worker: Worker | None) -> dict[str, Any]:
     }
 
 
-def _error_of(error: LoraCliError) -> tuple[int, dict[str, Any]]:
-    """The HTTP status of an error, and its body."""
-    status, kind = STATUS.get(error.exit_code, (500, "InternalServerError"))
-    return status, _error_body(f"{error.message} ({error.hint})" if error.hint else error.message, status, kind)
+def _said(error: LoraCliError) -> tuple[str, int, str]:
+    """The message of an error, its HTTP status, and vLLM's name of that."""
+    message = f"{error.message} ({error.hint})" if error.hint else error.message
+    return message, *STATUS.get(error.exit_code, (500, "InternalServerError"))
 
 
 def _error_body(message: str, status: int, kind: str) -> dict[str, Any]:
@@ -327,12 +323,10 @@ def _error(message: str, status: int, kind: str, headers: Mapping[str, str] | No
     return Json(_error_body(message, status, kind), status, headers)
 
 
-async def _failed(_http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, LoraCliError)
-    status, body = _error_of(error)
-    return Json(body, status, {"retry-after": "1"} if status == 503 else {})
+async def _failed(_http: HttpRequest, error: Any) -> Response:
+    message, status, kind = _said(error)
+    return _error(message, status, kind, {"retry-after": "1"} if status == 503 else None)
 
 
-async def _http_error(_http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _http_error(_http: HttpRequest, error: Any) -> Response:
     return _error(error.detail, error.status_code, "BadRequestError", error.headers)

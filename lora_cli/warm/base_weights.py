@@ -13,10 +13,6 @@ from lora_cli.base.checkpoint import INDEX_FILE, WEIGHTS_FILE, names_in_memory, 
 from lora_cli.errors import Corrupt, FormatError
 from lora_cli.peft.targets import all_linear
 
-DAMAGED = (
-    "download the base again, or set --base to its config.json alone: adapters are then proved on synthetic weights"
-)
-
 
 class BaseWeights(Protocol):
     """Weights by module path. ``origin`` is ``"base"`` or ``"synthetic"``, as it is in a ``Proof``."""
@@ -84,7 +80,8 @@ class CheckpointWeights:
         try:
             return safe_open(self._directory / file, "pt")
         except (OSError, SafetensorError) as error:
-            raise Corrupt(f"the base's checkpoint is damaged: {file}: {error}", hint=DAMAGED) from error
+            hint = "download the base again; with --base FOLDER/config.json the proofs take synthetic weights"
+            raise Corrupt(f"the base's checkpoint is damaged: {file}: {error}", hint=hint) from error
 
     def _find(self, module: str) -> str:
         weight = f"{module}.weight"

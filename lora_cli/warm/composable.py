@@ -105,11 +105,6 @@ def copied_modules(adapter: Adapter, base: BaseModel) -> dict[str, str]:
     return found
 
 
-def largest_rank(adapter: Adapter, base: BaseModel) -> int:
-    """The largest rank that the tensors of modules of ``base`` themselves have; 0 without any."""
-    return max((pair.rank or 0 for path, pair in adapter.pairs.items() if path in base.modules), default=0)
-
-
 def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, full_model: bool) -> Iterator[tuple[str, str]]:
     """Each reason why not, as "…" after the adapter's name, and what to do about it."""
     for name in OTHERS:

@@ -1,8 +1,9 @@
-"""A whole model through transformers, with an adapter composed onto its modules by forward hooks."""
+"""A whole model through transformers: an adapter composed onto its modules by hooks, its effect, and its tokenizer."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import torch
 from torch import nn
 
 from lora_cli.base.base_model import BaseModule
-from lora_cli.errors import FormatError, Refused
-from lora_cli.warm.forward import add_lora
+from lora_cli.errors import FormatError, Refused, UsageError
+from lora_cli.results import Moved
+from lora_cli.warm.plan import Plan
 from lora_cli.warm.variants import Variant, variant
-from lora_cli.warm.weights import ExtraWeights, LoadedAdapter, ModuleWeights
+from lora_cli.warm.weights import ExtraWeights, LoadedAdapter, ModuleWeights, add_lora
+
+CHECK_TOKENS = 16
+"""Of the seeded prompt with which an adapter's effect on the whole model is measured."""
 
 
 def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device | str) -> nn.Module:
@@ -174,3 +179,89 @@ def _why_not(found: Mapping[str, nn.Module], path: str, base: BaseModule) -> str
     if shape == (base.d_in, base.d_out):
         return ""
     return f"maps {shape[0]} to {shape[1]} in the model and {base.d_in} to {base.d_out} in its config"
+
+
+class FullModel(ComposedModel):
+    """The whole model of the plan's checkpoint, and its tokenizer, which is loaded with the first prompt.
+
+    Raises:
+        FormatError: transformers cannot load it.
+    """
+
+    def __init__(self, plan: Plan, dtype: torch.dtype, device: torch.device) -> None:
+        assert plan.base_directory is not None
+        self._directory = plan.base_directory
+        super().__init__(load_model(self._directory, dtype=dtype, device=device), plan.base.modules)
+        generator = torch.Generator().manual_seed(0)
+        self._ids = torch.randint(plan.base.vocab_size or 2, (1, CHECK_TOKENS), generator=generator).to(device)
+        self._base_logits: torch.Tensor | None = None
+
+    @cached_property
+    def _tokenizer(self) -> tuple[Any, str]:
+        """The base's tokenizer, by transformers, or None and why; no code of its own is run."""
+        from transformers import AutoTokenizer
+
+        try:
+            found = AutoTokenizer.from_pretrained(self._directory, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            return None, first_line(error)
+        return found, ""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens, with all spaces; empty without a tokenizer."""
+        tokenizer, _why = self._tokenizer
+        return "" if tokenizer is None else str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Token ids that end an answer, by the tokenizer and by the model's ``generation_config``."""
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        own = getattr(self._tokenizer[0], "eos_token_id", None)
+        return frozenset(end for end in (*(ends if isinstance(ends, list) else [ends]), own) if isinstance(end, int))
+
+    def prompt_ids(self, prompt: str | tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
+        """The prompt as token ids that the model has, with room for the answer.
+
+        Raises:
+            UsageError: they are none.
+            FormatError: it is text, and there is no tokenizer.
+        """
+        tokenizer, why = self._tokenizer
+        if isinstance(prompt, str) and tokenizer is None:
+            raise FormatError(
+                f"has no tokenizer that transformers can load: {why}",
+                where=str(self._directory),
+                hint="put the base's tokenizer files next to its config.json, or send token ids",
+            )
+        ids = tuple(tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else prompt
+        if not ids:
+            raise UsageError("the prompt is empty")
+        embedding: nn.Embedding = self.model.get_input_embeddings()  # type: ignore[operator]
+        if max(ids) >= embedding.num_embeddings or min(ids) < 0:
+            raise UsageError(f"the prompt has token ids beyond the vocabulary of {embedding.num_embeddings}")
+        config = self.model.config
+        most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        if isinstance(most, int) and len(ids) + max_tokens > most:
+            raise UsageError(
+                f"the prompt has {len(ids)} tokens and max_tokens is {max_tokens}: the model's context has {most}"
+            )
+        return ids
+
+    def check(self, slot: Slot) -> Moved:
+        """The effect on the next token, over a few seeded ones.
+
+        Raises:
+            Refused: a logit is not finite, or none changed.
+        """
+        if self._base_logits is None:
+            self._base_logits = self.logits(self._ids, None)
+        logits, base_logits = self.logits(self._ids, slot), self._base_logits
+        if not bool(torch.isfinite(logits).all()):
+            raise Refused("the whole model's logits are not finite with this adapter")
+        delta = float((logits - base_logits).abs().max())
+        if not delta:
+            raise Refused("the whole model's logits are bit-identical to the base's: the adapter changes nothing")
+        base, adapted = base_logits.double().log_softmax(-1), logits.double().log_softmax(-1)
+        kl = (base.exp() * (base - adapted)).sum(-1).mean()
+        changed = logits.argmax(-1) != base_logits.argmax(-1)
+        return Moved(delta, max(0.0, float(kl)), int(changed.sum()), changed.numel())

@@ -29,14 +29,6 @@ class Delta:
     finish: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """When a row ends: after ``max_tokens``, or at a token of ``ends``."""
-
-    max_tokens: int
-    ends: frozenset[int] = frozenset()
-
-
 @dataclass(slots=True)
 class _Row:
     """One row's output.
@@ -46,7 +38,8 @@ class _Row:
     """
 
     number: int
-    sampling: Sampling
+    max_tokens: int
+    ends: frozenset[int]
     decode: Decode
     finish: str = ""
     _ids: list[int] = field(default_factory=list)
@@ -56,12 +49,12 @@ class _Row:
     def append(self, token: int) -> Delta:
         """Append the next token; returns the new output."""
         ids, new = tuple[int, ...](), ""
-        if token in self.sampling.ends:
+        if token in self.ends:
             self.finish = "stop"
         else:
             ids = (token,)
             self._ids.append(token)
-            if len(self._ids) >= self.sampling.max_tokens:
+            if len(self._ids) >= self.max_tokens:
                 self.finish = "length"
         before = self.decode(self._ids[self._before : self._read])
         text = self.decode(self._ids[self._before :])
@@ -74,7 +67,8 @@ class _Row:
 class Generation:
     """The prompts of one request as one batch, generated step by step until ``ended``.
 
-    Rows of unequal length are padded on their left, and masked there.
+    A row ends after ``max_tokens``, or at a token of ``ends``. Rows of unequal length are padded on their left, and
+    masked there.
     """
 
     def __init__(
@@ -82,11 +76,12 @@ class Generation:
         model: ComposedModel,
         prompts: Sequence[Sequence[int]],
         slot: Slot | None,
-        sampling: Sampling,
+        max_tokens: int,
+        ends: frozenset[int],
         decode: Decode,
     ) -> None:
         self._model, self._slot = model, slot
-        self._rows = [_Row(number, sampling, decode) for number in range(len(prompts))]
+        self._rows = [_Row(number, max_tokens, ends, decode) for number in range(len(prompts))]
         longest = max(map(len, prompts))
         padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         real = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]

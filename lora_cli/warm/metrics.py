@@ -7,7 +7,6 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lora_cli.results import LoadReport
-from lora_cli.warm.failures import rule_of
 
 
 class Metrics(Collector):
@@ -48,7 +47,7 @@ class Metrics(Collector):
         text = "1 for each adapter whose last load failed."
         failed = GaugeMetricFamily("lora_cli_adapter_failed", text, labels=["adapter", "rule"])
         for name, report in self.failed.items():
-            failed.add_metric([_label(name), _label(rule_of(report))], 1)
+            failed.add_metric([_label(name), _label(report.rule)], 1)
         yield failed
 
     def text(self) -> str:

@@ -37,8 +37,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from lora_cli.results import ModuleProof, Proof
 from lora_cli.warm.base_weights import BaseWeights
-from lora_cli.warm.forward import add_lora
-from lora_cli.warm.weights import LoadedAdapter, ModuleWeights
+from lora_cli.warm.weights import LoadedAdapter, ModuleWeights, add_lora
 
 TOKENS = 8
 """Tokens that use the adapter; as many base tokens are between them."""

@@ -21,8 +21,7 @@ from lora_cli.errors import LoraCliError
 from lora_cli.finding import Deployment
 from lora_cli.isolation import Isolation, Setup, end_with_parent
 from lora_cli.redaction import log_to_stderr
-from lora_cli.store import Store
-from lora_cli.store.locks import InUse
+from lora_cli.store import InUse, Store
 from lora_cli.warm.adapters import Adapters
 from lora_cli.warm.api import Api
 from lora_cli.warm.metrics import Metrics
@@ -49,7 +48,6 @@ async def _serve(options: ServerOptions, listener: socket.socket, hold: InUse, t
     limit = Deployment(max_lora_rank=options.plan.max_lora_rank or None)
     setup = Setup(options.settings, options.plan.base, "", limit, options.roots, options.log_level)
     isolation = Isolation(setup, hold)
-    isolation.start()
     adapters = Adapters(options.requests.values(), isolation, options.crashed, Metrics(options.starts), tell)
     api = Api(adapters, options)
     config = uvicorn.Config(
@@ -78,8 +76,8 @@ async def _serve(options: ServerOptions, listener: socket.socket, hold: InUse, t
         await adapters.load_first(options.plan.max_cpu_loras)
         api.ready = True
         states = list(adapters)
-        failed = [(one.request.name, one.failure) for one in states if one.failure is not None]
-        problems = [f"{name}: failed at {why.stage}: {why.error}" for name, why in failed]
+        failed = [one.failure for one in states if one.failure is not None]
+        problems = [f"{why.name}: failed at {why.stage}: {why.error}" for why in failed]
         tell("ready", sum(one.proved for one in states), len(states), problems)
 
     starting = asyncio.create_task(start())

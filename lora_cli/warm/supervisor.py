@@ -153,14 +153,11 @@ class Supervisor:
                 self._say(f"ready: {proved} of {adapters} adapters loaded and proved")
                 for problem in problems:
                     self._say(problem)
-                self._write_ready_file(proved)
-
-    def _write_ready_file(self, proved: int) -> None:
-        if self._ready_file is not None:
-            try:
-                write_file(self._ready_file, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
-            except OSError as error:
-                self._say(f"{self._ready_file} cannot be written: {error.strerror}")
+                if self._ready_file is not None:
+                    try:
+                        write_file(self._ready_file, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
+                    except OSError as error:
+                        self._say(f"{self._ready_file} cannot be written: {error.strerror}")
 
     def _after_crash(self, status: int) -> None:
         """Say why the process died, and remember the adapter that it was loading.

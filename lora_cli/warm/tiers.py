@@ -41,10 +41,6 @@ POLICIES: Mapping[PolicyName, Callable[[float, int, int], float]] = {"lru": _lru
 """The rate of a key at a request, by its rate before, the number of the request, and the places of the tier."""
 
 
-class TierBusy(MachineError):
-    """There is no room until leases or loads end."""
-
-
 class Tier(Generic[T]):
     """Values by key, of which the one with the lowest rate is evicted; ``hits``, ``loads`` and ``evictions`` so far.
 
@@ -71,7 +67,7 @@ class Tier(Generic[T]):
         is what errors call it.
 
         Raises:
-            MachineError: all places are pinned; ``TierBusy`` after ``timeout_s``. And what ``load`` raises.
+            MachineError: all places are pinned, or in use after ``timeout_s``. And what ``load`` raises.
         """
         with self._changed:
             is_hit = self._is_there(key, name or key, monotonic() + timeout_s)
@@ -106,6 +102,12 @@ class Tier(Generic[T]):
                 self._drop(self._values.pop(key))
                 self._changed.notify_all()
 
+    def status(self, size: Callable[[T], int]) -> Mapping[str, int]:
+        """What it holds, the most that it may, its counters, and the bytes by the ``size`` of a value."""
+        held = self.contents().values()
+        counters = {"hits": self.hits, "loads": self.loads, "evictions": self.evictions}
+        return {"adapters": len(held), "most": self.places, "bytes": sum(map(size, held)), **counters}
+
     def contents(self) -> Mapping[str, T]:
         """The loaded values by key, the first to be evicted first."""
         with self._changed:
@@ -116,25 +118,22 @@ class Tier(Generic[T]):
         self._changed.notify_all()
 
     def _is_there(self, key: str, name: str, until: float) -> bool:
-        """Whether ``key`` is loaded; else there is a place for it, and it is marked as loading."""
+        """Whether ``key`` is loaded; else a place is made for it, and it is marked as loading."""
         while key not in self._values:
             if key in self._loading:
                 self._changed.wait()
                 continue
-            if len(self._values) + len(self._loading) < self.places or self._has_evicted():
+            has_room = len(self._values) + len(self._loading) < self.places
+            free = [] if has_room else [one for one in self._values if not self._leases[one] and one not in self.pinned]
+            if free:
+                self._drop(self._values.pop(min(free, key=self._rates.__getitem__)))
+                self.evictions += 1
+            if has_room or free:
                 self._loading.add(key)
                 return False
             full = f"no room for {name} in the {self._name} tier: all {self.places} adapters there are"
             if self.pinned.issuperset(self._values) and not self._loading:
                 raise MachineError(f"{full} pinned", hint="pin fewer adapters")
             if not self._changed.wait(max(0.0, until - monotonic())):
-                raise TierBusy(f"{full} in use", hint="raise its size")
+                raise MachineError(f"{full} in use", hint="raise its size")
         return True
-
-    def _has_evicted(self) -> bool:
-        """Whether one could be evicted, and was."""
-        free = [key for key in self._values if not self._leases[key] and key not in self.pinned]
-        if free:
-            self._drop(self._values.pop(min(free, key=self._rates.__getitem__)))
-            self.evictions += 1
-        return bool(free)

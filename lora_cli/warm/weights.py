@@ -1,7 +1,7 @@
 """An adapter's weights: in the files' own dtype for the proof, and as it is held in memory and on a device."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import Corrupt, FormatError, MachineError, Refused
+from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.peft.targets import scales, wrapped_parameters
 from lora_cli.text import by_key
 from lora_cli.warm.composable import config_on, extra_tensors, scalings
@@ -110,7 +110,7 @@ def load_adapter(
 
     Raises:
         Refused: it cannot be composed, or a value is NaN or Inf.
-        FormatError, Corrupt, MachineError: as ``read_weights``.
+        Corrupt, MachineError: as ``read_weights``.
     """
     scaling = scalings(adapter, base, full_model=full_model)
     extra = _extra_weights(directory, adapter, base, dtype, scaling) if full_model else {}
@@ -121,7 +121,6 @@ def read_weights(directory: Path, adapter: Adapter, scalings: Mapping[str, float
     """The factors of the modules in ``scalings`` (PEFT's, by module path), in the file's own dtype.
 
     Raises:
-        FormatError: a factor is missing.
         Corrupt: a file does not match its header.
         MachineError: a file cannot be read.
     """
@@ -131,11 +130,6 @@ def read_weights(directory: Path, adapter: Adapter, scalings: Mapping[str, float
         module: ModuleWeights(tensors[a.name], tensors[b.name], scalings[module], adapter.pairs[module].embedding)
         for module, (a, b) in pairs.items()
     }
-
-
-def weight_bytes(adapter: Adapter) -> int:
-    """The bytes of its factors in its files, from the header alone."""
-    return sum(info.nbytes for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None)
 
 
 def read_tensors(directory: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
@@ -154,10 +148,10 @@ def read_tensors(directory: Path, infos: Iterable[TensorInfo]) -> dict[str, torc
 
 
 def _factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
-    """A and B of a module in the adapter's files. Raises ``FormatError`` if one of them is missing."""
+    """A and B of a module in the files of an adapter that was judged."""
     pair = adapter.pairs[module]
-    if pair.a is None or pair.b is None:
-        raise FormatError("has only one of its two factors", where=module)
+    assert pair.a is not None
+    assert pair.b is not None
     return pair.a, pair.b
 
 
@@ -197,3 +191,23 @@ def _refuse_not_finite(what: str, values: torch.Tensor) -> None:
             f"{what} contains NaN or Inf in {str(values.dtype).removeprefix('torch.')}",
             hint="its training diverged, or its values are too large for that dtype",
         )
+
+
+ALL = (slice(None),)
+
+
+def add_lora(output: torch.Tensor, x: torch.Tensor, module: ModuleWeights, rows: Sequence[slice] = ALL) -> torch.Tensor:
+    """Adds the LoRA path to these ``rows`` of a module's base ``output`` ``[tokens, d_out]``, and returns it.
+
+    ``x`` is ``[tokens, d_in]``, or ``[tokens]`` token ids for an embedding. Each run of rows is a product of its own:
+    other tokens keep their bits, and not even a NaN reaches them.
+    """
+    a, b = module.a, module.b
+    for part in rows:
+        shrunk = a[:, x[part]].t() if module.embedding else x[part].to(a.dtype) @ a.t()
+        out = output[part]
+        if out.dtype == b.dtype:
+            out.addmm_(shrunk, b.t(), alpha=module.scaling)
+        else:
+            out.add_(shrunk @ b.t(), alpha=module.scaling)
+    return output

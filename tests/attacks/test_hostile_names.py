@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,21 @@ from lora_cli.cli.output import write
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
-from lora_cli.reports.json import to_json
+from lora_cli.json_schema import to_json
 from lora_cli.reports.terminal import rendered
 from lora_cli.reports.warm import EndpointsReport, WarmReport, human, human_endpoints, human_status
 from lora_cli.results import LoadReport, ModuleProof, Proof
 from lora_cli.text import safe
 from lora_cli.warm.metrics import Metrics
-from tests.answering import Asked, Reply, answering
-from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts
+from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, obeyed, texts
 from tests.making import HIDDEN, Q_PROJ, write_adapter, write_base_config
 from tests.schemas import check_schema
+from tests.slow import slowly
 
 Capture = pytest.CaptureFixture[str]
-LOOKS = [
-    (60, True),
-    (120, False),
-    *(pytest.param(*look, marks=pytest.mark.slow) for look in ((60, False), (120, True))),
-]
+Say = Callable[..., str]
+LOOKS = slowly([(60, True), (120, False), (60, False), (120, True)], (60, True), (120, False))
+"""Columns, and whether there is colour."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,16 @@ def write_hostile(folder: Path, name: str) -> str:
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     folder = tmp_path_factory.mktemp("hostile")
     write_base_config(folder / "base")
-    return Machine(folder, tuple(write_hostile(folder, name) for name in NAMES.values()))
+    adapters = tuple(write_hostile(folder, name) for name in NAMES.values())
+    # YAML takes no surrogates.
+    entries = [{"name": f"a{i}", "source": one} for i, one in enumerate(adapters) if one.isprintable()]
+    manifest = {"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": entries}
+    (folder / "set.yaml").write_text(json.dumps(manifest))
+    return Machine(folder, adapters)
 
 
 @pytest.fixture
-def say(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> Callable[..., str]:
+def say(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> Say:
     """Runs one command line, and looks at what a terminal or a runner would obey; gives standard output."""
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(machine.folder / "cache"))
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
@@ -104,74 +107,45 @@ def validated(machine: Machine, *more: str) -> list[str]:
 HUMAN: dict[str, Words] = {
     "validate": validated,
     "inspect": lambda at: ["inspect", *at.adapters, "--base", str(at.folder / "base")],
+    "inspect diff": lambda at: ["inspect", at.adapters[0], "--diff", at.adapters[1]],
     "inspect engine args": lambda at: ["inspect", *at.adapters, "--engine-args", "vllm"],
     "fetch": lambda at: ["fetch", *at.adapters],
+    "fetch a set": lambda at: ["fetch", "-f", str(at.folder / "set.yaml")],
+    "check a set": lambda at: ["fetch", "--check", "-f", str(at.folder / "set.yaml")],
+    "repair": lambda at: [
+        *("repair", "-f", str(at.folder / "set.yaml"), "--engine", "vllm", "--check"),
+        *("--base", str(at.folder / "base")),
+    ],
     "warm": lambda at: ["warm", *at.adapters, "--base", str(at.folder / "base")],
     "cache ls": lambda at: ["cache", "ls"],
     "cache show": lambda at: ["cache", "show", *at.adapters],
-    "cache verify": lambda at: ["cache", "verify"],
-    "cache gc": lambda at: ["cache", "gc", "--max-bytes", "1", "--dry-run"],
 }
 TELLING = {"warm", "validate"}
 """Commands that write each name whole."""
 
 
 @pytest.mark.parametrize("command", HUMAN)
-@pytest.mark.parametrize(("width", "colour"), LOOKS)
+@pytest.mark.parametrize("look", LOOKS)
 def test_no_terminal_obeys_a_name(
-    command: str, width: int, colour: bool, machine: Machine, say: Callable[..., str]
+    command: str, look: tuple[int, bool], machine: Machine, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     say("fetch", *machine.adapters)
-    told = as_typed(say(*HUMAN[command](machine), width=width, colour=colour))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    told = as_typed(say(*HUMAN[command](machine), width=look[0], colour=look[1]))
     for name in ("rich markup", "HTML", "templates") if command in TELLING else ():
         assert as_typed(safe(folder_name(NAMES[name]))) in told
 
 
-@pytest.mark.parametrize(("width", "colour"), LOOKS)
-def test_no_terminal_obeys_the_lines_of_fetch(
-    width: int, colour: bool, machine: Machine, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    sources = [one for one in machine.adapters if one.isprintable()]  # YAML takes no surrogates
-    entries = [{"name": f"a{i}", "source": one} for i, one in enumerate(sources)]
-    manifest = machine.folder / "set.yaml"
-    manifest.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": entries}))
-    for argv in ([*machine.adapters], ["-f", str(manifest)], ["--check", "-f", str(manifest)]):
-        say("fetch", *argv, width=width, colour=colour)
-
-
-@pytest.mark.parametrize("number", range(len(NAMES)), ids=list(NAMES))
-@pytest.mark.parametrize(("width", "colour"), LOOKS)
-def test_no_terminal_obeys_what_one_adapter_holds(
-    number: int, width: int, colour: bool, machine: Machine, say: Callable[..., str]
-) -> None:
-    adapter, base = machine.adapters[number], ["--base", str(machine.folder / "base")]
-    for command in (["validate"], ["inspect"], ["inspect", "--engine-args", "vllm"]):
-        say(*command, adapter, *base, width=width, colour=colour)
-    say("inspect", adapter, "--diff", machine.adapters[number - 1], width=width, colour=colour)
-    say("repair", adapter, "--engine", "vllm", "--check", *base, width=width, colour=colour)
-
-
-WITH_JSON = ["validate", "inspect", "fetch", "warm", "cache ls"]
-DOCUMENTS: dict[str, Words] = {
-    "validate sarif": lambda at: validated(at, "--format", "sarif"),
-    "inspect diff": lambda at: ["inspect", at.adapters[0], "--diff", at.adapters[1], "--format", "json"],
-}
-
-
-@pytest.mark.parametrize("command", [*WITH_JSON, *DOCUMENTS])
-def test_a_document_for_machines_has_names_as_they_are(command: str, machine: Machine, say: Callable[..., str]) -> None:
+@pytest.mark.parametrize("command", ["validate", "inspect", "inspect diff", "fetch", "warm", "cache ls"])
+def test_a_document_for_machines_has_names_as_they_are(command: str, machine: Machine, say: Say) -> None:
     say("fetch", *machine.adapters)
-    argv = DOCUMENTS[command](machine) if command in DOCUMENTS else [*HUMAN[command](machine), "--format", "json"]
-    document = json.loads(say(*argv))
-    words = list(texts(document))
-    if command in {"validate", "inspect"}:
-        for name in NAMES.values():
-            assert any(written(folder_name(name)) in word for word in words)
+    words = list(texts(json.loads(say(*HUMAN[command](machine), "--format", "json"))))
+    for name in NAMES.values() if command in {"validate", "inspect"} else ():
+        assert any(written(folder_name(name)) in word for word in words)
 
 
 def test_a_ci_server_finds_xml_our_own_commands_and_no_markup(
-    machine: Machine, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    machine: Machine, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summary = machine.folder / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
@@ -183,31 +157,17 @@ def test_a_ci_server_finds_xml_our_own_commands_and_no_markup(
     assert markup_of_markdown("[a](b) <img src=x>\n\n<p>") == ["<img src=x>", "<p>", "link_open"]
     root = ET.fromstring(say(*validated(machine, "--format", "junit")))
     assert len(list(root.iter("testcase"))) == len(NAMES)
+    json.loads(say(*validated(machine, "--format", "sarif")))
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=list(NAMES))
-@pytest.mark.parametrize(("width", "colour"), LOOKS)
-@pytest.mark.parametrize("quiet", [False, True])
-def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, quiet: bool, capsys: Capture) -> None:
-    def told() -> Iterator[str]:
-        run = WarmReport(adapters=loads(name))
-        yield rendered(human(run, quiet=quiet), width, colour=colour)
-        report = EndpointsReport(servers=[replica(name)], refused=replica(name).adapters)
-        yield rendered(human_status(status(name)), width, colour=colour)
-        yield rendered(human_endpoints(report, quiet=quiet), width, colour=colour)
-
-    for text in told():
-        write(text)
-        out = capsys.readouterr().out
-        assert obeyed(STYLE.sub("", out) if colour else out) == []
-
-
-@pytest.mark.parametrize("name", NAMES.values(), ids=list(NAMES))
-def test_machines_read_what_warm_tells(name: str) -> None:
-    for text in (
-        to_json(WarmReport(adapters=loads(name))),
-        to_json(EndpointsReport(servers=[replica(name)], refused=())),
-    ):
+def test_what_warm_tells_is_obeyed_by_no_terminal_and_read_by_machines(name: str, capsys: Capture) -> None:
+    run = WarmReport(adapters=loads(name))
+    endpoints = EndpointsReport(servers=[replica(name)], refused=replica(name).adapters)
+    for one in (human(run), human_status(status(name)), human_endpoints(endpoints)):
+        write(rendered(one, 60, colour=True))
+        assert obeyed(STYLE.sub("", capsys.readouterr().out)) == []
+    for text in (to_json(run), to_json(endpoints)):
         assert obeyed(text) == []
         assert written(name) in texts(json.loads(text))
         check_schema(json.loads(text))
@@ -242,46 +202,7 @@ def status(name: str) -> dict[str, Any]:
 def replica(name: str) -> Replica:
     error = EndpointError(name, hint=name)
     done = (
-        AdapterOutcome(name, "loaded", 1.0, Effect(True, name, 0.5, 0.1), None),
+        AdapterOutcome(name, "loaded", 1.0, Effect(True, name, 0.5), None),
         AdapterOutcome(name, "failed", 1.0, None, error),
     )
     return Replica(name, name, name, error, done)
-
-
-def hostile_server(asked: Asked) -> Reply:
-    """A server of hostile names: it lists them, completes for one half, and refuses the other in their words."""
-    if asked.command == "GET":
-        base = {"id": NAMES["rich markup"], "owned_by": "vllm", "max_model_len": 4096}
-        adapters = [{"id": name, "parent": base["id"], "root": name} for name in NAMES.values()]
-        return 200, json.dumps({"data": [base, *adapters], "version": NAMES["ANSI escapes"]}).encode(), {}
-    body = json.loads(asked.body)
-    words = list(NAMES.values())
-    number = words.index(body["model"]) if body.get("model") in words else 0
-    if number % 2:
-        error = {"message": words[number], "type": words[number], "code": words[number]}
-        return 400, json.dumps({"error": error, "detail": words[number]}).encode(), {}
-    choice = {"index": 0, "text": words[number], "finish_reason": words[number], "logprobs": {words[number]: [-1.0]}}
-    event = {"id": words[number], "choices": [choice], "usage": {"prompt_tokens": 8, "completion_tokens": 1}}
-    if not body.get("stream"):
-        return 200, json.dumps(event).encode(), {}
-    head = {"Content-Type": "text/event-stream", "x-lora-tier": "[red]gpu[/red]<b>", "x-lora-load-ms": "nan"}
-    return 200, f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode(), head
-
-
-@pytest.mark.parametrize("output_format", ["human", "json", "html"])
-@pytest.mark.parametrize(("width", "colour"), LOOKS)
-def test_names_and_words_of_a_benchmark_are_text(
-    output_format: str, width: int, colour: bool, tmp_path: Path, say: Callable[..., str]
-) -> None:
-    (tmp_path / "weights.json").write_text(json.dumps(dict.fromkeys(NAMES.values(), 1.0)))
-    simulated = ["--simulate", "--popularity", str(tmp_path / "weights.json"), "--num-prompts", "200"]
-    with answering(hostile_server) as url:
-        measured = ["--url", url, "--num-prompts", "30", "--max-concurrency", "4"]
-        for words in (simulated, measured):
-            told = say("serve-bench", *words, "--format", output_format, width=width, colour=colour)
-            if output_format == "html":
-                assert markup_of_page(told) == []
-            elif output_format == "json":
-                json.loads(told)
-            elif words is measured:
-                assert as_typed(safe(NAMES["HTML"])) in as_typed(told)

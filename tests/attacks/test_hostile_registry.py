@@ -1,22 +1,93 @@
 """Artifacts that somebody else pushed or named: wrong bytes, too much of them, ways out, and where secrets go."""
 
-import gzip
+import json
 import os
 import tarfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lora_cli.errors import LoraCliError
 from lora_cli.refs.reference import parse
+from lora_cli.refs.request import Selection
 from lora_cli.settings import Settings
 from lora_cli.sources.oci import OciSource
 from lora_cli.store import Store
-from tests.answering import answering
-from tests.attacks.lying_registry import FILES, NOWHERE, TAR, Liar, code, error_of
+from tests.answering import Asked, Reply, answering
 from tests.bringing import bring
 from tests.oci_server import BASIC, OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
+
+FILES = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": os.urandom(100_000)}
+TAR = "application/vnd.kitops.modelkit.model.v1.tar"
+NOWHERE = "http://169.254.169.254"
+MANIFESTS = "/v2/acme/sql/manifests"
+
+
+@dataclass
+class Liar:
+    """Answers by path; ``asked`` are the paths and their ``Authorization``."""
+
+    answers: dict[str, Reply] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    place: str = ""
+
+    def reply(self, asked: Asked) -> Reply:
+        self.asked.append((asked.path, asked.headers.get("Authorization", "")))
+        status, body, headers = self.answers.get(asked.path, (404, b"", {}))
+        if status == 200 and (sought := asked.headers.get("Range")):
+            first, _, last = sought.removeprefix("bytes=").partition("-")
+            stop = int(last) + 1 if last else len(body)
+            shown = {"Content-Range": f"bytes {first}-{min(stop, len(body)) - 1}/{len(body)}"}
+            return 206, body[int(first) : stop], {**headers, **shown}
+        return status, body, headers
+
+    def layer(self, data: bytes, kind: str = "text/plain", title: str = "", digest: str = "") -> dict[str, Any]:
+        digest = digest or digest_of(data)
+        self.answers[f"/v2/acme/sql/blobs/{digest}"] = 200, data, {}
+        told = {"mediaType": kind, "digest": digest, "size": len(data)}
+        return {**told, "annotations": {TITLE: title} if title else {}}
+
+    def manifest(self, manifest: Mapping[str, Any]) -> None:
+        config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
+        data = json.dumps({"mediaType": OCI_MANIFEST, "config": config, **manifest}).encode()
+        for name in ("v1", digest_of(data)):
+            self.answers[f"{MANIFESTS}/{name}"] = 200, data, {"Content-Type": OCI_MANIFEST}
+
+    def plain(self) -> None:
+        """``FILES``, honestly."""
+        self.manifest({"layers": [self.layer(data, title=path) for path, data in FILES.items()]})
+
+    def tars(self, *tars: bytes, kind: str = TAR) -> None:
+        self.manifest({"layers": [self.layer(data, kind) for data in tars]})
+
+
+def error_of(liar: Liar, settings: Settings, tag: str = ":v1") -> LoraCliError:
+    ref = parse(f"oci://{liar.place}/acme/sql{tag}", is_path=lambda _: False)
+    with pytest.raises(LoraCliError) as caught:
+        bring(ref, OciSource(settings), Store(settings.cache_dir), settings, selection=Selection(include=("*",)))
+    assert not list((settings.cache_dir / "snapshots").rglob("*.safetensors"))
+    assert caught.value.exit_code != 70
+    return caught.value
+
+
+def code(liar: Liar, settings: Settings, tag: str = ":v1") -> int:
+    return error_of(liar, settings, tag).exit_code
+
+
+@pytest.fixture
+def liar() -> Iterator[Liar]:
+    one = Liar()
+    with answering(one.reply) as url:
+        one.place = url.removeprefix("http://")
+        yield one
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path / "cache", timeout_s=5, retries=0, keep_free=0)
 
 
 def test_the_liar_can_be_honest(liar: Liar, settings: Settings) -> None:
@@ -30,7 +101,7 @@ def test_the_liar_can_be_honest(liar: Liar, settings: Settings) -> None:
 def test_a_manifest_that_is_another_than_its_digest_is_corrupt(liar: Liar, settings: Settings) -> None:
     liar.plain()
     wrong = digest_of(b"pinned")
-    liar.answers[f"/v2/acme/sql/manifests/{wrong}"] = liar.answers["/v2/acme/sql/manifests/v1"]
+    liar.answers[f"{MANIFESTS}/{wrong}"] = liar.answers[f"{MANIFESTS}/v1"]
     assert code(liar, settings, f"@{wrong}") == 5
 
 
@@ -45,32 +116,26 @@ def test_a_layer_that_is_another_than_its_digest_is_corrupt(liar: Liar, settings
     assert code(liar, settings) == 5
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (b"{" + b" " * (5 << 20) + b"}", 1),
-        (b"<html>log in</html>", 1),
-        (b"{}", 1),
-    ],
-)
-def test_a_manifest_that_is_none(liar: Liar, settings: Settings, body: bytes, expected: int) -> None:
-    liar.answers["/v2/acme/sql/manifests/v1"] = 200, body, {"Content-Type": OCI_MANIFEST}
-    assert code(liar, settings) == expected
-
-
 BLOB = {"mediaType": "text/plain", "digest": digest_of(b""), "size": 0, "annotations": {TITLE: "a"}}
-MALFORMED: Sequence[Mapping[str, Any]] = (
-    {"layers": [BLOB], "manifests": []},
-    {"layers": [1]},
-    {"layers": [{**BLOB, "size": -1}]},
-    {"layers": [{**BLOB, "digest": f"{digest_of(b'')}/../../secret"}]},
-    {"fsLayers": [BLOB], "mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws"},
+NO_MANIFESTS = (
+    b"{" + b" " * (5 << 20) + b"}",
+    b"<html>log in</html>",
+    b"{}",
+    *(
+        json.dumps({"mediaType": OCI_MANIFEST, "config": BLOB, **malformed}).encode()
+        for malformed in (
+            {"layers": [BLOB], "manifests": []},
+            {"layers": [1]},
+            {"layers": [{**BLOB, "size": -1}]},
+            {"layers": [{**BLOB, "digest": f"{digest_of(b'')}/../../secret"}]},
+        )
+    ),
 )
 
 
-@pytest.mark.parametrize("manifest", MALFORMED)
-def test_a_malformed_manifest_is_refused(liar: Liar, settings: Settings, manifest: Mapping[str, Any]) -> None:
-    liar.manifest(manifest)
+@pytest.mark.parametrize("body", NO_MANIFESTS, ids=range(len(NO_MANIFESTS)))
+def test_a_manifest_that_is_none_is_refused(liar: Liar, settings: Settings, body: bytes) -> None:
+    liar.answers[f"{MANIFESTS}/v1"] = 200, body, {"Content-Type": OCI_MANIFEST}
     assert code(liar, settings) == 1
 
 
@@ -102,7 +167,7 @@ def test_a_redirect_to_a_clouds_credentials_is_refused(liar: Liar, settings: Set
     for path in [path for path in liar.answers if "/blobs/" in path]:
         liar.answers[path] = 307, b"", {"Location": f"{NOWHERE}/latest/meta-data"}
     assert code(liar, settings) == 1
-    liar.answers["/v2/acme/sql/manifests/v1"] = 307, b"", {"Location": f"{NOWHERE}/"}
+    liar.answers[f"{MANIFESTS}/v1"] = 307, b"", {"Location": f"{NOWHERE}/"}
     assert code(liar, settings) == 1
 
 
@@ -113,7 +178,7 @@ REALMS = {"https://169.254.169.254/token": 1, f"{NOWHERE}/token": 3, "file:///et
 def test_a_token_is_not_asked_for_anywhere(liar: Liar, settings: Settings, realm: str) -> None:
     log_in(liar.place)
     challenge = {"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'}
-    liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", challenge
+    liar.answers[f"{MANIFESTS}/v1"] = 401, b"", challenge
     assert code(liar, settings) == REALMS[realm]
 
 
@@ -122,7 +187,7 @@ def test_secrets_go_to_the_registry_and_its_token_service_only(liar: Liar, setti
     storage = Liar()
     with answering(storage.reply) as elsewhere:
         liar.plain()
-        manifest = liar.answers["/v2/acme/sql/manifests/v1"]
+        manifest = liar.answers[f"{MANIFESTS}/v1"]
         for path in [path for path in liar.answers if "/blobs/" in path]:
             storage.answers[path] = 401, b"", {"WWW-Authenticate": f'Bearer realm="{elsewhere}/token"'}
             liar.answers[path] = 307, b"", {"Location": elsewhere + path}
@@ -130,16 +195,16 @@ def test_secrets_go_to_the_registry_and_its_token_service_only(liar: Liar, setti
             (f'Bearer realm="http://{liar.place}/token",service="x",scope="a"', ""),
             ('Basic realm="y"', f"Basic {BASIC}"),
         ):
-            liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", {"WWW-Authenticate": challenge}
+            liar.answers[f"{MANIFESTS}/v1"] = 401, b"", {"WWW-Authenticate": challenge}
             liar.answers["/token?service=x&scope=a"] = 200, b'{"token": "a-bearer-token"}', {}
             liar.asked.clear()
             assert code(liar, settings) == 3
-            path = "/v2/acme/sql/manifests/v1"
+            path = f"{MANIFESTS}/v1"
             expected = [(path, ""), (path, sent or "Bearer a-bearer-token")]
             if not sent:
                 expected.insert(1, ("/token?service=x&scope=a", f"Basic {BASIC}"))
             assert liar.asked == expected
-        liar.answers["/v2/acme/sql/manifests/v1"] = manifest
+        liar.answers[f"{MANIFESTS}/v1"] = manifest
         assert code(liar, settings) == 3
         assert storage.asked
         assert not any(authorization for _, authorization in storage.asked)
@@ -156,17 +221,12 @@ GZIP = f"{TAR}+gzip"
 ODD = {
     "no tar": (TAR, os.urandom(2000)),
     "cut": (TAR, tar_of(FILES)[:50_000]),
-    "no gzip": (GZIP, tar_of(FILES)),
     "cut gzip": (GZIP, tar_of(FILES, "gzip")[:5000]),
-    "no tar in gzip": (GZIP, gzip.compress(b"no tar" * 1000)),
     "weights that are a link": (TAR, _member(tarfile.SYMTYPE, name="adapter_model.safetensors") + bytes(1024)),
-    "weights that are a hard link": (TAR, _member(tarfile.LNKTYPE, name="adapter_model.safetensors") + bytes(1024)),
     "weights that are a FIFO": (TAR, _member(tarfile.FIFOTYPE, name="adapter_model.safetensors") + bytes(1024)),
-    "a sparse file": (TAR, _member(tarfile.GNUTYPE_SPARSE) + bytes(1024)),
     "a long name": (TAR, _member(tarfile.GNUTYPE_LONGNAME, 1 << 20) + bytes(1024)),
     "long attributes": (TAR, _member(tarfile.XHDTYPE, 2 << 20) + bytes(2 << 20) + tar_of(FILES)),
     "a huge file": (TAR, _member(tarfile.REGTYPE, 1 << 40) + bytes(1024)),
-    "a negative size": (TAR, _member(tarfile.REGTYPE, -512) + bytes(1024)),
     "attributes in attributes": (TAR, _member(tarfile.XHDTYPE, 0) * 5000 + tar_of(FILES)),
     "members without end": (TAR, tar_of({f"{number}": b"" for number in range(10_001)})),
 }

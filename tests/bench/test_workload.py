@@ -8,17 +8,16 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lora_cli.bench.trace import Request, read_trace
 from lora_cli.bench.workload import (
     Popularity,
+    Request,
     Workload,
     make_requests,
     parse_popularity,
     parse_range,
     parse_rate,
+    read_trace,
 )
 from lora_cli.errors import LoraCliError, UsageError
 
@@ -66,27 +65,23 @@ def test_a_seed_is_a_workload_and_each_option_changes_only_what_it_says() -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "weights", "said"),
     [
-        ("zip:1", "zipf:1.0, uniform"),
-        ("uniform:1", "zipf:1.0, uniform"),
-        ("zipf:x", "zipf:1.0"),
-        ("zipf:nan", "zipf:1.0"),
-        ("zipf:-1", "zipf:1.0"),
-        ("none.json", "there is no file of weights none.json"),
-        ("[1, 2].json", "must be an object of weights"),
-        ('{"a": -1}.json', "must be an object of weights"),
-        ('{"a": true}.json', "must be an object of weights"),
-        ("{.json", "must be an object of weights"),
-        ('{"b": 1}.json', "has no weight for a"),
-        ('{"a": 0}.json', "all weights are 0"),
+        ("zip:1", "", "zipf:1.0, uniform"),
+        ("zipf:nan", "", "zipf:1.0"),
+        ("none.json", "", "there is no file of weights none.json"),
+        ("w.json", "[1, 2]", "must be an object of weights"),
+        ("w.json", '{"a": -1}', "must be an object of weights"),
+        ("w.json", "{", "must be an object of weights"),
+        ("w.json", '{"b": 1}', "has no weight for a"),
+        ("w.json", '{"a": 0}', "all weights are 0"),
     ],
 )
-def test_a_wrong_popularity_is_said(text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_popularity_is_said(
+    text: str, weights: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    if text != "none.json" and text.endswith(".json"):
-        Path("w.json").write_text(text.removesuffix(".json"))
-        text = "w.json"
+    Path("w.json").write_text(weights)
     with pytest.raises(LoraCliError) as caught:
         make_requests(["a"], Workload(parse_popularity(text), 5))
     assert said in f"{caught.value.message} {caught.value.hint}"
@@ -103,35 +98,11 @@ def test_lengths_and_rates_are_numbers() -> None:
             parse_rate(text)
 
 
-LINES = st.lists(
-    st.tuples(st.floats(-1e9, 2e9), st.text(min_size=1), st.integers(1, 10**7), st.integers(1, 9)),
-    min_size=1,
-    max_size=9,
-)
-
-
-@given(LINES)
-def test_a_trace_is_read_by_its_times(lines: list[tuple[float, str, int, int]]) -> None:
-    from tempfile import NamedTemporaryFile
-
-    keys = ("t", "adapter", "prompt_tokens", "output_tokens")
-    with NamedTemporaryFile() as file:
-        file.write(
-            "\n\n".join(json.dumps(dict(zip(keys, line, strict=True)) | {"other": 1}) for line in lines).encode()
-        )
-        file.flush()
-        found = read_trace(Path(file.name))
-    first = min(line[0] for line in lines)
-    expected = [
-        Request(name, time_s - first, *tokens) for time_s, name, *tokens in sorted(lines, key=lambda one: one[0])
-    ]
-    assert found == expected
-    assert found[0].time_s == 0
-
-
-def test_a_trace_may_be_names_alone(tmp_path: Path) -> None:
-    (tmp_path / "t").write_text('"a"\n{"adapter": "b", "prompt_tokens": 3}\n"a"')
+def test_a_trace_is_read_by_its_times_or_is_names_alone(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text('"a"\n{"adapter": "b", "prompt_tokens": 3, "other": 1}\n\n"a"')
     assert read_trace(tmp_path / "t") == [Request("a"), Request("b", None, 3), Request("a")]
+    (tmp_path / "t").write_text('{"adapter": "a", "t": 5}\n{"adapter": "b", "t": -1.5, "output_tokens": 2}')
+    assert read_trace(tmp_path / "t") == [Request("b", 0.0, output_tokens=2), Request("a", 6.5)]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +112,6 @@ def test_a_trace_may_be_names_alone(tmp_path: Path) -> None:
         ('"a"\n[]', "line 2: must be an object, not a list"),
         ("{}", "line 1: adapter is missing"),
         ('{"adapter": 1}', "line 1: adapter: must be a string"),
-        ('{"adapter": "a", "t": "1"}', "line 1: t: must be a number"),
         ('{"adapter": "a", "t": NaN}', "line 1: t: must be finite"),
         ('{"adapter": "a", "output_tokens": 0}', "line 1: output_tokens: must be at least 1"),
         ('"a"\n{"adapter": "a", "t": 1}', "1 of 2 requests have no t"),

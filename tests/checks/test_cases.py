@@ -136,14 +136,3 @@ def test_an_error_is_what_an_engine_that_was_asked_for_does_not_serve_right(resu
         for found in result.findings if result.engines else ():
             is_error = found.code in always or max(found.effects.values(), default=Outcome.OK) > Outcome.UNKNOWN
             assert (found.severity is Severity.ERROR) == is_error
-
-
-def test_an_adapter_like_the_last_one_is_told_the_same_and_one_that_differs_is_not(tmp_path: Path) -> None:
-    terms, settings = Terms(), Settings(cache_dir=tmp_path / "cache")
-    texts = []
-    for name, config in (("one", {"r": 8}), ("two", {"r": 8}), ("three", {}), ("four", {"r": 8})):
-        made({"case": name, "config": config}, tmp_path / name)
-        found = judge_one(Request("", str(tmp_path / name)), terms, settings).findings
-        texts.append([(one.code, one.problem) for one in found])
-    assert texts[0] == texts[1] == texts[3] != texts[2]
-    assert "LC301" in {code for code, _ in texts[0]}

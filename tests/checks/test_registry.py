@@ -1,17 +1,16 @@
-"""The checks as a list: codes, documentation, and how a command line picks some of them."""
+"""The checks and engines as lists: codes, documentation, and what a command line means by a word."""
 
-import json
 import re
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-import lora_cli
+from lora_cli.base.families import FAMILIES
 from lora_cli.checks import CHECKS, choose, find
 from lora_cli.checks.check import Check
-from lora_cli.cli.main import main
+from lora_cli.engines import BUILT, ENGINES, IA3_FAMILIES, choose_engine
+from lora_cli.engines.vllm import EMBEDDINGS, LISTED, NO_LORA
 from lora_cli.errors import UsageError
-from tests.making import write_adapter
 
 
 def test_codes_and_names_are_unique_and_in_order() -> None:
@@ -54,17 +53,59 @@ def test_a_selector_that_means_nothing_is_an_error_with_a_hint(word: str, hint: 
     assert caught.value.hint.startswith(hint)
 
 
-@pytest.mark.parametrize(("words", "policy", "reported"), [
-    ([], "{}", []), (["--select", "LC605"], "{}", ["LC605"]), ([], "{require_pinned: true}", ["LC605"]),
-])  # fmt: skip
-def test_an_unpinned_base_is_told_to_those_who_ask(
-    words: list[str], policy: str, reported: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, file = write_adapter(tmp_path / "a", config={"revision": None}), tmp_path / "set.yaml"
-    digest = lora_cli.fetch(folder, cache_dir=tmp_path / "cache").digest
-    file.write_text(f"""{{apiVersion: lora-cli/v1, kind: AdapterSet, policy: {policy}, adapters: [
-        {{name: a, source: ./a, sha256: {digest}}}]}}""")
-    main(["validate", "-f", str(file), "--base", "none", "--format", "sarif", *words])
-    log = json.loads(capsys.readouterr().out)["runs"][0]
-    listed = [one["id"] for one in log["tool"]["driver"]["rules"] if one["id"].startswith("LC6")]
-    assert [one["ruleId"] for one in log["results"] if one["ruleId"] == "LC605"] == listed == reported
+NEWEST = ENGINES["vllm"].versions[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "note", "proven"),
+    [
+        ("vllm", NEWEST, "", True),
+        ("vllm@0.32.1", "0.32", "", True),
+        ("vLLM@v0.32.0rc1+cu129", "0.32", "", True),
+        ("vllm@0.40", NEWEST, f"newer than the newest profile: validated as {NEWEST}", True),
+        ("vllm@0.31.1", "0.32", "older than the oldest profile (0.32), which is used instead and may differ", False),
+        ("sglang@0.5.23", "0.5.23", "", True),
+        ("peft@0.21.2", "0.21", "", True),
+    ],
+)
+def test_a_version_means_a_profile(text: str, version: str, note: str, proven: bool) -> None:
+    profile = choose_engine(text)
+
+    assert (profile.version, profile.note, profile.proven) == (version, note, proven)
+
+
+def test_a_version_between_two_profiles_is_judged_by_the_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    gap = replace(ENGINES["vllm"], versions=("0.30", "0.33"))
+    monkeypatch.setattr("lora_cli.engines.ENGINES", {"vllm": gap})
+
+    profile = choose_engine("vllm@0.32.2")
+
+    assert (profile.version, profile.note) == ("0.30", "between two profiles: validated as 0.30")
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("vlm", "unknown engine", "did you mean vllm?"),
+        ("vllm==0.33", "unknown engine", "did you mean vllm@0.33?"),
+        ("x", "unknown engine", "known: peft"),
+        ("vllm@", "is not a version of vLLM", f"for example vllm@{NEWEST}"),
+        ("vllm@latest", "is not a version of vLLM", f"for example vllm@{NEWEST}"),
+    ],
+)
+def test_what_is_no_engine_or_no_version_is_an_error_with_the_nearest(text: str, said: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        choose_engine(text)
+    assert caught.value.hint.startswith(hint)
+
+
+def test_no_family_is_listed_twice() -> None:
+    assert LISTED & (FAMILIES.keys() | NO_LORA | EMBEDDINGS.keys()) == set()
+
+
+def test_what_peft_builds_and_has_defaults_for_is_what_the_real_one_does() -> None:
+    from peft import PeftType
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as DEFAULTS
+
+    assert set(PeftType) >= BUILT
+    assert {family for family in DEFAULTS if family[0].islower()} == IA3_FAMILIES

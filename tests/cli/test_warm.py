@@ -142,25 +142,6 @@ def test_without_a_checkpoint_the_proof_says_that_its_weights_are_not_the_bases(
     assert {report["proof"]["weights"] for report in document["adapters"]} == {"synthetic"}
 
 
-def test_an_adapter_that_is_not_the_one_in_the_manifest_is_corrupt(tmp_path: Path, warm: Warm) -> None:
-    write_base_config(tmp_path / "base")
-    write_adapter(tmp_path / "a", modules=QUERIES)
-    (tmp_path / "set.yaml").write_text(
-        f"""
-apiVersion: lora-cli/v1
-kind: AdapterSet
-base: ./base
-adapters: [{{name: a, source: ./a, sha256: "{"0" * 64}"}}]
-"""
-    )
-    code, document = warm("-f", tmp_path / "set.yaml")
-    assert code == 5
-    assert (document["adapters"][0]["stage"], document["adapters"][0]["stage_ms"].keys() >= {"fetch"}) == (
-        "fetch",
-        True,
-    )
-
-
 def test_a_base_of_the_hub_is_read_from_its_clients_cache(
     tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

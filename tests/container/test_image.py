@@ -1,9 +1,8 @@
-"""The Dockerfile: what it says is safe, and its steps and what they make run, as the user that it names."""
+"""The Dockerfile says what is safe, its locks cover what we depend on, and what it starts ends when it is told to."""
 
 import os
 import re
 import signal
-import sysconfig
 import time
 import tomllib
 from contextlib import suppress
@@ -15,25 +14,42 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from lora_cli import __version__
-from tests.conftest import QUICKSTART, ROOT
-from tests.container.images import DOCKERFILE, FOLDER, Image, allowed, build, instructions, run, stages
+from tests.conftest import ROOT
 from tests.kubernetes.pods import OURS, containers, pods
 from tests.sandbox import missing, start
 
-pytestmark = pytest.mark.slow
+FOLDER = ROOT / "manifests" / "container"
+DOCKERFILE = FOLDER / "Dockerfile"
+IGNORED = FOLDER / "Dockerfile.dockerignore"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Each instruction with its words, lines that go on joined and comments gone."""
+    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.lstrip().startswith("#")]
+    text = "\n".join(lines).replace("\\\n", " ")
+    return [
+        (name, " ".join(rest.split())) for name, _, rest in (line.partition(" ") for line in text.splitlines() if line)
+    ]
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """The instructions of each stage, its ``FROM`` first; those before the first stage are in the one called ""."""
+    found: dict[str, list[tuple[str, str]]] = {"": []}
+    for name, words in instructions():
+        if name == "FROM":
+            found[words.rpartition(" AS ")[2]] = []
+        found[list(found)[-1]].append((name, words))
+    return found
+
+
+def allowed() -> set[str]:
+    """What of the repository the build may see."""
+    lines = IGNORED.read_text().split("\n")
+    assert "*" in lines
+    return {line[1:] for line in lines if line.startswith("!")}
+
 
 TARGETS = ("slim", "warm")
-SITE = sysconfig.get_path("purelib")
-OFFLINE = {
-    "PIP_NO_DEPS": "1",
-    "PIP_NO_COMPILE": "1",
-    "PIP_FORCE_REINSTALL": "1",
-    "PIP_NO_BUILD_ISOLATION": "0",
-    "PIP_NO_INDEX": "1",
-    "PYTHONPATH": SITE,
-    "TMPDIR": "/src",
-}
-"""What the packages that we depend on are taken from here, instead of the index; ours is built and installed."""
 
 
 def lineage(target: str) -> list[tuple[str, str]]:
@@ -126,56 +142,7 @@ def test_the_manifests_run_these_images_of_this_version() -> None:
     assert all(image in DOCKERFILE.read_text() for image in built)
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Image]:
-    if missing():
-        pytest.skip(missing())
-    folder = tmp_path_factory.mktemp("image")
-    built: dict[str, Image] = {}
-    return {target: build(target, folder, OFFLINE, built) for target in TARGETS}
-
-
-def said(image: Image, folder: Path, *words: str, **environ: str) -> tuple[int, str]:
-    volume = folder / "cache"
-    volume.mkdir(exist_ok=True)
-    with run(image, list(words), folder, volume, {"PYTHONPATH": SITE, **environ}) as process:
-        out, _ = process.communicate(timeout=60)
-    return process.returncode, out
-
-
-def test_each_image_is_what_its_steps_make_and_starts(images: dict[str, Image], tmp_path: Path) -> None:
-    for target, image in images.items():
-        program = image.root / "opt" / "lora-cli" / "bin" / "lora-cli"
-        assert program.read_text().startswith("#!/opt/lora-cli/bin/python"), target
-        assert (image.root / image.volumes[0].lstrip("/")).stat().st_mode & 0o1777 == 0o1777, (
-            "any user may have a cache"
-        )
-        assert not (image.root / "src").exists(), "the source stays in the stage that built it"
-        assert said(image, tmp_path, "--version") == (0, f"lora-cli {__version__}\n")
-    assert "Usage: lora-cli" in said(images["slim"], tmp_path, *images["slim"].cmd)[1]
-
-
-def test_an_image_fetches_into_its_volume_as_nobody(images: dict[str, Image], tmp_path: Path) -> None:
-    code, out = said(images["slim"], tmp_path, "fetch", str(QUICKSTART / "pirate"))
-
-    assert (code, "/var/cache/lora-cli/snapshots/sha256/" in out) == (0, True), out
-    assert (tmp_path / "cache" / "CACHEDIR.TAG").exists()
-
-
-def test_the_health_check_asks_the_process_and_the_command_wants_a_key_for_the_network(
-    images: dict[str, Image], tmp_path: Path
-) -> None:
-    warm = images["warm"]
-    program, *words = warm.healthcheck
-    assert (program, images["slim"].healthcheck) == ("lora-cli", [])
-    code, out = said(warm, tmp_path, *words, "--listen", "127.0.0.1:1")
-    assert (code, "127.0.0.1:1" in out) == (7, True), out  # unhealthy: nobody answers
-
-    args = [word.replace("/etc/lora/set.yaml", str(QUICKSTART.parent / "quickstart.yaml")) for word in warm.cmd]
-    code, out = said(warm, tmp_path, *args)
-    assert (code, "LORA_CLI_API_KEY" in out) == (2, True), out
-
-
+@pytest.mark.slow
 def test_a_container_ends_when_it_is_told_to_though_it_is_process_1(tmp_path: Path) -> None:
     if missing():
         pytest.skip(missing())

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from tests.making import Raw, raw, write_safetensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-Break = Callable[[Path], None]
+Break = Callable[[Path], object]
 Tensors = dict[str, Raw]
 PREFIX = "base_model.model."
 
@@ -40,15 +40,11 @@ def names(edit: Callable[[str], str]) -> Break:
 
 
 def text(file: str, content: bytes) -> Break:
-    return lambda directory: void((directory / file).write_bytes(content))
+    return lambda directory: (directory / file).write_bytes(content)
 
 
 def data(edit: Callable[[bytes], bytes]) -> Break:
-    return lambda directory: void((directory / WEIGHTS).write_bytes(edit((directory / WEIGHTS).read_bytes())))
-
-
-def void(_: object) -> None:
-    return None
+    return lambda directory: (directory / WEIGHTS).write_bytes(edit((directory / WEIGHTS).read_bytes()))
 
 
 def both(*breaks: Break) -> Break:
@@ -65,12 +61,7 @@ def first(all_of: Tensors, mark: str) -> str:
 
 def one_tensor(mark: str, edit: Callable[[Any], Any]) -> Break:
     """Change the values (a float32 array) of the first tensor whose name holds ``mark``."""
-
-    def changed(all_of: Tensors) -> Tensors:
-        name = first(all_of, mark)
-        return all_of | {name: raw(edit(values(all_of[name])))}
-
-    return tensors(changed)
+    return tensors(lambda all_of: all_of | {(name := first(all_of, mark)): raw(edit(values(all_of[name])))})
 
 
 def every_tensor(mark: str, edit: Callable[[Any], Any]) -> Break:
@@ -185,7 +176,7 @@ BREAKS: dict[str, Break] = {
         init_lora_weights="orthogonal", rank_pattern={"no.such.module": 3}
     ),
     "config empty": text(CONFIG, b""),
-    "config cut off": lambda directory: void((directory / CONFIG).write_text((directory / CONFIG).read_text()[:-20])),
+    "config cut off": lambda directory: (directory / CONFIG).write_text((directory / CONFIG).read_text()[:-20]),
     "config a list": text(CONFIG, b"[]"),
     "config a page": text(CONFIG, HTML),
     "config missing": lambda directory: (directory / CONFIG).unlink(),

@@ -1,24 +1,14 @@
-"""What the real PEFT makes of an adapter on its base: refused, without effect, wrong, or right."""
+"""Adapters that the real PEFT writes, and its answers with them."""
 
 import contextlib
 import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from tests.corpus.bases import Base
-
-
-class Outcome(Enum):
-    """RIGHT is the answer that was intended when the adapter was made; NOTHING is the base's own."""
-
-    REFUSED = "refused"
-    NOTHING = "no effect"
-    WRONG = "wrong"
-    RIGHT = "right"
 
 
 @contextlib.contextmanager
@@ -64,18 +54,3 @@ def answers(base: Base, directory: Path) -> Any:
 
     with quiet():
         return logits(PeftModel.from_pretrained(base.model(), str(directory)).eval())
-
-
-def judge(base: Base, directory: Path, intended: Any) -> Outcome:
-    """Load the adapter and compare its answers."""
-    import torch
-
-    with quiet():
-        plain = logits(base.model())
-    try:
-        answered = answers(base, directory)
-    except Exception:
-        return Outcome.REFUSED
-    if torch.allclose(answered, intended, rtol=1e-4, atol=1e-5):
-        return Outcome.RIGHT
-    return Outcome.NOTHING if torch.allclose(answered, plain, rtol=1e-6, atol=1e-7) else Outcome.WRONG

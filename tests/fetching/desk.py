@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching.batch import SILENT, FetchContext, Outcome, Progress, fetch_all
+from lora_cli.fetching.batch import FetchContext, Outcome, fetch_all
 from lora_cli.fetching.download import download
 from lora_cli.fetching.pipeline import Deadline, Fetched
 from lora_cli.refs.reference import AdapterRef, parse
@@ -21,7 +20,7 @@ from lora_cli.sources import NoRanges, Retries, Source, Transient
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.verify import verify
+from lora_cli.store.inventory import verify
 from tests.bringing import bring
 from tests.hub_content import Content
 from tests.hub_server import Hub
@@ -86,7 +85,6 @@ class Scripted(Source):
     ranges: bool = True
     before: Callable[[str, int], None] = lambda path, start: None
     reads: list[tuple[str, int, int | None]] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._retries = Retries(2, lambda _: None)
@@ -99,34 +97,31 @@ class Scripted(Source):
         return Revision(ref, "c" * 40, tuple(listed))
 
     def _stream(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        with self.lock:
-            self.reads.append((file.path, start, stop))
+        self.reads.append((file.path, start, stop))
         self.before(file.path, start)
         if start and stop is not None and not self.ranges:
             raise NoRanges(file.path)
         data = self.served.get(file.path, self.files[file.path])
         end = len(data) if stop is None else min(stop, len(data))
         while start < end:
-            with self.lock:
-                broken = start in self.breaks
-                self.breaks.discard(start)
-            if broken:
+            if start in self.breaks:
+                self.breaks.remove(start)
                 raise Transient(f"{file.path}: the stream broke at {start}")
             size = max(1, min(self.chunk(start), end - start))
             yield data[start : start + size]
             start += size
 
 
-def downloaded(source: Scripted, root: Path, progress: Progress = SILENT, **settings: object) -> dict[str, bytes]:
+def downloaded(source: Scripted, root: Path, **settings: object) -> dict[str, bytes]:
     """Path → bytes that are in the cache ``root`` afterwards."""
-    with context_of(root, progress, **settings) as context:
+    with context_of(root, **settings) as context:
         blobs = download_of(source, context)
     return {path: context.store.blob(blob.sha256).read_bytes() for path, blob in blobs.items()}
 
 
-def context_of(root: Path, progress: Progress = SILENT, **settings: object) -> FetchContext:
+def context_of(root: Path, **settings: object) -> FetchContext:
     """A run into the cache ``root``."""
-    return FetchContext(Store(root), Settings(root, **({"jobs": 4, "retries": 2} | settings)), progress)  # type: ignore[arg-type]
+    return FetchContext(Store(root), Settings(root, **({"jobs": 4, "retries": 2} | settings)))  # type: ignore[arg-type]
 
 
 def download_of(source: Scripted, context: FetchContext, *files: RemoteFile) -> Mapping[str, Blob]:

@@ -1,25 +1,28 @@
 """From a reference to a snapshot: what is asked for, what is remembered, what is refused."""
 
+import fcntl
 import os
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from lora_cli.documents.policy import Policy
-from lora_cli.errors import Corrupt, FormatError, Offline, Refused
-from lora_cli.fetching.preview import plan_all
+from lora_cli.errors import Corrupt, Offline, Refused
+from lora_cli.fetching.batch import plan_all
 from lora_cli.refs.reference import parse
 from lora_cli.refs.request import Request, Selection
 from lora_cli.settings import Settings
+from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store
 from tests.bringing import fetch
-from tests.fetching.desk import BYTES, CONFIG, FILES, REF, WEIGHTS, Desk, Scripted, content
+from tests.fetching.desk import BYTES, CONFIG, FILES, README, REF, WEIGHTS, Desk, Scripted, content
+from tests.hub_server import Hub
 from tests.making import write_adapter
 from tests.processes import wait
-from tests.store.keeping import tree
+from tests.store.keeping import edit_in_place, tree
 
 
 def test_a_branch_costs_the_question_what_it_means_and_a_commit_that_is_here_nothing(desk: Desk) -> None:
@@ -27,47 +30,59 @@ def test_a_branch_costs_the_question_what_it_means_and_a_commit_that_is_here_not
     assert not found.cached
     assert found.revision == desk.commit
     assert content(found) == BYTES
-    assert desk.is_sound
     assert {path.partition("/")[0] for path in tree(desk.store.root)} == {"blobs", "refs", "snapshots"}
     for text, requests in (("org/sql", 1), (f"org/sql@{desk.commit}", 0)):
         desk.hub.requests.clear()
         assert desk.bring(text).cached
         assert desk.hub.count() == requests
-
-
-def test_a_branch_that_moved_is_fetched_as_far_as_it_changed(desk: Desk) -> None:
-    first = desk.bring()
     desk.hub.requests.clear()
     desk.hub.add("org/sql", {**FILES, "optimizer.pt": b"other"})
     same = desk.bring()
-    assert same.revision != first.revision
-    assert same.snapshot == first.snapshot
+    assert (same.revision == found.revision, same.snapshot) == (False, found.snapshot)
     assert desk.hub.count("resolve") == 0
     desk.hub.add("org/sql", {**FILES, CONFIG: {"r": 8}})
     assert content(desk.bring()) == {**BYTES, CONFIG: b'{"r": 8}'}
     assert desk.hub.count(WEIGHTS) == 0
-    assert content(first) == BYTES
+    assert content(found) == BYTES
 
 
-def test_offline_gives_what_a_reference_meant_and_asks_nobody(desk: Desk) -> None:
-    found = desk.bring()
-    desk.hub.add("org/sql", {**FILES, CONFIG: {"r": 8}})
-    desk.hub.requests.clear()
-    assert desk.bring(offline=True).snapshot == found.snapshot
+def test_offline_gives_what_a_reference_meant_at_that_server_and_asks_nobody(desk: Desk) -> None:
+    with Hub() as mirror:
+        mirror.add("org/sql", {**FILES, CONFIG: {"r": 8}})
+        found = [content(desk.bring()), content(desk.bring(hub_endpoint=mirror.endpoint))]
+        desk.hub.add("org/sql", {**FILES, CONFIG: {"r": 9}})
+        desk.hub.requests.clear()
+        for one, endpoint in zip(found, (desk.hub.endpoint, mirror.endpoint), strict=True):
+            assert content(desk.bring(offline=True, hub_endpoint=endpoint)) == one
     for text in ("org/other", "org/sql@v1"):
         assert isinstance(desk.fails(text, offline=True), Offline)
     assert desk.hub.requests == []
 
 
+def test_without_sizes_and_digests_everything_is_fetched_once_and_a_git_blob_id_is_held_to(desk: Desk) -> None:
+    listed = desk.hub.commit("org/sql").files
+    desk.hub.bare = True
+    desk.hub.fault(WEIGHTS, cut_at=1_000_000)
+    first = desk.bring()
+    assert content(first) == BYTES
+    assert any(request.range for request in desk.hub.requests)
+    desk.hub.requests.clear()
+    assert desk.bring().snapshot == first.snapshot
+    assert desk.bring(f"org/sql@{first.revision}").cached
+    assert desk.hub.count("/resolve/") == 0
+    lines = [f'{{"type": "file", "path": "{path}", "oid": "{listed[path].oid}"}}' for path in (CONFIG, README)]
+    desk.hub.fault("/tree/", times=-1, status=200, body=f"[{', '.join(lines)}]")
+    desk.hub.fault(README, times=-1, flip_at=1)
+    desk.hub.add("org/other", FILES)
+    assert "git blob" in desk.fails("org/other").message
+
+
 def test_another_selection_is_another_snapshot_and_a_subfolder_an_adapter_of_its_own(desk: Desk) -> None:
     desk.hub.add("org/sql", {**FILES, "train.log": b"x", f"a/{CONFIG}": {"r": 1}, f"a/{WEIGHTS}": b"a"})
     usual = desk.bring()
-    more = desk.bring(selection=Selection(include=("*.log",)))
-    assert content(more) == {**BYTES, "train.log": b"x"}
+    assert content(desk.bring(selection=Selection(include=("*.log",)))) == {**BYTES, "train.log": b"x"}
     assert desk.bring().snapshot == usual.snapshot
     assert content(desk.bring("hf://org/sql/a")) == {CONFIG: b'{"r": 1}', WEIGHTS: b"a"}
-    desk.hub.add("org/none", {f"b/c/{CONFIG}": {"r": 2}})
-    assert isinstance(desk.fails("org/none"), FormatError)
 
 
 def test_a_policy_is_judged_before_anything_is_asked_and_over_files_before_a_byte_is_read(desk: Desk) -> None:
@@ -78,7 +93,6 @@ def test_a_policy_is_judged_before_anything_is_asked_and_over_files_before_a_byt
     assert "max_bytes" in desk.fails(policies=(Policy(max_bytes=1000),)).message
     assert desk.hub.count("resolve") == 0
     desk.bring()
-    desk.hub.requests.clear()
     assert isinstance(desk.fails(f"org/sql@{desk.commit}", policies=(deny,)), Refused)
 
 
@@ -93,6 +107,46 @@ def test_a_demanded_digest_is_judged_whether_it_is_cached_or_not(desk: Desk) -> 
     for ref in (parse(text, is_path=os.path.lexists) for text in ("org/sql", f"org/sql@{desk.commit}")):
         wanted = [Request("sql", ref, sha256) for sha256 in (digest, "0" * 64)]
         assert [one.exit_code for one in plan_all(wanted, desk.store, desk.settings)] == [0, 5]
+
+
+def test_an_edit_in_place_of_a_folder_or_of_the_cache_is_noticed_and_mended(
+    desk: Desk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = desk.bring(str(adapter := write_adapter(tmp_path / "adapter")))
+    assert desk.bring(str(adapter)).cached
+    weights = (adapter / WEIGHTS).read_bytes()
+    edit_in_place(adapter / WEIGHTS, at=len(weights) - 1)
+    assert content(desk.bring(str(adapter)))[WEIGHTS] == (adapter / WEIGHTS).read_bytes()
+    assert content(first)[WEIGHTS] == weights
+    found = desk.bring()
+    edit_in_place(found.snapshot.directory / WEIGHTS)
+    again = desk.bring(f"org/sql@{found.revision}")
+    assert "the cached file was corrupt and was removed" in caplog.text
+    assert not again.cached
+    assert content(again) == BYTES
+    assert desk.is_sound
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_folder_is_shared_with_the_cache_where_the_disk_can_do_that_and_hashed_all_the_same(
+    desk: Desk, tmp_path: Path, changes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(target: int, request: int, source: int) -> int:
+        assert request == 0x40049409
+        if changes and os.fstat(source).st_ino == (adapter / WEIGHTS).stat().st_ino:
+            (adapter / WEIGHTS).write_bytes(b"other")
+        return os.copy_file_range(source, target, os.fstat(source).st_size, 0, 0) * 0
+
+    adapter = write_adapter(tmp_path / "adapter")
+    monkeypatch.setattr(fcntl, "ioctl", share)
+    monkeypatch.setattr(LocalSource, "read", Mock(side_effect=AssertionError))
+    if changes:
+        assert "changed while it was read" in desk.fails(str(adapter), retries=0).message
+        assert not desk.store.snapshots.exists()
+    else:
+        found = desk.bring(str(adapter)).snapshot
+        assert (found.directory / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
+        assert not (found.directory / WEIGHTS).samefile(adapter / WEIGHTS)
 
 
 def test_somebody_who_cleans_meanwhile_only_costs_another_try(tmp_path: Path) -> None:
@@ -110,36 +164,13 @@ def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, tmp_path:
     outcomes = desk.ask(*refs)
     assert [outcome.request.name for outcome in outcomes] == refs
     assert [outcome.exit_code for outcome in outcomes] == [0, 3, 0, 1, 3, 2]
-    assert all((outcome.fetched is None) == (outcome.error is not None) for outcome in outcomes)
 
 
 def test_the_same_adapter_many_times_in_one_process_is_fetched_once_and_no_thread_is_left(desk: Desk) -> None:
     desk.hub.fault("GET cdn", delay_s=0.2, times=-1)
     before = threading.enumerate()
     fetched = [outcome.fetched for outcome in desk.ask(*["org/sql"] * 8)]
-    assert len({one.snapshot.digest for one in fetched if one}) == 1
     assert [one.cached for one in fetched if one].count(False) == 1
     assert desk.hub.count("GET cdn") == 1
     ours = [one for one in threading.enumerate() if one.name.startswith("range-") and one not in before]
     wait(lambda: not any(thread.is_alive() for thread in ours), "the last thread")
-
-
-def test_what_was_published_is_recorded_before_another_may_fetch_it(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who waited for a download finds what it was, however long its record takes to be written."""
-    arrived, replace = threading.Event(), os.replace
-
-    def slow(source: Path, target: Path, **words: Any) -> None:
-        if Path(target).parent == desk.store.refs and not arrived.is_set():
-            arrived.set()
-            second.join(1)
-        replace(source, target, **words)
-
-    second = threading.Thread(target=lambda: arrived.wait(10) and desk.bring())
-    monkeypatch.setattr(os, "replace", slow)
-    second.start()
-    desk.bring()
-    second.join()
-    assert arrived.is_set()
-    assert desk.hub.count(f"/resolve/.*{CONFIG}") == 1

@@ -1,15 +1,12 @@
 """What the Hub's own client has downloaded to this machine is hashed and taken, not downloaded again."""
 
-import fcntl
-import os
 from pathlib import Path
 
 import pytest
 from huggingface_hub import hf_hub_download, snapshot_download
 
 from lora_cli.errors import Corrupt, Offline
-from lora_cli.store.partials import open_partial
-from tests.fetching.desk import BYTES, CONFIG, DATA, README, WEIGHTS, Desk, content
+from tests.fetching.desk import BYTES, CONFIG, DATA, WEIGHTS, Desk, content
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 
@@ -22,7 +19,6 @@ class Client(Desk):
     def __init__(self, root: Path, hub: Hub) -> None:
         super().__init__(root, hub)
         self.theirs = root / "huggingface" / "hub"
-        self.repository = self.theirs / "models--org--sql"
 
     def download(self, *names: str) -> None:
         """As the Hub's own client does it: the whole snapshot, or single files."""
@@ -33,18 +29,7 @@ class Client(Desk):
         self.hub.requests.clear()
 
     def blob(self, name: str) -> Path:
-        return (self.repository / "snapshots" / self.commit / name).resolve()
-
-    def share_blobs(self) -> None:
-        """As later versions lay them out: Xet files lie once, and each repository links to them."""
-        blob, shared = self.blob(WEIGHTS), self.theirs / "blobs" / "ab" / ("ab" * 32)
-        shared.parent.mkdir(parents=True)
-        blob.rename(shared)
-        blob.symlink_to(os.path.relpath(shared, blob.parent))
-
-    @property
-    def asked(self) -> list[str]:
-        return [request.target.partition("?")[0].rpartition("/")[2] for request in self.hub.requests]
+        return (self.theirs / "models--org--sql" / "snapshots" / self.commit / name).resolve()
 
 
 @pytest.fixture
@@ -53,121 +38,70 @@ def client(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Client:
     return Client(tmp_path, hub)
 
 
-def looks(folder: Path) -> dict[str, tuple[int, int, int, int]]:
-    found = {path: path.lstat() for path in sorted(folder.rglob("*"))}
-    return {str(path): (one.st_ino, one.st_mode, one.st_nlink, one.st_mtime_ns) for path, one in found.items()}
+def looks(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {path: (one.st_ino, one.st_nlink, one.st_mtime_ns) for path, one in found.items()}
 
 
-def share(target: int, request: int, source: int) -> int:
-    """What a file system does that can share blocks."""
-    return os.copy_file_range(source, target, os.fstat(source).st_size, 0, 0) * 0
-
-
-@pytest.mark.parametrize("layout", ["its own", "shared", "elsewhere", "reflinks"])
-def test_only_the_listing_is_asked_for_and_the_other_cache_stays_as_it_is(
-    client: Client, layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_listing_is_asked_for_and_the_other_cache_stays_as_it_is(client: Client) -> None:
     client.download()
-    blob = client.blob(WEIGHTS).stat().st_ino
-    if layout == "shared":
-        client.share_blobs()
-    if layout == "reflinks":
-        monkeypatch.setattr(fcntl, "ioctl", share)
-    if layout == "elsewhere":
-        client.theirs = client.theirs.rename(client.theirs.parent / "elsewhere")
-        set_variables(monkeypatch, HF_HUB_CACHE=str(client.theirs))
     before = looks(client.theirs)
     fetched = client.bring()
-    assert client.asked == ["main"]
+    assert client.hub.count() == client.hub.count("/api/") == 1
     assert (fetched.cached, fetched.revision) == (False, client.commit)
     assert content(fetched) == BYTES
     assert looks(client.theirs) == before
-    assert (fetched.snapshot.directory / WEIGHTS).stat().st_ino != blob
 
 
-def test_what_is_not_there_is_downloaded_beside_what_is(client: Client) -> None:
-    client.download(WEIGHTS)
-    assert content(client.bring()) == BYTES
-    assert sorted(client.asked[1:]) == [README, CONFIG]
-
-
-def test_what_rotted_there_is_downloaded_and_offline_never_taken(client: Client) -> None:
-    client.download()
-    rotten = client.blob(WEIGHTS)
-    rotten.write_bytes(DATA[:-1] + bytes([DATA[-1] ^ 1]))
-    assert isinstance(client.fails(offline=True), Corrupt)
-    client.blob(CONFIG).write_bytes(b"[" + BYTES[CONFIG][1:])
-    assert content(client.bring()) == BYTES
-    assert rotten.read_bytes() != DATA
-
-
-@pytest.mark.parametrize("what", ["folder", "dangling", "loop", "short", "long"])
-def test_what_is_no_file_of_that_size_is_downloaded(client: Client, what: str) -> None:
+@pytest.mark.parametrize("what", ["rotten", "short", "long", "folder", "dangling"])
+def test_what_is_not_the_listed_file_is_downloaded_and_offline_never_taken(client: Client, what: str) -> None:
     client.download()
     blob = client.blob(WEIGHTS)
     blob.unlink()
     if what == "folder":
         blob.mkdir()
-    elif what in ("short", "long"):
-        blob.write_bytes(DATA[:-1] if what == "short" else DATA + b"x")
+    elif what == "dangling":
+        blob.symlink_to("nowhere")
     else:
-        blob.symlink_to({"dangling": "nowhere", "loop": blob.name}[what])
+        blob.write_bytes({"rotten": bytes([DATA[0] ^ 1]) + DATA[1:], "short": DATA[:-1], "long": DATA + b"x"}[what])
+    assert isinstance(client.fails(offline=True), Corrupt | Offline)
     assert content(client.bring()) == BYTES
     assert client.hub.count("GET cdn") > 0
 
 
-@pytest.mark.parametrize("is_right", [True, False])
-def test_what_a_killed_process_left_is_gone_on_with_from_there(client: Client, is_right: bool) -> None:
-    client.download()
-    partial = open_partial(client.store, client.hub.commit(ID).files[WEIGHTS].sha256, 1 << 30)
-    os.write(partial.descriptor, DATA[:1_500_000] if is_right else bytes(1_500_000))
-    partial.close(keep=True)
-    assert content(client.bring()) == BYTES
-    assert (client.hub.count("GET cdn") == 0) == is_right
-
-
 def test_offline_what_is_there_needs_no_socket(client: Client) -> None:
     client.download()
-    client.share_blobs()
     before = client.hub.connections
     for text in (ID, f"{ID}@main", f"{ID}@{client.commit}"):
         fetched = client.bring(text, offline=True)
         assert fetched.revision == client.commit
         assert content(fetched) == BYTES
-    assert client.hub.connections == before
-
-
-@pytest.mark.parametrize("text", [ID, f"{ID}@dev", f"{ID}@{'0' * 40}", "org/other"])
-def test_offline_what_is_not_there_is_said(client: Client, text: str) -> None:
-    if text != ID:
-        client.download()
-    before = client.hub.connections
-    error = client.fails(text, offline=True)
-    assert isinstance(error, Offline)
-    assert str(error) == f"hf://{text} is not cached and offline mode is on"
-    assert "HF_HUB_OFFLINE" in error.hint
+    for text in (f"{ID}@dev", f"{ID}@{'0' * 40}", "org/other"):
+        error = client.fails(text, offline=True)
+        assert isinstance(error, Offline)
+        assert str(error) == f"hf://{text} is not cached and offline mode is on"
+        assert "HF_HUB_OFFLINE" in error.hint
     assert client.hub.connections == before
 
 
 SHARDS = [f"adapter_model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
 INDEX = "adapter_model.safetensors.index.json"
-PARTS = {
-    "no config": ([WEIGHTS], f"not cached: {CONFIG}; "),
-    "no weights": ([CONFIG], "not cached: the weights; "),
-    "a shard is missing": ([CONFIG, INDEX, *SHARDS[:2]], "not cached: the weights; "),
-    "a listed file is missing": ([], WEIGHTS),
-}
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_offline_a_part_of_an_adapter_is_none(client: Client, part: str) -> None:
-    names, said = PARTS[part]
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([WEIGHTS], f"not cached: {CONFIG}; "),
+        ([CONFIG], "not cached: the weights; "),
+        ([CONFIG, INDEX, *SHARDS[:2]], "not cached: the weights; "),
+    ],
+    ids=["no config", "no weights", "a shard is missing"],
+)
+def test_offline_a_part_of_an_adapter_is_none(client: Client, names: list[str], said: str) -> None:
+    files = {CONFIG: BYTES[CONFIG], INDEX: b"{}", **dict.fromkeys(SHARDS, b"shard")}
     if INDEX in names:
-        files = {CONFIG: BYTES[CONFIG], INDEX: b"{}", **dict.fromkeys(SHARDS, b"shard")}
         client.commit = client.hub.add(ID, dict(files))
     client.download(*names)
-    if not names:
-        client.blob(WEIGHTS).unlink()
     error = client.fails(offline=True)
     assert isinstance(error, Offline)
     assert said in error.message

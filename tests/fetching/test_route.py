@@ -8,7 +8,7 @@ import pytest
 
 from tests.fetching.desk import Desk
 
-MODULES = {"org/sql": 38, "org/sql@{}": 26}
+MODULES = {"org/sql": 35, "org/sql@{}": 25}
 """The most modules that an adapter of the Hub into an empty cache goes through, and a pinned one that is cached."""
 
 COUNTED = """

@@ -1,5 +1,5 @@
 """Golden files: what ``validate`` judges, ``inspect`` tells and ``fetch`` brings today, a line for each case.
 
 They know the command line and nothing else of lora_cli, so that they outlive what is behind it. ``python -m
-tests.golden`` compares them, ``--write GROUND SENTENCE`` makes them anew with an entry in ``changes.yaml``.
+tests.golden`` compares them, ``--write`` makes them anew.
 """

@@ -1,28 +1,25 @@
 """Compares the golden files with what the command line does now, or writes them anew.
 
-    python -m tests.golden [FILE...] [--only TEXT] [--realworld DIR]
-    python -m tests.golden --write GROUND SENTENCE [--realworld DIR]
+    python -m tests.golden [FILE...] [--only TEXT]
+    python -m tests.golden --write
 
-FILE is judgement, inspection, fetch or realworld. GROUND is PEFT, engine run or SCOPE. DIR has adapters of others that
-are not kept here: without it (or ``REALWORLD``), realworld.txt is not compared.
+FILE is judgement, inspection or fetch. Look at what differs before you write, and say why in the commit.
 """
 
 import argparse
-import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.golden import table
+FILES = ("judgement", "inspection", "fetch")
+HERE = Path(__file__).parent
 
-FILES = ("judgement", "inspection", "fetch", "realworld")
 
-
-def observed(wanted: set[str], only: str, realworld: Path | None) -> Iterator[tuple[str, str]]:
+def observed(wanted: set[str], only: str) -> Iterator[tuple[str, str]]:
     """The name of a golden file and a line of it, case by case."""
     from tests.corpus.peft_judge import quiet
     from tests.golden import facts
-    from tests.golden.adapters import adapters, real_adapters
+    from tests.golden.adapters import adapters
     from tests.golden.fetches import fetches
     from tests.golden.running import line
 
@@ -37,51 +34,41 @@ def observed(wanted: set[str], only: str, realworld: Path | None) -> Iterator[tu
         for case in fetches(data) if "fetch" in wanted else ():
             if only in case.id:
                 yield "fetch", line(case, ("fetch",), facts.fetched)
-        for case in real_adapters(realworld) if realworld and "realworld" in wanted else ():
-            if only in case.id:
-                yield "realworld", line(case, validate, facts.judgement)
+
+
+def by_case(lines: Sequence[str]) -> Mapping[str, str]:
+    found = {line.partition(" | ")[0]: line for line in lines}
+    assert len(found) == len(lines), "two cases have the same name"
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.golden", description=__doc__.partition("\n")[0])
     parser.add_argument("files", nargs="*", metavar="FILE", help=", ".join(FILES))
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name has this in it")
-    parser.add_argument(
-        "--write", nargs=2, metavar=("GROUND", "SENTENCE"), help="write them, and an entry that says why"
-    )
-    parser.add_argument("--realworld", default=os.environ.get("REALWORLD"), type=Path, metavar="DIR")
+    parser.add_argument("--write", action="store_true", help="write them")
     asked = parser.parse_args()
     wanted = {*asked.files} or {*FILES}
-    wanted -= set() if asked.realworld else {"realworld"}
     if unknown := wanted - {*FILES}:
         parser.error(f"no such file: {', '.join(unknown)}")
-    if tampered := table.tampered():
-        print(f"not as the last entry of {table.TABLE.name} says: {', '.join(tampered)}")
-        return 1
-    if asked.write and (asked.only or asked.files):
-        parser.error("--write takes all files whole")
+    if asked.write and asked.only:
+        parser.error("--write takes a file whole")
     found: dict[str, list[str]] = {name: [] for name in FILES if name in wanted}
-    for name, line in observed(wanted, asked.only, asked.realworld):
+    for name, line in observed(wanted, asked.only):
         found[name].append(line)
-    now = {name: table.by_case(lines) for name, lines in found.items()}
-    if asked.write:
-        print(table.write(now, *asked.write))
-        return 0
-    return int(report(now, asked.only))
-
-
-def report(now: dict[str, table.Lines], only: str) -> bool:
-    """Prints what differs, file by file; whether anything does."""
     differ = False
-    for name, lines in now.items():
-        was = {case: line for case, line in table.golden(name).items() if only in case}
-        changed = list(table.differences(was, lines))
-        print(
-            f"{name}.txt: {len(lines)} lines, {len(changed)} differ" if changed else f"{name}.txt: {len(lines)} lines"
-        )
-        print(*changed, sep="\n", end="\n" * bool(changed))
+    for name, lines in found.items():
+        file, now = HERE / f"{name}.txt", by_case(lines)
+        written = by_case(file.read_text(encoding="utf-8").splitlines()) if file.exists() else {}
+        was = {case: line for case, line in written.items() if asked.only in case}
+        changed = [case for case in {**was, **now} if was.get(case) != now.get(case)]
+        print(f"{name}.txt: {len(now)} lines" + (f", {len(changed)} differ" if changed else ""))
+        for case in changed:
+            print(*(f"{mark} {lines[case]}" for mark, lines in (("-", was), ("+", now)) if case in lines), sep="\n")
+        if asked.write:
+            file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         differ |= bool(changed)
-    return differ
+    return int(differ and not asked.write)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from lora_cli.judging.judge import Terms, fetch_one, judge_fetched
 from lora_cli.judging.result import Result
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.store import Store
+from lora_cli.store import InUse, Store
 from lora_cli.store.gc import Retention, collect
-from lora_cli.store.locks import InUse
 from tests.making import llama_modules, write_adapter
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.exceptions import HTTPException
 
+from lora_cli.finding import Deployment
 from lora_cli.plugins.resolver import Resolved, Running, Unresolved
 
 
@@ -79,7 +80,6 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
         made = ModuleType(name)
         vars(made).update(members)
         monkeypatch.setitem(sys.modules, name, made)
-    monkeypatch.delitem(sys.modules, "lora_cli.plugins.sglang_hook", raising=False)
     return registry
 
 
@@ -94,19 +94,24 @@ def hook(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Any:
     return hook
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> list[tuple[str, Running]]:
+Told = list[tuple[str, Running]]
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> Told:
     """Has the resolver give these answers by name; the names that it was asked for, with the engine."""
-    told: list[tuple[str, Running]] = []
+    told: Told = []
 
-    async def resolve(name: str, running: Running) -> Any:
-        told.append((name, running))
-        answer = answers.get(name)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def resolver_for(running: Running, _log: object) -> Any:
+        async def resolve(name: str) -> Any:
+            told.append((name, running))
+            answer = answers.get(name)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
 
-    made = SimpleNamespace(resolve=resolve)
-    monkeypatch.setattr(sys.modules["lora_cli.plugins.sglang_hook"], "resolver_for", lambda _names, _log: made)
+        return SimpleNamespace(resolve=resolve)
+
+    monkeypatch.setattr("lora_cli.plugins.sglang.resolver_for", resolver_for)
     return told
 
 
@@ -114,14 +119,7 @@ def run(hook: Any, manager: Manager, lora_path: Any) -> Any:
     return asyncio.run(hook(Manager.resolve, manager, SimpleNamespace(lora_path=lora_path)))
 
 
-SQL = Resolved("sql", Path("/cache/snapshots/sha256/ab12"), "ab12")
-
-
-def test_nothing_is_registered_where_nothing_is_set(registry: Registry) -> None:
-    from lora_cli.plugins.sglang import register
-
-    register()
-    assert registry.hooks == []
+SQL = Resolved("sql", Path("/cache/snapshots/sha256/ab12"))
 
 
 def test_what_a_request_names_is_loaded_once_before_it_is_looked_for(
@@ -133,29 +131,13 @@ def test_what_a_request_names_is_loaded_once_before_it_is_looked_for(
     assert manager.lora_ref_cache == {"sql": str(SQL.directory)}
     ((name, running),) = told
     assert (name, running.engine, running.base) == ("sql", "sglang@0.5.23", "/models/llama")
-    assert running.deployment is not None
-    assert (running.deployment.max_lora_rank, running.deployment.lora_target_modules) == (64, None)
+    assert running.deployment == Deployment(max_lora_rank=64, lora_target_modules=None)
 
 
 def test_a_rank_that_nobody_set_is_not_known(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told = answering(monkeypatch, sql=SQL)
     run(hook, Manager(rank=None), "sql")
     assert told[0][1].deployment is None
-
-
-def test_a_name_of_nobody_is_left_to_sglang(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch)
-    with pytest.raises(ValueError, match="never been loaded"):
-        run(hook, Manager(), "other")
-
-
-def test_why_it_cannot_be_served_is_told_with_its_status(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, sql=Unresolved(422, "sql: LC501 …"), chat=SQL)
-    manager = Manager("out of slots")
-    for name, said in (("sql", "LC501"), ("chat", "out of slots")):
-        with pytest.raises(HTTPException) as raised:
-            run(hook, manager, name)
-        assert (raised.value.status_code, said in str(raised.value.detail)) == (422, True)
 
 
 def test_what_was_loaded_meanwhile_is_no_error(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,15 +153,18 @@ def test_what_was_loaded_meanwhile_is_no_error(hook: Any, monkeypatch: pytest.Mo
     assert asyncio.run(both()) == "resolved"
 
 
-def test_what_sglang_refused_is_not_loaded_again_at_once(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = answering(monkeypatch, sql=SQL)
+def test_why_it_cannot_be_served_is_told_and_what_sglang_refused_is_not_loaded_again_at_once(
+    hook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = answering(monkeypatch, refused=Unresolved(422, "sql: LC501 …"), sql=SQL)
     manager = Manager("out of slots")
-    for _ in range(3):
-        with pytest.raises(HTTPException, match="out of slots"):
-            run(hook, manager, "sql")
+    for name, said in (("refused", "LC501"), ("sql", "out of slots"), ("sql", "out of slots")):
+        with pytest.raises(HTTPException, match=said) as raised:
+            run(hook, manager, name)
+        assert raised.value.status_code == 422
     assert (len(told), manager.loads) == (3, 1)
     manager.refusal = ""
-    monkeypatch.setattr("lora_cli.plugins.sglang_hook.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 31))
+    monkeypatch.setattr("lora_cli.plugins.sglang.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 31))
     assert run(hook, manager, "sql") == "resolved"
 
 

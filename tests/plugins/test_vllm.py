@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lora_cli.finding import Deployment
 from lora_cli.plugins.resolver import Resolved, Running, Unresolved
 
 
@@ -69,20 +70,23 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     return registry
 
 
-def registered(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture
+def resolver(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("LORA_CLI_MANIFEST", "/etc/lora/set.yaml")
     (entry,) = entry_points(group="vllm.general_plugins", name="lora_cli_resolver")
-    register = entry.load()
-    register()
+    entry.load()()
     first = registry.resolvers["lora_cli"]
-    register()
+    entry.load()()
     assert registry.resolvers == {"lora_cli": first}
     return first
 
 
-def test_nothing_is_registered_or_imported_where_nothing_is_set(registry: Registry) -> None:
+def test_nothing_is_registered_or_imported_where_nothing_is_set(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lora_cli.plugins.vllm import register
 
+    monkeypatch.setenv("LORA_CLI_RESOLVE", "  ")
     register()
     assert not registry.resolvers
     assert "lora_cli.plugins.vllm_resolver" not in sys.modules
@@ -98,71 +102,46 @@ class Serving:
         return await self.resolver.resolve_lora("/models/llama", name)
 
 
-CONFIG = SimpleNamespace(
-    lora_config=SimpleNamespace(max_lora_rank=64, max_loras=4, target_modules=["q_proj"]),
-)
+CONFIG = SimpleNamespace(lora_config=SimpleNamespace(max_lora_rank=64, max_loras=4, target_modules=["q_proj"]))
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, resolver: Any, answer: Any) -> list[Running]:
-    """Has ``answer`` come of every name; gives what the resolver was told of the engine."""
+def asked(resolver: Any, monkeypatch: pytest.MonkeyPatch, answer: Any, config: Any = CONFIG) -> tuple[Any, Running]:
+    """What vLLM is given where ``answer`` comes of every name, and what the resolver was told of the engine."""
     told: list[Running] = []
 
-    async def resolve(_name: str, running: Running) -> Any:
-        told.append(running)
+    async def resolve(_name: str) -> Any:
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    made = SimpleNamespace(resolve=resolve)
-    monkeypatch.setattr(sys.modules[type(resolver).__module__], "resolver_for", lambda _names, _log: made)
-    return told
+    def resolver_for(running: Running, _log: object) -> Any:
+        told.append(running)
+        return SimpleNamespace(resolve=resolve)
+
+    monkeypatch.setattr(sys.modules[type(resolver).__module__], "resolver_for", resolver_for)
+    return asyncio.run(Serving(resolver, config).resolve_lora("sql")), told[0]
 
 
-def test_an_adapter_is_a_request_with_the_path_of_its_digest(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resolver = registered(registry, monkeypatch)
-    told = answering(monkeypatch, resolver, Resolved("sql", Path("/cache/snapshots/sha256/ab12"), "ab12"))
-    given = asyncio.run(Serving(resolver, CONFIG).resolve_lora("sql"))
+def test_an_adapter_is_a_request_with_the_path_of_its_digest(resolver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, running = asked(resolver, monkeypatch, Resolved("sql", Path("/cache/snapshots/sha256/ab12")))
     assert (given.lora_name, given.lora_path) == ("sql", "/cache/snapshots/sha256/ab12")
     assert given.lora_int_id >= 1
-    (running,) = told
     assert (running.engine, running.base) == ("vllm@0.32.0+cpu", "/models/llama")
-    assert running.deployment is not None
-    assert running.deployment.max_lora_rank == 64
-    assert running.deployment.lora_target_modules == ("q_proj",)
+    assert running.deployment == Deployment(max_lora_rank=64, lora_target_modules=("q_proj",))
 
 
-def test_a_name_of_nobody_is_none(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolver = registered(registry, monkeypatch)
-    answering(monkeypatch, resolver, None)
-    assert asyncio.run(Serving(resolver, CONFIG).resolve_lora("other")) is None
+@pytest.mark.parametrize("config", [None, SimpleNamespace(), SimpleNamespace(lora_config=None)])
+def test_a_name_of_nobody_is_none_and_a_vllm_of_another_shape_has_limits_that_nobody_knows(
+    resolver: Any, monkeypatch: pytest.MonkeyPatch, config: Any
+) -> None:
+    given, running = asked(resolver, monkeypatch, None, config)
+    assert (given, running.deployment) == (None, None)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, NotFound), (422, Unprocessable), (503, Graceful), (502, Graceful)])
 def test_an_error_has_its_status(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception]
+    resolver: Any, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception]
 ) -> None:
-    resolver = registered(registry, monkeypatch)
-    answering(monkeypatch, resolver, Unresolved(status, "sql: LC501 …"))
     with pytest.raises(kind, match="LC501") as raised:
-        asyncio.run(Serving(resolver, CONFIG).resolve_lora("sql"))
+        asked(resolver, monkeypatch, Unresolved(status, "sql: LC501 …"))
     assert getattr(raised.value, "status", status) == status
-
-
-@pytest.mark.parametrize("config", [None, SimpleNamespace(), SimpleNamespace(lora_config=None)])
-def test_a_vllm_of_another_shape_has_limits_that_nobody_knows(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, config: Any
-) -> None:
-    resolver = registered(registry, monkeypatch)
-    told = answering(monkeypatch, resolver, None)
-    asyncio.run(Serving(resolver, config).resolve_lora("sql"))
-    assert told[0].deployment is None
-
-
-def test_the_version_of_a_build_is_one_that_profiles_know() -> None:
-    from lora_cli.engines import choose_engine
-
-    for version in ("0.32.0", "0.32.0+cpu", "0.33.0rc1", "0.34.1.dev12+g1234abc"):
-        assert choose_engine(f"vllm@{version}").engine.name == "vllm"
-    assert choose_engine("vllm@0.32.0+cpu").version == choose_engine("vllm@0.32.0").version

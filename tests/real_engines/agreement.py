@@ -4,27 +4,17 @@ import json
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lora_cli.cli.main import main
+from lora_cli.finding import Outcome
 from tests.real_engines.cases import MAX_LORA_RANK, Case
 
 TOLERANCE = 2e-3
 """Of a log-probability: another order of sums in float32 moves it by 1e-5, an effect by far more."""
-
-
-class Observed(StrEnum):
-    """What an engine made of an adapter, in the words of ``validate --engine ... --format json``."""
-
-    OK = "ok"
-    REJECTS = "rejects"
-    CRASHES = "crashes"
-    SERVES_WRONG = "serves-wrong"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +26,7 @@ class Seen:
     """
 
     name: str
-    observed: Observed
+    observed: Outcome
     said: str = ""
     from_intended: float = float("nan")
     from_base: float = float("nan")
@@ -57,27 +47,28 @@ def distance(answered: Any, intended: Any) -> float:
 def served(name: str, answered: Any, intended: Any, plain: Any) -> Seen:
     """What an engine that answers made of the adapter; all are log-probabilities of one shape, or None for no right."""
     far = float("inf") if intended is None else distance(answered, intended)
-    outcome = Observed.OK if far <= TOLERANCE else Observed.SERVES_WRONG
+    outcome = Outcome.OK if far <= TOLERANCE else Outcome.SERVES_WRONG
     return Seen(name, outcome, "", far, distance(answered, plain))
 
 
-def predictions(engine: str, base: Path, corpus: Sequence[Case], out: Path) -> dict[str, tuple[Observed, str]]:
+def predictions(engine: str, base: Path, corpus: Sequence[Case], out: Path) -> dict[str, tuple[Outcome, str]]:
     """Each case's name to the outcome that ``validate`` says, and why; all are judged in one run of it."""
     judged = ("validate", "--engine", engine, "--max-lora-rank", str(MAX_LORA_RANK), "--base", str(base))
     main([*judged, "--format", f"json={out}", *(str(case.directory) for case in corpus)])
-    found = {}
+    found, outcomes = {}, {str(one): one for one in Outcome}
     for adapter in json.loads(out.read_text())["adapters"]:
         why = [f"{one['code']}: {one['message']}" for one in adapter["findings"] if one["effects"]]
-        outcome = Observed(adapter["engines"][0]["outcome"])
+        outcome = outcomes[adapter["engines"][0]["outcome"]]
         found[Path(urllib.parse.unquote(adapter["source"])).name] = outcome, "; ".join(why)
     return found
 
 
-def disagreements(predicted: Mapping[str, tuple[Observed, str]], seen: Iterable[Seen]) -> dict[str, str]:
+def disagreements(predicted: Mapping[str, tuple[Outcome, str]], seen: Iterable[Seen]) -> dict[str, str]:
     """The name of each adapter on which they differ, to one line that says how."""
-    return {
-        one.name: f"{one.name}: the engine {one.observed} ({one.said or f'{one.from_intended:.2g} off'}), "
-        f"validate says {' because of '.join(predicted[one.name])}"
-        for one in seen
-        if predicted[one.name][0] is not one.observed
-    }
+    differ = {}
+    for one in seen:
+        said, why = predicted[one.name]
+        if said is not one.observed:
+            did = one.said or f"{one.from_intended:.2g} off"
+            differ[one.name] = f"{one.name}: the engine {one.observed} ({did}), validate says {said} because of {why}"
+    return differ

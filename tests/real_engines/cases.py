@@ -236,12 +236,7 @@ def _meant(case: Case) -> Any:
         return case.intended
 
 
-def given(base: Base, folder: Path) -> list[Case]:
-    """The adapters of ``corpus`` of which an engine is given the folder: an adapter below that is one only to us."""
-    return [one for one in corpus(base, folder) if not any(one.directory.glob(f"*/{CONFIG}"))]
-
-
-def corpus(base: Base, folder: Path) -> list[Case]:
-    """All of them, on disk."""
+def given(base: Base, folder: Path) -> dict[str, Case]:
+    """The adapters that an engine is given the folder of, by name: one in a folder below is an adapter only to us."""
     cases = Cases(base, folder)
-    return [cases[name] for name in possible(base)]
+    return {name: cases[name] for name in possible(base) if MORE_BREAKS.get(name) is not below}

@@ -6,54 +6,30 @@ from tests.base.configs import IMAGES, QWEN25_EYE, QWEN_EYE, TOKENS
 from tests.corpus.bases import Base
 from tests.real_engines.bases import HIDDEN, SIZES, TIED, UNTIED, VOCABULARY
 
-EYE = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": HIDDEN,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
+PICTURE = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
+EYE = {**PICTURE, "model_type": "siglip_vision_model", "intermediate_size": 96, "patch_size": 14}
 LLAMA4_EYE = {
-    "hidden_size": HIDDEN,
-    "intermediate_size": 4 * HIDDEN,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 7,
-    "vision_output_dim": HIDDEN,
-    "projector_input_dim": HIDDEN,
-    "projector_output_dim": HIDDEN,
+    **{**PICTURE, "intermediate_size": 4 * HIDDEN, "patch_size": 7, "vision_output_dim": HIDDEN},
+    **{"projector_input_dim": HIDDEN, "projector_output_dim": HIDDEN},
 }
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 2, "n_head": 2, "n_positions": 64}
 NEOX = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": HIDDEN,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    **{"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": 96, "num_hidden_layers": 2},
+    **{
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
 }
 BLOOM = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "n_layer": 2, "n_head": 2, "pad_token_id": 0}
 MOE = {"moe_intermediate_size": 32, "num_experts_per_tok": 2}
 MLA = {
     **{key: value for key, value in UNTIED.items() if key != "head_dim"},
-    **MOE,
-    "num_key_value_heads": 2,
-    "kv_lora_rank": 512,
-    "q_lora_rank": 32,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "n_routed_experts": 4,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "n_group": 1,
-    "topk_group": 1,
+    **{**MOE, "num_key_value_heads": 2, "kv_lora_rank": 512, "q_lora_rank": 32, "qk_nope_head_dim": 128},
+    **{"qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 4, "n_shared_experts": 1},
+    **{"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
 }
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}}
 LLAMA4 = {**UNTIED, "intermediate_size_mlp": 128, "num_local_experts": 4, "interleave_moe_layer_step": 2}
@@ -126,20 +102,14 @@ STARTED: dict[str, dict[str, Any]] = {
 }
 """What vLLM is started with beside the flags of every family."""
 
-FAMILY_DIFFERS: dict[tuple[str, str], str] = {
-    (
-        "roberta",
-        "head",
-    ): "the class that vLLM serves embeddings with has no head over words, and `validate` judges the one that has",
-}
-"""Families and features of ``test_families``, where the two differ."""
+NOT_COMPARED = frozenset({("roberta", "head")})
+"""vLLM serves RoBERTa's embeddings with a class that has no head over words; ``validate`` judges the one that has."""
 
-NO_ANSWER: dict[str, str] = {
-    **dict.fromkeys(
-        ("deepseek_v2", "deepseek_v3", "gpt_oss", "llama4", "llama4_text", "mixtral", "qwen2_moe", "qwen3_moe"),
-        "where LoRA is enabled vLLM gives experts a kernel of Triton, which its build for the CPU does not have: it "
-        "starts and loads adapters, and the first request ends it",
-    ),
-    "roberta": "vLLM serves it for its embeddings, which change with an adapter, and it has no words to compare",
-}
-"""Families that do not answer here, though vLLM has LoRA for them."""
+NO_ANSWER = frozenset(
+    {
+        *("deepseek_v2", "deepseek_v3", "gpt_oss", "llama4", "llama4_text", "mixtral", "qwen2_moe", "qwen3_moe"),
+        "roberta",
+    }
+)
+"""Families that do not answer here, though vLLM has LoRA for them: it gives experts a kernel of Triton, which its build
+for the CPU does not have, and RoBERTa has embeddings and no words to compare."""

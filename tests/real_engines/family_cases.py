@@ -20,22 +20,10 @@ ROUTERS = r".*\.router"
 """PEFT cannot put LoRA on Llama 4's, which answers with two tensors."""
 WRAPPED, WRAPPER = "base_model.model.model.language_model.", "base_model.model.model."
 
-FEATURES = (
-    "attention",
-    "MLP",
-    "all-linear",
-    "embedding",
-    "head",
-    "rsLoRA",
-    "rank above the maximum",
-    "rank pattern",
-    "a wrapper's names",
-)
-
 
 def parts_of(base: Base) -> dict[str, list[str]]:
     """What PEFT's ``target_modules`` is for the attention, the MLP, the embedding and the head of a base's text."""
-    found: dict[str, set[str]] = {part: set() for part in FEATURES[:5]}
+    found: dict[str, set[str]] = {part: set() for part in ("attention", "MLP", "embedding", "head")}
     for path, module in base_from_config(base.config, base.family).modules.items():
         layer = LAYER.search(path) or LAYER.search(path.replace("encoder.layer.", "layers."))
         if any(other in path for other in ("vision", "visual", "projector", "router")):

@@ -1,9 +1,6 @@
 """What the classes of the real vLLM say of themselves, beside the tables of our profile (``make test-engines``)."""
 
-import json
-import subprocess
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +8,7 @@ import pytest
 from lora_cli.base.families import FAMILIES
 from lora_cli.engines import choose_engine
 from lora_cli.engines.vllm import EMBEDDINGS, FUSED_EXPERTS, LORA_SINCE, NO_LORA, WITH_LORA
-from tests.real_engines.vllm_server import ENVIRONMENT, PYTHON
+from tests.real_engines.vllm_oracle import Worker
 
 pytestmark = pytest.mark.engines
 
@@ -23,16 +20,10 @@ FEWEST = 300
 
 
 @pytest.fixture(scope="module")
-def classes() -> Mapping[str, Mapping[str, Any]]:
-    script = Path(__file__).with_name("vllm_registry.py")
-    ran = subprocess.run(
-        [str(PYTHON), str(script)], capture_output=True, text=True, check=False, env={**ENVIRONMENT, "PATH": ""}
-    )
-    (line,) = (one for one in ran.stdout.splitlines() if one.startswith("CLASSES ")) if ran.stdout else ("",)
-    assert line, ran.stderr[-2000:]
-    found: dict[str, dict[str, Any]] = json.loads(line.removeprefix("CLASSES "))
+def classes(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, Any]]:
+    (found,) = worker.ask(tmp_path_factory.mktemp("registry") / "classes.json", {})
     assert len(found) > FEWEST
-    return found
+    return dict(found)
 
 
 def families() -> Iterator[tuple[str, str]]:

@@ -18,11 +18,9 @@ from safetensors.numpy import load_file, save_file
 from lora_cli.cli.main import main
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
-from tests.hub_faults import Fault
-from tests.hub_server import Hub
+from tests.hub_server import Fault, Hub
 from tests.real_engines.agreement import TOLERANCE, distance
 from tests.real_engines.bases import SERVED, save
-from tests.real_engines.test_published import answered
 from tests.real_engines.vllm_server import Reply, Server, meant, serving
 
 pytestmark = pytest.mark.engines
@@ -60,6 +58,14 @@ def write_set(folder: Path, sources: Mapping[str, str], name: str = "set.yaml") 
     (folder / name).write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries}")
 
 
+def plugin(folder: Path, hub: Hub) -> dict[str, str]:
+    """What the plugin of an engine is told by its environment."""
+    return {
+        **{"LORA_CLI_MANIFEST": str(folder / "set.yaml"), "LORA_CLI_CACHE_DIR": str(folder / "cache")},
+        **{"LORA_CLI_RETRIES": "1", "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint},
+    }
+
+
 @pytest.fixture(scope="module")
 def resolving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resolving]:
     folder = tmp_path_factory.mktemp("resolver")
@@ -83,11 +89,7 @@ def resolving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resolving]:
         del hub.repos["acme/gone"]
         corrupt = hashlib.sha256((made / "corrupt" / WEIGHTS).read_bytes()).hexdigest()
         hub.faults.append(Fault(f"acme/corrupt/.*{WEIGHTS}|{corrupt}", times=-1, flip_at=3000))
-        environment = {
-            **{"LORA_CLI_MANIFEST": str(folder / "set.yaml"), "LORA_CLI_CACHE_DIR": str(folder / "cache")},
-            **{"LORA_CLI_RETRIES": "1", "LORA_CLI_TIMEOUT": "20s"},
-            **{"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint},
-        }
+        environment = {**plugin(folder, hub), "LORA_CLI_TIMEOUT": "20s"}
         more = ("--max-loras", "2", "--max-cpu-loras", "4")
         with serving(folder / "base", folder / "vllm.log", *more, **environment) as running:
             yield Resolving(running, folder, answers)
@@ -106,7 +108,7 @@ def test_requests_at_once_for_names_not_seen_before_are_all_answered_as_peft_doe
         replies = list(threads.map(lambda name: ask(resolving.server, name), resolving.meant))
     assert {reply.status for reply in replies} == {200}
     for name, expected in resolving.meant.items():
-        assert distance(answered(resolving.server, name), expected) < TOLERANCE, name
+        assert distance(resolving.server.answered(name), expected) < TOLERANCE, name
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,6 @@ def test_requests_at_once_for_names_not_seen_before_are_all_answered_as_peft_doe
         ("gone", 404, "gone"),
         ("corrupt", 502, "corrupt"),
         ("nobody-has-this", 404, "does not exist"),
-        ("../one-0", 404, "does not exist"),
         ("/etc", 404, "does not exist"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A real vLLM on the CPU, with LoRA and loading at run time, and what it makes of each adapter of the corpus."""
+"""A real vLLM on the CPU, as a server with LoRA and loading at run time."""
 
 import contextlib
 import json
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.real_engines.agreement import Observed, Seen, log_softmax, served
+from tests.real_engines.agreement import log_softmax
 from tests.real_engines.bases import VOCABULARY
-from tests.real_engines.cases import MAX_LORA_RANK, SPOILING, Case
+from tests.real_engines.cases import MAX_LORA_RANK
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -39,13 +39,6 @@ LENGTHS = (3, 8, 16)
 PROMPTS = [list(range(start, start + length)) for start in range(0, 64, 16) for length in LENGTHS]
 """Beginnings of the token sequences of ``peft_judge.logits``."""
 
-NO_NUMBER = "Out of range float values are not JSON compliant"
-"""What the server says of log-probabilities that are NaN; without ``logprobs`` it answers 200 with some text."""
-
-
-class Died(Exception):
-    """The server went down while it was asked."""
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -64,7 +57,7 @@ class Server:
     log: Path
 
     def post(self, path: str, fields: Mapping[str, Any]) -> Reply:
-        """Ask; Died where the connection breaks or the process is gone."""
+        """Asks, and gives what it answered with whatever status."""
         url, body = f"http://127.0.0.1:{self.port}{path}", json.dumps(fields).encode()
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         try:
@@ -72,8 +65,6 @@ class Server:
                 return Reply(response.status, response.read().decode())
         except urllib.error.HTTPError as error:
             return Reply(error.code, error.read().decode())
-        except OSError as error:
-            raise Died(str(error)) from error
 
     def load(self, name: str, directory: Path) -> Reply:
         """``POST /v1/load_lora_adapter``."""
@@ -83,14 +74,22 @@ class Server:
         """``POST /v1/unload_lora_adapter``."""
         return self.post("/v1/unload_lora_adapter", {"lora_name": name})
 
-    def answer(self, model: str, prompts: list[list[int]], vocabulary: int) -> Reply:
+    def answer(self, model: str, prompts: Sequence[list[int]]) -> Reply:
         """The log-probability of every token of the vocabulary after each prompt, as a completion of one token.
 
         Not ``prompt_logprobs``: where the head can have a LoRA they bring vLLM on the CPU down (0.32: "einsum():
         subscript b has size 3 ... does not broadcast").
         """
-        asked = {"model": model, "prompt": prompts, "max_tokens": 1, "temperature": 0, "logprobs": vocabulary}
+        asked = {"model": model, "prompt": [*prompts], "max_tokens": 1, "temperature": 0, "logprobs": VOCABULARY}
         return self.post("/v1/completions", {**asked, "return_tokens_as_token_ids": True})
+
+    def answered(self, model: str, prompts: Sequence[list[int]] = PROMPTS) -> Any:
+        """The same as ``[prompts, vocabulary]``."""
+        reply = self.answer(model, prompts)
+        assert reply.status == 200, reply
+        choices = sorted(json.loads(reply.text)["choices"], key=lambda one: int(one["index"]))
+        given = [choice["logprobs"]["top_logprobs"][0] for choice in choices]
+        return np.array([[one[f"token_id:{token}"] for token in range(VOCABULARY)] for one in given], float)
 
     def alive(self) -> bool:
         """Whether it says that it is well."""
@@ -99,13 +98,6 @@ class Server:
                 return bool(response.status == 200)
         except OSError:
             return False
-
-
-def log_probabilities(reply: Reply, vocabulary: int) -> Any:
-    """``[prompts, vocabulary]`` out of a completion's answer; NaN where none is given."""
-    choices = json.loads(reply.text)["choices"]
-    given = [choice["logprobs"]["top_logprobs"][0] for choice in sorted(choices, key=lambda one: int(one["index"]))]
-    return np.array([[one.get(f"token_id:{token}", np.nan) for token in range(vocabulary)] for one in given], float)
 
 
 @contextlib.contextmanager
@@ -163,48 +155,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def observed(base: Path, corpus: Sequence[Case], log: Path) -> Iterator[Seen]:
-    """Every case on the base's server. One that went down is started again, and that is the case's outcome.
-
-    It is also started again after an adapter that answers with NaN: they stay in the blocks of the KV cache, and
-    whoever is given such a block next answers with NaN too.
-    """
-    waiting = sorted(corpus, key=lambda case: case.name in SPOILING)
-    while waiting:
-        with serving(base, log) as server:
-            plain = log_probabilities(server.answer("base", PROMPTS, VOCABULARY), VOCABULARY)
-            while waiting:
-                seen = _tried(server, waiting.pop(0), plain)
-                yield seen
-                spoilt = seen.from_base == float("inf") and any(case.name not in SPOILING for case in waiting)
-                if spoilt or not server.alive():
-                    break
-
-
-def _tried(server: Server, case: Case, plain: Any) -> Seen:
-    """Load, ask, unload."""
-    try:
-        loaded = server.load(case.name, case.directory)
-        if loaded.status != 200:
-            return Seen(case.name, Observed.REJECTS, _said(loaded))
-        reply = server.answer(case.name, PROMPTS, VOCABULARY)
-        server.unload(case.name)
-    except Died as died:
-        return Seen(case.name, Observed.CRASHES, f"went down: {died}")
-    if reply.status == 400 and NO_NUMBER in reply.text:
-        return Seen(case.name, Observed.SERVES_WRONG, _said(reply), float("inf"), float("inf"))
-    if reply.status != 200:
-        return Seen(case.name, Observed.CRASHES, _said(reply))
-    return served(case.name, log_probabilities(reply, VOCABULARY), meant(case.intended), plain)
-
-
 def meant(logits: Any) -> Any:
     """Log-probabilities of the logits that an adapter was made to answer with, ``[prompts, vocab]``; None of None."""
     if logits is None:
         return None
     ends = logits.numpy()[:, [length - 1 for length in LENGTHS]]
     return log_softmax(ends.reshape(-1, ends.shape[-1]))
-
-
-def _said(reply: Reply) -> str:
-    return f"{reply.status} {reply.text}"[:600]

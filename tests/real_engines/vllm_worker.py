@@ -1,5 +1,7 @@
 """Run by vLLM's own Python: models that vLLM is started with one after another, and adapters in each.
 
+A task without a model is what each class of its registry says of itself: by the name in ``architectures``, whether it
+supports LoRA, its ``embedding_modules``, whether it is for more than text, and whether experts are in one tensor.
 Reads one JSON object a line: ``directory`` of a model, its ``adapters`` (name to folder), ``prompts``, ``asks`` (the
 number of tokens in the vocabulary, or ``embed``, ``classify``, ``token_classify``), the ``flags`` that vLLM is started
 with, the ``log`` that it writes to, and ``out``. It writes what was seen there, as a JSON object a line, and then a
@@ -7,6 +9,7 @@ line on its own stdout. Each model has a process of its own, forked off after vL
 imported: an import is what most of a start takes, and what goes down takes nothing else with it.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -20,6 +23,7 @@ import vllm.v1.worker.cpu_worker  # noqa: F401
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.model_executor.models import registry
+from vllm.model_executor.models.interfaces import supports_lora, supports_multimodal
 
 SAID = 600
 
@@ -56,6 +60,24 @@ def tried(llm: LLM, task: Mapping[str, Any], number: int, name: str, is_asked: b
         llm.llm_engine.remove_lora(number)
 
 
+def classes(out: TextIO) -> None:
+    """One object. A class that needs a package or a device that is not here is left out."""
+    found = {}
+    for architecture, (module, name, *_) in registry._VLLM_MODELS.items():
+        where = module if module.startswith("vllm.") else f"vllm.model_executor.models.{module}"
+        try:
+            one = getattr(importlib.import_module(where), name)
+        except Exception:
+            continue
+        found[architecture] = {
+            "lora": bool(supports_lora(one)),
+            "embeddings": sorted(getattr(one, "embedding_modules", None) or ()),
+            "multimodal": bool(supports_multimodal(one)),
+            "fused_experts": bool(getattr(one, "is_3d_moe_weight", False)),
+        }
+    print(json.dumps(found), file=out)
+
+
 def model(task: Mapping[str, Any], out: TextIO) -> None:
     """One model and its adapters, each told when it is known."""
     try:
@@ -90,7 +112,7 @@ def main() -> None:
             os.dup2(log, 2)
             try:
                 with Path(task["out"]).open("w", encoding="utf-8") as out:
-                    model(task, out)
+                    model(task, out) if "directory" in task else classes(out)
             except Exception:
                 traceback.print_exc()
             finally:

@@ -16,8 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tests.recorded.replaying import RESULTS
 from tests.recorded.snapshot import FOLDER, PARTS, differences, read, shown, write
+from tests.recorded.test_recorded import RESULTS
 
 LONGEST = 1000
 """Characters that are printed of a difference."""
@@ -55,11 +55,10 @@ def changed(commit: str) -> dict[str, tuple[Any, Any]]:
 
 def repeated(prefixes: Sequence[str], *, update: bool) -> tuple[int, dict[str, tuple[Any, Any]]]:
     """How the run ended, and each case's result in the snapshot and now; ``update`` writes those that differ."""
-    files = [str(FOLDER / f"test_{part}.py") for part in PARTS]
     words = ["-n", str(os.cpu_count()), "-o", "addopts=-q", "-k", " or ".join(f"[{prefix}" for prefix in prefixes)]
     pairs: dict[str, tuple[Any, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pytest", *words, *files]
+        command = [sys.executable, "-m", "pytest", *words, str(FOLDER / "test_recorded.py")]
         code = subprocess.run(
             command, check=False, cwd=FOLDER.parents[1], env={**os.environ, RESULTS: folder}
         ).returncode

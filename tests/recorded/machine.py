@@ -40,8 +40,8 @@ class Case:
     ``source`` is where adapters come from: ``folder``, ``hub``, ``s3``, ``web``, or ``cached`` (a Hub that they were
     fetched from). ``publish`` names those that are there. ``before`` has command lines, and changes of the world:
     ``{"change": [adapter, other]}`` gives an adapter the files of another one, ``{"damage": kind}`` damages the cache,
-    ``remove``, ``write``, ``edit`` and ``cut`` change files of the folder, ``fault`` the server's answers. ``<<name>>``
-    is the reference of an adapter. ``slow`` ones run in ``make test-all``. ``result`` is what the snapshot has.
+    ``remove``, ``write`` and ``edit`` change files of the folder, ``fault`` the server's answers. ``<<name>>`` is the
+    reference of an adapter. ``slow`` ones run in ``make test-all``. ``result`` is what the snapshot has.
     """
 
     id: str
@@ -228,9 +228,6 @@ def _do(step: Any, origin: Origin, here: Path, spelt: Any) -> None:
     elif "edit" in step:
         name, old, new = step["edit"]
         (here / name).write_text((here / name).read_text().replace(old, new, 1))
-    elif "cut" in step:
-        text = (here / step["cut"]).read_text()
-        (here / step["cut"]).write_text(text[: len(text) // 2])
     elif "remove" in step:
         path = here / step["remove"]
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,14 +1,12 @@
 """A reference, in every way that users write one."""
 
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
-from hypothesis import assume, given, reject
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from lora_cli.errors import UsageError
-from lora_cli.redaction import without_secrets
 from lora_cli.refs.reference import AdapterRef, below, parse
 
 COMMIT = "9f2c" * 10
@@ -23,44 +21,30 @@ def reference(text: str) -> AdapterRef:
     ("text", "canonical"),
     [
         ("org/name", "hf://org/name"),
-        ("org/name@feature/x", "hf://org/name@feature/x"),
         ("org/name/sub/folder@v1", "hf://org/name/sub/folder@v1"),
-        ("HF://gpt2/", "hf://gpt2"),
         ("hf://org/name/sub//folder/@v1", "hf://org/name/sub/folder@v1"),
-        ("hf://org/name/a%40b@v1", "hf://org/name/a%40b@v1"),
-        ("https://huggingface.co/org/name.git", "hf://org/name"),
         ("https://HuggingFace.co.:443/org/name/", "hf://org/name"),
-        ("https://hf.co/org/name?library=peft#usage", "hf://org/name"),
         ("huggingface.co/org/name/tree/main", "hf://org/name@main"),
         ("https://huggingface.co/org/name/tree/v1/sub/folder", "hf://org/name/sub/folder@v1"),
         ("https://huggingface.co/org/name/tree/refs%2Fpr%2F3/sub", "hf://org/name/sub@refs/pr/3"),
         ("https://huggingface.co/org/name/blob/v1/adapter_config.json", "hf://org/name@v1"),
-        ("https://huggingface.co/org/name/resolve/v1/sub/adapter_config.json", "hf://org/name/sub@v1"),
         (f"https://huggingface.co/org/name/commit/{COMMIT}", f"hf://org/name@{COMMIT}"),
-        ("https://huggingface.co/gpt2/tree/main", "hf://gpt2@main"),
-        ("s3://acme-adapters/team/sql/", "s3://acme-adapters/team/sql"),
         ("s3a://acme-adapters/sql@v1", "s3://acme-adapters/sql@v1"),
         ("gs://acme_adapters/a b?c#d", "gs://acme_adapters/a b?c#d"),
         ("az://loras/a b#żółw/", "az://loras/a b#żółw"),
         ("abfss://loras@ACME.blob.core.windows.net/sql", "az://loras@acme.dfs.core.windows.net/sql"),
-        ("https://Example.com/a b/sql/", "https://example.com/a%20b/sql"),
-        ("https://example.com/%7Eme/sql#top", "https://example.com/~me/sql"),
         ("https://Example.COM.:443//a/b%3d%c3%a9/", "https://example.com/a/b=%C3%A9"),
         ("https://example.com/llama/config.json", "https://example.com/llama"),
         ("https://[0:0::1]:0443/sql", "https://[::1]/sql"),
         ("https://[::ffff:10.0.0.7]/sql", "https://10.0.0.7/sql"),
-        ("http://LocalHost:80/sql", "http://localhost/sql"),
         ("oci://ghcr.io/acme/sql:v1/sub/folder", "oci://ghcr.io/acme/sql:v1//sub/folder"),
         (f"oci://ghcr.io/acme/sql@{DIGEST}/sub", f"oci://ghcr.io/acme/sql//sub@{DIGEST}"),
         (f"oci://ghcr.io/acme/sql:v1@{DIGEST}//a%40b/", f"oci://ghcr.io/acme/sql:v1//a%40b@{DIGEST}"),
-        ("oci://GHCR.io.:443/acme/sql/team", "oci://ghcr.io/acme/sql/team"),
-        ("oci://localhost:5000/sql", "oci://localhost:5000/sql"),
         ("oci://index.docker.io/sql:v1", "oci://docker.io/library/sql:v1"),
         ("FSSPEC+SFTP://me@host/a b/", "fsspec+sftp://me@host/a b"),
         ("file://localhost/srv/lora/my%20sql/", "file:///srv/lora/my%20sql"),
         ("//srv/lora/sql/", "file:///srv/lora/sql"),
         ("../sql@v1", "file:///here/../sql%40v1"),
-        (".", "file:///here"),
         ("adapters/team/sql", "file:///here/adapters/team/sql"),
     ],
 )
@@ -81,17 +65,10 @@ def test_a_path_is_from_the_home_the_given_or_the_working_directory(
     assert parse("hf://org/name", is_path=lambda _: True).scheme == "hf"
 
 
-@pytest.mark.parametrize("word", ["sql", "sql@v1", "a b", "sql/", "org/na me", "org/.hidden", "ftp://host/x", "hf:a/b"])
-def test_a_word_that_is_nothing_is_an_error_with_a_hint(word: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        reference(word)
-    assert word in caught.value.message
-    assert caught.value.hint
-
-
 @pytest.mark.parametrize(
     "text",
     [
+        "sql", "sql@v1", "a b", "sql/", "org/na me", "org/.hidden", "ftp://host/x", "hf:a/b",
         "", "a\0b", "./a\nb", "x" * 5000, "hf://", "hf://org/name/../other", "hf://org/name/%2e%2e/other",
         "hf://org/name/a%00b", "hf://org/name@", "hf://org/name@a b", "hf://org/name@a..b", "hf://org/name@-x",
         "hf://org/na--me", "hf://datasets/org/name", "https://huggingface.co/datasets/org/name",
@@ -108,15 +85,20 @@ def test_a_word_that_is_nothing_is_an_error_with_a_hint(word: str) -> None:
         "az://loras/a/../b", "az://loras//a", "oci://ghcr.io", "oci://ghcr.io/acme/sql@sha256:12",
         "oci://ghcr.io/../sql", "oci://ghcr.io/acme/SQL", "oci://ghcr.io/acme/sql:v1//a/../b",
         "oci://ghcr.io/acme/sql//a@v1", f"oci://ghcr.io/acme/sql//a@{DIGEST}/b", "oci://1.2/sql",
-        "org/name@\udcff",
+        "org/name@\udcff", "fsspec+sftp:///a", "fsspec+sftp://h/a/../b", "az://c::zip://a", "ftp://host/a", "memory://a",
+        "simplecache://a", "reference://a", "local://a", "fsspec+file:///etc", "fsspec+https://host/a",
     ],
 )  # fmt: skip
-def test_what_cannot_be_meant_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
+def test_what_cannot_be_meant_is_refused_with_a_hint(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
         reference(text)
+    assert caught.value.hint
 
 
-@pytest.mark.parametrize("secret", ["hunter2", "hf_" + "a1B2" * 8, "api_org_" + "a1B2" * 8])
+TOKEN = "hf_" + "a1B2" * 8
+
+
+@pytest.mark.parametrize("secret", ["hunter2", TOKEN, "api_org_" + "a1B2" * 8])
 @pytest.mark.parametrize(
     "text",
     [
@@ -131,27 +113,10 @@ def test_a_secret_in_a_reference_is_refused_and_not_repeated(text: str, secret: 
     assert secret not in caught.value.message + caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["org/name@{}", "hf://{}/name", "https://example.com/{}/a"])
-def test_a_token_of_the_hub_is_refused_but_in_a_path(text: str) -> None:
-    token = "hf_" + "a1B2" * 8
-    with pytest.raises(UsageError, match="a reference cannot contain a token") as caught:
-        reference(text.format(token))
-    assert token not in caught.value.message
-    assert reference(f"file:///srv/{token}").location == f"/srv/{token}"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("s3://hunter2@bucket/a?x=1", "s3://bucket/a"),
-        ("https://hunter2@example.com/a", "https://example.com/a"),
-        ("hf://me:hunter2@org/name", "hf://***@org/name"),
-        ("hf://org/name@main/x", "hf://org/name@main/x"),
-        ("abfss://data@acme.dfs.core.windows.net/a", "abfss://data@acme.dfs.core.windows.net/a"),
-    ],
-)
-def test_a_name_is_shown_without_its_user(text: str, shown: str) -> None:
-    assert without_secrets(text) == shown
+def test_a_token_of_the_hub_is_refused_but_in_a_path() -> None:
+    with pytest.raises(UsageError, match="a reference cannot contain a token"):
+        reference(f"org/name@{TOKEN}")
+    assert reference(f"file:///srv/{TOKEN}").location == f"/srv/{TOKEN}"
 
 
 @pytest.mark.parametrize(
@@ -160,10 +125,8 @@ def test_a_name_is_shown_without_its_user(text: str, shown: str) -> None:
         (f"org/name@{COMMIT}", "name", True),
         (f"oci://ghcr.io/acme/sql:v1@{DIGEST}", "sql", True),
         ("org/name@main", "name", False),
-        ("hf://org/name/a/b", "b", False),
         ("/srv/sql", "sql", False),
         ("oci://ghcr.io/acme/run:v1//checkpoint-500", "checkpoint-500", False),
-        ("s3://bucket/a:b", "a:b", False),
     ],
 )
 def test_the_name_is_the_last_part_and_a_commit_or_a_digest_pins(text: str, name: str, pinned: bool) -> None:
@@ -177,10 +140,7 @@ def test_the_name_is_the_last_part_and_a_commit_or_a_digest_pins(text: str, name
         ("oci://ghcr.io/acme/sql:v1//a", "b/", "oci://ghcr.io/acme/sql:v1//a/b"),
         ("/srv", "a b", "file:///srv/a%20b"),
         ("https://example.com/k", "a b", "https://example.com/k/a%20b"),
-        ("org/name", "", "hf://org/name"),
         ("org/name", "../other", ""),
-        ("/srv/sql", "../other", ""),
-        ("hf://gpt2", "a", ""),
         ("oci://ghcr.io/acme/sql", "../a", ""),
         ("https://example.com/k", "a;b", ""),
     ],
@@ -193,15 +153,16 @@ def test_a_folder_below_a_reference_is_one_of_it_and_leads_nowhere_else(text: st
             below(reference(text), folder)
 
 
-FOLDER = st.lists(st.text(min_size=1, max_size=8).filter(lambda s: "/" not in s), max_size=3).map("/".join)
-REPOSITORY = st.from_regex(r"[a-z0-9_][a-z0-9]{0,5}/[A-Za-z0-9_]{1,6}", fullmatch=True)
 PIECES = (
     "hf:// s3:// gs:// https:// file:// oci:// huggingface.co org name tree blob main sub / @ : % %40 %2F ~ . .. ? # é"
 )
 WORDS = st.lists(st.sampled_from([*PIECES.split(), "/", "/", COMMIT, DIGEST, " "]), max_size=12).map("".join)
 
 
-@given(st.text(max_size=40) | WORDS, st.booleans())
+PATHS = st.binary(min_size=1, max_size=30).map(lambda name: "/" + name.decode("utf-8", "surrogateescape"))
+
+
+@given(st.text(max_size=40) | WORDS | PATHS, st.booleans())
 def test_what_is_understood_is_understood_the_same_when_written_canonically(text: str, exists: bool) -> None:
     try:
         ref = parse(text, is_path=lambda _: exists, base_dir=Path("/here"))
@@ -209,22 +170,4 @@ def test_what_is_understood_is_understood_the_same_when_written_canonically(text
         reject()
     assert parse(str(ref), is_path=lambda _: True, base_dir=Path("/elsewhere")) == ref
     assert parse(str(ref), is_path=lambda _: False) == ref
-
-
-@given(REPOSITORY, FOLDER, st.text(min_size=1, max_size=12))
-def test_any_folder_and_revision_of_a_repository_can_be_written(repository: str, folder: str, revision: str) -> None:
-    try:
-        ref = below(reference(f"hf://{repository}@{quote(revision)}"), folder)
-    except UsageError:
-        reject()
-    assert ref.revision == revision
-    assert reference(str(ref)) == ref
-
-
-@given(st.binary(min_size=1, max_size=30))
-def test_any_path_can_be_written_whatever_its_bytes(name: bytes) -> None:
-    text = "/" + name.decode("utf-8", "surrogateescape")
-    assume(all(ord(char) >= 32 and ord(char) != 127 for char in text))
-    ref = reference(text)
-    assert reference(str(ref)) == ref
-    assert str(ref).isascii()
+    assert str(ref).isascii() or ref.scheme != "file"

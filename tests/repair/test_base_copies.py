@@ -33,8 +33,8 @@ def trained(folder: Path, dtype: torch.dtype = torch.float32, *, tied: bool = Fa
 
 
 def repaired(adapter: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    words = [str(adapter), "--engine", "vllm", "--base", str(base), "--to", str(adapter.parent / "out")]
-    main(["repair", *words, "--format", "json"])
+    words = ["--engine", "vllm", "--base", str(base), "--to", str(adapter.parent / "out"), "--format", "json"]
+    main(["repair", str(adapter), *words])
     return json.loads(capsys.readouterr().out)["adapters"][0]["repair"]
 
 

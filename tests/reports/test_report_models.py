@@ -4,8 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lora_cli.json_schema import EXCLUDED, INLINE
-from lora_cli.reports.json import to_json
+from lora_cli.json_schema import EXCLUDED, INLINE, to_json
 
 
 @dataclass(frozen=True, slots=True)

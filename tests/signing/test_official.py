@@ -1,7 +1,9 @@
-"""Signatures that each version of model-signing made."""
+"""Signatures that each version of model-signing made, and what is none."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +59,18 @@ def test_no_other_signer_is_taken_for_theirs(folder: str, tmp_path: Path) -> Non
 def test_the_public_trust_root_is_not_downloaded_in_offline_mode() -> None:
     with pytest.raises(Offline, match="trust root of Sigstore"):
         verify(signature("v1.1.0-sigstore"), [RequiredSignature(identities=(IBM,))], "", offline=True)
+
+
+NO_BUNDLES = (b"", b"null", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"verificationMaterial": {}}')
+KINDS = ("publicKey", "x509CertificateChain", "certificate")
+MATERIALS: tuple[Any, ...] = (None, "x", [], {"certificates": [{"rawBytes": "AAAA"}]}, [{}] * 100_000)
+
+
+@pytest.mark.parametrize("kind", ["certificate", "elliptic-key"])
+def test_any_other_file_is_no_signature(kind: str) -> None:
+    envelope = {"payload": "AAAA", "payloadType": "x", "signatures": [{"sig": "AAAA", "keyid": ""}]}
+    bundle = {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "dsseEnvelope": envelope}
+    made = [json.dumps({**bundle, "verificationMaterial": {name: one}}).encode() for name in KINDS for one in MATERIALS]
+    for data in (*NO_BUNDLES, *made):
+        with pytest.raises(Refused, match=r"^model\.sig: "):
+            verify(data, [TRUSTED[kind]], "model.sig", offline=True)

@@ -22,6 +22,8 @@ from tests.signing.pki import certificate, key_pair
 from tests.web_server import Site, WebServer
 
 Capture = pytest.CaptureFixture[str]
+Change = Callable[[str], object]
+"""What happens to an adapter that was signed by a ``key`` or a ``certificate``."""
 HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
 WEIGHTS, CONFIG, SIGNATURE = "adapter_model.safetensors", "adapter_config.json", "model.sig"
 VALIDATE = ["validate", "--base", "none"]
@@ -69,11 +71,11 @@ def said(capsys: Capture) -> str:
     return " ".join("".join(capsys.readouterr()).split())
 
 
-def write(path: str, data: str = "{}") -> Callable[[str], object]:
+def write(path: str, data: str = "{}") -> Change:
     return lambda how: Path("sql", path).write_text(data)
 
 
-def remove(path: str) -> Callable[[str], object]:
+def remove(path: str) -> Change:
     return lambda how: Path("sql", path).unlink()
 
 
@@ -84,17 +86,12 @@ def sign_another(how: str) -> None:
     shutil.copy("chat/model.sig", "sql/model.sig")
 
 
-def exempt(path: str) -> Callable[[str], object]:
-    """Signs all but ``path``, after a file was added."""
-
-    def change(how: str) -> None:
-        write("tokenizer.json")(how)
-        sign(how, ignored=(path,))
-
-    return change
+def exempt(how: str) -> None:
+    Path("sql/tokenizer.json").write_text("{}")
+    sign(how, ignored=("tokenizer.json",))
 
 
-CASES: dict[str, tuple[Callable[[str], object], tuple[int, int], str]] = {
+CASES: dict[str, tuple[Change, tuple[int, int], str]] = {
     "good": (lambda how: None, (0, 0), ""),
     "unsigned": (remove(SIGNATURE), (1, 1), "it has no model.sig"),
     "wrong key": (lambda how: sign(how, key="other", by="stranger"), (1, 1), "acme.pub did not make it | local issuer"),
@@ -106,9 +103,9 @@ CASES: dict[str, tuple[Callable[[str], object], tuple[int, int], str]] = {
     "removed file": (remove("README.md"), (1, 1), "signed, but missing: README.md"),
     "of another folder": (sign_another, (1, 1), f"changed since: {CONFIG}, {WEIGHTS}"),
     "truncated signature": (write(SIGNATURE, '{"mediaType'), (1, 1), "it is not a signature bundle, or is cut off"),
-    "exempts a file": (exempt("tokenizer.json"), (1, 1), "not signed: tokenizer.json"),
+    "exempts a file": (exempt, (1, 1), "not signed: tokenizer.json"),
 }
-"""What happens to it, what ``fetch`` and ``validate`` exit with, and what they say; validate reads what it judges."""
+"""What happens, what ``fetch`` and ``validate`` exit with, and what they say; validate reads what it judges."""
 
 
 @pytest.mark.parametrize("how", ["key", "certificate"])
@@ -125,7 +122,7 @@ def test_exactly_the_signed_files_by_the_right_signer(case: str, how: str, capsy
 
 
 def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    """Its other files are fetched and compared, within limits, and not published; pickles are no harm."""
+    """Its other files are fetched and compared, and not published; pickles are no harm."""
     tool = [sys.executable, "-m", "model_signing", "sign", "key", "sql", "--signature", "sql/model.sig"]
     subprocess.run([*tool, "--private_key", "pki/acme.key"], check=True, capture_output=True)
     with Path("key.yaml").open("a") as file:
@@ -134,10 +131,6 @@ def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPa
     with Hub() as hub:
         set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
         commit = hub.add("acme/sql", files)
-        monkeypatch.setenv("LORA_CLI_MAX_FILES", "5")
-        assert main([*fetch, f"acme/sql@{commit}"]) == 1
-        assert "6 files were selected, but 5 are allowed" in said(capsys)
-        monkeypatch.delenv("LORA_CLI_MAX_FILES")
         assert main([*fetch, f"acme/sql@{commit}", "--publish", "out"]) == 0
         published = {WEIGHTS, CONFIG, "README.md", SIGNATURE, ".lora-cli.json"}
         assert {path.name for path in Path("out/sql").iterdir()} == published
@@ -151,8 +144,7 @@ def test_a_repository_that_the_official_tool_signed(monkeypatch: pytest.MonkeyPa
             for command in (["fetch"], VALIDATE, ["inspect"]):
                 assert main([*command, f"acme/sql@{commit}"]) == 1
         assert len(hub.requests) == asked
-        changes = {"training_args.bin": b"other", "evil.py": b"", CONFIG: b"{}"}
-        for path, data in changes.items():
+        for path, data in {"training_args.bin": b"other", "evil.py": b"", CONFIG: b"{}"}.items():
             assert main([*fetch, f"acme/sql@{hub.add('acme/sql', {**files, path: data})}"]) == 1
             assert path in said(capsys)
         del files["training_args.bin"]
@@ -168,7 +160,6 @@ def test_nothing_is_downloaded_of_what_a_stranger_signed(monkeypatch: pytest.Mon
         commit = hub.add("acme/sql", files_of("sql"))
         assert main(["fetch", f"acme/sql@{commit}", "--policy", "key.yaml"]) == 1
         assert {one.target.rpartition("/")[2] for one in hub.requests if "/resolve/" in one.target} == {SIGNATURE}
-        assert main(["fetch", f"acme/sql@{commit}", "--offline"]) == 3
         assert main([*VALIDATE, f"acme/sql@{commit}", "--policy", "key.yaml"]) == 1
         assert main(["fetch", f"acme/sql@{commit}"]) == 0
         sign()  # a signature that the cache lacks is fetched, and no weights
@@ -177,20 +168,21 @@ def test_nothing_is_downloaded_of_what_a_stranger_signed(monkeypatch: pytest.Mon
         assert sum(WEIGHTS in one.target for one in hub.requests if "/resolve/" in one.target) == 1
 
 
-def test_a_web_server_lists_nothing_and_is_asked_for_the_signed_files(capsys: Capture) -> None:
+def test_a_web_server_lists_nothing_and_is_asked_for_the_signed_files(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_CLI_POLICY", "key.yaml")
     shutil.rmtree("sql/checkpoint-1")
     sign()
     with WebServer(Site()) as web:
         web.site.files.update({f"sql/{path}": data for path, data in files_of("sql").items()})
         address = f"http://{web.place}/sql"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LORA_CLI_POLICY", "key.yaml")
-            assert main(["inspect", address]) == 1
+        assert main(["inspect", address]) == 1
         assert "fetch it first" in said(capsys)
-        assert main(["fetch", address, "--policy", "key.yaml"]) == 0
+        assert main(["fetch", address]) == 0
         web.site.files["sql/training_args.bin"] = b"changed"
         Path("cache").rename("before")
-        assert main(["fetch", address, "--policy", "key.yaml"]) == 1
+        assert main(["fetch", address]) == 1
         assert "changed since: training_args.bin" in said(capsys)
 
 
@@ -229,7 +221,6 @@ def test_only_sha256_counts() -> None:
         (["{sources: ['./linked/*'], keys: [pki/acme.pub]}"], 1, 0),
         (["{keys: [pki/other.pub, pki/acme.pub]}"], 1, 0),
         (["{keys: [pki/acme.pub]}", "{sources: ['./sql'], keys: [pki/other.pub]}"], 1, 1),
-        (["{keys: [pki/root.pem]}"], 1, 2),
         (["{sources: ['*']}"], 2, 2),
     ],
 )
@@ -241,35 +232,16 @@ def test_all_entries_for_a_source_must_be_satisfied(entries: list[str], unsigned
     assert main(["fetch", "./sql", "--policy", "policy.yaml"]) == signed
 
 
-def test_a_manifest_names_a_signature_that_is_elsewhere(capsys: Capture) -> None:
+def test_a_manifest_names_a_signature_that_is_elsewhere(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And who made it is told."""
+    monkeypatch.setenv("LORA_CLI_POLICY", "key.yaml")
     pki.sign(Path("sql"), Path("pki/acme.key"), Path("sql.sig"))
     head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {name: sql, source: ./sql"
     Path("set.yaml").write_text(f"{head}, signature: sql.sig}}\n")
-    for command in (["fetch"], ["fetch", "--locked"], VALIDATE):
-        assert main([*command, "-f", "set.yaml", "--policy", "key.yaml"]) == 0
-    Path("sql.sig").unlink()
-    assert main(["fetch", "-f", "set.yaml", "--policy", "key.yaml"]) == 2
-    assert "sql.sig cannot be read" in said(capsys)
-
-
-def test_who_signed_it_is_told(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    sign()
-    monkeypatch.setenv("LORA_CLI_POLICY", "key.yaml")
-    assert main(["inspect", "./sql", "--format", "json"]) == 0
+    for command in (["fetch"], ["fetch", "--locked"], VALIDATE, ["inspect", "--format", "json"]):
+        capsys.readouterr()
+        assert main([*command, "-f", "set.yaml"]) == 0
     assert json.loads(capsys.readouterr().out)["adapters"][0]["signers"] == ["the key acme.pub"]
-
-
-NO_BUNDLES = (b"", b"null", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"verificationMaterial": {}}')
-KINDS = ("publicKey", "x509CertificateChain", "certificate")
-MATERIALS: tuple[Any, ...] = (None, "x", [], {"certificates": [{"rawBytes": "AAAA"}]}, [{}] * 100_000)
-
-
-@pytest.mark.parametrize("how", ["key", "certificate"])
-def test_any_other_file_is_no_signature(how: str, capsys: Capture) -> None:
-    envelope = {"payload": "AAAA", "payloadType": "x", "signatures": [{"sig": "AAAA", "keyid": ""}]}
-    bundle = {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "dsseEnvelope": envelope}
-    made = [json.dumps({**bundle, "verificationMaterial": {kind: one}}).encode() for kind in KINDS for one in MATERIALS]
-    for data in (*NO_BUNDLES, *made):
-        Path("sql", SIGNATURE).write_bytes(data)
-        assert main(["fetch", "./sql", "--policy", f"{how}.yaml"]) == 1
-        assert "policy require_signature: model.sig: " in capsys.readouterr().err
+    Path("sql.sig").unlink()
+    assert main(["fetch", "-f", "set.yaml"]) == 2
+    assert "sql.sig cannot be read" in said(capsys)

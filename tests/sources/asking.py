@@ -8,6 +8,9 @@ from lora_cli.errors import LoraCliError
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.sources import Source
 
+Patch = pytest.MonkeyPatch
+Kind = type[LoraCliError]
+
 
 def file_of(revision: Revision, path: str) -> RemoteFile:
     file = revision.file(path)

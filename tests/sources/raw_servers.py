@@ -13,7 +13,6 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 from lora_cli.refs.reference import AdapterRef
-from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, transport
 from lora_cli.sources.registry import open_source
@@ -33,12 +32,6 @@ def at(endpoint: str, **settings: Any) -> Source:
 def ask(endpoint: str) -> list[str]:
     """What is listed there."""
     return [file.path for file in at(endpoint).resolve(ACME).files]
-
-
-def read(endpoint: str, start: int, stop: int | None, size: int, **settings: Any) -> bytes:
-    """These bytes of a file that was listed with ``size``."""
-    file = RemoteFile("adapter_model.safetensors", size)
-    return b"".join(at(endpoint, **settings).read(Revision(ACME, "0" * 40, (file,)), file, start, stop))
 
 
 @contextmanager
@@ -82,19 +75,6 @@ def serve_tls(connection: socket.socket, then: Callable[[socket.socket], None] |
             then(stream)
         elif head(stream):
             stream.sendall(OK)
-
-
-@contextmanager
-def raw_server(*answers: bytes) -> Iterator[str]:
-    """A server that sends these bytes, one answer a connection, the last one again and again."""
-    left = list(answers)
-
-    def serve(connection: socket.socket) -> None:
-        head(connection)
-        connection.sendall(left.pop(0) if len(left) > 1 else left[0])
-
-    with server(serve) as address:
-        yield f"http://{address}"
 
 
 def forget_environment() -> None:

@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Unreachable
-from lora_cli.fetching.file_selection import latest_checkpoint
-from lora_cli.refs.reference import below, parse
+from lora_cli.refs.reference import parse
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.fetching.places import ORIGINS, Origin, standing
 from tests.hub_content import git_blob_id
-from tests.sources.asking import file_of
+from tests.sources.asking import error_of, file_of
 
 FILES = {
     "README.md": b"# SQL\n",
@@ -42,13 +41,10 @@ def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Origin]:
         yield origin
 
 
-def lists_folders(origin: Origin) -> bool:
-    """Of a web server are found the names that an adapter's files have."""
-    return origin.ref.scheme not in {"http", "https"}
-
-
 def files_of(origin: Origin) -> dict[str, bytes]:
-    return {path: data for path, data in FILES.items() if "/" not in path or lists_folders(origin)}
+    """Of a web server are found the names that an adapter's files have."""
+    folders = origin.ref.scheme not in {"http", "https"}
+    return {path: data for path, data in FILES.items() if folders or "/" not in path}
 
 
 def weights_of(origin: Origin) -> tuple[Revision, RemoteFile]:
@@ -60,25 +56,16 @@ def test_every_source_is_held_to_the_contract() -> None:
     assert set(SOURCES) == {"file", "hf", "s3", "gs", "az", "http", "https", "oci", "fsspec"}
 
 
-def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:
-    revision = origin.source.resolve(origin.ref)
-    assert {file.path: file.size for file in revision.files} == {
-        path: len(data) for path, data in files_of(origin).items()
-    }
-    assert [file.path for file in revision.files] == sorted(files_of(origin))
+def test_every_file_is_listed_once_in_order_and_read_whole_and_what_is_said_of_it_is_true(origin: Origin) -> None:
+    revision, files = origin.source.resolve(origin.ref), files_of(origin)
+    assert [(file.path, file.size) for file in revision.files] == [(path, len(files[path])) for path in sorted(files)]
     assert revision.ref == origin.ref
-    assert not any(file.defect for file in revision.files)
-
-
-def test_a_digest_that_is_listed_is_true(origin: Origin) -> None:
-    for file in origin.source.resolve(origin.ref).files:
-        assert file.sha256 in (None, hashlib.sha256(files_of(origin)[file.path]).hexdigest())
-        assert file.git_sha1 in (None, git_blob_id(files_of(origin)[file.path]))
-
-
-def test_every_file_is_read_whole(origin: Origin) -> None:
-    revision = origin.source.resolve(origin.ref)
-    assert {f.path: b"".join(origin.source.read(revision, f, 0, None)) for f in revision.files} == files_of(origin)
+    for file in revision.files:
+        data = files[file.path]
+        assert b"".join(origin.source.read(revision, file, 0, None)) == data
+        assert file.sha256 in (None, hashlib.sha256(data).hexdigest())
+        assert file.git_sha1 in (None, git_blob_id(data))
+        assert not file.defect
 
 
 RANGES = (
@@ -93,14 +80,6 @@ def test_a_range_is_what_a_slice_is(origin: Origin) -> None:
         chunks = list(origin.source.read(revision, file, start, stop))
         assert b"".join(chunks) == WEIGHTS[start:stop], (start, stop)
         assert all(0 < len(chunk) <= 1 << 20 for chunk in chunks), (start, stop)
-
-
-def test_a_reader_may_stop_in_the_middle_and_read_again(origin: Origin) -> None:
-    revision, file = weights_of(origin)
-    for _ in range(5):
-        chunk = next(iter(origin.source.read(revision, file, 3, None)))
-        assert chunk == WEIGHTS[3 : 3 + len(chunk)]
-    assert b"".join(origin.source.read(revision, file, 0, None)) == WEIGHTS
 
 
 def test_many_threads_read_at_once(origin: Origin) -> None:
@@ -135,27 +114,10 @@ def test_what_is_read_later_is_the_version_that_was_resolved_or_corrupt(origin: 
 
 def test_what_is_not_there_is_named_with_a_hint(origin: Origin) -> None:
     missing = replace(origin.ref, location=f"{origin.ref.location}-missing")
-    with pytest.raises((NotFound, AccessDenied)) as caught:
-        origin.source.resolve(missing)
-    assert caught.value.exit_code == 3
-    assert missing.location in str(caught.value)
-    assert caught.value.hint
-
-
-def test_the_latest_checkpoint_of_a_listing_is_its_folder(origin: Origin) -> None:
-    if not lists_folders(origin):
-        pytest.skip("a web server does not list its folders")
-    names = ("adapter_config.json", "adapter_model.safetensors")
-    run = {f"checkpoint-{number}/{name}": b"%d" % number * 1000 for number in (9, 10) for name in names}
-    origin.write({**FILES, **run})
-    found = latest_checkpoint(origin.source.resolve(origin.ref))
-    assert found.ref == below(origin.ref, "checkpoint-10")
-    read = {file.path: b"".join(origin.source.read(found, file, 0, None)) for file in found.files}
-    assert read == dict.fromkeys(names, b"10" * 1000)
-    asked = origin.source.resolve(found.ref)
-    assert [(file.path, file.size, file.sha256) for file in asked.files] == [
-        (file.path, file.size, file.sha256) for file in found.files
-    ]
+    error = error_of(lambda: origin.source.resolve(missing))
+    assert isinstance(error, NotFound | AccessDenied)
+    assert missing.location in error.message
+    assert error.hint
 
 
 @pytest.mark.parametrize(

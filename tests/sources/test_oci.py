@@ -1,10 +1,11 @@
 """Adapters in a registry: the layouts, what ORAS pushes, indexes, tokens, credentials, and what is kept of a tar."""
 
+import base64
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +13,15 @@ import pytest
 
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Refused, UsageError
-from lora_cli.fetching.pipeline import Fetched
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
+from lora_cli.sources.oci import Credentials, find_credentials
 from lora_cli.sources.registry import open_source
-from lora_cli.store import Store
-from tests.bringing import bring
 from tests.faulty_proxy import FaultyProxy
 from tests.oci_server import OCI_INDEX, USER, Registry, TokenServer, htpasswd, log_in, registry, tar_of, token_server
 from tests.processes import needed
 from tests.sources.raw_servers import forget_environment
-
-pytestmark = pytest.mark.slow
 
 CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
 CONFIG, WEIGHTS = b'{"peft_type": "LORA"}', os.urandom(300_000)
@@ -144,32 +141,6 @@ def test_an_index_is_its_only_artifact_or_the_one_for_this_machine(oci_registry:
         assert all(str(one["digest"]) in caught.value.message for one in manifests)
 
 
-def test_a_tag_that_is_cached_costs_one_request(oci_registry: Registry, settings: Settings) -> None:
-    def fetched(name: str, digest: str | None = None, offline: bool = False) -> Fetched:
-        ref, now = replace(ref_to(Registry(proxy.place), name), revision=digest), replace(settings, offline=offline)
-        return bring(ref, open_source("oci", now), Store(now.cache_dir), now)
-
-    name = put(oci_registry, (tar_of(FILES), TAR, {}))
-    with FaultyProxy(oci_registry.place) as proxy:
-        first = fetched(name)
-        assert {path.name: path.read_bytes() for path in first.snapshot.directory.iterdir()} == FILES
-        assert len([asked for asked in proxy.asked if "/blobs/" in asked.line]) == 1
-        proxy.mend()
-        again = fetched(name)
-        assert (again.snapshot, again.revision, again.cached) == (first.snapshot, first.revision, True)
-        assert fetched(name, first.revision).snapshot == fetched(name, offline=True).snapshot == first.snapshot
-        assert len(proxy.asked) == 1
-        oci_registry.push(name, {**FILES, "adapter_config.json": b"{}"})
-        assert fetched(name).revision != first.revision
-
-
-def test_a_tar_that_is_not_kept_any_more_is_downloaded_again(oci_registry: Registry, settings: Settings) -> None:
-    source, made = open_source("oci", replace(settings, jobs=1)), [{**FILES, "a": b"%d" % number} for number in (1, 2)]
-    revisions = [source.resolve(ref_to(oci_registry, put(oci_registry, (tar_of(one), TAR, {})))) for one in made]
-    for revision, files in [*zip(revisions, made, strict=True)] * 2:
-        assert {file.path: b"".join(source.read(revision, file, 0, None)) for file in revision.files} == files
-
-
 Servers = tuple[Registry, Registry, TokenServer]
 
 
@@ -228,15 +199,6 @@ def test_a_rule_names_a_mirror_and_the_variable_with_the_credentials(
         files(private, endpoint_url=server, anonymous=True)
 
 
-def test_threads_share_one_token_that_anybody_gets_for_what_is_public(servers: Servers, settings: Settings) -> None:
-    _, guarded, tokens = servers
-    tokens.asked.clear()
-    source, ref = open_source("oci", settings), ref_to(guarded, "acme/public:v1")
-    with ThreadPoolExecutor(8) as pool:
-        assert [*pool.map(lambda _: read_all(source, ref), range(16))] == [FILES] * 16
-    assert tokens.asked == [("GET", "", {"service": "test-registry", "scope": "repository:acme/public:pull"})]
-
-
 def test_a_token_that_ends_is_renewed_in_the_midst_of_a_file(servers: Servers, settings: Settings) -> None:
     _, guarded, tokens = servers
     with FaultyProxy(guarded.place) as proxy:
@@ -248,3 +210,70 @@ def test_a_token_that_ends_is_renewed_in_the_midst_of_a_file(servers: Servers, s
         tokens.asked.clear()
         assert b"".join(source.read(revision, revision.files[1], 0, None)) == WEIGHTS
         assert len(tokens.asked) == 1
+
+
+ALICE, BOB = (base64.b64encode(login).decode() for login in (b"alice:wonder:land", b"bob:builder-pass"))
+
+
+def written(file: Path, config: object) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(config if isinstance(config, str) else json.dumps(config))
+
+
+def found(home: Path, server: str = "ghcr.io", **environ: str) -> Credentials:
+    return find_credentials(server, "acme/sql", {"HOME": str(home), **environ})
+
+
+ENTRIES = (
+    ("ghcr.io", {"ghcr.io": ALICE, "ghcr.io.evil": BOB, "ghcr.io:443": BOB, "ghcr.io/ac": BOB}),
+    ("ghcr.io", {"ghcr.io/acme/sql": ALICE, "ghcr.io/acme": BOB, "ghcr.io/acme/sql-2": BOB}),
+    ("registry-1.docker.io", {"https://index.docker.io/v1/": ALICE, "ghcr.io": BOB}),
+    ("ghcr.io", {"https://ghcr.io": ALICE}),
+    ("quay.io", {"ghcr.io": BOB}),
+)
+
+
+@pytest.mark.parametrize(("server", "entries"), ENTRIES)
+def test_the_longest_entry_for_a_repository_counts(tmp_path: Path, server: str, entries: dict[str, str]) -> None:
+    written(tmp_path / ".docker/config.json", {"auths": {key: {"auth": auth} for key, auth in entries.items()}})
+    assert found(tmp_path, server) == Credentials(ALICE if ALICE in entries.values() else "")
+    assert ALICE not in repr(found(tmp_path, server))
+
+
+def test_files_are_looked_at_in_their_order(tmp_path: Path) -> None:
+    run, docker, named = str(tmp_path / "run"), str(tmp_path / "docker"), str(tmp_path / "auth.json")
+    order: tuple[tuple[str, dict[str, str]], ...] = (
+        (".config/containers/auth.json", {}),
+        ("run/containers/auth.json", {"XDG_RUNTIME_DIR": run}),
+        ("docker/config.json", {"DOCKER_CONFIG": docker, "XDG_RUNTIME_DIR": run}),
+        ("auth.json", {"REGISTRY_AUTH_FILE": named, "DOCKER_CONFIG": docker}),
+    )
+    written(tmp_path / ".docker/config.json", {"auths": {"quay.io": {"auth": BOB}}})
+    for file, environ in order:
+        written(tmp_path / file, {"auths": {"ghcr.io": {"auth": file}}})
+        assert found(tmp_path, **environ).basic == file
+
+
+HUB, ANSWER = "https://index.docker.io/v1/", '{"Username": "SERVER", "Secret": "secret"}'
+HELPERS: tuple[tuple[str, dict[str, object], str, str | Credentials], ...] = (
+    ("ghcr.io", {"credsStore": "absent", "credHelpers": {"ghcr.io": "test"}}, ANSWER, "get-ghcr.io:secret"),
+    ("registry-1.docker.io", {"credsStore": "test"}, ANSWER, f"get-{HUB}:secret"),
+    ("ghcr.io", {"credsStore": "test"}, ANSWER.replace("SERVER", "<token>"), Credentials(identity_token="secret")),
+    ("ghcr.io", {"credsStore": "absent"}, ANSWER, Credentials(ALICE)),
+    ("ghcr.io", {"credsStore": "test"}, "", Credentials(ALICE)),
+)
+
+
+@pytest.mark.parametrize(("server", "config", "answer", "expected"), HELPERS)
+def test_a_helper_is_asked_for_the_server_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    server: str, config: dict[str, object], answer: str, expected: str | Credentials,
+) -> None:  # fmt: skip
+    program = tmp_path / "bin/docker-credential-test"
+    written(program, f'#!/bin/sh\nread server\nsed "s|SERVER|$1-$server|" {tmp_path}/answer | grep . || exit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    written(tmp_path / "answer", answer)
+    written(tmp_path / ".docker/config.json", {**config, "auths": {"ghcr.io": {"auth": ALICE}}})
+    one = found(tmp_path, server)
+    assert expected in (one, base64.b64decode(one.basic).decode())

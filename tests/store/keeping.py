@@ -8,9 +8,8 @@ from pathlib import Path
 
 from lora_cli.refs.snapshot import Blob, Snapshot
 from lora_cli.store import Store
-from lora_cli.store.partials import open_partial
 from lora_cli.store.records import Record, record_path, write_record
-from lora_cli.store.snapshots import publish_snapshot, store_blobs
+from lora_cli.store.snapshots import open_partial, publish_snapshot, store_blobs
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SQL = {CONFIG: b"{}", WEIGHTS: b"sql weights"}

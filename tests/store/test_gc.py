@@ -1,18 +1,21 @@
-"""Verifying and sweeping a cache: everything rotten is found, nothing that is used goes."""
+"""Verifying and sweeping a cache: everything rotten is found, nothing that is used, new or somebody else's goes."""
 
 import fcntl
 import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from lora_cli.store import Store
+from lora_cli.errors import UsageError
+from lora_cli.store import TAG, InUse, Store
 from lora_cli.store.disk import opened
 from lora_cli.store.gc import Removed, Retention, collect, remove
-from lora_cli.store.inventory import inventory
-from lora_cli.store.partials import open_partial
-from lora_cli.store.snapshots import BLOB_MTIME_NS, find_snapshot
-from lora_cli.store.verify import verify
+from lora_cli.store.inventory import inventory, verify
+from lora_cli.store.snapshots import BLOB_MTIME_NS, LostBlob, find_snapshot, open_partial
 from tests.store.keeping import CHAT, CONFIG, SQL, WEIGHTS, edit_in_place, put_blob, put_snapshot, tree
 
 
@@ -26,7 +29,7 @@ def swept(store: Store, **retention: float) -> list[Removed]:
     return said
 
 
-@pytest.mark.parametrize("harm", ["an edit that hides its time", "missing", "extra", "renamed", "blob"])
+@pytest.mark.parametrize("harm", ["an edit that hides its time", "missing", "extra", "blob"])
 def test_what_has_other_files_or_bytes_than_its_name_says_is_found_and_removed(store: Store, harm: str) -> None:
     snapshot, other = put_snapshot(store, SQL), put_snapshot(store, CHAT)
     weights, blob = snapshot.directory / WEIGHTS, store.blob(snapshot.files[WEIGHTS].sha256)
@@ -34,8 +37,6 @@ def test_what_has_other_files_or_bytes_than_its_name_says_is_found_and_removed(s
         weights.unlink()
     elif harm == "extra":
         (snapshot.directory / "extra").write_bytes(b"")
-    elif harm == "renamed":
-        weights.rename(snapshot.directory / "renamed")
     elif harm == "blob":
         blob.rename(blob.with_name("0" * 64))
     else:
@@ -60,16 +61,6 @@ def test_what_is_new_or_has_a_reference_stays_and_the_rest_goes(store: Store) ->
     assert find_snapshot(store, kept.files) == kept
     assert swept(store, unused_for_s=-1, grace_s=-1)
     assert tree(store.root) == set()
-
-
-def test_a_size_keeps_the_last_used_and_counts_shared_bytes_once(store: Store) -> None:
-    put_snapshot(store, SQL, ref="hf://org/sql", used_s=1000)
-    put_snapshot(store, CHAT, ref="hf://org/chat", used_s=2000)
-    put_snapshot(store, {CONFIG: b"{}"}, ref="hf://org/config", used_s=3000)
-    assert swept(store, max_bytes=len(b"{}chat weightssql weights")) == []
-    removed = swept(store, max_bytes=len(b"{}chat weights"))
-    assert [one.name for one in removed if one.kind == "reference"] == ["hf://org/sql"]
-    assert [one.kind for one in removed] == ["reference", "snapshot", "blob"]
 
 
 def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store: Store) -> None:
@@ -98,3 +89,56 @@ def test_what_is_linked_outside_stays_and_rm_counts_nothing_of_it(store: Store, 
     sizes = {one.kind: one.bytes for one in remove(store, inventory(store), everything=True)}
     assert sizes == {"reference": 0, "snapshot": len(b"{}"), "blob": 0}
     assert tree(store.root) == set()
+
+
+FOREIGN = {"blobs/sha256/ab/README", "locks/notes.txt", "refs/.draft", "snapshots/sha256/mine/essay.txt", "tmp/a/b.txt"}
+
+
+@pytest.mark.parametrize("tag", ["", "Signature: 8a477f597d28d172789f06886806bc55\n# created by cargo\n", "ours"])
+def test_what_is_not_ours_stays_and_a_folder_without_our_tag_is_never_cleaned(store: Store, tag: str) -> None:
+    snapshot = put_snapshot(store, SQL) if tag == "ours" else None
+    for path in map(store.root.joinpath, FOREIGN):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        os.utime(path, (1, 1))
+        os.utime(path.parent, (1, 1))
+    if snapshot is not None:
+        assert (store.root / TAG).read_bytes()[:43] == b"Signature: 8a477f597d28d172789f06886806bc55"
+        assert not any(one.problem for one in verify(store))
+        assert remove(store, inventory(store))[0].name == snapshot.digest
+        collect(store, Retention(grace_s=-1))
+    else:
+        (store.root / (TAG if tag else "notes.txt")).write_text(tag)
+        put_blob(store, b"x")
+        with pytest.raises(UsageError, match="not a cache of lora-cli"):
+            collect(store, Retention(grace_s=-1))
+        with pytest.raises(UsageError, match="not a cache of lora-cli"):
+            remove(store, [], everything=True)
+    assert tree(store.root) >= FOREIGN
+
+
+def test_who_cleans_and_who_publishes_do_not_disturb_each_other(store: Store) -> None:
+    errors, until_s = list[BaseException](), time.monotonic() + 0.7
+
+    def publish() -> None:
+        with InUse(store) as used:
+            snapshot = put_snapshot(store, SQL, "hf://org/a")
+            if used.add(snapshot.digest):
+                assert {path: (snapshot.directory / path).read_bytes() for path in SQL} == SQL
+                assert not any(one.problem for one in verify(store))
+
+    def again(work: Callable[[], object]) -> None:
+        try:
+            while time.monotonic() < until_s and not errors:
+                with suppress(LostBlob):  # of which a fetch tries again
+                    work()
+        except BaseException as error:
+            errors.append(error)
+
+    works = [publish, publish, lambda: collect(store, Retention(max_bytes=0)), lambda: remove(store, [])]
+    threads = [threading.Thread(target=again, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lora_cli.warm.composed import ComposedModel, Slot
-from lora_cli.warm.generation import Generation, Sampling
+from lora_cli.warm.generation import Generation
 from tests.making import base_config
 
 
@@ -53,19 +53,18 @@ def with_peft(directory: Path, base: Path, seed: int = 0, **config: Any) -> tupl
     return composed.eval(), directory
 
 
-def deltas(composed: Any, adapter: str = "default") -> Mapping[str, torch.Tensor]:
+def deltas(composed: Any) -> Mapping[str, torch.Tensor]:
     """PEFT's ``get_delta_weight`` by module path, of the modules that the adapter is on."""
-    prefix = "base_model.model."
     return {
-        name.removeprefix(prefix): module.get_delta_weight(adapter).detach()
+        name.removeprefix("base_model.model."): module.get_delta_weight("default").detach()
         for name, module in composed.named_modules()
-        if hasattr(module, "get_delta_weight") and adapter in module.scaling
+        if hasattr(module, "get_delta_weight")
     }
 
 
 def greedy(model: ComposedModel, prompt: Sequence[int], slot: Slot | None, tokens: int, *ends: int) -> list[int]:
     """The ids of an answer, step by step with a cache."""
-    generation = Generation(model, [prompt], slot, Sampling(tokens, frozenset(ends)), lambda _: "")
+    generation = Generation(model, [prompt], slot, tokens, frozenset(ends), lambda _: "")
     answer: list[int] = []
     while not generation.ended:
         answer += [one for delta in generation.step() for one in delta.ids]

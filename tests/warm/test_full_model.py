@@ -10,9 +10,8 @@ from torch import nn
 
 from lora_cli.base.base_model import BaseModule
 from lora_cli.errors import FormatError, Refused
-from lora_cli.warm.composed import ComposedModel, Slot, load_model
-from lora_cli.warm.full_model import FullModel
-from lora_cli.warm.generation import Generation, Sampling
+from lora_cli.warm.composed import ComposedModel, FullModel, Slot, load_model
+from lora_cli.warm.generation import Generation
 from lora_cli.warm.plan import Plan
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_base_config
 from tests.warm.families import save_model, tiny_model
@@ -23,19 +22,6 @@ from tests.warm.tokenizer import write_tokenizer
 LINEAR = {path: LLAMA.modules[path] for path in llama_modules()}
 
 
-class Attention(nn.Module):
-    """Uses its projection's weight without calling it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attn = nn.MultiheadAttention(8, 2)
-        self.positions = Positions(8, 8)
-
-
-class Positions(nn.Embedding):
-    """An embedding of something else than tokens."""
-
-
 @pytest.mark.parametrize(
     ("model", "path", "module", "reason"),
     [
@@ -44,8 +30,6 @@ class Positions(nn.Embedding):
         (lambda: tiny_model("llama"), "model.layers.9.up_proj", BaseModule(HIDDEN, 4), "is not a module of the model"),
         (lambda: tiny_model("llama"), Q_PROJ, BaseModule(HIDDEN, 4), "maps 64 to 64 in the model and 64 to 4"),
         (lambda: tiny_model("llama"), Q_PROJ, BaseModule(HIDDEN, 4, kind="embedding"), "is a Linear"),
-        (Attention, "positions", BaseModule(8, 8, kind="embedding"), "is a Positions"),
-        (Attention, "attn.out_proj", BaseModule(8, 8), "is used by nn.MultiheadAttention without being called"),
     ],
 )
 def test_what_cannot_be_composed_onto_the_real_model_is_refused_by_name(
@@ -59,7 +43,7 @@ def test_what_an_adapter_changes_is_measured_over_all_logits_and_ends_with_it(tm
     save_model(tmp_path, "llama")
     plan = Plan(LLAMA, 1, 1, base_directory=tmp_path)
     model = FullModel(plan, torch.float32, torch.device("cpu"))
-    ours, ids = model.composed, torch.randint(256, (1, 16), generator=torch.Generator().manual_seed(0))
+    ours, ids = model, torch.randint(256, (1, 16), generator=torch.Generator().manual_seed(0))
     sound = Slot(put(weights(modules=LINEAR)), {})
     base, adapted = ours.logits(ids, None), ours.logits(ids, sound)
     assert not torch.equal(base, adapted)
@@ -76,12 +60,14 @@ def test_what_an_adapter_changes_is_measured_over_all_logits_and_ends_with_it(tm
     with pytest.raises(Refused, match="not finite"):
         model.check(broken)
     broken.adapter.modules["model.layers.1.mlp.down_proj"].a.fill_(float("nan"))
-    generation = Generation(ours, [[3, 4]], broken, Sampling(2), lambda _: "")
+    generation = Generation(ours, [[3, 4]], broken, 2, frozenset(), lambda _: "")
     with pytest.raises(Refused, match="logits are NaN"):
         generation.step()
-    assert (model.has_tokenizer, model.decode([3])) == (False, "")
-    write_tokenizer(tmp_path, None)
-    assert (model.has_tokenizer, 2 in model.ends) == (True, True)
+    assert (model.decode([3]), 2 in model.ends) == ("", True)
+    with pytest.raises(FormatError, match="has no tokenizer that transformers can load"):
+        model.prompt_ids("hello", 1)
+    write_tokenizer(tmp_path)
+    assert FullModel(plan, torch.float32, torch.device("cpu")).prompt_ids("hello world", 1) == (3, 4)
 
 
 def test_a_checkpoint_that_lacks_weights_or_is_no_model_is_not_filled_up_at_random(tmp_path: Path) -> None:
@@ -95,14 +81,9 @@ def test_a_checkpoint_that_lacks_weights_or_is_no_model_is_not_filled_up_at_rand
         load_model(tmp_path, dtype=torch.float32, device="cpu")
     with pytest.raises(FormatError, match="transformers cannot load it"):
         load_model(write_base_config(tmp_path / "empty").parent, dtype=torch.float32, device="cpu")
-
-
-def test_code_that_a_base_brings_along_is_not_run(tmp_path: Path) -> None:
-    save_model(tmp_path, "llama")
-    config = json.loads((tmp_path / "config.json").read_text())
-    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    fields = {"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(FormatError):
         load_model(tmp_path, dtype=torch.float32, device="cpu")
-    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "ran").exists(), "no code that a base brings along is run"

@@ -1,18 +1,18 @@
 """The proof holds for what is right and fails for every way in which a slot can be wrong."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
 from lora_cli.base.base_model import BaseModel, BaseModule
-from lora_cli.results import ModuleProof, Proof
+from lora_cli.results import Proof
+from lora_cli.warm import proof as proving
 from lora_cli.warm.base_weights import SyntheticWeights
-from lora_cli.warm.proof import Outputs, prove, tolerances, why_wrong
-from lora_cli.warm.weights import LoadedAdapter
+from lora_cli.warm.proof import prove
+from lora_cli.warm.weights import LoadedAdapter, add_lora
 from tests.warm.tiny import BASE, CONV, EMBEDDING, LINEAR, MODULES, Weights, put, weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
@@ -75,20 +75,6 @@ def test_a_sound_adapter_whose_factors_nearly_cancel_is_proved(
         assert proof.holds, proof.worst
 
 
-@pytest.mark.parametrize("left", [1.0, 1e-2, 1e-3])
-@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0])
-def test_a_wrong_scale_of_factors_that_nearly_cancel_is_found(left: float, factor: float) -> None:
-    adapter = cancelling(4, left)
-    assert fails_everywhere(proved(scaled(put(adapter), factor), adapter))
-
-
-@pytest.mark.parametrize("factor", [0.0, 0.7, 1.4])
-def test_a_wrong_scale_of_a_wide_module_is_found_in_bfloat16(factor: float) -> None:
-    adapter = weights(r=64, modules=WIDE)
-    held = scaled(put(adapter, torch.bfloat16), factor)
-    assert fails_everywhere(prove(held, adapter, SyntheticWeights(replace(BASE, modules=WIDE))))
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_another_adapters_slot_is_found(dtype: torch.dtype, size: float) -> None:
@@ -96,15 +82,21 @@ def test_another_adapters_slot_is_found(dtype: torch.dtype, size: float) -> None
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("side", ["a", "b"])
-def test_one_value_that_is_not_finite_is_found(path: str, value: float, side: str) -> None:
+@pytest.mark.parametrize(
+    ("side", "value", "said"),
+    [
+        ("a", float("nan"), "NaN or Inf"),
+        ("b", float("inf"), "NaN or Inf"),
+        ("b", 9.0, "differs from"),
+    ],
+)
+def test_one_wrong_value_is_found(path: str, side: str, value: float, said: str) -> None:
     adapter = weights()
     held = put(adapter)
     getattr(held.modules[path], side).view(-1)[13] = value
     failed = {module.module: module.reason for module in proved(held, adapter).modules if module.reason}
     assert list(failed) == [path]
-    assert "NaN or Inf" in failed[path]
+    assert said in failed[path]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -113,14 +105,6 @@ def test_a_scaling_beyond_float32_fails_the_proof_and_not_the_process(dtype: tor
     proof = proved(put(adapter, dtype), adapter)
     assert proof.worst is not None
     assert proof.worst.reason == "the composed output is not finite"
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_one_wrong_row_of_b_is_found(path: str) -> None:
-    adapter = weights()
-    held = put(adapter)
-    held.modules[path].b[2] *= -1
-    assert [module.module for module in proved(held, adapter).modules if module.reason] == [path]
 
 
 def test_an_adapter_that_changes_nothing_does_not_hold() -> None:
@@ -149,10 +133,6 @@ def test_an_embedding_trained_on_three_tokens_only_still_differs_from_the_base()
     assert proof.holds, proof.worst
 
 
-def test_no_modules_prove_nothing() -> None:
-    assert not proved(put({}), {}).holds
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("d_in", "d_out", "r"), [(64, 64, 1), (576, 1536, 8), (4096, 512, 64), (14336, 256, 16)])
 def test_the_tolerance_leaves_room_above_the_error_but_not_much(
@@ -169,64 +149,12 @@ def test_the_tolerance_leaves_room_above_the_error_but_not_much(
     assert 0.002 < max(errors) < 0.6
 
 
-def test_the_tolerance_grows_with_the_dtypes_rounding_and_the_length_of_the_reduction() -> None:
-    in_order: list[Callable[[], tuple[float, float, float]]] = [
-        lambda: tolerances(torch.float64, 64, 8),
-        lambda: tolerances(torch.float32, 64, 8),
-        lambda: tolerances(torch.float32, 4096, 8),
-        lambda: tolerances(torch.float16, 4096, 8),
-        lambda: tolerances(torch.bfloat16, 4096, 8),
-    ]
-    base, inner, outer = zip(*(one() for one in in_order), strict=True)
-    assert list(base) == sorted(base)
-    assert list(inner) == sorted(inner)
-    assert list(outer) == sorted(outer)
-    assert base[1] == pytest.approx(4 * 2**-24 * 8 + 2**-24)
-
-
-def test_the_same_seed_gives_the_same_proof_and_another_seed_another() -> None:
+def test_a_token_of_the_base_that_is_changed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = weights()
-    held = put(adapter)
-    first, again = proved(held, adapter), proved(held, adapter)
-    other = prove(held, adapter, SyntheticWeights(BASE), seed=1)
-    assert first == again
-    assert replace(first, modules=()) == replace(other, modules=())
-    assert first.modules != other.modules
-
-
-def sound() -> Outputs:
-    """One token, two outputs: base 1 and 2, LoRA adds 3 and 4."""
-    base, delta = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
-    return Outputs(base, base + delta, (base + delta).double(), delta.double(), delta.double(), 4e-6, base_kept=True)
-
-
-@pytest.mark.parametrize(
-    ("change", "numbers", "said"),
-    [
-        ({}, {}, ""),
-        ({}, {"error": 2e-6}, "differs from the merged weights by 2.0e-06 of their size; tolerance 1.0e-06"),
-        ({"delta": torch.tensor([[3.0, 4.1]])}, {}, "the LoRA path differs by 1.0e-01 at a size of 4.0e+00"),
-        ({}, {"moved": 0.0}, "changes nothing"),
-        ({"base_kept": False}, {}, "the output of a token without an adapter differs from the base's"),
-    ],
-)
-def test_each_check_fails_on_its_own(change: Mapping[str, Any], numbers: Mapping[str, float], said: str) -> None:
-    proof = replace(ModuleProof(LINEAR, error=5e-7, moved=0.5, tolerance=1e-6), **numbers)  # type: ignore[arg-type]
-    reason = why_wrong(proof, replace(sound(), **change))
-    assert reason.startswith(said)
-    assert bool(reason) == bool(said)
+    monkeypatch.setattr(proving, "add_lora", lambda output, *others: add_lora(output, *others).mul_(1 + 2**-23))
+    reasons = [module.reason for module in proved(put(adapter), adapter).modules]
+    assert reasons == ["the output of a token without an adapter differs from the base's"] * len(PATHS)
 
 
 def fails_everywhere(proof: Proof) -> bool:
     return bool(proof.modules) and all(module.reason for module in proof.modules)
-
-
-def test_synthetic_weights_have_the_bases_shapes_and_an_even_scale() -> None:
-    made = SyntheticWeights(BASE)
-    assert made.weight(LINEAR).shape == (40, 24)
-    assert made.weight(CONV).shape == (48, 16)
-    assert made.weight(EMBEDDING).shape == (100, 24)
-    assert float(made.weight(LINEAR).std()) == pytest.approx(24**-0.5, rel=0.1)
-    assert torch.equal(made.weight(LINEAR), SyntheticWeights(BASE).weight(LINEAR))
-    assert not torch.equal(made.weight(LINEAR), SyntheticWeights(BASE, seed=1).weight(LINEAR))
-    assert MODULES.keys() == BASE.modules.keys()

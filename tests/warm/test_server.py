@@ -5,11 +5,8 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,7 +43,6 @@ def test_a_socket_that_a_dead_server_left_is_for_the_next_ones_user_alone_and_st
         first.until_ready().process.kill()
         first.process.wait()
     assert uds.exists()
-    first.ready_file.unlink()
     with Running(folder, *argv, uds=uds) as running:
         assert running.until_ready().adapter("a0")["state"] == "ready"
         assert stat.S_IMODE(uds.stat().st_mode) == 0o600
@@ -55,16 +51,10 @@ def test_a_socket_that_a_dead_server_left_is_for_the_next_ones_user_alone_and_st
         assert (status["schema"], status["ready"], status["base"]) == ("lora_cli/status/2", True, "base")
         assert main([*words, "--status"]) == 0
         assert re.search(r"base: ready, cpu float32.*a0 +gpu +ready", capsys.readouterr().out, re.DOTALL)
-        second = subprocess.run(
-            [sys.executable, "-m", "lora_cli", *words, str(folder / "a0"), "--base", str(folder / "base"), "--serve"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (second.returncode, "cannot listen on" in second.stderr) == (6, True)
+        assert main([*words, str(folder / "a0"), "--base", str(folder / "base"), "--serve"]) == 6
+        assert "check for another server there" in capsys.readouterr().err
         assert running.terminate() == 0
-        assert not uds.exists()
-        assert not running.ready_file.exists()
+    assert not uds.exists()
 
 
 def test_with_a_token_only_probes_of_health_are_open_and_it_is_never_logged(
@@ -92,7 +82,6 @@ def test_with_a_token_only_probes_of_health_are_open_and_it_is_never_logged(
     ("listen", "code", "said"),
     [
         ("unix:no/such/sock", 6, "No such file"),
-        (f"unix:/{'a' * 200}", 6, "too long"),
         ("0.0.0.0:8321", 2, "LORA_CLI_API_KEY"),
         ("ftp://x", 2, "is not the address of a server"),
     ],
@@ -105,47 +94,6 @@ def test_where_it_cannot_or_must_not_listen_it_says_why(
     error = capsys.readouterr().err
     assert said in error
     assert "another server" not in error
-
-
-@pytest.fixture
-def terminal() -> Iterator[None]:
-    """As if the tests ran in one: whoever runs them with nohup has SIGHUP ignored in all that they start."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("terminal")
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_ends_it_in_order_and_all_of_its_processes(folder: Path, how: signal.Signals) -> None:
-    with Running(folder, folder / "a0", "--base", folder / "base") as running:
-        pid = running.until_ready().status()["pid"]
-        running.process.send_signal(how)
-        assert running.process.wait(30) == 0
-        assert not running.ready_file.exists()
-        assert running.said().endswith("stopped\n")
-        running.until(lambda: not Path(f"/proc/{pid}").exists())
-
-
-@pytest.mark.usefixtures("terminal")
-def test_nohup_keeps_it_when_its_terminal_is_closed() -> None:
-    said = "from lora_cli.warm.supervisor import ending_signals; print([number.name for number in ending_signals()])"
-    for before, names in (([], ["SIGTERM", "SIGINT", "SIGHUP"]), (["nohup"], ["SIGTERM", "SIGINT"])):
-        words = [*before, sys.executable, "-c", said]
-        found = subprocess.run(words, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
-        assert found.stdout.strip() == str(names)
-
-
-def test_when_it_is_killed_its_process_ends_with_it(folder: Path) -> None:
-    with Running(folder, folder / "a0", "--base", folder / "base") as running:
-        pid = running.until_ready().status()["pid"]
-        running.process.kill()
-        running.process.wait()
-        running.until(lambda: not Path(f"/proc/{pid}").exists() or dead(pid))
-
-
-def dead(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 KILLER = """import os, signal, sys
@@ -197,23 +145,21 @@ def test_what_is_unloaded_while_it_loads_stays_away_after_a_death_too(folder: Pa
         assert [one["name"] for one in running.until_ready().status()["adapters"]] == ["a0"]
 
 
-def test_the_ready_file_is_there_while_the_server_is_ready_and_each_death_is_told_once(folder: Path) -> None:
-    (folder / "ready").write_text("of an earlier run that was killed")
+def test_the_ready_file_is_there_while_the_server_is_ready_and_a_death_is_told_once(folder: Path) -> None:
     with Running(folder, folder / "a0", "--base", folder / "base") as running:
         running.until(lambda: "listening on" in running.said())
         assert not running.ready_file.exists()
-        for deaths in (1, 2):
-            pid = running.until_ready().status()["pid"]
-            assert json.loads(running.ready_file.read_text()) == {"pid": running.process.pid, "proved": 1}
-            os.kill(pid, signal.SIGKILL)
-            running.until(lambda: not running.ready_file.exists())
-            running.until_ready()
-            assert running.ask("GET", "/ready").status_code == 200
-            told = [line for line in running.said().splitlines() if "restarting it" in line]
-            assert len(told) == deaths
-            assert "lower --max-loras or --max-cpu-loras" in told[-1]
-        assert running.terminate() == 0
-        assert running.said().count("restarting it") == 2
+        pid = running.until_ready().status()["pid"]
+        assert json.loads(running.ready_file.read_text()) == {"pid": running.process.pid, "proved": 1}
+        os.kill(pid, signal.SIGKILL)
+        running.until(lambda: not running.ready_file.exists())
+        assert running.until_ready().ask("GET", "/ready").status_code == 200
+        (told,) = [line for line in running.said().splitlines() if "restarting it" in line]
+        assert "lower --max-loras or --max-cpu-loras" in told
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(30) == 0
+        assert not running.ready_file.exists()
+        assert running.said().endswith("stopped\n")
 
 
 def test_a_base_that_cannot_be_loaded_ends_it_with_the_reason(folder: Path) -> None:
@@ -225,33 +171,20 @@ def test_a_base_that_cannot_be_loaded_ends_it_with_the_reason(folder: Path) -> N
         assert "Traceback" not in running.said()
 
 
-def test_a_policy_says_which_sources_clients_may_name(folder: Path) -> None:
+def test_a_policy_says_which_sources_clients_may_name_and_a_hung_one_delays_nothing(folder: Path) -> None:
     policy = folder / "policy.yaml"
-    policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://acme/*']\n")
-    with Running(folder, "--base", folder / "base", "--policy", policy, HF_HUB_OFFLINE="1") as running:
-        running.until_ready()
-        status, message = error_of(running.load("sql", "hf://other/sql"))
-        assert (status, "allow_sources" in message) == (422, True)
-        assert error_of(running.load("sql", "hf://acme/sql"))[0] == 404, "allowed, and not to be reached offline"
-        assert running.terminate() == 0
-
-
-def test_a_hung_source_delays_no_other_adapter_and_no_end(folder: Path) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        policy = folder / "policy.yaml"
-        policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://*', 'file://**', '/*']\n")
+    policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://acme/*', 'file://**', '/*']\n")
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(3) as clients:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         argv = (folder / "a0", "--base", folder / "base", "--policy", policy, "--root", folder)
-        with Running(folder, *argv, HF_ENDPOINT=f"http://127.0.0.1:{port}") as running:
-            running.until_ready()
-            with ThreadPoolExecutor(3) as clients:
-                hung = [clients.submit(running.load, f"hung{number}", "hf://acme/sql") for number in range(3)]
-                time.sleep(0.3)
-                assert running.load("next", "a1").status_code == 200
-                assert not any(one.done() for one in hung)
-                assert running.terminate() == 0, "what still waits does not keep it"
-                for one in hung:
-                    with pytest.raises(Exception, match=r".*"):
-                        one.result().raise_for_status()
+        with Running(folder, *argv, HF_ENDPOINT=endpoint) as running:
+            status, message = error_of(running.until_ready().load("sql", "hf://other/sql"))
+            assert (status, "allow_sources" in message) == (422, True)
+            hung = [clients.submit(running.load, f"hung{number}", "hf://acme/sql") for number in range(3)]
+            running.until(lambda: [one["state"] for one in running.status()["adapters"]].count("loading") == 3)
+            assert running.load("next", "a1").status_code == 200
+            assert not any(one.done() for one in hung)
+            assert running.terminate() == 0, "what still waits does not keep it"
+            for one in hung:
+                with pytest.raises(Exception, match=r".*"):
+                    one.result().raise_for_status()

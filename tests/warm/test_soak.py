@@ -169,20 +169,3 @@ def test_fifty_clients_get_no_wrong_answer_and_memory_stays(server: Running, fol
     half = len(sizes) // 2
     growth = statistics.median(sizes[half:]) - statistics.median(sizes[:half])
     assert growth < MOST_GROWTH_MB, (growth, done)
-
-
-def test_clients_that_leave_a_stream_leave_nothing_in_memory(server: Running) -> None:
-    """Each left its task behind in a cycle of references, until a million new objects called the collector."""
-
-    def leave(number: int, times: int) -> None:
-        client = Client(number, server, {})
-        with httpx2.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=PATIENCE_S) as http:
-            for _ in range(times):
-                client.leave(http)
-
-    sizes = []
-    with ThreadPoolExecutor(16) as pool:
-        for _ in range(2):
-            list(pool.map(leave, range(16), [40] * 16))
-            sizes.append(resident_mb(server.status()["pid"]))
-    assert sizes[1] - sizes[0] < 8, "640 of them took 17 MB"

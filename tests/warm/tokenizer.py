@@ -6,10 +6,9 @@ from typing import Any
 from tests.making import VOCAB
 
 WORDS = ("hello", "world", "what", "is", "the", "capital", "of", "user", "assistant")
-TEMPLATE = "{% for m in messages %}user {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
 
 
-def write_tokenizer(directory: Path, template: str | None = None) -> None:
+def write_tokenizer(directory: Path) -> None:
     """Ids 3 to 11 are ``WORDS``, the others ``w<id>``."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -19,5 +18,4 @@ def write_tokenizer(directory: Path, template: str | None = None) -> None:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast: Any = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
-    fast.chat_template = template
     fast.save_pretrained(directory)
