@@ -92,7 +92,7 @@ def collect_garbage(
 
     Adapters in use stay: those with hard links (fetch --to, --publish), and those that are being fetched.
     """
-    settings: Settings = ctx.obj
+    settings = ctx.obj
     store, budget = Store(settings.cache_dir), settings.cache_budget if max_bytes is None else max_bytes
     kept = Retention(math.inf if unused_for is None else unused_for, math.inf if budget is None else budget)
     removed = collect(store, kept, dry_run=dry_run)

@@ -53,9 +53,6 @@ OF_A_SERVICE = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 """Errors of the operating system that are caused by the machine, not by a bug."""
 
-SIGPIPE_CODE, SIGTERM_CODE = 141, 143
-"""What a shell reports for a program that such a signal ended: 128 and its number."""
-
 
 class _Plain:
     """A command in whose help flags and arguments have no type, and ``--help`` is not listed."""
@@ -198,7 +195,7 @@ def main(argv: Sequence[str]) -> int:
     except typer.Abort:  # the answer to a question was no
         return 1
     except SystemExit as stop:
-        return SIGPIPE_CODE if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)
+        return 128 + 13 if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)  # as for SIGPIPE
     except Exception as error:  # noqa: BLE001 - the one boundary
         told = _told(error)
         with suppress(OSError):  # stderr is full or closed: the exit code still reports the error
@@ -236,7 +233,7 @@ def run() -> None:
     if os.getpid() == 1:  # of a container, where the kernel ignores SIGTERM by default
         import signal
 
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(SIGTERM_CODE))
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + 15))
     code = main(sys.argv[1:])
     if "torch" not in sys.modules:  # whose libraries report what is left
         gc.freeze()  # else Python looks for garbage among all modules before it exits: a fifth of a short run

@@ -16,9 +16,6 @@ from lora_cli.text import did_you_mean, safe
 PREFIX = "LORA_CLI_"
 T = TypeVar("T")
 
-ADAPTERS = "Which adapters"
-ENGINE = "Engine"
-OUTPUT = "Output"
 GLOBAL = "Global options"
 
 VARIABLES = frozenset(
@@ -55,9 +52,9 @@ def option(spec: str, text: str, default: Any = None, panel: str = "Options", **
     return typer.Option(default, *flags, **{"envvar": envvar, **shown, **given})
 
 
-adapters = partial(option, panel=ADAPTERS)
-engines = partial(option, panel=ENGINE)
-outputs = partial(option, panel=OUTPUT)
+adapters = partial(option, panel="Which adapters")
+engines = partial(option, panel="Engine")
+outputs = partial(option, panel="Output")
 """``option`` for a panel."""
 
 Refs = Annotated[

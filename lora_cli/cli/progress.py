@@ -17,9 +17,6 @@ BAR, NAME = 20, 30
 WIDE = 80
 """Columns of a terminal with room for bars."""
 
-EVERY_S = 0.125
-"""How often what was downloaded is drawn."""
-
 
 class Run(Progress, AbstractContextManager["Run"]):
     """The progress of a run; this one shows nothing, and logs waits."""
@@ -71,7 +68,7 @@ class Bars(Run):
 
     def _draw(self) -> None:
         with TERMINAL:
-            self._next_s = time.monotonic() + EVERY_S
+            self._next_s = time.monotonic() + 0.125  # when bytes that came are drawn again
             self._drawn.refresh()
 
     def began(self, adapter: str, size: int) -> None:
