@@ -1,12 +1,54 @@
-"""A server of a few lines, for what no real one can be brought to say."""
+"""Servers of a few lines, for what no real one can be brought to say."""
 
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import Any, Self
 
 Reply = tuple[int, bytes, Mapping[str, str]]
 """Status, body and headers."""
+
+
+class Listening(ThreadingTCPServer):
+    """A server on loopback in a thread of its own, while its context lasts: then open connections end, too."""
+
+    request_queue_size = 256  # of five, a busy machine refuses some that come at once
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self, handler: Any = None, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), handler)
+        self.open: set[socket.socket] = set()
+        self.place = f"127.0.0.1:{self.server_address[1]}"
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        for connection in list(self.open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients go when they have heard enough."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class Asked(BaseHTTPRequestHandler):
@@ -20,7 +62,7 @@ def answering(
     reply: Callable[[Asked], Reply],
     *,
     keep: threading.Event | None = None,
-    prepare: Callable[[ThreadingHTTPServer], None] = lambda _: None,
+    prepare: Callable[[Listening], None] = lambda _: None,
 ) -> Iterator[str]:
     """A server that answers every request as ``reply`` says; its address.
 
@@ -48,18 +90,6 @@ def answering(
 
         do_HEAD = do_POST = do_PUT = do_GET
 
-    class Quiet(ThreadingHTTPServer):
-        request_queue_size = 128  # of five, a busy machine refuses some that come at once
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Clients go when they have heard enough."""
-
-    with Quiet(("127.0.0.1", 0), Handler) as running:
+    with Listening(Handler) as running:
         prepare(running)
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{running.server_port}"
-        finally:
-            running.shutdown()
-            thread.join()
+        yield f"http://{running.place}"

@@ -23,7 +23,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any
+
+from tests.answering import Listening
 
 PIECE = 64 * 1024
 UNTOUCHED = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
@@ -77,42 +79,28 @@ class Asked:
         return int(found[1]) if found else 0
 
 
-class FaultyProxy:
+class FaultyProxy(Listening):
     """Listens until its context ends. ``own_host`` leaves the client's Host as it is, which a signature may hold."""
 
     def __init__(
         self, upstream: str, *, raw: bool = False, certificate: Path | None = None, own_host: bool = False
     ) -> None:
+        super().__init__()
         self.upstream, self.raw, self.own_host = upstream.removeprefix("http://"), raw, own_host
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._open: set[socket.socket] = set()
         self._tls: ssl.SSLContext | None = None
         if certificate is not None:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._tls.load_cert_chain(certificate)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.place = f"{'localhost' if certificate else '127.0.0.1'}:{self._listener.getsockname()[1]}"
+            self.place = self.place.replace("127.0.0.1", "localhost")
         self.url = f"{'https' if certificate else 'http'}://{self.place}"
-        self._threads = [threading.Thread(target=self._accept, name="faulty-proxy", daemon=True)]
-
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self._stopped.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with self._lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(5)
+        super().__exit__()
 
     def fault(self, match: str = "", **how: object) -> None:
         """The next answers that match go wrong so; those that came before go first."""
@@ -132,33 +120,20 @@ class FaultyProxy:
                     return fault
         return Fault()
 
-    def _accept(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = request if self._tls is None else self._tls.wrap_socket(request, server_side=True)
+        self.open.add(connection)
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True)
-            with self._lock:
-                self._open.add(connection)
             if self.raw:
                 self._pass(connection)
             else:
                 while not self._stopped.is_set() and self._answer(connection):
                     pass
-        except (OSError, http.client.HTTPException):
+        except http.client.HTTPException:
             pass
         finally:
-            with self._lock:
-                self._open.discard(connection)
+            self.open.discard(connection)
             connection.close()
 
     def _pass(self, connection: socket.socket) -> None:

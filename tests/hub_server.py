@@ -16,7 +16,6 @@ LFS files are redirected to a second origin (another port) that wants a signatur
 """
 
 import argparse
-import contextlib
 import hashlib
 import hmac
 import json
@@ -25,15 +24,15 @@ import re
 import secrets
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.answering import Listening
 from tests.hub_content import Commit, Content, Entry, Repo, entries_under, entry
 from tests.hub_routes import Reply, Request, answer
 
@@ -100,14 +99,14 @@ class Hub:
         self.cdn = self._cdn.url
 
     def __enter__(self) -> Self:
-        self._api.start()
-        self._cdn.start()
+        self._api.__enter__()
+        self._cdn.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.stopped.set()
-        self._api.stop()
-        self._cdn.stop()
+        self._api.__exit__()
+        self._cdn.__exit__()
 
     def add(
         self,
@@ -235,43 +234,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Server(ThreadingHTTPServer):
-    """One origin; knows its open connections, so that it can end them when it stops."""
+class _Server(Listening):
+    """One origin."""
 
-    request_queue_size = 256
     daemon_threads = False
 
     def __init__(self, hub: Hub, origin: str, port: int) -> None:
-        self.hub, self.origin = hub, origin
-        self.open: set[socket.socket] = set()
-        self.accepted = 0
-        super().__init__(("127.0.0.1", port), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), name=f"hub-{origin}")
-
-    def start(self) -> None:
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        self.thread.join()
-        for connection in list(self.open):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self.server_close()
+        super().__init__(_Handler, port)
+        self.hub, self.origin, self.accepted, self.url = hub, origin, 0, f"http://{self.place}"
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self.open.add(request)
         self.accepted += 1
         super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self.open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
 
 
 def main() -> None:

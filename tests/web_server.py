@@ -6,12 +6,12 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from tests.answering import Reply, answering
+from tests.answering import Listening, Reply, answering
 
 LONG_AGO = 1_700_000_000
 
@@ -37,7 +37,6 @@ class Site:
     redirect: Callable[[str], str | None] = lambda _: None
     token: str = ""
     more: Callable[[bytes], Mapping[str, str]] = lambda _: {}
-    before: Callable[[str], None] = lambda _: None
     cuts: list[int] = field(default_factory=list)
 
 
@@ -69,7 +68,7 @@ class WebServer:
     def __exit__(self, *exc: object) -> None:
         self._running.__exit__(None, None, None)
 
-    def _over_tls(self, server: ThreadingHTTPServer) -> None:
+    def _over_tls(self, server: Listening) -> None:
         if self._certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._certificate)
@@ -78,7 +77,6 @@ class WebServer:
     def _reply(self, request: BaseHTTPRequestHandler) -> Reply:
         site, path = self.site, unquote(urlsplit(request.path).path).lstrip("/")
         self.asked.append(Asked(request.command, request.path, dict(request.headers)))
-        site.before(path)
         if site.token and request.headers.get("Authorization") != f"Bearer {site.token}":
             return 401, b"", {"WWW-Authenticate": "Bearer"}
         if (target := site.redirect(request.path)) is not None:

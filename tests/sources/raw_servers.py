@@ -5,17 +5,17 @@ import json
 import os
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from socketserver import BaseRequestHandler, ThreadingTCPServer
+from socketserver import BaseRequestHandler
 from typing import Any
 
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, transport
 from lora_cli.sources.registry import open_source
+from tests.answering import Listening
 
 CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
 ACME = AdapterRef("hf", "acme/sql")
@@ -43,14 +43,10 @@ def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
             with suppress(OSError):
                 serve(self.request)
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as listener:
-        thread = threading.Thread(target=listener.serve_forever, args=(0.02,))
-        thread.start()
+    with Listening(Handler) as listener:
         try:
-            yield f"127.0.0.1:{listener.server_address[1]}"
+            yield listener.place
         finally:
-            listener.shutdown()
-            thread.join()
             # Closes the connections of this process that wait for their next request: the handlers wait for these.
             transport.manager("", os.getpid()).clear()
             transport.manager.cache_clear()

@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ from lora_cli.errors import AccessDenied, MissingExtra, Unreachable, UsageError
 from lora_cli.refs.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of, open_source
-from tests.answering import Asked, Reply, answering
+from tests.answering import Asked, Listening, Reply, answering
 from tests.object_servers import AzureServer, S3Server
 from tests.sources.asking import Kind, Patch, content, error_of
 from tests.sources.buckets import CONTENT, REF, at, listing, piece_of
@@ -73,7 +72,7 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: Patch) -> Iterator[World]:
-    def takes_connect(running: ThreadingHTTPServer) -> None:
+    def takes_connect(running: Listening) -> None:
         handler: Any = running.RequestHandlerClass
         handler.do_CONNECT = handler.do_GET
 
