@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lora_cli.checks import CHECKS
-from lora_cli.cli.main import COMMANDS, UNITS, Command, build_app, load_command
+from lora_cli.cli.main import COMMANDS, Command, build_app, load_command
 from lora_cli.cli.options import GLOBAL
 from lora_cli.engines import ENGINES, Profile, all_profiles
 from lora_cli.finding import Severity
@@ -24,7 +24,6 @@ ABOUT_COMMANDS = (
     "`lora-cli COMMAND --help` shows the same. An option with a variable can also be set by that; blanks separate the "
     "values of one that may be repeated. A flag takes precedence over the variable, and the variable over the "
     "[settings file](manifest.md#settings).",
-    *UNITS.values(),
 )
 
 

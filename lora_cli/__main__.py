@@ -5,7 +5,7 @@ import gc
 
 def run() -> None:
     """Runs the command line. Its modules are imported here, where an interrupt of the import is caught."""
-    gc.set_threshold(100_000, 20, 20)  # imports make many objects and no garbage: a start looks for none
+    gc.set_threshold(1_000_000)  # modules, headers and documents are many objects and little garbage
     try:
         from lora_cli.cli.main import run as run_command_line
 

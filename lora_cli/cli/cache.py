@@ -6,12 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.options import ADAPTERS, LIMITS, option
+from lora_cli.cli.options import option
 from lora_cli.cli.output import inform, render_parts, table_width, write, write_result
 from lora_cli.documents.option_values import parse_duration, parse_size
 from lora_cli.errors import Corrupt, NotFound, UsageError
@@ -20,14 +21,14 @@ from lora_cli.refs.reference import parse
 from lora_cli.reports.cache import document, human, human_details, human_removed, human_verified
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.disk import on_disk
 from lora_cli.store.gc import Removed, Retention, cache_bytes, collect, remove
 from lora_cli.store.inventory import StoredSnapshot, blob_files, inventory, verify
-from lora_cli.text import counted, nearest, safe, size
+from lora_cli.text import counted, safe, size
 
 SHORTEST = 8
 """Digits of a digest that may be given for all of it."""
 
+limits = partial(option, panel="Limits")
 NAMES = typer.Argument(metavar="REF|DIGEST", help="References or digests (8 or more digits).")
 Names = Annotated[list[str], NAMES]
 AnyNames = Annotated[list[str] | None, NAMES]
@@ -36,7 +37,7 @@ AnyNames = Annotated[list[str] | None, NAMES]
 def list_snapshots(ctx: typer.Context, output_format: options.OutputFormat = "human") -> None:
     """List the snapshots, most recently used first."""
     store = Store(ctx.obj.cache_dir)
-    found = store, _inventory(store), sum(status.st_size for _, status in blob_files(store))
+    found = store, inventory(store), sum(status.st_size for _, status in blob_files(store))
     write_result(document(*found), output_format, human(*found), columns=table_width())
 
 
@@ -49,7 +50,7 @@ def show(ctx: typer.Context, names: Names) -> None:
 def verify_all(
     ctx: typer.Context,
     names: AnyNames = None,
-    repair: bool = option("--repair", "Fetch corrupt and lost adapters again, with the same digest.", False, "Repair"),
+    repair: bool = option("--repair", "Fetch corrupt and lost adapters again, with the same digest."),
 ) -> None:
     """Hash all adapters again, or the named ones; exit with 5 if something is corrupt and not repaired.
 
@@ -73,37 +74,28 @@ def verify_all(
     raise typer.Exit(Corrupt.exit_code if (corrupt or repair) and not is_mended else 0)
 
 
+def _age(text: str) -> float:
+    if re.fullmatch("0*[1-9][0-9]*", text):
+        raise ValueError(f"it has no unit: write {text}d for days")
+    return parse_duration(text)
+
+
 def collect_garbage(
     ctx: typer.Context,
-    max_bytes: str | None = option(
-        "--max-bytes SIZE",
-        "Remove the least recently used snapshots until the cache is within this size.",
-        None,
-        LIMITS,
-        show_default="the setting cache_budget",
+    max_bytes: int | None = limits(
+        "--max-bytes SIZE", "Keep at most this size (default: cache_budget).", parser=parse_size
     ),
-    unused_for: str | None = option(
-        "--unused-for TIME", "Remove snapshots not used for this time, for example 30d.", None, LIMITS
-    ),
+    unused_for: float | None = limits("--unused-for TIME", "Remove what was not used for this time.", parser=_age),
     dry_run: options.DryRun = False,
 ) -> None:
     """Remove unreferenced files, leftovers of dead processes, and the least recently used adapters beyond the limits.
 
     Adapters in use stay: those with hard links (fetch --to, --publish), and those that are being fetched.
     """
-    settings: Settings = ctx.obj
-    budget, unused_for_s = settings.cache_budget, math.inf
-    if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
-        raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"for days: --unused-for {unused_for}d")
-    try:
-        budget = parse_size(max_bytes) if max_bytes is not None else budget
-        unused_for_s = parse_duration(unused_for) if unused_for is not None else math.inf
-    except ValueError as error:
-        raise UsageError(str(error), hint="lora-cli cache gc --max-bytes 50GiB --unused-for 30d") from error
-    store = Store(settings.cache_dir)
-    removed = collect(store, Retention(unused_for_s, math.inf if budget is None else budget), dry_run=dry_run)
-    if not removed and unused_for is not None:
-        inform("nothing to remove: all snapshots are in use (by hard link) or were used in this time", settings)
+    settings = ctx.obj
+    store, budget = Store(settings.cache_dir), settings.cache_budget if max_bytes is None else max_bytes
+    kept = Retention(math.inf if unused_for is None else unused_for, math.inf if budget is None else budget)
+    removed = collect(store, kept, dry_run=dry_run)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
     if budget is not None and left > budget:
         inform(f"{size(left)} are left, over {size(budget)}: the snapshots are in use or new", settings)
@@ -113,16 +105,16 @@ def collect_garbage(
 def remove_snapshots(
     ctx: typer.Context,
     names: AnyNames = None,
-    everything: bool = option("--all", "Remove all snapshots.", False, ADAPTERS),
+    everything: bool = options.adapters("--all", "Remove all snapshots."),
     dry_run: options.DryRun = False,
-    yes: bool = option("--yes -y", "With --all: do not ask.", False, ADAPTERS),
+    yes: bool = options.adapters("--yes -y", "With --all: do not ask."),
 ) -> None:
     """Remove snapshots, their references, and the blobs that no other snapshot uses."""
     if everything == bool(names):
         raise UsageError("rm takes either adapters or --all", hint="see lora-cli cache ls")
     store = Store(ctx.obj.cache_dir)
     store.check_cache()  # before any other error
-    items = _inventory(store) if everything else _find(store, names or ())
+    items = inventory(store) if everything else _find(store, names or ())
     if everything and not (dry_run or yes):
         if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError("--all asks for confirmation, but there is no terminal", hint="add --yes, or --dry-run")
@@ -136,49 +128,25 @@ def show_path(
     ctx: typer.Context,
     name: str = typer.Argument("", metavar="REF|DIGEST", help="A snapshot (default: the cache)."),
 ) -> None:
-    """Print the directory of the cache, or of one snapshot.
-
-    Of a reference with several file selections it is the usual one, else the last used.
-    """
+    """Print the directory of the cache, or of one snapshot: of several of a reference the last used."""
     store = Store(ctx.obj.cache_dir)
-    items, ref = _find(store, [name]) if name else [], _reference(name)
-
-    def uses_of(item: StoredSnapshot) -> list[tuple[bool, float]]:
-        return [(not record.selection, record.used_s) for record in item.records if record.ref == ref]
-
-    if len(items) > 1 and not any(map(uses_of, items)):
-        raise UsageError(f"{len(items)} snapshots start with {name}", hint="write more digits")
-    found = max(items, key=lambda item: max(uses_of(item), default=(False, 0.0)), default=None)
-    write(f"{store.root if found is None else found.directory}\n")
-
-
-def _inventory(store: Store, *, lost: bool = False) -> list[StoredSnapshot]:
-    with on_disk("reading", store.root):
-        return inventory(store, lost=lost)
+    write(f"{_find(store, [name])[0].directory if name else store.root}\n")
 
 
 def _find(store: Store, names: Sequence[str], *, lost: bool = False) -> list[StoredSnapshot]:
     """The snapshots of these names, each once; with ``lost`` also those that are recorded but missing."""
-    items = _inventory(store, lost=lost)
+    items = inventory(store, lost=lost)
     found: dict[str, StoredSnapshot] = {}
     for name in names:
-        ref, is_beginning = _reference(name), len(name) >= SHORTEST
+        ref, is_beginning = "", len(name) >= SHORTEST
+        with suppress(UsageError):
+            ref = parse(name, is_path=os.path.lexists).in_records
         matching = [item for item in items if is_beginning and item.digest.startswith(name)]
         matching = matching or [item for item in items if any(record.ref == ref for record in item.records)]
         if not matching:
-            refs = (record.ref for item in items for record in item.records)
-            known = {ref.partition("@")[0].rpartition("/")[2]: ref for ref in refs}
-            close = nearest(name, known)
-            likely = f"did you mean {known[close]}? " if close is not None else ""
-            raise NotFound(f"{name} is not in {store.root}", hint=f"{likely}see lora-cli cache ls")
+            raise NotFound(f"{name} is not in {store.root}", hint="see lora-cli cache ls")
         found.update({item.digest: item for item in matching})
     return list(found.values())
-
-
-def _reference(name: str) -> str:
-    with suppress(UsageError):
-        return parse(name, is_path=os.path.lexists).in_records
-    return ""
 
 
 def _show_removed(removed: Sequence[Removed], settings: Settings, *, dry_run: bool) -> None:

@@ -13,6 +13,5 @@ def command(
     name: str = typer.Argument("", metavar="NAME[@VERSION]", help="One engine, for example vllm or vllm@0.32."),
 ) -> None:
     """List what engines make of what the checks find, or explain one engine."""
-    chosen = (choose_engine(name),) if name else all_profiles()
-    parts = human_engine(chosen[0], all_profiles()) if name else human_matrix(chosen)
+    parts = human_engine(choose_engine(name), all_profiles()) if name else human_matrix(all_profiles())
     write(render_parts(parts))

@@ -3,16 +3,16 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.options import LOCKING, OUTPUT, in_shard, option
+from lora_cli.cli.options import adapters, in_shard, option, outputs
 from lora_cli.cli.output import (
     Format,
     inform,
@@ -51,17 +51,14 @@ from lora_cli.version import __version__
 if TYPE_CHECKING:
     from lora_cli.fetching.lock_update import LockFile
 
-Pruned = tuple[list[str], list[NotPruned]]
-
 EXAMPLES = (
     "lora-cli fetch acme/sql@v2 s3://acme-adapters/chat",
     "lora-cli fetch -f set.yaml --locked",
     "lora-cli fetch acme/sql --to ./adapters/sql",
 )
 
-locking = partial(option, default=False, panel=LOCKING)
-into = partial(option, default=None, panel=OUTPUT)
-publishing = partial(option, default=False, panel="With --publish")
+locking = partial(option, panel="Locking")
+publishing = partial(option, panel="With --publish")
 
 
 @termination_log()
@@ -73,18 +70,16 @@ def command(
     check: bool = locking("--check", "Show what changed since the lock; fetch nothing."),
     upgrade: bool = locking("--upgrade", "Lock the newest versions of all adapters, or of the NAMEs given."),
     dry_run: options.DryRun = False,
-    to: str | None = into("--to DIRECTORY", "Write the files here, one folder each if several; do not edit them."),
-    publish: str | None = into(
-        "--publish DIRECTORY", "Write each adapter that passes to DIRECTORY/NAME, for vLLM's filesystem resolver."
+    to: str | None = outputs("--to DIRECTORY", "Write the files here, one folder each if several; do not edit them."),
+    publish: str | None = outputs(
+        "--publish DIRECTORY", "Write each that passes to DIRECTORY/NAME for vLLM's resolver."
     ),
     no_validate: bool = publishing("--no-validate", "Publish without validating."),
     keep_going: bool = publishing("--keep-going", "Exit 0 if any adapter is published, although others failed."),
     prune: bool = publishing("--prune", "Remove published adapters that are not in the manifest."),
-    base_name: str = publishing("--base-name NAME", "The base model's name in the engine.", default=""),
-    include: list[str] | None = options.adapters(
-        "--include GLOB", "Also fetch matching files; may be repeated.", default=None
-    ),
-    allow_pickle: bool = options.adapters("--allow-pickle", "Accept .bin weights without safetensors.", default=False),
+    base_name: str | None = publishing("--base-name NAME", "The base model's name in the engine."),
+    include: list[str] | None = adapters("--include GLOB", "Also fetch matching files; may be repeated."),
+    allow_pickle: bool = adapters("--allow-pickle", "Accept .bin weights without safetensors."),
     policy: options.PolicyFile = None,
     shard: options.Shard = None,
     ray: options.Ray = None,
@@ -95,40 +90,37 @@ def command(
     In a pipe, prints one absolute directory per adapter. With -f, writes a lock next to the manifest.
     """
     flags = LockFlags(locked, check, upgrade, some=bool(refs))
-    _refuse(ctx, flags)
+    _refuse(ctx.params, flags)
     whole = inputs_to_fetch(manifest, refs or [], Selection(tuple(include or ()), allow_pickle), flags)
-    settings = apply_policies(ctx.obj, whole.manifest, policy)
+    settings, lock = apply_policies(ctx.obj, whole.manifest, policy), whole.lock
     # A word that is no reference has a name only.
-    by_name = whole.manifest is not None
-    items = in_shard(whole.items, shard, lambda one: one.name if by_name or one.invalid else str(one.source))
-    inputs, store, lock = replace(whole, items=items), Store(settings.cache_dir), whole.lock
+    items = in_shard(whole.items, shard, lambda one: one.name if whole.manifest or one.invalid else str(one.source))
+    inputs, store = replace(whole, items=items), Store(settings.cache_dir)
     if lock is not None:
         base = () if inputs.base_request is None else (inputs.base_request,)
         if moved := lock.moved((*inputs.items, *base), settings):
             inform(moved, settings)
         if check:
             raise typer.Exit(_report_drift(inputs, lock, settings, output_format))
-    several = len(whole.manifest.adapters if whole.manifest is not None else whole.items) > 1
-    destination = Destination(store)
-    if publish is not None:
-        targets = folders(publish, inputs.items, "--publish", by_name=True)
-        served = base_name or _repository(inputs)
-        destination = Destination(store, targets, published=True, served=served)
-    elif to is not None:
-        destination = Destination(store, folders(to, inputs.items, "--to", by_name=several))
-    pruning = partial(_prune, inputs, publish if prune else None, settings, dry_run=dry_run)
+    folder, targets = to if publish is None else publish, None
+    if folder is not None:
+        several = publish is not None or len(whole.manifest.adapters if whole.manifest else whole.items) > 1
+        targets = folders(folder, items, "--to" if publish is None else "--publish", by_name=several)
+    pruned_in = folder if prune else None
     if dry_run:
-        raise typer.Exit(_dry_run(inputs, pruning, store, settings, output_format))
-    if publish is not None:
-        if destination.served is None:
-            inform("the base was not checked for publishing; set --base-name NAME to the engine's --model", settings)
-        if not no_validate:
-            terms = terms_of(replace(whole, way="set base: in a manifest"), settings)
-            destination = replace(destination, terms=terms)
+        raise typer.Exit(_dry_run(inputs, pruned_in, settings, output_format))
+    named, terms = whole.manifest.base if whole.manifest else None, None
+    # A folder can have any name in the engine.
+    served = base_name or (named.location if named and named.scheme == "hf" and not named.subfolder else None)
+    if publish is not None and served is None:
+        inform("the base was not checked for publishing; set --base-name NAME to the engine's --model", settings)
+    if publish is not None and not no_validate:
+        terms = terms_of(replace(whole, way="set base: in a manifest"), settings)
+    destination = Destination(store, targets, publish is not None, served, terms)
     began_s = time.perf_counter()
     done = _fetch_all(inputs, destination, ray, settings, output_format)
     failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
-    pruned, not_pruned = pruning(failed=bool(failed))
+    pruned, not_pruned = _prune(inputs, pruned_in, settings, failed=bool(failed), dry_run=False)
     changes = None if lock is None else LockChanges(str(lock.path))
     if lock is not None and not locked:
         before, after = write_lock(inputs, done, store, settings, lambda why: inform(f"warning: {why}", settings))
@@ -146,25 +138,18 @@ def command(
     raise typer.Exit(code)
 
 
-def _refuse(ctx: typer.Context, flags: LockFlags) -> None:
+def _refuse(given: Mapping[str, Any], flags: LockFlags) -> None:
     """Raises ``UsageError`` for options that are not for each other."""
-    given, manifest = ctx.params, ctx.params["manifest"]
-    if manifest is None and flags.given:
+    if given["manifest"] is None and flags.given:
         raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
     both = (("locked", "check"), ("locked", "upgrade"), ("check", "upgrade"), ("locked", "include"), ("to", "publish"))
     for one, other in both:
         if given[one] and given[other]:
             raise UsageError(f"--{one} and --{other} cannot be used together", hint="remove one of them")
     for name in ("no_validate", "keep_going", "prune"):
-        if given[name] and (given["publish"] is None or (name == "prune" and manifest is None)):
+        if given[name] and (given["publish"] is None or (name == "prune" and given["manifest"] is None)):
             needed = "-f set.yaml --publish DIRECTORY" if name == "prune" else "--publish DIRECTORY"
             raise UsageError(f"--{name.replace('_', '-')} needs {needed}", hint="add it, or remove the option")
-
-
-def _repository(inputs: Inputs) -> str | None:
-    """The base's name in the engine: the repository in the manifest; None for a folder, which can have any name."""
-    base = inputs.manifest.base if inputs.manifest is not None else None
-    return base.location if base is not None and base.scheme == "hf" and not base.subfolder else None
 
 
 def _report_drift(inputs: Inputs, lock: "LockFile", settings: Settings, output_format: Format) -> int:
@@ -182,22 +167,22 @@ def _report_drift(inputs: Inputs, lock: "LockFile", settings: Settings, output_f
     return code
 
 
-def _dry_run(
-    inputs: Inputs, pruning: Callable[..., Pruned], store: Store, settings: Settings, output_format: Format
-) -> int:
+def _dry_run(inputs: Inputs, pruned_in: str | None, settings: Settings, output_format: Format) -> int:
     """Shows the planned downloads, and what would be pruned; returns the exit code."""
     from lora_cli.fetching.batch import plan_all
 
-    planned = list(plan_all(inputs.items, store, settings))
-    pruned, not_pruned = pruning(failed=any(one.error is not None for one in planned))
+    planned = list(plan_all(inputs.items, Store(settings.cache_dir), settings))
     code = max((one.exit_code for one in planned), default=0)
+    pruned, not_pruned = _prune(inputs, pruned_in, settings, failed=bool(code), dry_run=True)
     about = {"schema": "lora_cli/fetch-plan/1", "version": __version__, "adapters": planned}
     report = {**about, "pruned": pruned, "not_pruned": not_pruned, "exit_code": code}
     write_result(report, output_format, human_plan(planned, verbose=settings.verbose), columns=table_width())
     return code
 
 
-def _prune(inputs: Inputs, folder: str | None, settings: Settings, *, failed: bool, dry_run: bool) -> Pruned:
+def _prune(
+    inputs: Inputs, folder: str | None, settings: Settings, *, failed: bool, dry_run: bool
+) -> tuple[list[str], list[NotPruned]]:
     """Removes from ``folder`` what is published and not in the manifest; in a ``dry_run`` it is only reported.
 
     Nothing is removed if an adapter ``failed``: an older one may still be served in its place.

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from lora_cli.cli import options
-from lora_cli.cli.options import OUTPUT, option
+from lora_cli.cli.options import engines, outputs
 from lora_cli.cli.output import check_writable, inform, to_stderr, write
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import FormatError, UsageError
@@ -50,47 +50,41 @@ def command(
     ctx: typer.Context,
     refs: list[str] = typer.Argument(metavar="REF", help="Adapters or folders of adapters."),
     base: options.Base = "",
-    engine: str = options.engines("--engine NAME[@VERSION]", "The engine that will serve them.", default=""),
-    output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),
+    engine: str | None = engines("--engine NAME[@VERSION]", "The engine that will serve them."),
+    output: Path = outputs("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml")),
 ) -> None:
     """Write a manifest of adapters from their configs, with comments on further settings."""
     settings = apply_policies(ctx.obj, None)
     check_writable(output)
     if output.is_file():
         raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
-    found, code = dict[AdapterRef, Result](), 0
+    adapters, sources, code = dict[str, Result](), list[str](), 0
     requests = [replace(item, name="") for item in from_refs(refs)]
     for one in each(requests, inspect_one, Terms(settings)):
-        if one.error is not None or one.adapter is None or not one.adapter.config:
+        if one.error is not None or one.adapter is None or not one.adapter.config or one.request is None:
             error = one.error or FormatError(f"there is no {CONFIG}", where=one.name)
             code = max(code, error.exit_code)
             to_stderr(problem_lines(f"left out: {error.message}", error.hint))
-        elif one.request is not None:
-            found.setdefault(one.request.ref, one)
-    if not found:
+            continue
+        ref, latest = one.request.ref, one.request.selection.latest
+        source = _source(below(ref, LATEST_FOLDER) if latest else ref, output.parent)
+        if source not in sources:
+            sources.append(source)
+            plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
+            free = (plain, *(f"{plain}-{number}" for number in range(2, len(sources) + 2)))
+            adapters[next(name for name in free if name not in adapters)] = one
+    if not adapters:
         raise typer.Exit(code)
-    adapters = _named(found)
-    profile = choose_engine(engine) if engine else None
     head = HEAD.format(
         file=output.name if output.name != "-" else "set.yaml",
         base=_base_line(base, adapters, output.parent, settings),
-        engine=_engine_line(profile, list(adapters.values())),
+        engine=_engine_line(choose_engine(engine) if engine else None, list(adapters.values())),
     )
-    entries = [_entry(name, one, output.parent) for name, one in adapters.items()]
+    entries = [{"name": name, "source": source} for name, source in zip(adapters, sources, strict=True)]
     write(head + _yaml({"adapters": entries}), output)
     if output.name != "-":
         inform(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}", settings)
     raise typer.Exit(code)
-
-
-def _named(found: Mapping[AdapterRef, Result]) -> dict[str, Result]:
-    """The adapters by unique names: the folder or repository name, with a number if it is taken."""
-    items = dict[str, Result]()
-    for ref, one in found.items():
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
-        free = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
-        items[next(name for name in free if name not in items)] = one
-    return items
 
 
 def _base_line(given: str, adapters: Mapping[str, Result], folder: Path, settings: Settings) -> str:
@@ -121,14 +115,8 @@ def _engine_line(profile: Profile | None, adapters: Sequence[Result]) -> str:
     return _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
 
 
-def _entry(name: str, one: Result, folder: Path) -> dict[str, str]:
-    """The entry of the manifest; a path is relative to its ``folder``."""
-    assert one.request is not None
-    ref = below(one.request.ref, LATEST_FOLDER) if one.request.selection.latest else one.request.ref
-    return {"name": name, "source": _source(ref, folder)}
-
-
 def _source(ref: AdapterRef, folder: Path) -> str:
+    """The reference as a manifest in ``folder`` has it: a path is relative to that."""
     if ref.scheme != "file":
         return str(ref)
     path = Path(os.path.relpath(ref.location, folder)).as_posix()

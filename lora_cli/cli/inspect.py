@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from lora_cli.adapter.adapter import Adapter, OtherAdapter
-from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
+from lora_cli.cli.options import adapters, engines
 from lora_cli.cli.output import inform, render_parts, to_stderr, width, write, write_result
-from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.pipeline import open_files
-from lora_cli.inputs import Inputs, apply_policies, base_model, read_inputs, unlocked_warning
+from lora_cli.errors import AccessDenied, NotFound, Refused, Unreachable, UsageError
+from lora_cli.inputs import NO_BASE, Inputs, apply_policies, base_model, read_inputs, unlocked_warning
 from lora_cli.judging.inspection import InspectReport, inspect_one, inspected
 from lora_cli.judging.read import Terms, each
 from lora_cli.judging.result import Result
@@ -25,7 +25,6 @@ from lora_cli.refs.request import Request
 from lora_cli.reports.inspect import human, human_engine_args
 from lora_cli.reports.terminal import rendered
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
     from lora_cli.judging.engine_args import EngineArgs
@@ -41,15 +40,11 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    base: str = options.adapters("--base REF", "The base model: shows how many modules apply.", default=""),
-    engine_args: str = options.engines(
-        "--engine-args NAME[@VERSION]",
-        "Print the smallest flags with which vllm or sglang serves all adapters, and their GPU memory.",
-        default="",
+    base: options.AnyBase = "",
+    engine_args: str | None = engines(
+        "--engine-args NAME[@VERSION]", "Print the smallest flags with which vllm or sglang serves all adapters."
     ),
-    diff: str | None = options.adapters(
-        "--diff REF", "Show how the adapter's config and header differ from this one's.", default=None
-    ),
+    diff: str | None = adapters("--diff REF", "Show how the adapter's config and header differ from this one's."),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Show the contents of adapters from their headers alone, local or remote.
@@ -57,11 +52,18 @@ def command(
     With --engine-args, also show how to start an engine that serves them.
     """
     inputs = read_inputs(manifest, refs or [], base, "inspect")
+    inputs = replace(inputs, base="") if base == NO_BASE else inputs
     settings = apply_policies(ctx.obj, inputs.manifest)
     if warning := unlocked_warning(inputs):
         inform(warning, settings)
-    model = base_model(inputs, settings) if inputs.base else None
-    other = None if diff is None else _compared(diff, inputs, settings)
+    model, other = None, None if diff is None else _compared(diff, inputs, settings)
+    if inputs.base:
+        try:
+            model = base_model(inputs, settings)
+        except (NotFound, AccessDenied, Unreachable) as error:
+            if base:
+                raise
+            inform(f"warning: base unchecked: {error.message}; set --base DIR", settings)
     requests, args = inputs.to_validate(settings), None
     if engine_args:
         results, args = _judged_for(engine_args, inputs, requests, model, settings)
@@ -123,15 +125,12 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, O
         LoraCliError: what its source raises.
     """
     if (number := len({str(item.source) for item in inputs.items})) > 1:
-        raise UsageError(
-            f"--diff compares one adapter with another, but there are {number} REFs", hint="lora-cli inspect A --diff B"
-        )
-    files = open_files(Request("", ref_of(text)), settings, Sources(settings))
-    name = without_secrets(text)
-    adapter = read_adapter(files, name, settings.max_header_bytes)
-    for error in (adapter.config_error, adapter.weights_error):
-        if error is not None:
-            raise Refused(f"--diff {name}: {error.message}", hint=error.hint)
-    if not adapter.weight_files:
-        raise Refused(f"--diff {name} contains no adapter weights", hint="use the folder that contains them")
-    return adapter, OtherAdapter(name, str(files.ref), files.revision.id)
+        many = f"--diff compares one adapter with another, but there are {number} REFs"
+        raise UsageError(many, hint="lora-cli inspect A --diff B")
+    found = inspected(inspect_one(Request(without_secrets(text), ref_of(text)), Terms(settings))).result
+    if isinstance(found.error, Refused):
+        raise Refused(f"--diff {found.name}: {found.error.message}", hint=found.error.hint)
+    if found.error is not None:
+        raise found.error
+    assert found.adapter is not None
+    return found.adapter, OtherAdapter(found.name, found.source, found.revision or "")

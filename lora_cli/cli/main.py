@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from copy import copy
 from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
+from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -44,10 +44,6 @@ COMMANDS = {
 }
 
 HELP = {"help_option_names": ["-h", "--help"]}
-UNITS = {
-    "SIZE": "SIZE is a number of bytes, 2GiB (powers of 1024) or 500MB (powers of 1000).",
-    "TIME": "TIME is a number of seconds, 500ms, 30s or 1h30m.",
-}
 
 KNOWN_VARIABLES = VARIABLES | {PREFIX + name.upper() for name in SETTINGS} | {API_KEY, CONFIG, RESOLVE, RESOLVE_TIMEOUT}
 
@@ -56,16 +52,6 @@ OF_A_SERVICE = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_
 
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 """Errors of the operating system that are caused by the machine, not by a bug."""
-
-ARGUMENTS = "arguments"
-"""Where a context has all words of its command line: ``--version`` is parsed before ``-v``."""
-
-SIGPIPE_EXIT_CODE, SIGTERM_EXIT_CODE = 141, 143
-"""The exit codes that a shell reports for a program that a signal ended: 128 and its number."""
-
-OBJECTS_PER_COLLECTION = 1_000_000
-"""Allocations between two runs of the cyclic garbage collector. Little of a parsed header or document is garbage,
-and with the default of 700 the collector would scan all of it again and again."""
 
 
 class _Plain:
@@ -106,7 +92,6 @@ class LoraGroup(_Plain, TyperGroup):
             with redirect_stdout(sys.stderr):
                 ctx.get_help()  # which typer prints
             raise typer.Exit(UsageError.exit_code)
-        ctx.meta.setdefault(ARGUMENTS, tuple(args))
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -117,26 +102,29 @@ class LoraGroup(_Plain, TyperGroup):
         return name, command, rest
 
 
-def _print_version(context: typer.Context, value: bool) -> None:
+def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"lora-cli {__version__}")
-        if {"-v", "--verbose", "-vV", "-Vv"} & {*context.meta[ARGUMENTS]}:
-            from lora_cli.cli.about import about
-
-            typer.echo("\n".join(about(os.environ)))
         raise typer.Exit
 
 
+def _record(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Records a global option on the command line, before or after the command."""
+    if origin_of(ctx, parameter.name) == "COMMANDLINE":
+        ctx.meta[parameter.name] = value
+    return value
+
+
+everywhere = partial(option, panel=GLOBAL, callback=_record)
+
+
 def root(
-    cache_dir: str | None = option("--cache-dir DIRECTORY", SETTINGS["cache_dir"].help, None, GLOBAL),
-    offline: bool = option("--offline", SETTINGS["offline"].help, False, GLOBAL),
-    quiet: bool = option("--quiet -q", SETTINGS["quiet"].help, False, GLOBAL),
-    verbose: bool = option("--verbose -v", SETTINGS["verbose"].help, False, GLOBAL),
-    version: bool = typer.Option(
-        False, "--version", "-V", callback=_print_version, is_eager=True, rich_help_panel=GLOBAL,
-        help="Print the version; with -v also cache, credentials found, packages.",
-    ),
-) -> None:  # fmt: skip
+    cache_dir: str | None = everywhere("--cache-dir DIRECTORY", SETTINGS["cache_dir"].help),
+    offline: bool = everywhere("--offline", SETTINGS["offline"].help),
+    quiet: bool = everywhere("--quiet -q", SETTINGS["quiet"].help),
+    verbose: bool = everywhere("--verbose -v", SETTINGS["verbose"].help),
+    version: bool = option("--version -V", "Print the version.", callback=_print_version, is_eager=True),
+) -> None:
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
 
     Global options may be before or after the command. LORA_CLI_CONFIG names the settings file (default:
@@ -144,41 +132,34 @@ def root(
     """
 
 
-def _record_flag(ctx: Any, parameter: Any, value: Any) -> Any:
-    """Records a global option on the command line, before or after the command."""
-    if origin_of(ctx, parameter.name) == "COMMANDLINE":
-        ctx.meta[parameter.name] = value
-    return value
-
-
 def build_app() -> TyperGroup:
     """The root command with a stub for each subcommand."""
-    app = typer.Typer(cls=LoraGroup, context_settings=HELP)
-    app.callback(help=_help(root))(root)
+    app = typer.Typer(cls=LoraGroup, context_settings=HELP, help=_help(root))
+    app.callback()(root)
     for name, text in COMMANDS.items():
         app.command(name, help=text)(lambda: None)
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    for parameter in group.params:
-        if parameter.name in {"cache_dir", "offline", "quiet", "verbose"}:
-            parameter.expose_value, parameter.callback = False, _record_flag
     return group
 
 
 def load_command(name: str, root_command: Any = None) -> Command:
     """Imports the module of a subcommand; it has the global options of the root command too."""
     module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
-    one = typer.Typer(cls=LoraGroup, help=COMMANDS[name], add_completion=False)
-    functions = module.COMMANDS if hasattr(module, "COMMANDS") else {name: module.command}
+    functions = getattr(module, "COMMANDS", None) or {name: module.command}
+    one = typer.Typer(cls=LoraGroup, help=COMMANDS[name], epilog=_epilog(module.EXAMPLES), add_completion=False)
     for word, function in functions.items():
-        one.command(word, cls=LoraCommand, help=_help(function), context_settings=HELP)(function)
-    command: Command = typer.main.get_command(one)  # type: ignore[assignment]
+        epilog = _epilog([line for line in module.EXAMPLES if word in line.split()[1:3]])
+        one.command(word, cls=LoraCommand, help=_help(function), epilog=epilog, context_settings=HELP)(function)
+    command: Any = typer.main.get_command(one)
     command.name, command.context_settings = name, HELP
-    every = [copy(one) for one in (root_command or build_app()).params if one.callback is _record_flag]
-    for parameter in every:
-        parameter.hidden = True  # type: ignore[union-attr]
-    _complete(command, every, module.EXAMPLES)
-    return command
+    root_command = root_command or build_app()
+    given = [copy(one) for one in root_command.params if one.rich_help_panel == GLOBAL]
+    for parameter in given:
+        parameter.hidden, parameter.expose_value = True, False
+    for each in (command, *getattr(command, "commands", {}).values()):
+        each.params += given
+    return command  # type: ignore[no-any-return]
 
 
 def _help(function: Callable[..., Any]) -> str:
@@ -186,15 +167,10 @@ def _help(function: Callable[..., Any]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n"))
 
 
-def _complete(command: Command, every: Sequence[Any], examples: Sequence[str]) -> None:
-    """Adds the global options, and to the help units and examples, to a command and its subcommands."""
-    for name, child in getattr(command, "commands", {}).items():
-        _complete(child, every, [line for line in examples if line.split()[2] == name])
-    metavars = {parameter.metavar for parameter in command.params}
-    units = [text for metavar, text in UNITS.items() if metavar in metavars]
-    everywhere = "Global options such as --quiet, --verbose and --offline: lora-cli --help"
-    command.epilog = "\n\n".join([*units, everywhere, "Examples:", *(f"  $ {line}" for line in examples)])
-    command.params.extend(every)
+def _epilog(examples: Sequence[str]) -> str:
+    """What the help of a command ends with."""
+    others = "Global options such as --quiet, --verbose and --offline: lora-cli --help"
+    return "\n\n".join([others, "Examples:", *(f"  $ {line}" for line in examples)])
 
 
 def refuse_unknown_variables() -> None:
@@ -219,28 +195,19 @@ def main(argv: Sequence[str]) -> int:
     except typer.Abort:  # the answer to a question was no
         return 1
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        return SIGPIPE_EXIT_CODE if isinstance(stop.__context__, BrokenPipeError) else code
+        return 128 + 13 if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)  # as for SIGPIPE
     except Exception as error:  # noqa: BLE001 - the one boundary
-        expected = _expected(error)
+        told = _told(error)
         with suppress(OSError):  # stderr is full or closed: the exit code still reports the error
-            if expected is None:
-                import traceback
-
-                from lora_cli.redaction import redacted
-
-                # Users post this in bug reports.
-                to_stderr(redacted(traceback.format_exc(), os.environ).rstrip("\n"))
-                to_stderr("This is a bug in lora-cli. Please report it with the lines above.")
-            for one in expected.mistakes if isinstance(expected, DocumentError) else filter(None, (expected,)):
+            for one in told.mistakes if isinstance(told, DocumentError) else (told,):
                 to_stderr(safe(f"error: {one.message}"))
                 if one.hint:
                     to_stderr(safe(f"hint: {one.hint}"))
-        return LoraCliError.exit_code if expected is None else expected.exit_code
+        return told.exit_code
 
 
-def _expected(error: Exception) -> LoraCliError | None:
-    """``error`` as an error about the command line, the adapter or the machine; None for a bug."""
+def _told(error: Exception) -> LoraCliError:
+    """``error`` as one about the command line, the adapter or the machine; a bug is shown with its traceback."""
     if isinstance(error, LoraCliError):
         return error
     if isinstance(error, typer.TyperException):
@@ -252,32 +219,22 @@ def _expected(error: Exception) -> LoraCliError | None:
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
         hint = "check disk space, permissions and limits (df, ls -l, ulimit -a)"
         return MachineError(f"{error.filename or 'writing the output'}: {error.strerror}", hint=hint)
-    return None
+    import traceback
 
+    from lora_cli.redaction import redacted
 
-def _discard_output() -> None:
-    """Sends the remaining output to /dev/null: its reader is gone, and flushing it at exit would fail."""
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+    with suppress(OSError):
+        to_stderr(redacted(traceback.format_exc(), os.environ).rstrip("\n"))
+    return LoraCliError("this is a bug in lora-cli", hint="please report it with the lines above")
 
 
 def run() -> None:
-    """The console script. Output to a stream that was closed before the start is discarded."""
-    if sys.stdout is None or sys.stderr is None:
-        nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
-        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
-    gc.set_threshold(OBJECTS_PER_COLLECTION)
+    """The console script."""
     if os.getpid() == 1:  # of a container, where the kernel ignores SIGTERM by default
         import signal
 
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(SIGTERM_EXIT_CODE))
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + 15))
     code = main(sys.argv[1:])
     if "torch" not in sys.modules:  # whose libraries report what is left
         gc.freeze()  # else Python looks for garbage among all modules before it exits: a fifth of a short run
-    try:
-        sys.stderr.flush()
-    except OSError:  # full or closed: at exit Python would flush it again, and exit with 120
-        _discard_output()
     sys.exit(code)

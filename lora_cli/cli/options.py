@@ -3,30 +3,20 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from lora_cli.cli.output import Format, check_writable
+from lora_cli.cli.output import STDOUT, Format, check_writable
 from lora_cli.errors import UsageError
 from lora_cli.text import did_you_mean, safe
 
 PREFIX = "LORA_CLI_"
-MOST_PARTS = 100_000
 T = TypeVar("T")
 
-ADAPTERS = "Which adapters"
-LOCKING = "Locking"
-LIMITS = "Limits"
-NETWORK = "Network"
-ENGINE = "Engine"
-OUTPUT = "Output"
 GLOBAL = "Global options"
-
-STDOUT = Path("-")
 
 VARIABLES = frozenset(
     PREFIX + name
@@ -45,27 +35,26 @@ def origin_of(ctx: Any, name: str) -> str:
     return source.name if source is not None else ""
 
 
-def option(spec: str, text: str, default: Any = ..., panel: str = "Options", **given: Any) -> Any:
+def option(spec: str, text: str, default: Any = None, panel: str = "Options", **given: Any) -> Any:
     """A ``typer.Option`` with ``text`` in a panel of the command's help.
 
-    ``spec`` is what ``--help`` shows on the left: the flags, and what their value is called (``--output -o FILE``).
-    There is no ``default`` within ``Annotated``, where the parameter has it. A ``show_default`` that is a text is
-    what happens without the option. A path that cannot be read is reported by what reads it: it is this machine's fault
-    (exit 6), not a mistake (2).
+    ``spec`` is what ``--help`` shows on the left: the flags, and what their value is called (``--output -o FILE``); an
+    option whose value has no name is a number if it has a ``min``, a choice if it has a ``default``, else a flag.
+    Within ``Annotated``, where the parameter has the default, it is ``...``. A path that cannot be read is reported by
+    what reads it: it is this machine's fault (exit 6), not a mistake (2).
     """
     flags = [word for word in spec.split() if word.startswith("-")]
     metavar = " ".join(spec.split()[len(flags) :]) or ("N" if "min" in given else None)
+    default = False if default is None and not metavar else default
     variable = PREFIX + flags[0].lstrip("-").replace("-", "_").upper()
-    if isinstance(shown := given.get("show_default"), str):
-        text, given["show_default"] = f"{text} (default: {shown})", False
     envvar = variable if variable in VARIABLES or panel == GLOBAL else None
     shown = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, "rich_help_panel": panel}
     return typer.Option(default, *flags, **{"envvar": envvar, **shown, **given})
 
 
-adapters = partial(option, panel=ADAPTERS)
-engines = partial(option, panel=ENGINE)
-outputs = partial(option, panel=OUTPUT)
+adapters = partial(option, panel="Which adapters")
+engines = partial(option, panel="Engine")
+outputs = partial(option, panel="Output")
 """``option`` for a panel."""
 
 Refs = Annotated[
@@ -73,23 +62,17 @@ Refs = Annotated[
     typer.Argument(
         metavar="REF",
         help="Adapter, or folder of adapters: path, Hub repository (ORG/NAME, ORG/NAME@REV) or URL (s3://, gs://, "
-        "oci://, https://); with --manifest, its names.",
+        "az://, oci://, https://); with --manifest, its names.",
     ),
 ]
-Manifest = Annotated[Path | None, adapters("--manifest -f FILE", "Use the adapters of this manifest.")]
-Base = Annotated[
-    str,
-    adapters(
-        "--base REF", "Base model: directory, config.json, Hub id or reference (default: from the adapters' configs)."
-    ),
-]
-PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.")]
-Shard = Annotated[str | None, adapters("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
-Ray = Annotated[
-    str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
-]
-OutputFormat = Annotated[Format, outputs("--format", "The format of the result.")]
-DryRun = Annotated[bool, outputs("--dry-run", "Only show what would be done.")]
+Manifest = Annotated[Path | None, adapters("--manifest -f FILE", "Use the adapters of this manifest.", ...)]
+Base = Annotated[str, adapters("--base REF", "Base model: a folder or reference (default: the adapters' own).", ...)]
+AnyBase = Annotated[str, adapters("--base REF", "Base model, or none (default: the adapters' own).", ...)]
+PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.", ...)]
+Shard = Annotated[str | None, adapters("--shard I/N", "Use only part I (counted from 0) of N, by name.", ...)]
+Ray = Annotated[str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT.", ..., "Network")]
+OutputFormat = Annotated[Format, outputs("--format", "The format of the result.", ...)]
+DryRun = Annotated[bool, outputs("--dry-run", "Only show what would be done.", ...)]
 
 
 def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) -> tuple[T, ...]:
@@ -105,8 +88,8 @@ def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) ->
         return tuple(items)
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard.strip(), re.ASCII)
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not index < count <= MOST_PARTS:
-        hint = f"--shard 0/4 is the first of four, 3/4 the last; at most {MOST_PARTS}"
+    if index >= count:
+        hint = "--shard 0/4 is the first of four, 3/4 the last"
         raise UsageError(f"--shard {shard[:60]!r} is not I/N, with I from 0 to N-1", hint=hint)
 
     def part_of(named: str) -> int:
@@ -116,31 +99,24 @@ def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) ->
     return tuple(item for item in items if part_of(name(item)) == index)
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A format and its file, which is replaced."""
-
-    format: str
-    file: Path = STDOUT
-
-
-def parse_outputs(words: Sequence[str] | None, known: Sequence[str]) -> list[Output]:
-    """The outputs of ``--format FORMAT[=FILE]``; without any the first of the ``known`` formats on standard output.
+def parse_outputs(words: Sequence[str] | None, known: Sequence[str]) -> dict[Path, str]:
+    """The format of each file of ``--format FORMAT[=FILE]``; without any the first of the ``known`` on standard output.
 
     Raises:
         UsageError: a format is unknown, or two have the same file.
         MachineError: a file cannot be written.
     """
-    found: dict[Path, Output] = {}
+    found: dict[Path, str] = {}
     for word in words or known[:1]:
-        name, has_file, file = word.partition("=")
-        if name not in known or (has_file and not file):
+        name, has_file, text = word.partition("=")
+        file = Path(text) if has_file else STDOUT
+        if name not in known or (has_file and not text):
             hint = f"--format {name}=FILE" if name in known else did_you_mean(name, known)
             raise UsageError(f"--format {safe(word)} is not FORMAT or FORMAT=FILE", hint=hint)
-        one = Output(name, Path(file) if file else STDOUT)
-        if one.file in found:
-            hint = f"set a file for each: --format {name}=FILE"
-            raise UsageError(f"{found[one.file].format} and {name} would be mixed", hint=hint)
-        check_writable(one.file)
-        found[one.file] = one
-    return sorted(found.values(), key=lambda one: one.file == STDOUT)  # a closed pipe costs no report file
+        if file in found:
+            raise UsageError(
+                f"{found[file]} and {name} would be mixed", hint=f"set a file for each: --format {name}=FILE"
+            )
+        check_writable(file)
+        found[file] = name
+    return dict(sorted(found.items(), key=lambda one: one[0] == STDOUT))  # a closed pipe costs no report file

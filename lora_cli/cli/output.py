@@ -5,6 +5,7 @@ https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-fa
 """
 
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,34 +20,29 @@ from lora_cli.settings import Settings
 from lora_cli.text import escape_ci_commands, safe, safe_lines
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from lora_cli.reports.terminal import Parts
 
 TERMINAL = threading.RLock()
 """Held while standard error is written to: rich counts lines that two threads write at once wrongly."""
 
-DEFAULT_WIDTH = 80
+STDOUT = Path("-")
+"""Where a file is asked for: standard output."""
+
+FILE_WIDTH = 80
 MAX_WIDTH = 120
 UNLIMITED = 10_000
 
 Format = Literal["human", "json"]
 """Output formats of most commands."""
 
-ReportFormat = Literal["human", "json", "html"]
-"""Output formats of commands that can also write an HTML page."""
-
 VALIDATE_FORMATS = ("human", "json", "sarif", "junit", "github", "html")
 """Output formats of ``validate``; a module of ``reports`` has the name of each machine format."""
 
 
-def width(file: Path | None = None) -> int:
-    """Columns of the output: ``COLUMNS``, else the terminal's up to 120, else 80; in a ``file`` 80."""
-    given = os.environ.get("COLUMNS", "")
-    if file is None and given.isdecimal() and int(given) > 0:
-        return int(given)
-    with suppress(OSError, ValueError):
-        if file is None:
-            return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, MAX_WIDTH)
-    return DEFAULT_WIDTH
+def width() -> int:
+    """Columns of standard output: ``COLUMNS``, else the terminal's up to 120, else 80."""
+    columns = shutil.get_terminal_size().columns
+    return columns if os.environ.get("COLUMNS") else min(columns, MAX_WIDTH)
 
 
 def table_width() -> int:
@@ -54,7 +50,7 @@ def table_width() -> int:
     return width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
 
 
-def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
+def render_parts(parts: "Parts", file: Path = STDOUT, *, columns: int | None = None) -> str:
     """The text of ``parts`` in the width and colour of standard output; for a ``file`` 80 columns without colour.
 
     rich decides on the colour: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR.
@@ -62,17 +58,12 @@ def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *,
     from rich.console import Console
 
     console = Console(file=sys.stdout)
-    colour = file is None and console.color_system is not None and not console.no_color
-    return rendered(parts, columns or width(file), colour=colour)
+    colour = file == STDOUT and console.color_system is not None and not console.no_color
+    return rendered(parts, columns or (width() if file == STDOUT else FILE_WIDTH), colour=colour)
 
 
 def write_result(
-    report: object,
-    output_format: Format,
-    parts: Iterable["RenderableType"],
-    file: Path | None = None,
-    *,
-    columns: int | None = None,
+    report: object, output_format: str, parts: "Parts", file: Path = STDOUT, *, columns: int | None = None
 ) -> None:
     """Writes ``report`` as JSON, or its ``parts`` for the terminal, to standard output or to ``file``."""
     from lora_cli.json_schema import to_json
@@ -80,8 +71,8 @@ def write_result(
     write(to_json(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
 
 
-def write(text: str, file: Path | None = None, *, commands: bool = False) -> None:
-    """Writes ``text`` as it is to standard output or to ``file`` (``-`` is standard output).
+def write(text: str, file: Path = STDOUT, *, commands: bool = False) -> None:
+    """Writes ``text`` as it is to standard output or to ``file``.
 
     ``commands``: it has workflow commands for a CI server. A file is replaced atomically; a device or a pipe is
     written to directly.
@@ -89,7 +80,7 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
     Raises:
         MachineError: the file cannot be written.
     """
-    if file is None or str(file) == "-":
+    if file == STDOUT:
         text = text if commands else escape_ci_commands(text)
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -123,7 +114,7 @@ def check_writable(file: Path | None) -> None:
     Raises:
         MachineError: it is a folder, or its folder does not exist or is not writable.
     """
-    if file is None or str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
+    if file in {None, STDOUT} or (file.exists() and not file.is_file() and not file.is_dir()):
         return
     folder = Path(os.path.realpath(file)).parent
     if file.is_dir() or not folder.is_dir():
@@ -149,39 +140,25 @@ def remove_ready_file(file: Path | None) -> None:
             file.unlink(missing_ok=True)
 
 
-TERMINATION_LOG = "/dev/termination-log"
-MAX_TERMINATION_LOG_BYTES = 4096
-"""The most bytes that Kubernetes keeps."""
-
-
 @contextmanager
-def termination_log(file: str = TERMINATION_LOG) -> Iterator[None]:
+def termination_log() -> Iterator[None]:
     """Also writes the error that ends the block to the termination log."""
     try:
         yield
     except LoraCliError as error:
-        write_termination_log(f"{error.message}\n{error.hint}".rstrip(), file)
+        write_termination_log(f"{error.message}\n{error.hint}".rstrip())
         raise
 
 
 def log_failures(failures: Iterable[tuple[str, str, str]]) -> None:
     """Writes the name, message and stage of each failed adapter to the termination log, a line each."""
-    lines = (
-        f"{name}: {f'{stage}: ' if stage else ''}{message.removeprefix(f'{name}: ')}"
-        for name, message, stage in failures
-    )
-    if text := "\n".join(lines):
+    told = ((name, stage, message.removeprefix(f"{name}: ")) for name, message, stage in failures)
+    if text := "\n".join(": ".join(filter(None, one)) for one in told):
         write_termination_log(text)
 
 
-def write_termination_log(reason: str, file: str = TERMINATION_LOG) -> None:
-    """Writes ``reason`` to the termination log, if that exists and is writable."""
-    data = reason.encode("utf-8", "backslashreplace")
-    if len(data) > MAX_TERMINATION_LOG_BYTES:
-        data = data[: MAX_TERMINATION_LOG_BYTES - 4] + b" ..."
-    with suppress(OSError):
-        descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            os.write(descriptor, data)
-        finally:
-            os.close(descriptor)
+def write_termination_log(reason: str) -> None:
+    """Writes ``reason`` to the termination log, if that exists and is writable. Kubernetes keeps 4096 bytes of it."""
+    with suppress(OSError), Path("/dev/termination-log").open("r+b") as log:
+        log.truncate()
+        log.write(reason.encode("utf-8", "backslashreplace")[:4096])

@@ -8,7 +8,7 @@ import typer
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
-from lora_cli.cli.options import option
+from lora_cli.cli.options import adapters, engines, option
 from lora_cli.cli.output import inform, write_result
 from lora_cli.engines import check_max_lora_rank
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
@@ -28,25 +28,19 @@ EXAMPLES = (
     "lora-cli repair -f set.yaml --to ./repaired",
 )
 
-mode = partial(option, default=False, panel="Repair")
+mode = partial(option, panel="Repair")
 
 
 def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    engine: str = options.engines(
-        "--engine NAME[@VERSION]", "Engine that will serve it (default: from the manifest).", default=""
-    ),
-    to: Path | None = mode(
-        "--to DIRECTORY", "Write the copy to this new folder; with --manifest, each to DIRECTORY/NAME.", default=None
-    ),
+    engine: str | None = engines("--engine NAME[@VERSION]", "Engine that will serve it (default: the manifest's)."),
+    to: Path | None = mode("--to DIRECTORY", "Write the copy to this new folder; with -f, each to DIRECTORY/NAME."),
     in_place: bool = mode("--in-place", "Rewrite local adapters where they are."),
     check: bool = mode("--check", "Only show the changes; exit with 1 if there are any."),
-    base: str = options.adapters(
-        "--base REF", "The base model (default: the one in the config, if it is on this machine).", default=""
-    ),
-    base_name: str = mode("--base-name NAME", "Write this as the base model's name.", default=""),
+    base: str = adapters("--base REF", "Base model (default: the adapter's own, if it is on this machine).", ""),
+    base_name: str | None = mode("--base-name NAME", "Write this as the base model's name."),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Write copies of adapters that an engine serves correctly, and show what was changed and why."""
@@ -63,11 +57,11 @@ def command(
     inputs, model = _with_base(inputs, settings)
     wish = RepairOptions(
         profiles[0],
-        base=model,
-        base_ref=inputs.base or None,
-        base_name=base_name or None,
-        deployment=Deployment(inputs.max_lora_rank),
+        model,
+        Deployment(inputs.max_lora_rank),
         in_place=in_place,
+        base_ref=inputs.base or None,
+        base_name=base_name,
     )
     done = []
     for item in inputs.items:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any
 
 import typer
 
@@ -34,15 +34,15 @@ from lora_cli.bench.workload import (
     read_trace,
 )
 from lora_cli.cli import options
-from lora_cli.cli.options import STDOUT, option, origin_of, outputs, parse_outputs
-from lora_cli.cli.output import ReportFormat, inform, to_stderr, write, write_result
+from lora_cli.cli.options import option, origin_of, outputs, parse_outputs
+from lora_cli.cli.output import inform, to_stderr, write, write_result
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import INTERRUPTED, EndpointError, Refused, UsageError
 from lora_cli.inputs import check_max_cpu_loras, read_inputs
 from lora_cli.reports.bench import human, render_report
 from lora_cli.settings import API_KEY, Settings
-from lora_cli.text import counted, duration, quoted
+from lora_cli.text import counted, quoted
 from lora_cli.text import names as listed
 
 EXAMPLES = (
@@ -50,6 +50,7 @@ EXAMPLES = (
     "lora-cli serve-bench ./sql ./chat --fail-if 'hot_p99_ttft_ms>500'",
     "lora-cli serve-bench --simulate --num-adapters 500 --max-loras 8,16,32",
 )
+FORMATS = ("human", "json", "html")
 PROMPTS, SIMULATED_PROMPTS = 200, 20_000
 ADAPTERS, SLOTS = 500, "8,16,32"
 NOT_WITH: Mapping[str, Sequence[str]] = {
@@ -64,69 +65,50 @@ WORKLOAD = (
 )  # fmt: skip
 """Options that a report has where they are given."""
 
-what = partial(option, default=None, panel="What to measure")
-workload = partial(option, default=None, panel="Workload")
-slot = partial(option, default=None, panel="Slots and memory")
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="REF", help="Adapters, as for warm; with --url, --simulate or --manifest their names."),
-]
+what = partial(option, panel="What to measure")
+workload = partial(option, panel="Workload")
+slot = partial(option, panel="Slots and memory")
+Drawn = Callable[[Sequence[str]], Sequence[Request]]
 
 
 def command(
     ctx: typer.Context,
-    refs: Names = None,
+    refs: list[str] | None = typer.Argument(
+        None, metavar="REF", help="Adapters, as for warm; with --url, --simulate or --manifest their names."
+    ),
     manifest: options.Manifest = None,
     base: options.Base = "",
     url: str | None = what("--url URL", "Measure this server: http://HOST:PORT or unix:PATH."),
-    simulate: bool = what("--simulate", "Simulate the hits of slots: no server, no times.", default=False),
+    simulate: bool = what("--simulate", "Simulate the hits of slots: no server, no times."),
     num_adapters: int | None = workload(
         "--num-adapters",
-        "Only the first N that the server lists; with --simulate N made-up names.",
+        "Only the first N of the server (default: all); with --simulate N names (default: 500).",
         min=1,
-        show_default="all; 500 with --simulate",
     ),
     num_prompts: int | None = workload(
-        "--num-prompts", "Number of requests.", min=1, show_default="200; 20000 with --simulate"
+        "--num-prompts", "Number of requests (default: 200; with --simulate 20000).", min=1
     ),
-    popularity: str = workload(
-        "--popularity MODEL",
-        "How often each adapter is requested: zipf:S, uniform, or weights.json.",
-        default="zipf:1.0",
-    ),
-    request_rate: str = workload(
-        "--request-rate PER_SECOND",
-        "Requests per second, inf for all at once; without it the loop is closed.",
-        default="",
+    popularity: str = workload("--popularity MODEL", "Of the adapters: zipf:S, uniform or weights.json.", "zipf:1.0"),
+    request_rate: str | None = workload(
+        "--request-rate PER_SECOND", "Requests per second, inf for all at once; without it the loop is closed."
     ),
     max_concurrency: int | None = workload(
-        "--max-concurrency",
-        "Maximum number of concurrent requests; in a closed loop the number of clients.",
-        min=1,
-        show_default="1 client",
+        "--max-concurrency", "Most concurrent requests; in a closed loop the number of clients (default: 1).", min=1
     ),
-    input_len: str = workload("--input-len N|LOW-HIGH", "Prompt tokens.", default="128"),
-    output_len: str = workload("--output-len N|LOW-HIGH", "Output tokens.", default="16"),
-    seed: int = workload("--seed N", "Random seed of the workload.", default=0),
+    input_len: str = workload("--input-len N|LOW-HIGH", "Prompt tokens.", "128"),
+    output_len: str = workload("--output-len N|LOW-HIGH", "Output tokens.", "16"),
+    seed: int = workload("--seed N", "Random seed of the workload.", 0),
     trace: Path | None = workload("--trace FILE", "Replay these requests: JSON lines."),
-    goodput: str = outputs(
-        "--goodput MEASURE:MS,...", "SLOs of a good request: ttft:500,tpot:50,e2el:9000.", default=""
-    ),
-    max_loras: str = slot(
-        "--max-loras N[,N...]",
-        "Slots; with --simulate several numbers, with --url those that the server has.",
-        default="",
-        show_default="8,16,32 with --simulate",
+    max_loras: str | None = slot(
+        "--max-loras N[,N...]", "Slots of the server; with --simulate several numbers (default: 8,16,32)."
     ),
     max_cpu_loras: int | None = slot("--max-cpu-loras", "Number of adapters in memory.", min=1),
+    goodput: str | None = outputs("--goodput MEASURE:MS,...", "SLOs of a good request: ttft:500,tpot:50,e2el:9000."),
     fail_if: list[str] | None = outputs(
-        "--fail-if CONDITION", 'Exit with 1 if "cold_p99_ttft_ms>500" or not measured; may be repeated.', default=None
+        "--fail-if CONDITION", 'Exit with 1 if "cold_p99_ttft_ms>500" or not measured; may be repeated.'
     ),
     formats: list[str] | None = outputs(
-        "--format FORMAT[=FILE]",
-        "human, json or html; may be repeated, each with its file.",
-        show_default="human",
-        default=None,
+        "--format FORMAT[=FILE]", "human (default), json or html; may be repeated, each with its file."
     ),
 ) -> None:
     """Measure adapters at a server: cold, warm and hot; or simulate how many slots they need.
@@ -137,15 +119,15 @@ def command(
     if not (url or simulate or refs or manifest):
         hint = "name adapters, or a server with --url; --simulate needs neither"
         raise UsageError("there is nothing to measure", hint=hint)
-    given = [name for name in ctx.params if options.origin_of(ctx, name) == "COMMANDLINE"]
+    given = [name for name in ctx.params if origin_of(ctx, name) == "COMMANDLINE"]
     if pairs := [(other, name) for name in given for other in NOT_WITH.get(name, ()) if other in given]:
         flags = " and ".join(f"--{one.replace('_', '-')}" for one in pairs[0])
         raise UsageError(f"{flags} cannot be used together", hint="remove one of them")
-    written, slots = parse_outputs(formats, get_args(ReportFormat)), _numbers(max_loras or (SLOTS if simulate else ""))
+    written, slots = parse_outputs(formats, FORMATS), _numbers(max_loras or (SLOTS if simulate else ""))
     check_max_cpu_loras(max_cpu_loras, max(slots, default=None))
     if len(slots) > 1 and not simulate:
         raise UsageError(f"--max-loras {max_loras}: a server has one number", hint="several are for --simulate")
-    slo = parse_goodput(goodput)
+    slo = parse_goodput(goodput or "")
     known = [*metric_names(slots, max_cpu_loras)] if simulate else metrics_of([], slo)
     conditions = [parse_condition(text, known) for text in fail_if or ()]
     requests_of, code = _requests(ctx), 0
@@ -156,21 +138,20 @@ def command(
     else:
         report, code = _measured(ctx, requests_of, slo, slots[0] if slots else None)
     report = replace(report, fail_if=[one.judged(report.metrics) for one in conditions])
-    for one in written:
-        file = None if one.file == STDOUT else one.file
-        if one.format == "html":
+    for file, output_format in written.items():
+        if output_format == "html":
             write(render_report(report), file)
         else:
-            write_result(report, "json" if one.format == "json" else "human", human(report), file)
-    if failed := [str(one) for one in report.fail_if if one.failed]:
-        to_stderr("\n".join(f"failed: {one}" for one in failed))
-        code = max(code, Refused.exit_code)
+            write_result(report, output_format, human(report), file)
+    failed = [str(one) for one in report.fail_if if one.failed]
+    for condition in failed:
+        to_stderr(f"failed: {condition}")
     if report.failures:
         to_stderr(f"error: {counted(len(report.failures), 'adapter')} failed: {listed(list(report.failures))}")
-    raise typer.Exit(code)
+    raise typer.Exit(max(code, Refused.exit_code if failed else 0))
 
 
-def _requests(ctx: typer.Context) -> Callable[[Sequence[str]], Sequence[Request]]:
+def _requests(ctx: typer.Context) -> Drawn:
     """The trace, or what is drawn from the adapters that are named, else from those that the function is given.
 
     Raises:
@@ -192,18 +173,11 @@ def _requests(ctx: typer.Context) -> Callable[[Sequence[str]], Sequence[Request]
         names = [one.name for one in read_inputs(given["manifest"], given["refs"] or [], "", "measure").items]
     elif given["refs"] and by_name:
         names = given["refs"]
-    if names and given["num_adapters"] is not None:
-        raise UsageError("--num-adapters is for adapters that are not named", hint="remove it, or the names")
-    if simulate and names and traced is not None:
-        raise UsageError("--trace has the names of its own adapters", hint="remove the others")
     return lambda others: traced if traced is not None else make_requests(names or others, drawn)
 
 
 def _measured(
-    ctx: typer.Context,
-    requests_of: Callable[[Sequence[str]], Sequence[Request]],
-    slo: Mapping[str, float],
-    slots: int | None,
+    ctx: typer.Context, requests_of: Drawn, slo: Mapping[str, float], slots: int | None
 ) -> tuple[BenchReport, int]:
     """The report of a server, and 7 if a request failed, 130 after Ctrl-C: what was answered until then is reported.
 
@@ -211,10 +185,7 @@ def _measured(
         EndpointError: it does not answer, or has no adapters.
         SystemExit: our own server ended, and said why.
     """
-    given = ctx.params
-    answers: list[Answer] = []
-    failures: dict[str, str] = {}
-    code = 0
+    given, answers, failures, code = ctx.params, list[Answer](), dict[str, str](), 0
     with nullcontext(parse_address(given["url"])) if given["url"] else own_server(_warm_argv(ctx)) as address:
         endpoint = Endpoint(address, os.environ.get(API_KEY, "").strip())
         if not given["url"]:
@@ -226,13 +197,9 @@ def _measured(
             why = next((f"{name} {error}" for name, error in failures.items()), f"{address} serves no adapters")
             raise EndpointError(why, hint="" if failures else "load them: lora-cli warm -f set.yaml --endpoint URL")
         warm_up(target, requests[0])
-        clients, last_s = given["max_concurrency"], requests[-1].time_s
-        pace = f"at their times, over {duration(last_s)}" if last_s else "all at once"
-        if last_s is None:
-            pace = f"each of {counted(clients or 1, 'client')} after its last answer"
-        inform(f"sending {counted(len(requests), 'request')}, {pace}", ctx.obj)
+        inform(f"sending {counted(len(requests), 'request')}", ctx.obj)
         try:
-            run_load(Load(target, requests, clients, given["seed"]), answers)
+            run_load(Load(target, requests, given["max_concurrency"], given["seed"]), answers)
         except KeyboardInterrupt:
             to_stderr(f"interrupted after {len(answers)} of {len(requests)} requests")
             code = INTERRUPTED

@@ -1,7 +1,7 @@
 """``lora-cli validate``: validates adapters where they are, and writes the report in each format."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -13,8 +13,8 @@ import typer
 
 from lora_cli.checks import choose
 from lora_cli.cli import options
-from lora_cli.cli.options import STDOUT, Output, in_shard, option, parse_outputs
-from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
+from lora_cli.cli.options import adapters, engines, in_shard, option, outputs, parse_outputs
+from lora_cli.cli.output import STDOUT, VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
 from lora_cli.fetching.file_selection import changed_adapters, is_here
@@ -32,7 +32,7 @@ from lora_cli.text import safe
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import AcceptedFinding
 
-finding = partial(option, default=None, panel="Findings")
+finding = partial(option, panel="Findings")
 
 EXAMPLES = (
     "lora-cli validate acme/sql --base acme/llama-3-8b --engine vllm",
@@ -47,36 +47,24 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    changed_files: bool = options.adapters(
-        "--changed-files", "REFs are changed files: validate the adapters that contain them.", default=False
-    ),
-    base: str = options.adapters(
-        "--base REF", "Base model, or none (default: the manifest's, else the adapters' own).", default=""
-    ),
+    changed_files: bool = adapters("--changed-files", "REFs are changed files: validate the adapters that have them."),
+    base: options.AnyBase = "",
     policy: options.PolicyFile = None,
-    fail_on: Literal["error", "warning"] = finding("--fail-on", "Lowest severity that exits with 1.", default="error"),
-    select: list[str] | None = finding(
-        "--select RULE", "Check only these rules, for example LC3, LC301 or rank-mismatch; may be repeated."
-    ),
+    fail_on: Literal["error", "warning"] = finding("--fail-on", "Lowest severity that exits with 1.", "error"),
+    select: list[str] | None = finding("--select RULE", "Check only LC3, LC301 or rank-mismatch; may be repeated."),
     ignore: list[str] | None = finding("--ignore RULE", "Skip these rules; may be repeated."),
-    no_values: bool = finding("--no-values", "Do not read the tensors' values.", default=False),
-    engine: list[str] | None = options.engines(
-        "--engine NAME[@VERSION]", "Validate for this engine; may be repeated.", default=None
-    ),
-    max_lora_rank: int | None = options.engines(
-        "--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1, default=None
-    ),
-    tp: int = options.engines("--tp", "The engine's tensor-parallel size.", min=1, default=1),
+    no_values: bool = finding("--no-values", "Do not read the tensors' values."),
+    engine: list[str] | None = engines("--engine NAME[@VERSION]", "Validate for this engine; may be repeated."),
+    max_lora_rank: int | None = engines("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1),
+    tp: int = engines("--tp", "The engine's tensor-parallel size.", 1, min=1),
     baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count."),
     write_baseline: Path | None = finding("--write-baseline FILE", "Write all current findings to this baseline file."),
-    strict: bool = finding("--strict", "Also exit with 1 for what could not be checked.", default=False),
+    strict: bool = finding("--strict", "Also exit with 1 for what could not be checked."),
     ray: options.Ray = None,
     shard: options.Shard = None,
-    formats: list[str] | None = options.outputs(
+    formats: list[str] | None = outputs(
         "--format FORMAT[=FILE]",
-        "human, json, sarif, junit, github or html; may be repeated, each with its file.",
-        show_default="human",
-        default=None,
+        "human (default), json, sarif, junit, github or html; may be repeated, each with its file.",
     ),
 ) -> None:
     """Check adapters: format, config, tensors and values, against a base model and inference engines."""
@@ -87,11 +75,16 @@ def command(
         if refs and not any(map(is_here, refs)):
             inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
         words = changed_adapters(refs or [])
-    outputs = parse_outputs(formats, VALIDATE_FORMATS)
+    written = parse_outputs(formats, VALIDATE_FORMATS)
     if baseline is not None and write_baseline is not None:
         raise UsageError("--baseline and --write-baseline cannot be used together", hint="remove one of them")
     check_writable(write_baseline)
-    where, known = str(baseline or write_baseline or ""), _accepted(baseline)
+    file, known = baseline or write_baseline, dict[str, "AcceptedFinding"]()
+    if file is not None and (baseline is not None or file.is_file()):
+        from lora_cli.documents.baseline import load_baseline
+        from lora_cli.documents.document import read_text
+
+        known.update(load_baseline(read_text(file, "baseline"), str(file)))
     whole = read_inputs(manifest, words, base, "validate", may_be_empty=changed_files)
     settings = apply_policies(ctx.obj, whole.manifest, policy)
     if warning := unlocked_warning(whole):
@@ -104,8 +97,7 @@ def command(
     entries, here = whole.manifest.adapters if whole.manifest else (), Path.cwd()
     repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     naming, results = Naming(here, {entry.name: entry.at for entry in entries}, repository), list[Result]()
-    progress = shown(settings, len(inputs.items), "validated", threaded=False) if len(inputs.items) > 1 else None
-    with progress or nullcontext():
+    with shown(settings, len(inputs.items), "validated") if len(inputs.items) > 1 else nullcontext() as progress:
         requests = inputs.to_validate(settings, digests=True)
         if ray is None:
             judged = each(requests, judge_one, terms, contents=False)
@@ -117,65 +109,45 @@ def command(
             results.append(one)
             if progress is not None:
                 progress.adapter_ended(one.name, failed=one.error is not None)
-    notices: Sequence[str] = ()
-    if where:
-        results = [
-            replace(one, findings=accept_known(one, naming, None if write_baseline else known, where))
-            for one in results
-        ]
-        over = [one for one in known.values() if one.is_over]
-        notices = [f"{where}: {one.code} ({one.reason}) is no longer accepted after {one.until}" for one in over]
-    if write_baseline is not None:
-        notices = list(_written_baseline(write_baseline, results, naming))
+    results, notices = _compared(results, naming, file, known, writing=not baseline) if file else (results, [])
     report = Report(
         base=terms.base, fail_on=Severity[fail_on.upper()], adapters=tuple(results), notices=tuple(notices),
-        naming=naming, baseline=where, strict=strict,
+        naming=naming, baseline=str(file or ""), strict=strict,
     )  # fmt: skip
-    _write_outputs(report, outputs, settings)
+    _write_outputs(report, written, settings)
     raise typer.Exit(report.summary.exit_code)
 
 
-def _accepted(baseline: Path | None) -> "Mapping[str, AcceptedFinding]":
-    """The accepted findings of a baseline; none without one.
+def _compared(
+    results: Sequence[Result], naming: Naming, file: Path, known: "Mapping[str, AcceptedFinding]", *, writing: bool
+) -> tuple[list[Result], list[str]]:
+    """The results with what the baseline ``file`` accepts of them, and notices; ``writing`` it, it gets all they found.
+
+    What people wrote in it stays, and while an adapter cannot be read nothing that is in it is lost.
 
     Raises:
-        UsageError: it is not a baseline.
-        NotFound, MachineError: it does not exist, or cannot be read.
-    """
-    if baseline is None:
-        return {}
-    from lora_cli.documents.baseline import load_baseline
-    from lora_cli.documents.document import read_text
-
-    return load_baseline(read_text(baseline, "baseline"), str(baseline))
-
-
-def _written_baseline(file: Path, results: Sequence[Result], naming: Naming) -> Iterator[str]:
-    """Writes what ``results`` found as the baseline; notices about adapters that could not be read.
-
-    What people wrote in the file stays, and while an adapter cannot be read nothing that is in it is lost.
-
-    Raises:
-        UsageError: something else is in the file.
         MachineError: it cannot be written.
     """
+    accepting = None if writing else known
+    results = [replace(one, findings=accept_known(one, naming, accepting, str(file))) for one in results]
+    if not writing:
+        over = (one for one in known.values() if one.is_over)
+        return results, [f"{file}: {one.code} ({one.reason}) is no longer accepted after {one.until}" for one in over]
     from lora_cli.documents.baseline import AcceptedFinding, render_baseline
 
-    before = _accepted(file if file.is_file() else None)
     lacking = {naming.identity(one): unread(one) for one in results if one.error is not None or unread(one)}
-    entries = dict(before) if lacking else {}
+    entries = dict(known) if lacking else {}
     for one in results:
         for found in (found for found in one.findings if found.accepted is not None):
             key, at = naming.fingerprint(one, found), found.problem.at
             place = ": ".join(safe(part) for part in (naming.identity(one), at.file, at.field) if part)
-            entries[key] = before.get(key) or AcceptedFinding(fingerprint=key, code=found.code, reason=place)
+            entries[key] = known.get(key) or AcceptedFinding(fingerprint=key, code=found.code, reason=place)
     write(render_baseline(entries), file)
-    for name, codes in lacking.items():
-        why = f" ({', '.join(codes)})" if codes else ""
-        yield f"{file}: {name} is not in the baseline: it could not be read{why}"
+    why = {name: f" ({', '.join(codes)})" if codes else "" for name, codes in lacking.items()}
+    return results, [f"{file}: {name} is not in the baseline: it could not be read{why[name]}" for name in lacking]
 
 
-def _write_outputs(report: Report, outputs: Sequence[Output], settings: Settings) -> None:
+def _write_outputs(report: Report, written: Mapping[Path, str], settings: Settings) -> None:
     """Writes each format; ``github`` also to the job summary of GitHub Actions. Notices about the run go to stderr.
 
     In the format for people ``quiet`` leaves out everything that is not a problem.
@@ -183,10 +155,10 @@ def _write_outputs(report: Report, outputs: Sequence[Output], settings: Settings
     Raises:
         MachineError: a file cannot be written.
     """
-    for notice in () if settings.quiet or Output("github") in outputs else report.notices:
+    for notice in () if settings.quiet or written.get(STDOUT) == "github" else report.notices:
         to_stderr(safe(f"warning: {notice}"))
     summary = os.environ.get(STEP_SUMMARY, "")
-    if summary and any(output.format == "github" for output in outputs):
+    if summary and "github" in written.values():
         from lora_cli.reports.github import STEP_LIMIT, job_summary
 
         file = Path(summary)
@@ -196,12 +168,9 @@ def _write_outputs(report: Report, outputs: Sequence[Output], settings: Settings
                 stream.write(text)
         done = f"the summary is in {STEP_SUMMARY}" if text else f"{STEP_SUMMARY} is full: no summary was written"
         inform(done, settings)
-    for output in outputs:
-        if output.format == "human":
-            parts = human(report, quiet=settings.quiet, verbose=settings.verbose)
-            write(render_parts(parts, None if output.file == STDOUT else output.file), output.file)
-        elif output.format == "json":
-            write(to_json(report), output.file)
+    for file, name in written.items():
+        if name == "human":
+            text = render_parts(human(report, quiet=settings.quiet, verbose=settings.verbose), file)
         else:
-            text = resolve_name(f"lora_cli.reports.{output.format}:render_report")(report)
-            write(text, output.file, commands=output.format == "github")
+            text = to_json(report) if name == "json" else resolve_name(f"lora_cli.reports.{name}:render_report")(report)
+        write(text, file, commands=name == "github")

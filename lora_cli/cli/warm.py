@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.options import OUTPUT, in_shard, option
+from lora_cli.cli.options import in_shard, option, outputs
 from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, termination_log, write_result
 from lora_cli.endpoint.address import Address, parse_address
 from lora_cli.endpoint.client import Endpoint, Refusal
@@ -27,7 +27,7 @@ mode = partial(option, default=False, panel="Mode (default: prove all adapters o
 engines = partial(option, default=False, panel="Running engines (--endpoint)")
 server = partial(option, default=None, panel="Server (--serve, --status)")
 memory = partial(option, default=None, panel="Device and memory")
-output = partial(option, default=None, panel=OUTPUT)
+output = partial(outputs, default=None)
 
 EXAMPLES = (
     "lora-cli warm -f set.yaml --endpoint http://127.0.0.1:8000 --engine vllm",

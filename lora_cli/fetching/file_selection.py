@@ -66,8 +66,9 @@ def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> No
     if pickled is not None and not selection.allow_pickle and not any(_WEIGHTS.fullmatch(path) for path in paths):
         raise Refused(
             f"{where} has only pickled weights ({pickled})",
-            hint="ask its author for safetensors; `lora-cli repair REF --engine NAME --to DIR` converts "
-            "them, and `lora-cli fetch REF --allow-pickle` fetches them as they are",
+            hint="ask its author for safetensors; if `lora-cli validate REF` finds them safe, "
+            "`lora-cli repair REF --engine NAME --to DIR` converts them, and `lora-cli fetch REF --allow-pickle` "
+            "fetches them as they are",
         )
 
 

@@ -143,7 +143,9 @@ def adapter_line(one: FetchedAdapter, *, verbose: bool = False) -> str:
     if one.error is not None or fetched is None:
         assert one.error is not None
         message = one.error.message.removeprefix(f"{one.ref}: ").removeprefix(f"{one.name}: ")
-        name = "" if one.ref is None or message.startswith(one.name) else f"{one.shown}: "
+        place = (one.ref or "").removeprefix("file://")
+        is_told = not place or message.startswith(one.name) or (one.typed and place in message)
+        name = "" if is_told else f"{one.shown}: "
         hint = f"\nhint: {safe(one.error.hint)}" if one.error.hint else ""
         return f"error: {name}{safe(message)}{hint}"
     parts = [one.status, counted(len(fetched.files), "file"), size(fetched.bytes)]

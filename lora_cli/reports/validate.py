@@ -51,7 +51,9 @@ def human(report: Report, *, quiet: bool = False, verbose: bool = False) -> "Par
         for accepted, codes in by_key((one.accepted, one.code) for _, one in report.found() if one.accepted).items():
             reason = f"{accepted.reason}: " if accepted.reason else ""
             yield from _group(f"known {counted(len(codes), 'finding')}", f"{reason}{codes_of(codes)} ({accepted.at})")
-        yield from skipped_checks(check for one in report.adapters for check in one.skipped)
+        told = {why for one in shown if one.outcome == "unchecked" for why in one.unchecked}
+        skipped = (check for one in report.adapters for check in one.skipped)
+        yield from skipped_checks(check for check in skipped if check.reason not in told)
     for first, problems in sorted(causes(report), key=lambda cause: cause[0].severity):
         if not (quiet and first.severity is Severity.NOTE):
             yield from _cause(first, problems, several=several)
