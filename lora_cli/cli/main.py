@@ -50,6 +50,18 @@ KNOWN_VARIABLES = VARIABLES | {PREFIX + name.upper() for name in SETTINGS} | {AP
 OF_A_SERVICE = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)", re.ASCII)
 """What Kubernetes sets in containers for a Service called lora-cli or lora-cli-NAME."""
 
+CREDENTIALS = {
+    "Hub": ("HF_TOKEN", "HF_TOKEN_PATH", "~/.cache/huggingface/token"),
+    "AWS": ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "~/.aws/credentials", "~/.aws/config"),
+    "Google": ("GOOGLE_APPLICATION_CREDENTIALS", "~/.config/gcloud/application_default_credentials.json"),
+    "Azure": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_ID", "~/.azure"),
+    "registries": ("DOCKER_CONFIG", "~/.docker/config.json"),
+    "engines": (API_KEY,),
+}
+"""Variables and files with the credentials of each kind of server."""
+
+EXTENSIONS = ("torch", "transformers", "peft", "vllm", "sglang", "model-signing", "ray")
+
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 """Errors of the operating system that are caused by the machine, not by a bug."""
 
@@ -92,6 +104,7 @@ class LoraGroup(_Plain, TyperGroup):
             with redirect_stdout(sys.stderr):
                 ctx.get_help()  # which typer prints
             raise typer.Exit(UsageError.exit_code)
+        ctx.meta.setdefault("arguments", tuple(args))
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -102,10 +115,30 @@ class LoraGroup(_Plain, TyperGroup):
         return name, command, rest
 
 
-def _print_version(value: bool) -> None:
-    if value:
-        typer.echo(f"lora-cli {__version__}")
-        raise typer.Exit
+def _print_version(ctx: typer.Context, value: bool) -> None:
+    """The version, and with ``-v`` a line for all that a report of a problem needs: no secret, and no request."""
+    if not value:
+        return
+    typer.echo(f"lora-cli {__version__}")
+    if {"-v", "--verbose", "-vV", "-Vv"} & {*ctx.meta["arguments"]}:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as installed
+
+        settings = load_settings({}, os.environ)
+        about = {"Python": f"{sys.version.split()[0]} on {sys.platform} ({sys.executable})",
+                 "cache": settings.cache_dir, "settings": settings.config or "no file"}  # fmt: skip
+        sources = {"sources": tuple(one.token_env or "" for one in settings.sources)}
+        for server, places in {**CREDENTIALS, **sources}.items():
+            files = {one for one in places if one[:1] == "~" and os.path.exists(os.path.expanduser(one))}  # noqa: PTH110, PTH111 - these never raise
+            found = [one for one in places if one in files or os.environ.get(one)]
+            about[server] = f"credentials in {', '.join(found)}" if found else "no credentials found"
+        for package in EXTENSIONS:
+            try:
+                about[package] = installed(package)
+            except PackageNotFoundError:
+                about[package] = "not installed"
+        typer.echo("\n".join(f"{name:<12} {value}" for name, value in about.items()))
+    raise typer.Exit
 
 
 def _record(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
@@ -123,7 +156,12 @@ def root(
     offline: bool = everywhere("--offline", SETTINGS["offline"].help),
     quiet: bool = everywhere("--quiet -q", SETTINGS["quiet"].help),
     verbose: bool = everywhere("--verbose -v", SETTINGS["verbose"].help),
-    version: bool = option("--version -V", "Print the version.", callback=_print_version, is_eager=True),
+    version: bool = option(
+        "--version -V",
+        "Print the version; with -v also cache, credentials found, packages.",
+        callback=_print_version,
+        is_eager=True,
+    ),
 ) -> None:
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
 

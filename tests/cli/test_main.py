@@ -152,3 +152,20 @@ def test_a_word_is_completed_by_typer(line: str, words: list[str]) -> None:
     asked = {"_LORA_CLI_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     done = forked.run([], {**os.environ, **asked, "_TYPER_COMPLETE_ARGS": f"lora-cli {line}"})
     assert [word.partition("\t")[0] for word in done.out.split("\n") if word] == words
+
+
+def test_version_with_v_tells_where_everything_is_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[[sources]]\nmatch = "hf://acme/*"\ntoken_env = "ACME_TOKEN"\n')
+    given = {"HF_TOKEN": "hf_secret1", "ACME_TOKEN": "secret2", "LORA_CLI_API_KEY": "", "HOME": str(tmp_path)}
+    for name, value in {**given, "LORA_CLI_CONFIG": str(file), "LORA_CLI_CACHE_DIR": "/srv/cache"}.items():
+        monkeypatch.setenv(name, value)
+    told = run("--version -v").out
+    lines = dict(line.split(None, 1) for line in told.splitlines())
+    assert (lines["lora-cli"], lines["cache"], lines["settings"]) == (__version__, "/srv/cache", str(file))
+    assert (lines["Hub"], lines["sources"]) == ("credentials in HF_TOKEN", "credentials in ACME_TOKEN")
+    assert lines["engines"] == "no credentials found"
+    assert lines["torch"][0].isdigit()
+    assert "secret" not in told.replace("secrets", "")
