@@ -65,7 +65,8 @@ class CheckpointWeights:
             with self._opened(file) as opened:
                 self._files |= {name: file for name in opened.keys() if shard_of.get(name, file) == file}  # noqa: SIM118
         self._names = names_in_memory(self._files)
-        for module in sorted(targeted_in(LoraConfig(target_modules="all-linear"), base)):
+        linear = targeted_in(LoraConfig(target_modules="all-linear"), base)
+        for module in (one for one in base.modules if one in linear):
             with self._opened(self._files[self._find(module)]) as opened:
                 self._check(module, opened)
 
