@@ -82,9 +82,7 @@ def _age(text: str) -> float:
 
 def collect_garbage(
     ctx: typer.Context,
-    max_bytes: int | None = limits(
-        "--max-bytes SIZE", "Keep at most this size (default: cache_budget).", parser=parse_size
-    ),
+    max_bytes: int | None = limits("--max-bytes SIZE", "Keep at most this (default: cache_budget).", parser=parse_size),
     unused_for: float | None = limits("--unused-for TIME", "Remove what was not used for this time.", parser=_age),
     dry_run: options.DryRun = False,
 ) -> None:

@@ -121,8 +121,7 @@ def _print_version(ctx: typer.Context, value: bool) -> None:
         return
     typer.echo(f"lora-cli {__version__}")
     if {"-v", "--verbose", "-vV", "-Vv"} & {*ctx.meta["arguments"]}:
-        from importlib.metadata import PackageNotFoundError
-        from importlib.metadata import version as installed
+        from importlib import metadata
 
         settings = load_settings({}, os.environ)
         about = {"Python": f"{sys.version.split()[0]} on {sys.platform} ({sys.executable})",
@@ -134,8 +133,8 @@ def _print_version(ctx: typer.Context, value: bool) -> None:
             about[server] = f"credentials in {', '.join(found)}" if found else "no credentials found"
         for package in EXTENSIONS:
             try:
-                about[package] = installed(package)
-            except PackageNotFoundError:
+                about[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
                 about[package] = "not installed"
         typer.echo("\n".join(f"{name:<12} {value}" for name, value in about.items()))
     raise typer.Exit
@@ -157,10 +156,7 @@ def root(
     quiet: bool = everywhere("--quiet -q", SETTINGS["quiet"].help),
     verbose: bool = everywhere("--verbose -v", SETTINGS["verbose"].help),
     version: bool = option(
-        "--version -V",
-        "Print the version; with -v also cache, credentials found, packages.",
-        callback=_print_version,
-        is_eager=True,
+        "--version -V", "Print the version; with -v what is installed and set.", callback=_print_version, is_eager=True
     ),
 ) -> None:
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.

@@ -81,13 +81,9 @@ def command(
     url: str | None = what("--url URL", "Measure this server: http://HOST:PORT or unix:PATH."),
     simulate: bool = what("--simulate", "Simulate the hits of slots: no server, no times."),
     num_adapters: int | None = workload(
-        "--num-adapters",
-        "Only the first N of the server (default: all); with --simulate N names (default: 500).",
-        min=1,
+        "--num-adapters", "The first N of the server (default: all); with --simulate N names (500).", min=1
     ),
-    num_prompts: int | None = workload(
-        "--num-prompts", "Number of requests (default: 200; with --simulate 20000).", min=1
-    ),
+    num_prompts: int | None = workload("--num-prompts", "Number of requests (default: 200; simulated: 20000).", min=1),
     popularity: str = workload("--popularity MODEL", "Of the adapters: zipf:S, uniform or weights.json.", "zipf:1.0"),
     request_rate: str | None = workload(
         "--request-rate PER_SECOND", "Requests per second, inf for all at once; without it the loop is closed."

@@ -79,7 +79,7 @@ class ManifestAdapter(Model):
     """The required digest of the snapshot, as shown by lora-cli cache ls; not of one file."""
     signature: File | None = None
     """A file with its signature, if the source has no model.sig of its own."""
-    pinned: bool = False
+    keep_loaded: bool = False
     """Never evicted from the GPU tier."""
 
 
@@ -121,7 +121,7 @@ def read_manifest(path: Path) -> AdapterSet:
                 one.name,
                 reference_of(training_run(one.source) or one.source, base_dir),
                 one.sha256,
-                one.pinned,
+                one.keep_loaded,
                 selection=Selection(latest=bool(training_run(one.source))),
                 signature=Path(one.signature) if one.signature is not None else None,
                 written=one.source,

@@ -256,7 +256,7 @@ def warm_servers(
             refused.append(AdapterOutcome(item.name, "failed", took_ms, None, result.refusal))
         elif result.snapshot is not None:
             path = path_of(result.snapshot.directory)
-            wanted.append(DesiredAdapter(item.name, result.snapshot.digest, path, item.pinned))
+            wanted.append(DesiredAdapter(item.name, result.snapshot.digest, path, item.keep_loaded))
     options = replace(options, refused=frozenset(one.name for one in refused))
     serve = partial(reconcile, wanted=wanted, options=options)
     done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))

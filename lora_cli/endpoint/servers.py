@@ -166,7 +166,7 @@ class Vllm(Server):
         if {"replaced", "pruned"}.intersection(actions):
             notes.append("vLLM keeps unloaded adapters in memory until others need the space (vllm#54839)")
         if pinned:
-            notes.append("pinned has no effect: vLLM has no request that pins an adapter")
+            notes.append("keep_loaded has no effect: vLLM has no request for it")
         return "; ".join(notes)
 
     def _ranks(self) -> frozenset[int]:

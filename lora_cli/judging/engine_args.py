@@ -86,7 +86,7 @@ def engine_args(
     are a manifest's. Adapters that are ``named`` there are loaded at the start.
 
     Raises:
-        UsageError: the slots are too few for the pinned adapters, and the base.
+        UsageError: the slots are too few for the adapters to keep loaded, and the base.
     """
     flags = profile.engine.flags
     assert flags is not None
@@ -98,7 +98,7 @@ def engine_args(
             (wrong if is_wrong else left_out).append(remark)
         elif one.adapter is not None:
             served[one.name] = one.adapter
-            if one.request is not None and one.request.pinned:
+            if one.request is not None and one.request.keep_loaded:
                 pinned.add(one.name)
             if named and one.directory is not None and (path := str(one.directory.absolute())).isprintable():
                 paths[one.name] = path
@@ -187,7 +187,7 @@ def _set_limits(
         if most < least:
             base = ", and requests to the base use one slot" if flags.base_slots else ""
             raise UsageError(
-                f"{most} slots are too few: {pinned} adapters are pinned{base}",
+                f"{most} slots are too few: {pinned} adapters are to be kept loaded{base}",
                 hint=f"set max_loras: {least} in the manifest, or pin fewer",
             )
         slots, memory = min(slots, most), min(memory, limits.max_cpu_loras or memory)

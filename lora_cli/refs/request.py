@@ -114,7 +114,7 @@ class Request:
 
     ``source`` is its reference, or a text that is still to be parsed. ``sha256`` is the snapshot digest that the
     manifest demands (None: any), ``locked`` the entry in its lock, and ``signature`` a file with its signature, in
-    place of the one among its files. A ``pinned`` adapter is not evicted by a server.
+    place of the one among its files. One to ``keep_loaded`` is not evicted by a server.
 
     ``written`` is the reference as the user or the manifest writes it, and ``at`` is ``file:line`` of that manifest, ""
     on a command line. ``invalid`` is why ``source`` is no reference.
@@ -123,7 +123,7 @@ class Request:
     name: str
     source: str | AdapterRef
     sha256: str | None = None
-    pinned: bool = False
+    keep_loaded: bool = False
     locked: LockedAdapter | None = None
     selection: Selection = USUAL
     signature: Path | None = None

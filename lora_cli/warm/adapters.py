@@ -65,7 +65,7 @@ class Adapters:
 
     ``crashed`` has, by digest, why the process died that loaded an adapter: it is not loaded again. ``tell`` tells the
     supervisor ``loading``, name and digest before an adapter is read, ``loaded`` when it is proved or failed, and what
-    clients do: ``registered``, name, source and pinned, or ``removed`` and name.
+    clients do: ``registered``, name, source and keep_loaded, or ``removed`` and name.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class Adapters:
         return state
 
     async def load_first(self, most: int) -> None:
-        """Load the first ``most`` adapters ahead of their requests, the pinned ones first."""
-        first = sorted(self, key=lambda state: not state.request.pinned)[:most]
+        """Load the first ``most`` adapters ahead of their requests, those to keep loaded first."""
+        first = sorted(self, key=lambda state: not state.request.keep_loaded)[:most]
         await asyncio.gather(*(self._load_once(state) for state in first))
 
     async def add(self, request: Request, *, in_place: bool) -> None:
         """Register and load an adapter for a client. One of the same name and source is kept.
 
-        With ``in_place`` it takes over its name once it is proved, not before, and is pinned as before. Nothing is
+        With ``in_place`` it takes over its name once it is proved, not before, and is kept as before. Nothing is
         registered when the load fails, as in vLLM.
 
         Raises:
@@ -121,8 +121,8 @@ class Adapters:
                 )
             await self.ensure_loaded(before)
             return
-        pinned = request.pinned if before is None else before.request.pinned
-        state = AdapterState(replace(request, pinned=pinned), by_client=True)
+        kept = request.keep_loaded if before is None else before.request.keep_loaded
+        state = AdapterState(replace(request, keep_loaded=kept), by_client=True)
         self._states.setdefault(request.name, state)
         try:
             await self.ensure_loaded(state)
@@ -136,7 +136,7 @@ class Adapters:
         self._states[request.name] = state
         if before is not None:
             await self._drop(before)
-        self._tell("registered", request.name, str(request.source), state.request.pinned)
+        self._tell("registered", request.name, str(request.source), state.request.keep_loaded)
 
     async def remove(self, name: str) -> None:
         """Remove an adapter, also from the tiers. Raises ``NotFound``."""
@@ -223,7 +223,7 @@ class Adapters:
         """Read, load and prove an adapter that was judged."""
         request, judged, directory = state.request, admission.report, Path(admission.directory)
         adapter = replace(read_adapter(files_at(directory), request.name), files=())
-        state.lora = LoraRequest(request.name, directory, adapter, judged.digest, request.pinned)
+        state.lora = LoraRequest(request.name, directory, adapter, judged.digest, request.keep_loaded)
         try:
             loaded = worker.load(state.lora, lambda name, _stage: self._tell("loading", name, judged.digest))
         finally:

@@ -296,7 +296,7 @@ def _described(state: AdapterState, worker: Worker | None) -> dict[str, Any]:
         "state": state.word,
         "digest": report.digest,
         "tier": "remote" if lora is None or worker is None else worker.tier_of(lora),
-        "pinned": state.request.pinned,
+        "keep_loaded": state.request.keep_loaded,
         "rank": report.rank,
         "bytes": report.bytes,
         "applied": report.applied,

@@ -45,6 +45,6 @@ def prove_all(
                     worker = opened.enter_context(closing(Worker(plan)))
                     for note in worker.notes:
                         say(note)
-                lora = LoraRequest(item.name, snapshot.directory, result.adapter, snapshot.digest, item.pinned)
+                lora = LoraRequest(item.name, snapshot.directory, result.adapter, snapshot.digest, item.keep_loaded)
                 report = worker.load(lora, on_stage).after(report)
             yield report

@@ -36,13 +36,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class LoraRequest:
-    """A validated adapter on this disk. ``digest`` is its snapshot's; ``pinned`` protects it from eviction."""
+    """A validated adapter on this disk. ``digest`` is its snapshot's; ``keep_loaded`` protects it from eviction."""
 
     name: str
     directory: Path
     adapter: Adapter
     digest: str = ""
-    pinned: bool = False
+    keep_loaded: bool = False
 
     @property
     def key(self) -> str:

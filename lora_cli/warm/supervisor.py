@@ -138,8 +138,8 @@ class Supervisor:
                 self._loading = name, digest
             case ["loaded"]:
                 self._loading = None
-            case ["registered", name, source, pinned]:
-                request = Request(name, parse(source, is_path=lambda _: True), pinned=pinned)
+            case ["registered", name, source, kept]:
+                request = Request(name, parse(source, is_path=lambda _: True), keep_loaded=kept)
                 self._options.requests[name] = request, True
             case ["removed", name]:
                 self._options.requests.pop(name, None)

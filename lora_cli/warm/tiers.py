@@ -44,7 +44,7 @@ POLICIES: Mapping[PolicyName, Callable[[float, int, int], float]] = {"lru": _lru
 class Tier(Generic[T]):
     """Values by key, of which the one with the lowest rate is evicted; ``hits``, ``loads`` and ``evictions`` so far.
 
-    ``pinned`` keys are never evicted, loaded already or later. ``drop`` frees a value; it must be quick, because the
+    ``kept`` keys are never evicted, loaded already or later. ``drop`` frees a value; it must be quick, because the
     tier is locked meanwhile. Thread-safe: concurrent requests for a key share one load, and a load does not delay hits
     on other keys.
     """
@@ -53,7 +53,7 @@ class Tier(Generic[T]):
         self, name: str, places: int, policy: PolicyName = "lfu", drop: Callable[[T], None] = lambda _value: None
     ) -> None:
         self.places, self.hits, self.loads, self.evictions = places, 0, 0, 0
-        self.pinned = set[str]()
+        self.kept = set[str]()
         self._name, self._policy, self._drop = name, POLICIES[policy], drop
         self._values: dict[str, T] = {}
         self._loading, self._leases, self._rates = set[str](), Counter[str](), dict[str, float]()
@@ -67,7 +67,7 @@ class Tier(Generic[T]):
         is what errors call it.
 
         Raises:
-            MachineError: all places are pinned, or in use after ``timeout_s``. And what ``load`` raises.
+            MachineError: all places are of kept ones, or in use after ``timeout_s``. And what ``load`` raises.
         """
         with self._changed:
             is_hit = self._is_there(key, name or key, monotonic() + timeout_s)
@@ -97,7 +97,7 @@ class Tier(Generic[T]):
     def discard(self, key: str) -> None:
         """Drop ``key`` if it is loaded and not leased, and unpin it."""
         with self._changed:
-            self.pinned.discard(key)
+            self.kept.discard(key)
             if key in self._values and not self._leases[key]:
                 self._drop(self._values.pop(key))
                 self._changed.notify_all()
@@ -124,7 +124,7 @@ class Tier(Generic[T]):
                 self._changed.wait()
                 continue
             has_room = len(self._values) + len(self._loading) < self.places
-            free = [] if has_room else [one for one in self._values if not self._leases[one] and one not in self.pinned]
+            free = [] if has_room else [one for one in self._values if not self._leases[one] and one not in self.kept]
             if free:
                 self._drop(self._values.pop(min(free, key=self._rates.__getitem__)))
                 self.evictions += 1
@@ -132,8 +132,8 @@ class Tier(Generic[T]):
                 self._loading.add(key)
                 return False
             full = f"no room for {name} in the {self._name} tier: all {self.places} adapters there are"
-            if self.pinned.issuperset(self._values) and not self._loading:
-                raise MachineError(f"{full} pinned", hint="pin fewer adapters")
+            if self.kept.issuperset(self._values) and not self._loading:
+                raise MachineError(f"{full} kept loaded", hint="set keep_loaded for fewer adapters")
             if not self._changed.wait(max(0.0, until - monotonic())):
                 raise MachineError(f"{full} in use", hint="raise its size")
         return True

@@ -158,9 +158,9 @@ class Worker:
             refuse_changed_copies(lora, self.plan, self.base)
             if self.full_model is not None:
                 self.full_model.refuse(lora.name, modules)
-        if lora.pinned:
-            self.memory.pinned.add(lora.key)
-            self.slots.pinned.add(lora.key)
+        if lora.keep_loaded:
+            self.memory.kept.add(lora.key)
+            self.slots.kept.add(lora.key)
 
         def read() -> LoadedAdapter:
             full, base = self.full_model is not None, self.plan.base

@@ -27,7 +27,7 @@ def here(tmp_path: Path) -> Path:
 
 def set_of(*names: str, engine: str = "", pinned: str = "", source: str = "./") -> None:
     entries = [
-        f"  - {{name: {name}, source: {source}{name}, pinned: {str(name == pinned).lower()}}}\n" for name in names
+        f"  - {{name: {name}, source: {source}{name}, keep_loaded: {str(name == pinned).lower()}}}\n" for name in names
     ]
     head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n{engine}"
     Path("set.yaml").write_text(f"{head}adapters:\n{''.join(entries)}")
@@ -68,7 +68,7 @@ def test_sglang_has_a_slot_for_the_base_and_is_told_who_is_pinned(here: Path, ru
         f"support={here}/support",
     ]
     set_of("tone", engine="engine: {name: sglang, max_loras: 1}\n", pinned="tone")
-    told = "1 slots are too few: 1 adapters are pinned, and requests to the base use one slot"
+    told = "1 slots are too few: 1 adapters are to be kept loaded, and requests to the base use one slot"
     assert told in run("inspect -f set.yaml --engine-args sglang", 2).err
 
 

@@ -124,7 +124,7 @@ kind: AdapterSet
 base: ./base
 engine: {name: vllm, max_loras: 2, max_cpu_loras: 100000, max_lora_rank: 512}
 adapters:
-  - {name: zero, source: ./a0, pinned: true}
+  - {name: zero, source: ./a0, keep_loaded: true}
   - {name: one, source: ./a1}
   - {name: two, source: ./a2}
 """

@@ -21,7 +21,7 @@ adapters:
   - name: sql
     source: hf://acme/llama-31-sql-lora@{COMMIT}
     sha256: {SHA256}
-    pinned: true
+    keep_loaded: true
   - name: tone.v2
     source: s3://acme-adapters/tone
   - {{name: local, source: ./local/adapter}}
@@ -58,10 +58,10 @@ def test_a_manifest_with_every_key_is_read(folder: Path) -> None:
     assert found.policy == Policy(allow_sources=globs, max_bytes=2 << 30, require_pinned=True)
     sql, tone, local = found.adapters
     assert sql == Request(
-        "sql", AdapterRef("hf", "acme/llama-31-sql-lora", revision=COMMIT), SHA256, pinned=True,
+        "sql", AdapterRef("hf", "acme/llama-31-sql-lora", revision=COMMIT), SHA256, keep_loaded=True,
         written=f"hf://acme/llama-31-sql-lora@{COMMIT}", at="set.yaml:7",
     )  # fmt: skip
-    assert (tone.name, tone.pinned, tone.sha256) == ("tone.v2", False, None)
+    assert (tone.name, tone.keep_loaded, tone.sha256) == ("tone.v2", False, None)
     assert local.source == AdapterRef("file", f"{folder}/local/adapter")
 
 
@@ -74,7 +74,7 @@ def test_a_word_is_taken_as_it_is_written(word: str) -> None:
 
 
 LINES = [  # line 4, the message about it, a part of the hint
-    ("- {name: a, source: org/a, revision: main}", "adapters[0].revision: unknown key", "known: name, pinned"),
+    ("- {name: a, source: org/a, revision: main}", "adapters[0].revision: unknown key", "known: keep_loaded, name"),
     ("- {name: a, sourc: org/a}", "adapters[0].sourc: unknown key", "did you mean source?"),
     ("- {name: a}", "adapters[0]: the key source is missing", "hf://ORG/NAME/FOLDER@REVISION"),
     *((f"- {{name: {name}, source: org/a}}", "adapters[0].name: string should match pattern", "name of a folder")

@@ -108,7 +108,7 @@ def test_a_changed_adapter_is_loaded_from_a_new_path_and_proved_before_it_takes_
 
 def test_what_the_manifest_pins_is_pinned_when_it_is_loaded_and_when_it_is_replaced(folder: Path, warm: Warm) -> None:
     manifest = folder / "set.yaml"
-    manifest.write_text(manifest.read_text().replace("source: ./sql}", "source: ./sql, pinned: true}"))
+    manifest.write_text(manifest.read_text().replace("source: ./sql}", "source: ./sql, keep_loaded: true}"))
     with Engine("sglang", version="0.5.23") as engine, Engine("vllm") as vllm:
         code, document = warm(engine)
         assert (code, engine.pinned, document["servers"][0]["note"]) == (0, {"sql"}, "")
@@ -116,7 +116,7 @@ def test_what_the_manifest_pins_is_pinned_when_it_is_loaded_and_when_it_is_repla
         retrain(folder)
         code, document = warm(engine, "--allow-unload")
         assert (code, actions(document)["sql"], engine.pinned) == (0, "replaced", {"sql"})
-        assert re.fullmatch(r"vLLM keeps .*; pinned has no effect.*", warm(vllm)[1]["servers"][0]["note"])
+        assert re.fullmatch(r"vLLM keeps .*; keep_loaded has no effect.*", warm(vllm)[1]["servers"][0]["note"])
 
 
 def test_sglang_unloads_nothing_unless_it_is_told_to(folder: Path, warm: Warm) -> None:

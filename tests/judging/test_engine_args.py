@@ -27,7 +27,7 @@ def args(folder: Path, engine: str, adapters: Sequence[tuple[str, int]], pinned:
     results = []
     for path, rank in adapters:
         write_adapter(folder / path, modules=llama_modules(QV), r=rank)
-        request = Request(Path(path).name, str(folder / path), pinned=path == pinned)
+        request = Request(Path(path).name, str(folder / path), keep_loaded=path == pinned)
         results.append(judge_one(request, terms))
     return engine_args(results, profile, **how)
 

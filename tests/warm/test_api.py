@@ -22,7 +22,7 @@ kind: AdapterSet
 base: base
 adapters:
   - {name: a0, source: adapters/a0}
-  - {name: kept, source: adapters/a1, pinned: true}
+  - {name: kept, source: adapters/a1, keep_loaded: true}
   - {name: broken, source: adapters/broken}
 """
 
@@ -52,7 +52,7 @@ def test_what_it_was_started_with_is_proved_or_named_with_its_rule_before_anybod
     assert server.ask("GET", "/health").json() == {"status": "ok"}
     assert server.ask("GET", "/ready").status_code == 200
     a0, broken = server.adapter("a0"), server.adapter("broken")
-    assert (a0["state"], a0["rank"], a0["applied"], server.adapter("kept")["pinned"]) == ("ready", 4, "2/2", True)
+    assert (a0["state"], a0["rank"], a0["applied"], server.adapter("kept")["keep_loaded"]) == ("ready", 4, "2/2", True)
     assert a0["worst_error"] < 1e-5
     assert (broken["state"], broken["rule"]) == ("failed", "LC302")
     assert broken["retry_in_s"] >= 0
@@ -100,7 +100,7 @@ def test_one_of_the_manifest_may_be_replaced_and_stays_pinned(server: Running) -
     assert server.load("kept", "a3", load_inplace=True).status_code == 200
     for number in range(4):
         assert server.load(f"one{number}", f"a{number}").status_code == 200
-    assert (server.adapter("kept")["pinned"], server.adapter("kept")["tier"]) == (True, "gpu")
+    assert (server.adapter("kept")["keep_loaded"], server.adapter("kept")["tier"]) == (True, "gpu")
     holdings = server.status()["tiers"]
     assert (holdings["gpu"]["adapters"], holdings["cpu"]["adapters"]) == (2, 3)
     for number in range(4):

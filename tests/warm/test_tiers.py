@@ -77,13 +77,13 @@ def test_aged_lfu_has_at_most_two_points_fewer_hits_than_the_better_of_lru_and_l
 @pytest.mark.parametrize("policy", POLICIES)
 def test_what_is_pinned_or_leased_stays_and_a_tier_full_of_it_refuses_with_the_reason(policy: PolicyName) -> None:
     tier = tier_of(policy)
-    tier.pinned.add("a")
+    tier.kept.add("a")
     ask(tier, "a")
     with tier.lease("b", str), pytest.raises(MachineError, match="all 2 adapters there are in use"):
         ask(tier, "c")
     assert ask(tier, "c", "d") == ["b", "c"]
-    tier.pinned.add("d")
-    with pytest.raises(MachineError, match="all 2 adapters there are pinned"):
+    tier.kept.add("d")
+    with pytest.raises(MachineError, match="all 2 adapters there are kept loaded"):
         ask(tier, "e")
     with tier.lease("a", str):
         tier.discard("a")
