@@ -75,7 +75,7 @@ def test_aged_lfu_has_at_most_two_points_fewer_hits_than_the_better_of_lru_and_l
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_what_is_pinned_or_leased_stays_and_a_tier_full_of_it_refuses_with_the_reason(policy: PolicyName) -> None:
+def test_m12_what_is_kept_or_leased_stays_and_a_tier_full_of_it_refuses_and_says_why(policy: PolicyName) -> None:
     tier = tier_of(policy)
     tier.kept.add("a")
     ask(tier, "a")
