@@ -27,7 +27,7 @@ print(*(name for name in sys.modules if name.startswith("lora_cli.checks")), sep
 
 @pytest.mark.parametrize(
     ("command", "modules", "functions"),
-    [("validate ../adapter --base ../base --engine vllm", 47, 318), ("inspect ../adapter", 30, 143)],
+    [("validate ../adapter --base ../base --engine vllm", 44, 310), ("inspect ../adapter", 28, 139)],
 )
 def test_a_command_enters_few_modules_and_functions(command: str, modules: int, functions: int, tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj", "v_proj"]))
