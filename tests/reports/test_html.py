@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.bench.client import Answer
@@ -29,9 +29,7 @@ class Reader(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.names: list[str] = []
-        self.loads: list[str] = []
-        self.text = ""
+        self.names, self.loads, self.text = list[str](), list[str](), ""
         self.feed(text)
         self.text = " ".join(self.text.split())
 
@@ -82,6 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", PAGES.values())
 @given(name=st.text(st.characters(codec=None), min_size=1, max_size=60))
+@settings(max_examples=30)
 def test_whatever_a_name_holds_it_is_text(page: Callable[[str], str], name: str) -> None:
     plain, odd = Reader(page("name")), Reader(page(name))
     assert (odd.names, odd.loads) == (plain.names, [])
@@ -110,7 +109,7 @@ def test_a_page_has_what_the_terminal_has(folder: Path) -> None:
         "belady, 12 slots",
     ):
         assert said in simulation.text
-    for said in ("ms hot warm cold all", "ttft p50 50.0", "1 of its requests failed", "Serving Benchmark Result"):
+    for said in ("ms hot warm cold all", "ttft p50 50.0", "1 of its requests failed"):
         assert said in run.text
     shown = Reader(render_report(report(*all_checked()))).text
     for said in (
