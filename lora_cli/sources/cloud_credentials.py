@@ -25,7 +25,7 @@ GOOGLE = "https://storage.googleapis.com"
 _SERVERS = {"s3": "AWS_ENDPOINT_URL_S3 AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST", "az": "AZURE_STORAGE_ENDPOINT"}
 _AWS_PROFILES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 _AWS_FILES = (*_AWS_PROFILES, "AWS_CONFIG_FILE", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "HOME")
-_AWS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; if public AWS_SKIP_SIGNATURE=true"
+_AWS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; if it is public, AWS_SKIP_SIGNATURE=true"
 _AWS_ERRORS: tuple[tuple[str, type[LoraCliError], str, str], ...] = (
     ("Config|Profile", UsageError, "is not in the AWS configuration, or invalid", "see `aws configure list-profiles`"),
     ("Connect|Timeout|HTTP", Unreachable, "gets no answer from its credentials service", "try again later"),
