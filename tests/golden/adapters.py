@@ -42,8 +42,9 @@ def adapters(folder: Path) -> Iterator[Case]:
     peft = Peft(folder)
     for number, name in enumerate(OPTIONS):
         able = [family for family in FAMILIES if family not in NOT_FOR.get(name, ())]
-        for family in dict.fromkeys(able[(number + step) % len(able)] for step in (0, 9)):
-            yield peft.case(f"peft: {name}, {family}", base_of(family), OPTIONS[name])
+        for step in (0, 9):
+            family = able[(number + step) % len(able)]
+            yield peft.case(f"peft: {name}, {family}", base_of(family), OPTIONS[name], inspected=step == 0)
     for name, base in BASES.items():
         towers = {"exclude_modules": NOT_TEXT} if "vision_config" in base.fields or "llama4" in name else {}
         yield peft.case(f"family: {name}", base, {"target_modules": "all-linear", **towers})
@@ -51,19 +52,20 @@ def adapters(folder: Path) -> Iterator[Case]:
         family = FAMILIES[number % len(FAMILIES)]
         yield peft.case(f"broken: {name}, {family}", base_of(family), {}, change, inspected=name in BROKEN)
     for family in ("llama", "phi3"):
-        yield from _served(peft, family)
+        yield from _served(peft, family, first=family == "llama")
 
 
-def _served(peft: "Peft", family: str) -> Iterator[Case]:
-    """The cases of real engines that are no case of the corpus."""
+def _served(peft: "Peft", family: str, *, first: bool) -> Iterator[Case]:
+    """The cases of real engines that are no case of the corpus; inspected on the first family."""
     base = SERVED[family]
     for name, changes in engine_cases.MORE_OPTIONS.items():
-        yield peft.case(f"served: {name}, {family}", base, changes, judged=LARGEST)
+        yield peft.case(f"served: {name}, {family}", base, changes, judged=LARGEST, inspected=first)
     for name, fields in engine_cases.OTHER_BASES.items():
         other = Base(family, {**base.fields, **fields})
-        yield peft.case(f"served: {name}, {family}", base, {}, judged=LARGEST, trained_on=other)
+        yield peft.case(f"served: {name}, {family}", base, {}, judged=LARGEST, trained_on=other, inspected=first)
     for name, change in {**engine_cases.MORE_BREAKS, **engine_cases.MEANT}.items():
-        yield peft.case(f"served: {name}, {family}", base, {}, change, judged=LARGEST, inspected=name in BROKEN)
+        inspected = first and name in BROKEN
+        yield peft.case(f"served: {name}, {family}", base, {}, change, judged=LARGEST, inspected=inspected)
 
 
 class Peft:

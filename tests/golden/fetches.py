@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from tests.golden.places import KINDS, Place
-from tests.golden.running import Case, run
+from tests.golden.running import Case
+from tests.recorded.machine import run
 
 WORLD = Path(__file__).parents[1] / "recorded/world/adapters"
 SQL = "53db58ee7d4a6cbcdcc045a2990734e606718340dc9e00288bd70008438825f3"
@@ -83,9 +84,9 @@ def _prepare(place: Place, where: str, steps: Sequence[str], told: Sequence[str]
         elif what == "mend":
             place.mend()
         elif what == "fetch":
-            run("fetch", ref("sql"))
+            run(["fetch", ref("sql")])
         elif what in {"lock", "publish"}:
-            run("fetch", "-f", "set.yaml", *["--publish", "out"] * (what == "publish"))
+            run(["fetch", "-f", "set.yaml", *["--publish", "out"] * (what == "publish")])
         elif what == "set":
             for name in ("sql", "chat"):
                 place.put(f"{where}/{name}", _files(name))

@@ -1,19 +1,15 @@
 """One case: what is there, a command line in this process, and the line that is left of its JSON."""
 
 import contextlib
-import io
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from lora_cli.cli.main import main
+from tests.recorded.machine import environment, run
 
-NEEDED = ("PATH", "LANG", "TMPDIR", "PYTHONPATH")
 Reduce = Callable[[Mapping[str, Any]], Iterable[str]]
 
 
@@ -36,29 +32,20 @@ def machine(env: Mapping[str, str]) -> Iterator[None]:
     """A folder, a home, a cache and an environment that nobody else has."""
     with tempfile.TemporaryDirectory(prefix="golden-") as folder, contextlib.chdir(folder):
         here = Path(folder).resolve()
-        values = {name: os.environ[name] for name in NEEDED if name in os.environ} | {
+        values = {
             "HOME": str(here / "home"), "XDG_CONFIG_HOME": str(here / "home/config"), "HF_HOME": str(here / "home/hf"),
             "XDG_CACHE_HOME": str(here / "home/cache"), "DOCKER_CONFIG": str(here / "home/docker"),
             "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1", "AWS_EC2_METADATA_DISABLED": "true",
             "LORA_CLI_CACHE_DIR": str(here / "cache"), "LORA_CLI_RETRIES": "0", "LORA_CLI_TIMEOUT": "10s",
         }  # fmt: skip
-        with mock.patch.dict(os.environ, {**values, **env}, clear=True):
+        with environment({**values, **env}):
             yield
-
-
-def run(*argv: str) -> tuple[int, str]:
-    """Exit code and stdout of a command line, in this process."""
-    said, told = io.BytesIO(), io.BytesIO()
-    out, err = (io.TextIOWrapper(stream, encoding="utf-8", write_through=True) for stream in (said, told))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(list(argv))
-    return code, said.getvalue().decode()
 
 
 def line(case: Case, verb: Sequence[str], reduce: Reduce) -> str:
     """What is left of one case: its id, the exit code, and what ``reduce`` makes of the JSON, if there is any."""
     with machine(case.env):
         told = case.prepare()
-        code, out = run(*verb, "--format", "json", *told, *(case.judged if verb[0] == "validate" else ()))
+        code, out, _ = run([*verb, "--format", "json", *told, *(case.judged if verb[0] == "validate" else ())])
         parts = [case.id, f"exit {code}", *(reduce(json.loads(out)) if out else ())]
     return " | ".join(part.encode("unicode_escape").decode() for part in parts)

@@ -24,4 +24,4 @@ def compared() -> Mapping[str, str]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_command_line_does_what_the_golden_file_says(name: str, compared: Mapping[str, str]) -> None:
-    assert re.fullmatch(r"\w+\.txt: \d+ lines\n", compared[name]), compared[name]
+    assert re.fullmatch(r"\w+\.txt: \d+ cases\n", compared[name]), compared[name]

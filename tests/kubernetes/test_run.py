@@ -220,10 +220,10 @@ def test_the_reason_of_a_failure_is_left_for_the_kubelet(sandbox: Sandbox) -> No
     assert (code, "set.yaml" in sandbox.termination_log) == (3, True), out
 
 
-def until_it_works(process: "subprocess.Popen[str]", works: Works, pause_s: float = 0.1) -> None:
+def until_it_works(process: "subprocess.Popen[str]", works: Works) -> None:
     until = time.monotonic() + PATIENCE_S
     while not works():
         if process.poll() is not None or time.monotonic() > until:
             process.kill()
             raise AssertionError(process.communicate()[0])
-        time.sleep(pause_s)
+        time.sleep(0.1)

@@ -19,17 +19,15 @@ TOLERANCE = 2e-3
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One adapter in one engine: the outcome, what the engine said, and how far its answer was from two others.
+    """One adapter in one engine: the outcome, what the engine said, and how far its answer was from what was meant.
 
-    The distances are of log-probabilities, from what the adapter was made to answer and from the base's own answer;
-    NaN where it did not answer, infinite where the answer is no number.
+    The distance is of log-probabilities; NaN where it did not answer, infinite where the answer is no number.
     """
 
     name: str
     observed: Outcome
     said: str = ""
     from_intended: float = float("nan")
-    from_base: float = float("nan")
 
 
 def log_softmax(logits: Any) -> Any:
@@ -44,11 +42,11 @@ def distance(answered: Any, intended: Any) -> float:
     return float(np.abs(answered - intended).max()) if is_number else float("inf")
 
 
-def served(name: str, answered: Any, intended: Any, plain: Any) -> Seen:
-    """What an engine that answers made of the adapter; all are log-probabilities of one shape, or None for no right."""
+def served(name: str, answered: Any, intended: Any) -> Seen:
+    """What an engine that answers made of the adapter; log-probabilities of one shape, None for no right."""
     far = float("inf") if intended is None else distance(answered, intended)
     outcome = Outcome.OK if far <= TOLERANCE else Outcome.SERVES_WRONG
-    return Seen(name, outcome, "", far, distance(answered, plain))
+    return Seen(name, outcome, "", far)
 
 
 def predictions(engine: str, base: Path, corpus: Sequence[Case], out: Path) -> dict[str, tuple[Outcome, str]]:

@@ -121,8 +121,7 @@ def test_validate_says_what_vllm_does_with_each_class(architecture: str, worker:
     seen = {one["name"]: Outcome.REJECTS for one in others if "rejects" in one}
     for one in others:
         if "answers" in one:
-            answered, name = np.array(one["answers"]), one["name"]
-            seen[name] = served(name, answered, meant[name], answered).observed
+            seen[one["name"]] = served(one["name"], np.array(one["answers"]), meant[one["name"]]).observed
     assert seen == said
 
 

@@ -84,9 +84,8 @@ def observed(worker: Worker, model: Path, cases: Mapping[str, Case], out: Path, 
             refused = [Seen(one["name"], Outcome.REJECTS, one["rejects"]) for one in told[1:] if "rejects" in one]
             loaded = frozenset(one["name"] for one in told[1:] if "loads" in one)
             return Run(first["mute"], off, tuple(refused), loaded)
-        base = np.array(first["starts"], float)
-        off = distance(base, meant(logits(tiny.model())))
-        seen += [_seen(one, waiting.pop(one["name"]), base) for one in told[1:]]
+        off = distance(np.array(first["starts"], float), meant(logits(tiny.model())))
+        seen += [_seen(one, waiting.pop(one["name"])) for one in told[1:]]
         if waiting and not (len(told) > 1 and "crashes" in told[-1]):
             name = next(iter(waiting))
             del waiting[name]
@@ -94,8 +93,8 @@ def observed(worker: Worker, model: Path, cases: Mapping[str, Case], out: Path, 
     return Run("", off, tuple(seen))
 
 
-def _seen(told: Mapping[str, Any], case: Case, base: Any) -> Seen:
+def _seen(told: Mapping[str, Any], case: Case) -> Seen:
     for outcome in (Outcome.REJECTS, Outcome.CRASHES):
         if str(outcome) in told:
             return Seen(case.name, outcome, told[str(outcome)])
-    return served(case.name, np.array(told["answers"], float), meant(case.intended), base)
+    return served(case.name, np.array(told["answers"], float), meant(case.intended))

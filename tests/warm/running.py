@@ -35,11 +35,10 @@ class Running:
         host: str = "127.0.0.1",
         options: Sequence[str] = (),
         token: str = "",
-        ready_file: Path | None = None,
         **environ: str,
     ) -> None:
         self.folder, self.uds, self.port, self.token = folder, uds, free_port(), token
-        self.ready_file, self.log = ready_file or folder / "ready", folder / "log"
+        self.ready_file, self.log = folder / "ready", folder / "log"
         self.ready_file.unlink(missing_ok=True)  # a server in the same folder was killed
         at = f"unix:{uds}" if uds is not None else f"{host}:{self.port}"
         listen = ["--serve", "--device", "cpu", "--listen", at]
@@ -62,12 +61,12 @@ class Running:
         self.process.wait()
         self.out.close()
 
-    def until_ready(self, patience_s: float = PATIENCE_S) -> Self:
+    def until_ready(self) -> Self:
         def ready() -> bool:
             assert self.process.poll() is None, self.said()
             return self.ready_file.exists()
 
-        self.until(ready, patience_s)
+        self.until(ready)
         return self
 
     def said(self) -> str:
@@ -97,8 +96,8 @@ class Running:
         found: list[dict[str, Any]] = self.status()["adapters"]
         return next(one for one in found if one["name"] == name)
 
-    def until(self, holds: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
-        until = time.monotonic() + patience_s
+    def until(self, holds: Callable[[], object]) -> None:
+        until = time.monotonic() + PATIENCE_S
         while not holds():
             assert time.monotonic() < until, self.said()
             time.sleep(0.02)
