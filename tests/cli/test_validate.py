@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -174,13 +175,15 @@ def test_a_file_that_cannot_be_written_is_6(file: str, told: str, run: Run) -> N
     assert (out, told in err) == ("", True)
 
 
-def test_a_pipe_gets_colour_only_where_it_is_forced_and_an_ascii_one_no_failure() -> None:
+def test_a_pipe_gets_whole_lines_and_colour_only_where_it_is_forced_and_an_ascii_one_no_failure() -> None:
     def piped(*words: str, **environment: str) -> bytes:
         command = [sys.executable, "-m", "lora_cli", "validate", "bad", "--base", "base", *words]
         done = subprocess.run(command, capture_output=True, env={**os.environ, **environment}, check=False)
         assert done.returncode == 1
         return done.stdout
 
+    shutil.copytree("good", "good" * 30)
+    assert b"good" * 30 + b"  ok" in piped("good" * 30, "-v", PYTHONIOENCODING="ascii", TERM="xterm")
     assert b"\x1b" not in piped(PYTHONIOENCODING="ascii", TERM="xterm")
     assert b"\x1b[31mfailed" in piped(FORCE_COLOR="1")
     assert json.loads(piped("--format", "json=/dev/stdout"))["summary"]["adapters"] == 1
