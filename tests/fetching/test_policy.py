@@ -66,6 +66,11 @@ def test_what_is_not_allowed_is_not_made_to_look_so(text: str) -> None:
     assert allowed("https://files.example/good/x", "allow_sources: ['https://files.example/good/*']") == ""
 
 
+def test_what_denies_wins_also_for_a_folder_of_it_and_an_empty_list_allows_nothing() -> None:
+    assert allowed("hf://a/b/c@main", "allow_sources: ['hf://a/*']\ndeny_sources: ['hf://a/b']") == "deny_sources"
+    assert allowed("hf://a/b", "allow_sources: []") == "allow_sources"
+
+
 def test_a_link_is_judged_by_its_name_and_by_where_it_leads(tmp_path: Path) -> None:
     good, evil = tmp_path / "good", tmp_path / "evil"
     write_adapter(good / "sql")
