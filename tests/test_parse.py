@@ -8,7 +8,7 @@ import pytest
 
 from lora_cli import parse
 from lora_cli.errors import FormatError
-from lora_cli.text import did_you_mean, shown
+from lora_cli.text import cut, did_you_mean, duration, quoted, shown
 
 WRONG: list[tuple[Callable[[Any, str], Any], Any, str]] = [
     (parse.text, 8, "f: r: must be a string, not an integer: 8"),
@@ -50,6 +50,7 @@ def test_a_mistyped_word_gets_the_nearest_known_one_as_a_hint() -> None:
 def test_a_long_or_unprintable_value_is_shown_short_and_on_one_line() -> None:
     assert shown("x" * 100) == '"' + "x" * 58 + "…"
     assert shown("a\nb\x1b[31m") == "'a\\nb\\x1b[31m'"
+    assert (cut("abcdefghi", 8), quoted("x" * 90, 10), duration(3720)) == ("abcd…ghi", "'xxxxxx...", "1 h 02 min")
 
 
 MALFORMED = {
