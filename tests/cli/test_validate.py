@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,14 @@ def test_a_wrong_command_line_ends_with_2(words: str, said: str, run: Run) -> No
     assert (out, said in err) == ("", True), err
 
 
+def test_without_a_network_the_adapter_is_judged_and_its_base_is_unchecked(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert "1 adapter: 1 unchecked" in run("validate good").text
+    assert "LC302" in run("validate bad", 1).text
+
+
 @pytest.mark.parametrize(("file", "torn", "gone"), [(WEIGHTS, "LC102", "LC101"), (CONFIG, "LC107", "LC106")])
 def test_what_cannot_be_read_is_reported_whatever_is_selected(file: str, torn: str, gone: str, run: Run) -> None:
     line = "validate good --base base --select LC5"
@@ -134,11 +143,14 @@ def test_what_cannot_be_read_is_reported_whatever_is_selected(file: str, torn: s
 def test_one_run_writes_several_formats(run: Run) -> None:
     Path("real.json").write_text("old")
     Path("r.json").symlink_to("real.json")
-    files = " ".join(f"--format {file}" for file in ("sarif=r.sarif", "junit=r.xml", "json=r.json", "human=r.txt"))
+    files = " ".join(
+        f"--format {one}" for one in ["sarif=r.sarif", "junit=r.xml", "json=r.json", "human=r.txt", "html=r.html"]
+    )
     assert run(f"validate good bad ./gone --base base --format github {files}", 3).out.startswith("::error ")
     assert json.loads(Path("r.sarif").read_text())["version"] == "2.1.0"
     assert ET.parse("r.xml").getroot().get("failures") == "1"
     assert "3 adapters: 1 ok, 1 failed, 1 not read; 1 without a row: -v" in Path("r.txt").read_text()
+    assert {"LC302", "bad"} <= {*re.findall(r"\w+", Path("r.html").read_text())}
     assert Path("r.json").is_symlink(), "it is replaced through the link"
     document = json.loads(Path("real.json").read_text())
     assert (document["schema"], document["base"]["model_type"]) == ("lora_cli/validate/1", "llama")
