@@ -59,15 +59,11 @@ class Asked(BaseHTTPRequestHandler):
 
 @contextmanager
 def answering(
-    reply: Callable[[Asked], Reply],
-    *,
-    keep: threading.Event | None = None,
-    prepare: Callable[[Listening], None] = lambda _: None,
+    reply: Callable[[Asked], Reply], *, prepare: Callable[[Listening], None] = lambda _: None
 ) -> Iterator[str]:
     """A server that answers every request as ``reply`` says; its address.
 
-    A header without a value is left out. With ``keep`` it leaves each connection open after its answer, until that is
-    set. ``prepare`` sees the server before it is asked anything.
+    A header without a value is left out. ``prepare`` sees the server before it is asked anything.
     """
 
     class Handler(Asked):
@@ -85,8 +81,6 @@ def answering(
             if self.command != "HEAD":
                 self.wfile.write(body)
                 self.wfile.flush()
-            if keep is not None and len(body) < int(headers.get("Content-Length", 0)):
-                keep.wait(30)
 
         do_HEAD = do_POST = do_PUT = do_GET
 

@@ -56,18 +56,16 @@ class Fault:
         path.write_bytes(data[: self.start] + self.new.encode() + data[self.stop :])
 
 
-def faults_in(path: Path, *, branches: bool = False) -> Iterator[Fault]:
-    """Every fault that can be planted in a file, or in its conditions alone."""
+def faults_in(path: Path) -> Iterator[Fault]:
+    """Every fault that can be planted in a file."""
     data = path.read_bytes()
     lines = [0]
     for line in data.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
     tree = ast.parse(data)
     skipped = {id(inner) for node in ast.walk(tree) if _says_nothing(node) for inner in ast.walk(node)}
-    conditions = {id(inner) for node in ast.walk(tree) if (test := _condition(node)) for inner in ast.walk(test)}
     for node in ast.walk(tree):
-        wanted = id(node) not in skipped and (not branches or id(node) in conditions)
-        for new in _mutants(node) if wanted else ():
+        for new in _mutants(node) if id(node) not in skipped else ():
             assert isinstance(node, ast.expr | ast.stmt)
             start = lines[node.lineno - 1] + node.col_offset
             stop = lines[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
@@ -79,12 +77,6 @@ def _says_nothing(node: ast.AST) -> bool:
     if isinstance(node, ast.If):
         return "TYPE_CHECKING" in ast.unparse(node.test)
     return isinstance(node, ast.keyword) and node.arg in {"frozen", "slots"}
-
-
-def _condition(node: ast.AST) -> ast.expr | None:
-    if isinstance(node, ast.If | ast.While | ast.IfExp | ast.Assert):
-        return node.test
-    return node if isinstance(node, ast.BoolOp | ast.Compare) else None
 
 
 def _mutants(node: ast.AST) -> Iterator[str]:
@@ -109,16 +101,13 @@ def _mutants(node: ast.AST) -> Iterator[str]:
         yield "return None"
 
 
-def draw(seed: int, count: int, per_package: int = 0, *, branches: bool = False) -> list[Fault]:
-    """``count`` faults of the whole package, at least ``per_package`` in each folder directly below it.
-
-    With ``branches`` they are in conditions alone.
-    """
+def draw(seed: int, count: int, per_package: int = 0) -> list[Fault]:
+    """``count`` faults of the whole package, at least ``per_package`` in each folder directly below it."""
     random = Random(seed)
     by_package: dict[str, list[Fault]] = {}
     for path in sorted((ROOT / "lora_cli").rglob("*.py")):
         parts = path.relative_to(ROOT / "lora_cli").parts
-        by_package.setdefault(parts[0] if len(parts) > 1 else "", []).extend(faults_in(path, branches=branches))
+        by_package.setdefault(parts[0] if len(parts) > 1 else "", []).extend(faults_in(path))
     drawn = [fault for faults in by_package.values() for fault in random.sample(faults, min(per_package, len(faults)))]
     others = sorted({fault for faults in by_package.values() for fault in faults} - {*drawn})
     return [*drawn, *random.sample(others, max(0, count - len(drawn)))]
@@ -201,13 +190,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--per-package", type=int, default=0)
-    parser.add_argument("--branches", action="store_true", help="in conditions alone")
     parser.add_argument("--timeout", type=float, default=900)
     parser.add_argument("--coverage", type=Path, help="of a run of the tests: those that ran the line of the fault")
     parser.add_argument("--only", type=int, nargs="*", help="these numbers of the list alone")
     parser.add_argument("tests", nargs="*", default=["tests"])
     given = parser.parse_args()
-    faults = draw(given.seed, given.count, given.per_package, branches=given.branches)
+    faults = draw(given.seed, given.count, given.per_package)
     data = None
     if given.coverage is not None:
         from coverage import CoverageData

@@ -5,12 +5,9 @@ import contextlib
 import importlib
 import io
 import os
-import re
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,13 +44,10 @@ class Machine:
         self.said: list[str] = []
 
     def run(self, *argv: str, program: str = "", **environ: str) -> int:
-        """Runs one command line; its exit code.
-
-        In this process, but for a ``program``, and for variables that fsspec reads when it is imported.
-        """
+        """Runs one command line in this process, or those words with a ``program``; its exit code."""
         words, seen = [*argv, *ALWAYS], {**self.environ, **environ}
-        if program or any(name.startswith("FSSPEC_") for name in seen):
-            command = [sys.executable, *(["-c", program] if program else ["-m", "lora_cli"]), *words]
+        if program:
+            command = [sys.executable, "-c", program, *words]
             done = subprocess.run(
                 command, check=False, capture_output=True, text=True, cwd=self.root, env=seen, timeout=60
             )
@@ -114,28 +108,3 @@ def forms_of(secret: str) -> Iterator[bytes]:
     yield quote(secret, safe="").encode()
     yield base64.b64encode(secret.encode()).rstrip(b"=")
     yield base64.b64encode(f"alice:{secret}".encode()).rstrip(b"=")
-
-
-@contextmanager
-def refusing_proxy() -> Iterator[tuple[str, list[bytes]]]:
-    """A proxy that asks for a password whatever it is told, and says it back."""
-    heard: list[bytes] = []
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection:
-                heard.append(connection.recv(65536))
-                told = re.search(rb"Proxy-Authorization: (.*)", heard[-1])
-                connection.sendall(b"HTTP/1.1 407 " + (told[1] if told else b"no") + b"\r\nContent-Length: 0\r\n\r\n")
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{listening.getsockname()[1]}", heard
-    finally:
-        listening.close()

@@ -31,7 +31,6 @@ def running(
     log: Path,
     offsets: Sequence[int],
     answers: Callable[[str], bool] | None = None,
-    folder: Path | None = None,
 ) -> Iterator[str]:
     """The process on a free port, once it answers anything at all; its endpoint."""
     for _ in range(3):
@@ -40,7 +39,7 @@ def running(
         with log.open("wb") as stream:
             environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
             process = subprocess.Popen(
-                command(port), stdout=stream, stderr=subprocess.STDOUT, cwd=folder or log.parent, env=environ
+                command(port), stdout=stream, stderr=subprocess.STDOUT, cwd=log.parent, env=environ
             )
         try:
             if started(process, endpoint, answers or answers_http):

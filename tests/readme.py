@@ -5,15 +5,13 @@
 
 import io
 import os
-import pty
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.cli.test_progress import on_a_terminal
 from tests.conftest import QUICKSTART, ROOT
 from tests.endpoint.engine import Engine
 from tests.hub_server import Hub
@@ -42,30 +40,16 @@ def session(lines: list[str], *, colour: bool = False) -> Iterator[str]:
             "HF_ENDPOINT": hub.endpoint,
             "LORA_CLI_CACHE_DIR": str(Path(folder, "cache")),
             "LORA_CLI_NO_PROGRESS": "1",
-            "COLUMNS": "80",
             "PYTHONPATH": str(ROOT),
         }
-        on_a_terminal("lora-cli init ./my-adapters --engine vllm", folder, environ)
-        for line in lines:
-            said = on_a_terminal(line.replace(ADDRESS, engine.url), folder, environ)
-            yield said.replace(engine.url, ADDRESS).replace(folder, "/srv")
 
+        def said(line: str) -> str:
+            argv = line.replace(ADDRESS, engine.url).split()[1:]
+            shown = on_a_terminal(argv, 80, 24, folder=folder, environ=environ)[1].replace("\r\n", "\n")
+            return shown.replace(engine.url, ADDRESS).replace(folder, "/srv")
 
-def on_a_terminal(line: str, folder: str, environ: dict[str, str]) -> str:
-    """All that a command prints, on either stream."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "lora_cli", *line.split()[1:]]
-    with subprocess.Popen(command, cwd=folder, env=environ, stdout=theirs, stderr=theirs) as running:
-        os.close(theirs)
-        said = b""
-        try:
-            while data := os.read(ours, 65536):
-                said += data
-        except OSError:  # the end of a terminal whose other side is closed
-            pass
-        os.close(ours)
-        running.wait()
-    return said.decode().replace("\r\n", "\n")
+        said("lora-cli init ./my-adapters --engine vllm")
+        yield from map(said, lines)
 
 
 def shortened(said: str, as_shown: str) -> str:

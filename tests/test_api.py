@@ -1,6 +1,5 @@
 """``import lora_cli`` as a program uses it."""
 
-import inspect
 import re
 import subprocess
 import sys
@@ -115,13 +114,8 @@ def test_the_import_costs_nothing_and_a_function_imports_only_what_it_needs() ->
     }  # fmt: skip
 
 
-def test_the_functions_are_plain_ones_that_explain_themselves() -> None:
+def test_there_is_what_is_promised() -> None:
     assert {*lora_cli.__all__} <= {*dir(lora_cli)}
-    for function in (getattr(lora_cli, name) for name in lora_cli.__all__ if name.islower() and "__" not in name):
-        assert inspect.isfunction(function)
-        assert function.__module__ == "lora_cli.api"
-        said = inspect.getdoc(function) or ""
-        assert all(f"{name}: " in said for name in inspect.signature(function).parameters)
     with pytest.raises(AttributeError, match="has no attribute 'fetsh'"):
         lora_cli.fetsh  # noqa: B018
 

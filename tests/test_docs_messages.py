@@ -29,10 +29,11 @@ def test_every_option_of_a_shown_command_and_every_rule_and_page_that_is_named_e
     assert all((ROOT / page).exists() for page in re.findall(r"(?<![\w/])docs/[\w-]+\.md", text))
 
 
-def test_links_to_a_heading_lead_to_one() -> None:
-    for file in PAGES:
-        for target, heading in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", file.read_text(encoding="utf-8")):
+def test_every_link_leads_to_a_file_or_a_heading() -> None:
+    for file in (*PAGES, ROOT / "CONTRIBUTING.md"):
+        for target, heading in re.findall(r"\]\(([^)#\s:]*)(?:#([^)\s]+))?\)", file.read_text(encoding="utf-8")):
             there = file.parent / target if target else file
-            titles = re.findall(r"^#+ (.*)", there.read_text(encoding="utf-8"), re.MULTILINE)
+            assert there.exists(), f"{file.name}: {target}"
+            titles = re.findall(r"^#+ (.*)", there.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
             anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-            assert heading in anchors, f"{file.name}: {target}#{heading}"
+            assert heading in {"", *anchors}, f"{file.name}: {target}#{heading}"

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lora_cli.parallel import forks
+from tests.processes import wait
 
 BUSY = """if True:
     import signal, time
@@ -31,50 +32,22 @@ BUSY = """if True:
 """
 
 
-def begun(argv: Sequence[str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, *argv],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def ended(process: "subprocess.Popen[str]", sent: signal.Signals) -> tuple[str, str, list[int]]:
-    """What it said, and its children, once it was sent a signal alone; nobody may hold its pipes open after it."""
-    pids = children(process.pid)
-    process.send_signal(sent)
-    out, err = process.communicate(timeout=5)
-    return out, err, pids
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+def is_gone(pid: str) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there it is copied")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_copies_end_with_the_process_however_that_ends(sent: signal.Signals) -> None:
-    with begun(["-c", BUSY]) as process:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "busy\n"
-        *_, pids = ended(process, sent)
+        assert process.stdout.readline() == b"busy\n"
+        pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(sent)
+        process.communicate(timeout=5)  # nobody may hold its pipes open after it
     assert len(pids) == 3
-    wait_until(lambda: all(map(is_gone, pids)), 2)
+    wait(lambda: all(map(is_gone, pids)), "the copies")
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads

@@ -8,15 +8,7 @@ import pytest
 
 from lora_cli import parse
 from lora_cli.errors import FormatError
-from lora_cli.text import did_you_mean, shown
-
-RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
-    (parse.text, "x", "x"),
-    (parse.number, 0.5, 0.5),
-    (parse.sequence, [1, "a"], [1, "a"]),
-    (parse.list_of(parse.integer), [1, 2], (1, 2)),
-    (parse.map_of(parse.text), {"b": "x", "a": "y"}, {"b": "x", "a": "y"}),
-]
+from lora_cli.text import cut, did_you_mean, duration, quoted, shown
 
 WRONG: list[tuple[Callable[[Any, str], Any], Any, str]] = [
     (parse.text, 8, "f: r: must be a string, not an integer: 8"),
@@ -39,11 +31,6 @@ WRONG: list[tuple[Callable[[Any, str], Any], Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("getter", "value", "wanted"), RIGHT)
-def test_a_value_of_the_right_type_comes_back(getter: Callable[[Any, str], Any], value: Any, wanted: Any) -> None:
-    assert getter(value, "f: r") == wanted
-
-
 @pytest.mark.parametrize(("getter", "value", "message"), WRONG)
 def test_a_value_of_the_wrong_type_is_an_error_that_says_where(
     getter: Callable[[Any, str], Any], value: Any, message: str
@@ -63,6 +50,7 @@ def test_a_mistyped_word_gets_the_nearest_known_one_as_a_hint() -> None:
 def test_a_long_or_unprintable_value_is_shown_short_and_on_one_line() -> None:
     assert shown("x" * 100) == '"' + "x" * 58 + "…"
     assert shown("a\nb\x1b[31m") == "'a\\nb\\x1b[31m'"
+    assert (cut("abcdefghi", 8), quoted("x" * 90, 10), duration(3720)) == ("abcd…ghi", "'xxxxxx...", "1 h 02 min")
 
 
 MALFORMED = {

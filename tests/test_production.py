@@ -44,25 +44,15 @@ def test_the_example_is_valid_by_the_published_schema_and_shows_every_kind_of_ru
 
 
 @pytest.mark.parametrize("page", ["manifests/production.yaml", "docs/manifest.md"])
-def test_an_examples_own_policy_lets_its_first_fetch_lock_it(page: str, tmp_path: Path) -> None:
+def test_an_examples_own_policy_and_the_one_beside_it_let_its_first_fetch_lock_it(page: str, tmp_path: Path) -> None:
     text = (ROOT / page).read_text()
-    if page.endswith(".md"):
-        text = text.partition("```yaml\n")[2].partition("```")[0]
     file = tmp_path / "set.yaml"
-    file.write_text(text)
+    file.write_text(text.partition("```yaml\n")[2].partition("```")[0] if page.endswith(".md") else text)
     parsed = read_manifest(file)
-    policy = parsed.policy
-    assert policy is not None
-    for entry in parsed.adapters:
-        assert violations(policy, [entry.ref], sha256=entry.sha256) == (), entry.name
-
-
-def test_the_policy_beside_it_allows_its_adapters() -> None:
-    parsed = read_manifest(FILE)
-    file = ROOT / "manifests" / "policy.yaml"
-    policy = read_policy(file)
-    for entry in parsed.adapters:
-        assert violations(policy, [entry.ref], sha256=entry.sha256) == (), entry.name
+    assert parsed.policy is not None
+    for policy in (parsed.policy, read_policy(ROOT / "manifests" / "policy.yaml")):
+        for entry in parsed.adapters:
+            assert violations(policy, [entry.ref], sha256=entry.sha256) == (), entry.name
 
 
 @pytest.fixture

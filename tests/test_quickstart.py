@@ -1,6 +1,5 @@
 """The main job on real input: the committed adapters, the demo and the README as they are documented."""
 
-import json
 import os
 import re
 import subprocess
@@ -9,60 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICKSTART, ROOT
+from lora_cli.cli.main import main
+from tests.conftest import ROOT
 from tests.readme import BLOCK, PICTURE, README, session, shortened, without_numbers
 
 pytestmark = pytest.mark.slow
 
 
-def run(*argv: str, columns: int = 80, together: bool = False) -> subprocess.CompletedProcess[str]:
-    """One process, as a shell would start it; ``together`` has standard error in its output."""
-    errors = subprocess.STDOUT if together else subprocess.PIPE
-    environment = {**os.environ, "COLUMNS": str(columns)}
-    return subprocess.run(
-        [sys.executable, *argv],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        env=environment,
-        check=False,
+def test_the_demo_proves_two_adapters_and_reports_the_broken_one() -> None:
+    command = [sys.executable, "manifests/quickstart/demo.py"]
+    environ = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ, check=False
     )
-
-
-@pytest.fixture(scope="module")
-def demo() -> str:
-    """What ``make demo`` prints, on both streams."""
-    done = run("manifests/quickstart/demo.py", together=True)
     assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-def test_the_demo_proves_two_adapters_and_reports_the_broken_one(demo: str) -> None:
-    assert "60/60" in demo  # pirate: q and v of 30 layers
-    assert "90/90" in demo  # zubrowka: q, v and down
-    assert "0/4" in demo  # misnested
-    assert "Exit code 1, as expected" in demo
-
-
-def test_the_demo_is_data_too(tmp_path: Path) -> None:
-    done = run(
-        "-m", "lora_cli", "--cache-dir", str(tmp_path), "warm", "-f", "manifests/quickstart.yaml",
-        "--format", "json",
-    )  # fmt: skip
-
-    assert done.returncode == 1
-    reports = {report["name"]: report for report in json.loads(done.stdout)["adapters"]}
-    assert [reports[name]["exit_code"] for name in ("pirate", "zubrowka", "misnested")] == [0, 0, 1]
-    assert reports["pirate"]["proof"]["holds"] is True
-    assert set(reports["pirate"]["stage_ms"]) == {"resolve", "fetch", "validate", "read", "slot", "proof"}
-
-
-def test_committed_adapters_are_small() -> None:
-    sizes = {path.parent.name: path.stat().st_size for path in QUICKSTART.glob("*/adapter_model.safetensors")}
-
-    assert set(sizes) == {"pirate", "zubrowka", "misnested"}
-    assert max(sizes.values()) < 1_000_000
+    assert "60/60" in done.stdout  # pirate: q and v of 30 layers
+    assert "90/90" in done.stdout  # zubrowka: q, v and down
+    assert "0/4" in done.stdout  # misnested
+    assert "Exit code 1, as expected" in done.stdout
 
 
 def test_the_readme_shows_what_is_printed() -> None:
@@ -74,8 +37,7 @@ def test_the_readme_shows_what_is_printed() -> None:
     assert "0 of 4 modules apply to HuggingFaceTB/SmolLM2-135M-Instruct" in picture
 
 
-def test_the_committed_lock_is_that_of_the_committed_adapters(tmp_path: Path) -> None:
-    manifest = "manifests/quickstart.yaml"
+def test_the_committed_lock_is_that_of_the_committed_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     for option in ("--check", "--locked"):
-        done = run("-m", "lora_cli", "--cache-dir", str(tmp_path), "fetch", "-f", manifest, option)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert main(["--cache-dir", str(tmp_path), "fetch", "-f", "manifests/quickstart.yaml", option]) == 0

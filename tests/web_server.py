@@ -48,10 +48,6 @@ class Asked:
     target: str
     headers: Mapping[str, str]
 
-    @property
-    def name(self) -> str:
-        return unquote(urlsplit(self.target).path).rpartition("/")[2]
-
 
 class WebServer:
     """A ``Site``, on loopback, while the context lasts; over TLS with a ``certificate``."""

@@ -13,7 +13,7 @@ import typer
 
 from lora_cli.cli import options
 from lora_cli.cli.options import option
-from lora_cli.cli.output import inform, render_parts, table_width, write, write_result
+from lora_cli.cli.output import inform, render_parts, write, write_result
 from lora_cli.documents.option_values import parse_duration, parse_size
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.batch import repair_cache
@@ -38,7 +38,7 @@ def list_snapshots(ctx: typer.Context, output_format: options.OutputFormat = "hu
     """List the snapshots, most recently used first."""
     store = Store(ctx.obj.cache_dir)
     found = store, inventory(store), sum(status.st_size for _, status in blob_files(store))
-    write_result(document(*found), output_format, human(*found), columns=table_width())
+    write_result(document(*found), output_format, human(*found))
 
 
 def show(ctx: typer.Context, names: Names) -> None:
@@ -65,7 +65,7 @@ def verify_all(
     hashed = list(verify(store, only))
     corrupt = [one for one in hashed if one.problem]
     repaired = list(repair_cache(store, settings, only)) if repair else None
-    write(render_parts(human_verified(hashed, repaired), columns=table_width()))
+    write(render_parts(human_verified(hashed, repaired)))
     if corrupt and not repair:
         inform("hint: lora-cli cache verify --repair fetches them again", settings)
     if any(one.kind == "blob" for one in corrupt):
@@ -149,7 +149,7 @@ def _find(store: Store, names: Sequence[str], *, lost: bool = False) -> list[Sto
 
 def _show_removed(removed: Sequence[Removed], settings: Settings, *, dry_run: bool) -> None:
     parts = human_removed(removed, dry_run=dry_run, verbose=settings.verbose)
-    write(render_parts(parts, columns=table_width()))
+    write(render_parts(parts))
 
 
 EXAMPLES = (

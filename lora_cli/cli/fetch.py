@@ -17,7 +17,6 @@ from lora_cli.cli.output import (
     Format,
     inform,
     log_failures,
-    table_width,
     termination_log,
     to_stderr,
     write,
@@ -163,7 +162,7 @@ def _report_drift(inputs: Inputs, lock: "LockFile", settings: Settings, output_f
     about = {"schema": "lora_cli/fetch-check/1", "version": __version__, "lock": lock.path}
     report = {**about, "adapters": done, "left_over": left_over, "exit_code": code}
     if output_format == "json" or code or not settings.quiet:
-        write_result(report, output_format, human_check(done, left_over), columns=table_width())
+        write_result(report, output_format, human_check(done, left_over))
     return code
 
 
@@ -176,7 +175,7 @@ def _dry_run(inputs: Inputs, pruned_in: str | None, settings: Settings, output_f
     pruned, not_pruned = _prune(inputs, pruned_in, settings, failed=bool(code), dry_run=True)
     about = {"schema": "lora_cli/fetch-plan/1", "version": __version__, "adapters": planned}
     report = {**about, "pruned": pruned, "not_pruned": not_pruned, "exit_code": code}
-    write_result(report, output_format, human_plan(planned, verbose=settings.verbose), columns=table_width())
+    write_result(report, output_format, human_plan(planned, verbose=settings.verbose))
     return code
 
 

@@ -40,17 +40,14 @@ VALIDATE_FORMATS = ("human", "json", "sarif", "junit", "github", "html")
 
 
 def width() -> int:
-    """Columns of standard output: ``COLUMNS``, else the terminal's up to 120, else 80."""
+    """Columns of standard output: ``COLUMNS``, else a terminal's up to 120; in a pipe unlimited: no line is folded."""
     columns = shutil.get_terminal_size().columns
-    return columns if os.environ.get("COLUMNS") else min(columns, MAX_WIDTH)
+    if os.environ.get("COLUMNS"):
+        return columns
+    return min(columns, MAX_WIDTH) if sys.stdout.isatty() else UNLIMITED
 
 
-def table_width() -> int:
-    """Columns of a table: ``width``; in a pipe without ``COLUMNS`` unlimited, so that each row is one line."""
-    return width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
-
-
-def render_parts(parts: "Parts", file: Path = STDOUT, *, columns: int | None = None) -> str:
+def render_parts(parts: "Parts", file: Path = STDOUT) -> str:
     """The text of ``parts`` in the width and colour of standard output; for a ``file`` 80 columns without colour.
 
     rich decides on the colour: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR.
@@ -59,16 +56,14 @@ def render_parts(parts: "Parts", file: Path = STDOUT, *, columns: int | None = N
 
     console = Console(file=sys.stdout)
     colour = file == STDOUT and console.color_system is not None and not console.no_color
-    return rendered(parts, columns or (width() if file == STDOUT else FILE_WIDTH), colour=colour)
+    return rendered(parts, width() if file == STDOUT else FILE_WIDTH, colour=colour)
 
 
-def write_result(
-    report: object, output_format: str, parts: "Parts", file: Path = STDOUT, *, columns: int | None = None
-) -> None:
+def write_result(report: object, output_format: str, parts: "Parts", file: Path = STDOUT) -> None:
     """Writes ``report`` as JSON, or its ``parts`` for the terminal, to standard output or to ``file``."""
     from lora_cli.json_schema import to_json
 
-    write(to_json(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
+    write(to_json(report) if output_format == "json" else render_parts(parts, file), file)
 
 
 def write(text: str, file: Path = STDOUT, *, commands: bool = False) -> None:

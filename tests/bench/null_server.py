@@ -44,7 +44,6 @@ class _Answers:
         self.adapters = asked.names or [f"a{number}" for number in range(asked.adapters)]
         self.held: OrderedDict[str, None] = OrderedDict()
         self.loaded: set[str] = set()
-        self.completed = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -70,8 +69,6 @@ class _Answers:
             return 200, {"data": [{"id": name, "parent": parent, **owner} for name, parent in parents.items()]}
         if path == "/v1/status" and self.asked.owned_by == "lora-cli":
             return 200, {"device": "cpu", "dtype": "float32"}
-        if path == "/completed":
-            return 200, self.completed
         if path == "/version":
             return 200, {"version": "0.33.0"}
         return 404, {"detail": "Not Found"}
@@ -87,17 +84,12 @@ class _Answers:
             self._json(writer, 500, {"error": {"message": "it broke", "code": 500}})
         else:
             await self._stream(writer, name, len(prompt), body["max_tokens"])
-            self.completed += 1
-            if self.completed == self.asked.dies_after:
-                sys.exit()
 
     async def _stream(self, writer: asyncio.StreamWriter, name: str, tokens_in: int, tokens_out: int) -> None:
         headers = await self._had(name)
         writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{headers}".encode())
         writer.write(b"transfer-encoding: chunked\r\n\r\n")
         for _ in range(tokens_out):
-            if self.asked.token_ms:
-                await asyncio.sleep(self.asked.token_ms / 1e3)
             _chunk(writer, {"choices": [{"text": "x"}]})
         _chunk(writer, {"choices": [], "usage": {"prompt_tokens": tokens_in, "completion_tokens": tokens_out}})
         writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
@@ -143,9 +135,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--owned-by", default="vllm")
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--load-ms", type=float, default=0.0)
-    parser.add_argument("--token-ms", type=float, default=0.0)
     parser.add_argument("--fails", nargs="*", default=[])
-    parser.add_argument("--dies-after", type=int, default=0)
     return parser.parse_args()
 
 

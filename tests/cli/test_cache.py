@@ -86,16 +86,6 @@ def test_what_is_wrong_is_told_and_nothing_goes(line: str, code: int, told: str,
     assert tree(store.root) == before
 
 
-@pytest.mark.parametrize("line", ["gc", "verify", "rm ./sql"])
-def test_what_is_no_cache_is_not_cleaned(line: str, run: Run) -> None:
-    thesis = Path("home/tmp/mine/thesis.txt")
-    thesis.parent.mkdir(parents=True)
-    thesis.write_text("mine")
-    os.utime(thesis, (1, 1))
-    out, err = run(f"--cache-dir home cache {line}", 2)
-    assert (out, "not a cache of lora-cli" in err, thesis.read_text()) == ("", True, "mine")
-
-
 def test_path_prints_one_directory_for_a_reference_or_the_beginning_of_a_digest(run: Run) -> None:
     (line,) = run("cache path ./sql").out.splitlines()
     assert Path(line, "adapter_config.json").is_file()

@@ -140,12 +140,6 @@ def test_an_output_that_is_full_or_not_read_has_its_exit_code(line: str, code: i
     assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (code, False)
 
 
-LINES = (
-    "cache ls", "cache rm x", "fetch x", "validate x", "inspect x", "rules", "warm x --base y",
-    "serve-bench x --base y", "engines", "repair x --engine vllm --check", "init x",
-)  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("line", "words"), [("valid", ["validate"]), ("validate --fail-on w", ["warning"])])
 def test_a_word_is_completed_by_typer(line: str, words: list[str]) -> None:

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,18 +25,20 @@ def on_a_terminal(
     *,
     killed_by: signal.Signals | None = None,
     command: list[str] | None = None,
+    folder: str | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
-    """The code of a whole process on a terminal of that size, and all that it wrote there.
+    """The code of a whole process on a terminal of that size, and all that it wrote there, on either stream.
 
     ``killed_by`` is sent once it has drawn something.
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+    env = dict(environ or {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"})
     for name in ("COLUMNS", "LINES"):
-        environment.pop(name, None)
+        env.pop(name, None)
     command = command or [sys.executable, "-m", "lora_cli", *argv]
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as process:
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, cwd=folder, env=env) as process:
         os.close(theirs)
         shown = b""
         while True:

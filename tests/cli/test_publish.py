@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from lora_cli.store.materialize import MARK_FILE
 from tests.cli.running import Run
+from tests.cli.test_startup import modules_after
 from tests.hub_server import Hub
 from tests.making import base_config, llama_modules, write_adapter, write_base_config
 from tests.schemas import check_schema
@@ -78,6 +80,13 @@ def test_each_adapter_is_a_folder_by_name_and_what_is_right_is_left_alone(run: R
     before = [(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(Path("served").rglob("*"))]
     run(ONE)
     assert [(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(Path("served").rglob("*"))] == before
+
+
+def test_files_are_copied_to_memory_without_torch() -> None:
+    with TemporaryDirectory(dir="/dev/shm") as memory:
+        line = f"fetch ./sql --publish {memory}"
+        assert "torch" not in modules_after(f"from lora_cli.cli.main import main\nassert main({line.split()!r}) == 0")
+        assert Path(memory, "sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()
 
 
 def test_other_content_under_a_published_name_is_a_warning(run: Run) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -118,6 +120,14 @@ def test_a_wrong_command_line_ends_with_2(words: str, said: str, run: Run) -> No
     assert (out, said in err) == ("", True), err
 
 
+def test_without_a_network_the_adapter_is_judged_and_its_base_is_unchecked(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert "1 adapter: 1 unchecked" in run("validate good").text
+    assert "LC302" in run("validate bad", 1).text
+
+
 @pytest.mark.parametrize(("file", "torn", "gone"), [(WEIGHTS, "LC102", "LC101"), (CONFIG, "LC107", "LC106")])
 def test_what_cannot_be_read_is_reported_whatever_is_selected(file: str, torn: str, gone: str, run: Run) -> None:
     line = "validate good --base base --select LC5"
@@ -133,11 +143,14 @@ def test_what_cannot_be_read_is_reported_whatever_is_selected(file: str, torn: s
 def test_one_run_writes_several_formats(run: Run) -> None:
     Path("real.json").write_text("old")
     Path("r.json").symlink_to("real.json")
-    files = " ".join(f"--format {file}" for file in ("sarif=r.sarif", "junit=r.xml", "json=r.json", "human=r.txt"))
+    files = " ".join(
+        f"--format {one}" for one in ["sarif=r.sarif", "junit=r.xml", "json=r.json", "human=r.txt", "html=r.html"]
+    )
     assert run(f"validate good bad ./gone --base base --format github {files}", 3).out.startswith("::error ")
     assert json.loads(Path("r.sarif").read_text())["version"] == "2.1.0"
     assert ET.parse("r.xml").getroot().get("failures") == "1"
     assert "3 adapters: 1 ok, 1 failed, 1 not read; 1 without a row: -v" in Path("r.txt").read_text()
+    assert {"LC302", "bad"} <= {*re.findall(r"\w+", Path("r.html").read_text())}
     assert Path("r.json").is_symlink(), "it is replaced through the link"
     document = json.loads(Path("real.json").read_text())
     assert (document["schema"], document["base"]["model_type"]) == ("lora_cli/validate/1", "llama")
@@ -174,13 +187,15 @@ def test_a_file_that_cannot_be_written_is_6(file: str, told: str, run: Run) -> N
     assert (out, told in err) == ("", True)
 
 
-def test_a_pipe_gets_colour_only_where_it_is_forced_and_an_ascii_one_no_failure() -> None:
+def test_a_pipe_gets_whole_lines_and_colour_only_where_it_is_forced_and_an_ascii_one_no_failure() -> None:
     def piped(*words: str, **environment: str) -> bytes:
         command = [sys.executable, "-m", "lora_cli", "validate", "bad", "--base", "base", *words]
         done = subprocess.run(command, capture_output=True, env={**os.environ, **environment}, check=False)
         assert done.returncode == 1
         return done.stdout
 
+    shutil.copytree("good", "good" * 30)
+    assert b"good" * 30 + b"  ok" in piped("good" * 30, "-v", PYTHONIOENCODING="ascii", TERM="xterm")
     assert b"\x1b" not in piped(PYTHONIOENCODING="ascii", TERM="xterm")
     assert b"\x1b[31mfailed" in piped(FORCE_COLOR="1")
     assert json.loads(piped("--format", "json=/dev/stdout"))["summary"]["adapters"] == 1

@@ -1,9 +1,6 @@
 """``lora-cli warm`` of a process of its own, as an operator and an init container see it."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 
 from lora_cli.cli.main import main
+from tests.cli.running import Run
 from tests.hf_variables import set_variables
 from tests.making import (
     HIDDEN,
@@ -93,53 +91,32 @@ def assert_counted(file: Path, broken: Path) -> None:
     assert float(lines['lora_cli_load_seconds_total{stage="proof"}']) > 0
 
 
-def test_quiet_prints_only_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_base(tmp_path / "base")
-    write_adapter(tmp_path / "good", modules=QUERIES)
-    write_adapter(tmp_path / "bad", modules=QUERIES, drop=lambda name: "lora_B" in name)
-
-    def said(*names: str) -> tuple[int, str, str]:
-        words = ["--cache-dir", str(tmp_path / "cache"), "-q", "warm", *(str(tmp_path / name) for name in names)]
-        code = main([*words, "--base", str(tmp_path / "base"), "--device", "cpu"])
-        return (code, *capsys.readouterr())
-
-    assert said("good") == (0, "", "")
-    code, out, err = said("bad")  # beside others: tests/cli/test_stages.py
-    assert (code, err) == (1, "")
-    lines = out.splitlines()
-    assert lines[0] == f"{tmp_path / 'bad'}: failed at validate"
-    assert all(line.startswith("  ") for line in lines[1:])
-    assert "LC302" in lines[1]
+@pytest.mark.usefixtures("judged_adapters")
+@pytest.mark.parametrize("flag", ["", "-v", "-q"])
+def test_times_and_stages_are_told_to_those_who_ask_for_them_and_quiet_ones_what_is_wrong(flag: str, run: Run) -> None:
+    out, err = run(f"warm good bad --base base --device cpu {flag}", 1)
+    assert "LC302" in out
+    assert any(line.startswith("good") for line in out.splitlines()) == (flag != "-q")
+    assert ("milliseconds" in out) == (flag == "-v")
+    assert ({"good: read", "good: slot", "good: proof"} <= {*err.splitlines()}) == (flag == "-v")
 
 
-def test_a_manifest_names_base_limits_and_pins(tmp_path: Path, warm: Warm) -> None:
+def test_a_manifest_names_base_limits_and_pins_and_without_a_checkpoint_the_weights_are_not_the_bases(
+    tmp_path: Path, warm: Warm
+) -> None:
     """Its relative paths are its own."""
-    write_base(tmp_path / "set" / "base")
+    write_base_config(tmp_path / "set/base")
     for number in range(3):
-        write_adapter(tmp_path / "set" / f"a{number}", modules=QUERIES, seed=number)
-    (tmp_path / "set" / "set.yaml").write_text(
-        """
-apiVersion: lora-cli/v1
-kind: AdapterSet
-base: ./base
-engine: {name: vllm, max_loras: 2, max_cpu_loras: 100000, max_lora_rank: 512}
-adapters:
-  - {name: zero, source: ./a0, keep_loaded: true}
-  - {name: one, source: ./a1}
-  - {name: two, source: ./a2}
-"""
+        write_adapter(tmp_path / f"set/a{number}", modules=QUERIES, seed=number)
+    limits = "{name: vllm, max_loras: 2, max_cpu_loras: 100000, max_lora_rank: 512}"
+    entries = "{name: zero, source: ./a0, keep_loaded: true}, {name: one, source: ./a1}, {name: two, source: ./a2}"
+    (tmp_path / "set/set.yaml").write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nengine: {limits}\nadapters: [{entries}]\n"
     )
-    code, document = warm("-f", tmp_path / "set" / "set.yaml")
+    code, document = warm("-f", tmp_path / "set/set.yaml")
     assert code == 0
-    assert [report["name"] for report in document["adapters"]] == ["zero", "one", "two"]
-
-
-def test_without_a_checkpoint_the_proof_says_that_its_weights_are_not_the_bases(tmp_path: Path, warm: Warm) -> None:
-    base = write_base_config(tmp_path / "base")
-    adapters = [write_adapter(tmp_path / f"a{number}", modules=QUERIES, seed=number) for number in range(3)]
-    code, document = warm(*adapters, "--base", base, "--max-loras", 1, "--max-cpu-loras", 3)
-    assert (code, [one["error"] for one in document["adapters"]]) == (0, ["", "", ""])
-    assert {report["proof"]["weights"] for report in document["adapters"]} == {"synthetic"}
+    told = [(report["name"], report["error"], report["proof"]["weights"]) for report in document["adapters"]]
+    assert told == [(name, "", "synthetic") for name in ("zero", "one", "two")]
 
 
 def test_a_base_of_the_hub_is_read_from_its_clients_cache(
@@ -188,21 +165,3 @@ def test_a_base_that_is_not_there_is_said_before_anything_is_fetched(
     argv = ["--cache-dir", str(cache), "warm", str(adapter), "--base", str(tmp_path / "none")]
     assert refused(capsys, argv)[0] == 3
     assert not cache.exists()
-
-
-def test_the_table_is_for_people_and_talk_goes_to_stderr(tmp_path: Path) -> None:
-    write_base_config(tmp_path / "base")
-    write_adapter(tmp_path / "a", modules=QUERIES)
-    argv = ["--cache-dir", "cache", "-v", "warm", "a", "--base", "base", "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-m", "lora_cli", *argv],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0
-    assert "on random base weights" in done.stdout
-    assert {"a: read", "a: slot", "a: proof"} <= set(done.stderr.splitlines())

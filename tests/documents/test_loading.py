@@ -48,8 +48,13 @@ def test_paths_are_relative_to_the_file_and_not_to_the_working_directory(
     manifest.write_text(MANIFEST.replace("acme/elsewhere", "adapters/gone"))  # where its parent is, it is a path
     assert read_manifest(manifest).adapters[1].source == AdapterRef("file", str(manifest.parent / "adapters/gone"))
     policy = manifest.with_name("policy.yaml")
-    policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: [./adapters/*]\n")
-    assert read_policy(policy).allow_sources == (f"file://{manifest.parent}/adapters/*",)
+    signed = "require_signature: [{sources: [acme/*], keys: [acme.pub]}]"
+    policy.write_text(f"apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: [./adapters/*, acme/*]\n{signed}\n")
+    read = read_policy(policy)
+    assert read.allow_sources == (f"file://{manifest.parent}/adapters/*", "hf://acme/*")
+    assert [(one.sources, one.keys) for one in read.require_signature] == [
+        (("hf://acme/*",), (str(policy.with_name("acme.pub")),))
+    ]
 
 
 def test_a_manifest_comes_from_standard_input_and_behind_a_byte_order_mark(

@@ -9,7 +9,7 @@ import pytest
 from lora_cli.errors import AccessDenied
 from tests.faulty_proxy import Answer
 from tests.fetching.desk import MIB
-from tests.fetching.places import CLIENTS, OTHERS, WEB, Place
+from tests.fetching.places import CLIENTS, WEB, Place
 
 pytestmark = pytest.mark.slow
 
@@ -102,14 +102,6 @@ def test_a_body_that_trickles_ends_with_the_time_of_its_adapter(place: Place) ->
     assert place.code(timeout_s=0.6, retries=0, adapter_timeout_s=2) == 4
     assert time.monotonic() - began < 10
     place.recovers()
-
-
-@at(*WEB)
-def test_what_is_overwritten_on_the_way_is_the_one_or_the_other(place: Place) -> None:
-    place.proxy.fault(place.weights, cut_at=HALF, times=1)
-    place.proxy.fault(place.weights, before=lambda: place.write(OTHERS), times=1)
-    assert place.code() in {0, 5}
-    place.recovers(files=OTHERS)
 
 
 @at("s3fs")

@@ -66,6 +66,11 @@ def test_what_is_not_allowed_is_not_made_to_look_so(text: str) -> None:
     assert allowed("https://files.example/good/x", "allow_sources: ['https://files.example/good/*']") == ""
 
 
+def test_what_denies_wins_also_for_a_folder_of_it_and_an_empty_list_allows_nothing() -> None:
+    assert allowed("hf://a/b/c@main", "allow_sources: ['hf://a/*']\ndeny_sources: ['hf://a/b']") == "deny_sources"
+    assert allowed("hf://a/b", "allow_sources: []") == "allow_sources"
+
+
 def test_a_link_is_judged_by_its_name_and_by_where_it_leads(tmp_path: Path) -> None:
     good, evil = tmp_path / "good", tmp_path / "evil"
     write_adapter(good / "sql")
@@ -83,28 +88,15 @@ def test_a_link_is_judged_by_its_name_and_by_where_it_leads(tmp_path: Path) -> N
     assert allowed(str(good / "sql"), f"deny_sources: ['{tmp_path}/mount/*']") == "deny_sources"
 
 
-@pytest.mark.parametrize(
-    ("policies", "allow_pickle", "said"),
-    [
-        ((Policy(allow_formats=("pickle",)),), True, ""),
-        ((Policy(max_bytes=10**9),), True, "policy allow_formats"),
-        ((Policy(allow_formats=("pickle",)),), False, "--allow-pickle"),
-    ],
-)
-@pytest.mark.parametrize("is_cached", [False, True])
-def test_pickled_weights_must_be_allowed_and_named_by_the_policy(
-    desk: Desk, policies: tuple[Policy, ...], allow_pickle: bool, said: str, is_cached: bool
-) -> None:
-    commit = desk.hub.add("org/old", {"adapter_config.json": b"{}", "adapter_model.bin": b"pickled"})
-    ref, selection = f"org/old@{commit}", Selection(allow_pickle=allow_pickle)
-    if is_cached:
-        desk.bring(ref, Selection(allow_pickle=True))
-    if not said:
-        assert desk.bring(ref, selection, policies=policies).cached == is_cached
-        return
-    with pytest.raises(Refused) as caught:
-        desk.bring(ref, selection, policies=policies)
-    assert said in f"{caught.value.message} {caught.value.hint}"
+def test_pickled_weights_must_be_allowed_and_named_by_the_policy_also_when_they_are_cached(desk: Desk) -> None:
+    ref = f"org/old@{desk.hub.add('org/old', {'adapter_config.json': b'{}', 'adapter_model.bin': b'pickled'})}"
+    named, silent = Policy(allow_formats=("pickle",)), Policy(max_bytes=10**9)
+    for is_cached in (False, True):
+        for policy, allow, said in ((silent, True, "policy allow_formats"), (named, False, "--allow-pickle")):
+            with pytest.raises(Refused) as caught:
+                desk.bring(ref, Selection(allow_pickle=allow), policies=(policy,))
+            assert said in f"{caught.value.message} {caught.value.hint}"
+        assert desk.bring(ref, Selection(allow_pickle=True), policies=(named,)).cached == is_cached
 
 
 def test_what_a_name_means_is_held_to_the_rules_too_also_when_it_is_cached(desk: Desk, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from tests.conftest import ROOT
 from tests.making import llama_modules, write_adapter, write_base_config
 
 COUNT = """
-import sys
+import sys, threading
 entered = set()
-sys.setprofile(lambda frame, event, _: event == "call" and entered.add(frame.f_code))
+for profiled in (threading, sys):
+    profiled.setprofile(lambda frame, event, _: event == "call" and entered.add(frame.f_code))
 from lora_cli.cli.main import main
 code = main(sys.argv[1:])
 sys.setprofile(None)
@@ -27,7 +28,11 @@ print(*(name for name in sys.modules if name.startswith("lora_cli.checks")), sep
 
 @pytest.mark.parametrize(
     ("command", "modules", "functions"),
-    [("validate ../adapter --base ../base --engine vllm", 44, 310), ("inspect ../adapter", 28, 139)],
+    [
+        ("validate ../adapter --base ../base --engine vllm", 44, 310),
+        ("inspect ../adapter", 28, 139),
+        ("fetch ../adapter", 31, 190),
+    ],
 )
 def test_a_command_enters_few_modules_and_functions(command: str, modules: int, functions: int, tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj", "v_proj"]))

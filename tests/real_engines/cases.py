@@ -170,7 +170,7 @@ INCOMPLETE = frozenset(
 )
 """Changes after which a part of what was trained is nowhere, or goes nowhere: whoever answers, answers without it."""
 
-SPOILING = frozenset({"alpha NaN", "NaN in A", "infinity in B", "all NaN"})
+SPOILING = frozenset({"alpha NaN", "NaN in A", "infinity in B", "all NaN", "integers"})
 """Cases after which a server may answer others wrong too."""
 
 

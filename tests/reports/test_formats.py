@@ -4,7 +4,7 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,28 +98,6 @@ def test_sarif_keeps_to_what_code_scanning_takes(monkeypatch: pytest.MonkeyPatch
         assert len(one["message"]["text"]) == sarif.MAX_MESSAGE == 4000
 
 
-def test_a_message_of_sarif_has_no_link_and_no_placeholder() -> None:
-    messages = [one["message"]["text"] for one in run_of(hostile(HOSTILE))["results"]]
-    assert all(r"\[y](http://evil) {{0}}" in one for one in messages)
-    assert all(line.isprintable() for one in messages for line in one.split("\n"))
-
-
-def test_junit_has_a_test_for_each_adapter_and_counts_what_refuses() -> None:
-    root = ET.fromstring(junit.render_report(everything()))
-    cases = {one.get("name"): one for one in root.iter("testcase")}
-    assert len(cases) == len(everything().adapters)
-    assert {name for name, one in cases.items() if one.find("failure") is not None} >= {"adapters/bad one"}
-    assert {name for name, one in cases.items() if one.find("error") is not None} >= {"gone"}
-    told = cases["tone"].findtext("system-out") or ""
-    assert "(known: known.json)" in told
-    assert "(known: meant so)" in told
-    failure = cases["adapters/bad one"].find("failure")
-    assert failure is not None
-    assert re.match(r"LC\d{3} [\w-]+: .* \(and \d+ more\)", failure.get("message", ""))
-    strict = junit.render_report(report(*all_checked(), fail_on=Severity.WARNING))
-    assert strict.count("warning LC") == junit.render_report(everything()).count("warning LC")
-
-
 def test_the_worst_of_each_adapter_is_annotated_first() -> None:
     many = [checked(f"a{i}", f"file:///srv/work/a{i}", *[finding("LC302", f"{j}") for j in range(9)]) for i in range(3)]
     shown = github.render_report(report(*many, notices=())).splitlines()
@@ -133,29 +111,6 @@ def test_a_check_of_two_severities_is_told_once_for_each() -> None:
     two = report(checked("a", "file:///a", finding("LC302", "x")), checked("b", "file:///b", warned), notices=())
     heads = [line.strip() for line in github.job_summary(two).splitlines() if "LC302" in line]
     assert heads == ["warning LC302 pair-incomplete: 1 adapter", "error LC302 pair-incomplete: 1 adapter"]
-
-
-def runner(line: str) -> tuple[str, Mapping[str, str], str]:
-    """What the runner of GitHub Actions makes of a line: command, properties and data, by its own rules."""
-    match = re.match(r"\s*::([^ :]*)(?: (.*?))?::(.*)$", line, re.DOTALL)
-    assert match is not None
-
-    def decoded(text: str, *more: tuple[str, str]) -> str:
-        for code, char in (("%0D", "\r"), ("%0A", "\n"), *more, ("%25", "%")):
-            text = text.replace(code, char)
-        return text
-
-    listed = [pair.split("=", 1) for pair in (match[2] or "").split(",") if "=" in pair]
-    return match[1], {key: decoded(value, ("%3A", ":"), ("%2C", ",")) for key, value in listed}, decoded(match[3])
-
-
-def test_a_hostile_name_is_no_command_and_arrives_whole() -> None:
-    read = [runner(line) for line in github.render_report(hostile(HOSTILE)).splitlines()]
-    assert [command for command, *_ in read] == ["error", "warning", "notice"]
-    _, properties, data = read[0]
-    assert set(properties) == {"title"}
-    assert "::set-output name=ok::1" in data
-    assert "%0A,:" in properties["title"]
 
 
 @pytest.mark.parametrize("name", [HOSTILE, "```", "a\n`````\n# b"])

@@ -2,20 +2,16 @@
 
 import fcntl
 import os
-import threading
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lora_cli.errors import UsageError
-from lora_cli.store import TAG, InUse, Store
+from lora_cli.store import TAG, Store
 from lora_cli.store.disk import opened
 from lora_cli.store.gc import Removed, Retention, collect, remove
 from lora_cli.store.inventory import inventory, verify
-from lora_cli.store.snapshots import BLOB_MTIME_NS, LostBlob, find_snapshot, open_partial
+from lora_cli.store.snapshots import BLOB_MTIME_NS, find_snapshot, open_partial
 from tests.store.keeping import CHAT, CONFIG, SQL, WEIGHTS, edit_in_place, put_blob, put_snapshot, tree
 
 
@@ -115,30 +111,3 @@ def test_what_is_not_ours_stays_and_a_folder_without_our_tag_is_never_cleaned(st
         with pytest.raises(UsageError, match="not a cache of lora-cli"):
             remove(store, [], everything=True)
     assert tree(store.root) >= FOREIGN
-
-
-def test_who_cleans_and_who_publishes_do_not_disturb_each_other(store: Store) -> None:
-    errors, until_s = list[BaseException](), time.monotonic() + 0.7
-
-    def publish() -> None:
-        with InUse(store) as used:
-            snapshot = put_snapshot(store, SQL, "hf://org/a")
-            if used.add(snapshot.digest):
-                assert {path: (snapshot.directory / path).read_bytes() for path in SQL} == SQL
-                assert not any(one.problem for one in verify(store))
-
-    def again(work: Callable[[], object]) -> None:
-        try:
-            while time.monotonic() < until_s and not errors:
-                with suppress(LostBlob):  # of which a fetch tries again
-                    work()
-        except BaseException as error:
-            errors.append(error)
-
-    works = [publish, publish, lambda: collect(store, Retention(max_bytes=0)), lambda: remove(store, [])]
-    threads = [threading.Thread(target=again, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
