@@ -15,11 +15,11 @@ from lora_cli.warm.composable import scalings
 from lora_cli.warm.composed import ComposedModel, Slot, load_model
 from lora_cli.warm.plan import LoraRequest, Plan
 from lora_cli.warm.proof import prove
-from lora_cli.warm.weights import load_adapter, read_weights
+from lora_cli.warm.weights import hold, load_adapter, read_weights
 from lora_cli.warm.worker import Worker
 from tests.making import VOCAB
 from tests.warm.families import deltas, greedy, save_model, with_peft
-from tests.warm.reading import read
+from tests.warm.reading import load, read
 
 pytestmark = pytest.mark.slow
 
@@ -161,6 +161,20 @@ def test_module_by_module_it_is_proved_or_refused_by_name_with_what_to_do(
         assert torch.allclose(ours, theirs[path], rtol=0, atol=1e-6 * float(theirs[path].abs().max())), path
     proof = prove(pair.slot.adapter, weights, pair.ours)
     assert (proof.holds, proof.weights) == (True, "base"), proof.worst
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2"])
+def test_in_float64_our_logits_are_pefts_to_a_millionth(family: str, tmp_path: Path) -> None:
+    targets = {"gpt2": ["c_attn", "c_proj", "wte"], "gpt_neox": ["query_key_value", "dense", "embed_in"]}.get(
+        family, ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "embed_tokens"]
+    )
+    directory = save_model(tmp_path / "base", family)
+    peft, adapter = with_peft(tmp_path / "adapter", directory, r=4, lora_alpha=16, target_modules=targets)
+    base, ids = read_base(files_at(directory), family), tokens()
+    ours = ComposedModel(load_model(directory, dtype=torch.float64, device="cpu"), base.modules)
+    got = ours.logits(ids, Slot(hold("one", load(adapter, base), torch.float64), {}))
+    assert got.dtype == torch.float64
+    assert off(got, logits(peft.double(), ids)) <= 1e-6
 
 
 def test_a_saved_module_that_the_model_does_not_have_so_is_refused_by_name(tmp_path: Path) -> None:
