@@ -20,6 +20,9 @@ from lora_cli.refs.request import Request
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
 POLL_S = 0.25
 TELL_S = 15.0
+LATER = (408, 425, 429)
+"""Statuses that ask for a later try."""
+
 AT_ONCE = 4
 """Adapters that are loaded and proved at once on one server."""
 
@@ -82,7 +85,9 @@ class Replica:
 def wait_ready(
     server: Server, patience_s: float, is_over: Callable[[], bool], on_wait: Callable[[str], None]
 ) -> LoraCliError | None:
-    """Wait until the server is ready; returns the error after ``patience_s``, or at once if it has no such path.
+    """Wait until the server is ready; returns the error after ``patience_s``, or at once if waiting does not help.
+
+    It does not help against an invalid certificate, or a status from 400 to 499 that asks for no later try.
 
     ``on_wait`` is called with the server that it waits for, the reason and the time left: at once, and again after
     ``TELL_S`` seconds.
@@ -93,8 +98,9 @@ def wait_ready(
             server.check_ready()
         except EndpointError as error:
             left_s = until - time.monotonic()
-            if isinstance(error, Refusal) and error.status == 404:
-                return EndpointError(error.message, hint=NOT_AN_ENGINE_HINT)
+            refused = isinstance(error, Refusal) and 400 <= error.status < 500 and error.status not in LATER
+            if refused or "[SSL" in error.message:
+                return EndpointError(error.message, hint=error.hint or NOT_AN_ENGINE_HINT)
             if is_over():
                 return EndpointError(f"{at} was not ready yet when the run was stopped")
             if left_s <= 0:

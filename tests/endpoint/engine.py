@@ -2,8 +2,8 @@
 
 It reads each adapter's config from the path that it is given, as they do, and answers by what it read: an adapter whose
 ``lora_alpha`` is 0 changes nothing, and none that is loaded while the engine is ``idle``. ``down_for`` requests of its
-health fail first; with a ``page`` it is no engine, and answers 404. ``sees`` is where what it has at ``mounted`` lies
-here. ``ranks`` are the data-parallel ranks of its metrics, or of several such servers behind one address.
+health fail first; with a ``page`` it is no engine: that is all it answers. ``sees`` is where what it has at ``mounted``
+lies here. ``ranks`` are the data-parallel ranks of its metrics, or of several such servers behind one address.
 """
 
 import json
@@ -30,7 +30,7 @@ class Engine:
         self.sees: Path | None = None
         self.mounted = "/adapters"
         self.steps = 0
-        self.page = ""
+        self.page: tuple[int, str] | None = None
         self.ranks: list[list[int]] = []
         engine = self
 
@@ -72,7 +72,7 @@ class Engine:
 
     def get(self, path: str) -> tuple[int, Any]:
         if self.page:
-            return 404, self.page
+            return self.page
         if path == "/health":
             self.down_for -= 1
             return (503 if self.down_for >= 0 else 200), ""
