@@ -146,14 +146,15 @@ def test_fifty_clients_get_no_wrong_answer_and_memory_stays(server: Running, fol
     began = time.monotonic()
     until = began + SECONDS
     clients = [Client(number, server, known) for number in range(CLIENTS)]
+    quiet_at = began + SECONDS * 2 / 3
     sizes, kills, next_kill = list[float](), 0, began + KILLED_EVERY_S / 2
     with ThreadPoolExecutor(CLIENTS) as pool:
         running = [pool.submit(one.run, until) for one in clients]
         while time.monotonic() < until:
             pid, now = server.process.pid, time.monotonic()
-            if now > began + SECONDS / 2 and server.ready_file.exists():
+            if now > quiet_at and server.ready_file.exists():
                 sizes.append(sum(resident_mb(one) for one in (pid, *children_of(pid)) if alive(one)))
-            if next_kill < now < began + SECONDS / 2 and server.ready_file.exists():
+            if next_kill < now < quiet_at and server.ready_file.exists():
                 os.kill(server.status()["pid"], signal.SIGKILL)
                 kills, next_kill = kills + 1, next_kill + KILLED_EVERY_S
             time.sleep(SECONDS / 200)
