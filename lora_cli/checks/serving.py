@@ -156,14 +156,16 @@ def module_scales(case: Case) -> Problems:
          hint="convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base unchanged",
          evidence={"peft": "lora/layer.py (run)", "vllm": PEFT_HELPER, "sglang": "lora/lora_config.py"})  # fmt: skip
 def init_changes_base(case: Case) -> Problems:
-    """PiSSA, OLoRA, CorDA or LoftQ (``init_lora_weights``), which changed the base's weights in training.
+    """PiSSA, OLoRA, CorDA, LoftQ or LoRA-GA (``init_lora_weights``), which changed the base's weights in training.
 
-    Engines have the base as it was. PEFT decomposes it again on loading, by iterations (``pissa_niter_…``) randomly.
+    Engines have the base as it was. PEFT decomposes it again on loading, by iterations (``pissa_niter_…``) randomly; it
+    cannot for LoRA-GA, whose gradients are not saved, and vLLM loads it as PEFT does.
     """
     value = raw_value(case.config, INIT)
-    if isinstance(value, str) and re.fullmatch(CHANGES_BASE, value):
-        is_random = value.startswith("pissa_niter_")
-        yield Problem(f"{INIT} is {shown(value)}", case.in_config(INIT), effects={} if is_random else {"peft": OK})
+    if isinstance(value, str) and re.fullmatch(CHANGES_BASE + "|lora_ga", value):
+        effects: Effects = {"vllm": WRONG} if value == "lora_ga" else {"peft": OK}
+        effects = {} if value.startswith("pissa_niter_") else effects
+        yield Problem(f"{INIT} is {shown(value)}", case.in_config(INIT), effects=effects)
 
 
 def is_saved(key: Key) -> bool:
