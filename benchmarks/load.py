@@ -21,7 +21,7 @@ from fetching.servers import ROOT
 sys.path.insert(0, str(ROOT))
 
 from lora_cli.bench.client import Answer, Load, find_target, run_load
-from lora_cli.bench.workload import Popularity, Request, Workload, make_requests
+from lora_cli.bench.workload import Request, Workload, make_requests
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from tests.bench.null_server import NullServer
@@ -52,7 +52,7 @@ def main() -> None:
 
 def _requests(asked: argparse.Namespace, seed: int, names: Sequence[str]) -> Sequence[Request]:
     number, length = int(asked.rate * asked.seconds), (asked.output_len, asked.output_len)
-    return make_requests(names, Workload(Popularity(), number, seed, asked.rate, output_len=length))
+    return make_requests(names, Workload(1.0, number, seed, asked.rate, output_len=length))
 
 
 def _one(asked: argparse.Namespace, seed: int, server: NullServer) -> bool:

@@ -1,7 +1,6 @@
 """The supply chain of LoRA adapters for inference engines.
 
-``fetch``, ``validate`` and ``inspect``, and ``fetch_set`` and ``validate_set`` of a manifest, are the public API
-(``lora_cli.api``). Their modules are imported on first use.
+``fetch``, ``validate`` and ``inspect`` are the public API (``lora_cli.api``). Their modules are imported on first use.
 """
 
 from lora_cli.version import __version__
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lora_cli.adapter.adapter import Adapter
-    from lora_cli.api import fetch, fetch_set, inspect, validate, validate_set
+    from lora_cli.api import fetch, inspect, validate
     from lora_cli.errors import LoraCliError
     from lora_cli.judging.result import Result
     from lora_cli.refs.snapshot import Snapshot
@@ -24,14 +23,12 @@ __all__ = [
     "Snapshot",
     "__version__",
     "fetch",
-    "fetch_set",
     "inspect",
     "validate",
-    "validate_set",
 ]
 
 _MODULES = {
-    **dict.fromkeys(("fetch", "fetch_set", "inspect", "validate", "validate_set"), "lora_cli.api"),
+    **dict.fromkeys(("fetch", "inspect", "validate"), "lora_cli.api"),
     "Adapter": "lora_cli.adapter.adapter",
     "LoraCliError": "lora_cli.errors",
     "Result": "lora_cli.judging.result",

@@ -1,4 +1,4 @@
-"""The public Python API: ``lora_cli.fetch``, ``validate`` and ``inspect``, and ``fetch_set`` and ``validate_set``.
+"""The public Python API: ``lora_cli.fetch``, ``validate`` and ``inspect``.
 
 Settings are those of the command line: ``LORA_CLI_…``, the settings file, ``HF_TOKEN`` and the clouds' own credentials.
 An error that ends a command is a ``LoraCliError`` here, with that command's exit code.
@@ -14,7 +14,6 @@ from lora_cli.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from lora_cli.adapter.adapter import Adapter
-    from lora_cli.errors import LoraCliError
     from lora_cli.judging.read import One, Terms
     from lora_cli.judging.result import Result
     from lora_cli.refs.snapshot import Snapshot
@@ -52,39 +51,6 @@ def fetch(
         raise outcome.error
     assert outcome.fetched is not None
     return outcome.fetched.snapshot
-
-
-def fetch_set(
-    manifest: PathLike, *, locked: bool = False, cache_dir: str | Path | None = None, offline: bool = False
-) -> "dict[str, Snapshot | LoraCliError]":
-    """Downloads a manifest's adapters into the cache, and locks their versions, as ``lora-cli fetch -f`` does.
-
-    Args:
-        manifest: the file; its lock is next to it.
-        locked: fetch exactly the locked versions, and never write the lock.
-        cache_dir: the cache; without it that of the command line.
-        offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
-
-    Returns:
-        The snapshot of each adapter by its name, or why it could not be fetched: one stops no other.
-
-    Raises:
-        LoraCliError: the manifest or its lock is wrong, or this machine cannot store what is fetched.
-    """
-    from lora_cli.fetching.batch import fetch_all
-    from lora_cli.inputs import apply_policies, inputs_to_fetch, write_lock
-    from lora_cli.redaction import logger
-    from lora_cli.refs.request import LockFlags, Selection
-    from lora_cli.store import Store
-
-    inputs = inputs_to_fetch(Path(manifest), (), Selection(), LockFlags(locked=locked))
-    settings = apply_policies(_settings(cache_dir, offline=offline), inputs.manifest)
-    store = Store(settings.cache_dir)
-    done = list(fetch_all(inputs.items, store, settings))
-    if inputs.lock is not None and not locked:
-        write_lock(inputs, done, store, settings, logger(__name__).warning)
-    found = {one.request.name: one.fetched.snapshot for one in done if one.fetched is not None}
-    return {**found, **{one.request.name: one.error for one in done if one.error is not None}}
 
 
 def inspect(ref: PathLike, *, cache_dir: str | Path | None = None, offline: bool = False) -> "Adapter":
@@ -153,33 +119,6 @@ def validate(
     inputs = Inputs((), "" if base is None else os.fspath(base))
     terms = terms_of(inputs, settings, engines=named, deployment=Deployment(max_lora_rank), values=values)
     return _one(os.fspath(ref), judge_one, terms)
-
-
-def validate_set(
-    manifest: PathLike, *, values: bool = True, cache_dir: str | Path | None = None, offline: bool = False
-) -> "list[Result]":
-    """Checks a manifest's adapters, at their locked versions, for its base and engine, as ``lora-cli validate -f``.
-
-    Args:
-        manifest: the file; its lock is next to it.
-        values: read the tensors' values.
-        cache_dir: the cache; without it that of the command line.
-        offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
-
-    Returns:
-        The result of each adapter, in the manifest's order; ``error`` says why one could not be read.
-
-    Raises:
-        LoraCliError: the manifest, its lock or its base cannot be read.
-    """
-    from lora_cli.inputs import apply_policies, read_inputs, terms_of
-    from lora_cli.judging.judge import judge_one
-    from lora_cli.judging.read import each
-
-    inputs = read_inputs(Path(manifest), (), "", "validate")
-    settings = apply_policies(_settings(cache_dir, offline=offline), inputs.manifest)
-    terms = terms_of(inputs, settings, values=values)
-    return list(each(inputs.to_validate(settings, digests=True), judge_one, terms))
 
 
 def _one(ref: str, one: "One", terms: "Terms") -> "Result":

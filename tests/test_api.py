@@ -9,8 +9,7 @@ from typing import assert_type
 import pytest
 
 import lora_cli
-from lora_cli import Adapter, LoraCliError, Result, Snapshot
-from lora_cli.documents.manifest import read_lock
+from lora_cli import Adapter, Result, Snapshot
 from lora_cli.errors import NotFound, Refused, UsageError
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.conftest import QUICKSTART, ROOT
@@ -71,27 +70,6 @@ def test_a_finding_reads_as_a_sentence_and_a_repr_fits_on_a_screen(tmp_path: Pat
     assert repr(verdict) == f"Result({str(folder)!r}, ok=False, findings=['LC302'])"
     assert len(repr(lora_cli.inspect(folder))) < 200
     assert not lora_cli.validate(write_adapter(tmp_path / "good")).ok, "its base cannot be read"
-
-
-def test_a_manifest_is_fetched_locked_and_judged_and_one_that_fails_stops_no_other(
-    adapter: Path, base: str, tmp_path: Path
-) -> None:
-    entries = "[{name: sql, source: ./sql}, {name: gone, source: ./gone}]"
-    file = tmp_path / "set.yaml"
-    file.write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters: {entries}\n")
-    fetched = lora_cli.fetch_set(file, cache_dir=tmp_path / "cache")
-    assert_type(fetched, dict[str, Snapshot | LoraCliError])
-    assert isinstance(fetched["sql"], Snapshot)
-    assert isinstance(fetched["gone"], NotFound)
-    assert list(read_lock(tmp_path / "set.lock.yaml")) == ["the base", "sql"]
-    with pytest.raises(Refused, match="does not match"):
-        lora_cli.fetch_set(file, locked=True, cache_dir=tmp_path / "cache")
-    judged = lora_cli.validate_set(file, cache_dir=tmp_path / "cache")
-    assert [(one.name, one.error is None, one.refused()) for one in judged] == [
-        ("sql", True, False),
-        ("gone", False, False),
-    ]
-    assert judged[0].applied is not None
 
 
 def test_what_cannot_be_had_is_an_error_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

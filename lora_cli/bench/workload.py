@@ -1,8 +1,7 @@
 """Workloads: which adapters are requested, in which order, when and with how many tokens, drawn from a seed."""
 
-import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 
 from lora_cli import parse
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.text import names as listed
 from lora_cli.text import quoted
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 128, 16
@@ -69,67 +67,25 @@ def _request(value: Any) -> Request:
 Range = tuple[int, int]
 """The least and the most, both included."""
 
-LARGEST_EXPONENT, LARGEST_WEIGHT = 10.0, 1e18
+LARGEST_EXPONENT = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Popularity:
-    """How often each adapter is requested: by the ``weights`` of their names, else by Zipf's law.
-
-    Its ``exponent`` s gives the adapter of rank i the weight i^-s; 0 is uniform.
-    """
-
-    exponent: float = 1.0
-    weights: Mapping[str, float] | None = None
-
-    def of(self, names: Sequence[str]) -> list[float]:
-        """The weight of each of these adapters, the most popular first.
-
-        Raises:
-            UsageError: the file of weights lacks some of them, or all are 0.
-        """
-        if self.weights is None:
-            return [rank**-self.exponent for rank in range(1, len(names) + 1)]
-        if missing := [name for name in names if name not in self.weights]:
-            raise UsageError(
-                f"--popularity has no weight for {listed(missing)}", hint="add it to the file, at least as 0"
-            )
-        found = [self.weights[name] for name in names]
-        if not any(found):
-            raise UsageError("--popularity: all weights are 0")
-        return found
-
-
-def parse_popularity(text: str) -> Popularity:
-    """``uniform``, ``zipf:1.0``, or a ``.json`` file: ``{"sql": 120, "chat": 3.5}``.
+def parse_popularity(text: str) -> float:
+    """The exponent s of Zipf's law: the adapter of rank i has the weight i^-s. ``uniform`` (0) or ``zipf:1.0``.
 
     Raises:
-        LoraCliError: it is none of these, or the file cannot be read.
+        UsageError: it is neither.
     """
-    if text.endswith(".json"):
-        from lora_cli.documents.document import read_text
-
-        try:
-            value = json.loads(read_text(Path(text), "file of weights"))
-        except ValueError:
-            value = None
-        if not isinstance(value, dict) or not value or not all(map(_is_weight, value.values())):
-            raise UsageError(f"{text}: must be an object of weights", hint='{"sql": 120, "chat": 3.5}')
-        return Popularity(weights=value)
-    family, _, number = text.partition(":")
     if text == "uniform":
-        return Popularity(0.0)
+        return 0.0
+    family, _, number = text.partition(":")
     try:
         exponent = float(number or 1)
     except ValueError:
         exponent = -1.0
     if family != "zipf" or not 0 <= exponent <= LARGEST_EXPONENT:
-        raise UsageError(f"--popularity {quoted(text)}: is none", hint="zipf:1.0, uniform or weights.json")
-    return Popularity(exponent)
-
-
-def _is_weight(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST_WEIGHT
+        raise UsageError(f"--popularity {quoted(text)}: is none", hint="zipf:1.0 or uniform")
+    return exponent
 
 
 def parse_range(text: str, flag: str) -> Range:
@@ -155,9 +111,12 @@ def parse_rate(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is drawn. Without a ``request_rate`` the requests have no times; with an infinite one all are at 0."""
+    """What is drawn: the adapter of rank i with the weight i^-``exponent`` (Zipf's law).
 
-    popularity: Popularity
+    Without a ``request_rate`` the requests have no times; with an infinite one all are at 0.
+    """
+
+    exponent: float
     requests: int
     seed: int = 0
     request_rate: float | None = None
@@ -169,14 +128,12 @@ def make_requests(names: Sequence[str], load: Workload) -> list[Request]:
     """The requests over these adapters, the most popular first; none without adapters.
 
     Each purpose has random numbers of its own.
-
-    Raises:
-        UsageError: an adapter has no weight.
     """
     if not names:
         return []
     order, lengths = (random.Random(f"{purpose} {load.seed}") for purpose in ("adapters", "lengths"))  # noqa: S311
-    chosen = order.choices(names, load.popularity.of(names), k=load.requests)
+    weights = [rank**-load.exponent for rank in range(1, len(names) + 1)]
+    chosen = order.choices(names, weights, k=load.requests)
     times = _arrivals(load)
     return [
         Request(name, times[at] if times else None, lengths.randint(*load.input_len), lengths.randint(*load.output_len))

@@ -84,7 +84,7 @@ def command(
         "--num-adapters", "The first N of the server (default: all); with --simulate N names (500).", min=1
     ),
     num_prompts: int | None = workload("--num-prompts", "Number of requests (default: 200; simulated: 20000).", min=1),
-    popularity: str = workload("--popularity MODEL", "Of the adapters: zipf:S, uniform or weights.json.", "zipf:1.0"),
+    popularity: str = workload("--popularity MODEL", "Of the adapters: zipf:S or uniform.", "zipf:1.0"),
     request_rate: str | None = workload(
         "--request-rate PER_SECOND", "Requests per second, inf for all at once; without it the loop is closed."
     ),
@@ -164,7 +164,7 @@ def _requests(ctx: typer.Context) -> Drawn:
         parse_range(given["output_len"], "--output-len"),
     )
     traced = read_trace(trace)[: given["num_prompts"]] if trace is not None else None
-    names: Sequence[str] = list(drawn.popularity.weights or ())
+    names: Sequence[str] = ()
     if given["manifest"] is not None and by_name:
         names = [one.name for one in read_inputs(given["manifest"], given["refs"] or [], "", "measure").items]
     elif given["refs"] and by_name:

@@ -1,6 +1,5 @@
 """Requests: drawn as asked, or read from a trace; what is wrong is said with its place."""
 
-import json
 from collections import Counter
 from itertools import pairwise
 from math import inf
@@ -10,7 +9,6 @@ from statistics import mean, stdev
 import pytest
 
 from lora_cli.bench.workload import (
-    Popularity,
     Request,
     Workload,
     make_requests,
@@ -19,30 +17,26 @@ from lora_cli.bench.workload import (
     parse_rate,
     read_trace,
 )
-from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.errors import UsageError
 
 NAMES = [f"a{number}" for number in range(100)]
 
 
-def shares(popularity: Popularity) -> list[float]:
-    counts = Counter(one.adapter for one in make_requests(NAMES, Workload(popularity, 50_000)))
+def shares(exponent: float) -> list[float]:
+    counts = Counter(one.adapter for one in make_requests(NAMES, Workload(exponent, 50_000)))
     return [counts[name] / 50_000 for name in NAMES]
 
 
-def test_adapters_come_as_often_as_asked(tmp_path: Path) -> None:
+def test_adapters_come_as_often_as_asked() -> None:
     zipf, harmonic = shares(parse_popularity("zipf")), sum(1 / rank for rank in range(1, 101))
     for rank in (1, 2, 10):
         assert zipf[rank - 1] == pytest.approx(1 / rank / harmonic, rel=0.1)
     assert all(0.0075 < share < 0.0125 for share in shares(parse_popularity("uniform")))
-    (tmp_path / "w.json").write_text(json.dumps(dict.fromkeys(NAMES, 0) | {"a7": 30.5, "a1": 10}))
-    weighed = shares(parse_popularity(str(tmp_path / "w.json")))
-    assert weighed[7] == pytest.approx(30.5 / 40.5, rel=0.05)
-    assert weighed[7] + weighed[1] == pytest.approx(1)
 
 
 def test_gaps_are_of_a_poisson_process_and_the_last_one_comes_when_the_rate_says() -> None:
     rate = 10.0
-    made = make_requests(["a"], Workload(Popularity(), 50_000, 1, rate))
+    made = make_requests(["a"], Workload(1.0, 50_000, 1, rate))
     times = [one.time_s for one in made if one.time_s is not None]
     gaps = [later - earlier for earlier, later in pairwise(times)]
     assert times == sorted(times)
@@ -52,7 +46,7 @@ def test_gaps_are_of_a_poisson_process_and_the_last_one_comes_when_the_rate_says
 
 def test_a_seed_is_a_workload_and_each_option_changes_only_what_it_says() -> None:
     def made(seed: int = 3, rate: float | None = 5.0, requests: int = 300) -> list[Request]:
-        return make_requests(NAMES, Workload(Popularity(), requests, seed, rate, (1, 50), (7, 7)))
+        return make_requests(NAMES, Workload(1.0, requests, seed, rate, (1, 50), (7, 7)))
 
     assert made() == made() != made(seed=4)
     assert [one.adapter for one in made(requests=20)] == [one.adapter for one in made()][:20]
@@ -61,30 +55,7 @@ def test_a_seed_is_a_workload_and_each_option_changes_only_what_it_says() -> Non
     assert [one._replace(time_s=None) for one in made()] == made(rate=None)
     assert {one.prompt_tokens for one in made()} == set(range(1, 51))
     assert {one.output_tokens for one in made()} == {7}
-    assert make_requests([], Workload(Popularity(), 5)) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "weights", "said"),
-    [
-        ("zip:1", "", "zipf:1.0, uniform"),
-        ("zipf:nan", "", "zipf:1.0"),
-        ("none.json", "", "there is no file of weights none.json"),
-        ("w.json", "[1, 2]", "must be an object of weights"),
-        ("w.json", '{"a": -1}', "must be an object of weights"),
-        ("w.json", "{", "must be an object of weights"),
-        ("w.json", '{"b": 1}', "has no weight for a"),
-        ("w.json", '{"a": 0}', "all weights are 0"),
-    ],
-)
-def test_a_wrong_popularity_is_said(
-    text: str, weights: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("w.json").write_text(weights)
-    with pytest.raises(LoraCliError) as caught:
-        make_requests(["a"], Workload(parse_popularity(text), 5))
-    assert said in f"{caught.value.message} {caught.value.hint}"
+    assert make_requests([], Workload(1.0, 5)) == []
 
 
 def test_lengths_and_rates_are_numbers() -> None:
@@ -96,6 +67,9 @@ def test_lengths_and_rates_are_numbers() -> None:
     for text in ("0", "-1", "nan", "x"):
         with pytest.raises(UsageError, match="--request-rate"):
             parse_rate(text)
+    for text in ("zip:1", "zipf:nan", "zipf:11"):
+        with pytest.raises(UsageError, match="--popularity"):
+            parse_popularity(text)
 
 
 def test_a_trace_is_read_by_its_times_or_is_names_alone(tmp_path: Path) -> None:

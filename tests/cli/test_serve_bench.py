@@ -94,7 +94,6 @@ def test_people_read_vllms_block_and_the_tiers_side_by_side(ours: str, run: Run)
     assert "---------------Time to First Token----------------" in lines
     rows = [line.split() for line in out.partition("\nms ")[2].splitlines()[1:11]]
     assert [row[0] for row in rows] == ["requests", *["ttft"] * 3, *["tpot"] * 3, *["e2el"] * 3]
-    assert max(map(len, lines)) <= 80
     assert lines[-1] == "passed  failed > 0 is not true: the value is 0"
     assert err.startswith("sending 40 requests")
 
@@ -155,14 +154,12 @@ def test_slots_are_simulated_over_a_workload_or_a_trace(measured: Measured, run:
         ("-f set.yaml", 2),
         ("-f set.yaml small", 1),
         ("one two three", 3),
-        ("--popularity weights.json", 3),
         ("", pytest.approx(160, abs=20)),
     ],
 )
-def test_adapters_are_named_by_a_set_by_words_or_by_weights(words: str, adapters: int, measured: Measured) -> None:
+def test_adapters_are_named_by_a_set_or_by_words(words: str, adapters: int, measured: Measured) -> None:
     entries = "[{name: small, source: ./small}, {name: large, source: ./large}]"
     Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: {entries}\n")
-    Path("weights.json").write_text('{"sql": 8, "chat": 1, "mail": 1}')
     line = f"serve-bench --simulate --num-prompts 500 --max-loras 1 {words}"
     assert measured(line)["workload"]["adapters"] == adapters
 
