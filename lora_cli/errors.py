@@ -85,10 +85,6 @@ class UsageError(LoraCliError):
 
     exit_code = 2
 
-    def with_hint(self, hint: str) -> "UsageError":
-        """The same with this hint: a file that a command writes is not edited by hand."""
-        return UsageError(self.message, hint=hint)
-
 
 class DocumentError(UsageError):
     """An error in a file that a person wrote: ``mistakes`` has an error for each, at least one.
@@ -100,10 +96,6 @@ class DocumentError(UsageError):
         first, more = mistakes[0], len(mistakes) - 1
         super().__init__(f"{first.message} (and {more} more)" if more else first.message, hint=first.hint)
         self.mistakes = tuple(mistakes)
-
-    def with_hint(self, hint: str) -> "DocumentError":
-        """The same mistakes, each with this hint."""
-        return DocumentError([UsageError(one.message, hint=hint) for one in self.mistakes])
 
 
 class MissingExtra(UsageError):

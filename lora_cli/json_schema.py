@@ -37,7 +37,6 @@ INLINE: Mapping[str, Any] = {"inline": True}
 EXCLUDED: Mapping[str, Any] = {"excluded": True}
 """Metadata of a field that the JSON document does not have."""
 
-FilePath = Annotated[Path, Keyword("type", "string")]
 Version = Annotated[str, Keyword("description", "The version of lora-cli.")]
 Count = Annotated[int, Keyword("minimum", 0)]
 PositiveCount = Annotated[int, Keyword("minimum", 1)]

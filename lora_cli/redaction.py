@@ -3,7 +3,6 @@
 import logging
 import re
 import traceback
-from collections import deque
 from collections.abc import Iterator, Mapping
 
 from lora_cli.text import safe_lines
@@ -15,7 +14,6 @@ WINDOW = 12
 """How many characters in a row of a longer secret are taken for it: a server may repeat a part."""
 
 _known: dict[str, frozenset[str]] = {}
-_passing: deque[tuple[str, frozenset[str]]] = deque(maxlen=64)
 """Each secret with its parts."""
 
 _OF_THE_HUB = r"\b(?:hf|api_org)_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{20,})"
@@ -43,22 +41,17 @@ _IN_TRACEBACKS = (
 """What besides looks like a secret in a text of another program: the traceback of a bug."""
 
 
-def remember(secret: str, *, passing: bool = False) -> None:
-    """Says that ``secret`` is one from now on; one that is ``passing`` goes with a single request."""
+def remember(secret: str) -> None:
+    """Says that ``secret`` is one from now on."""
     if len(secret) < SHORTEST:
         return
     plain = secret.casefold()
-    parts = frozenset(_windows(plain, min(len(plain), WINDOW)))
-    if passing:
-        _passing.append((secret, parts))
-    else:
-        _known[secret] = parts
+    _known[secret] = frozenset(_windows(plain, min(len(plain), WINDOW)))
 
 
 def forget() -> None:
     """Nothing is known to be a secret any more."""
     _known.clear()
-    _passing.clear()
 
 
 def without_tokens(text: str) -> str:
@@ -82,11 +75,10 @@ def without_secrets(text: str) -> str:
 def redact(text: str) -> str:
     """``text`` as it may be shown: without what is known to be a secret, and without what looks like one."""
     text = _without(_SHAPES, text)
-    secrets = [*_known.items(), *_passing]
-    if secrets:
-        for secret, _ in secrets:
+    if _known:
+        for secret in _known:
             text = text.replace(secret, "***")
-        parts = frozenset[str]().union(*(parts for _, parts in secrets))
+        parts = frozenset[str]().union(*_known.values())
         text = re.sub(r"\S{6,}", lambda found: "***" if _echoes(found[0], parts) else found[0], text)
     return text
 

@@ -39,9 +39,9 @@ class Settings:
     ``cache_dir`` is absolute. ``jobs`` is how many transfers or adapters are in flight at once. ``timeout_s`` is how
     long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
-    ``max_bytes`` limits one adapter (None: no limit), ``max_files`` its files, ``max_header_bytes`` the header of its
-    weights. ``keep_free`` bytes of the cache's disk stay free (None: a part of it), and the cache has at most
-    ``cache_budget`` (None: what the disk has). One adapter takes at most ``adapter_timeout_s``.
+    ``max_bytes`` limits one adapter (None: no limit), ``max_header_bytes`` the header of its weights. ``keep_free``
+    bytes of the cache's disk stay free (None: a part of it), and the cache has at most ``cache_budget`` (None: what
+    the disk has). One adapter takes at most ``adapter_timeout_s``.
     ``allow_private_redirects`` follows a server that sends us into a private network. ``config`` is the file that was
     read, if any. ``sources`` are the file's rules for how sources are reached (names of secrets, never values; no
     option has them). ``policies`` are a manifest's and a policy file's: all of them hold. Tokens are never settings:
@@ -56,11 +56,9 @@ class Settings:
     offline: bool = False
     quiet: bool = False
     verbose: bool = False
-    no_progress: bool = False
     hub_endpoint: str = HUB_ENDPOINT
     max_bytes: int | None = None
     allow_private_redirects: bool = False
-    max_files: int = 1000
     max_header_bytes: int = MOST_HEADER
     keep_free: int | None = None
     cache_budget: int | None = None
@@ -112,7 +110,6 @@ SETTINGS: Mapping[str, Setting] = {
     "offline": Setting("offline", SWITCH, "Make no network requests; use only the cache.", False),
     "quiet": Setting("quiet", SWITCH, "Print only errors on stderr.", False),
     "verbose": Setting("verbose", SWITCH, "Verbose output on stderr.", False),
-    "no_progress": Setting("no_progress", SWITCH, "Do not show progress bars.", False),
     "allow_private_redirects": Setting(
         "allow_private_redirects",
         SWITCH,
@@ -121,7 +118,6 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "hub_endpoint": Setting("hub_endpoint", HUB, "The address of the Hub; HF_ENDPOINT sets it too.", HUB_ENDPOINT),
     "max_bytes": Setting("max_bytes", SIZE, "Maximum size of one adapter."),
-    "max_files": Setting("max_files", _whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
     "max_header_bytes": Setting("max_header_bytes", SIZE, "Maximum size of a safetensors header.", "32MiB"),
     "keep_free": Setting(
         "keep_free", SIZE, "Minimum free space on the disk of the cache (default: 5 % of it, at most 1GiB)."

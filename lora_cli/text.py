@@ -45,9 +45,9 @@ def safe_lines(text: str) -> str:
     return "\n".join(escape_ci_commands(safe(line)) for line in text.split("\n"))
 
 
-def counted(number: int, noun: str, plural: str = "", *, zero: str = "no") -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """``1 error``, ``2 errors``, ``no errors``; ``plural`` where an s does not make it."""
-    return f"{number or zero} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number or 'no'} {noun if number == 1 else plural or noun + 's'}"
 
 
 def names(items: Sequence[str], most: int = 3, width: int = LONGEST_NAME) -> str:

@@ -39,7 +39,6 @@ def session(lines: list[str], *, colour: bool = False) -> Iterator[str]:
             **({"TERM": "xterm-256color", "FORCE_COLOR": "1"} if colour else {"TERM": "dumb", "NO_COLOR": "1"}),
             "HF_ENDPOINT": hub.endpoint,
             "LORA_CLI_CACHE_DIR": str(Path(folder, "cache")),
-            "LORA_CLI_NO_PROGRESS": "1",
             "PYTHONPATH": str(ROOT),
         }
 

@@ -214,7 +214,7 @@ def shape(dims: Iterable[int]) -> str:
 
 
 def grouped(
-    messages: Iterable[tuple[str, str]], file: str, noun: str, hint: str = "", effects: Effects | None = None
+    messages: Iterable[tuple[str, str]], file: str, noun: str, effects: Effects | None = None
 ) -> Iterator[Problem]:
     """One problem per message instead of one per module.
 
@@ -224,8 +224,8 @@ def grouped(
     groups, own = list(by_key(messages).items()), effects or {}
     for message, found in groups[:MOST_GROUPS]:
         where = f" ({counted(len(found), noun)}: {names(found)})" if len(found) > 1 else f" ({cut(found[0])})"
-        yield Problem(message + where, Location(file, cut(found[0])) if file else Location(cut(found[0])), hint, own)
+        yield Problem(message + where, Location(file, cut(found[0])) if file else Location(cut(found[0])), effects=own)
     if len(groups) > MOST_GROUPS:
         rest = sum(len(found) for _, found in groups[MOST_GROUPS:])
         at = Location(file or cut(groups[-1][1][0]))
-        yield Problem(f"the same for {counted(rest, 'more ' + noun)}", at, hint, own)
+        yield Problem(f"the same for {counted(rest, 'more ' + noun)}", at, effects=own)

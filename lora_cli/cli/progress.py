@@ -33,7 +33,7 @@ class Run(Progress, AbstractContextManager["Run"]):
 
 def shown(settings: Settings, count: int, done: str) -> Run:
     """Shows how many of ``count`` adapters are ``done``: on a terminal, where no option or setting forbids it."""
-    is_shown = sys.stderr.isatty() and not (settings.quiet or settings.no_progress or settings.verbose)
+    is_shown = sys.stderr.isatty() and not (settings.quiet or settings.verbose)
     return Bars(count, done) if is_shown else Run()
 
 

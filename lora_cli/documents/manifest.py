@@ -25,7 +25,7 @@ from lora_cli.documents.document import (
     unique,
 )
 from lora_cli.documents.policy import Policy
-from lora_cli.errors import UsageError
+from lora_cli.errors import DocumentError, UsageError
 from lora_cli.refs.adapter_files import BASE_CONFIG
 from lora_cli.refs.reference import AdapterRef, training_run
 from lora_cli.refs.request import THE_BASE, Lock, LockedAdapter, Request, Selection
@@ -268,7 +268,8 @@ def read_lock(path: Path, manifest: str = "") -> Lock:
     try:
         found = parse_yaml(read_text(path, "lock"), str(path)).read(LockFile)
     except UsageError as error:
-        raise error.with_hint(AGAIN) from error
+        mistakes = error.mistakes if isinstance(error, DocumentError) else (error,)
+        raise DocumentError([UsageError(one.message, hint=AGAIN) for one in mistakes]) from error
     base = {} if found.base is None else {THE_BASE: found.base.adapter(THE_BASE, manifest, found.base.config)}
     return base | {one.name: one.adapter(one.name, manifest) for one in found.adapters}
 

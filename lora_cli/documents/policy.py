@@ -61,7 +61,7 @@ class Policy(Model):
     """
     deny_sources: Globs = ()
     """Like allow_sources, and takes precedence over it."""
-    allow_formats: tuple[Literal["safetensors", "pickle", "gguf"], ...] | None = None
+    allow_formats: tuple[Literal["safetensors", "pickle"], ...] | None = None
     """Allowed formats of weights. Missing: all but pickle. A pickle also needs --allow-pickle; without a policy, only
     --allow-pickle.
     """
@@ -122,7 +122,7 @@ def violations(
     if policy.require_pinned and sha256 is None and not ref.pinned:
         revision = {"hf": "add @COMMIT, or ", "oci": "add @sha256:DIGEST, or "}.get(ref.scheme, "")
         found.append(Violation("require_pinned", f"{ref} is not pinned", revision + learn))
-    allowed = ("safetensors", "gguf") if policy.allow_formats is None else policy.allow_formats
+    allowed = ("safetensors",) if policy.allow_formats is None else policy.allow_formats
     for file in files or ():
         kind = format_of(file.path)
         if kind and kind not in allowed:

@@ -56,9 +56,6 @@ def refuse(
     would be fetched; None before they are known. Raises ``Refused``.
     """
     if files is not None:
-        if len(files) > settings.max_files:
-            said = f"{request.label}: {len(files)} files were selected, but {settings.max_files} are allowed"
-            raise Refused(said, hint="use a narrower glob for --include, or raise max_files (LORA_CLI_MAX_FILES)")
         total, most = sum(file.size or 0 for file in files), settings.max_bytes
         if most is not None and total > most:
             hint = "raise max_bytes (LORA_CLI_MAX_BYTES)"

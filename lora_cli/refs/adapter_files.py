@@ -29,7 +29,6 @@ MOST_HEADER = 32 << 20
 
 _FORMAT_OF = {
     ".safetensors": "safetensors",
-    ".gguf": "gguf",
     **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), "pickle"),
 }
 

@@ -70,7 +70,7 @@ def summary(report: "Report") -> str:
 
 def without_markup(documentation: str) -> str:
     """A check's documentation without markup."""
-    return documentation.replace("``", "").replace("*Why is this bad?*", "Why is this bad?").replace("*Fix*", "Fix")
+    return documentation.replace("``", "").replace("*Fix*", "Fix")
 
 
 def problem_lines(message: str, hint: str, at: object = "") -> str:

@@ -28,7 +28,7 @@ MARK_FILE = ".lora-cli.json"
 SCHEMA = "lora_cli/published/1"
 LARGEST = 8_000_000
 BASE_FIELD = "base_model_name_or_path"
-WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+WEIGHTS = (".safetensors", ".bin", ".pt")
 LOCK = ".lora-cli-lock"
 """The suffix of the file beside a hidden folder that its process has locked."""
 

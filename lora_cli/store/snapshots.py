@@ -28,7 +28,6 @@ from lora_cli.store.disk import EXHAUSTED, create, on_disk, opened, remove_path
 BLOB_MTIME_NS = 946_684_800 * 10**9
 """2000-01-01: valid in archives that start in 1980, and no real file has that time."""
 
-MOST_FILES = 10_000
 NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
 """No hard links on this file system, another file system, too many links, or another user's file."""
 
@@ -141,10 +140,8 @@ def check_paths(paths: Mapping[str, object]) -> None:
     """Raises ``Refused`` for paths that would leave a snapshot, or that cannot be in one directory.
 
     One is absolute or empty, has ``.``, ``..``, a control character or bytes that are not UTF-8, is too long, or is a
-    file where another one needs a folder; or there are over 10 000.
+    file where another one needs a folder.
     """
-    if len(paths) > MOST_FILES:
-        raise Refused(f"{len(paths)} files are too many for an adapter", hint=f"the limit is {MOST_FILES} files")
     hint = "do not trust this source"
     for path in paths:
         parts = path.split("/")

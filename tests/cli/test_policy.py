@@ -36,7 +36,7 @@ VIOLATED = {
     "deny_sources": "['./sql']",
     "require_pinned": "true",
     "max_bytes": "1KiB",
-    "allow_formats": "[gguf]",
+    "allow_formats": "[pickle]",
 }
 
 
