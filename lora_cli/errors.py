@@ -1,9 +1,10 @@
 """One exception tree: what happened, what to try, and the exit code that scripts branch on."""
 
 from collections.abc import Mapping, Sequence
+from logging import Logger
 from typing import Any, ClassVar, Self
 
-from lora_cli.redaction import redact
+from lora_cli.redaction import log_bug, redact
 
 INTERRUPTED = 130
 """What a shell says of a program that was stopped with Ctrl-C: 128 + SIGINT."""
@@ -72,6 +73,12 @@ class UnsafePickle(FormatError):
     def __init__(self, message: str, global_name: str) -> None:
         super().__init__(message)
         self.global_name = global_name
+
+
+def bug_of(log: Logger, error: Exception) -> LoraCliError:
+    """The error of one adapter for an unexpected one, which is logged."""
+    log_bug(log, error)
+    return LoraCliError(f"{type(error).__name__}: {error}", hint="this is a bug in lora-cli; please report it")
 
 
 class Refused(LoraCliError):

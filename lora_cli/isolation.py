@@ -24,14 +24,14 @@ from typing import Any
 
 from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import choose_engine
-from lora_cli.errors import FormatError, MachineError, Refused, Unreachable
+from lora_cli.errors import FormatError, MachineError, Refused, Unreachable, bug_of
 from lora_cli.fetching.batch import FetchContext
 from lora_cli.finding import Deployment
 from lora_cli.judging.judge import fetch_one, judge_fetched
 from lora_cli.judging.read import Terms
 from lora_cli.judging.result import Result
 from lora_cli.parse import json_object
-from lora_cli.redaction import log_bug, log_to_stderr, logger
+from lora_cli.redaction import log_to_stderr, logger
 from lora_cli.refs.request import Request
 from lora_cli.results import LoadReport
 from lora_cli.settings import Settings
@@ -264,8 +264,7 @@ def _admitted(request: Request, context: FetchContext, terms: Terms) -> Admissio
     except MemoryError:
         result.stage, result.error = "validate", Refused("it needs more memory than is allowed for one adapter")
     except Exception as error:  # noqa: BLE001 - the boundary of the process: a bug fails one adapter alone
-        log_bug(log, error)
-        result.stage, result.error = "validate", MachineError(f"{type(error).__name__}", hint="please report this")
+        result.stage, result.error = "validate", bug_of(log, error)
     report = report_of(request, result)
     if report.error:
         return Admission(replace(report, error=report.error[:LONGEST_TEXT], hint=report.hint[:LONGEST_TEXT]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, TypeVar
 
-from lora_cli.errors import LoraCliError
+from lora_cli.errors import LoraCliError, bug_of
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import select
 from lora_cli.fetching.pipeline import Fetched, fetch, open_files, recorded, too_late
@@ -140,7 +140,8 @@ def ordered_parallel_map(
     """The results of ``call`` in the order of ``requests``, each as soon as it is known; ``settings.jobs`` run at once.
 
     The result of a call that raises a ``LoraCliError``, or takes over ``settings.adapter_timeout_s``, is that of
-    ``failed``; the daemon thread of one that takes too long is abandoned. Any other exception is raised here.
+    ``failed``; the daemon thread of one that takes too long is abandoned. A bug fails one adapter, too; memory and
+    disks that end, and interrupts, are raised here.
     """
     results: dict[int, Future[T]] = {number: Future() for number in range(len(requests))}
     began_s: dict[int, float] = {}
@@ -155,7 +156,10 @@ def ordered_parallel_map(
                 except LoraCliError as error:
                     result.set_result(failed(requests[index], error))
                 except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
-                    result.set_exception(error)
+                    if isinstance(error, Exception) and not isinstance(error, MemoryError | OSError):
+                        result.set_result(failed(requests[index], bug_of(log, error)))
+                    else:
+                        result.set_exception(error)
                 else:
                     result.set_result(found)
 

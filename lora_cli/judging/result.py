@@ -16,10 +16,10 @@ from urllib.parse import unquote
 from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.reading import Card
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import LoraCliError, Refused
+from lora_cli.errors import LoraCliError, Refused, bug_of
 from lora_cli.finding import NO_BASE, NO_VALUES, Accepted, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
 from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Sha256, Version
-from lora_cli.redaction import log_bug, logger, without_secrets
+from lora_cli.redaction import logger, without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Snapshot
 from lora_cli.version import __version__
@@ -143,9 +143,7 @@ def failing_alone(result: Result) -> Iterator[None]:
     except (MemoryError, OSError):
         raise
     except Exception as error:  # noqa: BLE001 - a bug fails one adapter alone
-        log_bug(log, error)
-        hint = "this is a bug in lora-cli; please report it"
-        result.error = LoraCliError(f"{type(error).__name__}: {error}", hint=hint)
+        result.error = bug_of(log, error)
 
 
 @dataclass(frozen=True, slots=True)

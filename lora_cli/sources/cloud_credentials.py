@@ -153,20 +153,19 @@ def _aws(endpoint: str, rule: "SourceRule | None") -> Account:
         return {"endpoint": address, "region": found or region, "virtual_hosted_style_request": virtual, **pays}
 
     def region_of(bucket: str) -> str:
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.awsrequest import AWSRequest
+        from botocore.exceptions import BotoCoreError
+        from botocore.httpsession import URLLib3Session
+        from botocore.utils import get_environ_proxies
 
-        config = Config(signature_version=UNSIGNED, retries={"total_max_attempts": 1}, connect_timeout=10)
-        trusted = certificates or os.environ.get("SSL_CERT_FILE")
-        client = session.create_client("s3", region, endpoint_url=endpoint or None, verify=trusted, config=config)
+        server = session.create_client("s3", region, endpoint_url=endpoint or None).meta.endpoint_url
+        address, trusted = f"{server}/{bucket}", certificates or os.environ.get("SSL_CERT_FILE") or True
         try:
-            said = client.head_bucket(Bucket=bucket)
-        except ClientError as error:
-            said = error.response
+            http = URLLib3Session(verify=trusted, proxies=get_environ_proxies(address), timeout=10)
+            answer = http.send(AWSRequest("HEAD", address).prepare())
         except BotoCoreError:
             return ""
-        return str(said["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", ""))
+        return str(answer.headers.get("x-amz-bucket-region", ""))
 
     name = profile or _first(_AWS_PROFILES)[1]
     owner = f"the profile {name}" if name else f"the {method} credentials"

@@ -4,6 +4,7 @@ Credentials are found as Docker, Podman and ORAS find them.
 """
 
 import base64
+import errno
 import gzip
 import hashlib
 import json
@@ -17,15 +18,16 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any
+from types import SimpleNamespace
+from typing import IO, Annotated, Any
 from urllib.parse import urlencode, urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from lora_cli.documents.source_rules import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, MachineError, NotFound, Refused, Unreachable, UsageError
@@ -34,11 +36,11 @@ from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import DOCKER_HUB, AdapterRef
 from lora_cli.refs.snapshot import RemoteFile, Revision
 from lora_cli.refs.web_address import host, is_encrypted, is_loopback
-from lora_cli.settings import Settings, home_of
+from lora_cli.settings import Settings, bytes_kept_free, home_of
 from lora_cli.sources import MOST_ENTRIES, Source, Transient, from_status
 from lora_cli.sources.http import Http, Piece, StatusError, get_bytes, guard, redirect_target, whole
 
-MOST_LAYERS, CHUNK = 200, 1 << 20
+MOST_LAYERS, CHUNK, MOST_HEADERS = 200, 1 << 20, 4 << 20
 WHOLE = Piece(0, None, None)
 ACCEPTED = (
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, "
@@ -47,6 +49,9 @@ ACCEPTED = (
 _IMAGES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _PATH, _TITLE = "org.cncf.model.filepath", "org.opencontainers.image.title"
 _MACHINE = {"os": "linux", "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine)}
+BROKEN = (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, ValueError, IndexError, RecursionError)
+"""What gzip and tarfile raise for what is none."""
+
 _WRONG = "whoever pushed it must push it again"
 
 
@@ -57,13 +62,17 @@ def registry_endpoint(location: str) -> str:
     return f"{scheme}://{'registry-1.docker.io' if server in DOCKER_HUB else server}"
 
 
+def _paths_of(annotations: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in annotations.items() if key in (_PATH, _TITLE)}
+
+
 class _Descriptor(BaseModel):
     """What a manifest says of a layer, or an index of a manifest."""
 
     kind: str = Field("", alias="mediaType")
     digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
     size: int = Field(ge=0)
-    annotations: dict[str, str] | None = None
+    annotations: Annotated[dict[str, str] | None, AfterValidator(lambda found: _paths_of(found or {}))] = None
     platform: dict[str, Any] | None = None
 
     @property
@@ -169,7 +178,15 @@ class OciSource(Source):
         def save(chunks: Iterable[bytes], into: IO[bytes]) -> None:
             for chunk in chunks:
                 check(into.tell() + len(chunk))
+                disk = os.fstatvfs(into.fileno())
+                kept = bytes_kept_free(self._settings.keep_free, disk.f_blocks * disk.f_frsize)
+                if disk.f_bavail * disk.f_frsize < kept + len(chunk):
+                    raise OSError(errno.ENOSPC, f"less than {kept} bytes would stay free")
                 into.write(chunk)
+
+        def read_packed(size: int = -1) -> bytes:
+            check(0)  # gzip reads a name of any length, byte by byte, before it gives anything
+            return packed.read(size)
 
         try:
             tars = _Tars(self._settings.cache_dir)
@@ -183,28 +200,17 @@ class OciSource(Source):
                     if layer.digest != f"sha256:{hashlib.file_digest(packed, 'sha256').hexdigest()}":
                         raise Corrupt(f"{ref}: {blob.path} was sent as another", hint="run the command again")
                     packed.seek(0)
-                    plain = gzip.GzipFile(fileobj=packed) if layer.kind.endswith("gzip") else packed
+                    is_gzip, source = layer.kind.endswith("gzip"), SimpleNamespace(read=read_packed)
+                    plain = gzip.GzipFile(fileobj=source) if is_gzip else packed
                     save(iter(partial(plain.read, CHUNK), b""), tars.file)
-                tars.seek(begin)
-                with tarfile.open(fileobj=tars, mode="r:") as tar:  # type: ignore[call-overload]
-                    for member in iter(tar.next, None):
-                        check(member.size)
-                        is_file = member.isreg() and not member.issparse()
-                        sha256 = hashlib.file_digest(tar.extractfile(member), "sha256").hexdigest() if is_file else None
-                        if not member.isdir():
-                            path = posixpath.normpath(member.name)[:2000]  # one so long is refused when it is written
-                            locator = f"{digest}+{member.offset_data}"
-                            defect = "" if is_file else "is not a regular file"
-                            tars.files.append(RemoteFile(path, member.size, sha256, locator=locator, defect=defect))
-                        tar.members.clear()  # it would keep them all
-                    tars.seek(tar.offset)  # tarfile takes a broken header for the end
-                    if tar.offset == begin or tars.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                        raise tarfile.ReadError("it is not a tar, or damaged")
-        except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, ValueError, RecursionError) as error:
+                tars.add(begin, digest, check)
+        except BROKEN as error:
             hint = "push the files themselves, or a tar, plain or with gzip"
             raise Refused(f"{ref}: a layer ({layer.kind:.99}) cannot be unpacked: {error!s:.200}", hint=hint) from error
         except OSError as error:
-            raise MachineError(f"{ref}: unpacking it: {error.strerror}", hint="check --cache-dir") from error
+            raise MachineError(
+                f"{ref}: unpacking it: {error.strerror}", hint="free some space for the cache, or move it: --cache-dir"
+            ) from error
         return tars
 
 
@@ -216,12 +222,39 @@ class _Tars:
         self.folder = next((one for one in (cache, *cache.parents) if os.access(one, os.W_OK)), None)
         self.file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - closed with this
         self.files: list[RemoteFile] = []
+        self.left = 0
         self.seek, self.tell = self.file.seek, self.file.tell
         weakref.finalize(self, self.file.close)
 
+    def add(self, begin: int, digest: str, check: Callable[[int], None]) -> None:
+        """List the files of the tar that begins there, of the artifact with that digest; ``check`` is given each size.
+
+        One that is none, or damaged, raises one of ``BROKEN``.
+        """
+        self.seek(begin)
+        self.left = MOST_HEADERS
+        with tarfile.open(fileobj=self, mode="r:") as tar:  # type: ignore[call-overload]
+            for member in iter(tar.next, None):
+                check(member.size)
+                is_file = member.isreg() and not member.issparse()
+                self.left = member.size
+                sha256 = hashlib.file_digest(tar.extractfile(member), "sha256").hexdigest() if is_file else None
+                if not member.isdir():
+                    path = posixpath.normpath(member.name)[:2000]  # one so long is refused when it is written
+                    locator = f"{digest}+{member.offset_data}"
+                    defect = "" if is_file else "is not a regular file"
+                    self.files.append(RemoteFile(path, member.size, sha256, locator=locator, defect=defect))
+                tar.members.clear()  # it would keep them all
+                tar.pax_headers.clear()
+                self.left = MOST_HEADERS
+            self.seek(tar.offset)  # tarfile takes a broken header for the end
+            if tar.offset == begin or self.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.ReadError("it is not a tar, or damaged")
+
     def read(self, size: int) -> bytes:
-        """As a file. tarfile reads names and attributes whole, whatever their size."""
-        if size > CHUNK:
+        """As a file, of which ``left`` bytes may be read. tarfile keeps names and attributes, whatever their size."""
+        self.left -= size
+        if size > CHUNK or self.left < 0:
             raise tarfile.ReadError("a name or an attribute is too long")
         return self.file.read(size)
 

@@ -200,6 +200,15 @@ def _member(kind: bytes, size: int = 0, name: str = "adapter_config.json") -> by
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
+def _sparse(count: int) -> bytes:
+    """A file of old GNU's with ``count`` more blocks of holes, of which the last one says that more follow."""
+    head = bytearray(_member(tarfile.GNUTYPE_SPARSE))
+    head[386:482], head[482], head[148:156] = b"00000000001\0" * 8, 1, b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + (b"00000000001\0" * 42 + b"\1" + bytes(7)) * count
+
+
+_ATTRIBUTES = b"".join(b"14 k%07d=v\n" % number for number in range(1 << 16))[: 1 << 20].ljust(1 << 20, b"\0")
 GZIP = f"{TAR}+gzip"
 ODD = {
     "no tar": (TAR, os.urandom(2000)),
@@ -211,6 +220,9 @@ ODD = {
     "long attributes": (TAR, _member(tarfile.XHDTYPE, 2 << 20) + bytes(2 << 20) + tar_of(FILES)),
     "a huge file": (TAR, _member(tarfile.REGTYPE, 1 << 40) + bytes(1024)),
     "attributes in attributes": (TAR, _member(tarfile.XHDTYPE, 0) * 5000 + tar_of(FILES)),
+    "attributes for all that follow": (TAR, (_member(tarfile.XGLTYPE, 1 << 20) + _ATTRIBUTES) * 5 + tar_of(FILES)),
+    "a sparse file that is cut": (TAR, _sparse(0)),
+    "a sparse file of holes": (TAR, _sparse(10_000)),
     "members without end": (TAR, tar_of({f"{number}": b"" for number in range(10_001)})),
 }
 
@@ -229,6 +241,7 @@ def test_a_tar_has_the_bytes_and_the_time_of_an_adapter(liar: Liar, settings: Se
         assert code(liar, replace(settings, max_bytes=50_000)) == 1
         assert code(liar, replace(settings, adapter_timeout_s=0.0)) == 4
     liar.tars(tar_of({**FILES, "zeros": bytes(9 << 20)}, "gzip"), kind=GZIP)
+    assert code(liar, replace(settings, keep_free=1 << 60)) == 6
     assert "its layers have over" in error_of(liar, replace(settings, max_bytes=1 << 20)).message
     liar.asked.clear()
     liar.manifest({"layers": [{**liar.layer(tar_of(FILES), TAR), "size": 1 << 40}]})
