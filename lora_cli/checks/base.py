@@ -145,7 +145,7 @@ def _other_base(case: Case) -> str | None:
     folder = base.name.removesuffix(WHERE).rstrip("/")  # may have the model's name
     all_names = (cached[0] if cached else trained, base.repository, folder)
     named = (one.rpartition("/")[2].lower()[:96] for one in all_names)
-    own, *others = (re.sub(COPY, "", name).removeprefix("meta-") for name in named)
+    own, *others = [re.sub(COPY, "", name).removeprefix("meta-") for name in named]
     return "" if own in others else trained if base.repository else None
 
 

@@ -96,11 +96,7 @@ def is_adapter(paths: Iterable[str]) -> bool:
 def is_adapter_file(name: str) -> bool:
     """Whether a file has the name of an adapter's config or weights, also of another format's."""
     lora = "lora" in name and format_of(name) is not None
-    return _is_peft(name) or lora or name.lower().endswith((".safetensors", ".gguf"))
-
-
-def _is_peft(name: str) -> bool:
-    return name == CONFIG or name.startswith(WEIGHTS_STEM)
+    return name == CONFIG or name.startswith(WEIGHTS_STEM) or lora or name.lower().endswith((".safetensors", ".gguf"))
 
 
 def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
@@ -110,7 +106,7 @@ def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
     so is a base model: weights beside a ``config.json``. Weights of another name hide nothing.
     """
     files = list(map(PurePosixPath, paths))
-    peft = {path.parent for path in files if _is_peft(path.name)}
+    peft = {path.parent for path in files if path.name.startswith((CONFIG, WEIGHTS_STEM))}
     bases = {path.parent for path in files if path.name == BASE_CONFIG} - peft
     found = {path.parent: False for path in files if is_adapter_file(path.name) and path.parent not in bases}
     runs = [folder.parent for folder in found if CHECKPOINT.fullmatch(folder.name)]
@@ -254,7 +250,7 @@ def _adapter_files(top: str) -> Iterator[str]:
     unreadable: list[OSError] = []
     for folder, inside, files in os.walk(top, onerror=unreadable.append):
         here, found = Path(folder), [name for name in files if is_adapter_file(name)]
-        is_peft = any(map(_is_peft, found))
+        is_peft = any(name.startswith((CONFIG, WEIGHTS_STEM)) for name in found)
         inside[:] = [] if is_peft else [name for name in inside if not name.startswith(".")]
         linked = [file for name in inside if (here / name).is_symlink() for file in (here / name).glob("adapter_*")]
         named = (here / name for name in (*found, *([BASE_CONFIG] if BASE_CONFIG in files else ())))
