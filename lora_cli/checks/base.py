@@ -144,8 +144,7 @@ def _other_base(case: Case) -> str | None:
     # On the Hub a name has at most 96 characters; Llama 3 models have two names.
     folder = base.name.removesuffix(WHERE).rstrip("/")  # may have the model's name
     all_names = (cached[0] if cached else trained, base.repository, folder)
-    named = (one.rpartition("/")[2].lower()[:96] for one in all_names)
-    own, *others = [re.sub(COPY, "", name).removeprefix("meta-") for name in named]
+    own, *others = [re.sub(COPY, "", one.rpartition("/")[2].lower()[:96]).removeprefix("meta-") for one in all_names]
     return "" if own in others else trained if base.repository else None
 
 

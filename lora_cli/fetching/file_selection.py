@@ -250,8 +250,8 @@ def _adapter_files(top: str) -> Iterator[str]:
     unreadable: list[OSError] = []
     for folder, inside, files in os.walk(top, onerror=unreadable.append):
         here, found = Path(folder), [name for name in files if is_adapter_file(name)]
-        is_peft = any(name.startswith((CONFIG, WEIGHTS_STEM)) for name in found)
-        inside[:] = [] if is_peft else [name for name in inside if not name.startswith(".")]
+        peft = [name for name in found if name.startswith((CONFIG, WEIGHTS_STEM))]
+        inside[:] = [] if peft else [name for name in inside if not name.startswith(".")]
         linked = [file for name in inside if (here / name).is_symlink() for file in (here / name).glob("adapter_*")]
         named = (here / name for name in (*found, *([BASE_CONFIG] if BASE_CONFIG in files else ())))
         yield from (file.relative_to(top).as_posix() for file in (*named, *linked))
