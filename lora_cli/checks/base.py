@@ -139,13 +139,13 @@ def _other_base(case: Case) -> str | None:
     config, base = case.adapter.config, case.known_base
     trained = (config.base_model_name_or_path if config is not None else None) or ""
     cached = cached_repository(trained)
-    if not cached and not hub_words(trained):
-        return ""
     # On the Hub a name has at most 96 characters; Llama 3 models have two names.
     folder = base.name.removesuffix(WHERE).rstrip("/")  # may have the model's name
     all_names = (cached[0] if cached else trained, base.repository, folder)
     own, *others = [re.sub(COPY, "", one.rpartition("/")[2].lower()[:96]).removeprefix("meta-") for one in all_names]
-    return "" if own in others else trained if base.repository else None
+    if own in others or not (cached or hub_words(trained)):
+        return ""
+    return trained if base.repository else None
 
 
 @check("LC316", "saved-module-missing", "config", "weights", "base", peft=REJECTS, vllm=WRONG, sglang=WRONG,
