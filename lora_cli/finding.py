@@ -114,7 +114,9 @@ class Finding:
 
 
 NO_BASE, NO_VALUES = "no base model was given", "--no-values was given"
-"""Reasons for skipping a check that the user has given."""
+NO_NAME = "the base has no name to compare with"
+WAIVED = frozenset({NO_BASE, NO_VALUES, NO_NAME})
+"""Reasons for skipping a check that the user has given: ``--strict`` allows them."""
 
 
 @dataclass(frozen=True, slots=True)

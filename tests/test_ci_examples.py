@@ -41,6 +41,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / ".lora-cli"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     assert main(["fetch", "-f", "set.yaml"]) == 0
     return tmp_path
@@ -77,6 +78,7 @@ def test_the_commands_of_an_example_gate_a_repository_and_their_reports_are_coll
     commands = [shlex.split(line)[1:] for line in lines(yaml.safe_load(file.read_text()), "lora-cli")]
     for command in commands:
         assert main(command) == {"validate": 1, "fetch": 0}[command[0]]
+    assert ["validate", "adapters", "--strict"] in [command[:3] for command in commands]
     assert {"validate", "--strict"} <= {word for command in commands for word in command}
     cases = {case.get("name"): case.find("failure") is not None for case in ET.parse("lora.xml").iter("testcase")}
     assert cases == {"pirate": False, "misnested": True}
@@ -106,7 +108,7 @@ def test_the_action_judges_reports_and_fails(given: dict[str, str], expected: in
     (step,) = (step for step in steps if "id" in step)
     Path("LC311").touch()
     inputs = {"MANIFEST": "set.yaml", "ARGS": "", "SARIF": "lora.sarif", "JUNIT": "lora.xml", **given}
-    more = {"GITHUB_OUTPUT": str(repository / "told"), "GITHUB_ACTIONS": "true", "HF_HUB_OFFLINE": "1"}
+    more = {"GITHUB_OUTPUT": str(repository / "told"), "GITHUB_ACTIONS": "true"}
     code, said = bash(step["run"], **inputs, **more)
     assert (code, Path("told").read_text()) == (expected, f"exit-code={expected}\n"), said
     assert not Path("pwned").exists()

@@ -18,6 +18,7 @@ from lora_cli import parse
 from lora_cli.adapter.config import MAX_LAYERS
 from lora_cli.base.base_model import MAX_DIMENSION, MAX_EXPERTS, WHERE, BaseModel, BaseModule, ModuleKind
 from lora_cli.errors import FormatError
+from lora_cli.refs.reference import hub_words
 
 ALIASES = {
     "hidden_size": ("n_embd", "n_embed"),
@@ -514,11 +515,14 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     classes = config.get("architectures")
     first = classes[0] if isinstance(classes, list) and classes else None
     architecture = first[:128] if isinstance(first, str) else ""
+    saved_as = config.get("_name_or_path")
+    repository = saved_as if isinstance(saved_as, str) and hub_words(saved_as) else ""
     family = FAMILIES.get(model_type)
     if family is None:
         from lora_cli.base.from_transformers import base_from_transformers
 
-        return replace(base_from_transformers(config, architecture), name=name, architecture=architecture)
+        built = base_from_transformers(config, architecture)
+        return replace(built, name=name, architecture=architecture, repository=repository)
 
     def section(key: str, defaults: Defaults) -> Config:
         where = f"{WHERE}: {key}" if key else WHERE
@@ -555,4 +559,5 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         dtype=next((one for one in dtypes if isinstance(one, str)), "").removeprefix("torch.")[:32],
         heads=text.num_attention_heads or None,
         architecture=architecture,
+        repository=repository,
     )

@@ -3,13 +3,13 @@
 import re
 
 from lora_cli.adapter.adapter import PAIR_PARTS, last_name
-from lora_cli.base.base_model import OTHER_BASE
+from lora_cli.base.base_model import OTHER_BASE, WHERE
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
 from lora_cli.checks.config import targets_none
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.errors import FormatError
-from lora_cli.finding import ENGINE_NAMES, Location, Problem
+from lora_cli.finding import ENGINE_NAMES, NO_NAME, Location, Problem
 from lora_cli.peft.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES, timed
 from lora_cli.refs.reference import cached_repository, hub_words
 from lora_cli.text import counted, cut, names, shown
@@ -124,7 +124,9 @@ def other_base(case: Case) -> Problems:
     A model and its instruct version have the same shapes: the adapter loads on either. Mirrors and quantised copies
     count as the same. ``lora-cli repair --base-name ORG/NAME`` corrects the config.
     """
-    trained, application = _other_base(case), case.application
+    if (trained := _other_base(case)) is None:
+        yield NotChecked(NO_NAME)
+    application = case.application
     # Else the base is named in the hint of that.
     is_told = application.absent or application.beyond or (case.has_weights and application.misshapen)
     if trained and not is_told:
@@ -132,16 +134,18 @@ def other_base(case: Case) -> Problems:
         yield Problem(message, case.in_config("base_model_name_or_path"))
 
 
-def _other_base(case: Case) -> str:
-    """The base in the config if it is another repository than that of the case; empty if that is not known."""
-    config, given = case.adapter.config, case.known_base.repository
+def _other_base(case: Case) -> str | None:
+    """The base in the config if it is another one than that of the case, None if that has no name; else empty."""
+    config, base = case.adapter.config, case.known_base
     trained = (config.base_model_name_or_path if config is not None else None) or ""
     cached = cached_repository(trained)
-    if not given or not (cached or hub_words(trained)):
-        return ""
     # On the Hub a name has at most 96 characters; Llama 3 models have two names.
-    named = (one.rpartition("/")[2].lower()[:96] for one in (cached[0] if cached else trained, given))
-    return trained if len({re.sub(COPY, "", name).removeprefix("meta-") for name in named}) > 1 else ""
+    folder = base.name.removesuffix(WHERE).rstrip("/")  # may have the model's name
+    all_names = (cached[0] if cached else trained, base.repository, folder)
+    own, *others = [re.sub(COPY, "", one.rpartition("/")[2].lower()[:96]).removeprefix("meta-") for one in all_names]
+    if own in others or not (cached or hub_words(trained)):
+        return ""
+    return trained if base.repository else None
 
 
 @check("LC316", "saved-module-missing", "config", "weights", "base", peft=REJECTS, vllm=WRONG, sglang=WRONG,

@@ -245,8 +245,10 @@ def _told(error: Exception) -> LoraCliError:
     if isinstance(error, LoraCliError):
         return error
     if isinstance(error, typer.TyperException):
-        context = getattr(error, "ctx", None)
+        context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
         said = error.format_message().replace("Value error, ", "")  # a word of pydantic
+        if context is not None and parameter is not None and origin_of(context, parameter.name) == "ENVIRONMENT":
+            said = f"{parameter.envvar}: {said}"
         return UsageError(said, hint=f"{context.command_path if context else 'lora-cli'} --help")
     if isinstance(error, MemoryError):
         return MachineError("out of memory", hint="lower jobs (LORA_CLI_JOBS), or use fewer adapters at once")

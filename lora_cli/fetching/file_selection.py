@@ -103,16 +103,15 @@ def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
     """The folders of adapters among these files, and whether each is a training run; "" is the top.
 
     A run has checkpoints, and is no adapter itself: it stands for the latest. What is inside of either is left out, and
-    so is a base model: weights beside a ``config.json``.
+    so is a base model: weights beside a ``config.json``. Weights of another name hide nothing.
     """
     files = list(map(PurePosixPath, paths))
-    bases = {path.parent for path in files if path.name == BASE_CONFIG} - {
-        path.parent for path in files if path.name == CONFIG or path.name.startswith(WEIGHTS_STEM)
-    }
+    peft = {path.parent for path in files if path.name.startswith((CONFIG, WEIGHTS_STEM))}
+    bases = {path.parent for path in files if path.name == BASE_CONFIG} - peft
     found = {path.parent: False for path in files if is_adapter_file(path.name) and path.parent not in bases}
     runs = [folder.parent for folder in found if CHECKPOINT.fullmatch(folder.name)]
-    found = dict.fromkeys(runs, True) | found
-    outer = {str(one) if one.name else "": found[one] for one in found if found.keys().isdisjoint(one.parents)}
+    found, whole = dict.fromkeys(runs, True) | found, peft.union(runs)
+    outer = {str(one) if one.name else "": found[one] for one in found if whole.isdisjoint(one.parents)}
     # sql-9 before sql-10.
     parts = {folder: re.findall(r"(\D*)(\d*)", folder) for folder in outer}
     by_number = sorted(outer, key=lambda folder: [(text, int(digits or 0)) for text, digits in parts[folder]])
@@ -226,7 +225,7 @@ def from_refs(refs: Sequence[str]) -> tuple[Request, ...]:
     found: dict[str, bool] = {}
     for ref in refs:
         path = Path(ref)
-        found |= adapters_in(str(path.parent) if is_adapter_file(path.name) and path.is_file() else ref)
+        found |= {str(path.parent): False} if is_adapter_file(path.name) and path.is_file() else adapters_in(ref)
     return tuple(
         Request(without_secrets(one), one, selection=Selection(latest=is_run)) for one, is_run in found.items()
     )
@@ -251,10 +250,10 @@ def _adapter_files(top: str) -> Iterator[str]:
     unreadable: list[OSError] = []
     for folder, inside, files in os.walk(top, onerror=unreadable.append):
         here, found = Path(folder), [name for name in files if is_adapter_file(name)]
-        is_base = BASE_CONFIG in files and not any(name.startswith("adapter_") for name in found)
-        inside[:] = [] if found and not is_base else [name for name in inside if not name.startswith(".")]
+        peft = [name for name in found if name.startswith((CONFIG, WEIGHTS_STEM))]
+        inside[:] = [] if peft else [name for name in inside if not name.startswith(".")]
         linked = [file for name in inside if (here / name).is_symlink() for file in (here / name).glob("adapter_*")]
-        named = (here / name for name in (*found, *([BASE_CONFIG] if is_base else ())))
+        named = (here / name for name in (*found, *([BASE_CONFIG] if BASE_CONFIG in files else ())))
         yield from (file.relative_to(top).as_posix() for file in (*named, *linked))
     yield from (Path(error.filename, CONFIG).relative_to(top).as_posix() for error in unreadable)
 

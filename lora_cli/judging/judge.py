@@ -9,7 +9,7 @@ from lora_cli.checks.case import Case, Evidence
 from lora_cli.checks.config import pattern_invalid
 from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import fetch
-from lora_cli.finding import NO_BASE, NO_VALUES, Finding, Location, Problem
+from lora_cli.finding import NO_VALUES, WAIVED, Finding, Location, Problem
 from lora_cli.judging.read import Terms, base_of, open_one
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import apply
@@ -97,7 +97,7 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
         stats, reason = scan_values(files, adapter), ""
     elif terms.values:
         reason = f"the values were not read: {unread}"
-    base, base_reason = base_of(adapter.config, terms)
+    base, base_reason, result.strict_code = base_of(adapter.config, terms)
     commit = files.revision.id if files.ref.scheme in WITH_REVISIONS else ""
     evidence = Evidence(stats, reason, companions, files.ref, commit, base_reason)
     result.lap("values")
@@ -119,5 +119,5 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     # What could not be looked at, apart from what the user asked for.
     needed = {need for rule in rules for need in rule.needs} | ({"base", "values"} if terms.engines else set())
     missing = [case.why_missing(need) for need in ("config", "weights", "base", "values") if need in needed]
-    result.unchecked = tuple(dict.fromkeys(reason for reason in missing if reason not in {"", NO_BASE, NO_VALUES}))
+    result.unchecked = tuple(dict.fromkeys(reason for reason in missing if reason not in {"", *WAIVED}))
     result.lap("rules")

@@ -20,6 +20,7 @@ from lora_cli.errors import (
     NoAdapter,
     Offline,
     Refused,
+    Unreachable,
     UsageError,
 )
 from lora_cli.fetching import gate
@@ -74,7 +75,7 @@ class Terms:
     deployment: Deployment = field(default_factory=Deployment)
     context: "FetchContext | None" = None
     threads: int = 1
-    own_bases: dict[str, tuple[BaseModel | None, str]] = field(default_factory=dict)
+    own_bases: dict[str, tuple[BaseModel | None, str, int]] = field(default_factory=dict)
 
 
 One = Callable[[Request, Terms], Result]
@@ -209,31 +210,31 @@ def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapt
     except Offline as error:
         hint = "lora-cli fetch -f locks a manifest's base, or set --base to a folder or a config.json on this disk"
         raise Offline(error.message, hint=hint) from error
-    return replace(model, repository=repository_of(ref))
+    return replace(model, repository=repository_of(ref) or model.repository)
 
 
-def base_of(config: LoraConfig | None, terms: Terms) -> tuple[BaseModel | None, str]:
-    """The base model that an adapter with this config is judged against, or why there is none.
+def base_of(config: LoraConfig | None, terms: Terms) -> tuple[BaseModel | None, str, int]:
+    """The base model that an adapter with this config is judged against, or why there is none, and that as exit code.
 
     Raises:
         UsageError: the tensor-parallel size does not divide its attention heads.
     """
     if not terms.way:
-        return terms.base, NO_BASE
+        return terms.base, NO_BASE, 1
     name = (config.base_model_name_or_path if config is not None else None) or ""
     if reason := unreadable(name) if name else f"no base is set in {CONFIG}":
-        return None, f"base unchecked: {reason}; {terms.way}"
+        return None, f"base unchecked: {reason}; {terms.way}", 1
     with _OPENING:
         if name not in terms.own_bases:
             try:
                 gate.refuse(Request("", ref_of(name)), terms.settings)
-                terms.own_bases[name] = open_base(name, terms.settings), ""
+                terms.own_bases[name] = open_base(name, terms.settings), "", 1
             except LoraCliError as error:
                 enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
-                terms.own_bases[name] = None, f"base unchecked: {error.message}; {terms.way}{enough}"
-    model, why = terms.own_bases[name]
-    check_tp(model, terms.deployment.tp)
-    return model, why
+                code = error.exit_code if isinstance(error, Unreachable) else 1
+                terms.own_bases[name] = None, f"base unchecked: {error.message}; {terms.way}{enough}", code
+    check_tp(terms.own_bases[name][0], terms.deployment.tp)
+    return terms.own_bases[name]
 
 
 def unreadable(base: str) -> str:

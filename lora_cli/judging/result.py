@@ -17,7 +17,7 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.adapter.reading import Card
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import LoraCliError, Refused, bug_of
-from lora_cli.finding import NO_BASE, NO_VALUES, Accepted, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
+from lora_cli.finding import WAIVED, Accepted, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
 from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Sha256, Version
 from lora_cli.redaction import logger, without_secrets
 from lora_cli.refs.request import Request
@@ -62,6 +62,8 @@ class Result:
     """The base model that it was compared with, or null."""
     unchecked: tuple[str, ...] = ()
     """Why base or values could not be looked at."""
+    strict_code: int = field(default=1, metadata=EXCLUDED)
+    """The exit code of ``--strict`` where it is unchecked: 4 if its base could not be reached."""
     signers: tuple[str, ...] | None = None
     """Who signed it, verified now; missing if no policy requires that."""
     request: Request | None = field(default=None, metadata=EXCLUDED)
@@ -95,10 +97,11 @@ class Result:
         self.since_s = now_s
 
     @property
-    def is_incomplete(self) -> bool:
-        """Whether anything could not be checked: what ``--strict`` refuses."""
-        skipped = any(one.reason not in {NO_BASE, NO_VALUES} for one in self.skipped)
-        return bool(skipped or self.unchecked or any(one.outcome is Outcome.UNKNOWN for one in self.engines))
+    def incomplete(self) -> tuple[str, ...]:
+        """Why anything could not be checked, each reason once: what ``--strict`` refuses."""
+        skipped = (one.reason for one in self.skipped if one.reason not in WAIVED)
+        unknown = (f"{one}: {one.note}" for one in self.engines if one.outcome is Outcome.UNKNOWN)
+        return tuple(dict.fromkeys([*self.unchecked, *skipped])) or tuple(unknown)
 
     def refused(self, fail_on: Severity = Severity.ERROR) -> bool:
         """Whether any finding that counts is at or above ``fail_on``."""
@@ -107,7 +110,7 @@ class Result:
     @property
     def ok(self) -> bool:
         """Whether it was read, nothing refuses it, and all that matters was looked at."""
-        return self.error is None and not self.refused() and not self.is_incomplete
+        return self.error is None and not self.refused() and not self.incomplete
 
     def __repr__(self) -> str:
         return f"Result({self.name!r}, ok={self.ok}, findings={[one.code for one in self.findings]})"
@@ -220,8 +223,8 @@ class Report:
                 one.outcome, one.exit_code = "failed", one.error.exit_code
             elif one.refused(self.fail_on):
                 one.outcome, one.exit_code = "refused", 1
-            elif one.unchecked or (strict and one.is_incomplete):
-                one.outcome, one.exit_code = "unchecked", int(strict and one.is_incomplete)
+            elif one.unchecked or (strict and one.incomplete):
+                one.outcome, one.exit_code = "unchecked", one.strict_code * strict
             elif any(found.accepted and found.severity >= self.fail_on for found in one.findings):
                 one.outcome = "accepted"
         self.summary = summarize(self.adapters)

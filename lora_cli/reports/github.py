@@ -31,9 +31,9 @@ def render_report(report: Report) -> str:
         if one.error is not None:
             text = problem_lines(one.error.message, one.error.hint)
             lines.append(_command("error", _properties(report, one, Location(), "not read"), text))
-        reasons = one.unchecked if one.outcome == "unchecked" else ()
-        where = _properties(report, one, Location(), "unchecked")
-        lines += [_command("warning", where, safe(reason)) for reason in reasons]
+        if one.outcome == "unchecked":
+            where = _properties(report, one, Location(), "unchecked")
+            lines.append(_command("error" if one.exit_code else "warning", where, safe("; ".join(one.incomplete))))
     for one, finding in _interleaved(report.found()):
         problem, title = finding.problem, f"{finding.code} {finding.name}"
         properties = _properties(report, one, problem.at, title)

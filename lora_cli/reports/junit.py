@@ -1,6 +1,7 @@
 """JUnit XML, as Jenkins, GitLab and other CI servers read it: a test for each adapter.
 
-It fails where findings refuse the adapter, is an error where it cannot be read, and is skipped where it is unchecked.
+It fails where findings or ``--strict`` refuse the adapter, is an error where it cannot be read, and is skipped where it
+is only unchecked.
 What it was compared with, what engines do, and all else that was found is its output.
 """
 
@@ -33,7 +34,8 @@ def render_report(report: Report) -> str:
             failure = ET.SubElement(case, "failure", type=str(first.severity), message=message)
             failure.text = "\n".join(map(_paragraph, refusing))
         elif one.outcome == "unchecked":
-            ET.SubElement(case, "skipped", message=safe("; ".join(one.unchecked)))
+            kind = {"type": "unchecked"} if one.exit_code else {}
+            ET.SubElement(case, "failure" if kind else "skipped", kind, message=safe("; ".join(one.incomplete)))
         ET.SubElement(case, "system-out").text = "\n".join(_output(one, [*map(id, refusing)]))
     for total, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(total, str(sum(case.find(tag) is not None for case in suite)))

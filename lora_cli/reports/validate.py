@@ -48,9 +48,12 @@ def human(report: Report, *, quiet: bool = False, verbose: bool = False) -> "Par
         for why, adapters in reasons.items():
             yield from _group(f"unchecked {counted(len(adapters), 'adapter')}", f"{why}: {names(adapters, MAX_NAMES)}")
     if not quiet:
-        for accepted, codes in by_key((one.accepted, one.code) for _, one in report.found() if one.accepted).items():
+        known = ((one.accepted, (one.code, each.name)) for each, one in report.found() if one.accepted)
+        for accepted, found in by_key(known).items():
             reason = f"{accepted.reason}: " if accepted.reason else ""
-            yield from _group(f"known {counted(len(codes), 'finding')}", f"{reason}{codes_of(codes)} ({accepted.at})")
+            line = f"{reason}{codes_of([code for code, _ in found])} ({accepted.at})"
+            within = names(list(dict.fromkeys(name for _, name in found)), MAX_NAMES)
+            yield from _group(f"known {counted(len(found), 'finding')}", f"{line}: {within}")
         told = {why for one in shown if one.outcome == "unchecked" for why in one.unchecked}
         skipped = (check for one in report.adapters for check in one.skipped)
         yield from skipped_checks(check for check in skipped if check.reason not in told)
@@ -61,7 +64,7 @@ def human(report: Report, *, quiet: bool = False, verbose: bool = False) -> "Par
         if one.error is not None:
             yield from ("", *failure(one.name, "not read", one.error.message, one.error.hint))
     if not quiet:
-        yield from ("",) if report.adapters else ()
+        yield from ("",) if shown or any(one.skipped for one in report.adapters) else ()
         yield from _repair_command(report)
         hidden = len(report.adapters) - len(shown)
         yield Paragraph(summary(report) + (f"; {hidden} without a row: -v lists all" if shown and hidden else ""))

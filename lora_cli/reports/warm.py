@@ -159,7 +159,9 @@ def human_endpoints(report: EndpointsReport, *, quiet: bool = False, verbose: bo
 
     With ``quiet`` only the failures.
     """
-    counts = _counts(_action(one) for one in report.done)
+    refused = {one.name for one in report.refused}  # counted once, although a server may still have an earlier version
+    on_servers = (one for server in report.servers for one in server.adapters if one.name not in refused)
+    counts = _counts(_action(one) for one in (*on_servers, *report.refused))
     down = sum(one.error is not None for one in report.servers)
     servers = counted(len(report.servers), "server")
     done = Paragraph(f"{servers}{f' ({down} failed)' * bool(down)}: {counts}" if counts else f"0 of {servers} updated")

@@ -24,6 +24,7 @@ def test_only_what_is_new_counts(run: Run) -> None:
     assert reasons() == ["bad: adapter_model.safetensors: model.layers.0.self_attn.q_proj"]
     assert run(f"validate bad {WARNING} --baseline known.yaml").text.endswith("1 adapter: 1 accepted")
     said = run(f"validate bad loud {WARNING} --baseline known.yaml", 1).text
+    assert "(known.yaml): bad" in said
     assert said.endswith("2 adapters: 1 accepted, 1 failed")
 
 

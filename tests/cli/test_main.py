@@ -116,6 +116,9 @@ def test_a_variable_that_nothing_reads_is_an_error_that_names_the_one_that_was_m
     for name in ("TIMEOUT", "MAX_LORAS", "RETRIES", "ENGINE", "MANIFEST", *kubernetes):
         monkeypatch.setenv(f"LORA_CLI_{name}", "3")
     run("rules LC101")
+    monkeypatch.setenv("LORA_CLI_OFFLINE", "maybe")
+    assert run("rules LC101", 2).err.startswith("error: LORA_CLI_OFFLINE: ")
+    monkeypatch.delenv("LORA_CLI_OFFLINE")
     for name in ("TIMOUT", "MAX_LORA", "ZZZ", "LOCKED"):
         monkeypatch.setenv(f"LORA_CLI_{name}", "3")
     for line in ("rules LC101", "-q rules LC101", "cache path"):

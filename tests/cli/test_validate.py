@@ -44,6 +44,9 @@ def test_m4_a_folder_stands_for_the_adapters_below_it(team: Path, monkeypatch: p
     assert validated(run, "") == ["./b", "./in/a", "./linked", "./run"]
     assert len(run("fetch .").out.splitlines()) == 4
     assert validated(run, team.as_uri()) == [f"{team.as_uri()}/{name}" for name in ("b", "in/a", "run")]
+    Path("loose.safetensors").touch()
+    assert validated(run, "", 1) == [".", "./b", "./in/a", "./linked", "./run"]
+    assert validated(run, "loose.safetensors", 1) == ["."]
 
 
 def test_m3_a_prefix_or_a_repository_stands_for_the_adapters_below_it(

@@ -275,7 +275,12 @@ def test_prune_unloads_what_is_not_named_and_only_then(folder: Path, warm: Warm)
 
 @pytest.mark.parametrize(("why", "exit_code"), [("refused", 1), ("unreachable", 4), ("gone", 3)])
 def test_prune_leaves_what_the_manifest_has_though_this_machine_cannot_have_it(
-    folder: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch, why: str, exit_code: int
+    folder: Path,
+    warm: Warm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    why: str,
+    exit_code: int,
 ) -> None:
     monkeypatch.setenv("LORA_CLI_RETRIES", "0")
     with Engine() as engine:
@@ -290,6 +295,8 @@ def test_prune_leaves_what_the_manifest_has_though_this_machine_cannot_have_it(
         assert [one["name"] for one in document["refused"]] == ["sql"]
         assert "sql is still served from" in outcome(document)["error"]["message"]
         assert set(engine.adapters) == {"sql", "chat"}
+        main(["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml"), "--endpoint", engine.url])
+        assert "1 server: 1 unchanged, 1 failed" in capsys.readouterr().out
 
 
 def test_prune_is_by_the_whole_manifest_for_a_part_of_it_too(warm: Warm) -> None:
