@@ -50,8 +50,8 @@ class ReconcileOptions:
 
     ``prune`` unloads what is neither wanted nor has one of these names (None: nothing is unloaded): an adapter that
     could not be fetched or was refused stays served as it is, and is reported if it is one of ``refused``. ``prove``
-    checks the effect of each adapter; ``unload`` allows to unload although the engine has a bug in that. ``base`` is the
-    Hub's name of the adapters' base, "" if that is not known.
+    checks the effect of each adapter; ``unload`` allows to unload although the engine has a bug in that. ``base`` is
+    the Hub's name of the adapters' base, "" if that is not known.
     """
 
     prune: frozenset[str] | None = None
