@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from lora_cli.adapter.adapter import Adapter, Format, Found, pair_up, parse_key
+from lora_cli.adapter.adapter import Adapter, Format, pair_up, parse_key
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, parse_header
 from lora_cli.errors import FormatError, TooLarge, UsageError
@@ -82,16 +82,6 @@ METHODS = frozenset({
 })  # fmt: skip
 """PEFT's other methods by their ``peft_type``: PEFT refuses any other, and loads these as something else."""
 
-DIALECTS: Mapping[str, str] = {
-    r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
-    r"\.experts\.\d+\.": "one module for each expert",
-    r"\.experts(\.base_layer)?\.lora_": "fused experts",
-    r"_orig_mod\.": "names of torch.compile",
-    r"_fsdp_wrapped_module\.": "names of FSDP",
-    r"\.lora_(A|B|embedding_A|embedding_B)\.\w+\.weight$": "the adapter's name in tensor names",
-}
-"""How names can differ among LoRA adapters of PEFT: a pattern, and what it is called."""
-
 FIRST_READ = 1 << 17
 """Bytes of the first range of a file: the whole header of nearly every adapter, in one request."""
 
@@ -122,12 +112,6 @@ def check_stand_in(first: bytes, file: RemoteFile) -> None:
     """
     if (found := by_start(first, STAND_INS)) is not None:
         raise FormatError(f"is {found.title}, not the file itself", where=file.path, hint=found.advice)
-
-
-def dialects(keys: Iterable[str]) -> tuple[str, ...]:
-    """The naming dialects of an adapter's tensors, apart from PEFT's plain names."""
-    names = "\n".join(keys)
-    return tuple(title for pattern, title in DIALECTS.items() if re.search(pattern, names, re.MULTILINE))
 
 
 def weights_file(files: Files) -> RemoteFile | None:
@@ -171,7 +155,7 @@ def read_adapter(
     adapter = Adapter(name, files.revision.files, paths, found, config_error, {}, weights_error, {}, {})
     adapter = _holding(adapter, header)
     guesses = _guesses(files, adapter, file) if weights or file is None else ()
-    return replace(adapter, foreign=next((Found(one, at) for one, at in guesses if one is not None), None))
+    return replace(adapter, foreign=next((one._replace(file=at) for one, at in guesses if one is not None), None))
 
 
 def read_tensors(files: Files, file: RemoteFile, most_header: int = MOST_HEADER) -> dict[str, TensorInfo]:

@@ -5,7 +5,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lora_cli.adapter.adapter import PEFT_PREFIX, Adapter, Key, LoraPair, last_name, leaf_of, without_wrappers
+from lora_cli.adapter.adapter import (
+    PEFT_PREFIX,
+    Adapter,
+    Key,
+    LoraPair,
+    last_name,
+    leaf_of,
+    parse_key,
+    without_wrappers,
+)
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
@@ -193,7 +202,8 @@ def _differences(pair: LoraPair, wanted: BaseModule) -> Iterator[str]:
         yield f"the tensors are those of {mine}, but the module of the base is {its}"
         return
     needs = {"A": (1, wanted.d_in, "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
-    for name, factor in pair.named.items():
+    for factor in pair.factors:
+        name = parse_key(factor.name).part
         axis, width, form = needs[name[-1]]
         if len(factor.shape) == 2 and factor.shape[axis] != width:
             yield f"{name} is {list(factor.shape)}, the base needs {form.format(width)}"
