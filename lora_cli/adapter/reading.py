@@ -151,9 +151,9 @@ def read_adapter(
     parts: tuple[Callable[[], Any], ...] = (config, tensors)
     read = [part() for part in parts] if threads == 1 else map_in_threads(lambda part: part(), parts, threads)
     (found, config_error), (header, weights_error) = read
-    paths = () if file is None else (file.path,)
-    adapter = Adapter(name, files.revision.files, paths, found, config_error, {}, weights_error, {}, {})
-    adapter = _holding(adapter, header)
+    paths, keys = () if file is None else (file.path,), {one: parse_key(one) for one in header}
+    own = config_error, header, weights_error, keys, pair_up(header, keys)
+    adapter = Adapter(name, files.revision.files, paths, found, *own)
     guesses = _guesses(files, adapter, file) if weights or file is None else ()
     return replace(adapter, foreign=next((one._replace(file=at) for one, at in guesses if one is not None), None))
 
@@ -198,11 +198,6 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict
     return parse_header(header, file.size, where)
 
 
-def _holding(adapter: Adapter, tensors: dict[str, TensorInfo]) -> Adapter:
-    keys = {name: parse_key(name) for name in tensors}
-    return replace(adapter, tensors=tensors, keys=keys, pairs=pair_up(tensors, keys))
-
-
 def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
     """``adapter`` with the tensors of all its shards, or unchanged without shards; the safetensors ones of both kinds.
 
@@ -224,7 +219,9 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
         if tensors.keys() & own.keys() or len(tensors) + len(own) > MOST_TENSORS:
             raise FormatError(f"has tensors of another shard, or all have over {MOST_TENSORS}", where=file.path)
         tensors |= own
-    return _holding(replace(adapter, weight_files=tuple(file.path for file in shards), foreign=None), tensors)
+    paths, keys = tuple(file.path for file in shards), {name: parse_key(name) for name in tensors}
+    pairs = pair_up(tensors, keys)
+    return replace(adapter, weight_files=paths, foreign=None, tensors=tensors, keys=keys, pairs=pairs)
 
 
 def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iterator[tuple[Format | None, str]]:
