@@ -5,16 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lora_cli.adapter.adapter import (
-    PEFT_PREFIX,
-    Adapter,
-    Key,
-    LoraPair,
-    last_name,
-    leaf_of,
-    parse_key,
-    without_wrappers,
-)
+from lora_cli.adapter.adapter import PEFT_PREFIX, Adapter, Key, LoraPair, last_name, leaf_of, without_wrappers
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
@@ -203,8 +194,8 @@ def _differences(pair: LoraPair, wanted: BaseModule) -> Iterator[str]:
         return
     needs = {"A": (1, wanted.d_in, "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
     for factor in pair.factors:
-        name = parse_key(factor.name).part
-        axis, width, form = needs[name[-1]]
+        letter = "A" if factor is pair.a else "B"
+        name, (axis, width, form) = f"lora_{'embedding_' * pair.embedding}{letter}", needs[letter]
         if len(factor.shape) == 2 and factor.shape[axis] != width:
             yield f"{name} is {list(factor.shape)}, the base needs {form.format(width)}"
 
