@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from lora_cli.adapter.adapter import Adapter, Format, Found, pair_up, parse_key
+from lora_cli.adapter.adapter import Adapter, Format, pair_up, parse_key
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, parse_header
 from lora_cli.errors import FormatError, TooLarge, UsageError
@@ -82,16 +82,6 @@ METHODS = frozenset({
 })  # fmt: skip
 """PEFT's other methods by their ``peft_type``: PEFT refuses any other, and loads these as something else."""
 
-DIALECTS: Mapping[str, str] = {
-    r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
-    r"\.experts\.\d+\.": "one module for each expert",
-    r"\.experts(\.base_layer)?\.lora_": "fused experts",
-    r"_orig_mod\.": "names of torch.compile",
-    r"_fsdp_wrapped_module\.": "names of FSDP",
-    r"\.lora_(A|B|embedding_A|embedding_B)\.\w+\.weight$": "the adapter's name in tensor names",
-}
-"""How names can differ among LoRA adapters of PEFT: a pattern, and what it is called."""
-
 FIRST_READ = 1 << 17
 """Bytes of the first range of a file: the whole header of nearly every adapter, in one request."""
 
@@ -122,12 +112,6 @@ def check_stand_in(first: bytes, file: RemoteFile) -> None:
     """
     if (found := by_start(first, STAND_INS)) is not None:
         raise FormatError(f"is {found.title}, not the file itself", where=file.path, hint=found.advice)
-
-
-def dialects(keys: Iterable[str]) -> tuple[str, ...]:
-    """The naming dialects of an adapter's tensors, apart from PEFT's plain names."""
-    names = "\n".join(keys)
-    return tuple(title for pattern, title in DIALECTS.items() if re.search(pattern, names, re.MULTILINE))
 
 
 def weights_file(files: Files) -> RemoteFile | None:
@@ -167,11 +151,11 @@ def read_adapter(
     parts: tuple[Callable[[], Any], ...] = (config, tensors)
     read = [part() for part in parts] if threads == 1 else map_in_threads(lambda part: part(), parts, threads)
     (found, config_error), (header, weights_error) = read
-    paths = () if file is None else (file.path,)
-    adapter = Adapter(name, files.revision.files, paths, found, config_error, {}, weights_error, {}, {})
-    adapter = _holding(adapter, header)
+    paths, keys = () if file is None else (file.path,), {one: parse_key(one) for one in header}
+    own = config_error, header, weights_error, keys, pair_up(header, keys)
+    adapter = Adapter(name, files.revision.files, paths, found, *own)
     guesses = _guesses(files, adapter, file) if weights or file is None else ()
-    return replace(adapter, foreign=next((Found(one, at) for one, at in guesses if one is not None), None))
+    return replace(adapter, foreign=next((one._replace(file=at) for one, at in guesses if one is not None), None))
 
 
 def read_tensors(files: Files, file: RemoteFile, most_header: int = MOST_HEADER) -> dict[str, TensorInfo]:
@@ -214,11 +198,6 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict
     return parse_header(header, file.size, where)
 
 
-def _holding(adapter: Adapter, tensors: dict[str, TensorInfo]) -> Adapter:
-    keys = {name: parse_key(name) for name in tensors}
-    return replace(adapter, tensors=tensors, keys=keys, pairs=pair_up(tensors, keys))
-
-
 def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
     """``adapter`` with the tensors of all its shards, or unchanged without shards; the safetensors ones of both kinds.
 
@@ -240,7 +219,9 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
         if tensors.keys() & own.keys() or len(tensors) + len(own) > MOST_TENSORS:
             raise FormatError(f"has tensors of another shard, or all have over {MOST_TENSORS}", where=file.path)
         tensors |= own
-    return _holding(replace(adapter, weight_files=tuple(file.path for file in shards), foreign=None), tensors)
+    paths, keys = tuple(file.path for file in shards), {name: parse_key(name) for name in tensors}
+    pairs = pair_up(tensors, keys)
+    return replace(adapter, weight_files=paths, foreign=None, tensors=tensors, keys=keys, pairs=pairs)
 
 
 def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iterator[tuple[Format | None, str]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, Found, Key
+from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, Format, Key
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.reading import Companions
 from lora_cli.base.base_model import BaseModel
@@ -56,7 +56,7 @@ class Case:
     def why_missing(self, need: str) -> str:
         """Why ``need`` (config, weights, base, values or companions) is missing; empty if it is not."""
         adapter, evidence = self.adapter, self.evidence
-        foreign = f"it is {self.foreign.format.title}" if self.foreign is not None else ""
+        foreign = f"it is {self.foreign.title}" if self.foreign is not None else ""
         is_lora = self.as_lora or (adapter.config is not None and adapter.config.peft_type == "LORA")
         unread = "" if adapter.config is not None else f"{CONFIG} could not be read"
         return {
@@ -86,7 +86,7 @@ class Case:
         return self.evidence.companions
 
     @property
-    def foreign(self) -> Found | None:
+    def foreign(self) -> Format | None:
         """What it is where it is no LoRA adapter in PEFT's format."""
         return None if self.as_lora else self.adapter.foreign
 

@@ -77,7 +77,7 @@ def not_lora(case: Case) -> Problems:
     effects = {"peft": WRONG if is_built else REJECTS, "vllm": vllm}
     message, hint = f"peft_type is {shown(config.peft_type)}", 'write "LORA" if this is a LoRA adapter'
     if foreign is not None:
-        message, hint = f"{message}: this is {foreign.format.title}", foreign.format.advice
+        message, hint = f"{message}: this is {foreign.title}", foreign.advice
     yield Problem(message, case.in_config("peft_type"), hint, effects)
 
 

@@ -76,7 +76,7 @@ def config_missing(case: Case) -> Problems:
     """There is no ``adapter_config.json``, which alone has rank, scaling and target modules."""
     adapter = case.adapter
     is_missing = adapter.config is None and adapter.config_error is None and case.file(CONFIG) is None
-    if is_missing and (case.foreign is None or case.foreign.format is SHARDED):
+    if is_missing and (case.foreign is None or case.foreign.title == SHARDED.title):
         nested = [file.path for file in adapter.files if file.path.endswith("/" + CONFIG)]
         yield Problem(f"there is no {CONFIG}" + (f", only {names(nested)}" if nested else ""), Location(CONFIG))
 
@@ -114,9 +114,9 @@ def foreign_format(case: Case) -> Problems:
     foreign, adapter = case.foreign, case.adapter
     if foreign is None or foreign.file == CONFIG:
         return
-    message = f"this is {foreign.format.title}, not a LoRA adapter in PEFT's format"
+    message = f"this is {foreign.title}, not a LoRA adapter in PEFT's format"
     loads = WRONG if adapter.weight_files and adapter.config is not None else REJECTS
     effects = {"peft": loads} | ({} if adapter.pairs else {"sglang": loads})
-    if foreign.format is SHARDED:
-        message, effects = f"this is {foreign.format.title}: PEFT and vLLM load none of them", {"sglang": UNKNOWN}
-    yield Problem(message, Location(cut(foreign.file)), foreign.format.advice, effects)
+    if foreign.title == SHARDED.title:
+        message, effects = f"this is {foreign.title}: PEFT and vLLM load none of them", {"sglang": UNKNOWN}
+    yield Problem(message, Location(cut(foreign.file)), foreign.advice, effects)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lora_cli.adapter.adapter import Adapter, OtherAdapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
 from lora_cli.cli.options import adapters, engines
@@ -116,7 +115,7 @@ def _judged_for(
     return results, engine_args(results, profile, model, limits, named=inputs.manifest is not None)
 
 
-def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, OtherAdapter]:
+def _compared(text: str, inputs: Inputs, settings: Settings) -> Result:
     """The adapter to compare with, by its config and header.
 
     Raises:
@@ -132,5 +131,4 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, O
         raise Refused(f"--diff {found.name}: {found.error.message}", hint=found.error.hint)
     if found.error is not None:
         raise found.error
-    assert found.adapter is not None
-    return found.adapter, OtherAdapter(found.name, found.source, found.revision or "")
+    return found

@@ -10,9 +10,9 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
-from lora_cli.adapter.adapter import Adapter, Comparison, OtherAdapter, compare, leaf_of, without_wrappers
+from lora_cli.adapter.adapter import Adapter, Comparison, compare, leaf_of, without_wrappers
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.reading import Card, dialects, read_adapter, read_card
+from lora_cli.adapter.reading import Card, read_adapter, read_card
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
 from lora_cli.fetching import gate
@@ -52,7 +52,7 @@ class Inspection:
     """What the adapter is, from its config and headers."""
 
     format: str
-    """How the weights are stored, and what is unusual about their names."""
+    """What it is ("PEFT LoRA"), and how its weights are stored."""
     base: str
     """The base model, as the config names it."""
     base_revision: str
@@ -158,7 +158,7 @@ def infer_base(requests: Sequence[Request], settings: Settings, command: str) ->
     return base
 
 
-def inspected(result: Result, other: tuple[Adapter, OtherAdapter] | None = None) -> Inspected:
+def inspected(result: Result, other: Result | None = None) -> Inspected:
     """What is said of an adapter that was read or judged; what makes it unreadable becomes the result's error.
 
     ``other`` is what it is compared with.
@@ -168,7 +168,8 @@ def inspected(result: Result, other: tuple[Adapter, OtherAdapter] | None = None)
     result.exit_code = result.error.exit_code if result.error is not None else 0
     if adapter is None:
         return Inspected(result, None, None)
-    return Inspected(result, inspection_of(adapter, result.card), compare(adapter, *other) if other else None)
+    diff = compare(adapter, other.adapter, other.source, other.revision or "") if other and other.adapter else None
+    return Inspected(result, inspection_of(adapter, result.card), diff)
 
 
 def _unreadable(adapter: Adapter) -> LoraCliError | None:
@@ -179,7 +180,7 @@ def _unreadable(adapter: Adapter) -> LoraCliError | None:
     if adapter.config is not None and adapter.weight_files:
         return None
     if adapter.foreign is not None:
-        return Refused(f"it is {adapter.foreign.format.title}", hint=adapter.foreign.format.advice)
+        return Refused(f"it is {adapter.foreign.title}", hint=adapter.foreign.advice)
     return Refused(f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
 
 
@@ -234,14 +235,14 @@ def _scalings(adapter: Adapter) -> list[float]:
 
 def _format(adapter: Adapter) -> str:
     if adapter.foreign is not None:
-        return f"{adapter.foreign.format.title} ({adapter.foreign.file})"
+        return f"{adapter.foreign.title} ({adapter.foreign.file})"
     method = adapter.config.peft_type if adapter.config is not None else None
     name = "PEFT LoRA" if method == "LORA" else f"PEFT {method}" if method else "unknown"
     if adapter.weights_error is not None:
         return f"{name}, weights not readable: {adapter.weights_error.reason}"
     if not adapter.weight_files:
         return f"{name}, no weights"
-    return ", ".join((name, "pickle" if adapter.pickled else "safetensors", *dialects(adapter.tensors)))
+    return f"{name}, {'pickle' if adapter.pickled else 'safetensors'}"
 
 
 def _counted(values: Iterable[T]) -> dict[T, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.adapter.adapter import Change as Differs
-from lora_cli.adapter.adapter import Comparison, OtherAdapter
+from lora_cli.adapter.adapter import Comparison
 from lora_cli.adapter.reading import Card
 from lora_cli.base.families import base_from_config
 from lora_cli.checks import find
@@ -50,7 +50,7 @@ def inspection(word: str) -> Inspection:
 def inspected(word: str) -> InspectReport:
     """Two adapters that were read, and one that was not; flags, with all that can be said of them."""
     fields = (Differs(word, (word,), ()), Differs("r", 4, None))
-    differs = Comparison(OtherAdapter(word, word, word), fields, (Differs(word, word, None),))
+    differs = Comparison(word, word, word, fields, (Differs(word, word, None),))
     args = EngineArgs(
         engine="vllm", version="0.40", flags=("--enable-lora",), command="vllm serve acme/base \\\n  --enable-lora",
         max_lora_rank=256, lora_target_modules=("q_proj", "v_proj"), max_loras=3, max_cpu_loras=4, slot_bytes=2 << 30,
