@@ -95,7 +95,7 @@ def each(requests: Sequence[Request], one: One, terms: Terms, *, contents: bool 
 
     def result_of(request: Request) -> Result:
         result = one(request, reach)
-        return result if contents else replace(result, adapter=None, card=None)
+        return result if contents else replace(result, adapter=None)
 
     def failed(request: Request, error: LoraCliError) -> Result:
         return replace(Result.of(request), error=error)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.reading import Card
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.finding import NO_BASE, NO_VALUES, Accepted, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
@@ -67,8 +66,6 @@ class Result:
     request: Request | None = field(default=None, metadata=EXCLUDED)
     """What was asked for, with its reference."""
     adapter: Adapter | None = field(default=None, metadata=EXCLUDED)
-    card: Card | None = field(default=None, metadata=EXCLUDED)
-    """The model card, if it was asked for."""
     snapshot: Snapshot | None = field(default=None, metadata=EXCLUDED)
     """The cached snapshot that it was read from, if it was."""
     directory: Path | None = field(default=None, metadata=EXCLUDED)
