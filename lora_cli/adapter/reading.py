@@ -6,7 +6,7 @@ first bytes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -16,7 +16,6 @@ from lora_cli.adapter.adapter import Adapter, Format, pair_up, parse_key
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, parse_header
 from lora_cli.errors import FormatError, TooLarge
-from lora_cli.parallel import map_in_threads
 from lora_cli.parse import integer, json_object, json_value, map_of
 from lora_cli.refs.adapter_files import CONFIG, MOST_HEADER, PICKLED, WEIGHTS
 from lora_cli.refs.snapshot import RemoteFile
@@ -119,13 +118,11 @@ def weights_file(files: Files) -> RemoteFile | None:
     return next((file for file in map(files.file, (WEIGHTS, *PICKLED)) if file is not None), None)
 
 
-def read_adapter(
-    files: Files, name: str, most_header: int = MOST_HEADER, *, threads: int = 1, weights: bool = True
-) -> Adapter:
+def read_adapter(files: Files, name: str, most_header: int = MOST_HEADER, *, weights: bool = True) -> Adapter:
     """Read config and header of the adapter in ``files``. ``name`` is the user's name for it.
 
-    A header of over ``most_header`` bytes is not read, and none without ``weights``. With several ``threads`` both are
-    read at once. Errors inside the adapter are not raised: they are in ``config_error`` and ``weights_error``.
+    A header of over ``most_header`` bytes is not read, and none without ``weights``. Errors inside the
+    adapter are not raised: they are in ``config_error`` and ``weights_error``.
 
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
@@ -148,9 +145,7 @@ def read_adapter(
         except FormatError as error:
             return {}, error
 
-    parts: tuple[Callable[[], Any], ...] = (config, tensors)
-    read = [part() for part in parts] if threads == 1 else map_in_threads(lambda part: part(), parts, threads)
-    (found, config_error), (header, weights_error) = read
+    (found, config_error), (header, weights_error) = config(), tensors()
     paths = () if file is None else (file.path,)
     adapter = Adapter(name, files.revision.files, paths, found, config_error, {}, weights_error, {}, {})
     adapter = _holding(adapter, header)

@@ -22,9 +22,6 @@ from lora_cli.sources.files import Files, files_of
 OnStage = Callable[[str], None]
 """Called as each stage begins."""
 
-STAGES = ("read", "values", "rules")
-"""What ``judge`` takes its time for."""
-
 
 def judge_one(request: Request, terms: Terms) -> Result:
     """One adapter, judged: a local one in place, a remote one from the cache, into which its files are brought first.
@@ -37,6 +34,7 @@ def judge_one(request: Request, terms: Terms) -> Result:
         files, unread = open_one(result, terms, whole=terms.values)
         result.lap("resolve")
         judge(result, files, terms, unread)
+    result.lap("validate")
     return result
 
 
@@ -70,7 +68,6 @@ def judge_fetched(result: Result, terms: Terms, on_stage: OnStage = lambda _: No
     with failing_alone(result):
         judge(result, files_of(result.snapshot, result.request.ref), terms)
     result.lap("validate")
-    result.stage_ms["validate"] += sum(result.stage_ms.pop(stage, 0.0) for stage in STAGES)
     result.stage = "" if result.refusal is None else "validate"
     return result
 
@@ -85,10 +82,8 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
         LoraCliError: what the source raises.
     """
     rules = choose(pinned=terms.settings.require_pinned) if terms.rules is None else terms.rules
-    threads = 1 if files.on_disk else terms.threads
-    adapter = result.adapter = read_adapter(files, result.name, terms.settings.max_header_bytes, threads=threads)
+    adapter = result.adapter = read_adapter(files, result.name, terms.settings.max_header_bytes)
     result.bytes = sum(file.size or 0 for file in adapter.files)
-    result.lap("read")
     companions = read_companions(files) if any("companions" in rule.needs for rule in rules) else None
     stats, reason = {}, NO_VALUES
     if terms.values and files.on_disk:
@@ -100,7 +95,6 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     base, base_reason = base_of(adapter.config, terms)
     commit = files.revision.id if files.ref.scheme in WITH_REVISIONS else ""
     evidence = Evidence(stats, reason, companions, files.ref, commit, base_reason)
-    result.lap("values")
 
     with one_deadline() as deadline:
         application = apply(adapter, base)
@@ -120,4 +114,3 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     needed = {need for rule in rules for need in rule.needs} | ({"base", "values"} if terms.engines else set())
     missing = [case.why_missing(need) for need in ("config", "weights", "base", "values") if need in needed]
     result.unchecked = tuple(dict.fromkeys(reason for reason in missing if reason not in {"", NO_BASE, NO_VALUES}))
-    result.lap("rules")

@@ -237,7 +237,7 @@ def summarize(adapters: Sequence[Result]) -> ValidateSummary:
     counts.update(one.outcome for one in adapters)
     engines: dict[str, Counter[str]] = {}
     for engine in (engine for one in adapters for engine in one.engines):
-        engines.setdefault(str(engine), Counter())[engine.outcome.label] += 1
+        engines.setdefault(str(engine), Counter())[str(engine.outcome)] += 1
     return ValidateSummary(
         adapters=len(adapters),
         unchecked=counts["unchecked"],

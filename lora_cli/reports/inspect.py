@@ -135,7 +135,7 @@ def human_engine_args(report: InspectReport, args: EngineArgs, *, command: bool 
     """
     from lora_cli.engines import ENGINES
 
-    number = len(args.served) + len(args.left_out) + len(args.served_wrong)
+    number = len(args.served) + len(args.left_out)
     few = f"{len(args.served)} of " if len(args.served) < number else ""
     on = f" on {report.base.name}" if report.base is not None else ""
     title = text((f"{ENGINES[args.engine].title} {args.version} for {few}{counted(number, 'adapter')}{on}", "bold"))
@@ -150,7 +150,7 @@ def human_engine_args(report: InspectReport, args: EngineArgs, *, command: bool 
 
 
 def _costs(args: EngineArgs) -> Iterator[tuple[str, str]]:
-    """The least memory, and the adapters that are not served, or served incorrectly."""
+    """The least memory, and the adapters that are not served as they were trained."""
     if args.served:
         own = f"rank {args.max_lora_rank} in half precision for the adapters' own modules"
         yield "slot", f"at least {size(args.slot_bytes)} on the GPU: {own}"
@@ -158,11 +158,10 @@ def _costs(args: EngineArgs) -> Iterator[tuple[str, str]]:
         is_small = len(args.served) > args.max_loras
         yield "slots", f"{total}: {'adapters are swapped' if is_small else 'every adapter stays on the GPU'}"
         yield "warning", "adapters loaded later are silently served without modules that are not listed here"
-    for label, remarks in (("left out", args.left_out), ("wrong output", args.served_wrong)):
-        for one in remarks[:MAX_LISTED]:
-            yield label, f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}"
-        if len(remarks) > MAX_LISTED:
-            yield label, f"and {len(remarks) - MAX_LISTED} more: --format json has all"
+    for one in args.left_out[:MAX_LISTED]:
+        yield "left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}"
+    if len(args.left_out) > MAX_LISTED:
+        yield "left out", f"and {len(args.left_out) - MAX_LISTED} more: --format json has all"
     if args.note:
         yield "note", args.note
     yield "note", "values were not read: lora-cli validate finds NaN, zeros and updates that are too large"

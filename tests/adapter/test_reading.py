@@ -44,7 +44,7 @@ def test_a_small_adapter_takes_one_range_for_each_file_and_a_large_header_a_seco
 
     write_adapter(tmp_path, modules={f"model.layers.{i}.self_attn.q_proj": (1, 1) for i in range(1200)}, r=1)
     source, files = remote(tmp_path)
-    assert len(read_adapter(files, "sql", threads=2).pairs) == 1200
+    assert len(read_adapter(files, "sql").pairs) == 1200
     ranges = [(start, stop) for path, start, stop in source.ranges if path == WEIGHTS]
     assert [ranges[0], ranges[1][0], len(ranges)] == [(0, FIRST_READ), FIRST_READ, 2]
 

@@ -48,7 +48,7 @@ def test_a_good_adapter_is_judged_by_every_rule_and_nothing_is_written(
     checked = judge_one(Request("", str(tmp_path / "good")), Terms(settings, base))
     assert (checked.findings, checked.skipped, checked.refused()) == ((), (), False)
     assert checked.applied == Applied(14, 14)
-    assert list(checked.stage_ms) == ["resolve", "read", "values", "rules"]
+    assert list(checked.stage_ms) == ["resolve", "validate"]
     assert not settings.cache_dir.exists()
 
 

@@ -52,8 +52,8 @@ def inspected(word: str) -> InspectReport:
     args = EngineArgs(
         engine="vllm", version="0.40", flags=("--enable-lora",), command="vllm serve acme/base \\\n  --enable-lora",
         max_lora_rank=256, lora_target_modules=("q_proj", "v_proj"), max_loras=3, max_cpu_loras=4, slot_bytes=2 << 30,
-        served=(word, "tone"), left_out=(Remark(word, word, word, 1),), served_wrong=(Remark(word, word),),
-        absent=(word,), note=word,
+        served=(word, "tone"), left_out=(Remark(word, word, word, 1),), absent=(word,),
+        note=word,
     )  # fmt: skip
     first, second, *_, gone = all_checked()
     others = replace(inspection(word), base="acme/other", total_bytes=4096, ranks={4: 6})
