@@ -129,14 +129,12 @@ def infer_base(requests: Sequence[Request], settings: Settings, command: str) ->
         LoraCliError: none of the adapters can be read.
     """
     hint = "--base DIRECTORY, config.json or ORG/NAME"
-    named, errors = dict[str, str](), list[LoraCliError]()
-    for one in each(requests, partial(inspect_one, weights=False), Terms(settings)):
-        if one.error is not None:
-            errors.append(one.error)
-        if one.adapter and one.adapter.config and (base := one.adapter.config.base_model_name_or_path):
-            named.setdefault(base, one.name)
+    results = list(each(requests, partial(inspect_one, weights=False), Terms(settings)))
+    configs = [(one.adapter.config, one.name) for one in results if one.adapter and one.adapter.config]
+    errors = [one.error for one in results if one.error is not None]
+    named = {base: name for config, name in reversed(configs) if (base := config.base_model_name_or_path)}
     if len(named) > 1:
-        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in [*reversed(named.items())][:2])
         raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
     if not named:
         raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)

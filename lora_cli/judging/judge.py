@@ -1,6 +1,5 @@
 """One adapter × terms → its result: the only place that runs checks."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from lora_cli.adapter.reading import read_adapter, read_companions
@@ -19,9 +18,6 @@ from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.sources.files import Files, files_of
 
-OnStage = Callable[[str], None]
-"""Called as each stage begins."""
-
 
 def judge_one(request: Request, terms: Terms) -> Result:
     """One adapter, judged: a local one in place, a remote one from the cache, into which its files are brought first.
@@ -32,39 +28,29 @@ def judge_one(request: Request, terms: Terms) -> Result:
     result = Result.of(request)
     with failing_alone(result):
         files, unread = open_one(result, terms, whole=terms.values)
-        result.lap("resolve")
         judge(result, files, terms, unread)
     result.lap("validate")
     return result
 
 
-def fetch_one(request: Request, context: FetchContext, on_stage: OnStage = lambda _: None) -> Result:
-    """One adapter, resolved and fetched into the cache, with the time of each stage. Raises no ``LoraCliError``."""
+def fetch_one(request: Request, context: FetchContext) -> Result:
+    """One adapter, fetched into the cache, with the time that took. Raises no ``LoraCliError``."""
     result = Result.of(request)
-
-    def resolved() -> None:
-        result.lap("resolve")
-        result.stage = "fetch"
-        on_stage("fetch")
-
-    on_stage("resolve")
-    result.stage = "resolve"
+    result.stage = "fetch"
     with failing_alone(result):
         request = result.request = replace(request, source=ref_of(request.source))
         result.source = str(request.source)
-        fetched = fetch(request, context, on_resolved=resolved)
+        fetched = fetch(request, context)
         result.snapshot, result.cached, result.signers = fetched.snapshot, fetched.cached, fetched.signers or None
-        result.stage = "fetch"
-    result.lap(result.stage)
+    result.lap("fetch")
     return result
 
 
-def judge_fetched(result: Result, terms: Terms, on_stage: OnStage = lambda _: None) -> Result:
+def judge_fetched(result: Result, terms: Terms) -> Result:
     """An adapter that was fetched, judged by its snapshot; one that could not be fetched stays as it is."""
     if result.error is not None or result.snapshot is None or result.request is None:
         return result
     result.digest = result.snapshot.digest
-    on_stage("validate")
     with failing_alone(result):
         judge(result, files_of(result.snapshot, result.request.ref), terms)
     result.lap("validate")

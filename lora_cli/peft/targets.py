@@ -266,18 +266,20 @@ def targeted(
     others = [name for name in saved if name not in plain]
     chosen = frozenset((layers,) if isinstance(layers, int) else layers or ())
 
-    def is_targeted(module: str) -> bool:
+    found = set[str]()
+    for module in modules:
         if isinstance(excluded, str) and match(WHOLE, excluded, module, f"{where}: exclude_modules"):
-            return False
+            continue
         if module in unnamed or not plain.isdisjoint(module.split(".")):
-            return False
+            continue
         if any(match(COMPONENT, name, module, f"{where}: modules_to_save") for name in others):
-            return False
+            continue
         if isinstance(targets, str):
-            return match(WHOLE, targets, module, f"{where}: target_modules") is not None
-        return module in named.names or (module in named and (not chosen or _layer(config, module) in chosen))
-
-    return frozenset(filter(is_targeted, modules))
+            is_targeted = match(WHOLE, targets, module, f"{where}: target_modules") is not None
+        else:
+            is_targeted = module in named and (not chosen or module in named.names or _layer(config, module) in chosen)
+        found |= {module} if is_targeted else set()
+    return frozenset(found)
 
 
 def _named_targets(config: LoraConfig, linear: Collection[str], model_type: str) -> Collection[str] | str:
