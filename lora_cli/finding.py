@@ -32,11 +32,6 @@ class Outcome(IntEnum):
     REJECTS = 4
 
     @property
-    def label(self) -> str:
-        """As people read it: ``serves wrong``, ``crashes on first use``."""
-        return "crashes on first use" if self is Outcome.CRASHES else str(self).replace("-", " ")
-
-    @property
     def phrase(self) -> str:
         """What an engine does with "it", to be put behind the engine's name."""
         phrases = "serves it correctly", "may not serve it correctly", "serves it incorrectly"

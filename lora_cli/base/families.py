@@ -16,13 +16,8 @@ from typing import Any
 
 from lora_cli import parse
 from lora_cli.adapter.config import MAX_LAYERS
-<<<<<<< HEAD
-from lora_cli.base.base_model import MAX_DIMENSION, MAX_EXPERTS, WHERE, BaseModel, BaseModule, ModuleKind
-from lora_cli.errors import FormatError
-from lora_cli.refs.reference import hub_words
-=======
 from lora_cli.base.base_model import MAX_DIMENSION, WHERE, BaseModel, BaseModule, ModuleKind
->>>>>>> a52
+from lora_cli.refs.reference import hub_words
 
 ALIASES = {
     "hidden_size": ("n_embd", "n_embed"),
@@ -513,19 +508,13 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         FormatError: it is no model's config, or a field has the wrong type or is beyond what any model has.
     """
     model_type = parse.text(parse.required(config, "model_type", WHERE), f"{WHERE}: model_type")
-<<<<<<< HEAD
-    classes = config.get("architectures")
-    first = classes[0] if isinstance(classes, list) and classes else None
-    architecture = first[:128] if isinstance(first, str) else ""
-    saved_as = config.get("_name_or_path")
-    repository = saved_as if isinstance(saved_as, str) and hub_words(saved_as) else ""
-=======
     match config.get("architectures"):
         case [str() as architecture, *_]:
             architecture = architecture[:128]
         case _:
             architecture = ""
->>>>>>> a52
+    saved_as = config.get("_name_or_path")
+    repository = saved_as if isinstance(saved_as, str) and hub_words(saved_as) else ""
     family = FAMILIES.get(model_type)
     if family is None:
         from lora_cli.base.from_transformers import base_from_transformers

@@ -14,7 +14,6 @@ from lora_cli.finding import NO_BASE, NO_VALUES, Applied, Deployment, Location, 
 from lora_cli.peft.match import Application
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
-from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.text import cut
 
 if TYPE_CHECKING:
@@ -124,10 +123,6 @@ class Case:
     def other_keys(self) -> Iterator[Key]:
         """The names of the tensors that are not factors: saved modules, trained tokens, biases."""
         return (key for key in self.adapter.keys.values() if key.part not in PAIR_PARTS)
-
-    def file(self, path: str) -> RemoteFile | None:
-        """The adapter's file at ``path``, or None."""
-        return next((file for file in self.adapter.files if file.path == path), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +66,7 @@ def command(
     if engine_args:
         results, args = _judged_for(engine_args, inputs, requests, model, settings)
     else:
-        results = list(each(requests, partial(inspect_one, card=True), Terms(settings, model)))
+        results = list(each(requests, inspect_one, Terms(settings, model)))
     report = InspectReport(base=model, adapters=tuple(inspected(one, other) for one in results), engine_args=args)
     if args is None or output_format == "json":
         write_result(report, output_format, human(report, verbose=settings.verbose))

@@ -4,7 +4,7 @@ import hashlib
 import posixpath
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.reading import Card
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import LoraCliError, Refused, bug_of
 from lora_cli.finding import WAIVED, Accepted, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
@@ -69,8 +68,6 @@ class Result:
     request: Request | None = field(default=None, metadata=EXCLUDED)
     """What was asked for, with its reference."""
     adapter: Adapter | None = field(default=None, metadata=EXCLUDED)
-    card: Card | None = field(default=None, metadata=EXCLUDED)
-    """The model card, if it was asked for."""
     snapshot: Snapshot | None = field(default=None, metadata=EXCLUDED)
     """The cached snapshot that it was read from, if it was."""
     directory: Path | None = field(default=None, metadata=EXCLUDED)
@@ -208,7 +205,7 @@ class Report:
     adapters: tuple[Result, ...]
     notices: tuple[str, ...]
     """Notices about the run itself."""
-    summary: ValidateSummary = field(default_factory=lambda: summarize(()))
+    summary: ValidateSummary = field(init=False)
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
     """The file of known findings, or empty."""
@@ -227,34 +224,29 @@ class Report:
                 one.outcome, one.exit_code = "unchecked", one.strict_code * strict
             elif any(found.accepted and found.severity >= self.fail_on for found in one.findings):
                 one.outcome = "accepted"
-        self.summary = summarize(self.adapters)
+        findings = [finding for one in self.adapters for finding in one.findings]
+        counts = Counter[object](finding.severity for finding in findings if finding.accepted is None)
+        counts.update(one.outcome for one in self.adapters)
+        engines: dict[str, Counter[str]] = {}
+        for engine in (engine for one in self.adapters for engine in one.engines):
+            engines.setdefault(str(engine), Counter())[str(engine.outcome)] += 1
+        self.summary = ValidateSummary(
+            adapters=len(self.adapters),
+            unchecked=counts["unchecked"],
+            refused=counts["refused"],
+            failed=counts["failed"],
+            errors=counts[Severity.ERROR],
+            warnings=counts[Severity.WARNING],
+            notes=counts[Severity.NOTE],
+            known=sum(finding.accepted is not None for finding in findings),
+            skipped=sum(len(one.skipped) for one in self.adapters),
+            engines=engines,
+            exit_code=max((one.exit_code for one in self.adapters), default=0),
+        )
 
     def found(self) -> Iterator[tuple[Result, Finding]]:
         """Each finding with its adapter, in their order, the worst of an adapter first."""
         return ((one, finding) for one in self.adapters for finding in one.worst_first)
-
-
-def summarize(adapters: Sequence[Result]) -> ValidateSummary:
-    """The summary of ``adapters``."""
-    findings = [finding for one in adapters for finding in one.findings]
-    counts = Counter[object](finding.severity for finding in findings if finding.accepted is None)
-    counts.update(one.outcome for one in adapters)
-    engines: dict[str, Counter[str]] = {}
-    for engine in (engine for one in adapters for engine in one.engines):
-        engines.setdefault(str(engine), Counter())[engine.outcome.label] += 1
-    return ValidateSummary(
-        adapters=len(adapters),
-        unchecked=counts["unchecked"],
-        refused=counts["refused"],
-        failed=counts["failed"],
-        errors=counts[Severity.ERROR],
-        warnings=counts[Severity.WARNING],
-        notes=counts[Severity.NOTE],
-        known=sum(finding.accepted is not None for finding in findings),
-        skipped=sum(len(one.skipped) for one in adapters),
-        engines=engines,
-        exit_code=max((one.exit_code for one in adapters), default=0),
-    )
 
 
 def accept_known(

@@ -7,7 +7,6 @@ from typing import Any
 
 from lora_cli.adapter.adapter import Change as Differs
 from lora_cli.adapter.adapter import Comparison
-from lora_cli.adapter.reading import Card
 from lora_cli.base.families import base_from_config
 from lora_cli.checks import find
 from lora_cli.endpoint.canary import Effect
@@ -42,8 +41,7 @@ def inspection(word: str) -> Inspection:
     return Inspection(
         format=word, base=word, base_revision=word, peft_version=word, task_type=word, modules=6, ranks={8: 5, 16: 1},
         scalings={2.0: 5, 4.0: 1}, targets={"q_proj": 3, word: 3}, layers=(0, 1, 2), dtypes={"BF16": 12},
-        parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256=DIGEST, features=(word,),
-        card=Card(word, word, word, (word,), word),
+        parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, features=(word,),
     )  # fmt: skip
 
 
@@ -54,8 +52,8 @@ def inspected(word: str) -> InspectReport:
     args = EngineArgs(
         engine="vllm", version="0.40", flags=("--enable-lora",), command="vllm serve acme/base \\\n  --enable-lora",
         max_lora_rank=256, lora_target_modules=("q_proj", "v_proj"), max_loras=3, max_cpu_loras=4, slot_bytes=2 << 30,
-        served=(word, "tone"), left_out=(Remark(word, word, word, 1),), served_wrong=(Remark(word, word),),
-        absent=(word,), note=word,
+        served=(word, "tone"), left_out=(Remark(word, word, word, 1),), absent=(word,),
+        note=word,
     )  # fmt: skip
     first, second, *_, gone = all_checked()
     others = replace(inspection(word), base="acme/other", total_bytes=4096, ranks={4: 6})
