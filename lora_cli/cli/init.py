@@ -64,7 +64,7 @@ def command(
         if one.error is not None or one.adapter is None or not one.adapter.config or one.request is None:
             error = one.error or FormatError(f"there is no {CONFIG}", where=one.name)
             code = max(code, error.exit_code)
-            to_stderr(problem_lines(f"left out: {error.message}", error.hint))
+            to_stderr(problem_lines(f"nothing written: {error.message}", error.hint))
             continue
         ref, latest = one.request.ref, one.request.selection.latest
         source = _source(below(ref, LATEST_FOLDER) if latest else ref, output.parent)
@@ -73,7 +73,7 @@ def command(
             plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
             free = (plain, *(f"{plain}-{number}" for number in range(2, len(sources) + 2)))
             adapters[next(name for name in free if name not in adapters)] = one
-    if not adapters:
+    if code or not adapters:
         raise typer.Exit(code)
     head = HEAD.format(
         file=output.name if output.name != "-" else "set.yaml",
@@ -84,7 +84,6 @@ def command(
     write(head + _yaml({"adapters": entries}), output)
     if output.name != "-":
         inform(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}", settings)
-    raise typer.Exit(code)
 
 
 def _base_line(given: str, adapters: Mapping[str, Result], folder: Path, settings: Settings) -> str:

@@ -52,9 +52,9 @@ def test_paths_are_those_from_the_manifest_and_nothing_is_named_twice(folder: Pa
     run("fetch -f sets/one.yaml")
 
 
-def test_what_is_no_adapter_is_told_and_left_out(run: Run) -> None:
+def test_where_a_source_is_no_adapter_nothing_is_written(run: Run) -> None:
     assert "base: there is no adapter_config.json" in run("init base", 1).err
     assert not Path("set.yaml").exists()
     told = run("init all ./gone", 3).err
-    assert [line.partition(":")[0] for line in told.splitlines()][:2] == ["left out", "hint"]
-    assert yaml.safe_load(Path("set.yaml").read_text())["adapters"]
+    assert [line.partition(":")[0] for line in told.splitlines()][:2] == ["nothing written", "hint"]
+    assert not Path("set.yaml").exists()
