@@ -95,7 +95,11 @@ def engine_args(
             served[one.name] = one.adapter
             if one.request is not None and one.request.keep_loaded:
                 pinned.add(one.name)
-            if named and one.directory is not None and (path := str(one.directory.absolute())).isprintable():
+            # Only where ".." is: a link may be moved to the next version.
+            whole = one.directory and (
+                one.directory.resolve() if ".." in one.directory.parts else one.directory.absolute()
+            )
+            if named and whole is not None and (path := str(whole)).isprintable():
                 paths[one.name] = path
     args = EngineArgs(
         engine=profile.engine.name,

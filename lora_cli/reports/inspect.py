@@ -164,7 +164,7 @@ def _costs(args: EngineArgs) -> Iterator[tuple[str, str]]:
         yield "left out", f"and {len(args.left_out) - MAX_LISTED} more: --format json has all"
     if args.note:
         yield "note", args.note
-    yield "note", "values were not read: lora-cli validate finds NaN, zeros and updates that are too large"
+    yield "note", "weights may still be NaN, zero or too large: run lora-cli validate first"
     if args.absent:
         resolver = ", or with --publish DIR for vLLM's resolver" if args.engine == "vllm" else ""
         yield "not cached", f"{safe(names(args.absent, MAX_LISTED))}: lora-cli fetch -f downloads them{resolver}"
