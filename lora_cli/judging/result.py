@@ -4,7 +4,7 @@ import hashlib
 import posixpath
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
@@ -205,7 +205,7 @@ class Report:
     adapters: tuple[Result, ...]
     notices: tuple[str, ...]
     """Notices about the run itself."""
-    summary: ValidateSummary = field(init=False)
+    summary: ValidateSummary = field(default_factory=lambda: summarize(()))
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
     """The file of known findings, or empty."""
@@ -224,29 +224,34 @@ class Report:
                 one.outcome, one.exit_code = "unchecked", one.strict_code * strict
             elif any(found.accepted and found.severity >= self.fail_on for found in one.findings):
                 one.outcome = "accepted"
-        findings = [finding for one in self.adapters for finding in one.findings]
-        counts = Counter[object](finding.severity for finding in findings if finding.accepted is None)
-        counts.update(one.outcome for one in self.adapters)
-        engines: dict[str, Counter[str]] = {}
-        for engine in (engine for one in self.adapters for engine in one.engines):
-            engines.setdefault(str(engine), Counter())[str(engine.outcome)] += 1
-        self.summary = ValidateSummary(
-            adapters=len(self.adapters),
-            unchecked=counts["unchecked"],
-            refused=counts["refused"],
-            failed=counts["failed"],
-            errors=counts[Severity.ERROR],
-            warnings=counts[Severity.WARNING],
-            notes=counts[Severity.NOTE],
-            known=sum(finding.accepted is not None for finding in findings),
-            skipped=sum(len(one.skipped) for one in self.adapters),
-            engines=engines,
-            exit_code=max((one.exit_code for one in self.adapters), default=0),
-        )
+        self.summary = summarize(self.adapters)
 
     def found(self) -> Iterator[tuple[Result, Finding]]:
         """Each finding with its adapter, in their order, the worst of an adapter first."""
         return ((one, finding) for one in self.adapters for finding in one.worst_first)
+
+
+def summarize(adapters: Sequence[Result]) -> ValidateSummary:
+    """The summary of ``adapters``."""
+    findings = [finding for one in adapters for finding in one.findings]
+    counts = Counter[object](finding.severity for finding in findings if finding.accepted is None)
+    counts.update(one.outcome for one in adapters)
+    engines: dict[str, Counter[str]] = {}
+    for engine in (engine for one in adapters for engine in one.engines):
+        engines.setdefault(str(engine), Counter())[str(engine.outcome)] += 1
+    return ValidateSummary(
+        adapters=len(adapters),
+        unchecked=counts["unchecked"],
+        refused=counts["refused"],
+        failed=counts["failed"],
+        errors=counts[Severity.ERROR],
+        warnings=counts[Severity.WARNING],
+        notes=counts[Severity.NOTE],
+        known=sum(finding.accepted is not None for finding in findings),
+        skipped=sum(len(one.skipped) for one in adapters),
+        engines=engines,
+        exit_code=max((one.exit_code for one in adapters), default=0),
+    )
 
 
 def accept_known(

@@ -51,7 +51,7 @@ def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(run: Run, monkeypatc
         policed.setenv("LORA_CLI_POLICY", "policy.yaml")
         found = repair(run, f"rslora {SGLANG} --to out")
     assert (found["proof"], found["directory"]) == (0, f"{Path.cwd()}/out")
-    assert (found["before"]["outcome"], found["after"]["outcome"]) == ("serves-wrong", "ok")
+    assert (found["before"]["outcome"], found["after"]["outcome"]) == ("wrong output", "ok")
     assert content("rslora") == before
     assert content("out").keys() == {"adapter_config.json", WEIGHTS, "tokenizer.json"}
     run(f"validate out {SGLANG}")
