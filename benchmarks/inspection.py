@@ -46,8 +46,6 @@ subprocess.run(sys.argv[2:] + [sys.argv[1]], check=True, stdout=subprocess.DEVNU
 {OPENED}
 """
 
-CARD = "---\nbase_model: acme/base\nlibrary_name: peft\nlicense: apache-2.0\ntags:\n- lora\n- sft\n- trl\n---\n"
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -71,9 +69,7 @@ def write_adapter(folder: Path) -> None:
     maker = multiprocessing.get_context("spawn").Process(target=write_large, args=(place,))
     maker.start()
     maker.join()
-    (place / "README.md").write_text(
-        CARD + "It has been trained using [TRL](https://github.com/huggingface/trl).\n" * 500
-    )
+    (place / "README.md").write_text("It has been trained using [TRL](https://github.com/huggingface/trl).\n" * 500)
     (place / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x" * 5000, "model_max_length": 8192}))
     (place / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 1.0}] * 20_000}))
 

@@ -61,7 +61,7 @@ class Moved:
 class LoadReport:
     """How far one adapter came: fetched, validated, loaded and proved.
 
-    ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof. ``tier`` is where
+    ``stage_ms`` holds milliseconds by stage, in order: fetch, validate, read, slot, proof. ``tier`` is where
     the warm process found it: ``gpu``, ``cpu`` or ``disk``. ``moved`` is what it does to the whole model, None if that
     was not run. ``error`` is empty when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what
     it ends with. ``signers`` are those that a policy requires.

@@ -8,16 +8,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from lora_cli.adapter.config import PEFT_FIELDS, LoraConfig, raw_value
 from lora_cli.adapter.safetensors import TensorInfo
 from lora_cli.errors import FormatError
 from lora_cli.refs.snapshot import RemoteFile
 
-Factor = Literal["lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"]
-Own = Literal["lora_bias", "magnitude", "diag", "variant", "trainable_tokens"]
-Part = Factor | Own | Literal["bias", "base_layer", "saved", "unknown"]
+Part = Literal[
+    "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_bias", "magnitude", "diag", "variant",
+    "trainable_tokens", "bias", "base_layer", "saved", "unknown",
+]  # fmt: skip
 
 PEFT_PREFIX = "base_model.model."
 
@@ -40,7 +41,7 @@ MARKS: dict[str, tuple[tuple[Part, str], ...]] = {
 """The component after a module's path → the parts, each by the name that ends it after an optional adapter name; behind
 that of a variant there may be anything."""
 
-PAIR_PARTS: frozenset[Part] = frozenset(get_args(Factor))
+PAIR_PARTS: frozenset[Part] = frozenset(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"))
 """The parts that make a ``LoraPair``."""
 
 WRAPPER = ".base_layer"
@@ -139,7 +140,7 @@ class Format(NamedTuple):
     """One format: what it is ("a Kohya LoRA"), and what to do with it.
 
     It is known by any of: ``files``, a pattern for a path; ``start``, how its first bytes begin (in small letters);
-    ``keys``, a pattern that is found in the name of a tensor.
+    ``keys``, a pattern that is found in the name of a tensor. Where it was found, ``file`` is what it was known by.
     """
 
     title: str
@@ -147,13 +148,7 @@ class Format(NamedTuple):
     files: str = ""
     start: tuple[bytes, ...] = ()
     keys: str = ""
-
-
-class Found(NamedTuple):
-    """A format, and the file that it was known by."""
-
-    format: Format
-    file: str
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +169,6 @@ class LoraPair:
     def factors(self) -> tuple[TensorInfo, ...]:
         """A and B, as far as they are there."""
         return tuple(factor for factor in (self.a, self.b) if factor is not None)
-
-    @property
-    def named(self) -> dict[str, TensorInfo]:
-        """The same by PEFT's names for them: ``lora_A`` and ``lora_B``, of an embedding ``lora_embedding_A`` and B."""
-        infix = "embedding_" if self.embedding else ""
-        known = {f"lora_{infix}A": self.a, f"lora_{infix}B": self.b}
-        return {name: factor for name, factor in known.items() if factor is not None}
 
     @property
     def widths(self) -> tuple[int | None, int | None]:
@@ -215,10 +203,7 @@ class Adapter:
     weights_error: FormatError | None
     keys: Mapping[str, Key]
     pairs: Mapping[str, LoraPair]
-    foreign: Found | None = None
-
-    def __repr__(self) -> str:
-        return f"Adapter({self.name!r}, {len(self.pairs)} modules, {len(self.tensors)} tensors)"
+    foreign: Format | None = None
 
     @property
     def has_weights(self) -> bool:
@@ -258,15 +243,6 @@ def pair_up(tensors: Mapping[str, TensorInfo], keys: Mapping[str, Key]) -> dict[
 
 
 @dataclass(frozen=True, slots=True)
-class OtherAdapter:
-    """The adapter that is compared with."""
-
-    name: str
-    source: str
-    revision: str
-
-
-@dataclass(frozen=True, slots=True)
 class Change:
     """A field of the configs, or a tensor by its dtype and shape, that differs; null in one that has none."""
 
@@ -279,14 +255,17 @@ class Change:
 class Comparison:
     """What differs between the adapter that has this, which is A, and another one, which is B."""
 
-    with_: OtherAdapter
+    name: str
+    """The other adapter's, like its source and revision."""
+    source: str
+    revision: str
     fields: tuple[Change, ...]
     tensors: tuple[Change, ...] | None
     """Null if the header of one adapter could not be read."""
 
 
-def compare(a: Adapter, b: Adapter, other: OtherAdapter) -> Comparison:
-    """How ``b``, which is ``other``, differs from ``a``; pure. No values are compared.
+def compare(a: Adapter, b: Adapter, source: str = "", revision: str = "") -> Comparison:
+    """How ``b``, which is from ``source``, differs from ``a``; pure. No values are compared.
 
     PEFT's fields come first, where one that is left out has the default; then those that PEFT does not know.
     """
@@ -299,7 +278,8 @@ def compare(a: Adapter, b: Adapter, other: OtherAdapter) -> Comparison:
         ours, theirs = ({name: f"{it.dtype} {[*it.shape]}" for name, it in one.tensors.items()} for one in (a, b))
         changes = (Change(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs})
         tensors = tuple(one for one in changes if one.a != one.b)
-    return Comparison(other, tuple(one for one in fields if _plain(one.a) != _plain(one.b)), tensors)
+    differing = tuple(one for one in fields if _plain(one.a) != _plain(one.b))
+    return Comparison(b.name, source, revision, differing, tensors)
 
 
 def _plain(value: Any) -> Any:

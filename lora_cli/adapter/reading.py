@@ -6,17 +6,16 @@ first bytes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from lora_cli.adapter.adapter import Adapter, Format, Found, pair_up, parse_key
+from lora_cli.adapter.adapter import Adapter, Format, pair_up, parse_key
 from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, parse_header
-from lora_cli.errors import FormatError, TooLarge, UsageError
-from lora_cli.parallel import map_in_threads
+from lora_cli.errors import FormatError, TooLarge
 from lora_cli.parse import integer, json_object, json_value, map_of
 from lora_cli.refs.adapter_files import CONFIG, MOST_HEADER, PICKLED, WEIGHTS
 from lora_cli.refs.snapshot import RemoteFile
@@ -82,16 +81,6 @@ METHODS = frozenset({
 })  # fmt: skip
 """PEFT's other methods by their ``peft_type``: PEFT refuses any other, and loads these as something else."""
 
-DIALECTS: Mapping[str, str] = {
-    r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
-    r"\.experts\.\d+\.": "one module for each expert",
-    r"\.experts(\.base_layer)?\.lora_": "fused experts",
-    r"_orig_mod\.": "names of torch.compile",
-    r"_fsdp_wrapped_module\.": "names of FSDP",
-    r"\.lora_(A|B|embedding_A|embedding_B)\.\w+\.weight$": "the adapter's name in tensor names",
-}
-"""How names can differ among LoRA adapters of PEFT: a pattern, and what it is called."""
-
 FIRST_READ = 1 << 17
 """Bytes of the first range of a file: the whole header of nearly every adapter, in one request."""
 
@@ -124,24 +113,16 @@ def check_stand_in(first: bytes, file: RemoteFile) -> None:
         raise FormatError(f"is {found.title}, not the file itself", where=file.path, hint=found.advice)
 
 
-def dialects(keys: Iterable[str]) -> tuple[str, ...]:
-    """The naming dialects of an adapter's tensors, apart from PEFT's plain names."""
-    names = "\n".join(keys)
-    return tuple(title for pattern, title in DIALECTS.items() if re.search(pattern, names, re.MULTILINE))
-
-
 def weights_file(files: Files) -> RemoteFile | None:
     """The file from which PEFT would load the weights."""
     return next((file for file in map(files.file, (WEIGHTS, *PICKLED)) if file is not None), None)
 
 
-def read_adapter(
-    files: Files, name: str, most_header: int = MOST_HEADER, *, threads: int = 1, weights: bool = True
-) -> Adapter:
+def read_adapter(files: Files, name: str, most_header: int = MOST_HEADER, *, weights: bool = True) -> Adapter:
     """Read config and header of the adapter in ``files``. ``name`` is the user's name for it.
 
-    A header of over ``most_header`` bytes is not read, and none without ``weights``. With several ``threads`` both are
-    read at once. Errors inside the adapter are not raised: they are in ``config_error`` and ``weights_error``.
+    A header of over ``most_header`` bytes is not read, and none without ``weights``. Errors inside the
+    adapter are not raised: they are in ``config_error`` and ``weights_error``.
 
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
@@ -164,14 +145,12 @@ def read_adapter(
         except FormatError as error:
             return {}, error
 
-    parts: tuple[Callable[[], Any], ...] = (config, tensors)
-    read = [part() for part in parts] if threads == 1 else map_in_threads(lambda part: part(), parts, threads)
-    (found, config_error), (header, weights_error) = read
-    paths = () if file is None else (file.path,)
-    adapter = Adapter(name, files.revision.files, paths, found, config_error, {}, weights_error, {}, {})
-    adapter = _holding(adapter, header)
+    (found, config_error), (header, weights_error) = config(), tensors()
+    paths, keys = () if file is None else (file.path,), {one: parse_key(one) for one in header}
+    own = config_error, header, weights_error, keys, pair_up(header, keys)
+    adapter = Adapter(name, files.revision.files, paths, found, *own)
     guesses = _guesses(files, adapter, file) if weights or file is None else ()
-    return replace(adapter, foreign=next((Found(one, at) for one, at in guesses if one is not None), None))
+    return replace(adapter, foreign=next((one._replace(file=at) for one, at in guesses if one is not None), None))
 
 
 def read_tensors(files: Files, file: RemoteFile, most_header: int = MOST_HEADER) -> dict[str, TensorInfo]:
@@ -214,11 +193,6 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict
     return parse_header(header, file.size, where)
 
 
-def _holding(adapter: Adapter, tensors: dict[str, TensorInfo]) -> Adapter:
-    keys = {name: parse_key(name) for name in tensors}
-    return replace(adapter, tensors=tensors, keys=keys, pairs=pair_up(tensors, keys))
-
-
 def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
     """``adapter`` with the tensors of all its shards, or unchanged without shards; the safetensors ones of both kinds.
 
@@ -240,7 +214,9 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
         if tensors.keys() & own.keys() or len(tensors) + len(own) > MOST_TENSORS:
             raise FormatError(f"has tensors of another shard, or all have over {MOST_TENSORS}", where=file.path)
         tensors |= own
-    return _holding(replace(adapter, weight_files=tuple(file.path for file in shards), foreign=None), tensors)
+    paths, keys = tuple(file.path for file in shards), {name: parse_key(name) for name in tensors}
+    pairs = pair_up(tensors, keys)
+    return replace(adapter, weight_files=paths, foreign=None, tensors=tensors, keys=keys, pairs=pairs)
 
 
 def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iterator[tuple[Format | None, str]]:
@@ -280,12 +256,6 @@ def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iter
 CAP = 8 << 20
 """Bytes of all small files: the added tokens of large vocabularies have some megabytes."""
 
-CARD_CAP = 32 << 10
-"""Bytes of a model card that are read: enough for the front matter."""
-
-LONGEST, MOST = 200, 100
-"""Characters of one word of a card, and words of one list: longer ones are cut."""
-
 ADDED_TOKENS = "added_tokens.json"
 READ = frozenset({
     *("tokenizer_config.json", ADDED_TOKENS, "chat_template.jinja", "chat_template.json", "processor_config.json"),
@@ -322,18 +292,6 @@ class Companions:
     unread: Mapping[str, FormatError] = field(default_factory=dict)
     pickles: Mapping[str, str] = field(default_factory=dict)
     pickles_left: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What the front matter of README.md says of licence and base. What it does not say is empty."""
-
-    license: str = ""
-    license_name: str = ""
-    license_link: str = ""
-    base_model: tuple[str, ...] = ()
-    error: str = ""
-    """Why the front matter was not read; empty if it was."""
 
 
 def read_companions(files: Files) -> Companions:
@@ -386,35 +344,3 @@ def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
         text = item.get("template") if isinstance(item, dict) else item
         if isinstance(text, str):
             yield f"{where}[{key}]", text
-
-
-def read_card(files: Files) -> Card | None:
-    """The model card, None if there is none. Errors in it are not raised: they are in ``error``.
-
-    Raises:
-        LoraCliError: what the source raises.
-    """
-    if (file := files.file("README.md")) is None:
-        return None
-    from lora_cli.documents.document import parse_yaml
-
-    try:
-        data = read_beginning(files, file, CARD_CAP)
-        check_stand_in(data, file)
-        text = data.decode("utf-8-sig", errors="replace")
-        found = re.match(r"\s*^---[ \t\r]*\n(.*?)^---\s*?$", text, re.DOTALL | re.MULTILINE)
-        if found is None:
-            return Card()
-        front = parse_yaml(text[: found.end(1)], file.path).value
-    except (FormatError, UsageError) as error:
-        return Card(error=f"{file.path} {error.reason}" if isinstance(error, FormatError) else error.message)
-    if not isinstance(front, dict):
-        return Card(error=f"{file.path}: the front matter is not a mapping")
-    listed = {key: one if isinstance(one, list) else [one] for key, one in front.items()}
-
-    def words(key: str) -> list[str]:
-        texts = (one.strip()[:LONGEST] for one in listed.get(key, ())[:MOST] if isinstance(one, str))
-        return [text for text in texts if text not in {"", "~", "null"}]
-
-    licenses = {key: word for key in ("license", "license_name", "license_link") for word in words(key)[:1]}
-    return Card(**licenses, base_model=tuple(words("base_model")))

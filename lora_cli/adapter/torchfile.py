@@ -8,6 +8,7 @@ import io
 import math
 import pickletools
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +28,7 @@ BLOCK = 1 << 16
 MOST_AT_ONCE = 32 << 20
 """Bytes of a pickle, or of a zip's directory: 150,000 tensors have 24 MiB."""
 
-ZIP = b"PK\x03\x04"
+ZIP, END = b"PK\x03\x04", b"PK\x05\x06"
 PACKED = (b"BZh", b"\x28\xb5\x2f\xfd")
 """First bytes of bzip2 and zstd, with which a pickle could begin, too."""
 
@@ -81,38 +82,23 @@ TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "REDUCE": 2, "BUIL
 AS_SAFETENSORS = "load it with torch.load(weights_only=True), and save it as safetensors"
 
 
-class RangeStream(io.RawIOBase):
-    """A file of a source as a stream, which is read in blocks: a zip has its pickle first, and its directory last."""
+class Ranges:
+    """A file of a source by ranges. Its first and its last block are kept: a zip's pickle, and its directory."""
 
     def __init__(self, files: Files, file: RemoteFile) -> None:
         if file.defect or file.size is None:
             raise FormatError(file.defect or "its source does not report its size, so it cannot be read by ranges")
-        self.size, self._at, self._range = file.size, 0, partial(read_range, files, file)
-        self._block = lru_cache(maxsize=4)(lambda start: self._range(start, min(start + BLOCK, self.size)))
+        self.size, self._read = file.size, partial(read_range, files, file)
+        self._block = lru_cache(lambda first: self._read(first, min(first + BLOCK, self.size)))
 
     def part(self, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop``. Raises ``FormatError`` for more than ``MOST_AT_ONCE``."""
         if stop - start > MOST_AT_ONCE:
             raise FormatError(f"has {stop - start} bytes to read at once, more than any weights need")
-        if stop - start > BLOCK:
-            return self._range(start, min(stop, self.size))
-        first = start - start % BLOCK
-        data = self._block(first) + (self._block(first + BLOCK) if stop > first + BLOCK else b"")
-        return data[start - first : stop - first]
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As a file does. Raises ``OSError`` for a place before the first byte."""
-        at = offset + (0, self._at, self.size)[whence]
-        if at < 0:
-            raise OSError("before the first byte")
-        self._at = at
-        return at
-
-    def read(self, size: int | None = -1) -> bytes:
-        """As a file does; raises as ``part``."""
-        start, end = self._at, max(self._at, self.size)
-        self._at = end if size is None or size < 0 else min(start + size, end)
-        return self.part(start, self._at)
+        for first in (0, max(0, self.size - BLOCK)):
+            if first <= start <= stop <= first + BLOCK:
+                return self._block(first)[start - first : stop - first]
+        return self._read(start, min(stop, self.size))
 
 
 @contextmanager
@@ -136,8 +122,8 @@ def read_torch_file(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
         LoraCliError: what the source raises.
     """
     with _one_error(file.path):
-        stream = RangeStream(files, file)
-        entries, data = _pickle(stream, count())
+        ranges = Ranges(files, file)
+        entries, data = _pickle(ranges, count())
         if not entries:
             raise FormatError("is not a zip as torch writes it since 1.6", hint=AS_SAFETENSORS)
         if "byteorder" in entries and entries["byteorder"].file_size != len("little"):
@@ -147,8 +133,8 @@ def read_torch_file(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
             if type(name) is not str or not isinstance(tensor, TensorInfo) or len(name) > LONGEST_NAME:
                 raise FormatError("has something else than tensors by their names")
             entry = entries[f"data/{tensor.file}"]
-            at = _start(stream, entry, near=files.on_disk)
-            if tensor.stop > min(entry.file_size, stream.size - at):
+            at = _start(ranges, entry, near=files.on_disk)
+            if tensor.stop > min(entry.file_size, ranges.size - at):
                 raise FormatError(f"{name[:100]!a} reaches beyond its storage")
             tensors[name] = replace(tensor, name=name, start=at + tensor.start, stop=at + tensor.stop, file=file.path)
         return dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)))
@@ -160,25 +146,25 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
     ``steps`` counts the opcodes of all such files together. Raises as ``read_torch_file``.
     """
     with _one_error(file.path):
-        stream = RangeStream(files, file)
-        head = stream.part(0, 262)
+        ranges = Ranges(files, file)
+        head = ranges.part(0, 262)
         packed = head.startswith(PACKED) or head[257:] == b"ustar"
         if looked := not packed and (head[:1] in BEGINNINGS or head.startswith(ZIP)):
-            _pickle(stream, steps)
-        return looked or not stream.size
+            _pickle(ranges, steps)
+        return looked or not ranges.size
 
 
-def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInfo], bytes]:
+def _pickle(ranges: Ranges, steps: Iterator[int]) -> tuple[dict[str, ZipInfo], bytes]:
     """The entries of a zip, none of another file, and its pickle, whose names are all ``HARMLESS``.
 
     Not by ``ZipFile.open``, for torch may write no checksums. Raises as ``check_pickle``.
     """
-    entries, start, stop = dict[str, ZipInfo](), 0, min(stream.size, MOST_AT_ONCE)
-    if stream.part(0, 4) == ZIP:
-        entries = _entries(stream)
-        start = _start(stream, entries["data.pkl"], near=True)
+    entries, start, stop = dict[str, ZipInfo](), 0, min(ranges.size, MOST_AT_ONCE)
+    if ranges.part(0, 4) == ZIP:
+        entries = _entries(ranges)
+        start = _start(ranges, entries["data.pkl"], near=True)
         stop = start + entries["data.pkl"].file_size
-    pickles = io.BytesIO(data := stream.part(start, stop))
+    pickles = io.BytesIO(data := ranges.part(start, stop))
     while pickles.tell() < len(data):
         memo: dict[Any, str] = {}
         texts: list[str] = []  # the last two that were pushed, with nothing since
@@ -200,40 +186,40 @@ def _pickle(stream: RangeStream, steps: Iterator[int]) -> tuple[dict[str, ZipInf
                 memo[len(memo) if arg is None else arg] = texts[-1] if texts else ""
             elif op.name not in {"FRAME", "PROTO"}:
                 texts = []
-    if not entries and stream.size > stop:
+    if not entries and ranges.size > stop:
         raise FormatError(f"has over {stop} bytes", hint=AS_SAFETENSORS)
     return entries, data
 
 
-def _entries(stream: RangeStream) -> dict[str, ZipInfo]:
+def _entries(ranges: Ranges) -> dict[str, ZipInfo]:
     """The entries of a zip by their names without the folder. Raises ``FormatError`` if torch would not write them."""
     # Readers differ where these differ: torch goes to the directory that is stated, zipfile to the one before the end.
-    tail = stream.part(max(0, stream.size - 98), stream.size)
-    end, stated = tail[-22:], int.from_bytes(tail[-6:-2], "little")
+    tail = ranges.part(max(0, ranges.size - 98), ranges.size)
+    (size, stated), place, is_there = struct.unpack("<2L", tail[-10:-2]), ranges.size - 22, tail[-22:-18] == END
     if tail[-42:-38] == b"PK\x06\x07":
-        end, stated = tail[-98:], int.from_bytes(tail[-50:-42], "little")
-        end = end if int.from_bytes(tail[-34:-26], "little") == stream.size - 98 else b""
-    with ZipFile(stream) as archive:
+        size, stated, place = struct.unpack("<2Q8xQ", tail[-58:-26])
+        is_there = is_there and tail[-98:-94] == b"PK\x06\x06" and place == ranges.size - 98
+    directory = ranges.part(stated, place)
+    with ZipFile(io.BytesIO(directory + struct.pack("<4s8x2L2x", END, len(directory), 0))) as archive:
         listed = archive.infolist()
-        is_there = archive.start_dir == stated and end.startswith((b"PK\x05\x06", b"PK\x06\x06"))
     entries = {info.filename.partition("/")[2]: info for info in listed}
     folders = {info.filename.partition("/")[0] for info in listed}
     stored = all(not info.compress_type and info.file_size == info.compress_size for info in listed)
     named = len(entries) == len(listed) and len(folders) == 1 and all(map(ENTRY.fullmatch, entries))
-    if not (stored and named and is_there) or min(info.header_offset for info in listed):
+    if not (stored and named and is_there and stated + size == place) or min(info.header_offset for info in listed):
         why = "one folder of stored entries, each named once, and their directory where its end says"
         raise FormatError(f"is not a zip as torch writes it: {why}", hint=AS_SAFETENSORS)
     return entries
 
 
-def _start(stream: RangeStream, entry: ZipInfo, *, near: bool) -> int:
+def _start(ranges: Ranges, entry: ZipInfo, *, near: bool) -> int:
     """Where the bytes of an entry begin: behind its local header (PKWARE's APPNOTE, 4.3.7).
 
     Where to read that costs a request, at the multiple of 64 to which torch aligns a storage.
     """
     if not near:
         return -(-(entry.header_offset + 34 + len(entry.filename.encode())) // 64) * 64
-    lengths = stream.part(entry.header_offset + 26, entry.header_offset + 30)
+    lengths = ranges.part(entry.header_offset + 26, entry.header_offset + 30)
     return entry.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
 
 

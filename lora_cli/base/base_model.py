@@ -18,9 +18,6 @@ OTHER_BASE = "validate against the base that it was trained on"
 MAX_DIMENSION = 2**24
 """No width, vocabulary or position count of a model is larger; the largest vocabularies in use stay below 2**19."""
 
-MAX_EXPERTS = 2**16
-"""No model has more experts in one layer."""
-
 ModuleKind = Literal["linear", "conv1d", "embedding"]
 
 
@@ -42,10 +39,9 @@ class BaseModel:
     """Module path, as transformers names it (``model.layers.0.self_attn.q_proj``), to dimensions.
 
     ``parameters`` are bare parameters that PEFT's ``target_parameters`` can name (fused experts), path to shape.
-    ``source`` says where the facts are from: ``"config.json (llama)"``. ``dtype`` is what
-    its config says it is served in (``"bfloat16"``), empty if it says nothing. ``heads`` are the
-    heads for queries of a layer, None if that is not known. ``repository`` is its name on the Hub (``org/name``), empty
-    if that is not known. ``architecture`` is the class that its config names (``BertModel``), empty if it names none.
+    ``dtype`` is what its config says it is served in (``"bfloat16"``), ``heads`` are the heads for queries of a layer,
+    ``repository`` is its name on the Hub (``org/name``), ``architecture`` the class that its config names
+    (``BertModel``): empty or None if that is not known.
     """
 
     name: str
@@ -57,7 +53,7 @@ class BaseModel:
     tied_embeddings: bool = field(default=False, metadata=EXCLUDED)
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict, metadata=EXCLUDED)
     source: str = ""
-    """Where its facts come from."""
+    """Where its facts come from: ``config.json (llama)``."""
     dtype: str = field(default="", metadata=EXCLUDED)
     heads: int | None = field(default=None, metadata=EXCLUDED)
     repository: str = field(default="", metadata=EXCLUDED)

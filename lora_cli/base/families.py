@@ -16,8 +16,7 @@ from typing import Any
 
 from lora_cli import parse
 from lora_cli.adapter.config import MAX_LAYERS
-from lora_cli.base.base_model import MAX_DIMENSION, MAX_EXPERTS, WHERE, BaseModel, BaseModule, ModuleKind
-from lora_cli.errors import FormatError
+from lora_cli.base.base_model import MAX_DIMENSION, WHERE, BaseModel, BaseModule, ModuleKind
 from lora_cli.refs.reference import hub_words
 
 ALIASES = {
@@ -65,7 +64,7 @@ class Config:
             return parse.boolean(value or False, where)
         if value is None and (default is None or key in NULLABLE):
             return 0
-        most = MAX_LAYERS if "layer" in key or key == "depth" else MAX_EXPERTS if "experts" in key else MAX_DIMENSION
+        most = MAX_LAYERS if "layer" in key or key == "depth" else MAX_DIMENSION
         least = int(key not in {"num_experts", "first_k_dense_replace"})
         return parse.integer(value, where, minimum=least, maximum=most)
 
@@ -508,13 +507,12 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         MissingExtra: transformers or torch is not installed.
         FormatError: it is no model's config, or a field has the wrong type or is beyond what any model has.
     """
-    config = parse.mapping(config, WHERE)
-    if "peft_type" in config:
-        raise FormatError("is the config of an adapter", where=WHERE, hint="use the config of its base model")
     model_type = parse.text(parse.required(config, "model_type", WHERE), f"{WHERE}: model_type")
-    classes = config.get("architectures")
-    first = classes[0] if isinstance(classes, list) and classes else None
-    architecture = first[:128] if isinstance(first, str) else ""
+    match config.get("architectures"):
+        case [str() as architecture, *_]:
+            architecture = architecture[:128]
+        case _:
+            architecture = ""
     saved_as = config.get("_name_or_path")
     repository = saved_as if isinstance(saved_as, str) and hub_words(saved_as) else ""
     family = FAMILIES.get(model_type)
@@ -534,13 +532,6 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     family.build(model, text)
     if family.vision is not None:
         family.vision(model, section("vision_config", family.vision_defaults), text.hidden_size)
-    for path, shape in {
-        **{path: (it.d_in, it.d_out) for path, it in model.modules.items()},
-        **model.parameters,
-    }.items():
-        if not all(1 <= size <= MAX_DIMENSION for size in shape):
-            sizes = " x ".join(map(str, shape))
-            raise FormatError(f"{path} would be {sizes}: no model is of that size", where=WHERE)
     dtypes = [one.get(key) for one in (config, text.fields) for key in ("dtype", "torch_dtype")]
     quantised = config.get("quantization_config")
     method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None

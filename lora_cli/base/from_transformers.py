@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_cli.adapter.config import MAX_LAYERS
-from lora_cli.base.base_model import MAX_EXPERTS, WHERE, BaseModel, BaseModule
+from lora_cli.base.base_model import WHERE, BaseModel, BaseModule
 from lora_cli.errors import FormatError, MissingExtra
 
 HEADS = (
-    *("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "MASKED_LM", "SEQUENCE_CLASSIFICATION"),
-    *("IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION"),
+    *("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "SEQUENCE_CLASSIFICATION", "IMAGE_CLASSIFICATION"),
+    "AUDIO_CLASSIFICATION",
 )
 """The tasks whose classes are tried if the config names none: the first that its family has is used."""
 
-COUNTS = {**dict.fromkeys(("layers", "layer", "depth", "depths", "blocks"), MAX_LAYERS), "experts": MAX_EXPERTS}
-"""What a key's last word counts, and the most that is built: each one is Python objects, also on the meta device."""
+COUNTED = ("layers", "layer", "depth", "depths", "blocks", "experts")
+"""The last word of a key for a number of what is built: each one is Python objects, also on the meta device."""
 
 
 def base_from_transformers(config: Mapping[str, Any], architecture: str) -> BaseModel:
@@ -46,10 +46,9 @@ def _bound(config: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if isinstance(value, Mapping):
             _bound(value)
-        most = COUNTS.get(name.rsplit("_", 1)[-1])
         for count in value if isinstance(value, list) else [value]:
-            if most is not None and isinstance(count, int) and count > most:
-                raise FormatError(f"{count} is over the limit of {most}", where=f"{WHERE}: {name}")
+            if name.rsplit("_", 1)[-1] in COUNTED and isinstance(count, int) and count > MAX_LAYERS:
+                raise FormatError(f"{count} is over the limit of {MAX_LAYERS}", where=f"{WHERE}: {name}")
 
 
 def _built(config: Mapping[str, Any], architecture: str) -> Any:
@@ -62,10 +61,8 @@ def _built(config: Mapping[str, Any], architecture: str) -> Any:
     made = transformers.AutoConfig.for_model(**{name: value for name, value in config.items() if name != "auto_map"})
     found: Any = getattr(transformers, architecture, None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    if is_model and found.config_class is type(made):
-        model = found(made)
-        if model.base_model is not model:
-            return model
+    if is_model and found.config_class is type(made) and found is not transformers.MODEL_MAPPING.get(type(made), None):
+        return found(made)
     heads = ("IMAGE_TEXT_TO_TEXT", *HEADS) if hasattr(made, "vision_config") else HEADS
     tables = [*(getattr(transformers, f"MODEL_FOR_{head}_MAPPING") for head in heads), transformers.MODEL_MAPPING]
     return next(table[type(made)] for table in tables if type(made) in table)(made)

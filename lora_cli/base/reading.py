@@ -99,16 +99,11 @@ def read_checkpoint(files: Files) -> dict[str, TensorInfo]:
         return read_tensors(files, single)
     if (index := files.file(INDEX_FILE)) is None:
         return {}
-    shard_of = weight_map(b"".join(files.read(index)))
     tensors: dict[str, TensorInfo] = {}
-    for shard in sorted(set(shard_of.values())):
+    for shard in sorted(set(weight_map(b"".join(files.read(index))).values())):
         if (file := files.file(shard)) is None:  # only looked up among the files, so that no path leads outside
             raise FormatError(f"the shard {shown(shard)} is missing", where=INDEX_FILE)
-        # If two shards have a tensor of the same name, that of the index counts, as in transformers.
-        found = read_tensors(files, file)
-        tensors |= {name: one for name, one in found.items() if shard_of.get(name, shard) == shard}
-    if lost := next((name for name in shard_of if name not in tensors), ""):
-        raise FormatError(f"{shard_of[lost]} does not contain {lost}, although the index lists it", where=INDEX_FILE)
+        tensors |= read_tensors(files, file)
     return tensors
 
 

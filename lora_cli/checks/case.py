@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, Found, Key
+from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, Format, Key
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.reading import Companions
 from lora_cli.base.base_model import BaseModel
@@ -14,7 +14,6 @@ from lora_cli.finding import NO_BASE, NO_VALUES, Applied, Deployment, Location, 
 from lora_cli.peft.match import Application
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import AdapterRef
-from lora_cli.refs.snapshot import RemoteFile
 from lora_cli.text import cut
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Case:
     def why_missing(self, need: str) -> str:
         """Why ``need`` (config, weights, base, values or companions) is missing; empty if it is not."""
         adapter, evidence = self.adapter, self.evidence
-        foreign = f"it is {self.foreign.format.title}" if self.foreign is not None else ""
+        foreign = f"it is {self.foreign.title}" if self.foreign is not None else ""
         is_lora = self.as_lora or (adapter.config is not None and adapter.config.peft_type == "LORA")
         unread = "" if adapter.config is not None else f"{CONFIG} could not be read"
         return {
@@ -86,7 +85,7 @@ class Case:
         return self.evidence.companions
 
     @property
-    def foreign(self) -> Found | None:
+    def foreign(self) -> Format | None:
         """What it is where it is no LoRA adapter in PEFT's format."""
         return None if self.as_lora else self.adapter.foreign
 
@@ -125,10 +124,6 @@ class Case:
         """The names of the tensors that are not factors: saved modules, trained tokens, biases."""
         return (key for key in self.adapter.keys.values() if key.part not in PAIR_PARTS)
 
-    def file(self, path: str) -> RemoteFile | None:
-        """The adapter's file at ``path``, or None."""
-        return next((file for file in self.adapter.files if file.path == path), None)
-
 
 @dataclass(frozen=True, slots=True)
 class On:
@@ -158,7 +153,7 @@ class On:
         worst = engine.beyond if beyond else Outcome.OK
         if not missed.isdisjoint(self.placed.unexpected):
             worst = max(worst, engine.unexpected)
-        return worst if missed.isdisjoint(self.placed.nowhere) else max(worst, Outcome.SERVES_WRONG)
+        return worst if missed.isdisjoint(self.placed.nowhere) else max(worst, Outcome.WRONG_OUTPUT)
 
 
 def on_engine(case: Case, profile: Profile) -> On:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -77,26 +77,33 @@ def not_lora(case: Case) -> Problems:
     effects = {"peft": WRONG if is_built else REJECTS, "vllm": vllm}
     message, hint = f"peft_type is {shown(config.peft_type)}", 'write "LORA" if this is a LoRA adapter'
     if foreign is not None:
-        message, hint = f"{message}: this is {foreign.format.title}", foreign.format.advice
+        message, hint = f"{message}: this is {foreign.title}", foreign.advice
     yield Problem(message, case.in_config("peft_type"), hint, effects)
 
 
-def _wrong(case: Case, name: str, is_right: Callable[[Any], bool]) -> Iterator[tuple[str, Any, bool | None]]:
+def _wrong(case: Case, name: str) -> Iterator[tuple[str, Any, bool | None]]:
     """Numbers that are not right: where, the value, and for a key of the pattern whether PEFT uses it, maybe."""
     config, pattern = case.config, {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}[name]
     values = raw_value(config, pattern)
-    if name not in config.given or not is_right(raw_value(config, name)):
+    if name not in config.given or not _is_right(name, raw_value(config, name)):
         yield name, raw_value(config, name), None
     if not isinstance(values, Mapping):
         yield pattern, values, None
         return
-    wrong = [key for key, value in values.items() if not is_right(value)]
+    wrong = [key for key, value in values.items() if not _is_right(name, value)]
     try:
         matching = matching_keys(values, case.adapter.pairs, config.file).values() if wrong else ()
         used = {keys[0] for keys in matching if keys}
     except FormatError:
         used = set(wrong)
     yield from ((key, values[key], key in used) for key in wrong)
+
+
+def _is_right(name: str, value: Any) -> bool:
+    """Whether PEFT can scale with it: a positive integer as rank, and a finite number that is not 0 as alpha."""
+    if not _is_number(value):
+        return False
+    return isinstance(value, int) and value > 0 if name == "r" else LEAST <= value < math.inf
 
 
 def _is_number(value: Any) -> bool:
@@ -112,11 +119,7 @@ def rank_invalid(case: Case) -> Problems:
     Without ``r`` PEFT silently uses 8, which fails on tensors of another rank, and engines refuse the adapter. PEFT
     reads only the patterns that a module matches, vLLM all of them.
     """
-
-    def is_right(value: Any) -> bool:
-        return isinstance(value, int) and _is_number(value) and value > 0
-
-    for where, value, is_used in _wrong(case, "r", is_right):
+    for where, value, is_used in _wrong(case, "r"):
         effects: Effects = {}
         if is_used is not None:
             as_one = WRONG if is_used else OK
@@ -142,12 +145,8 @@ def alpha_invalid(case: Case) -> Problems:
     It scales the whole adapter: 0 disables it, NaN corrupts every answer, a negative value reverses the training.
     Without it PEFT silently uses 8 and engines refuse the adapter.
     """
-
-    def is_right(value: Any) -> bool:
-        return _is_number(value) and LEAST <= value < math.inf
-
     kept = disabling_keys(case)
-    for where, value, is_used in _wrong(case, "lora_alpha", is_right):
+    for where, value, is_used in _wrong(case, "lora_alpha"):
         effects: dict[str, Outcome] = {"sglang": WRONG}
         if is_used is not None and where in kept:
             continue

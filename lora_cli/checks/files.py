@@ -15,8 +15,7 @@ WEIGHT_ENDS = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors
 
 def _unreadable(case: Case, error: FormatError | None, file: str) -> Iterator[Problem]:
     """The error of a file that can be read as plain bytes, with the file as the subject of its message."""
-    listed = case.file(file)
-    if error is not None and (listed is None or not listed.defect):
+    if error is not None and not any(one.path == file and one.defect for one in case.adapter.files):
         message = f"{file} {error.reason}" if error.reason.startswith("is ") else error.reason
         where, _, field = error.where.partition(": ")
         yield Problem(cut(message), Location(cut(where) or file, cut(field)), error.hint)
@@ -75,8 +74,10 @@ def unreadable_file(case: Case) -> Problems:
 def config_missing(case: Case) -> Problems:
     """There is no ``adapter_config.json``, which alone has rank, scaling and target modules."""
     adapter = case.adapter
-    is_missing = adapter.config is None and adapter.config_error is None and case.file(CONFIG) is None
-    if is_missing and (case.foreign is None or case.foreign.format is SHARDED):
+    is_missing = (
+        adapter.config is None and adapter.config_error is None and all(file.path != CONFIG for file in adapter.files)
+    )
+    if is_missing and (case.foreign is None or case.foreign.title == SHARDED.title):
         nested = [file.path for file in adapter.files if file.path.endswith("/" + CONFIG)]
         yield Problem(f"there is no {CONFIG}" + (f", only {names(nested)}" if nested else ""), Location(CONFIG))
 
@@ -114,9 +115,9 @@ def foreign_format(case: Case) -> Problems:
     foreign, adapter = case.foreign, case.adapter
     if foreign is None or foreign.file == CONFIG:
         return
-    message = f"this is {foreign.format.title}, not a LoRA adapter in PEFT's format"
+    message = f"this is {foreign.title}, not a LoRA adapter in PEFT's format"
     loads = WRONG if adapter.weight_files and adapter.config is not None else REJECTS
     effects = {"peft": loads} | ({} if adapter.pairs else {"sglang": loads})
-    if foreign.format is SHARDED:
-        message, effects = f"this is {foreign.format.title}: PEFT and vLLM load none of them", {"sglang": UNKNOWN}
-    yield Problem(message, Location(cut(foreign.file)), foreign.format.advice, effects)
+    if foreign.title == SHARDED.title:
+        message, effects = f"this is {foreign.title}: PEFT and vLLM load none of them", {"sglang": UNKNOWN}
+    yield Problem(message, Location(cut(foreign.file)), foreign.advice, effects)

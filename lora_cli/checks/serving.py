@@ -372,11 +372,10 @@ def targets_filtered(case: Case) -> Problems:
     """The engine is started with LoRA on other modules (``--lora-target-modules``); vLLM does not check the adapter."""
     targets = case.deployment.lora_target_modules or ("all",)
 
-    def whole(module: str) -> str:  # a packed set has LoRA if one of its modules has
-        return packed_in(last_name(module)) or last_name(module)
-
-    served, has_experts = {whole(target) for target in targets}, "experts" in targets
-    others = (module for module in case.adapter.pairs if whole(module) not in served)
+    # A packed set has LoRA if one of its modules has.
+    whole = {path: packed_in(last_name(path)) or last_name(path) for path in (*targets, *case.adapter.pairs)}
+    served, has_experts = {whole[target] for target in targets}, "experts" in targets
+    others = (module for module in case.adapter.pairs if whole[module] not in served)
     found = [module for module in others if not (has_experts and ".experts." in module)]
     if found and "all" not in targets:
         wanted = " ".join(sorted({last_name(module) for module in case.adapter.pairs} | set(targets)))

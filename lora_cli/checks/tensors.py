@@ -108,7 +108,8 @@ def factor_shape(case: Case) -> Problems:
     """A or B is not a matrix with at least one row and column, as ZeRO-3 and FSDP save it, or their ranks differ."""
     experts, found = set(shared_experts(case.adapter)), dict[Outcome, list[tuple[str, str]]]()
     for module, pair in case.adapter.pairs.items():
-        odd = {part: one.shape for part, one in pair.named.items() if len(one.shape) != 2 or 0 in one.shape}
+        shapes = ((case.adapter.keys[one.name].part, one.shape) for one in pair.factors)
+        odd = {part: dims for part, dims in shapes if len(dims) != 2 or 0 in dims}
         for part, dims in odd.items():
             vllm = WRONG if len(dims) == 2 else OK if module in experts else REJECTS
             found.setdefault(vllm, []).append((f"{part} has the shape {shape(dims)}, but must be a matrix", module))

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def command(
     head = HEAD.format(
         file=output.name if output.name != "-" else "set.yaml",
         base=_base_line(base, adapters, output.parent, settings),
-        engine=_engine_line(choose_engine(engine) if engine else None, list(adapters.values())),
+        engine=_engine_line(choose_engine(engine) if engine else None, adapters, settings),
     )
     entries = [{"name": name, "source": source} for name, source in zip(adapters, sources, strict=True)]
     write(head + _yaml({"adapters": entries}), output)
@@ -103,16 +103,21 @@ def _base_line(given: str, adapters: Mapping[str, Result], folder: Path, setting
     return _yaml({"base": f"hf://{base}"})
 
 
-def _engine_line(profile: Profile | None, adapters: Sequence[Result]) -> str:
+def _engine_line(profile: Profile | None, adapters: Mapping[str, Result], settings: Settings) -> str:
     """The ``engine`` block, with the smallest supported rank, and as many slots as adapters up to the default."""
-    ranks = [pair.rank or 0 for one in adapters if one.adapter for pair in one.adapter.pairs.values()]
-    largest = max(ranks, default=0) or 16
+    pairs = [(name, pair) for name, one in adapters.items() if one.adapter for pair in one.adapter.pairs.values()]
+    largest, name = max(((pair.rank or 0, name) for name, pair in pairs), default=(0, ""))
+    largest = largest or 16
     if profile is None:
         return f"# engine: {{name: vllm, max_lora_rank: {largest}}}\n"
     allowed = sorted(profile.engine.ranks) or [largest]
     rank = next((rank for rank in allowed if rank >= largest), allowed[-1])
     spec = {"name": profile.engine.name, "version": profile.version, "max_lora_rank": rank}
-    return _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
+    why = f"max_lora_rank is {rank}: {name} has the highest rank, {largest}" if name else ""
+    if why:
+        inform(why, settings)
+    comment = f"# {why}\n" if why else ""
+    return comment + _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
 
 
 def _source(ref: AdapterRef, folder: Path) -> str:

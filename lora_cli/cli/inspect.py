@@ -3,13 +3,11 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from lora_cli.adapter.adapter import Adapter, OtherAdapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.cli import options
 from lora_cli.cli.options import adapters, engines
@@ -68,7 +66,7 @@ def command(
     if engine_args:
         results, args = _judged_for(engine_args, inputs, requests, model, settings)
     else:
-        results = list(each(requests, partial(inspect_one, card=True), Terms(settings, model)))
+        results = list(each(requests, inspect_one, Terms(settings, model)))
     report = InspectReport(base=model, adapters=tuple(inspected(one, other) for one in results), engine_args=args)
     if args is None or output_format == "json":
         write_result(report, output_format, human(report, verbose=settings.verbose))
@@ -116,7 +114,7 @@ def _judged_for(
     return results, engine_args(results, profile, model, limits, named=inputs.manifest is not None)
 
 
-def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, OtherAdapter]:
+def _compared(text: str, inputs: Inputs, settings: Settings) -> Result:
     """The adapter to compare with, by its config and header.
 
     Raises:
@@ -132,5 +130,4 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> tuple[Adapter, O
         raise Refused(f"--diff {found.name}: {found.error.message}", hint=found.error.hint)
     if found.error is not None:
         raise found.error
-    assert found.adapter is not None
-    return found.adapter, OtherAdapter(found.name, found.source, found.revision or "")
+    return found

@@ -146,6 +146,9 @@ def check_promised(request: Request, files: Mapping[str, Blob], ref: AdapterRef 
     wrong = sorted(path for path, blob in files.items() if locked.files.get(path, blob) != blob)
     if wrong and (ref or request.ref).scheme not in WITH_REVISIONS:
         raise lock_mismatch(locked, f"{wrong[0]} has different bytes from the locked ones")
+    others = [] if request.selection.include else sorted(files.keys() ^ locked.files.keys())
+    if others and (ref or request.ref).scheme not in WITH_REVISIONS:
+        raise lock_mismatch(locked, f"{others[0]} is {'new' if others[0] in files else 'gone'} since it was locked")
     if wrong or (not request.selection.include and digest != locked.digest):
         what = f"{wrong[0]} is {files[wrong[0]].sha256}" if wrong else f"the snapshot is {digest}"
         raise Corrupt(

@@ -6,7 +6,7 @@ Bytes are checked here, never their meaning.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -71,14 +71,13 @@ def fetch(
     context: "FetchContext",
     *,
     revision: Revision | None = None,
-    on_resolved: Callable[[], None] = lambda: None,
 ) -> Fetched:
     """The snapshot of what ``request.ref`` means now; what is not cached is downloaded.
 
     From then on ``context.in_use`` keeps the snapshot. A cached pinned reference costs no request, and with
     ``settings.offline`` none does: files then come from the cache of huggingface_hub, and are not downloaded. A locked
     adapter is fetched at its locked revision, costs no request when it is cached, and must have the locked bytes.
-    ``revision`` is what it means, if that is known; ``on_resolved`` is called when it is.
+    ``revision`` is what it means, if that is known.
 
     Raises ``NotFound``, ``AccessDenied``, ``Unreachable``, ``Offline`` (the origin does not give it), ``FormatError``
     (there is no adapter, or one of its files can never be read), ``Refused`` (pickled weights only, a limit, a policy,
@@ -89,7 +88,7 @@ def fetch(
         try:
             fetched = _from_cache(request, context) if revision is None else None
             if fetched is None:
-                fetched = _from_origin(request, context, revision, on_resolved)
+                fetched = _from_origin(request, context, revision)
             if context.in_use.add(fetched.snapshot.digest):
                 return fetched
         except LostBlob:
@@ -117,9 +116,7 @@ def _from_cache(request: Request, context: "FetchContext", pinned: Request | Non
     return Fetched(snapshot, record.revision, cached=True, signers=signers)
 
 
-def _from_origin(
-    request: Request, context: "FetchContext", revision: Revision | None, on_resolved: Callable[[], None]
-) -> Fetched:
+def _from_origin(request: Request, context: "FetchContext", revision: Revision | None) -> Fetched:
     """The result of ``fetch`` when the origin must be asked."""
     from lora_cli.fetching.download import download
 
@@ -131,7 +128,6 @@ def _from_origin(
         if pinned != request.ref and (found := _from_cache(request, context, at_pin)) is not None:
             return found
         revision = resolve(request, context.sources)
-    on_resolved()
     at, endpoint, (files, selection) = Files(source, revision), _endpoint(request, settings), select(request, revision)
     gate.refuse(request, settings, revision.pinned, files)
     signed = gate.signed_by(request, settings, revision.pinned, at)

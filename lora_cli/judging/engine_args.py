@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from lora_cli.adapter.adapter import Adapter, last_name, leaf_of
 from lora_cli.errors import UsageError
-from lora_cli.finding import Outcome
 from lora_cli.json_schema import Count
 from lora_cli.judging.result import Result
 from lora_cli.peft.match import highest_rank
@@ -57,9 +56,7 @@ class EngineArgs:
     served: tuple[str, ...]
     """The adapters that the flags serve."""
     left_out: tuple[Remark, ...]
-    """Adapters that no flags would serve."""
-    served_wrong: tuple[Remark, ...]
-    """Adapters that are served differently from how they were trained."""
+    """Adapters that no flags would serve as they were trained."""
     absent: tuple[str, ...]
     """Adapters of a manifest that are not on this machine."""
     note: str
@@ -68,7 +65,7 @@ class EngineArgs:
     @property
     def exit_code(self) -> int:
         """0 where flags serve some adapters and all were read, else the largest exit code of the others."""
-        worst = max((remark.exit_code for remark in (*self.left_out, *self.served_wrong)), default=0)
+        worst = max((remark.exit_code for remark in self.left_out), default=0)
         return 0 if self.served and worst == 1 else worst
 
 
@@ -90,24 +87,25 @@ def engine_args(
     """
     flags = profile.engine.flags
     assert flags is not None
-    served, left_out, wrong, paths = dict[str, Adapter](), list[Remark](), list[Remark](), dict[str, str]()
-    pinned = set[str]()
+    served, left_out, paths, pinned = dict[str, Adapter](), list[Remark](), dict[str, str](), set[str]()
     for one in results:
         if (remark := _remark(one, flags)) is not None:
-            is_wrong = one.engines and one.engines[0].outcome is Outcome.SERVES_WRONG
-            (wrong if is_wrong else left_out).append(remark)
+            left_out.append(remark)
         elif one.adapter is not None:
             served[one.name] = one.adapter
             if one.request is not None and one.request.keep_loaded:
                 pinned.add(one.name)
-            if named and one.directory is not None and (path := str(one.directory.absolute())).isprintable():
+            # Only where ".." is: a link may be moved to the next version.
+            whole = one.directory and (
+                one.directory.resolve() if ".." in one.directory.parts else one.directory.absolute()
+            )
+            if named and whole is not None and (path := str(whole)).isprintable():
                 paths[one.name] = path
     args = EngineArgs(
         engine=profile.engine.name,
         version=profile.requested or profile.version,
         served=tuple(served),
         left_out=tuple(left_out),
-        served_wrong=tuple(wrong),
         absent=tuple(name for name in served if named and name not in paths),
         note=profile.note,
     )

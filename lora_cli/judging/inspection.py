@@ -3,24 +3,23 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from lora_cli.adapter.adapter import Adapter, Comparison, OtherAdapter, compare, leaf_of, without_wrappers
+from lora_cli.adapter.adapter import Adapter, Comparison, compare, leaf_of, without_wrappers
 from lora_cli.adapter.config import LoraConfig
-from lora_cli.adapter.reading import Card, dialects, read_adapter, read_card
+from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
 from lora_cli.fetching import gate
-from lora_cli.json_schema import INLINE, Count, PositiveCount, Sha256OrEmpty, Version
+from lora_cli.json_schema import INLINE, Count, PositiveCount, Version
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import Terms, each, open_one, unreadable
 from lora_cli.judging.result import Result, failing_alone
-from lora_cli.parallel import map_in_threads
 from lora_cli.peft.match import apply
 from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
@@ -52,7 +51,7 @@ class Inspection:
     """What the adapter is, from its config and headers."""
 
     format: str
-    """How the weights are stored, and what is unusual about their names."""
+    """What it is ("PEFT LoRA"), and how its weights are stored."""
     base: str
     """The base model, as the config names it."""
     base_revision: str
@@ -76,12 +75,8 @@ class Inspection:
     total_bytes: Count
     """The bytes of all files whose size the origin knows."""
     files: Count
-    sha256: Sha256OrEmpty
-    """The digest of the weights, where the origin knows it; else empty."""
     features: tuple[str, ...]
     """What goes beyond plain LoRA."""
-    card: Card | None
-    """The front matter of README.md, or null if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +103,17 @@ class InspectReport:
     """The smallest flags with which an engine serves the adapters, or null if they were not asked for."""
 
 
-def inspect_one(request: Request, terms: Terms, *, card: bool = False, weights: bool = True) -> Result:
-    """One adapter read by config, and if wanted by header and model card, and matched with the base; no rule is run.
+def inspect_one(request: Request, terms: Terms, *, weights: bool = True) -> Result:
+    """One adapter read by config, and if wanted by header, and matched with the base; no rule is run.
 
     Raises no ``LoraCliError``: it is part of the result.
     """
     result = Result.of(request)
     with failing_alone(result):
         files, _ = open_one(result, terms)
-        threads, most = 1 if files.on_disk else terms.threads, terms.settings.max_header_bytes
-        parts: tuple[Callable[[], Any], ...] = (
-            lambda: read_adapter(files, result.name, most, threads=threads, weights=weights),
-            lambda: read_card(files) if card else None,
-        )
-        read = [part() for part in parts] if threads == 1 else map_in_threads(lambda part: part(), parts, threads)
-        adapter, result.card = read
-        result.adapter, result.base = adapter, None if terms.base is None else terms.base.name
+        most = terms.settings.max_header_bytes
+        adapter = result.adapter = read_adapter(files, result.name, most, weights=weights)
+        result.base = None if terms.base is None else terms.base.name
         if terms.base is not None and adapter.has_weights:
             with one_deadline():
                 result.applied = apply(adapter, terms.base).applied
@@ -139,14 +129,12 @@ def infer_base(requests: Sequence[Request], settings: Settings, command: str) ->
         LoraCliError: none of the adapters can be read.
     """
     hint = "--base DIRECTORY, config.json or ORG/NAME"
-    named, errors = dict[str, str](), list[LoraCliError]()
-    for one in each(requests, partial(inspect_one, weights=False), Terms(settings)):
-        if one.error is not None:
-            errors.append(one.error)
-        if one.adapter and one.adapter.config and (base := one.adapter.config.base_model_name_or_path):
-            named.setdefault(base, one.name)
+    results = list(each(requests, partial(inspect_one, weights=False), Terms(settings)))
+    configs = [(one.adapter.config, one.name) for one in results if one.adapter and one.adapter.config]
+    errors = [one.error for one in results if one.error is not None]
+    named = {base: name for config, name in reversed(configs) if (base := config.base_model_name_or_path)}
     if len(named) > 1:
-        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in [*reversed(named.items())][:2])
         raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
     if not named:
         raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
@@ -158,7 +146,7 @@ def infer_base(requests: Sequence[Request], settings: Settings, command: str) ->
     return base
 
 
-def inspected(result: Result, other: tuple[Adapter, OtherAdapter] | None = None) -> Inspected:
+def inspected(result: Result, other: Result | None = None) -> Inspected:
     """What is said of an adapter that was read or judged; what makes it unreadable becomes the result's error.
 
     ``other`` is what it is compared with.
@@ -168,7 +156,8 @@ def inspected(result: Result, other: tuple[Adapter, OtherAdapter] | None = None)
     result.exit_code = result.error.exit_code if result.error is not None else 0
     if adapter is None:
         return Inspected(result, None, None)
-    return Inspected(result, inspection_of(adapter, result.card), compare(adapter, *other) if other else None)
+    diff = compare(adapter, other.adapter, other.source, other.revision or "") if other and other.adapter else None
+    return Inspected(result, inspection_of(adapter), diff)
 
 
 def _unreadable(adapter: Adapter) -> LoraCliError | None:
@@ -179,12 +168,12 @@ def _unreadable(adapter: Adapter) -> LoraCliError | None:
     if adapter.config is not None and adapter.weight_files:
         return None
     if adapter.foreign is not None:
-        return Refused(f"it is {adapter.foreign.format.title}", hint=adapter.foreign.format.advice)
+        return Refused(f"it is {adapter.foreign.title}", hint=adapter.foreign.advice)
     return Refused(f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
 
 
-def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
-    """Describe ``adapter``, and the ``card`` next to it; pure, and total: unknown values are left empty."""
+def inspection_of(adapter: Adapter) -> Inspection:
+    """Describe ``adapter``; pure, and total: unknown values are left empty."""
     config = adapter.config or LoraConfig()
     tensors = adapter.tensors.values()
     return Inspection(
@@ -203,13 +192,11 @@ def inspection_of(adapter: Adapter, card: Card | None = None) -> Inspection:
         weight_bytes=sum(tensor.nbytes for tensor in tensors),
         total_bytes=sum(file.size or 0 for file in adapter.files),
         files=len(adapter.files),
-        sha256=next((file.sha256 for file in adapter.files if file.path in adapter.weight_files and file.sha256), ""),
         features=(
             *(name for name in BEYOND_PLAIN if getattr(config, name)),
             *([f"bias={config.bias}"] if config.bias != "none" else []),
             *([f"init_lora_weights={it}"] if isinstance(it := config.init_lora_weights, str) else []),
         ),
-        card=card,
     )
 
 
@@ -234,14 +221,14 @@ def _scalings(adapter: Adapter) -> list[float]:
 
 def _format(adapter: Adapter) -> str:
     if adapter.foreign is not None:
-        return f"{adapter.foreign.format.title} ({adapter.foreign.file})"
+        return f"{adapter.foreign.title} ({adapter.foreign.file})"
     method = adapter.config.peft_type if adapter.config is not None else None
     name = "PEFT LoRA" if method == "LORA" else f"PEFT {method}" if method else "unknown"
     if adapter.weights_error is not None:
         return f"{name}, weights not readable: {adapter.weights_error.reason}"
     if not adapter.weight_files:
         return f"{name}, no weights"
-    return ", ".join((name, "pickle" if adapter.pickled else "safetensors", *dialects(adapter.tensors)))
+    return f"{name}, {'pickle' if adapter.pickled else 'safetensors'}"
 
 
 def _counted(values: Iterable[T]) -> dict[T, int]:

@@ -1,6 +1,5 @@
 """One adapter × terms → its result: the only place that runs checks."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from lora_cli.adapter.reading import read_adapter, read_companions
@@ -19,12 +18,6 @@ from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.sources.files import Files, files_of
 
-OnStage = Callable[[str], None]
-"""Called as each stage begins."""
-
-STAGES = ("read", "values", "rules")
-"""What ``judge`` takes its time for."""
-
 
 def judge_one(request: Request, terms: Terms) -> Result:
     """One adapter, judged: a local one in place, a remote one from the cache, into which its files are brought first.
@@ -35,42 +28,32 @@ def judge_one(request: Request, terms: Terms) -> Result:
     result = Result.of(request)
     with failing_alone(result):
         files, unread = open_one(result, terms, whole=terms.values)
-        result.lap("resolve")
         judge(result, files, terms, unread)
+    result.lap("validate")
     return result
 
 
-def fetch_one(request: Request, context: FetchContext, on_stage: OnStage = lambda _: None) -> Result:
-    """One adapter, resolved and fetched into the cache, with the time of each stage. Raises no ``LoraCliError``."""
+def fetch_one(request: Request, context: FetchContext) -> Result:
+    """One adapter, fetched into the cache, with the time that took. Raises no ``LoraCliError``."""
     result = Result.of(request)
-
-    def resolved() -> None:
-        result.lap("resolve")
-        result.stage = "fetch"
-        on_stage("fetch")
-
-    on_stage("resolve")
-    result.stage = "resolve"
+    result.stage = "fetch"
     with failing_alone(result):
         request = result.request = replace(request, source=ref_of(request.source))
         result.source = str(request.source)
-        fetched = fetch(request, context, on_resolved=resolved)
+        fetched = fetch(request, context)
         result.snapshot, result.cached, result.signers = fetched.snapshot, fetched.cached, fetched.signers or None
-        result.stage = "fetch"
-    result.lap(result.stage)
+    result.lap("fetch")
     return result
 
 
-def judge_fetched(result: Result, terms: Terms, on_stage: OnStage = lambda _: None) -> Result:
+def judge_fetched(result: Result, terms: Terms) -> Result:
     """An adapter that was fetched, judged by its snapshot; one that could not be fetched stays as it is."""
     if result.error is not None or result.snapshot is None or result.request is None:
         return result
     result.digest = result.snapshot.digest
-    on_stage("validate")
     with failing_alone(result):
         judge(result, files_of(result.snapshot, result.request.ref), terms)
     result.lap("validate")
-    result.stage_ms["validate"] += sum(result.stage_ms.pop(stage, 0.0) for stage in STAGES)
     result.stage = "" if result.refusal is None else "validate"
     return result
 
@@ -85,10 +68,8 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
         LoraCliError: what the source raises.
     """
     rules = choose(pinned=terms.settings.require_pinned) if terms.rules is None else terms.rules
-    threads = 1 if files.on_disk else terms.threads
-    adapter = result.adapter = read_adapter(files, result.name, terms.settings.max_header_bytes, threads=threads)
+    adapter = result.adapter = read_adapter(files, result.name, terms.settings.max_header_bytes)
     result.bytes = sum(file.size or 0 for file in adapter.files)
-    result.lap("read")
     companions = read_companions(files) if any("companions" in rule.needs for rule in rules) else None
     stats, reason = {}, NO_VALUES
     if terms.values and files.on_disk:
@@ -100,7 +81,6 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     base, base_reason, result.strict_code = base_of(adapter.config, terms)
     commit = files.revision.id if files.ref.scheme in WITH_REVISIONS else ""
     evidence = Evidence(stats, reason, companions, files.ref, commit, base_reason)
-    result.lap("values")
 
     with one_deadline() as deadline:
         application = apply(adapter, base)
@@ -120,4 +100,3 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     needed = {need for rule in rules for need in rule.needs} | ({"base", "values"} if terms.engines else set())
     missing = [case.why_missing(need) for need in ("config", "weights", "base", "values") if need in needed]
     result.unchecked = tuple(dict.fromkeys(reason for reason in missing if reason not in {"", *WAIVED}))
-    result.lap("rules")

@@ -46,9 +46,6 @@ if TYPE_CHECKING:
 WORTH_PROCESSES = 24
 """The number of local adapters from which a second process saves more time than it takes to start."""
 
-AT_ONCE = 4
-"""How many files of one remote adapter are read at once, if there are fewer adapters than that."""
-
 _OPENING = threading.Lock()
 """Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
 
@@ -62,8 +59,8 @@ class Terms:
     asked for (None: the usual ones). ``engines`` are the engines that will serve the adapters, started as
     ``deployment`` says; without engines PEFT's behaviour counts, and of the deployment ``max_lora_rank``.
 
-    Remote adapters are fetched with ``context``; without it they are read by their headers, and nothing is written. Up
-    to ``threads`` of the files of one are read at once. ``own_bases`` are the bases of configs that were opened by now.
+    Remote adapters are fetched with ``context``; without it they are read by their headers, and nothing is written.
+    ``own_bases`` are the bases of configs that were opened by now.
     """
 
     settings: Settings
@@ -74,7 +71,6 @@ class Terms:
     engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
     context: "FetchContext | None" = None
-    threads: int = 1
     own_bases: dict[str, tuple[BaseModel | None, str, int]] = field(default_factory=dict)
 
 
@@ -91,12 +87,11 @@ def each(requests: Sequence[Request], one: One, terms: Terms, *, contents: bool 
     Raises:
         MachineError: a process that read some of them was killed.
     """
-    settings = terms.settings
-    reach = replace(terms, threads=max(1, min(AT_ONCE, settings.jobs // max(1, len(requests)))))
+    settings, reach = terms.settings, terms
 
     def result_of(request: Request) -> Result:
         result = one(request, reach)
-        return result if contents else replace(result, adapter=None, card=None)
+        return result if contents else replace(result, adapter=None)
 
     def failed(request: Request, error: LoraCliError) -> Result:
         return replace(Result.of(request), error=error)

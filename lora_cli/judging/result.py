@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote
 
 from lora_cli.adapter.adapter import Adapter
-from lora_cli.adapter.reading import Card
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import LoraCliError, Refused, bug_of
 from lora_cli.finding import WAIVED, Accepted, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
@@ -69,8 +68,6 @@ class Result:
     request: Request | None = field(default=None, metadata=EXCLUDED)
     """What was asked for, with its reference."""
     adapter: Adapter | None = field(default=None, metadata=EXCLUDED)
-    card: Card | None = field(default=None, metadata=EXCLUDED)
-    """The model card, if it was asked for."""
     snapshot: Snapshot | None = field(default=None, metadata=EXCLUDED)
     """The cached snapshot that it was read from, if it was."""
     directory: Path | None = field(default=None, metadata=EXCLUDED)
@@ -241,7 +238,7 @@ def summarize(adapters: Sequence[Result]) -> ValidateSummary:
     counts.update(one.outcome for one in adapters)
     engines: dict[str, Counter[str]] = {}
     for engine in (engine for one in adapters for engine in one.engines):
-        engines.setdefault(str(engine), Counter())[engine.outcome.label] += 1
+        engines.setdefault(str(engine), Counter())[str(engine.outcome)] += 1
     return ValidateSummary(
         adapters=len(adapters),
         unchecked=counts["unchecked"],

@@ -193,8 +193,9 @@ def _differences(pair: LoraPair, wanted: BaseModule) -> Iterator[str]:
         yield f"the tensors are those of {mine}, but the module of the base is {its}"
         return
     needs = {"A": (1, wanted.d_in, "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
-    for name, factor in pair.named.items():
-        axis, width, form = needs[name[-1]]
+    for factor in pair.factors:
+        letter = "A" if factor is pair.a else "B"
+        name, (axis, width, form) = f"lora_{'embedding_' * pair.embedding}{letter}", needs[letter]
         if len(factor.shape) == 2 and factor.shape[axis] != width:
             yield f"{name} is {list(factor.shape)}, the base needs {form.format(width)}"
 

@@ -52,12 +52,11 @@ _READ_OTHERWISE = re.compile(r"\{(?![0-9]+\}|[0-9]*,[0-9]*\})|\[:")
 
 @dataclass(slots=True)
 class Deadline:
-    """What one adapter's matching has left, the patterns compiled for it with their size, and the keys matched."""
+    """What one adapter's matching has left, the patterns compiled for it, and their size."""
 
     left_s: float
     compiled: dict[str, Any] = field(default_factory=dict)
     size: int = 0
-    matched: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, list[str]]] = field(default_factory=dict)
 
 
 _CURRENT: ContextVar[Deadline | None] = ContextVar("matching", default=None)
@@ -125,16 +124,12 @@ def match(how: str, pattern: str, name: str, where: str) -> Any:
 
 
 def matching_keys(keys: Iterable[str], modules: Iterable[str], where: str) -> dict[str, list[str]]:
-    """The keys of ``rank_pattern`` or ``alpha_pattern`` that match each module, in their order; asked again, the same.
+    """The keys of ``rank_pattern`` or ``alpha_pattern`` that match each module, in their order.
 
     Raises:
         FormatError: as ``match``.
     """
-    keys, modules = tuple(keys), tuple(modules)
-    with timed(where) as deadline:
-        if (known := deadline.matched.get((keys, modules))) is not None:
-            return known
-    places = {key: place for place, key in enumerate(keys)}
+    modules, places = tuple(modules), {key: place for place, key in enumerate(keys)}
     patterns = [key for key in places if not LITERAL.fullmatch(key)]
     # A name is looked up by where its dots are, which are any character to PEFT.
     names: dict[tuple[int, ...], set[str]] = {}
@@ -153,7 +148,6 @@ def matching_keys(keys: Iterable[str], modules: Iterable[str], where: str) -> di
                         end = f"{end[:at]}.{end[at + 1 :]}"
                     matched.extend([end] if end in alike else [])
             matched.sort(key=places.__getitem__)
-    deadline.matched[keys, modules] = found
     return found
 
 
@@ -272,18 +266,20 @@ def targeted(
     others = [name for name in saved if name not in plain]
     chosen = frozenset((layers,) if isinstance(layers, int) else layers or ())
 
-    def is_targeted(module: str) -> bool:
+    found = set[str]()
+    for module in modules:
         if isinstance(excluded, str) and match(WHOLE, excluded, module, f"{where}: exclude_modules"):
-            return False
+            continue
         if module in unnamed or not plain.isdisjoint(module.split(".")):
-            return False
+            continue
         if any(match(COMPONENT, name, module, f"{where}: modules_to_save") for name in others):
-            return False
+            continue
         if isinstance(targets, str):
-            return match(WHOLE, targets, module, f"{where}: target_modules") is not None
-        return module in named.names or (module in named and (not chosen or _layer(config, module) in chosen))
-
-    return frozenset(filter(is_targeted, modules))
+            is_targeted = match(WHOLE, targets, module, f"{where}: target_modules") is not None
+        else:
+            is_targeted = module in named and (not chosen or module in named.names or _layer(config, module) in chosen)
+        found |= {module} if is_targeted else set()
+    return frozenset(found)
 
 
 def _named_targets(config: LoraConfig, linear: Collection[str], model_type: str) -> Collection[str] | str:

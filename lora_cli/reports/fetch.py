@@ -193,8 +193,10 @@ def human_check(checked: "Sequence[CheckedAdapter]", left_over: Sequence[str]) -
     for one in failed:
         assert one.error is not None
         yield from failure(one.name, "not checked", one.error.message.removeprefix(f"{one.ref}: "), one.error.hint)
-    number = len(checked) + len(left_over)
-    counts = {"unchanged": number - len(changed) - len(failed), "changed": len(changed), "not checked": len(failed)}
+    number = len([one for one in checked if one.name != THE_BASE]) + len(left_over)
+    moved = len([name for name, _ in changed if name != THE_BASE])
+    unknown = len([one for one in failed if one.name != THE_BASE])
+    counts = {"unchanged": number - moved - unknown, "changed": moved, "not checked": unknown}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     more = "; lock the new versions with --upgrade" if changed else ""
     yield Paragraph(f"{counted(number, 'adapter')}: {told}{more}")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from lora_cli.reports.terminal import Parts
 
-MAX_VALUES, MAX_WORDS, MAX_TARGETS = 6, 12, 16
-"""The most values of a fact, words of a card, and targets that are listed."""
+MAX_VALUES, MAX_TARGETS = 6, 16
+"""The most values of a fact, and targets that are listed."""
 
 MAX_LISTED, MAX_ROWS, MAX_NAMES, MAX_VALUE_WIDTH = 8, 20, 6, 200
 """The most adapters for one reason, rows of a table of differences, and names and characters of a value in it."""
@@ -61,17 +61,12 @@ def _overview(found: Inspection) -> Mapping[str, str]:
 
 def _facts(one: Inspected, found: Inspection) -> list[tuple[str, str]]:
     """What the adapter is and where it is from, and how many modules apply to the base."""
-    result, card = one.result, found.card
+    result = one.result
     targets = ", ".join(sorted(found.targets)[:MAX_TARGETS]) + " …" * (len(found.targets) > MAX_TARGETS)
     tensors = f"{size(found.weight_bytes)} of tensors, " if found.weight_bytes else ""
-    words, others = "", tuple[str, ...]()
-    if card is not None:
-        link = f"({card.license_link})" if card.license_link else ""
-        words, others = " ".join(filter(None, (card.license, card.license_name, link))), card.base_model
     rows = [
         ("source", result.source),
         ("revision", result.revision or ""),
-        ("sha256", found.sha256),
         ("snapshot", result.digest or ""),
         ("format", found.format),
         ("base", found.base + (f" at {found.base_revision}" if found.base_revision else "")),
@@ -87,9 +82,6 @@ def _facts(one: Inspected, found: Inspection) -> list[tuple[str, str]]:
         ("features", ", ".join(found.features)),
         ("task", found.task_type),
         ("PEFT", found.peft_version[:40]),
-        ("license", words or "unknown" + " (no README.md)" * (card is None)),
-        ("card", f"not read: {card.error}" if card is not None and card.error else ""),
-        ("card base", names(others, MAX_WORDS) if {*others} - {found.base} else ""),
         ("signed by", ", ".join(result.signers or ())),
     ]
     return [row for row in rows if row[1]]
@@ -111,7 +103,7 @@ def _diff_parts(one: Inspected) -> "Parts":
 
     header = "not compared: not both could be read" if diff.tensors is None else differing(len(diff.tensors), "tensor")
     config = differing(len(diff.fields), "field")
-    rows = [("A", one.result.name), ("B", diff.with_.name), ("source of B", diff.with_.source)]
+    rows = [("A", one.result.name), ("B", diff.name), ("source of B", diff.source)]
     yield from (text(("diff", "bold")), *facts([*rows, ("config", config), ("header", header)]))
     if diff.fields:
         yield from ("", table(("field", "A -> B"), ((one.name, _changed_values(one)) for one in diff.fields), left=2))
@@ -143,7 +135,7 @@ def human_engine_args(report: InspectReport, args: EngineArgs, *, command: bool 
     """
     from lora_cli.engines import ENGINES
 
-    number = len(args.served) + len(args.left_out) + len(args.served_wrong)
+    number = len(args.served) + len(args.left_out)
     few = f"{len(args.served)} of " if len(args.served) < number else ""
     on = f" on {report.base.name}" if report.base is not None else ""
     title = text((f"{ENGINES[args.engine].title} {args.version} for {few}{counted(number, 'adapter')}{on}", "bold"))
@@ -158,7 +150,7 @@ def human_engine_args(report: InspectReport, args: EngineArgs, *, command: bool 
 
 
 def _costs(args: EngineArgs) -> Iterator[tuple[str, str]]:
-    """The least memory, and the adapters that are not served, or served incorrectly."""
+    """The least memory, and the adapters that are not served as they were trained."""
     if args.served:
         own = f"rank {args.max_lora_rank} in half precision for the adapters' own modules"
         yield "slot", f"at least {size(args.slot_bytes)} on the GPU: {own}"
@@ -166,14 +158,13 @@ def _costs(args: EngineArgs) -> Iterator[tuple[str, str]]:
         is_small = len(args.served) > args.max_loras
         yield "slots", f"{total}: {'adapters are swapped' if is_small else 'every adapter stays on the GPU'}"
         yield "warning", "adapters loaded later are silently served without modules that are not listed here"
-    for label, remarks in (("left out", args.left_out), ("wrong output", args.served_wrong)):
-        for one in remarks[:MAX_LISTED]:
-            yield label, f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}"
-        if len(remarks) > MAX_LISTED:
-            yield label, f"and {len(remarks) - MAX_LISTED} more: --format json has all"
+    for one in args.left_out[:MAX_LISTED]:
+        yield "left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}"
+    if len(args.left_out) > MAX_LISTED:
+        yield "left out", f"and {len(args.left_out) - MAX_LISTED} more: --format json has all"
     if args.note:
         yield "note", args.note
-    yield "note", "values were not read: lora-cli validate finds NaN, zeros and updates that are too large"
+    yield "note", "weights may still be NaN, zero or too large: run lora-cli validate first"
     if args.absent:
         resolver = ", or with --publish DIR for vLLM's resolver" if args.engine == "vllm" else ""
         yield "not cached", f"{safe(names(args.absent, MAX_LISTED))}: lora-cli fetch -f downloads them{resolver}"

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 from lora_cli.finding import Finding
 from lora_cli.judging.result import Report, Result
-from lora_cli.reports.words import problem_lines
+from lora_cli.reports.words import outcome_text, problem_lines
 from lora_cli.text import by_key, safe
 
 
@@ -52,7 +52,7 @@ def _output(one: Result, told: list[int]) -> Iterator[str]:
     """The facts of an adapter, its findings that are not ``told`` yet, and the checks that were skipped by reason."""
     facts = {"result": one.outcome, "source": one.source, "revision": one.revision, "base": one.base}
     facts["modules applied"] = str(one.applied or "")
-    facts |= {str(engine): f"{engine.outcome.label} {engine.applied or ''}" for engine in one.engines}
+    facts |= {str(engine): outcome_text(engine) for engine in one.engines}
     yield from (f"{key}: {safe(value).strip()}" for key, value in facts.items() if value)
     yield from (_paragraph(each) for each in one.worst_first if id(each) not in told)
     for reason, codes in by_key((check.reason, check.code) for check in one.skipped).items():

@@ -52,7 +52,9 @@ class LocalSource(Source):
         root = Path(ref.location)
         with _translating(root, listed=False):
             if not stat.S_ISDIR(root.stat().st_mode):
-                raise UsageError(f"{root} is not a folder", hint="use the folder that contains adapter_config.json")
+                manifest = f"for an adapter set, use -f {root}" if root.suffix in {".yaml", ".yml"} else ""
+                hint = manifest or "use the folder that contains adapter_config.json"
+                raise UsageError(f"{root} is not a folder", hint=hint)
             real = root.resolve()
             allowed = [real]
             # A snapshot of the Hub's cache, <repository>/snapshots/<commit>, has links to its blobs.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 from typing import Any
 
 from lora_cli.fetching.batch import FetchContext
@@ -33,8 +32,10 @@ def prove_all(
     worker: Any = None
     with ExitStack() as opened:
         for item in items:
-            tell = partial(on_stage, item.name)
-            result = judge_fetched(fetch_one(item, context, tell), terms, tell)
+            on_stage(item.name, "fetch")
+            fetched = fetch_one(item, context)
+            on_stage(item.name, "validate")
+            result = judge_fetched(fetched, terms)
             report, snapshot = report_of(item, result), result.snapshot
             if not report.error and snapshot is not None and result.adapter is not None:
                 if worker is None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.adapter.adapter import Adapter, Change, OtherAdapter, compare
+from lora_cli.adapter.adapter import Adapter, Change, compare
 from lora_cli.adapter.config import CONFIG_CAP, PEFT_FIELDS, LoraConfig, parse_config
 from lora_cli.errors import FormatError
 
@@ -94,7 +94,7 @@ CHANGED: list[tuple[dict[str, Any], bool]] = [
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> tuple[Change, ...]:
     one, other = (Adapter("x", (), (), parse_config(config), None, {}, None, {}, {}) for config in (a, b))
-    return compare(one, other, OtherAdapter("b", "", "")).fields
+    return compare(one, other).fields
 
 
 @pytest.mark.parametrize(("fields", "differs"), CHANGED)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from peft.utils import PeftType
 
-from lora_cli.adapter.reading import FORMATS, METHODS, STAND_INS, dialects
+from lora_cli.adapter.reading import FORMATS, METHODS, STAND_INS
 from lora_cli.judging.judge import judge_one
 from lora_cli.judging.read import Terms
 from lora_cli.judging.result import Result
@@ -27,7 +27,7 @@ def judged(directory: Path) -> tuple[Result, str, list[str]]:
     result = judge_one(Request("", str(directory)), Terms(Settings(cache_dir=directory / "cache")))
     assert result.error is None
     assert result.adapter is not None
-    title = result.adapter.foreign.format.title if result.adapter.foreign is not None else ""
+    title = result.adapter.foreign.title if result.adapter.foreign is not None else ""
     return result, title, [one.code for one in result.findings if str(one.severity) == "error"]
 
 
@@ -114,16 +114,3 @@ def test_an_adapter_beside_other_formats_is_judged_as_one(tmp_path: Path) -> Non
     assert judged(tmp_path)[1:] == ("", [])
     write_adapter(tmp_path, modules={"transformer.h.0.attn.c_attn": (64, 192)}, prefix="")  # of GPT-2, not of images
     assert judged(tmp_path)[1] == ""
-
-
-def test_the_dialect_of_a_name_is_known() -> None:
-    at, end = "base_model.model.model.layers.0.self_attn.", ".lora_A.weight"
-    for name, title in {
-        f"{at}q_proj{end}": (),
-        f"{at}qkv_proj{end}": ("fused projections",),
-        f"{at}experts.0.up_proj{end}": ("one module for each expert",),
-        f"{at}experts.base_layer{end}": ("fused experts",),
-        f"_fsdp_wrapped_module.{at}q_proj{end}": ("names of FSDP",),
-        f"{at}q_proj.lora_A.default.weight": ("the adapter's name in tensor names",),
-    }.items():
-        assert dialects([name]) == title

@@ -6,18 +6,11 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lora_cli.adapter.reading import (
     CAP,
-    CARD_CAP,
     FIRST_READ,
-    LONGEST,
-    MOST,
-    Card,
     read_adapter,
-    read_card,
     read_companions,
 )
 from lora_cli.errors import TooLarge, Unreachable
@@ -51,7 +44,7 @@ def test_a_small_adapter_takes_one_range_for_each_file_and_a_large_header_a_seco
 
     write_adapter(tmp_path, modules={f"model.layers.{i}.self_attn.q_proj": (1, 1) for i in range(1200)}, r=1)
     source, files = remote(tmp_path)
-    assert len(read_adapter(files, "sql", threads=2).pairs) == 1200
+    assert len(read_adapter(files, "sql").pairs) == 1200
     ranges = [(start, stop) for path, start, stop in source.ranges if path == WEIGHTS]
     assert [ranges[0], ranges[1][0], len(ranges)] == [(0, FIRST_READ), FIRST_READ, 2]
 
@@ -130,53 +123,3 @@ def test_what_is_beyond_the_limit_is_not_read() -> None:
         unread = read_companions(files).unread
         assert [path for path, error in unread.items() if isinstance(error, TooLarge)] == ["chat_template.jinja"]
         assert origin.given <= CAP + 1
-
-
-def card(data: bytes) -> Card:
-    found = read_card(remote({"README.md": data})[1])
-    assert found is not None
-    return found
-
-
-PLAIN = b"""---
-license: other
-license_name: llama3.1
-license_link: https://example.com/LICENSE
-base_model: meta-llama/Llama-3.1-8B
-language: [en, no]
----
-
-# SQL
-"""
-
-
-@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n\n"])
-def test_a_card_says_what_its_front_matter_says_however_it_is_written(before: bytes) -> None:
-    said = Card("other", "llama3.1", "https://example.com/LICENSE", ("meta-llama/Llama-3.1-8B",))
-    for data in (PLAIN, PLAIN.replace(b"\n", b"\r\n"), PLAIN.replace(b"---\n", b"---  \n"), PLAIN + b"\xc3" * CARD_CAP):
-        assert card(before + data) == said
-    for data in (b"", b"# A title\n", b"text\n---\nlicense: mit\n---\n", b"----\nlicense: mit\n---\n"):
-        assert card(before + data) == Card()
-    assert card(b"---\nlicense:\nlicense_name: {a: b}\nbase_model: [~, '', [y], x]\n---\n") == Card(base_model=("x",))
-    assert read_card(remote({})[1]) is None
-
-
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [
-        (b"---\na: &a [x, x]\nb: [*a, *a]\n---\n", "README.md:3: an alias"),
-        (b"---\nlicense: !!python/object/apply:os.system [id]\n---\n", "a tag (!)"),
-        (b"---\n- license\n---\n", "is not a mapping"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
-    ],
-)
-def test_a_hostile_card_is_said_to_be_unread(data: bytes, why: str) -> None:
-    assert why in card(data).error
-    assert card(data).license == ""
-
-
-@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: f"---\n{text}\n---\n".encode(errors="replace")))
-def test_every_file_is_a_card_and_its_words_are_cut(data: bytes) -> None:
-    assert isinstance(card(data), Card)
-    long = card(b"---\nlicense: " + b"m" * 500 + b"\nbase_model: [" + b"t," * 500 + b"]\n---\n")
-    assert (len(long.license), len(long.base_model)) == (LONGEST, MOST)

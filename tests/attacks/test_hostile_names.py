@@ -52,8 +52,6 @@ def write_hostile(folder: Path, name: str) -> str:
     modules = {Q_PROJ: (HIDDEN, HIDDEN), f"model.layers.0.self_attn.{name}": (HIDDEN, HIDDEN), name: (HIDDEN, HIDDEN)}
     fields = {"base_model_name_or_path": name, name: name, "task_type": name, "rank_pattern": {name: 8}}
     write_adapter(adapter, modules=modules, r=5, config=fields, drop=lambda tensor: tensor.startswith(name))
-    card = {"license": name, "base_model": name, "tags": [name], "datasets": [name], "library_name": name}
-    (adapter / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
     for ending in (".bin", ".gguf", ".txt"):
         (adapter / (file_name(name) + ending)).write_bytes(b"x")
     return str(adapter)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.base.base_model import MAX_DIMENSION, BaseModel
+from lora_cli.base.base_model import BaseModel
 from lora_cli.base.families import FAMILIES, SIZES, base_from_config
 from lora_cli.checks.base import NORM
 from lora_cli.errors import FormatError
@@ -66,15 +66,12 @@ def test_what_else_a_config_tells(config: dict[str, Any], field: str, value: Any
         (LLAMA | {"hidden_size": 0}, "hidden_size: must be at least 1, not 0"),
         (LLAMA | {"hidden_size": "48"}, 'hidden_size: must be an integer, not a string: "48"'),
         (LLAMA | {"attention_bias": "yes"}, 'attention_bias: must be a boolean, not a string: "yes"'),
-        (LLAMA | {"head_dim": MAX_DIMENSION}, "model.layers.0.self_attn.q_proj would be 48 x 100663296: no model is"),
-        (MOE | {"num_experts": HUGE}, f"num_experts: must be at most 65536, not {HUGE}"),
         (MOE | {"num_local_experts": -1}, "num_local_experts: must be at least 0, not -1"),
         (MOE | {"mlp_only_layers": ["0"]}, 'mlp_only_layers[0]: must be an integer, not a string: "0"'),
         (GEMMA3 | {"text_config": {"hidden_size": HUGE}}, "text_config: hidden_size: must be at most"),
         (GEMMA3 | {"text_config": [1]}, "text_config: must be an object, not a list: [1]"),
         ({}, "model_type is missing"),
         ({"model_type": "qwen3moe"}, "transformers cannot build a model of type 'qwen3moe'"),
-        ({"peft_type": "LORA", "r": 8}, "is the config of an adapter"),
     ],
 )
 def test_what_no_model_has_is_refused_by_its_key(config: dict[str, Any], message: str) -> None:
@@ -99,5 +96,4 @@ def test_whatever_the_fields_hold_there_is_a_model_or_a_format_error(family: str
     if "vision_config" in config:
         config |= {section: data.draw(small | JSON) for section in ("text_config", "vision_config")}
     with suppress(FormatError):
-        base = made(config)
-        assert all(1 <= size <= MAX_DIMENSION for one in base.modules.values() for size in (one.d_in, one.d_out))
+        made(config)

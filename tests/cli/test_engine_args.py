@@ -107,7 +107,7 @@ def test_c3_what_is_served_otherwise_than_trained_is_left_out_and_told(here: Pat
     alone = args(run, "-f set.yaml --engine-args sglang")
     set_of("tone", "rs")
     found = args(run, "-f set.yaml --engine-args sglang")
-    assert ([one["name"] for one in found["served_wrong"]], found["served"]) == (["rs"], ["tone"])
+    assert ([one["name"] for one in found["left_out"]], found["served"]) == (["rs"], ["tone"])
     assert (found["slot_bytes"], found["flags"]) == (alone["slot_bytes"], alone["flags"])
     assert " for 1 of 2 adapters " in run("inspect -f set.yaml --engine-args sglang").text
     assert "--enable-lora" not in run("inspect ./rs --engine-args sglang", 1).out

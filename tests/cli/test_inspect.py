@@ -11,36 +11,14 @@ from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
 
 Q, K = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.k_proj"
-CARD = """---
-base_model: acme/base
-license: apache-2.0
----
-"""
 WEIGHTS = 21_000_000
 
 
-def facts(run: Run) -> dict[str, str]:
-    """Each fact about ``sql`` by its label, unwrapped."""
-    found: dict[str, str] = {}
-    label = ""
-    for line in run("inspect ./sql").out.splitlines()[1:]:
-        label = line[:14].strip() or label
-        found[label] = f"{found.get(label, '')} {line[14:].strip()}".strip()
-    return found
-
-
-@pytest.fixture
-def carded(tmp_path: Path) -> Path:
-    """``sql``, an adapter of two ranks with a model card, as TRL leaves it."""
+def test_it_says_what_the_adapter_is(tmp_path: Path, run: Run) -> None:
     config = {"rank_pattern": {"k_proj": 2}, "peft_version": "0.21.2"}
-    folder = write_adapter(
-        tmp_path / "sql", config=config, modules={Q: (64, 64), K: (64, 32)}, ranks={K: 2}, dtype="bfloat16"
-    )
-    (folder / "README.md").write_text(CARD)
-    return folder
-
-
-def test_it_says_what_the_adapter_and_its_card_are(carded: Path, run: Run) -> None:
+    modules = {Q: (64, 64), K: (64, 32)}
+    write_adapter(tmp_path / "sql", config=config, modules=modules, ranks={K: 2}, dtype="bfloat16")
+    said = dict(re.findall(r"^  (\S+) +(.+(?:\n {8}.+)*)", run("inspect ./sql").out, re.MULTILINE))
     told = {
         "format": "PEFT LoRA, safetensors",
         "base": "tiny/base at 5f0b02c75b57c5855da9ae460ce51323ea669d8a",
@@ -52,11 +30,8 @@ def test_it_says_what_the_adapter_and_its_card_are(carded: Path, run: Run) -> No
         "parameters": "704",
         "features": "rank_pattern",
         "PEFT": "0.21.2",
-        "license": "apache-2.0",
-        "card base": "acme/base",
     }
-    said = facts(run)
-    assert {name: said.get(name) for name in told} == told
+    assert {name: " ".join(said.get(name, "").split()) for name in told} == told
 
 
 def test_a_manifest_is_inspected_by_name_with_its_base(tmp_path: Path, run: Run) -> None:
@@ -69,30 +44,6 @@ def test_a_manifest_is_inspected_by_name_with_its_base(tmp_path: Path, run: Run)
     assert "applies     14/14 modules" in first
     assert second.startswith("gone: not read\n  there is no folder")
     assert summary == "2 adapters: 1 read, 1 not read\n"
-
-
-BOMB = "---\na: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9)
-)
-CARDS: dict[str, tuple[bytes, str]] = {
-    "bomb": (f"{BOMB}---\n".encode(), "an alias (*)"),
-    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "README.md is a git-lfs pointer"),
-    "escape": (b"---\nlicense: \x1b[2Jmit\n---\n", "this is not YAML"),
-}
-
-
-@pytest.mark.parametrize("case", CARDS)
-def test_a_hostile_card_costs_nothing_but_itself(case: str, carded: Path, run: Run) -> None:
-    content, why = CARDS[case]
-    (carded / "README.md").write_bytes(content)
-    said = facts(run)
-    assert (said["license"], why in said["card"], said["layers"]) == ("unknown", True, "0-1 (2)")
-
-
-def test_of_a_card_of_100_mb_the_beginning_is_read(carded: Path, run: Run) -> None:
-    with (carded / "README.md").open("ab") as stream:
-        stream.truncate(100 << 20)  # which is a hole, and would be read as so many zeros
-    assert facts(run)["license"] == "apache-2.0"
 
 
 @pytest.fixture
@@ -109,7 +60,7 @@ def diff(run: Run, line: str, code: int = 0) -> Any:
 
 def test_a_diff_says_what_the_other_is(compared: None, tmp_path: Path, run: Run) -> None:
     found = diff(run, "./sql --diff ./other")
-    assert found["with"]["source"] == f"file://{tmp_path}/other"
+    assert found["source"] == f"file://{tmp_path}/other"
     assert [change["name"] for change in found["fields"]] == ["target_modules", "lora_alpha"]
     assert found["fields"][1] == {"name": "lora_alpha", "a": 8, "b": 16}
     tensor = f"base_model.model.{Q}.lora_A.weight"
@@ -143,16 +94,15 @@ def test_what_cannot_be_compared_is_an_error_that_says_so(
 
 @pytest.mark.slow
 def test_21_mb_elsewhere_are_known_within_200_kb(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a card of a megabyte: the largest that a hostile one may bring here."""
+    """And nothing of the files beside it."""
     r = 21_000_000 // (4 * 14 * (64 + 64)) // 8 * 8
     folder = write_adapter(tmp_path / "large", modules=dict.fromkeys(llama_modules(), (64, 64)), r=r)
-    (folder / "README.md").write_text(CARD + "more text\n" * 100_000)
+    (folder / "README.md").write_text("more text\n" * 100_000)
     with Hub() as hub:
         hub.add("acme/large", folder)
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         (one,) = run("inspect acme/large --format json").document["adapters"]
     assert one["inspection"]["weight_bytes"] > 18_000_000
-    assert one["inspection"]["card"]["license"] == "apache-2.0"
     ranges = [asked.range for asked in hub.requests if asked.origin == "cdn" or "README" in asked.target]
     read = [int(last) - int(first) + 1 for first, last in (one.removeprefix("bytes=").split("-") for one in ranges)]
     assert 0 < sum(read) < 200_000

@@ -23,7 +23,7 @@ from tests.warm.families import save_model
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["resolve", "fetch", "validate", "read", "slot", "proof"]
+STAGES = ["fetch", "validate", "read", "slot", "proof"]
 
 Warm = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -66,7 +66,7 @@ def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_
     assert document["schema"] == "lora_cli/warm/1"
     assert [report["name"] for report in reports] == list(map(str, asked))
     assert [report["exit_code"] for report in reports] == [0, 1, 1, 3, 1, 1, 0]
-    assert [report["stage"] for report in reports] == ["", "validate", "read", "resolve", "proof", "validate", ""]
+    assert [report["stage"] for report in reports] == ["", "validate", "read", "fetch", "proof", "validate", ""]
     assert code == 3
     for report in (reports[0], reports[6]):
         assert list(report["stage_ms"]) == STAGES

@@ -48,7 +48,7 @@ def test_a_good_adapter_is_judged_by_every_rule_and_nothing_is_written(
     checked = judge_one(Request("", str(tmp_path / "good")), Terms(settings, base))
     assert (checked.findings, checked.skipped, checked.refused()) == ((), (), False)
     assert checked.applied == Applied(14, 14)
-    assert list(checked.stage_ms) == ["resolve", "read", "values", "rules"]
+    assert list(checked.stage_ms) == ["validate"]
     assert not settings.cache_dir.exists()
 
 
@@ -103,20 +103,20 @@ def test_a_bug_in_a_rule_fails_the_adapter_that_shows_it(
     assert "a bug of lora-cli: KeyError" in caplog.text
 
 
-@pytest.mark.parametrize(("stage", "exit_code"), [("resolve", 3), ("fetch", 1), ("validate", 1), ("", 0)])
+@pytest.mark.parametrize(("stage", "exit_code"), [("absent", 3), ("fetch", 1), ("validate", 1), ("", 0)])
 def test_an_adapter_is_fetched_and_judged_and_a_refused_one_says_at_which_stage(
     stage: str, exit_code: int, tmp_path: Path, base: BaseModel, settings: Settings
 ) -> None:
     lacking = "lora_B" if stage == "validate" else "-"
     folder = write_adapter(tmp_path / "adapter", modules=llama_modules(), drop=lambda name: lacking in name)
-    if stage == "resolve":
+    if stage == "absent":
         folder = folder / "gone"
     elif stage == "fetch":
         (folder / "adapter_model.safetensors").unlink()
         (folder / "adapter_model.safetensors").symlink_to("gone")
     with FetchContext(Store(settings.cache_dir), settings) as context:
         result = judge_fetched(fetch_one(Request("x", str(folder)), context), Terms(settings, base))
+    stages, stage = ["fetch", "validate"], stage.replace("absent", "fetch")
     assert (result.stage, result.refusal.exit_code if result.refusal else 0) == (stage, exit_code)
-    stages = ["resolve", "fetch", "validate"]
     assert list(result.stage_ms) == (stages[: stages.index(stage) + 1] if stage else stages)
     assert stage or (result.snapshot and (result.snapshot.directory / "adapter_model.safetensors").is_file())

@@ -29,8 +29,8 @@ print(*(name for name in sys.modules if name.startswith("lora_cli.checks")), sep
 @pytest.mark.parametrize(
     ("command", "modules", "functions"),
     [
-        ("validate ../adapter --base ../base --engine vllm", 44, 310),
-        ("inspect ../adapter", 28, 139),
+        ("validate ../adapter --base ../base --engine vllm", 45, 303),
+        ("inspect ../adapter", 30, 139),
         ("fetch ../adapter", 31, 190),
     ],
 )

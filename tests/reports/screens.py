@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.adapter.adapter import Change as Differs
-from lora_cli.adapter.adapter import Comparison, OtherAdapter
-from lora_cli.adapter.reading import Card
+from lora_cli.adapter.adapter import Comparison
 from lora_cli.base.families import base_from_config
 from lora_cli.checks import find
 from lora_cli.endpoint.canary import Effect
@@ -42,20 +41,19 @@ def inspection(word: str) -> Inspection:
     return Inspection(
         format=word, base=word, base_revision=word, peft_version=word, task_type=word, modules=6, ranks={8: 5, 16: 1},
         scalings={2.0: 5, 4.0: 1}, targets={"q_proj": 3, word: 3}, layers=(0, 1, 2), dtypes={"BF16": 12},
-        parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256=DIGEST, features=(word,),
-        card=Card(word, word, word, (word,), word),
+        parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, features=(word,),
     )  # fmt: skip
 
 
 def inspected(word: str) -> InspectReport:
     """Two adapters that were read, and one that was not; flags, with all that can be said of them."""
     fields = (Differs(word, (word,), ()), Differs("r", 4, None))
-    differs = Comparison(OtherAdapter(word, word, word), fields, (Differs(word, word, None),))
+    differs = Comparison(word, word, word, fields, (Differs(word, word, None),))
     args = EngineArgs(
         engine="vllm", version="0.40", flags=("--enable-lora",), command="vllm serve acme/base \\\n  --enable-lora",
         max_lora_rank=256, lora_target_modules=("q_proj", "v_proj"), max_loras=3, max_cpu_loras=4, slot_bytes=2 << 30,
-        served=(word, "tone"), left_out=(Remark(word, word, word, 1),), served_wrong=(Remark(word, word),),
-        absent=(word,), note=word,
+        served=(word, "tone"), left_out=(Remark(word, word, word, 1),), absent=(word,),
+        note=word,
     )  # fmt: skip
     first, second, *_, gone = all_checked()
     others = replace(inspection(word), base="acme/other", total_bytes=4096, ranks={4: 6})
@@ -110,7 +108,7 @@ def endpoints(word: str) -> warm.EndpointsReport:
 
 def repaired(word: str) -> list[repair.RepairedAdapter]:
     """Adapters that are repaired, cannot be, need no repair, and cannot be read."""
-    before = EngineOutcome("vllm", "vLLM", "0.33", "0.33", "", Outcome.SERVES_WRONG, Applied(0, 4))
+    before = EngineOutcome("vllm", "vLLM", "0.33", "0.33", "", Outcome.WRONG_OUTPUT, Applied(0, 4))
     after = replace(before, outcome=Outcome.OK, applied=Applied(4, 4))
     said, skipped = (ErrorReport(word, word),), (Skipped("LC311", "modules-not-in-base", word),)
     done = RepairReport(before, after, (Change("names", word, 4),), (), said, skipped, 1e-9, word)
