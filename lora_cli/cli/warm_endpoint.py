@@ -63,7 +63,8 @@ def warm_engines(given: Mapping[str, Any], token: str, load_inputs: Callable[[],
         _update_ready_file(ready_file, report, None)
         show(report)
         down = (("", one.error.message, "") for one in report.servers if one.error is not None)
-        log_failures([*down, *((one.name, one.error.message, "") for one in report.done if one.error is not None)])
+        failed = ((one.name, one.error.message, "") for one in reversed(report.done) if one.error is not None)
+        log_failures(dict.fromkeys([*down, *failed]))  # those that were refused first
         return report.exit_code
     for number in ending_signals():
         signal.signal(number, lambda *_: ended.set())
