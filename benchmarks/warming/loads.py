@@ -169,7 +169,7 @@ def lines(folder: Path, count: int) -> Iterator[str]:
 def _hits(loads: Loads, folder: Path, count: int) -> Iterator[str]:
     """What a request waits for an adapter that is in memory and in no slot, in the warm process's own worker."""
     write_llama(folder / "other", 1)
-    jobs = [LoraRequest(path.name, path, _read(path)) for path in (loads.directory, folder / "other")]
+    jobs = [LoraRequest(path.name, path, _read(path), path.name) for path in (loads.directory, folder / "other")]
     worker = Worker(Plan(BASE, 1, 2, device="cpu"))
     ms = []
     for number in range(2 * count + 2):

@@ -25,7 +25,7 @@ from lora_cli.warm.worker import Worker
 hush()
 model, cycles, folders = Path(sys.argv[1]), int(sys.argv[2]), [Path(one) for one in sys.argv[3:]]
 base = base_of(model)
-jobs = [LoraRequest(one.name, one, read_adapter(files_at(one), one.name)) for one in folders]
+jobs = [LoraRequest(one.name, one, read_adapter(files_at(one), one.name), one.name) for one in folders]
 imported = rss()
 worker = Worker(Plan(base, 2, 4, base_directory=model, device="cpu", forward="model"))
 for job in jobs:

@@ -88,11 +88,11 @@ def command(
         check_writable(file)
     remove_ready_file(ready_file)
     load_inputs = partial(_load_inputs, ctx.obj, ctx.params, [], {""})
-    inputs, settings = load_inputs()
     if endpoint:
         from lora_cli.cli.warm_endpoint import warm_engines
 
         raise typer.Exit(warm_engines(ctx.params, token, load_inputs))
+    inputs, settings = load_inputs()
     from lora_cli.cli.warm_process import process_plan, prove_once, serve_adapters
 
     slots = slot_limits(inputs, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve)

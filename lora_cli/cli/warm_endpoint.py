@@ -9,13 +9,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lora_cli.cli.output import inform, log_failures, remove_ready_file, write, write_result
-from lora_cli.documents.manifest import lock_path
+from lora_cli.documents.manifest import version_on_disk
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import ReconcileOptions, path_mapping, wait_ready, warm_servers
@@ -69,7 +68,7 @@ def warm_engines(given: Mapping[str, Any], token: str, load_inputs: Callable[[],
     for number in ending_signals():
         signal.signal(number, lambda *_: ended.set())
     while not ended.is_set():
-        seen = _file_versions(watched)
+        seen = version_on_disk(watched)
         try:
             inputs, settings = load_inputs()
         except LoraCliError as error:
@@ -86,7 +85,7 @@ def warm_engines(given: Mapping[str, Any], token: str, load_inputs: Callable[[],
                 show(report)
             reported = errors
         until = time.monotonic() + RECONCILE_EVERY_S
-        while not ended.wait(POLL_S) and time.monotonic() < until and _file_versions(watched) == seen:
+        while not ended.wait(POLL_S) and time.monotonic() < until and version_on_disk(watched) == seen:
             pass
     remove_ready_file(ready_file)
     return 0
@@ -140,13 +139,3 @@ def _update_ready_file(file: Path | None, report: EndpointsReport, pid: int | No
     elif file is not None:
         served = sum(one.error is None for one in report.done)
         write(json.dumps({"pid": pid, "served": served}) + "\n", file)
-
-
-def _file_versions(file: Path) -> object:
-    """The stat values of the manifest and its lock, which change with their content."""
-    stamps: list[object] = []
-    for path in (file, lock_path(file)):
-        with suppress(OSError):
-            found = path.stat()
-            stamps.append((path, found.st_mtime_ns, found.st_size, found.st_ino))
-    return stamps

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -223,6 +224,16 @@ def lock_path(manifest: Path) -> Path:
     """The path of a manifest's lock: ``set.yaml`` → ``set.lock.yaml`` next to it."""
     stem = manifest.stem if manifest.suffix in {".yaml", ".yml", ".json"} else manifest.name
     return manifest.with_name(f"{stem}.lock.yaml")
+
+
+def version_on_disk(manifest: Path | None, *others: Path | None) -> object:
+    """A value that changes when a manifest, its lock or one of the others is replaced or edited."""
+    stamps: list[object] = []
+    for path in (manifest, lock_path(manifest) if manifest is not None else None, *others):
+        with suppress(OSError):
+            found = path.stat() if path is not None else None
+            stamps.append(found and (path, found.st_mtime_ns, found.st_size, found.st_ino))
+    return stamps
 
 
 class _Block(str):

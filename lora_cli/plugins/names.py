@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.documents.manifest import lock_path
+from lora_cli.documents.manifest import version_on_disk
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.gate import with_policies
 from lora_cli.inputs import POLICY, read_inputs
@@ -58,13 +58,7 @@ class Names:
 
     def fingerprint(self) -> object:
         """A value that changes when a file is replaced or edited."""
-        stamps: list[object] = []
-        lock = lock_path(self._manifest) if self._manifest is not None else None
-        for path in (self._manifest, lock, self._policy, self._config):
-            with suppress(OSError):
-                found = path.stat() if path is not None else None
-                stamps.append(found and (path, found.st_mtime_ns, found.st_size, found.st_ino))
-        return stamps
+        return version_on_disk(self._manifest, self._policy, self._config)
 
     def read(self) -> Known:
         """Reads the files.

@@ -36,18 +36,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class LoraRequest:
-    """A validated adapter on this disk. ``digest`` is its snapshot's; ``keep_loaded`` protects it from eviction."""
+    """A validated adapter on this disk. ``keep_loaded`` protects it from eviction.
+
+    ``key`` is the digest of its snapshot: two names of one snapshot share a slot.
+    """
 
     name: str
     directory: Path
     adapter: Adapter
-    digest: str = ""
+    key: str
     keep_loaded: bool = False
-
-    @property
-    def key(self) -> str:
-        """Its key in the tiers: two names of one snapshot share a slot."""
-        return self.digest or str(self.directory)
 
 
 def require_packages_for(forward: Forward, *more: str) -> None:

@@ -44,17 +44,14 @@ POLICIES: Mapping[PolicyName, Callable[[float, int, int], float]] = {"lru": _lru
 class Tier(Generic[T]):
     """Values by key, of which the one with the lowest rate is evicted; ``hits``, ``loads`` and ``evictions`` so far.
 
-    ``kept`` keys are never evicted, loaded already or later. ``drop`` frees a value; it must be quick, because the
-    tier is locked meanwhile. Thread-safe: concurrent requests for a key share one load, and a load does not delay hits
-    on other keys.
+    ``kept`` keys are never evicted, loaded already or later. Thread-safe: concurrent requests for a key share one load,
+    and a load does not delay hits on other keys.
     """
 
-    def __init__(
-        self, name: str, places: int, policy: PolicyName = "lfu", drop: Callable[[T], None] = lambda _value: None
-    ) -> None:
+    def __init__(self, name: str, places: int, policy: PolicyName = "lfu") -> None:
         self.places, self.hits, self.loads, self.evictions = places, 0, 0, 0
         self.kept = set[str]()
-        self._name, self._policy, self._drop = name, POLICIES[policy], drop
+        self._name, self._policy = name, POLICIES[policy]
         self._values: dict[str, T] = {}
         self._loading, self._leases, self._rates = set[str](), Counter[str](), dict[str, float]()
         self._changed = Condition()
@@ -99,7 +96,7 @@ class Tier(Generic[T]):
         with self._changed:
             self.kept.discard(key)
             if key in self._values and not self._leases[key]:
-                self._drop(self._values.pop(key))
+                del self._values[key]
                 self._changed.notify_all()
 
     def status(self, size: Callable[[T], int]) -> Mapping[str, int]:
@@ -126,7 +123,7 @@ class Tier(Generic[T]):
             has_room = len(self._values) + len(self._loading) < self.places
             free = [] if has_room else [one for one in self._values if not self._leases[one] and one not in self.kept]
             if free:
-                self._drop(self._values.pop(min(free, key=self._rates.__getitem__)))
+                del self._values[min(free, key=self._rates.__getitem__)]
                 self.evictions += 1
             if has_room or free:
                 self._loading.add(key)

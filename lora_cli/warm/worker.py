@@ -117,7 +117,7 @@ class Worker:
     def load(self, lora: LoraRequest, on_stage: OnStage = lambda _name, _stage: None) -> LoadReport:
         """Read, put into a slot and prove one adapter. A failure is in the report, and the adapter is dropped."""
         stages, model = _Stages(lora.name, on_stage), self.full_model
-        report = LoadReport(lora.name, lora.digest, tier=self.tier_of(lora))
+        report = LoadReport(lora.name, lora.key, tier=self.tier_of(lora))
         try:
             with self.lease(lora, stages) as slot:
                 pairs, modules = lora.adapter.pairs, self.plan.base.modules

@@ -192,7 +192,7 @@ def test_the_worker_proves_it_over_the_whole_model_and_again_after_an_eviction(c
     jobs = []
     for seed in range(3):
         _, directory = with_peft(tmp_path / str(seed), base_directory, seed=seed, r=4, **config)
-        jobs.append(LoraRequest(str(seed), directory, read(directory)))
+        jobs.append(LoraRequest(str(seed), directory, read(directory), str(seed)))
     plan = Plan(base, 1, 2, base_directory=base_directory, device="cpu", forward="model")
     worker = Worker(plan)
     for job in (*jobs, *jobs):

@@ -98,7 +98,7 @@ def test_a_copy_of_the_bases_own_weight_says_nothing_and_is_compared(
     """PEFT saves the output layer's own weight beside an adapter."""
     own = numpy_load(write_base(tmp_path / "base") / "model.safetensors")["lm_head.weight"] + np.float32(change)
     folder = write_adapter(tmp_path / "adapter", tensors={COPY: raw(own, dtype)})
-    lora, plan = LoraRequest("adapter", folder, read(folder)), Plan(LLAMA, 1, 1)
+    lora, plan = LoraRequest("adapter", folder, read(folder), "adapter"), Plan(LLAMA, 1, 1)
     assert scalings(lora.adapter, LLAMA).keys() == {Q_PROJ}
     with pytest.raises(Refused, match=said) if said else nullcontext():
         refuse_changed_copies(lora, plan, CheckpointWeights(tmp_path / "base", LLAMA))
