@@ -135,7 +135,7 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         raise judged.error or Refused(f"{item.source}: it is not on this disk")
     adapter = join_shards(files := files_at(folder), judged.adapter, settings.max_header_bytes)
     if adapter.config is None or adapter.foreign is not None or not adapter.pairs:
-        problem = judged.worst_first[0].problem
+        problem = judged.findings[0].problem
         raise Refused(f"{ref_of(item.source)}: {problem.message}", hint=problem.hint)
     config = json_object((folder / CONFIG).read_bytes(), CONFIG)
     tensors = {name: _values(files, one) for name, one in adapter.tensors.items()}

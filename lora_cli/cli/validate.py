@@ -115,7 +115,7 @@ def command(
         naming=naming, baseline=str(file or ""), strict=strict,
     )  # fmt: skip
     _write_outputs(report, written, settings)
-    raise typer.Exit(report.summary.exit_code)
+    raise typer.Exit(report.exit_code)
 
 
 def _compared(

@@ -7,35 +7,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Literal, TypeVar
 
-from lora_cli.adapter.adapter import Adapter, Comparison, compare, leaf_of, without_wrappers
+from lora_cli.adapter.adapter import Adapter, Comparison, compare, leaf_of
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
+from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching import gate
 from lora_cli.json_schema import INLINE, Count, PositiveCount, Version
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import Terms, each, open_one, unreadable
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import apply
-from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
+from lora_cli.peft.targets import one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import ref_of
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.text import by_key, cut, safe
+from lora_cli.text import cut, safe
 from lora_cli.version import __version__
 
 T = TypeVar("T", int, float, str)
 
 NUMBER = re.compile(r"(?:^|\.)(\d{1,9})(?:\.|$)", re.ASCII)
 """The number of the layer that a module is in."""
-
-MOST_WRAPPED = 16
-"""Parameters of one module that are told apart: experts have four."""
 
 BEYOND_PLAIN = (
     "use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying",
@@ -151,25 +147,18 @@ def inspected(result: Result, other: Result | None = None) -> Inspected:
 
     ``other`` is what it is compared with.
     """
-    adapter = result.adapter
-    result.error = result.error or (_unreadable(adapter) if adapter is not None else None)
+    adapter, diff = result.adapter, None
+    if adapter is not None and result.error is None:
+        if (error := adapter.config_error or adapter.weights_error) is not None:
+            result.error = Refused(error.message, hint=error.hint)
+        elif adapter.config is None or not adapter.weight_files:
+            lacking = Refused(f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
+            foreign = adapter.foreign
+            result.error = lacking if foreign is None else Refused(f"it is {foreign.title}", hint=foreign.advice)
     result.exit_code = result.error.exit_code if result.error is not None else 0
-    if adapter is None:
-        return Inspected(result, None, None)
-    diff = compare(adapter, other.adapter, other.source, other.revision or "") if other and other.adapter else None
-    return Inspected(result, inspection_of(adapter), diff)
-
-
-def _unreadable(adapter: Adapter) -> LoraCliError | None:
-    """Why config or weights could not be read, with exit code 1; None if both were."""
-    error = adapter.config_error or adapter.weights_error
-    if error is not None:
-        return Refused(error.message, hint=error.hint)
-    if adapter.config is not None and adapter.weight_files:
-        return None
-    if adapter.foreign is not None:
-        return Refused(f"it is {adapter.foreign.title}", hint=adapter.foreign.advice)
-    return Refused(f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
+    if adapter is not None and other is not None and other.adapter is not None:
+        diff = compare(adapter, other.adapter, other.source, other.revision or "")
+    return Inspected(result, None if adapter is None else inspection_of(adapter), diff)
 
 
 def inspection_of(adapter: Adapter) -> Inspection:
@@ -202,21 +191,13 @@ def inspection_of(adapter: Adapter) -> Inspection:
 
 def _scalings(adapter: Adapter) -> list[float]:
     """The s in s * B @ A of each module with a factor, as far as config and names tell it."""
-    if adapter.config is None:
+    config = adapter.config
+    # Names leave open which parameter a wrapper of fused experts is for.
+    if config is None or (config.target_parameters and (config.rank_pattern or config.alpha_pattern)):
         return []
-    names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
-    leaves, paths = by_key((parent, leaf) for parent, _, leaf in names), list[list[str]]()
-    for module in adapter.pairs:
-        stem = without_wrappers(module)
-        ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
-        wrapped = [f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]]
-        paths.append(wrapped or [module])
-    found = dict[str, Scale]()
     with one_deadline(), suppress(FormatError):
-        found = scales(adapter.config, chain.from_iterable(paths))
-    # Where names leave open which parameter a wrapper is for, its scale is unknown if theirs differ.
-    alike = ({found[path].scaling for path in places if path in found} for places in paths)
-    return [one.pop() for one in alike if len(one) == 1]
+        return [one.scaling for one in scales(config, adapter.pairs).values()]
+    return []
 
 
 def _format(adapter: Adapter) -> str:

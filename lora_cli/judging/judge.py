@@ -92,7 +92,8 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     if deadline.left_s <= 0 and all(one.code != slow.code for one in found):
         problem = Problem(f"matching takes longer than {LIMIT_S:g} s", Location(CONFIG), TOO_SLOW)
         found.append(Finding(slow.code, slow.name, slow.severity, problem, None))
-    result.findings = tuple(one for one in found if one.code in chosen)
+    selected = (one for one in found if one.code in chosen)
+    result.findings = tuple(sorted(selected, key=lambda one: -one.severity))
     result.skipped = tuple(one for one in skipped if one.code in chosen)
     if base is not None:
         result.base, result.applied = base.name, application.applied if case.has_weights else None

@@ -3,7 +3,6 @@
 import hashlib
 import posixpath
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
@@ -17,7 +16,7 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import LoraCliError, Refused, bug_of
 from lora_cli.finding import WAIVED, Accepted, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
-from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Sha256, Version
+from lora_cli.json_schema import EXCLUDED, Count, Keyword, Sha256, Version
 from lora_cli.redaction import logger, without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Snapshot
@@ -48,6 +47,7 @@ class Result:
     applied: Applied | None = field(default_factory=NoneType)
     """How many of its modules the base model has, by PEFT's naming rules."""
     findings: tuple[Finding, ...] = ()
+    """The worst first."""
     skipped: tuple[Skipped, ...] = ()
     engines: tuple[EngineOutcome, ...] = ()
     """What each engine that was named does with it."""
@@ -113,11 +113,6 @@ class Result:
         return f"Result({self.name!r}, ok={self.ok}, findings={[one.code for one in self.findings]})"
 
     @property
-    def worst_first(self) -> list[Finding]:
-        """The findings, the worst first."""
-        return sorted(self.findings, key=lambda finding: -finding.severity)
-
-    @property
     def refusal(self) -> LoraCliError | None:
         """Why it is not loaded or published (None if it is): its error, or the first finding that counts as one."""
         errors = [one for one in self.findings if one.severity is Severity.ERROR and one.accepted is None]
@@ -144,24 +139,6 @@ def failing_alone(result: Result) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - a bug fails one adapter alone
         result.error = bug_of(log, error)
-
-
-@dataclass(frozen=True, slots=True)
-class ValidateSummary:
-    """Counts over all adapters. Errors, warnings and notes are those that count; known ones do not."""
-
-    adapters: Count
-    unchecked: Count
-    refused: Count
-    failed: Count
-    errors: Count
-    warnings: Count
-    notes: Count
-    known: Count
-    skipped: Count
-    engines: Mapping[str, Mapping[str, PositiveCount]]
-    """For each engine, how many adapters have each outcome."""
-    exit_code: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +182,7 @@ class Report:
     adapters: tuple[Result, ...]
     notices: tuple[str, ...]
     """Notices about the run itself."""
-    summary: ValidateSummary = field(init=False)
+    exit_code: Count = 0
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
     """The file of known findings, or empty."""
@@ -224,29 +201,11 @@ class Report:
                 one.outcome, one.exit_code = "unchecked", one.strict_code * strict
             elif any(found.accepted and found.severity >= self.fail_on for found in one.findings):
                 one.outcome = "accepted"
-        findings = [finding for one in self.adapters for finding in one.findings]
-        counts = Counter[object](finding.severity for finding in findings if finding.accepted is None)
-        counts.update(one.outcome for one in self.adapters)
-        engines: dict[str, Counter[str]] = {}
-        for engine in (engine for one in self.adapters for engine in one.engines):
-            engines.setdefault(str(engine), Counter())[str(engine.outcome)] += 1
-        self.summary = ValidateSummary(
-            adapters=len(self.adapters),
-            unchecked=counts["unchecked"],
-            refused=counts["refused"],
-            failed=counts["failed"],
-            errors=counts[Severity.ERROR],
-            warnings=counts[Severity.WARNING],
-            notes=counts[Severity.NOTE],
-            known=sum(finding.accepted is not None for finding in findings),
-            skipped=sum(len(one.skipped) for one in self.adapters),
-            engines=engines,
-            exit_code=max((one.exit_code for one in self.adapters), default=0),
-        )
+        self.exit_code = max((one.exit_code for one in self.adapters), default=0)
 
     def found(self) -> Iterator[tuple[Result, Finding]]:
-        """Each finding with its adapter, in their order, the worst of an adapter first."""
-        return ((one, finding) for one in self.adapters for finding in one.worst_first)
+        """Each finding with its adapter, in their order."""
+        return ((one, finding) for one in self.adapters for finding in one.findings)
 
 
 def accept_known(
