@@ -1,15 +1,18 @@
 """One adapter × terms → its result: the only place that runs checks."""
 
+import threading
 from dataclasses import replace
 
 from lora_cli.adapter.reading import read_adapter, read_companions
 from lora_cli.checks import CHECKS, check, choose
 from lora_cli.checks.case import Case, Evidence
 from lora_cli.checks.config import pattern_invalid
+from lora_cli.errors import AccessDenied, LoraCliError, Unreachable
+from lora_cli.fetching import gate
 from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import fetch
-from lora_cli.finding import NO_VALUES, WAIVED, Finding, Location, Problem
-from lora_cli.judging.read import Terms, base_of, open_one
+from lora_cli.finding import NO_BASE, NO_VALUES, WAIVED, Finding, Location, Problem
+from lora_cli.judging.read import Terms, check_tp, open_base, open_one, unreadable
 from lora_cli.judging.result import Result, failing_alone
 from lora_cli.peft.match import apply
 from lora_cli.peft.targets import LIMIT_S, TOO_SLOW, one_deadline
@@ -17,6 +20,9 @@ from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.sources.files import Files, files_of
+
+_OPENING = threading.Lock()
+"""Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
 
 
 def judge_one(request: Request, terms: Terms) -> Result:
@@ -65,10 +71,12 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     pattern matching has one deadline.
 
     Raises:
+        UsageError: the tensor-parallel size does not divide the attention heads of the base.
         LoraCliError: what the source raises.
     """
     rules = choose(pinned=terms.settings.require_pinned) if terms.rules is None else terms.rules
-    adapter = result.adapter = read_adapter(files, result.name, terms.settings.max_header_bytes)
+    adapter = read_adapter(files, result.name, terms.settings.max_header_bytes)
+    result.adapter = adapter if terms.contents else None
     result.bytes = sum(file.size or 0 for file in adapter.files)
     companions = read_companions(files) if any("companions" in rule.needs for rule in rules) else None
     stats, reason = {}, NO_VALUES
@@ -78,7 +86,23 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
         stats, reason = scan_values(files, adapter), ""
     elif terms.values:
         reason = f"the values were not read: {unread}"
-    base, base_reason, result.strict_code = base_of(adapter.config, terms)
+    base, base_reason = terms.base, NO_BASE
+    if terms.way:
+        name = (adapter.config.base_model_name_or_path if adapter.config is not None else None) or ""
+        why = unreadable(name) if name else f"no base is set in {CONFIG}"
+        with _OPENING:
+            if name not in terms.own_bases:
+                own, code, enough = None, 1, ""
+                try:
+                    if not why:
+                        gate.refuse(Request("", ref_of(name)), terms.settings)
+                        own = open_base(name, terms.settings)
+                except LoraCliError as error:
+                    why, code = error.message, error.exit_code if isinstance(error, Unreachable) else 1
+                    enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
+                terms.own_bases[name] = own, f"base unchecked: {why}; {terms.way}{enough}", code
+        base, base_reason, result.strict_code = terms.own_bases[name]
+        check_tp(base, terms.deployment.tp)
     commit = files.revision.id if files.ref.scheme in WITH_REVISIONS else ""
     evidence = Evidence(stats, reason, companions, files.ref, commit, base_reason)
 
