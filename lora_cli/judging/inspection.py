@@ -3,11 +3,11 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 from lora_cli.adapter.adapter import Adapter, Comparison, compare, leaf_of
 from lora_cli.adapter.config import LoraConfig
@@ -18,7 +18,7 @@ from lora_cli.fetching import gate
 from lora_cli.json_schema import INLINE, Count, PositiveCount, Version
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import Terms, each, open_one, unreadable
-from lora_cli.judging.result import Result, failing_alone
+from lora_cli.judging.result import Result, stage
 from lora_cli.peft.match import apply
 from lora_cli.peft.targets import one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
@@ -27,8 +27,6 @@ from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.text import cut, safe
 from lora_cli.version import __version__
-
-T = TypeVar("T", int, float, str)
 
 NUMBER = re.compile(r"(?:^|\.)(\d{1,9})(?:\.|$)", re.ASCII)
 """The number of the layer that a module is in."""
@@ -105,7 +103,7 @@ def inspect_one(request: Request, terms: Terms, *, weights: bool = True) -> Resu
     Raises no ``LoraCliError``: it is part of the result.
     """
     result = Result.of(request)
-    with failing_alone(result):
+    with stage(result, "read"):
         files, _ = open_one(result, terms)
         most = terms.settings.max_header_bytes
         adapter = result.adapter = read_adapter(files, result.name, most, weights=weights)
@@ -172,11 +170,11 @@ def inspection_of(adapter: Adapter) -> Inspection:
         peft_version=config.peft_version or "",
         task_type=config.task_type or "",
         modules=len(adapter.pairs),
-        ranks=_counted(pair.rank for pair in adapter.pairs.values() if pair.rank is not None),
-        scalings=_counted(_scalings(adapter)),
-        targets=_counted(map(leaf_of, adapter.pairs)),
+        ranks=Counter(pair.rank for pair in adapter.pairs.values() if pair.rank is not None),
+        scalings=Counter(_scalings(adapter)),
+        targets=Counter(map(leaf_of, adapter.pairs)),
         layers=tuple(sorted({int(found[1]) for found in map(NUMBER.search, adapter.pairs) if found is not None})),
-        dtypes=_counted(tensor.dtype for tensor in tensors),
+        dtypes=Counter(tensor.dtype for tensor in tensors),
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         weight_bytes=sum(tensor.nbytes for tensor in tensors),
         total_bytes=sum(file.size or 0 for file in adapter.files),
@@ -210,7 +208,3 @@ def _format(adapter: Adapter) -> str:
     if not adapter.weight_files:
         return f"{name}, no weights"
     return f"{name}, {'pickle' if adapter.pickled else 'safetensors'}"
-
-
-def _counted(values: Iterable[T]) -> dict[T, int]:
-    return dict(Counter(values).most_common())

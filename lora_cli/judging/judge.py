@@ -13,7 +13,7 @@ from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import NO_BASE, NO_VALUES, WAIVED, Finding, Location, Problem
 from lora_cli.judging.read import Terms, check_tp, open_base, open_one, unreadable
-from lora_cli.judging.result import Result, failing_alone
+from lora_cli.judging.result import Result, stage
 from lora_cli.peft.match import apply
 from lora_cli.peft.targets import LIMIT_S, TOO_SLOW, one_deadline
 from lora_cli.refs.adapter_files import CONFIG
@@ -32,23 +32,20 @@ def judge_one(request: Request, terms: Terms) -> Result:
     no ``LoraCliError``: it is part of the result, also one for a bug.
     """
     result = Result.of(request)
-    with failing_alone(result):
+    with stage(result, "validate"):
         files, unread = open_one(result, terms, whole=terms.values)
         judge(result, files, terms, unread)
-    result.lap("validate")
     return result
 
 
 def fetch_one(request: Request, context: FetchContext) -> Result:
     """One adapter, fetched into the cache, with the time that took. Raises no ``LoraCliError``."""
     result = Result.of(request)
-    result.stage = "fetch"
-    with failing_alone(result):
+    with stage(result, "fetch"):
         request = result.request = replace(request, source=ref_of(request.source))
         result.source = str(request.source)
         fetched = fetch(request, context)
         result.snapshot, result.cached, result.signers = fetched.snapshot, fetched.cached, fetched.signers or None
-    result.lap("fetch")
     return result
 
 
@@ -57,10 +54,9 @@ def judge_fetched(result: Result, terms: Terms) -> Result:
     if result.error is not None or result.snapshot is None or result.request is None:
         return result
     result.digest = result.snapshot.digest
-    with failing_alone(result):
+    with stage(result, "validate"):
         judge(result, files_of(result.snapshot, result.request.ref), terms)
-    result.lap("validate")
-    result.stage = "" if result.refusal is None else "validate"
+    result.stage = result.stage if result.refusal is not None else ""
     return result
 
 

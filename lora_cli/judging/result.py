@@ -73,25 +73,17 @@ class Result:
     directory: Path | None = field(default=None, metadata=EXCLUDED)
     """The folder on this disk that has its files."""
     stage: str = field(default="", metadata=EXCLUDED)
-    """The stage of an admission in which it failed."""
+    """The last one, in which it failed; empty once it has passed."""
     bytes: int = field(default=0, metadata=EXCLUDED)
     """Those of its files, as far as their sizes are known."""
     cached: bool = field(default=False, metadata=EXCLUDED)
     """Whether all that was fetched was in the cache before."""
-    since_s: float = field(default_factory=time.perf_counter, metadata=EXCLUDED, repr=False, compare=False)
-    """When the last stage ended."""
 
     @classmethod
     def of(cls, request: Request) -> "Result":
         """The result of a request before anything is looked at; one without a name gets its source as its name."""
         text = without_secrets(str(request.source))
         return cls(request.name or text, text, request=request)
-
-    def lap(self, stage: str) -> None:
-        """End ``stage``: its time is the time since the last one ended."""
-        now_s = time.perf_counter()
-        self.stage_ms[stage] = self.stage_ms.get(stage, 0.0) + (now_s - self.since_s) * 1000
-        self.since_s = now_s
 
     @property
     def incomplete(self) -> tuple[str, ...]:
@@ -125,20 +117,20 @@ class Result:
 
 
 @contextmanager
-def failing_alone(result: Result) -> Iterator[None]:
-    """The boundary of one adapter: an error or a bug in here is its ``error``, and stops no other adapter.
+def stage(result: Result, name: str) -> Iterator[None]:
+    """A stage of one adapter, and its time. An error or a bug in here is the result's, and stops no other adapter.
 
     Raises:
         MemoryError, OSError: as they are: they are no adapter's.
     """
+    result.stage, began_s = name, time.perf_counter()
     try:
         yield
-    except LoraCliError as error:
-        result.error = error
     except (MemoryError, OSError):
         raise
     except Exception as error:  # noqa: BLE001 - a bug fails one adapter alone
-        result.error = bug_of(log, error)
+        result.error = error if isinstance(error, LoraCliError) else bug_of(log, error)
+    result.stage_ms[name] = (time.perf_counter() - began_s) * 1000
 
 
 @dataclass(frozen=True, slots=True)
