@@ -27,7 +27,7 @@ class Outcome(IntEnum):
 
     OK = 0
     UNKNOWN = 1
-    SERVES_WRONG = 2
+    WRONG_OUTPUT = 2
     CRASHES = 3
     REJECTS = 4
 
@@ -38,8 +38,8 @@ class Outcome(IntEnum):
         return (*phrases, "crashes on it at first use", "rejects it")[self]
 
     def __str__(self) -> str:
-        """As machines read it: ``ok``, ``unknown``, ``serves-wrong``, ``crashes``, ``rejects``."""
-        return self.name.lower().replace("_", "-")
+        """``ok``, ``unknown``, ``wrong output``, ``crashes`` or ``rejects``, as in every output."""
+        return self.name.lower().replace("_", " ")
 
 
 Effects = Mapping[str, Outcome]

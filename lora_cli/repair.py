@@ -50,7 +50,7 @@ Array = NDArray[Any]
 ARITHMETIC = 1e-12
 """What our own arithmetic in float64 may leave, as a share of the update."""
 
-BY_FLAG = frozenset({"LC401", "LC433", "LC443"})
+BY_FLAG = frozenset({"LC401", "LC433"})
 """Checks whose findings are fixed by the flags of the engine, not in the adapter."""
 
 

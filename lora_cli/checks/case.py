@@ -153,7 +153,7 @@ class On:
         worst = engine.beyond if beyond else Outcome.OK
         if not missed.isdisjoint(self.placed.unexpected):
             worst = max(worst, engine.unexpected)
-        return worst if missed.isdisjoint(self.placed.nowhere) else max(worst, Outcome.SERVES_WRONG)
+        return worst if missed.isdisjoint(self.placed.nowhere) else max(worst, Outcome.WRONG_OUTPUT)
 
 
 def on_engine(case: Case, profile: Profile) -> On:

@@ -89,7 +89,7 @@ def wait_ready(
 
     It does not help against an invalid certificate, or a status from 400 to 499 that asks for no later try.
 
-    ``on_wait`` is called with the server that it waits for, the reason and the time left: at once, and again after
+    ``on_wait`` is given a line with the server that it waits for, the time left and the reason: at once, and after
     ``TELL_S`` seconds.
     """
     until, tell_at, at = time.monotonic() + patience_s, 0.0, server.endpoint.address

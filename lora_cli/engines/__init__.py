@@ -67,8 +67,8 @@ class Engine:
     title: str
     versions: tuple[str, ...]
     by_layer: bool = False
-    unexpected: Outcome = Outcome.SERVES_WRONG
-    beyond: Outcome = Outcome.SERVES_WRONG
+    unexpected: Outcome = Outcome.WRONG_OUTPUT
+    beyond: Outcome = Outcome.WRONG_OUTPUT
     reads_peft_type: bool = True
     ranks: tuple[int, ...] = ()
     default_rank: int | None = None

@@ -38,10 +38,7 @@ def document(store: Store, items: Sequence[StoredSnapshot], blob_bytes: int) -> 
                 | _used(one.used_s)
                 for one in item.records
             ],
-            "files": [
-                {"path": path, "sha256": _digests(item).get(path, ""), "bytes": number}
-                for path, number in sorted(item.files.items())
-            ],
+            "files": [{"path": path, "sha256": sha256, "bytes": number} for path, sha256, number in _files(item)],
         }
         for item in items
     ]
@@ -55,9 +52,10 @@ def _used(used_s: float) -> dict[str, object]:
     return {"used_s": used_s, "used_at": used_at} if used_s else {"used_s": used_s}
 
 
-def _digests(item: StoredSnapshot) -> dict[str, str]:
-    """The sha256 of each file that a reference means."""
-    return {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
+def _files(item: StoredSnapshot) -> list[tuple[str, str, int]]:
+    """Each file's path, its sha256 if a reference means it, and its bytes."""
+    digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
+    return [(path, digests.get(path, ""), number) for path, number in sorted(item.files.items())]
 
 
 def human(store: Store, items: Sequence[StoredSnapshot], blob_bytes: int) -> "Parts":
@@ -90,7 +88,7 @@ def _details(one: StoredSnapshot) -> "Parts":
     for known in one.records:
         yield from ("", text(known.ref))
         yield from facts([("revision", known.revision), ("selection", known.selection), ("origin", known.endpoint)])
-    files = [(path, _digests(one).get(path, "")[:SHORT], size(number)) for path, number in sorted(one.files.items())]
+    files = [(path, sha256[:SHORT], size(number)) for path, sha256, number in _files(one)]
     yield from ("", table(("file", "sha256", "size"), files, left=2))
 
 

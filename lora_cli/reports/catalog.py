@@ -22,7 +22,7 @@ LETTERS: Mapping[Outcome, str] = {
     Outcome.OK: "·",
     Outcome.REJECTS: "R",
     Outcome.CRASHES: "C",
-    Outcome.SERVES_WRONG: "W",
+    Outcome.WRONG_OUTPUT: "W",
 }
 LEGEND = "· ok, R rejects, C crashes on first use, W wrong output, ? unknown"
 HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engines", "LC5": "values", "LC6": "supply chain"}
@@ -63,7 +63,7 @@ def human_engine(profile: Profile, profiles: Sequence[Profile]) -> "Parts":
     lines = (profile.note, profile.allowed, f"profiles: {', '.join(profile.engine.versions)}")
     yield from (Paragraph(one) for one in lines if one)
     name, checks = profile.engine.name, told_apart(profiles)
-    for outcome in (Outcome.REJECTS, Outcome.CRASHES, Outcome.SERVES_WRONG):
+    for outcome in (Outcome.REJECTS, Outcome.CRASHES, Outcome.WRONG_OUTPUT):
         minded = [one for one in checks if one.effects[name] is outcome]
         yield from ("", text((OUTCOMES[outcome][0], "bold"))) if minded else ()
         for one in minded:

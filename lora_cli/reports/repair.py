@@ -76,6 +76,8 @@ def _outcome(found: RepairReport, *, check: bool) -> Styled:
     if found.refusals:
         return "cannot be repaired", "red"
     is_known = found.after.outcome is not Outcome.UNKNOWN
+    if not found.changes and found.flags:
+        return "needs other flags", "yellow"
     if not found.changes:
         return ("nothing to repair", "green") if is_known else ("nothing found to repair", "yellow")
     return ("would be repaired", "yellow") if check else ("repaired", "green" if is_known else "yellow")

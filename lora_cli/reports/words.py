@@ -26,7 +26,7 @@ RESULTS: Mapping[str | None, Styled] = {
 OUTCOMES: Mapping[Outcome, Styled] = {
     Outcome.OK: ("ok", "green"),
     Outcome.UNKNOWN: ("unknown", "yellow"),
-    Outcome.SERVES_WRONG: ("wrong output", "red"),
+    Outcome.WRONG_OUTPUT: ("wrong output", "red"),
     Outcome.CRASHES: ("crashes", "red"),
     Outcome.REJECTS: ("rejects", "red"),
 }

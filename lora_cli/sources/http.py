@@ -241,7 +241,7 @@ def guard(private: bool, sender: str, prefix: str) -> Callable[[str], None]:
             reason = f"{prefix}{where}, a link-local address, or that of a cloud's credentials"
             raise Refused(reason, hint="no adapter files are served there; tell the owner of that server")
         if not (private or is_public(address)) and is_public(sender):
-            hint = "a policy, the settings or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1 can allow it"
+            hint = "the settings or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1 can allow it"
             raise Refused(f"{prefix}{where}, a private address (allow_private_redirects)", hint=hint)
 
     return judge

@@ -38,7 +38,7 @@ def judged(run: Run, line: str, code: int = 0) -> tuple[dict[str, str], dict[str
 
 def test_what_two_engines_do_for_one_reason_is_one_finding(run: Run) -> None:
     _, found = judged(run, "olora --base base --engine sglang --engine vllm@0.32", 1)
-    assert found["LC425"]["effects"] == {"sglang": "serves-wrong", "vllm@0.32": "rejects"}
+    assert found["LC425"]["effects"] == {"sglang": "wrong output", "vllm@0.32": "rejects"}
 
 
 @pytest.mark.parametrize(

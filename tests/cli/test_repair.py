@@ -51,7 +51,7 @@ def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(run: Run, monkeypatc
         policed.setenv("LORA_CLI_POLICY", "policy.yaml")
         found = repair(run, f"rslora {SGLANG} --to out")
     assert (found["proof"], found["directory"]) == (0, f"{Path.cwd()}/out")
-    assert (found["before"]["outcome"], found["after"]["outcome"]) == ("serves-wrong", "ok")
+    assert (found["before"]["outcome"], found["after"]["outcome"]) == ("wrong output", "ok")
     assert content("rslora") == before
     assert content("out").keys() == {"adapter_config.json", WEIGHTS, "tokenizer.json"}
     run(f"validate out {SGLANG}")
@@ -184,7 +184,8 @@ def test_what_a_flag_mends_is_named_and_is_no_refusal(limit: str, hint: str, run
     """The limit is that of the manifest, else the engine's default."""
     adapter("wide", r=64)
     Path("set.yaml").write_text(f"{HEAD}engine: {{name: vllm{limit}}}\nadapters: [{{name: wide, source: ./wide}}]\n")
-    assert hint in run("repair -f set.yaml --check").text
+    told = run("repair -f set.yaml --check").text
+    assert (hint in told, "1 needs other flags" in told) == (True, bool(hint))
     found = repair(run, "-f set.yaml --check")
     assert (found["refusals"], bool(found["flags"])) == ([], bool(hint))
 

@@ -193,7 +193,9 @@ def test_a_file_that_cannot_be_written_is_6(file: str, told: str, run: Run) -> N
 def test_a_pipe_gets_whole_lines_and_colour_only_where_it_is_forced_and_an_ascii_one_no_failure() -> None:
     def piped(*words: str, **environment: str) -> bytes:
         command = [sys.executable, "-m", "lora_cli", "validate", "bad", "--base", "base", *words]
-        done = subprocess.run(command, capture_output=True, env={**os.environ, **environment}, check=False)
+        done = subprocess.run(
+            command, capture_output=True, env={**os.environ, "COLUMNS": "", **environment}, check=False
+        )
         assert done.returncode == 1
         return done.stdout
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-WORDS = {"serves-wrong": "wrong-output"}
+WORDS = {"wrong output": "wrong-output"}
 Json = Mapping[str, Any]
 
 

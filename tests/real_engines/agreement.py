@@ -45,7 +45,7 @@ def distance(answered: Any, intended: Any) -> float:
 def served(name: str, answered: Any, intended: Any) -> Seen:
     """What an engine that answers made of the adapter; log-probabilities of one shape, None for no right."""
     far = float("inf") if intended is None else distance(answered, intended)
-    outcome = Outcome.OK if far <= TOLERANCE else Outcome.SERVES_WRONG
+    outcome = Outcome.OK if far <= TOLERANCE else Outcome.WRONG_OUTPUT
     return Seen(name, outcome, "", far)
 
 

@@ -108,7 +108,7 @@ def endpoints(word: str) -> warm.EndpointsReport:
 
 def repaired(word: str) -> list[repair.RepairedAdapter]:
     """Adapters that are repaired, cannot be, need no repair, and cannot be read."""
-    before = EngineOutcome("vllm", "vLLM", "0.33", "0.33", "", Outcome.SERVES_WRONG, Applied(0, 4))
+    before = EngineOutcome("vllm", "vLLM", "0.33", "0.33", "", Outcome.WRONG_OUTPUT, Applied(0, 4))
     after = replace(before, outcome=Outcome.OK, applied=Applied(4, 4))
     said, skipped = (ErrorReport(word, word),), (Skipped("LC311", "modules-not-in-base", word),)
     done = RepairReport(before, after, (Change("names", word, 4),), (), said, skipped, 1e-9, word)
