@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Literal
 
-from lora_cli.adapter.adapter import Adapter, Comparison, compare, leaf_of
+from lora_cli.adapter.adapter import Adapter, Comparison, compare, leaf_of, without_wrappers
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
@@ -20,12 +21,12 @@ from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import Terms, each, open_one, unreadable
 from lora_cli.judging.result import Result, stage
 from lora_cli.peft.match import apply
-from lora_cli.peft.targets import one_deadline, scales
+from lora_cli.peft.targets import EXPERTS, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import ref_of
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
-from lora_cli.text import cut, safe
+from lora_cli.text import by_key, cut, safe
 from lora_cli.version import __version__
 
 NUMBER = re.compile(r"(?:^|\.)(\d{1,9})(?:\.|$)", re.ASCII)
@@ -104,8 +105,7 @@ def inspect_one(request: Request, terms: Terms, *, weights: bool = True) -> Resu
     """
     result = Result.of(request)
     with stage(result, "read"):
-        files, _ = open_one(result, terms)
-        most = terms.settings.max_header_bytes
+        files, most = open_one(result, terms)[0], terms.settings.max_header_bytes
         adapter = result.adapter = read_adapter(files, result.name, most, weights=weights)
         result.base = None if terms.base is None else terms.base.name
         if terms.base is not None and adapter.has_weights:
@@ -189,12 +189,20 @@ def inspection_of(adapter: Adapter) -> Inspection:
 
 def _scalings(adapter: Adapter) -> list[float]:
     """The s in s * B @ A of each module with a factor, as far as config and names tell it."""
-    config = adapter.config
-    # Names leave open which parameter a wrapper of fused experts is for.
-    if config is None or (config.target_parameters and (config.rank_pattern or config.alpha_pattern)):
+    if adapter.config is None:
         return []
+    names = (name.rpartition(".") for name in adapter.config.target_parameters or ())
+    leaves, paths = by_key((parent, leaf) for parent, _, leaf in names), list[list[str]]()
+    for module in adapter.pairs:
+        stem = without_wrappers(module)
+        ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
+        # Experts have four parameters each.
+        paths.append([f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:16]] or [module])
     with one_deadline(), suppress(FormatError):
-        return [one.scaling for one in scales(config, adapter.pairs).values()]
+        found = scales(adapter.config, chain.from_iterable(paths))
+        # Names leave open which parameter a wrapper is for: its scale is unknown if theirs differ.
+        alike = ({found[path].scaling for path in places} for places in paths)
+        return [one.pop() for one in alike if len(one) == 1]
     return []
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from lora_cli.refs.adapter_files import BASE_CONFIG
 from lora_cli.refs.reference import AdapterRef, below, hub_words, is_path, ref_of, repository_of
 from lora_cli.refs.request import BASE, LockedAdapter, Request, Selection
 from lora_cli.settings import Settings
-from lora_cli.sources.files import Files, files_at
+from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 from lora_cli.text import cut, safe
 
@@ -201,13 +201,3 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
     if base is not None and base.heads is not None and base.heads % tp:
         message = f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}"
         raise UsageError(message, hint="no engine would start")
-
-
-def base_files(ref: AdapterRef, settings: Settings) -> Files | None:
-    """The files of a base on this disk: a folder's, or those of a repository in the cache of huggingface_hub."""
-    if ref.scheme != "hf":
-        return files_at(Path(ref.location)) if ref.scheme == "file" and Path(ref.location).is_dir() else None
-    source = Sources(replace(settings, offline=True)).of(ref)
-    with suppress(Offline):  # it is not in the cache
-        return Files(source, source.resolve(ref))
-    return None
