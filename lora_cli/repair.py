@@ -262,7 +262,7 @@ def _drop_copies(draft: Draft, options: RepairOptions, settings: Settings) -> No
     source = Sources(replace(settings, offline=True)).of(ref)  # a folder, or a repository in huggingface_hub's cache
     try:
         files = Files(source, source.resolve(ref))
-    except (NotFound, Offline):
+    except (NotFound, Offline, UsageError):  # it is not on this disk, or its config alone
         return
     stored, same = read_checkpoint(files), list[str]()
     # A name on disk stands for itself, too, for an adapter that has the old names as well.
