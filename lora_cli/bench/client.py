@@ -198,7 +198,7 @@ async def _send(
             tier = response.headers.get("x-lora-tier", "")
             load_ms = float(response.headers["x-lora-load-ms"]) if "x-lora-load-ms" in response.headers else None
             if response.status_code != 200:
-                error = f"{response.status_code}: {body_message(await response.aread())}"
+                error = f"{response.status_code}: {body_message(await response.aread())}".rstrip(": ")
             else:
                 async for data in response.aiter_raw():
                     now_s = clock()

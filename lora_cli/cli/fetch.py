@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from lora_cli.cli.output import (
     Format,
     inform,
     log_failures,
-    termination_log,
     to_stderr,
     write,
     write_result,
@@ -25,6 +24,7 @@ from lora_cli.cli.output import (
 from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
+from lora_cli.fetching.gate import is_by_policy
 from lora_cli.inputs import Inputs, apply_policies, inputs_to_fetch, terms_of, write_lock
 from lora_cli.json_schema import to_json
 from lora_cli.judging.publishing import Destination, folders
@@ -43,7 +43,7 @@ from lora_cli.reports.fetch import (
 )
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.materialize import NotPruned, prune, remove_leftovers
+from lora_cli.store.materialize import NotPruned, mark_of, prune, remove_leftovers
 from lora_cli.text import safe
 from lora_cli.version import __version__
 
@@ -60,7 +60,6 @@ locking = partial(option, panel="Locking")
 publishing = partial(option, panel="With --publish")
 
 
-@termination_log()
 def command(
     ctx: typer.Context,
     refs: options.Refs = None,
@@ -75,7 +74,7 @@ def command(
     ),
     no_validate: bool = publishing("--no-validate", "Publish without validating."),
     keep_going: bool = publishing("--keep-going", "Exit 0 if any adapter is published, although others failed."),
-    prune: bool = publishing("--prune", "Remove published adapters that are not in the manifest."),
+    prune: bool = publishing("--prune", "Remove published adapters that a policy refuses or the manifest lacks."),
     base_name: str | None = publishing("--base-name NAME", "The base model's name in the engine."),
     include: list[str] | None = adapters("--include GLOB", "Also fetch matching files; may be repeated."),
     allow_pickle: bool = adapters("--allow-pickle", "Accept .bin weights without safetensors."),
@@ -119,7 +118,12 @@ def command(
     began_s = time.perf_counter()
     done = _fetch_all(inputs, destination, ray, settings, output_format)
     failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
-    pruned, not_pruned = _prune(inputs, pruned_in, settings, failed=bool(failed), dry_run=False)
+    refused = {name for name, message, _ in failed if is_by_policy(message)}
+    pruned, not_pruned = _prune(inputs, pruned_in, settings, refused, dry_run=False)
+    for one, target in zip(done, targets or (), strict=False):
+        if publish is not None and one.error is not None and mark_of(target):
+            failed.append((one.request.name, "its earlier version stays published", ""))
+            to_stderr(": ".join(filter(None, failed[-1])))
     changes = None if lock is None else LockChanges(str(lock.path))
     if lock is not None and not locked:
         before, after = write_lock(inputs, done, store, settings, lambda why: inform(f"warning: {why}", settings))
@@ -172,7 +176,8 @@ def _dry_run(inputs: Inputs, pruned_in: str | None, settings: Settings, output_f
 
     planned = list(plan_all(inputs.items, Store(settings.cache_dir), settings))
     code = max((one.exit_code for one in planned), default=0)
-    pruned, not_pruned = _prune(inputs, pruned_in, settings, failed=bool(code), dry_run=True)
+    refused = {one.name for one in planned if one.error is not None and is_by_policy(one.error.message)}
+    pruned, not_pruned = _prune(inputs, pruned_in, settings, refused, dry_run=True)
     about = {"schema": "lora_cli/fetch-plan/1", "version": __version__, "adapters": planned}
     report = {**about, "pruned": pruned, "not_pruned": not_pruned, "exit_code": code}
     write_result(report, output_format, human_plan(planned, verbose=settings.verbose))
@@ -180,21 +185,19 @@ def _dry_run(inputs: Inputs, pruned_in: str | None, settings: Settings, output_f
 
 
 def _prune(
-    inputs: Inputs, folder: str | None, settings: Settings, *, failed: bool, dry_run: bool
+    inputs: Inputs, folder: str | None, settings: Settings, refused: Collection[str], *, dry_run: bool
 ) -> tuple[list[str], list[NotPruned]]:
-    """Removes from ``folder`` what is published and not in the manifest; in a ``dry_run`` it is only reported.
+    """Removes from ``folder`` what is published, and ``refused`` by a policy or not in the manifest.
 
-    Nothing is removed if an adapter ``failed``: an older one may still be served in its place.
+    In a ``dry_run`` it is only reported.
     """
     if folder is None or inputs.manifest is None:
         return [], []
-    if failed:
-        to_stderr(f"nothing {'would be' if dry_run else 'is'} pruned: not all adapters are there")
-        return [], []
-    staying = {entry.name for entry in inputs.manifest.adapters}
+    staying = {entry.name for entry in inputs.manifest.adapters}.difference(refused)
     removed, kept = prune(Path(os.path.expanduser(folder)), staying, dry_run=dry_run)  # noqa: PTH111 - never raises
     for name in removed:
-        inform(f"{'would prune' if dry_run else 'pruned'} {folder}/{name}: it is not in the manifest", settings)
+        why = "a policy refuses it" if name in refused else "it is not in the manifest"
+        inform(f"{'would prune' if dry_run else 'pruned'} {folder}/{name}: {why}", settings)
     for one in kept:
         inform(not_pruned_line(folder, one), settings)
     return removed, kept

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lora_cli.cli.options import GLOBAL, PREFIX, VARIABLES, option, origin_of
-from lora_cli.cli.output import to_stderr
+from lora_cli.cli.output import to_stderr, write_termination_log
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
 from lora_cli.redaction import log_to_stderr
 from lora_cli.settings import API_KEY, CONFIG, RESOLVE, RESOLVE_TIMEOUT, SETTINGS, load_settings
@@ -232,8 +232,11 @@ def main(argv: Sequence[str]) -> int:
         return 128 + 13 if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)  # as for SIGPIPE
     except Exception as error:  # noqa: BLE001 - the one boundary
         told = _told(error)
+        mistakes = told.mistakes if isinstance(told, DocumentError) else (told,)
+        if "--status" not in argv:  # a probe beside what the container runs
+            write_termination_log("\n".join(f"{one.message}\n{one.hint}".rstrip() for one in mistakes))
         with suppress(OSError):  # stderr is full or closed: the exit code still reports the error
-            for one in told.mistakes if isinstance(told, DocumentError) else (told,):
+            for one in mistakes:
                 to_stderr(safe(f"error: {one.message}"))
                 if one.hint:
                     to_stderr(safe(f"hint: {one.hint}"))

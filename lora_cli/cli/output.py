@@ -8,12 +8,12 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.errors import MachineError
 from lora_cli.redaction import redact
 from lora_cli.reports.terminal import rendered
 from lora_cli.settings import Settings
@@ -133,16 +133,6 @@ def remove_ready_file(file: Path | None) -> None:
 
         with on_disk("removing", file, "--ready-file"):
             file.unlink(missing_ok=True)
-
-
-@contextmanager
-def termination_log() -> Iterator[None]:
-    """Also writes the error that ends the block to the termination log."""
-    try:
-        yield
-    except LoraCliError as error:
-        write_termination_log(f"{error.message}\n{error.hint}".rstrip())
-        raise
 
 
 def log_failures(failures: Iterable[tuple[str, str, str]]) -> None:

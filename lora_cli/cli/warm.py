@@ -11,7 +11,7 @@ import typer
 
 from lora_cli.cli import options
 from lora_cli.cli.options import in_shard, option, outputs
-from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, termination_log, write_result
+from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, write_result
 from lora_cli.endpoint.address import Address, parse_address
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
@@ -88,19 +88,18 @@ def command(
         check_writable(file)
     remove_ready_file(ready_file)
     load_inputs = partial(_load_inputs, ctx.obj, ctx.params, [], {""})
-    with termination_log():
-        inputs, settings = load_inputs()
-        if endpoint:
-            from lora_cli.cli.warm_endpoint import warm_engines
+    inputs, settings = load_inputs()
+    if endpoint:
+        from lora_cli.cli.warm_endpoint import warm_engines
 
-            raise typer.Exit(warm_engines(ctx.params, token, load_inputs))
-        from lora_cli.cli.warm_process import process_plan, prove_once, serve_adapters
+        raise typer.Exit(warm_engines(ctx.params, token, load_inputs))
+    from lora_cli.cli.warm_process import process_plan, prove_once, serve_adapters
 
-        slots = slot_limits(inputs, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve)
-        plan = process_plan(inputs, slots, device, forward, settings, serve=serve)
-        if serve:
-            return serve_adapters(inputs, plan, parse_address(listen), token, root or (), ready_file, settings)
-        raise typer.Exit(prove_once(inputs, plan, ready_file, metrics_file, output_format, settings))
+    slots = slot_limits(inputs, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve)
+    plan = process_plan(inputs, slots, device, forward, settings, serve=serve)
+    if serve:
+        return serve_adapters(inputs, plan, parse_address(listen), token, root or (), ready_file, settings)
+    raise typer.Exit(prove_once(inputs, plan, ready_file, metrics_file, output_format, settings))
 
 
 def _refuse_conflicts(ctx: typer.Context) -> None:

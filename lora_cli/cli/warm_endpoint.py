@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lora_cli.cli.output import inform, remove_ready_file, write, write_result
+from lora_cli.cli.output import inform, log_failures, remove_ready_file, write, write_result
 from lora_cli.documents.manifest import lock_path
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
@@ -26,6 +26,7 @@ from lora_cli.fetching.batch import FetchContext
 from lora_cli.finding import Deployment
 from lora_cli.inputs import Inputs, base_model
 from lora_cli.judging.read import Terms
+from lora_cli.refs.reference import ref_of, repository_of
 from lora_cli.reports.warm import EndpointsReport, human_endpoints
 from lora_cli.settings import Settings
 from lora_cli.store import InUse, Store
@@ -61,6 +62,9 @@ def warm_engines(given: Mapping[str, Any], token: str, load_inputs: Callable[[],
         report = _warmed(given, token, inputs, settings, ended)
         _update_ready_file(ready_file, report, None)
         show(report)
+        down = (("", one.error.message, "") for one in report.servers if one.error is not None)
+        failed = ((one.name, one.error.message, "") for one in reversed(report.done) if one.error is not None)
+        log_failures(dict.fromkeys([*down, *failed]))  # those that were refused first
         return report.exit_code
     for number in ending_signals():
         signal.signal(number, lambda *_: ended.set())
@@ -118,7 +122,8 @@ def _warmed(
 
     # With --prune, what neither the manifest nor a REF names goes.
     kept = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else inputs.items))
-    changes = ReconcileOptions(kept if given["prune"] else None, not given["no_prove"], given["allow_unload"])
+    named = repository_of(ref_of(inputs.base))
+    changes = ReconcileOptions(kept if given["prune"] else None, not given["no_prove"], given["allow_unload"], named)
     with InUse(store) as hold:
         context, path_of = FetchContext(store, settings, in_use=hold), path_mapping(given["engine_path"] or ())
         done = warm_servers(servers, inputs.items, context, changes, wait=wait, terms_of=terms_of, path_of=path_of)

@@ -88,7 +88,8 @@ class Endpoint:
         if hint and self.token:
             hint = "the server rejects the token: check LORA_CLI_API_KEY"
         hint = hint or (NOT_AN_ENGINE_HINT if server_message == HTML_PAGE else "")
-        return Refusal(status, f"{self.address} responded with {status}: {server_message}", server_message, hint=hint)
+        said = f"{self.address} responded with {status}{f': {server_message}' if server_message else ''}"
+        return Refusal(status, said, server_message, hint=hint)
 
     def _json(self, body: bytes, path: str) -> Any:
         try:
@@ -105,7 +106,7 @@ def body_message(body: bytes) -> str:
         said = error_message(parse.json_value(body, ""))
     except FormatError:
         said = ""
-    return said or " ".join(body[:500].decode("utf-8", "replace").split()) or "nothing more"
+    return said or " ".join(body[:500].decode("utf-8", "replace").split())
 
 
 def error_message(value: Any) -> str:

@@ -15,6 +15,7 @@ from lora_cli.fetching.batch import FetchContext
 from lora_cli.judging.judge import fetch_one, judge_fetched
 from lora_cli.judging.read import Terms
 from lora_cli.parallel import map_in_threads
+from lora_cli.refs.reference import hub_words
 from lora_cli.refs.request import Request
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
@@ -49,12 +50,14 @@ class ReconcileOptions:
 
     ``prune`` unloads what is neither wanted nor has one of these names (None: nothing is unloaded): an adapter that
     could not be fetched or was refused stays served as it is, and is reported if it is one of ``refused``. ``prove``
-    checks the effect of each adapter; ``unload`` allows to unload although the engine has a bug in that.
+    checks the effect of each adapter; ``unload`` allows to unload although the engine has a bug in that. ``base`` is
+    the Hub's name of the adapters' base, "" if that is not known.
     """
 
     prune: frozenset[str] | None = None
     prove: bool = True
     unload: bool = False
+    base: str = ""
     refused: frozenset[str] = frozenset()
 
 
@@ -79,7 +82,7 @@ class Replica:
     error: LoraCliError | None
     adapters: tuple[AdapterOutcome, ...]
     note: str = ""
-    """Memory that unloaded adapters still take on the server, and why pinned adapters are not pinned there."""
+    """Another base than the adapters', memory that unloaded ones still take, and why pinned ones are not pinned."""
 
 
 def wait_ready(
@@ -129,8 +132,7 @@ def reconcile(
         server.check_reach()
         models = server.models()
         served = {one.name: one for one in models if one.parent}
-        base = next((one.name for one in models if not one.parent), "")
-        proof = CanaryProof(server, base) if options.prove else None
+        proof = CanaryProof(server, server.base.name if server.base else "") if options.prove else None
         done += map_in_threads(
             lambda one: _timed(one.name, partial(_serve_one, server, one, served.get(one.name), proof, options)),
             wanted,
@@ -269,9 +271,18 @@ def warm_servers(
     replicas, pinned = [], any(one.pinned for one in wanted)
     for server in servers:
         adapters, error = done.get(server, ([], waited[server]))
-        at, note = str(server.endpoint.address), server.note({one.action for one in adapters}, pinned=pinned)
+        notes = _other_base(server.base, options.base), server.note({one.action for one in adapters}, pinned=pinned)
+        at, note = str(server.endpoint.address), "; ".join(filter(None, notes))
         replicas.append(Replica(at, server.kind, versions.get(server, ""), error, tuple(adapters), note))
     return replicas, refused
+
+
+def _other_base(served: ServedModel | None, base: str) -> str:
+    """That a server has another model of the Hub than ``base``; "" where either is a folder or not known."""
+    if not base or served is None or not hub_words(served.root):
+        return ""
+    same = base.lower() in {one.partition("@")[0].lower() for one in (served.name, served.root)}
+    return "" if same else f"it serves {served.root}, but the base of the adapters is {base}"
 
 
 def path_mapping(paths: Sequence[str]) -> Callable[[Path], str]:

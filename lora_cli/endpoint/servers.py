@@ -66,6 +66,9 @@ class Server(ABC):
     replaces_by_unload = False
     """Whether replacing an adapter unloads the old one."""
 
+    base: ServedModel | None = None
+    """The first model without a parent, as ``models`` found it."""
+
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
@@ -91,10 +94,12 @@ class Server(ABC):
         answer = self.endpoint.get("/v1/models")
         try:
             listed = parse.sequence(parse.mapping(answer, "/v1/models").get("data"), "/v1/models: data")
-            return tuple(map(_served_model, listed))
+            found = tuple(map(_served_model, listed))
         except FormatError as error:
             said = f"{self.endpoint.address}: {error.message}"
             raise EndpointError(said, hint="check that this is a server of this kind") from error
+        self.base = next((one for one in found if not one.parent), None)
+        return found
 
     def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Load an adapter from ``path``, as the server sees it, under a name that it does not serve yet."""
@@ -184,7 +189,7 @@ class Vllm(Server):
         try:
             self.endpoint.request("POST", f"/v1/{verb}", body)
         except Refusal as error:
-            if error.status == 404 and error.server_message in {"Not Found", "nothing more"}:
+            if error.status == 404 and error.server_message in {"Not Found", ""}:
                 said = f"{self.endpoint.address} has no /v1/{verb}"
                 raise Refusal(error.status, said, "", hint=RUNTIME_UPDATING_HINT) from error
             raise
@@ -232,7 +237,7 @@ class Sglang(Server):
     def _change(self, verb: str, **body: object) -> None:
         answer = self.endpoint.post(f"/{verb}", body)
         if isinstance(answer, dict) and answer.get("success") is False:
-            words = " ".join(str(answer.get("error_message") or "nothing more").split())[:1000]
+            words = " ".join(str(answer.get("error_message") or "it does not say why").split())[:1000]
             raise Refusal(400, f"{self.endpoint.address} refused: {words}", words)
 
 

@@ -95,7 +95,9 @@ class LockFile:
         base = self._base_drift()
         if found := [*drift(self.adapter_set, self.lock), *([base] if base else [])]:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            hint = f"lora-cli fetch -f {self.adapter_set.file} locks what it can fetch; remove other adapters"
+            hint = (
+                f"lora-cli fetch -f {self.adapter_set.file} updates the lock; remove what it cannot fetch from the set"
+            )
             raise Refused(f"{self.path} does not match {self.adapter_set.file}: {found[0]}{more}", hint=hint)
 
     def moved(self, requests: Iterable[Request], settings: Settings) -> str:

@@ -228,9 +228,6 @@ def _short(revision: str, digits: int) -> str:
 
 
 def not_pruned_line(folder: str, one: NotPruned) -> str:
-    """The warning about a published adapter that left the manifest and is still in ``folder``."""
+    """The warning about a published adapter that --prune leaves in ``folder``."""
     where, files = safe(f"{folder}/{one.name}"), safe(names(one.unlisted))
-    return (
-        f"warning: {where} is not pruned, although it is not in the manifest: lora-cli did not publish {files} in it; "
-        "remove these files and prune again"
-    )
+    return f"warning: {where} is not pruned: lora-cli did not publish {files} in it; remove these files and prune again"

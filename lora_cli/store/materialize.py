@@ -69,7 +69,7 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: str 
         but = "" if served is None else f", but {shown(served)} is served: a resolver compares them exactly"
         hint = f"if it is the same model, lora-cli repair --base-name {served or 'NAME'} --to DIR writes it into a copy"
         raise Refused(f"{where}: {BASE_FIELD} is {shown(named)}{but}", hint=hint)
-    before = _mark_of(target).get("snapshot")
+    before = mark_of(target).get("snapshot")
     materialize(store, snapshot, target, publish=True)
     return Published(named, before if is_digest(before) and before != snapshot.digest else None)
 
@@ -108,7 +108,7 @@ def prune(folder: Path, staying: Collection[str], *, dry_run: bool) -> tuple[lis
     removed, kept = [], []
     with on_disk("cleaning", folder, "--publish"):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name in staying or path.name.startswith(".") or path.is_symlink() or not _mark_of(path):
+            if path.name in staying or path.name.startswith(".") or path.is_symlink() or not mark_of(path):
                 continue
             if unlisted := _in_the_way(path, publish=True):
                 kept.append(NotPruned(path.name, unlisted))
@@ -127,7 +127,7 @@ def _mark(snapshot: Snapshot) -> bytes:
     return json.dumps(value, indent=1).encode() + b"\n"
 
 
-def _mark_of(folder: Path) -> Mapping[str, Any]:
+def mark_of(folder: Path) -> Mapping[str, Any]:
     """The content of a folder's mark; empty if there is none."""
     try:
         value = json.loads(read_small(folder / MARK_FILE, LARGEST) or b"")
@@ -165,7 +165,7 @@ def _in_the_way(path: Path, publish: bool) -> list[str]:
     """What is there and is not replaced: all but an empty folder, and with ``publish`` the files in its mark."""
     if os.path.lexists(path) and (not path.is_dir() or path.is_symlink()):
         return ["a file or link"]
-    return sorted(_paths(path) - ({*_mark_of(path).get("files", ()), MARK_FILE} if publish else set()))
+    return sorted(_paths(path) - ({*mark_of(path).get("files", ()), MARK_FILE} if publish else set()))
 
 
 def _paths(folder: Path) -> set[str]:

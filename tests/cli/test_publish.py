@@ -138,14 +138,28 @@ def test_prune_removes_what_is_not_in_the_manifest_and_nothing_that_is_of_others
         check_schema(said.document)
         assert (said.document["pruned"], said.document["not_pruned"]) == (["tune"], kept)
         assert f"{'would prune' if word else 'pruned'} served/tune: it is not in the manifest" in said.err
-        assert "warning: served/chat is not pruned, although it is not in the manifest" in said.err
+        assert "warning: served/chat is not pruned: lora-cli did not publish mine.txt in it" in said.err
         assert (tree(Path("served")) == before) == bool(word)
     assert published() == ["chat", "mine", "sql"]
-    set_of("sql", source="./gone")
-    Path("served/chat/mine.txt").unlink()
-    for word, told in (("--dry-run", "nothing would be pruned"), ("", "nothing is pruned")):
-        assert told in run(f"{SET} --prune {word}", 3).err
-    assert published() == ["chat", "mine", "sql"]
+
+
+def test_prune_unpublishes_what_a_policy_refuses_and_keeps_what_failed_otherwise(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    monkeypatch.setattr("lora_cli.cli.output.write_termination_log", left.append)
+    set_of("sql", "chat", "old", "new")
+    run(SET)
+    set_of("sql", "chat", "new", source="./gone")
+    Path("policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\ndeny_sources: [./chat]\n")
+    keep = "its earlier version stays published"
+    for words, stays in (("", ["chat", "new", "old", "sql"]), ("--prune --dry-run", []), ("--prune", ["new", "sql"])):
+        said = run(f"{SET} --keep-going --policy policy.yaml {words}", 3 if "dry" in words else 0).err
+        assert ("chat: a policy refuses it" in said) == ("--prune" in words)
+        assert stays in ([], published())
+        if stays:
+            assert [f"{name}: {keep}" in said for name in ("sql", "chat")] == [True, "chat" in stays]
+            assert all(line in left[-1] for line in said.splitlines() if keep in line)
 
 
 def test_the_base_of_a_manifest_is_the_one_that_is_served(run: Run) -> None:

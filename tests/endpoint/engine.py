@@ -20,7 +20,7 @@ class Engine:
 
     def __init__(self, kind: str = "vllm", *, version: str = "0.32.0", down_for: int = 0, token: str = "") -> None:
         self.kind, self.version, self.down_for, self.token = kind, version, down_for, token
-        self.owner = kind
+        self.owner, self.root = kind, "/models/tiny"
         self.adapters: dict[str, tuple[str, float]] = {}
         self.pinned: set[str] = set()
         self.said: list[tuple[str, str]] = []
@@ -86,7 +86,7 @@ class Engine:
             )
         if path == "/v1/models":
             own: dict[str, Any] = {"object": "model", "owned_by": self.owner}
-            cards = [{**own, "id": BASE, "root": "/models/tiny", "parent": None}]
+            cards = [{**own, "id": BASE, "root": self.root, "parent": None}]
             cards += [{**own, "id": name, "root": root, "parent": BASE} for name, (root, _) in self.adapters.items()]
             return 200, {"object": "list", "data": cards}
         return 404, {"detail": "Not Found"}

@@ -19,6 +19,7 @@ from lora_cli.cli import warm_endpoint
 from lora_cli.cli.main import main
 from tests.endpoint.engine import Engine
 from tests.faulty_proxy import FaultyProxy
+from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.sources.raw_servers import CERTIFICATE
 
@@ -179,6 +180,8 @@ def test_a_base_that_does_not_repeat_itself_proves_nothing(warm: Warm) -> None:
 def test_a_replica_that_refuses_is_told_in_its_own_words_and_the_others_are_warmed(
     warm: Warm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    left: list[str] = []
+    monkeypatch.setattr("lora_cli.cli.output.write_termination_log", left.append)
     monkeypatch.setattr(warm_endpoint, "WAIT_S", 1.0)
     with Engine() as one, Engine() as other, Engine(down_for=10**6) as down:
         other.refuses["sql"] = "LoRA rank 4 is greater than max_lora_rank 2."
@@ -190,6 +193,7 @@ def test_a_replica_that_refuses_is_told_in_its_own_words_and_the_others_are_warm
         assert "LoRA rank 4 is greater than max_lora_rank 2." in sql["error"]["message"]
         assert "not ready after 1 s" in document["servers"][2]["error"]["message"]
         assert document["servers"][2]["adapters"] == []
+        assert re.fullmatch(r"http\S+ is not ready after 1 s: .* responded with 503\nsql: .*max_lora_rank 2.", left[0])
 
 
 @pytest.mark.slow
@@ -241,6 +245,24 @@ def test_a_token_is_sent_and_a_wrong_one_is_explained(warm: Warm, monkeypatch: p
             assert (code, document["servers"][0]["adapters"][0]["error"]["hint"]) == (7, hint)
         monkeypatch.setenv("LORA_CLI_API_KEY", "sesame")
         assert warm(engine)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [("acme/other", True), ("Acme/Tiny@main", False), ("/models/other", False), ("other", False)],
+)
+def test_an_engine_with_another_base_is_told(
+    root: str, told: bool, folder: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = folder / "set.yaml"
+    manifest.write_text(manifest.read_text().replace("./base", "acme/tiny"))
+    with Hub() as hub, Engine() as engine:
+        hub.add("acme/tiny", folder / "base")
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        engine.root = root
+        code, document = warm(engine)
+    assert (code, bool(document["servers"][0]["note"])) == (0, told)
+    assert not told or document["servers"][0]["note"] == f"it serves {root}, but the base of the adapters is acme/tiny"
 
 
 @pytest.mark.parametrize(
@@ -333,10 +355,12 @@ NO_ADDRESSES = ("http://u:p@h:1", "http://h:1/path", "http://[::1", "http://h:99
     ],
 )
 def test_what_is_no_target_is_exit_2(
-    folder: Path, capsys: pytest.CaptureFixture[str], argv: list[str], said: str
+    folder: Path, capsys: pytest.CaptureFixture[str], argv: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    left: list[str] = []
+    monkeypatch.setattr("lora_cli.cli.main.write_termination_log", left.append)
     assert main(["warm", "-f", str(folder / "set.yaml"), *argv]) == 2
-    assert said in capsys.readouterr().err
+    assert all(said in text for text in (capsys.readouterr().err, *left, left[0]))
 
 
 def test_the_ready_file_is_there_when_every_adapter_was_tried_and_only_then(

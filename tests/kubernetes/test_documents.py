@@ -17,7 +17,14 @@ named = pytest.mark.parametrize(
     ("container", "pod"), [pytest.param(one, pod, id=f"{workload}/{name}") for workload, name, one, pod in ALL]
 )
 
-THEIRS = {"HF_TOKEN", "HOME", "VLLM_PLUGINS", "VLLM_LORA_RESOLVER_CACHE_DIR", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"}
+THEIRS = {
+    "HF_TOKEN",
+    "HOME",
+    "VLLM_API_KEY",
+    "VLLM_PLUGINS",
+    "VLLM_LORA_RESOLVER_CACHE_DIR",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+}
 """Variables that are not ours: the Hub's, the system's, vLLM's (``vllm/envs.py``)."""
 
 

@@ -98,26 +98,18 @@ def published(sandbox: Sandbox) -> set[str]:
 
 
 @isolated
-@pytest.mark.parametrize(
-    ("workload", "name", "volume"),
-    [("vllm", "adapters", "lora/adapters"), ("lora-fleet", "fetch", "lora/adapters")],
-)  # fmt: skip
-def test_a_broken_adapter_is_left_out_and_the_pod_starts(
-    workload: str, name: str, volume: str, sandbox: Sandbox, locked: Locked
-) -> None:
+def test_a_broken_adapter_is_left_out_and_the_pod_starts(sandbox: Sandbox, locked: Locked) -> None:
     configure(sandbox.volumes["set"], locked(*NAMES, "broken"))
-    one, _ = container(workload, name)
-    where, _, below = volume.partition("/")
+    one, _ = container("vllm", "adapters")
     # The second time all of it is here: no network is needed.
     for endpoint in (sandbox.environ["HF_ENDPOINT"], "http://127.0.0.1:9"):
-        at = Sandbox(sandbox.folder, sandbox.volumes, {"HF_ENDPOINT": endpoint}, replace={"0/8": "0/1"})
+        at = Sandbox(sandbox.folder, sandbox.volumes, {"HF_ENDPOINT": endpoint})
         code, out = at.run(one)
         assert code == 0, out
-        folders = {path.parent for path in (sandbox.volumes[where] / below).glob("*/adapter_config.json")}
-        assert {folder.name for folder in folders} == {*NAMES}
+        assert published(sandbox) == {*NAMES}
         assert [line.partition(":")[0] for line in at.termination_log.splitlines()] == ["broken"]
-    linked = {(folder / "adapter_model.safetensors").stat().st_nlink > 1 for folder in folders}
-    assert linked == {where == "lora"}  # to the cache: no second copy
+    weights = (sandbox.volumes["lora"] / "adapters").glob("*/adapter_model.safetensors")
+    assert all(file.stat().st_nlink > 1 for file in weights)  # linked to the cache: no second copy
 
 
 def test_the_init_container_takes_only_signed_adapters_with_the_policy(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -184,11 +176,19 @@ def test_the_job_shares_the_fleet_among_its_indexes(sandbox: Sandbox) -> None:
         ended = [process.communicate(timeout=PATIENCE_S)[0] for process in running]
         assert [process.returncode for process in running] == [0] * 8, ended
 
-    assert published(sandbox) == set(NAMES)
     reports = sorted((sandbox.volumes["lora"] / "reports").glob("?.json"))
     judged = [one for file in reports for one in json.loads(file.read_text())["adapters"]]
     assert (len(reports), sorted(one["name"] for one in judged)) == (8, sorted(NAMES))
     assert all("LC501" not in {skipped["code"] for skipped in one["skipped"]} for one in judged)  # values too: cached
+
+
+def test_the_job_tries_the_network_again_and_a_broken_adapter_fails_its_part(sandbox: Sandbox, locked: Locked) -> None:
+    configure(sandbox.volumes["set"], locked(*NAMES, "broken"))
+    nowhere, hub = "http://127.0.0.1:9", sandbox.environ["HF_ENDPOINT"]
+    for name, endpoint, code in (("fetch", nowhere, 4), ("fetch", hub, 0), ("validate", nowhere, 1)):
+        environ = {"HF_ENDPOINT": endpoint, "LORA_CLI_RETRIES": "0"}
+        part = Sandbox(sandbox.folder, sandbox.volumes, environ, replace={"0/8": "0/1"})
+        assert part.run(container("lora-fleet", name)[0])[0] == code
 
 
 def test_the_container_beside_an_engine_loads_the_set_and_follows_its_config_map(
