@@ -53,13 +53,13 @@ def _unfetched(request: Request, reason: str) -> Outcome:
 
 
 def judge_fleet(address: str, items: Sequence[Request], terms: Terms) -> Iterator[Result]:
-    """As ``each`` by ``judge_one``, without contents, on the cluster at ``address``. Raises as ``joined``."""
+    """As ``each`` by ``judge_one``, on the cluster at ``address``. Raises as ``joined``."""
     with joined(address, "validate") as processors:
         yield from spread(_judge, items, processors, terms, lost=_unjudged)
 
 
 def _judge(batch: Sequence[Request], terms: Terms) -> list[Result]:
-    return list(each(batch, judge_one, terms, contents=False))
+    return list(each(batch, judge_one, terms))
 
 
 def _unjudged(item: Request, reason: str) -> Result:

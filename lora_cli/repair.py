@@ -26,13 +26,13 @@ from lora_cli.base.reading import names_in_memory, read_checkpoint
 from lora_cli.checks.check import MERGE, SAVE_AGAIN
 from lora_cli.engines import Profile
 from lora_cli.engines.name_resolution import LAYER
-from lora_cli.errors import Refused, UsageError
+from lora_cli.errors import NotFound, Offline, Refused, UsageError
 from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.finding import Deployment, EngineOutcome, Severity, Skipped
 from lora_cli.json_schema import Count, ErrorReport
 from lora_cli.judging.judge import judge_one
-from lora_cli.judging.read import Terms, base_files
+from lora_cli.judging.read import Terms
 from lora_cli.parse import json_object
 from lora_cli.peft.targets import Scale, one_deadline, scales
 from lora_cli.refs.adapter_files import BESIDE, CONFIG, WEIGHTS
@@ -40,6 +40,7 @@ from lora_cli.refs.reference import AdapterRef, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.settings import Settings
 from lora_cli.sources.files import Files, files_at
+from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
 from lora_cli.store.materialize import hidden_folder, swap_folders
@@ -135,7 +136,7 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
         raise judged.error or Refused(f"{item.source}: it is not on this disk")
     adapter = join_shards(files := files_at(folder), judged.adapter, settings.max_header_bytes)
     if adapter.config is None or adapter.foreign is not None or not adapter.pairs:
-        problem = judged.worst_first[0].problem
+        problem = judged.findings[0].problem
         raise Refused(f"{ref_of(item.source)}: {problem.message}", hint=problem.hint)
     config = json_object((folder / CONFIG).read_bytes(), CONFIG)
     tensors = {name: _values(files, one) for name, one in adapter.tensors.items()}
@@ -255,8 +256,13 @@ def _moves(adapter: Adapter, base: BaseModel) -> Iterator[tuple[str, str]]:
 def _drop_copies(draft: Draft, options: RepairOptions, settings: Settings) -> None:
     """Leaves out saved weights that equal the base's own in the adapter's dtype, as far as these are on this disk."""
     saved = {name: key for name, key in draft.adapter.keys.items() if key.part in {"base_layer", "saved"}}
-    files = base_files(ref_of(options.base_ref), settings) if saved and options.base_ref is not None else None
-    if files is None or options.base is None:
+    if not saved or options.base is None or options.base_ref is None:
+        return
+    ref = ref_of(options.base_ref)
+    source = Sources(replace(settings, offline=True)).of(ref)  # a folder, or a repository in huggingface_hub's cache
+    try:
+        files = Files(source, source.resolve(ref))
+    except (NotFound, Offline, UsageError):  # it is not on this disk, or its config alone
         return
     stored, same = read_checkpoint(files), list[str]()
     # A name on disk stands for itself, too, for an adapter that has the old names as well.

@@ -92,6 +92,7 @@ def command(
     rules = choose(select or (), ignore or (), pinned=settings.require_pinned)
     deployment = Deployment(max_lora_rank, tp=tp)
     terms = terms_of(whole, settings, engines=engine or (), deployment=deployment, values=not no_values, rules=rules)
+    terms = replace(terms, contents=False)
     inputs = replace(whole, items=in_shard(whole.items, shard, lambda item: item.name))
     # Reports name adapters from the working directory, in its repository, and by the lines of the manifest.
     entries, here = whole.manifest.adapters if whole.manifest else (), Path.cwd()
@@ -100,7 +101,7 @@ def command(
     with shown(settings, len(inputs.items), "validated") if len(inputs.items) > 1 else nullcontext() as progress:
         requests = inputs.to_validate(settings, digests=True)
         if ray is None:
-            judged = each(requests, judge_one, terms, contents=False)
+            judged = each(requests, judge_one, terms)
         else:
             from lora_cli.fleet import judge_fleet
 
@@ -115,7 +116,7 @@ def command(
         naming=naming, baseline=str(file or ""), strict=strict,
     )  # fmt: skip
     _write_outputs(report, written, settings)
-    raise typer.Exit(report.summary.exit_code)
+    raise typer.Exit(report.exit_code)
 
 
 def _compared(

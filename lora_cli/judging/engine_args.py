@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import EngineSpec
     from lora_cli.engines import Flags, Profile
 
-HALF_BYTES = 2
-"""Bytes of an element of the dtypes that engines serve in."""
-
 
 @dataclass(frozen=True, slots=True)
 class Remark:
@@ -95,11 +92,7 @@ def engine_args(
             served[one.name] = one.adapter
             if one.request is not None and one.request.keep_loaded:
                 pinned.add(one.name)
-            # Only where ".." is: a link may be moved to the next version.
-            whole = one.directory and (
-                one.directory.resolve() if ".." in one.directory.parts else one.directory.absolute()
-            )
-            if named and whole is not None and (path := str(whole)).isprintable():
+            if named and one.directory is not None and (path := str(one.directory.absolute())).isprintable():
                 paths[one.name] = path
     args = EngineArgs(
         engine=profile.engine.name,
@@ -189,12 +182,11 @@ def _set_limits(
                 hint=f"set max_loras: {least} in the manifest, or pin fewer",
             )
         slots, memory = min(slots, most), min(memory, limits.max_cpu_loras or memory)
-        if limits.max_lora_rank is not None and limits.max_lora_rank != rank:
-            enough = "is needed" if limits.max_lora_rank < rank else "is enough"
-            args.note = f"the manifest's max_lora_rank is {limits.max_lora_rank}, but {rank} {enough}"
+        if limits.max_lora_rank is not None and limits.max_lora_rank < rank:
+            args.note = f"the manifest's max_lora_rank is {limits.max_lora_rank}, but {rank} is needed"
     widest = dict[str, int]()
     for module, width in (pair for adapter in adapters for pair in _widths(adapter).items()):
         widest[module] = max(width, widest.get(module, 0))
     args.max_lora_rank, args.max_loras, args.max_cpu_loras = rank, slots, max(slots, memory)
-    args.slot_bytes = HALF_BYTES * rank * sum(widest.values())
+    args.slot_bytes = 2 * rank * sum(widest.values())
     args.lora_target_modules = tuple(dict.fromkeys(name for one in adapters for name in _targets(one, flags)))

@@ -3,25 +3,25 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import Literal
 
 from lora_cli.adapter.adapter import Adapter, Comparison, compare, leaf_of, without_wrappers
 from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.reading import read_adapter
 from lora_cli.base.base_model import BaseModel
-from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
+from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching import gate
 from lora_cli.json_schema import INLINE, Count, PositiveCount, Version
 from lora_cli.judging.engine_args import EngineArgs
 from lora_cli.judging.read import Terms, each, open_one, unreadable
-from lora_cli.judging.result import Result, failing_alone
+from lora_cli.judging.result import Result, stage
 from lora_cli.peft.match import apply
-from lora_cli.peft.targets import EXPERTS, Scale, endings, one_deadline, scales
+from lora_cli.peft.targets import EXPERTS, endings, one_deadline, scales
 from lora_cli.refs.adapter_files import CONFIG, WEIGHTS
 from lora_cli.refs.reference import ref_of
 from lora_cli.refs.request import Request
@@ -29,13 +29,8 @@ from lora_cli.settings import Settings
 from lora_cli.text import by_key, cut, safe
 from lora_cli.version import __version__
 
-T = TypeVar("T", int, float, str)
-
 NUMBER = re.compile(r"(?:^|\.)(\d{1,9})(?:\.|$)", re.ASCII)
 """The number of the layer that a module is in."""
-
-MOST_WRAPPED = 16
-"""Parameters of one module that are told apart: experts have four."""
 
 BEYOND_PLAIN = (
     "use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying",
@@ -109,9 +104,8 @@ def inspect_one(request: Request, terms: Terms, *, weights: bool = True) -> Resu
     Raises no ``LoraCliError``: it is part of the result.
     """
     result = Result.of(request)
-    with failing_alone(result):
-        files, _ = open_one(result, terms)
-        most = terms.settings.max_header_bytes
+    with stage(result, "read"):
+        files, most = open_one(result, terms)[0], terms.settings.max_header_bytes
         adapter = result.adapter = read_adapter(files, result.name, most, weights=weights)
         result.base = None if terms.base is None else terms.base.name
         if terms.base is not None and adapter.has_weights:
@@ -151,25 +145,18 @@ def inspected(result: Result, other: Result | None = None) -> Inspected:
 
     ``other`` is what it is compared with.
     """
-    adapter = result.adapter
-    result.error = result.error or (_unreadable(adapter) if adapter is not None else None)
+    adapter, diff = result.adapter, None
+    if adapter is not None and result.error is None:
+        if (error := adapter.config_error or adapter.weights_error) is not None:
+            result.error = Refused(error.message, hint=error.hint)
+        elif adapter.config is None or not adapter.weight_files:
+            lacking = Refused(f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
+            foreign = adapter.foreign
+            result.error = lacking if foreign is None else Refused(f"it is {foreign.title}", hint=foreign.advice)
     result.exit_code = result.error.exit_code if result.error is not None else 0
-    if adapter is None:
-        return Inspected(result, None, None)
-    diff = compare(adapter, other.adapter, other.source, other.revision or "") if other and other.adapter else None
-    return Inspected(result, inspection_of(adapter), diff)
-
-
-def _unreadable(adapter: Adapter) -> LoraCliError | None:
-    """Why config or weights could not be read, with exit code 1; None if both were."""
-    error = adapter.config_error or adapter.weights_error
-    if error is not None:
-        return Refused(error.message, hint=error.hint)
-    if adapter.config is not None and adapter.weight_files:
-        return None
-    if adapter.foreign is not None:
-        return Refused(f"it is {adapter.foreign.title}", hint=adapter.foreign.advice)
-    return Refused(f"there is no {CONFIG if adapter.config is None else WEIGHTS}")
+    if adapter is not None and other is not None and other.adapter is not None:
+        diff = compare(adapter, other.adapter, other.source, other.revision or "")
+    return Inspected(result, None if adapter is None else inspection_of(adapter), diff)
 
 
 def inspection_of(adapter: Adapter) -> Inspection:
@@ -183,11 +170,11 @@ def inspection_of(adapter: Adapter) -> Inspection:
         peft_version=config.peft_version or "",
         task_type=config.task_type or "",
         modules=len(adapter.pairs),
-        ranks=_counted(pair.rank for pair in adapter.pairs.values() if pair.rank is not None),
-        scalings=_counted(_scalings(adapter)),
-        targets=_counted(map(leaf_of, adapter.pairs)),
+        ranks=Counter(pair.rank for pair in adapter.pairs.values() if pair.rank is not None),
+        scalings=Counter(_scalings(adapter)),
+        targets=Counter(map(leaf_of, adapter.pairs)),
         layers=tuple(sorted({int(found[1]) for found in map(NUMBER.search, adapter.pairs) if found is not None})),
-        dtypes=_counted(tensor.dtype for tensor in tensors),
+        dtypes=Counter(tensor.dtype for tensor in tensors),
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         weight_bytes=sum(tensor.nbytes for tensor in tensors),
         total_bytes=sum(file.size or 0 for file in adapter.files),
@@ -209,14 +196,14 @@ def _scalings(adapter: Adapter) -> list[float]:
     for module in adapter.pairs:
         stem = without_wrappers(module)
         ends = [*endings(stem), *([""] if leaf_of(stem) == EXPERTS else [])]
-        wrapped = [f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:MOST_WRAPPED]]
-        paths.append(wrapped or [module])
-    found = dict[str, Scale]()
+        # Experts have four parameters each.
+        paths.append([f"{stem}.{leaf}" for end in ends for leaf in leaves.get(end, ())[:16]] or [module])
     with one_deadline(), suppress(FormatError):
         found = scales(adapter.config, chain.from_iterable(paths))
-    # Where names leave open which parameter a wrapper is for, its scale is unknown if theirs differ.
-    alike = ({found[path].scaling for path in places if path in found} for places in paths)
-    return [one.pop() for one in alike if len(one) == 1]
+        # Names leave open which parameter a wrapper is for: its scale is unknown if theirs differ.
+        alike = ({found[path].scaling for path in places} for places in paths)
+        return [one.pop() for one in alike if len(one) == 1]
+    return []
 
 
 def _format(adapter: Adapter) -> str:
@@ -229,7 +216,3 @@ def _format(adapter: Adapter) -> str:
     if not adapter.weight_files:
         return f"{name}, no weights"
     return f"{name}, {'pickle' if adapter.pickled else 'safetensors'}"
-
-
-def _counted(values: Iterable[T]) -> dict[T, int]:
-    return dict(Counter(values).most_common())

@@ -1,22 +1,28 @@
 """One adapter × terms → its result: the only place that runs checks."""
 
+import threading
 from dataclasses import replace
 
 from lora_cli.adapter.reading import read_adapter, read_companions
 from lora_cli.checks import CHECKS, check, choose
 from lora_cli.checks.case import Case, Evidence
 from lora_cli.checks.config import pattern_invalid
+from lora_cli.errors import AccessDenied, LoraCliError, Unreachable
+from lora_cli.fetching import gate
 from lora_cli.fetching.batch import FetchContext
 from lora_cli.fetching.pipeline import fetch
-from lora_cli.finding import NO_VALUES, WAIVED, Finding, Location, Problem
-from lora_cli.judging.read import Terms, base_of, open_one
-from lora_cli.judging.result import Result, failing_alone
+from lora_cli.finding import NO_BASE, NO_VALUES, WAIVED, Finding, Location, Problem
+from lora_cli.judging.read import Terms, check_tp, open_base, open_one, unreadable
+from lora_cli.judging.result import Result, stage
 from lora_cli.peft.match import apply
 from lora_cli.peft.targets import LIMIT_S, TOO_SLOW, one_deadline
 from lora_cli.refs.adapter_files import CONFIG
 from lora_cli.refs.reference import WITH_REVISIONS, ref_of
 from lora_cli.refs.request import Request
 from lora_cli.sources.files import Files, files_of
+
+_OPENING = threading.Lock()
+"""Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
 
 
 def judge_one(request: Request, terms: Terms) -> Result:
@@ -26,23 +32,20 @@ def judge_one(request: Request, terms: Terms) -> Result:
     no ``LoraCliError``: it is part of the result, also one for a bug.
     """
     result = Result.of(request)
-    with failing_alone(result):
+    with stage(result, "validate"):
         files, unread = open_one(result, terms, whole=terms.values)
         judge(result, files, terms, unread)
-    result.lap("validate")
     return result
 
 
 def fetch_one(request: Request, context: FetchContext) -> Result:
     """One adapter, fetched into the cache, with the time that took. Raises no ``LoraCliError``."""
     result = Result.of(request)
-    result.stage = "fetch"
-    with failing_alone(result):
+    with stage(result, "fetch"):
         request = result.request = replace(request, source=ref_of(request.source))
         result.source = str(request.source)
         fetched = fetch(request, context)
         result.snapshot, result.cached, result.signers = fetched.snapshot, fetched.cached, fetched.signers or None
-    result.lap("fetch")
     return result
 
 
@@ -51,10 +54,9 @@ def judge_fetched(result: Result, terms: Terms) -> Result:
     if result.error is not None or result.snapshot is None or result.request is None:
         return result
     result.digest = result.snapshot.digest
-    with failing_alone(result):
+    with stage(result, "validate"):
         judge(result, files_of(result.snapshot, result.request.ref), terms)
-    result.lap("validate")
-    result.stage = "" if result.refusal is None else "validate"
+    result.stage = result.stage if result.refusal is not None else ""
     return result
 
 
@@ -65,10 +67,12 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     pattern matching has one deadline.
 
     Raises:
+        UsageError: the tensor-parallel size does not divide the attention heads of the base.
         LoraCliError: what the source raises.
     """
     rules = choose(pinned=terms.settings.require_pinned) if terms.rules is None else terms.rules
-    adapter = result.adapter = read_adapter(files, result.name, terms.settings.max_header_bytes)
+    adapter = read_adapter(files, result.name, terms.settings.max_header_bytes)
+    result.adapter = adapter if terms.contents else None
     result.bytes = sum(file.size or 0 for file in adapter.files)
     companions = read_companions(files) if any("companions" in rule.needs for rule in rules) else None
     stats, reason = {}, NO_VALUES
@@ -78,7 +82,23 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
         stats, reason = scan_values(files, adapter), ""
     elif terms.values:
         reason = f"the values were not read: {unread}"
-    base, base_reason, result.strict_code = base_of(adapter.config, terms)
+    base, base_reason = terms.base, NO_BASE
+    if terms.way:
+        name = (adapter.config.base_model_name_or_path if adapter.config is not None else None) or ""
+        why = unreadable(name) if name else f"no base is set in {CONFIG}"
+        with _OPENING:
+            if name not in terms.own_bases:
+                own, code, enough = None, 1, ""
+                try:
+                    if not why:
+                        gate.refuse(Request("", ref_of(name)), terms.settings)
+                        own = open_base(name, terms.settings)
+                except LoraCliError as error:
+                    why, code = error.message, error.exit_code if isinstance(error, Unreachable) else 1
+                    enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
+                terms.own_bases[name] = own, f"base unchecked: {why}; {terms.way}{enough}", code
+        base, base_reason, result.strict_code = terms.own_bases[name]
+        check_tp(base, terms.deployment.tp)
     commit = files.revision.id if files.ref.scheme in WITH_REVISIONS else ""
     evidence = Evidence(stats, reason, companions, files.ref, commit, base_reason)
 
@@ -92,7 +112,8 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
     if deadline.left_s <= 0 and all(one.code != slow.code for one in found):
         problem = Problem(f"matching takes longer than {LIMIT_S:g} s", Location(CONFIG), TOO_SLOW)
         found.append(Finding(slow.code, slow.name, slow.severity, problem, None))
-    result.findings = tuple(one for one in found if one.code in chosen)
+    selected = (one for one in found if one.code in chosen)
+    result.findings = tuple(sorted(selected, key=lambda one: -one.severity))
     result.skipped = tuple(one for one in skipped if one.code in chosen)
     if base is not None:
         result.base, result.applied = base.name, application.applied if case.has_weights else None

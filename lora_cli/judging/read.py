@@ -1,40 +1,35 @@
 """Adapters, and the base models that they are for, opened where they are: on this disk, in the cache, or elsewhere."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.adapter.config import LoraConfig
 from lora_cli.adapter.reading import weights_file
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import (
-    AccessDenied,
     Corrupt,
     FormatError,
-    LoraCliError,
     MachineError,
     NoAdapter,
     Offline,
     Refused,
-    Unreachable,
     UsageError,
 )
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import check_no_folder_of_adapters, files_to_fetch
-from lora_cli.fetching.pipeline import open_files
-from lora_cli.finding import NO_BASE, Deployment
+from lora_cli.fetching.pipeline import fetch, open_files
+from lora_cli.finding import Deployment
 from lora_cli.judging.result import Result
 from lora_cli.parallel import in_processes, processors
 from lora_cli.parse import json_object
-from lora_cli.refs.adapter_files import BASE_CONFIG, CONFIG
+from lora_cli.refs.adapter_files import BASE_CONFIG
 from lora_cli.refs.reference import AdapterRef, below, hub_words, is_path, ref_of, repository_of
 from lora_cli.refs.request import BASE, LockedAdapter, Request, Selection
 from lora_cli.settings import Settings
-from lora_cli.sources.files import Files, files_at
+from lora_cli.sources.files import Files
 from lora_cli.sources.registry import Sources
 from lora_cli.text import cut, safe
 
@@ -45,9 +40,6 @@ if TYPE_CHECKING:
 
 WORTH_PROCESSES = 24
 """The number of local adapters from which a second process saves more time than it takes to start."""
-
-_OPENING = threading.Lock()
-"""Held while a base is opened: adapters of one base wait for it and do not ask for it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +52,8 @@ class Terms:
     ``deployment`` says; without engines PEFT's behaviour counts, and of the deployment ``max_lora_rank``.
 
     Remote adapters are fetched with ``context``; without it they are read by their headers, and nothing is written.
-    ``own_bases`` are the bases of configs that were opened by now.
+    Results keep what was read only with ``contents``: else memory would grow with the adapters. ``own_bases`` are the
+    bases of configs that were opened by now.
     """
 
     settings: Settings
@@ -71,6 +64,7 @@ class Terms:
     engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
     context: "FetchContext | None" = None
+    contents: bool = True
     own_bases: dict[str, tuple[BaseModel | None, str, int]] = field(default_factory=dict)
 
 
@@ -78,27 +72,17 @@ One = Callable[[Request, Terms], Result]
 """Reads or judges one adapter. Raises no ``LoraCliError``: it is part of the result."""
 
 
-def each(requests: Sequence[Request], one: One, terms: Terms, *, contents: bool = True) -> Iterator[Result]:
+def each(requests: Sequence[Request], one: One, terms: Terms) -> Iterator[Result]:
     """The results of ``one`` in the order of the requests; at most ``settings.jobs`` are read at once.
 
     A request without a name may be a folder of adapters: each is read. Remote adapters are read in threads, many local
-    ones in processes. Without ``contents`` only what was found is kept, so that memory does not grow with the adapters.
+    ones in processes.
 
     Raises:
         MachineError: a process that read some of them was killed.
     """
-    settings, reach = terms.settings, terms
-
-    def result_of(request: Request) -> Result:
-        result = one(request, reach)
-        return result if contents else replace(result, adapter=None)
-
-    def failed(request: Request, error: LoraCliError) -> Result:
-        return replace(Result.of(request), error=error)
-
+    settings, refs = terms.settings, [request.source for request in requests]
     with ExitStack() as stack:
-        results: Iterator[Result] = map(result_of, requests)
-        refs = [request.source for request in requests]
         if not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
             from lora_cli.fetching import batch
             from lora_cli.store import Store
@@ -106,23 +90,31 @@ def each(requests: Sequence[Request], one: One, terms: Terms, *, contents: bool 
             # Pins and signatures are judged of what was brought.
             off = {"require_pinned": False, "require_sha256": False, "require_signature": ()}
             reached = replace(settings, policies=tuple(one.model_copy(update=off) for one in settings.policies))
-            context = stack.enter_context(batch.FetchContext(Store(settings.cache_dir), reached))
-            reach = replace(reach, context=context)
-            results = batch.ordered_parallel_map(result_of, requests, settings, failed)
+            reach = replace(terms, context=stack.enter_context(batch.FetchContext(Store(settings.cache_dir), reached)))
+            results = batch.ordered_parallel_map(
+                lambda request: one(request, reach),
+                requests,
+                settings,
+                lambda request, error: replace(Result.of(request), error=error),
+            )
         elif len(requests) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
-            results = in_processes(result_of, requests, workers)
+            results = in_processes(lambda request: one(request, terms), requests, workers)
+        else:
+            results = (one(request, terms) for request in requests)
         for result in results:
             request, error = result.request, result.error
             if request is not None and not request.name and isinstance(error, NoAdapter) and error.folders:
                 runs = [(below(request.ref, folder), is_run) for folder, is_run in error.folders.items()]
                 inside = [replace(request, source=ref, selection=Selection(latest=is_run)) for ref, is_run in runs]
-                yield from each(inside, one, terms, contents=contents)
+                yield from each(inside, one, terms)
             else:
                 yield result
 
 
 def open_one(result: Result, terms: Terms, *, whole: bool = False) -> tuple[Files, str]:
     """The files of the result's request, and why they are not ``whole`` on this disk, if they should be.
+
+    Then a remote adapter is fetched into the cache; one that cannot be is read at its origin.
 
     What digest, lock or policies refuse of files that can be read is the result's ``error``, and is read all the same.
 
@@ -144,7 +136,16 @@ def open_one(result: Result, terms: Terms, *, whole: bool = False) -> tuple[File
     result.source, result.revision = str(files.ref), files.revision.id
     check_no_folder_of_adapters(files.revision)
     if whole and context is not None and not files.on_disk:
-        files, unread = _bring(request, files, context)
+        first = weights_file(files)
+        pickled = first is not None and not first.path.endswith(".safetensors")
+        selection = replace(request.selection, allow_pickle=pickled, latest=False)
+        wanted = replace(request, source=files.ref, sha256=None, locked=None, selection=selection)
+        try:
+            files = replace(files, snapshot=fetch(wanted, context, revision=files.revision).snapshot)
+        except (Refused, FormatError, MachineError) as error:  # too large, no adapter, or this machine
+            if isinstance(error, Refused) and context.settings.policies:
+                raise
+            unread = error.message
     result.snapshot, result.directory = files.snapshot, files.directory
     if settings.policies or request.sha256 is not None or request.locked is not None:
         try:
@@ -157,29 +158,6 @@ def open_one(result: Result, terms: Terms, *, whole: bool = False) -> tuple[File
     elif locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == files.revision.id)):
         result.digest = locked.digest
     return files, unread
-
-
-def _bring(request: Request, files: Files, context: "FetchContext") -> tuple[Files, str]:
-    """The files of a remote adapter in the cache, into which they are fetched.
-
-    Also why they were not: a limit, this machine, or what is there is no adapter; then they are read at their origin.
-
-    Raises:
-        Refused: a policy denies it.
-        LoraCliError: the origin does not give it.
-    """
-    from lora_cli.fetching.pipeline import fetch
-
-    first = weights_file(files)
-    pickled = first is not None and not first.path.endswith(".safetensors")
-    selection = replace(request.selection, allow_pickle=pickled, latest=False)
-    wanted = replace(request, source=files.ref, sha256=None, locked=None, selection=selection)
-    try:
-        return replace(files, snapshot=fetch(wanted, context, revision=files.revision).snapshot), ""
-    except (Refused, FormatError, MachineError) as error:
-        if isinstance(error, Refused) and context.settings.policies:
-            raise
-        return files, error.message
 
 
 def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapter | None = None) -> BaseModel:
@@ -208,30 +186,6 @@ def open_base(base: str | AdapterRef, settings: Settings, *, locked: LockedAdapt
     return replace(model, repository=repository_of(ref) or model.repository)
 
 
-def base_of(config: LoraConfig | None, terms: Terms) -> tuple[BaseModel | None, str, int]:
-    """The base model that an adapter with this config is judged against, or why there is none, and that as exit code.
-
-    Raises:
-        UsageError: the tensor-parallel size does not divide its attention heads.
-    """
-    if not terms.way:
-        return terms.base, NO_BASE, 1
-    name = (config.base_model_name_or_path if config is not None else None) or ""
-    if reason := unreadable(name) if name else f"no base is set in {CONFIG}":
-        return None, f"base unchecked: {reason}; {terms.way}", 1
-    with _OPENING:
-        if name not in terms.own_bases:
-            try:
-                gate.refuse(Request("", ref_of(name)), terms.settings)
-                terms.own_bases[name] = open_base(name, terms.settings), "", 1
-            except LoraCliError as error:
-                enough = ": a folder with its config.json is enough" if isinstance(error, AccessDenied) else ""
-                code = error.exit_code if isinstance(error, Unreachable) else 1
-                terms.own_bases[name] = None, f"base unchecked: {error.message}; {terms.way}{enough}", code
-    check_tp(terms.own_bases[name][0], terms.deployment.tp)
-    return terms.own_bases[name]
-
-
 def unreadable(base: str) -> str:
     """Why a base that a config names is neither a Hub repository nor a local folder; empty if it is."""
     is_known = hub_words(base) or os.path.isdir(base)  # noqa: PTH112 - a name that no system takes is no folder
@@ -247,13 +201,3 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
     if base is not None and base.heads is not None and base.heads % tp:
         message = f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}"
         raise UsageError(message, hint="no engine would start")
-
-
-def base_files(ref: AdapterRef, settings: Settings) -> Files | None:
-    """The files of a base on this disk: a folder's, or those of a repository in the cache of huggingface_hub."""
-    if ref.scheme != "hf":
-        return files_at(Path(ref.location)) if ref.scheme == "file" and Path(ref.location).is_dir() else None
-    source = Sources(replace(settings, offline=True)).of(ref)
-    with suppress(Offline):  # it is not in the cache
-        return Files(source, source.resolve(ref))
-    return None

@@ -3,8 +3,7 @@
 import hashlib
 import posixpath
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
@@ -17,7 +16,7 @@ from lora_cli.adapter.adapter import Adapter
 from lora_cli.base.base_model import BaseModel
 from lora_cli.errors import LoraCliError, Refused, bug_of
 from lora_cli.finding import WAIVED, Accepted, Applied, EngineOutcome, Finding, Outcome, Severity, Skipped
-from lora_cli.json_schema import EXCLUDED, Count, Keyword, PositiveCount, Sha256, Version
+from lora_cli.json_schema import EXCLUDED, Count, Keyword, Sha256, Version
 from lora_cli.redaction import logger, without_secrets
 from lora_cli.refs.request import Request
 from lora_cli.refs.snapshot import Snapshot
@@ -48,6 +47,7 @@ class Result:
     applied: Applied | None = field(default_factory=NoneType)
     """How many of its modules the base model has, by PEFT's naming rules."""
     findings: tuple[Finding, ...] = ()
+    """The worst first."""
     skipped: tuple[Skipped, ...] = ()
     engines: tuple[EngineOutcome, ...] = ()
     """What each engine that was named does with it."""
@@ -73,25 +73,17 @@ class Result:
     directory: Path | None = field(default=None, metadata=EXCLUDED)
     """The folder on this disk that has its files."""
     stage: str = field(default="", metadata=EXCLUDED)
-    """The stage of an admission in which it failed."""
+    """The last one, in which it failed; empty once it has passed."""
     bytes: int = field(default=0, metadata=EXCLUDED)
     """Those of its files, as far as their sizes are known."""
     cached: bool = field(default=False, metadata=EXCLUDED)
     """Whether all that was fetched was in the cache before."""
-    since_s: float = field(default_factory=time.perf_counter, metadata=EXCLUDED, repr=False, compare=False)
-    """When the last stage ended."""
 
     @classmethod
     def of(cls, request: Request) -> "Result":
         """The result of a request before anything is looked at; one without a name gets its source as its name."""
         text = without_secrets(str(request.source))
         return cls(request.name or text, text, request=request)
-
-    def lap(self, stage: str) -> None:
-        """End ``stage``: its time is the time since the last one ended."""
-        now_s = time.perf_counter()
-        self.stage_ms[stage] = self.stage_ms.get(stage, 0.0) + (now_s - self.since_s) * 1000
-        self.since_s = now_s
 
     @property
     def incomplete(self) -> tuple[str, ...]:
@@ -113,11 +105,6 @@ class Result:
         return f"Result({self.name!r}, ok={self.ok}, findings={[one.code for one in self.findings]})"
 
     @property
-    def worst_first(self) -> list[Finding]:
-        """The findings, the worst first."""
-        return sorted(self.findings, key=lambda finding: -finding.severity)
-
-    @property
     def refusal(self) -> LoraCliError | None:
         """Why it is not loaded or published (None if it is): its error, or the first finding that counts as one."""
         errors = [one for one in self.findings if one.severity is Severity.ERROR and one.accepted is None]
@@ -130,38 +117,20 @@ class Result:
 
 
 @contextmanager
-def failing_alone(result: Result) -> Iterator[None]:
-    """The boundary of one adapter: an error or a bug in here is its ``error``, and stops no other adapter.
+def stage(result: Result, name: str) -> Iterator[None]:
+    """A stage of one adapter, and its time. An error or a bug in here is the result's, and stops no other adapter.
 
     Raises:
         MemoryError, OSError: as they are: they are no adapter's.
     """
+    result.stage, began_s = name, time.perf_counter()
     try:
         yield
-    except LoraCliError as error:
-        result.error = error
     except (MemoryError, OSError):
         raise
     except Exception as error:  # noqa: BLE001 - a bug fails one adapter alone
-        result.error = bug_of(log, error)
-
-
-@dataclass(frozen=True, slots=True)
-class ValidateSummary:
-    """Counts over all adapters. Errors, warnings and notes are those that count; known ones do not."""
-
-    adapters: Count
-    unchecked: Count
-    refused: Count
-    failed: Count
-    errors: Count
-    warnings: Count
-    notes: Count
-    known: Count
-    skipped: Count
-    engines: Mapping[str, Mapping[str, PositiveCount]]
-    """For each engine, how many adapters have each outcome."""
-    exit_code: Count
+        result.error = error if isinstance(error, LoraCliError) else bug_of(log, error)
+    result.stage_ms[name] = (time.perf_counter() - began_s) * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +174,7 @@ class Report:
     adapters: tuple[Result, ...]
     notices: tuple[str, ...]
     """Notices about the run itself."""
-    summary: ValidateSummary = field(default_factory=lambda: summarize(()))
+    exit_code: Count = 0
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
     """The file of known findings, or empty."""
@@ -224,34 +193,11 @@ class Report:
                 one.outcome, one.exit_code = "unchecked", one.strict_code * strict
             elif any(found.accepted and found.severity >= self.fail_on for found in one.findings):
                 one.outcome = "accepted"
-        self.summary = summarize(self.adapters)
+        self.exit_code = max((one.exit_code for one in self.adapters), default=0)
 
     def found(self) -> Iterator[tuple[Result, Finding]]:
-        """Each finding with its adapter, in their order, the worst of an adapter first."""
-        return ((one, finding) for one in self.adapters for finding in one.worst_first)
-
-
-def summarize(adapters: Sequence[Result]) -> ValidateSummary:
-    """The summary of ``adapters``."""
-    findings = [finding for one in adapters for finding in one.findings]
-    counts = Counter[object](finding.severity for finding in findings if finding.accepted is None)
-    counts.update(one.outcome for one in adapters)
-    engines: dict[str, Counter[str]] = {}
-    for engine in (engine for one in adapters for engine in one.engines):
-        engines.setdefault(str(engine), Counter())[str(engine.outcome)] += 1
-    return ValidateSummary(
-        adapters=len(adapters),
-        unchecked=counts["unchecked"],
-        refused=counts["refused"],
-        failed=counts["failed"],
-        errors=counts[Severity.ERROR],
-        warnings=counts[Severity.WARNING],
-        notes=counts[Severity.NOTE],
-        known=sum(finding.accepted is not None for finding in findings),
-        skipped=sum(len(one.skipped) for one in adapters),
-        engines=engines,
-        exit_code=max((one.exit_code for one in adapters), default=0),
-    )
+        """Each finding with its adapter, in their order."""
+        return ((one, finding) for one in self.adapters for finding in one.findings)
 
 
 def accept_known(

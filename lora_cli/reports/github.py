@@ -40,7 +40,7 @@ def render_report(report: Report) -> str:
         lines.append(
             _command(COMMANDS[finding.severity], properties, problem_lines(problem.message, problem.hint, problem.at))
         )
-    errors = report.summary.errors + report.summary.failed
+    errors = sum(line.startswith("::error") for line in lines)
     more = f"; GitHub shows {SHOWN} errors per step, see the log for all" if errors > SHOWN else ""
     first_notice = next((number for number, line in enumerate(lines) if line.startswith("::notice")), len(lines))
     notices = [_command("warning", TITLE, safe(notice)) for notice in report.notices]

@@ -24,7 +24,7 @@ def render_report(report: Report) -> str:
     for one in report.adapters:
         case = ET.SubElement(suite, "testcase", classname="validate", name=safe(report.naming.identity(one)))
         case.set("time", f"{sum(one.stage_ms.values()) / 1000:.3f}")
-        refusing = [each for each in one.worst_first if each.accepted is None and each.severity >= report.fail_on]
+        refusing = [each for each in one.findings if each.accepted is None and each.severity >= report.fail_on]
         if one.error is not None:
             why = ET.SubElement(case, "error", type=type(one.error).__name__, message=safe(one.error.message))
             why.text = problem_lines(one.error.message, one.error.hint)
@@ -54,7 +54,7 @@ def _output(one: Result, told: list[int]) -> Iterator[str]:
     facts["modules applied"] = str(one.applied or "")
     facts |= {str(engine): outcome_text(engine) for engine in one.engines}
     yield from (f"{key}: {safe(value).strip()}" for key, value in facts.items() if value)
-    yield from (_paragraph(each) for each in one.worst_first if id(each) not in told)
+    yield from (_paragraph(each) for each in one.findings if id(each) not in told)
     for reason, codes in by_key((check.reason, check.code) for check in one.skipped).items():
         yield f"skipped {', '.join(codes)}: {safe(reason)}"
 

@@ -93,7 +93,7 @@ def render_report(report: Report) -> str:
         "invocations": [
             {
                 "executionSuccessful": not any(one.error is not None for one in report.adapters),
-                "exitCode": report.summary.exit_code,
+                "exitCode": report.exit_code,
                 "toolExecutionNotifications": list(_notifications(report, len(found))),
             }
         ],

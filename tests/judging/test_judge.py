@@ -56,7 +56,7 @@ def test_many_are_judged_as_each_one_alone_and_in_their_order(
     items: list[Request], base: BaseModel, settings: Settings
 ) -> None:
     terms = Terms(settings, base)
-    whole, bare = (list(each(items, judge_one, terms, contents=contents)) for contents in (True, False))
+    whole, bare = (list(each(items, judge_one, one)) for one in (terms, replace(terms, contents=False)))
     assert [told(one) for one in whole] == [told(one) for one in bare] == [told(judge_one(one, terms)) for one in items]
     assert all(one.adapter is not None for one in whole[:-1])
     assert {one.adapter for one in bare} == {None}

@@ -29,7 +29,7 @@ print(*(name for name in sys.modules if name.startswith("lora_cli.checks")), sep
 @pytest.mark.parametrize(
     ("command", "modules", "functions"),
     [
-        ("validate ../adapter --base ../base --engine vllm", 45, 303),
+        ("validate ../adapter --base ../base --engine vllm", 45, 300),
         ("inspect ../adapter", 30, 139),
         ("fetch ../adapter", 31, 190),
     ],

@@ -84,10 +84,10 @@ def all_checked() -> tuple[Result, ...]:
         checked(
             "bad",
             "file:///srv/work/adapters/bad%20one",
-            finding("LC504", "the update is 7 times the median", WEIGHTS, "model.layers.0.mlp.up_proj"),
             finding("LC204", 'r must be an integer, not a string: "8"', "adapter_config.json", "r", "write 8"),
             finding("LC302", "there is lora_A without its lora_B", WEIGHTS, "q_proj", "save it again"),
             finding("LC302", "there is lora_A without its lora_B", WEIGHTS, "q_proj"),
+            finding("LC504", "the update is 7 times the median", WEIGHTS, "model.layers.0.mlp.up_proj"),
             engines=(_on("vllm", Outcome.REJECTS),),
         ),
         checked(HOSTILE, "file:///elsewhere/é", finding("LC302", HOSTILE, HOSTILE, HOSTILE, HOSTILE)),
@@ -95,8 +95,8 @@ def all_checked() -> tuple[Result, ...]:
         checked(
             "tone",
             "s3://acme/tone",
-            finding("LC504", "large", WEIGHTS, "up_proj", accepted=Accepted("known.json", "meant so")),
             finding("LC302", "half", WEIGHTS, "q_proj", accepted=Accepted("known.json")),
+            finding("LC504", "large", WEIGHTS, "up_proj", accepted=Accepted("known.json", "meant so")),
         ),
         Result("gone", "gone", error=NotFound("there is no gone", hint="check the path")),
     )
