@@ -24,6 +24,9 @@ from lora_cli.store.snapshots import discard, is_written
 GRACE_S = 3600.0
 """How long new files stay without a reference: a process may be about to write one."""
 
+MOMENT_S = 60.0
+"""How long snapshots without a reference stay where the cache is too large."""
+
 LEFTOVER_S = 86_400.0
 """How long unfinished files stay, to be resumed."""
 
@@ -74,8 +77,9 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
         for item in sorted(cache.items, key=lambda item: (item.used_s, item.digest)):
             if item.records:
                 exceeds = total > retention.max_bytes or item.used_s < cache.now_s - retention.unused_for_s
-            else:  # It was never used, and may have been published this moment.
-                exceeds = _changed_s(item.directory) < before_s
+            else:  # An earlier version: it goes first. Or it was published this moment.
+                age_s = cache.now_s - _changed_s(item.directory)
+                exceeds = age_s > retention.grace_s or (total > retention.max_bytes and age_s > MOMENT_S)
             if not exceeds or item.files.keys() == {BASE_CONFIG} or cache.outside & cache.links[item.digest].keys():
                 continue
             # Who uses it locks it, then looks whether it exists: it stays, or is found missing.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import UsageError
-from lora_cli.store import TAG, Store
+from lora_cli.store import TAG, Store, gc
 from lora_cli.store.disk import opened
 from lora_cli.store.gc import Removed, Retention, collect, remove
 from lora_cli.store.inventory import inventory, verify
@@ -47,10 +47,14 @@ def test_what_has_other_files_or_bytes_than_its_name_says_is_found_and_removed(s
     assert not any(one.problem for one in verify(store))
 
 
-def test_what_is_new_or_has_a_reference_stays_and_the_rest_goes(store: Store) -> None:
+def test_what_is_new_or_has_a_reference_stays_and_the_rest_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, gone = put_snapshot(store, SQL, ref="hf://org/sql"), put_snapshot(store, CHAT)
     orphan = put_blob(store, b"orphan")
     assert swept(store) == []
+    monkeypatch.setattr(gc, "MOMENT_S", -1)
+    most = gc.cache_bytes(store) - 1
+    pressed = collect(store, Retention(max_bytes=most), dry_run=True)
+    assert {one.name for one in pressed if one.kind in {"snapshot", "reference"}} == {gone.digest}
     removed = swept(store, grace_s=-1)
     assert {(one.name, one.bytes) for one in removed if one.bytes} == {(gone.digest, 12), (orphan.sha256, 6)}
     assert sorted(one.kind for one in removed) == ["blob", "blob", "snapshot"]
