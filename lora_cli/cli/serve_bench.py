@@ -169,6 +169,8 @@ def _requests(ctx: typer.Context) -> Drawn:
         names = [one.name for one in read_inputs(given["manifest"], given["refs"] or [], "", "measure").items]
     elif given["refs"] and by_name:
         names = given["refs"]
+        if wrong := next((one for one in names if "://" in one or one.endswith((".yaml", ".yml"))), ""):
+            raise UsageError(f"{quoted(wrong)}: REF is the name of an adapter here", hint="-f set.yaml names a set's")
     return lambda others: traced if traced is not None else make_requests(names or others, drawn)
 
 

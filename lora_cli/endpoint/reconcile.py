@@ -143,7 +143,7 @@ def reconcile(
             if not is_kept:
                 done.append(_timed(name, partial(_prune, server, name, options)))
             elif name in options.refused:
-                hint = "remove it from the manifest and use --prune to unload it"
+                hint = "mend it or restore the earlier lock; without it in the manifest, --prune unloads it"
                 still = Refused(f"{name} is still served from {one.root}: its new version was not accepted", hint=hint)
                 done.append(AdapterOutcome(name, "kept", 0.0, None, still))
     except LoraCliError as error:
@@ -229,7 +229,7 @@ def _check(name: str, effect: Effect) -> None:
         hint = "this needs a server with deterministic greedy decoding"
         raise Refused(f"{name}: its effect is unknown: {effect.how}", hint=hint)
     if not effect.proved:
-        hint = "run lora-cli validate for this engine"
+        hint = "clients get the base's output under its name: unload or mend it (lora-cli validate)"
         raise Refused(f"{name} {effect.how}: it is loaded but changes nothing", hint=hint)
 
 

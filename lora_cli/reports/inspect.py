@@ -104,7 +104,10 @@ def _diff_parts(one: Inspected) -> "Parts":
     header = "not compared: not both could be read" if diff.tensors is None else differing(len(diff.tensors), "tensor")
     config = differing(len(diff.fields), "field")
     rows = [("A", one.result.name), ("B", diff.name), ("source of B", diff.source)]
-    yield from (text(("diff", "bold")), *facts([*rows, ("config", config), ("header", header)]))
+    yield from (
+        text(("diff", "bold")),
+        *facts([*rows, ("config", config), ("header", header), ("values", "not compared")]),
+    )
     if diff.fields:
         yield from ("", table(("field", "A -> B"), ((one.name, _changed_values(one)) for one in diff.fields), left=2))
     alike = by_key(((re.sub(r"\b\d+\b", "*", one.name), one.a, one.b), one.name) for one in diff.tensors or ())

@@ -185,6 +185,7 @@ def test_conditions_are_reported_and_a_failed_one_ends_with_1(measured: Measured
         ("--simulate --goodput ttft:5", "--goodput and --simulate cannot be used together", 2),
         ("--url u --base b", "--base and --url cannot be used together", 2),
         ("--simulate --trace nowhere.jsonl", "there is no trace nowhere.jsonl", 3),
+        ("--simulate s3://loras/team/", "REF is the name of an adapter here", 2),
         ("--simulate --max-loras 8,x", "--max-loras '8,x': must be numbers of slots", 2),
         ("--simulate --max-loras 8 --max-cpu-loras 4", "--max-cpu-loras is 4, less than", 2),
         ("--simulate --fail-if lru_hit_ratio_9<1", "unknown metric\nhint: did you mean lru_hit_ratio_", 2),
