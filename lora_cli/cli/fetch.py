@@ -87,7 +87,7 @@ def command(
 
     In a pipe, prints one absolute directory per adapter. With -f, writes a lock next to the manifest.
     """
-    flags = LockFlags(locked, check, upgrade, some=bool(refs))
+    flags = LockFlags(locked, check, upgrade, bool(refs), keep_going)
     _refuse(ctx.params, flags)
     whole = inputs_to_fetch(manifest, refs or [], Selection(tuple(include or ()), allow_pickle), flags)
     settings, lock = apply_policies(ctx.obj, whole.manifest, policy), whole.lock

@@ -63,8 +63,9 @@ class LockFile:
     def apply(self, requests: Iterable[Request]) -> Iterator[Request]:
         """The requests for adapters at their locked versions.
 
-        With ``--locked`` and ``--check`` these are all adapters. Otherwise those that do not match the lock, that are
-        to be upgraded, or that are local folders (which have no revision to stay at) are fetched as they are now.
+        With ``--locked`` and ``--check`` these are all adapters, and one that is not locked is invalid. Otherwise those
+        that do not match the lock, that are to be upgraded, or that are local folders (which have no revision to stay
+        at) are fetched as they are now.
         Raises ``UsageError`` if a locked revision is invalid.
         """
         is_exact, locked = self.flags.locked or self.flags.check, locked_adapters(self.adapter_set, self.lock)
@@ -75,6 +76,11 @@ class LockFile:
                 stays = not self.flags.upgrade and (is_exact or ref.scheme != "file")
                 source = request.source if known.revision else ref
                 request = replace(request, source=source, locked=known if stays else None)  # noqa: PLW2901
+            elif self.flags.locked:  # with --keep-going, else ``check_agrees`` refuses all
+                why = Refused(
+                    mismatch(request, self.lock.get(request.name)), hint="lora-cli fetch -f locks it, if it can"
+                )
+                request = replace(request, invalid=why)  # noqa: PLW2901
             yield request
 
     def apply_base(self, request: Request | None) -> Request | None:
@@ -93,7 +99,8 @@ class LockFile:
     def check_agrees(self) -> None:
         """Raises ``Refused`` if lock and manifest disagree, and as ``local_config`` for a local base."""
         base = self._base_drift()
-        if found := [*drift(self.adapter_set, self.lock), *([base] if base else [])]:
+        adapters = () if self.flags.keep_going else drift(self.adapter_set, self.lock)
+        if found := [*adapters, *([base] if base else [])]:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             hint = (
                 f"lora-cli fetch -f {self.adapter_set.file} updates the lock; remove what it cannot fetch from the set"

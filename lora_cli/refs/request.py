@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lora_cli.errors import Refused, UsageError
+from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.refs.snapshot import Blob, snapshot_digest
 
@@ -117,7 +117,7 @@ class Request:
     place of the one among its files. One to ``keep_loaded`` is not evicted by a server.
 
     ``written`` is the reference as the user or the manifest writes it, and ``at`` is ``file:line`` of that manifest, ""
-    on a command line. ``invalid`` is why ``source`` is no reference.
+    on a command line. ``invalid`` is why it cannot be fetched, as where ``source`` is no reference.
     """
 
     name: str
@@ -129,7 +129,7 @@ class Request:
     signature: Path | None = None
     written: str = ""
     at: str = ""
-    invalid: UsageError | None = None
+    invalid: LoraCliError | None = None
 
     @property
     def ref(self) -> AdapterRef:
@@ -165,12 +165,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class LockFlags:
-    """What is asked of a lock. ``some``: only some of the manifest's adapters are named."""
+    """What is asked of a lock. ``some``: only some of the manifest's adapters are named.
+
+    With ``keep_going`` an adapter that is not ``locked`` fails alone.
+    """
 
     locked: bool = False
     check: bool = False
     upgrade: bool = False
     some: bool = False
+    keep_going: bool = False
 
     @property
     def given(self) -> list[str]:

@@ -162,6 +162,16 @@ def test_prune_unpublishes_what_a_policy_refuses_and_keeps_what_failed_otherwise
             assert all(line in left[-1] for line in said.splitlines() if keep in line)
 
 
+def test_what_is_not_locked_keeps_no_pod_from_starting(run: Run) -> None:
+    set_of("sql", "chat")
+    run("fetch -f set.yaml")
+    set_of("sql", "chat", "old")
+    assert "old is not locked" in run(f"{SET} --locked", 1).err
+    assert not published()
+    assert "old is not locked" in run(f"{SET} --locked --keep-going").err
+    assert published() == ["chat", "sql"]
+
+
 def test_the_base_of_a_manifest_is_the_one_that_is_served(run: Run) -> None:
     set_of("sql", base="acme/other@" + "ab" * 20)
     assert '"acme/other" is served' in run(f"{SET} --no-validate", 1).err
