@@ -118,11 +118,11 @@ def weights_file(files: Files) -> RemoteFile | None:
     return next((file for file in map(files.file, (WEIGHTS, *PICKLED)) if file is not None), None)
 
 
-def read_adapter(files: Files, name: str, most_header: int = MOST_HEADER, *, weights: bool = True) -> Adapter:
+def read_adapter(files: Files, name: str, *, weights: bool = True) -> Adapter:
     """Read config and header of the adapter in ``files``. ``name`` is the user's name for it.
 
-    A header of over ``most_header`` bytes is not read, and none without ``weights``. Errors inside the
-    adapter are not raised: they are in ``config_error`` and ``weights_error``.
+    No header is read without ``weights``. Errors inside the adapter are not raised: they are in ``config_error`` and
+    ``weights_error``.
 
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
@@ -141,7 +141,7 @@ def read_adapter(files: Files, name: str, most_header: int = MOST_HEADER, *, wei
 
     def tensors() -> tuple[dict[str, TensorInfo], FormatError | None]:
         try:
-            return read_tensors(files, file, most_header) if file and weights else {}, None
+            return read_tensors(files, file) if file and weights else {}, None
         except FormatError as error:
             return {}, error
 
@@ -153,15 +153,15 @@ def read_adapter(files: Files, name: str, most_header: int = MOST_HEADER, *, wei
     return replace(adapter, foreign=next((one._replace(file=at) for one, at in guesses if one is not None), None))
 
 
-def read_tensors(files: Files, file: RemoteFile, most_header: int = MOST_HEADER) -> dict[str, TensorInfo]:
+def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file, or of a torch file, which is not unpickled.
 
     Raises:
-        FormatError: it is malformed, has a header of over ``most_header`` bytes, or is a stand-in for the file.
+        FormatError: it is malformed, has a header of over ``MOST_HEADER`` bytes, or is a stand-in for the file.
         LoraCliError: what the source raises.
     """
     if file.path.endswith(".safetensors"):
-        return read_header(files, file, most_header)
+        return read_header(files, file)
     from lora_cli.adapter.torchfile import read_torch_file
 
     try:
@@ -184,8 +184,7 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict
     if size is not None and end > size:
         raise FormatError(f"truncated, or not safetensors: its header ends at byte {end} of {size}", where=where)
     if end - 8 > most:
-        hint = "raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)"
-        raise FormatError(f"its header has {end - 8} bytes, but {most} are allowed", where=where, hint=hint)
+        raise FormatError(f"its header has {end - 8} bytes, but {most} are allowed", where=where)
     header = first[8:end] + read_range(files, file, len(first), end)
     if 8 + len(header) < end:
         why = f"truncated: the header has {end - 8} bytes, but only {len(header)} are present"
@@ -193,10 +192,8 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict
     return parse_header(header, file.size, where)
 
 
-def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
+def join_shards(files: Files, adapter: Adapter) -> Adapter:
     """``adapter`` with the tensors of all its shards, or unchanged without shards; the safetensors ones of both kinds.
-
-    The header of each shard may have at most ``most_header`` bytes.
 
     Raises:
         FormatError: a shard is missing or malformed, or two hold one tensor.
@@ -210,7 +207,7 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
     for number, file in enumerate(shards, 1):
         if f"-{number:05}-of-{len(shards):05}." not in file.path:
             raise FormatError("not all shards are there", where=file.path, hint="fetch or copy all of them")
-        own = read_tensors(files, file, most_header)
+        own = read_tensors(files, file)
         if tensors.keys() & own.keys() or len(tensors) + len(own) > MOST_TENSORS:
             raise FormatError(f"has tensors of another shard, or all have over {MOST_TENSORS}", where=file.path)
         tensors |= own
