@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from lora_cli.adapter.adapter import Adapter, Format, pair_up, parse_key
-from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
+from lora_cli.adapter.config import CONFIG_CAP, parse_config
 from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, parse_header
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.parse import integer, json_object, json_value, map_of
@@ -38,12 +38,6 @@ SHARDED = Format(
     "save_file() of all",
     files=SHARD + r"|adapter_model\.(safetensors|bin)\.index\.json",
 )
-MLX = Format(
-    "an MLX LoRA",
-    "transpose lora_a and lora_b, give them PEFT's names and write PEFT's config, or train with PEFT",
-    files=r"(\d{7}_)?adapters\.(safetensors|npz)",
-    keys=r"\.lora_[ab]$",
-)
 GGUF = "use the PEFT adapter that it was made from: llama.cpp loads a GGUF LoRA with --lora, engines do not"
 TENSORIZER = "engines do not read it; use the PEFT adapter that it was made from"
 IMAGES = "diffusers reads it with load_lora_weights(); engines for language models do not"
@@ -51,7 +45,12 @@ FORMATS = (
     SHARDED,
     Format("a GGUF model for llama.cpp", GGUF, r".*\.gguf", (b"gguf",)),
     Format("an adapter in vLLM's tensorizer format", TENSORIZER, r"adapter_model\.tensors", (b"|tzr|",)),
-    MLX,
+    Format(
+        "an MLX LoRA",
+        "transpose lora_a and lora_b, give them PEFT's names and write PEFT's config, or train with PEFT",
+        files=r"(\d{7}_)?adapters\.(safetensors|npz)",
+        keys=r"\.lora_[ab]$",
+    ),
     Format(
         "a Kohya LoRA for images",
         IMAGES,
@@ -127,28 +126,22 @@ def read_adapter(files: Files, name: str, *, weights: bool = True) -> Adapter:
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
     """
-    file = weights_file(files)
-
-    def config() -> tuple[LoraConfig | None, FormatError | None]:
-        try:
-            if (listed := files.file(CONFIG)) is None:
-                return None, None
+    config, config_error, weights_error = None, None, None
+    try:
+        if (listed := files.file(CONFIG)) is not None:
             data = read_beginning(files, listed, CONFIG_CAP + 1)  # so that parse_config sees that there is more
             check_stand_in(data, listed)
-            return parse_config(data), None
-        except FormatError as error:
-            return None, error
-
-    def tensors() -> tuple[dict[str, TensorInfo], FormatError | None]:
-        try:
-            return read_tensors(files, file) if file and weights else {}, None
-        except FormatError as error:
-            return {}, error
-
-    (found, config_error), (header, weights_error) = config(), tensors()
+            config = parse_config(data)
+    except FormatError as error:
+        config_error = error
+    file, header = weights_file(files), dict[str, TensorInfo]()
+    try:
+        header = read_tensors(files, file) if file and weights else {}
+    except FormatError as error:
+        weights_error = error
     paths, keys = () if file is None else (file.path,), {one: parse_key(one) for one in header}
     own = config_error, header, weights_error, keys, pair_up(header, keys)
-    adapter = Adapter(name, files.revision.files, paths, found, *own)
+    adapter = Adapter(name, files.revision.files, paths, config, *own)
     guesses = _guesses(files, adapter, file) if weights or file is None else ()
     return replace(adapter, foreign=next((one._replace(file=at) for one, at in guesses if one is not None), None))
 
@@ -242,12 +235,9 @@ def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iter
             yield by_keys(adapter.keys), weights.path
     elif not weights.defect:
         yield by_start(read_beginning(files, weights, START), FORMATS), weights.path
-    if config is not None and config.peft_type is None and not adapter.pairs:
-        if {"lora_parameters", "lora_layers", "fine_tune_type"} & config.unknown.keys():
-            yield MLX, CONFIG
-        elif config.unknown and not config.given - {"base_model_name_or_path", "revision"}:
-            advice = "get the adapter_config.json that was saved with the adapter"
-            yield Format("another program's config", advice), CONFIG
+    if config is not None and config.unknown and not config.given - {"base_model_name_or_path", "revision"}:
+        advice = "get the adapter_config.json that was saved with the adapter"
+        yield None if adapter.pairs else Format("another program's config", advice), CONFIG
 
 
 CAP = 8 << 20

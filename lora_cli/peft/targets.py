@@ -193,13 +193,8 @@ FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 """The first numbered component: the layer, not the expert within it."""
 
 DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
-    **dict.fromkeys(
-        (
-            *("bart", "opt", "gptj", "gpt_neo", "llama", "llama4", "mistral", "mixtral", "stablelm", "gemma", "gemma2"),
-            *("gemma3_text", "qwen2", "qwen3"),
-        ),
-        ("q_proj", "v_proj"),
-    ),
+    **dict.fromkeys(("bart", "opt", "gptj", "gpt_neo", "llama", "llama4", "mistral", "mixtral"), ("q_proj", "v_proj")),
+    **dict.fromkeys(("stablelm", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"), ("q_proj", "v_proj")),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "layoutlm"), ("query", "value")),
     **dict.fromkeys(("bloom", "gpt_neox", "chatglm", "RefinedWebModel", "RefinedWeb", "falcon"), ("query_key_value",)),
     **dict.fromkeys(("t5", "mt5"), ("q", "v")),
@@ -244,11 +239,7 @@ class Scale:
 
 
 def targeted(
-    config: LoraConfig,
-    modules: Iterable[str],
-    *,
-    linear: Collection[str] = (),
-    model_type: str = "",
+    config: LoraConfig, modules: Iterable[str], *, linear: Collection[str] = (), model_type: str = ""
 ) -> frozenset[str]:
     """Those of ``modules`` (paths in the base model) that the config puts a LoRA on.
 
