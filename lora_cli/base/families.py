@@ -30,7 +30,6 @@ ALIASES = {
 }
 """Other keys that a field has in the configs of some families."""
 
-
 NULLABLE, LISTS = {"head_dim", "num_key_value_heads", "q_lora_rank"}, {"mlp_only_layers", "moe_layers"}
 """Fields with a default that may be null even so, and fields that list layers."""
 
@@ -329,7 +328,7 @@ def siglip(m: Model, c: Config, text_width: int) -> None:
     m.bare("model.multi_modal_projector.mm_input_projection_weight", width, text_width)
 
 
-def llama4_vision(m: Model, c: Config, text_width: int) -> None:
+def llama4_eye(m: Model, c: Config, text_width: int) -> None:
     """The vision tower of Llama 4, and the projector to the width of the text model."""
     v = m.under("vision_model.")
     v.bare("positional_embedding_vlm", (c.image_size // c.patch_size) ** 2 + 1, c.hidden_size)
@@ -416,13 +415,14 @@ GEMMA3 = Family(LIKE_LLAMA, (262208, 2304, 9216, 26, 8, 4, 256), UNBIASED, tied=
 SCOUT: Defaults = UNBIASED | {"num_experts": 16, "intermediate_size_mlp": 16384}
 SCOUT |= {"interleave_moe_layer_step": 1, "moe_layers": None}
 LLAMA4 = Family(decoder(llama4, llama4_sparse), (202048, 5120, 8192, 48, 40, 8, 128), SCOUT)
-LLAMA4_TEXT = decoder(llama4, llama4_sparse, root="language_model.model.", head="language_model.lm_head")
+LLAMA4_LM = decoder(llama4, llama4_sparse, root="language_model.model.", head="language_model.lm_head")
 CLS = partial(bert, root="bert.", head="cls.predictions.", dense="transform.dense")
 BERT = Family(CLS, (30522, 768, 3072, 12), {"max_position_embeddings": 512, "type_vocab_size": 2}, tied=True)
 ROBERTA = partial(bert, root="roberta.", head="lm_head.", dense="dense")
 QWEN_VL = Family(WRAPPED, (152064, 8192, 29568, 80, 64, 8), {"qkv_bias": True}, tied_in=("", "text_config"))
 QWEN_EYE: Defaults = {"depth": 32, "hidden_size": 3584, "in_channels": 3, "patch_size": 14}
 QWEN_EYE |= {"spatial_merge_size": 2, "temporal_patch_size": 2}
+QWEN25_EYE: Defaults = {**QWEN_EYE, "out_hidden_size": 3584, "intermediate_size": 3420}
 SIGLIP: Defaults = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_channels": 3}
 SIGLIP |= {"image_size": 224, "patch_size": 16, "vision_use_head": True}
 LLAMA4_EYE: Defaults = {"hidden_size": 768, "intermediate_size": 5632, "num_hidden_layers": 34, "image_size": 448}
@@ -460,13 +460,9 @@ FAMILIES: Mapping[str, Family] = {
     "bert": BERT,
     "roberta": replace(BERT, build=ROBERTA, sizes=(50265, 768, 3072, 12)),
     "gemma3": replace(GEMMA3, build=WRAPPED, vision=siglip, vision_defaults=SIGLIP),
-    "llama4": replace(
-        LLAMA4, build=LLAMA4_TEXT, vision=llama4_vision, vision_defaults=LLAMA4_EYE, tied_in=("text_config",)
-    ),
+    "llama4": replace(LLAMA4, build=LLAMA4_LM, vision=llama4_eye, vision_defaults=LLAMA4_EYE, tied_in=("text_config",)),
     "qwen2_vl": replace(QWEN_VL, vision=qwen_vision, vision_defaults=QWEN_EYE | {"embed_dim": 1280, "mlp_ratio": 4}),
-    "qwen2_5_vl": replace(
-        QWEN_VL, vision=qwen_vision, vision_defaults={**QWEN_EYE, "out_hidden_size": 3584, "intermediate_size": 3420}
-    ),
+    "qwen2_5_vl": replace(QWEN_VL, vision=qwen_vision, vision_defaults=QWEN25_EYE),
 }
 """Every ``model_type`` that needs no transformers."""
 
@@ -504,6 +500,7 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     if family.vision is not None:
         family.vision(model, section("vision_config", family.vision_defaults), text.hidden_size)
     dtypes = [one.get(key) for one in (config, text.fields) for key in ("dtype", "torch_dtype")]
+    tied = [section(key, {"tie_word_embeddings": family.tied}) for key in family.tied_in]
     quantised = config.get("quantization_config")
     method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
     return BaseModel(
@@ -513,9 +510,7 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
-        tied_embeddings=any(
-            section(key, {"tie_word_embeddings": family.tied}).tie_word_embeddings for key in family.tied_in
-        ),
+        tied_embeddings=any(one.tie_word_embeddings for one in tied),
         parameters=model.parameters,
         source=f"config.json ({model_type}{f', quantised: {method}' if isinstance(method, str) else ''})",
         dtype=next((one for one in dtypes if isinstance(one, str)), "").removeprefix("torch.")[:32],
