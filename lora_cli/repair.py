@@ -134,7 +134,7 @@ def repair_adapter(item: Request, options: RepairOptions, settings: Settings) ->
     written_terms = replace(terms, settings=replace(settings, policies=()))
     if judged.error is not None or judged.adapter is None or (folder := judged.directory) is None:
         raise judged.error or Refused(f"{item.source}: it is not on this disk")
-    adapter = join_shards(files := files_at(folder), judged.adapter, settings.max_header_bytes)
+    adapter = join_shards(files := files_at(folder), judged.adapter)
     if adapter.config is None or adapter.foreign is not None or not adapter.pairs:
         problem = judged.findings[0].problem
         raise Refused(f"{ref_of(item.source)}: {problem.message}", hint=problem.hint)

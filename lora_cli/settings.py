@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.documents import option_values
 from lora_cli.documents.option_values import DURATION, HUB, SIZE, SWITCH, Kind, advised, parse_whole
 from lora_cli.errors import UsageError
-from lora_cli.refs.adapter_files import MOST_HEADER
 
 if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy
@@ -39,9 +38,9 @@ class Settings:
     ``cache_dir`` is absolute. ``jobs`` is how many transfers or adapters are in flight at once. ``timeout_s`` is how
     long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
-    ``max_bytes`` limits one adapter (None: no limit), ``max_header_bytes`` the header of its weights. ``keep_free``
-    bytes of the cache's disk stay free (None: a part of it), and the cache has at most ``cache_budget`` (None: what
-    the disk has). One adapter takes at most ``adapter_timeout_s``.
+    ``max_bytes`` limits one adapter (None: no limit). ``keep_free`` bytes of the cache's disk stay free (None: a part
+    of it), and the cache has at most ``cache_budget`` (None: what the disk has). One adapter takes at most
+    ``adapter_timeout_s``.
     ``allow_private_redirects`` follows a server that sends us into a private network. ``config`` is the file that was
     read, if any. ``sources`` are the file's rules for how sources are reached (names of secrets, never values; no
     option has them). ``policies`` are a manifest's and a policy file's: all of them hold. Tokens are never settings:
@@ -59,7 +58,6 @@ class Settings:
     hub_endpoint: str = HUB_ENDPOINT
     max_bytes: int | None = None
     allow_private_redirects: bool = False
-    max_header_bytes: int = MOST_HEADER
     keep_free: int | None = None
     cache_budget: int | None = None
     adapter_timeout_s: float = 1800.0
@@ -118,7 +116,6 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "hub_endpoint": Setting("hub_endpoint", HUB, "The address of the Hub; HF_ENDPOINT sets it too.", HUB_ENDPOINT),
     "max_bytes": Setting("max_bytes", SIZE, "Maximum size of one adapter."),
-    "max_header_bytes": Setting("max_header_bytes", SIZE, "Maximum size of a safetensors header.", "32MiB"),
     "keep_free": Setting(
         "keep_free", SIZE, "Minimum free space on the disk of the cache (default: 5 % of it, at most 1GiB)."
     ),

@@ -6,7 +6,7 @@ those of PEFT 0.21 (``tuners/lora/layer.py``, ``tuners/lora/variants.py``, ``uti
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -195,14 +195,14 @@ class Adapter:
     """
 
     name: str
-    files: tuple[RemoteFile, ...]
+    files: tuple[RemoteFile, ...] = field(repr=False)
     weight_files: tuple[str, ...]
-    config: LoraConfig | None
+    config: LoraConfig | None = field(repr=False)
     config_error: FormatError | None
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, TensorInfo] = field(repr=False)
     weights_error: FormatError | None
-    keys: Mapping[str, Key]
-    pairs: Mapping[str, LoraPair]
+    keys: Mapping[str, Key] = field(repr=False)
+    pairs: Mapping[str, LoraPair] = field(repr=False)
     foreign: Format | None = None
 
     @property

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from lora_cli.adapter.adapter import Adapter, Format, pair_up, parse_key
-from lora_cli.adapter.config import CONFIG_CAP, LoraConfig, parse_config
+from lora_cli.adapter.config import CONFIG_CAP, parse_config
 from lora_cli.adapter.safetensors import MOST_TENSORS, TensorInfo, parse_header
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.parse import integer, json_object, json_value, map_of
@@ -38,12 +38,6 @@ SHARDED = Format(
     "save_file() of all",
     files=SHARD + r"|adapter_model\.(safetensors|bin)\.index\.json",
 )
-MLX = Format(
-    "an MLX LoRA",
-    "transpose lora_a and lora_b, give them PEFT's names and write PEFT's config, or train with PEFT",
-    files=r"(\d{7}_)?adapters\.(safetensors|npz)",
-    keys=r"\.lora_[ab]$",
-)
 GGUF = "use the PEFT adapter that it was made from: llama.cpp loads a GGUF LoRA with --lora, engines do not"
 TENSORIZER = "engines do not read it; use the PEFT adapter that it was made from"
 IMAGES = "diffusers reads it with load_lora_weights(); engines for language models do not"
@@ -51,7 +45,12 @@ FORMATS = (
     SHARDED,
     Format("a GGUF model for llama.cpp", GGUF, r".*\.gguf", (b"gguf",)),
     Format("an adapter in vLLM's tensorizer format", TENSORIZER, r"adapter_model\.tensors", (b"|tzr|",)),
-    MLX,
+    Format(
+        "an MLX LoRA",
+        "transpose lora_a and lora_b, give them PEFT's names and write PEFT's config, or train with PEFT",
+        files=r"(\d{7}_)?adapters\.(safetensors|npz)",
+        keys=r"\.lora_[ab]$",
+    ),
     Format(
         "a Kohya LoRA for images",
         IMAGES,
@@ -118,50 +117,44 @@ def weights_file(files: Files) -> RemoteFile | None:
     return next((file for file in map(files.file, (WEIGHTS, *PICKLED)) if file is not None), None)
 
 
-def read_adapter(files: Files, name: str, most_header: int = MOST_HEADER, *, weights: bool = True) -> Adapter:
+def read_adapter(files: Files, name: str, *, weights: bool = True) -> Adapter:
     """Read config and header of the adapter in ``files``. ``name`` is the user's name for it.
 
-    A header of over ``most_header`` bytes is not read, and none without ``weights``. Errors inside the
-    adapter are not raised: they are in ``config_error`` and ``weights_error``.
+    No header is read without ``weights``. Errors inside the adapter are not raised: they are in ``config_error`` and
+    ``weights_error``.
 
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
     """
-    file = weights_file(files)
-
-    def config() -> tuple[LoraConfig | None, FormatError | None]:
-        try:
-            if (listed := files.file(CONFIG)) is None:
-                return None, None
+    config, config_error, weights_error = None, None, None
+    try:
+        if (listed := files.file(CONFIG)) is not None:
             data = read_beginning(files, listed, CONFIG_CAP + 1)  # so that parse_config sees that there is more
             check_stand_in(data, listed)
-            return parse_config(data), None
-        except FormatError as error:
-            return None, error
-
-    def tensors() -> tuple[dict[str, TensorInfo], FormatError | None]:
-        try:
-            return read_tensors(files, file, most_header) if file and weights else {}, None
-        except FormatError as error:
-            return {}, error
-
-    (found, config_error), (header, weights_error) = config(), tensors()
+            config = parse_config(data)
+    except FormatError as error:
+        config_error = error
+    file, header = weights_file(files), dict[str, TensorInfo]()
+    try:
+        header = read_tensors(files, file) if file and weights else {}
+    except FormatError as error:
+        weights_error = error
     paths, keys = () if file is None else (file.path,), {one: parse_key(one) for one in header}
     own = config_error, header, weights_error, keys, pair_up(header, keys)
-    adapter = Adapter(name, files.revision.files, paths, found, *own)
+    adapter = Adapter(name, files.revision.files, paths, config, *own)
     guesses = _guesses(files, adapter, file) if weights or file is None else ()
     return replace(adapter, foreign=next((one._replace(file=at) for one, at in guesses if one is not None), None))
 
 
-def read_tensors(files: Files, file: RemoteFile, most_header: int = MOST_HEADER) -> dict[str, TensorInfo]:
+def read_tensors(files: Files, file: RemoteFile) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file, or of a torch file, which is not unpickled.
 
     Raises:
-        FormatError: it is malformed, has a header of over ``most_header`` bytes, or is a stand-in for the file.
+        FormatError: it is malformed, has a header of over ``MOST_HEADER`` bytes, or is a stand-in for the file.
         LoraCliError: what the source raises.
     """
     if file.path.endswith(".safetensors"):
-        return read_header(files, file, most_header)
+        return read_header(files, file)
     from lora_cli.adapter.torchfile import read_torch_file
 
     try:
@@ -184,8 +177,7 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict
     if size is not None and end > size:
         raise FormatError(f"truncated, or not safetensors: its header ends at byte {end} of {size}", where=where)
     if end - 8 > most:
-        hint = "raise max_header_bytes (LORA_CLI_MAX_HEADER_BYTES)"
-        raise FormatError(f"its header has {end - 8} bytes, but {most} are allowed", where=where, hint=hint)
+        raise FormatError(f"its header has {end - 8} bytes, but {most} are allowed", where=where)
     header = first[8:end] + read_range(files, file, len(first), end)
     if 8 + len(header) < end:
         why = f"truncated: the header has {end - 8} bytes, but only {len(header)} are present"
@@ -193,10 +185,8 @@ def read_header(files: Files, file: RemoteFile, most: int = MOST_HEADER) -> dict
     return parse_header(header, file.size, where)
 
 
-def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
+def join_shards(files: Files, adapter: Adapter) -> Adapter:
     """``adapter`` with the tensors of all its shards, or unchanged without shards; the safetensors ones of both kinds.
-
-    The header of each shard may have at most ``most_header`` bytes.
 
     Raises:
         FormatError: a shard is missing or malformed, or two hold one tensor.
@@ -210,7 +200,7 @@ def join_shards(files: Files, adapter: Adapter, most_header: int = MOST_HEADER) 
     for number, file in enumerate(shards, 1):
         if f"-{number:05}-of-{len(shards):05}." not in file.path:
             raise FormatError("not all shards are there", where=file.path, hint="fetch or copy all of them")
-        own = read_tensors(files, file, most_header)
+        own = read_tensors(files, file)
         if tensors.keys() & own.keys() or len(tensors) + len(own) > MOST_TENSORS:
             raise FormatError(f"has tensors of another shard, or all have over {MOST_TENSORS}", where=file.path)
         tensors |= own
@@ -245,12 +235,9 @@ def _guesses(files: Files, adapter: Adapter, weights: RemoteFile | None) -> Iter
             yield by_keys(adapter.keys), weights.path
     elif not weights.defect:
         yield by_start(read_beginning(files, weights, START), FORMATS), weights.path
-    if config is not None and config.peft_type is None and not adapter.pairs:
-        if {"lora_parameters", "lora_layers", "fine_tune_type"} & config.unknown.keys():
-            yield MLX, CONFIG
-        elif config.unknown and not config.given - {"base_model_name_or_path", "revision"}:
-            advice = "get the adapter_config.json that was saved with the adapter"
-            yield Format("another program's config", advice), CONFIG
+    if config is not None and config.unknown and not config.given - {"base_model_name_or_path", "revision"}:
+        advice = "get the adapter_config.json that was saved with the adapter"
+        yield None if adapter.pairs else Format("another program's config", advice), CONFIG
 
 
 CAP = 8 << 20

@@ -29,9 +29,7 @@ TORCH_NAMES: Mapping[str, str] = {
 }
 """The names of dtypes in torch and ``safetensors.TensorSpec``, for those whose elements fill whole bytes."""
 
-DTYPE_BITS: Mapping[str, int] = {
-    dtype: int(re.sub(r"_.*|\D", "", dtype) or 8) for dtype in (*TORCH_NAMES, "F6_E2M3", "F6_E3M2", "F4")
-}
+DTYPE_BITS = {name: int(re.sub(r"_.*|\D", "", name) or 8) for name in (*TORCH_NAMES, "F6_E2M3", "F6_E3M2", "F4")}
 """Bits of one element, by safetensors' own dtype name (0.8), which has them; a boolean has 8."""
 
 

@@ -29,8 +29,6 @@ MOST_AT_ONCE = 32 << 20
 """Bytes of a pickle, or of a zip's directory: 150,000 tensors have 24 MiB."""
 
 ZIP, END = b"PK\x03\x04", b"PK\x05\x06"
-PACKED = (b"BZh", b"\x28\xb5\x2f\xfd")
-"""First bytes of bzip2 and zstd, with which a pickle could begin, too."""
 
 BEGINNINGS = {op.code.encode("latin-1") for op in pickletools.opcodes if not op.stack_before and "PUT" not in op.name}
 """The opcodes that a pickle can begin with: all that take nothing from the stack."""
@@ -66,8 +64,6 @@ HARMLESS = re.compile(
 )
 """A module and a name: what torch writes for tensors, and trainers for their arguments and the states of optimizers,
 schedulers and random generators (run: torch 2.15, transformers 5.24, accelerate 1.15, trl 1.16)."""
-
-LOOKUPS = frozenset(("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))
 
 PUSHED: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), lambda arg: arg),
@@ -147,9 +143,8 @@ def check_pickle(files: Files, file: RemoteFile, steps: Iterator[int]) -> bool:
     """
     with _one_error(file.path):
         ranges = Ranges(files, file)
-        head = ranges.part(0, 262)
-        packed = head.startswith(PACKED) or head[257:] == b"ustar"
-        if looked := not packed and (head[:1] in BEGINNINGS or head.startswith(ZIP)):
+        head = ranges.part(0, 4)
+        if looked := head[:1] in BEGINNINGS or head == ZIP:
             _pickle(ranges, steps)
         return looked or not ranges.size
 
@@ -171,7 +166,7 @@ def _pickle(ranges: Ranges, steps: Iterator[int]) -> tuple[dict[str, ZipInfo], b
         for op, arg, at in pickletools.genops(pickles):
             if next(steps) >= MOST_OPCODES:
                 raise FormatError(f"there are over {MOST_OPCODES} opcodes, more than any weights need")
-            if op.name in LOOKUPS:
+            if op.name in {"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}:
                 # A name from the stack must have been pushed there, or put into the memo, as text right before.
                 name = " ".join(text.replace(" ", "?") for text in texts) if op.name == "STACK_GLOBAL" else str(arg)
                 if not HARMLESS.fullmatch(name):

@@ -9,9 +9,6 @@ from lora_cli.json_schema import EXCLUDED
 WHERE = "config.json"
 """How errors call the config of a base."""
 
-UNKNOWN_FAMILY = "unknown"
-"""The ``model_type`` of a base whose family is not known."""
-
 OTHER_BASE = "validate against the base that it was trained on"
 """The hint where an adapter does not fit the base."""
 

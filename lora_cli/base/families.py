@@ -30,7 +30,6 @@ ALIASES = {
 }
 """Other keys that a field has in the configs of some families."""
 
-
 NULLABLE, LISTS = {"head_dim", "num_key_value_heads", "q_lora_rank"}, {"mlp_only_layers", "moe_layers"}
 """Fields with a default that may be null even so, and fields that list layers."""
 
@@ -329,7 +328,7 @@ def siglip(m: Model, c: Config, text_width: int) -> None:
     m.bare("model.multi_modal_projector.mm_input_projection_weight", width, text_width)
 
 
-def llama4_vision(m: Model, c: Config, text_width: int) -> None:
+def llama4_eye(m: Model, c: Config, text_width: int) -> None:
     """The vision tower of Llama 4, and the projector to the width of the text model."""
     v = m.under("vision_model.")
     v.bare("positional_embedding_vlm", (c.image_size // c.patch_size) ** 2 + 1, c.hidden_size)
@@ -390,7 +389,7 @@ class Family:
 
 
 UNBIASED: Defaults = {"attention_bias": False}
-LIKE_LLAMA, WRAPPED = decoder(llama), decoder(llama, root="model.language_model.")
+LIKE_LLAMA, GPT_OSS, WRAPPED = decoder(llama), decoder(gpt_oss), decoder(llama, root="model.language_model.")
 LLAMA = Family(LIKE_LLAMA, (32000, 4096, 11008, 32, 32), UNBIASED | {"mlp_bias": False})
 BLOOM = decoder(bloom, root="transformer.", embedding="word_embeddings", layers="h.")
 FALCON: Defaults = {"bias": False, "new_decoder_architecture": False, "multi_query": True}
@@ -398,26 +397,32 @@ FALCON |= {"num_kv_heads": None, "ffn_hidden_size": None}
 OPT: Defaults = {"max_position_embeddings": 2048, "ffn_dim": 3072, "word_embed_proj_dim": None, "enable_bias": True}
 PHI = decoder(partial(plain, out="dense", first="fc1", second="fc2", bias=True), head_bias=True)
 STARCODER2 = decoder(partial(plain, out="o_proj", first="c_fc", second="c_proj"))
+GPTJ = decoder(gptj, root="transformer.", embedding="wte", layers="h.", head_bias=True)
+NEOX = decoder(gpt_neox, root="gpt_neox.", embedding="embed_in")
 DEEPSEEK = decoder(deepseek, lambda c: range(c.first_k_dense_replace, c.num_hidden_layers))
 QWEN_MOE, MIXTRAL = decoder(qwen_moe, qwen_sparse), decoder(qwen_moe, lambda c: range(c.num_hidden_layers))
 MLA: Defaults = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
 MLA |= {"v_head_dim": 128, "attention_bias": False}
+DEEPSEEK2: Defaults = MLA | {"mlp_bias": False, "first_k_dense_replace": 0, "n_shared_experts": 2, "num_experts": 64}
+DEEPSEEK2 |= {"moe_intermediate_size": 1407}
+DEEPSEEK3: Defaults = MLA | {"first_k_dense_replace": 3, "n_shared_experts": 1, "num_experts": 256}
+DEEPSEEK3 |= {"moe_intermediate_size": 2048}
 SPARSE: Defaults = {"decoder_sparse_step": 1, "mlp_only_layers": None}
+QWEN2: Defaults = SPARSE | {"qkv_bias": True, "num_experts": 60, "moe_intermediate_size": 1408}
+QWEN2 |= {"shared_expert_intermediate_size": 5632}
+QWEN3: Defaults = SPARSE | UNBIASED | {"num_experts": 128, "moe_intermediate_size": 768}
 GEMMA3 = Family(LIKE_LLAMA, (262208, 2304, 9216, 26, 8, 4, 256), UNBIASED, tied=True)
-LLAMA4 = Family(
-    decoder(llama4, llama4_sparse),
-    (202048, 5120, 8192, 48, 40, 8, 128),
-    UNBIASED | {"num_experts": 16, "intermediate_size_mlp": 16384, "interleave_moe_layer_step": 1, "moe_layers": None},
-)
-BERT = Family(
-    partial(bert, root="bert.", head="cls.predictions.", dense="transform.dense"),
-    (30522, 768, 3072, 12),
-    {"max_position_embeddings": 512, "type_vocab_size": 2},
-    tied=True,
-)
+SCOUT: Defaults = UNBIASED | {"num_experts": 16, "intermediate_size_mlp": 16384}
+SCOUT |= {"interleave_moe_layer_step": 1, "moe_layers": None}
+LLAMA4 = Family(decoder(llama4, llama4_sparse), (202048, 5120, 8192, 48, 40, 8, 128), SCOUT)
+LLAMA4_LM = decoder(llama4, llama4_sparse, root="language_model.model.", head="language_model.lm_head")
+CLS = partial(bert, root="bert.", head="cls.predictions.", dense="transform.dense")
+BERT = Family(CLS, (30522, 768, 3072, 12), {"max_position_embeddings": 512, "type_vocab_size": 2}, tied=True)
+ROBERTA = partial(bert, root="roberta.", head="lm_head.", dense="dense")
 QWEN_VL = Family(WRAPPED, (152064, 8192, 29568, 80, 64, 8), {"qkv_bias": True}, tied_in=("", "text_config"))
 QWEN_EYE: Defaults = {"depth": 32, "hidden_size": 3584, "in_channels": 3, "patch_size": 14}
 QWEN_EYE |= {"spatial_merge_size": 2, "temporal_patch_size": 2}
+QWEN25_EYE: Defaults = {**QWEN_EYE, "out_hidden_size": 3584, "intermediate_size": 3420}
 SIGLIP: Defaults = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_channels": 3}
 SIGLIP |= {"image_size": 224, "patch_size": 16, "vision_use_head": True}
 LLAMA4_EYE: Defaults = {"hidden_size": 768, "intermediate_size": 5632, "num_hidden_layers": 34, "image_size": 448}
@@ -439,59 +444,25 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(LIKE_LLAMA, (151936, 4096, 22016, 32, 32, 32, 128), UNBIASED),
     "stablelm": Family(LIKE_LLAMA, (50304, 2560, 6912, 32, 32, 32), {"qkv_bias": False}),
     "starcoder2": Family(STARCODER2, (49152, 3072, 12288, 30, 24, 2), {"use_bias": True}, tied=True),
-    "deepseek_v2": Family(
-        *(DEEPSEEK, (102400, 4096, 11008, 32, 32)),
-        MLA
-        | {"mlp_bias": False, "first_k_dense_replace": 0, "n_shared_experts": 2}
-        | {"num_experts": 64, "moe_intermediate_size": 1407},
-    ),
-    "deepseek_v3": Family(  # also R1 and Kimi K2
-        *(DEEPSEEK, (129280, 7168, 18432, 61, 128)),
-        MLA | {"first_k_dense_replace": 3, "n_shared_experts": 1, "num_experts": 256, "moe_intermediate_size": 2048},
-    ),
-    "gpt_oss": Family(
-        decoder(gpt_oss), (201088, 2880, 2880, 36, 64, 8, 64), {"attention_bias": True, "num_experts": 128}
-    ),
+    "deepseek_v2": Family(DEEPSEEK, (102400, 4096, 11008, 32, 32), DEEPSEEK2),
+    "deepseek_v3": Family(DEEPSEEK, (129280, 7168, 18432, 61, 128), DEEPSEEK3),  # also R1 and Kimi K2
+    "gpt_oss": Family(GPT_OSS, (201088, 2880, 2880, 36, 64, 8, 64), {"attention_bias": True, "num_experts": 128}),
     "llama4_text": LLAMA4,
     "mixtral": Family(MIXTRAL, (32000, 4096, 14336, 32, 32, 8), {"num_experts": 8}),
-    "qwen2_moe": Family(
-        *(QWEN_MOE, (151936, 2048, 5632, 24, 16, 16)),
-        SPARSE
-        | {"qkv_bias": True, "num_experts": 60, "moe_intermediate_size": 1408}
-        | {"shared_expert_intermediate_size": 5632},
-    ),
-    "qwen3_moe": Family(
-        *(QWEN_MOE, (151936, 2048, 6144, 24, 32, 4)),
-        SPARSE | UNBIASED | {"num_experts": 128, "moe_intermediate_size": 768},
-    ),
+    "qwen2_moe": Family(QWEN_MOE, (151936, 2048, 5632, 24, 16, 16), QWEN2),
+    "qwen3_moe": Family(QWEN_MOE, (151936, 2048, 6144, 24, 32, 4), QWEN3),
     "gpt2": Family(gpt2, (50257, 768, None, 12), {"n_inner": None, "max_position_embeddings": 1024}, tied=True),
-    "gptj": Family(
-        decoder(gptj, root="transformer.", embedding="wte", layers="h.", head_bias=True),
-        (50400, 4096, None, 28),
-        {"n_inner": None},
-    ),
-    "gpt_neox": Family(
-        decoder(gpt_neox, root="gpt_neox.", embedding="embed_in"), (50432, 6144, 24576, 44), {"attention_bias": True}
-    ),
+    "gptj": Family(GPTJ, (50400, 4096, None, 28), {"n_inner": None}),
+    "gpt_neox": Family(NEOX, (50432, 6144, 24576, 44), {"attention_bias": True}),
     "bloom": Family(BLOOM, (250880, 64, None, 2), {"bias": True}, tied=True),
     "falcon": Family(BLOOM, (65024, 4544, None, 32, 71), FALCON, tied=True),
     "opt": Family(opt, (50272, 768, None, 12), OPT, tied=True),
     "bert": BERT,
-    "roberta": replace(
-        BERT, build=partial(bert, root="roberta.", head="lm_head.", dense="dense"), sizes=(50265, 768, 3072, 12)
-    ),
+    "roberta": replace(BERT, build=ROBERTA, sizes=(50265, 768, 3072, 12)),
     "gemma3": replace(GEMMA3, build=WRAPPED, vision=siglip, vision_defaults=SIGLIP),
-    "llama4": replace(
-        LLAMA4,
-        build=decoder(llama4, llama4_sparse, root="language_model.model.", head="language_model.lm_head"),
-        vision=llama4_vision,
-        vision_defaults=LLAMA4_EYE,
-        tied_in=("text_config",),
-    ),
+    "llama4": replace(LLAMA4, build=LLAMA4_LM, vision=llama4_eye, vision_defaults=LLAMA4_EYE, tied_in=("text_config",)),
     "qwen2_vl": replace(QWEN_VL, vision=qwen_vision, vision_defaults=QWEN_EYE | {"embed_dim": 1280, "mlp_ratio": 4}),
-    "qwen2_5_vl": replace(
-        QWEN_VL, vision=qwen_vision, vision_defaults={**QWEN_EYE, "out_hidden_size": 3584, "intermediate_size": 3420}
-    ),
+    "qwen2_5_vl": replace(QWEN_VL, vision=qwen_vision, vision_defaults=QWEN25_EYE),
 }
 """Every ``model_type`` that needs no transformers."""
 
@@ -508,12 +479,8 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         FormatError: it is no model's config, or a field has the wrong type or is beyond what any model has.
     """
     model_type = parse.text(parse.required(config, "model_type", WHERE), f"{WHERE}: model_type")
-    match config.get("architectures"):
-        case [str() as architecture, *_]:
-            architecture = architecture[:128]
-        case _:
-            architecture = ""
-    saved_as = config.get("_name_or_path")
+    named, saved_as = config.get("architectures"), config.get("_name_or_path")
+    architecture = named[0][:128] if isinstance(named, list) and named and isinstance(named[0], str) else ""
     repository = saved_as if isinstance(saved_as, str) and hub_words(saved_as) else ""
     family = FAMILIES.get(model_type)
     if family is None:
@@ -533,6 +500,7 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     if family.vision is not None:
         family.vision(model, section("vision_config", family.vision_defaults), text.hidden_size)
     dtypes = [one.get(key) for one in (config, text.fields) for key in ("dtype", "torch_dtype")]
+    tied = [section(key, {"tie_word_embeddings": family.tied}) for key in family.tied_in]
     quantised = config.get("quantization_config")
     method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
     return BaseModel(
@@ -542,9 +510,7 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
-        tied_embeddings=any(
-            section(key, {"tie_word_embeddings": family.tied}).tie_word_embeddings for key in family.tied_in
-        ),
+        tied_embeddings=any(one.tie_word_embeddings for one in tied),
         parameters=model.parameters,
         source=f"config.json ({model_type}{f', quantised: {method}' if isinstance(method, str) else ''})",
         dtype=next((one for one in dtypes if isinstance(one, str)), "").removeprefix("torch.")[:32],

@@ -29,10 +29,7 @@ RENAMES = {
         (r"^vision_tower\.(vision_model\.)?", "model.vision_tower."),
         (r"^multi_modal_projector\.", "model.multi_modal_projector."),
     ),
-    "visual.": (
-        (r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
-        (r"^visual\.", "model.visual."),
-    ),
+    "visual.": ((r"^model\.(?!language_model\.|visual\.)", "model.language_model."), (r"^visual\.", "model.visual.")),
     "wte.": ((r"^(?!lm_head\.)", "transformer."),),
     "embed_out.": ((r"^embed_out\.", "lm_head."),),
 }

@@ -266,9 +266,10 @@ def pattern_invalid(case: Case) -> Problems:
 
     It fails or hangs the process that loads it; vLLM only matches the patterns of ranks and alphas.
     """
-    config, of_scales = case.config, case.application.scales_error
+    config, scales_error = case.config, case.application.scales_error
+    of_scales = scales_error.where if scales_error is not None and config.r > 0 else ""
     for error in dict.fromkeys(case.application.errors):
-        is_read = error is of_scales and (config.rank_pattern or config.alpha_pattern) and config.r > 0
+        is_read = error.where == of_scales and (config.rank_pattern or config.alpha_pattern)
         field = case.in_config(cut(error.where.removeprefix(f"{config.file}: ")))
         yield Problem(cut(error.reason), field, error.hint, {} if is_read else {"vllm": OK})
 

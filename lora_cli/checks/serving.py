@@ -6,7 +6,7 @@ from functools import partial
 
 from lora_cli.adapter.adapter import WRAPPER, Key, last_name
 from lora_cli.adapter.config import raw_value
-from lora_cli.base.base_model import OTHER_BASE, UNKNOWN_FAMILY
+from lora_cli.base.base_model import OTHER_BASE
 from lora_cli.checks.case import Case, On
 from lora_cli.checks.check import CRASHES, MERGE, OK, REJECTS, SAVE_AGAIN, UNKNOWN, WRONG, Problems, check
 from lora_cli.checks.config import CHANGES_BASE, INIT
@@ -95,7 +95,7 @@ def engine_unproven(case: Case, on: On) -> Problems:
         yield Problem(on.profile.note, case.in_weights())
     if on.name == "peft":
         return
-    if base is not None and base.model_type != UNKNOWN_FAMILY:
+    if base is not None:
         if not on.profile.engine.is_known(base):
             yield Problem(f"it is unknown if it has LoRA for {cut(base.model_type)}", case.in_weights())
         return
@@ -110,8 +110,7 @@ def engine_unproven(case: Case, on: On) -> Problems:
     signs += [f"there is a module {cut(one)}" for one in strange[:1]]
     signs += [f"there is a head {cut(one)}" for one in heads[:1]]
     if signs:
-        lacking = "a base" if base is None else "the base's family"
-        yield Problem(f"without {lacking} it is unknown whether it serves the adapter: {signs[0]}", case.in_weights())
+        yield Problem(f"without a base it is unknown whether it serves the adapter: {signs[0]}", case.in_weights())
 
 
 @serving("LC420", "unserved-feature", "config", vllm=REJECTS, sglang=REJECTS, hint=MERGE,

@@ -105,8 +105,8 @@ def inspect_one(request: Request, terms: Terms, *, weights: bool = True) -> Resu
     """
     result = Result.of(request)
     with stage(result, "read"):
-        files, most = open_one(result, terms)[0], terms.settings.max_header_bytes
-        adapter = result.adapter = read_adapter(files, result.name, most, weights=weights)
+        files, _ = open_one(result, terms)
+        adapter = result.adapter = read_adapter(files, result.name, weights=weights)
         result.base = None if terms.base is None else terms.base.name
         if terms.base is not None and adapter.has_weights:
             with one_deadline():

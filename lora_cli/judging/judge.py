@@ -71,7 +71,7 @@ def judge(result: Result, files: Files, terms: Terms, unread: str = "") -> None:
         LoraCliError: what the source raises.
     """
     rules = choose(pinned=terms.settings.require_pinned) if terms.rules is None else terms.rules
-    adapter = read_adapter(files, result.name, terms.settings.max_header_bytes)
+    adapter = read_adapter(files, result.name)
     result.adapter = adapter if terms.contents else None
     result.bytes = sum(file.size or 0 for file in adapter.files)
     companions = read_companions(files) if any("companions" in rule.needs for rule in rules) else None

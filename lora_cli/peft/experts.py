@@ -25,7 +25,6 @@ GEMMA3 = {"language_model.model.": "model.language_model.", "vision_tower.vision
 CHILDREN = ("language_model.", "vision_tower.", "multi_modal_projector.")
 """The parts of it that PEFT finds without ``model.`` in names without PEFT's prefix."""
 
-
 GATED = {"gate": "gate.weight", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
 NUMBERED = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
 """The last name of each projection of an expert, and of the router, in transformers 4, where each was a module, to the
@@ -36,16 +35,13 @@ Experts that all tokens share are modules still, with the same last names. ``NUM
 """
 FAMILIES: Mapping[str, Mapping[str, str]] = {
     **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), NUMBERED),
-    **dict.fromkeys(
-        (
-            *("afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe"),
-            *("exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe"),
-            *("longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text"),
-            *("qwen3_omni_moe_thinker", "sarvam_mla", "solar_open", "Dots3NoteTextModel", "UnlimitedOcrTextModel"),
-        ),
-        GATED,
-    ),
-}
+    **dict.fromkeys((
+        "afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe",
+        "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe",
+        "longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text",
+        "qwen3_omni_moe_thinker", "sarvam_mla", "solar_open", "Dots3NoteTextModel", "UnlimitedOcrTextModel",
+    ), GATED),
+}  # fmt: skip
 """The experts that PEFT renames, by ``model_type``."""
 
 
@@ -110,10 +106,7 @@ def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
         return config
     if isinstance(targets, str):
         olds = [
-            path.removesuffix(new) + old
-            for old, new in experts.items()
-            for path in base.parameters
-            if path.endswith(f".{new}")
+            p.removesuffix(new) + old for old, new in experts.items() for p in base.parameters if p.endswith(f".{new}")
         ]
         linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
         try:

@@ -2,11 +2,10 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lora_cli.adapter.adapter import PEFT_PREFIX, Adapter, Key, LoraPair, last_name, leaf_of, without_wrappers
-from lora_cli.adapter.config import LoraConfig
 from lora_cli.base.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.finding import Applied, Location
@@ -80,12 +79,15 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
     if base is not None and adapter.config is not None:
         base = for_task(base, adapter.config.task_type, adapter.pairs, adapter.config.base_class)
-    done, stored = Application(adapter, base), adapter
-    done.scales, done.scales_error = _scales(stored.config, stored.pairs)
+    done = Application(adapter, base)
+    try:
+        done.scales = {} if adapter.config is None else scales(adapter.config, adapter.pairs)
+    except FormatError as error:
+        done.scales_error = error
     if base is not None and base.parameters:  # no base without parameters has fused experts
         from lora_cli.peft.experts import as_loaded
 
-        done.adapter, done.refused = as_loaded(stored, base)
+        done.adapter, done.refused = as_loaded(adapter, base)
     config, pairs, keys = done.adapter.config, done.adapter.pairs, done.adapter.keys
     # Replicated layers are built again by their numbers: that such modules exist is taken on trust, and their shapes.
     known = None if base is None or (config is not None and config.layer_replication) else base
@@ -125,17 +127,13 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         wanted = [*(one for one in modules if one in chosen), *wrapped]
         done.missing = [one for one in wanted if one not in pairs and last_name(one) not in tied]
 
-    _measure(done, modules, wrapped, shapes, stored)
+    _measure(done, modules, wrapped, shapes)
     done.applied = Applied(sum(module not in done.misshapen for module in done.matched), len(pairs))
     return done
 
 
 def _measure(
-    done: Application,
-    modules: Mapping[str, BaseModule],
-    wrapped: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-    stored: Adapter,
+    done: Application, modules: Mapping[str, BaseModule], wrapped: dict[str, str], shapes: dict[str, tuple[int, ...]]
 ) -> None:
     """Fill in which of the modules that were found have other shapes than those of the base, and their ranks.
 
@@ -153,21 +151,15 @@ def _measure(
     places = {module: place for module in done.found if (place := wrapped.get(module, module))}
     is_valid = config is not None and config.r > 0 and not config.mistyped.keys() & {*SCALE_FIELDS}
     if config is not None and is_valid and places and all(rank > 0 for rank in config.rank_pattern.values()):
-        is_stored = config is stored.config and pairs.keys() == stored.pairs.keys() and not wrapped
-        of_places, why = (done.scales, done.scales_error) if is_stored else _scales(config, places.values())
-        done.errors += [why] if why is not None else []
-        for module, place in places.items() if why is None else ():
+        try:
+            known = done.scales if done.scales.keys() >= {*places.values()} else scales(config, places.values())
+        except FormatError as error:
+            done.errors.append(error)
+            return
+        for module, place in places.items():
             # A fused parameter [experts, …] has the factors of all experts side by side: r rows for each.
             shape = shapes[place] if module in wrapped else ()
-            done.ranks[module] = of_places[place].r * (shape[0] if len(shape) == 3 else 1)
-
-
-def _scales(config: LoraConfig | None, modules: Iterable[str]) -> tuple[Mapping[str, Scale], FormatError | None]:
-    """Rank, alpha and scale of modules by the config (empty without one), and why they are unknown."""
-    try:
-        return ({} if config is None else scales(config, modules)), None
-    except FormatError as error:
-        return {}, error
+            done.ranks[module] = known[place].r * (shape[0] if len(shape) == 3 else 1)
 
 
 def dropped_for(key: Key) -> str:

@@ -179,11 +179,7 @@ EXPERTS = "experts"
 OUTPUT_NAMES = frozenset({"lm_head", "embed_out"})
 """Output embeddings of the families that we know, which ``all-linear`` leaves out."""
 
-HEADS: Mapping[str, tuple[str, ...]] = {
-    "SEQ_CLS": ("score", "classifier"),
-    "TOKEN_CLS": ("score", "classifier"),
-    "QUESTION_ANS": ("qa_outputs",),
-}
+HEADS = {**dict.fromkeys(("SEQ_CLS", "TOKEN_CLS"), ("score", "classifier")), "QUESTION_ANS": ("qa_outputs",)}
 """The names of a task's trained head, which PEFT saves next to the factors whatever the config says."""
 
 EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
@@ -193,13 +189,8 @@ FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 """The first numbered component: the layer, not the expert within it."""
 
 DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
-    **dict.fromkeys(
-        (
-            *("bart", "opt", "gptj", "gpt_neo", "llama", "llama4", "mistral", "mixtral", "stablelm", "gemma", "gemma2"),
-            *("gemma3_text", "qwen2", "qwen3"),
-        ),
-        ("q_proj", "v_proj"),
-    ),
+    **dict.fromkeys(("bart", "opt", "gptj", "gpt_neo", "llama", "llama4", "mistral", "mixtral"), ("q_proj", "v_proj")),
+    **dict.fromkeys(("stablelm", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"), ("q_proj", "v_proj")),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "layoutlm"), ("query", "value")),
     **dict.fromkeys(("bloom", "gpt_neox", "chatglm", "RefinedWebModel", "RefinedWeb", "falcon"), ("query_key_value",)),
     **dict.fromkeys(("t5", "mt5"), ("q", "v")),
@@ -244,11 +235,7 @@ class Scale:
 
 
 def targeted(
-    config: LoraConfig,
-    modules: Iterable[str],
-    *,
-    linear: Collection[str] = (),
-    model_type: str = "",
+    config: LoraConfig, modules: Iterable[str], *, linear: Collection[str] = (), model_type: str = ""
 ) -> frozenset[str]:
     """Those of ``modules`` (paths in the base model) that the config puts a LoRA on.
 
@@ -290,10 +277,8 @@ def _named_targets(config: LoraConfig, linear: Collection[str], model_type: str)
     if targets is None:
         targets = DEFAULT_TARGETS.get(model_type)
         if targets is None and config.target_parameters is None:
-            raise FormatError(
-                f"target_modules is absent, and PEFT has no default for {model_type or 'an unknown model type'}",
-                where=f"{config.file}: target_modules",
-            )
+            why = f"target_modules is absent, and PEFT has no default for {model_type or 'an unknown model type'}"
+            raise FormatError(why, where=f"{config.file}: target_modules")
     elif isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         left_out = OUTPUT_NAMES.union(HEADS["SEQ_CLS"] if config.task_type == "SEQ_CLS" else ())
         targets = tuple(path for path in linear if last_name(path) not in left_out)
@@ -344,12 +329,8 @@ def wrapped_parameters(config: LoraConfig, parameters: Iterable[str]) -> dict[st
     PEFT nests one wrapper per parameter around the module, the first parameter innermost: of two, the first has its
     factors under ``<module>.base_layer`` and the second under ``<module>``. ``parameters`` are in the module's order.
     """
-    by_module = by_key((path.rpartition(".")[0], path) for path in targeted_parameters(config, parameters))
-    return {
-        module + WRAPPER * depth: path
-        for module, paths in by_module.items()
-        for depth, path in enumerate(reversed(paths))
-    }
+    nested = by_key((path.rpartition(".")[0], path) for path in targeted_parameters(config, parameters))
+    return {module + WRAPPER * depth: one for module, paths in nested.items() for depth, one in enumerate(paths[::-1])}
 
 
 def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
@@ -387,9 +368,8 @@ def for_task(base: BaseModel, task: str | None, named: Collection[str], trained_
 
     The base itself for text generation, and without a head where the names are text generation's even so.
     """
-    if not (
-        task in HEADS or task == BARE or any(HEADLESS.fullmatch(one) for one in (base.architecture, trained_class))
-    ):
+    is_headless = task == BARE or any(HEADLESS.fullmatch(one) for one in (base.architecture, trained_class))
+    if task not in HEADS and not is_headless:
         return base
 
     def is_inside(path: str) -> bool:  # not of a head: lm_head, RoBERTa's lm_head.dense, BERT's cls

@@ -25,7 +25,7 @@ BESIDE = frozenset({
 """Files next to config and weights that are needed to use them, or describe their origin."""
 
 MOST_HEADER = 32 << 20
-"""Bytes of a header that are read unless an operator says otherwise: that of 138 240 tensors has 20 MiB."""
+"""Bytes that a header of safetensors may have: that of 138 240 tensors has 20 MiB."""
 
 _FORMAT_OF = {
     ".safetensors": "safetensors",
