@@ -1,6 +1,7 @@
 """``lora-cli fetch``: downloads adapters into the cache, ``--to`` or ``--publish``."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Collection, Mapping
@@ -24,7 +25,6 @@ from lora_cli.cli.output import (
 from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.gate import is_by_policy
 from lora_cli.inputs import Inputs, apply_policies, inputs_to_fetch, terms_of, write_lock
 from lora_cli.json_schema import to_json
 from lora_cli.judging.publishing import Destination, folders
@@ -55,6 +55,9 @@ EXAMPLES = (
     "lora-cli fetch -f set.yaml --locked",
     "lora-cli fetch acme/sql --to ./adapters/sql",
 )
+
+BY_POLICY = re.compile(r": policy [a-z0-9_]+: ")
+"""In the message of an error that a policy, or the signature that it requires, is the reason of."""
 
 locking = partial(option, panel="Locking")
 publishing = partial(option, panel="With --publish")
@@ -118,7 +121,7 @@ def command(
     began_s = time.perf_counter()
     done = _fetch_all(inputs, destination, ray, settings, output_format)
     failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
-    refused = {name for name, message, _ in failed if is_by_policy(message)}
+    refused = {name for name, message, _ in failed if BY_POLICY.search(message)}
     pruned, not_pruned = _prune(inputs, pruned_in, settings, refused, dry_run=False)
     for one, target in zip(done, targets or (), strict=False):
         if publish is not None and one.error is not None and mark_of(target):
@@ -176,7 +179,7 @@ def _dry_run(inputs: Inputs, pruned_in: str | None, settings: Settings, output_f
 
     planned = list(plan_all(inputs.items, Store(settings.cache_dir), settings))
     code = max((one.exit_code for one in planned), default=0)
-    refused = {one.name for one in planned if one.error is not None and is_by_policy(one.error.message)}
+    refused = {one.name for one in planned if one.error is not None and BY_POLICY.search(one.error.message)}
     pruned, not_pruned = _prune(inputs, pruned_in, settings, refused, dry_run=True)
     about = {"schema": "lora_cli/fetch-plan/1", "version": __version__, "adapters": planned}
     report = {**about, "pruned": pruned, "not_pruned": not_pruned, "exit_code": code}

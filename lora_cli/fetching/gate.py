@@ -83,11 +83,6 @@ def refuse(
         raise Refused(f"{asked}: {distinct[0]}{more}", hint=distinct[0].hint)
 
 
-def is_by_policy(message: str) -> bool:
-    """Whether an error with this message is a policy's, whose key it names: also of a signature that it requires."""
-    return re.search(r": policy [a-z0-9_]+: ", message) is not None
-
-
 def accept(request: Request, snapshot: Snapshot, settings: Settings, ref: AdapterRef | None = None) -> tuple[str, ...]:
     """The signers that policies require of a complete snapshot, whose bytes are what was promised.
 

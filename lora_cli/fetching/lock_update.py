@@ -102,9 +102,7 @@ class LockFile:
         adapters = () if self.flags.keep_going else drift(self.adapter_set, self.lock)
         if found := [*adapters, *([base] if base else [])]:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            hint = (
-                f"lora-cli fetch -f {self.adapter_set.file} updates the lock; remove what it cannot fetch from the set"
-            )
+            hint = f"lora-cli fetch -f {self.adapter_set.file} updates it; take what cannot be fetched out of the set"
             raise Refused(f"{self.path} does not match {self.adapter_set.file}: {found[0]}{more}", hint=hint)
 
     def moved(self, requests: Iterable[Request], settings: Settings) -> str:
@@ -174,8 +172,8 @@ class LockFile:
             # Policies about adapters do not apply to the base.
             yield from find_drift([base], replace(settings, policies=()))
         elif (found := self._base_drift()) or locked is not None:
-            changes = (
-                [f"{found.removeprefix(f'{THE_BASE} ')}; lora-cli fetch -f {manifest.file} locks it"] if found else []
+            changes = [f"{found.removeprefix(f'{THE_BASE} ')}; lora-cli fetch -f {manifest.file} locks it"] * bool(
+                found
             )
             yield checked_adapter(Request(THE_BASE, manifest.base, locked=locked), changes)
 
