@@ -187,6 +187,7 @@ REFUSED: Mapping[str, tuple[bytes, str]] = {
     "a second folder": (zipped({f"x/{n}": d for n, d in entries().items()} | {"y/data/7": b"1"}), AS_TORCH),
     "compressed entries": (zipped({f"x/{n}": d for n, d in entries().items()}, method=8), AS_TORCH),
     "a directory that is stated elsewhere": (PLAIN[:-50] + bytes(8) + PLAIN[-42:], AS_TORCH),
+    "a directory that is stated to be longer": (PLAIN[:-57] + b"\x7f" + PLAIN[-56:], "its end says"),
     "an end that is none": (PLAIN[:-22] + b"x" + PLAIN[-21:], AS_TORCH),
     "a state of a tensor": (with_(**{"data.pkl": PICKLE.replace(b"Rq\x0d", b"Rq\x0d}b")}), "BUILD"),
     "a storage that is missing": (zipped({f"x/{n}": d for n, d in entries().items() if n != "data/0"}), "KeyError"),
