@@ -76,7 +76,7 @@ class UnsafePickle(FormatError):
 
 
 def bug_of(log: Logger, error: Exception) -> LoraCliError:
-    """The error of one adapter for an unexpected one, which is logged."""
+    """The error of one adapter for an unexpected one, whose place is logged."""
     log_bug(log, error)
     return LoraCliError(f"{type(error).__name__}: {error}", hint="this is a bug in lora-cli; please report it")
 
