@@ -36,10 +36,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class LoraRequest:
-    """A validated adapter on this disk. ``keep_loaded`` protects it from eviction.
-
-    ``key`` is the digest of its snapshot: two names of one snapshot share a slot.
-    """
+    """A validated adapter on this disk: names of one ``key``, its digest, share a slot, which ``keep_loaded`` keeps."""
 
     name: str
     directory: Path
