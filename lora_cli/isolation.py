@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from lora_cli.base.base_model import BaseModel
@@ -45,6 +45,9 @@ START_S = 10.0
 
 MEMORY_BYTES = 2 << 30
 """What such a process may allocate: a fetch takes up to 250 MiB, and values are read piece by piece."""
+
+BUSY_S = 0.5
+"""How long an adapter waits for a process that is busy: to start another one takes longer than most adapters do."""
 
 GRACE_S = 10.0
 """After the adapter's own deadline, until the process is killed."""
@@ -174,12 +177,13 @@ class Isolation:
 
     def _child(self) -> "subprocess.Popen[bytes]":
         """An idle process that lives, or a new one."""
-        with suppress(IndexError):
-            while True:
-                child = self._idle.pop()
-                if child.poll() is None:
+        until_s = monotonic() + BUSY_S * bool(self._all)
+        while self._idle or monotonic() < until_s:
+            with suppress(IndexError):
+                if (child := self._idle.pop()).poll() is None:
                     return child
                 self._ended(child)
+            sleep(0.005)
         # numpy would start a thread for each processor, with memory for each.
         environ = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ}
         child = start_module("lora_cli.isolation", stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ)

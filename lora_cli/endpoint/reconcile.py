@@ -21,9 +21,6 @@ from lora_cli.refs.request import Request
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
 POLL_S = 0.25
 TELL_S = 15.0
-LATER = (408, 425, 429)
-"""Statuses that ask for a later try."""
-
 AT_ONCE = 4
 """Adapters that are loaded and proved at once on one server."""
 
@@ -101,8 +98,8 @@ def wait_ready(
             server.check_ready()
         except EndpointError as error:
             left_s = until - time.monotonic()
-            refused = isinstance(error, Refusal) and 400 <= error.status < 500 and error.status not in LATER
-            if refused or "[SSL" in error.message:
+            status = error.status if isinstance(error, Refusal) else 0
+            if (400 <= status < 500 and status not in {408, 425, 429}) or "[SSL" in error.message:
                 return EndpointError(error.message, hint=error.hint or NOT_AN_ENGINE_HINT)
             if is_over():
                 return EndpointError(f"{at} was not ready yet when the run was stopped")
