@@ -17,7 +17,7 @@ from lora_cli.cli.options import adapters, engines, in_shard, option, outputs, p
 from lora_cli.cli.output import STDOUT, VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import shown
 from lora_cli.errors import UsageError
-from lora_cli.fetching.file_selection import changed_adapters, is_here
+from lora_cli.fetching.file_selection import changed_adapters
 from lora_cli.finding import Deployment, Severity
 from lora_cli.inputs import apply_policies, read_inputs, terms_of, unlocked_warning
 from lora_cli.json_schema import to_json
@@ -72,9 +72,9 @@ def command(
     if changed_files:
         if manifest is not None:
             raise UsageError("--changed-files is for REFs", hint="remove -f or --changed-files")
-        if refs and not any(map(is_here, refs)):
-            inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
         words = changed_adapters(refs or [])
+        if refs and not words and not any(map(os.path.lexists, refs)):
+            inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
     written = parse_outputs(formats, VALIDATE_FORMATS)
     if baseline is not None and write_baseline is not None:
         raise UsageError("--baseline and --write-baseline cannot be used together", hint="remove one of them")

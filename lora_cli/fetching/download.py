@@ -25,7 +25,7 @@ from lora_cli.sources import NoRanges
 from lora_cli.sources.files import Files
 from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
-from lora_cli.store.disk import FULL, nearest_folder, on_disk, reflink, write_all
+from lora_cli.store.disk import FULL, nearest_folder, on_disk, reflink
 from lora_cli.store.inventory import tree_bytes
 from lora_cli.store.snapshots import Partial, has_blob, open_partial, store_blobs
 from lora_cli.text import size
@@ -46,8 +46,8 @@ RANGE = 4 << 20
 WINDOW = 80 << 20
 """Bytes of all adapters that may be in flight, or in memory because they are not taken yet."""
 
-SMALL = 1 << 20
-"""A range of no more bytes is handed on whole: each time, two threads wait for each other."""
+HANDED_ON = 1 << 20
+"""So many bytes of a range are handed on at once: each time, two threads wait for each other."""
 
 MAX_CHUNKS = 16
 """Chunks of a stream of unknown length that wait to be taken."""
@@ -113,7 +113,7 @@ def _download_batch(
                     said = f"{transfer.label} has more than {limit} bytes"
                     raise Refused(said, hint="raise max_bytes (LORA_CLI_MAX_BYTES)")  # noqa: TRY301 - as any error here
                 with on_disk(f"writing {transfer.label} to", context.store.root):
-                    write_all(transfer.partial.descriptor, chunk, transfer.frontier)
+                    transfer.partial.write(chunk, transfer.frontier)
                 transfer.sha256.update(chunk)
                 transfer.frontier += len(chunk)
                 context.downloads.left[deadline] -= len(chunk)
@@ -127,7 +127,7 @@ def _download_batch(
                     failure = error
                 progress.advanced(name, -transfer.frontier)
                 transfer.frontier = 0
-        store_blobs(context.store, [(one.partial.path, one.partial.descriptor, blob) for one, blob in blobs.items()])
+        store_blobs(context.store, [(one.partial, blob) for one, blob in blobs.items()])
     except BaseException as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
         kept = not full and not isinstance(error, (Corrupt, Refused))
@@ -158,9 +158,9 @@ def _reuse_local_bytes(at: Files, file: RemoteFile, target: Partial) -> int:
             return length if found is None else os.fstat(target.descriptor).st_size
         with suppress(OSError):  # the rest is fetched, and says what is wrong with the disk
             while (listed.sha256 or listed.git_sha1) and (
-                chunk := os.pread(found, min(SMALL, (file.size or 0) - length), length)
+                chunk := os.pread(found, min(HANDED_ON, (file.size or 0) - length), length)
             ):
-                write_all(target.descriptor, chunk, length)
+                target.write(chunk, length)
                 length += len(chunk)
     return os.fstat(target.descriptor).st_size
 
@@ -224,12 +224,12 @@ class Transfer:
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """Bytes ``start`` to ``stop`` (None: to the end) of a file: lists of its ``chunks``, each with what follows."""
+    """Bytes ``start`` to ``stop`` (None: to the end) of a file: its ``chunks``, each with what follows."""
 
     file: Transfer
     start: int
     stop: int | None
-    chunks: SimpleQueue[tuple[list[bytes], BaseException | Literal["more"] | None]] = field(default_factory=SimpleQueue)
+    chunks: SimpleQueue[tuple[bytearray, BaseException | Literal["more"] | None]] = field(default_factory=SimpleQueue)
     dropped: bool = False
 
     @property
@@ -293,7 +293,7 @@ class Downloads:
             hint = "run lora-cli cache gc, use a larger disk, or lower keep_free (LORA_CLI_KEEP_FREE)"
             raise MachineError(f"{root}: {found}", hint=hint) from OSError(errno.ENOSPC, "")
 
-    def receive(self, files: Sequence[Transfer], deadline: "Deadline") -> Generator[tuple[Transfer, bytes], None, None]:
+    def receive(self, files: Sequence[Transfer], deadline: "Deadline") -> Generator[tuple[Transfer, bytearray]]:
         """What is missing of the files, in order and as it arrives; small files first. Close it when it is left early.
 
         Raises ``LoraCliError`` (the first error in that order, after the bytes before it; or the deadline passed).
@@ -306,10 +306,10 @@ class Downloads:
                     active.append(waiting.popleft())
                 part = active[0]
                 try:
-                    chunks, end = part.chunks.get(timeout=deadline.left_s(POLL_S))
+                    chunk, end = part.chunks.get(timeout=deadline.left_s(POLL_S))
                 except Empty:
                     continue
-                for chunk in chunks:
+                if chunk:
                     yield part.file, chunk
                 if end == "more":
                     continue
@@ -346,15 +346,16 @@ class Downloads:
     def _work(self) -> None:
         for part in iter(self._parts.get, None):
             end = part.file.error if part.stop else None
-            is_small, held = part.stop is not None and part.size <= SMALL, list[bytes]()
+            held = bytearray()
             try:
                 for chunk in part.file.read(part.start, part.stop) if end is None and not part.dropped else ():
                     if part.dropped:
                         break
-                    if is_small:
-                        held.append(chunk)
+                    held += chunk
+                    if len(held) < HANDED_ON:
                         continue
-                    part.chunks.put(([chunk], "more"))
+                    part.chunks.put((held, "more"))
+                    held = bytearray()
                     while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
                         time.sleep(0.001)  # the disk is slower than the network
             except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken

@@ -102,8 +102,9 @@ def is_adapter_file(name: str) -> bool:
 def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
     """The folders of adapters among these files, and whether each is a training run; "" is the top.
 
-    A run has checkpoints, and is no adapter itself: it stands for the latest. What is inside of either is left out, and
-    so is a base model: weights beside a ``config.json``. Weights of another name hide nothing.
+    A run has checkpoints, and is no adapter itself: it stands for the latest. Of what is inside of either only adapters
+    of PEFT count, but no checkpoint, and none if that is the top. A base model is left out: weights beside a
+    ``config.json``. Weights of another name hide nothing.
     """
     files = list(map(PurePosixPath, paths))
     peft = {path.parent for path in files if path.name.startswith((CONFIG, WEIGHTS_STEM))}
@@ -111,11 +112,14 @@ def adapter_folders(paths: Iterable[str]) -> dict[str, bool]:
     found = {path.parent: False for path in files if is_adapter_file(path.name) and path.parent not in bases}
     runs = [folder.parent for folder in found if CHECKPOINT.fullmatch(folder.name)]
     found, whole = dict.fromkeys(runs, True) | found, peft.union(runs)
-    outer = {str(one) if one.name else "": found[one] for one in found if whole.isdisjoint(one.parents)}
-    # sql-9 before sql-10.
-    parts = {folder: re.findall(r"(\D*)(\d*)", folder) for folder in outer}
-    by_number = sorted(outer, key=lambda folder: [(text, int(digits or 0)) for text, digits in parts[folder]])
-    return {folder: outer[folder] for folder in by_number}
+
+    def is_part(one: PurePosixPath) -> bool:
+        outer = whole.intersection(one.parents)
+        return bool(outer) and (
+            one not in peft or PurePosixPath() in outer or any(map(CHECKPOINT.fullmatch, one.parts))
+        )
+
+    return {str(one) if one.name else "": found[one] for one in sorted(found) if not is_part(one)}
 
 
 def check_no_folder_of_adapters(revision: Revision, *, is_none: bool = False) -> None:
@@ -243,7 +247,7 @@ def adapters_in(text: str) -> dict[str, bool]:
 
 
 def _adapter_files(top: str) -> Iterator[str]:
-    """The paths of configs and weights below a folder; what is inside of an adapter is not looked at.
+    """The paths of configs and weights below a folder; none below it if it is an adapter, and no checkpoints of one.
 
     A folder that cannot be read is taken for an adapter, which then says so.
     """
@@ -251,7 +255,9 @@ def _adapter_files(top: str) -> Iterator[str]:
     for folder, inside, files in os.walk(top, onerror=unreadable.append):
         here, found = Path(folder), [name for name in files if is_adapter_file(name)]
         peft = [name for name in found if name.startswith((CONFIG, WEIGHTS_STEM))]
-        inside[:] = [] if peft else [name for name in inside if not name.startswith(".")]
+        inside[:] = [name for name in inside if not (name.startswith(".") or (peft and CHECKPOINT.fullmatch(name)))]
+        if peft and folder == top:
+            inside.clear()
         linked = [file for name in inside if (here / name).is_symlink() for file in (here / name).glob("adapter_*")]
         named = (here / name for name in (*found, *([BASE_CONFIG] if BASE_CONFIG in files else ())))
         yield from (file.relative_to(top).as_posix() for file in (*named, *linked))
@@ -271,12 +277,6 @@ def changed_adapters(files: Sequence[str]) -> list[str]:
             nearest = [one for one in adapters_in(str(file)) if _has_adapter(Path(one))] or nearest
         folders |= dict.fromkeys(nearest)
     return list(folders)
-
-
-def is_here(file: str) -> bool:
-    """Whether a changed file, or the folder that it was in, exists."""
-    path = Path(file)
-    return os.path.lexists(path) or (bool(path.parent.name) and path.parent.is_dir())
 
 
 def _has_adapter(folder: Path) -> bool:

@@ -17,10 +17,6 @@ FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """The process or the machine has no more descriptors or memory: no error of the file itself."""
 
-WRITE_BYTES = 128 * 1024
-"""Bytes of one write. For more the kernel takes larger pieces of memory, which it first has to find: a fetch of 1 GiB
-took 6.1 s of a processor instead of 4.3 (``benchmarks/fetch.py --only oci``)."""
-
 
 @contextmanager
 def on_disk(doing: str, path: Path, option: str = "--cache-dir") -> Iterator[None]:
@@ -108,11 +104,11 @@ def reflink(source: int, target: int) -> bool:
     return False
 
 
-def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
+def write_all(descriptor: int, data: bytes | bytearray, at: int) -> None:
     """Writes all of ``data`` at offset ``at``, however little the kernel takes at a time. Raises ``OSError``."""
     view = memoryview(data)
     while view:
-        written = os.pwrite(descriptor, view[:WRITE_BYTES], at)
+        written = os.pwrite(descriptor, view, at)
         view, at = view[written:], at + written
 
 

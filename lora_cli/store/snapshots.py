@@ -14,16 +14,19 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.redaction import logger
 from lora_cli.refs.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.store import OTHERS_S, Store, claim, is_named
-from lora_cli.store.disk import EXHAUSTED, create, on_disk, opened, remove_path
+from lora_cli.store.disk import EXHAUSTED, create, on_disk, opened, remove_path, write_all
+
+SYNCED = 64 << 20
+"""Bytes of a file that are synced while the next ones are written."""
 
 BLOB_MTIME_NS = 946_684_800 * 10**9
 """2000-01-01: valid in archives that start in 1980, and no real file has that time."""
@@ -47,21 +50,24 @@ def seal(descriptor: int) -> None:
     os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
 
 
-def store_blobs(store: Store, written: Sequence[tuple[Path, int, Blob]]) -> None:
-    """Renames files to their blobs, durably: all are synced together, then renamed. Each has its path and descriptor.
+def store_blobs(store: Store, written: "Sequence[tuple[Partial, Blob]]") -> None:
+    """Renames files to their blobs, durably: all are synced together, then renamed.
 
     An existing blob stays, and the file is removed. Raises ``LostBlob`` if a file is gone, and ``MachineError``.
     """
     with on_disk("writing", store.blobs):
         # Config and weights are synced here: to wait for threads takes longer.
         in_turn = map if len(written) <= 2 else _syncing(os.getpid()).map
-        list(in_turn(os.fsync, [descriptor for _, descriptor, _ in written]))
-        for path, descriptor, blob in written:
+        list(in_turn(Partial.sync, [partial for partial, _ in written]))
+        for partial, blob in written:
+            path = partial.path
             target = store.blob(blob.sha256)
             if os.path.lexists(target) and has_blob(store, blob):  # under another name, or from another process
                 path.unlink(missing_ok=True)
                 continue
-            seal(descriptor)  # if the path is another file by now, that is not sealed, and hashed before it is used
+            seal(
+                partial.descriptor
+            )  # if the path is another file by now, that is not sealed, and hashed before it is used
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.replace(target)
@@ -254,9 +260,23 @@ class Partial:
     path: Path
     descriptor: int
     size: int
+    _syncs: list[Future[None]] = field(default_factory=list)
+
+    def write(self, data: bytes | bytearray, at: int) -> None:
+        """Writes ``data`` at offset ``at``, and begins to sync what is there every 64 MiB. Raises ``OSError``."""
+        write_all(self.descriptor, data, at)
+        if at // SYNCED < (at + len(data)) // SYNCED:
+            self._syncs.append(_syncing(os.getpid()).submit(os.fsync, self.descriptor))
+
+    def sync(self) -> None:
+        """Waits until all that was written is on the disk. Raises ``OSError``, also of a sync that began earlier."""
+        for sync in self._syncs:
+            sync.result()
+        os.fsync(self.descriptor)
 
     def close(self, *, keep: bool = False) -> None:
         """Closes the file, and removes it unless the next process is to go on with it."""
+        wait(self._syncs)
         with suppress(OSError):
             if not keep and is_named(self.path, self.descriptor):
                 self.path.unlink()

@@ -25,8 +25,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 @pytest.fixture
 def team(tmp_path: Path) -> Path:
-    """A folder of two adapters, a link to one and a training run, beside others that are not entered."""
-    for name in ("b", "in/a", "in/a/inner", "run/checkpoint-9", "run/checkpoint-10", ".git/c"):
+    """A folder of adapters, one in another, a link to one and a training run, beside others that are not entered."""
+    for name in ("b", "in/a", "in/a/inner", "in/a/checkpoint-1", "run/checkpoint-9", "run/checkpoint-10", ".git/c"):
         write_adapter(tmp_path / "team" / name)
     (tmp_path / "team/linked").symlink_to("b")
     return tmp_path / "team"
@@ -39,13 +39,14 @@ def validated(run: Run, words: str, code: int = 0, base: str = "none") -> list[s
 
 
 def test_m4_a_folder_stands_for_the_adapters_below_it(team: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    assert validated(run, str(team)) == [f"{team}/b", f"{team}/in/a", f"{team}/linked", f"{team}/run"]
+    assert validated(run, str(team)) == [f"{team}/{name}" for name in ("b", "in/a", "in/a/inner", "linked", "run")]
     monkeypatch.chdir(team)
-    assert validated(run, "") == ["./b", "./in/a", "./linked", "./run"]
-    assert len(run("fetch .").out.splitlines()) == 4
-    assert validated(run, team.as_uri()) == [f"{team.as_uri()}/{name}" for name in ("b", "in/a", "run")]
+    assert validated(run, "") == ["./b", "./in/a", "./in/a/inner", "./linked", "./run"]
+    assert validated(run, "in/a") == ["in/a"]
+    assert len(run("fetch .").out.splitlines()) == 5
+    assert validated(run, team.as_uri()) == [f"{team.as_uri()}/{name}" for name in ("b", "in/a", "in/a/inner", "run")]
     Path("loose.safetensors").touch()
-    assert validated(run, "", 1) == [".", "./b", "./in/a", "./linked", "./run"]
+    assert validated(run, "", 1) == [".", "./b", "./in/a", "./in/a/inner", "./linked", "./run"]
     assert validated(run, "loose.safetensors", 1) == ["."]
 
 
@@ -61,18 +62,19 @@ def test_m3_a_prefix_or_a_repository_stands_for_the_adapters_below_it(
         for name, value in {**seaweed_server.environ, "HF_ENDPOINT": hub.endpoint}.items():
             monkeypatch.setenv(name, value)
         for ref in (f"s3://{bucket}/team", "hf://acme/team"):
-            found = [f"{ref}/b", f"{ref}/in/a", f"{ref}/run"]
-            assert validated(run, ref)[:2] == found[:2]
+            found = [f"{ref}/b", f"{ref}/in/a", f"{ref}/in/a/inner", f"{ref}/run"]
+            assert validated(run, ref)[:3] == found[:3]
             entries = yaml.safe_load(run(f"init {ref} -o -").out)["adapters"]
-            found[2] += "/checkpoint-latest"
-            assert [(one["name"], one["source"]) for one in entries] == list(zip(["b", "a", "run"], found, strict=True))
+            found[3] += "/checkpoint-latest"
+            names = ["b", "a", "inner", "run"]
+            assert [(one["name"], one["source"]) for one in entries] == list(zip(names, found, strict=True))
         listings = hub.count("/api/models/")
         assert validated(run, "hf://acme/team/b") == ["hf://acme/team/b"]
         assert hub.count("/api/models/") == listings + 1
         (entry,) = yaml.safe_load(run("init acme/team/b@main -o -").out)["adapters"]
         assert entry == {"name": "b", "source": "hf://acme/team/b@main"}
         told = run("fetch acme/team", 1).text
-    assert "it has 3 adapters, in b, in/a, run: use hf://acme/team/b" in told
+    assert "it has 4 adapters, in b, in/a, in/a/inner and 1 more: use hf://acme/team/b" in told
 
 
 def test_files_and_names_stand_for_their_adapters(run: Run) -> None:

@@ -80,7 +80,7 @@ def test_where_there_is_nothing_the_error_says_what_there_is() -> None:
         latest_checkpoint(folders)
     with pytest.raises(FormatError) as caught:
         select_files(folders, USUAL)
-    assert caught.value.hint == f"it has 3 adapters, in best, run-9, run-10: use hf://org/name/best@{REF.revision}"
+    assert caught.value.hint == f"it has 3 adapters, in best, run-10, run-9: use hf://org/name/best@{REF.revision}"
     with pytest.raises(FormatError) as caught:
         select_files(listing(*complete("checkpoint-10", "checkpoint-9")), USUAL)
     assert caught.value.hint == f"use hf://org/name/checkpoint-latest@{REF.revision}"

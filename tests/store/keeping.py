@@ -23,7 +23,7 @@ def put_blob(store: Store, data: bytes) -> Blob:
     partial = open_partial(store, blob.sha256, blob.size)
     os.ftruncate(partial.descriptor, 0)
     os.pwrite(partial.descriptor, data, 0)
-    store_blobs(store, [(partial.path, partial.descriptor, blob)])
+    store_blobs(store, [(partial, blob)])
     partial.close()
     return blob
 

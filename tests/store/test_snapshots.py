@@ -40,7 +40,7 @@ def test_all_files_are_on_the_disk_before_one_has_its_name(store: Store, monkeyp
 
     monkeypatch.setattr(os, "fsync", noted)
     written = [Blob(one.path.stem, len(data)) for one, data in zip(partials, datas, strict=True)]
-    store_blobs(store, [(one.path, one.descriptor, blob) for one, blob in zip(partials, written, strict=True)])
+    store_blobs(store, list(zip(partials, written, strict=True)))
     assert synced == [{f"{there.sha256[:2]}/{there.sha256}"}] * 21
     assert [store.blob(blob.sha256).read_bytes() for blob in written] == datas
     for one in partials:
