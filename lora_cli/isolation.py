@@ -22,6 +22,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from lora_cli.adapter import values  # noqa: F401 - the first request does not wait for numpy
 from lora_cli.base.base_model import BaseModel
 from lora_cli.engines import choose_engine
 from lora_cli.errors import FormatError, MachineError, Refused, Unreachable, bug_of

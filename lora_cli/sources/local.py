@@ -66,7 +66,30 @@ class LocalSource(Source):
                     raise Refused(reason, hint="--root DIRECTORY")
                 allowed = [folder for folder in allowed if self._is_below_a_root(folder)]
             paths = list(at_most_10_000(_paths(root), str(root)))
-            return Revision.of_listing(ref, [file for path in paths if (file := _file(root, path, allowed))])
+            return Revision.of_listing(ref, [file for path in paths if (file := self._file(root, path, allowed))])
+
+    def _file(self, root: Path, path: str, allowed: list[Path]) -> RemoteFile | None:
+        """The file at ``path``, whose links lead into ``allowed`` folders only; None for what vanished meanwhile."""
+        try:
+            status = (root / path).lstat()
+        except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            target = (root / path).readlink()
+            try:
+                real = Path(os.path.realpath(root / path, strict=True))
+            except OSError:
+                return RemoteFile(path, None, defect=f"is a dangling link to {target}")
+            if not any(real.is_relative_to(folder) for folder in allowed):
+                return RemoteFile(path, None, defect=f"is a link to {target}, outside its folder")
+            status = real.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return RemoteFile(path, None, defect="is not a regular file")
+        changed_ns = status.st_mtime_ns if self._linked else status.st_ctime_ns
+        if (age_s := (time.time_ns() - changed_ns) / 1e9) < TICK_S:
+            time.sleep(min(TICK_S, TICK_S - age_s))
+            status = (root / path).stat()
+        return RemoteFile(path, status.st_size, version=_fingerprint(status))
 
     def _is_below_a_root(self, real: Path) -> bool:
         roots = [Path(os.path.realpath(root)) for root in self._roots]
@@ -116,29 +139,6 @@ def _paths(root: Path) -> Iterator[str]:
     for folder, folders, found in os.walk(root, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.relpath(os.path.join(folder, name), root) for name in found)  # noqa: PTH118 - faster
-
-
-def _file(root: Path, path: str, allowed: list[Path]) -> RemoteFile | None:
-    """The file at ``path``, whose links lead into the ``allowed`` folders only; None for what vanished meanwhile."""
-    try:
-        status = (root / path).lstat()
-    except FileNotFoundError:
-        return None
-    if stat.S_ISLNK(status.st_mode):
-        target = (root / path).readlink()
-        try:
-            real = Path(os.path.realpath(root / path, strict=True))
-        except OSError:
-            return RemoteFile(path, None, defect=f"is a dangling link to {target}")
-        if not any(real.is_relative_to(folder) for folder in allowed):
-            return RemoteFile(path, None, defect=f"is a link to {target}, outside its folder")
-        status = real.stat()
-    if not stat.S_ISREG(status.st_mode):
-        return RemoteFile(path, None, defect="is not a regular file")
-    if (age_s := (time.time_ns() - status.st_ctime_ns) / 1e9) < TICK_S:
-        time.sleep(min(TICK_S, TICK_S - age_s))
-        status = (root / path).stat()
-    return RemoteFile(path, status.st_size, version=_fingerprint(status))
 
 
 def _fingerprint(status: os.stat_result) -> str:
