@@ -229,7 +229,7 @@ class _Part:
     file: Transfer
     start: int
     stop: int | None
-    chunks: SimpleQueue[tuple[bytearray, BaseException | Literal["more"] | None]] = field(default_factory=SimpleQueue)
+    chunks: SimpleQueue[tuple[bytes, BaseException | Literal["more"] | None]] = field(default_factory=SimpleQueue)
     dropped: bool = False
 
     @property
@@ -293,7 +293,7 @@ class Downloads:
             hint = "run lora-cli cache gc, use a larger disk, or lower keep_free (LORA_CLI_KEEP_FREE)"
             raise MachineError(f"{root}: {found}", hint=hint) from OSError(errno.ENOSPC, "")
 
-    def receive(self, files: Sequence[Transfer], deadline: "Deadline") -> Generator[tuple[Transfer, bytearray]]:
+    def receive(self, files: Sequence[Transfer], deadline: "Deadline") -> Generator[tuple[Transfer, bytes]]:
         """What is missing of the files, in order and as it arrives; small files first. Close it when it is left early.
 
         Raises ``LoraCliError`` (the first error in that order, after the bytes before it; or the deadline passed).
@@ -346,18 +346,18 @@ class Downloads:
     def _work(self) -> None:
         for part in iter(self._parts.get, None):
             end = part.file.error if part.stop else None
-            held = bytearray()
+            held = list[bytes]()
             try:
                 for chunk in part.file.read(part.start, part.stop) if end is None and not part.dropped else ():
                     if part.dropped:
                         break
-                    held += chunk
-                    if len(held) < HANDED_ON:
+                    held.append(chunk)
+                    if sum(map(len, held)) < HANDED_ON:
                         continue
-                    part.chunks.put((held, "more"))
-                    held = bytearray()
+                    part.chunks.put((b"".join(held), "more"))
+                    held = []
                     while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
                         time.sleep(0.001)  # the disk is slower than the network
             except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
                 end = part.file.error = error
-            part.chunks.put((held, end))
+            part.chunks.put((b"".join(held), end))

@@ -155,9 +155,10 @@ class Naming:
         return inside(one.source, self.directory) or unpinned(one.source)
 
     def fingerprint(self, one: Result, finding: Finding) -> str:
-        """32 hexadecimal digits that identify rule and location, independent of the message."""
-        at = finding.problem.at
-        parts = (self.identity(one), finding.code, at.file, at.field)
+        """32 hexadecimal digits that identify rule, location and what engines do, not their version or the message."""
+        at, effects = finding.problem.at, sorted(finding.effects.items())
+        engines = (f"{engine.partition('@')[0]}: {outcome}" for engine, outcome in effects)
+        parts = (self.identity(one), finding.code, at.file, at.field, *engines)
         return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
 

@@ -30,7 +30,8 @@ def render_report(report: Report) -> str:
     for one in report.adapters:
         if one.error is not None:
             text = problem_lines(one.error.message, one.error.hint)
-            lines.append(_command("error", _properties(report, one, Location(), "not read"), text))
+            title = "refused" if one.exit_code == 1 else "not read"
+            lines.append(_command("error", _properties(report, one, Location(), title), text))
         if one.outcome == "unchecked":
             where = _properties(report, one, Location(), "unchecked")
             lines.append(_command("error" if one.exit_code else "warning", where, safe("; ".join(one.incomplete))))

@@ -104,7 +104,7 @@ def reflink(source: int, target: int) -> bool:
     return False
 
 
-def write_all(descriptor: int, data: bytes | bytearray, at: int) -> None:
+def write_all(descriptor: int, data: bytes, at: int) -> None:
     """Writes all of ``data`` at offset ``at``, however little the kernel takes at a time. Raises ``OSError``."""
     view = memoryview(data)
     while view:

@@ -262,7 +262,7 @@ class Partial:
     size: int
     _syncs: list[Future[None]] = field(default_factory=list)
 
-    def write(self, data: bytes | bytearray, at: int) -> None:
+    def write(self, data: bytes, at: int) -> None:
         """Writes ``data`` at offset ``at``, and begins to sync what is there every 64 MiB. Raises ``OSError``."""
         write_all(self.descriptor, data, at)
         if at // SYNCED < (at + len(data)) // SYNCED:

@@ -38,6 +38,12 @@ def test_a_baseline_holds_for_the_next_version_and_from_a_manifest_by_name(run: 
     run(f"validate loud {WARNING} --baseline known.yaml", 1)
 
 
+def test_what_is_accepted_for_an_engine_counts_for_another(run: Run) -> None:
+    run(f"validate bad {WARNING} --engine vllm --write-baseline known.yaml")
+    for engine, code in (("vllm", 0), ("vllm@0.32", 0), ("sglang", 1), ("vllm --engine sglang", 1)):
+        run(f"validate bad {WARNING} --engine {engine} --baseline known.yaml", code)
+
+
 def test_nothing_that_people_wrote_in_it_is_lost(run: Run) -> None:
     run(f"validate bad {WARNING} --write-baseline known.yaml")
     KNOWN.write_text(re.sub("reason: .*", "reason: reviewed by Ada", KNOWN.read_text()))
