@@ -89,18 +89,16 @@ def command(
 
 def _base_line(given: str, adapters: Mapping[str, Result], folder: Path, settings: Settings) -> str:
     """The ``base`` line: the given base, or the repository that most configs name; else a comment."""
-    if given:
-        return _yaml({"base": _source(ref_of(given), folder)})
     configs = {name: one.adapter.config for name, one in adapters.items() if one.adapter}
     bases = {name: found for name, one in configs.items() if one and (found := one.base_model_name_or_path)}
     usual = Counter(filter(hub_words, bases.values())).most_common(1)
-    if not usual:
-        return "# base: ORG/NAME\n"
-    base, count = usual[0]
-    if others := [f"{name} ({cut(one)})" for name, one in bases.items() if one != base]:
-        share = f"{count} of {counted(len(adapters), 'adapter')}"
-        inform(safe(f"base: {base}, as {share} say; others: {names(others)}"), settings)
-    return _yaml({"base": f"hf://{base}"})
+    for base, count in usual:
+        if others := [f"{name} ({cut(one)})" for name, one in bases.items() if one != base]:
+            share = f"{count} of {counted(len(adapters), 'adapter')}"
+            inform(safe(f"base: {base}, as {share} say; others: {names(others)}"), settings)
+    if given or not usual:
+        return _yaml({"base": _source(ref_of(given), folder)}) if given else "# base: ORG/NAME\n"
+    return _yaml({"base": f"hf://{usual[0][0]}"})
 
 
 def _engine_line(profile: Profile | None, adapters: Mapping[str, Result], settings: Settings) -> str:

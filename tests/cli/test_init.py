@@ -43,7 +43,8 @@ def test_a_folder_of_adapters_becomes_a_set_that_validates(run: Run) -> None:
 def test_paths_are_those_from_the_manifest_and_nothing_is_named_twice(folder: Path, run: Run) -> None:
     Path("sets").mkdir()
     write_adapter(folder / "sql", config={"base_model_name_or_path": "acme/other"})
-    run(f"init all/sql {folder}/all/sql sql/ --base base -o sets/one.yaml")
+    told = run(f"init all/sql {folder}/all/sql sql/ --base base -o sets/one.yaml").err
+    assert "base: acme/tiny, as 1 of 2 adapters say; others: sql-2 (acme/other)\n" in told
     written = yaml.safe_load(Path("sets/one.yaml").read_text())
     assert (written["base"], written["adapters"]) == (
         "../base",
