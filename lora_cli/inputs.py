@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet, EngineSpec
     from lora_cli.engines import Profile
     from lora_cli.fetching.batch import Outcome
-    from lora_cli.fetching.lock_update import LockFile
+    from lora_cli.fetching.lock_update import SetLock
     from lora_cli.judging.read import Terms
     from lora_cli.store import Store
 
@@ -53,7 +53,7 @@ class Inputs:
     manifest: "AdapterSet | None" = None
     has_lock: bool | None = None
     locked_base: LockedAdapter | None = None
-    lock: "LockFile | None" = None
+    lock: "SetLock | None" = None
     base_request: Request | None = None
     way: str = "set --base DIR"
 
@@ -169,7 +169,7 @@ def write_lock(
     ``warn`` is told why the base could not be locked.
 
     Raises:
-        MachineError, UsageError: see ``LockFile.update``.
+        MachineError, UsageError: see ``SetLock.update``.
     """
     from lora_cli.fetching.batch import fetch_all
 

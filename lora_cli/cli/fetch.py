@@ -48,7 +48,7 @@ from lora_cli.text import safe
 from lora_cli.version import __version__
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.lock_update import LockFile
+    from lora_cli.fetching.lock_update import SetLock
 
 EXAMPLES = (
     "lora-cli fetch acme/sql@v2 s3://acme-adapters/chat",
@@ -158,7 +158,7 @@ def _refuse(given: Mapping[str, Any], flags: LockFlags) -> None:
             raise UsageError(f"--{name.replace('_', '-')} needs {needed}", hint="add it, or remove the option")
 
 
-def _report_drift(inputs: Inputs, lock: "LockFile", settings: Settings, output_format: Format) -> int:
+def _report_drift(inputs: Inputs, lock: "SetLock", settings: Settings, output_format: Format) -> int:
     """Writes what differs from the lock.
 
     Returns the exit code: 1 for drift, else that of the error of an origin that could not be checked.

@@ -52,7 +52,7 @@ class CheckedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
-class LockFile:
+class SetLock:
     """The lock file of an adapter set, and what is asked of it; ``lock`` is empty while there is no file."""
 
     path: Path
@@ -201,7 +201,7 @@ class LockFile:
         return f"{THE_BASE} has other bytes than the locked ones" if is_other else ""
 
 
-def open_lock(manifest: Path, adapter_set: AdapterSet, flags: LockFlags) -> LockFile | None:
+def open_lock(manifest: Path, adapter_set: AdapterSet, flags: LockFlags) -> SetLock | None:
     """The lock of a manifest, next to it; None for a manifest that is not a regular file.
 
     Raises ``UsageError`` (an option of a lock for a manifest without a folder, or a lock that is wrong), ``NotFound``
@@ -215,7 +215,7 @@ def open_lock(manifest: Path, adapter_set: AdapterSet, flags: LockFlags) -> Lock
     lock = _read(place, flags, str(manifest))
     if lock is None and flags.locked:
         raise NotFound(f"there is no lock {place}", hint=f"lora-cli fetch -f {manifest} writes it")
-    return LockFile(place, lock or {}, adapter_set, flags)
+    return SetLock(place, lock or {}, adapter_set, flags)
 
 
 def _read(path: Path, flags: LockFlags, manifest: str) -> Lock | None:
