@@ -1,7 +1,7 @@
 """Measures the project and holds it to the ceilings of size.toml, which only fall.
 
 ``tools/size.py`` prints each figure with its ceiling and its budget; ``--check`` prints what is wrong and exits with 1;
-``--set`` lowers each ceiling to what is there. What counts:
+``--set`` lowers each ceiling to what is there, ``--set PROMISE`` also raises those that are exceeded. What counts:
 
 - lines: of every text file that git tracks (in an sdist: that is there), without lock files and the models in
   tests/recorded/world. A package is a folder of lora_cli with all below it; ``top`` is what lies beside the packages.
@@ -135,8 +135,8 @@ def faults(figures: dict[str, int], ceilings: dict[str, int], before: dict[str, 
             yield f"the ceiling of {figure} rose from {old:,} to {ceiling:,} without a [[raised]] in size.toml"
 
 
-def written(ceilings: dict[str, int], text: str) -> str:
-    """size.toml with other ceilings; what is above them and from ``[budget]`` on stays."""
+def written(ceilings: dict[str, int], text: str, before: dict[str, int], promise: str) -> str:
+    """size.toml with other ceilings; what is above them and the budget stay. A promise replaces those before it."""
     sections: dict[str, list[str]] = {"total": [], "packages": []}
     packages: dict[str, list[str]] = {}
     for figure, value in ceilings.items():
@@ -145,7 +145,14 @@ def written(ceilings: dict[str, int], text: str) -> str:
         lines.append(f"{what} = {value}")
     sections["packages"] = [f"{name} = {{{', '.join(values)}}}" for name, values in sorted(packages.items())]
     tables = "\n".join("\n".join([f"[{name}]", *lines, ""]) for name, lines in sections.items())
-    return text.partition("\n[")[0].rstrip() + f"\n\n{tables}\n[budget]" + text.partition("\n[budget]")[2]
+    budget, _, raised = text.partition("\n[budget]")[2].partition("\n[[raised]]")
+    rose = [(figure, before[figure], value) for figure, value in ceilings.items() if value > before.get(figure, value)]
+    if promise:
+        raised = "\n[[raised]]".join(
+            f'\nfigure = "{figure}"\nfrom = {old}\nto = {new}\npromise = "{promise}"\n' for figure, old, new in rose
+        )
+    head = text.partition("\n[")[0].rstrip()
+    return f"{head}\n\n{tables}\n[budget]{budget}" + (f"\n[[raised]]{raised}" if raised else "")
 
 
 def row(figure: str, now: int | None, ceiling: int | None, budget: int | None) -> str:
@@ -158,20 +165,26 @@ def main() -> int:
     """Prints the table, checks or lowers the ceilings."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="print only what is wrong, and exit with 1")
-    parser.add_argument("--set", action="store_true", help="lower each ceiling to what is there now")
+    parser.add_argument(
+        "--set", nargs="?", const="", metavar="PROMISE",
+        help="lower each ceiling to what is there now; for a promise to users also raise what is above its own",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=int, metavar="N", help="what `make test` took: printed beside its ceiling")
     asked = parser.parse_args()
     text = SIZES.read_text(encoding="utf-8")
     table = tomllib.loads(text)
     ceilings, budget = dict(ceilings_of(table)), table.get("budget", {})
-    if asked.seconds is not None and not asked.set:
+    if asked.seconds is not None and asked.set is None:
         print(f"make test took {asked.seconds} s: ceiling {ceilings[SECONDS]}, budget {budget[SECONDS]}")
         return 0
     figures, parts = measure()
-    if asked.set:
+    if asked.set is not None:
+        before = dict(ceilings_of(tomllib.loads(git("show", "HEAD:size.toml") or text)))
         figures[SECONDS] = ceilings[SECONDS] if asked.seconds is None else asked.seconds
-        lowered = {figure: min(value, ceilings.get(figure, value)) for figure, value in figures.items()}
-        SIZES.write_text(written(lowered, text), encoding="utf-8")
+        new = {
+            figure: value if asked.set else min(value, ceilings.get(figure, value)) for figure, value in figures.items()
+        }
+        SIZES.write_text(written(new, text, before, asked.set), encoding="utf-8")
     elif asked.check:
         found = list(faults(figures, ceilings, committed(text), table.get("raised", ())))
         print(*found, sep="\n", end="\n" if found else "")
