@@ -1,4 +1,4 @@
-"""The class that reads each scheme. A source is listed here, in one line, and nowhere else."""
+"""The class that reads each scheme, in one line each."""
 
 import json
 import threading
