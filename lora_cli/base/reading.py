@@ -44,7 +44,7 @@ def read_base(place: Files | Path, name: str) -> BaseModel:
         FormatError: it is malformed, too large, or no model's; else as ``base_from_config``.
         LoraCliError: what the source raises.
     """
-    where, data = str(place) if isinstance(place, Path) else BASE_CONFIG, None
+    where, data = str(place) if isinstance(place, Path) else f"{name}: {BASE_CONFIG}", None
     if isinstance(place, Path):
         data = local_config(place)
     elif (file := place.file(BASE_CONFIG)) is not None:

@@ -83,6 +83,17 @@ class _Plain:
 class LoraCommand(_Plain, TyperCommand):
     """A command that runs with its settings."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the arguments. Of an option that was given twice only the last value would count: that is an error."""
+        given = [word.partition("=")[0] for word in args[: args.index("--") if "--" in args else None]]
+        for one in self.params:
+            flags = [
+                flag for flag in one.opts if flag[0] == "-" and not (one.multiple or getattr(one, "is_flag", False))
+            ]
+            if sum(map(given.count, flags)) > 1:
+                raise UsageError(f"{max(flags, key=given.count)} is given twice", hint="it takes one value")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Runs the command with the settings of the whole command line: global options, variables and the file."""
         refuse_unknown_variables()

@@ -24,6 +24,7 @@ from lora_cli.json_schema import to_json
 from lora_cli.judging.judge import judge_one
 from lora_cli.judging.read import each
 from lora_cli.judging.result import Naming, Report, Result, accept_known, unread
+from lora_cli.refs.request import LockFlags
 from lora_cli.reports.validate import human
 from lora_cli.settings import Settings
 from lora_cli.store.disk import on_disk
@@ -59,7 +60,7 @@ def command(
     tp: int = engines("--tp", "The engine's tensor-parallel size.", 1, min=1),
     baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count."),
     write_baseline: Path | None = finding("--write-baseline FILE", "Write all current findings to this baseline file."),
-    strict: bool = finding("--strict", "Also exit with 1 for what could not be checked."),
+    strict: bool = finding("--strict", "Also exit with 1 for what could not be checked, and a lock that does not fit."),
     ray: options.Ray = None,
     shard: options.Shard = None,
     formats: list[str] | None = outputs(
@@ -116,6 +117,11 @@ def command(
         naming=naming, baseline=str(file or ""), strict=strict,
     )  # fmt: skip
     _write_outputs(report, written, settings)
+    if strict and whole.has_lock and whole.manifest and not report.exit_code:
+        from lora_cli.fetching.lock_update import open_lock
+
+        if lock := open_lock(Path(whole.manifest.file), whole.manifest, LockFlags()):
+            lock.check_agrees()
     raise typer.Exit(report.exit_code)
 
 

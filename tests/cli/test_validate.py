@@ -86,6 +86,8 @@ def test_files_and_names_stand_for_their_adapters(run: Run) -> None:
     assert validated(run, "-f set.yaml", 1, "base") == ["fine", "broken"]
     shards = [validated(run, f"-f set.yaml fine --shard {index}/2") for index in (0, 1)]
     assert sorted(name for part in shards for name in part) == ["fine"]
+    run("fetch -f set.yaml fine")
+    assert "broken is not locked" in run("validate -f set.yaml fine --base none --strict", 1).err
     Path("notes.txt").touch()
     assert run("validate --changed-files --base none notes.txt").out == "no adapters\n"
 
@@ -117,6 +119,7 @@ def test_the_exit_code_is_of_what_was_asked_for(words: str, code: int, run: Run)
         ("good --format json --format sarif", "--format sarif=FILE"),
         ("good --format json=a.json --format sarif=a.json", "json and sarif would be mixed"),
         ("-f set.yaml --changed-files", "--changed-files is for REFs"),
+        ("-f set.yaml --manifest=other.yaml", "is given twice"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(words: str, said: str, run: Run) -> None:
