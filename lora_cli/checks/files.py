@@ -36,7 +36,7 @@ def weights_missing(case: Case) -> Problems:
 
 
 @check("LC102", "weights-corrupt", peft=REJECTS,
-       hint="download the file again; an interrupted transfer is the usual cause")  # fmt: skip
+       hint="often an interrupted transfer: download it again, or have its owner upload it again")  # fmt: skip
 def weights_corrupt(case: Case) -> Problems:
     """The weights file is not a complete, well-formed safetensors or torch file."""
     error = case.adapter.weights_error

@@ -77,7 +77,7 @@ def command(
     ),
     no_validate: bool = publishing("--no-validate", "Publish without validating."),
     keep_going: bool = publishing("--keep-going", "Exit 0 if any adapter is published, although others failed."),
-    prune: bool = publishing("--prune", "Remove published adapters that a policy refuses or the manifest lacks."),
+    prune: bool = publishing("--prune", "Remove published adapters that are refused or that the manifest lacks."),
     base_name: str | None = publishing("--base-name NAME", "The base model's name in the engine."),
     include: list[str] | None = adapters("--include GLOB", "Also fetch matching files; may be repeated."),
     allow_pickle: bool = adapters("--allow-pickle", "Accept .bin weights without safetensors."),
@@ -120,13 +120,31 @@ def command(
     destination = Destination(store, targets, publish is not None, served, terms)
     began_s = time.perf_counter()
     done = _fetch_all(inputs, destination, ray, settings, output_format)
-    failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
-    refused = {name for name, message, _ in failed if BY_POLICY.search(message)}
+    there = {
+        one.request.name: mark_of(target).get("snapshot") for one, target in zip(done, targets or (), strict=False)
+    }
+    refused = {
+        one.request.name
+        for one in done
+        if one.error is not None
+        and (
+            BY_POLICY.search(one.error.message)
+            or (one.fetched and one.fetched.snapshot.digest == there.get(one.request.name))
+        )
+    }
     pruned, not_pruned = _prune(inputs, pruned_in, settings, refused, dry_run=False)
-    for one, target in zip(done, targets or (), strict=False):
-        if publish is not None and one.error is not None and mark_of(target):
-            failed.append((one.request.name, "its earlier version stays published", ""))
-            to_stderr(": ".join(filter(None, failed[-1])))
+    errors = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
+    stay = [
+        (
+            name,
+            "it stays published; --prune removes it" if name in refused else "its earlier version stays published",
+            "",
+        )
+        for name, *_ in errors
+        if there.get(name) and name not in pruned
+    ]
+    for name, said, _ in stay:
+        to_stderr(f"{name}: {said}")
     changes = None if lock is None else LockChanges(str(lock.path))
     if lock is not None and not locked:
         before, after = write_lock(inputs, done, store, settings, lambda why: inform(f"warning: {why}", settings))
@@ -140,7 +158,7 @@ def command(
     if output_format == "json":
         report = FetchReport(adapters=fetched, lock=changes, pruned=pruned, not_pruned=not_pruned, exit_code=code)
         write(to_json(report))
-    log_failures(failed)
+    log_failures(errors + stay)
     raise typer.Exit(code)
 
 
@@ -190,7 +208,7 @@ def _dry_run(inputs: Inputs, pruned_in: str | None, settings: Settings, output_f
 def _prune(
     inputs: Inputs, folder: str | None, settings: Settings, refused: Collection[str], *, dry_run: bool
 ) -> tuple[list[str], list[NotPruned]]:
-    """Removes from ``folder`` what is published, and ``refused`` by a policy or not in the manifest.
+    """Removes from ``folder`` what is published, and ``refused`` as it is there or not in the manifest.
 
     In a ``dry_run`` it is only reported.
     """
@@ -199,7 +217,7 @@ def _prune(
     staying = {entry.name for entry in inputs.manifest.adapters}.difference(refused)
     removed, kept = prune(Path(os.path.expanduser(folder)), staying, dry_run=dry_run)  # noqa: PTH111 - never raises
     for name in removed:
-        why = "a policy refuses it" if name in refused else "it is not in the manifest"
+        why = "it is refused" if name in refused else "it is not in the manifest"
         inform(f"{'would prune' if dry_run else 'pruned'} {folder}/{name}: {why}", settings)
     for one in kept:
         inform(not_pruned_line(folder, one), settings)

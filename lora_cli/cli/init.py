@@ -111,7 +111,7 @@ def _engine_line(profile: Profile | None, adapters: Mapping[str, Result], settin
     allowed = sorted(profile.engine.ranks) or [largest]
     rank = next((rank for rank in allowed if rank >= largest), allowed[-1])
     spec = {"name": profile.engine.name, "version": profile.version, "max_lora_rank": rank}
-    why = f"max_lora_rank is {rank}: {name} has the highest rank, {largest}" if name else ""
+    why = f"max_lora_rank is {rank}: {name} has the highest rank, {largest}; start the engine with it" if name else ""
     if why:
         inform(why, settings)
     comment = f"# {why}\n" if why else ""

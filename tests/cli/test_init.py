@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_of_adapters_becomes_a_set_that_validates(run: Run) -> None:
     told = run("init all --engine vllm").err
-    why = "max_lora_rank is 16: chat-v2 has the highest rank, 12\n"
+    why = "max_lora_rank is 16: chat-v2 has the highest rank, 12; start the engine with it\n"
     assert told == f"{why}wrote set.yaml with 3 adapters; next: lora-cli fetch -f set.yaml\n"
     assert f"\n# {why}engine:" in Path("set.yaml").read_text("utf-8")
     manifest = read_manifest(Path("set.yaml"))
