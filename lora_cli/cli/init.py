@@ -104,8 +104,7 @@ def _base_line(given: str, adapters: Mapping[str, Result], folder: Path, setting
 def _engine_line(profile: Profile | None, adapters: Mapping[str, Result], settings: Settings) -> str:
     """The ``engine`` block, with the smallest supported rank, and as many slots as adapters up to the default."""
     pairs = [(name, pair) for name, one in adapters.items() if one.adapter for pair in one.adapter.pairs.values()]
-    largest, name = max(((pair.rank or 0, name) for name, pair in pairs), default=(0, ""))
-    largest = largest or 16
+    largest, name = max(((pair.rank, name) for name, pair in pairs if pair.rank), default=(16, ""))
     if profile is None:
         return f"# engine: {{name: vllm, max_lora_rank: {largest}}}\n"
     allowed = sorted(profile.engine.ranks) or [largest]

@@ -94,7 +94,8 @@ def test_c3_what_no_flag_serves_is_left_out_and_1_is_where_nothing_is_served(her
     assert "the rank is 600 (r), but --max-lora-rank is 512" in reasons["wide"]
     assert reasons["torn"].startswith("LC102 ")
     assert (found["served"], found["flags"][-1]) == (["tone"], f"tone={here}/tone")
-    assert args(run, "./wide --engine-args vllm", 1)["flags"] == []
+    found = args(run, "./wide --engine-args vllm", 1)
+    assert (found["flags"], found["max_lora_rank"], found["max_loras"], found["slot_bytes"]) == ([], 0, 0, 0)
     found = args(run, "./tone ./gone --engine-args vllm", 3)
     assert (found["served"], [one["exit_code"] for one in found["left_out"]]) == (["./tone"], [3])
     (left,) = args(run, "./odd --engine-args sglang", 1)["left_out"]

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from lora_cli.documents.manifest import read_manifest
 from tests.cli.running import Run
-from tests.making import llama_modules, write_adapter, write_base_config
+from tests.making import Q_PROJ, llama_modules, write_adapter, write_base_config
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +60,10 @@ def test_what_is_no_adapter_is_told_and_left_out(run: Run) -> None:
     told = run("init all ./gone", 3).err
     assert [line.partition(":")[0] for line in told.splitlines()][:2] == ["left out", "hint"]
     assert yaml.safe_load(Path("set.yaml").read_text())["adapters"]
+
+
+def test_without_a_rank_in_the_tensors_the_flag_has_the_usual_one(run: Run) -> None:
+    flat = {f"base_model.model.{Q_PROJ}.lora_{one}.weight": np.zeros(4, "float32") for one in "AB"}
+    write_adapter(Path("torn"), tensors=flat)
+    assert "highest rank" not in run("init torn --engine vllm").err
+    assert yaml.safe_load(Path("set.yaml").read_text())["engine"]["max_lora_rank"] == 16

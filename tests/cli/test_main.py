@@ -154,6 +154,7 @@ def test_a_word_is_completed_by_typer(line: str, words: list[str]) -> None:
 def test_version_with_v_tells_where_everything_is_and_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
+    (tmp_path / ".azure").mkdir()
     file = tmp_path / "config.toml"
     file.write_text('[[sources]]\nmatch = "hf://acme/*"\ntoken_env = "ACME_TOKEN"\n')
     given = {"HF_TOKEN": "hf_secret1", "ACME_TOKEN": "secret2", "LORA_CLI_API_KEY": "", "HOME": str(tmp_path)}
@@ -163,6 +164,6 @@ def test_version_with_v_tells_where_everything_is_and_no_secret(
     lines = dict(line.split(None, 1) for line in told.splitlines())
     assert (lines["lora-cli"], lines["cache"], lines["settings"]) == (__version__, "/srv/cache", str(file))
     assert (lines["Hub"], lines["sources"]) == ("credentials in HF_TOKEN", "credentials in ACME_TOKEN")
-    assert lines["engines"] == "no credentials found"
+    assert (lines["Azure"], lines["engines"]) == ("credentials in ~/.azure", "no credentials found")
     assert lines["torch"][0].isdigit()
     assert "secret" not in told.replace("secrets", "")

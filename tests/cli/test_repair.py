@@ -179,6 +179,23 @@ def test_weights_are_written_in_one_file(kind: str, run: Run) -> None:
         assert "not all shards are there" in run("repair whole --engine vllm --base base --to two", 1).text
 
 
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        (["q_proj"], ["q_proj"]),
+        (["text.layers.0.self_attn.q_proj", "text.layers.1.self_attn.q_proj"], None),
+        (r".*text\.layers.*q_proj", ["q_proj"]),
+    ],
+)
+def test_modules_that_the_base_has_elsewhere_are_called_as_there(targets: object, told: object, run: Run) -> None:
+    moved = {name.replace("model", "text", 1): shape for name, shape in llama_modules(["q_proj"]).items()}
+    write_adapter(Path("moved"), modules=moved, config={"target_modules": targets})
+    repair(run, "moved --engine vllm --base base --to out")
+    assert json.loads(Path("out/adapter_config.json").read_text())["target_modules"] == (
+        told or [*llama_modules(["q_proj"])]
+    )
+
+
 @pytest.mark.parametrize(("limit", "hint"), [("", "the engine with `--max-lora-rank 64`"), (", max_lora_rank: 64", "")])
 def test_what_a_flag_mends_is_named_and_is_no_refusal(limit: str, hint: str, run: Run) -> None:
     """The limit is that of the manifest, else the engine's default."""

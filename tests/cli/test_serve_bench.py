@@ -28,9 +28,9 @@ def vllm() -> Iterator[str]:
         yield running.url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ours() -> Iterator[str]:
-    """The same, and it names tiers."""
+    """The same, and it names tiers; no test finds what another one had loaded."""
     with NullServer("--load-ms", 40, "--owned-by", "lora-cli") as running:
         yield running.url
 
@@ -67,7 +67,8 @@ def test_without_times_each_client_sends_after_its_last_answer(vllm: str, measur
     found = measured(f"serve-bench --url {vllm} {FEW}")
     assert found["metrics"]["max_concurrent_requests"] == 1
     assert all(later["sent_s"] >= one["last_s"] for one, later in pairwise(found["requests"]))
-    found = measured(f"serve-bench --url {vllm} {FEW} --max-concurrency 3 a2 a0")
+    found = measured(f"serve-bench --url {vllm} {FEW} --max-concurrency 3 --max-loras 2 a2 a0")
+    assert found["tiers_from"].endswith("of 2 slots, 2 in memory")
     assert found["metrics"]["max_concurrent_requests"] <= 3
     assert {one["adapter"] for one in found["requests"]} == {"a0", "a2"}
 

@@ -1,6 +1,8 @@
 """``lora-cli warm`` of a process of its own, as an operator and an init container see it."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,9 @@ def test_a_base_of_the_hub_is_read_from_its_clients_cache(
     assert (code, report["stage"], report["proof"]["holds"]) == (0, "", True)
     assert report["moved"] is not None
     assert "model" in report["stage_ms"]
+    command = [sys.executable, "-m", "lora_cli", "warm", str(adapter), "--forward", "model", "--device", "cpu"]
+    done = subprocess.run([*command, "--offline"], capture_output=True, text=True, check=True)
+    assert "leaked" not in done.stderr, "what torch imports has ended before its process"
 
 
 @pytest.mark.parametrize(

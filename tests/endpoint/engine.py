@@ -132,7 +132,7 @@ class Engine:
         return 400, {"success": False, "error_message": words}
 
     def _complete(self, body: dict[str, Any]) -> tuple[int, Any]:
-        name = body["model"] if self.kind == "vllm" else body["model"].partition(":")[2] or body["model"]
+        name = body["model"] if self.kind == "vllm" else body["model"].partition(":")[2] or BASE
         if name != BASE and name not in self.adapters:
             return 404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}}
         # The base, asked twice, is never the same, whoever else asks meanwhile.

@@ -147,7 +147,9 @@ def screens(word: str) -> dict[str, Parts]:
         "validate, quiet": validate.human(report(all_checked()[0], all_checked()[-1]), quiet=True),
         "validate, one adapter": validate.human(report(all_checked()[1])),
         "validate, one adapter that is ok": validate.human(report(all_checked()[0])),
-        "validate, what is unknown": validate.human(report(odd, replace(odd, name="other"), all_checked()[0])),
+        "validate, what is unknown": validate.human(
+            report(odd, replace(odd, name="other", base="wide"), all_checked()[0])
+        ),
         "validate, nothing": validate.human(report()),
         "inspect": inspect.human(known),
         "inspect, one adapter": inspect.human(replace(known, adapters=known.adapters[1:2])),

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.text import Text
 
@@ -29,7 +29,9 @@ def test_each_screen_is_as_its_golden_file_says() -> None:
 @pytest.mark.parametrize("word", [HOSTILE, "\udc80", f"[red]{HOSTILE}[/red] :smile: [link=http://evil]x[/link]"])
 def test_no_name_moves_the_cursor_or_is_markup(word: str, colour: bool) -> None:
     for name, parts in screens(word).items():
-        plain = re.sub(r"\x1b\[\d+(;\d+)*m", "", rendered(parts, 4000, colour=colour))
+        page = rendered(parts, 4000, colour=colour)
+        assert "\x1b[1;36m" not in page, "numbers have no colour"
+        plain = re.sub(r"\x1b\[\d+(;\d+)*m", "", page)
         assert all(line.isprintable() for line in plain.splitlines()), name
         if not name.startswith(("validate", "rules", "engines", "cache gc, verbose")):
             assert safe(word) in plain, name
@@ -43,6 +45,7 @@ def test_lines_are_broken_at_blanks_and_only_a_long_word_is_longer(width: int) -
 
 
 @given(st.text(st.sampled_from("ab-\t\u3000 [/]:"), max_size=90), st.integers(24, 60), st.sampled_from(["", "hint: "]))
+@example(f"{'a' * 10} {'b' * 10}", 24, "")
 def test_a_paragraph_keeps_its_words_in_the_width(value: str, width: int, label: str) -> None:
     lines = rendered([Paragraph(value, label, indent=4)], width).splitlines()
     assert " ".join(lines).split() == (label + safe(value)).split()

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
 from lora_cli.errors import MachineError
 from lora_cli.store import InUse, Store
+from lora_cli.store.disk import create
 from lora_cli.store.gc import Retention, collect, remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.snapshots import open_partial
@@ -140,3 +142,9 @@ def test_what_is_gone_on_with(store: Store, longest: int, digest_known: bool, ag
     again = open_partial(store, KEY, longest, digest_known=digest_known)
     assert (again.path, again.size, os.pread(again.descriptor, 100, 0)) == (partial.path, size, b"half"[:size])
     again.close()
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", Mock(side_effect=[FileNotFoundError, 3]))
+        assert create(tmp_path / "new", os.O_WRONLY) == 3

@@ -1,6 +1,7 @@
 """``serve-bench`` of a real server of a tiny model: its tiers, its errors, and our own while it is measured."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -104,6 +105,7 @@ def test_the_server_ends_with_whoever_measures_it(folder: Path) -> None:
         assert process.stderr.readline().startswith("sending 5000 requests")
         servers = children_of(process.pid)
         assert servers
+        assert os.getpgid(process.pid) not in map(os.getpgid, servers), "Ctrl-C is not for it"
         process.kill()
     while any(map(alive, servers)):
         time.sleep(0.05)
