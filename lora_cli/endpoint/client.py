@@ -33,7 +33,7 @@ class Refusal(EndpointError):
 class Endpoint:
     """A running server at ``address``; ``token`` goes to it and nowhere else. Threads share it.
 
-    A connection, and each wait for more of a response, may take ``timeout_s``.
+    A connection, and each wait for more of a response, may take ``timeout_s``, of a GET at most half a minute.
     """
 
     def __init__(self, address: Address, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
@@ -58,12 +58,12 @@ class Endpoint:
         """
         import httpx2
 
-        uds = None if self.address.uds is None else str(self.address.uds)
-        transport = httpx2.HTTPTransport(verify=self._tls, uds=uds)
+        limit_s = self.timeout_s if method == "POST" else min(self.timeout_s, TIMEOUT_S)
+        transport = httpx2.HTTPTransport(verify=self._tls, uds=str(self.address.uds or "") or None)
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             with (
-                httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False) as client,
+                httpx2.Client(transport=transport, timeout=limit_s, trust_env=False) as client,
                 client.stream(method, self.address.url + path, json=value, headers=headers) as response,
             ):
                 body = bytearray()
@@ -72,7 +72,7 @@ class Endpoint:
                     if len(body) > LARGEST_ANSWER:
                         raise EndpointError(f"{self.address} returned more than {LARGEST_ANSWER} bytes")
         except httpx2.TimeoutException as error:
-            raise EndpointError(f"{self.address} did not respond within {self.timeout_s:g} s") from error
+            raise EndpointError(f"{self.address} did not respond within {limit_s:g} s") from error
         except httpx2.ConnectError as error:
             hint = "check that the server is running at this address"
             raise EndpointError(f"cannot connect to {self.address}: {error}", hint=hint) from error

@@ -69,7 +69,6 @@ def refuse(
     authority, slash, path = address.partition("/")
     hub = f"{canonical_host(authority, scheme.lower())}{slash}{path}".lower()
     if asked.scheme in {"https", "http"} and f"{asked.location}/".startswith(f"{hub}/"):
-        # Rules name it in the other way.
         raise Refused(f"{asked}: a policy applies, and this is an address of the Hub", hint="write hf://ORG/NAME")
     known = request.sha256 or (request.locked.digest if request.locked is not None else None)
     # The rules allow a tag, not the commits that it meant; and a path and its links lead to one place.

@@ -19,6 +19,7 @@ from lora_cli.refs.reference import WITH_REVISIONS, AdapterRef, parse
 from lora_cli.refs.request import Request, Selection, upgrade_hint
 from lora_cli.refs.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.settings import Settings
+from lora_cli.sources import ONLINE
 from lora_cli.sources.files import Files, files_of
 from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
@@ -196,7 +197,7 @@ def lookup(request: Request, store: Store, settings: Settings) -> Found | None:
             if last is not None and (snapshot := find_snapshot(store, last.files)) is not None:
                 return last, snapshot
     if offline and ref.scheme != "hf":
-        raise Offline(f"{ref} is not cached and offline mode is on", hint="fetch it online first")
+        raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
     return None
 
 
