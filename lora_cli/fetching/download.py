@@ -246,7 +246,7 @@ class Downloads:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, self._settings = store, settings
-        self._threads, self._ahead = 0, 0
+        self._threads, self._ahead, self._idle = 0, 0, threading.Semaphore(0)
         self._parts, self._lock = SimpleQueue[_Part | None](), threading.Lock()
         self.left: dict[Deadline, int] = {}
 
@@ -332,7 +332,7 @@ class Downloads:
                 return False
             self._ahead += part.size
             self._parts.put(part)
-            if self._threads < self._settings.jobs:
+            if not self._idle.acquire(blocking=False) and self._threads < self._settings.jobs:
                 threading.Thread(target=self._work, name=f"range-{self._threads}", daemon=True).start()
                 self._threads += 1
         return True
@@ -361,3 +361,4 @@ class Downloads:
             except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken
                 end = part.file.error = error
             part.chunks.put((b"".join(held), end))
+            self._idle.release()

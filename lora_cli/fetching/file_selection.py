@@ -230,9 +230,7 @@ def from_refs(refs: Sequence[str]) -> tuple[Request, ...]:
     for ref in refs:
         path = Path(ref)
         found |= {str(path.parent): False} if is_adapter_file(path.name) and path.is_file() else adapters_in(ref)
-    return tuple(
-        Request(without_secrets(one), one, selection=Selection(latest=is_run)) for one, is_run in found.items()
-    )
+    return tuple(Request(without_secrets(one), one, selection=Selection(latest=run)) for one, run in found.items())
 
 
 def adapters_in(text: str) -> dict[str, bool]:
