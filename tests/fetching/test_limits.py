@@ -106,7 +106,7 @@ def test_an_adapter_that_takes_too_long_is_given_up_and_gone_on_with(desk: Desk)
     assert (listing.exit_code, outcome.exit_code, other.exit_code) == (4, 4, 3)
     assert "not complete after 3 s" in error_of(outcome)
     assert "LORA_CLI_ADAPTER_TIMEOUT" in error_of(outcome)
-    assert max(path.stat().st_size for path in partials(desk.store.root)) == 2 * MIB
+    assert MIB <= max(path.stat().st_size for path in partials(desk.store.root)) <= 2 * MIB
     assert content(desk.bring("org/slow"))[WEIGHTS] == weights
 
 
