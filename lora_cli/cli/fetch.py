@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,8 @@ EXAMPLES = (
 
 BY_POLICY = re.compile(r": policy [a-z0-9_]+: ")
 """In the message of an error that a policy, or the signature that it requires, is the reason of."""
+
+REFUSED_STAYS, EARLIER_STAYS = "it stays published; --prune removes it", "its earlier version stays published"
 
 locking = partial(option, panel="Locking")
 publishing = partial(option, panel="With --publish")
@@ -120,31 +122,13 @@ def command(
     destination = Destination(store, targets, publish is not None, served, terms)
     began_s = time.perf_counter()
     done = _fetch_all(inputs, destination, ray, settings, output_format)
-    there = {
-        one.request.name: mark_of(target).get("snapshot") for one, target in zip(done, targets or (), strict=False)
-    }
-    refused = {
-        one.request.name
-        for one in done
-        if one.error is not None
-        and (
-            BY_POLICY.search(one.error.message)
-            or (one.fetched and one.fetched.snapshot.digest == there.get(one.request.name))
-        )
-    }
+    published = _still_published(done, targets or ())
+    refused = [name for name, said in published.items() if said == REFUSED_STAYS]
     pruned, not_pruned = _prune(inputs, pruned_in, settings, refused, dry_run=False)
-    errors = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
-    stay = [
-        (
-            name,
-            "it stays published; --prune removes it" if name in refused else "its earlier version stays published",
-            "",
-        )
-        for name, *_ in errors
-        if there.get(name) and name not in pruned
-    ]
-    for name, said, _ in stay:
-        to_stderr(f"{name}: {said}")
+    failed = [(one.request.name, one.error.message, "") for one in done if one.error is not None]
+    for name in [one for one in published if one not in pruned]:
+        failed.append((name, published[name], ""))
+        to_stderr(f"{name}: {published[name]}")
     changes = None if lock is None else LockChanges(str(lock.path))
     if lock is not None and not locked:
         before, after = write_lock(inputs, done, store, settings, lambda why: inform(f"warning: {why}", settings))
@@ -158,7 +142,7 @@ def command(
     if output_format == "json":
         report = FetchReport(adapters=fetched, lock=changes, pruned=pruned, not_pruned=not_pruned, exit_code=code)
         write(to_json(report))
-    log_failures(errors + stay)
+    log_failures(failed)
     raise typer.Exit(code)
 
 
@@ -205,10 +189,21 @@ def _dry_run(inputs: Inputs, pruned_in: str | None, settings: Settings, output_f
     return code
 
 
+def _still_published(done: Sequence[Outcome], targets: Sequence[Path]) -> dict[str, str]:
+    """What is said of adapters that failed and are published: whether that is what was refused."""
+    found = {}
+    for one, target in zip(done, targets, strict=False):
+        if one.error is not None and (digest := mark_of(target).get("snapshot")):
+            is_same = one.exit_code == 1 and one.fetched is not None and one.fetched.snapshot.digest == digest
+            is_refused = is_same or BY_POLICY.search(one.error.message)
+            found[one.request.name] = REFUSED_STAYS if is_refused else EARLIER_STAYS
+    return found
+
+
 def _prune(
     inputs: Inputs, folder: str | None, settings: Settings, refused: Collection[str], *, dry_run: bool
 ) -> tuple[list[str], list[NotPruned]]:
-    """Removes from ``folder`` what is published, and ``refused`` as it is there or not in the manifest.
+    """Removes from ``folder`` what is published, and ``refused`` or not in the manifest.
 
     In a ``dry_run`` it is only reported.
     """

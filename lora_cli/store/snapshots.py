@@ -65,9 +65,8 @@ def store_blobs(store: Store, written: "Sequence[tuple[Partial, Blob]]") -> None
             if os.path.lexists(target) and has_blob(store, blob):  # under another name, or from another process
                 path.unlink(missing_ok=True)
                 continue
-            seal(
-                partial.descriptor
-            )  # if the path is another file by now, that is not sealed, and hashed before it is used
+            # If the path is another file by now, that is not sealed, and hashed before it is used.
+            seal(partial.descriptor)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.replace(target)
