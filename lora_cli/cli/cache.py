@@ -29,7 +29,7 @@ SHORTEST = 8
 """Digits of a digest that may be given for all of it."""
 
 limits = partial(option, panel="Limits")
-NAMES = typer.Argument(metavar="REF|DIGEST", help="References or digests (8 or more digits).")
+NAMES = typer.Argument(metavar="REF|DIGEST...", help="References or digests (8 or more digits).")
 Names = Annotated[list[str], NAMES]
 AnyNames = Annotated[list[str] | None, NAMES]
 

@@ -48,7 +48,7 @@ kind: AdapterSet
 
 def command(
     ctx: typer.Context,
-    refs: list[str] = typer.Argument(metavar="REF", help="Adapters or folders of adapters."),
+    refs: list[str] = typer.Argument(metavar="REF...", help="Adapters or folders of adapters."),
     base: options.Base = "",
     engine: str | None = engines("--engine NAME[@VERSION]", "The engine that will serve them."),
     output: Path = outputs("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml")),

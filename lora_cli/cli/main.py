@@ -151,7 +151,7 @@ def _print_version(ctx: typer.Context, value: bool) -> None:
     raise typer.Exit
 
 
-def _record(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+def _record(ctx: typer.Context, parameter: Any, value: Any) -> Any:
     """Records a global option on the command line, before or after the command."""
     if origin_of(ctx, parameter.name) == "COMMANDLINE":
         ctx.meta[parameter.name] = value

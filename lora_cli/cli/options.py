@@ -48,8 +48,8 @@ def option(spec: str, text: str, default: Any = None, panel: str = "Options", **
     default = False if default is None and not metavar else default
     variable = PREFIX + flags[0].lstrip("-").replace("-", "_").upper()
     envvar = variable if variable in VARIABLES or panel == GLOBAL else None
-    shown = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, "rich_help_panel": panel}
-    return typer.Option(default, *flags, **{"envvar": envvar, **shown, **given})
+    shown = {"metavar": metavar, "help": text, "show_envvar": False, "rich_help_panel": panel}
+    return typer.Option(default, *flags, **{"envvar": envvar, "readable": False, **shown, **given})
 
 
 adapters = partial(option, panel="Which adapters")
@@ -60,15 +60,17 @@ outputs = partial(option, panel="Output")
 Refs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="REF",
+        metavar="REF...",
         help="Adapter, or folder of adapters: path, Hub repository (ORG/NAME, ORG/NAME@REV) or URL (s3://, gs://, "
         "az://, oci://, https://); with --manifest, its names.",
     ),
 ]
-Manifest = Annotated[Path | None, adapters("--manifest -f FILE", "Use the adapters of this manifest.", ...)]
+Manifest = Annotated[
+    Path | None, adapters("--manifest -f FILE", "Use the adapters of this manifest.", ..., path_type=Path)
+]
 Base = Annotated[str, adapters("--base REF", "Base model: a folder or reference (default: the adapters' own).", ...)]
 AnyBase = Annotated[str, adapters("--base REF", "Base model, or none (default: the adapters' own).", ...)]
-PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.", ...)]
+PolicyFile = Annotated[Path | None, adapters("--policy FILE", "Policy that adapters must pass.", ..., path_type=Path)]
 Shard = Annotated[str | None, adapters("--shard I/N", "Use only part I (counted from 0) of N, by name.", ...)]
 Ray = Annotated[str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT.", ..., "Network")]
 OutputFormat = Annotated[Format, outputs("--format", "The format of the result.", ...)]

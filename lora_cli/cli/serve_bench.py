@@ -74,7 +74,7 @@ Drawn = Callable[[Sequence[str]], Sequence[Request]]
 def command(
     ctx: typer.Context,
     refs: list[str] | None = typer.Argument(
-        None, metavar="REF", help="Adapters, as for warm; with --url, --simulate or --manifest their names."
+        None, metavar="REF...", help="Adapters, as for warm; with --url, --simulate or --manifest their names."
     ),
     manifest: options.Manifest = None,
     base: options.Base = "",
@@ -94,7 +94,7 @@ def command(
     input_len: str = workload("--input-len N|LOW-HIGH", "Prompt tokens.", "128"),
     output_len: str = workload("--output-len N|LOW-HIGH", "Output tokens.", "16"),
     seed: int = workload("--seed N", "Random seed of the workload.", 0),
-    trace: Path | None = workload("--trace FILE", "Replay these requests: JSON lines."),
+    trace: Path | None = workload("--trace FILE", "Replay these requests: JSON lines.", path_type=Path),
     max_loras: str | None = slot(
         "--max-loras N[,N...]", "Slots of the server; with --simulate several numbers (default: 8,16,32)."
     ),

@@ -74,7 +74,9 @@ def command(
     device: Device = memory("--device", "Device of the slots.", default="auto"),
     forward: Forward = memory("--forward", "Verify on the modules, or also on the whole model.", default="modules"),
     ready_file: Path | None = output(
-        "--ready-file FILE", "File that exists while the server is ready, or once all adapters were proved or tried."
+        "--ready-file FILE",
+        "File that exists while the server is ready, or once all adapters were proved or tried.",
+        path_type=Path,
     ),
     metrics_file: Path | None = output("--metrics-file FILE", "Write Prometheus metrics of a single run to this file."),
     output_format: options.OutputFormat = "human",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome
-from lora_cli.judging.result import Result
 from lora_cli.refs.request import NAME, Request
 from lora_cli.store import Store
 from lora_cli.store.materialize import materialize, publish_adapter
@@ -44,6 +43,8 @@ class Destination:
             if not self.published:
                 materialize(self.store, snapshot, target)
                 return replace(outcome, directory=target)
+            from lora_cli.judging.result import Result
+
             judged = replace(Result.of(outcome.request), snapshot=snapshot)
             if self.terms is not None:
                 from lora_cli.judging.judge import judge_fetched
