@@ -41,7 +41,8 @@ def option(spec: str, text: str, default: Any = None, panel: str = "Options", **
     ``spec`` is what ``--help`` shows on the left: the flags, and what their value is called (``--output -o FILE``); an
     option whose value has no name is a number if it has a ``min``, a choice if it has a ``default``, else a flag.
     Within ``Annotated``, where the parameter has the default, it is ``...``. A path that cannot be read is reported by
-    what reads it: it is this machine's fault (exit 6), not a mistake (2).
+    what reads it: it is this machine's fault (exit 6), not a mistake (2). One that is read from ``ctx.params`` needs
+    ``path_type``: typer makes paths of arguments only when it calls the command.
     """
     flags = [word for word in spec.split() if word.startswith("-")]
     metavar = " ".join(spec.split()[len(flags) :]) or ("N" if "min" in given else None)

@@ -60,9 +60,7 @@ def command(
     tp: int = engines("--tp", "The engine's tensor-parallel size.", 1, min=1),
     baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count."),
     write_baseline: Path | None = finding("--write-baseline FILE", "Write all current findings to this baseline file."),
-    strict: bool = finding(
-        "--strict", "Also fail if something could not be checked, or the lock does not fit the manifest."
-    ),
+    strict: bool = finding("--strict", "Also fail if something was not checked, or the lock does not fit."),
     ray: options.Ray = None,
     shard: options.Shard = None,
     formats: list[str] | None = outputs(
