@@ -201,7 +201,7 @@ def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
         return ""
     file, are = inputs.manifest.file, "is" if len(unpinned) == 1 else "are"
     unlocked = f"{counted(len(unpinned), 'adapter')} of {file} {are} not locked: {names(unpinned)}"
-    return safe(f"warning: {unlocked}; lora-cli fetch -f {shlex.quote(file)} locks them")
+    return safe(f"warning: {unlocked}; lora-cli fetch -f {shlex.quote(file)} locks what it can")
 
 
 def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:

@@ -116,7 +116,7 @@ def command(
     # A folder can have any name in the engine.
     served = base_name or (named.location if named and named.scheme == "hf" and not named.subfolder else None)
     if publish is not None and served is None:
-        inform("the base was not checked for publishing; set --base-name NAME to the engine's --model", settings)
+        inform("the base's name was not compared; set --base-name NAME to the engine's --model", settings)
     if publish is not None and not no_validate:
         terms = terms_of(replace(whole, way="set base: in a manifest"), settings)
     destination = Destination(store, targets, publish is not None, served, terms)

@@ -16,7 +16,7 @@ from lora_cli.cli import options
 from lora_cli.cli.options import adapters, engines, in_shard, option, outputs, parse_outputs
 from lora_cli.cli.output import STDOUT, VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import shown
-from lora_cli.errors import UsageError
+from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.file_selection import changed_adapters
 from lora_cli.finding import Deployment, Severity
 from lora_cli.inputs import apply_policies, read_inputs, terms_of, unlocked_warning
@@ -32,6 +32,7 @@ from lora_cli.text import safe
 
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import AcceptedFinding
+    from lora_cli.documents.manifest import AdapterSet
 
 finding = partial(option, panel="Findings")
 
@@ -75,7 +76,7 @@ def command(
             raise UsageError("--changed-files is for REFs", hint="remove -f or --changed-files")
         words = changed_adapters(refs or [])
         if refs and not words and not any(map(os.path.lexists, refs)):
-            inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
+            inform("warning: no changed file is here (any more); paths are relative to the working directory", ctx.obj)
     written = parse_outputs(formats, VALIDATE_FORMATS)
     if baseline is not None and write_baseline is not None:
         raise UsageError("--baseline and --write-baseline cannot be used together", hint="remove one of them")
@@ -112,17 +113,27 @@ def command(
             if progress is not None:
                 progress.adapter_ended(one.name, failed=one.error is not None)
     results, notices = _compared(results, naming, file, known, writing=not baseline) if file else (results, [])
+    unfit = _lock_refused(whole.manifest) if strict and whole.has_lock and whole.manifest else None
     report = Report(
         base=terms.base, fail_on=Severity[fail_on.upper()], adapters=tuple(results), notices=tuple(notices),
-        naming=naming, baseline=str(file or ""), strict=strict,
+        naming=naming, baseline=str(file or ""), strict=strict, error=unfit,
     )  # fmt: skip
     _write_outputs(report, written, settings)
-    if strict and whole.has_lock and whole.manifest and not report.exit_code:
-        from lora_cli.fetching.lock_update import open_lock
-
-        if lock := open_lock(Path(whole.manifest.file), whole.manifest, LockFlags()):
-            lock.check_agrees()
+    if unfit is not None and report.exit_code == unfit.exit_code:
+        raise unfit
     raise typer.Exit(report.exit_code)
+
+
+def _lock_refused(adapter_set: "AdapterSet") -> Refused | None:
+    """Why ``fetch --locked`` would refuse the lock of a manifest."""
+    from lora_cli.fetching.lock_update import open_lock
+
+    try:
+        if lock := open_lock(Path(adapter_set.file), adapter_set, LockFlags()):
+            lock.check_agrees()
+    except Refused as error:
+        return error
+    return None
 
 
 def _compared(

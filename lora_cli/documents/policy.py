@@ -116,7 +116,10 @@ def violations(
     """
     ref, found = names[0], [*source_violations(policy, *names)]
     fetch = f"lora-cli fetch {shlex.quote(str(ref))} --format json"
-    learn = f"write its sha256 in the manifest ({fetch} prints it, without this policy), or lock it without this policy"
+    learn = (
+        f"write its sha256 in the manifest ({fetch} prints it, without this policy), or lock it without this policy: "
+        "validate -f and fetch --locked then accept it"
+    )
     if policy.require_sha256 and sha256 is None:
         found.append(Violation("require_sha256", f"no sha256 is given for {ref}", learn))
     if policy.require_pinned and sha256 is None and not ref.pinned:

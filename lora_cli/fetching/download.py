@@ -346,16 +346,17 @@ class Downloads:
     def _work(self) -> None:
         for part in iter(self._parts.get, None):
             end = part.file.error if part.stop else None
-            held = list[bytes]()
+            held, length = list[bytes](), 0
             try:
                 for chunk in part.file.read(part.start, part.stop) if end is None and not part.dropped else ():
                     if part.dropped:
                         break
                     held.append(chunk)
-                    if sum(map(len, held)) < HANDED_ON:
+                    length += len(chunk)
+                    if length < HANDED_ON:
                         continue
                     part.chunks.put((b"".join(held), "more"))
-                    held = []
+                    held, length = [], 0
                     while part.stop is None and part.chunks.qsize() >= MAX_CHUNKS and not part.dropped:
                         time.sleep(0.001)  # the disk is slower than the network
             except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are taken

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Offline, Unreachable
+from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Offline, Refused, Unreachable
 from lora_cli.fetching import gate
 from lora_cli.fetching.file_selection import refuse_pickled, resolve, select
 from lora_cli.redaction import logger
@@ -153,7 +153,11 @@ def _from_origin(request: Request, context: "FetchContext", revision: Revision |
             try:
                 blobs = download(at, (*files, *beside), known, deadline, context)
             except Corrupt as error:
-                raise error if locked is None else Corrupt(error.message, hint=upgrade_hint(locked)) from error
+                if locked is None:
+                    raise
+                # Without revisions, an origin may have other files by now.
+                kind = Corrupt if revision.id == locked.revision or request.ref.scheme in WITH_REVISIONS else Refused
+                raise kind(error.message, hint=upgrade_hint(locked)) from error
             if signed is not None:
                 signed.check(blobs, (), signed.files)
             snapshot = publish_snapshot(store, {file.path: blobs[file.path] for file in files}, check)

@@ -175,6 +175,8 @@ class Report:
     adapters: tuple[Result, ...]
     notices: tuple[str, ...]
     """Notices about the run itself."""
+    error: LoraCliError | None = None
+    """Why ``--strict`` refuses the set itself: its lock does not fit."""
     exit_code: Count = 0
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
@@ -195,6 +197,8 @@ class Report:
             elif any(found.accepted and found.severity >= self.fail_on for found in one.findings):
                 one.outcome = "accepted"
         self.exit_code = max((one.exit_code for one in self.adapters), default=0)
+        if self.error is not None:
+            self.exit_code = max(self.exit_code, self.error.exit_code)
 
     def found(self) -> Iterator[tuple[Result, Finding]]:
         """Each finding with its adapter, in their order."""

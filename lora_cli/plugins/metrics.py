@@ -15,8 +15,8 @@ _OUTCOMES = {404: "not-found", 422: "refused", 502: "corrupt", 503: "unavailable
 _failed: dict[str, str] = {}
 
 
-def observe(admission: Admission) -> None:
-    """Counts one attempt. An adapter that does not exist is not named: clients may ask for any name."""
+def observe(admission: Admission, is_listed: bool) -> None:
+    """Counts one attempt. What does not exist is named only if a manifest lists it: clients may ask for any name."""
     report = admission.report
     status, _ = STATUS.get(report.exit_code, (500, ""))
     RESOLUTIONS.labels(_OUTCOMES.get(status, "failed") if report.error else "resolved").inc()
@@ -24,7 +24,7 @@ def observe(admission: Admission) -> None:
         SECONDS.labels(stage).inc(ms / 1e3)
     if (before := _failed.pop(report.name, None)) is not None:
         FAILED.remove(report.name, before)
-    if report.error and status != 404:
+    if report.error and (is_listed or status != 404):
         _failed[report.name] = report.rule
         FAILED.labels(report.name, _failed[report.name]).set(1)
     DOWNLOADED.inc(0 if admission.cached else admission.size)

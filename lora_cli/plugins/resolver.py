@@ -97,10 +97,12 @@ class Resolver:
     """Finds the adapters of one ``running`` engine by name; it belongs to the event loop that first asks it.
 
     A request waits up to ``wait_s`` seconds for an adapter; fetching it goes on after that. ``observe`` is called after
-    each attempt.
+    each attempt, with whether the manifest has the adapter.
     """
 
-    def __init__(self, names: Names, running: Running, wait_s: float, observe: Callable[[Admission], None]) -> None:
+    def __init__(
+        self, names: Names, running: Running, wait_s: float, observe: Callable[[Admission, bool], None]
+    ) -> None:
         self._names, self._running, self._wait_s, self._observe = names, running, wait_s, observe
         self._asked: OrderedDict[str, _Lookup] = OrderedDict()
         self._threads = ThreadPoolExecutor(2, "lora-cli")
@@ -182,7 +184,7 @@ class Resolver:
             asked.resolved = Resolved(report.name, Path(admission.directory))
             if report.signers:
                 log.info("%s: signed by %s", report.name, ", ".join(report.signers))
-        self._observe(admission)
+        self._observe(admission, self._known is not None and report.name in self._known.items)
         return report
 
     async def _look_for_changes(self) -> None:

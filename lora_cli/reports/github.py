@@ -27,6 +27,8 @@ TITLE = {"title": "lora-cli validate"}
 def render_report(report: Report) -> str:
     """A command per line. Known findings are counted, but not annotated."""
     lines = []
+    if report.error is not None:
+        lines.append(_command("error", TITLE, problem_lines(report.error.message, report.error.hint)))
     for one in report.adapters:
         if one.error is not None:
             text = problem_lines(one.error.message, one.error.hint)
@@ -83,7 +85,7 @@ def job_summary(report: Report, limit: int = STEP_LIMIT) -> str:
 
     It is a block of code, in which nothing is a link, a mention or HTML; its fence is longer than any in it.
     """
-    text = rendered(human(report), 100)
+    text = rendered(human(report), 100) + (f"\nerror: {safe(report.error.message)}\n" if report.error else "")
     if len(text.encode()) > limit - 100:
         text = f"{summary(report)}; for a job summary that is too long, --format json has all\n"
     fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"

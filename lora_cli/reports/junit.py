@@ -1,7 +1,7 @@
 """JUnit XML, as Jenkins, GitLab and other CI servers read it: a test for each adapter.
 
 It fails where findings or ``--strict`` refuse the adapter, is an error where it cannot be read, and is skipped where it
-is only unchecked.
+is only unchecked. A lock that does not fit is a test that fails.
 What it was compared with, what engines do, and all else that was found is its output.
 """
 
@@ -37,10 +37,13 @@ def render_report(report: Report) -> str:
             kind = {"type": "unchecked"} if one.exit_code else {}
             ET.SubElement(case, "failure" if kind else "skipped", kind, message=safe("; ".join(one.incomplete)))
         ET.SubElement(case, "system-out").text = "\n".join(_output(one, [*map(id, refusing)]))
+    if report.error is not None:
+        case = ET.SubElement(suite, "testcase", classname="validate", name="lock", time="0")
+        ET.SubElement(case, "failure", type="lock", message=safe(report.error.message)).text = safe(report.error.hint)
     for total, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(total, str(sum(case.find(tag) is not None for case in suite)))
     for element in (root, suite):
-        element.set("tests", str(len(report.adapters)))
+        element.set("tests", str(len(suite)))
         element.set("failures", suite.get("failures", "0"))
         element.set("errors", suite.get("errors", "0"))
     ET.indent(root)

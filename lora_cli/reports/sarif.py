@@ -182,6 +182,9 @@ def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
         for skipped in one.skipped:
             note = about(one, "note", "not-checked", f"not checked: {skipped.reason}")
             yield note | {"associatedRule": {"id": skipped.code}}
+    if report.error is not None:
+        text = _message(report.error.message, report.error.hint)
+        yield {"level": "error", "descriptor": {"id": "lock"}, "message": {"text": text}}
     notices = list(report.notices)
     if results > MAX_RESULTS:
         notices.append(f"{results - MAX_RESULTS} more results are left out: a run may have {MAX_RESULTS}")

@@ -116,7 +116,7 @@ class ObjectSource(Source):
             if meta["size"] or meta["path"].rstrip("/") not in folders
         ]
         if not files:
-            hint = f"check the endpoint ({TERMS[ref.scheme][1]}), and write the folder, no file and no revision"
+            hint = f"check the spelling and {TERMS[ref.scheme][1]}, and write the folder, no file and no revision"
             raise NotFound(f"{ref}: there is nothing below {prefix or 'it'}", hint=hint)
         return Revision.of_listing(ref, files)
 

@@ -47,6 +47,7 @@ def test_the_root_names_all_commands_and_the_global_options(run: Run, monkeypatc
 @pytest.mark.parametrize(
     ("page", "line", "code"),
     [
+        ("inspect.md", "inspect manifests/quickstart/zubrowka --base manifests/quickstart/smollm2-135m", 0),
         ("inspect.md", "inspect manifests/quickstart/pirate --diff manifests/quickstart/zubrowka", 0),
         ("validate.md", "validate manifests/quickstart/zubrowka --base manifests/quickstart/smollm2-135m", 1),
     ],

@@ -47,7 +47,7 @@ def test_names_choose_what_is_fetched_locked_and_looked_at(hub: Hub, run: Run) -
     assert len(run(f"{FETCH} chat").out.splitlines()) == 1
     assert list(read_lock(LOCK)) == ["chat"]
     told = run("validate -f set.yaml --base none", 1).err  # they are no weights
-    assert told == "warning: 1 adapter of set.yaml is not locked: sql; lora-cli fetch -f set.yaml locks them\n"
+    assert told == "warning: 1 adapter of set.yaml is not locked: sql; lora-cli fetch -f set.yaml locks what it can\n"
     run(FETCH)
     sql = locked("sql")
     hub.add("org/sql", files(3))

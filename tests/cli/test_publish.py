@@ -187,7 +187,7 @@ def test_the_base_of_a_manifest_is_the_one_that_is_served(run: Run) -> None:
     run(f"{SET} --no-validate --base-name {BASE}")
     write_base_config(Path("base"))
     set_of("sql", base="./base")  # which the engine may call otherwise
-    assert "the base was not checked for publishing; set --base-name NAME" in run(SET).err
+    assert "the base's name was not compared; set --base-name NAME" in run(SET).err
     for words in ("--quiet", f"--base-name {BASE}"):
         assert "not checked" not in run(f"{SET} {words}").err
 

@@ -68,7 +68,7 @@ class Desk:
         running = Running("vllm@0.32.0", base or self.base, deployment)
 
         async def all_of_it() -> None:
-            def observe(admission: Admission) -> None:
+            def observe(admission: Admission, is_listed: bool) -> None:
                 self.seen.append(admission.report)
 
             asked = Resolver(self.names(**more), running, wait_s, observe)
