@@ -67,12 +67,7 @@ class Fetched:
     signers: tuple[str, ...] = ()
 
 
-def fetch(
-    request: Request,
-    context: "FetchContext",
-    *,
-    revision: Revision | None = None,
-) -> Fetched:
+def fetch(request: Request, context: "FetchContext", *, revision: Revision | None = None) -> Fetched:
     """The snapshot of what ``request.ref`` means now; what is not cached is downloaded.
 
     From then on ``context.in_use`` keeps the snapshot. A cached pinned reference costs no request, and with
