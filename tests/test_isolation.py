@@ -134,6 +134,7 @@ def test_the_processes_end_with_their_parent_and_nothing_of_torch_is_imported_th
         child = int(parent.stdout.readline())
         libraries = Path(f"/proc/{child}/maps").read_text()
         assert "torch" not in libraries
+        assert Path(f"/proc/{child}/oom_score_adj").read_text() == "1000\n", "it is ended before its parent"
         parent.kill()
     until = time.monotonic() + 20
     while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":

@@ -285,8 +285,12 @@ def test_what_is_not_looked_into_is_said(name: str, tmp_path: Path) -> None:
     assert [one.reason.partition(" ")[0] for one in skipped] == [name]
 
 
+LONG = b"B" + struct.pack("<I", (32 << 20) - 6) + bytes((32 << 20) - 6) + b"."
+"""A pickle as long as what is looked at."""
+
+
 @pytest.mark.parametrize(
-    "data", [b"PK", b"PK\x03\x04", b"I1\n", b"\x80\x02}", b"N" * (33 << 20), b"X\xff\xff\xff\x7f."]
+    "data", [b"PK", b"PK\x03\x04", b"I1\n", b"\x80\x02}", b"N" * (33 << 20), b"X\xff\xff\xff\x7f.", LONG + EVIL]
 )
 def test_what_begins_as_a_pickle_and_cannot_be_followed_is_an_error(data: bytes, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")

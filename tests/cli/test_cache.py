@@ -78,6 +78,7 @@ def test_gc_keeps_within_a_size_or_the_budget_and_not_within_what_one_adapter_ma
         ("rm ./sql --all", 2, "rm takes either adapters or --all"),
         ("rm --all", 2, "hint: add --yes"),
         ("show org/none", 3, "hint: see lora-cli cache ls"),
+        ("ls --cache-dir sql/adapter_config.json", 6, "the cache is a file"),
     ],
 )
 def test_what_is_wrong_is_told_and_nothing_goes(line: str, code: int, told: str, store: Store, run: Run) -> None:

@@ -144,6 +144,8 @@ def test_a_set_is_planned_at_its_lock_and_the_lock_is_left_alone(hub: Hub, run: 
     upgraded = planned(run, "-f set.yaml sql --upgrade")["sql"]
     assert upgraded["revision"] == hub.commit("org/sql").id != commit
     assert run("fetch -f set.yaml --dry-run").out.endswith("2 adapters: no files, 0 B would be downloaded\n")
+    for index in (0, 1):  # one of them has no adapter
+        run(f"fetch -f set.yaml mine --shard {index}/2 --dry-run")
     assert Path("set.lock.yaml").read_bytes() == lock
 
 

@@ -80,9 +80,10 @@ def test_what_does_not_end_is_given_up(hub: Hub, fault: dict[str, Any], retries:
 @pytest.mark.parametrize(("said", "least"), [("12", 12), ("date", 190), ("soon", 0.25), ("9" * 5000, 0.25)])
 def test_what_the_server_asks_is_what_is_waited(hub: Hub, waits: list[float], said: str, least: float) -> None:
     date = formatdate(time.time() + 195, usegmt=True)
-    hub.fault("/revision/", status=429, headers={"Retry-After": date if said == "date" else said})
+    hub.fault("/revision/", status=429, times=2, headers={"Retry-After": date if said == "date" else said})
     assert fetch(hub) == WEIGHTS
     assert least <= waits[0] <= max(0.5, least * 1.15 + 0.5)
+    assert waits[0] != waits[1], "chance keeps those who wait apart"
 
 
 def test_a_stream_goes_on_where_it_was_and_only_tries_that_bring_nothing_count(hub: Hub, waits: list[float]) -> None:
