@@ -6,9 +6,6 @@ from enum import IntEnum
 
 from lora_cli.json_schema import EXCLUDED, INLINE, Count, Fingerprint, RuleCode
 
-ENGINE_NAMES = ("vllm", "sglang", "peft")
-"""The engines that have profiles (``lora_cli.engines``)."""
-
 
 class Severity(IntEnum):
     """How bad a finding is."""

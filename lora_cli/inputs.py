@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.errors import AccessDenied, NotFound, Unreachable, UsageError
-from lora_cli.fetching.file_selection import adapters_in, from_refs
+from lora_cli.fetching.file_selection import from_refs
 from lora_cli.finding import Deployment
 from lora_cli.redaction import without_secrets
 from lora_cli.refs.adapter_files import BASE_CONFIG_CAP
@@ -132,8 +132,8 @@ def inputs_to_fetch(file: Path | None, refs: Sequence[str], selection: Selection
     if file is None:
         if not refs:
             raise UsageError("there is nothing to fetch", hint="add adapters, or an adapter set with -f")
-        texts = [one for ref in refs for one in adapters_in(ref).items()]
-        return Inputs(tuple(request_of(text, replace(selection, latest=is_run)) for text, is_run in texts), "")
+        found = ((str(one.source), replace(selection, latest=one.selection.latest)) for one in from_refs(refs))
+        return Inputs(tuple(request_of(text, with_run) for text, with_run in found), "")
     from lora_cli.documents.manifest import locked_base
     from lora_cli.fetching.lock_update import open_lock
 
@@ -157,7 +157,7 @@ def request_of(text: str, selection: Selection) -> Request:
     try:
         ref = parse(text, is_path=is_path)
     except UsageError as error:
-        return Request(typed, typed, invalid=error)
+        return Request(typed, typed, invalid=error, written=typed)
     return Request(ref.name, ref, selection=selection, written=typed)
 
 

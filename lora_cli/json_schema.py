@@ -42,7 +42,6 @@ Count = Annotated[int, Keyword("minimum", 0)]
 PositiveCount = Annotated[int, Keyword("minimum", 1)]
 NonNegative = Annotated[float, Keyword("minimum", 0)]
 Sha256 = Annotated[str, Keyword("pattern", "^[0-9a-f]{64}$")]
-Sha256OrEmpty = Annotated[str, Keyword("pattern", "^([0-9a-f]{64})?$")]
 RuleCode = Annotated[str, Keyword("pattern", "^LC[0-9]{3}$")]
 Fingerprint = Annotated[str, Keyword("pattern", "^[0-9a-f]{32}$")]
 

@@ -18,8 +18,8 @@ from lora_cli.judging.inspection import InspectReport, inspect_one, inspected
 from lora_cli.judging.read import Terms, each
 from lora_cli.judging.result import Result
 from lora_cli.redaction import without_secrets
-from lora_cli.refs.reference import ref_of
-from lora_cli.refs.request import Request
+from lora_cli.refs.reference import ref_of, training_run
+from lora_cli.refs.request import Request, Selection
 from lora_cli.reports.inspect import human, human_engine_args
 from lora_cli.reports.terminal import rendered
 from lora_cli.settings import Settings
@@ -125,7 +125,9 @@ def _compared(text: str, inputs: Inputs, settings: Settings) -> Result:
     if (number := len({str(item.source) for item in inputs.items})) > 1:
         many = f"--diff compares one adapter with another, but there are {number} REFs"
         raise UsageError(many, hint="lora-cli inspect A --diff B")
-    found = inspected(inspect_one(Request(without_secrets(text), ref_of(text)), Terms(settings))).result
+    run = training_run(text)
+    other = Request(without_secrets(text), ref_of(run or text), selection=Selection(latest=bool(run)))
+    found = inspected(inspect_one(other, Terms(settings))).result
     if isinstance(found.error, Refused):
         raise Refused(f"--diff {found.name}: {found.error.message}", hint=found.error.hint)
     if found.error is not None:

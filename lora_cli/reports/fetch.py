@@ -13,7 +13,6 @@ from lora_cli.json_schema import (
     ErrorReport,
     NonNegative,
     Sha256,
-    Sha256OrEmpty,
     Version,
     error_report,
 )
@@ -33,8 +32,7 @@ class SnapshotFile:
     """One file of a snapshot: its path in the adapter's folder."""
 
     path: str
-    sha256: Sha256OrEmpty
-    """Empty if no reference means a snapshot in the cache."""
+    sha256: Sha256
     bytes: Count
 
 
@@ -144,7 +142,7 @@ def adapter_line(one: FetchedAdapter, *, verbose: bool = False) -> str:
         assert one.error is not None
         message = one.error.message.removeprefix(f"{one.ref}: ").removeprefix(f"{one.name}: ")
         place = (one.ref or "").removeprefix("file://")
-        is_told = not place or message.startswith(one.name) or (one.typed and place in message)
+        is_told = message.startswith(one.name) or (bool(one.typed) and (place or one.name) in message)
         name = "" if is_told else f"{one.shown}: "
         hint = f"\nhint: {safe(one.error.hint)}" if one.error.hint else ""
         return f"error: {name}{safe(message)}{hint}"

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-from lora_cli.engines import ENGINES
-from lora_cli.finding import ENGINE_NAMES
 from tests.cli.running import Run
 from tests.conftest import QUICKSTART
 from tests.making import llama_modules, write_adapter, write_base_config
@@ -78,7 +76,6 @@ def set_of(engine: str, name: str) -> None:
 def test_an_engine_is_the_manifests_or_the_environments_and_a_flag_overrides_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert list(ENGINES) == list(ENGINE_NAMES)
     set_of('engine: {name: sglang, version: "0.5.23", max_lora_rank: 4}', "rslora")
     outcomes, found = judged(run, "-f set.yaml", 1)
     assert outcomes == {"sglang": "rejects"}

@@ -35,7 +35,7 @@ def test_standard_output_is_one_absolute_snapshot_directory_an_adapter(tmp_path:
         Path(name, WEIGHTS).read_bytes() for name in ("sql", "chat")
     ]
     assert [line.split(":")[0] for line in err.splitlines()] == [f"{tmp_path}/sql", "./chat", "2 adapters"]
-    assert run("fetch ./chat").err == "1 adapter: 1 cached; 2.7 KiB\n"
+    assert run(f"fetch chat chat chat/{CONFIG}").err == "1 adapter: 1 cached; 2.7 KiB\n"
     out, err = run("fetch --quiet ./sql ./none", 3)
     assert len(out.splitlines()) == 1
     assert "there is no folder" in err
@@ -82,6 +82,7 @@ def test_a_word_that_is_no_reference_does_not_stop_the_others(run: Run) -> None:
     bad, good = said.document["adapters"]
     assert (bad["ref"], bad["exit_code"], good["exit_code"]) == (None, 2, 0)
     assert "'nonexist' is neither" in said.err
+    assert "error: s3://UP//x: this is not a reference" in run("fetch s3://UP//x ./sql", 2).err
     assert tree(Path("out")) == {f"sql/{CONFIG}", f"sql/{WEIGHTS}"}
 
 

@@ -69,6 +69,8 @@ def test_a_diff_says_what_the_other_is(compared: None, tmp_path: Path, run: Run)
     out = run("inspect ./sql --diff ./other").out
     assert " 8 -> 16\n" in out
     assert re.search(r"layers\.\*\S+  BF16 \[4, 64\]   F32 \[4, 64\] +2\n", out)
+    Path("other").rename(write_adapter(tmp_path / "run/checkpoint-1").with_name("checkpoint-9"))
+    assert diff(run, "./sql --diff run/checkpoint-latest")["source"] == f"file://{tmp_path}/run/checkpoint-9"
     found = diff(run, "./broken --diff ./sql", 1)
     assert ([change["name"] for change in found["fields"]], found["tensors"]) == (
         ["target_modules", "lora_alpha"],
