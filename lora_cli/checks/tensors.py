@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, last_name
 from lora_cli.checks.case import Case, On
-from lora_cli.checks.check import CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
-from lora_cli.engines import ENGINES, packed_in
+from lora_cli.checks.check import CRASHES, NOBODY, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
+from lora_cli.engines import packed_in
 from lora_cli.engines.name_resolution import named_alike
 from lora_cli.finding import NO_BASE, Outcome, Problem, Severity
 from lora_cli.peft.match import DEFAULT_NAME, dropped_for
@@ -20,7 +20,6 @@ VARIANTS = (
 )
 """Variants that give every module another tensor: the field, the part, and the tensor's name on disk."""
 TRAINED = PAIR_PARTS | {"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"}
-NOBODY = dict.fromkeys(ENGINES, OK)
 
 
 @check("LC301", "rank-mismatch", "config", "weights", peft=REJECTS, vllm=WRONG, sglang=CRASHES,
