@@ -27,7 +27,7 @@ from lora_cli.text import counted, cut
 DEFAULT_NAME = "default"
 """The name that PEFT gives an adapter in memory by default, and looks its tensors up under."""
 
-_FIRST_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
+_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 
 
 @dataclass(slots=True)
@@ -104,9 +104,9 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
 
     done.found = tuple(m for m in pairs if known is None or m in modules or m in wrapped)
     if known is not None and (others := [m for m in pairs if m not in modules and m not in wrapped]):
-        numbered = {_FIRST_INDEX.sub("#", path, count=1) for path in modules}
+        numbered = {_INDEX.sub("#", path) for path in modules}
         for module in others:  # beyond the base is one whose number in the path of a module is too high
-            at = _FIRST_INDEX.search(module) if _FIRST_INDEX.sub("#", module, count=1) in numbered else None
+            at = _INDEX.search(module) if _INDEX.sub("#", module) in numbered else None
             is_beyond = at is not None and (len(at[0]) >= 10 or int(at[0]) >= known.num_layers)
             (done.beyond if is_beyond else done.absent).append(module)
     chosen: frozenset[str] | None = None

@@ -97,6 +97,15 @@ def test_another_base_is_locked_anew_and_refused_with_locked(hub: Hub, run: Run)
     assert THE_BASE not in read_lock(LOCK)
 
 
+def test_a_folder_without_a_config_is_not_to_be_locked(run: Run) -> None:
+    Path("model").mkdir()
+    set_of("real=org/real", base="./model")
+    run(FETCH)
+    run(f"{FETCH} --check")
+    Path("model/config.json").write_text(json.dumps(base_config()))
+    assert "the base: is not locked" in run(f"{FETCH} --check", 1).out
+
+
 @pytest.mark.parametrize("path", ["./model", "model/config.json"])
 def test_a_path_is_locked_and_then_not_needed(path: str, hub: Hub, run: Run) -> None:
     config = Path("model/config.json")

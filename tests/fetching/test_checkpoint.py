@@ -12,6 +12,7 @@ from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base
 
 Captured = pytest.CaptureFixture[str]
+DENY = 'deny_sources: ["hf://org/run/checkpoint-10"]'
 
 
 class Run:
@@ -72,8 +73,7 @@ def test_the_latest_of_a_commit_costs_no_request_once_it_is_here_and_a_policy_sp
     for words in ([], ["--offline"]):
         assert run.fetch(run.at("latest"), *words) == (0, 10)
     assert run.hub.count() == asked
-    deny = 'deny_sources: ["hf://org/run/checkpoint-10"]'
-    Path("policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\n{deny}\n")
+    Path("policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\n{DENY}\n")
     for command in (["fetch"], ["fetch", "--offline"], ["validate", "--base", "none"]):
         assert main([*command, run.at("latest"), "--policy", "policy.yaml"]) == 1, command
 
@@ -94,6 +94,12 @@ def test_a_manifest_names_a_checkpoint_and_its_lock_holds_it(run: Run) -> None:
     if run.ref == "hf://org/run":  # a folder is no revision to stay at
         assert fetch("latest") == (0, 10)
         assert fetch("latest", "--locked", "--cache-dir", "empty") == (0, 10)
+        assert run.fetch("run/checkpoint-10", "--cache-dir", "other") == (0, 10)
+        asked = run.hub.count()
+        assert fetch("latest", "--locked", "--cache-dir", "other") == (0, 10)
+        assert run.hub.count() == asked, "its bytes are here, of whatever origin"
+        Path("policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\n{DENY}\n")
+        assert fetch("latest", "--locked", "--cache-dir", "other", "--policy", "policy.yaml") == (1, 0)
     assert fetch("latest", "--upgrade") == (0, 11)
     assert fetch("latest", "--locked") == (0, 11)
     assert fetch(11, "--locked") == (1, 0)

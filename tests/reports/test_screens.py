@@ -65,3 +65,5 @@ def test_a_table_leaves_out_empty_columns_and_folds_what_is_too_wide() -> None:
     narrow = rendered([table(("name", "rank", "slot", "n"), rows)], 40)
     assert all(len(line) <= 40 for line in narrow.splitlines())
     assert narrow.count("x") == 60
+    tight = rendered([table(("name", "n", "m"), [("x" * 60, "y" * 60, "z" * 60)])], 20)
+    assert f"{'y' * 10}  {'z' * 10}" in tight, "the first column is folded first"
