@@ -108,7 +108,7 @@ def _warmed(
         if error := wait(Vllm(endpoints[0])):  # which all engines answer alike
             raise error
         wanted = detect_kind(endpoints[0])
-    kind, _, version = wanted.partition("@")
+    kind, _, version = wanted.lower().partition("@")
     servers = [open_server(kind, one) for one in endpoints]
     base, store = base_model(inputs, settings), Store(settings.cache_dir)
 
