@@ -5,7 +5,7 @@ import re
 from lora_cli.adapter.adapter import PAIR_PARTS, last_name
 from lora_cli.base.base_model import OTHER_BASE, WHERE
 from lora_cli.checks.case import Case, On
-from lora_cli.checks.check import CRASHES, NOBODY, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
+from lora_cli.checks.check import ALL_OK, CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
 from lora_cli.checks.config import targets_none
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.errors import FormatError
@@ -184,7 +184,7 @@ def saved_module_missing(case: Case) -> Problems:
     own_head = "For" in config.base_class and config.base_class.endswith(OWN_HEADS)
     if own_head and not heads and not config.modules_to_save and trained.isdisjoint(HEAD_NAMES):
         message = f"it was trained on {shown(config.base_class)}, {without} head: a new, random one would be used"
-        yield Problem(message, case.in_config("auto_mapping"), effects=NOBODY)
+        yield Problem(message, case.in_config("auto_mapping"), effects=ALL_OK)
     tokens = config.trainable_token_indices
     is_asked = bool(tokens) or isinstance(tokens, tuple)  # PEFT looks for those of an empty list, too
     if is_asked and not any(key.part == "trainable_tokens" for key in keys):

@@ -14,7 +14,7 @@ from lora_cli.finding import Effects, EngineOutcome, Finding, Location, Outcome,
 from lora_cli.text import by_key, counted, cut, names, nearest, words_of
 
 OK, UNKNOWN, WRONG, CRASHES, REJECTS = Outcome
-NOBODY = dict.fromkeys(ENGINES, OK)
+ALL_OK = dict.fromkeys(ENGINES, OK)
 
 LONGEST_MESSAGE = 2000
 MOST_GROUPS = 20

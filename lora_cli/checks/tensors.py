@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from lora_cli.adapter.adapter import PAIR_PARTS, Adapter, last_name
 from lora_cli.checks.case import Case, On
-from lora_cli.checks.check import CRASHES, NOBODY, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
+from lora_cli.checks.check import ALL_OK, CRASHES, OK, REJECTS, WRONG, NotChecked, Problems, check, grouped, shape
 from lora_cli.engines import packed_in
 from lora_cli.engines.name_resolution import named_alike
 from lora_cli.finding import NO_BASE, Outcome, Problem, Severity
@@ -151,7 +151,7 @@ def factor_dtype(case: Case) -> Problems:
         if key.part in TRAINED and key.param in {"", "weight", "bias"}
     ]
     odd = [(f"{part} is stored as {dtype}", dtype, module) for part, dtype, module in stored if dtype not in FLOATS]
-    for effects, is_whole in (({}, True), (NOBODY, False)):
+    for effects, is_whole in (({}, True), (ALL_OK, False)):
         messages = ((message, at) for message, dtype, at in odd if dtype.startswith(("BOOL", "I", "U")) == is_whole)
         yield from grouped(messages, case.weights_file, "module", effects=effects)
 
