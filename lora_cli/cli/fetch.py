@@ -151,7 +151,7 @@ def _refuse(given: Mapping[str, Any], flags: LockFlags) -> None:
     if given["manifest"] is None and flags.given:
         raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
     both = (("locked", "check"), ("locked", "upgrade"), ("check", "upgrade"), ("locked", "include"), ("to", "publish"))
-    for one, other in both:
+    for one, other in (*both, ("check", "to"), ("check", "publish")):
         if given[one] and given[other]:
             raise UsageError(f"--{one} and --{other} cannot be used together", hint="remove one of them")
     for name in ("no_validate", "keep_going", "prune"):

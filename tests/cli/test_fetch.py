@@ -49,6 +49,7 @@ def test_standard_output_is_one_absolute_snapshot_directory_an_adapter(tmp_path:
         *("./sql --prune", "./sql --prune --publish out", "./sql --publish=", "./sql --publish out --to out"),
         *("./sql sub/../sql --publish out", "./sql --locked", "./sql --check", "./sql --upgrade", "-f set.yaml ./sql"),
         *("-f set.yaml --locked --upgrade", "-f set.yaml --check --locked", "-f set.yaml --upgrade sq"),
+        *("-f set.yaml --check --to out", "-f set.yaml --check --publish out"),
         *(f"-f set.yaml --shard {shard}" for shard in ("2/2", "0/0", "one", "-1/2", "1/2/3")),
     ],
 )
