@@ -144,7 +144,7 @@ class EngineOutcome:
     profile: str
     """The version whose profile was used."""
     note: str
-    """Why the profile is that of another version, or the outcome is unknown; may be empty."""
+    """Why the outcome is unknown; may be empty."""
     outcome: Outcome
     applied: Applied | None
     """How many modules apply by the engine's own naming rules, or null."""

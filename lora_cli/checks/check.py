@@ -155,7 +155,7 @@ def judge(
         by_effect = by_key((one.effects[on.key], one.problem.message) for one in found if on.key in one.effects)
         outcome = max(by_effect, default=OK)
         why = next((each.reason for one, each in skipped if outcome is OK and one.effects[on.name]), "")
-        notes = (on.profile.note, *(by_effect[UNKNOWN] if outcome is UNKNOWN else ()), why)
+        notes = (*(by_effect[UNKNOWN] if outcome is UNKNOWN else ()), why)
         outcomes.append(
             EngineOutcome(
                 engine=on.name,

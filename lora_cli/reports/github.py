@@ -85,7 +85,8 @@ def job_summary(report: Report, limit: int = STEP_LIMIT) -> str:
 
     It is a block of code, in which nothing is a link, a mention or HTML; its fence is longer than any in it.
     """
-    text = rendered(human(report), 100) + (f"\nerror: {safe(report.error.message)}\n" if report.error else "")
+    text = "".join(f"warning: {safe(notice)}\n" for notice in report.notices) + rendered(human(report), 100)
+    text += f"\nerror: {safe(report.error.message)}\n" if report.error else ""
     if len(text.encode()) > limit - 100:
         text = f"{summary(report)}; for a job summary that is too long, --format json has all\n"
     fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"

@@ -46,6 +46,8 @@ def render_report(report: Report) -> str:
         element.set("tests", str(len(suite)))
         element.set("failures", suite.get("failures", "0"))
         element.set("errors", suite.get("errors", "0"))
+    if report.notices:
+        ET.SubElement(suite, "system-out").text = "\n".join(map(safe, report.notices))
     ET.indent(root)
     text = ET.tostring(root, encoding="unicode").replace("##", "#&#35;")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'

@@ -187,6 +187,14 @@ def test_github_also_appends_to_the_summary_of_the_job(monkeypatch: pytest.Monke
     assert summary.stat().st_size == 1024 * 1024
 
 
+def test_every_report_says_that_a_version_is_newer_than_all_profiles(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    line, files = "validate good good --base base --engine vllm@99", ["out.json", "out.junit", "out.sarif", "out.html"]
+    out = run(f"{line} --format github {' '.join(f'--format {file[4:]}={file}' for file in files)}").out
+    said = [out, run(line).err, *(Path(file).read_text() for file in (*files, "summary.md"))]
+    assert ["vllm@99: newer than the newest profile: validated as" in one for one in said] == [True] * 7
+
+
 @pytest.mark.parametrize(
     ("file", "told"),
     [
