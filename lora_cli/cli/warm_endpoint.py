@@ -25,7 +25,6 @@ from lora_cli.fetching.batch import FetchContext
 from lora_cli.finding import Deployment
 from lora_cli.inputs import Inputs, base_model
 from lora_cli.judging.read import Terms
-from lora_cli.refs.reference import ref_of, repository_of
 from lora_cli.reports.warm import EndpointsReport, human_endpoints
 from lora_cli.settings import Settings
 from lora_cli.store import InUse, Store
@@ -121,8 +120,8 @@ def _warmed(
 
     # With --prune, what neither the manifest nor a REF names goes.
     kept = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else inputs.items))
-    named = repository_of(ref_of(inputs.base))
-    changes = ReconcileOptions(kept if given["prune"] else None, not given["no_prove"], given["allow_unload"], named)
+    prune, named = kept if given["prune"] else None, base.repository
+    changes = ReconcileOptions(prune, not given["no_prove"], given["allow_unload"], named)
     with InUse(store) as hold:
         context, path_of = FetchContext(store, settings, in_use=hold), path_mapping(given["engine_path"] or ())
         done = warm_servers(servers, inputs.items, context, changes, wait=wait, terms_of=terms_of, path_of=path_of)

@@ -248,14 +248,18 @@ def test_a_token_is_sent_and_a_wrong_one_is_explained(warm: Warm, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("root", "told"),
-    [("acme/other", True), ("Acme/Tiny@main", False), ("/models/other", False), ("other", False)],
+    ("root", "base", "told"),
+    [
+        *[("acme/other", "acme/tiny", True), ("Acme/Tiny@main", "acme/tiny", False)],
+        *[("/models/other", "acme/tiny", False), ("other", "acme/tiny", False), ("acme/other", "./base", True)],
+    ],
 )
 def test_an_engine_with_another_base_is_told(
-    root: str, told: bool, folder: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
+    root: str, base: str, told: bool, folder: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = folder / "set.yaml"
-    manifest.write_text(manifest.read_text().replace("./base", "acme/tiny"))
+    manifest, config = folder / "set.yaml", folder / "base" / "config.json"
+    manifest.write_text(manifest.read_text().replace("./base", base))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_name_or_path": "acme/tiny"}))
     with Hub() as hub, Engine() as engine:
         hub.add("acme/tiny", folder / "base")
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
