@@ -246,8 +246,8 @@ def _fetch_all(
                 told = fetched_adapter(outcome)
                 if told.status == "downloaded" or (settings.verbose and told.error is None):
                     inform(adapter_line(told, verbose=settings.verbose), settings)
-                for reason in outcome.unchecked:
-                    inform(f"warning: {name}: {safe(reason)}", settings)
+                for warning in outcome.warnings:
+                    inform(f"warning: {name}: {safe(warning)}", settings)
                 if outcome.published is not None and outcome.published.replaced:
                     inform(f"warning: {name} replaces other content: an engine may mix both", settings)
                 if prints_paths and outcome.directory is not None:

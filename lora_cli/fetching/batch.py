@@ -97,8 +97,8 @@ class FetchContext(ExitStack):
 class Outcome:
     """The result for one request: ``fetched`` after ``ms`` milliseconds, or its ``error``.
 
-    ``directory`` is where the caller has written it, ``published`` what was published there, and ``unchecked`` what
-    could not be checked before.
+    ``directory`` is where the caller has written it, ``published`` what was published there, and ``warnings``
+    what is said of it.
     """
 
     request: Request
@@ -107,7 +107,7 @@ class Outcome:
     ms: float = 0.0
     directory: Path | None = None
     published: "Published | None" = None
-    unchecked: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:

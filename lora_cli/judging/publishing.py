@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.batch import Outcome
+from lora_cli.finding import Severity
 from lora_cli.refs.request import NAME, Request
 from lora_cli.store import Store
 from lora_cli.store.materialize import materialize, publish_adapter
@@ -53,7 +54,9 @@ class Destination:
             if judged.refusal is not None:
                 raise judged.refusal
             published = publish_adapter(self.store, snapshot, target, self.served)
-            return replace(outcome, directory=target, published=published, unchecked=judged.unchecked)
+            found = [one for one in judged.findings if one.severity is Severity.WARNING]
+            warnings = (*judged.unchecked, *(f"{one.code} {one.name}: {one.problem.message}" for one in found))
+            return replace(outcome, directory=target, published=published, warnings=warnings)
         except LostBlob:
             busy = f"{self.store.root} is being cleaned up at the same time"
             return replace(outcome, error=MachineError(busy, hint="try again"))

@@ -63,8 +63,8 @@ class FetchedAdapter:
     milliseconds: NonNegative
     exit_code: Count
     error: ErrorReport | None
-    unchecked: Sequence[str]
-    """With --publish: what could not be checked of it."""
+    warnings: Sequence[str]
+    """With --publish: what could not be checked of it, and the findings that do not refuse it."""
     fetched: FetchedSnapshot | None = field(default=None, metadata=INLINE)
     typed: str = field(default="", metadata=EXCLUDED)
     """The reference as it was typed, where the adapter is known by that."""
@@ -125,8 +125,8 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
     typed, error = "" if request.at else request.written, None
     if outcome.error is not None:
         error = error_report(outcome.error)
-    code, unchecked = outcome.exit_code, outcome.unchecked
-    return FetchedAdapter(request.name, request.canonical, outcome.ms, code, error, unchecked, found, typed)
+    code, warnings = outcome.exit_code, outcome.warnings
+    return FetchedAdapter(request.name, request.canonical, outcome.ms, code, error, warnings, found, typed)
 
 
 def lock_changes(file: Path, before: Lock, after: Lock) -> LockChanges:

@@ -89,13 +89,16 @@ def test_files_are_copied_to_memory_without_torch() -> None:
         assert Path(memory, "sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()
 
 
-def test_other_content_under_a_published_name_is_a_warning(run: Run) -> None:
-    assert "replaces" not in run(ONE).err
+def test_other_content_under_a_published_name_and_what_validation_warns_of_are_warnings(run: Run) -> None:
+    assert "warning: sql" not in run(ONE).err
     first = mark()["snapshot"]
-    adapter("sql", seed=2)
+    adapter("sql", lora_alpha=1e12)
     said = run(f"{ONE} --format json")
     assert "warning: sql replaces other content: an engine may mix both" in said.err
-    assert said.document["adapters"][0]["published"]["replaced"] == first
+    (one,) = said.document["adapters"]
+    assert one["published"]["replaced"] == first
+    assert [word[:18] for word in one["warnings"]] == ["LC504 huge-update:"]
+    assert f"warning: sql: {one['warnings'][0]}" in said.err
 
 
 def truncate() -> None:
