@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -283,15 +283,6 @@ def read_lock(path: Path, manifest: str = "") -> Lock:
         raise DocumentError([UsageError(one.message, hint=AGAIN) for one in mistakes]) from error
     base = {} if found.base is None else {THE_BASE: found.base.adapter(THE_BASE, manifest, found.base.config)}
     return base | {one.name: one.adapter(one.name, manifest) for one in found.adapters}
-
-
-def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
-    """Where the adapters of a manifest and its lock disagree, one sentence each: missing, left over, another source."""
-    names = {THE_BASE, *(entry.name for entry in adapter_set.adapters)}
-    for entry in adapter_set.adapters:
-        if said := mismatch(entry, lock.get(entry.name)):
-            yield said
-    yield from (f"{name} is locked but not in the manifest" for name in lock if name not in names)
 
 
 def mismatch(entry: Request, locked: LockedAdapter | None) -> str:

@@ -13,7 +13,6 @@ from lora_cli.documents.manifest import (
     AdapterSet,
     base_mismatch,
     config_files,
-    drift,
     dump_lock,
     lock_path,
     locked_adapters,
@@ -77,9 +76,8 @@ class SetLock:
                 source = request.source if known.revision else ref
                 request = replace(request, source=source, locked=known if stays else None)  # noqa: PLW2901
             elif self.flags.locked:  # with --keep-going, else ``check_agrees`` refuses all
-                why = Refused(
-                    mismatch(request, self.lock.get(request.name)), hint="lora-cli fetch -f locks it, if it can"
-                )
+                said = mismatch(request, self.lock.get(request.name))
+                why = Refused(said, hint="lora-cli fetch -f locks it, if it can")
                 request = replace(request, invalid=why)  # noqa: PLW2901
             yield request
 
@@ -98,9 +96,12 @@ class SetLock:
 
     def check_agrees(self) -> None:
         """Raises ``Refused`` if lock and manifest disagree, and as ``local_config`` for a local base."""
-        base = self._base_drift()
-        adapters = () if self.flags.keep_going else drift(self.adapter_set, self.lock)
-        if found := [*adapters, *([base] if base else [])]:
+        found, base = list[str](), self._base_drift()
+        if not self.flags.keep_going:
+            differ = (mismatch(one, self.lock.get(one.name)) for one in self.adapter_set.adapters)
+            gone = (f"{name} is locked but not in the manifest" for name in self.left_over if name != THE_BASE)
+            found += [*filter(None, differ), *gone]
+        if found := [*found, *([base] if base else [])]:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             hint = f"lora-cli fetch -f {self.adapter_set.file} updates it; take what cannot be fetched out of the set"
             raise Refused(f"{self.path} does not match {self.adapter_set.file}: {found[0]}{more}", hint=hint)
@@ -172,10 +173,8 @@ class SetLock:
             # Policies about adapters do not apply to the base.
             yield from find_drift([base], replace(settings, policies=()))
         elif (found := self._base_drift()) or locked is not None:
-            changes = [f"{found.removeprefix(f'{THE_BASE} ')}; lora-cli fetch -f {manifest.file} locks it"] * bool(
-                found
-            )
-            yield checked_adapter(Request(THE_BASE, manifest.base, locked=locked), changes)
+            said = f"{found.removeprefix(f'{THE_BASE} ')}; lora-cli fetch -f {manifest.file} locks it"
+            yield checked_adapter(Request(THE_BASE, manifest.base, locked=locked), [said] * bool(found))
 
     @property
     def left_over(self) -> list[str]:

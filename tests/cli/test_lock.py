@@ -167,6 +167,13 @@ def test_check_tells_what_the_origins_have_now_and_changes_nothing(
         "old: is locked but not in the manifest",
         "5 adapters: 5 changed; lock the new versions with --upgrade",
     ]
+    for entries, said in {
+        "chat=org/chat new=org/sql": f"chat {found['chat']['drift'][0]} (and 2 more)",
+        "chat=org/chat@main new=org/sql": "new is not locked (and 1 more)",
+        "chat=org/chat@main": "old is locked but not in the manifest",
+    }.items():
+        set_of("sql=org/sql", "mine=./mine", *entries.split())
+        assert f"{LOCK} does not match set.yaml: {said}" in run(f"{FETCH} --locked", 1).err
     assert (LOCK.read_bytes(), Path("empty").exists()) == (before, False)
 
 

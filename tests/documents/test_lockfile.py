@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.documents.manifest import drift, dump_lock, lock_path, read_lock, read_manifest
+from lora_cli.documents.manifest import dump_lock, lock_path, read_lock
 from lora_cli.errors import UsageError
 from lora_cli.refs.request import THE_BASE, Lock, LockedAdapter
 from lora_cli.refs.snapshot import Blob
@@ -105,23 +105,6 @@ def test_a_lock_that_was_tampered_with_cut_or_badly_merged_is_refused(old: str, 
         load(dump_lock(lock_of(SQL, base('{"a": 1}'))).replace(old, new))
     assert caught.value.message.startswith(f"l:{message}")
     assert "or recreate it with lora-cli fetch -f FILE --upgrade" in caught.value.hint
-
-
-def test_drift_is_said_adapter_by_adapter() -> None:
-    Path("m.yaml").write_text(f"""\
-apiVersion: lora-cli/v1
-kind: AdapterSet
-adapters:
-  - {{name: sql, source: "hf://acme/sql@main", sha256: {"0" * 64}}}
-  - {{name: new, source: org/new}}
-  - {{name: tone, source: ./tone2}}
-""")
-    assert list(drift(read_manifest(Path("m.yaml")), lock_of(SQL, TONE, LockedAdapter("old", "org/old", "", {})))) == [
-        f"sql is locked at {SQL.digest}, but the manifest requires {'0' * 64}",
-        "new is not locked",
-        "tone is locked for ./tone, but the manifest has ./tone2",
-        "old is locked but not in the manifest",
-    ]
 
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
