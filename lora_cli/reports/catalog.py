@@ -24,7 +24,7 @@ LETTERS: Mapping[Outcome, str] = {
     Outcome.CRASHES: "C",
     Outcome.WRONG_OUTPUT: "W",
 }
-LEGEND = "· ok, R rejects, C crashes on first use, W wrong output, ? unknown"
+LEGEND = "· ok, R rejects, C crashes on first use, W wrong output, ? unknown: the usual outcome; a finding has its own"
 HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engines", "LC5": "values", "LC6": "supply chain"}
 
 
