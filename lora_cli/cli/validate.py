@@ -113,7 +113,7 @@ def command(
             if progress is not None:
                 progress.adapter_ended(one.name, failed=one.error is not None)
     results, notices = _compared(results, naming, file, known, writing=not baseline) if file else (results, [])
-    notices += [f"{one.engine.name}@{one.requested}: {one.note}" for one in terms.engines if one.proven and one.note]
+    notices += [f"{one.engine.name}@{one.requested}: {one.note}" for one in terms.engines if one.note]
     unfit = _lock_refused(whole.manifest) if strict and whole.has_lock and whole.manifest else None
     report = Report(
         base=terms.base, fail_on=Severity[fail_on.upper()], adapters=tuple(results), notices=tuple(notices),
