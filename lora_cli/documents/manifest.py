@@ -98,7 +98,7 @@ class ManifestFile(Head):
     policy: Policy | None = None
     """The rules that adapters must pass, in addition to the operator's policy."""
     adapters: Annotated[tuple[ManifestAdapter, ...], Field(min_length=1), AfterValidator(unique)]
-    """Names are unique."""
+    """At least one adapter; names are unique."""
 
 
 def read_manifest(path: Path) -> AdapterSet:

@@ -146,6 +146,8 @@ class SetLock:
             if place is not None and (data := local_config(place)) is not None:
                 about = self.adapter_set.base_written, revision, config_files(data), endpoint
                 new[THE_BASE] = LockedAdapter(THE_BASE, *about, data.decode())
+            elif place is not None and not (place.exists() or place.suffix == ".safetensors"):
+                warn(f"{THE_BASE} is not locked: there is no {place}")
         except LoraCliError as error:
             warn(f"{THE_BASE} is not locked: {error.message}")
         path = Path(os.path.realpath(self.path))

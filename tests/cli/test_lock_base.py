@@ -72,6 +72,8 @@ def test_it_stays_at_the_locked_commit_until_an_upgrade(hub: Hub, run: Run) -> N
 def test_one_that_cannot_be_had_is_a_warning_and_refused_with_locked(
     hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    set_of("real=org/real", base="./nothing")
+    assert f"warning: the base is not locked: there is no {Path.cwd()}/nothing" in run(FETCH).err
     set_of("real=org/real", base="org/nothing")
     assert "warning: the base is not locked: hf://org/nothing: there is no repository org/nothing" in run(FETCH).err
     hub.requests.clear()

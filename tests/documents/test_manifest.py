@@ -80,7 +80,7 @@ LINES = [  # line 4, the message about it, a part of the hint
     *((f"- {{name: {name}, source: org/a}}", "adapters[0].name: string should match pattern", "name of a folder")
       for name in ("../a", "a/b", "..", '""', '"a\\n"', "ż")),
     ("- {name: a, source: word}", "adapters[0].source: 'word' is neither an existing path nor", ""),
-    ("[]", "adapters: tuple should have at least 1 item", "Names are unique"),
+    ("[]", "adapters: tuple should have at least 1 item", "At least one adapter"),
 ]  # fmt: skip
 OTHERS = [  # what is below the adapter, the message about line 5, a part of the hint
     ("sources: [{match: 's3://a/*'}]", "sources: unknown key", "write [[sources]] in the settings file"),
