@@ -87,10 +87,10 @@ def test_files_and_names_stand_for_their_adapters(run: Run) -> None:
     shards = [validated(run, f"-f set.yaml fine --shard {index}/2") for index in (0, 1)]
     assert sorted(name for part in shards for name in part) == ["fine"]
     run("fetch -f set.yaml fine")
-    written = " ".join(f"--format {name}=out.{name}" for name in ("json", "junit", "sarif", "github"))
+    written = " ".join(f"--format {name}=out.{name}" for name in ("json", "junit", "sarif", "github", "html"))
     assert "broken is not locked" in run(f"validate -f set.yaml fine --base none --strict {written}", 1).err
     assert json.loads(Path("out.json").read_text())["exit_code"] == 1
-    for name in ("json", "junit", "sarif", "github"):
+    for name in ("json", "junit", "sarif", "github", "html"):
         assert "broken is not locked" in Path(f"out.{name}").read_text()
     assert ET.parse("out.junit").getroot().attrib.items() >= {"tests": "2", "failures": "1"}.items()
     Path("notes.txt").touch()
