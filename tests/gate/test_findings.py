@@ -243,7 +243,7 @@ def test_what_was_not_read_is_unchecked_whatever_is_ignored(origins: Origins, ca
     assert [*outcomes(capsys, 0, away, "--strict", "--select", "LC1").values()] == ["ok"]
     assert main(["fetch", "./away", "--publish", "served", "--format", "json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)["adapters"]
-    assert "base unchecked" in one["unchecked"][0]
+    assert "base unchecked" in one["warnings"][0]
     ones = {
         name: Raw("F8_E4M3", one.shape, b"\x38" * math.prod(one.shape)) for name, one in lora_tensors(MODULES).items()
     }
