@@ -189,8 +189,9 @@ def _put_others(building: Path, folder: Path, adapter: Adapter, *, in_place: boo
             (building / name).unlink(missing_ok=True)
         for name in (WEIGHTS, CONFIG):
             shutil.copy(folder / CONFIG, building / name)  # they are overwritten, and keep its mode
-        for name in ("", WEIGHTS, CONFIG) if os.geteuid() == 0 else ():
-            os.chown(building / name, (owner := folder.stat()).st_uid, owner.st_gid)
+        for path in (building, *building.rglob("*")) if os.geteuid() == 0 else ():
+            owner = next(one.lstat() for one in (folder / path.relative_to(building), folder) if os.path.lexists(one))
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _named_as_peft(

@@ -267,7 +267,7 @@ def pattern_invalid(case: Case) -> Problems:
     It fails or hangs the process that loads it; vLLM only matches the patterns of ranks and alphas.
     """
     config, scales_error = case.config, case.application.scales_error
-    of_scales = scales_error.where if scales_error is not None and config.r > 0 else ""
+    of_scales = scales_error.where if scales_error is not None else ""
     for error in dict.fromkeys(case.application.errors):
         is_read = error.where == of_scales and (config.rank_pattern or config.alpha_pattern)
         field = case.in_config(cut(error.where.removeprefix(f"{config.file}: ")))

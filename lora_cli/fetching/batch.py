@@ -55,9 +55,6 @@ class Progress:
         """This process waits for another one that downloads the same adapter."""
         log.warning("%s: waiting for another process that fetches it", adapter)
 
-    def adapter_ended(self, adapter: str) -> None:
-        """The adapter is done or has failed."""
-
 
 SILENT = Progress()
 

@@ -248,7 +248,7 @@ class _Tars:
                 tar.pax_headers.clear()
                 self.left = MOST_HEADERS
             self.seek(tar.offset)  # tarfile takes a broken header for the end
-            if tar.offset == begin or self.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            if self.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError("it is not a tar, or damaged")
 
     def read(self, size: int) -> bytes:

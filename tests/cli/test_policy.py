@@ -61,6 +61,16 @@ def test_what_is_allowed_passes_and_the_manifests_policy_and_the_file_hold_both(
         run(f"{command} -f set.yaml --policy {policy(f'max_bytes: {beside}')}", code)
 
 
+def test_one_violation_is_told_and_the_others_are_counted(run: Run) -> None:
+    run(f"fetch ./sql --policy {policy('deny_sources: [./sql]')}", 1)
+    policy("deny_sources: [./sql]\nallow_sources: [./x]\nmax_bytes: 1KiB")
+    assert "(and 1 more)" in run("fetch ./sql --policy policy.yaml", 1).text
+
+
+def test_a_policy_alone_gives_nothing_to_warm(run: Run) -> None:
+    assert "nothing to warm" in run(f"warm --policy {policy('max_bytes: 1GiB')}", 2).text
+
+
 def test_repair_holds_what_the_manifest_says_of_an_adapter(run: Run) -> None:
     for rules, more, code in (
         ("policy: {deny_sources: ['./sql']}\n", "", 1), ("", f", sha256: {'0' * 64}", 5), ("", "", 0),

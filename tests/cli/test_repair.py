@@ -64,7 +64,7 @@ def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(run: Run, monkeypatc
 
 
 def test_in_place_all_else_stays_as_it_is(run: Run) -> None:
-    """Also hidden, nested and linked; the modes too."""
+    """Also hidden, nested and linked; the modes and the owner too."""
     folder = Path("run/checkpoint-10").absolute()
     folder.parent.mkdir()
     Path("rslora").rename(folder)
@@ -74,9 +74,12 @@ def test_in_place_all_else_stays_as_it_is(run: Run) -> None:
     (folder / "run.sh").chmod(0o755)
     (folder / "adapter_config.json").chmod(0o600)
     (folder / "latest").symlink_to("README.md")
+    for path in (folder, *folder.rglob("*")) if os.geteuid() == 0 else ():
+        os.chown(path, 1234, 1234, follow_symlinks=False)
 
-    def listed() -> dict[str, int]:
-        return {str(path.relative_to(folder)): path.lstat().st_mode for path in folder.rglob("*")}
+    def listed() -> dict[str, tuple[int, int]]:
+        found = {path: path.lstat() for path in (folder, *folder.rglob("*"))}
+        return {str(path.relative_to(folder)): (one.st_mode, one.st_uid) for path, one in found.items()}
 
     before = listed()
     before[WEIGHTS] = before["adapter_config.json"]
@@ -92,6 +95,9 @@ def test_validate_marks_what_it_mends_and_ends_with_the_command(run: Run) -> Non
     assert "error LC424 module-scales [*]" in told
     run(told.partition("[*] lora-cli ")[2].partition(" 1 adapter: 1 failed, 1 can be repaired")[0])
     run(f"validate DIRECTORY {SGLANG}")
+    adapter("other", {"use_rslora": True}, r=16)
+    told = run(f"validate ./rslora ./other {SGLANG}", 1).text
+    assert (told.count("[*] lora-cli repair"), "repair REF" in told) == (1, True)
 
 
 @pytest.mark.parametrize(("to", "code"), [("--check", 3), ("--to out", 0)])

@@ -153,7 +153,8 @@ def test_a_factor_of_gemma_3_is_where_peft_looks_for_it(prefix: str, tmp_path: P
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 
     model, base = transformers_model(GEMMA3), base_from_config(GEMMA3, "base")
-    write_adapter(tmp_path, modules=dict.fromkeys(OF_GEMMA3, (8, 8)), prefix=prefix)
+    others = {f"{prefix}{module}.lora_magnitude_vector": np.zeros(8, np.float32) for module in OF_GEMMA3}
+    write_adapter(tmp_path, modules=dict.fromkeys(OF_GEMMA3, (8, 8)), prefix=prefix, tensors=others)
     found = as_loaded(read_adapter(files_at(tmp_path), "old"), base)[0]
     for name, key in found.keys.items():
         (loaded,) = convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(r=1), {name: raw(np.zeros(1))})
