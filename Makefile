@@ -57,7 +57,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-bench: $(READY)       ## every benchmark, compared with other tools
+bench: model $(VLLM_READY)  ## every benchmark, compared with other tools (half an hour; a quiet machine)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 docs: $(READY)        ## the generated pages and JSON Schemas, the README's outputs and its picture
