@@ -181,7 +181,7 @@ def remote(folder: Path) -> None:
     (folder / "served" / "acme").mkdir(parents=True)
     (folder / "served" / "acme" / "large").symlink_to(folder / "large")
     files = {f"large/{file.name}": file.read_bytes() for file in (folder / "large").iterdir()}
-    base = ["--base", str(folder / "base")]
+    base = ["--base", str(folder / "base"), "--no-values"]
 
     def told(name: str, counted: Counted, ref: str, **environment: str) -> None:
         command = Command(validate(ref, *base), {**environ(folder), "HF_HUB_OFFLINE": "0", **environment})

@@ -87,7 +87,7 @@ def _many_into_ours(folder: Path, count: int) -> Iterator[str]:
         (folder / "peer").mkdir()
         first = stack.enter_context(Running(_made(folder / "one"), *argv)).until_ready()
         second = stack.enter_context(Running(_made(folder / "two"), *argv)).until_ready()
-        ours = _ours(folder, endpoint, first.port, "lora-cli", cache=folder / "one" / "cache")
+        ours = _ours(folder, endpoint, first.port, cache=folder / "one" / "cache")
         assert len(first.status()["adapters"]) == count
         peer = _loop(folder, endpoint, second.port, names)
         assert len(second.status()["adapters"]) == count
@@ -101,7 +101,7 @@ def _many_into_vllm(folder: Path, count: int) -> Iterator[str]:
         endpoint = stack.enter_context(hub(folder / "hub")).endpoint
         (folder / "peer").mkdir()
         server = stack.enter_context(vllm_server.serving(folder / "base", folder / "vllm.log", *more))
-        ours = _ours(folder, endpoint, server.port, "vllm", cache=folder / "cache")
+        ours = _ours(folder, endpoint, server.port, cache=folder / "cache")
         for name in names:
             assert server.unload(name).status == 200
         peer = _loop(folder, endpoint, server.port, names)
@@ -144,10 +144,10 @@ def _modules(base: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def _ours(folder: Path, hub_endpoint: str, port: int, kind: str, *, cache: Path) -> float:
-    """Seconds of one ``lora-cli warm --endpoint``."""
+def _ours(folder: Path, hub_endpoint: str, port: int, *, cache: Path) -> float:
+    """Seconds of one ``lora-cli warm --endpoint``; a process of ours speaks vLLM's API, too."""
     argv = [str(BIN / "lora-cli"), "--cache-dir", str(cache), "warm", "-f", str(folder / "set.yaml")]
-    argv += ["--endpoint", f"http://127.0.0.1:{port}", "--engine", kind]
+    argv += ["--endpoint", f"http://127.0.0.1:{port}", "--engine", "vllm"]
     began = time.perf_counter()
     subprocess.run(argv, check=True, env=_environ(folder, hub_endpoint), stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
