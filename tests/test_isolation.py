@@ -19,8 +19,6 @@ from lora_cli.store import InUse, Store
 from tests.making import llama_modules, write_adapter
 from tests.warm.reading import LLAMA
 
-pytestmark = pytest.mark.slow
-
 QUERIES = llama_modules(["q_proj"])
 
 

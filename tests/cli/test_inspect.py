@@ -94,7 +94,6 @@ def test_what_cannot_be_compared_is_an_error_that_says_so(
     assert (said in err, "Traceback" in err) == (True, False)
 
 
-@pytest.mark.slow
 def test_21_mb_elsewhere_are_known_within_200_kb(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing of the files beside it."""
     r = 21_000_000 // (4 * 14 * (64 + 64)) // 8 * 8

@@ -143,7 +143,6 @@ def test_an_output_that_is_full_or_not_read_has_its_exit_code(line: str, code: i
     assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (code, False)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("line", "words"), [("valid", ["validate"]), ("validate --fail-on w", ["warning"])])
 def test_a_word_is_completed_by_typer(line: str, words: list[str]) -> None:
     asked = {"_LORA_CLI_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}

@@ -224,7 +224,6 @@ def test_a_pipe_gets_whole_lines_and_colour_only_where_it_is_forced_and_an_ascii
     assert json.loads(piped("--format", "json=/dev/stdout"))["exit_code"] == 1
 
 
-@pytest.mark.slow
 def test_a_terminal_gets_colour_unless_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
     for columns in (40, 200):  # the outcome on a line of its own, and beside the name
         assert "\x1b[31mfailed" in on_a_terminal(["validate", "bad", "--base", "base"], columns, 24)[1]

@@ -23,8 +23,6 @@ from tests.making import (
 )
 from tests.warm.families import save_model
 
-pytestmark = pytest.mark.slow
-
 STAGES = ["fetch", "validate", "read", "slot", "proof"]
 
 Warm = Callable[..., tuple[int, dict[str, Any]]]

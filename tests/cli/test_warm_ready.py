@@ -8,8 +8,6 @@ import pytest
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base_config
 
-pytestmark = pytest.mark.slow
-
 
 def test_the_ready_file_is_there_when_all_are_proved_and_only_then(tmp_path: Path) -> None:
     base, one = write_base_config(tmp_path / "base"), write_adapter(tmp_path / "one", modules=llama_modules(["q_proj"]))

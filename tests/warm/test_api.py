@@ -13,8 +13,6 @@ import pytest
 from tests.making import llama_modules, write_adapter, write_base
 from tests.warm.running import Running, error_of
 
-pytestmark = pytest.mark.slow
-
 QUERIES = llama_modules(["q_proj"])
 MANIFEST = """\
 apiVersion: lora-cli/v1

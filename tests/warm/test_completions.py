@@ -17,8 +17,6 @@ from tests.warm.families import save_model
 from tests.warm.running import Running, error_of
 from tests.warm.tokenizer import write_tokenizer
 
-pytestmark = pytest.mark.slow
-
 ADAPTERS = ("a0", "a1", "a2")
 
 
