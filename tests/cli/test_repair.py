@@ -183,6 +183,9 @@ def test_weights_are_written_in_one_file(kind: str, run: Run) -> None:
     if kind == "shards":
         (folder / shards[1]).unlink()
         assert "not all shards are there" in run("repair whole --engine vllm --base base --to two", 1).text
+    else:
+        repair(run, "whole --engine vllm --base base --in-place")
+        assert content("whole") == content("out")
 
 
 @pytest.mark.parametrize(
