@@ -82,7 +82,8 @@ def test_what_is_missing_is_loaded_and_proved_and_a_second_time_nothing_is_done(
         code, document = warm(engine)
         assert (code, document["schema"]) == (0, "lora_cli/endpoints/1")
         assert actions(document) == {"sql": "loaded", "chat": "loaded"}
-        assert all(one["effect"]["proved"] for one in document["servers"][0]["adapters"])
+        effects = [one["effect"] for one in document["servers"][0]["adapters"]]
+        assert all(one["proved"] and one["how"].startswith("log-probabilities by 0.") for one in effects)
         assert all("/snapshots/sha256/" in root for root, _ in engine.adapters.values())
         before = list(engine.said)
         code, document = warm(engine)
