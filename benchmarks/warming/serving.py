@@ -145,7 +145,7 @@ def _modules(base: Path) -> dict[str, tuple[int, int]]:
 
 
 def _ours(folder: Path, hub_endpoint: str, port: int, *more: str, cache: Path) -> float:
-    """Seconds of one ``lora-cli warm --endpoint``; not proved in a process of ours, which gives no log-probabilities."""
+    """Seconds of one ``lora-cli warm --endpoint``; ours gives no log-probabilities, so it is not proved there."""
     argv = [str(BIN / "lora-cli"), "--cache-dir", str(cache), "warm", "-f", str(folder / "set.yaml")]
     argv += ["--endpoint", f"http://127.0.0.1:{port}", "--engine", "vllm", *more]
     began = time.perf_counter()
