@@ -26,9 +26,9 @@ from fetching import peers, servers
 from fetching.pairs import Command, Compared, compared, timed
 
 MEMORY_GOAL_MIB = 250
-TOUCHED = 12 * servers.GIB
-"""So much memory is used once before anything is timed: a virtual machine gets memory from its host at the first use,
-and who is unlucky enough to be first pays more for it than for the work."""
+TOUCHED = 2 * servers.GIB
+"""So much memory is used right before each run: a virtual machine gives free memory back to its host within seconds,
+and who uses it next, be it for the page cache, pays more for it than for the work (up to 2.6 s for one GiB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ class Bench:
                 os.truncate(file, 0)
         place = self.folder / f"run-{number}"
         place.mkdir()
+        code = "import sys; data = bytearray(int(sys.argv[1])); data[:: 4096] = b'1' * len(data[:: 4096])"
+        subprocess.run([sys.executable, "-c", code, str(TOUCHED)], check=True)
         return place
 
     def pair(
@@ -241,13 +243,6 @@ def memory(bench: Bench, gib: Sequence[int]) -> None:
         print(f"{f'memory: {count} GiB from the hub':52} {run.wall_s:7.2f}s {peak:6.0f} MiB of {MEMORY_GOAL_MIB} {met}")
 
 
-def touch_memory() -> None:
-    """Uses memory once, in another process, and gives it back."""
-    most = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    code = "import sys; data = bytearray(int(sys.argv[1])); data[:: 4096] = b'1' * len(data[:: 4096])"
-    subprocess.run([sys.executable, "-c", code, str(min(TOUCHED, most))], check=True)
-
-
 def main() -> None:
     """Runs the rows that were asked for, and prints each when it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -259,7 +254,6 @@ def main() -> None:
     options = parser.parse_args()
     sizes = servers.Sizes(large=100 * servers.MIB, many=40) if options.quick else servers.Sizes()
     rows = [row for row in ROWS if not options.only or row.name.startswith(tuple(options.only))]
-    touch_memory()
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} processors, load {load:.1f} at the start; sizes {sizes}")
     print(HEAD)
