@@ -168,3 +168,9 @@ def test_a_base_that_is_not_there_is_said_before_anything_is_fetched(
     argv = ["--cache-dir", str(cache), "warm", str(adapter), "--base", str(tmp_path / "none")]
     assert refused(capsys, argv)[0] == 3
     assert not cache.exists()
+
+
+def test_two_of_several_bases_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = [write_adapter(tmp_path / name, config={"base_model_name_or_path": f"acme/{name}"}) for name in "xyz"]
+    code, err = refused(capsys, ["warm", *map(str, made)])
+    assert (code, "several bases: acme/x" in err, "acme/y" in err, "acme/z" in err) == (2, True, True, False)

@@ -25,7 +25,7 @@ class Engine:
         self.pinned: set[str] = set()
         self.said: list[tuple[str, str]] = []
         self.refuses: dict[str, str] = {}
-        self.noisy = self.idle = False
+        self.noisy = self.idle = self.fixed = False
         self.flags: dict[str, int] = {}
         self.sees: Path | None = None
         self.mounted = "/adapters"
@@ -95,7 +95,7 @@ class Engine:
         if path == "/v1/completions":
             return self._complete(body)
         verb = path.removeprefix("/v1/" if self.kind == "vllm" else "/")
-        if verb not in {"load_lora_adapter", "unload_lora_adapter"}:
+        if self.fixed or verb not in {"load_lora_adapter", "unload_lora_adapter"}:
             return 404, {"detail": "Not Found"}
         name = body["lora_name"]
         if verb == "unload_lora_adapter":

@@ -219,7 +219,11 @@ def test_waiting_says_for_whom_and_why_and_ends_with_ctrl_c(folder: Path, silent
 
 def test_paths_are_the_engines_own_and_a_404_says_so(folder: Path, warm: Warm) -> None:
     with Engine() as engine:
-        engine.sees = folder / "cache"
+        engine.fixed = True
+        code, document = warm(engine)
+        assert code == 7
+        assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in document["servers"][0]["adapters"][0]["error"]["hint"]
+        engine.fixed, engine.sees = False, folder / "cache"
         code, document = warm(engine)
         assert code == 7
         assert "--engine-path" in document["servers"][0]["adapters"][0]["error"]["hint"]

@@ -133,12 +133,12 @@ def test_an_index_is_its_only_artifact_or_the_one_for_this_machine(oci_registry:
         digest = oci_registry.manifest(f"{name}:index", {"manifests": manifests}, OCI_INDEX)
         assert open_source("oci", settings).resolve(ref_to(oci_registry, f"{name}:index")).id == digest
         assert files_at(oci_registry, f"{name}:index", settings) == FILES
-    for manifests in ([adapter, other], []):
+    for manifests in ([adapter, other] * 3, []):
         oci_registry.manifest(f"{name}:index", {"manifests": manifests}, OCI_INDEX)
         with pytest.raises(UsageError, match=f"an index of {len(manifests)} manifests") as caught:
             files_at(oci_registry, f"{name}:index", settings)
         assert f"oci://{oci_registry.place}/{name}@sha256:" in caught.value.hint
-        assert all(str(one["digest"]) in caught.value.message for one in manifests)
+        assert caught.value.message.count("sha256:") == min(5, len(manifests))
 
 
 Servers = tuple[Registry, Registry, TokenServer]

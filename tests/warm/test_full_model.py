@@ -1,6 +1,7 @@
 """Whole models: what cannot be composed is refused by name, and what an adapter changes is measured."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from tests.warm.tiny import put, weights
 from tests.warm.tokenizer import write_tokenizer
 
 LINEAR = {path: LLAMA.modules[path] for path in llama_modules()}
+
+
+def two_bytes_each(ids: Sequence[int]) -> str:
+    return ("ż" * 9).encode()[: len(ids)].decode(errors="replace")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,8 @@ def test_what_an_adapter_changes_is_measured_over_all_logits_and_ends_with_it(tm
     generation = Generation(ours, [[3, 4]], broken, 2, frozenset(), lambda _: "")
     with pytest.raises(Refused, match="logits are NaN"):
         generation.step()
+    generation = Generation(ours, [[3, 4]], sound, 5, frozenset(), two_bytes_each)
+    assert [generation.step()[0].text for _ in range(5)] == ["", "ż", "", "ż", "\ufffd"]  # no half of a character
     assert (model.decode([3]), 2 in model.ends) == ("", True)
     with pytest.raises(FormatError, match="has no tokenizer that transformers can load"):
         model.prompt_ids("hello", 1)
