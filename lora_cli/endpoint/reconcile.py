@@ -141,7 +141,7 @@ def reconcile(
                 done.append(_timed(name, partial(_prune, server, name, options)))
             elif name in options.refused:
                 hint = "mend it or restore the earlier lock; without it in the manifest, --prune unloads it"
-                still = Refused(f"{name} is still served from {one.root}: its new version was not accepted", hint=hint)
+                still = Refused(f"{name} was refused or not fetched, and is still served from {one.root}", hint=hint)
                 done.append(AdapterOutcome(name, "kept", 0.0, None, still))
     except LoraCliError as error:
         return done, error

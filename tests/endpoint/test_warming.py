@@ -324,7 +324,7 @@ def test_prune_leaves_what_the_manifest_has_though_this_machine_cannot_have_it(
         code, document = warm(engine, "--prune")
         assert (code, actions(document)) == (exit_code, {"chat": "kept", "sql": "kept"})
         assert [one["name"] for one in document["refused"]] == ["sql"]
-        assert "sql is still served from" in outcome(document)["error"]["message"]
+        assert "sql was refused or not fetched, and is still served from" in outcome(document)["error"]["message"]
         assert set(engine.adapters) == {"sql", "chat"}
         main(["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml"), "--endpoint", engine.url])
         assert "1 server: 1 unchanged, 1 failed" in capsys.readouterr().out
