@@ -12,7 +12,9 @@ from lora_cli import __version__, errors
 from lora_cli.cli.main import COMMANDS
 from tests import forked
 from tests.cli.running import Run
+from tests.conftest import QUICKSTART
 
+PIRATE, BASE = QUICKSTART / "pirate", QUICKSTART / "smollm2-135m"
 EXIT_TABLE = [
     (errors.FormatError("not JSON", where="adapter_config.json"), 1),
     (errors.NoAdapter("neither was found", {}, where="a", hint=""), 1),
@@ -70,6 +72,24 @@ def test_m6_a_missing_extra_is_installed_from_where_this_program_is(
 ) -> None:
     monkeypatch.setattr("importlib.metadata.distribution", lambda _: SimpleNamespace(read_text=lambda _: origin))
     assert errors.MissingExtra("warm", "warm", "torch").hint == f"pip install '{words}'"
+
+
+@pytest.mark.parametrize(
+    ("package", "line", "said"),
+    [
+        ("torch", f"warm {PIRATE} --base {BASE}", "warm needs the package torch"),
+        ("transformers", f"warm {PIRATE} --base {BASE} --forward model", "--forward model needs the package transform"),
+        ("transformers", f"serve-bench {PIRATE} --base {BASE}", "serve-bench of its own server needs the package tra"),
+        ("transformers", f"validate {PIRATE} --base .", "a base model of this family needs the package transformers"),
+        ("ray", f"validate {PIRATE} --base none --ray local", "--ray needs the package ray"),
+    ],
+)
+def test_a_command_whose_package_is_not_installed_names_it(
+    package: str, line: str, said: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "ctrl"}')
+    monkeypatch.setitem(sys.modules, package, None)
+    assert said in run(line, 2)[1]
 
 
 @pytest.mark.parametrize(

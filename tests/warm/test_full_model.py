@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lora_cli.base.base_model import BaseModule
-from lora_cli.errors import FormatError, Refused
+from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.warm.composed import ComposedModel, FullModel, Slot, load_model
 from lora_cli.warm.generation import Generation
 from lora_cli.warm.plan import Plan
@@ -73,6 +73,10 @@ def test_what_an_adapter_changes_is_measured_over_all_logits_and_ends_with_it(tm
     assert (model.decode([3]), 2 in model.ends) == ("", True)
     with pytest.raises(FormatError, match="has no tokenizer that transformers can load"):
         model.prompt_ids("hello", 1)
+    most = model.model.config.max_position_embeddings
+    assert model.prompt_ids((3, 4), most - 2) == (3, 4)
+    with pytest.raises(UsageError, match=f"the model's context has {most}"):
+        model.prompt_ids((3, 4), most - 1)
     write_tokenizer(tmp_path)
     assert FullModel(plan, torch.float32, torch.device("cpu")).prompt_ids("hello world", 1) == (3, 4)
 
