@@ -8,7 +8,7 @@ import pytest
 
 from lora_cli.errors import UsageError
 from lora_cli.store import TAG, Store, gc
-from lora_cli.store.disk import opened
+from lora_cli.store.disk import opened, remove_path
 from lora_cli.store.gc import Removed, Retention, collect, remove
 from lora_cli.store.inventory import inventory, verify
 from lora_cli.store.snapshots import BLOB_MTIME_NS, find_snapshot, open_partial
@@ -80,6 +80,9 @@ def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store:
         assert {one.kind for one in collect(store, Retention(grace_s=-1))} == {"partial"}
     assert tree(store.root) == {f"tmp/{written}.part", f"tmp/{young}.part", f"tmp/{building.name}/{CONFIG}"}
     mine.close()
+    remove_path(put_snapshot(store, SQL, ref="hf://org/sql", used_s=1).directory)
+    assert {"reference", "blob"} <= {one.kind for one in collect(store, Retention(grace_s=-1))}
+    assert collect(store, Retention(grace_s=-1)) == []
 
 
 def test_what_is_linked_outside_stays_and_rm_counts_nothing_of_it(store: Store, tmp_path: Path) -> None:
