@@ -6,7 +6,7 @@ tests behind ``--`` for each until one fails. With ``--coverage .coverage`` thes
     python -m pytest -n 2 --cov=lora_cli --cov-context=test --cov-report=     # of pytest-cov; writes .coverage
 
 Of a line that only other processes ran they are the nearest test files. Survivors are tried again, by their numbers
-(``--only``), with more tests.
+(``--only``), with more tests. mypy is asked first, as it is part of ``make test``.
 Each fault is a line: caught or survived, where, what became what, and the test that failed. That test runs once more
 with the fault and once without: where it does not fail for the fault alone, the fault is ``unsure``.
 Mutation tools were looked at: none draws a sample by package and seed and leaves the tree as it is.
@@ -158,9 +158,11 @@ def caught(fault: Fault, tests: Sequence[str], timeout_s: float) -> tuple[str, s
     """``caught`` when a test fails, and which; ``no end`` when the tests do not end in time; else ``survived``."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         copy = Path(folder) / "tree"
-        ignored = shutil.ignore_patterns(".git", ".venv*", ".assets", ".*_cache", "dist")
+        ignored = shutil.ignore_patterns(".git", ".venv*", ".assets", ".ruff_cache", ".pytest_cache", "dist")
         shutil.copytree(ROOT, copy, ignore=ignored, symlinks=True)
         fault.plant(copy)
+        if subprocess.run([sys.executable, "-m", "mypy"], cwd=copy, capture_output=True, check=False).returncode:
+            return "caught", "mypy"
         try:
             failed = _failed(copy, tests, timeout_s)
             if not failed:
