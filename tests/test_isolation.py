@@ -85,16 +85,22 @@ def test_one_that_was_killed_while_it_had_nothing_to_do_costs_nothing(pool: Isol
     assert pid(pool) != before
 
 
+@pytest.mark.parametrize("stopped", [False, True])
 def test_an_adapter_that_takes_longer_than_its_deadline_is_killed(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
     monkeypatch.setattr(isolation, "GRACE_S", 0.001 - settings.adapter_timeout_s)
     adapter = write_adapter(tmp_path / "a")
     with InUse(Store(settings.cache_dir)) as hold:
         pool = Isolation(Setup(settings, None), hold)
+        if stopped:  # so that it cannot end itself
+            monkeypatch.setattr(isolation, "START_S", 0.5)
+            os.kill(pid(pool), signal.SIGSTOP)
         report = pool.admit(Request("slow", str(adapter))).report
         pool.close()
-    assert (report.exit_code, report.error) == (1, f"reading it takes longer than {settings.adapter_timeout_s:g} s")
+    slow = f"reading it takes longer than {settings.adapter_timeout_s:g} s"
+    said = "the process that reads it ended: it was killed by SIGKILL" if stopped else slow
+    assert (report.exit_code, report.error) == (1, said)
 
 
 def test_one_that_needs_more_memory_than_is_allowed_is_refused(

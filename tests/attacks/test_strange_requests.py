@@ -11,8 +11,6 @@ from tests.making import llama_modules, write_adapter
 from tests.warm.families import save_model
 from tests.warm.running import Running
 
-pytestmark = pytest.mark.slow
-
 QUERIES = llama_modules(["q_proj"])
 LONGEST_ANSWER = 5000
 

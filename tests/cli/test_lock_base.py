@@ -67,6 +67,8 @@ def test_it_stays_at_the_locked_commit_until_an_upgrade(hub: Hub, run: Run) -> N
     assert f"Updated the base {first.revision[:7]} -> {moved[:7]}" in told
     assert "set.lock.yaml: the base updated" in told
     run(VALIDATE, 1)  # the base has other widths now
+    hub.add("org/base", {"config.json": base_config()})
+    run(f"{FETCH} --upgrade --publish served")  # which is judged by the base as it will be
 
 
 def test_one_that_cannot_be_had_is_a_warning_and_refused_with_locked(

@@ -137,7 +137,7 @@ class Engine:
             return 404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}}
         # The base, asked twice, is never the same, whoever else asks meanwhile.
         self.steps += self.noisy and name == BASE
-        shift = self.adapters[name][1] if name != BASE else 0.0
+        shift = self.adapters[name][1] if name != BASE and body["temperature"] == 0 else 0.0
         logprobs = [-1.0 - 0.001 * shift - 0.5 * (self.steps % 2)]
         words = ["one"]
         choice = {"text": " ".join(words), "logprobs": {"tokens": words, "token_logprobs": logprobs}, "index": 0}

@@ -25,8 +25,6 @@ from lora_cli.settings import load_settings
 from tests.hub_server import Fault, Hub
 from tests.making import Q_PROJ, write_adapter, write_base_config
 
-pytestmark = pytest.mark.slow
-
 Work = Callable[[Resolver], Awaitable[None]]
 
 
@@ -173,6 +171,7 @@ def test_without_the_engines_limits_or_its_base_the_other_checks_are_left(
     assert any("acme/no-such-base cannot be read" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_a_request_waits_until_the_deadline_and_the_download_goes_on(desk: Desk, hub: Hub) -> None:
     hub.add("acme/slow", desk.adapter("slow"))
     hub.faults.append(Fault("acme/slow/resolve", times=-1, delay_s=3))
@@ -305,6 +304,7 @@ def test_a_pattern_that_lets_clients_choose_the_place_is_refused(
     assert said in f"{raised.value.message} {raised.value.hint}"
 
 
+@pytest.mark.slow
 def test_so_many_wait_and_no_more_and_a_name_that_is_resolved_never_waits(
     desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,11 @@ def test_a_snapshot_of_the_hubs_own_cache_is_read_through_its_links(tmp_path: Pa
     (repository / "blobs" / "abc").write_bytes(b"{}")
     (snapshot / "adapter_config.json").symlink_to("../../blobs/abc")
     (snapshot / "other").symlink_to("../../../models--secret")
-    assert content(LOCAL, listed(snapshot), "adapter_config.json") == b"{}"
+    (shared := tmp_path / "hub" / "blobs").mkdir()
+    (shared / "def").write_bytes(b"[]")
+    (snapshot / "shared").symlink_to("../../../blobs/def")
+    found = [content(LOCAL, listed(snapshot), name) for name in ("adapter_config.json", "shared")]
+    assert found == [b"{}", b"[]"]
     assert [file.path for file in listed(snapshot).files if file.defect] == ["other"]
 
 

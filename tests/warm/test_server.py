@@ -16,8 +16,6 @@ from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
 from tests.warm.running import Running, error_of
 
-pytestmark = pytest.mark.slow
-
 QUERIES = llama_modules(["q_proj"])
 
 
@@ -29,6 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpx2 leaves its socket to refcounts
 def test_a_socket_that_a_dead_server_left_is_for_the_next_ones_user_alone_and_status_finds_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
@@ -145,6 +144,7 @@ def test_what_is_unloaded_while_it_loads_stays_away_after_a_death_too(folder: Pa
         assert [one["name"] for one in running.until_ready().status()["adapters"]] == ["a0"]
 
 
+@pytest.mark.slow
 def test_the_ready_file_is_there_while_the_server_is_ready_and_a_death_is_told_once(folder: Path) -> None:
     with Running(folder, folder / "a0", "--base", folder / "base") as running:
         running.until(lambda: "listening on" in running.said())
@@ -171,6 +171,7 @@ def test_a_base_that_cannot_be_loaded_ends_it_with_the_reason(folder: Path) -> N
         assert "Traceback" not in running.said()
 
 
+@pytest.mark.slow
 def test_a_policy_says_which_sources_clients_may_name_and_a_hung_one_delays_nothing(folder: Path) -> None:
     policy = folder / "policy.yaml"
     policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://acme/*', 'file://**', '/*']\n")
