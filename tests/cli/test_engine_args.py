@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.running import Run
 from tests.hub_server import Hub
-from tests.making import llama_modules, write_adapter, write_base_config
+from tests.making import base_config, llama_modules, write_adapter, write_base_config
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -123,6 +123,8 @@ def test_an_adapter_of_the_hub_is_named_once_it_is_here(run: Run, monkeypatch: p
         assert "not cached tone: lora-cli fetch -f downloads them, or with --publish DIR for vLLM's resolver" in said
         snapshot = run("fetch -f set.yaml").out.strip()
         assert args(run, "-f set.yaml --engine-args vllm")["flags"][-1] == f"tone={snapshot}"
+        hub.add("acme/base", {"sub/config.json": base_config()})
+        assert "acme/base" not in args(run, "./tone --base hf://acme/base/sub --engine-args vllm")["command"]
 
 
 @pytest.mark.parametrize(

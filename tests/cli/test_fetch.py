@@ -130,6 +130,7 @@ def test_a_dry_run_tells_files_and_bytes_and_asks_for_listings_alone(
     assert (found["sql"]["missing_files"], found["sql"]["missing_bytes"]) == (0, 0)
     assert found["chat"]["missing_bytes"] == found["chat"]["bytes"] > 0
     assert "there is no repository org/none" in found["none"]["error"]["message"]
+    assert not any(found["none"][key] for key in ("files", "bytes", "missing_files", "missing_bytes"))
     assert tree(Path("cache")) == before
     monkeypatch.setenv("LORA_CLI_MAX_BYTES", "10")
     assert "are allowed" in planned(run, "org/sql", 1)["sql"]["error"]["message"]

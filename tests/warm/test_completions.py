@@ -128,6 +128,7 @@ def test_the_openai_client_works_on_it_unchanged(server: Running) -> None:
     [
         ({"model": "base"}, 400, "prompt"),
         ({"prompt": [[]]}, 400, "prompt"),
+        ({"prompt": [["x"]]}, 400, "invalid: prompt: "),
         ({"prompt": [5, 1 << 20]}, 400, "vocabulary"),
         ({"prompt": [5] * 9000}, 400, "context"),
         ({"prompt": "hello", "max_tokens": 10**9}, 400, "max_tokens"),
