@@ -43,6 +43,13 @@ def test_a_lock_is_written_beside_the_manifest_and_what_it_has_costs_no_request(
     assert (LOCK.stat().st_ino, LOCK.stat().st_mtime_ns, hub.connections) == (before.st_ino, before.st_mtime_ns, asked)
 
 
+def test_pickled_weights_that_are_locked_and_cached_are_asked_for_each_time(hub: Hub, run: Run) -> None:
+    hub.add("org/sql", {CONFIG: {"r": 1}, "adapter_model.bin": b"pickled"})
+    run(f"{FETCH} --allow-pickle")
+    for words in ("", "--locked", "--offline"):
+        assert "sql has only pickled weights (adapter_model.bin)" in run(f"{FETCH} {words}", 1).err
+
+
 def test_names_choose_what_is_fetched_locked_and_looked_at(hub: Hub, run: Run) -> None:
     assert len(run(f"{FETCH} chat").out.splitlines()) == 1
     assert list(read_lock(LOCK)) == ["chat"]
