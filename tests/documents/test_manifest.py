@@ -111,7 +111,9 @@ WHOLES = [
     ],
 )
 def test_what_is_wrong_names_line_key_and_the_nearest_known_key(text: str, message: str, hint: str) -> None:
-    error = refusal(text).mistakes[0]
+    whole = refusal(text)
+    error, more = whole.mistakes[0], len(whole.mistakes) - 1
+    assert str(whole) == error.message + (f" (and {more} more)" if more else "")
     assert error.message.startswith(f"set.yaml{message}")
     assert hint in error.hint
     assert error.hint
